@@ -1,0 +1,60 @@
+"""mech-circuits: which parts of a transformer language model produce a behaviour, and how they are wired.
+
+Everything public is here; it is imported when it is first used, so that `import circuits` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuits.ablations import Ablation as Ablation
+    from circuits.circuit import Circuit as Circuit
+    from circuits.circuit import random_circuit as random_circuit
+    from circuits.errors import InputError as InputError
+    from circuits.errors import ModelError as ModelError
+    from circuits.errors import PairsError as PairsError
+    from circuits.evaluation.faithfulness import Faithfulness as Faithfulness
+    from circuits.evaluation.faithfulness import circuit_metric as circuit_metric
+    from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
+    from circuits.evaluation.faithfulness import faithfulness as faithfulness
+    from circuits.graph import Graph as Graph
+    from circuits.methods.edge_attribution import edge_attribution as edge_attribution
+    from circuits.metrics import Metric as Metric
+    from circuits.model import Model as Model
+    from circuits.model import load_model as load_model
+    from circuits.pairs import PromptPairs as PromptPairs
+    from circuits.scores import EdgeScores as EdgeScores
+
+_WHERE = {
+    "Ablation": "ablations",
+    "Circuit": "circuit",
+    "EdgeScores": "scores",
+    "Faithfulness": "evaluation.faithfulness",
+    "Graph": "graph",
+    "InputError": "errors",
+    "Metric": "metrics",
+    "Model": "model",
+    "ModelError": "errors",
+    "PairsError": "errors",
+    "PromptPairs": "pairs",
+    "circuit_metric": "evaluation.faithfulness",
+    "circuit_metrics": "evaluation.faithfulness",
+    "edge_attribution": "methods.edge_attribution",
+    "faithfulness": "evaluation.faithfulness",
+    "load_model": "model",
+    "random_circuit": "circuit",
+}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'circuits' has no attribute {name!r}")
+    value = getattr(import_module(f"circuits.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_WHERE]

@@ -1,0 +1,274 @@
+"""A circuit: a set of edges of a graph, and so of nodes. Everything outside it is ablated."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.engine.ablate import live_nodes
+from circuits.errors import InputError
+from circuits.graph import Graph
+from circuits.provenance import Provenance, frozen
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A set of edges, with the scores they were chosen by.
+
+    Two circuits are equal when they have the same edges of the same graph. Sets combine with `|`, `&`, `-`, `^` and
+    compare with `<=`; a combination keeps the left circuit's scores.
+
+    Attributes:
+        graph: the graph it is part of.
+        mask: True at its edges.
+        scores: per edge its score, NaN where it has none; None if no edge has.
+        stderr: the scores' standard errors, likewise.
+        provenance: where it comes from.
+
+    >>> graph = Graph(n_layers=1, n_heads=2, n_kv_heads=2, mlps=(True,))
+    >>> circuit = Circuit.from_edges(graph, ["input->a0.h1<v>", "a0.h1->logits"])
+    >>> len(circuit), circuit.nodes
+    (2, ('input', 'a0.h1', 'logits'))
+    >>> circuit <= Circuit.full(graph)
+    True
+    """
+
+    graph: Graph
+    mask: Bool[Tensor, "writer reader"]
+    scores: Float[Tensor, "writer reader"] | None = None
+    stderr: Float[Tensor, "writer reader"] | None = None
+    provenance: Provenance = field(default_factory=lambda: frozen(None))
+
+    def __post_init__(self) -> None:
+        shape = self.graph.edge_mask.shape
+        for name in ("mask", "scores", "stderr"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape != shape:
+                raise InputError(f"{name} has shape {tuple(tensor.shape)}; this graph has {tuple(shape)} (writer, reader)")
+        if bool((self.mask & ~self.graph.edge_mask).any()):
+            raise InputError("the circuit holds edges that the graph does not have")
+
+    @classmethod
+    def full(cls, graph: Graph) -> "Circuit":
+        """All edges: the model itself."""
+        return cls(graph, graph.edge_mask.clone())
+
+    @classmethod
+    def empty(cls, graph: Graph) -> "Circuit":
+        """No edges: everything ablated."""
+        return cls(graph, torch.zeros_like(graph.edge_mask))
+
+    @classmethod
+    def from_edges(cls, graph: Graph, names: Iterable[str]) -> "Circuit":
+        """A circuit from the names of its edges; InputError for a name that is no edge, with the nearest ones."""
+        return cls(graph, graph.mask_of(names))
+
+    # --- what is in it ------------------------------------------------------------------------------------------------
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Names of its edges, in graph order."""
+        return self.graph.edge_names(self.mask)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that its edges touch, in graph order, `logits` last."""
+        read = [r for r, used in zip(self.graph.reader_nodes, self.mask.any(0).tolist(), strict=True) if used]
+        touched = {name for reader in read for name in self.graph.nodes_fed_by(reader)}
+        touched |= {w for w, used in zip(self.graph.writer_names, self.mask.any(1).tolist(), strict=True) if used}
+        return tuple(w for w in self.graph.writer_names if w in touched) + (("logits",) if self.mask[:, -1].any() else ())
+
+    def score(self, edge: str) -> float | None:
+        """An edge's score, None if it has none."""
+        return _entry(self.scores, self.graph.edge_index(edge))
+
+    def __len__(self) -> int:
+        return int(self.mask.sum())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.edges)
+
+    def __contains__(self, edge: str) -> bool:
+        return bool(self.mask[self.graph.edge_index(edge)])
+
+    def __repr__(self) -> str:
+        return f"Circuit({len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes)"
+
+    # --- as a set -----------------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return self.graph == other.graph and bool(torch.equal(self.mask, other.mask))
+
+    def __hash__(self) -> int:
+        return hash((self.graph, self.mask.numpy().tobytes()))
+
+    def __or__(self, other: "Circuit") -> "Circuit":
+        return self._with(self.mask | self._same(other).mask)
+
+    def __and__(self, other: "Circuit") -> "Circuit":
+        return self._with(self.mask & self._same(other).mask)
+
+    def __sub__(self, other: "Circuit") -> "Circuit":
+        return self._with(self.mask & ~self._same(other).mask)
+
+    def __xor__(self, other: "Circuit") -> "Circuit":
+        return self._with(self.mask ^ self._same(other).mask)
+
+    def __invert__(self) -> "Circuit":
+        """The complement: every edge of the graph that is not in this circuit."""
+        return self._with(self.graph.edge_mask & ~self.mask)
+
+    def __le__(self, other: "Circuit") -> bool:
+        return not bool((self.mask & ~self._same(other).mask).any())
+
+    def _with(self, mask: Tensor) -> "Circuit":
+        return replace(self, mask=mask)
+
+    def _same(self, other: "Circuit") -> "Circuit":
+        if not isinstance(other, Circuit):
+            raise InputError(f"expected a Circuit, got {type(other).__name__}")
+        if other.graph != self.graph:
+            raise InputError(f"circuits of two graphs cannot be combined: {self.graph} and {other.graph}")
+        return other
+
+    # --- pruning ------------------------------------------------------------------------------------------------------
+
+    def pruned(self) -> "Circuit":
+        """Without dead ends: only edges that lie on a path from `input` to `logits` remain.
+
+        A head is on a path if any of q, k and v is. Removing what cannot reach `logits` never changes the metric.
+        Removing nodes without inputs does not change it under interchange ablation (they compute their corrupted
+        value); under others it ablates what such a node computes from nothing but constants.
+        """
+        mask = self.mask & self._fed_from_input()
+        alive = live_nodes(self.graph, mask)
+        feeds = [any(n in alive for n in self.graph.nodes_fed_by(r) or ("logits",)) for r in self.graph.reader_nodes]
+        return self._with(mask & torch.tensor(feeds)[None, :])
+
+    def _fed_from_input(self) -> Bool[Tensor, "writer reader"]:
+        """Edges whose writer can be reached from `input`."""
+        fed = torch.zeros(self.graph.n_writers, dtype=torch.bool)
+        fed[0] = True
+        positions = {name: i for i, name in enumerate(self.graph.writer_names)}
+        for r, reader in enumerate(self.graph.reader_nodes):
+            if bool((self.mask[:, r] & fed).any()):
+                for name in self.graph.nodes_fed_by(reader):
+                    fed[positions[name]] = True
+        return fed[:, None].expand_as(self.mask)
+
+    # --- other shapes -------------------------------------------------------------------------------------------------
+
+    def to_networkx(self, expand_groups: bool = False) -> "nx.MultiDiGraph":
+        """The circuit as a MultiDiGraph; see `circuits.export.node_link.to_networkx`."""
+        from circuits.export.node_link import to_networkx
+
+        return to_networkx(self, expand_groups=expand_groups)
+
+    @classmethod
+    def from_networkx(cls, graph: "nx.MultiDiGraph") -> "Circuit":
+        """Inverse of `to_networkx`."""
+        from circuits.export.node_link import from_networkx
+
+        return from_networkx(graph)
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes the circuit as node-link JSON; see `circuits.export.node_link`."""
+        from circuits.export.node_link import write_json
+
+        write_json(self, path)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "Circuit":
+        """Reads what `to_json` wrote; InputError says what is wrong with any other file."""
+        from circuits.export.node_link import read_json
+
+        return read_json(path)
+
+    def to_graphml(self, path: str | Path) -> None:
+        """Writes the circuit as GraphML; see `circuits.export.graphml`."""
+        from circuits.export.graphml import write_graphml
+
+        write_graphml(self, path)
+
+    def with_provenance(self, **entries: Any) -> "Circuit":
+        """The same circuit with entries added to its provenance."""
+        return replace(self, provenance=frozen({**self.provenance, **entries}))
+
+
+def _entry(tensor: Tensor | None, index: tuple[int, int]) -> float | None:
+    if tensor is None:
+        return None
+    value = float(tensor[index])
+    return None if value != value else value
+
+
+def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Circuit:
+    """A random connected circuit: every edge lies on a path from `input` to `logits`.
+
+    Grown from random walks backwards from `logits`; the last few edges, where a whole walk would be too many, come
+    straight from `input` into nodes that are already there.
+
+    Args:
+        graph: where to draw from.
+        n_edges: how many edges; at most the graph's.
+        generator: source of randomness.
+    """
+    if not 0 <= n_edges <= graph.n_edges:
+        raise InputError(f"a circuit of {n_edges} edges cannot be drawn from a graph of {graph.n_edges}")
+    readers_by_node: dict[str, list[int]] = {}
+    for r, reader in enumerate(graph.reader_nodes):
+        for node in graph.nodes_fed_by(reader) or ("logits",):
+            readers_by_node.setdefault(node, []).append(r)
+
+    def pick(n: int) -> int:
+        return int(torch.randint(n, (1,), generator=generator))
+
+    def walk() -> set[tuple[int, int]]:
+        node, edges = "logits", set()
+        while node != "input":
+            r = readers_by_node[node][pick(len(readers_by_node[node]))]
+            w = pick(graph.reader_nodes[r].n_writers)
+            edges.add((w, r))
+            node = graph.writer_names[w]
+        return edges
+
+    chosen: set[tuple[int, int]] = set()
+    failures = 0
+    while len(chosen) < n_edges and failures < 50:
+        added = walk() - chosen
+        if added and len(chosen) + len(added) <= n_edges:
+            chosen |= added
+            failures = 0
+        else:
+            failures += 1
+    mask = torch.zeros_like(graph.edge_mask)
+    if chosen:
+        writers, readers = zip(*sorted(chosen), strict=True)
+        mask[list(writers), list(readers)] = True
+    return Circuit(graph, _filled_up(graph, mask, n_edges, generator))
+
+
+def _filled_up(graph: Graph, mask: Tensor, n_edges: int, generator: torch.Generator) -> Tensor:
+    """Adds random edges between nodes that are already on a path until there are `n_edges`; any edge if those run out."""
+    for anything in (False, True):
+        missing = n_edges - int(mask.sum())
+        if missing <= 0:
+            break
+        nodes = set(Circuit(graph, mask).nodes) | {"input", "logits"}
+        inside = torch.tensor([name in nodes for name in graph.writer_names])[:, None] & torch.tensor(
+            [any(n in nodes for n in graph.nodes_fed_by(r) or ("logits",)) for r in graph.reader_nodes]
+        )
+        candidates = (graph.edge_mask & ~mask & (inside | anything)).nonzero()
+        order = torch.randperm(len(candidates), generator=generator)[:missing]
+        mask = mask.clone()
+        mask[candidates[order, 0], candidates[order, 1]] = True
+    return mask

@@ -1,0 +1,188 @@
+"""What varies between architectures, described once.
+
+Every other part of the engine speaks of blocks in these terms: where the residual stream enters, where q, k, v and the
+heads' outputs appear, which norm stands before a reader, whether attention and MLP run in parallel, what is done to a
+write on its way into the residual stream (a post-norm in Gemma-2 and OLMo-2, a factor in Granite).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import TransformerBridge
+from transformer_lens.hook_points import HookPoint
+
+from circuits.engine.norms import Norm, describe_norm
+from circuits.errors import ModelError
+from circuits.graph import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One transformer block.
+
+    Attributes:
+        layer: its index.
+        resid_pre: where the residual stream enters.
+        q, k, v: the projections' outputs per head, before rotary embeddings and query/key norms: [batch, pos, head, d_head].
+        z: the heads' mixed values, before the output projection: [batch, pos, head, d_head].
+        attn_out: attention's write into the residual stream.
+        mlp_in: the MLP's input, after its norm (None without an MLP).
+        resid_mid: the MLP's input before its norm, where that is a hook of its own; else None (it is `mlp_in` itself,
+            or `resid_pre` in parallel blocks that share one norm).
+        mlp_out: the MLP's write into the residual stream.
+        attn_norm, mlp_norm: norms before the readers q, k, v and before the MLP.
+        post_norm: norm applied to attention's write, if there is one.
+        scale: factor applied to attention's write.
+        parallel: attention and MLP read the same residual stream.
+        attention: TransformerLens' attention component.
+    """
+
+    layer: int
+    resid_pre: HookPoint
+    q: HookPoint
+    k: HookPoint
+    v: HookPoint
+    z: HookPoint
+    attn_out: HookPoint
+    mlp_in: HookPoint | None
+    resid_mid: HookPoint | None
+    mlp_out: HookPoint | None
+    attn_norm: Norm
+    mlp_norm: Norm
+    post_norm: Norm | None
+    scale: float
+    parallel: bool
+    attention: Any
+
+    def projection(self, part: str) -> Float[Tensor, "head d_model d_head"]:
+        """`W_Q`, `W_K` or `W_V`, one matrix per (key/value) head."""
+        return getattr(self.attention, f"W_{part.upper()}")
+
+    def projection_bias(self, part: str) -> Float[Tensor, "head d_head"] | None:
+        return getattr(self.attention, f"b_{part.upper()}", None)
+
+    @property
+    def output_projection(self) -> Float[Tensor, "head d_head d_model"]:
+        """`W_O`, one matrix per query head."""
+        return self.attention.W_O
+
+    @property
+    def output_bias(self) -> Float[Tensor, " d_model"] | None:
+        return getattr(self.attention, "b_O", None)
+
+    @property
+    def linear_heads(self) -> bool:
+        """Whether a head's write is a fixed linear function of its z, so that z stands for the write."""
+        return self.post_norm is None
+
+    def head_writes(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_model"]:
+        """What each head adds to the residual stream."""
+        writes = torch.einsum("bphe,hed->bphd", z, self.output_projection)
+        if self.post_norm is not None:
+            total = writes.sum(2) if self.output_bias is None else writes.sum(2) + self.output_bias
+            writes = self.post_norm.frozen(total, writes)
+        return writes if self.scale == 1.0 else writes * self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """The blocks of a loaded model, and where the residual stream ends.
+
+    Attributes:
+        blocks: one description per layer.
+        final: where the residual stream enters the final norm: the reader `logits`.
+        unembed: where the normed stream enters the unembedding.
+    """
+
+    blocks: tuple[Block, ...]
+    final: HookPoint
+    unembed: HookPoint
+    n_heads: int
+    n_kv_heads: int
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph of writers and readers that these blocks make."""
+        return Graph(
+            n_layers=len(self.blocks),
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads,
+            mlps=tuple(block.mlp_in is not None for block in self.blocks),
+            parallel=any(block.parallel for block in self.blocks),
+        )
+
+
+def describe(bridge: TransformerBridge) -> Architecture:
+    """The `Architecture` of a TransformerBridge.
+
+    Raises:
+        ModelError: a part that the graph needs is not there, or has not the expected shape; the layer is named.
+    """
+    config = bridge.cfg
+    n_heads = config.n_heads
+    n_kv_heads = getattr(config, "n_key_value_heads", None) or n_heads
+    points = bridge.hook_dict
+    name = getattr(config, "architecture", None) or "this model"
+    if not hasattr(bridge, "blocks") or len(bridge.blocks) == 0:
+        raise ModelError(f"{name}: no transformer blocks; only decoder-only transformers have a graph of heads and MLPs")
+    for point in ("ln_final.hook_in", "unembed.hook_in"):
+        if point not in points:
+            raise ModelError(f"{name}: no hook point {point}, so the reader 'logits' has no place")
+    blocks = []
+    for layer, block in enumerate(bridge.blocks):
+        try:
+            blocks.append(_describe_block(block, layer, points))
+        except KeyError as missing:
+            raise ModelError(f"{name}: layer {layer} has no {missing.args[0]}; such a block is not supported") from None
+        _check_shapes(blocks[-1], n_heads, n_kv_heads, config.d_model, name)
+    if len({block.parallel for block in blocks}) > 1:
+        raise ModelError(f"{name}: parallel and sequential blocks in one model are not supported")
+    return Architecture(tuple(blocks), points["ln_final.hook_in"], points["unembed.hook_in"], n_heads, n_kv_heads)
+
+
+def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Block:
+    def point(name: str) -> HookPoint:
+        return points[f"blocks.{layer}.{name}"]
+
+    parts = block._modules
+    if "attn" not in parts:
+        raise KeyError("attention (a state-space or convolution layer?)")
+    parallel = type(block).__name__.startswith("Parallel")
+    has_mlp, has_ln2 = "mlp" in parts, "ln2" in parts
+    attn_out = "hook_attn_out" if f"blocks.{layer}.hook_attn_out" in points else "attn.hook_out"
+    mlp_norm = parts["ln2"] if has_ln2 else parts.get("ln1") if parallel else None
+    return Block(
+        layer=layer,
+        resid_pre=point("hook_in"),
+        q=point("attn.hook_q"),
+        k=point("attn.hook_k"),
+        v=point("attn.hook_v"),
+        z=point("attn.hook_z"),
+        attn_out=point(attn_out),
+        mlp_in=point("mlp.hook_in") if has_mlp else None,
+        resid_mid=point("ln2.hook_in") if has_mlp and has_ln2 else None,
+        mlp_out=point("hook_mlp_out") if has_mlp else None,
+        attn_norm=describe_norm(parts.get("ln1")),
+        mlp_norm=describe_norm(mlp_norm),
+        post_norm=describe_norm(parts["ln1_post"]) if "ln1_post" in parts else None,
+        scale=float(getattr(block, "residual_contribution_scale", 1.0)),
+        parallel=parallel,
+        attention=block.attn,
+    )
+
+
+def _check_shapes(block: Block, n_heads: int, n_kv_heads: int, d_model: int, name: str) -> None:
+    for part, heads, axis in (("Q", n_heads, 1), ("K", n_kv_heads, 1), ("V", n_kv_heads, 1), ("O", n_heads, 2)):
+        try:
+            weight = getattr(block.attention, f"W_{part}")
+        except (AttributeError, ValueError, RuntimeError, NotImplementedError) as problem:
+            raise ModelError(f"{name}: layer {block.layer} gives no W_{part} per head ({problem})") from None
+        if weight.ndim != 3 or weight.shape[0] != heads or weight.shape[axis] != d_model:
+            raise ModelError(
+                f"{name}: layer {block.layer} has W_{part} of shape {tuple(weight.shape)}; "
+                f"expected {heads} heads and d_model {d_model}"
+            )

@@ -1,0 +1,253 @@
+"""Every writer's output and every reader's gradient, from one forward and one backward pass.
+
+Writers are recorded where they are small: a head as its z [d_head], not as its write [d_model]. Gradients are recorded
+at q, k and v, and taken back through `W_Q`, `W_K`, `W_V` and the norm to the residual stream only when they are read
+(`reader_gradients`), one layer at a time, so that the gradients of all readers never lie in memory together.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from circuits.engine.architecture import Architecture, Block
+from circuits.engine.hooks import Cache, Hook, run
+
+Metric = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Writes:
+    """The outputs of all writers in one run.
+
+    Attributes:
+        embedding: what enters the first block.
+        heads: per layer the heads' z, or their writes [batch, pos, head, d_model] where a post-norm makes the write
+            depend on more than z (`Block.linear_heads`).
+        mlps: per layer the MLP's write, None where there is no MLP.
+    """
+
+    embedding: Float[Tensor, "batch pos d_model"]
+    heads: tuple[Float[Tensor, "batch pos head d_any"], ...]
+    mlps: tuple[Float[Tensor, "batch pos d_model"] | None, ...]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Writes":
+        """The same with `function` applied to every tensor."""
+        return Writes(
+            function(self.embedding),
+            tuple(function(heads) for heads in self.heads),
+            tuple(None if mlp is None else function(mlp) for mlp in self.mlps),
+        )
+
+    def minus(self, other: "Writes") -> "Writes":
+        """Difference, writer by writer."""
+        return Writes(
+            self.embedding - other.embedding,
+            tuple(a - b for a, b in zip(self.heads, other.heads, strict=True)),
+            tuple(None if a is None or b is None else a - b for a, b in zip(self.mlps, other.mlps, strict=True)),
+        )
+
+
+def stored_heads(block: Block, z: Tensor) -> Tensor:
+    """A layer's heads in the form that `Writes` keeps."""
+    return z if block.linear_heads else block.head_writes(z)
+
+
+def expanded_heads(block: Block, stored: Tensor) -> Float[Tensor, "batch pos head d_model"]:
+    """Their writes, from that form."""
+    return block.head_writes(stored) if block.linear_heads else stored
+
+
+def stack(architecture: Architecture, writes: Writes, dtype: torch.dtype) -> Float[Tensor, "batch writer pos d_model"]:
+    """All writers in one tensor, in graph order. Linear: a difference of `Writes` gives the difference."""
+    graph = architecture.graph
+    batch, pos, d_model = writes.embedding.shape
+    stacked = writes.embedding.new_empty(batch, graph.n_writers, pos, d_model, dtype=dtype)
+    stacked[:, 0] = writes.embedding
+    for block, heads, mlp in zip(architecture.blocks, writes.heads, writes.mlps, strict=True):
+        stacked[:, graph.head_writers(block.layer)] = expanded_heads(block, heads).transpose(1, 2)
+        if mlp is not None:
+            stacked[:, graph.mlp_writer(block.layer)] = mlp
+    return stacked
+
+
+class _WriteRecorder:
+    """Hooks that record the writers of one forward pass."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self.embedding: Tensor | None = None
+        self.heads: list[Tensor] = []
+        self.mlps: list[Tensor | None] = [None] * len(architecture.blocks)
+
+    def hooks(self) -> list[Hook]:
+        hooks: list[Hook] = [(self.architecture.blocks[0].resid_pre, self._on_embedding)]
+        for block in self.architecture.blocks:
+            hooks.append((block.z, lambda z, block=block: self._on_heads(block, z)))
+            if block.mlp_out is not None:
+                hooks.append((block.mlp_out, lambda mlp, block=block: self._on_mlp(block, mlp)))
+        return hooks
+
+    def _on_embedding(self, embedding: Tensor) -> None:
+        self.embedding = embedding.detach()
+
+    def _on_heads(self, block: Block, z: Tensor) -> None:
+        self.heads.append(stored_heads(block, z.detach()))
+
+    def _on_mlp(self, block: Block, mlp: Tensor) -> None:
+        self.mlps[block.layer] = mlp.detach()
+
+    def writes(self) -> Writes:
+        assert self.embedding is not None
+        return Writes(self.embedding, tuple(self.heads), tuple(self.mlps))
+
+
+def capture_writes(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    tokens: Int[Tensor, "batch pos"],
+    position: Int[Tensor, " batch"],
+    cache: Cache | None = None,
+    hooks: Sequence[Hook] = (),
+) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
+    """Logits at `position`, and every writer's output, in one forward pass without gradients.
+
+    `hooks` are put on first, so that what they change is what is recorded.
+    """
+    recorder = _WriteRecorder(architecture)
+    with torch.no_grad():
+        logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *recorder.hooks()], cache)
+    return logits, recorder.writes()
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """What one forward and one backward pass leave behind.
+
+    Attributes:
+        values: the metric per prompt.
+        logits: the logits it was computed from, detached.
+        writes: every writer's output.
+        resid_pre, resid_mid: the readers' inputs before the norm: attention's and the MLP's, per layer.
+        q, k, v: gradients of the summed metric at each layer's projections: [batch, pos, head, d_head].
+        mlp_in: gradients at the MLPs' inputs, behind the norm.
+        final: gradient at the end of the residual stream.
+    """
+
+    values: Float[Tensor, " batch"]
+    logits: Float[Tensor, "batch d_vocab"]
+    writes: Writes
+    resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
+    resid_mid: tuple[Float[Tensor, "batch pos d_model"] | None, ...]
+    q: tuple[Float[Tensor, "batch pos head d_head"], ...]
+    k: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
+    v: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
+    mlp_in: tuple[Float[Tensor, "batch pos d_model"] | None, ...]
+    final: Float[Tensor, "batch pos d_model"]
+
+
+class _GradientRecorder(_WriteRecorder):
+    """Hooks that also keep the readers' inputs, connected to the graph of autograd."""
+
+    def __init__(self, architecture: Architecture, embedding: Tensor | None) -> None:
+        super().__init__(architecture)
+        n = len(architecture.blocks)
+        self.replacement = embedding
+        self.resid_pre: list[Tensor] = []
+        self.resid_mid: list[Tensor | None] = [None] * n
+        self.points: dict[tuple[str, int], Tensor] = {}
+
+    def hooks(self) -> list[Hook]:
+        architecture = self.architecture
+        hooks: list[Hook] = [(architecture.blocks[0].resid_pre, self._start), *super().hooks()]
+        for block in architecture.blocks:
+            hooks.append((block.resid_pre, lambda x: self.resid_pre.append(x.detach())))
+            for part in ("q", "k", "v"):
+                hooks.append((getattr(block, part), lambda x, key=(part, block.layer): self._keep(key, x)))
+            if block.mlp_in is not None:
+                resid_mid = block.resid_mid or (block.resid_pre if block.parallel else block.mlp_in)
+                hooks.append((resid_mid, lambda x, layer=block.layer: self._keep_mid(layer, x)))
+                hooks.append((block.mlp_in, lambda x, key=("mlp", block.layer): self._keep(key, x)))
+        hooks.append((architecture.final, lambda x: self._keep(("final", 0), x)))
+        return hooks
+
+    def _start(self, embedding: Tensor) -> Tensor:
+        value = embedding if self.replacement is None else self.replacement
+        return value.detach().requires_grad_()
+
+    def _keep(self, key: tuple[str, int], x: Tensor) -> Tensor:
+        # Returned, because a hook point that converts shapes shows a copy that is not on the way to the logits.
+        self.points[key] = x
+        return x
+
+    def _keep_mid(self, layer: int, x: Tensor) -> None:
+        self.resid_mid[layer] = x.detach()
+
+
+def capture_gradients(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    tokens: Int[Tensor, "batch pos"],
+    position: Int[Tensor, " batch"],
+    metric: Metric,
+    cache: Cache | None = None,
+    embedding: Float[Tensor, "batch pos d_model"] | None = None,
+) -> Gradients:
+    """One forward and one backward pass of the metric summed over the batch.
+
+    Args:
+        bridge, architecture: the model.
+        tokens: token ids, all prompts of equal length.
+        position: whose logits the metric reads.
+        metric: logits -> one number per prompt.
+        cache: keys and values in front of `tokens`.
+        embedding: what enters the first block instead of the tokens' embedding.
+    """
+    recorder = _GradientRecorder(architecture, embedding)
+    with torch.enable_grad():
+        logits = run(bridge, architecture.unembed, tokens, position, recorder.hooks(), cache)
+        values = metric(logits)
+        points = recorder.points
+        found = torch.autograd.grad(values.sum(), list(points.values()), allow_unused=True)
+    gradients = {
+        key: torch.zeros_like(point) if gradient is None else gradient
+        for (key, point), gradient in zip(points.items(), found, strict=True)
+    }
+    layers = range(len(architecture.blocks))
+    return Gradients(
+        values=values.detach(),
+        logits=logits.detach(),
+        writes=recorder.writes(),
+        resid_pre=tuple(recorder.resid_pre),
+        resid_mid=tuple(recorder.resid_mid),
+        q=tuple(gradients["q", layer] for layer in layers),
+        k=tuple(gradients["k", layer] for layer in layers),
+        v=tuple(gradients["v", layer] for layer in layers),
+        mlp_in=tuple(gradients.get(("mlp", layer)) for layer in layers),
+        final=gradients["final", 0],
+    )
+
+
+def reader_gradients(
+    architecture: Architecture, gradients: Gradients
+) -> Iterator[tuple[slice, Float[Tensor, "slot batch pos d_model"]]]:
+    """Gradients at the residual stream that each reader sees, before its norm, a few readers at a time.
+
+    Yields:
+        Where the readers sit in the graph's order, and their gradients.
+    """
+    graph = architecture.graph
+    for block in architecture.blocks:
+        layer = block.layer
+        heads = slice(graph.readers_of(layer, "q").start, graph.readers_of(layer, "v").stop)
+        g = torch.cat([gradients.q[layer], gradients.k[layer], gradients.v[layer]], dim=2)
+        weights = torch.cat([block.projection(part) for part in "qkv"])
+        g = torch.einsum("bpse,sde->sbpd", g, weights)
+        yield heads, block.attn_norm.vjp(gradients.resid_pre[layer], g)
+        mlp_in, resid_mid = gradients.mlp_in[layer], gradients.resid_mid[layer]
+        if mlp_in is not None and resid_mid is not None:
+            yield graph.readers_of(layer, "mlp"), block.mlp_norm.vjp(resid_mid, mlp_in.clone()[None])
+    yield graph.readers_of(0, "logits"), gradients.final[None]

@@ -1,0 +1,156 @@
+"""Is a loaded model's graph exact? Checked once, on a few tokens, before anything is computed with it.
+
+Three statements have to hold: the writers and the constants sum to the residual stream that each layer sees; with all
+edges kept the logits are the model's own; with none kept they are the corrupted prompt's.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from circuits.engine.ablate import ablated_logits
+from circuits.engine.architecture import Architecture
+from circuits.engine.capture import Writes, capture_writes, stack
+from circuits.engine.hooks import run
+from circuits.engine.prefix import Suffix, prefix_cache
+from circuits.errors import ModelError
+from circuits.pairs import PairBatch, PromptPairs
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Largest errors found, as a fraction of the largest logit (residual: of its largest entry).
+
+    Attributes:
+        residual: sum of writers and constants against the residual stream.
+        all_kept: all edges kept, every reader recomputed, against the model's logits.
+        none_kept: no edge kept against the corrupted prompts' logits.
+        prefix: suffix behind a cached prefix against the whole prompt; None where the model takes no cache.
+        prefix_exact: whether cached prefixes may be used.
+    """
+
+    residual: float
+    all_kept: float
+    none_kept: float
+    prefix: float | None
+    prefix_exact: bool
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Largest relative error that counts as rounding (models compute norms and softmax in float32 at best)."""
+    return 1e-4 if dtype in (torch.float32, torch.float64) else 0.1
+
+
+def check(bridge: TransformerBridge, architecture: Architecture, name: str) -> CheckReport:
+    """Runs the three statements of the module docstring.
+
+    Raises:
+        ModelError: one does not hold; the message names the layer and the size of the error.
+    """
+    dtype, device = next(bridge.parameters()).dtype, next(bridge.parameters()).device
+    limit = tolerance(dtype)
+    batch = _example(int(bridge.cfg.d_vocab), int(bridge.cfg.n_ctx or 8)).to(device)
+    suffix = Suffix(batch.clean, batch.corrupted, batch.position, 0, batch)
+    seen: dict[str, list[Tensor]] = {"clean": [], "corrupted": []}
+    writes: dict[str, Writes] = {}
+    logits: dict[str, Tensor] = {}
+    for which, tokens in (("clean", batch.clean), ("corrupted", batch.corrupted)):
+        record = [
+            (point, seen[which].append) for point in (*[b.resid_pre for b in architecture.blocks], architecture.final)
+        ]
+        logits[which], writes[which] = capture_writes(bridge, architecture, tokens, batch.position, hooks=record)
+        if not torch.isfinite(logits[which]).all():
+            raise ModelError(f"{name}: the logits on random tokens are not finite; are its weights damaged?")
+    with torch.no_grad():
+        plain = run(bridge, architecture.unembed, batch.clean, batch.position)
+    scale = float(plain.abs().max())
+    residual = _check_residual(architecture, seen, writes, limit, name)
+    mask = architecture.graph.edge_mask
+    errors = {}
+    for statement, keep, wanted in (
+        ("all edges kept should give the model's own logits", mask, plain),
+        ("no edge kept should give the corrupted prompt's logits", torch.zeros_like(mask), logits["corrupted"]),
+    ):
+        got = ablated_logits(bridge, architecture, suffix, writes["corrupted"], keep, edit_all=True)
+        error = float((got - wanted).abs().max()) / scale
+        if not error <= limit:
+            layer = _first_wrong_layer(bridge, architecture, suffix, writes["corrupted"], seen, keep.any().item(), limit)
+            raise ModelError(
+                f"{name}: its graph is not exact: {statement}, but they differ by {error:.2g} of the largest logit "
+                f"(at most {limit:.0e} is rounding); {layer}"
+            )
+        errors[statement] = error
+    all_kept, none_kept = errors.values()
+    prefix = _prefix_error(bridge, architecture, batch, plain, scale)
+    return CheckReport(residual, all_kept, none_kept, prefix, prefix is not None and prefix <= limit)
+
+
+def _example(d_vocab: int, n_ctx: int) -> PairBatch:
+    generator = torch.Generator().manual_seed(0)
+    length = min(8, n_ctx)
+    clean = torch.randint(0, d_vocab, (2, length), generator=generator)
+    corrupted = clean.clone()
+    corrupted[:, length // 2 - 1] = (clean[:, length // 2 - 1] + 1) % d_vocab
+    pairs = PromptPairs.from_tokens(clean.tolist(), corrupted.tolist(), [0, 0], [1, 1])
+    return next(iter(pairs.batches(2)))
+
+
+def _check_residual(
+    architecture: Architecture, seen: dict[str, list[Tensor]], writes: dict[str, Writes], limit: float, name: str
+) -> float:
+    """Constants are what no writer wrote: they must be the same on both prompts, in every layer."""
+    graph, worst = architecture.graph, 0.0
+    stacked = {which: stack(architecture, writes[which], writes[which].embedding.dtype) for which in writes}
+    for layer, (clean, corrupted) in enumerate(zip(seen["clean"], seen["corrupted"], strict=True)):
+        n = graph.n_writers_before_layer(layer)
+        constants = [x - stacked[which][:, :n].sum(1) for which, x in (("clean", clean), ("corrupted", corrupted))]
+        error = float((constants[0] - constants[1]).abs().max()) / float(clean.abs().max())
+        if not error <= limit:
+            where = f"in front of layer {layer}" if layer < graph.n_layers else "in front of the final norm"
+            raise ModelError(
+                f"{name}: its writers do not sum to the residual stream {where}: off by {error:.2g} of its largest "
+                f"entry (at most {limit:.0e} is rounding), so layer {layer - 1} adds something that is no head and no MLP"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def _first_wrong_layer(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    suffix: Suffix,
+    replacement: Writes,
+    seen: dict[str, list[Tensor]],
+    all_kept: bool,
+    limit: float,
+) -> str:
+    """Which layer first departs from the clean residual stream when every reader is recomputed unchanged."""
+    if not all_kept:
+        return "with all edges kept it was exact, so what fails is the replacement of a writer"
+    from circuits.engine.ablate import _Ablation
+
+    found: list[Tensor] = []
+    ablation = _Ablation(architecture, replacement, architecture.graph.edge_mask, edit_all=True)
+    record = [(block.resid_pre, found.append) for block in architecture.blocks]
+    with torch.no_grad():
+        run(bridge, architecture.unembed, suffix.clean, suffix.position, [*record, *ablation.hooks()])
+    for layer in range(1, len(found)):
+        error = float((found[layer] - seen["clean"][layer]).abs().max() / seen["clean"][layer].abs().max())
+        if not error <= limit:
+            return f"the first wrong layer is {layer - 1}, off by {error:.2g}"
+    return f"the first wrong layer is {len(found) - 1}"
+
+
+def _prefix_error(
+    bridge: TransformerBridge, architecture: Architecture, batch: PairBatch, plain: Tensor, scale: float
+) -> float | None:
+    half = batch.clean.shape[1] // 2
+    try:
+        cache = prefix_cache(bridge, batch.clean[:, :half])
+        with torch.no_grad():
+            got = run(bridge, architecture.unembed, batch.clean[:, half:], batch.position - half, cache=cache)
+    except Exception:  # whatever a model's code does with a cache it cannot take: then it gets none
+        return None
+    return float((got - plain).abs().max()) / scale

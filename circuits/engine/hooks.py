@@ -1,0 +1,82 @@
+"""One forward pass with hooks that come off in every case, on a model that is left as it was."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+from transformer_lens.hook_points import HookPoint
+
+Hook = tuple[HookPoint, Callable[[Tensor], Tensor | None]]
+Cache = Any
+
+
+@contextmanager
+def hooked(hooks: Sequence[Hook]) -> Iterator[None]:
+    """Puts the hooks on, and takes exactly these off again, whatever happens between.
+
+    A hook gets the activation in TransformerLens' shape; what it returns, if not None, replaces it.
+    """
+    handles = []
+    try:
+        for point, function in hooks:
+            handles.append((point, point.add_hook(lambda value, hook, function=function: function(value))))
+        yield
+    finally:
+        for point, handle in reversed(handles):
+            handle.hook.remove()
+            point.fwd_hooks.remove(handle)
+
+
+@contextmanager
+def inference_state(bridge: TransformerBridge) -> Iterator[None]:
+    """Evaluation mode and frozen weights; both as they were afterwards.
+
+    Frozen weights keep autograd from saving what only their gradients would need.
+    """
+    training = [module for module in bridge.modules() if module.training]
+    trainable = [parameter for parameter in bridge.parameters() if parameter.requires_grad]
+    try:
+        for module in training:
+            module.training = False
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def run(
+    bridge: TransformerBridge,
+    unembed: HookPoint,
+    tokens: Int[Tensor, "batch pos"],
+    position: Int[Tensor, " batch"],
+    hooks: Sequence[Hook] = (),
+    cache: Cache | None = None,
+) -> Float[Tensor, "batch d_vocab"]:
+    """Logits at one position of each prompt, under hooks.
+
+    The unembedding, a fifth of a small model's work, runs on the asked positions only.
+
+    Args:
+        bridge: the model.
+        unembed: the hook point before the unembedding.
+        tokens: token ids, all prompts of equal length. With a `cache`, the tokens behind the cached ones.
+        position: index into `tokens`' positions whose logits are wanted.
+        hooks: (hook point, function) pairs.
+        cache: keys and values of a prefix, see `engine.prefix`; it grows by this call.
+    """
+    rows = torch.arange(len(tokens), device=tokens.device)
+
+    def pick(normed: Tensor) -> Tensor:
+        return normed[rows, position][:, None]
+
+    extra = {} if cache is None else {"past_key_values": cache}
+    with hooked([*hooks, (unembed, pick)]):
+        return bridge(tokens, return_type="logits", **extra)[:, 0]

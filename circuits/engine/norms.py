@@ -1,0 +1,135 @@
+"""Normalisation layers as the engine needs them: applied to many edited inputs at once, and differentiated by hand.
+
+A reader of head h sees `W_Q[h] norm(x)`. Its gradient must go back through the norm for every head of a layer
+separately, at the same x. Calling autograd for each would copy x once per head; the closed form needs two passes over
+the gradient. For normalised x̂ = (x - mean) r, with r = 1/sqrt(var + eps), and y = w x̂ + b,
+
+    J(x)ᵀ g = r (w g - mean(w g) - x̂ mean(w g · x̂))        LayerNorm
+    J(x)ᵀ g = r (w g             - x̂ mean(w g · x̂))        RMSNorm, with x̂ = x r
+
+Anything else goes through autograd. Which of the three a module is, is decided by comparing the numbers at loading.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NormKind = Literal["identity", "layer", "rms", "other"]
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """One normalisation layer of a loaded model.
+
+    Attributes:
+        module: the layer itself, without TransformerLens' hooks.
+        kind: `identity`, `layer` (LayerNorm), `rms` (RMSNorm) or `other` (differentiated by autograd).
+        weight: effective scale (Gemma's 1 + weight already added), or None.
+        bias: shift, or None.
+        eps: added to the variance.
+    """
+
+    module: nn.Module
+    kind: NormKind
+    weight: Float[Tensor, " d_model"] | None = None
+    bias: Float[Tensor, " d_model"] | None = None
+    eps: float = 0.0
+
+    def __call__(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+        """The layer's output, to rounding; fused kernels where the kind is known."""
+        if self.kind == "identity":
+            return x
+        if self.kind == "layer":
+            return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        if self.kind == "rms":
+            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+        return self.module(x.reshape(1, -1, x.shape[-1])).reshape(x.shape)
+
+    def _statistics(self, x: Float[Tensor, "*axes d_model"]) -> tuple[Tensor, Tensor]:
+        """(x̂, r) of the module docstring, computed in float32 or wider."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.kind == "layer":
+            wide = wide - wide.mean(-1, keepdim=True)
+        r = (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return (wide * r).to(x.dtype), r.to(x.dtype)
+
+    def frozen(
+        self, x: Float[Tensor, "batch pos d_model"], v: Float[Tensor, "batch pos *slots d_model"]
+    ) -> Float[Tensor, "batch pos *slots d_model"]:
+        """`v` through the layer's linear map at the scale of `x`, without the bias: how a part v of x is written.
+
+        The parts of x add up: `frozen(x, x) + bias` is the layer's output.
+        """
+        if self.kind == "identity":
+            return v
+        if self.kind == "other":
+            raise NotImplementedError("the frozen scale of an unknown normalisation layer")
+        _, r = self._statistics(x)
+        r = r.reshape(*r.shape[:2], *[1] * (v.ndim - 3), 1)
+        if self.kind == "layer":
+            v = v - v.mean(-1, keepdim=True)
+        return v * r if self.weight is None else v * r * self.weight
+
+    def vjp(
+        self, x: Float[Tensor, "batch pos d_model"], g: Float[Tensor, "slot batch pos d_model"]
+    ) -> Float[Tensor, "slot batch pos d_model"]:
+        """Gradients at the layer's output taken back to its input x, for many slots that share x. May overwrite g."""
+        if self.kind == "identity":
+            return g
+        if self.kind == "other":
+            return self._vjp_by_autograd(x, g)
+        x_hat, r = self._statistics(x)
+        if self.weight is not None:
+            g = g.mul_(self.weight)
+        along = torch.einsum("sbpd,bpd->sbp", g, x_hat).div_(x.shape[-1])
+        g = g.addcmul_(x_hat, along[..., None], value=-1)
+        if self.kind == "layer":
+            g = g.sub_(g.mean(-1, keepdim=True))
+        return g.mul_(r)
+
+    def _vjp_by_autograd(self, x: Tensor, g: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().expand_as(g).clone().requires_grad_()
+            return torch.autograd.grad(self(x), x, g)[0]
+
+
+def describe_norm(bridge_norm: Any) -> Norm:
+    """A `Norm` for one of TransformerLens' normalisation components (None: no layer there).
+
+    The closed forms are used only where they reproduce the module's own output on random numbers.
+    """
+    if bridge_norm is None:
+        return Norm(nn.Identity(), "identity")
+    module = bridge_norm.original_component
+    if isinstance(module, nn.Identity):
+        return Norm(module, "identity")
+    weight = getattr(module, "weight", None)
+    bias = getattr(module, "bias", None)
+    if weight is not None and getattr(bridge_norm, "uses_weight_offset", False):
+        weight = 1.0 + weight
+    config_eps = getattr(getattr(bridge_norm, "config", None), "eps", 1e-5)
+    eps = getattr(module, "eps", getattr(module, "variance_epsilon", config_eps))
+    width = weight.shape[-1] if weight is not None else bridge_norm.config.d_model
+    for kind in ("rms", "layer"):
+        norm = Norm(module, kind, weight, bias if kind == "layer" else None, float(eps))
+        if _agrees(norm, width):
+            return norm
+    return Norm(module, "other")
+
+
+def _agrees(norm: Norm, width: int) -> bool:
+    reference = next(norm.module.parameters(), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, width, generator=generator) * 3 + 1
+    x = x.to(device=reference.device, dtype=reference.dtype)
+    with torch.no_grad():
+        try:
+            wanted, got = norm.module(x), norm(x)
+        except (RuntimeError, TypeError, ValueError):
+            return False
+    tolerance = max(1e-5, 4 * torch.finfo(x.dtype).eps)
+    return wanted.shape == got.shape and bool(((wanted - got).abs() <= tolerance * wanted.abs().max()).all())

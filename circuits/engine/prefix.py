@@ -1,0 +1,57 @@
+"""The part of a batch that has to be computed, given what clean and corrupted prompts share.
+
+In front of the first token in which a pair differs, both runs are the same: there is nothing to ablate and nothing to
+attribute. Those positions are computed once and kept as keys and values; every later pass runs the rest only. Exact for
+causal models; whether a loaded model takes the cache exactly is part of the check at loading.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from circuits.engine.hooks import Cache
+from circuits.pairs import PairBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Suffix:
+    """A batch of pairs behind their common prefix.
+
+    Attributes:
+        clean, corrupted: token ids from position `start` on.
+        position: the answer position, counted from `start`.
+        start: length of the prefix held in the cache (0: none).
+        batch: the whole batch.
+    """
+
+    clean: Int[Tensor, "batch pos"]
+    corrupted: Int[Tensor, "batch pos"]
+    position: Int[Tensor, " batch"]
+    start: int
+    batch: PairBatch
+    _cache: Cache | None = None
+
+    def cache(self) -> Cache | None:
+        """Keys and values of the prefix, to be handed to one forward pass (a pass extends what it is given)."""
+        return copy.deepcopy(self._cache)
+
+
+def prefix_cache(bridge: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> Cache:
+    """Keys and values of `tokens`, as the model itself makes them."""
+    with torch.no_grad():
+        _, cache = bridge(tokens, return_type="logits_and_cache", use_cache=True)
+    return cache
+
+
+def split(bridge: TransformerBridge, batch: PairBatch, share: bool) -> Suffix:
+    """The suffix of a batch; with `share=False` all of it.
+
+    Sharing is right where what replaces a value differs from it only behind the prefix: interchange ablation.
+    """
+    start = batch.prefix if share else 0
+    cache = prefix_cache(bridge, batch.clean[:, :start]) if start else None
+    return Suffix(batch.clean[:, start:], batch.corrupted[:, start:], batch.position - start, start, batch, cache)

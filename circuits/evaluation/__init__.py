@@ -1,0 +1,1 @@
+"""A circuit is a claim; here are the tests of it."""

@@ -1,0 +1,1 @@
+"""Files and figures that leave the project, one format a file."""

@@ -1,0 +1,230 @@
+"""Loading a model, and what the rest of the project knows of it.
+
+A model is a TransformerBridge whose graph was checked to be exact. Any of these can be loaded: a short name
+(`smollm2-135m`), a Hugging Face id, a directory, a Hugging Face model object, or a bridge that the user already has.
+"""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformer_lens import TransformerBridge
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+from circuits import zoo
+from circuits.engine.architecture import Architecture, describe
+from circuits.engine.check import CheckReport, check
+from circuits.engine.hooks import inference_state
+from circuits.errors import InputError, ModelError
+from circuits.graph import Graph
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model.
+
+    Attributes:
+        bridge: TransformerLens' hooked model.
+        architecture: how the engine sees its blocks.
+        tokenizer: the Hugging Face tokenizer, or None (prompts are then token ids).
+        name: what it was loaded as.
+        revision: revision of the checkpoint, where one was asked for.
+        report: what the check at loading found.
+    """
+
+    bridge: TransformerBridge
+    architecture: Architecture
+    tokenizer: Any
+    name: str
+    revision: str | None
+    report: CheckReport
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.graph.n_layers} layers, {self.graph.n_edges} edges, {self.dtype}, {self.device})"
+
+    @property
+    def graph(self) -> Graph:
+        """Writers, readers and edges."""
+        return self.architecture.graph
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.bridge.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bridge.parameters()).device
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of token ids."""
+        return int(self.bridge.cfg.d_vocab)
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest prompt, in tokens."""
+        return int(self.bridge.cfg.n_ctx)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, beginning with the tokenizer's BOS token where it has one.
+
+        Raises:
+            InputError: the model has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise InputError(f"{self.name} has no tokenizer, so prompts must be lists of token ids, not text ({text!r})")
+        ids = list(self.tokenizer(text)["input_ids"])
+        bos = self.tokenizer.bos_token_id
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """sha256 over all parameters and buffers (names, shapes, bytes)."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.bridge.original_model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def load_model(
+    model: str | Path | nn.Module,
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str = "auto",
+    revision: str | None = None,
+    tokenizer: Any = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Loads a model and checks that its graph is exact.
+
+    Args:
+        model: a short name (`circuits models` lists them), a Hugging Face id, a directory, a Hugging Face model object
+            or a TransformerBridge. Objects are left as they were; they keep their own dtype and device, and a Hugging
+            Face model shares its weights with the result.
+        dtype: `float32`, `float64`, `bfloat16` or `float16`, for what is loaded from files.
+        device: `auto` (CUDA if there is one, else CPU) or a torch device.
+        revision: branch, tag or commit of a Hugging Face id.
+        tokenizer: a tokenizer to use instead of the checkpoint's own.
+        trust_remote_code: let a Hugging Face repository run code of its own.
+
+    Raises:
+        ModelError: the model cannot be found, is not supported, or its graph does not check out.
+
+    >>> model = load_model("smollm2-135m")  # doctest: +SKIP
+    >>> model.graph.n_edges  # doctest: +SKIP
+    70651
+    """
+    wanted_device = torch.device(_choose_device(device))
+    wanted_dtype = _choose_dtype(dtype)
+    if isinstance(model, TransformerBridge):
+        bridge, name = model, str(getattr(model.cfg, "model_name", None) or "bridge")
+        tokenizer = tokenizer or model.tokenizer
+    elif isinstance(model, nn.Module):
+        bridge, name = _bridge_around_copy(model), getattr(model, "name_or_path", "") or type(model).__name__
+    elif isinstance(model, str | Path):
+        name = str(model)
+        hf_model, found = _load_files(name, wanted_dtype, revision, trust_remote_code)
+        bridge = _build(hf_model.to(wanted_device).eval().requires_grad_(False), name)
+        tokenizer = tokenizer or found
+    else:
+        raise InputError(f"cannot load a {type(model).__name__}; give a name, a directory, a model or a TransformerBridge")
+    architecture = describe(bridge)
+    with inference_state(bridge):
+        report = check(bridge, architecture, name)
+    loaded = Model(bridge, architecture, tokenizer, name, revision, report)
+    if isinstance(model, str) and model in zoo.names():
+        _check_golden(loaded)
+    return loaded
+
+
+def _choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _choose_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda' or 'cuda:0'") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'")
+    return device
+
+
+def _load_files(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    path = str(zoo.fetch(name)) if name in zoo.names() else name
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager", **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        raise ModelError(_not_loaded(name, problem)) from problem
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        tokenizer = None
+    return model, tokenizer
+
+
+def _not_loaded(name: str, problem: Exception) -> str:
+    from difflib import get_close_matches
+
+    lines = [line for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
+    near = get_close_matches(name, zoo.names(), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    kind = "directory" if Path(name).is_dir() else "short name, directory or Hugging Face id"
+    return f"cannot load {name!r} as a {kind}: {lines[0]}{hint} (short names: {', '.join(zoo.names())})"
+
+
+def _bridge_around_copy(model: nn.Module) -> TransformerBridge:
+    """A bridge around a copy of the module tree; the weights themselves are shared."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    twin = copy.deepcopy(model, dict(shared))
+    return _build(twin, getattr(model, "name_or_path", "") or type(model).__name__)
+
+
+def _build(hf_model: Any, name: str) -> TransformerBridge:
+    config = getattr(hf_model, "config", None)
+    if config is None:
+        raise ModelError(f"{name}: a {type(hf_model).__name__} has no config; expected a Hugging Face causal language model")
+    if hasattr(hf_model, "set_attn_implementation"):
+        hf_model.set_attn_implementation("eager")
+    try:
+        return build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=config, model_name=name)
+    except (ValueError, KeyError, AttributeError, NotImplementedError, RuntimeError) as problem:
+        raise ModelError(f"{name}: TransformerLens cannot wrap a {type(hf_model).__name__}: {problem}") from problem
+
+
+def _check_golden(model: Model) -> None:
+    """Known next-token logits of a model with a short name, and its tokenizer's ids."""
+    from circuits.engine.hooks import run
+
+    def logits(ids: list[int]) -> torch.Tensor:
+        tokens = torch.tensor([ids], device=model.device)
+        position = torch.tensor([len(ids) - 1], device=model.device)
+        with torch.no_grad():
+            return run(model.bridge, model.architecture.unembed, tokens, position)[0]
+
+    if model.dtype in (torch.float32, torch.float64):
+        zoo.check_golden(model.name, logits)

@@ -1,0 +1,237 @@
+"""One pair of prompts, and all that can be wrong with it.
+
+Pairs come from files, lists, tensors and tasks. Whatever their way in, they pass the checks here, with the same
+messages: where it is (a line or a pair's number), what was found, what was expected, what to do.
+"""
+
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from circuits.errors import PairsError
+
+TokenIds = tuple[int, ...]
+LARGEST = 2**63 - 1  # what a tensor of ids can hold
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What pairs and tasks need of a model; a `circuits.Model` has it.
+
+    Attributes:
+        tokenizer: a Hugging Face tokenizer, or None.
+        name: the model's name, for messages.
+        d_vocab: number of token ids.
+        n_ctx: the longest prompt, in tokens.
+    """
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def d_vocab(self) -> int: ...
+    @property
+    def n_ctx(self) -> int: ...
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a prompt, with the tokenizer's BOS token before them, if it has one."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Roles(Mapping[str, int]):
+    """Names for token positions, such as `IO` or `S2`: a mapping that cannot change, and so can be hashed.
+
+    >>> roles = Roles.of({"IO": 4, "end": 14})
+    >>> roles["IO"], roles == {"end": 14, "IO": 4}
+    (4, True)
+    """
+
+    entries: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, roles: Mapping[str, int]) -> "Roles":
+        return cls(tuple(roles.items()))
+
+    def __getitem__(self, name: str) -> int:
+        return dict(self.entries)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.entries))
+
+    def __repr__(self) -> str:
+        return f"Roles({dict(self.entries)})"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair of prompts; made by `PromptPairs`, which checks it.
+
+    Attributes:
+        clean: token ids of the prompt that shows the behaviour.
+        corrupted: token ids of its minimal change that does not; as long as `clean`.
+        answers: ids of the right next tokens, at least one.
+        distractors: ids of the wrong next tokens; may be empty.
+        position: index of the token whose logits are read.
+        roles: name -> token index.
+        clean_text, corrupted_text: the prompts as text, where known; for display only.
+    """
+
+    clean: TokenIds
+    corrupted: TokenIds
+    answers: TokenIds
+    distractors: TokenIds
+    position: int
+    roles: Roles = Roles()
+    clean_text: str | None = None
+    corrupted_text: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    @property
+    def prefix(self) -> int:
+        """The number of leading tokens in which the two prompts agree."""
+        both = zip(self.clean, self.corrupted, strict=True)
+        return next((i for i, (a, b) in enumerate(both) if a != b), len(self.clean))
+
+
+def show(value: object) -> str:
+    """`value` for a message: short, whatever it is.
+
+    >>> show("a" * 1000), show(10**5000)
+    ("'aaaaaaaaaaa...aaaaaaaaaaaa'", 'a number of 16610 bits')
+    """
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
+    return reprlib.repr(value)
+
+
+def plain(value: object) -> object:
+    """Tensors, arrays and their scalars as Python's own lists and numbers; anything else as it is."""
+    return tolist() if callable(tolist := getattr(value, "tolist", None)) else value
+
+
+def as_index(value: object, what: str, where: str) -> int:
+    """`value` as a whole number from 0 that is no boolean."""
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= LARGEST:
+        kind = f" ({type(number).__name__})" if not isinstance(number, int) or isinstance(number, bool) else ""
+        raise PairsError(f"{where}: {what} is {show(number)}{kind}; expected a whole number, counted from 0")
+    return number
+
+
+def as_ids(value: object, what: str, where: str) -> TokenIds:
+    """`value` as a tuple of token ids."""
+    ids = plain(value)
+    if not isinstance(ids, list | tuple):
+        raise PairsError(f"{where}: {what} is {show(ids)} ({type(ids).__name__}); expected a list of token ids")
+    return tuple(as_index(token, f"{what}, entry {i},", where) for i, token in enumerate(ids))
+
+
+def as_roles(value: object, where: str) -> Roles:
+    """`value` as a mapping from names to token indices."""
+    if not isinstance(value, Mapping):
+        raise PairsError(f"{where}: roles are {show(value)}; expected names with token indices, such as {{'IO': 4}}")
+    for name in value:
+        as_text(name, "a role's name", where)
+    return Roles.of({name: as_index(index, f"role {show(name)}", where) for name, index in value.items()})
+
+
+def as_text(value: object, what: str, where: str) -> str:
+    """`value` as non-empty text that can be written as UTF-8."""
+    if not isinstance(value, str) or not value:
+        raise PairsError(f"{where}: {what} is {show(value)}; expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PairsError(f"{where}: {what} is {show(value)}, with half a character (a lone surrogate)") from None
+    return value
+
+
+def check_pair(pair: Pair, where: str) -> None:
+    """Refuse a pair whose parts don't fit together.
+
+    Raises:
+        PairsError: naming `where`.
+    """
+    for what in ("clean", "corrupted", "answers", "distractors"):
+        _check_type(getattr(pair, what), tuple, what, where)
+        as_ids(getattr(pair, what), what, where)
+    _check_type(pair.roles, Roles, "roles", where)
+    as_roles(pair.roles, where)
+    _check_length(pair, where)
+    _check_answers(pair, where)
+    for what, text in (("the clean text", pair.clean_text), ("the corrupted text", pair.corrupted_text)):
+        if text is not None:
+            as_text(text, what, where)
+
+
+def _check_type(value: object, kind: type, what: str, where: str) -> None:
+    if not isinstance(value, kind):
+        given = type(value).__name__
+        raise PairsError(f"{where}: {what} is a {given}, not a {kind.__name__}; PromptPairs.from_tokens takes any list")
+
+
+def _check_length(pair: Pair, where: str) -> None:
+    length = len(pair.clean)
+    if length != len(pair.corrupted):
+        raise PairsError(
+            f"{where}: clean has {length} tokens, corrupted {len(pair.corrupted)}; pairs must have equal length "
+            "(drop the pair, or change its words until both have as many tokens)"
+        )
+    if length == 0:
+        raise PairsError(f"{where}: the prompts have no tokens; give at least one (a text needs a BOS token or a word)")
+    if as_index(pair.position, "position", where) >= length:
+        raise PairsError(
+            f"{where}: position {show(pair.position)} is outside the prompt; "
+            f"it has {length} tokens, so 0 to {length - 1}"
+        )
+    for name, index in pair.roles.items():
+        if index >= length:
+            raise PairsError(
+                f"{where}: role {show(name)} is at {show(index)}, outside the prompt; "
+                f"it has {length} tokens, so 0 to {length - 1}"
+            )
+
+
+def _check_answers(pair: Pair, where: str) -> None:
+    if not pair.answers:
+        raise PairsError(f"{where}: there is no answer; give at least one token that is right")
+    for what, tokens in (("answers", pair.answers), ("distractors", pair.distractors)):
+        if twice := [token for i, token in enumerate(tokens) if token in tokens[:i]]:
+            raise PairsError(f"{where}: token {twice[0]} is twice among the {what}; it would count twice, give it once")
+    if both := [token for token in pair.answers if token in pair.distractors]:
+        raise PairsError(f"{where}: token {both[0]} is an answer and a distractor; it can be only one of them")
+
+
+def check_for(pair: Pair, model: Encoder, where: str) -> None:
+    """Refuse a pair that the model cannot read.
+
+    Raises:
+        PairsError: naming `where`.
+    """
+    if len(pair) > model.n_ctx:
+        raise PairsError(f"{where}: the prompts have {len(pair)} tokens; {model.name} reads at most {model.n_ctx}")
+    for what in ("clean", "corrupted", "answers", "distractors"):
+        for token in getattr(pair, what):
+            if token >= model.d_vocab:
+                raise PairsError(
+                    f"{where}: {what} has token id {show(token)}; {model.name} knows ids from 0 to {model.d_vocab - 1} "
+                    "(were the ids made with another model's tokenizer?)"
+                )
+
+
+def check_provenance(source: object, seed: object, metric: object, where: str) -> None:
+    """Refuse a source, seed or metric name that cannot be recorded."""
+    as_text(source, "source", where)
+    as_text(metric, "metric", where)
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) > LARGEST):
+        raise PairsError(f"{where}: seed is {show(seed)}; expected a whole number of at most 63 bits, or none")

@@ -1,0 +1,237 @@
+"""Prompt files: JSON lines, one pair a line.
+
+Files are written by hand, by scripts and by our own runs, so reading expects every kind of mistake and names the line.
+Keys of a line: `clean` and `corrupted` (text, or a list of token ids) and `answers` (a list of strings of exactly one
+token each, or of ids) are needed; `distractors` (like answers), `position` (default: the last token) and `roles` (a
+mapping from name to token index) are optional. `clean_text` and `corrupted_text` accompany prompts given as ids.
+`source`, `seed` and `metric` say where the pairs come from; they are on every line, so that lines can be cut and joined
+with any tool.
+"""
+
+import json
+import os
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+from uuid import uuid4
+
+from circuits.errors import PairsError
+from circuits.pair import (
+    Encoder,
+    Pair,
+    TokenIds,
+    as_ids,
+    as_index,
+    as_roles,
+    as_text,
+    check_for,
+    check_pair,
+    check_provenance,
+    show,
+)
+from circuits.pairs import PromptPairs
+
+NEEDED = ("clean", "corrupted", "answers")
+KEYS = (*NEEDED, "distractors", "position", "roles", "clean_text", "corrupted_text", "source", "seed", "metric")
+
+
+def read(path: str | os.PathLike[str], model: Encoder | None = None) -> PromptPairs:
+    """The pairs of a file; empty lines are skipped.
+
+    Text is encoded by `model.encode`, which puts BOS first: `position` and `roles` count it. Answers given as text are
+    encoded alone, as they stand (`" Mary"` with its space). Ids are checked against the model if one is given.
+
+    Raises:
+        PairsError: the file cannot be read or used; the message names the line, counted from 1.
+    """
+    name = str(path).encode(errors="replace").decode()
+    found: list[tuple[str, dict[str, Any]]] = []
+    pairs: list[Pair] = []
+    for number, raw in enumerate(_lines(path), start=1):
+        if not raw.strip():
+            continue
+        where = f"{name}, line {number}"
+        record = _record(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, where)
+        pairs.append(_pair(record, model, where))
+        found.append((where, record))
+    if not pairs:
+        needed = ", ".join(NEEDED)
+        raise PairsError(f"{name} has no pairs; expected one JSON object a line with the keys {needed}")
+    metric = _common(found, "metric", "logit_difference", refuse=True)
+    source, seed = _common(found, "source", name), _common(found, "seed", None)
+    return PromptPairs.from_pairs(pairs, source, seed, metric)
+
+
+def write(pairs: PromptPairs, path: str | os.PathLike[str]) -> None:
+    """Write pairs so that `read` gives equal ones. The file appears whole or not at all.
+
+    Raises:
+        PairsError: it cannot be written there.
+    """
+    target = Path(path)
+    temporary = target.parent / f".{uuid4().hex}.tmp"
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for pair in pairs:
+                file.write(json.dumps(_to_record(pair, pairs), ensure_ascii=False) + "\n")
+        temporary.replace(target)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise PairsError(f"pairs cannot be written to {str(path)!r}: {_reason(error)}") from error
+    finally:
+        with suppress(OSError, ValueError):
+            temporary.unlink()
+
+
+def _to_record(pair: Pair, pairs: PromptPairs) -> dict[str, Any]:
+    record = {
+        "clean": pair.clean,
+        "corrupted": pair.corrupted,
+        "answers": pair.answers,
+        "distractors": pair.distractors,
+        "position": pair.position,
+        "roles": dict(pair.roles),
+        "clean_text": pair.clean_text,
+        "corrupted_text": pair.corrupted_text,
+        "source": pairs.source,
+        "seed": pairs.seed,
+        "metric": pairs.metric,
+    }
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def _lines(path: str | os.PathLike[str]) -> list[bytes]:
+    try:
+        return Path(path).read_bytes().split(b"\n")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise PairsError(f"pairs cannot be read from {str(path)!r}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the path that `str(error)` repeats."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _record(raw: bytes, where: str) -> dict[str, Any]:
+    """One line as an object with known keys only."""
+    example = '{"clean": "…", "corrupted": "…", "answers": […], "distractors": […]}'
+    try:
+        record = json.loads(raw.decode(), object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise PairsError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
+    except RecursionError:
+        raise PairsError(f"{where}: nested too deeply; expected an object like {example}") from None
+    except PairsError as error:
+        raise PairsError(f"{where}: {error}") from None
+    except json.JSONDecodeError as error:
+        what = f"{error.msg} at character {error.pos + 1} of {show(error.doc)}"
+        raise PairsError(f"{where}: not JSON: {what}; expected one object a line like {example}") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise PairsError(f"{where}: {error}; expected an object like {example}") from None
+    if not isinstance(record, dict):
+        raise PairsError(f"{where}: found {show(record)} ({type(record).__name__}); expected an object like {example}")
+    for key in record:
+        if key not in KEYS:
+            near = get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(KEYS)}"
+            raise PairsError(f"{where}: unknown key {show(key)}; {hint}")
+    if missing := [key for key in NEEDED if key not in record]:
+        raise PairsError(f"{where}: {missing[0]!r} is missing; found only the keys {', '.join(record) or '(none)'}")
+    return record
+
+
+def _no_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(items)
+    if len(record) < len(items):
+        keys = [key for key, _ in items]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise PairsError(f"key {show(twice)} is there twice; give it once")
+    return record
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise PairsError(f"found {name}; expected token ids, which are whole numbers from 0")
+
+
+def _pair(record: dict[str, Any], model: Encoder | None, where: str) -> Pair:
+    """A line's object as a checked pair."""
+    clean, clean_text = _prompt(record, "clean", model, where)
+    corrupted, corrupted_text = _prompt(record, "corrupted", model, where)
+    pair = Pair(
+        clean=clean,
+        corrupted=corrupted,
+        answers=_answers(record["answers"], "answers", model, where),
+        distractors=_answers(record.get("distractors", []), "distractors", model, where),
+        position=as_index(record.get("position", max(len(clean) - 1, 0)), "position", where),
+        roles=as_roles(record.get("roles", {}), where),
+        clean_text=clean_text,
+        corrupted_text=corrupted_text,
+    )
+    check_provenance(record.get("source", "file"), record.get("seed"), record.get("metric", "logit_difference"), where)
+    check_pair(pair, where)
+    if model is not None:
+        check_for(pair, model, where)
+    return pair
+
+
+def _prompt(record: dict[str, Any], key: str, model: Encoder | None, where: str) -> tuple[TokenIds, str | None]:
+    """A prompt's ids, and its text where known."""
+    value, text_key = record[key], f"{key}_text"
+    if isinstance(value, str):
+        if text_key in record:
+            raise PairsError(
+                f"{where}: {key} is text and there is {text_key!r} too; {text_key!r} goes with ids, leave it out"
+            )
+        text = as_text(value, key, where)
+        return tuple(_need_tokenizer(model, key, where).encode(text)), text
+    if not isinstance(value, list):
+        raise PairsError(
+            f"{where}: {key} is {show(value)} ({type(value).__name__}); expected text or a list of token ids"
+        )
+    text = record.get(text_key)
+    return as_ids(value, key, where), None if text is None else as_text(text, text_key, where)
+
+
+def _answers(value: object, key: str, model: Encoder | None, where: str) -> TokenIds:
+    """Answers or distractors as ids; strings must be one token each."""
+    if not isinstance(value, list):
+        expected = 'a list of single-token strings or token ids, such as [" Mary"]'
+        raise PairsError(f"{where}: {key} is {show(value)} ({type(value).__name__}); expected {expected}")
+    return tuple(
+        _one_token(entry, key, _need_tokenizer(model, key, where), where)
+        if isinstance(entry, str)
+        else as_index(entry, f"{key}, entry {i},", where)
+        for i, entry in enumerate(value)
+    )
+
+
+def _one_token(answer: str, key: str, model: Encoder, where: str) -> int:
+    ids = model.tokenizer(as_text(answer, f"an entry of {key}", where), add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        tokens = ", ".join(repr(model.tokenizer.decode([token])) for token in ids)
+        raise PairsError(
+            f"{where}: {show(answer)} in {key} is {len(ids)} tokens of {model.name} ({tokens}); expected exactly one: "
+            "use another word, begin it with a space if it follows one, or give ids"
+        )
+    return ids[0]
+
+
+def _need_tokenizer(model: Encoder | None, key: str, where: str) -> Encoder:
+    if model is None or model.tokenizer is None:
+        given = "no model was given" if model is None else f"{model.name} has no tokenizer"
+        raise PairsError(f"{where}: {key} has text, but {given}; give token ids instead")
+    return model
+
+
+def _common(found: list[tuple[str, dict[str, Any]]], key: str, default: Any, refuse: bool = False) -> Any:
+    """The one value that all lines give for `key`; where they differ, the default or a refusal."""
+    first_where, first = found[0][0], found[0][1].get(key, default)
+    for where, record in found:
+        if record.get(key, default) != first:
+            if not refuse:
+                return default
+            raise PairsError(
+                f"{where}: {key} is {show(record.get(key, default))}, but {show(first)} at {first_where}; "
+                "all pairs of a file share one (make one file of each)"
+            )
+    return first

@@ -1,0 +1,204 @@
+"""Figures, in plotly.
+
+Colours are the blue and vermilion of Okabe and Ito (2008): they stay apart for colour-blind readers and in black and
+white, where width carries the size of an effect and dashes its sign.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from circuits.circuit import Circuit
+from circuits.export.atomic import replacing
+
+POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#5f6b7a"
+NODE_COLOURS = {"input": "#e8eaed", "head": "#ffffff", "mlp": "#f3e6c4", "logits": "#e8eaed"}
+N_WIDTHS = 8
+CURVE_POINTS = 24
+
+Point = tuple[float, float]
+
+
+def circuit_figure(circuit: Circuit, title: str | None = None) -> go.Figure:
+    """A circuit as an interactive picture, layers upward.
+
+    Blue, solid edges help (positive score), vermilion, dashed ones hurt; width grows with the score's size. Hovering
+    over an edge or node shows names and numbers.
+
+    Args:
+        circuit: any circuit; without scores all edges look alike.
+        title: of the figure; None: a line that counts edges and nodes.
+    """
+    edges = _drawn_edges(circuit)
+    places = _places(circuit, edges)
+    figure = go.Figure()
+    _add_edges(figure, edges, places)
+    _add_nodes(figure, circuit, edges, places)
+    rows = sorted({y for _, y in places.values()})
+    labels = [next(_row_label(node) for node, (_, row) in places.items() if row == y) for y in rows]
+    widest = max((abs(x) for x, _ in places.values()), default=0.0)
+    figure.update_layout(
+        title={"text": title or f"{len(circuit)} edges, {len(circuit.nodes)} nodes", "x": 0.5},
+        template="plotly_white",
+        width=int(min(1800, max(760, 110 + 2 * widest * 78 + 80))),
+        height=int(max(420, 150 + 46 * len(rows))),
+        margin={"l": 70, "r": 30, "t": 60, "b": 30},
+        xaxis={"visible": False, "range": [-widest - 0.8, widest + 0.8]},
+        yaxis={"tickvals": rows, "ticktext": labels, "showgrid": True, "gridcolor": "#f0f0f0", "zeroline": False},
+        legend={"orientation": "h", "y": -0.02, "x": 0.5, "xanchor": "center"},
+        hovermode="closest",
+    )
+    return figure
+
+
+def write_html(figure: go.Figure, path: str | Path) -> None:
+    """Writes a figure as one page that works offline."""
+    with replacing(path) as temporary:
+        figure.write_html(temporary, include_plotlyjs=True, full_html=True)
+
+
+class _Edge:
+    """One line of the picture: edges into a shared key/value head end at each drawn query head's group once."""
+
+    def __init__(self, name: str, source: str, target: str, kind: str, score: float | None, stderr: float | None) -> None:
+        self.name, self.source, self.target, self.kind = name, source, target, kind
+        self.score, self.stderr = score, stderr
+
+    @property
+    def hover(self) -> str:
+        if self.score is None:
+            return self.name
+        error = f" ± {self.stderr:.2g}" if self.stderr is not None and not math.isnan(self.stderr) else ""
+        return f"{self.name}<br>{self.score:+.4g}{error}"
+
+
+def _drawn_edges(circuit: Circuit) -> list[_Edge]:
+    graph, nodes = circuit.graph, set(circuit.nodes)
+    edges = []
+    for w, r in circuit.mask.nonzero().tolist():
+        reader, source = graph.reader_nodes[r], graph.writer_names[w]
+        name = f"{source}->{reader.name}"
+        values = [None if t is None or math.isnan(t[w, r]) else float(t[w, r]) for t in (circuit.scores, circuit.stderr)]
+        targets = [node for node in graph.nodes_fed_by(reader) if node in nodes] or ["logits"]
+        edges += [_Edge(name, source, target, reader.kind, *values) for target in targets]
+    return sorted(edges, key=lambda edge: abs(edge.score or 0.0))
+
+
+def _row_of(node: str, n_layers: int) -> int:
+    """Height of a node before empty rows are closed up: input, then per layer heads and MLP, then logits."""
+    if node == "input":
+        return 0
+    if node == "logits":
+        return 2 * n_layers + 1
+    layer = int(node[1:].split(".")[0])
+    return 2 * layer + (1 if node[0] == "a" else 2)
+
+
+def _row_label(node: str) -> str:
+    return node if node in ("input", "logits") else f"MLP {node[1:]}" if node[0] == "m" else f"heads {node[1:].split('.')[0]}"
+
+
+def _places(circuit: Circuit, edges: Sequence[_Edge]) -> dict[str, Point]:
+    """Where each node goes: rows by layer, within a row near the nodes it is wired to (barycentre sweeps)."""
+    nodes = circuit.nodes
+    used = sorted({_row_of(node, circuit.graph.n_layers) for node in nodes})
+    height = {row: i for i, row in enumerate(used)}
+    rows: list[list[str]] = [[] for _ in used]
+    for node in nodes:
+        rows[height[_row_of(node, circuit.graph.n_layers)]].append(node)
+    x = {node: i - (len(row) - 1) / 2 for row in rows for i, node in enumerate(row)}
+    neighbours: dict[str, list[str]] = {node: [] for node in nodes}
+    for edge in edges:
+        neighbours[edge.source].append(edge.target)
+        neighbours[edge.target].append(edge.source)
+    for sweep in range(8):
+        for row in rows if sweep % 2 == 0 else reversed(rows):
+            wish = {n: sum(x[m] for m in neighbours[n]) / len(neighbours[n]) if neighbours[n] else x[n] for n in row}
+            x.update(_spread(sorted(row, key=lambda node: (wish[node], node)), wish))
+    # Rows of one node (MLPs) step aside in turn, so that chains of them do not hide behind one another.
+    for i, row in enumerate(rows[1:-1]):
+        if len(row) == 1:
+            x[row[0]] += (0.9, -0.9, 0.3, -0.3)[i % 4]
+    return {node: (x[node], float(height[_row_of(node, circuit.graph.n_layers)])) for node in nodes}
+
+
+def _spread(row: list[str], wish: dict[str, float], gap: float = 1.0) -> dict[str, float]:
+    """Positions near the wished ones, in order, at least `gap` apart, centred where the wishes are."""
+    placed: list[float] = []
+    for node in row:
+        placed.append(max(wish[node], placed[-1] + gap) if placed else wish[node])
+    shift = sum(wish[node] for node in row) / len(row) - sum(placed) / len(placed)
+    return {node: position + shift for node, position in zip(row, placed, strict=True)}
+
+
+def _curve(start: Point, end: Point) -> list[Point]:
+    """A cubic Bézier curve that leaves upward and arrives from below; longer edges swing further out."""
+    (x0, y0), (x1, y1) = start, end
+    rise = (y1 - y0) / 2
+    swing = 0.12 * max(0.0, y1 - y0 - 1) * (1 if (x0 + x1) >= 0 else -1)
+    controls = [(x0, y0), (x0 + swing, y0 + rise), (x1 + swing, y1 - rise), (x1, y1)]
+    points = []
+    for i in range(CURVE_POINTS + 1):
+        t = i / CURVE_POINTS
+        weights = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
+        points.append(tuple(sum(w * c[axis] for w, c in zip(weights, controls, strict=True)) for axis in (0, 1)))
+    return points  # type: ignore[return-value]
+
+
+def _add_edges(figure: go.Figure, edges: Sequence[_Edge], places: dict[str, Point]) -> None:
+    largest = max((abs(edge.score) for edge in edges if edge.score is not None), default=0.0) or 1.0
+    groups: dict[tuple[str, int], list[_Edge]] = {}
+    for edge in edges:
+        size = 1.0 if edge.score is None else math.sqrt(abs(edge.score) / largest)
+        sign = "edge" if edge.score is None else "helps" if edge.score >= 0 else "hurts"
+        groups.setdefault((sign, round(size * (N_WIDTHS - 1))), []).append(edge)
+    styles = {"edge": (NEUTRAL, "solid"), "helps": (POSITIVE, "solid"), "hurts": (NEGATIVE, "dash")}
+    shown: set[str] = set()
+    for (sign, bucket), group in sorted(groups.items(), key=lambda item: item[0][1]):
+        colour, dash = styles[sign]
+        xs: list[float | None] = []
+        ys: list[float | None] = []
+        hover: list[str | None] = []
+        for edge in group:
+            for x, y in _curve(places[edge.source], places[edge.target]):
+                xs.append(x)
+                ys.append(y)
+                hover.append(edge.hover)
+            xs.append(None)
+            ys.append(None)
+            hover.append(None)
+        figure.add_scatter(
+            x=xs, y=ys, text=hover, hoverinfo="text", mode="lines", name=sign, legendgroup=sign,
+            showlegend=sign not in shown, opacity=0.35 + 0.6 * bucket / (N_WIDTHS - 1),
+            line={"color": colour, "dash": dash, "width": 0.8 + 6.0 * bucket / (N_WIDTHS - 1)},
+        )  # fmt: skip
+        shown.add(sign)
+
+
+def _add_nodes(figure: go.Figure, circuit: Circuit, edges: Sequence[_Edge], places: dict[str, Point]) -> None:
+    into, out = {node: 0 for node in places}, {node: 0 for node in places}
+    for edge in edges:
+        out[edge.source] += 1
+        into[edge.target] += 1
+    names = list(places)
+    kinds = [n if n in ("input", "logits") else "head" if n[0] == "a" else "mlp" for n in names]
+    figure.add_scatter(
+        x=[places[n][0] for n in names],
+        y=[places[n][1] for n in names],
+        text=names,
+        mode="markers+text",
+        textposition="middle center",
+        textfont={"size": 11, "color": "#111111"},
+        marker={
+            "symbol": "square",
+            "size": [max(34, 8 * len(n)) for n in names],
+            "color": [NODE_COLOURS[kind] for kind in kinds],
+            "line": {"color": "#444444", "width": 1},
+        },
+        hovertext=[f"{n}<br>{into[n]} edges in, {out[n]} out" for n in names],
+        hoverinfo="text",
+        showlegend=False,
+        cliponaxis=False,
+    )

@@ -1,0 +1,53 @@
+"""Where a result comes from: enough to compute it again, and to tell two results apart."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuits.question import Question
+
+Provenance = Mapping[str, Any]
+PACKAGES = ("mech-circuits", "transformer-lens", "transformers", "torch", "networkx")
+
+
+def frozen(data: Mapping[str, Any] | None) -> Provenance:
+    """A read-only view of a copy."""
+    return MappingProxyType(dict(data or {}))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def provenance(question: "Question", method: str, options: Mapping[str, Any]) -> Provenance:
+    """The origin of a result of `method` with these options."""
+    model, pairs = question.model, question.pairs
+    return frozen(
+        {
+            "method": method,
+            "options": dict(options),
+            "metric": question.metric.name,
+            "ablation": question.ablation.name,
+            "model": model.name,
+            "revision": model.revision,
+            "weights_sha256": model.weights_hash,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "task": pairs.source,
+            "seed": pairs.seed,
+            "n_pairs": len(pairs),
+            "pairs_sha256": pairs.digest(),
+            "prefix_shared": question.ablation.keeps_prefix and model.report.prefix_exact,
+            "versions": versions(),
+        }
+    )

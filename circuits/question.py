@@ -1,0 +1,138 @@
+"""A question: this model, these pairs, this metric, this ablation — cut into batches that fit.
+
+Every method and every evaluation asks the same kind of question; what they share (moving batches to the device, caching
+the common prefix, computing the clean logits that a metric compares with, choosing a batch size) is here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation, get_ablation
+from circuits.engine.capture import Writes, capture_writes
+from circuits.engine.prefix import Suffix, split
+from circuits.errors import InputError, PairsError
+from circuits.metrics import Metric, MetricFunction, Targets, get_metric, targets_of
+from circuits.model import Model
+from circuits.pairs import PromptPairs
+
+Progress = Callable[[int, int], None]
+"""Called with (pairs or steps done, in all)."""
+
+BATCH_BYTES = 256 * 2**20
+LARGEST_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some pairs of a question, on the model's device.
+
+    Attributes:
+        suffix: the prompts behind their common prefix.
+        targets: what the metric needs besides logits.
+    """
+
+    suffix: Suffix
+    targets: Targets
+
+    def __len__(self) -> int:
+        return len(self.suffix.clean)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a method is asked. Made by `Question.ask`, which validates.
+
+    Attributes:
+        model, pairs, metric, ablation: see there.
+        batch_size: pairs at a time.
+    """
+
+    model: Model
+    pairs: PromptPairs
+    metric: Metric
+    ablation: Ablation
+    batch_size: int
+
+    @classmethod
+    def ask(
+        cls,
+        model: Model,
+        pairs: PromptPairs,
+        metric: str | Metric | MetricFunction | None = None,
+        ablation: str | Ablation = "interchange",
+        batch_size: int | None = None,
+    ) -> "Question":
+        """Validates and completes a question.
+
+        Args:
+            model: a loaded model.
+            pairs: prompt pairs.
+            metric: name, `Metric` or function of (logits, targets); None: the one the task prefers.
+            ablation: name or `Ablation`.
+            batch_size: pairs at a time; None: as many as keep one copy of all writers' outputs under 256 MiB, at most 64.
+                Results do not depend on it.
+
+        Raises:
+            PairsError: no pairs, or pairs that do not fit the model or the metric.
+            InputError: unknown metric or ablation, or a batch size below one.
+        """
+        if not isinstance(model, Model):
+            raise InputError(f"expected a circuits.Model, got {type(model).__name__}; load it with circuits.load_model(…)")
+        if len(pairs) == 0:
+            raise PairsError("there are no pairs; give at least one")
+        pairs.validate_for(model)
+        chosen = get_metric(pairs.metric if metric is None else metric)
+        if chosen.needs_distractors:
+            for i, distractors in enumerate(pairs.distractors):
+                if not distractors:
+                    raise PairsError(f"pair {i}: {chosen.name} needs distractors, but this pair has none")
+        if batch_size is None:
+            batch_size = _fitting_batch_size(model, pairs)
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        question = cls(model, pairs, chosen, get_ablation(ablation), batch_size)
+        question.ablation.prepare(model, pairs, batch_size)
+        return question
+
+    def batches(self, share_prefix: bool | None = None) -> Iterator[Batch]:
+        """The pairs in batches of equal length.
+
+        Args:
+            share_prefix: leave out what clean and corrupted prompts have in common in front; None: where the ablation
+                and the model allow it.
+        """
+        if share_prefix is None:
+            share_prefix = self.ablation.keeps_prefix and self.model.report.prefix_exact
+        for batch in self.pairs.batches(self.batch_size):
+            suffix = split(self.model.bridge, batch.to(self.model.device), share_prefix)
+            targets = targets_of(suffix.batch)
+            if self.metric.needs_clean_logits:
+                targets = targets_of(suffix.batch, self.clean_run(suffix)[0])
+            yield Batch(suffix, targets)
+
+    def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
+        """Logits and writers' outputs on the clean prompts."""
+        return capture_writes(
+            self.model.bridge, self.model.architecture, suffix.clean, suffix.position, suffix.cache()
+        )
+
+    def replacement(self, suffix: Suffix, clean: Writes) -> Writes:
+        """What replaces ablated writers."""
+        return self.ablation.replacement(self.model, suffix, clean)
+
+    @cached_property
+    def sum_dtype(self) -> torch.dtype:
+        """In which scores of one prompt are summed: float32 or wider."""
+        return torch.promote_types(self.model.dtype, torch.float32)
+
+
+def _fitting_batch_size(model: Model, pairs: PromptPairs) -> int:
+    longest = max(len(tokens) for tokens in pairs.clean)
+    width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize
+    one = model.graph.n_writers * longest * int(model.bridge.cfg.d_model) * width
+    return max(1, min(LARGEST_BATCH, BATCH_BYTES // one))

@@ -1,0 +1,149 @@
+"""Models that are loaded by a short name, and the cache they are kept in.
+
+A first result should need no account, no hub and no GPU. `circuits.load_model("smollm2-135m")` asks here for a
+directory; it is fetched and converted once, and from then on read from the cache without any network.
+
+    >>> from circuits import zoo
+    >>> zoo.names()
+    ('smollm2-135m',)
+    >>> zoo.entry("smollm-135m")
+    Traceback (most recent call last):
+    circuits.errors.InputError: no model is called 'smollm-135m'; did you mean 'smollm2-135m'?
+
+This module is imported by every start of the command line: nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from circuits.errors import InputError, ModelError
+from circuits.zoo import smollm2, store
+from circuits.zoo.entry import Answer, Golden, Progress, ZooEntry, no_progress
+from circuits.zoo.progress import rich_progress
+
+__all__ = [
+    "Answer",
+    "Golden",
+    "Progress",
+    "ZooEntry",
+    "cache_dir",
+    "check_golden",
+    "damage",
+    "entries",
+    "entry",
+    "fetch",
+    "is_cached",
+    "names",
+    "path",
+    "rich_progress",
+]
+
+CACHE_VARIABLE = "MECH_CIRCUITS_CACHE"
+_ENTRIES = (smollm2.ENTRY,)
+
+
+def entries() -> tuple[ZooEntry, ...]:
+    """Every model that can be loaded by a short name."""
+    return _ENTRIES
+
+
+def names() -> tuple[str, ...]:
+    """The short names, in the order of `entries`."""
+    return tuple(one.name for one in entries())
+
+
+def entry(name: str) -> ZooEntry:
+    """The model of this short name; `InputError`, with the nearest names, if there is none."""
+    for one in entries():
+        if one.name == name:
+            return one
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, names(), n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(names())}"
+    raise InputError(f"no model is called {name!r}; {hint}")
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept: `$MECH_CIRCUITS_CACHE`, or the system's place for a user's caches."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("mech-circuits", appauthor=False))
+
+
+def path(name: str) -> Path:
+    """The directory of the model in the cache, whether it is there or not; `InputError` for an unknown name."""
+    return cache_dir() / "models" / entry(name).directory
+
+
+def damage(name: str, full: bool = False) -> str | None:
+    """What is wrong with the copy in the cache, or None; one that isn't there is missing, not damaged.
+
+    Sizes are always compared, SHA-256 sums only if `full` (under a second for the smallest model).
+    """
+    fault = store.problem(path(name), entry(name).files, full)
+    return None if fault == store.MISSING else fault
+
+
+def is_cached(name: str, full: bool = False) -> bool:
+    """Whether the model is in the cache, and whole; `full` compares SHA-256 sums as well as sizes."""
+    return store.problem(path(name), entry(name).files, full) is None
+
+
+def fetch(name: str, progress: Progress | None = None, full: bool = False) -> Path:
+    """The model's directory, in Hugging Face's layout; fetched and converted first if it isn't in the cache.
+
+    Args:
+        name: a short name, of `names()`.
+        progress: called as `progress(stage, done, total)`, in bytes; see `rich_progress`.
+        full: compare the SHA-256 sums of a copy that is there.
+
+    A damaged copy is reported as a warning, and replaced. An interrupted fetch leaves nothing that would be taken for
+    the model. Processes that fetch at once share one conversion.
+
+    Raises:
+        InputError: no model has this name.
+        ModelError: it cannot be fetched (no network), or the cache cannot be written; the message says what to do.
+    """
+    known, final = entry(name), path(name)
+    try:
+        return store.ensure(final, known.files, known.provenance, known.build, progress or no_progress, full)
+    except OSError as error:
+        raise ModelError(
+            f"{name} cannot be put in the cache {cache_dir()}: {error}. It takes {known.size_on_disk / 1e6:,.0f} MB, and "
+            f"as much again while it is made; set {CACHE_VARIABLE} to a directory with room that can be written"
+        ) from error
+    except ModelError as error:
+        raise ModelError(
+            f"{name} is not in the cache and cannot be fetched: {error}. What helps, any of: {known.remedies}; or copy "
+            f"{final} from a machine that has it (or set {CACHE_VARIABLE} to a cache that does)"
+        ) from error
+
+
+def check_golden(
+    name: str,
+    logits: Callable[[list[int]], Any],
+    encode: Callable[[str], Sequence[int]] | None = None,
+) -> None:
+    """Compare a loaded model with logits that are known for it.
+
+    Args:
+        name: a short name.
+        logits: maps token ids to the logits of the next token, [d_vocab], in float32; called once.
+        encode: maps text to token ids without special tokens; if given, the tokenizer is checked first.
+
+    Raises:
+        InputError: no model has this name.
+        ModelError: a token id or a logit differs.
+    """
+    golden = entry(name).golden
+    if encode is not None:
+        golden.check_tokens(name, encode)
+    golden.check_logits(name, logits)

@@ -1,0 +1,140 @@
+"""A place in a GGUF file from which values are read, with every length checked and a budget for the whole.
+
+It is apart from `circuits.zoo.gguf` because it knows how a value is written but not what a GGUF file is made of. Three
+things bound what any file can cost: a length is compared with the bytes left before it is used, Python objects may take
+eight times the file, and the turns of Python loops are counted.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from circuits.errors import InputError
+
+ARRAY, STRING, BOOL = 9, 8, 7
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", BOOL: "?", 10: "Q", 11: "q", 12: "d"}
+
+MAX_NESTING = 4
+MAX_TURNS = 1 << 19  # of the shortest loop, over the strings of an array: half a second
+MEMORY_FACTOR, MEMORY_FLOOR = 8, 1 << 16  # Python objects may take 8 times the file, or 64 KiB
+LENGTH_BYTES, INNER_ARRAY_BYTES = 8, 12  # the least a string and an array inside an array can take
+ARRAY_COST = 192  # bytes of a Python list or numpy array without its contents, rounded up
+INNER_ARRAY_TURNS = 4
+
+
+class GGUFError(InputError):
+    """A GGUF file that cannot be used.
+
+    Attributes:
+        path: the file.
+        offset: the byte at which the fault was seen, or None where the fault lies at no one place.
+    """
+
+    def __init__(self, path: Path | str, message: str, offset: int | None = None) -> None:
+        place = "" if offset is None else f" (at byte {offset:,})"
+        super().__init__(f"{path}: {message}{place}")
+        self.path = Path(path)
+        self.offset = offset
+
+
+def quote(text: str) -> str:
+    """Text from the file as it may stand in a message: escaped, and short whatever the file says."""
+    return ascii(text) if len(text) <= 80 else ascii(text[:77] + "...")
+
+
+class Cursor:
+    """A place in the file, and what may still be spent on reading it.
+
+    `memory` (bytes of Python objects) and `turns` (of Python loops) only go down; below zero the file is refused.
+    """
+
+    def __init__(self, path: Path, data: memoryview) -> None:
+        self.path, self.data, self.at = path, data, 0
+        self.memory = max(MEMORY_FLOOR, MEMORY_FACTOR * len(data))
+        self.turns = MAX_TURNS
+
+    def fail(self, message: str, at: int | None = None) -> NoReturn:
+        raise GGUFError(self.path, message, self.at if at is None else at)
+
+    def need(self, nbytes: int, what: str) -> None:
+        """Refuse the file unless this many bytes are left in it."""
+        left = len(self.data) - self.at
+        if nbytes > left:
+            self.fail(f"{what} needs {nbytes:,} bytes and {left:,} are left: the file is truncated or altered")
+
+    def spend(self, memory: int, turns: int = 0) -> None:
+        self.memory -= memory
+        self.turns -= turns
+        if self.memory < 0:
+            self.fail(f"its lists would take over {MEMORY_FACTOR} times the {len(self.data):,} bytes of the file")
+        if self.turns < 0:
+            self.fail("it lists more than a file with a model in it ever does")
+
+    def number(self, code: str, what: str) -> Any:
+        """One number; `code` is the letter of the `struct` module."""
+        nbytes = struct.calcsize("<" + code)
+        self.need(nbytes, what)
+        (found,) = struct.unpack_from("<" + code, self.data, self.at)
+        self.at += nbytes
+        return found
+
+    def string(self, what: str, limit: int | None = None) -> str:
+        """A length and as many bytes of UTF-8, at most `limit`."""
+        length = self.number("Q", what)
+        if limit is not None and length > limit:
+            self.fail(f"{what} of {length:,} bytes, where at most {limit:,} are allowed", self.at - LENGTH_BYTES)
+        self.need(length, what)
+        try:
+            text = str(self.data[self.at : self.at + length], "utf-8")
+        except UnicodeDecodeError as error:
+            self.fail(f"{what} is not UTF-8 ({error.reason})", self.at + error.start)
+        self.at += length
+        self.spend(sys.getsizeof(text))
+        return text
+
+    def value(self, kind: int, what: str) -> Any:
+        """A number, truth value, string or array, by the number of its type (which was just read)."""
+        if kind == STRING:
+            return self.string(what)
+        if kind == ARRAY:
+            return self.array(what, nesting=1)
+        if kind not in SCALARS:
+            self.fail(f"{what} has the unknown type {kind}", self.at - 4)
+        if kind == BOOL and self.at < len(self.data) and self.data[self.at] > 1:
+            self.fail(f"{what} is a truth value of {self.data[self.at]}, where 0 or 1 is allowed")
+        return self.number(SCALARS[kind], what)
+
+    def array(self, what: str, nesting: int) -> Any:
+        """The type of the elements, their count, and they: numbers as a read-only numpy array, others as a list."""
+        if nesting > MAX_NESTING:
+            self.fail(f"{what} is an array nested over {MAX_NESTING} deep")
+        kind, count = self.number("I", what), self.number("Q", what)
+        if kind in SCALARS:
+            return self.numbers(SCALARS[kind], count, what)
+        if kind not in (STRING, ARRAY):
+            self.fail(f"{what} is an array of the unknown type {kind}", self.at - INNER_ARRAY_BYTES)
+        least, turns = (LENGTH_BYTES, 1) if kind == STRING else (INNER_ARRAY_BYTES, INNER_ARRAY_TURNS)
+        self.need(count * least, what)
+        self.spend(ARRAY_COST + 8 * count, turns * count)
+        found: list[Any] = [None] * count
+        for index in range(count):
+            found[index] = self.string(what) if kind == STRING else self.array(what, nesting + 1)
+        return found
+
+    def numbers(self, code: str, count: int, what: str) -> np.ndarray:
+        dtype = np.dtype(np.bool_ if code == "?" else "<" + code)
+        nbytes = count * dtype.itemsize
+        self.need(nbytes, what)
+        self.spend(ARRAY_COST + nbytes)
+        raw = np.frombuffer(self.data[self.at : self.at + nbytes], dtype=np.uint8)
+        if code == "?" and count and raw.max() > 1:
+            self.fail(f"{what} has a truth value of {raw.max()}", self.at + int(raw.argmax()))
+        found = raw.copy().view(dtype)
+        found.flags.writeable = False
+        self.at += nbytes
+        return found

@@ -1,0 +1,169 @@
+"""Directories in the user's cache that are either whole or not there.
+
+A conversion takes seconds and can be interrupted, run twice at once, or run out of disk. So it happens in a directory
+of its own next to the final one, is hashed and synced to disk, and is then renamed, which the file system does whole or
+not at all. `provenance.json` holds the size and SHA-256 of every file, for what can happen later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from circuits.zoo.entry import Progress, no_progress
+
+PROVENANCE = "provenance.json"
+MISSING = "it is not there"
+CHUNK = 1 << 20  # bytes
+
+
+def sha256(path: Path, progress: Progress = no_progress, stage: str = "check") -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits; read in pieces, each reported."""
+    import hashlib
+
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+            done += len(piece)
+            progress(stage, done, total)
+    return digest.hexdigest()
+
+
+def problem(directory: Path, files: Collection[str], full: bool = False) -> str | None:
+    """What is wrong with a directory written by `ensure`, or None; `MISSING` where there is none.
+
+    Sizes are compared always (microseconds), SHA-256 sums only if `full` (a second per gigabyte).
+    """
+    if not os.path.lexists(directory):
+        return MISSING
+    try:
+        recorded = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))["files"]
+        sums = {name: (int(recorded[name]["bytes"]), str(recorded[name]["sha256"])) for name in files}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{PROVENANCE} cannot be used ({type(error).__name__}: {error})"
+    for name, (nbytes, expected) in sums.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != nbytes:
+            return f"{name} has {path.stat().st_size:,} bytes, expected {nbytes:,}"
+        if full and sha256(path) != expected:
+            return f"{name} has another SHA-256 than when it was written"
+    return None
+
+
+def ensure(
+    final: Path,
+    files: Collection[str],
+    facts: dict[str, Any],
+    build: Callable[[Path, Path, Progress], None],
+    progress: Progress = no_progress,
+    full: bool = False,
+) -> Path:
+    """Make sure that the directory `final` is whole, and return it.
+
+    Args:
+        final: the directory, which appears complete or not at all.
+        files: names that `build` must write.
+        facts: goes into `provenance.json`.
+        build: `build(scratch, output, progress)`; whatever it raises is passed on, and leaves nothing behind.
+        progress: called with stage, bytes done and bytes in all.
+        full: compare the SHA-256 sums of a directory that is there, not only its sizes.
+
+    A damaged directory is reported as a warning and built again; the old one goes when the new one is ready. Of several
+    processes one builds, and the others wait for it.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    if problem(final, files, full) is None:
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(final, progress) as locked:
+        fault = problem(final, files, full)
+        if fault is None:
+            return final
+        if fault != MISSING:
+            warnings.warn(f"{final} is damaged ({fault}); building it again", stacklevel=3)
+        if locked:
+            _sweep(final)
+        work = final.parent / f".{final.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
+        scratch, output = work / "scratch", work / "output"
+        try:
+            scratch.mkdir(parents=True)
+            output.mkdir()
+            build(scratch, output, progress)
+            _seal(output, files, facts, progress)
+            _publish(output, final, work / "replaced", files)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return final
+
+
+@contextmanager
+def _lock(final: Path, progress: Progress) -> Iterator[bool]:
+    """Hold the lock of one directory; the system lets go of it when the process dies. False: no locks are to be had."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(final.parent / f".{final.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress("wait for another process", 0, 0)
+        lock.acquire()
+    except NotImplementedError:  # some network file systems; two builds at once then cost time, and are still right
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _sweep(final: Path) -> None:
+    """Remove what killed processes left; nobody else can be building while we hold the lock."""
+    for left in final.parent.glob(f".{final.name}.tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _seal(output: Path, files: Collection[str], facts: dict[str, Any], progress: Progress) -> None:
+    """Write `provenance.json` with the size and hash of every file, and have all of it on the disk."""
+    sums = {}
+    for name in sorted(files):
+        path = output / name
+        sums[name] = {"bytes": path.stat().st_size, "sha256": sha256(path, progress, f"hash {name}")}
+    text = json.dumps({"schema": 1, **facts, "files": sums}, indent=2, ensure_ascii=False) + "\n"
+    (output / PROVENANCE).write_text(text, encoding="utf-8")
+    for path in output.iterdir():
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
+    _sync_directory(output)
+
+
+def _publish(output: Path, final: Path, replaced: Path, files: Collection[str]) -> None:
+    """Rename `output` to `final`; a damaged directory in the way goes to `replaced`."""
+    if os.path.lexists(final):
+        os.replace(final, replaced)
+    try:
+        os.replace(output, final)
+    except OSError:
+        if problem(final, files) is not None:  # otherwise, without a lock, another process was first: as good as ours
+            raise
+    _sync_directory(final.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name == "nt":  # a directory cannot be opened there
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

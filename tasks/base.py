@@ -1,0 +1,265 @@
+"""What a task is: words and a template that become prompt pairs for any model.
+
+A task writes text. Which words a model can take, where they end up among its tokens, and which candidates must be
+dropped depends on the model's tokenizer and is settled here, in one place. So a new task is a class of about thirty
+lines: its word lists, and a method that writes one example.
+
+Drawing is reproducible: pair i depends on the task, the seed, i and the tokenizer only, so the first k of a hundred
+pairs are the k pairs drawn alone, on every machine.
+"""
+
+import random
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from circuits.errors import InputError
+from circuits.pairs import Encoder, Pair, PromptPairs, Roles
+
+Row = tuple[str, ...]
+ATTEMPTS = 2000  # candidates for one pair before giving up: enough to find the last free one among some hundreds
+
+
+class UnusableError(Exception):
+    """This candidate does not suit the tokenizer: draw another. The reason is shown if all candidates fail."""
+
+
+@dataclass(frozen=True)
+class At:
+    """The last token of a word in the clean prompt, or one some tokens further.
+
+    Attributes:
+        word: a word of the clean prompt; it must stand alone, not inside another word.
+        occurrence: which one, counted from 0 (from the end if negative).
+        shift: tokens to go on from there.
+    """
+
+    word: str
+    occurrence: int = 0
+    shift: int = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One pair as text.
+
+    Attributes:
+        clean, corrupted: the prompts, without BOS.
+        answers, distractors: what follows the clean prompt rightly and wrongly, each one token, with its leading space.
+        roles: name -> the word that plays it in the clean prompt (or `At`); `end`, the last token, is added to them.
+    """
+
+    clean: str
+    corrupted: str
+    answers: Row
+    distractors: Row = ()
+    roles: Mapping[str, str | At] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a task writes an example from.
+
+    Attributes:
+        index: the number of the pair; use it to alternate what must be balanced.
+        random: the source of all randomness.
+        lists: the task's word lists, with the words that are one token of the model.
+        model: the model, for tasks that depend on how it splits something.
+        task: the task that is drawn from.
+    """
+
+    index: int
+    random: random.Random
+    lists: Mapping[str, tuple[Row, ...]]
+    model: Encoder
+    task: "Task"
+
+    def rows(self, name: str, k: int = 1) -> list[Row]:
+        """k different rows of a list.
+
+        Raises:
+            InputError: the model's tokenizer leaves fewer than k.
+        """
+        rows = self.lists[name]
+        if len(rows) < k:
+            raise InputError(
+                f"task {self.task.name}: of the {len(self.task.word_lists[name])} entries of the word list {name!r}, "
+                f"{len(rows)} are single tokens of {self.model.name}; an example needs {k} "
+                "(use a model with another tokenizer)"
+            )
+        return self.random.sample(rows, k)
+
+    def words(self, name: str, k: int = 1) -> list[str]:
+        """k different words of a list of single words."""
+        return [row[0] for row in self.rows(name, k)]
+
+    def word(self, name: str) -> str:
+        """One word of a list of single words."""
+        return self.words(name)[0]
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A behaviour, as a source of prompt pairs. Options are dataclass fields of the subclass.
+
+    Attributes:
+        name: how it is called and recorded.
+        title: its name for people.
+        description: what the model has to do, in a sentence.
+        source: the paper it is from.
+        metric: name of the metric that suits it.
+        word_lists: name -> words, or rows of words that are drawn together. Only rows whose words are all single tokens
+            behind a space are drawn.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    description: ClassVar[str]
+    source: ClassVar[str]
+    metric: ClassVar[str] = "logit_difference"
+    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {}
+
+    @abstractmethod
+    def example(self, draw: Draw) -> Example:
+        """Write one example.
+
+        Raises:
+            UnusableError: this candidate does not suit the tokenizer.
+        """
+
+    def pairs(self, model: Encoder, n: int = 64, seed: int = 0) -> PromptPairs:
+        """n different pairs.
+
+        Raises:
+            InputError: n is not positive, the model has no tokenizer, its tokenizer leaves too few words, or there are
+                fewer than n different pairs.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InputError(f"task {self.name}: n is {n!r}; expected a whole number of at least 1")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise InputError(f"task {self.name}: seed is {seed!r}; expected a whole number")
+        if model.tokenizer is None:
+            raise InputError(
+                f"task {self.name} is text, but {model.name} has no tokenizer; use PromptPairs.from_tokens"
+            )
+        lists = {name: _single_tokens(model, rows) for name, rows in self.word_lists.items()}
+        found: dict[tuple[str, str], Pair] = {}
+        for index in range(n):
+            pair = self._next(model, lists, seed, index, found)
+            found[str(pair.clean_text), str(pair.corrupted_text)] = pair
+        pairs = PromptPairs.from_pairs(list(found.values()), source=self.label, seed=seed, metric=self.metric)
+        pairs.validate_for(model)
+        return pairs
+
+    @property
+    def label(self) -> str:
+        """The name, with the options that are not the default."""
+        options = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        listed = ", ".join(f"{name}={value}" for name, value in options.items())
+        return f"{self.name}({listed})" if options else self.name
+
+    def _next(
+        self,
+        model: Encoder,
+        lists: Mapping[str, tuple[Row, ...]],
+        seed: int,
+        index: int,
+        found: Mapping[tuple[str, str], Any],
+    ) -> Pair:
+        """Pair number `index`: the first candidate that is usable and new."""
+        reasons: Counter[str] = Counter()
+        for attempt in range(ATTEMPTS):
+            # Text seeds by its SHA-512, the same everywhere. Options stay out, so that they share the clean prompts.
+            source = random.Random(f"{self.name} {seed} {index} {attempt}")
+            try:
+                example = self.example(Draw(index, source, lists, model, self))
+                if (example.clean, example.corrupted) in found:
+                    raise UnusableError("there already")
+                return _encode(example, model)
+            except UnusableError as reason:
+                reasons[str(reason)] += 1
+        why = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+        raise InputError(
+            f"task {self.label} gives {index} pairs for the tokenizer of {model.name}, but more were asked for: "
+            f"{ATTEMPTS} further candidates were of no use ({why}). "
+            + (f"Ask for at most {index}" if index else "Use a model with another tokenizer")
+        )
+
+
+def continuation(model: Encoder, text: str, more: str) -> list[int] | None:
+    """The tokens that `more` adds to `text`; None where the end of `text` and `more` merge."""
+    head, whole = model.encode(text), model.encode(text + more)
+    return whole[len(head) :] if whole[: len(head)] == head else None
+
+
+def _single_tokens(model: Encoder, rows: Sequence[str | Row]) -> tuple[Row, ...]:
+    """The rows whose words are all one known token behind a space."""
+    unknown = getattr(model.tokenizer, "unk_token_id", None)
+
+    def single(word: str) -> bool:
+        added = continuation(model, "the", f" {word}")
+        return added is not None and len(added) == 1 and added[0] != unknown
+
+    listed = ((row,) if isinstance(row, str) else tuple(row) for row in rows)
+    return tuple(row for row in listed if all(single(word) for word in row))
+
+
+def _encode(example: Example, model: Encoder) -> Pair:
+    """The example as tokens.
+
+    Raises:
+        UnusableError: it does not suit the tokenizer.
+    """
+    clean, corrupted = tuple(model.encode(example.clean)), tuple(model.encode(example.corrupted))
+    if len(clean) != len(corrupted):
+        raise UnusableError("clean and corrupted prompt of unequal length")
+    if clean == corrupted:
+        raise UnusableError("clean and corrupted prompt are the same tokens")
+    answers = tuple(_answer(model, example.clean, clean, answer) for answer in example.answers)
+    distractors = tuple(_answer(model, example.clean, clean, answer) for answer in example.distractors)
+    if len({*answers, *distractors}) < len(answers) + len(distractors):
+        raise UnusableError("two answers or distractors are the same token")
+    ends = {name: At(word) if isinstance(word, str) else word for name, word in example.roles.items()}
+    roles = {name: _place(model, example.clean, clean, at) for name, at in ends.items()}
+    end = len(clean) - 1
+    return Pair(
+        clean=clean,
+        corrupted=corrupted,
+        answers=answers,
+        distractors=distractors,
+        position=end,
+        roles=Roles.of({**roles, "end": end}),
+        clean_text=example.clean,
+        corrupted_text=example.corrupted,
+    )
+
+
+def _answer(model: Encoder, prompt: str, tokens: tuple[int, ...], answer: str) -> int:
+    """The one token that `answer` adds to the prompt."""
+    whole = tuple(model.encode(prompt + answer))
+    if whole[: len(tokens)] == tokens:
+        added = whole[len(tokens) :]
+    else:  # They merge, as "17" and "00" may: what is asked is the token by itself.
+        added = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    if len(added) != 1:
+        raise UnusableError("an answer or distractor that is not one token")
+    return added[0]
+
+
+def _place(model: Encoder, prompt: str, tokens: tuple[int, ...], at: At) -> int:
+    """The index of the last token of a word of the prompt: text up to there gives the prompt's first tokens."""
+    matches = list(re.finditer(rf"(?<!\w){re.escape(at.word)}(?!\w)", prompt))
+    try:
+        end = matches[at.occurrence].end()
+    except IndexError:
+        raise ValueError(f"the prompt {prompt!r} does not have {at}: it has the word {len(matches)} times") from None
+    head = tuple(model.encode(prompt[:end]))
+    index = len(head) - 1 + at.shift
+    if tokens[: len(head)] != head:
+        raise UnusableError("a word's end that is not the end of a token")
+    if not 0 <= index < len(tokens):
+        raise ValueError(f"the prompt {prompt!r} has {len(tokens)} tokens, and {at} is at {index}")
+    return index

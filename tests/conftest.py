@@ -1,0 +1,25 @@
+"""Fixtures; and an environment in which no test can reach a hub or a terminal."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads():
+    """Tiny models are faster on one thread, and pytest-xdist brings the others."""
+    torch.set_num_threads(int(os.environ.get("MECH_CIRCUITS_TEST_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The default model, fetched into the user's cache if it is not there."""
+    import circuits
+
+    return circuits.load_model("smollm2-135m")

@@ -1,0 +1,64 @@
+"""A slow, obvious GPT-2 whose readers each see their own sum of writers: the oracle of the engine.
+
+Node by node, head by head, position by position where it matters: nothing here is shared with the package.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+class NaiveGPT2:
+    """Forward passes of a Hugging Face GPT-2 over a graph of named writers and readers."""
+
+    def __init__(self, hf_model) -> None:
+        self.model = hf_model
+        self.config = hf_model.config
+        self.d_head = self.config.n_embd // self.config.n_head
+
+    def norm(self, x, layer_norm):
+        return F.layer_norm(x, x.shape[-1:], layer_norm.weight, layer_norm.bias, layer_norm.eps)
+
+    def head(self, block, h, q_in, k_in, v_in):
+        """One head's write from the residual streams that its q, k and v see (before the norm)."""
+        weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
+        n, lo = self.config.n_embd, h * self.d_head
+        columns = [slice(part * n + lo, part * n + lo + self.d_head) for part in range(3)]
+        q, k, v = (
+            self.norm(x, block.ln_1) @ weight[:, c] + bias[c] for x, c in zip((q_in, k_in, v_in), columns, strict=True)
+        )
+        scores = q @ k.T / math.sqrt(self.d_head)
+        visible = torch.tril(torch.ones(len(q), len(q), dtype=torch.bool))
+        pattern = scores.masked_fill(~visible, -torch.inf).softmax(-1)
+        return pattern @ v @ block.attn.c_proj.weight[lo : lo + self.d_head]
+
+    def mlp(self, block, x):
+        return block.mlp(self.norm(x, block.ln_2))
+
+    def run(self, tokens, kept=None, replacement=None):
+        """Logits of one prompt at every position, and all writers' outputs.
+
+        Edges outside `kept` carry `replacement[writer]` instead of the writer's current output (None: everything kept).
+        """
+        transformer = self.model.transformer
+        writers = {"input": transformer.wte(tokens) + transformer.wpe(torch.arange(len(tokens)))}
+        constant = torch.zeros_like(writers["input"])
+
+        def seen_by(reader):
+            total = constant.clone()
+            for writer, value in writers.items():
+                keep = kept is None or f"{writer}->{reader}" in kept
+                total = total + (value if keep else replacement[writer])
+            return total
+
+        for layer, block in enumerate(transformer.h):
+            heads = {
+                f"a{layer}.h{h}": self.head(block, h, *(seen_by(f"a{layer}.h{h}<{part}>") for part in "qkv"))
+                for h in range(self.config.n_head)
+            }
+            writers |= heads
+            constant = constant + block.attn.c_proj.bias
+            writers[f"m{layer}"] = self.mlp(block, seen_by(f"m{layer}"))
+        logits = self.model.lm_head(self.norm(seen_by("logits"), transformer.ln_f))
+        return logits, writers
