@@ -45,7 +45,7 @@ _WHERE = {
     "random_circuit": "circuit",
 }
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

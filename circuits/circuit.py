@@ -51,7 +51,9 @@ class Circuit:
         for name in ("mask", "scores", "stderr"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape != shape:
-                raise InputError(f"{name} has shape {tuple(tensor.shape)}; this graph has {tuple(shape)} (writer, reader)")
+                raise InputError(
+                    f"{name} has shape {tuple(tensor.shape)}; this graph has {tuple(shape)} (writer, reader)"
+                )
         if bool((self.mask & ~self.graph.edge_mask).any()):
             raise InputError("the circuit holds edges that the graph does not have")
 
@@ -83,7 +85,9 @@ class Circuit:
         read = [r for r, used in zip(self.graph.reader_nodes, self.mask.any(0).tolist(), strict=True) if used]
         touched = {name for reader in read for name in self.graph.nodes_fed_by(reader)}
         touched |= {w for w, used in zip(self.graph.writer_names, self.mask.any(1).tolist(), strict=True) if used}
-        return tuple(w for w in self.graph.writer_names if w in touched) + (("logits",) if self.mask[:, -1].any() else ())
+        return tuple(w for w in self.graph.writer_names if w in touched) + (
+            ("logits",) if self.mask[:, -1].any() else ()
+        )
 
     def score(self, edge: str) -> float | None:
         """An edge's score, None if it has none."""

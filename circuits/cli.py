@@ -36,7 +36,9 @@ DEFAULT_MODEL = "smollm2-135m"
 def discover(
     target: Annotated[str, typer.Argument(help="A task (see 'circuits tasks') or a JSONL file of prompt pairs.")],
     model: Annotated[str, typer.Option(help="Short name, Hugging Face id, or directory.")] = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help="eap (one gradient) or eap-ig (gradients integrated over inputs).")] = "eap-ig",
+    method: Annotated[
+        str, typer.Option(help="eap (one gradient) or eap-ig (gradients integrated over inputs).")
+    ] = "eap-ig",
     edges: Annotated[int, typer.Option(help="Edges to choose; dead ends are pruned from them.")] = 200,
     by: Annotated[str, typer.Option(help="Rank edges by 'abs' (either sign) or 'signed'.")] = "abs",
     steps: Annotated[int, typer.Option(help="eap-ig: points on the path from ablated to clean.")] = 5,
@@ -88,7 +90,7 @@ def tasks(
         table.add_column(heading, overflow="fold")
     for name in task_names():
         task = find_task(name)
-        clean, corrupted, answer, distractor = task.example_row(loaded)
+        clean, corrupted, answer, distractor = _example_row(task, loaded)
         table.add_row(name, task.title, f"{clean}\n{corrupted}", f"{answer}\n{distractor}")
     _console().print(table)
 
@@ -172,7 +174,14 @@ def _quiet_libraries() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stage(name: str) -> Iterator["Progress"]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=_console_stderr()) as bar:

@@ -286,7 +286,7 @@ class Graph:
         """
         if not isinstance(data, dict):
             raise InputError(f"a graph is described by an object, got {type(data).__name__}")
-        sizes = [data.get(key) for key in ("n_layers", "n_heads", "n_kv_heads")]
+        sizes: list[Any] = [data.get(key) for key in ("n_layers", "n_heads", "n_kv_heads")]
         if any(type(size) is not int or not 1 <= size <= 10_000 for size in sizes):
             raise InputError(f"a graph needs n_layers, n_heads and n_kv_heads between 1 and 10,000, got {sizes}")
         mlps, parallel = data.get("mlps"), data.get("parallel")
@@ -303,4 +303,3 @@ def _lookup(positions: dict[str, int], name: str, what: str) -> int:
     near = get_close_matches(str(name), positions, n=3, cutoff=0.3)
     hint = f"; the nearest: {', '.join(near)}" if near else ""
     raise InputError(f"there is no {what} {name!r} in this graph{hint}")
-

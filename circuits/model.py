@@ -79,7 +79,9 @@ class Model:
             InputError: the model has no tokenizer.
         """
         if self.tokenizer is None:
-            raise InputError(f"{self.name} has no tokenizer, so prompts must be lists of token ids, not text ({text!r})")
+            raise InputError(
+                f"{self.name} has no tokenizer, so prompts must be lists of token ids, not text ({text!r})"
+            )
         ids = list(self.tokenizer(text)["input_ids"])
         bos = self.tokenizer.bos_token_id
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
@@ -135,7 +137,9 @@ def load_model(
         bridge = _build(hf_model.to(wanted_device).eval().requires_grad_(False), name)
         tokenizer = tokenizer or found
     else:
-        raise InputError(f"cannot load a {type(model).__name__}; give a name, a directory, a model or a TransformerBridge")
+        raise InputError(
+            f"cannot load a {type(model).__name__}; give a name, a directory, a model or a TransformerBridge"
+        )
     architecture = describe(bridge)
     with inference_state(bridge):
         report = check(bridge, architecture, name)
@@ -169,7 +173,7 @@ def _load_files(name: str, dtype: torch.dtype, revision: str | None, trust_remot
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    path = str(zoo.fetch(name)) if name in zoo.names() else name
+    path = _fetched(name) if name in zoo.names() else name
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -185,6 +189,11 @@ def _load_files(name: str, dtype: torch.dtype, revision: str | None, trust_remot
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         tokenizer = None
     return model, tokenizer
+
+
+def _fetched(name: str) -> str:
+    with zoo.rich_progress() as progress:
+        return str(zoo.fetch(name, progress))
 
 
 def _not_loaded(name: str, problem: Exception) -> str:
@@ -207,7 +216,9 @@ def _bridge_around_copy(model: nn.Module) -> TransformerBridge:
 def _build(hf_model: Any, name: str) -> TransformerBridge:
     config = getattr(hf_model, "config", None)
     if config is None:
-        raise ModelError(f"{name}: a {type(hf_model).__name__} has no config; expected a Hugging Face causal language model")
+        raise ModelError(
+            f"{name}: a {type(hf_model).__name__} has no config; expected a Hugging Face causal language model"
+        )
     if hasattr(hf_model, "set_attn_implementation"):
         hf_model.set_attn_implementation("eager")
     try:
@@ -227,4 +238,4 @@ def _check_golden(model: Model) -> None:
             return run(model.bridge, model.architecture.unembed, tokens, position)[0]
 
     if model.dtype in (torch.float32, torch.float64):
-        zoo.check_golden(model.name, logits)
+        zoo.check_golden(model.name, logits, lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -62,7 +62,9 @@ def write_html(figure: go.Figure, path: str | Path) -> None:
 class _Edge:
     """One line of the picture: edges into a shared key/value head end at each drawn query head's group once."""
 
-    def __init__(self, name: str, source: str, target: str, kind: str, score: float | None, stderr: float | None) -> None:
+    def __init__(
+        self, name: str, source: str, target: str, kind: str, score: float | None, stderr: float | None
+    ) -> None:
         self.name, self.source, self.target, self.kind = name, source, target, kind
         self.score, self.stderr = score, stderr
 
@@ -80,7 +82,9 @@ def _drawn_edges(circuit: Circuit) -> list[_Edge]:
     for w, r in circuit.mask.nonzero().tolist():
         reader, source = graph.reader_nodes[r], graph.writer_names[w]
         name = f"{source}->{reader.name}"
-        values = [None if t is None or math.isnan(t[w, r]) else float(t[w, r]) for t in (circuit.scores, circuit.stderr)]
+        values = [
+            None if t is None or math.isnan(t[w, r]) else float(t[w, r]) for t in (circuit.scores, circuit.stderr)
+        ]
         targets = [node for node in graph.nodes_fed_by(reader) if node in nodes] or ["logits"]
         edges += [_Edge(name, source, target, reader.kind, *values) for target in targets]
     return sorted(edges, key=lambda edge: abs(edge.score or 0.0))
@@ -97,7 +101,13 @@ def _row_of(node: str, n_layers: int) -> int:
 
 
 def _row_label(node: str) -> str:
-    return node if node in ("input", "logits") else f"MLP {node[1:]}" if node[0] == "m" else f"heads {node[1:].split('.')[0]}"
+    return (
+        node
+        if node in ("input", "logits")
+        else f"MLP {node[1:]}"
+        if node[0] == "m"
+        else f"heads {node[1:].split('.')[0]}"
+    )
 
 
 def _places(circuit: Circuit, edges: Sequence[_Edge]) -> dict[str, Point]:

@@ -82,7 +82,9 @@ class Question:
             InputError: unknown metric or ablation, or a batch size below one.
         """
         if not isinstance(model, Model):
-            raise InputError(f"expected a circuits.Model, got {type(model).__name__}; load it with circuits.load_model(…)")
+            raise InputError(
+                f"expected a circuits.Model, got {type(model).__name__}; load it with circuits.load_model(…)"
+            )
         if len(pairs) == 0:
             raise PairsError("there are no pairs; give at least one")
         pairs.validate_for(model)
@@ -117,9 +119,7 @@ class Question:
 
     def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
         """Logits and writers' outputs on the clean prompts."""
-        return capture_writes(
-            self.model.bridge, self.model.architecture, suffix.clean, suffix.position, suffix.cache()
-        )
+        return capture_writes(self.model.bridge, self.model.architecture, suffix.clean, suffix.position, suffix.cache())
 
     def replacement(self, suffix: Suffix, clean: Writes) -> Writes:
         """What replaces ablated writers."""

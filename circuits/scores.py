@@ -52,7 +52,8 @@ class EdgeScores:
         order = self._ranking("abs")[:n]
         writers, readers = self.graph.writer_names, self.graph.reader_names
         return [
-            (f"{writers[w]}->{readers[r]}", float(self.values[w, r]), float(self.stderr[w, r])) for w, r in order.tolist()
+            (f"{writers[w]}->{readers[r]}", float(self.values[w, r]), float(self.stderr[w, r]))
+            for w, r in order.tolist()
         ]
 
     def top(self, n: int, by: str = "abs") -> Circuit:
@@ -115,6 +116,8 @@ class EdgeStatistics:
 
     def scores(self, origin: Mapping[str, object]) -> EdgeScores:
         mean = self.total / self.n
-        variance = (self.squares - self.n * mean.square()).clamp(min=0) / (self.n - 1) if self.n > 1 else mean * torch.nan
+        variance = (
+            (self.squares - self.n * mean.square()).clamp(min=0) / (self.n - 1) if self.n > 1 else mean * torch.nan
+        )
         stderr = (variance / self.n).sqrt().masked_fill(~self.graph.edge_mask, 0.0)
         return EdgeScores(self.graph, mean, stderr, self.n, frozen(origin))

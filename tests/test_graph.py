@@ -14,14 +14,12 @@ KNOWN = {
 }
 
 
-
 @st.composite
 def shapes(draw):
     """Arguments of a Graph; built in the tests, because runtime type checks draw random numbers."""
     layers, kv, group = draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
     mlps = draw(st.lists(st.booleans(), min_size=layers, max_size=layers))
     return layers, kv * group, kv, tuple(mlps), draw(st.booleans())
-
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -43,6 +41,7 @@ def test_edges_are_exactly_the_pairs_in_which_the_writer_comes_before_the_reader
     """A naive enumeration from the meaning of the names."""
 
     graph = Graph(*shape)
+
     def time(node, part):
         if node == "input":
             return (-1, 0)

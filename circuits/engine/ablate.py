@@ -123,10 +123,8 @@ class _Ablation:
         self.difference[:, self.graph.head_writers(block.layer)] = difference.transpose(1, 2)
 
     def _edit_mlp(self, block: Block, mlp_in: Tensor) -> Tensor:
-        if block.parallel:
-            resid = self.resid[-1]
-        else:
-            resid = self.resid[block.layer] if block.resid_mid is not None else mlp_in
+        where = -1 if block.parallel else block.layer
+        resid = self.resid.get(where, mlp_in)
         reader = self.graph.readers_of(block.layer, "mlp").start
         return block.mlp_norm(resid + self._edits([reader])[:, 0])
 

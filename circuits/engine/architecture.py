@@ -128,7 +128,9 @@ def describe(bridge: TransformerBridge) -> Architecture:
     points = bridge.hook_dict
     name = getattr(config, "architecture", None) or "this model"
     if not hasattr(bridge, "blocks") or len(bridge.blocks) == 0:
-        raise ModelError(f"{name}: no transformer blocks; only decoder-only transformers have a graph of heads and MLPs")
+        raise ModelError(
+            f"{name}: no transformer blocks; only decoder-only transformers have a graph of heads and MLPs"
+        )
     for point in ("ln_final.hook_in", "unembed.hook_in"):
         if point not in points:
             raise ModelError(f"{name}: no hook point {point}, so the reader 'logits' has no place")

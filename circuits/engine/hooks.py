@@ -23,12 +23,16 @@ def hooked(hooks: Sequence[Hook]) -> Iterator[None]:
     handles = []
     try:
         for point, function in hooks:
-            handles.append((point, point.add_hook(lambda value, hook, function=function: function(value))))
+            handles.append((point, point.add_hook(_as_transformer_lens_hook(function))))
         yield
     finally:
         for point, handle in reversed(handles):
             handle.hook.remove()
             point.fwd_hooks.remove(handle)
+
+
+def _as_transformer_lens_hook(function: Callable[[Tensor], Tensor | None]) -> Any:
+    return lambda value, hook: function(value)
 
 
 @contextmanager

@@ -86,7 +86,9 @@ def circuit_metrics(
     """
     for circuit in circuits:
         if circuit.graph != model.graph:
-            raise InputError(f"the circuit belongs to another graph ({circuit.graph}) than {model.name} ({model.graph})")
+            raise InputError(
+                f"the circuit belongs to another graph ({circuit.graph}) than {model.name} ({model.graph})"
+            )
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     values = torch.empty(len(circuits), len(pairs), dtype=torch.float64)
     done = 0
@@ -96,7 +98,9 @@ def circuit_metrics(
             replacement = question.replacement(batch.suffix, clean)
             for i, circuit in enumerate(circuits):
                 logits = ablated_logits(model.bridge, model.architecture, batch.suffix, replacement, circuit.mask)
-                values[i, batch.suffix.batch.index.cpu()] = question.metric(logits, batch.targets).to("cpu", torch.float64)
+                values[i, batch.suffix.batch.index.cpu()] = question.metric(logits, batch.targets).to(
+                    "cpu", torch.float64
+                )
                 done += len(batch)
                 if progress is not None:
                     progress(done, len(circuits) * len(pairs))
@@ -142,7 +146,13 @@ def faithfulness(
     asked = [Circuit.full(model.graph), Circuit.empty(model.graph), circuit, *rivals]
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     values = circuit_metrics(
-        model, pairs, asked, metric=question.metric, ablation=question.ablation, batch_size=batch_size, progress=progress
+        model,
+        pairs,
+        asked,
+        metric=question.metric,
+        ablation=question.ablation,
+        batch_size=batch_size,
+        progress=progress,
     )
     clean, ablated, found, random = values[0], values[1], values[2], values[3:].mean(1)
     value = _ratio(found, clean, ablated)

@@ -6,6 +6,7 @@ Each edge carries `kind` (q, k, v, in) beside its key.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 
@@ -26,7 +27,7 @@ def write_graphml(circuit: Circuit, path: str | Path) -> None:
         nx.write_graphml(result, temporary)
 
 
-def _text(value: object) -> object:
+def _text(value: Any) -> Any:
     if isinstance(value, list):
         return " ".join(map(str, value))
     return json.dumps(value) if isinstance(value, dict) else value

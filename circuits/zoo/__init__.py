@@ -22,11 +22,14 @@ from typing import Any
 
 from circuits.errors import InputError, ModelError
 from circuits.zoo import smollm2, store
-from circuits.zoo.entry import Answer, Golden, Progress, ZooEntry, no_progress
+from circuits.zoo.entry import WHEEL_VARIABLE, Answer, FetchError, Golden, Progress, ZooEntry, no_progress
 from circuits.zoo.progress import rich_progress
 
 __all__ = [
+    "CACHE_VARIABLE",
+    "WHEEL_VARIABLE",
     "Answer",
+    "FetchError",
     "Golden",
     "Progress",
     "ZooEntry",
@@ -110,18 +113,20 @@ def fetch(name: str, progress: Progress | None = None, full: bool = False) -> Pa
 
     Raises:
         InputError: no model has this name.
-        ModelError: it cannot be fetched (no network), or the cache cannot be written; the message says what to do.
+        FetchError: it cannot be fetched (no network); the message says what to do.
+        ModelError: the cache cannot be written, or what was fetched is not the model.
     """
     known, final = entry(name), path(name)
     try:
         return store.ensure(final, known.files, known.provenance, known.build, progress or no_progress, full)
     except OSError as error:
+        room = (known.size_on_disk + 3 * known.size) / 1e6
         raise ModelError(
-            f"{name} cannot be put in the cache {cache_dir()}: {error}. It takes {known.size_on_disk / 1e6:,.0f} MB, and "
-            f"as much again while it is made; set {CACHE_VARIABLE} to a directory with room that can be written"
+            f"{name} cannot be put in the cache {cache_dir()}: {error}. Set {CACHE_VARIABLE} to a directory that can "
+            f"be written, with {room:,.0f} MB free"
         ) from error
-    except ModelError as error:
-        raise ModelError(
+    except FetchError as error:
+        raise FetchError(
             f"{name} is not in the cache and cannot be fetched: {error}. What helps, any of: {known.remedies}; or copy "
             f"{final} from a machine that has it (or set {CACHE_VARIABLE} to a cache that does)"
         ) from error

@@ -24,6 +24,10 @@ def no_progress(stage: str, done: int, total: int) -> None:
     """The callback that shows nothing."""
 
 
+class FetchError(ModelError):
+    """A model's files cannot be had."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """One next token and the logit it must have."""

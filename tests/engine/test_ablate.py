@@ -95,7 +95,9 @@ def test_what_dead_nodes_compute_makes_no_difference(name):
     model, pairs = tiny(name), random_pairs()
     circuit = random_subset(model, 0.05, seed=3)
     live = live_nodes(model.graph, circuit.mask)
-    dead_readers = [not any(node in live for node in model.graph.nodes_fed_by(r) or ("logits",)) for r in model.graph.reader_nodes]
+    dead_readers = [
+        not any(node in live for node in model.graph.nodes_fed_by(r) or ("logits",)) for r in model.graph.reader_nodes
+    ]
     assert any(dead_readers)
     more = Circuit(model.graph, circuit.mask | (model.graph.edge_mask & torch.tensor(dead_readers)))
     few, many = circuit_metrics(model, pairs, [circuit, more])

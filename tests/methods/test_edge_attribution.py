@@ -173,7 +173,7 @@ def test_integrated_out_edges_of_the_input_sum_to_the_total_effect():
     """Completeness: the path integral of the gradient along the embedding is metric(clean) - metric(corrupted)."""
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     full, empty = circuit_metrics(model, pairs, [Circuit.full(model.graph), Circuit.empty(model.graph)])
-    scores = edge_attribution(model, pairs, gradient="ig", steps=400)
+    scores = edge_attribution(model, pairs, gradient="ig", steps=100)
     total = float((full - empty).mean())
     assert float(scores.values[0].sum()) == pytest.approx(total, rel=2e-2)
 
