@@ -77,21 +77,23 @@ def discover(
 
 @app.command()
 def tasks(
-    model: Annotated[str | None, typer.Option(help="Show the pair as this model's tokenizer makes it.")] = None,
+    model: Annotated[str, typer.Option(help="Whose tokenizer makes the example pairs.")] = DEFAULT_MODEL,
 ) -> None:
     """List the tasks, with an example pair each."""
     from rich.table import Table
 
     from circuits.plugins import find_task, task_names
 
-    loaded = _load(model, "float32", "auto", None) if model else None
+    loaded = _load(model, "float32", "auto", None)
     table = Table(title="tasks", show_lines=True)
     for heading in ("task", "what it asks", "clean / corrupted", "answer / distractor"):
         table.add_column(heading, overflow="fold")
     for name in task_names():
         task = find_task(name)
-        clean, corrupted, answer, distractor = _example_row(task, loaded)
-        table.add_row(name, task.title, f"{clean}\n{corrupted}", f"{answer}\n{distractor}")
+        pair = next(iter(task.pairs(loaded, n=1, seed=0)))
+        prompts = "\n".join(loaded.tokenizer.decode(ids) for ids in (pair.clean, pair.corrupted))
+        ends = "\n".join(loaded.tokenizer.decode(ids[:3]) for ids in (pair.answers, pair.distractors))
+        table.add_row(name, task.title, prompts, ends)
     _console().print(table)
 
 

@@ -76,9 +76,7 @@ def check(bridge: TransformerBridge, architecture: Architecture, name: str) -> C
         got = ablated_logits(bridge, architecture, suffix, writes["corrupted"], keep, edit_all=True)
         error = float((got - wanted).abs().max()) / scale
         if not error <= limit:
-            layer = _first_wrong_layer(
-                bridge, architecture, suffix, writes["corrupted"], seen, keep.any().item(), limit
-            )
+            layer = _first_wrong_layer(bridge, architecture, suffix, writes["corrupted"], seen, bool(keep.any()), limit)
             raise ModelError(
                 f"{name}: its graph is not exact: {statement}, but they differ by {error:.2g} of the largest logit "
                 f"(at most {limit:.0e} is rounding); {layer}"
