@@ -131,7 +131,8 @@ def _places(circuit: Circuit, edges: Sequence[_Edge]) -> dict[str, Point]:
     for i, row in enumerate(rows[1:-1]):
         if len(row) == 1:
             x[row[0]] += (0.9, -0.9, 0.3, -0.3)[i % 4]
-    return {node: (x[node], float(height[_row_of(node, circuit.graph.n_layers)])) for node in nodes}
+    middle = (max(x.values()) + min(x.values())) / 2 if x else 0.0
+    return {node: (x[node] - middle, float(height[_row_of(node, circuit.graph.n_layers)])) for node in nodes}
 
 
 def _spread(row: list[str], wish: dict[str, float], gap: float = 1.0) -> dict[str, float]:
@@ -203,6 +204,7 @@ def _add_nodes(figure: go.Figure, circuit: Circuit, edges: Sequence[_Edge], plac
         textfont={"size": 11, "color": "#111111"},
         marker={
             "symbol": "square",
+            "opacity": 1.0,
             "size": [max(34, 8 * len(n)) for n in names],
             "color": [NODE_COLOURS[kind] for kind in kinds],
             "line": {"color": "#444444", "width": 1},

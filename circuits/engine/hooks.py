@@ -41,7 +41,9 @@ def inference_state(bridge: TransformerBridge) -> Iterator[None]:
 
     Frozen weights keep autograd from saving what only their gradients would need.
     """
-    training = [module for module in bridge.modules() if module.training]
+    # Some parts of the original model are not among the bridge's own modules (GPT-2's dropout is one).
+    modules = dict.fromkeys([*bridge.modules(), *bridge.original_model.modules()])
+    training = [module for module in modules if module.training]
     trainable = [parameter for parameter in bridge.parameters() if parameter.requires_grad]
     try:
         for module in training:

@@ -1,0 +1,128 @@
+"""Loading: what is accepted, what is left alone, what is refused."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformer_lens import TransformerBridge, TransformerBridgeConfig
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+import circuits
+from circuits import InputError, ModelError
+from tests.tiny_models import CONFIGS, random_hf_model, tiny
+
+
+def state(model):
+    """What somebody would notice if it changed: modules, their modes and hooks, weights, and whether they train."""
+    modules = {name: (type(m), m.training, len(m._forward_hooks)) for name, m in model.named_modules()}
+    weights = {name: (p.clone(), p.requires_grad) for name, p in model.named_parameters()}
+    return modules, weights
+
+
+def assert_same_state(before, model):
+    modules, weights = before
+    now_modules, now_weights = state(model)
+    assert now_modules == modules
+    for name, (value, trainable) in weights.items():
+        assert torch.equal(now_weights[name][0], value)
+        assert now_weights[name][1] == trainable
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_hugging_face_model_is_left_as_it_was_and_shares_its_weights(name):
+    hf = random_hf_model(name).train()
+    before, config = state(hf), copy.deepcopy(hf.config.to_dict())
+    model = circuits.load_model(hf)
+    assert_same_state(before, hf)
+    assert hf.config.to_dict() == config
+    pointers = {p.data_ptr() for p in hf.parameters()}
+    assert model.bridge.original_model.get_input_embeddings().weight.data_ptr() in pointers
+
+
+def test_a_bridge_is_left_as_it_was():
+    hf = random_hf_model("gpt2")
+    bridge = build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config)
+    bridge.train()
+    before = state(bridge)
+    model = circuits.load_model(bridge)
+    assert model.bridge is bridge
+    assert_same_state(before, bridge)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_graph_has_the_models_shape(name):
+    graph, config = tiny(name).graph, tiny(name).bridge.cfg
+    assert (graph.n_layers, graph.n_heads) == (config.n_layers, config.n_heads)
+    assert graph.parallel == (name == "neox")
+    assert graph.grouped == (name == "llama")
+
+
+def test_a_native_attention_only_model_has_no_mlps():
+    config = TransformerBridgeConfig(
+        d_model=16, d_head=8, n_layers=2, n_ctx=16, n_heads=2, d_vocab=30, act_fn="relu", normalization_type=None,
+        attn_only=True, seed=0,
+    )  # fmt: skip
+    model = circuits.load_model(TransformerBridge.boot_native(config))
+    assert model.graph.mlps == (False, False)
+    assert model.report.none_kept < 1e-5
+
+
+class Leaking(nn.Module):
+    """Adds something to the residual stream that no head and no MLP wrote."""
+
+    def __init__(self, layer_norm):
+        super().__init__()
+        self.inner = layer_norm
+
+    def forward(self, *args, **kwargs):
+        out = self.inner(*args, **kwargs)
+        return (out[0] + 0.1 * out[0].square(), *out[1:]) if isinstance(out, tuple) else out + 0.1 * out.square()
+
+
+def test_a_model_whose_writers_do_not_sum_to_its_residual_stream_is_refused_with_the_layer():
+    hf = random_hf_model("gpt2")
+    bridge = build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config)
+    bridge.blocks[1].register_forward_hook(lambda m, args, out: Leaking(lambda x: x)(out))
+    with pytest.raises(ModelError, match=r"layer 1 adds something.*"):
+        circuits.load_model(bridge)
+
+
+def test_damaged_weights_are_refused():
+    hf = random_hf_model("gpt2")
+    with torch.no_grad():
+        hf.transformer.h[1].mlp.c_fc.weight[0, 0] = torch.nan
+    with pytest.raises(ModelError, match="not finite"):
+        circuits.load_model(hf)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "said"),
+    [
+        ("smollm2-135n", {}, "Did you mean 'smollm2-135m'"),
+        ("gpt2", {"dtype": "float12"}, "unknown dtype"),
+        ("gpt2", {"device": "gpu"}, "unknown device"),
+        (nn.Linear(2, 2), {}, "has no config"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_with_the_reason(given, options, said):
+    with pytest.raises(InputError, match=said):
+        circuits.load_model(given, **options)
+
+
+def test_text_without_a_tokenizer_is_refused():
+    with pytest.raises(InputError, match="token ids"):
+        tiny("gpt2").encode("hello")
+
+
+def test_the_weights_hash_is_of_the_weights():
+    one, same, other = (circuits.load_model(random_hf_model("gpt2", seed=seed)) for seed in (0, 0, 1))
+    assert one.weights_hash == same.weights_hash != other.weights_hash
+
+
+@pytest.mark.real_model
+def test_the_default_model_is_exact_and_encodes_with_bos(smollm2):
+    assert smollm2.graph.n_edges == 70_651
+    assert smollm2.encode("Mary")[0] == 0
+    assert smollm2.report.all_kept < 1e-5
+    assert smollm2.report.prefix_exact
