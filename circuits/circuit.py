@@ -81,10 +81,16 @@ class Circuit:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Names of the nodes that its edges touch, in graph order, `logits` last."""
-        read = [r for r, used in zip(self.graph.reader_nodes, self.mask.any(0).tolist(), strict=True) if used]
-        touched = {name for reader in read for name in self.graph.nodes_fed_by(reader)}
-        touched |= {w for w, used in zip(self.graph.writer_names, self.mask.any(1).tolist(), strict=True) if used}
+        """Names of the nodes that its edges touch, in graph order, `logits` last.
+
+        An edge into a shared key/value head touches those heads of its group that write an edge; all, if none does.
+        """
+        writing = {w for w, used in zip(self.graph.writer_names, self.mask.any(1).tolist(), strict=True) if used}
+        touched = set(writing)
+        for reader, used in zip(self.graph.reader_nodes, self.mask.any(0).tolist(), strict=True):
+            if used:
+                fed = self.graph.nodes_fed_by(reader)
+                touched |= (writing & set(fed)) or set(fed)
         return tuple(w for w in self.graph.writer_names if w in touched) + (
             ("logits",) if self.mask[:, -1].any() else ()
         )

@@ -58,7 +58,6 @@ def discover(
     """Score every edge of a model on a task, choose a circuit, test it and write it down."""
     from circuits.discover import METHODS, check_out, write_run
     from circuits.discover import discover as run_discovery
-    from circuits.question import Question
 
     if method not in METHODS:
         raise InputError(f"there is no method {method!r}; one of {', '.join(METHODS)}")
@@ -66,7 +65,6 @@ def discover(
     source = _find_pairs(target)
     loaded = _load(model, dtype, device, revision)
     pairs = source(loaded, n, seed)
-    Question.ask(loaded, pairs, metric, ablation, batch_size)
     found = run_discovery(
         loaded, pairs, method=method, edges=edges, by=by, steps=steps, quadrature=quadrature, metric=metric, ablation=ablation,
         n_random=random_circuits, seed=seed, batch_size=batch_size, stage=_stage,
@@ -243,9 +241,10 @@ def main() -> None:
     except InputError as problem:
         print(f"circuits: {problem}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("circuits: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:
+            print("circuits: interrupted; nothing was written", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

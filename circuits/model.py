@@ -82,7 +82,7 @@ class Model:
             raise InputError(
                 f"{self.name} has no tokenizer, so prompts must be lists of token ids, not text ({text!r})"
             )
-        ids = list(self.tokenizer(text)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         bos = self.tokenizer.bos_token_id
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 

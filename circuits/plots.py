@@ -193,24 +193,17 @@ def _add_nodes(figure: go.Figure, circuit: Circuit, edges: Sequence[_Edge], plac
     for edge in edges:
         out[edge.source] += 1
         into[edge.target] += 1
-    names = list(places)
-    kinds = [n if n in ("input", "logits") else "head" if n[0] == "a" else "mlp" for n in names]
-    figure.add_scatter(
-        x=[places[n][0] for n in names],
-        y=[places[n][1] for n in names],
-        text=names,
-        mode="markers+text",
-        textposition="middle center",
-        textfont={"size": 11, "color": "#111111"},
-        marker={
-            "symbol": "square",
-            "opacity": 1.0,
-            "size": [max(34, 8 * len(n)) for n in names],
-            "color": [NODE_COLOURS[kind] for kind in kinds],
-            "line": {"color": "#444444", "width": 1},
-        },
-        hovertext=[f"{n}<br>{into[n]} edges in, {out[n]} out" for n in names],
-        hoverinfo="text",
-        showlegend=False,
-        cliponaxis=False,
-    )
+    for node, (x, y) in places.items():
+        kind = node if node in ("input", "logits") else "head" if node[0] == "a" else "mlp"
+        figure.add_annotation(
+            x=x,
+            y=y,
+            text=node,
+            hovertext=f"{node}<br>{into[node]} edges in, {out[node]} out",
+            showarrow=False,
+            font={"size": 12, "color": "#111111"},
+            bgcolor=NODE_COLOURS[kind],
+            bordercolor="#444444",
+            borderwidth=1,
+            borderpad=4,
+        )

@@ -21,7 +21,7 @@ def test_every_edge_and_node_is_drawn_and_named(scores):
     figure = circuit_figure(circuit)
     shown = {text.split("<br>")[0] for trace in figure.data for text in trace.text if text}
     assert set(circuit.edges) <= shown
-    assert set(circuit.nodes) <= shown
+    assert {annotation.text for annotation in figure.layout.annotations} == set(circuit.nodes)
 
 
 def test_nodes_do_not_overlap_and_edges_go_upward():

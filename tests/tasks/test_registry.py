@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 import tasks
+from circuits import plugins
 from circuits.errors import InputError
 from tasks import words
 from tasks.base import At, Draw, Example, Task, UnusableError
@@ -45,8 +46,8 @@ def of(example: Callable[[Draw], Example]) -> Task:
 
 
 def entry_points(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
-    found = [EntryPoint(name, value, tasks.GROUP) for name, value in points]
-    monkeypatch.setattr(tasks, "entry_points", lambda group: found if group == tasks.GROUP else [])
+    found = [EntryPoint(name, value, plugins.GROUP) for name, value in points]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == plugins.GROUP else [])
 
 
 class TestLoading:
