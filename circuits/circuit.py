@@ -155,7 +155,8 @@ class Circuit:
     def pruned(self) -> "Circuit":
         """Without dead ends: only edges that lie on a path from `input` to `logits` remain.
 
-        A head is on a path if any of q, k and v is. Removing what cannot reach `logits` never changes the metric.
+        A head is on a path if any of q, k and v is. Removing what cannot reach `logits` never changes the metric (except
+        in post-norm models such as Gemma-2, where all heads of a layer share one norm).
         Removing nodes without inputs does not change it under interchange ablation (they compute their corrupted
         value); under others it ablates what such a node computes from nothing but constants.
         """

@@ -31,7 +31,7 @@ def assert_same_state(before, model):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_hugging_face_model_is_left_as_it_was_and_shares_its_weights(name):
-    hf = random_hf_model(name).train()
+    hf = random_hf_model(name, torch.float32).train()
     before, config = state(hf), copy.deepcopy(hf.config.to_dict())
     model = circuits.load_model(hf)
     assert_same_state(before, hf)
@@ -54,8 +54,8 @@ def test_a_bridge_is_left_as_it_was():
 def test_the_graph_has_the_models_shape(name):
     graph, config = tiny(name).graph, tiny(name).bridge.cfg
     assert (graph.n_layers, graph.n_heads) == (config.n_layers, config.n_heads)
-    assert graph.parallel == (name == "neox")
-    assert graph.grouped == (name == "llama")
+    assert graph.parallel == (name in ("gpt-j", "neox", "phi", "falcon", "cohere", "codegen"))
+    assert graph.grouped == (config.n_key_value_heads not in (None, config.n_heads))
 
 
 def test_a_native_attention_only_model_has_no_mlps():

@@ -19,18 +19,27 @@ from circuits.engine.prefix import Suffix
 from circuits.graph import Graph
 
 
-def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"]) -> set[str]:
+def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool = False) -> set[str]:
     """Names of the nodes whose output reaches `logits` along kept edges (`logits` among them).
 
     What any other node computes makes no difference: every reader that counts sees its replacement.
+
+    Args:
+        graph, keep: the circuit.
+        coupled: the heads of a layer go through one post-norm, so that each one's write depends on all: if one is live,
+            all are.
     """
     live = {"logits"}
     writers, readers = graph.writer_nodes, graph.reader_nodes
-    feeds = [graph.nodes_fed_by(reader) or ("logits",) for reader in readers]
     reads = keep.t().tolist()
     for r in range(len(readers) - 1, -1, -1):
-        if any(node in live for node in feeds[r]):
-            live.update(writers[w].name for w, kept in enumerate(reads[r][: readers[r].n_writers]) if kept)
+        reader = readers[r]
+        fed = graph.nodes_fed_by(reader) or ("logits",)
+        if coupled and reader.kind != "in":
+            fed = graph.writer_names[graph.head_writers(reader.layer)]
+        if any(node in live for node in fed):
+            live.update(fed if coupled else ())
+            live.update(writers[w].name for w, kept in enumerate(reads[r][: reader.n_writers]) if kept)
     return live
 
 
@@ -52,7 +61,8 @@ class _Ablation:
         keep = keep.to(embedding.device)
         self.missing = (edge_mask & ~keep).transpose(-1, -2)
         anywhere = self.missing if self.missing.ndim == 2 else self.missing.any(0)
-        live = live_nodes(self.graph, keep if keep.ndim == 2 else keep.any(0))
+        coupled = any(not block.linear_heads for block in architecture.blocks)
+        live = live_nodes(self.graph, keep if keep.ndim == 2 else keep.any(0), coupled)
         self.edited = [
             edit_all or (bool(lacks) and any(node in live for node in self.graph.nodes_fed_by(reader) or ("logits",)))
             for reader, lacks in zip(self.graph.reader_nodes, anywhere.any(1).tolist(), strict=True)

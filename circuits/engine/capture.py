@@ -179,9 +179,10 @@ class _GradientRecorder(_WriteRecorder):
         return value.detach().requires_grad_()
 
     def _keep(self, key: tuple[str, int], x: Tensor) -> Tensor:
-        # Returned, because a hook point that converts shapes shows a copy that is not on the way to the logits.
-        self.points[key] = x
-        return x
+        # A view of its own, returned: the tensor that a hook sees may be read by others too (one norm for attention and
+        # MLP, no norm at all), or be a reshaped copy that is not on the way to the logits.
+        self.points[key] = x.view_as(x)
+        return self.points[key]
 
     def _keep_mid(self, layer: int, x: Tensor) -> None:
         self.resid_mid[layer] = x.detach()

@@ -110,7 +110,7 @@ def describe_norm(bridge_norm: Any) -> Norm:
     weight = getattr(module, "weight", None)
     bias = getattr(module, "bias", None)
     if weight is not None and getattr(bridge_norm, "uses_weight_offset", False):
-        weight = 1.0 + weight
+        weight = (1.0 + weight).detach()
     config_eps = getattr(getattr(bridge_norm, "config", None), "eps", 1e-5)
     eps = getattr(module, "eps", getattr(module, "variance_epsilon", config_eps))
     width = weight.shape[-1] if weight is not None else bridge_norm.config.d_model
