@@ -2,15 +2,28 @@
 
 An ablation says, for every writer of a batch, the value that takes its place. Constants (attention output biases, norm
 biases) belong to no writer: they stay under every ablation.
+
+| name | a writer's value becomes |
+|---|---|
+| `interchange` | its value on the corrupted prompt |
+| `zero` | zero |
+| `mean` | its mean over all positions of the clean prompts of a reference set |
+| `mean_positional` | its mean over the reference prompts of the same length, position by position |
+| `gaussian` | its value when noise is added to the embeddings of chosen tokens (Meng et al. 2022, 2202.05262) |
+| `resample` | its value on another clean prompt of the same length, drawn once per pair |
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from torch import Tensor
 
 from circuits.engine.capture import Writes, capture_writes
+from circuits.engine.hooks import inference_state
 from circuits.engine.prefix import Suffix
 from circuits.errors import InputError
 
@@ -26,15 +39,19 @@ class Ablation(ABC):
         name: how it is written in files and on the command line.
         keeps_prefix: whether replacements equal the clean values in front of the first token in which a pair differs, so
             that those positions need not be computed again.
-        needs_corrupted: whether the corrupted prompts are used.
     """
 
     name: ClassVar[str]
     keeps_prefix: ClassVar[bool] = False
-    needs_corrupted: ClassVar[bool] = False
 
-    def prepare(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> None:  # noqa: B027 (most need nothing)
-        """Called once before the first batch, for what is estimated over a data set (means)."""
+    @property
+    def label(self) -> str:
+        """Name and options, for provenance."""
+        return self.name
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        """The same, ready for these pairs: what is estimated over a data set is estimated here, once."""
+        return self
 
     @abstractmethod
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
@@ -52,7 +69,6 @@ class Interchange(Ablation):
 
     name = "interchange"
     keeps_prefix = True
-    needs_corrupted = True
 
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
         bridge, architecture = model.bridge, model.architecture
@@ -68,7 +84,193 @@ class Zero(Ablation):
         return clean.map(torch.zeros_like)
 
 
-ABLATIONS: dict[str, type[Ablation]] = {ablation.name: ablation for ablation in (Interchange, Zero)}
+@dataclass(frozen=True, eq=False)
+class Mean(Ablation):
+    """A writer's mean over the clean prompts of a reference set and over their positions.
+
+    Attributes:
+        reference: the set; None: the pairs that are asked about.
+    """
+
+    reference: "PromptPairs | None" = None
+    means: Writes | None = field(default=None, repr=False)
+    name: ClassVar[str] = "mean"
+
+    @property
+    def label(self) -> str:
+        return self.name if self.reference is None else f"{self.name}(over {self.reference.source})"
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        reference = pairs if self.reference is None else self.reference
+        reference.validate_for(model)
+        total, n = None, 0
+        for writes in _clean_writes(model, reference, batch_size):
+            summed = writes.map(lambda x: x.to(_wide(x)).sum((0, 1), keepdim=True))
+            total = summed if total is None else total.plus(summed)
+            n += writes.embedding.shape[0] * writes.embedding.shape[1]
+        assert total is not None
+        return replace(self, means=total.map(lambda x: (x / n).to(model.dtype)))
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        assert self.means is not None
+        return clean.combine(self.means, lambda value, mean: mean.expand_as(value))
+
+
+@dataclass(frozen=True, eq=False)
+class MeanPositional(Ablation):
+    """A writer's mean, position by position, over the clean reference prompts of the same length.
+
+    Attributes:
+        reference: the set; None: the pairs that are asked about.
+    """
+
+    reference: "PromptPairs | None" = None
+    means: dict[int, Writes] = field(default_factory=dict, repr=False)
+    name: ClassVar[str] = "mean_positional"
+
+    @property
+    def label(self) -> str:
+        return self.name if self.reference is None else f"{self.name}(over {self.reference.source})"
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        reference = pairs if self.reference is None else self.reference
+        reference.validate_for(model)
+        counts: dict[int, int] = {}
+        totals: dict[int, Writes] = {}
+        for writes in _clean_writes(model, reference, batch_size):
+            length = writes.embedding.shape[1]
+            summed = writes.map(lambda x: x.to(_wide(x)).sum(0, keepdim=True))
+            totals[length] = totals[length].plus(summed) if length in totals else summed
+            counts[length] = counts.get(length, 0) + writes.embedding.shape[0]
+        for i, tokens in enumerate(pairs.clean):
+            if counts.get(len(tokens), 0) < 2:
+                raise InputError(
+                    f"pair {i} has {len(tokens)} tokens, and the reference set {counts.get(len(tokens), 0)} prompts of that "
+                    "length: a mean by position needs at least 2 (use more pairs, or ablation 'mean')"
+                )
+        means = {
+            length: total.map(lambda x, n=counts[length]: (x / n).to(model.dtype)) for length, total in totals.items()
+        }
+        return replace(self, means=means)
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        means = self.means[suffix.start + suffix.clean.shape[1]]
+        return clean.combine(means, lambda value, mean: mean[:, suffix.start :].expand_as(value))
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Ablation):
+    """A writer's value when Gaussian noise is added to the embeddings of some tokens of the clean prompt.
+
+    Attributes:
+        tokens: names of roles; empty: the tokens in which clean and corrupted prompts differ.
+        scale: the noise's standard deviation, in standard deviations of the embedding matrix's entries.
+        seed: of the noise; each pair has noise of its own, whatever the batches.
+    """
+
+    tokens: tuple[str, ...] = ()
+    scale: float = 3.0
+    seed: int = 0
+    name: ClassVar[str] = "gaussian"
+
+    @property
+    def label(self) -> str:
+        return f"gaussian(tokens={'+'.join(self.tokens) or 'differing'}, scale={self.scale:g}, seed={self.seed})"
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        for i, roles in enumerate(pairs.roles):
+            for token in self.tokens:
+                if token not in roles:
+                    known = ", ".join(roles) or "none"
+                    raise InputError(f"gaussian ablation: pair {i} has no role {token!r} (its roles: {known})")
+        return _GaussianOn(self, pairs)
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        raise NotImplementedError("prepare it first")
+
+
+@dataclass(frozen=True, eq=False)
+class _GaussianOn(Ablation):
+    """`Gaussian` with the pairs whose tokens it hits."""
+
+    gaussian: Gaussian
+    pairs: "PromptPairs"
+    name: ClassVar[str] = "gaussian"
+
+    @property
+    def label(self) -> str:
+        return self.gaussian.label
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        return self.gaussian.prepared(model, pairs, batch_size)
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        noise = torch.zeros_like(clean.embedding, device="cpu", dtype=torch.float32)
+        sigma = self.gaussian.scale * float(model.bridge.W_E.detach().float().std())
+        for row, index in enumerate(suffix.batch.index.tolist()):
+            pair = self.pairs.pair(index)
+            hit = [pair.roles[token] for token in self.gaussian.tokens] or [
+                i for i, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b
+            ]
+            generator = torch.Generator().manual_seed(self.gaussian.seed * 1_000_003 + index)
+            noise[row, hit] = sigma * torch.randn(len(hit), noise.shape[-1], generator=generator)
+        noise = noise.to(clean.embedding)
+        add = [(model.architecture.blocks[0].resid_pre, lambda x: x + noise)]
+        bridge, architecture = model.bridge, model.architecture
+        return capture_writes(bridge, architecture, suffix.clean, suffix.position, suffix.cache(), add)[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Resample(Ablation):
+    """A writer's value on another pair's clean prompt of the same length.
+
+    Attributes:
+        seed: of the draw.
+    """
+
+    seed: int = 0
+    partners: "tuple[tuple[int, ...], ...]" = field(default=(), repr=False)
+    name: ClassVar[str] = "resample"
+
+    @property
+    def label(self) -> str:
+        return f"resample(seed={self.seed})"
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        generator = torch.Generator().manual_seed(self.seed)
+        by_length: dict[int, list[int]] = {}
+        for i, tokens in enumerate(pairs.clean):
+            by_length.setdefault(len(tokens), []).append(i)
+        partners: dict[int, int] = {}
+        for length, members in by_length.items():
+            if len(members) < 2:
+                raise InputError(
+                    f"pair {members[0]} is the only one of {length} tokens: there is no other to resample from"
+                )
+            order = [members[k] for k in torch.randperm(len(members), generator=generator).tolist()]
+            partners |= dict(zip(order, [*order[1:], order[0]], strict=True))
+        return replace(self, partners=tuple(pairs.clean[partners[i]] for i in range(len(pairs))))
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        tokens = torch.tensor([self.partners[i] for i in suffix.batch.index.tolist()], device=suffix.clean.device)
+        bridge, architecture = model.bridge, model.architecture
+        return capture_writes(bridge, architecture, tokens[:, suffix.start :], suffix.position, suffix.cache())[1]
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _clean_writes(model: "Model", pairs: "PromptPairs", batch_size: int) -> Iterator[Writes]:
+    with inference_state(model.bridge):
+        for batch in pairs.batches(batch_size):
+            batch = batch.to(model.device)
+            yield capture_writes(model.bridge, model.architecture, batch.clean, batch.position)[1]
+
+
+ABLATIONS: dict[str, type[Ablation]] = {
+    ablation.name: ablation for ablation in (Interchange, Zero, Mean, MeanPositional, Gaussian, Resample)
+}
 
 
 def get_ablation(ablation: str | Ablation) -> Ablation:

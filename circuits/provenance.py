@@ -37,7 +37,7 @@ def provenance(question: "Question", method: str, options: Mapping[str, Any]) ->
             "method": method,
             "options": dict(options),
             "metric": question.metric.name,
-            "ablation": question.ablation.name,
+            "ablation": question.ablation.label,
             "model": model.name,
             "revision": model.revision,
             "weights_sha256": model.weights_hash,

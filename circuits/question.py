@@ -97,9 +97,7 @@ class Question:
             batch_size = _fitting_batch_size(model, pairs)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        question = cls(model, pairs, chosen, get_ablation(ablation), batch_size)
-        question.ablation.prepare(model, pairs, batch_size)
-        return question
+        return cls(model, pairs, chosen, get_ablation(ablation).prepared(model, pairs, batch_size), batch_size)
 
     def batches(self, share_prefix: bool | None = None) -> Iterator[Batch]:
         """The pairs in batches of equal length.

@@ -42,13 +42,23 @@ class Writes:
             tuple(None if mlp is None else function(mlp) for mlp in self.mlps),
         )
 
+    def combine(self, other: "Writes", function: Callable[[Tensor, Tensor], Tensor]) -> "Writes":
+        """`function` of both, tensor by tensor."""
+        return Writes(
+            function(self.embedding, other.embedding),
+            tuple(function(a, b) for a, b in zip(self.heads, other.heads, strict=True)),
+            tuple(
+                None if a is None or b is None else function(a, b) for a, b in zip(self.mlps, other.mlps, strict=True)
+            ),
+        )
+
     def minus(self, other: "Writes") -> "Writes":
         """Difference, writer by writer."""
-        return Writes(
-            self.embedding - other.embedding,
-            tuple(a - b for a, b in zip(self.heads, other.heads, strict=True)),
-            tuple(None if a is None or b is None else a - b for a, b in zip(self.mlps, other.mlps, strict=True)),
-        )
+        return self.combine(other, torch.sub)
+
+    def plus(self, other: "Writes") -> "Writes":
+        """Sum, writer by writer."""
+        return self.combine(other, torch.add)
 
 
 def stored_heads(block: Block, z: Tensor) -> Tensor:

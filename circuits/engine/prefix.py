@@ -37,7 +37,16 @@ class Suffix:
 
     def cache(self) -> Cache | None:
         """Keys and values of the prefix, to be handed to one forward pass (a pass extends what it is given)."""
-        return copy.deepcopy(self._cache)
+        return copy_cache(self._cache)
+
+
+def copy_cache(cache: Cache | None) -> Cache | None:
+    """A cache that can be extended without changing the original; the tensors themselves are shared."""
+    if cache is None or not hasattr(cache, "layers"):
+        return copy.deepcopy(cache)
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
 
 
 def prefix_cache(bridge: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> Cache:

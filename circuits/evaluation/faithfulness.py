@@ -84,12 +84,19 @@ def circuit_metrics(
     Raises:
         InputError: a circuit of another graph, an unknown metric or ablation.
     """
+    return ask_circuits(Question.ask(model, pairs, metric, ablation, batch_size), circuits, progress)
+
+
+def ask_circuits(
+    question: Question, circuits: Sequence[Circuit], progress: Progress | None = None
+) -> Float[Tensor, "circuit prompt"]:
+    """`circuit_metrics` of a question that was asked already."""
+    model, pairs = question.model, question.pairs
     for circuit in circuits:
         if circuit.graph != model.graph:
             raise InputError(
                 f"the circuit belongs to another graph ({circuit.graph}) than {model.name} ({model.graph})"
             )
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
     values = torch.empty(len(circuits), len(pairs), dtype=torch.float64)
     done = 0
     with inference_state(model.bridge):
@@ -157,5 +164,5 @@ def faithfulness(
     clean, ablated, found, random = values[0], values[1], values[2], values[3:].mean(1)
     value = _ratio(found, clean, ablated)
     return Faithfulness(
-        value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.name
+        value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.label
     )

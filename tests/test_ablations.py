@@ -1,0 +1,143 @@
+"""Every ablation against its definition, on the naive forward pass of a tiny GPT-2."""
+
+import pytest
+import torch
+
+from circuits import Circuit, InputError, PromptPairs, circuit_metric
+from circuits.ablations import ABLATIONS, Gaussian, Mean, MeanPositional, Resample, get_ablation
+from circuits.question import Question
+from tests.naive_gpt2 import NaiveGPT2
+from tests.tiny_models import random_hf_model, random_pairs, random_subset, tiny
+
+
+def naive_metric(pairs, circuit, replacement_of):
+    """The circuit's metric per prompt with replacements given by a function of the pair's number and its clean writers."""
+    naive, kept, values = NaiveGPT2(random_hf_model("gpt2")), set(circuit.edges), []
+    with torch.no_grad():
+        clean = [naive.run(torch.tensor(tokens))[1] for tokens in pairs.clean]
+        for i, pair in enumerate(pairs):
+            logits, _ = naive.run(torch.tensor(pair.clean), kept, replacement_of(i, clean))
+            values.append(float(logits[-1, pair.answers[0]] - logits[-1, pair.distractors[0]]))
+    return values
+
+
+def test_mean_is_the_mean_over_prompts_and_positions():
+    model, pairs = tiny("gpt2"), random_pairs(n=4)
+    circuit = random_subset(model, 0.5)
+
+    def mean(i, clean):
+        return {name: torch.stack([c[name] for c in clean]).mean((0, 1)).expand_as(clean[i][name]) for name in clean[i]}
+
+    for batch_size in (1, 4):
+        got = circuit_metric(model, pairs, circuit, ablation="mean", batch_size=batch_size)
+        assert got.tolist() == pytest.approx(naive_metric(pairs, circuit, mean), abs=1e-9)
+
+
+def test_positional_mean_is_the_mean_over_prompts_of_the_same_length():
+    model, short, long = tiny("gpt2"), random_pairs(n=3, length=5), random_pairs(n=2, length=7, seed=1)
+    pairs = PromptPairs.from_pairs([*short, *long], source="both")
+    circuit = random_subset(model, 0.5)
+
+    def mean(i, clean):
+        same = [c for c in clean if len(c["input"]) == len(clean[i]["input"])]
+        return {name: torch.stack([c[name] for c in same]).mean(0) for name in clean[i]}
+
+    for batch_size in (1, 4):
+        got = circuit_metric(model, pairs, circuit, ablation="mean_positional", batch_size=batch_size)
+        assert got.tolist() == pytest.approx(naive_metric(pairs, circuit, mean), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Mean, MeanPositional])
+def test_means_can_be_taken_over_a_reference_set(kind):
+    model, pairs, reference = tiny("gpt2"), random_pairs(n=2), random_pairs(n=6, seed=5)
+    circuit = random_subset(model, 0.5)
+    naive = NaiveGPT2(random_hf_model("gpt2"))
+    with torch.no_grad():
+        seen = [naive.run(torch.tensor(tokens))[1] for tokens in reference.clean]
+
+    def mean(i, clean):
+        stacked = {name: torch.stack([c[name] for c in seen]) for name in clean[i]}
+        if kind is Mean:
+            return {name: x.mean((0, 1)).expand_as(clean[i][name]) for name, x in stacked.items()}
+        return {name: x.mean(0) for name, x in stacked.items()}
+
+    got = circuit_metric(model, pairs, circuit, ablation=kind(reference))
+    assert got.tolist() == pytest.approx(naive_metric(pairs, circuit, mean), abs=1e-9)
+    assert "over tokens" in kind(reference).label
+
+
+def test_resample_takes_another_prompts_clean_value():
+    model, pairs = tiny("gpt2"), random_pairs(n=4)
+    circuit = random_subset(model, 0.5)
+    prepared = Resample(seed=3).prepared(model, pairs, 4)
+    partner = [pairs.clean.index(tokens) for tokens in prepared.partners]
+    assert all(partner[i] != i for i in range(4))
+    got = circuit_metric(model, pairs, circuit, ablation=Resample(seed=3), batch_size=3)
+    assert got.tolist() == pytest.approx(naive_metric(pairs, circuit, lambda i, clean: clean[partner[i]]), abs=1e-9)
+
+
+def test_gaussian_noise_hits_the_differing_tokens_only_and_is_each_pairs_own():
+    model = tiny("gpt2")
+    pairs = random_pairs(n=3, prefix=3)
+    values = {}
+    for batch_size in (1, 3):
+        question = Question.ask(model, pairs, None, Gaussian(seed=2), batch_size)
+        for batch in question.batches():
+            _, clean = question.clean_run(batch.suffix)
+            noised = question.replacement(batch.suffix, clean)
+            difference = noised.embedding - clean.embedding
+            for row, index in enumerate(batch.suffix.batch.index.tolist()):
+                differs = torch.tensor(pairs.clean[index]) != torch.tensor(pairs.corrupted[index])
+                assert not difference[row][~differs].any()
+                values.setdefault(index, []).append(difference[row][differs])
+    for first, second in values.values():
+        torch.testing.assert_close(first, second)
+    everything = torch.cat([first.flatten() for first, _ in values.values()])
+    sigma = 3 * float(model.bridge.W_E.detach().std())
+    assert float(everything.std()) == pytest.approx(sigma, rel=0.2)
+
+
+def test_all_edges_ablated_is_the_run_with_the_noise():
+    model, pairs = tiny("gpt2"), random_pairs(n=3)
+    noisy = circuit_metric(model, pairs, Circuit.empty(model.graph), ablation=Gaussian(seed=1))
+    again = circuit_metric(model, pairs, Circuit.empty(model.graph), ablation=Gaussian(seed=1), batch_size=1)
+    other = circuit_metric(model, pairs, Circuit.empty(model.graph), ablation=Gaussian(seed=2))
+    torch.testing.assert_close(noisy, again)
+    assert not torch.allclose(noisy, other)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("model_name", ["gpt2", "llama", "gemma2", "native-attention-only"])
+def test_no_ablation_does_nothing_and_nothing_ablated_is_the_model(name, model_name):
+    model, pairs = tiny(model_name), random_pairs(n=4)
+    full = circuit_metric(model, pairs, Circuit.full(model.graph), ablation=name)
+    plain = circuit_metric(model, pairs, Circuit.full(model.graph))
+    torch.testing.assert_close(full, plain, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(circuit_metric(model, pairs, Circuit.empty(model.graph), ablation=name), full)
+
+
+def test_mean_ablation_is_not_zero_ablation():
+    model, pairs = tiny("gpt2"), random_pairs(n=4)
+    mean, zero = (circuit_metric(model, pairs, Circuit.empty(model.graph), ablation=name) for name in ("mean", "zero"))
+    assert (mean - zero).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("ablation", "said"),
+    [
+        (MeanPositional(), "at least 2"),
+        (Resample(), "only one"),
+        (Gaussian(tokens=("subject",)), "no role 'subject'"),
+        ("means", "did you mean mean"),
+    ],
+)
+def test_impossible_ablations_are_refused(ablation, said):
+    with pytest.raises(InputError, match=said):
+        Question.ask(tiny("gpt2"), random_pairs(n=1), None, ablation)
+
+
+def test_asking_again_does_not_change_the_given_ablation():
+    ablation = Mean()
+    Question.ask(tiny("gpt2"), random_pairs(n=2), None, ablation)
+    assert ablation.means is None
+    assert get_ablation("mean") is not get_ablation("mean")
