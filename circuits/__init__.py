@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
     from circuits.evaluation.faithfulness import faithfulness as faithfulness
     from circuits.graph import Graph as Graph
+    from circuits.methods.activation_patching import activation_patching as activation_patching
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
     from circuits.metrics import Metric as Metric
     from circuits.model import Model as Model
     from circuits.model import load_model as load_model
+    from circuits.node_scores import NodeScores as NodeScores
     from circuits.pairs import PromptPairs as PromptPairs
     from circuits.scores import EdgeScores as EdgeScores
 
 _WHERE = {
+    "NodeScores": "node_scores",
+    "activation_patching": "methods.activation_patching",
     "Ablation": "ablations",
     "Circuit": "circuit",
     "EdgeScores": "scores",

@@ -20,10 +20,11 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from circuits.engine.capture import Writes, capture_writes
-from circuits.engine.hooks import inference_state
+from circuits.engine.hooks import Hook, inference_state
 from circuits.engine.prefix import Suffix
 from circuits.errors import InputError
 
@@ -64,15 +65,26 @@ class Ablation(ABC):
         """
 
 
-class Interchange(Ablation):
+class RunAblation(Ablation):
+    """An ablation whose values all come from one other run of the model."""
+
+    @abstractmethod
+    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
+        """That run: its tokens, and hooks to put on."""
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        tokens, hooks = self.run(model, suffix)
+        return capture_writes(model.bridge, model.architecture, tokens, suffix.position, suffix.cache(), hooks)[1]
+
+
+class Interchange(RunAblation):
     """A writer's value on the corrupted prompt."""
 
     name = "interchange"
     keeps_prefix = True
 
-    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
-        bridge, architecture = model.bridge, model.architecture
-        return capture_writes(bridge, architecture, suffix.corrupted, suffix.position, suffix.cache())[1]
+    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
+        return suffix.corrupted, []
 
 
 class Zero(Ablation):
@@ -190,7 +202,7 @@ class Gaussian(Ablation):
 
 
 @dataclass(frozen=True, eq=False)
-class _GaussianOn(Ablation):
+class _GaussianOn(RunAblation):
     """`Gaussian` with the pairs whose tokens it hits."""
 
     gaussian: Gaussian
@@ -204,8 +216,8 @@ class _GaussianOn(Ablation):
     def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
         return self.gaussian.prepared(model, pairs, batch_size)
 
-    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
-        noise = torch.zeros_like(clean.embedding, device="cpu", dtype=torch.float32)
+    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
+        noise = torch.zeros(*suffix.clean.shape, int(model.bridge.cfg.d_model))
         sigma = self.gaussian.scale * float(model.bridge.W_E.detach().float().std())
         for row, index in enumerate(suffix.batch.index.tolist()):
             pair = self.pairs.pair(index)
@@ -214,14 +226,12 @@ class _GaussianOn(Ablation):
             ]
             generator = torch.Generator().manual_seed(self.gaussian.seed * 1_000_003 + index)
             noise[row, hit] = sigma * torch.randn(len(hit), noise.shape[-1], generator=generator)
-        noise = noise.to(clean.embedding)
-        add = [(model.architecture.blocks[0].resid_pre, lambda x: x + noise)]
-        bridge, architecture = model.bridge, model.architecture
-        return capture_writes(bridge, architecture, suffix.clean, suffix.position, suffix.cache(), add)[1]
+        noise = noise.to(model.device, model.dtype)
+        return suffix.clean, [(model.architecture.blocks[0].resid_pre, lambda x: x + noise)]
 
 
 @dataclass(frozen=True, eq=False)
-class Resample(Ablation):
+class Resample(RunAblation):
     """A writer's value on another pair's clean prompt of the same length.
 
     Attributes:
@@ -251,10 +261,9 @@ class Resample(Ablation):
             partners |= dict(zip(order, [*order[1:], order[0]], strict=True))
         return replace(self, partners=tuple(pairs.clean[partners[i]] for i in range(len(pairs))))
 
-    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
         tokens = torch.tensor([self.partners[i] for i in suffix.batch.index.tolist()], device=suffix.clean.device)
-        bridge, architecture = model.bridge, model.architecture
-        return capture_writes(bridge, architecture, tokens[:, suffix.start :], suffix.position, suffix.cache())[1]
+        return tokens[:, suffix.start :], []
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -68,6 +68,13 @@ class Model:
         return int(self.bridge.cfg.d_vocab)
 
     @property
+    def n_neurons(self) -> int:
+        """Neurons per MLP; 0 where their hook is missing (expert layers) or there are no MLPs."""
+        if all(block.neurons is None for block in self.architecture.blocks):
+            return 0
+        return int(getattr(self.bridge.cfg, "d_mlp", 0) or 0)
+
+    @property
     def n_ctx(self) -> int:
         """Longest prompt, in tokens."""
         return int(self.bridge.cfg.n_ctx)

@@ -34,11 +34,13 @@ class Block:
         resid_mid: the MLP's input before its norm, where that is a hook of its own; else None (it is `mlp_in` itself,
             or `resid_pre` in parallel blocks that share one norm).
         mlp_out: the MLP's write into the residual stream.
+        neurons: the MLP's hidden units behind the activation: [batch, pos, neuron]; None where there is no such hook.
         attn_norm, mlp_norm: norms before the readers q, k, v and before the MLP.
         post_norm: norm applied to attention's write, if there is one.
         scale: factor applied to attention's write.
         parallel: attention and MLP read the same residual stream.
         attention: TransformerLens' attention component.
+        module: the whole block.
     """
 
     layer: int
@@ -51,12 +53,14 @@ class Block:
     mlp_in: HookPoint | None
     resid_mid: HookPoint | None
     mlp_out: HookPoint | None
+    neurons: HookPoint | None
     attn_norm: Norm
     mlp_norm: Norm
     post_norm: Norm | None
     scale: float
     parallel: bool
     attention: Any
+    module: Any
 
     def projection(self, part: str) -> Float[Tensor, "head d_model d_head"]:
         """`W_Q`, `W_K` or `W_V`, one matrix per (key/value) head."""
@@ -168,12 +172,14 @@ def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Blo
         mlp_in=point("mlp.hook_in") if has_mlp else None,
         resid_mid=point("ln2.hook_in") if has_mlp and has_ln2 else None,
         mlp_out=point("hook_mlp_out") if has_mlp else None,
+        neurons=points.get(f"blocks.{layer}.mlp.hook_post"),
         attn_norm=describe_norm(parts.get("ln1")),
         mlp_norm=describe_norm(mlp_norm),
         post_norm=describe_norm(parts["ln1_post"]) if "ln1_post" in parts else None,
         scale=float(getattr(block, "residual_contribution_scale", 1.0)),
         parallel=parallel,
         attention=block.attn,
+        module=block,
     )
 
 

@@ -15,6 +15,7 @@ from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Writes, capture_writes, stack
 from circuits.engine.hooks import run
 from circuits.engine.prefix import Suffix, prefix_cache
+from circuits.engine.resume import base_run, resume
 from circuits.errors import ModelError
 from circuits.pairs import PairBatch, PromptPairs
 
@@ -29,6 +30,7 @@ class CheckReport:
         none_kept: no edge kept against the corrupted prompts' logits.
         prefix: suffix behind a cached prefix against the whole prompt; None where the model takes no cache.
         prefix_exact: whether cached prefixes may be used.
+        resume_exact: whether passes may begin in the middle.
     """
 
     residual: float
@@ -36,6 +38,7 @@ class CheckReport:
     none_kept: float
     prefix: float | None
     prefix_exact: bool
+    resume_exact: bool
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -84,7 +87,8 @@ def check(bridge: TransformerBridge, architecture: Architecture, name: str) -> C
         errors[statement] = error
     all_kept, none_kept = errors.values()
     prefix = _prefix_error(bridge, architecture, batch, plain, scale)
-    return CheckReport(residual, all_kept, none_kept, prefix, prefix is not None and prefix <= limit)
+    resume_exact = _resumes(bridge, architecture, batch, plain, limit * scale)
+    return CheckReport(residual, all_kept, none_kept, prefix, prefix is not None and prefix <= limit, resume_exact)
 
 
 def _example(d_vocab: int, n_ctx: int) -> PairBatch:
@@ -154,3 +158,14 @@ def _prefix_error(
     except Exception:  # whatever a model's code does with a cache it cannot take: then it gets none
         return None
     return float((got - plain).abs().max()) / scale
+
+
+def _resumes(
+    bridge: TransformerBridge, architecture: Architecture, batch: PairBatch, plain: Tensor, limit: float
+) -> bool:
+    try:
+        base = base_run(bridge, architecture, batch.clean, batch.position)
+        got = resume(bridge, architecture, base, len(architecture.blocks) - 1, [], tiles=2)
+    except Exception:  # a block that cannot be skipped: then passes begin at the first one
+        return False
+    return bool((got.reshape(2, *plain.shape) - plain).abs().max() <= limit)

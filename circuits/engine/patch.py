@@ -1,0 +1,144 @@
+"""Runs in which the values of some nodes come from another run.
+
+Several interventions share one pass: each has a tile of the batch to itself. The pass begins at the first layer that any
+of them touches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+from transformer_lens.hook_points import HookPoint
+
+from circuits.engine.architecture import Architecture
+from circuits.engine.hooks import Cache, Hook, run
+from circuits.engine.prefix import copy_cache
+from circuits.engine.resume import BaseRun, resume
+from circuits.errors import ModelError
+from circuits.nodes import Site
+
+Values = dict[tuple[int, str], Tensor]
+"""(layer, hook point) -> the activation there, [batch, pos, …]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """One node's value replaced.
+
+    Attributes:
+        site: where.
+        position: at this position of each prompt (negative: nowhere in this prompt); None: at all positions.
+    """
+
+    site: Site
+    position: Int[Tensor, " batch"] | None = None
+
+
+Intervention = Sequence[Patch]
+
+
+class ValueRecorder:
+    """Hooks that keep the activations at which some sites sit.
+
+    Attributes:
+        values: the activations, once a pass has been made under the hooks.
+    """
+
+    def __init__(self, architecture: Architecture, sites: Sequence[Site]) -> None:
+        self.values: Values = {}
+        self._points = [
+            ((layer, point), _hook_point(architecture, layer, point))
+            for layer, point in sorted({(site.layer, site.point) for site in sites})
+        ]
+
+    def hooks(self) -> list[Hook]:
+        return [(point, lambda x, key=key: self.values.__setitem__(key, x)) for key, point in self._points]
+
+
+def record_values(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    tokens: Int[Tensor, "batch pos"],
+    position: Int[Tensor, " batch"],
+    sites: Sequence[Site],
+    cache: Cache | None = None,
+    hooks: Sequence[Hook] = (),
+) -> tuple[Float[Tensor, "batch d_vocab"], Values]:
+    """Logits, and the activations at which the sites sit, of one run under `hooks`."""
+    recorder = ValueRecorder(architecture, sites)
+    with torch.no_grad():
+        logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *recorder.hooks()], copy_cache(cache))
+    return logits, recorder.values
+
+
+def changed_prompts(own: Values, source: Values, patches: Intervention) -> Bool[Tensor, " batch"]:
+    """Whether an intervention changes anything in each prompt: where it does not, its effect is exactly zero."""
+    changed = []
+    for patch in patches:
+        key = (patch.site.layer, patch.site.point)
+        differs = own[key] != source[key]
+        differs = differs if patch.site.index is None else differs[:, :, patch.site.index]
+        differs = differs.reshape(*differs.shape[:2], -1).any(2)
+        if patch.position is not None:
+            at = patch.position.clamp(min=0)[:, None]
+            differs = differs.gather(1, at) & (patch.position >= 0)[:, None]
+        changed.append(differs.any(1))
+    return torch.stack(changed).any(0)
+
+
+def _hook_point(architecture: Architecture, layer: int, point: str) -> HookPoint:
+    found = getattr(architecture.blocks[layer], point)
+    if found is None:
+        raise ModelError(f"layer {layer} of this model has no hook for {point}, so it cannot be patched there")
+    return found
+
+
+def patched_logits(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    base: BaseRun,
+    values: Values,
+    interventions: Sequence[Intervention],
+) -> Float[Tensor, "intervention batch d_vocab"]:
+    """Logits of the base run under each intervention.
+
+    Args:
+        bridge, architecture: the model.
+        base: the run that is changed.
+        values: where replacing values come from, for every hook point that is touched.
+        interventions: each a set of patches that are made together.
+    """
+    tiles = len(interventions)
+    touched: dict[tuple[int, str], list[tuple[int, Patch]]] = {}
+    for tile, patches in enumerate(interventions):
+        for patch in patches:
+            touched.setdefault((patch.site.layer, patch.site.point), []).append((tile, patch))
+    hooks: list[Hook] = []
+    for (layer, point), patches in touched.items():
+        hooks.append(
+            (
+                _hook_point(architecture, layer, point),
+                lambda x, source=values[layer, point], patches=patches: _replace(x, source, patches, tiles),
+            )
+        )
+    first = min((layer for layer, _ in touched), default=len(architecture.blocks) - 1)
+    logits = resume(bridge, architecture, base, first, hooks, tiles)
+    return logits.reshape(tiles, len(base), -1)
+
+
+def _replace(x: Tensor, source: Tensor, patches: Sequence[tuple[int, Patch]], tiles: int) -> Tensor:
+    batch = len(source)
+    x = x.clone().reshape(tiles, batch, *x.shape[1:])
+    for tile, patch in patches:
+        index = patch.site.index
+        into, out_of = (x[tile], source) if index is None else (x[tile][:, :, index], source[:, :, index])
+        if patch.position is None:
+            into.copy_(out_of)
+        else:
+            rows = (patch.position >= 0).nonzero()[:, 0]
+            at = patch.position[rows]
+            into[rows, at] = out_of[rows, at]
+    return x.flatten(0, 1)

@@ -1,0 +1,131 @@
+"""Forward passes that begin in the middle: what comes before the first changed layer is computed once.
+
+The blocks before a layer are skipped (each hands on what it is given), and the stored residual stream takes the place of
+what enters that layer. Embedding, masks, positions, the final norm and the unembedding run as the model itself runs them,
+so this holds for any architecture; whether it is exact for a loaded model is part of the check at loading.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from circuits.engine.architecture import Architecture
+from circuits.engine.hooks import Cache, Hook, run
+from circuits.engine.prefix import copy_cache
+
+
+@dataclass(frozen=True, eq=False)
+class BaseRun:
+    """A run to start again from.
+
+    Attributes:
+        tokens: its token ids.
+        position: the position whose logits are read.
+        cache: keys and values in front of `tokens`, or None.
+        resid_pre: what entered each block.
+        logits: its logits at `position`.
+        output_lengths: per block, the length of the tuple it returned; None: a bare tensor.
+        exact: whether passes may begin in the middle; if not, they run from the first block.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    position: Int[Tensor, " batch"]
+    cache: Cache | None
+    resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
+    logits: Float[Tensor, "batch d_vocab"]
+    output_lengths: tuple[int | None, ...]
+    exact: bool = True
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def base_run(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    tokens: Int[Tensor, "batch pos"],
+    position: Int[Tensor, " batch"],
+    cache: Cache | None = None,
+    hooks: Sequence[Hook] = (),
+    exact: bool = True,
+) -> BaseRun:
+    """Runs once (under `hooks`, which are part of the run) and keeps what later passes start from."""
+    resid: list[Tensor] = []
+    lengths: list[int | None] = []
+
+    def keep_shape(module: Any, args: Any, output: Any) -> None:
+        lengths.append(len(output) if isinstance(output, tuple) else None)
+
+    handles = [block.module.register_forward_hook(keep_shape) for block in architecture.blocks]
+    try:
+        record = [(block.resid_pre, resid.append) for block in architecture.blocks]
+        with torch.no_grad():
+            logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *record], copy_cache(cache))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return BaseRun(tokens, position, cache, tuple(resid), logits, tuple(lengths), exact)
+
+
+def resume(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    base: BaseRun,
+    layer: int,
+    hooks: Sequence[Hook],
+    tiles: int = 1,
+) -> Float[Tensor, "rows d_vocab"]:
+    """Logits of the base run, from `layer` on under hooks.
+
+    Args:
+        bridge, architecture: the model.
+        base: the run to start from.
+        layer: the first layer that the hooks change.
+        hooks: they see every prompt `tiles` times: rows = tiles · batch, tile by tile.
+        tiles: copies of the batch in one pass.
+    """
+    layer = layer if base.exact else 0
+    blocks = architecture.blocks
+
+    def start(x: Tensor) -> Tensor:
+        return base.resid_pre[layer].repeat(tiles, 1, 1)
+
+    first = [(blocks[layer].resid_pre, start)]
+    tokens, position = base.tokens.repeat(tiles, 1), base.position.repeat(tiles)
+    with torch.no_grad(), _skipping(architecture, base, layer):
+        return run(bridge, architecture.unembed, tokens, position, [*first, *hooks], _tiled(base.cache, tiles))
+
+
+@contextmanager
+def _skipping(architecture: Architecture, base: BaseRun, layer: int) -> Iterator[None]:
+    """Blocks before `layer` return their input, in the form that the model expects of them."""
+    skipped = architecture.blocks[:layer]
+    try:
+        for block in skipped:
+            object.__setattr__(block.module, "forward", _identity(base.output_lengths[block.layer]))
+        yield
+    finally:
+        for block in skipped:
+            block.module.__dict__.pop("forward", None)
+
+
+def _identity(length: int | None) -> Callable[..., Any]:
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return hidden_states if length is None else (hidden_states, *[None] * (length - 1))
+
+    return forward
+
+
+def _tiled(cache: Cache | None, tiles: int) -> Cache | None:
+    twin = copy_cache(cache)
+    if twin is not None and tiles > 1:
+        for layer in twin.layers:
+            layer.keys = layer.keys.repeat(tiles, 1, 1, 1)
+            layer.values = layer.values.repeat(tiles, 1, 1, 1)
+    return twin

@@ -1,0 +1,219 @@
+"""Activation patching: the effect of a node, measured by giving it its value from the other run.
+
+Two directions (Zhang & Nanda 2024, 2309.16042). *Denoising* runs the corrupted prompt and restores a node's clean value:
+
+    effect = metric(corrupted, node <- clean) - metric(corrupted)
+
+*Noising* runs the clean prompt and gives a node its corrupted value:
+
+    effect = metric(clean) - metric(clean, node <- corrupted)
+
+Positive = the node helps. Normalised on dataset means: effect / (metric(clean) - metric(corrupted)), which for denoising is
+(patched - corrupted) / (clean - corrupted). With `window`, nodes of neighbouring layers are patched together (Meng et al.
+2022): such effects are larger, and say nothing of a single layer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuits.ablations import Ablation, RunAblation
+from circuits.engine.hooks import inference_state
+from circuits.engine.patch import (
+    Intervention,
+    Patch,
+    ValueRecorder,
+    changed_prompts,
+    patched_logits,
+    record_values,
+)
+from circuits.engine.resume import base_run
+from circuits.errors import InputError, PairsError
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.node_scores import NodeScores, node_scores
+from circuits.nodes import Site, select_sites
+from circuits.pairs import PromptPairs
+from circuits.provenance import provenance
+from circuits.question import Batch, Progress, Question
+
+DIRECTIONS = ("denoising", "noising")
+ROWS_AT_ONCE = 48
+"""Prompts in one pass, when several nodes share it."""
+
+
+def activation_patching(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    nodes: str | Sequence[str] = "heads+mlps",
+    positions: str | Sequence[str] | None = None,
+    direction: str = "denoising",
+    window: int = 1,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """Patches nodes one after the other and measures the metric.
+
+    Args:
+        model, pairs: what is asked.
+        nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
+        positions: None: a node at all positions at once; `each`: every position for itself (prompts of equal length);
+            `roles`: the positions that the task names; or names of roles.
+        direction: `denoising` or `noising`.
+        window: how many neighbouring layers are patched together; the score of a node is that of the window centred on it.
+        metric: None: the one the task prefers.
+        ablation: where corrupted values come from: `interchange` (the corrupted prompt), `gaussian` (noise on the
+            embedding), or `resample`.
+        batch_size: pairs at a time; results do not depend on it.
+        progress: called with (patched runs done, in all).
+
+    Returns:
+        Effects per node (and position) and prompt.
+
+    Raises:
+        InputError: an unknown option or node, or an ablation that is no run of the model.
+        PairsError: positions that the pairs do not have.
+    """
+    if direction not in DIRECTIONS:
+        raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+    if window < 1:
+        raise InputError(f"window must be at least 1, got {window}")
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    if not isinstance(question.ablation, RunAblation):
+        raise InputError(
+            f"activation patching takes values from another run of the model, and {question.ablation.name} ablation is "
+            "none; use interchange, gaussian or resample"
+        )
+    sites = select_sites(model.graph, nodes, model.n_neurons)
+    sweep = Sweep(sites, _position_axis(pairs, positions), window)
+    shape = (len(sites), *(() if sweep.positions is None else (len(sweep.positions),)), len(pairs))
+    effects = torch.zeros(shape, dtype=torch.float64)
+    runs = torch.zeros(2, len(pairs), dtype=torch.float64)
+    done = 0
+    with inference_state(model.bridge):
+        for batch in question.batches():
+            index = batch.suffix.batch.index.cpu()
+            patched, clean, corrupted = sweep_batch(question, batch, sweep, direction)
+            runs[:, index] = torch.stack([clean, corrupted]).to("cpu", torch.float64)
+            effect = patched - corrupted if direction == "denoising" else clean - patched
+            effects[..., index] = effect.to("cpu", torch.float64).reshape(*shape[:-1], len(index))
+            done += len(index)
+            if progress is not None:
+                progress(done, len(pairs))
+    options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": sweep.positions, "window": window,
+               "direction": direction}  # fmt: skip
+    origin = provenance(question, "activation_patching", options)
+    sign = question.metric.sign
+    return node_scores(
+        tuple(site.name for site in sites), effects * sign, origin, sweep.positions, runs[0] * sign, runs[1] * sign
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which patches are made, one intervention after the other: sites × positions.
+
+    Attributes:
+        sites: the nodes.
+        positions: labels of the positions, None without.
+        window: layers patched together.
+    """
+
+    sites: tuple[Site, ...]
+    positions: tuple[str, ...] | None
+    window: int = 1
+
+    def interventions(self, batch: Batch, pairs: PromptPairs) -> list[list[Patch]]:
+        """In the order of the scores: positions change fastest."""
+        places: list[Tensor | None] = [None]
+        if self.positions is not None:
+            places = [_place(label, batch, pairs) for label in self.positions]
+        return [[Patch(s, place) for s in self._around(site)] for site in self.sites for place in places]
+
+    def _around(self, site: Site) -> list[Site]:
+        if self.window == 1:
+            return [site]
+        first = site.layer - (self.window - 1) // 2
+        layers = range(first, first + self.window)
+        return [
+            other
+            for other in self.sites
+            if other.layer in layers and (other.point, other.index) == (site.point, site.index)
+        ]
+
+
+def sweep_batch(question: Question, batch: Batch, sweep: Sweep, direction: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The metric of every patched run [intervention, prompt], of the clean run and of the corrupted one [prompt]."""
+    model, suffix = question.model, batch.suffix
+    bridge, architecture = model.bridge, model.architecture
+    assert isinstance(question.ablation, RunAblation)
+    corrupted_tokens, noise = question.ablation.run(model, suffix)
+    runs = {"clean": (suffix.clean, []), "corrupted": (corrupted_tokens, noise)}
+    base_name, source_name = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
+    tokens, hooks = runs[source_name]
+    source_logits, values = record_values(
+        bridge, architecture, tokens, suffix.position, sweep.sites, suffix.cache(), hooks
+    )
+    tokens, hooks = runs[base_name]
+    own = ValueRecorder(architecture, sweep.sites)
+    base = base_run(
+        bridge, architecture, tokens, suffix.position, suffix.cache(), [*hooks, *own.hooks()], model.report.resume_exact
+    )
+    ends = {name: question.metric(logits, batch.targets) for name, logits in
+            ((source_name, source_logits), (base_name, base.logits))}  # fmt: skip
+    interventions = sweep.interventions(batch, question.pairs)
+    changes = torch.stack([changed_prompts(own.values, values, patches) for patches in interventions])
+    metrics = ends[base_name].repeat(len(interventions), 1)
+    useful = changes.any(1).nonzero()[:, 0].tolist()
+    for chunk in _chunks(useful, interventions, max(1, ROWS_AT_ONCE // len(batch))):
+        logits = patched_logits(bridge, architecture, base, values, [interventions[i] for i in chunk])
+        for i, row in zip(chunk, logits, strict=True):
+            metrics[i] = torch.where(changes[i], question.metric(row, batch.targets), metrics[i])
+    return metrics, ends["clean"], ends["corrupted"]
+
+
+def _chunks(which: Sequence[int], interventions: Sequence[Intervention], tiles: int) -> list[list[int]]:
+    """Numbers of interventions, cut so that a pass begins as late as it can: those of one first layer together."""
+    chunks: list[list[int]] = []
+    previous = -1
+    for i in which:
+        first = min(patch.site.layer for patch in interventions[i])
+        if not chunks or len(chunks[-1]) == tiles or first != previous:
+            chunks.append([])
+        chunks[-1].append(i)
+        previous = first
+    return chunks
+
+
+def _position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if positions is None:
+        return None
+    if positions == "each":
+        lengths = {len(tokens) for tokens in pairs.clean}
+        if len(lengths) > 1:
+            raise PairsError(
+                f"positions='each' needs prompts of equal length, and these have {min(lengths)} to {max(lengths)} tokens; "
+                "use positions='roles', or pairs of one length"
+            )
+        return tuple(map(str, range(lengths.pop())))
+    common = [role for role in (pairs.roles[0] if len(pairs) else ()) if all(role in roles for roles in pairs.roles)]
+    wanted = common if positions == "roles" else [positions] if isinstance(positions, str) else list(positions)
+    for role in wanted:
+        for i, roles in enumerate(pairs.roles):
+            if role not in roles:
+                raise PairsError(f"pair {i} has no role {role!r} (its roles: {', '.join(roles) or 'none'})")
+    if not wanted:
+        raise PairsError("these pairs name no roles; use positions='each', or give roles in the file")
+    return tuple(sorted(wanted, key=lambda role: pairs.roles[0][role])) if positions == "roles" else tuple(wanted)
+
+
+def _place(label: str, batch: Batch, pairs: PromptPairs) -> Tensor:
+    """The position of a label in each prompt of the batch, from the suffix's start; negative where it lies before it."""
+    rows = batch.suffix.batch.index.tolist()
+    found = [int(label) if label.isdecimal() else pairs.roles[i][label] for i in rows]
+    return torch.tensor(found, device=batch.suffix.clean.device) - batch.suffix.start

@@ -1,0 +1,187 @@
+"""Sweeps against one hooked forward pass a patch, on every architecture."""
+
+import pytest
+import torch
+
+from circuits import InputError, PairsError, PromptPairs, activation_patching
+from circuits.ablations import Gaussian
+from circuits.engine.hooks import run
+from circuits.engine.resume import base_run, resume
+from circuits.metrics import get_metric, targets_of
+from circuits.nodes import select_sites
+from tests.tiny_models import ALL, FEW, atol, random_pairs, tiny
+
+
+def naive_patched(model, pairs, direction, sites, position=None):
+    """One whole forward pass for one intervention, prompt by prompt."""
+    return [naive_patched_prompt(model, pairs[i], direction, sites, position) for i in range(len(pairs))]
+
+
+def naive_patched_prompt(model, pair, direction, sites, position):
+    batch = next(iter(pair.batches(1)))
+    base, source = (batch.corrupted, batch.clean) if direction == "denoising" else (batch.clean, batch.corrupted)
+    stored, hooks = {}, []
+    points = {(site.layer, site.point) for site in sites}
+    for layer, point in points:
+        hook_point = getattr(model.architecture.blocks[layer], point)
+        hooks.append((hook_point, lambda x, key=(layer, point): stored.__setitem__(key, x.clone())))
+    with torch.no_grad():
+        run(model.bridge, model.architecture.unembed, source, batch.position, hooks)
+    hooks = []
+    for site in sites:
+
+        def patch(x, site=site):
+            x = x.clone()
+            at = slice(None) if position is None else position
+            if site.index is None:
+                x[:, at] = stored[site.layer, site.point][:, at]
+            else:
+                x[:, at, site.index] = stored[site.layer, site.point][:, at, site.index]
+            return x
+
+        hooks.append((getattr(model.architecture.blocks[site.layer], site.point), patch))
+    with torch.no_grad():
+        logits = run(model.bridge, model.architecture.unembed, base, batch.position, hooks)
+    return float(get_metric("logit_difference")(logits, targets_of(batch)))
+
+
+def naive_effects(model, pairs, direction, sites, position=None):
+    patched = torch.tensor(naive_patched(model, pairs, direction, sites, position))
+    untouched = torch.tensor(naive_patched(model, pairs, direction, [], position))
+    return (patched - untouched if direction == "denoising" else untouched - patched).tolist()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_every_head_and_mlp_is_one_patched_forward_pass(name, direction):
+    model, pairs = tiny(name), random_pairs(n=3, prefix=2)
+    scores = activation_patching(model, pairs, direction=direction)
+    for site, effects in zip(select_sites(model.graph, "heads+mlps"), scores.per_prompt, strict=True):
+        wanted = naive_effects(model, pairs, direction, [site])
+        assert effects.tolist() == pytest.approx(wanted, abs=max(1e-5, atol(name)), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_queries_keys_values_and_neurons_at_each_position(name):
+    model, pairs = tiny(name), random_pairs(n=2, length=5, prefix=2)
+    groups = "q+k+v+neurons" if model.n_neurons else "q+k+v"
+    scores = activation_patching(model, pairs, nodes=groups, positions="each")
+    sites = select_sites(model.graph, groups, model.n_neurons)
+    assert scores.positions == ("0", "1", "2", "3", "4")
+    for row in torch.randperm(len(sites), generator=torch.Generator().manual_seed(0))[:6].tolist():
+        for position in range(5):
+            wanted = naive_effects(model, pairs, "denoising", [sites[row]], position)
+            assert scores.per_prompt[row, position].tolist() == pytest.approx(
+                wanted, abs=max(1e-5, atol(name)), rel=1e-4
+            )
+    assert not scores.per_prompt[:, :2].any()  # nothing differs there
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_a_window_patches_neighbouring_layers_together(window):
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    scores = activation_patching(model, pairs, nodes="mlps", window=window)
+    sites = select_sites(model.graph, "mlps")
+    for i, site in enumerate(sites):
+        first = site.layer - (window - 1) // 2
+        together = [other for other in sites if first <= other.layer < first + window]
+        assert scores.per_prompt[i].tolist() == pytest.approx(
+            naive_effects(model, pairs, "denoising", together), abs=1e-5
+        )
+    assert scores.provenance["options"]["window"] == window
+
+
+def test_roles_name_the_positions_also_where_prompts_differ_in_length():
+    model = tiny("gpt2")
+    rows = [random_pairs(n=1, length=length, seed=length) for length in (5, 6, 7)]
+    pairs = PromptPairs.from_tokens(
+        [*(r.clean[0] for r in rows)], [*(r.corrupted[0] for r in rows)], [3, 4, 5], [30, 31, 32],
+        roles=[{"subject": 1, "end": 4}, {"end": 5, "subject": 3}, {"subject": 2, "end": 6}],
+    )  # fmt: skip
+    scores = activation_patching(model, pairs, nodes=["a1.h1", "m0"], positions="roles")
+    assert scores.positions == ("subject", "end")
+    for n, node in enumerate(scores.nodes):
+        site = select_sites(model.graph, [node])
+        for p, role in enumerate(scores.positions):
+            for i in range(3):
+                wanted = naive_effects(model, pairs[i], "denoising", site, pairs.roles[i][role])
+                assert float(scores.per_prompt[n, p, i]) == pytest.approx(wanted[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_patching_the_input_gives_the_other_run(name):
+    model, pairs = tiny(name), random_pairs(n=3)
+    denoised = activation_patching(model, pairs, nodes=["input"])
+    torch.testing.assert_close(denoised.per_prompt[0], denoised.clean - denoised.corrupted, rtol=1e-4, atol=1e-4)
+    assert denoised.normalised().tolist() == pytest.approx([1.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_identical_prompts_have_no_effect(name):
+    pairs = random_pairs(n=2)
+    same = PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
+    assert not activation_patching(tiny(name), same, nodes="heads+mlps+q+k+v").per_prompt.any()
+
+
+@pytest.mark.parametrize("ablation", ["gaussian", "resample"])
+def test_other_corruptions_are_runs_too(ablation):
+    model, pairs = tiny("gpt2"), random_pairs(n=4)
+    scores = activation_patching(model, pairs, nodes="input+heads", ablation=ablation, batch_size=3)
+    torch.testing.assert_close(scores.per_prompt[0], scores.clean - scores.corrupted)
+    assert (scores.clean - scores.corrupted).abs().min() > 0
+
+
+def test_scores_do_not_depend_on_the_batch_size():
+    model, pairs = tiny("gpt2"), random_pairs(n=5, prefix=1)
+    one, five = (activation_patching(model, pairs, batch_size=size).per_prompt for size in (1, 5))
+    torch.testing.assert_close(one, five)
+
+
+def test_a_loss_is_signed_like_the_behaviour():
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    gain, loss = (
+        activation_patching(model, pairs, metric=name).per_prompt for name in ("log_probability", "cross_entropy")
+    )
+    torch.testing.assert_close(gain, loss)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_passes_can_begin_at_any_layer(name):
+    model, pairs = tiny(name), random_pairs(n=2, prefix=3)
+    batch = next(iter(pairs.batches(2)))
+    assert model.report.resume_exact
+    base = base_run(model.bridge, model.architecture, batch.clean, batch.position)
+    for layer in range(model.graph.n_layers):
+        for tiles in (1, 2):
+            got = resume(model.bridge, model.architecture, base, layer, [], tiles).reshape(tiles, *base.logits.shape)
+            torch.testing.assert_close(got, base.logits.expand_as(got), rtol=1e-4, atol=1e-4)
+    assert all("forward" not in block.module.__dict__ for block in model.architecture.blocks)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"nodes": "head"}, InputError, "did you mean heads"),
+        ({"nodes": ["a9.h9"]}, InputError, "nearest"),
+        ({"nodes": ["m0.n99999"]}, InputError, "no neuron"),
+        ({"nodes": []}, InputError, "no nodes"),
+        ({"direction": "both"}, InputError, "denoising, noising"),
+        ({"window": 0}, InputError, "window"),
+        ({"ablation": "zero"}, InputError, "another run"),
+        ({"positions": "roles"}, PairsError, "name no roles"),
+        ({"positions": ("S1",)}, PairsError, "no role 'S1'"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(options, error, said):
+    with pytest.raises(error, match=said):
+        activation_patching(tiny("gpt2"), random_pairs(n=1), **options)
+
+
+def test_intervals_contain_the_mean_and_shrink_with_the_level():
+    scores = activation_patching(tiny("gpt2"), random_pairs(n=8))
+    low, high = scores.interval(0.95)
+    low50, high50 = scores.interval(0.5)
+    assert bool((low <= scores.values).all())
+    assert bool((scores.values <= high).all())
+    assert float((high50 - low50).sum()) < float((high - low).sum())
+    assert Gaussian().label.startswith("gaussian")
