@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from circuits.graph import Graph as Graph
     from circuits.methods.activation_patching import activation_patching as activation_patching
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
+    from circuits.methods.path_patching import path_patching as path_patching
     from circuits.metrics import Metric as Metric
     from circuits.model import Model as Model
     from circuits.model import load_model as load_model
@@ -46,6 +47,7 @@ _WHERE = {
     "edge_attribution": "methods.edge_attribution",
     "faithfulness": "evaluation.faithfulness",
     "load_model": "model",
+    "path_patching": "methods.path_patching",
     "random_circuit": "circuit",
 }
 

@@ -79,6 +79,15 @@ class Block:
         return getattr(self.attention, "b_O", None)
 
     @property
+    def constant(self) -> Float[Tensor, " d_model"] | None:
+        """What attention adds to the residual stream that no head writes: its output bias.
+
+        (None under a post-norm: a bias there would depend on the run, and the check at loading refuses it.)
+        """
+        bias = self.output_bias
+        return None if bias is None or self.post_norm is not None else bias * self.scale
+
+    @property
     def linear_heads(self) -> bool:
         """Whether a head's write is a fixed linear function of its z, so that z stands for the write."""
         return self.post_norm is None

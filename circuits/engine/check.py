@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
-from circuits.engine.ablate import ablated_logits
+from circuits.engine.ablate import Ablated, ablated_logits
 from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Writes, capture_writes, stack
 from circuits.engine.hooks import run
@@ -104,13 +104,14 @@ def _example(d_vocab: int, n_ctx: int) -> PairBatch:
 def _check_residual(
     architecture: Architecture, seen: dict[str, list[Tensor]], writes: dict[str, Writes], limit: float, name: str
 ) -> float:
-    """Constants are what no writer wrote: they must be the same on both prompts, in every layer."""
+    """What no writer wrote must be the constants we know of, on both prompts and in front of every layer."""
     graph, worst = architecture.graph, 0.0
     stacked = {which: stack(architecture, writes[which], writes[which].embedding.dtype) for which in writes}
-    for layer, (clean, corrupted) in enumerate(zip(seen["clean"], seen["corrupted"], strict=True)):
+    constant = torch.zeros_like(seen["clean"][0][0, 0])
+    for layer in range(graph.n_layers + 1):
         n = graph.n_writers_before_layer(layer)
-        constants = [x - stacked[which][:, :n].sum(1) for which, x in (("clean", clean), ("corrupted", corrupted))]
-        error = float((constants[0] - constants[1]).abs().max()) / float(clean.abs().max())
+        rests = [seen[which][layer] - stacked[which][:, :n].sum(1) - constant for which in seen]
+        error = max(float(rest.abs().max()) for rest in rests) / float(seen["clean"][layer].abs().max())
         if not error <= limit:
             where = f"in front of layer {layer}" if layer < graph.n_layers else "in front of the final norm"
             raise ModelError(
@@ -118,6 +119,8 @@ def _check_residual(
                 f"entry (at most {limit:.0e} is rounding), so layer {layer - 1} adds something that is no head and no MLP"
             )
         worst = max(worst, error)
+        known = architecture.blocks[layer].constant if layer < graph.n_layers else None
+        constant = constant if known is None else constant + known
     return worst
 
 
@@ -133,10 +136,8 @@ def _first_wrong_layer(
     """Which layer first departs from the clean residual stream when every reader is recomputed unchanged."""
     if not all_kept:
         return "with all edges kept it was exact, so what fails is the replacement of a writer"
-    from circuits.engine.ablate import _Ablation
-
     found: list[Tensor] = []
-    ablation = _Ablation(architecture, replacement, architecture.graph.edge_mask, edit_all=True)
+    ablation = Ablated(architecture, replacement, architecture.graph.edge_mask, edit_all=True)
     record = [(block.resid_pre, found.append) for block in architecture.blocks]
     with torch.no_grad():
         run(bridge, architecture.unembed, suffix.clean, suffix.position, [*record, *ablation.hooks()])

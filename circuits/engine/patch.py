@@ -111,6 +111,15 @@ def patched_logits(
         values: where replacing values come from, for every hook point that is touched.
         interventions: each a set of patches that are made together.
     """
+    hooks = patch_hooks(architecture, values, interventions)
+    layers = [patch.site.layer for patches in interventions for patch in patches]
+    first = min(layers, default=len(architecture.blocks) - 1)
+    logits = resume(bridge, architecture, base, first, hooks, len(interventions))
+    return logits.reshape(len(interventions), len(base), -1)
+
+
+def patch_hooks(architecture: Architecture, values: Values, interventions: Sequence[Intervention]) -> list[Hook]:
+    """Hooks that make the interventions, each on its own tile of the rows."""
     tiles = len(interventions)
     touched: dict[tuple[int, str], list[tuple[int, Patch]]] = {}
     for tile, patches in enumerate(interventions):
@@ -124,9 +133,7 @@ def patched_logits(
                 lambda x, source=values[layer, point], patches=patches: _replace(x, source, patches, tiles),
             )
         )
-    first = min((layer for layer, _ in touched), default=len(architecture.blocks) - 1)
-    logits = resume(bridge, architecture, base, first, hooks, tiles)
-    return logits.reshape(tiles, len(base), -1)
+    return hooks
 
 
 def _replace(x: Tensor, source: Tensor, patches: Sequence[tuple[int, Patch]], tiles: int) -> Tensor:
