@@ -225,8 +225,8 @@ def _entry(tensor: Tensor | None, index: tuple[int, int]) -> float | None:
 def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Circuit:
     """A random connected circuit: every edge lies on a path from `input` to `logits`.
 
-    Grown from random walks backwards from `logits`; the last few edges, where a whole walk would be too many, come
-    straight from `input` into nodes that are already there.
+    Grown from random walks backwards from `logits`; the last few edges, where a whole walk would be too many, join nodes
+    that are already there.
 
     Args:
         graph: where to draw from.

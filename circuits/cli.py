@@ -45,8 +45,8 @@ def discover(
     quadrature: Annotated[str, typer.Option(help="eap-ig: left, midpoint or right rule.")] = "midpoint",
     metric: Annotated[str | None, typer.Option(help="What is explained. Default: what the task prefers.")] = None,
     ablation: Annotated[str, typer.Option(help="What replaces an ablated value: interchange, zero.")] = "interchange",
-    n: Annotated[int, typer.Option("--n", help="Pairs to make from a task; a file's first n pairs.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of the pairs and of the random circuits.")] = 0,
+    n: Annotated[int | None, typer.Option("--n", help="Pairs. Default: 64 of a task, all of a file.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the pairs and of the random circuits.", min=0, max=2**63 - 1)] = 0,
     random_circuits: Annotated[int, typer.Option(help="Random circuits to compare with.", min=0)] = 5,
     batch_size: Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)] = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
@@ -82,17 +82,25 @@ def tasks(
 
     from circuits.plugins import find_task, task_names
 
-    loaded = _load(model, "float32", "auto", None)
+    try:
+        loaded = _load(model, "float32", "auto", None)
+    except InputError as problem:
+        print(f"circuits: no examples, since the model is not there: {problem}", file=sys.stderr)
+        loaded = None
     table = Table(title="tasks", show_lines=True)
     for heading in ("task", "what it asks", "clean / corrupted", "answer / distractor"):
         table.add_column(heading, overflow="fold")
     for name in task_names():
         task = find_task(name)
-        pair = next(iter(task.pairs(loaded, n=1, seed=0)))
-        prompts = "\n".join(loaded.tokenizer.decode(ids) for ids in (pair.clean, pair.corrupted))
-        ends = "\n".join(loaded.tokenizer.decode(ids[:3]) for ids in (pair.answers, pair.distractors))
-        table.add_row(name, task.title, prompts, ends)
+        table.add_row(name, task.title, *(_example(task, loaded) if loaded else ("", "")))
     _console().print(table)
+
+
+def _example(task: Any, model: "Model") -> tuple[str, str]:
+    """The two prompts of a task's first pair, and their answers and distractors, as the model's tokenizer shows them."""
+    pair = next(iter(task.pairs(model, n=1, seed=0)))
+    prompts = "\n".join(model.tokenizer.decode(ids) for ids in (pair.clean, pair.corrupted))
+    return prompts, "\n".join(model.tokenizer.decode(ids[:3]) for ids in (pair.answers, pair.distractors))
 
 
 @models_app.callback()
@@ -120,7 +128,7 @@ def fetch(name: Annotated[str, typer.Argument(help="A short name, such as smollm
     from circuits import zoo
 
     with zoo.rich_progress() as progress:
-        path = zoo.fetch(name, progress)
+        path = zoo.fetch(name, progress, full=True)
     _console().print(f"{name} is in {path}", soft_wrap=True)
 
 
@@ -136,11 +144,11 @@ def _find_pairs(target: str) -> Any:
     from circuits.plugins import find_task
 
     task = find_task(target)
-    return lambda model, n, seed: task.pairs(model, n=n, seed=seed)
+    return lambda model, n, seed: task.pairs(model, n=64 if n is None else n, seed=seed)
 
 
-def _first(pairs: "PromptPairs", n: int) -> "PromptPairs":
-    return pairs if len(pairs) <= n else pairs[:n]
+def _first(pairs: "PromptPairs", n: int | None) -> "PromptPairs":
+    return pairs if n is None or len(pairs) <= n else pairs[:n]
 
 
 def _load(name: str, dtype: str, device: str, revision: str | None) -> "Model":
@@ -204,34 +212,48 @@ def _print_summary(found: "Discovery", model: "Model", pairs: "PromptPairs", out
         (f"{numbers['metric']}, everything ablated ({numbers['ablation']})", f"{numbers['ablated']:.3f}"),
         (f"{numbers['metric']}, circuit", f"{numbers['circuit']:.3f}"),
         ("edges of the circuit", f"{numbers['edges']} of {numbers['edges_in_graph']}"),
+        ("edges chosen before dead ends were pruned", str(found.options["edges"])),
         ("nodes of the circuit", str(numbers["nodes"])),
-        ("faithfulness", f"{numbers['faithfulness']:.3f}"),
-        (f"faithfulness of {len(numbers['random_circuits'])} random circuits", f"{numbers['random_faithfulness']:.3f}"),
+        ("faithfulness", _decimal(numbers["faithfulness"])),
+        (
+            f"faithfulness of {len(numbers['random_circuits'])} random circuits",
+            _decimal(numbers["random_faithfulness"]),
+        ),
         ("seconds", ", ".join(f"{stage} {s:.1f}" for stage, s in found.seconds.items())),
     ]
     for row in rows:
         table.add_row(*row)
     strongest = Table(title="strongest edges", title_justify="left")
     strongest.add_column("edge")
+    strongest.add_column("in the circuit")
     strongest.add_column("effect", justify="right")
     strongest.add_column("std. error", justify="right")
     for edge, score, stderr in found.scores.strongest(10):
-        strongest.add_row(edge, f"{score:+.4f}", "–" if stderr != stderr else f"{stderr:.4f}")
+        strongest.add_row(
+            edge,
+            "yes" if edge in found.circuit else "no",
+            f"{score:+.4f}",
+            "–" if stderr != stderr else f"{stderr:.4f}",
+        )
     console = _console()
     console.print(table, strongest)
     console.print(f"written to {out} (open {out / 'circuit.html'} in a browser)", soft_wrap=True)
 
 
+def _decimal(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 def _console_stderr() -> Any:
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, markup=False)
 
 
 def main() -> None:
@@ -243,7 +265,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:
-            print("circuits: interrupted; nothing was written", file=sys.stderr)
+            print("circuits: interrupted; what was not finished was not written", file=sys.stderr)
         raise
 
 

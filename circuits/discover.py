@@ -21,10 +21,11 @@ from circuits.methods.edge_attribution import edge_attribution
 from circuits.model import Model
 from circuits.pairs import PromptPairs
 from circuits.question import Progress, Question
-from circuits.scores import EdgeScores
+from circuits.scores import EdgeScores, check_ranking
 
 METHODS = ("eap", "eap-ig")
 RUN_FILE = "run.json"
+RUN_FILES = ("pairs.jsonl", "scores.safetensors", "circuit.json", "circuit.graphml", "circuit.html")
 
 StageProgress = Callable[[str], contextlib.AbstractContextManager[Progress]]
 """Called with a stage's name; gives what is called with (done, in all) during the stage."""
@@ -65,17 +66,22 @@ class Discovery:
             "clean": float(faith.clean.mean()),
             "ablated": float(faith.ablated.mean()),
             "circuit": float(faith.circuit.mean()),
-            "faithfulness": faith.value,
+            "faithfulness": _number(faith.value),
             "random_circuits": [float(value) for value in faith.random],
-            "random_faithfulness": faith.random_value,
+            "random_faithfulness": _number(faith.random_value),
             "edges": len(self.circuit),
             "nodes": len(self.circuit.nodes),
             "edges_in_graph": self.circuit.graph.n_edges,
             "strongest": [
-                {"edge": edge, "score": score, "stderr": None if stderr != stderr else stderr}
+                {"edge": edge, "score": score, "stderr": _number(stderr), "in_circuit": edge in self.circuit}
                 for edge, score, stderr in self.scores.strongest(10)
             ],
         }
+
+
+def _number(value: float) -> float | None:
+    """NaN as None, which JSON can say."""
+    return None if value != value else value
 
 
 def discover(
@@ -115,7 +121,8 @@ def discover(
     if method not in METHODS:
         raise InputError(f"there is no method {method!r}; one of {', '.join(METHODS)}")
     if not 1 <= edges <= model.graph.n_edges:
-        raise InputError(f"--edges must be between 1 and the graph's {model.graph.n_edges}, got {edges}")
+        raise InputError(f"edges must be between 1 and the graph's {model.graph.n_edges}, got {edges}")
+    check_ranking(by)
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     question.metric.require_gradient(f"method {method}", at_clean=method == "eap")
     seconds: dict[str, float] = {}
@@ -154,18 +161,35 @@ def check_out(out: str | Path, overwrite: bool) -> Path:
         InputError: it holds a finished run and `overwrite` is not set, or something that is no run, or cannot be written.
     """
     out = Path(out)
-    parent = out.absolute().parent
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; --out names a directory")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / RUN_FILE).exists():
-            raise InputError(f"{out} holds files that are no run; choose another --out")
-        if not overwrite:
-            raise InputError(f"{out} holds a finished run; use --overwrite to replace it, or choose another --out")
-    existing = next(path for path in (parent, *parent.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {existing}, where {out} would go")
+    try:
+        if out.is_symlink() and not out.exists():
+            raise InputError(f"{out} is a link to nothing")
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} is a file; --out names a directory")
+        if out.is_dir() and any(out.iterdir()):
+            if not _is_run(out):
+                raise InputError(f"{out} holds files that are no run of ours; choose another --out")
+            if not overwrite:
+                raise InputError(f"{out} holds a finished run; use --overwrite to replace it, or choose another --out")
+        parent = out.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=parent)).rmdir()
+        if out.resolve() == Path.cwd():
+            raise InputError(f"{out} is the current directory, which cannot be replaced as a whole; name a new one")
+    except OSError as problem:
+        raise InputError(f"cannot write to {out}: {problem.strerror or problem}") from None
     return out
+
+
+def _is_run(directory: Path) -> bool:
+    """Whether all files here are a run's, and `run.json` is one of ours."""
+    if not {path.name for path in directory.iterdir()} <= {RUN_FILE, *RUN_FILES}:
+        return False
+    try:
+        run = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(run, dict) and run.get("schema") == 1 and "provenance" in run
 
 
 def write_run(discovery: Discovery, pairs: PromptPairs, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -181,7 +205,6 @@ def write_run(discovery: Discovery, pairs: PromptPairs, out: str | Path, *, over
     from circuits.plots import circuit_figure, write_html
 
     out = check_out(out, overwrite)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.absolute().parent))
     try:
         pairs.to_jsonl(temporary / "pairs.jsonl")
@@ -196,9 +219,11 @@ def write_run(discovery: Discovery, pairs: PromptPairs, out: str | Path, *, over
             "summary": discovery.summary(),
             "seconds": discovery.seconds,
         }
-        (temporary / RUN_FILE).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+        (temporary / RUN_FILE).write_text(json.dumps(run, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
-        _move_into_place(temporary, out)
+        _move_into_place(temporary, out, overwrite)
+    except OSError as problem:
+        raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
@@ -212,11 +237,15 @@ def _title(discovery: Discovery) -> str:
     )
 
 
-def _move_into_place(temporary: Path, out: Path) -> None:
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.absolute().parent))
-        os.replace(out, old / out.name)
-        os.replace(temporary, out)
+def _move_into_place(temporary: Path, out: Path, overwrite: bool) -> None:
+    """One rename; it fails if another run got there first, unless that is to be replaced."""
+    check_out(out, overwrite)
+    if not (overwrite and out.exists()):
+        os.rename(temporary, out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.absolute().parent))
+    try:
+        os.rename(out, old / out.name)
+        os.rename(temporary, out)
+    finally:
         shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(temporary, out)

@@ -21,6 +21,10 @@ Kind = Literal["q", "k", "v", "in"]
 Part = Literal["q", "k", "v", "mlp", "logits"]
 
 
+LARGEST = 100_000_000
+"""Writers times readers that a file may ask for; a model of 70B parameters has 34 million."""
+
+
 class Writer(NamedTuple):
     """A node that adds to the residual stream.
 
@@ -294,7 +298,11 @@ class Graph:
             raise InputError("a graph needs 'mlps', a list with true or false per layer")
         if type(parallel) is not bool:
             raise InputError(f"a graph needs 'parallel', true or false, got {parallel!r}")
-        return cls(sizes[0], sizes[1], sizes[2], tuple(mlps), parallel)
+        n_layers, n_heads, n_kv_heads = sizes
+        cells = (1 + n_layers * (n_heads + 1)) * (1 + n_layers * (n_heads + 2 * n_kv_heads + 1))
+        if cells > LARGEST:
+            raise InputError(f"a graph of {n_layers} layers and {n_heads} heads is larger than any model we know of")
+        return cls(n_layers, n_heads, n_kv_heads, tuple(mlps), parallel)
 
 
 def _lookup(positions: dict[str, int], name: str, what: str) -> int:

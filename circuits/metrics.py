@@ -69,7 +69,13 @@ class Metric:
 
     def __call__(self, logits: Float[Tensor, "batch d_vocab"], targets: Targets) -> Float[Tensor, " batch"]:
         """One number per prompt, in float32 or wider."""
-        return self.function(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
+        values = self.function(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
+        if values.shape != logits.shape[:1]:
+            raise InputError(
+                f"metric {self.name} gave shape {tuple(values.shape)} for {len(logits)} prompts; it must give one number per "
+                "prompt (no mean over the batch)"
+            )
+        return values
 
     def require_gradient(self, method: str, at_clean: bool = True) -> None:
         """Refuses a metric that a gradient method cannot use.
@@ -82,7 +88,7 @@ class Metric:
         if at_clean and not self.gradient_at_clean:
             raise InputError(
                 f"{method} takes the gradient at the clean run, where {self.name} has its minimum: the gradient and so "
-                f"every score is zero. Use another metric (logit_difference), or another method (eap-ig, acdc)"
+                f"every score is zero. Use another metric (logit_difference), or integrate (eap-ig)"
             )
 
 

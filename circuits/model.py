@@ -37,6 +37,7 @@ class Model:
         name: what it was loaded as.
         revision: revision of the checkpoint, where one was asked for.
         report: what the check at loading found.
+        compatibility_mode: whether TransformerLens' compatibility mode was on at loading; a later change is refused.
     """
 
     bridge: TransformerBridge
@@ -45,6 +46,7 @@ class Model:
     name: str
     revision: str | None
     report: CheckReport
+    compatibility_mode: bool = False
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.graph.n_layers} layers, {self.graph.n_edges} edges, {self.dtype}, {self.device})"
@@ -93,9 +95,21 @@ class Model:
         bos = self.tokenizer.bos_token_id
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """sha256 over all parameters and buffers (names, shapes, bytes)."""
+        """sha256 over all parameters and buffers (names, shapes, bytes); computed again when a weight has changed."""
+        tensors = [*self.bridge.original_model.parameters(), *self.bridge.original_model.buffers()]
+        state = tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
+        if state not in self._hashes:
+            self._hashes.clear()
+            self._hashes[state] = self._hash_weights()
+        return self._hashes[state]
+
+    @cached_property
+    def _hashes(self) -> dict[tuple[tuple[int, int], ...], str]:
+        return {}
+
+    def _hash_weights(self) -> str:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.bridge.original_model.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -150,7 +164,7 @@ def load_model(
     architecture = describe(bridge)
     with inference_state(bridge):
         report = check(bridge, architecture, name)
-    loaded = Model(bridge, architecture, tokenizer, name, revision, report)
+    loaded = Model(bridge, architecture, tokenizer, name, revision, report, bool(bridge.compatibility_mode))
     if isinstance(model, str) and model in zoo.names():
         _check_golden(loaded)
     return loaded
@@ -173,10 +187,15 @@ def _choose_device(device: str) -> str:
         raise InputError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda' or 'cuda:0'") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device!r} was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, NotImplementedError, AssertionError) as problem:
+        raise InputError(f"device {device!r} cannot be used: {str(problem).splitlines()[0]}") from None
     return device
 
 
 def _load_files(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -185,12 +204,21 @@ def _load_files(name: str, dtype: torch.dtype, revision: str | None, trust_remot
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager", **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
         raise ModelError(_not_loaded(name, problem)) from problem
     finally:
         if bars:
             logging.enable_progress_bar()
+    model, report = loaded
+    absent = sorted([*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])])
+    if absent:
+        raise ModelError(
+            f"{name}: the checkpoint lacks {len(absent)} of the model's tensors ({', '.join(absent[:3])}"
+            f"{' …' if len(absent) > 3 else ''}); they would be random numbers. Is the download complete?"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -200,7 +228,7 @@ def _load_files(name: str, dtype: torch.dtype, revision: str | None, trust_remot
 
 def _fetched(name: str) -> str:
     with zoo.rich_progress() as progress:
-        return str(zoo.fetch(name, progress))
+        return str(zoo.fetch(name, progress, full=True))
 
 
 def _not_loaded(name: str, problem: Exception) -> str:

@@ -38,13 +38,14 @@ def circuit_figure(circuit: Circuit, title: str | None = None) -> go.Figure:
     _add_nodes(figure, circuit, edges, places)
     rows = sorted({y for _, y in places.values()})
     labels = [next(_row_label(node) for node, (_, row) in places.items() if row == y) for y in rows]
-    widest = max((abs(x) for x, _ in places.values()), default=0.0)
+    drawn = [x for edge in edges for x, _ in _curve(places[edge.source], places[edge.target])]
+    widest = max((abs(x) for x in [*drawn, *(x for x, _ in places.values())]), default=0.0)
     figure.update_layout(
         title={"text": title or f"{len(circuit)} edges, {len(circuit.nodes)} nodes", "x": 0.5},
         template="plotly_white",
         width=int(min(1800, max(760, 110 + 2 * widest * 78 + 80))),
         height=int(max(420, 150 + 46 * len(rows))),
-        margin={"l": 70, "r": 30, "t": 60, "b": 30},
+        margin={"l": 70, "r": 30, "t": 90, "b": 30},
         xaxis={"visible": False, "range": [-widest - 0.8, widest + 0.8]},
         yaxis={"tickvals": rows, "ticktext": labels, "showgrid": True, "gridcolor": "#f0f0f0", "zeroline": False},
         legend={"orientation": "h", "y": -0.02, "x": 0.5, "xanchor": "center"},
@@ -189,17 +190,18 @@ def _add_edges(figure: go.Figure, edges: Sequence[_Edge], places: dict[str, Poin
 
 
 def _add_nodes(figure: go.Figure, circuit: Circuit, edges: Sequence[_Edge], places: dict[str, Point]) -> None:
-    into, out = {node: 0 for node in places}, {node: 0 for node in places}
+    into: dict[str, set[str]] = {node: set() for node in places}
+    out: dict[str, set[str]] = {node: set() for node in places}
     for edge in edges:
-        out[edge.source] += 1
-        into[edge.target] += 1
+        out[edge.source].add(edge.name)
+        into[edge.target].add(edge.name)
     for node, (x, y) in places.items():
         kind = node if node in ("input", "logits") else "head" if node[0] == "a" else "mlp"
         figure.add_annotation(
             x=x,
             y=y,
             text=node,
-            hovertext=f"{node}<br>{into[node]} edges in, {out[node]} out",
+            hovertext=f"{node}<br>{len(into[node])} edges in, {len(out[node])} out",
             showarrow=False,
             font={"size": 12, "color": "#111111"},
             bgcolor=NODE_COLOURS[kind],

@@ -47,7 +47,7 @@ def provenance(question: "Question", method: str, options: Mapping[str, Any]) ->
             "seed": pairs.seed,
             "n_pairs": len(pairs),
             "pairs_sha256": pairs.digest(),
-            "prefix_shared": question.ablation.keeps_prefix and model.report.prefix_exact,
+            "prefix_shared": question.shares_prefix,
             "versions": versions(),
         }
     )

@@ -85,6 +85,10 @@ class Question:
             raise InputError(
                 f"expected a circuits.Model, got {type(model).__name__}; load it with circuits.load_model(…)"
             )
+        if bool(model.bridge.compatibility_mode) != model.compatibility_mode:
+            raise InputError(
+                f"the compatibility mode of {model.name} was switched after loading; load_model(its bridge) again"
+            )
         if len(pairs) == 0:
             raise PairsError("there are no pairs; give at least one")
         pairs.validate_for(model)
@@ -107,13 +111,20 @@ class Question:
                 and the model allow it.
         """
         if share_prefix is None:
-            share_prefix = self.ablation.keeps_prefix and self.model.report.prefix_exact
+            share_prefix = self.shares_prefix
         for batch in self.pairs.batches(self.batch_size):
             suffix = split(self.model.bridge, batch.to(self.model.device), share_prefix)
             targets = targets_of(suffix.batch)
             if self.metric.needs_clean_logits:
                 targets = targets_of(suffix.batch, self.clean_run(suffix)[0])
             yield Batch(suffix, targets)
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether positions in front of a pair's first difference are left out. Not under the user's own hooks, which
+        may speak of positions."""
+        hooked = any(point.fwd_hooks or point.bwd_hooks for point in self.model.bridge.hook_dict.values())
+        return self.ablation.keeps_prefix and self.model.report.prefix_exact and not hooked
 
     def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
         """Logits and writers' outputs on the clean prompts."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.circuit import Circuit
-from circuits.errors import InputError
+from circuits.errors import InputError, ModelError
 from circuits.graph import Graph
 from circuits.provenance import Provenance, frozen
 
@@ -78,8 +78,7 @@ class EdgeScores:
         return circuit.with_provenance(selection={"rule": "top", "by": by, "n": n, "kept": len(circuit)})
 
     def _ranking(self, by: str) -> Tensor:
-        if by not in ("abs", "signed"):
-            raise InputError(f"edges are ranked by 'abs' or 'signed', not {by!r}")
+        check_ranking(by)
         index = self.graph.edge_mask.nonzero()
         values = self.values[self.graph.edge_mask]
         return index[torch.sort(values.abs() if by == "abs" else values, descending=True, stable=True).indices]
@@ -96,6 +95,12 @@ class EdgeScores:
         from circuits.export.score_file import read_scores
 
         return read_scores(path)
+
+
+def check_ranking(by: str) -> None:
+    """Refuses an unknown way to rank edges."""
+    if by not in ("abs", "signed"):
+        raise InputError(f"edges are ranked by 'abs' or 'signed', not {by!r}")
 
 
 class EdgeStatistics:
@@ -116,6 +121,8 @@ class EdgeStatistics:
 
     def scores(self, origin: Mapping[str, object]) -> EdgeScores:
         mean = self.total / self.n
+        if not bool(mean.isfinite().all()):
+            raise ModelError("some scores are not finite: the gradients overflow in this dtype; use float32")
         variance = (
             (self.squares - self.n * mean.square()).clamp(min=0) / (self.n - 1) if self.n > 1 else mean * torch.nan
         )

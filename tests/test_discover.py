@@ -6,7 +6,10 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+import circuits
 from circuits import Circuit, EdgeScores, cli
+from circuits.discover import discover as run_discovery
+from circuits.discover import write_run
 
 GOLDEN = Path(__file__).parent / "golden" / "acdc_2l2h_kl"
 
@@ -65,6 +68,35 @@ def test_a_directory_that_is_no_run_is_never_touched(monkeypatch, pairs_file, tm
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     assert discover(monkeypatch, pairs_file, tmp_path / "mine", "--overwrite") == 2
     assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_a_directory_with_a_foreign_run_json_is_not_ours_to_replace(monkeypatch, pairs_file, tmp_path):
+    for name, files in (("a", {"run.json": '{"mine": 1}'}), ("b", {"run.json": "{}", "thesis.tex": "x"})):
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+        assert discover(monkeypatch, pairs_file, tmp_path / name, "--overwrite") == 2
+        assert {path.name for path in (tmp_path / name).iterdir()} == set(files)
+
+
+def test_the_second_of_two_runs_into_one_directory_is_refused(monkeypatch, pairs_file, tmp_path):
+    """Also if the first finishes while the second is at work."""
+    out = tmp_path / "one"
+    model = circuits.load_model(GOLDEN / "model", dtype="float64")
+    pairs = circuits.PromptPairs.from_jsonl(pairs_file, model)
+    found = run_discovery(model, pairs, edges=5, n_random=0)
+    write_run(found, pairs, out)
+    with pytest.raises(circuits.InputError, match="finished run"):
+        write_run(found, pairs, out)
+    run = json.loads((out / "run.json").read_text())
+    assert run["summary"]["random_faithfulness"] is None
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("out", ["/proc/no/such", "x" * 300])
+def test_places_that_cannot_be_written_are_refused_before_any_work(monkeypatch, pairs_file, capsys, out):
+    assert discover(monkeypatch, pairs_file, out) == 2
+    assert "cannot write" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

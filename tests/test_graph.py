@@ -117,6 +117,7 @@ def test_unknown_edges_are_refused_with_what_to_write_instead(edge, said):
 
 @pytest.mark.parametrize(
     "data", [None, {}, {"n_layers": 1}, {"n_layers": True, "n_heads": 1, "n_kv_heads": 1, "mlps": [True], "parallel": False},
+             {"n_layers": 2000, "n_heads": 500, "n_kv_heads": 500, "mlps": [True] * 2000, "parallel": False},
              {"n_layers": 10**9, "n_heads": 1, "n_kv_heads": 1, "mlps": [], "parallel": False},
              {"n_layers": 1, "n_heads": 3, "n_kv_heads": 2, "mlps": [True], "parallel": False},
              {"n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "mlps": "x", "parallel": False},

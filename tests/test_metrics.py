@@ -80,3 +80,9 @@ def test_own_functions_and_metrics_are_taken_as_they_are():
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(InputError, match="kl_divergence"):
         get_metric("kl_div")
+
+
+def test_a_metric_that_averages_over_the_batch_is_refused():
+    logits, targets = example()
+    with pytest.raises(InputError, match="one number per prompt"):
+        get_metric(lambda logits, targets: logits.mean())(logits, targets)

@@ -1,16 +1,22 @@
 """Loading: what is accepted, what is left alone, what is refused."""
 
 import copy
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformer_lens import TransformerBridge, TransformerBridgeConfig
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
 import circuits
 from circuits import InputError, ModelError
-from tests.tiny_models import CONFIGS, random_hf_model, tiny
+from circuits.question import Question
+from tests.tiny_models import CONFIGS, random_hf_model, random_pairs, tiny
+
+GOLDEN = Path(__file__).parent / "golden" / "acdc_2l2h_kl" / "model"
 
 
 def state(model):
@@ -126,3 +132,44 @@ def test_the_default_model_is_exact_and_encodes_with_bos(smollm2):
     assert smollm2.encode("Mary")[0] == 0
     assert smollm2.report.all_kept < 1e-5
     assert smollm2.report.prefix_exact
+
+
+def test_a_checkpoint_that_lacks_tensors_is_refused(tmp_path):
+    """transformers would fill them with random numbers."""
+    shutil.copytree(GOLDEN, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = {name: t for name, t in load_file(path).items() if "h.1.mlp" not in name}
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 4 of the model's tensors"):
+        circuits.load_model(tmp_path / "model")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError):
+        circuits.load_model(tmp_path / "model")
+
+
+def test_a_model_switched_to_compatibility_mode_after_loading_is_refused():
+    model = circuits.load_model(random_hf_model("gpt2", torch.float32))
+    model.bridge.enable_compatibility_mode()
+    with pytest.raises(InputError, match="load_model"):
+        circuits.edge_attribution(model, random_pairs(n=1))
+    again = circuits.load_model(model.bridge)
+    assert circuits.edge_attribution(again, random_pairs(n=1)).values.any()
+
+
+def test_positions_are_left_out_only_while_nobody_else_has_hooks_on():
+    model, pairs = circuits.load_model(random_hf_model("gpt2")), random_pairs(prefix=3)
+    question = Question.ask(model, pairs)
+    assert question.shares_prefix
+    seen = []
+    with model.bridge.hooks(fwd_hooks=[("blocks.1.hook_in", lambda x, hook: seen.append(x.shape[1]))]):
+        assert not question.shares_prefix
+        circuits.circuit_metric(model, pairs, circuits.Circuit.full(model.graph))
+    assert set(seen) == {7}
+
+
+def test_the_weights_hash_follows_the_weights():
+    model = circuits.load_model(random_hf_model("gpt2"))
+    before = model.weights_hash
+    with torch.no_grad():
+        next(model.bridge.original_model.parameters()).add_(1)
+    assert model.weights_hash != before

@@ -87,9 +87,9 @@ def random_hf_model(name: str, dtype: torch.dtype = torch.float64, seed: int = 0
     """A Hugging Face model with weights large enough that attention and gates do something."""
     kind, options = CONFIGS[name]
     torch.manual_seed(seed)
-    model = getattr(transformers, kind)(getattr(transformers, config_class(kind))(**options)).eval().to(dtype)
+    model = getattr(transformers, kind)(getattr(transformers, config_class(kind))(**options)).eval().double()
     _enlarge(model)
-    return model
+    return model.to(dtype)
 
 
 def random_native_bridge(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> TransformerBridge:
@@ -97,9 +97,9 @@ def random_native_bridge(name: str, dtype: torch.dtype = torch.float64, seed: in
     config = TransformerBridgeConfig(
         d_model=24, d_head=8, n_layers=3, n_ctx=32, n_heads=3, d_vocab=D_VOCAB, seed=seed, **NATIVE[name]
     )
-    bridge = TransformerBridge.boot_native(config).to(dtype)
+    bridge = TransformerBridge.boot_native(config).double()
     _enlarge(bridge, 4)
-    return bridge
+    return bridge.to(dtype)
 
 
 def _enlarge(model: torch.nn.Module, factor: float = 8) -> None:

@@ -50,7 +50,8 @@ def inference_state(bridge: TransformerBridge) -> Iterator[None]:
             module.training = False
         for parameter in trainable:
             parameter.requires_grad_(False)
-        yield
+        with torch.inference_mode(False):
+            yield
     finally:
         for module in training:
             module.training = True

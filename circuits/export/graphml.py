@@ -22,9 +22,9 @@ def write_graphml(circuit: Circuit, path: str | Path) -> None:
     for node, data in source.nodes(data=True):
         result.add_node(node, **{name: _text(value) for name, value in data.items() if value is not None})
     for start, end, key, data in source.edges(keys=True, data=True):
-        result.add_edge(start, end, key=key, kind=key, **data)
+        result.add_edge(start, end, key=key, id=f"{start}->{end}<{key}>", kind=key, **data)
     with replacing(path) as temporary:
-        nx.write_graphml(result, temporary)
+        nx.write_graphml(result, temporary, edge_id_from_attribute="id")
 
 
 def _text(value: Any) -> Any:

@@ -181,6 +181,8 @@ def _to_graph(data: Any) -> nx.MultiDiGraph:
         source, target, key = (edge.get(name) for name in ("source", "target", "key"))
         if not all(isinstance(name, str) for name in (source, target, key)):
             raise InputError(f"edge {number} needs the strings 'source', 'target' and 'key', got {reprs(edge)}")
+        if result.has_edge(source, target, key):
+            raise InputError(f"edge {number} ({source} -> {target}, {key}) is there twice")
         result.add_edge(source, target, key=key, **{name: edge[name] for name in ("score", "stderr") if name in edge})
     return result
 

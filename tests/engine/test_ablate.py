@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from circuits import Circuit, circuit_metric, circuit_metrics
+from circuits import Circuit, circuit_metric, circuit_metrics, random_circuit
 from circuits.ablations import Zero
 from circuits.engine.ablate import ablated_logits, live_nodes
 from circuits.engine.capture import capture_writes, stack
@@ -134,3 +134,13 @@ def test_hooks_come_off_and_the_model_stays_as_it_was_also_when_a_pass_fails():
 
 def fail(logits, targets):
     raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_small_circuits_under_zero_ablation_are_right_in_float32(name):
+    """Nearly everything cancels there: summed naively, rounding errors are blown up by the norms to 1e-2."""
+    pairs, wide, narrow = random_pairs(), tiny(name), tiny(name, torch.float32)
+    for seed in range(4):
+        circuit = random_circuit(wide.graph, 4 + 4 * seed, torch.Generator().manual_seed(seed))
+        values = [circuit_metric(model, pairs, circuit, ablation="zero") for model in (wide, narrow)]
+        torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=2e-3)

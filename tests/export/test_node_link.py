@@ -1,4 +1,5 @@
 import json
+import re
 
 import networkx as nx
 import pytest
@@ -78,6 +79,8 @@ def test_graphml_is_read_back_by_networkx_with_the_same_edges(shape, tmp_path):
     found = {(u, v, data["kind"]): data["score"] for u, v, data in graph.edges(data=True)}
     assert found == {(u, v, key): data["score"] for u, v, key, data in source.edges(keys=True, data=True)}
     assert set(graph.nodes) == set(source.nodes)
+    ids = re.findall(r'<edge [^>]*id="([^"]*)"', (tmp_path / "c.graphml").read_text())
+    assert len(ids) == len(set(ids)) == len(circuit)
 
 
 BROKEN = {
@@ -117,6 +120,16 @@ def test_broken_edges_are_refused_with_what_was_found(change, said, tmp_path):
     data["edges"][0] |= change
     path.write_text(json.dumps(data))
     with pytest.raises(InputError, match=said):
+        read_json(path)
+
+
+def test_an_edge_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "c.json"
+    write_json(scored(GRAPHS[0]), path)
+    data = json.loads(path.read_text())
+    data["edges"].append({**data["edges"][0], "score": 9.0})
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="twice"):
         read_json(path)
 
 
