@@ -20,6 +20,7 @@ from circuits.evaluation.faithfulness import Faithfulness, circuit_metric, faith
 from circuits.methods.edge_attribution import edge_attribution
 from circuits.model import Model
 from circuits.pairs import PromptPairs
+from circuits.provenance import plain
 from circuits.question import Progress, Question
 from circuits.scores import EdgeScores, check_ranking
 
@@ -201,7 +202,6 @@ def write_run(discovery: Discovery, pairs: PromptPairs, out: str | Path, *, over
     Raises:
         InputError: see `check_out`.
     """
-    from circuits.export.node_link import _plain
     from circuits.plots import circuit_figure, write_html
 
     out = check_out(out, overwrite)
@@ -215,7 +215,7 @@ def write_run(discovery: Discovery, pairs: PromptPairs, out: str | Path, *, over
         run = {
             "schema": 1,
             "options": discovery.options,
-            "provenance": _plain(discovery.circuit.provenance),
+            "provenance": plain(discovery.circuit.provenance),
             "summary": discovery.summary(),
             "seconds": discovery.seconds,
         }

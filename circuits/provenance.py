@@ -18,6 +18,15 @@ def frozen(data: Mapping[str, Any] | None) -> Provenance:
     return MappingProxyType(dict(data or {}))
 
 
+def plain(value: Any) -> Any:
+    """Mappings and tuples as the dicts and lists that JSON gives back."""
+    if hasattr(value, "items"):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
     found = {"python": platform.python_version()}

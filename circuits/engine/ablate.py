@@ -52,7 +52,7 @@ class Ablated(EditedReaders):
         x + Σ_M (replacement - current)        or        constants + Σ replacement + Σ_K (current - replacement)
 
     whichever has fewer terms: where little is kept, the first would leave the rounding errors of large values that cancel,
-    and a norm would blow them up.
+    and a norm would blow them up. `edit` is explained at `ablated_logits`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Ablated(EditedReaders):
         architecture: Architecture,
         replacement: Writes,
         keep: Bool[Tensor, "writer reader"] | Bool[Tensor, "batch writer reader"],
-        edit_all: bool = False,
+        edit: str = "live",
     ) -> None:
         graph, embedding = architecture.graph, replacement.embedding
         keep = keep.to(embedding.device)
@@ -68,13 +68,10 @@ class Ablated(EditedReaders):
         anywhere = missing if missing.ndim == 2 else missing.any(0)
         coupled = any(not block.linear_heads for block in architecture.blocks)
         live = live_nodes(graph, keep if keep.ndim == 2 else keep.any(0), coupled)
-        super().__init__(
-            architecture,
-            [
-                edit_all or (bool(lacks) and any(node in live for node in graph.nodes_fed_by(reader) or ("logits",)))
-                for reader, lacks in zip(graph.reader_nodes, anywhere.any(1).tolist(), strict=True)
-            ],
-        )
+        lacking = anywhere.any(1).tolist()
+        alive = [any(node in live for node in graph.nodes_fed_by(r) or ("logits",)) for r in graph.reader_nodes]
+        edited = {"all": [True] * len(alive), "lacking": lacking}.get(edit)
+        super().__init__(architecture, edited or [a and b for a, b in zip(lacking, alive, strict=True)])
         n_writers = torch.tensor([reader.n_writers for reader in graph.reader_nodes], device=embedding.device)
         self.from_replacement = 2 * missing.sum(-1) > n_writers
         self.missing, self.replacement = missing, replacement
@@ -145,7 +142,7 @@ def ablated_logits(
     suffix: Suffix,
     replacement: Writes,
     keep: Bool[Tensor, "writer reader"] | Bool[Tensor, "batch writer reader"],
-    edit_all: bool = False,
+    edit: str = "live",
 ) -> Float[Tensor, "batch d_vocab"]:
     """Logits on the clean prompts with every edge outside `keep` ablated.
 
@@ -154,8 +151,9 @@ def ablated_logits(
         suffix: the prompts.
         replacement: what takes an ablated writer's place.
         keep: True at the edges that stay; with a leading batch axis, another circuit for each prompt.
-        edit_all: recompute every reader, also where nothing would change (the check at loading).
+        edit: which readers are recomputed: `live`: those that lack an edge and make a difference; `lacking`: also those of
+            nodes that do not reach `logits`, whose outputs are then the circuit's as well; `all` (the check at loading).
     """
-    ablation = Ablated(architecture, replacement, keep, edit_all)
+    ablation = Ablated(architecture, replacement, keep, edit)
     with torch.no_grad():
         return run(bridge, architecture.unembed, suffix.clean, suffix.position, ablation.hooks(), suffix.cache())

@@ -76,7 +76,7 @@ def check(bridge: TransformerBridge, architecture: Architecture, name: str) -> C
         ("all edges kept should give the model's own logits", mask, plain),
         ("no edge kept should give the corrupted prompt's logits", torch.zeros_like(mask), logits["corrupted"]),
     ):
-        got = ablated_logits(bridge, architecture, suffix, writes["corrupted"], keep, edit_all=True)
+        got = ablated_logits(bridge, architecture, suffix, writes["corrupted"], keep, edit="all")
         error = float((got - wanted).abs().max()) / scale
         if not error <= limit:
             layer = _first_wrong_layer(bridge, architecture, suffix, writes["corrupted"], seen, bool(keep.any()), limit)
@@ -137,7 +137,7 @@ def _first_wrong_layer(
     if not all_kept:
         return "with all edges kept it was exact, so what fails is the replacement of a writer"
     found: list[Tensor] = []
-    ablation = Ablated(architecture, replacement, architecture.graph.edge_mask, edit_all=True)
+    ablation = Ablated(architecture, replacement, architecture.graph.edge_mask, edit="all")
     record = [(block.resid_pre, found.append) for block in architecture.blocks]
     with torch.no_grad():
         run(bridge, architecture.unembed, suffix.clean, suffix.position, [*record, *ablation.hooks()])

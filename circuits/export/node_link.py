@@ -21,7 +21,7 @@ from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.graph import Graph, Reader
-from circuits.provenance import frozen
+from circuits.provenance import frozen, plain
 
 SCHEMA = 1
 KEYS = ("q", "k", "v", "in")
@@ -36,7 +36,7 @@ def to_networkx(circuit: Circuit, expand_groups: bool = False) -> nx.MultiDiGrap
             than the circuit has; `from_networkx` still gives the circuit back.
     """
     graph = circuit.graph
-    attributes = {"schema": SCHEMA, "graph": graph.to_dict(), "provenance": _plain(circuit.provenance)}
+    attributes = {"schema": SCHEMA, "graph": graph.to_dict(), "provenance": plain(circuit.provenance)}
     result = nx.MultiDiGraph(**attributes)
     touched = set(circuit.nodes)
     for writer in graph.writer_nodes:
@@ -130,15 +130,6 @@ def _object(value: Any, what: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise InputError(f"{what} must be an object, got {type(value).__name__}")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and tuples as the dicts and lists that JSON gives back."""
-    if hasattr(value, "items"):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
     return value
 
 

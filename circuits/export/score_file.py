@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
-from circuits.export.node_link import _object, _plain
+from circuits.export.node_link import _object
 from circuits.graph import Graph
-from circuits.provenance import frozen
+from circuits.provenance import frozen, plain
 from circuits.scores import EdgeScores
 
 SCHEMA = "mech-circuits edge scores 1"
@@ -22,7 +22,7 @@ def write_scores(scores: EdgeScores, path: str | Path) -> None:
     header = {
         "schema": SCHEMA,
         "graph": json.dumps(scores.graph.to_dict()),
-        "provenance": json.dumps(_plain(scores.provenance)),
+        "provenance": json.dumps(plain(scores.provenance)),
         "n_prompts": str(scores.n_prompts),
     }
     tensors = {"values": scores.values.contiguous(), "stderr": scores.stderr.contiguous()}

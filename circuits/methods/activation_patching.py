@@ -40,8 +40,8 @@ from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
 
 DIRECTIONS = ("denoising", "noising")
-ROWS_AT_ONCE = 48
-"""Prompts in one pass, when several nodes share it."""
+TOKENS_AT_ONCE = 1024
+"""Tokens in one pass, when several nodes share it."""
 
 
 def activation_patching(
@@ -170,7 +170,7 @@ def sweep_batch(question: Question, batch: Batch, sweep: Sweep, direction: str) 
     changes = torch.stack([changed_prompts(own.values, values, patches) for patches in interventions])
     metrics = ends[base_name].repeat(len(interventions), 1)
     useful = changes.any(1).nonzero()[:, 0].tolist()
-    for chunk in _chunks(useful, interventions, max(1, ROWS_AT_ONCE // len(batch))):
+    for chunk in _chunks(useful, interventions, max(1, TOKENS_AT_ONCE // batch.suffix.clean.numel())):
         logits = patched_logits(bridge, architecture, base, values, [interventions[i] for i in chunk])
         for i, row in zip(chunk, logits, strict=True):
             metrics[i] = torch.where(changes[i], question.metric(row, batch.targets), metrics[i])

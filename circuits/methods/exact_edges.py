@@ -1,0 +1,259 @@
+"""Exact edge effects: every edge ablated alone, in a context that the user chooses.
+
+    effect(e) = metric(C) - metric(C without e)     for an edge of the context C
+    effect(e) = metric(C with e) - metric(C)        for any other
+
+Positive = the edge helps. With `context=None` everything else is clean (C is the whole graph): this is what edge
+attribution approximates. Nothing upstream of a reader changes when an edge into it does, so each pass begins at that
+reader's layer, and the writer's difference is a constant; several writers of one reader share a pass.
+
+Cost: about half a forward pass an edge, divided by what a pass shares. It is resumable: with `store`, finished pieces are
+kept in a directory, and a second call continues where the first was stopped.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.circuit import Circuit
+from circuits.engine.ablate import Ablated
+from circuits.engine.capture import Writes, stack
+from circuits.engine.hooks import inference_state
+from circuits.engine.readers import ShiftedReaders
+from circuits.engine.resume import BaseRun, base_run, resume
+from circuits.errors import InputError
+from circuits.export.atomic import replacing
+from circuits.graph import Graph
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.pairs import PromptPairs
+from circuits.provenance import Provenance, frozen, plain, provenance
+from circuits.question import Batch, Progress, Question
+from circuits.scores import EdgeScores, EdgeStatistics
+
+TOKENS_AT_ONCE = 1024
+"""Tokens in one pass, when several edges share it."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExactEffects:
+    """Measured effects of edges.
+
+    Attributes:
+        edges: their names, in graph order.
+        per_prompt: the effect of each on each prompt.
+        graph: the graph they are edges of.
+        provenance: where they come from.
+    """
+
+    edges: tuple[str, ...]
+    per_prompt: Float[Tensor, "edge prompt"]
+    graph: Graph
+    provenance: Provenance = field(default_factory=lambda: frozen(None))
+
+    def to_dict(self) -> dict[str, float]:
+        """`{edge: mean effect}`."""
+        return dict(zip(self.edges, self.per_prompt.mean(1).tolist(), strict=True))
+
+    def to_scores(self) -> EdgeScores:
+        """The same as `EdgeScores`; only if every edge of the graph was measured."""
+        if len(self.edges) != self.graph.n_edges:
+            raise InputError(f"{len(self.edges)} of {self.graph.n_edges} edges were measured; scores need all of them")
+        statistics = EdgeStatistics(self.graph)
+        dense = torch.zeros(self.per_prompt.shape[1], *self.graph.edge_mask.shape, dtype=torch.float64)
+        dense[:, self.graph.edge_mask] = self.per_prompt.T
+        statistics.add(dense)
+        return statistics.scores(self.provenance)
+
+
+def exact_edge_effects(
+    model: Model,
+    pairs: PromptPairs,
+    edges: Sequence[str] | None = None,
+    *,
+    context: Circuit | None = None,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> ExactEffects:
+    """Ablates edges one at a time.
+
+    Args:
+        model, pairs: what is asked.
+        edges: names; None: all of the graph.
+        context: the circuit in which the edges are switched; None: everything else clean.
+        metric: None: the one the task prefers.
+        ablation: what replaces an ablated edge's value.
+        batch_size: pairs at a time; results do not depend on it.
+        store: a directory for finished pieces; a call with the same question continues from it.
+        progress: called with (edges times prompts done, in all).
+
+    Raises:
+        InputError: an unknown edge, a context of another graph, or a store that belongs to another question.
+    """
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    if context is not None and context.graph != model.graph:
+        raise InputError(f"the context belongs to another graph ({context.graph}) than {model.name}")
+    mask = model.graph.edge_mask if edges is None else model.graph.mask_of(edges)
+    names = model.graph.edge_names(mask)
+    options = {
+        "edges": len(names),
+        "context": None if context is None else len(context),
+        "batch_size": question.batch_size,
+    }
+    origin = provenance(question, "exact_edge_effects", options)
+    pieces = _Pieces(store, origin, names, context)
+    by_reader = {r: mask[:, r].nonzero()[:, 0].tolist() for r in range(model.graph.n_readers) if mask[:, r].any()}
+    values = torch.zeros(*mask.shape, len(pairs), dtype=torch.float64)
+    done, total = 0, len(names) * len(pairs)
+    with inference_state(model.bridge):
+        for number, batch in enumerate(question.batches()):
+            index = batch.suffix.batch.index.cpu()
+            runs: _Runs | None = None
+            for r, writers in by_reader.items():
+                piece = pieces.get(number, r)
+                if piece is None:
+                    runs = runs or _Runs.of(question, batch, context)
+                    piece = _effects(question, batch, runs, r, writers, context)
+                    pieces.put(number, r, piece)
+                values[writers, r] = values[writers, r].index_copy(1, index, piece)
+                done += len(writers) * len(index)
+                if progress is not None:
+                    progress(done, total)
+    return ExactEffects(names, values[mask] * question.metric.sign, model.graph, origin)
+
+
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """What is computed once for a batch: the context's run, and every writer's (replacement - current) in it."""
+
+    base: BaseRun
+    metric: Tensor
+    replacement: Writes
+    difference: Float[Tensor, "batch writer pos d_model"]
+
+    @classmethod
+    def of(cls, question: Question, batch: Batch, context: Circuit | None) -> "_Runs":
+        model, suffix = question.model, batch.suffix
+        _, clean = question.clean_run(suffix)
+        replacement = question.replacement(suffix, clean)
+        hooks = []
+        if context is not None:
+            # Every node as the context has it, for an added edge may bring a node to life.
+            ablated = Ablated(model.architecture, replacement, context.mask, edit="lacking")
+            hooks = ablated.hooks()
+        base = base_run(
+            model.bridge, model.architecture, suffix.clean, suffix.position, suffix.cache(), hooks,
+            model.report.resume_exact and model.architecture.blocks[0].linear_heads,
+        )  # fmt: skip
+        if context is not None:
+            difference = ablated.difference
+        else:
+            difference = stack(model.architecture, replacement.minus(clean), model.dtype)
+        return cls(base, question.metric(base.logits, batch.targets), replacement, difference)
+
+
+def _effects(
+    question: Question, batch: Batch, runs: _Runs, r: int, writers: Sequence[int], context: Circuit | None
+) -> Float[Tensor, "writer prompt"]:
+    """Effects of the edges from `writers` into reader r."""
+    model = question.model
+    tiles = max(1, TOKENS_AT_ONCE // batch.suffix.clean.numel())
+    layer = min(model.graph.reader_nodes[r].layer, model.graph.n_layers - 1)
+    effects = []
+    for start in range(0, len(writers), tiles):
+        chunk = list(writers[start : start + tiles])
+        kept = [context is None or bool(context.mask[w, r]) for w in chunk]
+        signs = torch.tensor([1.0 if keep else -1.0 for keep in kept], dtype=model.dtype, device=model.device)
+        shift = (runs.difference[:, chunk].transpose(0, 1) * signs[:, None, None, None]).flatten(0, 1)
+        if context is None:
+            hooks = ShiftedReaders(model.architecture, {r: shift}).hooks()
+        else:
+            hooks = _ShiftedContext(model, runs, context, r, shift, len(chunk), layer).hooks()
+        logits = resume(model.bridge, model.architecture, runs.base, layer, hooks, len(chunk))
+        for sign, row in zip(signs, logits.reshape(len(chunk), len(batch), -1), strict=True):
+            effects.append((runs.metric - question.metric(row, batch.targets)) * sign)
+    return torch.stack(effects).to("cpu", torch.float64)
+
+
+class _ShiftedContext(Ablated):
+    """The context's ablation, begun at a layer, with one reader's input shifted on top."""
+
+    def __init__(
+        self, model: Model, runs: _Runs, context: Circuit, reader: int, shift: Tensor, tiles: int, layer: int
+    ) -> None:
+        super().__init__(
+            model.architecture, runs.replacement.map(lambda x: x.repeat(tiles, *[1] * (x.ndim - 1))), context.mask
+        )
+        before = model.graph.n_writers_before_layer(layer)
+        self.difference[:, :before] = runs.difference[:, :before].repeat(tiles, 1, 1, 1)
+        self.shifted, self.shift = reader, shift
+        self.edited[reader] = True
+
+    def inputs(
+        self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch slot pos d_model"]:
+        seen = super().inputs(readers, x)
+        if self.shifted in readers:
+            seen = seen.clone()
+            seen[:, list(readers).index(self.shifted)] += self.shift
+        return seen
+
+
+class _Pieces:
+    """Finished pieces (a batch's effects of one reader's edges) in a directory, each whole or not there."""
+
+    def __init__(
+        self, store: str | Path | None, origin: Provenance, edges: Sequence[str], context: Circuit | None
+    ) -> None:
+        self.directory = None if store is None else Path(store)
+        if self.directory is None:
+            return
+        kept = {key: value for key, value in plain(origin).items() if key != "versions"}
+        manifest: dict[str, Any] = {
+            "schema": 1, "question": kept, "edges": list(edges), "context": None if context is None else list(context.edges)
+        }  # fmt: skip
+        path = self.directory / "manifest.json"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except OSError as problem:
+            raise InputError(f"cannot use {self.directory} as a store: {problem.strerror or problem}") from None
+        except ValueError:
+            raise InputError(f"{path} is not ours; choose another store") from None
+        if found is None:
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(manifest), encoding="utf-8")
+        elif found != manifest:
+            raise InputError(f"{self.directory} holds pieces of another question; choose another store")
+
+    def _path(self, batch: int, reader: int) -> Path:
+        assert self.directory is not None
+        return self.directory / f"batch-{batch:05d}-reader-{reader:05d}.safetensors"
+
+    def get(self, batch: int, reader: int) -> Tensor | None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if self.directory is None or not self._path(batch, reader).exists():
+            return None
+        try:
+            return load_file(self._path(batch, reader))["effects"]
+        except (OSError, SafetensorError, KeyError):
+            return None  # a damaged piece is computed again
+
+    def put(self, batch: int, reader: int, piece: Tensor) -> None:
+        from safetensors.torch import save_file
+
+        if self.directory is not None:
+            with replacing(self._path(batch, reader)) as temporary:
+                save_file({"effects": piece.contiguous()}, temporary)
