@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from circuits.graph import Graph as Graph
     from circuits.methods.activation_patching import activation_patching as activation_patching
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
+    from circuits.methods.exact_edges import exact_edge_effects as exact_edge_effects
     from circuits.methods.path_patching import path_patching as path_patching
     from circuits.metrics import Metric as Metric
     from circuits.model import Model as Model
@@ -45,6 +46,7 @@ _WHERE = {
     "circuit_metric": "evaluation.faithfulness",
     "circuit_metrics": "evaluation.faithfulness",
     "edge_attribution": "methods.edge_attribution",
+    "exact_edge_effects": "methods.exact_edges",
     "faithfulness": "evaluation.faithfulness",
     "load_model": "model",
     "path_patching": "methods.path_patching",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,8 @@ class EdgeScores:
         stderr: standard error of that mean over the prompts (NaN with a single prompt).
         n_prompts: how many prompts.
         provenance: where they come from.
+        positions: labels of the positions that effects were split by, or None.
+        by_position: mean effect at each of them. For an edge into k or v the position is that of the token attended to.
     """
 
     graph: Graph
@@ -31,10 +34,13 @@ class EdgeScores:
     stderr: Float[Tensor, "writer reader"]
     n_prompts: int
     provenance: Provenance = field(default_factory=lambda: frozen(None))
+    positions: tuple[str, ...] | None = None
+    by_position: Float[Tensor, "writer reader position"] | None = None
 
-    def to_dict(self) -> dict[str, float]:
-        """`{edge name: effect}` in graph order."""
-        values = self.values[self.graph.edge_mask].tolist()
+    def to_dict(self) -> dict[str, Any]:
+        """`{edge name: effect}` in graph order; lists of effects where they were split by position."""
+        split = self.values if self.by_position is None else self.by_position
+        values = split[self.graph.edge_mask].tolist()
         return dict(zip(self.graph.edges, values, strict=True))
 
     def __getitem__(self, edge: str) -> float:
@@ -111,6 +117,7 @@ class EdgeStatistics:
         self.n = 0
         self.total = torch.zeros(graph.n_writers, graph.n_readers, dtype=torch.float64)
         self.squares = torch.zeros_like(self.total)
+        self.by_position: Tensor | None = None
 
     def add(self, scores: Float[Tensor, "batch writer reader"]) -> None:
         """Takes in the scores of more prompts."""
@@ -119,7 +126,12 @@ class EdgeStatistics:
         self.total += wide.sum(0)
         self.squares += wide.square().sum(0)
 
-    def scores(self, origin: Mapping[str, object]) -> EdgeScores:
+    def add_positions(self, totals: Float[Tensor, "writer reader position"]) -> None:
+        """Takes in effects split by position, summed over prompts."""
+        wide = totals.to("cpu", torch.float64)
+        self.by_position = wide if self.by_position is None else self.by_position + wide
+
+    def scores(self, origin: Mapping[str, object], positions: tuple[str, ...] | None = None) -> EdgeScores:
         mean = self.total / self.n
         if not bool(mean.isfinite().all()):
             raise ModelError("some scores are not finite: the gradients overflow in this dtype; use float32")
@@ -127,4 +139,5 @@ class EdgeStatistics:
             (self.squares - self.n * mean.square()).clamp(min=0) / (self.n - 1) if self.n > 1 else mean * torch.nan
         )
         stderr = (variance / self.n).sqrt().masked_fill(~self.graph.edge_mask, 0.0)
-        return EdgeScores(self.graph, mean, stderr, self.n, frozen(origin))
+        split = None if self.by_position is None else self.by_position / self.n
+        return EdgeScores(self.graph, mean, stderr, self.n, frozen(origin), positions, split)

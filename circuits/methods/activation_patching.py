@@ -30,12 +30,13 @@ from circuits.engine.patch import (
     record_values,
 )
 from circuits.engine.resume import base_run
-from circuits.errors import InputError, PairsError
+from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.node_scores import NodeScores, node_scores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
+from circuits.positions import place, position_axis
 from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
 
@@ -90,7 +91,7 @@ def activation_patching(
             "none; use interchange, gaussian or resample"
         )
     sites = select_sites(model.graph, nodes, model.n_neurons)
-    sweep = Sweep(sites, _position_axis(pairs, positions), window)
+    sweep = Sweep(sites, position_axis(pairs, positions), window)
     shape = (len(sites), *(() if sweep.positions is None else (len(sweep.positions),)), len(pairs))
     effects = torch.zeros(shape, dtype=torch.float64)
     runs = torch.zeros(2, len(pairs), dtype=torch.float64)
@@ -132,7 +133,7 @@ class Sweep:
         """In the order of the scores: positions change fastest."""
         places: list[Tensor | None] = [None]
         if self.positions is not None:
-            places = [_place(label, batch, pairs) for label in self.positions]
+            places = [place(label, batch, pairs) for label in self.positions]
         return [[Patch(s, place) for s in self._around(site)] for site in self.sites for place in places]
 
     def _around(self, site: Site) -> list[Site]:
@@ -188,32 +189,3 @@ def _chunks(which: Sequence[int], interventions: Sequence[Intervention], tiles: 
         chunks[-1].append(i)
         previous = first
     return chunks
-
-
-def _position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if positions is None:
-        return None
-    if positions == "each":
-        lengths = {len(tokens) for tokens in pairs.clean}
-        if len(lengths) > 1:
-            raise PairsError(
-                f"positions='each' needs prompts of equal length, and these have {min(lengths)} to {max(lengths)} tokens; "
-                "use positions='roles', or pairs of one length"
-            )
-        return tuple(map(str, range(lengths.pop())))
-    common = [role for role in (pairs.roles[0] if len(pairs) else ()) if all(role in roles for roles in pairs.roles)]
-    wanted = common if positions == "roles" else [positions] if isinstance(positions, str) else list(positions)
-    for role in wanted:
-        for i, roles in enumerate(pairs.roles):
-            if role not in roles:
-                raise PairsError(f"pair {i} has no role {role!r} (its roles: {', '.join(roles) or 'none'})")
-    if not wanted:
-        raise PairsError("these pairs name no roles; use positions='each', or give roles in the file")
-    return tuple(sorted(wanted, key=lambda role: pairs.roles[0][role])) if positions == "roles" else tuple(wanted)
-
-
-def _place(label: str, batch: Batch, pairs: PromptPairs) -> Tensor:
-    """The position of a label in each prompt of the batch, from the suffix's start; negative where it lies before it."""
-    rows = batch.suffix.batch.index.tolist()
-    found = [int(label) if label.isdecimal() else pairs.roles[i][label] for i in rows]
-    return torch.tensor(found, device=batch.suffix.clean.device) - batch.suffix.start

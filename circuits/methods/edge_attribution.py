@@ -10,7 +10,7 @@ helps. Reader inputs are taken before the norm, whose scale is live. We depart f
 the left rule, which never looks at the clean run; the midpoint rule is the default here, and `left` gives its numbers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.pairs import PromptPairs
+from circuits.positions import place, position_axis
 from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
 from circuits.scores import EdgeScores, EdgeStatistics
@@ -39,6 +40,7 @@ def edge_attribution(
     quadrature: str = "midpoint",
     metric: str | Metric | MetricFunction | None = None,
     ablation: str | Ablation = "interchange",
+    positions: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EdgeScores:
@@ -52,6 +54,7 @@ def edge_attribution(
         quadrature: where the points lie on each of the `steps` equal pieces of the path from ablated to clean.
         metric: what is explained; None: the one the task prefers.
         ablation: what an edge's value is replaced by.
+        positions: also split each effect by token position: `each`, `roles`, or names of roles; see `circuits.positions`.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (pairs done, pairs in all).
 
@@ -73,37 +76,36 @@ def edge_attribution(
     options: dict[str, object] = {"gradient": gradient}
     if gradient == "ig":
         options |= {"steps": steps, "quadrature": quadrature}
+    labels = position_axis(pairs, positions)
     statistics = EdgeStatistics(model.graph)
     with inference_state(model.bridge):
         for batch in question.batches():
+            contraction = _Contraction(question, batch, labels)
             if gradient == "clean":
-                scores = _at_clean(question, batch)
+                _at_clean(question, batch, contraction)
             else:
-                scores = _along_path(question, batch, [(k + _OFFSETS[quadrature]) / steps for k in range(steps)])
-            statistics.add(scores * question.metric.sign)
+                _along_path(question, batch, [(k + _OFFSETS[quadrature]) / steps for k in range(steps)], contraction)
+            contraction.give_to(statistics)
             if progress is not None:
                 progress(statistics.n, len(pairs))
-    return statistics.scores(provenance(question, "edge_attribution", options))
+    return statistics.scores(provenance(question, "edge_attribution", options), labels)
 
 
-def _at_clean(question: Question, batch: Batch) -> Float[Tensor, "batch writer reader"]:
+def _at_clean(question: Question, batch: Batch, contraction: "_Contraction") -> None:
     gradients = _gradients(question, batch, None)
-    difference = _difference(question, gradients.writes, question.replacement(batch.suffix, gradients.writes))
-    return _contract(question, difference, gradients)
+    contraction.difference = _difference(
+        question, gradients.writes, question.replacement(batch.suffix, gradients.writes)
+    )
+    contraction.add(gradients, 1.0)
 
 
-def _along_path(question: Question, batch: Batch, points: list[float]) -> Float[Tensor, "batch writer reader"]:
+def _along_path(question: Question, batch: Batch, points: list[float], contraction: "_Contraction") -> None:
     _, clean = question.clean_run(batch.suffix)
     replacement = question.replacement(batch.suffix, clean)
-    scores = None
     for gradients in _path_gradients(question, batch, clean, replacement, points):
-        if scores is None:
-            difference = _difference(question, clean, replacement)
-            scores = _contract(question, difference, gradients)
-        else:
-            scores += _contract(question, difference, gradients)
-    assert scores is not None
-    return scores / len(points)
+        if contraction.difference is None:
+            contraction.difference = _difference(question, clean, replacement)
+        contraction.add(gradients, 1 / len(points))
 
 
 def _path_gradients(
@@ -129,15 +131,41 @@ def _difference(question: Question, clean: Writes, replacement: Writes) -> Float
     return stack(question.model.architecture, clean.minus(replacement), question.sum_dtype)
 
 
-def _contract(
-    question: Question, difference: Float[Tensor, "batch writer pos d_model"], gradients: Gradients
-) -> Float[Tensor, "batch writer reader"]:
-    """Σ over positions and d_model of difference times gradient, for every edge of every prompt."""
-    graph = question.model.graph
-    scores = difference.new_zeros(len(difference), graph.n_writers, graph.n_readers)
-    flat = difference.flatten(2)
-    for readers, g in reader_gradients(question.model.architecture, gradients):
-        n_writers = graph.reader_nodes[readers.start].n_writers
-        g = g.to(flat.dtype).flatten(2).permute(1, 2, 0)
-        scores[:, :n_writers, readers] = torch.bmm(flat[:, :n_writers], g)
-    return scores
+class _Contraction:
+    """Σ over positions and d_model of difference times gradient, for every edge of every prompt of a batch.
+
+    Attributes:
+        difference: clean minus ablated output of every writer; set before the first gradients come.
+    """
+
+    def __init__(self, question: Question, batch: Batch, labels: tuple[str, ...] | None) -> None:
+        self.question, self.graph = question, question.model.graph
+        self.difference: Float[Tensor, "batch writer pos d_model"] | None = None
+        shape = (self.graph.n_writers, self.graph.n_readers)
+        device, dtype = batch.suffix.clean.device, question.sum_dtype
+        self.scores = torch.zeros(len(batch), *shape, device=device, dtype=dtype)
+        self.places = None if labels is None else [place(label, batch, question.pairs) for label in labels]
+        self.split = None if labels is None else torch.zeros(*shape, len(labels), device=device, dtype=dtype)
+
+    def add(self, gradients: Gradients, weight: float) -> None:
+        """Takes in one point's gradients."""
+        assert self.difference is not None
+        flat = self.difference.flatten(2)
+        for readers, g in reader_gradients(self.question.model.architecture, gradients):
+            n_writers = self.graph.reader_nodes[readers.start].n_writers
+            g = g.to(flat.dtype)
+            if weight != 1.0:
+                g = g * weight
+            self.scores[:, :n_writers, readers] += torch.bmm(flat[:, :n_writers], g.flatten(2).permute(1, 2, 0))
+            for number, where in enumerate(self.places or ()):
+                rows = (where >= 0).nonzero()[:, 0]
+                at = (rows, slice(None, n_writers), where[rows])
+                split = torch.einsum("bwd,bsd->ws", self.difference[at], g[:, rows, where[rows]].transpose(0, 1))
+                assert self.split is not None
+                self.split[:n_writers, readers, number] += split
+
+    def give_to(self, statistics: EdgeStatistics) -> None:
+        """Hands the finished batch on, signed so that positive = helps."""
+        statistics.add(self.scores * self.question.metric.sign)
+        if self.split is not None:
+            statistics.add_positions(self.split * self.question.metric.sign)

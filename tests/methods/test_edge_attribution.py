@@ -261,3 +261,25 @@ def test_what_cannot_be_asked_is_refused_with_the_reason(options, said):
 def test_kl_divergence_can_be_integrated():
     scores = edge_attribution(tiny("gpt2"), random_pairs(n=2), gradient="ig", metric="kl_divergence")
     assert scores.values.any()
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("gradient", ["clean", "ig"])
+def test_effects_split_by_position_sum_to_the_whole(name, gradient):
+    model, pairs = tiny(name), random_pairs(n=3, prefix=2)
+    scores = edge_attribution(model, pairs, gradient=gradient, positions="each")
+    assert scores.positions == tuple("0123456")
+    torch.testing.assert_close(scores.by_position.sum(-1), scores.values, rtol=1e-4, atol=1e-6)
+    assert not scores.by_position[..., :2].any()
+    assert len(scores.to_dict()["input->logits"]) == 7
+
+
+def test_an_edge_at_a_role_is_that_positions_part_of_it():
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    with_roles = PromptPairs.from_tokens(
+        pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors, roles=[{"a": 2, "b": 5}, {"a": 4, "b": 1}]
+    )
+    scores = edge_attribution(model, with_roles, gradient="clean", positions=("b", "a"))
+    each = [edge_attribution(model, pairs[i], gradient="clean", positions="each").by_position for i in range(2)]
+    wanted = torch.stack([(each[0][..., 5] + each[1][..., 1]) / 2, (each[0][..., 2] + each[1][..., 4]) / 2], -1)
+    torch.testing.assert_close(scores.by_position, wanted)
