@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuits.ablations import Ablation as Ablation
+    from circuits.causal_model import CausalModel as CausalModel
     from circuits.circuit import Circuit as Circuit
     from circuits.circuit import random_circuit as random_circuit
     from circuits.errors import InputError as InputError
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
     from circuits.evaluation.faithfulness import faithfulness as faithfulness
     from circuits.graph import Graph as Graph
     from circuits.methods.activation_patching import activation_patching as activation_patching
+    from circuits.methods.causal_mediation import Mediation as Mediation
+    from circuits.methods.causal_mediation import causal_mediation as causal_mediation
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
     from circuits.methods.exact_edges import exact_edge_effects as exact_edge_effects
+    from circuits.methods.interchange_intervention import InterchangeAccuracy as InterchangeAccuracy
+    from circuits.methods.interchange_intervention import interchange_interventions as interchange_interventions
     from circuits.methods.path_patching import path_patching as path_patching
     from circuits.metrics import Metric as Metric
     from circuits.model import Model as Model
@@ -33,21 +38,26 @@ _WHERE = {
     "NodeScores": "node_scores",
     "activation_patching": "methods.activation_patching",
     "Ablation": "ablations",
+    "CausalModel": "causal_model",
     "Circuit": "circuit",
     "EdgeScores": "scores",
     "Faithfulness": "evaluation.faithfulness",
     "Graph": "graph",
     "InputError": "errors",
+    "InterchangeAccuracy": "methods.interchange_intervention",
+    "Mediation": "methods.causal_mediation",
     "Metric": "metrics",
     "Model": "model",
     "ModelError": "errors",
     "PairsError": "errors",
     "PromptPairs": "pairs",
+    "causal_mediation": "methods.causal_mediation",
     "circuit_metric": "evaluation.faithfulness",
     "circuit_metrics": "evaluation.faithfulness",
     "edge_attribution": "methods.edge_attribution",
     "exact_edge_effects": "methods.exact_edges",
     "faithfulness": "evaluation.faithfulness",
+    "interchange_interventions": "methods.interchange_intervention",
     "load_model": "model",
     "path_patching": "methods.path_patching",
     "random_circuit": "circuit",

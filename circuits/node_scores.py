@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.bootstrap import bootstrap_interval
 from circuits.errors import InputError
 from circuits.provenance import Provenance, frozen
 
@@ -72,16 +74,7 @@ class NodeScores:
             resamples: how many.
             seed: of the resampling.
         """
-        generator = torch.Generator().manual_seed(seed)
-        n = self.n_prompts
-        drawn = torch.randint(n, (resamples, n), generator=generator)
-        weights = torch.zeros(resamples, n, dtype=self.per_prompt.dtype).scatter_add_(
-            1, drawn, torch.ones(resamples, n, dtype=self.per_prompt.dtype)
-        )
-        means = (self.per_prompt.flatten(0, -2) @ weights.T) / n
-        tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)
-        low, high = torch.quantile(means, tails, dim=1)
-        return low.reshape(self.values.shape), high.reshape(self.values.shape)
+        return bootstrap_interval(self.per_prompt, level, resamples, seed)
 
     def to_dict(self) -> dict[str, Any]:
         """`{node: effect}`; with positions `{node: [effect per position]}`."""
@@ -106,6 +99,19 @@ class NodeScores:
         order = torch.sort(values.abs(), descending=True, stable=True).indices[:n].tolist()
         names = list(self.nodes) if self.positions is None else [f"{a}@{b}" for a in self.nodes for b in self.positions]
         return [(names[i], float(values[i]), float(errors[i])) for i in order]
+
+    def save(self, path: str | Path) -> None:
+        """Writes effects, both runs and provenance to one safetensors file (JSON header, no pickle)."""
+        from circuits.export.score_file import write_node_scores
+
+        write_node_scores(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NodeScores":
+        """Reads what `save` wrote; InputError says what is wrong with any other file."""
+        from circuits.export.score_file import read_node_scores
+
+        return read_node_scores(path)
 
 
 def node_scores(

@@ -84,6 +84,10 @@ def run(
     def pick(normed: Tensor) -> Tensor:
         return normed[rows, position][:, None]
 
-    extra = {} if cache is None else {"past_key_values": cache}
+    extra: dict[str, Any] = {}
+    if cache is not None:
+        extra["past_key_values"] = cache
+    elif hasattr(getattr(bridge.original_model, "config", None), "use_cache"):
+        extra["use_cache"] = False  # or the model would copy every key and value into a cache that nobody reads
     with hooked([*hooks, (unembed, pick)]):
         return bridge(tokens, return_type="logits", **extra)[:, 0]

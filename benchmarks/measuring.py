@@ -1,0 +1,54 @@
+"""What the benchmarks share: medians of alternating runs in one process, peak memory, and the two models they use."""
+
+import ctypes
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import transformers
+
+import circuits
+
+THREADS, PAIRS, LENGTH = 2, 16, 16
+
+
+def models() -> dict[str, circuits.Model]:
+    """SmolLM2-135M, and a random model of GPT-2 small's shape."""
+    torch.manual_seed(0)
+    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    return {"SmolLM2-135M": circuits.load_model("smollm2-135m"), "GPT-2 small's shape": circuits.load_model(gpt2)}
+
+
+def random_pairs(model: circuits.Model, n: int = PAIRS, length: int = LENGTH) -> circuits.PromptPairs:
+    """Random tokens, without a common prefix."""
+    generator = torch.Generator().manual_seed(0)
+    clean, corrupted = (torch.randint(3, model.d_vocab, (n, length), generator=generator) for _ in range(2))
+    return circuits.PromptPairs.from_tokens(clean.tolist(), corrupted.tolist(), [5] * n, [9] * n)
+
+
+def medians(works: Mapping[str, Callable[[], object]], runs: int = 5) -> dict[str, float]:
+    """Median seconds of each, run in turn, after one run that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for run in range(runs + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if run:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """How far resident memory rises above where it stood (Linux). Use the model once before, or its weights count too."""
+
+    def status(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    work()
+    return status("VmHWM") - before

@@ -1,0 +1,209 @@
+"""Causal mediation: how much of the corruption's effect goes through a set of nodes, and how much goes around it.
+
+(Pearl 2001; Vig et al. 2020, 2004.12265.) With m the metric and N the nodes, patched together,
+
+    total    = m(clean) - m(corrupted)
+    indirect = m(clean) - m(clean, N <- corrupted)        natural indirect effect: only what goes through N changes
+    direct   = m(clean) - m(corrupted, N <- clean)        natural direct effect: all changes but what goes through N
+
+Positive = helps. `direct + indirect = total` holds only without interaction between N and the rest; what is missing is
+
+    interaction = total - direct - indirect
+                = m(clean, N <- corrupted) + m(corrupted, N <- clean) - m(clean) - m(corrupted)
+
+`indirect` is what noising a single node gives in activation patching, and `total - direct` is what denoising it gives.
+Vig et al. divide by the metric of the base run, prompt by prompt; here effects stay in the metric's own unit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation, RunAblation
+from circuits.bootstrap import bootstrap_interval
+from circuits.engine.hooks import inference_state
+from circuits.engine.patch import Patch, ValueRecorder, changed_prompts, patched_logits
+from circuits.engine.resume import base_run
+from circuits.errors import InputError
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.nodes import Site, select_sites
+from circuits.pairs import PromptPairs
+from circuits.positions import place, position_axis
+from circuits.provenance import Provenance, frozen, provenance
+from circuits.question import Batch, Progress, Question
+
+
+@dataclass(frozen=True, eq=False)
+class Mediation:
+    """Total, direct and indirect effect of a set of nodes, in the metric's unit; positive = helps.
+
+    Means over prompts are `total`, `direct`, `indirect` and `interaction`; see the module docstring for the equations.
+
+    Attributes:
+        nodes: the set, in the order of the forward pass.
+        positions: the roles at which the nodes were patched; None: at all positions.
+        clean, corrupted: the metric per prompt of the two runs, signed like the behaviour, in float64.
+        clean_patched: of the clean run with the nodes' corrupted values.
+        corrupted_patched: of the corrupted run with the nodes' clean values.
+        unit: the metric's.
+        provenance: where the numbers come from.
+    """
+
+    nodes: tuple[str, ...]
+    positions: tuple[str, ...] | None
+    clean: Float[Tensor, " prompt"]
+    corrupted: Float[Tensor, " prompt"]
+    clean_patched: Float[Tensor, " prompt"]
+    corrupted_patched: Float[Tensor, " prompt"]
+    unit: str = ""
+    provenance: Provenance = field(default_factory=lambda: frozen(None))
+
+    @property
+    def per_prompt(self) -> Mapping[str, Float[Tensor, " prompt"]]:
+        """`total`, `direct`, `indirect` and `interaction` on each prompt."""
+        total = self.clean - self.corrupted
+        direct = self.clean - self.corrupted_patched
+        indirect = self.clean - self.clean_patched
+        effects = {"total": total, "direct": direct, "indirect": indirect, "interaction": total - direct - indirect}
+        return MappingProxyType(effects)
+
+    @property
+    def total(self) -> float:
+        """m(clean) - m(corrupted)."""
+        return float(self.per_prompt["total"].mean())
+
+    @property
+    def direct(self) -> float:
+        """m(clean) - m(corrupted, nodes <- clean)."""
+        return float(self.per_prompt["direct"].mean())
+
+    @property
+    def indirect(self) -> float:
+        """m(clean) - m(clean, nodes <- corrupted)."""
+        return float(self.per_prompt["indirect"].mean())
+
+    @property
+    def interaction(self) -> float:
+        """total - direct - indirect: 0 where the nodes and the rest act additively on the metric."""
+        return float(self.per_prompt["interaction"].mean())
+
+    @property
+    def share(self) -> float:
+        """indirect / total, on means over prompts; NaN where the total effect is 0."""
+        return self.indirect / self.total if self.total else float("nan")
+
+    @property
+    def n_prompts(self) -> int:
+        return len(self.clean)
+
+    def interval(self, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """Percentile bootstrap interval of each mean over prompts: `{"direct": (low, high), …}`.
+
+        Args:
+            level: its coverage.
+            resamples: how many; the same for all four effects.
+            seed: of the resampling.
+
+        Raises:
+            InputError: a level that is not between 0 and 1, or no resamples.
+        """
+        effects = self.per_prompt
+        low, high = bootstrap_interval(torch.stack(list(effects.values())), level, resamples, seed)
+        return dict(zip(effects, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+
+    def to_dict(self) -> dict[str, float]:
+        """`{"total": …, "direct": …, "indirect": …, "interaction": …}`, means over prompts."""
+        return {name: float(values.mean()) for name, values in self.per_prompt.items()}
+
+    def __str__(self) -> str:
+        shown = "+".join(self.nodes) if len(self.nodes) <= 4 else f"{len(self.nodes)} nodes"
+        where = "" if self.positions is None else f" at {', '.join(self.positions)}"
+        bounds = self.interval()
+        effects = ", ".join(
+            f"{name} {value:.3g} [{bounds[name][0]:.3g}, {bounds[name][1]:.3g}]"
+            for name, value in self.to_dict().items()
+        )
+        unit = f" {self.unit}" if self.unit else ""
+        return f"mediation by {shown}{where}: {effects}{unit} ({self.n_prompts} prompts, 95% bootstrap intervals)"
+
+    __repr__ = __str__
+
+
+def causal_mediation(
+    model: Model,
+    pairs: PromptPairs,
+    nodes: str | Sequence[str],
+    *,
+    positions: str | Sequence[str] | None = None,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Mediation:
+    """Total, direct and indirect effect of a set of nodes that are patched together.
+
+    `direct + indirect = total` only without interaction; `Mediation.interaction` is the residual.
+
+    Args:
+        model, pairs: what is asked.
+        nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
+        positions: None: the nodes at all positions; names of roles, or `roles` for all of them: at these, together.
+        metric: None: the one the task prefers.
+        ablation: where corrupted values come from: `interchange` (the corrupted prompt), `gaussian` or `resample`.
+        batch_size: pairs at a time; results do not depend on it.
+        progress: called with (pairs done, in all).
+
+    Raises:
+        InputError: an unknown node, metric or option, or an ablation that is no run of the model.
+        PairsError: roles that the pairs do not have.
+    """
+    if positions == "each":
+        raise InputError("positions='each' patched together are all positions: leave positions out, or name roles")
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    if not isinstance(question.ablation, RunAblation):
+        raise InputError(
+            f"causal mediation takes values from another run of the model, and {question.ablation.name} ablation is none; "
+            "use interchange, gaussian or resample"
+        )
+    sites, labels = select_sites(model.graph, nodes, model.n_neurons), position_axis(pairs, positions)
+    metrics = torch.zeros(4, len(pairs), dtype=torch.float64)
+    done = 0
+    with inference_state(model.bridge):
+        for batch in question.batches():
+            metrics[:, batch.suffix.batch.index.cpu()] = _mediate_batch(question, batch, sites, labels)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(pairs))
+    options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": labels}
+    origin = provenance(question, "causal_mediation", options)
+    names = tuple(site.name for site in sites)
+    return Mediation(names, labels, *(metrics * question.metric.sign), unit=question.metric.unit, provenance=origin)
+
+
+def _mediate_batch(
+    question: Question, batch: Batch, sites: Sequence[Site], labels: Sequence[str] | None
+) -> Float[Tensor, "run batch"]:
+    """The metric of four runs: clean, corrupted, clean with corrupted nodes, corrupted with clean nodes."""
+    model, suffix = question.model, batch.suffix
+    bridge, architecture = model.bridge, model.architecture
+    assert isinstance(question.ablation, RunAblation)
+    recorders, bases = [], []
+    for tokens, hooks in ((suffix.clean, []), question.ablation.run(model, suffix)):
+        recorder = ValueRecorder(architecture, sites)
+        hooks = [*hooks, *recorder.hooks()]
+        exact = model.report.resume_exact
+        bases.append(base_run(bridge, architecture, tokens, suffix.position, suffix.cache(), hooks, exact))
+        recorders.append(recorder)
+    places = [None] if labels is None else [place(label, batch, question.pairs) for label in labels]
+    patches = [Patch(site, where) for site in sites for where in places]
+    changed = changed_prompts(recorders[0].values, recorders[1].values, patches)
+    metrics = [question.metric(base.logits, batch.targets) for base in bases]
+    for base, other, unpatched in ((bases[0], recorders[1], metrics[0]), (bases[1], recorders[0], metrics[1])):
+        logits = patched_logits(bridge, architecture, base, other.values, [patches])[0]
+        metrics.append(torch.where(changed, question.metric(logits, batch.targets), unpatched))
+    return torch.stack(metrics).to("cpu", torch.float64)
