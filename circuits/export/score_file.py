@@ -1,20 +1,32 @@
-"""Scores as one safetensors file: tensors `values` and `stderr`, and a JSON header with the graph and the provenance."""
+"""Scores as one safetensors file with a JSON header: no pickle, and nothing is believed before it was checked.
+
+| scores | tensors (float64) | header |
+|---|---|---|
+| of edges | `values`, `stderr` [writer, reader] | `schema`, `graph`, `provenance`, `n_prompts` |
+| of nodes | `per_prompt` [node, (position,) prompt]; `clean`, `corrupted` [prompt] where known | `schema`, `nodes`, `positions`, `provenance` |
+"""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
-from circuits.export.node_link import _object
+from circuits.export.node_link import _object, reprs
 from circuits.graph import Graph
+from circuits.node_scores import NodeScores
 from circuits.provenance import frozen, plain
 from circuits.scores import EdgeScores
 
 SCHEMA = "mech-circuits edge scores 1"
+NODE_SCHEMA = "mech-circuits node scores 1"
 
 
 def write_scores(scores: EdgeScores, path: str | Path) -> None:
@@ -25,9 +37,7 @@ def write_scores(scores: EdgeScores, path: str | Path) -> None:
         "provenance": json.dumps(plain(scores.provenance)),
         "n_prompts": str(scores.n_prompts),
     }
-    tensors = {"values": scores.values.contiguous(), "stderr": scores.stderr.contiguous()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+    _write({"values": scores.values, "stderr": scores.stderr}, header, path)
 
 
 def read_scores(path: str | Path) -> EdgeScores:
@@ -36,20 +46,86 @@ def read_scores(path: str | Path) -> EdgeScores:
     Raises:
         InputError: the file cannot be read or holds something else; with the reason.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("schema") != SCHEMA:
-                raise InputError(f"{path}: schema {header.get('schema')!r}; expected {SCHEMA!r}")
-            graph = Graph.from_dict(json.loads(header["graph"]))
-            provenance = frozen(_object(json.loads(header["provenance"]), "provenance"))
-            values, stderr = file.get_tensor("values"), file.get_tensor("stderr")
-            n_prompts = int(header["n_prompts"])
-    except OSError as problem:
-        raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
-    except (SafetensorError, KeyError, ValueError, RecursionError) as problem:
-        raise InputError(f"{path} is not a file of edge scores: {problem}") from None
+    with _opened(path, SCHEMA, "edge scores") as (file, header):
+        graph = Graph.from_dict(json.loads(header["graph"]))
+        provenance = frozen(_object(json.loads(header["provenance"]), "provenance"))
+        values, stderr = file.get_tensor("values"), file.get_tensor("stderr")
+        n_prompts = int(header["n_prompts"])
     for name, tensor in (("values", values), ("stderr", stderr)):
         if tensor.shape != graph.edge_mask.shape or tensor.dtype != torch.float64:
             raise InputError(f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, which does not fit its graph")
     return EdgeScores(graph, values, stderr, n_prompts, provenance)
+
+
+def write_node_scores(scores: NodeScores, path: str | Path) -> None:
+    """Writes node scores, whole or not at all."""
+    header = {
+        "schema": NODE_SCHEMA,
+        "nodes": json.dumps(list(scores.nodes)),
+        "positions": json.dumps(None if scores.positions is None else list(scores.positions)),
+        "provenance": json.dumps(plain(scores.provenance)),
+    }
+    runs = {"per_prompt": scores.per_prompt, "clean": scores.clean, "corrupted": scores.corrupted}
+    _write({name: run.to("cpu", torch.float64) for name, run in runs.items() if run is not None}, header, path)
+
+
+def read_node_scores(path: str | Path) -> NodeScores:
+    """Reads what `write_node_scores` wrote.
+
+    Raises:
+        InputError: the file cannot be read or holds something else; with the reason.
+    """
+    with _opened(path, NODE_SCHEMA, "node scores") as (file, header):
+        nodes = _names(json.loads(header["nodes"]), "nodes")
+        positions = json.loads(header["positions"])
+        positions = None if positions is None else _names(positions, "positions")
+        provenance = frozen(_object(json.loads(header["provenance"]), "provenance"))
+        there = set(file.keys())
+        per_prompt = file.get_tensor("per_prompt")
+        clean, corrupted = (file.get_tensor(name) if name in there else None for name in ("clean", "corrupted"))
+    axes = (len(nodes),) if positions is None else (len(nodes), len(positions))
+    prompts = per_prompt.shape[-1:]
+    if per_prompt.shape != (*axes, *prompts) or prompts.numel() == 0 or per_prompt.dtype != torch.float64:
+        raise InputError(
+            f"{path}: per_prompt is {per_prompt.dtype} {tuple(per_prompt.shape)}; expected torch.float64 {axes} and the "
+            "prompts"
+        )
+    for name, run in (("clean", clean), ("corrupted", corrupted)):
+        if run is not None and (run.shape != prompts or run.dtype != torch.float64):
+            raise InputError(
+                f"{path}: {name} is {run.dtype} {tuple(run.shape)}; expected torch.float64 {tuple(prompts)}"
+            )
+    return NodeScores(nodes, per_prompt, positions, clean, corrupted, provenance)
+
+
+def _names(value: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        raise InputError(f"{what} must be a list of names, got {reprs(value)}")
+    return tuple(value)
+
+
+def _write(tensors: dict[str, Tensor], header: dict[str, str], path: str | Path) -> None:
+    with replacing(path) as temporary:
+        # Cloned, since safetensors refuses tensors that share memory.
+        save_file(
+            {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+            temporary,
+            metadata=header,
+        )
+
+
+@contextmanager
+def _opened(path: str | Path, schema: str, what: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The file and its header; whatever is wrong with either becomes an InputError that names the file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("schema") != schema:
+                raise InputError(f"schema {header.get('schema')!r}; expected {schema!r}")
+            yield file, header
+    except InputError as problem:
+        raise InputError(f"{path}: {problem}") from None
+    except OSError as problem:
+        raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
+    except (SafetensorError, KeyError, ValueError, RecursionError) as problem:
+        raise InputError(f"{path} is not a file of {what}: {problem}") from None
