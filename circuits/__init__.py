@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from circuits.evaluation.faithfulness import faithfulness as faithfulness
     from circuits.graph import Graph as Graph
     from circuits.methods.activation_patching import activation_patching as activation_patching
+    from circuits.methods.attribution_patching import attribution_patching as attribution_patching
     from circuits.methods.causal_mediation import Mediation as Mediation
     from circuits.methods.causal_mediation import causal_mediation as causal_mediation
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "NodeScores": "node_scores",
     "activation_patching": "methods.activation_patching",
+    "attribution_patching": "methods.attribution_patching",
     "Ablation": "ablations",
     "CausalModel": "causal_model",
     "Circuit": "circuit",

@@ -44,6 +44,11 @@ class NodeScores:
         return self.per_prompt.mean(-1)
 
     @property
+    def contributions(self) -> Float[Tensor, "node *position"]:
+        """Mean over the prompts of the effect's absolute value: for ranking, since opposite signs don't cancel."""
+        return self.per_prompt.abs().mean(-1)
+
+    @property
     def stderr(self) -> Float[Tensor, "node *position"]:
         """Standard error of the mean over the prompts (NaN with a single prompt)."""
         n = self.n_prompts

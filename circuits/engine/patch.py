@@ -50,7 +50,7 @@ class ValueRecorder:
     def __init__(self, architecture: Architecture, sites: Sequence[Site]) -> None:
         self.values: Values = {}
         self._points = [
-            ((layer, point), _hook_point(architecture, layer, point))
+            ((layer, point), hook_point(architecture, layer, point))
             for layer, point in sorted({(site.layer, site.point) for site in sites})
         ]
 
@@ -89,7 +89,8 @@ def changed_prompts(own: Values, source: Values, patches: Intervention) -> Bool[
     return torch.stack(changed).any(0)
 
 
-def _hook_point(architecture: Architecture, layer: int, point: str) -> HookPoint:
+def hook_point(architecture: Architecture, layer: int, point: str) -> HookPoint:
+    """The hook point of a site; ModelError where the model has none."""
     found = getattr(architecture.blocks[layer], point)
     if found is None:
         raise ModelError(f"layer {layer} of this model has no hook for {point}, so it cannot be patched there")
@@ -129,7 +130,7 @@ def patch_hooks(architecture: Architecture, values: Values, interventions: Seque
     for (layer, point), patches in touched.items():
         hooks.append(
             (
-                _hook_point(architecture, layer, point),
+                hook_point(architecture, layer, point),
                 lambda x, source=values[layer, point], patches=patches: _replace(x, source, patches, tiles),
             )
         )
