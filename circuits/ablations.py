@@ -224,7 +224,7 @@ class _GaussianOn(RunAblation):
             hit = [pair.roles[token] for token in self.gaussian.tokens] or [
                 i for i, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b
             ]
-            generator = torch.Generator().manual_seed(self.gaussian.seed * 1_000_003 + index)
+            generator = torch.Generator().manual_seed((self.gaussian.seed * 1_000_003 + index) % 2**63)
             noise[row, hit] = sigma * torch.randn(len(hit), noise.shape[-1], generator=generator)
         noise = noise.to(model.device, model.dtype)
         return suffix.clean, [(model.architecture.blocks[0].resid_pre, lambda x: x + noise)]

@@ -4,21 +4,18 @@ Exit codes: 0 done; 2 something given cannot be used (one readable line); 1 a bu
 Heavy packages are imported inside the commands, so that `circuits --help` answers at once.
 """
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from circuits.errors import InputError
+from circuits.terminal import console, console_stderr, print_summary, quiet_libraries, stage
 
 if TYPE_CHECKING:
-    from circuits.discover import Discovery
     from circuits.model import Model
     from circuits.pairs import PromptPairs
-    from circuits.question import Progress
 
 app = typer.Typer(
     help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
@@ -30,47 +27,103 @@ models_app = typer.Typer(help="Models with a short name: list them, fetch them."
 app.add_typer(models_app, name="models")
 
 DEFAULT_MODEL = "smollm2-135m"
+LARGEST_SEED = 2**63 - 1
+METHOD_HELP = (
+    "eap (one gradient), eap-ig (gradients integrated over inputs), activation-patching, or path-patching (paths from "
+    "nodes to readers). Options of another method are refused."
+)
+ABLATION_HELP = (
+    "What replaces a value: interchange (its value on the corrupted prompt), zero, mean, mean_positional, gaussian (noise "
+    "on the embedding), resample (its value on another prompt). Patching: interchange, gaussian, resample."
+)
+NODES_HELP = (
+    "Groups joined by + (heads, mlps, input, q, k, v, neurons), or names, comma separated. Default: heads+mlps."
+)
+SENDERS_HELP = "Writers: groups joined by + (heads, mlps, input), or names, comma separated. Default: heads+mlps."
+EAP, PATCHING, PATHS = (
+    f"Options of {methods}" for methods in ("eap and eap-ig", "activation-patching", "path-patching")
+)
+
+
+def _option(panel: str, text: str, **limits: Any) -> Any:
+    """An option of some methods only: None where it is not given, so that it can be refused elsewhere."""
+    return typer.Option(help=text, rich_help_panel=panel, **limits)
 
 
 @app.command()
 def discover(
     target: Annotated[str, typer.Argument(help="A task (see 'circuits tasks') or a JSONL file of prompt pairs.")],
     model: Annotated[str, typer.Option(help="Short name, Hugging Face id, or directory.")] = DEFAULT_MODEL,
-    method: Annotated[
-        str, typer.Option(help="eap (one gradient) or eap-ig (gradients integrated over inputs).")
-    ] = "eap-ig",
-    edges: Annotated[int, typer.Option(help="Edges to choose; dead ends are pruned from them.")] = 200,
-    by: Annotated[str, typer.Option(help="Rank edges by 'abs' (either sign) or 'signed'.")] = "abs",
-    steps: Annotated[int, typer.Option(help="eap-ig: points on the path from ablated to clean.")] = 5,
-    quadrature: Annotated[str, typer.Option(help="eap-ig: left, midpoint or right rule.")] = "midpoint",
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "eap-ig",
     metric: Annotated[str | None, typer.Option(help="What is explained. Default: what the task prefers.")] = None,
-    ablation: Annotated[str, typer.Option(help="What replaces an ablated value: interchange, zero.")] = "interchange",
+    ablation: Annotated[str, typer.Option(help=ABLATION_HELP)] = "interchange",
+    noise_tokens: Annotated[
+        str | None, typer.Option(help="gaussian: roles to disturb, comma separated. Default: the tokens that differ.")
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", help="Pairs. Default: 64 of a task, all of a file.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the pairs and of the random circuits.", min=0, max=2**63 - 1)] = 0,
-    random_circuits: Annotated[int, typer.Option(help="Random circuits to compare with.", min=0)] = 5,
+    seed: Annotated[int, typer.Option(help="Of the pairs and of all that is drawn.", min=0, max=LARGEST_SEED)] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)] = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face model.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TARGET-METHOD.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
+    edges: Annotated[int | None, _option(EAP, "Edges to choose; dead ends are pruned from them. Default: 200.")] = None,
+    by: Annotated[str | None, _option(EAP, "Rank edges by 'abs' (either sign) or 'signed'. Default: abs.")] = None,
+    random_circuits: Annotated[int | None, _option(EAP, "Random circuits to compare with. Default: 5.", min=0)] = None,
+    steps: Annotated[int | None, _option(EAP, "eap-ig: points on the path from ablated to clean. Default: 5.")] = None,
+    quadrature: Annotated[str | None, _option(EAP, "eap-ig: left, midpoint or right rule. Default: midpoint.")] = None,
+    nodes: Annotated[str | None, _option(PATCHING, NODES_HELP)] = None,
+    positions: Annotated[
+        str | None, _option(PATCHING, "each, roles, or names of roles, comma separated. Default: all at once.")
+    ] = None,
+    direction: Annotated[str | None, _option(PATCHING, "denoising or noising. Default: denoising.")] = None,
+    window: Annotated[int | None, _option(PATCHING, "Neighbouring layers patched together. Default: 1.", min=1)] = None,
+    receivers: Annotated[
+        str | None, _option(PATHS, "Readers, comma separated: a9.h9<q>, a9.kv3<k>, m10, logits. Required.")
+    ] = None,
+    senders: Annotated[str | None, _option(PATHS, SENDERS_HELP)] = None,
+    together: Annotated[
+        bool | None, typer.Option("--together", help="Patch all senders at once.", rich_help_panel=PATHS)
+    ] = None,
+    mlps: Annotated[str | None, _option(PATHS, "MLPs between are frozen or live. Default: frozen.")] = None,
 ) -> None:
-    """Score every edge of a model on a task, choose a circuit, test it and write it down."""
-    from circuits.discover import METHODS, check_out, write_run
+    """Score the edges of a model on a task, choose a circuit and test it; or score nodes by patching. Written down."""
+    from circuits.discover import check_options, choose_ablation
     from circuits.discover import discover as run_discovery
+    from circuits.runs import check_out, write_run
 
-    if method not in METHODS:
-        raise InputError(f"there is no method {method!r}; one of {', '.join(METHODS)}")
+    asked = {
+        "edges": edges, "by": by, "random_circuits": random_circuits, "steps": steps, "quadrature": quadrature,
+        "nodes": _nodes(nodes), "positions": _positions(positions), "direction": direction, "window": window,
+        "receivers": _names(receivers), "senders": _nodes(senders), "together": together, "mlps": mlps,
+    }  # fmt: skip
+    options = {name: value for name, value in asked.items() if value is not None}
+    check_options(method, options)
+    chosen = choose_ablation(ablation, _names(noise_tokens), seed)
     out = check_out(out or Path("runs") / f"{Path(target).stem}-{method}", overwrite)
     source = _find_pairs(target)
     loaded = _load(model, dtype, device, revision)
     pairs = source(loaded, n, seed)
     found = run_discovery(
-        loaded, pairs, method=method, edges=edges, by=by, steps=steps, quadrature=quadrature, metric=metric, ablation=ablation,
-        n_random=random_circuits, seed=seed, batch_size=batch_size, stage=_stage,
+        loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size, stage=stage,
+        **options,
     )  # fmt: skip
-    written = write_run(found, pairs, out, overwrite=overwrite)
-    _print_summary(found, loaded, pairs, written)
+    print_summary(found, loaded, pairs, write_run(found, pairs, out, overwrite=overwrite))
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Comma-separated names, each once."""
+    return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _nodes(text: str | None) -> str | list[str] | None:
+    """Names of nodes, which hold digits or commas, or groups of them."""
+    return _names(text) if text is not None and any(c == "," or c.isdecimal() for c in text) else text
+
+
+def _positions(text: str | None) -> str | list[str] | None:
+    return text if text in ("each", "roles") else _names(text)
 
 
 @app.command()
@@ -93,7 +146,7 @@ def tasks(
     for name in task_names():
         task = find_task(name)
         table.add_row(name, task.title, *(_example(task, loaded) if loaded else ("", "")))
-    _console().print(table)
+    console().print(table)
 
 
 def _example(task: Any, model: "Model") -> tuple[str, str]:
@@ -118,8 +171,8 @@ def models(context: typer.Context) -> None:
     for entry in zoo.entries():
         cached = "yes" if zoo.is_cached(entry.name) else "no"
         table.add_row(entry.name, entry.description, entry.licence, f"{entry.size / 1e6:.0f} MB", cached)
-    _console().print(table)
-    _console().print("Any other name is a Hugging Face id or a directory.")
+    console().print(table)
+    console().print("Any other name is a Hugging Face id or a directory.")
 
 
 @models_app.command()
@@ -129,7 +182,7 @@ def fetch(name: Annotated[str, typer.Argument(help="A short name, such as smollm
 
     with zoo.rich_progress() as progress:
         path = zoo.fetch(name, progress, full=True)
-    _console().print(f"{name} is in {path}", soft_wrap=True)
+    console().print(f"{name} is in {path}", soft_wrap=True)
 
 
 def _find_pairs(target: str) -> Any:
@@ -152,7 +205,7 @@ def _first(pairs: "PromptPairs", n: int | None) -> "PromptPairs":
 
 
 def _load(name: str, dtype: str, device: str, revision: str | None) -> "Model":
-    with _quiet_libraries(), _console_stderr().status(f"loading {name}"):
+    with quiet_libraries(), console_stderr().status(f"loading {name}"):
         from circuits import zoo
         from circuits.model import load_model
 
@@ -160,100 +213,8 @@ def _load(name: str, dtype: str, device: str, revision: str | None) -> "Model":
             return load_model(name, dtype=dtype, device=device, revision=revision)
     with zoo.rich_progress() as progress:
         zoo.fetch(name, progress)
-    with _quiet_libraries(), _console_stderr().status(f"loading {name}"):
+    with quiet_libraries(), console_stderr().status(f"loading {name}"):
         return load_model(name, dtype=dtype, device=device, revision=revision)
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Without the warnings that transformers and TransformerLens print while loading."""
-    import logging
-    import warnings
-
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
-
-
-@contextlib.contextmanager
-def _stage(name: str) -> Iterator["Progress"]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=_console_stderr()) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _print_summary(found: "Discovery", model: "Model", pairs: "PromptPairs", out: Path) -> None:
-    from rich.table import Table
-
-    numbers = found.summary()
-    table = Table(title=f"{pairs.source or 'pairs'} in {model.name}", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    accuracy = "–" if found.accuracy is None else f"{found.accuracy:.2f}"
-    rows = [
-        ("pairs", str(len(pairs))),
-        ("accuracy of the model", accuracy),
-        (f"{numbers['metric']}, clean", f"{numbers['clean']:.3f}"),
-        (f"{numbers['metric']}, everything ablated ({numbers['ablation']})", f"{numbers['ablated']:.3f}"),
-        (f"{numbers['metric']}, circuit", f"{numbers['circuit']:.3f}"),
-        ("edges of the circuit", f"{numbers['edges']} of {numbers['edges_in_graph']}"),
-        ("edges chosen before dead ends were pruned", str(found.options["edges"])),
-        ("nodes of the circuit", str(numbers["nodes"])),
-        ("faithfulness", _decimal(numbers["faithfulness"])),
-        (
-            f"faithfulness of {len(numbers['random_circuits'])} random circuits",
-            _decimal(numbers["random_faithfulness"]),
-        ),
-        ("seconds", ", ".join(f"{stage} {s:.1f}" for stage, s in found.seconds.items())),
-    ]
-    for row in rows:
-        table.add_row(*row)
-    strongest = Table(title="strongest edges", title_justify="left")
-    strongest.add_column("edge")
-    strongest.add_column("in the circuit")
-    strongest.add_column("effect", justify="right")
-    strongest.add_column("std. error", justify="right")
-    for edge, score, stderr in found.scores.strongest(10):
-        strongest.add_row(
-            edge,
-            "yes" if edge in found.circuit else "no",
-            f"{score:+.4f}",
-            "–" if stderr != stderr else f"{stderr:.4f}",
-        )
-    console = _console()
-    console.print(table, strongest)
-    console.print(f"written to {out} (open {out / 'circuit.html'} in a browser)", soft_wrap=True)
-
-
-def _decimal(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False)
-
-
-def _console_stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True, markup=False)
 
 
 def main() -> None:

@@ -1,32 +1,32 @@
-"""The main job: from a model and pairs to a scored, tested circuit, and the directory that holds it.
+"""The main job: from a model and pairs to scored edges and a tested circuit, or to scored nodes.
 
-The command line parses and prints; everything it does is here, so that a notebook can do the same in one call.
+The command line parses and prints; everything it does is here, so that a notebook can do the same in one call. A method is
+a function below, and its keyword arguments are its options: what another method takes is refused, never ignored.
 """
 
 import contextlib
-import json
-import os
-import shutil
-import tempfile
+import inspect
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
+from circuits.ablations import Ablation, Gaussian, Resample, get_ablation
 from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.evaluation.faithfulness import Faithfulness, circuit_metric, faithfulness
+from circuits.evaluation.faithfulness import circuit_metric, faithfulness
+from circuits.findings import Discovery, NodeDiscovery
+from circuits.methods.activation_patching import activation_patching
 from circuits.methods.edge_attribution import edge_attribution
+from circuits.methods.path_patching import path_patching
 from circuits.model import Model
 from circuits.pairs import PromptPairs
-from circuits.provenance import plain
 from circuits.question import Progress, Question
-from circuits.scores import EdgeScores, check_ranking
+from circuits.scores import check_ranking
 
-METHODS = ("eap", "eap-ig")
-RUN_FILE = "run.json"
-RUN_FILES = ("pairs.jsonl", "scores.safetensors", "circuit.json", "circuit.graphml", "circuit.html")
+LARGEST_NOISE_SEED = 2**40
+"""Each pair has a seed of its own, a million times this one's and its number, in 64 bits."""
 
 StageProgress = Callable[[str], contextlib.AbstractContextManager[Progress]]
 """Called with a stage's name; gives what is called with (done, in all) during the stage."""
@@ -38,51 +38,35 @@ def _silent(stage: str) -> Iterator[Progress]:
 
 
 @dataclass(frozen=True, eq=False)
-class Discovery:
-    """What `discover` found.
+class _Job:
+    """What every method is given besides its own options.
 
     Attributes:
-        scores: every edge's effect.
-        circuit: the chosen edges.
-        faithfulness: the circuit against the model, against everything ablated, and against random circuits.
-        accuracy: share of prompts on which the model prefers an answer to every distractor; None without distractors.
-        options: how it was asked for.
-        seconds: wall time per stage.
+        question: model, pairs, metric and ablation, validated.
+        batch_size: as asked for.
+        seed: of whatever is drawn.
+        stage: progress reporting.
+        seconds: wall time per stage, filled in as the stages end.
     """
 
-    scores: EdgeScores
-    circuit: Circuit
-    faithfulness: Faithfulness
-    accuracy: float | None
-    options: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    question: Question
+    batch_size: int | None
+    seed: int
+    stage: StageProgress
+    seconds: dict[str, float]
 
-    def summary(self) -> dict[str, Any]:
-        """The numbers of the summary table, as plain JSON values."""
-        faith = self.faithfulness
-        return {
-            "accuracy": self.accuracy,
-            "metric": faith.metric,
-            "ablation": faith.ablation,
-            "clean": float(faith.clean.mean()),
-            "ablated": float(faith.ablated.mean()),
-            "circuit": float(faith.circuit.mean()),
-            "faithfulness": _number(faith.value),
-            "random_circuits": [float(value) for value in faith.random],
-            "random_faithfulness": _number(faith.random_value),
-            "edges": len(self.circuit),
-            "nodes": len(self.circuit.nodes),
-            "edges_in_graph": self.circuit.graph.n_edges,
-            "strongest": [
-                {"edge": edge, "score": score, "stderr": _number(stderr), "in_circuit": edge in self.circuit}
-                for edge, score, stderr in self.scores.strongest(10)
-            ],
-        }
+    @contextlib.contextmanager
+    def timed(self, name: str, stage: str) -> Iterator[Progress]:
+        start = time.perf_counter()
+        with self.stage(stage) as progress:
+            yield progress
+        self.seconds[name] = round(time.perf_counter() - start, 3)
 
-
-def _number(value: float) -> float | None:
-    """NaN as None, which JSON can say."""
-    return None if value != value else value
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What all methods of the library take."""
+        question = self.question
+        return {"metric": question.metric, "ablation": question.ablation, "batch_size": self.batch_size}
 
 
 def discover(
@@ -90,162 +74,178 @@ def discover(
     pairs: PromptPairs,
     *,
     method: str = "eap-ig",
-    edges: int = 200,
-    by: str = "abs",
-    steps: int = 5,
-    quadrature: str = "midpoint",
     metric: str | None = None,
-    ablation: str = "interchange",
-    n_random: int = 5,
+    ablation: str | Ablation = "interchange",
+    noise_tokens: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     stage: StageProgress = _silent,
-) -> Discovery:
-    """Scores all edges, chooses a circuit and tests it.
+    **options: Any,
+) -> Discovery | NodeDiscovery:
+    """Scores all edges, chooses a circuit and tests it; or scores nodes.
 
     Args:
         model, pairs: what is asked.
-        method: `eap` or `eap-ig`.
-        edges: how many edges to choose.
-        by: by absolute value or signed.
-        steps, quadrature: of `eap-ig`.
+        method: `eap`, `eap-ig`, `activation-patching` or `path-patching`.
         metric: None: the one the task prefers.
         ablation: what replaces an ablated value.
-        n_random: random circuits to compare with.
-        seed: of the random circuits.
+        noise_tokens: roles whose embeddings `gaussian` ablation disturbs; None: the tokens that differ.
+        seed: of the random circuits, of the noise and of resampling.
         batch_size: pairs at a time; None: chosen by size.
         stage: progress reporting.
+        options: the method's own, see `METHODS`.
 
     Raises:
-        InputError: an option that cannot be used.
+        InputError: an option that cannot be used, or that belongs to another method.
+    """
+    check_options(method, options)
+    chosen = choose_ablation(ablation, noise_tokens, seed)
+    question = Question.ask(model, pairs, metric, chosen, batch_size)
+    return METHODS[method](_Job(question, batch_size, seed, stage, {}), **options)
+
+
+def check_options(method: str, options: dict[str, Any]) -> None:
+    """Whether these options belong to this method; asked before a model is loaded.
+
+    Raises:
+        InputError: there is no such method, an option is foreign to it, or one that it needs is missing.
     """
     if method not in METHODS:
-        raise InputError(f"there is no method {method!r}; one of {', '.join(METHODS)}")
+        near = get_close_matches(method, METHODS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"there is no method {method!r}{hint} (one of {', '.join(METHODS)})")
+    known = _options_of(method)
+    spelled = ", ".join(name.replace("_", "-") for name in known)
+    for name in options:
+        if name not in known:
+            raise InputError(f"method {method} has no option {name.replace('_', '-')!r}; its own: {spelled}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and not options.get(name):
+            raise InputError(f"method {method} needs the option {name.replace('_', '-')!r}")
+
+
+def _options_of(method: str) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(METHODS[method]).parameters
+    return {name: p for name, p in parameters.items() if p.kind == p.KEYWORD_ONLY}
+
+
+def choose_ablation(ablation: str | Ablation, noise_tokens: Sequence[str] | None = None, seed: int = 0) -> Ablation:
+    """The ablation of that name, with its options.
+
+    Raises:
+        InputError: no such ablation, or tokens to disturb where no noise is asked for.
+    """
+    chosen = get_ablation(ablation)
+    if noise_tokens is not None and not isinstance(chosen, Gaussian):
+        raise InputError(f"noise-tokens belong to gaussian ablation, not to {chosen.name}")
+    if chosen is ablation and noise_tokens is None:
+        return chosen
+    if isinstance(chosen, Gaussian):
+        if seed >= LARGEST_NOISE_SEED:
+            raise InputError(f"gaussian ablation takes seeds below {LARGEST_NOISE_SEED}, got {seed}")
+        return Gaussian(tuple(noise_tokens or ()), chosen.scale, seed)
+    return Resample(seed) if isinstance(chosen, Resample) else chosen
+
+
+def _edges(
+    job: _Job, method: str, edges: int, by: str, random_circuits: int, options: dict[str, Any], **attribution: Any
+) -> Discovery:
+    """Attribution, choice and test."""
+    question, model, pairs = job.question, job.question.model, job.question.pairs
     if not 1 <= edges <= model.graph.n_edges:
         raise InputError(f"edges must be between 1 and the graph's {model.graph.n_edges}, got {edges}")
     check_ranking(by)
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
     question.metric.require_gradient(f"method {method}", at_clean=method == "eap")
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "attribution"), stage("scoring edges") as progress:
-        scores = edge_attribution(
-            model, pairs, gradient="clean" if method == "eap" else "ig", steps=steps, quadrature=quadrature,
-            metric=question.metric, ablation=question.ablation, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+    with job.timed("attribution", "scoring edges") as progress:
+        scores = edge_attribution(model, pairs, progress=progress, **job.asked, **attribution)
     circuit = scores.top(edges, by=by)
-    with _timed(seconds, "evaluation"), stage("testing the circuit") as progress:
+    with job.timed("evaluation", "testing the circuit") as progress:
         faith = faithfulness(
-            model, pairs, circuit, metric=question.metric, ablation=question.ablation, n_random=n_random, seed=seed,
-            batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+            model, pairs, circuit, n_random=random_circuits, seed=job.seed, progress=progress, **job.asked
+        )
         accuracy = None
         if all(pairs.distractors):
             everything = Circuit.full(model.graph)
-            accuracy = float(circuit_metric(model, pairs, everything, "accuracy", ablation, batch_size).mean())
-    options = {"method": method, "edges": edges, "by": by, "n_random": n_random, "seed": seed}
-    if method == "eap-ig":
-        options |= {"steps": steps, "quadrature": quadrature}
-    return Discovery(scores, circuit, faith, accuracy, options, seconds)
+            per_prompt = circuit_metric(model, pairs, everything, "accuracy", question.ablation, job.batch_size)
+            accuracy = float(per_prompt.mean())
+    options = {
+        "method": method,
+        "edges": edges,
+        "by": by,
+        "random_circuits": random_circuits,
+        "seed": job.seed,
+    } | options
+    return Discovery(scores, circuit, faith, accuracy, options, job.seconds)
 
 
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = round(time.perf_counter() - start, 3)
+def _eap(job: _Job, *, edges: int = 200, by: str = "abs", random_circuits: int = 5) -> Discovery:
+    return _edges(job, "eap", edges, by, random_circuits, {}, gradient="clean")
 
 
-def check_out(out: str | Path, overwrite: bool) -> Path:
-    """Whether a run may be written to this directory; asked before any work is done.
-
-    Raises:
-        InputError: it holds a finished run and `overwrite` is not set, or something that is no run, or cannot be written.
-    """
-    out = Path(out)
-    try:
-        if out.is_symlink() and not out.exists():
-            raise InputError(f"{out} is a link to nothing")
-        if out.exists() and not out.is_dir():
-            raise InputError(f"{out} is a file; --out names a directory")
-        if out.is_dir() and any(out.iterdir()):
-            if not _is_run(out):
-                raise InputError(f"{out} holds files that are no run of ours; choose another --out")
-            if not overwrite:
-                raise InputError(f"{out} holds a finished run; use --overwrite to replace it, or choose another --out")
-        parent = out.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=parent)).rmdir()
-        if out.resolve() == Path.cwd():
-            raise InputError(f"{out} is the current directory, which cannot be replaced as a whole; name a new one")
-    except OSError as problem:
-        raise InputError(f"cannot write to {out}: {problem.strerror or problem}") from None
-    return out
+def _eap_ig(
+    job: _Job,
+    *,
+    edges: int = 200,
+    by: str = "abs",
+    random_circuits: int = 5,
+    steps: int = 5,
+    quadrature: str = "midpoint",
+) -> Discovery:
+    options = {"steps": steps, "quadrature": quadrature}
+    return _edges(job, "eap-ig", edges, by, random_circuits, options, gradient="ig", **options)
 
 
-def _is_run(directory: Path) -> bool:
-    """Whether all files here are a run's, and `run.json` is one of ours."""
-    if not {path.name for path in directory.iterdir()} <= {RUN_FILE, *RUN_FILES}:
-        return False
-    try:
-        run = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(run, dict) and run.get("schema") == 1 and "provenance" in run
-
-
-def write_run(discovery: Discovery, pairs: PromptPairs, out: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes a run directory: it appears whole, under its final name, or not at all.
-
-    Files: `run.json` (options, provenance, numbers, timings), `pairs.jsonl`, `scores.safetensors`, `circuit.json`,
-    `circuit.graphml`, `circuit.html`.
-
-    Raises:
-        InputError: see `check_out`.
-    """
-    from circuits.plots import circuit_figure, write_html
-
-    out = check_out(out, overwrite)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.absolute().parent))
-    try:
-        pairs.to_jsonl(temporary / "pairs.jsonl")
-        discovery.scores.save(temporary / "scores.safetensors")
-        discovery.circuit.to_json(temporary / "circuit.json")
-        discovery.circuit.to_graphml(temporary / "circuit.graphml")
-        write_html(circuit_figure(discovery.circuit, title=_title(discovery)), temporary / "circuit.html")
-        run = {
-            "schema": 1,
-            "options": discovery.options,
-            "provenance": plain(discovery.circuit.provenance),
-            "summary": discovery.summary(),
-            "seconds": discovery.seconds,
-        }
-        (temporary / RUN_FILE).write_text(json.dumps(run, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        _move_into_place(temporary, out, overwrite)
-    except OSError as problem:
-        raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return out
-
-
-def _title(discovery: Discovery) -> str:
-    origin = discovery.circuit.provenance
-    return (
-        f"{origin.get('task') or 'circuit'} in {origin.get('model')}: {len(discovery.circuit)} edges by "
-        f"{discovery.options.get('method')}, faithfulness {discovery.faithfulness.value:.2f}"
+def _activation_patching(
+    job: _Job,
+    *,
+    nodes: str | Sequence[str] = "heads+mlps",
+    positions: str | Sequence[str] | None = None,
+    direction: str = "denoising",
+    window: int = 1,
+) -> NodeDiscovery:
+    options = {"nodes": nodes, "positions": positions, "direction": direction, "window": window}
+    with job.timed("patching", "patching nodes") as progress:
+        scores = activation_patching(job.question.model, job.question.pairs, progress=progress, **job.asked, **options)
+    return NodeDiscovery(
+        scores,
+        {"method": "activation-patching", **options, "seed": job.seed},
+        job.seconds,
+        _tokens(job, scores.positions),
     )
 
 
-def _move_into_place(temporary: Path, out: Path, overwrite: bool) -> None:
-    """One rename; it fails if another run got there first, unless that is to be replaced."""
-    check_out(out, overwrite)
-    if not (overwrite and out.exists()):
-        os.rename(temporary, out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.absolute().parent))
-    try:
-        os.rename(out, old / out.name)
-        os.rename(temporary, out)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+def _path_patching(
+    job: _Job,
+    *,
+    receivers: Sequence[str],
+    senders: str | Sequence[str] = "heads+mlps",
+    together: bool = False,
+    mlps: str = "frozen",
+) -> NodeDiscovery:
+    options = {"receivers": receivers, "senders": senders, "together": together, "mlps": mlps}
+    with job.timed("patching", "patching paths") as progress:
+        scores = path_patching(job.question.model, job.question.pairs, progress=progress, **job.asked, **options)
+    return NodeDiscovery(scores, {"method": "path-patching", **options, "seed": job.seed}, job.seconds)
+
+
+METHODS: dict[str, Callable[..., Discovery | NodeDiscovery]] = {
+    "eap": _eap,
+    "eap-ig": _eap_ig,
+    "activation-patching": _activation_patching,
+    "path-patching": _path_patching,
+}
+"""Keyword-only arguments are the method's options; those without a default must be given."""
+
+
+def _tokens(job: _Job, positions: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What to write under each position: the token if all prompts have the same there, and its role."""
+    if positions is None or not all(place.isdecimal() for place in positions):
+        return None
+    pairs, tokenizer = job.question.pairs, job.question.model.tokenizer
+    labels = []
+    for i in map(int, positions):
+        ids = {prompt[i] for prompt in pairs.clean}
+        roles = [role for role in pairs.roles[0] if all(r.get(role) == i for r in pairs.roles)]
+        token = str(i) if len(ids) > 1 or tokenizer is None else tokenizer.decode(list(ids)).strip() or repr(" ")
+        labels.append(f"{token} ({', '.join(roles)})" if roles else token)
+    return tuple(labels)

@@ -7,9 +7,11 @@ import networkx as nx
 import pytest
 
 import circuits
-from circuits import Circuit, EdgeScores, cli
+from circuits import Circuit, EdgeScores, NodeScores, cli
+from circuits.ablations import ABLATIONS
+from circuits.discover import METHODS
 from circuits.discover import discover as run_discovery
-from circuits.discover import write_run
+from circuits.runs import write_run
 
 GOLDEN = Path(__file__).parent / "golden" / "acdc_2l2h_kl"
 
@@ -19,7 +21,10 @@ def pairs_file(tmp_path):
     case = json.loads((GOLDEN / "case.json").read_text())
     rows = zip(case["clean"], case["ablated"], case["answer"], case["distractor"], strict=True)
     path = tmp_path / "pairs.jsonl"
-    lines = [json.dumps({"clean": c, "corrupted": x, "answers": [a], "distractors": [d]}) for c, x, a, d in rows]
+    lines = [
+        json.dumps({"clean": c, "corrupted": x, "answers": [a], "distractors": [d], "roles": {"first": 1, "last": 5}})
+        for c, x, a, d in rows
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -33,7 +38,11 @@ def command(monkeypatch, *arguments):
 
 
 def discover(monkeypatch, pairs_file, out, *more):
-    options = ("--model", GOLDEN / "model", "--dtype", "float64", "--edges", 12, "--out", out)
+    return score(monkeypatch, pairs_file, out, "--edges", 12, *more)
+
+
+def score(monkeypatch, pairs_file, out, *more):
+    options = ("--model", GOLDEN / "model", "--dtype", "float64", "--out", out)
     return command(monkeypatch, "discover", pairs_file, *options, *more)
 
 
@@ -84,7 +93,7 @@ def test_the_second_of_two_runs_into_one_directory_is_refused(monkeypatch, pairs
     out = tmp_path / "one"
     model = circuits.load_model(GOLDEN / "model", dtype="float64")
     pairs = circuits.PromptPairs.from_jsonl(pairs_file, model)
-    found = run_discovery(model, pairs, edges=5, n_random=0)
+    found = run_discovery(model, pairs, edges=5, random_circuits=0)
     write_run(found, pairs, out)
     with pytest.raises(circuits.InputError, match="finished run"):
         write_run(found, pairs, out)
@@ -128,3 +137,130 @@ def test_unknown_tasks_files_and_models_are_named(monkeypatch, pairs_file, tmp_p
         extra = ("--out", tmp_path / "out") if arguments[0] == "discover" else ()
         assert command(monkeypatch, *arguments, *extra) == 2
         assert said in capsys.readouterr().err
+
+
+PATHS = ("--method", "path-patching", "--receivers", "logits, a1.h0<q>")
+NODES = ("--method", "activation-patching")
+NODE_FILES = {"run.json", "pairs.jsonl", "scores.safetensors", "heatmap.html"}
+
+
+@pytest.mark.parametrize(
+    ("more", "nodes", "positions", "options"),
+    [
+        (NODES, 6, None, {"direction": "denoising", "window": 1}),
+        ((*NODES, "--nodes", "heads+q", "--direction", "noising"), 8, None, {"direction": "noising"}),
+        ((*NODES, "--nodes", "m1, a0.h1", "--window", 2), 2, None, {"nodes": ["m1", "a0.h1"], "window": 2}),
+        ((*NODES, "--nodes", "m1", "--positions", "roles"), 1, ("first", "last"), {}),
+        ((*NODES, "--positions", "each"), 6, ("0", "1", "2", "3", "4", "5"), {}),
+        ((*NODES, "--positions", "last", "--metric", "kl_divergence"), 6, ("last",), {}),
+        ((*NODES, "--ablation", "gaussian", "--noise-tokens", "first", "--seed", 3), 6, None, {}),
+        (PATHS, 6, None, {"receivers": ["logits", "a1.h0<q>"], "mlps": "frozen", "together": False}),
+        ((*PATHS, "--senders", "a0.h0", "--mlps", "live"), 1, None, {"senders": ["a0.h0"], "mlps": "live"}),
+        ((*PATHS, "--senders", "heads+input", "--together"), 1, None, {"together": True}),
+        ((*PATHS, "--ablation", "resample"), 6, None, {}),
+    ],
+)
+def test_patching_writes_node_scores_and_a_heat_map(
+    monkeypatch, pairs_file, tmp_path, capsys, more, nodes, positions, options
+):
+    out = tmp_path / "one"
+    assert score(monkeypatch, pairs_file, out, *more) == 0
+    assert {path.name for path in out.iterdir()} == NODE_FILES
+    scores = NodeScores.load(out / "scores.safetensors")
+    run = json.loads((out / "run.json").read_text())
+    assert (len(scores), scores.positions) == (nodes, positions)
+    assert run["options"] | options == run["options"]
+    assert run["options"]["method"] == more[1]
+    assert run["summary"]["nodes"] == nodes
+    best = run["summary"]["strongest"][0]
+    assert best["effect"] == scores.strongest(1)[0][1]
+    assert best["interval"][0] <= best["effect"] <= best["interval"][1]
+    printed = capsys.readouterr().out
+    assert "95% interval" in printed
+    assert "corrupted" in printed
+    assert "Plotly.newPlot" in (out / "heatmap.html").read_text()
+    if "gaussian" in more:
+        assert run["provenance"]["ablation"] == "gaussian(tokens=first, scale=3, seed=3)"
+
+
+def test_the_summary_is_the_metric_itself_where_lower_is_more(monkeypatch, pairs_file, tmp_path):
+    assert score(monkeypatch, pairs_file, tmp_path / "one", *NODES, "--metric", "cross_entropy") == 0
+    summary = json.loads((tmp_path / "one" / "run.json").read_text())["summary"]
+    assert 0 < summary["clean"] < 20
+
+
+def test_a_single_pair_has_no_interval(monkeypatch, pairs_file, tmp_path, capsys):
+    assert score(monkeypatch, pairs_file, tmp_path / "one", *NODES, "--n", 1) == 0
+    assert json.loads((tmp_path / "one" / "run.json").read_text())["summary"]["strongest"][0]["interval"] is None
+    assert "–" in capsys.readouterr().out
+
+
+def test_runs_of_both_kinds_replace_each_other_only_when_told(monkeypatch, pairs_file, tmp_path):
+    out = tmp_path / "one"
+    assert discover(monkeypatch, pairs_file, out) == 0
+    assert score(monkeypatch, pairs_file, out, *NODES) == 2
+    assert score(monkeypatch, pairs_file, out, *NODES, "--overwrite") == 0
+    assert {path.name for path in out.iterdir()} == NODE_FILES
+    assert score(monkeypatch, pairs_file, out, *PATHS) == 2
+    assert discover(monkeypatch, pairs_file, out, "--overwrite") == 0
+    (out / "notes.txt").write_text("x")
+    assert score(monkeypatch, pairs_file, out, *NODES, "--overwrite") == 2
+    assert (out / "circuit.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((*NODES, "--edges", 5), "method activation-patching has no option 'edges'; its own: nodes, positions"),
+        ((*NODES, "--random-circuits", 5), "no option 'random-circuits'"),
+        ((*NODES, "--receivers", "logits"), "no option 'receivers'"),
+        ((*PATHS, "--window", 1), "method path-patching has no option 'window'; its own: receivers, senders"),
+        (("--method", "eap", "--steps", 5), "method eap has no option 'steps'; its own: edges, by"),
+        (("--together",), "method eap-ig has no option 'together'"),
+        (("--method", "path-patching"), "needs the option 'receivers'"),
+        (("--method", "path-patching", "--receivers", " , "), "needs the option 'receivers'"),
+        (("--method", "path-patching", "--receivers", "a1.h9<q>"), "a1.h9<q>"),
+        ((*PATHS, "--senders", "q"), "senders are writers"),
+        ((*PATHS, "--mlps", "warm"), "'frozen' or 'live'"),
+        ((*NODES, "--nodes", "haeds"), "did you mean heads"),
+        ((*NODES, "--nodes", "a0.h9"), "nearest"),
+        ((*NODES, "--nodes", ","), "no nodes chosen"),
+        ((*NODES, "--positions", "S7"), "no role 'S7'"),
+        ((*NODES, "--positions", ","), "role"),
+        ((*NODES, "--direction", "up"), "denoising, noising"),
+        ((*NODES, "--window", 0), "greater than or equal to 1"),
+        ((*NODES, "--ablation", "zero"), "zero ablation is none"),
+        ((*NODES, "--noise-tokens", "first"), "belong to gaussian"),
+        ((*NODES, "--ablation", "gaussian", "--noise-tokens", "IO"), "no role 'IO'"),
+        ((*NODES, "--ablation", "gaussian", "--seed", 2**62), "seeds below"),
+    ],
+)
+def test_options_that_do_not_fit_the_method_are_refused(monkeypatch, pairs_file, tmp_path, capsys, more, said):
+    assert score(monkeypatch, pairs_file, tmp_path / "out", *more) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in " ".join(error.split())
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_edges_can_be_scored_under_every_ablation(monkeypatch, pairs_file, tmp_path, ablation):
+    assert discover(monkeypatch, pairs_file, tmp_path / "one", "--ablation", ablation, "--random-circuits", 1) == 0
+
+
+def test_the_help_names_every_method_and_ablation(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert command(monkeypatch, "discover", "--help") == 0
+    shown = capsys.readouterr().out
+    for name in (*METHODS, *ABLATIONS):
+        assert name in shown
+
+
+def test_the_same_in_one_call_from_a_notebook(pairs_file):
+    model = circuits.load_model(GOLDEN / "model", dtype="float64")
+    pairs = circuits.PromptPairs.from_jsonl(pairs_file, model)
+    found = run_discovery(model, pairs, method="activation-patching", nodes="mlps", positions="each")
+    # Tokens differ between these prompts, so positions are numbered, and named where a role is always there.
+    assert found.tokens == ("0", "1 (first)", "2", "3", "4", "5 (last)")
+    with pytest.raises(circuits.InputError, match="no option 'edges'"):
+        run_discovery(model, pairs, method="path-patching", receivers=["logits"], edges=3)

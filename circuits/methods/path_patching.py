@@ -63,6 +63,8 @@ def path_patching(
     Raises:
         InputError: an unknown node or option.
     """
+    if isinstance(receivers, str) or not receivers:
+        raise InputError(f"receivers must be a list of readers, such as ['logits', 'a9.h9<q>'], got {receivers!r}")
     if mlps not in ("frozen", "live"):
         raise InputError(f"mlps must be 'frozen' or 'live', got {mlps!r}")
     question = Question.ask(model, pairs, metric, ablation, batch_size)

@@ -57,6 +57,7 @@ def test_live_mlps_carry_paths_that_frozen_ones_do_not():
     ("receivers", "options", "said"),
     [
         (["a9.h0<q>"], {}, "no reader"),
+        ([], {}, "must be a list of readers"),
         (["logits"], {"senders": "q"}, "writers"),
         (["logits"], {"mlps": "cold"}, "'frozen' or 'live'"),
         (["logits"], {"ablation": "zero"}, "another run"),

@@ -1,19 +1,13 @@
-"""Figures, in plotly.
-
-Colours are the blue and vermilion of Okabe and Ito (2008): they stay apart for colour-blind readers and in black and
-white, where width carries the size of an effect and dashes its sign.
-"""
+"""A circuit as a picture: layers upward, an edge's width its size, its colour and dash its sign."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import plotly.graph_objects as go
 
 from circuits.circuit import Circuit
-from circuits.export.atomic import replacing
+from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, escaped
 
-POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#5f6b7a"
 NODE_COLOURS = {"input": "#e8eaed", "head": "#ffffff", "mlp": "#f3e6c4", "logits": "#e8eaed"}
 N_WIDTHS = 8
 CURVE_POINTS = 24
@@ -54,12 +48,6 @@ def circuit_figure(circuit: Circuit, title: str | None = None) -> go.Figure:
     return figure
 
 
-def write_html(figure: go.Figure, path: str | Path) -> None:
-    """Writes a figure as one page that works offline."""
-    with replacing(path) as temporary:
-        figure.write_html(temporary, include_plotlyjs=True, full_html=True)
-
-
 class _Edge:
     """One line of the picture: edges into a shared key/value head end at each drawn query head's group once."""
 
@@ -72,9 +60,9 @@ class _Edge:
     @property
     def hover(self) -> str:
         if self.score is None:
-            return self.name
+            return escaped(self.name)
         error = f" ± {self.stderr:.2g}" if self.stderr is not None and not math.isnan(self.stderr) else ""
-        return f"{self.name}<br>{self.score:+.4g}{error}"
+        return f"{escaped(self.name)}<br>{self.score:+.4g}{error}"
 
 
 def _drawn_edges(circuit: Circuit) -> list[_Edge]:

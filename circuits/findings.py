@@ -1,0 +1,152 @@
+"""What a job found: edges and a circuit, or nodes; its numbers for a summary, and its files."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuits.circuit import Circuit
+from circuits.evaluation.faithfulness import Faithfulness
+from circuits.metrics import METRICS
+from circuits.node_scores import NodeScores
+from circuits.provenance import Provenance
+from circuits.scores import EdgeScores
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """A scored, tested circuit.
+
+    Attributes:
+        scores: every edge's effect.
+        circuit: the chosen edges.
+        faithfulness: the circuit against the model, against everything ablated, and against random circuits.
+        accuracy: share of prompts on which the model prefers an answer to every distractor; None without distractors.
+        options: how it was asked for.
+        seconds: wall time per stage.
+    """
+
+    scores: EdgeScores
+    circuit: Circuit
+    faithfulness: Faithfulness
+    accuracy: float | None
+    options: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def provenance(self) -> Provenance:
+        return self.circuit.provenance
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the summary table, as plain JSON values."""
+        faith = self.faithfulness
+        return {
+            "accuracy": self.accuracy,
+            "metric": faith.metric,
+            "ablation": faith.ablation,
+            "clean": float(faith.clean.mean()),
+            "ablated": float(faith.ablated.mean()),
+            "circuit": float(faith.circuit.mean()),
+            "faithfulness": _number(faith.value),
+            "random_circuits": [float(value) for value in faith.random],
+            "random_faithfulness": _number(faith.random_value),
+            "edges": len(self.circuit),
+            "nodes": len(self.circuit.nodes),
+            "edges_in_graph": self.circuit.graph.n_edges,
+            "strongest": [
+                {"edge": edge, "score": score, "stderr": _number(stderr), "in_circuit": edge in self.circuit}
+                for edge, score, stderr in self.scores.strongest(10)
+            ],
+        }
+
+    def write_files(self, directory: Path) -> None:
+        """`scores.safetensors`, `circuit.json`, `circuit.graphml`, `circuit.html`."""
+        from circuits.plots import circuit_figure, write_html
+
+        self.scores.save(directory / "scores.safetensors")
+        self.circuit.to_json(directory / "circuit.json")
+        self.circuit.to_graphml(directory / "circuit.graphml")
+        origin = self.provenance
+        title = (
+            f"{origin.get('task') or 'circuit'} in {origin.get('model')}: {len(self.circuit)} edges by "
+            f"{self.options.get('method')}, faithfulness {self.faithfulness.value:.2f}"
+        )
+        write_html(circuit_figure(self.circuit, title=title), directory / "circuit.html")
+
+
+@dataclass(frozen=True, eq=False)
+class NodeDiscovery:
+    """Scored nodes.
+
+    Attributes:
+        scores: every node's effect, with the metric of the clean and the corrupted run.
+        options: how it was asked for.
+        seconds: wall time per stage.
+        tokens: what to write under each position; None: the labels of the scores.
+    """
+
+    scores: NodeScores
+    options: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    tokens: Sequence[str] | None = None
+
+    @property
+    def provenance(self) -> Provenance:
+        return self.scores.provenance
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the summary table, as plain JSON values."""
+        scores = self.scores
+        metric = METRICS.get(str(self.provenance.get("metric")))
+        # Scores are signed like the behaviour; here the metric's own values are told.
+        sign = 1 if metric is None else metric.sign
+        ends = [None if run is None else _number(sign * float(run.mean())) for run in (scores.clean, scores.corrupted)]
+        return {
+            "metric": self.provenance.get("metric"),
+            "ablation": self.provenance.get("ablation"),
+            "clean": ends[0],
+            "corrupted": ends[1],
+            "nodes": len(scores),
+            "positions": None if scores.positions is None else len(scores.positions),
+            "strongest": strongest(scores, 10, int(self.options.get("seed", 0))),
+        }
+
+    def write_files(self, directory: Path) -> None:
+        """`scores.safetensors`, `heatmap.html`."""
+        from circuits.plots import node_heatmap, position_heatmap, write_html
+
+        self.scores.save(directory / "scores.safetensors")
+        with_positions = self.scores.positions is not None
+        figure = position_heatmap(self.scores, self.tokens) if with_positions else node_heatmap(self.scores)
+        write_html(figure, directory / "heatmap.html")
+
+
+def strongest(scores: NodeScores, n: int = 10, seed: int = 0) -> list[dict[str, Any]]:
+    """The n largest effects by absolute value, each with its 95% bootstrap interval (None with a single prompt)."""
+    shown = scores.nodes
+    if scores.positions is not None:
+        shown = tuple(f"{node}@{position}" for node in scores.nodes for position in scores.positions)
+    order = torch.sort(scores.values.flatten().abs(), descending=True, stable=True).indices[:n]
+    flat = scores.per_prompt.reshape(-1, scores.n_prompts)[order]
+    # Bootstrapping the chosen few only: with neurons and positions there may be a million.
+    chosen = replace(scores, nodes=tuple(shown[i] for i in order.tolist()), per_prompt=flat, positions=None)
+    low, high = chosen.interval(seed=seed)
+    known = scores.n_prompts > 1
+    rows = zip(chosen.nodes, chosen.values.tolist(), chosen.stderr.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [
+        {
+            "node": node,
+            "effect": _number(effect),
+            "stderr": _number(stderr),
+            "interval": [_number(a), _number(b)] if known else None,
+        }
+        for node, effect, stderr, a, b in rows
+    ]
+
+
+def _number(value: float) -> float | None:
+    """NaN and infinities as None, since JSON has neither."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,258 @@
+"""Heat maps of node scores: layers × heads, or nodes × positions.
+
+Blue helps, vermilion hurts, white is no effect; the scale is symmetric about 0. Grey cells were not measured.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from circuits.errors import InputError
+from circuits.node_scores import NodeScores
+from circuits.plots.labels import colour_bar_title, figure_title, hover, short, windows
+from circuits.plots.page import NEGATIVE, NOT_MEASURED, POSITIVE, escaped
+
+SCALE = [(0.0, NEGATIVE), (0.5, "#ffffff"), (1.0, POSITIVE)]
+PANELS = {
+    "heads": "heads",
+    "mlp": "MLPs",
+    "q": "queries",
+    "k": "keys",
+    "v": "values",
+    "neurons": "neurons",
+    "": "nodes",
+}
+"""Kinds of nodes in the order of their panels, and what a panel is called."""
+LABELLED = 48
+"""Rows that can each have a label; more are labelled by layer."""
+_NAME = re.compile(r"a(\d+)\.((?:h|kv)\d+)(?:<([qkv])>)?|m(\d+)(?:\.(n\d+))?|(input)")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a node belongs: its panel, its layer (-1: `input`, below the first) and its column in a map of layers."""
+
+    kind: str
+    layer: int
+    column: str
+
+
+def _place(name: str) -> _Place | None:
+    """None for nodes patched together, which have no place of their own."""
+    found = _NAME.fullmatch(name)
+    if not found:
+        return None
+    layer, head, part, mlp, neuron, _ = found.groups()
+    if layer is not None:
+        return _Place(part or "heads", int(layer), head)
+    if mlp is not None:
+        return _Place("neurons" if neuron else "mlp", int(mlp), neuron or "MLP")
+    return _Place("mlp", -1, "MLP")
+
+
+@dataclass
+class _Panel:
+    """One grid of cells.
+
+    Attributes:
+        title: above it.
+        rows: labels, from below.
+        columns: labels, from the left.
+        cells: (row, column) -> number of the score.
+        names: of the rows' axis and of the columns'.
+        breaks: rows in front of which a line is drawn.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Mapping[tuple[int, int], int]
+    names: tuple[str, str] = ("", "")
+    breaks: Sequence[int] = field(default_factory=tuple)
+
+
+def node_heatmap(scores: NodeScores, normalised: bool = False) -> go.Figure:
+    """Layers × heads, with the MLPs as a column of their own; queries, keys, values and neurons have a panel each.
+
+    Args:
+        scores: without positions.
+        normalised: effects as a share of mean(clean) - mean(corrupted).
+
+    Raises:
+        InputError: the scores have positions, or cannot be normalised.
+    """
+    if scores.positions is not None:
+        raise InputError("these scores have positions: position_heatmap draws them")
+    places = [_place(name) for name in scores.nodes]
+    known = [place for place in places if place is not None]
+    if len(known) < len(places):
+        cells = {(row, 0): row for row in range(len(places))}
+        panels = [_Panel("", [short(name) for name in scores.nodes], [""], cells)]
+    else:
+        panels = _layer_panels(known, windows(scores))
+    return _figure(scores, panels, normalised, row_height=18, column_width=26)
+
+
+def _layer_panels(places: Sequence[_Place], window: str) -> list[_Panel]:
+    """A panel for each kind of node; all have the same rows."""
+    lowest, highest = (choose(place.layer for place in places) for choose in (min, max))
+    layers = list(range(min(lowest, 0), highest + 1))
+    panels = []
+    for kind in PANELS:
+        columns = sorted({p.column for p in places if p.kind == kind}, key=lambda column: (len(column), column))
+        cells = {(layers.index(p.layer), columns.index(p.column)): i for i, p in enumerate(places) if p.kind == kind}
+        if cells:
+            # The MLPs' column is too narrow for a title: its tick says it.
+            across = "" if kind == "mlp" else PANELS[kind] + (f"<br>{window}" if window else "")
+            rows = ["input" if layer < 0 else str(layer) for layer in layers]
+            panels.append(_Panel("", rows, columns, cells, ("" if panels else "layer", across)))
+    return panels
+
+
+def position_heatmap(scores: NodeScores, tokens: Sequence[str] | None = None, normalised: bool = False) -> go.Figure:
+    """Nodes × positions, layers upward; MLPs, heads, queries … have a panel each.
+
+    Args:
+        scores: with positions.
+        tokens: what is written under each position; None: the scores' own labels (roles, or token numbers).
+        normalised: effects as a share of mean(clean) - mean(corrupted).
+
+    Raises:
+        InputError: the scores have no positions, the labels are not one each, or the scores cannot be normalised.
+    """
+    if scores.positions is None:
+        raise InputError("these scores have no positions: node_heatmap draws them")
+    columns = scores.positions if tokens is None else tuple(tokens)
+    if len(columns) != len(scores.positions):
+        raise InputError(f"there are {len(scores.positions)} positions, but {len(columns)} token labels")
+    kinds: dict[str, list[int]] = {kind: [] for kind in PANELS}
+    for i, name in enumerate(scores.nodes):
+        place = _place(name)
+        kinds[place.kind if place else ""].append(i)
+    panels = [_position_panel(scores, kind, members, columns) for kind, members in kinds.items() if members]
+    tallest = max(len(panel.rows) for panel in panels)
+    narrow = 22 if max(map(len, columns)) <= 3 else 34
+    return _figure(scores, panels, normalised, row_height=16 if tallest <= LABELLED else 4, column_width=narrow)
+
+
+def _position_panel(scores: NodeScores, kind: str, members: Sequence[int], columns: Sequence[str]) -> _Panel:
+    n = len(columns)
+    cells = {(row, column): i * n + column for row, i in enumerate(members) for column in range(n)}
+    names = [scores.nodes[i] for i in members]
+    layers = [place.layer if (place := _place(name)) else -1 for name in names]
+    starts = [row for row, layer in enumerate(layers) if row == 0 or layer != layers[row - 1]]
+    title = PANELS[kind] + (f", {window}" if (window := windows(scores)) else "")
+    if kind == "mlp":
+        return _Panel(title, ["input" if x < 0 else str(x) for x in layers], columns, cells, ("layer", ""))
+    if len(names) <= LABELLED:
+        return _Panel(title, [short(name) for name in names], columns, cells)
+    labels = [""] * len(names)
+    for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
+        labels[(start + end - 1) // 2] = str(layers[start])
+    return _Panel(title, labels, columns, cells, ("layer", ""), starts[1:])
+
+
+def _figure(
+    scores: NodeScores, panels: Sequence[_Panel], normalised: bool, row_height: int, column_width: int
+) -> go.Figure:
+    values = (scores.normalised() if normalised else scores.values).flatten().tolist()
+    texts = [escaped(text).replace("\n", "<br>") for text in hover(scores, values, normalised)]
+    widths = [max(1.0, min(column_width, 900 / len(panel.columns))) * len(panel.columns) for panel in panels]
+    own_rows = any(panel.rows != panels[0].rows for panel in panels)
+    gap = 90 if own_rows else 22
+    inner = sum(widths, start=float(gap * (len(panels) - 1)))
+    figure = make_subplots(
+        rows=1, cols=len(panels), column_widths=widths, horizontal_spacing=gap / inner if len(panels) > 1 else 0,
+        subplot_titles=[panel.title for panel in panels],
+    )  # fmt: skip
+    limit = _colour_limit(values)
+    for i, panel in enumerate(panels, 1):
+        _add_panel(figure, i, panel, values, texts, labelled=own_rows or i == 1)
+        _write_beyond(figure, i, panel, values, limit)
+    bar = {
+        "title": {"text": colour_bar_title(scores, normalised), "side": "right"},
+        "thickness": 14,
+        "outlinewidth": 0.5,
+    }
+    figure.update_layout(
+        template="plotly_white", plot_bgcolor=NOT_MEASURED,
+        coloraxis={"colorscale": SCALE, "cmin": -limit, "cmax": limit, "colorbar": bar},
+    )  # fmt: skip
+    notes = ["grey: not measured"] if any(len(p.cells) < len(p.rows) * len(p.columns) for p in panels) else []
+    largest = max(values, key=lambda value: abs(value) if math.isfinite(value) else 0.0)
+    notes += [f"colours end at ±{limit:.2g}, the largest effect is {largest:+.3g}"] if abs(largest) > limit else []
+    _set_title(figure, scores, notes, inner, max(120, row_height * max(len(panel.rows) for panel in panels)))
+    return figure
+
+
+def _colour_limit(values: Sequence[float]) -> float:
+    """Where the colours end: at the largest effect, but for a few that stand out and would leave all others pale."""
+    sizes = sorted((abs(value) for value in values if math.isfinite(value)), reverse=True)
+    few = min(12, max(len(sizes) // 100, int(len(sizes) >= 10)))
+    cut = 0
+    while cut < few and sizes[cut] > 2 * sizes[cut + 1] > 0:
+        cut += 1
+    return sizes[cut] if sizes and sizes[cut] > 0 else 1.0
+
+
+def _write_beyond(figure: go.Figure, column: int, panel: _Panel, values: Sequence[float], limit: float) -> None:
+    """Cells beyond the colours carry their value."""
+    if _fine(panel):
+        return
+    for (y, x), i in panel.cells.items():
+        if math.isfinite(values[i]) and abs(values[i]) > limit:
+            font = {"size": 9, "color": "#ffffff"}
+            figure.add_annotation(x=x, y=y, text=f"{values[i]:.3g}", showarrow=False, font=font, row=1, col=column)
+
+
+def _set_title(
+    figure: go.Figure, scores: NodeScores, notes: Sequence[str], inner_width: float, inner_height: int
+) -> None:
+    """Title, subtitle and notes, and a size at which all of them and the cells fit."""
+    title, facts = figure_title(scores)
+    lines = [facts, ", ".join(notes)] if notes else [facts]
+    margin = {"l": 100, "t": 140, "b": 90}
+    # Never narrower than the title, which is set in 16 and 12 points; what is left over goes to the right.
+    width = max(inner_width + 250, 60 + max(8.6 * len(title), *(6.2 * len(line) for line in lines)))
+    subtitle = {"text": "<br>".join(map(escaped, lines)), "font": {"size": 12}}
+    figure.update_layout(
+        width=int(width), height=int(inner_height + margin["t"] + margin["b"]),
+        margin={**margin, "r": width - inner_width - margin["l"]},
+        title={"text": escaped(title), "x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container",
+               "yanchor": "top", "pad": {"l": 24, "t": 34}, "font": {"size": 16}, "subtitle": subtitle},
+    )  # fmt: skip
+
+
+def _fine(panel: _Panel) -> bool:
+    """Too fine for lines between the cells, and for anything written into them."""
+    return len(panel.rows) > LABELLED or len(panel.columns) > 2 * LABELLED
+
+
+def _add_panel(
+    figure: go.Figure, column: int, panel: _Panel, values: Sequence[float], texts: Sequence[str], labelled: bool
+) -> None:
+    shape = range(len(panel.rows)), range(len(panel.columns))
+    numbers = [[panel.cells.get((y, x)) for x in shape[1]] for y in shape[0]]
+    figure.add_heatmap(
+        z=[[None if i is None or not math.isfinite(values[i]) else values[i] for i in row] for row in numbers],
+        text=[["" if i is None else texts[i] for i in row] for row in numbers],
+        hoverinfo="text", hoverongaps=False, coloraxis="coloraxis", xgap=int(not _fine(panel)), ygap=int(not _fine(panel)),
+        row=1, col=column,
+    )  # fmt: skip
+    for number in panel.breaks:
+        figure.add_hline(number - 0.5, line={"width": 0.5, "color": "#b8bec6"}, row=1, col=column)  # type: ignore[arg-type]
+    common = {"showgrid": False, "zeroline": False, "ticks": ""}
+    every = math.ceil(len(panel.columns) / LABELLED)
+    figure.update_xaxes(
+        tickvals=list(shape[1])[::every], ticktext=[escaped(label) for label in panel.columns[::every]],
+        tickangle=-45 if max(map(len, panel.columns)) > 5 else 0, title={"text": panel.names[1]}, range=[-0.5, len(panel.columns) - 0.5], row=1, col=column, **common,
+    )  # fmt: skip
+    shown = [y for y in shape[0] if panel.rows[y]] if labelled else []
+    figure.update_yaxes(
+        tickvals=shown, ticktext=[escaped(panel.rows[y]) for y in shown], title={"text": panel.names[0]},
+        range=[-0.5, len(panel.rows) - 0.5], row=1, col=column, **common,
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""What a heat map says of itself, from the provenance of its scores: what was patched, how, and in which unit."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from circuits.metrics import METRICS
+from circuits.node_scores import NodeScores
+
+
+def short(name: str, longest: int = 24) -> str:
+    """A node's name; nodes patched together by the first and their number."""
+    parts = name.split("+")
+    return name if len(name) <= longest or len(parts) == 1 else f"{parts[0]} … {parts[-1]} ({len(parts)})"
+
+
+def windows(scores: NodeScores) -> str:
+    """`windows of 3 layers`; empty where layers were patched one by one."""
+    size = _option(scores, "window", 1)
+    return f"windows of {size} layers" if isinstance(size, int) and size > 1 else ""
+
+
+def figure_title(scores: NodeScores) -> tuple[str, str]:
+    """Title and subtitle: method, direction, task and model; metric, ablation, prompts and windows."""
+    origin = scores.provenance
+    method = str(origin.get("method") or "node scores").replace("_", " ").capitalize()
+    receivers = _option(scores, "receivers", ())
+    if receivers:
+        shown = ", ".join(receivers[:3]) + (f" and {len(receivers) - 3} more" if len(receivers) > 3 else "")
+        method += f" into {shown} (MLPs {_option(scores, 'mlps', 'frozen')})"
+    direction = _option(scores, "direction", "")
+    title = method + (f" ({direction})" if direction else "")
+    if origin.get("task") and origin.get("model"):
+        title += f": {_name(origin['task'])} in {_name(origin['model'])}"
+    facts = [f"effect on {str(origin.get('metric', 'the metric')).replace('_', ' ')}"]
+    facts += [f"{origin['ablation']} ablation"] if origin.get("ablation") else []
+    facts += [windows(scores)] if windows(scores) else []
+    n = scores.n_prompts
+    facts += [f"mean of {n} prompts" if n > 1 else "1 prompt"]
+    return title, ", ".join(facts)
+
+
+def colour_bar_title(scores: NodeScores, normalised: bool) -> str:
+    """What the colours measure, with the unit."""
+    if normalised:
+        return "effect / (clean − corrupted)"
+    unit = _unit(scores)
+    return f"effect ({unit})" if unit else "effect"
+
+
+def hover(scores: NodeScores, values: Sequence[float], normalised: bool) -> list[str]:
+    """What each score says of itself: name and position, effect, standard error."""
+    span = 1.0
+    if normalised and scores.clean is not None and scores.corrupted is not None:
+        span = abs(float(scores.clean.mean() - scores.corrupted.mean()))
+    errors = (scores.stderr / span).flatten().tolist()
+    unit = "" if normalised or not _unit(scores) else f" {_unit(scores)}"
+    names = [short(name, 120) for name in scores.nodes]
+    if scores.positions is not None:
+        names = [f"{name} at {place}" for name in names for place in scores.positions]
+    return [
+        f"{name}\n{value:+.4g}{'' if error != error else f' ± {error:.2g}'}{unit}"
+        for name, value, error in zip(names, values, errors, strict=True)
+    ]
+
+
+def _option(scores: NodeScores, name: str, default: Any) -> Any:
+    options = scores.provenance.get("options")
+    return options.get(name, default) if isinstance(options, Mapping) else default
+
+
+def _unit(scores: NodeScores) -> str:
+    metric = METRICS.get(str(scores.provenance.get("metric")))
+    return metric.unit if metric else ""
+
+
+def _name(value: object) -> str:
+    """Models and files on disk by their last part."""
+    text = str(value)
+    return os.path.basename(text.rstrip("/")) if os.path.isabs(text) else text

@@ -1,0 +1,120 @@
+"""Run directories: they appear whole, under their final name, or not at all; what is not a run of ours is never touched."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from circuits.errors import InputError
+from circuits.pairs import PromptPairs
+from circuits.provenance import Provenance, plain
+
+RUN_FILE = "run.json"
+RUN_FILES = ("pairs.jsonl", "scores.safetensors", "circuit.json", "circuit.graphml", "circuit.html", "heatmap.html")
+"""What a run may hold besides `run.json`; a directory with anything else is not replaced."""
+
+
+@runtime_checkable
+class Result(Protocol):
+    """What a run directory is made of: a job's options and timings, its numbers, and files of its own."""
+
+    @property
+    def options(self) -> dict[str, Any]: ...
+
+    @property
+    def seconds(self) -> dict[str, float]: ...
+
+    @property
+    def provenance(self) -> Provenance: ...
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the summary table, as plain JSON values."""
+        ...
+
+    def write_files(self, directory: Path) -> None:
+        """Writes the files of this kind of run, all of them named in `RUN_FILES`."""
+        ...
+
+
+def check_out(out: str | Path, overwrite: bool) -> Path:
+    """Whether a run may be written to this directory; asked before any work is done.
+
+    Raises:
+        InputError: it holds a finished run and `overwrite` is not set, or something that is no run, or cannot be written.
+    """
+    out = Path(out)
+    try:
+        if out.is_symlink() and not out.exists():
+            raise InputError(f"{out} is a link to nothing")
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} is a file; --out names a directory")
+        if out.is_dir() and any(out.iterdir()):
+            if not _is_run(out):
+                raise InputError(f"{out} holds files that are no run of ours; choose another --out")
+            if not overwrite:
+                raise InputError(f"{out} holds a finished run; use --overwrite to replace it, or choose another --out")
+        parent = out.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=parent)).rmdir()
+        if out.resolve() == Path.cwd():
+            raise InputError(f"{out} is the current directory, which cannot be replaced as a whole; name a new one")
+    except OSError as problem:
+        raise InputError(f"cannot write to {out}: {problem.strerror or problem}") from None
+    return out
+
+
+def _is_run(directory: Path) -> bool:
+    """Whether all files here are a run's, and `run.json` is one of ours."""
+    if not {path.name for path in directory.iterdir()} <= {RUN_FILE, *RUN_FILES}:
+        return False
+    try:
+        run = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(run, dict) and run.get("schema") == 1 and "provenance" in run
+
+
+def write_run(result: Result, pairs: PromptPairs, out: str | Path, *, overwrite: bool = False) -> Path:
+    """Writes a run directory: it appears whole, under its final name, or not at all.
+
+    Files: `run.json` (options, provenance, numbers, timings), `pairs.jsonl`, and the result's own.
+
+    Raises:
+        InputError: see `check_out`.
+    """
+    out = check_out(out, overwrite)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.absolute().parent))
+    try:
+        pairs.to_jsonl(temporary / "pairs.jsonl")
+        result.write_files(temporary)
+        run = {
+            "schema": 1,
+            "options": result.options,
+            "provenance": plain(result.provenance),
+            "summary": result.summary(),
+            "seconds": result.seconds,
+        }
+        (temporary / RUN_FILE).write_text(json.dumps(run, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        _move_into_place(temporary, out, overwrite)
+    except OSError as problem:
+        raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _move_into_place(temporary: Path, out: Path, overwrite: bool) -> None:
+    """One rename; it fails if another run got there first, unless that is to be replaced."""
+    check_out(out, overwrite)
+    if not (overwrite and out.exists()):
+        os.rename(temporary, out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.absolute().parent))
+    try:
+        os.rename(out, old / out.name)
+        os.rename(temporary, out)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,152 @@
+"""What the `circuits` command shows: tables on standard output, progress on standard error."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuits.findings import Discovery, NodeDiscovery
+    from circuits.model import Model
+    from circuits.pairs import PromptPairs
+    from circuits.question import Progress
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without the warnings that transformers and TransformerLens print while loading."""
+    import logging
+    import warnings
+
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator["Progress"]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console_stderr()) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_summary(found: "Discovery | NodeDiscovery", model: "Model", pairs: "PromptPairs", out: Path) -> None:
+    """The numbers of a run, its strongest edges or nodes, and where it was written."""
+    from circuits.findings import Discovery
+
+    if isinstance(found, Discovery):
+        rows, strongest, page = _edge_rows(found), _strongest_edges(found), "circuit.html"
+    else:
+        rows, strongest, page = _node_rows(found), _strongest_nodes(found), "heatmap.html"
+    seconds = ", ".join(f"{stage} {s:.1f}" for stage, s in found.seconds.items())
+    table = _table(f"{pairs.source or 'pairs'} in {model.name}", {"": False, " ": True}, show_header=False)
+    for row in (("pairs", str(len(pairs))), *rows, ("seconds", seconds)):
+        table.add_row(*row)
+    screen = console()
+    screen.print(table, strongest)
+    screen.print(f"written to {out} (open {out / page} in a browser)", soft_wrap=True)
+
+
+def _edge_rows(found: "Discovery") -> list[tuple[str, str]]:
+    numbers = found.summary()
+    metric = numbers["metric"]
+    return [
+        ("accuracy of the model", "–" if found.accuracy is None else f"{found.accuracy:.2f}"),
+        (f"{metric}, clean", _decimal(numbers["clean"])),
+        (f"{metric}, everything ablated ({numbers['ablation']})", _decimal(numbers["ablated"])),
+        (f"{metric}, circuit", _decimal(numbers["circuit"])),
+        ("edges of the circuit", f"{numbers['edges']} of {numbers['edges_in_graph']}"),
+        ("edges chosen before dead ends were pruned", str(found.options["edges"])),
+        ("nodes of the circuit", str(numbers["nodes"])),
+        ("faithfulness", _decimal(numbers["faithfulness"])),
+        (
+            f"faithfulness of {len(numbers['random_circuits'])} random circuits",
+            _decimal(numbers["random_faithfulness"]),
+        ),
+    ]
+
+
+def _strongest_edges(found: "Discovery") -> Any:
+    table = _table("strongest edges", {"edge": False, "in the circuit": False, "effect": True, "std. error": True})
+    for edge, score, stderr in found.scores.strongest(10):
+        table.add_row(
+            edge,
+            "yes" if edge in found.circuit else "no",
+            f"{score:+.4f}",
+            "–" if math.isnan(stderr) else f"{stderr:.4f}",
+        )
+    return table
+
+
+def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
+    numbers, options = found.summary(), found.options
+    where = "" if numbers["positions"] is None else f" × {numbers['positions']} positions"
+    rows = [
+        (f"{numbers['metric']}, clean", _decimal(numbers["clean"])),
+        (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"])),
+        ("nodes", f"{numbers['nodes']}{where}"),
+    ]
+    if "receivers" in options:
+        return [*rows, ("receivers", ", ".join(options["receivers"])), ("MLPs", options["mlps"])]
+    window = options["window"]
+    return [
+        *rows,
+        ("direction", options["direction"]),
+        *([("layers patched together", str(window))] if window > 1 else []),
+    ]
+
+
+def _strongest_nodes(found: "NodeDiscovery") -> Any:
+    table = _table("strongest nodes", {"node": False, "effect": True, "std. error": True, "95% interval": True})
+    for entry in found.summary()["strongest"]:
+        interval = entry["interval"]
+        between = "–" if interval is None or None in interval else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+        table.add_row(
+            entry["node"],
+            "–" if entry["effect"] is None else f"{entry['effect']:+.4f}",
+            "–" if entry["stderr"] is None else f"{entry['stderr']:.4f}",
+            between,
+        )
+    return table
+
+
+def _table(title: str, columns: dict[str, bool], **options: Any) -> Any:
+    """A table with these columns; True: numbers, flush right."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", **options)
+    for name, number in columns.items():
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def _decimal(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False)
+
+
+def console_stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False)
