@@ -17,7 +17,7 @@ from circuits.engine.capture import Writes, expanded_heads, stored_heads
 from circuits.engine.hooks import Hook, run
 from circuits.engine.prefix import Suffix
 from circuits.engine.readers import EditedReaders
-from circuits.graph import Graph
+from circuits.graph import Graph, Reader
 
 
 def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool = False) -> set[str]:
@@ -95,16 +95,25 @@ class Ablated(EditedReaders):
         signs = missing.to(x.dtype) - turned[..., None].to(x.dtype)
         difference = self.difference[:, : reader.n_writers]
         used = signs.flatten(0, -2).any(0)
-        if 2 * int(used.sum()) < reader.n_writers:
+        if 4 * int(used.sum()) < reader.n_writers:
             columns = used.nonzero()[:, 0]
             signs, difference = signs[..., columns], difference[:, columns]
         batch, _, pos, d_model = difference.shape
-        edits = torch.matmul(signs, difference.flatten(2)).reshape(batch, len(readers), pos, d_model)
+        start = self._start(reader, turned, x).flatten(2).expand(batch, len(readers), -1)
+        signs = signs.expand(batch, *signs.shape[-2:])
+        return torch.baddbmm(start, signs, difference.flatten(2)).reshape(batch, len(readers), pos, d_model)
+
+    def _start(self, reader: Reader, turned: Tensor, x: Tensor) -> Float[Tensor, "batch slot pos d_model"]:
+        """The stream that the differences are added to; one slot for all where it is the same."""
         if not bool(turned.any()):
-            return x[:, None] + edits
-        start = self.replaced[reader.layer, "mlp" if reader.part == "mlp" and not self.graph.parallel else "attention"]
-        turned = turned.reshape(-1, len(readers), 1, 1)
-        return torch.where(turned, start[:, None], x[:, None]) + edits
+            return x[:, None]
+        place = "mlp" if reader.part == "mlp" and not self.graph.parallel else "attention"
+        replaced = self.replaced[reader.layer, place][:, None]
+        return (
+            replaced
+            if bool(turned.all())
+            else torch.where(turned.reshape(-1, turned.shape[-1], 1, 1), replaced, x[:, None])
+        )
 
     def _on_resid_pre(self, block: Block, x: Tensor) -> None:
         super()._on_resid_pre(block, x)
@@ -127,7 +136,7 @@ def _replaced_stream(architecture: Architecture, replacement: Writes) -> dict[tu
     stream, places = replacement.embedding, {}
     for block, heads, mlp in zip(architecture.blocks, replacement.heads, replacement.mlps, strict=True):
         places[block.layer, "attention"] = stream
-        stream = stream + expanded_heads(block, heads).sum(2)
+        stream = stream + (block.summed_writes(heads) if block.linear_heads else heads.sum(2))
         if block.constant is not None:
             stream = stream + block.constant
         places[block.layer, "mlp"] = stream

@@ -100,6 +100,10 @@ class Block:
             writes = self.post_norm.frozen(total, writes)
         return writes if self.scale == 1.0 else writes * self.scale
 
+    def summed_writes(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
+        """What all heads together add to the residual stream; only where `linear_heads`."""
+        return z.flatten(2) @ (self.output_projection.flatten(0, 1) * self.scale)
+
 
 @dataclass(frozen=True, eq=False)
 class Architecture:

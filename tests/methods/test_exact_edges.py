@@ -30,6 +30,15 @@ def test_every_edge_alone_is_one_ablated_forward_pass(name, in_circuit):
     torch.testing.assert_close(found.per_prompt, wanted, rtol=1e-4, atol=max(1e-5, atol(name)))
 
 
+@pytest.mark.parametrize("share", [0.02, 0.98])
+def test_nearly_full_and_nearly_empty_contexts(share):
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    context = random_subset(model, share)
+    edges = model.graph.edges[::5]
+    found = exact_edge_effects(model, pairs, edges, context=context)
+    torch.testing.assert_close(found.per_prompt, naive(model, pairs, edges, context), rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_other_ablations(ablation):
     model, pairs = tiny("gpt2"), random_pairs(n=2)
