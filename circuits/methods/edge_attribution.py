@@ -4,9 +4,9 @@ For writer u, reader r and one pair of prompts,
 
     effect(u -> r) ≈ Σ_positions (clean_u - ablated_u) · ∂metric/∂input_r
 
-where the gradient is taken at the clean run (EAP: Syed et al. 2023, 2310.10348), or averaged along the straight path of
-the input embedding from its ablated to its clean value (EAP-IG: Hanna et al. 2024, 2403.17806, eq. 3). Positive = the edge
-helps. Reader inputs are taken before the norm, whose scale is live. We depart from EAP-IG in the quadrature: its code uses
+where the gradient is taken at the clean run (EAP: Syed et al. 2023, 2310.10348), at the ablated embedding, at both
+(clean-corrupted: Hanna et al. 2024), or averaged along the straight path of the input embedding from its ablated to its
+clean value (EAP-IG: Hanna et al. 2024, 2403.17806, eq. 3). Positive = the edge helps. Reader inputs are taken before the norm, whose scale is live. We depart from EAP-IG in the quadrature: its code uses
 the left rule, which never looks at the clean run; the midpoint rule is the default here, and `left` gives its numbers.
 """
 
@@ -28,6 +28,7 @@ from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
 from circuits.scores import EdgeScores, EdgeStatistics
 
+GRADIENTS = ("clean", "corrupted", "clean-corrupted", "ig")
 _OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 
 
@@ -49,7 +50,8 @@ def edge_attribution(
     Args:
         model: a loaded model.
         pairs: prompt pairs.
-        gradient: `clean`: at the clean run (EAP); `ig`: averaged along the embedding's path (EAP-IG).
+        gradient: `clean`: at the clean run (EAP); `corrupted`: where the embedding is ablated; `clean-corrupted`: the mean
+            of both; `ig`: averaged along the embedding's path (EAP-IG).
         steps: points on that path; only for `ig`. With `steps=1` and the right rule, `ig` is EAP.
         quadrature: where the points lie on each of the `steps` equal pieces of the path from ablated to clean.
         metric: what is explained; None: the one the task prefers.
@@ -65,8 +67,8 @@ def edge_attribution(
         InputError: unknown option, or a metric without a gradient where it is needed.
         PairsError: pairs that do not fit the model.
     """
-    if gradient not in ("clean", "ig"):
-        raise InputError(f"gradient must be 'clean' or 'ig', got {gradient!r}")
+    if gradient not in GRADIENTS:
+        raise InputError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
     if quadrature not in _OFFSETS:
         raise InputError(f"quadrature must be one of {', '.join(_OFFSETS)}, got {quadrature!r}")
     if steps < 1:
@@ -84,11 +86,17 @@ def edge_attribution(
             if gradient == "clean":
                 _at_clean(question, batch, contraction)
             else:
-                _along_path(question, batch, [(k + _OFFSETS[quadrature]) / steps for k in range(steps)], contraction)
+                _along_path(question, batch, _points(gradient, steps, quadrature), contraction)
             contraction.give_to(statistics)
             if progress is not None:
                 progress(statistics.n, len(pairs))
     return statistics.scores(provenance(question, "edge_attribution", options), labels)
+
+
+def _points(gradient: str, steps: int, quadrature: str) -> list[float]:
+    """Where on the path from the ablated (0) to the clean embedding (1) gradients are taken."""
+    fixed = {"corrupted": [0.0], "clean-corrupted": [0.0, 1.0]}
+    return fixed.get(gradient) or [(k + _OFFSETS[quadrature]) / steps for k in range(steps)]
 
 
 def _at_clean(question: Question, batch: Batch, contraction: "_Contraction") -> None:

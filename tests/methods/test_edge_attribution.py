@@ -28,7 +28,11 @@ def golden():
 
 @pytest.mark.parametrize(
     ("key", "options"),
-    [("eap", {"gradient": "clean"}), ("eap_ig_5_left", {"gradient": "ig", "steps": 5, "quadrature": "left"})],
+    [
+        ("eap", {"gradient": "clean"}),
+        ("eap_ig_5_left", {"gradient": "ig", "steps": 5, "quadrature": "left"}),
+        ("clean_corrupted", {"gradient": "clean-corrupted"}),
+    ],
 )
 def test_scores_are_the_eap_ig_repositorys(golden, key, options):
     model, pairs, peer = golden
@@ -249,7 +253,7 @@ def test_zero_ablation_takes_the_whole_value_as_difference():
         ({"ablation": "interchang"}, "did you mean interchange"),
         ({"steps": 0}, "at least 1"),
         ({"quadrature": "centre"}, "left, midpoint, right"),
-        ({"gradient": "corrupt"}, "'clean' or 'ig'"),
+        ({"gradient": "corrupt"}, "clean-corrupted, ig"),
         ({"batch_size": 0}, "batch_size"),
     ],
 )
@@ -283,3 +287,12 @@ def test_an_edge_at_a_role_is_that_positions_part_of_it():
     each = [edge_attribution(model, pairs[i], gradient="clean", positions="each").by_position for i in range(2)]
     wanted = torch.stack([(each[0][..., 5] + each[1][..., 1]) / 2, (each[0][..., 2] + each[1][..., 4]) / 2], -1)
     torch.testing.assert_close(scores.by_position, wanted)
+
+
+def test_the_gradient_at_corrupted_is_eap_from_the_other_side():
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    swapped = PromptPairs.from_tokens(pairs.corrupted, pairs.clean, pairs.answers, pairs.distractors)
+    there = edge_attribution(model, pairs, gradient="corrupted").values
+    torch.testing.assert_close(there, -edge_attribution(model, swapped, gradient="clean").values)
+    both = edge_attribution(model, pairs, gradient="clean-corrupted").values
+    torch.testing.assert_close(both, (there + edge_attribution(model, pairs, gradient="clean").values) / 2)
