@@ -206,6 +206,7 @@ def capture_gradients(
     metric: Metric,
     cache: Cache | None = None,
     embedding: Float[Tensor, "batch pos d_model"] | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> Gradients:
     """One forward and one backward pass of the metric summed over the batch.
 
@@ -216,10 +217,11 @@ def capture_gradients(
         metric: logits -> one number per prompt.
         cache: keys and values in front of `tokens`.
         embedding: what enters the first block instead of the tokens' embedding.
+        hooks: put on first, so that what they change is what is recorded.
     """
     recorder = _GradientRecorder(architecture, embedding)
     with torch.enable_grad():
-        logits = run(bridge, architecture.unembed, tokens, position, recorder.hooks(), cache)
+        logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *recorder.hooks()], cache)
         values = metric(logits)
         points = recorder.points
         found = torch.autograd.grad(values.sum(), list(points.values()), allow_unused=True)
