@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from circuits.ablations import Ablation, RunAblation
-from circuits.engine.hooks import inference_state
+from circuits.effects import BatchEffects, node_effects, other_run
 from circuits.engine.patch import (
     Intervention,
     Patch,
@@ -33,11 +33,10 @@ from circuits.engine.resume import base_run
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
-from circuits.node_scores import NodeScores, node_scores
+from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
 from circuits.positions import place, position_axis
-from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
 
 DIRECTIONS = ("denoising", "noising")
@@ -85,34 +84,15 @@ def activation_patching(
     if window < 1:
         raise InputError(f"window must be at least 1, got {window}")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    if not isinstance(question.ablation, RunAblation):
-        raise InputError(
-            f"activation patching takes values from another run of the model, and {question.ablation.name} ablation is "
-            "none; use interchange, gaussian or resample"
-        )
+    other = other_run(question, "activation patching")
     sites = select_sites(model.graph, nodes, model.n_neurons)
     sweep = Sweep(sites, position_axis(pairs, positions), window)
-    shape = (len(sites), *(() if sweep.positions is None else (len(sweep.positions),)), len(pairs))
-    effects = torch.zeros(shape, dtype=torch.float64)
-    runs = torch.zeros(2, len(pairs), dtype=torch.float64)
-    done = 0
-    with inference_state(model.bridge):
-        for batch in question.batches():
-            index = batch.suffix.batch.index.cpu()
-            patched, clean, corrupted = sweep_batch(question, batch, sweep, direction)
-            runs[:, index] = torch.stack([clean, corrupted]).to("cpu", torch.float64)
-            effect = patched - corrupted if direction == "denoising" else clean - patched
-            effects[..., index] = effect.to("cpu", torch.float64).reshape(*shape[:-1], len(index))
-            done += len(index)
-            if progress is not None:
-                progress(done, len(pairs))
     options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": sweep.positions, "window": window,
                "direction": direction}  # fmt: skip
-    origin = provenance(question, "activation_patching", options)
-    sign = question.metric.sign
-    return node_scores(
-        tuple(site.name for site in sites), effects * sign, origin, sweep.positions, runs[0] * sign, runs[1] * sign
-    )
+    return node_effects(
+        question, "activation_patching", options, [site.name for site in sites], sweep.positions,
+        lambda batch: _sweep_batch(question, other, batch, sweep, direction), progress,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,6 +108,11 @@ class Sweep:
     sites: tuple[Site, ...]
     positions: tuple[str, ...] | None
     window: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Axes of the scores."""
+        return (len(self.sites),) if self.positions is None else (len(self.sites), len(self.positions))
 
     def interventions(self, batch: Batch, pairs: PromptPairs) -> list[list[Patch]]:
         """In the order of the scores: positions change fastest."""
@@ -148,12 +133,10 @@ class Sweep:
         ]
 
 
-def sweep_batch(question: Question, batch: Batch, sweep: Sweep, direction: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The metric of every patched run [intervention, prompt], of the clean run and of the corrupted one [prompt]."""
+def _sweep_batch(question: Question, other: RunAblation, batch: Batch, sweep: Sweep, direction: str) -> BatchEffects:
     model, suffix = question.model, batch.suffix
     bridge, architecture = model.bridge, model.architecture
-    assert isinstance(question.ablation, RunAblation)
-    corrupted_tokens, noise = question.ablation.run(model, suffix)
+    corrupted_tokens, noise = other.run(model, suffix)
     runs = {"clean": (suffix.clean, []), "corrupted": (corrupted_tokens, noise)}
     base_name, source_name = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
     tokens, hooks = runs[source_name]
@@ -175,7 +158,8 @@ def sweep_batch(question: Question, batch: Batch, sweep: Sweep, direction: str) 
         logits = patched_logits(bridge, architecture, base, values, [interventions[i] for i in chunk])
         for i, row in zip(chunk, logits, strict=True):
             metrics[i] = torch.where(changes[i], question.metric(row, batch.targets), metrics[i])
-    return metrics, ends["clean"], ends["corrupted"]
+    effects = metrics - ends["corrupted"] if direction == "denoising" else ends["clean"] - metrics
+    return BatchEffects(effects.reshape(*sweep.shape, -1), ends["clean"], ends["corrupted"])
 
 
 def _chunks(which: Sequence[int], interventions: Sequence[Intervention], tiles: int) -> list[list[int]]:

@@ -16,16 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation, RunAblation
-from circuits.engine.hooks import Hook, inference_state, run
+from circuits.effects import BatchEffects, node_effects, other_run
+from circuits.engine.hooks import Hook, run
 from circuits.engine.patch import Values, hook_point, record_values
-from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
-from circuits.node_scores import NodeScores, node_scores
+from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
 from circuits.positions import place, position_axis
-from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
 
 
@@ -55,40 +54,21 @@ def attribution_patching(
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     question.metric.require_gradient("attribution patching")
-    if not isinstance(question.ablation, RunAblation):
-        raise InputError(
-            f"attribution patching takes values from another run, and {question.ablation.name} ablation is none; use "
-            "interchange, gaussian or resample"
-        )
+    other = other_run(question, "attribution patching")
     sites = select_sites(model.graph, nodes, model.n_neurons)
     labels = position_axis(pairs, positions)
-    shape = (len(sites), *(() if labels is None else (len(labels),)), len(pairs))
-    effects = torch.zeros(shape, dtype=torch.float64)
-    runs = torch.zeros(2, len(pairs), dtype=torch.float64)
-    done = 0
-    with inference_state(model.bridge):
-        for batch in question.batches():
-            index = batch.suffix.batch.index.cpu()
-            found, ends = _attribute(question, batch, sites, labels)
-            effects[..., index] = found.to("cpu", torch.float64)
-            runs[:, index] = ends.to("cpu", torch.float64)
-            done += len(index)
-            if progress is not None:
-                progress(done, len(pairs))
     options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": labels}
-    origin = provenance(question, "attribution_patching", options)
-    sign = question.metric.sign
-    names = tuple(site.name for site in sites)
-    return node_scores(names, effects * sign, origin, labels, runs[0] * sign, runs[1] * sign)
+    return node_effects(
+        question, "attribution_patching", options, [site.name for site in sites], labels,
+        lambda batch: _attribute(question, other, batch, sites, labels), progress,
+    )  # fmt: skip
 
 
 def _attribute(
-    question: Question, batch: Batch, sites: Sequence[Site], labels: tuple[str, ...] | None
-) -> tuple[Float[Tensor, "node *position batch"], Float[Tensor, "two batch"]]:
-    """Effects of a batch, and the metric on its clean and corrupted runs."""
+    question: Question, other: RunAblation, batch: Batch, sites: Sequence[Site], labels: tuple[str, ...] | None
+) -> BatchEffects:
     model, suffix = question.model, batch.suffix
-    assert isinstance(question.ablation, RunAblation)
-    tokens, noise = question.ablation.run(model, suffix)
+    tokens, noise = other.run(model, suffix)
     logits, corrupted = record_values(
         model.bridge, model.architecture, tokens, suffix.position, sites, suffix.cache(), noise
     )
@@ -99,15 +79,14 @@ def _attribute(
         for key in clean
     }
     by_position = torch.stack([_of_site(products[site.layer, site.point], site) for site in sites])
-    ends = torch.stack([clean_metric, corrupted_metric])
     if labels is None:
-        return by_position.sum(-1), ends
+        return BatchEffects(by_position.sum(-1), clean_metric, corrupted_metric)
     columns = []
     for label in labels:
         where = place(label, batch, question.pairs)
         at = where.clamp(min=0).expand(len(sites), -1)[..., None]
         columns.append(by_position.gather(2, at)[..., 0] * (where >= 0))
-    return torch.stack(columns, dim=1), ends
+    return BatchEffects(torch.stack(columns, dim=1), clean_metric, corrupted_metric)
 
 
 def _of_site(product: Tensor, site: Site) -> Float[Tensor, "batch pos"]:

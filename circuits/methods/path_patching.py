@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from circuits.ablations import Ablation, RunAblation
+from circuits.effects import BatchEffects, node_effects, other_run
 from circuits.engine.architecture import Architecture
-from circuits.engine.hooks import Hook, inference_state
+from circuits.engine.hooks import Hook
 from circuits.engine.patch import Patch, ValueRecorder, Values, patch_hooks, record_values
 from circuits.engine.readers import ShiftedReaders
 from circuits.engine.resume import BaseRun, base_run, resume
@@ -28,10 +29,9 @@ from circuits.errors import InputError
 from circuits.graph import Reader
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
-from circuits.node_scores import NodeScores, node_scores
+from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
-from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
 
 
@@ -68,8 +68,7 @@ def path_patching(
     if mlps not in ("frozen", "live"):
         raise InputError(f"mlps must be 'frozen' or 'live', got {mlps!r}")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    if not isinstance(question.ablation, RunAblation):
-        raise InputError(f"path patching takes values from another run, and {question.ablation.name} ablation is none")
+    other = other_run(question, "path patching")
     sites = select_sites(model.graph, senders)
     wrong = [site.name for site in sites if site.point not in ("z", "mlp_out", "resid_pre")]
     if wrong:
@@ -77,28 +76,17 @@ def path_patching(
     frozen = "heads+mlps" if mlps == "frozen" and any(model.graph.mlps) else "heads"
     plan = _Plan(tuple(map(model.graph.reader_index, receivers)), select_sites(model.graph, frozen))
     groups = [list(sites)] if together else [[site] for site in sites]
-    effects = torch.zeros(len(groups), len(pairs), dtype=torch.float64)
-    ends = torch.zeros(2, len(pairs), dtype=torch.float64)
-    done = 0
-    with inference_state(model.bridge):
-        for batch in question.batches():
-            index = batch.suffix.batch.index.cpu()
-            patched, clean, corrupted = _patch_batch(question, batch, plan, groups)
-            ends[:, index] = torch.stack([clean, corrupted]).to("cpu", torch.float64)
-            effects[:, index] = (clean - patched).to("cpu", torch.float64)
-            done += len(index)
-            if progress is not None:
-                progress(done, len(pairs))
     options = {
         "receivers": list(receivers),
         "senders": [site.name for site in sites],
         "together": together,
         "mlps": mlps,
     }
-    origin = provenance(question, "path_patching", options)
-    names = tuple("+".join(site.name for site in group) for group in groups)
-    sign = question.metric.sign
-    return node_scores(names, effects * sign, origin, None, ends[0] * sign, ends[1] * sign)
+    names = ["+".join(site.name for site in group) for group in groups]
+    return node_effects(
+        question, "path_patching", options, names, None,
+        lambda batch: _patch_batch(question, other, batch, plan, groups), progress,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,13 +103,11 @@ class _Plan:
 
 
 def _patch_batch(
-    question: Question, batch: Batch, plan: _Plan, groups: Sequence[Sequence[Site]]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The metric with each group of senders patched [group, prompt], on the clean run and on the corrupted one."""
+    question: Question, other: RunAblation, batch: Batch, plan: _Plan, groups: Sequence[Sequence[Site]]
+) -> BatchEffects:
     model, suffix = question.model, batch.suffix
     bridge, architecture = model.bridge, model.architecture
-    assert isinstance(question.ablation, RunAblation)
-    tokens, noise = question.ablation.run(model, suffix)
+    tokens, noise = other.run(model, suffix)
     senders = [site for group in groups for site in group]
     logits, corrupted = record_values(bridge, architecture, tokens, suffix.position, senders, suffix.cache(), noise)
     corrupted_metric = question.metric(logits, batch.targets)
@@ -135,7 +121,7 @@ def _patch_batch(
     for group in groups:
         sent = _first_pass(model, base, plan, group, own.values, corrupted)
         metrics.append(question.metric(_second_pass(model, base, plan, stream, sent), batch.targets))
-    return torch.stack(metrics), clean_metric, corrupted_metric
+    return BatchEffects(clean_metric - torch.stack(metrics), clean_metric, corrupted_metric)
 
 
 class _StreamRecorder:

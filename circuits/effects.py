@@ -1,0 +1,79 @@
+"""From a batch's effects to `NodeScores`: what every method that scores nodes does around its own computation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import RunAblation
+from circuits.engine.hooks import inference_state
+from circuits.errors import InputError
+from circuits.node_scores import NodeScores, node_scores
+from circuits.provenance import provenance
+from circuits.question import Batch, Progress, Question
+
+
+class BatchEffects(NamedTuple):
+    """What a method finds on one batch, in the metric's own direction.
+
+    Attributes:
+        effects: of each node (and position) on each prompt.
+        clean, corrupted: the metric of both runs.
+    """
+
+    effects: Float[Tensor, "node *position batch"]
+    clean: Float[Tensor, " batch"]
+    corrupted: Float[Tensor, " batch"]
+
+
+def node_effects(
+    question: Question,
+    method: str,
+    options: Mapping[str, Any],
+    nodes: Sequence[str],
+    positions: tuple[str, ...] | None,
+    measure: Callable[[Batch], BatchEffects],
+    progress: Progress | None = None,
+) -> NodeScores:
+    """Measures all batches, on a model in evaluation mode, and signs the effects so that positive = the node helps.
+
+    Args:
+        question: what is asked.
+        method, options: for the provenance.
+        nodes, positions: labels of the scores' axes.
+        measure: the method itself.
+        progress: called with (pairs done, pairs in all).
+    """
+    n = len(question.pairs)
+    axes = (len(nodes),) if positions is None else (len(nodes), len(positions))
+    effects = torch.zeros(*axes, n, dtype=torch.float64)
+    ends = torch.zeros(2, n, dtype=torch.float64)
+    done = 0
+    with inference_state(question.model.bridge):
+        for batch in question.batches():
+            index = batch.suffix.batch.index.cpu()
+            found = measure(batch)
+            effects[..., index] = found.effects.to("cpu", torch.float64)
+            ends[:, index] = torch.stack([found.clean, found.corrupted]).to("cpu", torch.float64)
+            done += len(index)
+            if progress is not None:
+                progress(done, n)
+    sign = question.metric.sign
+    origin = provenance(question, method, options)
+    return node_scores(tuple(nodes), effects * sign, origin, positions, ends[0] * sign, ends[1] * sign)
+
+
+def other_run(question: Question, method: str) -> RunAblation:
+    """The question's ablation, for a method that takes values from another run of the model.
+
+    Raises:
+        InputError: the ablation is no run.
+    """
+    if not isinstance(question.ablation, RunAblation):
+        raise InputError(
+            f"{method} takes values from another run of the model, and {question.ablation.name} ablation is none; use "
+            "interchange, gaussian or resample"
+        )
+    return question.ablation
