@@ -6,6 +6,7 @@ slice of what the model computed. An MLP's goes through its norm; `logits` sees 
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -42,7 +43,8 @@ class EditedReaders(ABC):
             for part in ("q", "k", "v"):
                 slots = self._slots(self.graph.readers_of(block.layer, part))
                 if slots:
-                    hooks.append((getattr(block, part), self._projection(block, part, slots)))
+                    edit = partial(self._edit_projection, block, part, slots)
+                    hooks.append((getattr(block, part), edit))
             if block.mlp_in is not None and self._slots(self.graph.readers_of(block.layer, "mlp")):
                 if block.resid_mid is not None:
                     hooks.append((block.resid_mid, lambda x, layer=block.layer: self.resid.__setitem__(layer, x)))
@@ -58,23 +60,19 @@ class EditedReaders(ABC):
     def _on_resid_pre(self, block: Block, x: Tensor) -> None:
         self.resid = {-1: x}
 
-    def _projection(self, block: Block, part: str, readers: list[int]):
+    def _edit_projection(self, block: Block, part: str, readers: list[int], value: Tensor) -> Tensor:
         first = self.graph.readers_of(block.layer, part).start  # type: ignore[arg-type]
         heads = [r - first for r in readers]
-
-        def edit(value: Tensor) -> Tensor:
-            x = block.attn_norm(self.inputs(readers, self.resid[-1]))
-            projected = torch.einsum("bspd,sde->bpse", x, block.projection(part)[heads])
-            bias = block.projection_bias(part)
-            if bias is not None:
-                projected = projected + bias.reshape(-1, projected.shape[-1])[heads]
-            if len(heads) == value.shape[2]:
-                return projected
-            value = value.clone()
-            value[:, :, heads] = projected
-            return value
-
-        return edit
+        x = block.attn_norm(self.inputs(readers, self.resid[-1]))
+        projected = torch.einsum("bspd,sde->bpse", x, block.projection(part)[heads])
+        bias = block.projection_bias(part)
+        if bias is not None:
+            projected = projected + bias.reshape(-1, projected.shape[-1])[heads]
+        if len(heads) == value.shape[2]:
+            return projected
+        value = value.clone()
+        value[:, :, heads] = projected
+        return value
 
     def _edit_mlp(self, block: Block, mlp_in: Tensor) -> Tensor:
         where = -1 if block.parallel else block.layer

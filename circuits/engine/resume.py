@@ -93,10 +93,7 @@ def resume(
     layer = layer if base.exact else 0
     blocks = architecture.blocks
 
-    def start(x: Tensor) -> Tensor:
-        return base.resid_pre[layer].repeat(tiles, 1, 1)
-
-    first = [(blocks[layer].resid_pre, start)]
+    first = [(blocks[layer].resid_pre, lambda x: base.resid_pre[layer].repeat(tiles, 1, 1))]
     tokens, position = base.tokens.repeat(tiles, 1), base.position.repeat(tiles)
     with torch.no_grad(), _skipping(architecture, base, layer):
         return run(bridge, architecture.unembed, tokens, position, [*first, *hooks], _tiled(base.cache, tiles))
@@ -116,10 +113,9 @@ def _skipping(architecture: Architecture, base: BaseRun, layer: int) -> Iterator
 
 
 def _identity(length: int | None) -> Callable[..., Any]:
-    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return hidden_states if length is None else (hidden_states, *[None] * (length - 1))
-
-    return forward
+    if length is None:
+        return lambda hidden_states, *args, **kwargs: hidden_states
+    return lambda hidden_states, *args, **kwargs: (hidden_states, *[None] * (length - 1))
 
 
 def _tiled(cache: Cache | None, tiles: int) -> Cache | None:
