@@ -1,4 +1,8 @@
-"""Percentile bootstrap of a mean over prompts: how far it would move had other prompts of the same kind been drawn."""
+"""How far a mean over prompts would move had other prompts of the same kind been drawn: percentile bootstrap, Student's t.
+
+The percentile bootstrap assumes no distribution, but its intervals are too narrow for few prompts: with 8 prompts and
+normal effects a 95% interval covers the truth in 89% of cases, with 16 in 92%, with 32 in 94% (Student's t: 95%).
+"""
 
 import torch
 from jaxtyping import Float
@@ -6,9 +10,18 @@ from torch import Tensor
 
 from circuits.errors import InputError
 
+KEPT_BYTES = 256 * 2**20
+"""Effects on single prompts that are kept; 950 prompts of SmolLM2's 70,651 edges."""
+_MEANS_AT_ONCE = 2**22
+"""Resampled means in memory at a time."""
+
 
 def bootstrap_interval(
-    per_prompt: Float[Tensor, "*axes prompt"], level: float = 0.95, resamples: int = 1000, seed: int = 0
+    per_prompt: Float[Tensor, "*axes prompt"],
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    sizes: Float[Tensor, " prompt"] | None = None,
 ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
     """Percentile bootstrap interval of the mean over prompts, the same resamples for every entry of the other axes.
 
@@ -17,24 +30,108 @@ def bootstrap_interval(
         level: the interval's coverage.
         resamples: how many.
         seed: of the resampling.
+        sizes: how many prompts each value is the mean of, where prompts come in groups; None: one each. Groups are then
+            drawn whole.
 
     Returns:
-        The lower and the upper ends.
+        The lower and the upper ends, in float64; NaN with a single prompt, which says nothing of the spread.
 
     Raises:
         InputError: a level that is not between 0 and 1, or no resamples.
     """
-    if not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, got {level}")
+    check_level(level)
     if resamples < 1:
         raise InputError(f"resamples must be at least 1, got {resamples}")
-    generator = torch.Generator().manual_seed(seed)
     *axes, n = per_prompt.shape
-    drawn = torch.randint(n, (resamples, n), generator=generator)
-    weights = torch.zeros(resamples, n, dtype=per_prompt.dtype).scatter_add_(
-        1, drawn, torch.ones(resamples, n, dtype=per_prompt.dtype)
-    )
-    means = (per_prompt.reshape(-1, n) @ weights.T) / n
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)
-    low, high = torch.quantile(means, tails, dim=1)
+    if n < 2:
+        unknown = torch.full(axes, torch.nan, dtype=torch.float64)
+        return unknown, unknown.clone()
+    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    ones = torch.ones(resamples, n, dtype=torch.float64)
+    weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)
+    if sizes is not None:
+        weights = weights * sizes.double()
+    weights = weights / weights.sum(1, keepdim=True)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    parts = per_prompt.reshape(-1, n).split(max(1, _MEANS_AT_ONCE // resamples))
+    ends = [torch.quantile(part.double() @ weights.T, tails, dim=1) for part in parts]
+    low, high = torch.cat(ends, dim=1) if ends else torch.zeros(2, 0, dtype=torch.float64)
     return low.reshape(axes), high.reshape(axes)
+
+
+def t_interval(
+    mean: Float[Tensor, "*axes"], stderr: Float[Tensor, "*axes"], n: int, level: float = 0.95
+) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
+    """Student's interval, mean ± t·stderr with n - 1 degrees of freedom; NaN with a single prompt."""
+    from scipy.stats import t
+
+    check_level(level)
+    width = float(t.ppf((1 + level) / 2, n - 1)) * stderr if n > 1 else torch.full_like(mean, torch.nan)
+    return mean - width, mean + width
+
+
+def t_p_values(
+    mean: Float[Tensor, " test"], stderr: Float[Tensor, " test"], n: int, correction: str = "none"
+) -> Float[Tensor, " test"]:
+    """Two-sided p-values of Student's test that the mean is 0: below 1 - level exactly where `t_interval` excludes 0.
+
+    An effect that is the same on every prompt has p = 0, and one that is 0 on every prompt p = 1.
+
+    Args:
+        mean, stderr, n: over n prompts.
+        correction: for the number of tests: `none`, `bonferroni`, or `bh` (Benjamini and Hochberg 1995).
+    """
+    from scipy.stats import false_discovery_control, t
+
+    ratio = torch.where(mean == 0, 0.0, mean.abs() / stderr)
+    p = 2 * t.sf(ratio.numpy(), n - 1)
+    if correction == "bonferroni":
+        p = (p * len(p)).clip(max=1.0)
+    elif correction == "bh":
+        p = false_discovery_control(p, method="bh")
+    return torch.from_numpy(p)
+
+
+def check_level(level: float) -> None:
+    """Refuses a level that is no share."""
+    if not 0 < level < 1:
+        raise InputError(f"level must be between 0 and 1, got {level}")
+
+
+class PromptRows:
+    """Values on each prompt in bounded memory.
+
+    When there is no room for another row, neighbouring rows are merged two and two, so that each stands for twice as many
+    prompts. Prompts are taken in one at a time, so that the rows do not depend on how they came in batches.
+
+    Attributes:
+        group: prompts to a row; the last row may hold fewer.
+        n: prompts taken in.
+    """
+
+    def __init__(self, width: int, limit: int = KEPT_BYTES) -> None:
+        self.most = max(2, limit // (4 * width) // 2 * 2)
+        self.group, self.n = 1, 0
+        self.sums: list[Tensor] = []
+
+    def add(self, values: Float[Tensor, "batch value"]) -> None:
+        """Takes in more prompts."""
+        for row in values.float():
+            if self.n == self.most * self.group:
+                self.sums = [one + two for one, two in zip(self.sums[::2], self.sums[1::2], strict=True)]
+                self.group *= 2
+            if self.n % self.group:
+                self.sums[-1] += row
+            else:
+                self.sums.append(row.clone())
+            self.n += 1
+
+    def means(self) -> Float[Tensor, "row value"]:
+        """The mean of each row's prompts, in float32."""
+        return torch.stack(self.sums) / row_sizes(self.n, self.group).float()[:, None]
+
+
+def row_sizes(n: int, group: int) -> Float[Tensor, " row"]:
+    """How many of n prompts each row holds, when `group` of them share one."""
+    starts = torch.arange(0, n, group)
+    return (n - starts).clamp(max=group).double()

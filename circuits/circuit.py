@@ -222,6 +222,18 @@ def _entry(tensor: Tensor | None, index: tuple[int, int]) -> float | None:
     return None if value != value else value
 
 
+def readers_by_node(graph: Graph) -> dict[str, list[int]]:
+    """The readers of every node that has any, by index; a shared key/value head's belong to all heads of its group."""
+    found: dict[str, list[int]] = {}
+    for r, reader in enumerate(graph.reader_nodes):
+        for node in graph.nodes_fed_by(reader) or ("logits",):
+            found.setdefault(node, []).append(r)
+    return found
+
+
+_ATTEMPTS = 20
+
+
 def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Circuit:
     """A random connected circuit: every edge lies on a path from `input` to `logits`.
 
@@ -235,10 +247,16 @@ def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Ci
     """
     if not 0 <= n_edges <= graph.n_edges:
         raise InputError(f"a circuit of {n_edges} edges cannot be drawn from a graph of {graph.n_edges}")
-    readers_by_node: dict[str, list[int]] = {}
-    for r, reader in enumerate(graph.reader_nodes):
-        for node in graph.nodes_fed_by(reader) or ("logits",):
-            readers_by_node.setdefault(node, []).append(r)
+    for _ in range(_ATTEMPTS):
+        circuit = Circuit(graph, _drawn(graph, n_edges, generator))
+        # Some beginnings cannot be completed: no second edge makes a circuit with `input->logits`.
+        if circuit.pruned() == circuit:
+            break
+    return circuit
+
+
+def _drawn(graph: Graph, n_edges: int, generator: torch.Generator) -> Bool[Tensor, "writer reader"]:
+    by_node = readers_by_node(graph)
 
     def pick(n: int) -> int:
         return int(torch.randint(n, (1,), generator=generator))
@@ -246,7 +264,7 @@ def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Ci
     def walk() -> set[tuple[int, int]]:
         node, edges = "logits", set()
         while node != "input":
-            r = readers_by_node[node][pick(len(readers_by_node[node]))]
+            r = by_node[node][pick(len(by_node[node]))]
             w = pick(graph.reader_nodes[r].n_writers)
             edges.add((w, r))
             node = graph.writer_names[w]
@@ -265,7 +283,7 @@ def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Ci
     if chosen:
         writers, readers = zip(*sorted(chosen), strict=True)
         mask[list(writers), list(readers)] = True
-    return Circuit(graph, _filled_up(graph, mask, n_edges, generator))
+    return _filled_up(graph, mask, n_edges, generator)
 
 
 def _filled_up(graph: Graph, mask: Tensor, n_edges: int, generator: torch.Generator) -> Tensor:

@@ -72,7 +72,7 @@ class NodeScores:
     def interval(
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "node *position"], Float[Tensor, "node *position"]]:
-        """Percentile bootstrap interval of the mean over prompts.
+        """Percentile bootstrap interval of the mean over prompts; NaN with a single prompt.
 
         Args:
             level: its coverage.

@@ -2,8 +2,10 @@
 
 | scores | tensors (float64) | header |
 |---|---|---|
-| of edges | `values`, `stderr` [writer, reader] | `schema`, `graph`, `provenance`, `n_prompts` |
+| of edges | `values`, `stderr` [writer, reader]; where known `by_position` [writer, reader, position], `per_prompt` [row, edge] in float32, `kept` [writer, reader] of booleans | `schema`, `graph`, `provenance`, `n_prompts`, `positions`, `group` |
 | of nodes | `per_prompt` [node, (position,) prompt]; `clean`, `corrupted` [prompt] where known | `schema`, `nodes`, `positions`, `provenance` |
+
+Edge scores of schema 1 had `values`, `stderr` and no more; they are still read.
 """
 
 import json
@@ -23,10 +25,22 @@ from circuits.export.node_link import _object, reprs
 from circuits.graph import Graph
 from circuits.node_scores import NodeScores
 from circuits.provenance import frozen, plain
-from circuits.scores import EdgeScores
+from circuits.scores import EdgeScores, check_shapes
 
-SCHEMA = "mech-circuits edge scores 1"
+SCHEMA = "mech-circuits edge scores 2"
+OLD_SCHEMA = "mech-circuits edge scores 1"
 NODE_SCHEMA = "mech-circuits node scores 1"
+_MOST = 10**9
+"""Prompts that a file may claim."""
+
+
+EDGE_TENSORS = {
+    "values": torch.float64,
+    "stderr": torch.float64,
+    "by_position": torch.float64,
+    "per_prompt": torch.float32,
+    "kept": torch.bool,
+}
 
 
 def write_scores(scores: EdgeScores, path: str | Path) -> None:
@@ -36,8 +50,11 @@ def write_scores(scores: EdgeScores, path: str | Path) -> None:
         "graph": json.dumps(scores.graph.to_dict()),
         "provenance": json.dumps(plain(scores.provenance)),
         "n_prompts": str(scores.n_prompts),
+        "positions": json.dumps(None if scores.positions is None else list(scores.positions)),
+        "group": str(scores.group),
     }
-    _write({"values": scores.values, "stderr": scores.stderr}, header, path)
+    tensors = {name: getattr(scores, name) for name in EDGE_TENSORS}
+    _write({name: t.to("cpu", EDGE_TENSORS[name]) for name, t in tensors.items() if t is not None}, header, path)
 
 
 def read_scores(path: str | Path) -> EdgeScores:
@@ -46,15 +63,23 @@ def read_scores(path: str | Path) -> EdgeScores:
     Raises:
         InputError: the file cannot be read or holds something else; with the reason.
     """
-    with _opened(path, SCHEMA, "edge scores") as (file, header):
+    with _opened(path, (SCHEMA, OLD_SCHEMA), "edge scores") as (file, header):
+        if header["schema"] == OLD_SCHEMA:
+            header = {**header, "positions": "null", "group": "1"}
         graph = Graph.from_dict(json.loads(header["graph"]))
         provenance = frozen(_object(json.loads(header["provenance"]), "provenance"))
-        values, stderr = file.get_tensor("values"), file.get_tensor("stderr")
-        n_prompts = int(header["n_prompts"])
-    for name, tensor in (("values", values), ("stderr", stderr)):
-        if tensor.shape != graph.edge_mask.shape or tensor.dtype != torch.float64:
-            raise InputError(f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, which does not fit its graph")
-    return EdgeScores(graph, values, stderr, n_prompts, provenance)
+        positions = json.loads(header["positions"])
+        positions = None if positions is None else _names(positions, "positions")
+        n_prompts, group = (_count(header[name], name) for name in ("n_prompts", "group"))
+        there = set(file.keys()) | {"values", "stderr"}
+        tensors = {name: file.get_tensor(name) for name in EDGE_TENSORS if name in there}
+        for name, tensor in tensors.items():
+            if tensor.dtype != EDGE_TENSORS[name]:
+                raise InputError(f"{name} is {tensor.dtype}, which does not fit; expected {EDGE_TENSORS[name]}")
+        check_shapes(graph, n_prompts, positions, group, tensors)
+        return EdgeScores(
+            graph, n_prompts=n_prompts, provenance=provenance, positions=positions, group=group, **tensors
+        )
 
 
 def write_node_scores(scores: NodeScores, path: str | Path) -> None:
@@ -75,7 +100,7 @@ def read_node_scores(path: str | Path) -> NodeScores:
     Raises:
         InputError: the file cannot be read or holds something else; with the reason.
     """
-    with _opened(path, NODE_SCHEMA, "node scores") as (file, header):
+    with _opened(path, (NODE_SCHEMA,), "node scores") as (file, header):
         nodes = _names(json.loads(header["nodes"]), "nodes")
         positions = json.loads(header["positions"])
         positions = None if positions is None else _names(positions, "positions")
@@ -104,6 +129,13 @@ def _names(value: Any, what: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _count(text: str, what: str) -> int:
+    number = int(text)
+    if not 1 <= number <= _MOST:
+        raise InputError(f"{what} must be between 1 and {_MOST}, got {number}")
+    return number
+
+
 def _write(tensors: dict[str, Tensor], header: dict[str, str], path: str | Path) -> None:
     with replacing(path) as temporary:
         # Cloned, since safetensors refuses tensors that share memory.
@@ -115,13 +147,13 @@ def _write(tensors: dict[str, Tensor], header: dict[str, str], path: str | Path)
 
 
 @contextmanager
-def _opened(path: str | Path, schema: str, what: str) -> Iterator[tuple[Any, dict[str, str]]]:
+def _opened(path: str | Path, schemas: tuple[str, ...], what: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """The file and its header; whatever is wrong with either becomes an InputError that names the file."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("schema") != schema:
-                raise InputError(f"schema {header.get('schema')!r}; expected {schema!r}")
+            if header.get("schema") not in schemas:
+                raise InputError(f"schema {header.get('schema')!r}; expected {schemas[0]!r}")
             yield file, header
     except InputError as problem:
         raise InputError(f"{path}: {problem}") from None

@@ -51,9 +51,9 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path):
 
 def test_node_and_edge_scores_are_not_confused(tmp_path):
     example().save(tmp_path / "s")
-    with pytest.raises(InputError, match="expected 'mech-circuits edge scores 1'"):
+    with pytest.raises(InputError, match="expected 'mech-circuits edge scores 2'"):
         EdgeScores.load(tmp_path / "s")
-    save_file({"per_prompt": EFFECTS}, tmp_path / "s", metadata={**HEADER, "schema": "mech-circuits edge scores 1"})
+    save_file({"per_prompt": EFFECTS}, tmp_path / "s", metadata={**HEADER, "schema": "mech-circuits edge scores 2"})
     with pytest.raises(InputError, match="expected 'mech-circuits node scores 1'"):
         NodeScores.load(tmp_path / "s")
 
