@@ -203,12 +203,13 @@ class EdgeScores:
         return selection.greedy(self, n, by, fill)
 
     def positive_share(self, n: int, share: float = 0.5, fill: bool = False) -> Circuit:
-        """A circuit that spends part of its budget on edges that help: the `share`·n most positive edges (rounded down; fewer
+        """A circuit that spends at least part of its budget on edges that help: the `share`·n most positive edges (rounded down; fewer
         if fewer are positive) and the strongest others of either sign, dead ends pruned.
 
         Args:
             n: see `top`.
-            share: 0: as `top(n, by="abs")`; 1: as `top(n, by="signed")`, as long as there are n positive edges.
+            share: 0: as `top(n, by="abs")`, and so is any share that the strongest edges have anyway; 1: as
+                `top(n, by="signed")`, as long as there are n positive edges.
             fill: see `top`; the share is then of all edges chosen before pruning.
         """
         return selection.positive_share(self, n, share, fill)

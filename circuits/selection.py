@@ -9,7 +9,7 @@ chooses an edge outside `scores.candidates`, breaks ties by graph order (except 
 | `top` | the n strongest edges |
 | `threshold` | every edge of at least a given strength |
 | `greedy` | n times the strongest edge into a node that the circuit has already, beginning at `logits` (EAP-IG: Hanna et al. 2024, 2403.17806) |
-| `positive-share` | part of the budget for the most positive edges, the rest by absolute value (the positive-negative ratio of Nikankin et al. 2025, 2510.25786) |
+| `positive-share` | at least a part of the budget for the most positive edges, the rest by absolute value (after the ratio-based selection of Nikankin et al. 2025, 2510.25786; their code was not compared) |
 | `optimal` | the connected circuit with the largest sum of scores, by integer programming (idea: Nikankin et al. 2025) |
 
 The first rules rank edges, take the first n and prune, which may leave far fewer than n; with `fill=True` they go on down

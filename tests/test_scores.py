@@ -132,11 +132,11 @@ def test_memory_does_not_grow_with_the_prompts():
 def test_edge_attribution_keeps_effects_in_the_order_of_the_pairs():
     model, pairs = tiny("gpt2"), random_pairs(5)
     mixed = type(pairs).from_pairs([*(pair for pair in pairs), *(pair for pair in random_pairs(2, length=5, seed=1))])
-    scores = edge_attribution(model, mixed, gradient="clean", batch_size=2)
+    scores = edge_attribution(model, mixed, gradient="ig", steps=1, batch_size=2)
     for i in (0, 4, 5, 6):
-        alone = edge_attribution(model, mixed[[i]], gradient="clean").values[model.graph.edge_mask]
+        alone = edge_attribution(model, mixed[[i]], gradient="ig", steps=1).values[model.graph.edge_mask]
         torch.testing.assert_close(scores.per_prompt[i].double(), alone, rtol=1e-5, atol=1e-6)
-    other = edge_attribution(model, mixed, gradient="clean", batch_size=7)
+    other = edge_attribution(model, mixed, gradient="ig", steps=1, batch_size=7)
     for one, two in zip(scores.interval(), other.interval(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
