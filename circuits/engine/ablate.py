@@ -77,7 +77,7 @@ class Ablated(EditedReaders):
         self.missing, self.replacement = missing, replacement
         batch, pos, d_model = embedding.shape
         self.difference = embedding.new_empty(batch, graph.n_writers, pos, d_model)
-        self.replaced = _replaced_stream(architecture, replacement) if bool(self.from_replacement.any()) else {}
+        self.replaced = replaced_stream(architecture, replacement) if bool(self.from_replacement.any()) else {}
 
     def hooks(self) -> list[Hook]:
         hooks = super().hooks()
@@ -131,7 +131,7 @@ class Ablated(EditedReaders):
         self.difference[:, self.graph.mlp_writer(layer)] = replacement - mlp
 
 
-def _replaced_stream(architecture: Architecture, replacement: Writes) -> dict[tuple[int, str], Tensor]:
+def replaced_stream(architecture: Architecture, replacement: Writes) -> dict[tuple[int, str], Tensor]:
     """The residual stream with every writer replaced, where each layer's attention and MLP (and `logits`) would see it."""
     stream, places = replacement.embedding, {}
     for block, heads, mlp in zip(architecture.blocks, replacement.heads, replacement.mlps, strict=True):

@@ -21,6 +21,33 @@ from circuits.graph import Graph
 
 
 @dataclass(frozen=True, eq=False)
+class AttentionRule:
+    """How a head makes its z of what its q, k and v projections give (biases included):
+
+        z = softmax(cap(scale · r(q) r(k)ᵀ) + mask) v,     cap(s) = softcap · tanh(s / softcap)
+
+    where r is the query or key norm followed by the rotation by cos and sin, pairing dimension i with i + half, and the
+    mask shows a query the last `window` tokens up to its own. Whether that holds for a layer is decided by the numbers,
+    see `engine.node_functions`.
+
+    Attributes:
+        scale: factor of the scores.
+        softcap: None: no cap.
+        window: None: all tokens before.
+        q_norm, k_norm: per head, before the rotation; None: no norm.
+        cos, sin: hook points where a run shows its rotation tables [batch or 1, pos, rotated dimensions]; None: no rotation.
+    """
+
+    scale: float
+    softcap: float | None
+    window: int | None
+    q_norm: Any
+    k_norm: Any
+    cos: HookPoint | None
+    sin: HookPoint | None
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
     """One transformer block.
 
@@ -40,6 +67,7 @@ class Block:
         scale: factor applied to attention's write.
         parallel: attention and MLP read the same residual stream.
         attention: TransformerLens' attention component.
+        rule: what its heads do between q, k, v and z.
         module: the whole block.
     """
 
@@ -60,6 +88,7 @@ class Block:
     scale: float
     parallel: bool
     attention: Any
+    rule: AttentionRule
     module: Any
 
     def projection(self, part: str) -> Float[Tensor, "head d_model d_head"]:
@@ -192,7 +221,27 @@ def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Blo
         scale=float(getattr(block, "residual_contribution_scale", 1.0)),
         parallel=parallel,
         attention=block.attn,
+        rule=_attention_rule(block.attn),
         module=block,
+    )
+
+
+def _attention_rule(attention: Any) -> AttentionRule:
+    """What the attention module says of itself; native models name things their own way."""
+    module, parts = attention.original_component, attention._modules
+    d_head = getattr(module, "head_dim", None) or getattr(attention.config, "d_head", None) or 1
+    scale = 1 / module.scale if hasattr(module, "scale") else getattr(module, "scaling", d_head**-0.5)
+    cap = getattr(module, "attn_logit_softcapping", None) or getattr(module, "attn_scores_soft_cap", None)
+    owner = module if hasattr(module, "sliding_window") else getattr(module, "config", None)
+    window = getattr(owner, "sliding_window", None)
+    return AttentionRule(
+        scale=float(scale),
+        softcap=float(cap) if cap and cap > 0 else None,
+        window=None if window is None else int(window),
+        q_norm=parts.get("q_norm"),
+        k_norm=parts.get("k_norm"),
+        cos=parts.get("hook_cos"),
+        sin=parts.get("hook_sin"),
     )
 
 

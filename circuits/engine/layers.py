@@ -1,0 +1,140 @@
+"""`Incremental` for architectures that cannot be computed node by node: whole layers, from the changed one on.
+
+What lies in front of the first changed layer is kept from the last accepted state; the rows of a trial are tiles of one
+batch, each with its own circuit.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from circuits.engine.ablate import Ablated
+from circuits.engine.architecture import Architecture
+from circuits.engine.capture import Writes
+from circuits.engine.check import tolerance
+from circuits.engine.incremental import TRIAL_BYTES, Edge, Incremental, NodeState, Trial, switched_rows
+from circuits.engine.node_functions import NodeFunctions, RecordedRun
+from circuits.engine.prefix import Suffix
+from circuits.engine.resume import BaseRun, base_run, resume
+
+
+class LayerState(Incremental):
+    """`Incremental`, layer by layer."""
+
+    by_node = False
+
+    @property
+    def rows_at_once(self) -> int:
+        batch, pos, d_model = self.replacement.embedding.shape
+        one = self.graph.n_writers * batch * pos * d_model * self.replacement.embedding.itemsize
+        return max(1, TRIAL_BYTES // one)
+
+    def __init__(
+        self,
+        bridge: TransformerBridge,
+        architecture: Architecture,
+        suffix: Suffix,
+        replacement: Writes,
+        tokens: Int[Tensor, " d_out"] | None = None,
+        resume_exact: bool = True,
+    ) -> None:
+        """Starts with every edge kept.
+
+        Args:
+            bridge, architecture: the model.
+            suffix: the prompts.
+            replacement: what takes an ablated writer's place.
+            tokens: whose logits are wanted; None: all.
+            resume_exact: whether passes may begin in the middle.
+        """
+        self.bridge, self.architecture, self.suffix = bridge, architecture, suffix
+        self.graph, self.replacement, self.tokens = architecture.graph, replacement, tokens
+        self.resume_exact = resume_exact
+        self.reset(self.graph.edge_mask)
+
+    def reset(self, keep: Bool[Tensor, "writer reader"]) -> None:
+        self.keep = (keep & self.graph.edge_mask).cpu().numpy().copy()
+        self._base: tuple[BaseRun, Tensor] | None = None
+
+    def base(self) -> tuple[BaseRun, Float[Tensor, "batch writer pos d_model"]]:
+        """The state's own run, and every writer's (replacement - current) in it."""
+        if self._base is None:
+            # Every node as the circuit has it, for a restored edge may bring a node to life.
+            ablated = Ablated(self.architecture, self.replacement, torch.from_numpy(self.keep), edit="lacking")
+            suffix = self.suffix
+            run = base_run(
+                self.bridge, self.architecture, suffix.clean, suffix.position, suffix.cache(), ablated.hooks(),
+                self.resume_exact,
+            )  # fmt: skip
+            self._base = run, ablated.difference
+        return self._base
+
+    def chosen(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_out"]:
+        """The logits that are wanted."""
+        return logits if self.tokens is None else logits[:, self.tokens]
+
+    def logits(self) -> Float[Tensor, "batch d_out"]:
+        return self.chosen(self.base()[0].logits)
+
+    def trial(self, switches: Sequence[Sequence[Edge]]) -> Trial:
+        rows = switched_rows(switches)
+        base, difference = self.base()
+        masks = np.repeat(self.keep[None], len(switches), axis=0)
+        for (w, r), row in rows.items():
+            masks[row:, w, r] ^= True
+        tiles, batch = len(switches), len(base)
+        layer = min(self.graph.reader_nodes[r].layer for _, r in rows) if rows else self.graph.n_layers
+        layer = min(layer, self.graph.n_layers - 1)
+        tiled = self.replacement.map(lambda x: x.repeat(tiles, *[1] * (x.ndim - 1)))
+        ablated = Ablated(self.architecture, tiled, torch.from_numpy(masks).repeat_interleave(batch, dim=0))
+        before = self.graph.n_writers_before_layer(layer)
+        ablated.difference[:, :before] = difference[:, :before].repeat(tiles, 1, 1, 1)
+        logits = resume(self.bridge, self.architecture, base, layer, ablated.hooks(), tiles)
+        return _LayerTrial(self, self.chosen(logits).reshape(tiles, batch, -1), masks)
+
+
+class _LayerTrial(Trial):
+    """Rows of a `LayerState`."""
+
+    def __init__(self, state: LayerState, logits: Tensor, masks: Bool[np.ndarray, "row writer reader"]) -> None:
+        self.state, self._logits, self.masks = state, logits, masks
+
+    def logits(self, row: int) -> Float[Tensor, "batch d_out"]:
+        return self._logits[row]
+
+    def accept(self, row: int) -> None:
+        self.state.keep = self.masks[row].copy()
+        self.state._base = None
+
+
+def incremental_state(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    suffix: Suffix,
+    run: RecordedRun,
+    replacement: Writes,
+    tokens: Int[Tensor, " d_out"] | None = None,
+    resume_exact: bool = True,
+) -> Incremental:
+    """An `Incremental` with every edge kept: node by node where that gives what the model computes, else layer by layer.
+
+    Args:
+        bridge, architecture: the model.
+        suffix: the prompts.
+        run: the clean run, recorded.
+        replacement: what takes an ablated writer's place.
+        tokens: whose logits are wanted; None: all.
+        resume_exact: whether passes may begin in the middle.
+    """
+    hooked = any(
+        point.fwd_hooks for point in bridge.hook_dict.values()
+    )  # a user's own, which node functions would miss
+    if not hooked and all(block.linear_heads for block in architecture.blocks):
+        functions = NodeFunctions(bridge, architecture, run)
+        if functions.agrees(tolerance(run.final.dtype), suffix.position):
+            return NodeState(functions, suffix.position, replacement, tokens)
+    return LayerState(bridge, architecture, suffix, replacement, tokens, resume_exact)
