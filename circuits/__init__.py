@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from circuits.causal_model import CausalModel as CausalModel
     from circuits.circuit import Circuit as Circuit
     from circuits.circuit import random_circuit as random_circuit
+    from circuits.errors import AttributionWarning as AttributionWarning
     from circuits.errors import InputError as InputError
     from circuits.errors import ModelError as ModelError
     from circuits.errors import PairsError as PairsError
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
     from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
     from circuits.evaluation.faithfulness import faithfulness as faithfulness
     from circuits.graph import Graph as Graph
+    from circuits.methods.acdc import acdc as acdc
+    from circuits.methods.acdc import acdc_of_size as acdc_of_size
+    from circuits.methods.acdc import acdc_sweep as acdc_sweep
     from circuits.methods.activation_patching import activation_patching as activation_patching
+    from circuits.methods.atp_star import atp_star as atp_star
     from circuits.methods.attribution_patching import attribution_patching as attribution_patching
     from circuits.methods.causal_mediation import Mediation as Mediation
     from circuits.methods.causal_mediation import causal_mediation as causal_mediation
@@ -37,9 +42,14 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "NodeScores": "node_scores",
+    "acdc": "methods.acdc",
+    "acdc_of_size": "methods.acdc",
+    "acdc_sweep": "methods.acdc",
     "activation_patching": "methods.activation_patching",
+    "atp_star": "methods.atp_star",
     "attribution_patching": "methods.attribution_patching",
     "Ablation": "ablations",
+    "AttributionWarning": "errors",
     "CausalModel": "causal_model",
     "Circuit": "circuit",
     "EdgeScores": "scores",

@@ -11,6 +11,8 @@ from circuits.ablations import RunAblation
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.node_scores import NodeScores, node_scores
+from circuits.pairs import PromptPairs
+from circuits.positions import place
 from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
 
@@ -77,3 +79,20 @@ def other_run(question: Question, method: str) -> RunAblation:
             "interchange, gaussian or resample"
         )
     return question.ablation
+
+
+def at_positions(
+    by_position: Float[Tensor, "node batch pos"],
+    labels: tuple[str, ...] | None,
+    batch: Batch,
+    pairs: PromptPairs,
+) -> Float[Tensor, "node *position batch"]:
+    """Effects by position of the suffix, summed (labels None) or picked at labelled positions; 0 in the common prefix."""
+    if labels is None:
+        return by_position.sum(-1)
+    columns = []
+    for label in labels:
+        where = place(label, batch, pairs)
+        at = where.clamp(min=0).expand(len(by_position), -1)[..., None]
+        columns.append(by_position.gather(2, at)[..., 0] * (where >= 0))
+    return torch.stack(columns, dim=1)

@@ -1,4 +1,4 @@
-"""The errors that are the user's to mend.
+"""The errors that are the user's to mend, and our warnings.
 
 Everything below `InputError` is reported by the command line as one readable line with exit code 2; any other exception
 is a bug of ours (exit code 1, with its traceback).
@@ -15,3 +15,7 @@ class ModelError(InputError):
 
 class PairsError(InputError):
     """Prompt pairs that cannot be used, with the pair or line number."""
+
+
+class AttributionWarning(UserWarning):
+    """Scores that a measurement contradicts."""

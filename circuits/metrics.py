@@ -51,6 +51,7 @@ class Metric:
         differentiable: whether it has a gradient at all.
         needs_clean_logits: whether `Targets.clean_logits` must be given.
         needs_distractors: whether every pair must have distractors.
+        answers_only: whether it looks at the logits of answers and distractors only, so that no others need be computed.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Metric:
     differentiable: bool = True
     needs_clean_logits: bool = False
     needs_distractors: bool = False
+    answers_only: bool = False
 
     @property
     def sign(self) -> int:
@@ -144,7 +146,7 @@ def _accuracy(logits: Tensor, targets: Targets) -> Tensor:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("logit_difference", _logit_difference, unit="logits", needs_distractors=True),
+        Metric("logit_difference", _logit_difference, unit="logits", needs_distractors=True, answers_only=True),
         Metric("probability", _probability, unit="probability"),
         Metric("log_probability", _log_probability, unit="nats"),
         Metric("probability_difference", _probability_difference, unit="probability", needs_distractors=True),
@@ -158,7 +160,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("cross_entropy", _cross_entropy, higher_is_more=False, unit="nats"),
         Metric("rank", _rank, higher_is_more=False, unit="tokens above", differentiable=False),
-        Metric("accuracy", _accuracy, differentiable=False, needs_distractors=True),
+        Metric("accuracy", _accuracy, differentiable=False, needs_distractors=True, answers_only=True),
     )
 }
 

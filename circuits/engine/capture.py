@@ -7,6 +7,7 @@ at q, k and v, and taken back through `W_Q`, `W_K`, `W_V` and the norm to the re
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -160,15 +161,20 @@ class Gradients:
 
 
 class _GradientRecorder(_WriteRecorder):
-    """Hooks that also keep the readers' inputs, connected to the graph of autograd."""
+    """Hooks that also keep the readers' inputs, and their gradients as the backward pass comes by.
+
+    The activations themselves aren't held: together with the graph of autograd they would be the peak of memory.
+    """
 
     def __init__(self, architecture: Architecture, embedding: Tensor | None) -> None:
         super().__init__(architecture)
         n = len(architecture.blocks)
         self.replacement = embedding
+        self.leaf: Tensor | None = None
         self.resid_pre: list[Tensor] = []
         self.resid_mid: list[Tensor | None] = [None] * n
-        self.points: dict[tuple[str, int], Tensor] = {}
+        self.gradients: dict[tuple[str, int], Tensor] = {}
+        self.absent: dict[tuple[str, int], Callable[[], Tensor]] = {}
 
     def hooks(self) -> list[Hook]:
         architecture = self.architecture
@@ -186,13 +192,23 @@ class _GradientRecorder(_WriteRecorder):
 
     def _start(self, embedding: Tensor) -> Tensor:
         value = embedding if self.replacement is None else self.replacement
-        return value.detach().requires_grad_()
+        self.leaf = value.detach().requires_grad_()
+        return self.leaf
 
     def _keep(self, key: tuple[str, int], x: Tensor) -> Tensor:
         # A view of its own, returned: the tensor that a hook sees may be read by others too (one norm for attention and
         # MLP, no norm at all), or be a reshaped copy that is not on the way to the logits.
-        self.points[key] = x.view_as(x)
-        return self.points[key]
+        view = x.view_as(x)
+        if view.requires_grad:
+            view.register_hook(lambda gradient: self.gradients.__setitem__(key, gradient))
+        self.absent[key] = partial(torch.zeros, x.shape, dtype=x.dtype, device=x.device)
+        return view
+
+    def backward(self, total: Tensor) -> None:
+        """Fills `gradients`; zero where the metric does not depend on a point."""
+        assert self.leaf is not None
+        torch.autograd.grad(total, self.leaf, allow_unused=True)
+        self.gradients |= {key: zeros() for key, zeros in self.absent.items() if key not in self.gradients}
 
     def _keep_mid(self, layer: int, x: Tensor) -> None:
         self.resid_mid[layer] = x.detach()
@@ -223,12 +239,8 @@ def capture_gradients(
     with torch.enable_grad():
         logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *recorder.hooks()], cache)
         values = metric(logits)
-        points = recorder.points
-        found = torch.autograd.grad(values.sum(), list(points.values()), allow_unused=True)
-    gradients = {
-        key: torch.zeros_like(point) if gradient is None else gradient
-        for (key, point), gradient in zip(points.items(), found, strict=True)
-    }
+        recorder.backward(values.sum())
+    gradients = recorder.gradients
     layers = range(len(architecture.blocks))
     return Gradients(
         values=values.detach(),

@@ -34,8 +34,8 @@ Edge = tuple[int, int]
 
 TRIAL_BYTES = 256 * 2**20
 """What the rows of one trial may take, roughly."""
-READERS_PER_TRIAL = 16
-"""How many readers' inputs a row changes, as a guess of its memory."""
+TRIAL_TOKENS = 128
+"""Tokens of an MLP in one trial beyond which more rows are not computed any faster than one after the other."""
 
 
 class Trial(ABC):
@@ -61,10 +61,9 @@ class Incremental(ABC):
     by_node: bool
     keep: Bool[np.ndarray, "writer reader"]
 
-    @property
     @abstractmethod
-    def rows_at_once(self) -> int:
-        """How many rows a trial should have at most, for its memory's sake."""
+    def rows_worth(self, reader: int) -> int:
+        """How many rows a trial of edges into this reader should have at most: more cost memory, or save no time."""
 
     @abstractmethod
     def logits(self) -> Float[Tensor, "batch d_out"]:
@@ -152,12 +151,12 @@ class NodeState(Incremental):
         logits = self.graph.n_readers - 1
         self._build([int(w) for w in np.flatnonzero(self.need < self.functions.n_pos)])
         self._build_input(logits)
-        self._logits = self._unembed(self.input(logits))
+        self._logits: Tensor | None = None
 
-    @property
-    def rows_at_once(self) -> int:
-        final = self.run.final
-        return max(1, TRIAL_BYTES // (READERS_PER_TRIAL * final.numel() * final.itemsize))
+    def rows_worth(self, reader: int) -> int:
+        fed = self.fed[reader]
+        start = min(int(self.need[w]) for w in fed) if fed else self.first
+        return max(1, TRIAL_TOKENS // (len(self.rows) * max(1, self.functions.n_pos - start)))
 
     def logits(self) -> Float[Tensor, "batch d_out"]:
         if self._logits is None:
@@ -263,6 +262,10 @@ class NodeState(Incremental):
                 for r in self.readers_of[w]:
                     start[r] = 0 if self.graph.reader_nodes[r].part in ("k", "v") else need[w]
         return start, need
+
+    def changed(self) -> None:
+        """Forgets the logits, which are no longer those of `keep`."""
+        self._logits = None
 
     def settle(self, writers: Sequence[int]) -> None:
         """Forgets what nobody needs any more, after out-edges of these writers were switched."""
@@ -400,5 +403,5 @@ class _NodeTrial(Trial):
         for edge, at in self.rows.items():
             if at <= row:
                 state.keep[edge] ^= True
-        state._logits = None
+        state.changed()
         state.settle([w for (w, _), at in self.rows.items() if at <= row])

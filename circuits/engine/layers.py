@@ -27,8 +27,7 @@ class LayerState(Incremental):
 
     by_node = False
 
-    @property
-    def rows_at_once(self) -> int:
+    def rows_worth(self, reader: int) -> int:
         batch, pos, d_model = self.replacement.embedding.shape
         one = self.graph.n_writers * batch * pos * d_model * self.replacement.embedding.itemsize
         return max(1, TRIAL_BYTES // one)

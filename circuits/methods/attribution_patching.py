@@ -16,15 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation, RunAblation
-from circuits.effects import BatchEffects, node_effects, other_run
-from circuits.engine.hooks import Hook, run
-from circuits.engine.patch import Values, hook_point, record_values
+from circuits.effects import BatchEffects, at_positions, node_effects, other_run
+from circuits.engine.live import live_run
+from circuits.engine.patch import record_values
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
-from circuits.positions import place, position_axis
+from circuits.positions import position_axis
 from circuits.question import Batch, Progress, Question
 
 
@@ -73,49 +73,19 @@ def _attribute(
         model.bridge, model.architecture, tokens, suffix.position, sites, suffix.cache(), noise
     )
     corrupted_metric = question.metric(logits, batch.targets)
-    clean, gradients, clean_metric = values_and_gradients(question, batch, sites)
-    products = {
-        key: ((clean[key] - corrupted[key]).to(question.sum_dtype) * gradients[key].to(question.sum_dtype))
-        for key in clean
-    }
+    keys = sorted({(site.layer, site.point) for site in sites})
+    live = live_run(
+        model.bridge, model.architecture, suffix.clean, suffix.position,
+        lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(),
+    )  # fmt: skip
+    gradients, _ = live.gradients(keys)
+    wide = question.sum_dtype
+    products = {key: (live.values[key].detach() - corrupted[key]).to(wide) * gradients[key].to(wide) for key in keys}
     by_position = torch.stack([_of_site(products[site.layer, site.point], site) for site in sites])
-    if labels is None:
-        return BatchEffects(by_position.sum(-1), clean_metric, corrupted_metric)
-    columns = []
-    for label in labels:
-        where = place(label, batch, question.pairs)
-        at = where.clamp(min=0).expand(len(sites), -1)[..., None]
-        columns.append(by_position.gather(2, at)[..., 0] * (where >= 0))
-    return BatchEffects(torch.stack(columns, dim=1), clean_metric, corrupted_metric)
+    effects = at_positions(by_position, labels, batch, question.pairs)
+    return BatchEffects(effects, live.metric.detach(), corrupted_metric)
 
 
 def _of_site(product: Tensor, site: Site) -> Float[Tensor, "batch pos"]:
     part = product if site.index is None else product[:, :, site.index]
     return part if part.ndim == 2 else part.sum(-1)
-
-
-def values_and_gradients(
-    question: Question, batch: Batch, sites: Sequence[Site]
-) -> tuple[Values, Values, Float[Tensor, " batch"]]:
-    """Activations and gradients of the summed metric at the sites' hook points on the clean run, and the metric."""
-    model, suffix = question.model, batch.suffix
-    keys = sorted({(site.layer, site.point) for site in sites})
-    values: Values = {}
-
-    def keep(key: tuple[int, str]) -> Hook:
-        def hook(x: Tensor) -> Tensor:
-            values[key] = x.view_as(x)  # a view of its own: see engine.capture
-            return values[key]
-
-        return hook_point(model.architecture, *key), hook
-
-    start: Hook = (model.architecture.blocks[0].resid_pre, lambda x: x.detach().requires_grad_())
-    with torch.enable_grad():
-        logits = run(
-            model.bridge, model.architecture.unembed, suffix.clean, suffix.position,
-            [start, *(keep(key) for key in keys)], suffix.cache(),
-        )  # fmt: skip
-        metric = question.metric(logits, batch.targets)
-        found = torch.autograd.grad(metric.sum(), [values[key] for key in keys], allow_unused=True)
-    gradients = {k: torch.zeros_like(values[k]) if g is None else g for k, g in zip(keys, found, strict=True)}
-    return {key: value.detach() for key, value in values.items()}, gradients, metric.detach()

@@ -4,32 +4,54 @@ For writer u, reader r and one pair of prompts,
 
     effect(u -> r) ≈ Σ_positions (clean_u - ablated_u) · ∂metric/∂input_r
 
-where the gradient is taken at the clean run (EAP: Syed et al. 2023, 2310.10348), at the ablated embedding, at both
-(clean-corrupted: Hanna et al. 2024), or averaged along the straight path of the input embedding from its ablated to its
-clean value (EAP-IG: Hanna et al. 2024, 2403.17806, eq. 3). Positive = the edge helps. Reader inputs are taken before the norm, whose scale is live. We depart from EAP-IG in the quadrature: its code uses
-the left rule, which never looks at the clean run; the midpoint rule is the default here, and `left` gives its numbers.
+Positive = the edge helps. Reader inputs are taken before the norm, whose scale is live (but for `relp`). The rules differ
+in where the gradient is taken, and one in the difference:
+
+| `gradient` | |
+|---|---|
+| `clean` | at the clean run: EAP (Syed et al. 2023, 2310.10348) |
+| `corrupted` | where the embedding is ablated |
+| `clean-corrupted` | the mean of both (Hanna et al. 2024) |
+| `ig` | the mean along the straight path of the embedding from ablated to clean: EAP-IG (Hanna et al. 2024, 2403.17806, eq. 3) |
+| `ig-activations` | the mean along the path of u's own output, everything before it clean (Marks et al. 2024, 2403.19647, eq. 5) |
+| `conductance` | along the embedding's path as in `ig`, but times what u changes in each step: Σ_k gradient_k · (u_{k+1} - u_k) (Dhamdhere et al. 2018, 1805.12233, eq. 2, for edges) |
+| `relp` | at the clean run, with the backward rules of `engine.rules` (RelP: Rezaei Jafari et al. 2025, 2508.21258) |
+
+Identities: the sum of `conductance` over all edges into `logits`, or out of `input`, is metric(clean) - metric(embedding
+ablated), to quadrature. The sum of `ig-activations` over the out-edges of the writers that are interpolated together is
+the exact effect of ablating these out-edges, to quadrature.
+
+We depart from EAP-IG in the quadrature: its code for inputs uses the left rule, which never looks at the clean run, and
+its code for activations the right rule; the midpoint rule is the default here, and `left` and `right` give theirs. Its
+code for activations also adds every run's gradients to all edges, whichever writer was interpolated; here they count for
+that writer's edges only. As there, all heads of a layer are interpolated together. `conductance` explains what the
+embedding's change does: of an ablation it sees the embedding only.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
-from circuits.engine.capture import Gradients, Writes, capture_gradients, reader_gradients, stack
-from circuits.engine.hooks import inference_state
-from circuits.errors import InputError
+from circuits.contraction import Contraction
+from circuits.engine.capture import Writes
+from circuits.engine.hooks import Hook, inference_state
+from circuits.engine.rules import relevance
+from circuits.errors import AttributionWarning, InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.pairs import PromptPairs
-from circuits.positions import place, position_axis
+from circuits.positions import position_axis
 from circuits.provenance import provenance
-from circuits.question import Batch, Progress, Question
+from circuits.question import Progress, Question
 from circuits.scores import EdgeScores, EdgeStatistics
+from circuits.sign_check import contradicted_sign
 
-GRADIENTS = ("clean", "corrupted", "clean-corrupted", "ig")
-_OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
+OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
+ATTENTION = ("live", "detached")
 
 
 def edge_attribution(
@@ -39,9 +61,11 @@ def edge_attribution(
     gradient: str = "ig",
     steps: int = 5,
     quadrature: str = "midpoint",
+    attention: str = "live",
     metric: str | Metric | MetricFunction | None = None,
     ablation: str | Ablation = "interchange",
     positions: str | Sequence[str] | None = None,
+    check_sign: bool = True,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EdgeScores:
@@ -50,130 +74,161 @@ def edge_attribution(
     Args:
         model: a loaded model.
         pairs: prompt pairs.
-        gradient: `clean`: at the clean run (EAP); `corrupted`: where the embedding is ablated; `clean-corrupted`: the mean
-            of both; `ig`: averaged along the embedding's path (EAP-IG).
-        steps: points on that path; only for `ig`. With `steps=1` and the right rule, `ig` is EAP.
-        quadrature: where the points lie on each of the `steps` equal pieces of the path from ablated to clean.
+        gradient: which rule; see the module docstring.
+        steps: points on the path; for `ig`, `ig-activations` and `conductance`. With `steps=1` and the right rule, `ig` is
+            EAP. `ig` takes a forward and a backward pass a step, `conductance` a forward pass more, and `ig-activations`
+            as many as `ig` for each of the 2 · layers + 1 groups of writers.
+        quadrature: where the points lie on each of the `steps` equal pieces of the path from ablated to clean: `left`,
+            `midpoint`, `right`.
+        attention: for `relp`: whether gradients go through the attention pattern (`live`), or not (`detached`: as
+            published; then every edge into a query or key scores 0).
         metric: what is explained; None: the one the task prefers.
         ablation: what an edge's value is replaced by.
         positions: also split each effect by token position: `each`, `roles`, or names of roles; see `circuits.positions`.
+        check_sign: for `clean`: warn if the edge `input->m0` is given the wrong sign; see `circuits.sign_check`.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (pairs done, pairs in all).
 
     Returns:
         Mean effects over the prompts in the metric's unit, with standard errors.
 
+    Warns:
+        AttributionWarning: see `check_sign`.
+
     Raises:
         InputError: unknown option, or a metric without a gradient where it is needed.
+        ModelError: `relp` has no rule for a part of the model.
         PairsError: pairs that do not fit the model.
     """
-    if gradient not in GRADIENTS:
-        raise InputError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
-    if quadrature not in _OFFSETS:
-        raise InputError(f"quadrature must be one of {', '.join(_OFFSETS)}, got {quadrature!r}")
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
+    rule = _rule(gradient, steps, quadrature, attention)
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    question.metric.require_gradient("edge attribution", at_clean=gradient == "clean")
-    options: dict[str, object] = {"gradient": gradient}
-    if gradient == "ig":
-        options |= {"steps": steps, "quadrature": quadrature}
+    question.metric.require_gradient("edge attribution", at_clean=gradient in ("clean", "relp"))
     labels = position_axis(pairs, positions)
     statistics = EdgeStatistics(model.graph)
     with inference_state(model.bridge):
         for batch in question.batches():
-            contraction = _Contraction(question, batch, labels)
-            if gradient == "clean":
-                _at_clean(question, batch, contraction)
-            else:
-                _along_path(question, batch, _points(gradient, steps, quadrature), contraction)
+            contraction = Contraction(question, batch, labels)
+            rule.function(contraction, rule)
             contraction.give_to(statistics)
             if progress is not None:
                 progress(statistics.n, len(pairs))
-    return statistics.scores(provenance(question, "edge_attribution", options), labels)
+        scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
+        said = contradicted_sign(question, scores) if check_sign and gradient == "clean" else None
+    if said is not None:
+        warnings.warn(said, AttributionWarning, stacklevel=2)
+    return scores
 
 
-def _points(gradient: str, steps: int, quadrature: str) -> list[float]:
-    """Where on the path from the ablated (0) to the clean embedding (1) gradients are taken."""
-    fixed = {"corrupted": [0.0], "clean-corrupted": [0.0, 1.0]}
-    return fixed.get(gradient) or [(k + _OFFSETS[quadrature]) / steps for k in range(steps)]
-
-
-def _at_clean(question: Question, batch: Batch, contraction: "_Contraction") -> None:
-    gradients = _gradients(question, batch, None)
-    contraction.difference = _difference(
-        question, gradients.writes, question.replacement(batch.suffix, gradients.writes)
-    )
-    contraction.add(gradients, 1.0)
-
-
-def _along_path(question: Question, batch: Batch, points: list[float], contraction: "_Contraction") -> None:
-    _, clean = question.clean_run(batch.suffix)
-    replacement = question.replacement(batch.suffix, clean)
-    for gradients in _path_gradients(question, batch, clean, replacement, points):
-        if contraction.difference is None:
-            contraction.difference = _difference(question, clean, replacement)
-        contraction.add(gradients, 1 / len(points))
-
-
-def _path_gradients(
-    question: Question, batch: Batch, clean: Writes, replacement: Writes, points: list[float]
-) -> Iterator[Gradients]:
-    for alpha in points:
-        yield _gradients(question, batch, torch.lerp(replacement.embedding, clean.embedding, alpha))
-
-
-def _gradients(question: Question, batch: Batch, embedding: Tensor | None) -> Gradients:
-    return capture_gradients(
-        question.model.bridge,
-        question.model.architecture,
-        batch.suffix.clean,
-        batch.suffix.position,
-        lambda logits: question.metric(logits, batch.targets),
-        batch.suffix.cache(),
-        embedding,
-    )
-
-
-def _difference(question: Question, clean: Writes, replacement: Writes) -> Float[Tensor, "batch writer pos d_model"]:
-    return stack(question.model.architecture, clean.minus(replacement), question.sum_dtype)
-
-
-class _Contraction:
-    """Σ over positions and d_model of difference times gradient, for every edge of every prompt of a batch.
+@dataclass(frozen=True)
+class _Rule:
+    """One way to take gradients, with its options.
 
     Attributes:
-        difference: clean minus ablated output of every writer; set before the first gradients come.
+        function: adds a batch's products to a `Contraction`.
+        points: where on the path gradients are taken, from 0 (ablated) to 1 (clean).
+        attention: see `edge_attribution`.
+        options: what of this goes into the provenance.
     """
 
-    def __init__(self, question: Question, batch: Batch, labels: tuple[str, ...] | None) -> None:
-        self.question, self.graph = question, question.model.graph
-        self.difference: Float[Tensor, "batch writer pos d_model"] | None = None
-        shape = (self.graph.n_writers, self.graph.n_readers)
-        device, dtype = batch.suffix.clean.device, question.sum_dtype
-        self.scores = torch.zeros(len(batch), *shape, device=device, dtype=dtype)
-        self.places = None if labels is None else [place(label, batch, question.pairs) for label in labels]
-        self.split = None if labels is None else torch.zeros(*shape, len(labels), device=device, dtype=dtype)
+    function: "Callable[[Contraction, _Rule], None]"
+    points: tuple[float, ...]
+    attention: str
+    options: dict[str, object]
 
-    def add(self, gradients: Gradients, weight: float) -> None:
-        """Takes in one point's gradients."""
-        assert self.difference is not None
-        flat = self.difference.flatten(2)
-        for readers, g in reader_gradients(self.question.model.architecture, gradients):
-            n_writers = self.graph.reader_nodes[readers.start].n_writers
-            g = g.to(flat.dtype)
-            if weight != 1.0:
-                g = g * weight
-            self.scores[:, :n_writers, readers] += torch.bmm(flat[:, :n_writers], g.flatten(2).permute(1, 2, 0))
-            for number, where in enumerate(self.places or ()):
-                rows = (where >= 0).nonzero()[:, 0]
-                at = (rows, slice(None, n_writers), where[rows])
-                split = torch.einsum("bwd,bsd->ws", self.difference[at], g[:, rows, where[rows]].transpose(0, 1))
-                assert self.split is not None
-                self.split[:n_writers, readers, number] += split
 
-    def give_to(self, statistics: EdgeStatistics) -> None:
-        """Hands the finished batch on, signed so that positive = helps."""
-        statistics.add(self.scores * self.question.metric.sign)
-        if self.split is not None:
-            statistics.add_positions(self.split * self.question.metric.sign)
+def _rule(gradient: str, steps: int, quadrature: str, attention: str) -> _Rule:
+    if gradient not in GRADIENTS:
+        raise InputError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
+    if quadrature not in OFFSETS:
+        raise InputError(f"quadrature must be one of {', '.join(OFFSETS)}, got {quadrature!r}")
+    if attention not in ATTENTION:
+        raise InputError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
+    options: dict[str, object] = {"gradient": gradient}
+    fixed = {"corrupted": (0.0,), "clean-corrupted": (0.0, 1.0)}
+    points = fixed.get(gradient) or tuple((k + OFFSETS[quadrature]) / steps for k in range(steps))
+    if gradient in ("ig", "ig-activations", "conductance"):
+        options |= {"steps": steps, "quadrature": quadrature}
+    if gradient == "relp":
+        options["attention"] = attention
+    return _Rule(GRADIENTS[gradient], points, attention, options)
+
+
+def _at_clean(contraction: Contraction, rule: _Rule) -> None:
+    gradients = contraction.gradients()
+    contraction.add(gradients, _to_replacement(contraction, gradients.writes))
+
+
+def _relevance(contraction: Contraction, rule: _Rule) -> None:
+    model = contraction.question.model
+    with relevance(model.bridge, model.architecture, rule.attention) as rules:
+        gradients = contraction.gradients(hooks=rules.hooks)
+        # Inside, so that both runs round alike: where nothing is ablated, scores are exactly 0.
+        difference = _to_replacement(contraction, gradients.writes)
+    rules.check(gradients)
+    contraction.add(gradients, difference, architecture=rules.architecture)
+
+
+def _along_path(contraction: Contraction, rule: _Rule) -> None:
+    clean, replacement = contraction.clean_and_replacement()
+    difference = None
+    for alpha in rule.points:
+        gradients = contraction.gradients(torch.lerp(replacement.embedding, clean.embedding, alpha))
+        difference = contraction.difference(clean, replacement) if difference is None else difference
+        contraction.add(gradients, difference, 1 / len(rule.points))
+
+
+def _conductance(contraction: Contraction, rule: _Rule) -> None:
+    clean, replacement = contraction.clean_and_replacement()
+    steps = len(rule.points)
+    before = contraction.writes(replacement.embedding)
+    for k, alpha in enumerate(rule.points, start=1):
+        at_end = torch.lerp(replacement.embedding, clean.embedding, k / steps)
+        after = clean if k == steps else contraction.writes(at_end)
+        gradients = contraction.gradients(torch.lerp(replacement.embedding, clean.embedding, alpha))
+        contraction.add(gradients, contraction.difference(after, before))
+        before = after
+
+
+def _along_activations(contraction: Contraction, rule: _Rule) -> None:
+    clean, replacement = contraction.clean_and_replacement()
+    difference = contraction.difference(clean, replacement)
+    graph, weight = contraction.graph, 1 / len(rule.points)
+    for alpha in rule.points:
+        between = replacement.combine(clean, lambda a, b, alpha=alpha: torch.lerp(a, b, alpha))
+        contraction.add(contraction.gradients(between.embedding), difference, weight, writers=slice(0, 1))
+        for layer in range(graph.n_layers):
+            gradients = contraction.gradients(hooks=_holding(contraction, between, layer, "heads"))
+            contraction.add(gradients, difference, weight, writers=graph.head_writers(layer))
+            if graph.mlps[layer]:
+                gradients = contraction.gradients(hooks=_holding(contraction, between, layer, "mlp"))
+                mlp = graph.mlp_writer(layer)
+                contraction.add(gradients, difference, weight, writers=slice(mlp, mlp + 1))
+
+
+def _holding(contraction: Contraction, writes: Writes, layer: int, part: str) -> list[Hook]:
+    """Hooks that give the heads or the MLP of a layer the outputs in `writes`."""
+    block = contraction.question.model.architecture.blocks[layer]
+    heads, mlp = writes.heads[layer], writes.mlps[layer]
+    held: dict[str, tuple] = {"mlp": (block.mlp_out, mlp), "heads": (block.z, heads)}
+    if not block.linear_heads:
+        held["heads"] = (block.attn_out, heads.sum(2))
+    point, value = held[part]
+    return [(point, lambda x: value)]
+
+
+def _to_replacement(contraction: Contraction, clean: Writes) -> Tensor:
+    return contraction.difference(clean, contraction.question.replacement(contraction.batch.suffix, clean))
+
+
+GRADIENTS: dict[str, Callable[[Contraction, _Rule], None]] = {
+    "clean": _at_clean,
+    "corrupted": _along_path,
+    "clean-corrupted": _along_path,
+    "ig": _along_path,
+    "ig-activations": _along_activations,
+    "conductance": _conductance,
+    "relp": _relevance,
+}
+"""What `gradient` may be."""

@@ -23,11 +23,7 @@ from torch import Tensor
 
 from circuits.ablations import Ablation
 from circuits.circuit import Circuit
-from circuits.engine.ablate import Ablated
-from circuits.engine.capture import Writes, stack
 from circuits.engine.hooks import inference_state
-from circuits.engine.readers import ShiftedReaders
-from circuits.engine.resume import BaseRun, base_run, resume
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.graph import Graph
@@ -35,11 +31,9 @@ from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, frozen, plain, provenance
-from circuits.question import Batch, Progress, Question
+from circuits.question import Progress, Question
 from circuits.scores import EdgeScores, EdgeStatistics
-
-TOKENS_AT_ONCE = 1024
-"""Tokens in one pass, when several edges share it."""
+from circuits.single_edges import EdgeRuns, edge_effects
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,95 +112,18 @@ def exact_edge_effects(
     with inference_state(model.bridge):
         for number, batch in enumerate(question.batches()):
             index = batch.suffix.batch.index.cpu()
-            runs: _Runs | None = None
+            runs: EdgeRuns | None = None
             for r, writers in by_reader.items():
                 piece = pieces.get(number, r)
                 if piece is None:
-                    runs = runs or _Runs.of(question, batch, context)
-                    piece = _effects(question, batch, runs, r, writers, context)
+                    runs = runs or EdgeRuns.of(question, batch, context)
+                    piece = edge_effects(question, batch, runs, r, writers, context)
                     pieces.put(number, r, piece)
                 values[writers, r] = values[writers, r].index_copy(1, index, piece)
                 done += len(writers) * len(index)
                 if progress is not None:
                     progress(done, total)
     return ExactEffects(names, values[mask] * question.metric.sign, model.graph, origin)
-
-
-@dataclass(frozen=True, eq=False)
-class _Runs:
-    """What is computed once for a batch: the context's run, and every writer's (replacement - current) in it."""
-
-    base: BaseRun
-    metric: Tensor
-    replacement: Writes
-    difference: Float[Tensor, "batch writer pos d_model"]
-
-    @classmethod
-    def of(cls, question: Question, batch: Batch, context: Circuit | None) -> "_Runs":
-        model, suffix = question.model, batch.suffix
-        _, clean = question.clean_run(suffix)
-        replacement = question.replacement(suffix, clean)
-        hooks = []
-        if context is not None:
-            # Every node as the context has it, for an added edge may bring a node to life.
-            ablated = Ablated(model.architecture, replacement, context.mask, edit="lacking")
-            hooks = ablated.hooks()
-        base = base_run(
-            model.bridge, model.architecture, suffix.clean, suffix.position, suffix.cache(), hooks,
-            model.report.resume_exact and model.architecture.blocks[0].linear_heads,
-        )  # fmt: skip
-        if context is not None:
-            difference = ablated.difference
-        else:
-            difference = stack(model.architecture, replacement.minus(clean), model.dtype)
-        return cls(base, question.metric(base.logits, batch.targets), replacement, difference)
-
-
-def _effects(
-    question: Question, batch: Batch, runs: _Runs, r: int, writers: Sequence[int], context: Circuit | None
-) -> Float[Tensor, "writer prompt"]:
-    """Effects of the edges from `writers` into reader r."""
-    model = question.model
-    tiles = max(1, TOKENS_AT_ONCE // batch.suffix.clean.numel())
-    layer = min(model.graph.reader_nodes[r].layer, model.graph.n_layers - 1)
-    effects = []
-    for start in range(0, len(writers), tiles):
-        chunk = list(writers[start : start + tiles])
-        kept = [context is None or bool(context.mask[w, r]) for w in chunk]
-        signs = torch.tensor([1.0 if keep else -1.0 for keep in kept], dtype=model.dtype, device=model.device)
-        shift = (runs.difference[:, chunk].transpose(0, 1) * signs[:, None, None, None]).flatten(0, 1)
-        if context is None:
-            hooks = ShiftedReaders(model.architecture, {r: shift}).hooks()
-        else:
-            hooks = _ShiftedContext(model, runs, context, r, shift, len(chunk), layer).hooks()
-        logits = resume(model.bridge, model.architecture, runs.base, layer, hooks, len(chunk))
-        for sign, row in zip(signs, logits.reshape(len(chunk), len(batch), -1), strict=True):
-            effects.append((runs.metric - question.metric(row, batch.targets)) * sign)
-    return torch.stack(effects).to("cpu", torch.float64)
-
-
-class _ShiftedContext(Ablated):
-    """The context's ablation, begun at a layer, with one reader's input shifted on top."""
-
-    def __init__(
-        self, model: Model, runs: _Runs, context: Circuit, reader: int, shift: Tensor, tiles: int, layer: int
-    ) -> None:
-        super().__init__(
-            model.architecture, runs.replacement.map(lambda x: x.repeat(tiles, *[1] * (x.ndim - 1))), context.mask
-        )
-        before = model.graph.n_writers_before_layer(layer)
-        self.difference[:, :before] = runs.difference[:, :before].repeat(tiles, 1, 1, 1)
-        self.shifted, self.shift = reader, shift
-        self.edited[reader] = True
-
-    def inputs(
-        self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch slot pos d_model"]:
-        seen = super().inputs(readers, x)
-        if self.shifted in readers:
-            seen = seen.clone()
-            seen[:, list(readers).index(self.shifted)] += self.shift
-        return seen
 
 
 class _Pieces:

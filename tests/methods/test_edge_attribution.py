@@ -149,10 +149,11 @@ def test_identical_prompts_score_exactly_zero(name, gradient):
 @pytest.mark.parametrize("gradient", ["clean", "ig"])
 def test_scores_do_not_depend_on_batch_size_order_or_duplication(name, gradient):
     model, pairs = tiny(name), random_pairs(n=6, prefix=2)
-    reference = edge_attribution(model, pairs, gradient=gradient, batch_size=6).values
+    # Whether the sign of input->m0 is right on these random weights is not asked here.
+    reference = edge_attribution(model, pairs, gradient=gradient, batch_size=6, check_sign=False).values
     for other in (pairs, pairs[[3, 1, 5, 0, 4, 2]], pairs[[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]]):
         for batch_size in (1, 4):
-            got = edge_attribution(model, other, gradient=gradient, batch_size=batch_size).values
+            got = edge_attribution(model, other, gradient=gradient, batch_size=batch_size, check_sign=False).values
             torch.testing.assert_close(got, reference, rtol=1e-5, atol=max(1e-7, atol(name)))
 
 
@@ -212,7 +213,7 @@ def test_a_nodes_out_edges_sum_to_its_attribution_patching(name):
     logits = run(model.bridge, model.architecture.unembed, batch.clean, batch.position, hooks)
     metric = get_metric("logit_difference")(logits, targets_of(batch)).sum()
     found = dict(zip(gradients, torch.autograd.grad(metric, list(gradients.values())), strict=True))
-    scores = edge_attribution(model, pairs, gradient="clean").values.sum(1)
+    scores = edge_attribution(model, pairs, gradient="clean", check_sign=False).values.sum(1)
     for w, writer in enumerate(model.graph.writer_nodes):
         g = found[writer.name if writer.kind != "head" else f"a{writer.layer}"]
         difference = writes["clean"][:, w] - writes["corrupted"][:, w]

@@ -64,7 +64,7 @@ def test_a_stopped_sweep_goes_on_and_ends_the_same(name, tmp_path, monkeypatch):
     model, pairs = tiny(name), random_pairs(n=4)
     edges = model.graph.edges[::7]
     whole = exact_edge_effects(model, pairs, edges, batch_size=2)
-    real, calls = exact_edges._effects, []
+    real, calls = exact_edges.edge_effects, []
 
     def stop_after_some(*arguments):
         calls.append(1)
@@ -72,7 +72,7 @@ def test_a_stopped_sweep_goes_on_and_ends_the_same(name, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(exact_edges, "_effects", stop_after_some)
+    monkeypatch.setattr(exact_edges, "edge_effects", stop_after_some)
     with pytest.raises(KeyboardInterrupt):
         exact_edge_effects(model, pairs, edges, batch_size=2, store=tmp_path / "s")
     kept = len(list((tmp_path / "s").glob("*.safetensors")))
@@ -81,7 +81,7 @@ def test_a_stopped_sweep_goes_on_and_ends_the_same(name, tmp_path, monkeypatch):
     assert torch.equal(again.per_prompt, whole.per_prompt)
     damaged = next((tmp_path / "s").glob("*.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:-9])
-    monkeypatch.setattr(exact_edges, "_effects", real)
+    monkeypatch.setattr(exact_edges, "edge_effects", real)
     assert torch.equal(
         exact_edge_effects(model, pairs, edges, batch_size=2, store=tmp_path / "s").per_prompt, whole.per_prompt
     )

@@ -1,0 +1,334 @@
+"""What a block's attention would give with other queries or keys, all else as it was.
+
+The model itself is asked: in one pass every layer gets the other queries (or keys), its heads' outputs z are kept, and the
+old z goes on, so that each layer sees its own change only. Whatever lies between a query and the pattern (rotary
+embeddings, query/key norms, scale, soft cap, biases, masks, the cached prefix) is the model's own code. This is exact
+because query i of a head makes row i of that head's pattern and nothing else (`heads_apart` checks that).
+
+Keys one position at a time would take a pass a position. But key j changes one score of each row only, so that two runs,
+with all keys old and all keys new, hold every score that is needed (`KeyFix`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from transformer_lens import TransformerBridge
+
+from circuits.engine.architecture import Architecture, Block
+from circuits.engine.check import tolerance
+from circuits.engine.hooks import Cache, Hook, run
+from circuits.engine.patch import Values
+from circuits.errors import ModelError
+
+Part = Literal["q", "k"]
+_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+_apart: "WeakKeyDictionary[Architecture, bool]" = WeakKeyDictionary()
+
+
+class AttentionScores(TorchFunctionMode):
+    """Records, while it is active, what the model hands to the softmax of each block's attention.
+
+    (`hook_attn_scores` is not used: on GPT-Neo, GPT-J, OPT and native models it shows the pattern.)
+
+    Attributes:
+        layers: the scores, masked as the model does it, once `hooks` have run.
+    """
+
+    def __init__(self, architecture: Architecture, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.layers: dict[int, Float[Tensor, "batch head query key"]] = {}
+        self._blocks = [architecture.blocks[layer] for layer in layers]
+        self._last: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _SOFTMAX:
+            scores = args[0] if args else kwargs["input"]
+            if scores.ndim == 4:
+                self._last = scores.detach()
+        return func(*args, **kwargs)
+
+    def hooks(self) -> list[Hook]:
+        return [(block.z, lambda z, layer=block.layer: self._keep(layer)) for block in self._blocks]
+
+    def _keep(self, layer: int) -> None:
+        if self._last is None:
+            raise _no_scores(layer, "no softmax over attention scores was seen")
+        self.layers[layer], self._last = self._last, None
+
+
+def _no_scores(layer: int, why: str) -> ModelError:
+    return ModelError(
+        f"layer {layer}: {why}, so its keys cannot be patched one position at a time; use positions=False, or qk_fix=False"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class RowFix:
+    """New queries (or all new keys at once): each head's output changes by `change`.
+
+    Attributes:
+        change: new z minus old z.
+        slots: how many nodes these heads make; heads of one node are neighbours.
+    """
+
+    change: Float[Tensor, "batch pos head d_head"]
+    slots: int
+
+    def effects(self, gradient: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos slot"]:
+        """(old z - new z) · gradient at z."""
+        return _pool(-(self.change * gradient.to(self.change.dtype)).sum(-1), self.slots)
+
+
+@dataclass(frozen=True, eq=False)
+class KeyFix:
+    """New keys, each position for itself, in O(pos²) for all.
+
+    Key j changes one score of row i, from s to s'. With L the log-sum-exp of the row's other scores and σ the logistic
+    function, its weight changes by Δ = σ(s' - L) - σ(s - L), at the expense of the others in proportion: the row's output
+    changes by Δ (v_j - r_j), where r_j is the other keys' mean value. Around the row's strongest key, whose value is v*, with
+    r* the mean value of all others and ε their weight,
+
+        v_j - r_j = (v_j - v* - ε (r* - v*)) / (1 - A_j)    for another key than the strongest, where A_j ≤ 1/2
+        v_j - r_j = -(r* - v*)                               for the strongest
+
+    so that nothing is divided by a small number: exact to rounding however saturated the row is.
+
+    Attributes:
+        weights: Δ / (1 - A_j), for the strongest Δ; 0 where a row sees one key only.
+        rest_weights: weights times ε, for the strongest 1.
+        strongest: v*.
+        rest: r* - v*.
+        values: v of the keys that are patched.
+        slots: see `RowFix`.
+    """
+
+    weights: Float[Tensor, "batch head query key"]
+    rest_weights: Float[Tensor, "batch head query key"]
+    strongest: Float[Tensor, "batch head query d_head"]
+    rest: Float[Tensor, "batch head query d_head"]
+    values: Float[Tensor, "batch head key d_head"]
+    slots: int
+
+    def effects(self, gradient: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos slot"]:
+        """(old z - new z) · gradient at z, summed over rows, for each key position."""
+        g = gradient.transpose(1, 2).to(self.weights.dtype)
+        change = (self.weights.transpose(2, 3) @ g * self.values).sum(-1)
+        change -= ((g * self.strongest).sum(-1)[:, :, None] @ self.weights)[:, :, 0]
+        change -= ((g * self.rest).sum(-1)[:, :, None] @ self.rest_weights)[:, :, 0]
+        return _pool(-change.transpose(1, 2), self.slots)
+
+
+def _pool(by_head: Float[Tensor, "batch pos head"], slots: int) -> Float[Tensor, "batch pos slot"]:
+    return by_head.unflatten(2, (slots, -1)).sum(3)
+
+
+def key_fix(
+    scores: Float[Tensor, "batch head query key"],
+    patched: Float[Tensor, "batch head query key"],
+    values: Float[Tensor, "batch head key d_head"],
+    slots: int,
+    n_patched: int | None = None,
+) -> KeyFix:
+    """The `KeyFix` of one layer.
+
+    Args:
+        scores, patched: what enters the softmax with old and with new keys; masked entries are -inf or hugely negative.
+        values: of all keys that are seen.
+        slots: how many nodes the heads make.
+        n_patched: only the last of the keys can be patched; the others are a cached prefix. None: all.
+    """
+    wide = torch.promote_types(torch.promote_types(scores.dtype, values.dtype), torch.float32)
+    hidden = scores <= torch.finfo(scores.dtype).min / 2
+    old, new = (x.to(wide).masked_fill(hidden, -torch.inf) for x in (scores, patched))
+    strongest = old.argmax(-1, keepdim=True)
+    others = old.scatter(-1, strongest, -torch.inf)
+    alone = others.amax(-1, keepdim=True) == -torch.inf
+    all_sum, others_sum = old.logsumexp(-1, keepdim=True), others.logsumexp(-1, keepdim=True)
+    pattern = (old - all_sum).exp()
+    left_out = (all_sum + torch.log1p(-pattern)).scatter(-1, strongest, others_sum)
+    delta = _sigmoid_difference(new - left_out, old - left_out).masked_fill(hidden | alone, 0)
+    weights = delta / (1 - pattern).scatter(-1, strongest, 1)
+    share = (others_sum - all_sum).exp().expand_as(weights).scatter(-1, strongest, 1)
+    values = values.to(wide)
+    top = values.gather(2, strongest.expand(*strongest.shape[:3], values.shape[-1]))
+    rest = others.softmax(-1).masked_fill(alone, 0) @ values - top
+    last = slice(0 if n_patched is None else scores.shape[-1] - n_patched, None)
+    weights = weights[..., last]
+    return KeyFix(weights, weights * share[..., last], top, rest, values[:, :, last], slots)
+
+
+def _sigmoid_difference(a: Tensor, b: Tensor) -> Tensor:
+    """σ(a) - σ(b), to rounding also where both are near 0 or 1."""
+    high, low = torch.maximum(a, b), torch.minimum(a, b)
+    return torch.sign(a - b) * high.sigmoid() * (-low).sigmoid() * -torch.expm1(low - high)
+
+
+@dataclass(frozen=True, eq=False)
+class CleanAttention:
+    """What was recorded of the run whose queries and keys are replaced.
+
+    Attributes:
+        tokens, position: its prompts, see `engine.hooks.run`.
+        prefix: makes a copy of the keys and values in front of `tokens` for a pass (or None).
+        values: per layer z, the part that is replaced, and v where keys are patched one by one.
+        scores: per layer what entered the softmax, where keys are patched one by one.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    position: Int[Tensor, " batch"]
+    prefix: Callable[[], Cache | None]
+    values: Values
+    scores: Mapping[int, Float[Tensor, "batch head query key"]]
+
+
+def attention_fixes(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    clean: CleanAttention,
+    part: Part,
+    layers: Sequence[int],
+    source: Values,
+    one_by_one: bool,
+) -> dict[int, list[RowFix] | list[KeyFix]]:
+    """Each layer's fixes for new queries or new keys; the slots of a layer's fixes are its nodes, in order.
+
+    One pass of the model; where a norm over all heads ties them together (OLMo-2), one for each head.
+
+    Args:
+        bridge, architecture: the model.
+        clean: the run that is changed.
+        part: whether queries or keys are replaced.
+        layers: in which layers.
+        source: the new ones.
+        one_by_one: keys are replaced one position at a time; False: all positions together. (A query makes a row of its
+            own, so that for queries both are the same.)
+
+    Raises:
+        ModelError: the recorded scores do not give the model's attention.
+    """
+    n = architecture.n_heads if part == "q" else architecture.n_kv_heads
+    apart = heads_apart(bridge, architecture)
+    fixes: dict[int, list[Any]] = {layer: [] for layer in layers}
+    for heads in [list(range(n))] if apart else [[head] for head in range(n)]:
+        scores = AttentionScores(architecture, layers) if one_by_one else None
+        new = _run_with(bridge, architecture, clean, part, layers, source, heads, scores)
+        for layer in layers:
+            if scores is None:
+                fixes[layer].append(RowFix(new[layer] - clean.values[layer, "z"].detach(), len(heads)))
+            else:
+                fixes[layer].append(_keys(architecture, clean, layer, new[layer], scores.layers[layer], len(heads)))
+    return fixes
+
+
+def _run_with(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    clean: CleanAttention,
+    part: Part,
+    layers: Sequence[int],
+    source: Values,
+    heads: Sequence[int],
+    scores: AttentionScores | None,
+) -> dict[int, Float[Tensor, "batch pos head d_head"]]:
+    """z of each layer with some heads' queries or keys replaced; what each layer hands on is the old one."""
+    new: dict[int, Tensor] = {}
+    hooks: list[Hook] = [] if scores is None else scores.hooks()
+    for layer in layers:
+        block = architecture.blocks[layer]
+        hooks.append((getattr(block, part), partial(_with_heads, source[layer, part], heads)))
+        hooks.append((block.z, partial(_exchange, new, layer, clean.values[layer, "z"].detach())))
+    with torch.no_grad(), nullcontext() if scores is None else scores:
+        run(bridge, architecture.unembed, clean.tokens, clean.position, hooks, clean.prefix())
+    return new
+
+
+def _with_heads(source: Tensor, heads: Sequence[int], x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :, heads] = source[:, :, heads]
+    return x
+
+
+def _exchange(new: dict[int, Tensor], layer: int, old: Tensor, z: Tensor) -> Tensor:
+    new[layer] = z.clone()
+    return old
+
+
+def _keys(
+    architecture: Architecture, clean: CleanAttention, layer: int, new_z: Tensor, patched: Tensor, slots: int
+) -> KeyFix:
+    values = clean.values[layer, "v"].detach().transpose(1, 2)
+    n_patched = values.shape[2]
+    prefix: Cache | None = clean.prefix()
+    if prefix is not None:
+        values = torch.cat([prefix.layers[layer].values.to(values), values], dim=2)
+    values = values.repeat_interleave(architecture.n_heads // values.shape[1], dim=1)
+    for scores, z in ((clean.scores[layer], clean.values[layer, "z"].detach()), (patched, new_z)):
+        if scores.shape[-1] != values.shape[2] or scores.shape[:3] != z.transpose(1, 2).shape[:3]:
+            raise _no_scores(layer, f"its scores have shape {tuple(scores.shape)} for {values.shape[2]} keys")
+        given = (scores.to(values.dtype).softmax(-1) @ values).transpose(1, 2)
+        error = float((given - z).abs().max() / values.abs().max())
+        if not error <= tolerance(z.dtype):
+            raise _no_scores(layer, f"its scores do not give its attention (off by {error:.2g})")
+    return key_fix(clean.scores[layer], patched, values, slots, n_patched)
+
+
+def heads_apart(bridge: TransformerBridge, architecture: Architecture) -> bool:
+    """Whether a head's query or key changes no other head: not where a norm is taken over all heads' queries together.
+
+    Tried once a model: three copies of a few tokens, the second with another query in head 0's last position, the third with
+    other keys in the first key head.
+
+    Raises:
+        ModelError: a query changes the attention of another position.
+    """
+    if architecture not in _apart:
+        length = min(8, int(bridge.cfg.n_ctx or 8))
+        tokens = (torch.arange(length) % int(bridge.cfg.d_vocab)).repeat(3, 1).to(next(bridge.parameters()).device)
+        rows = [_Probe(architecture, block) for block in architecture.blocks]
+        hooks = [hook for probe in rows for hook in probe.hooks()]
+        position = torch.full((3,), length - 1, device=tokens.device)
+        with torch.no_grad():
+            run(bridge, architecture.unembed, tokens, position, hooks)
+        _apart[architecture] = all(probe.apart for probe in rows)
+    return _apart[architecture]
+
+
+class _Probe:
+    """Hooks on one block for `heads_apart`."""
+
+    def __init__(self, architecture: Architecture, block: Block) -> None:
+        self.block, self.group = block, architecture.n_heads // architecture.n_kv_heads
+        self.apart = True
+
+    def hooks(self) -> list[Hook]:
+        return [
+            (self.block.q, lambda q: self._change(q, 1, slice(-1, None))),
+            (self.block.k, lambda k: self._change(k, 2, slice(None))),
+            (self.block.z, self._compare),
+        ]
+
+    def _change(self, x: Tensor, row: int, where: slice) -> Tensor:
+        x = x.clone()
+        x[row, where, 0] = 2 * x[row, where, 0] + x.std()
+        return x
+
+    def _compare(self, z: Tensor) -> Tensor:
+        limit = 50 * torch.finfo(z.dtype).eps * z.abs().max()
+        changed = (z[1:] - z[:1]).abs().amax(-1) > limit
+        if bool(changed[0, :-1].any()):
+            raise ModelError(
+                f"layer {self.block.layer}: a query at one position changes the attention of another, so the softmax cannot be "
+                "recomputed row by row; use qk_fix=False"
+            )
+        self.apart &= not bool(changed[0, :, 1:].any() or changed[1, :, self.group :].any())
+        return z[:1].repeat(3, 1, 1, 1)

@@ -1,0 +1,206 @@
+"""Backward rules of relevance propagation (RelP): the forward pass stays as it is, gradients take other coefficients.
+
+(Rezaei Jafari et al. 2025, 2508.21258; the rules are Ali et al. 2022's and Jafari et al. 2024's.) With sg(·) for "taken as a
+constant", each non-linear step is differentiated as if it were
+
+    norm           y = w · (x - mean) · sg(r) + b          LN-rule: the scale does not react
+    activation     y = x · sg(act(x) / x)                  identity rule
+    gated MLP      y = ½ (a · sg(b) + sg(a) · b)            half rule, a = act(gate), b = up: both factors share
+    attention      pattern as it is, or sg(pattern)         live, or as published (then no query or key gets any gradient)
+
+so that a node's contribution is its value times a coefficient, without the saturation that a gradient sees. Soft caps on
+attention scores and logits, and rotary embeddings, are differentiated as they are.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import TransformerBridge
+from transformer_lens.hook_points import HookPoint
+
+from circuits.engine.architecture import Architecture
+from circuits.engine.capture import Gradients
+from circuits.engine.hooks import Hook
+from circuits.engine.norms import Norm, describe_norm
+from circuits.errors import ModelError
+
+BLOCK_NORMS = ("ln1", "ln2", "ln1_post", "ln2_post")
+ATTENTION_NORMS = ("q_norm", "k_norm")
+
+
+def valued(value: Tensor, slope: Tensor) -> Tensor:
+    """Exactly `value`, with the gradient of `slope`."""
+    return value.detach() + (slope - slope.detach())
+
+
+class ConstantScale(Norm):
+    """A norm that is differentiated as the linear map at the scale of its input."""
+
+    def __call__(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+        if self.kind == "identity":
+            return x
+        with torch.no_grad():
+            value, (_, r) = super().__call__(x), self._statistics(x)
+        slope = x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
+        return valued(value, slope * r if self.weight is None else slope * r * self.weight)
+
+    def vjp(
+        self, x: Float[Tensor, "batch pos d_model"], g: Float[Tensor, "slot batch pos d_model"]
+    ) -> Float[Tensor, "slot batch pos d_model"]:
+        if self.kind == "identity":
+            return g
+        if self.weight is not None:
+            g = g.mul_(self.weight)
+        g = g.mul_(self._statistics(x)[1])
+        return g.sub_(g.mean(-1, keepdim=True)) if self.kind == "layer" else g
+
+
+def activation_with_constant_ratio(
+    x: Float[Tensor, "*axes d"], y: Float[Tensor, "*axes d"]
+) -> Float[Tensor, "*axes d"]:
+    """`y = act(x)`; its gradient is that of x · sg(y / x), and where x is 0 that of y."""
+    zero = x == 0
+    ratio = (y / x.masked_fill(zero, 1.0)).detach()
+    return valued(y, torch.where(zero, y, x * ratio))
+
+
+def product_with_halved_factors(
+    gate: Float[Tensor, "*axes d"], up: Float[Tensor, "*axes d"], y: Float[Tensor, "*axes d"]
+) -> Float[Tensor, "*axes d"]:
+    """`y = act(gate) · up`; half of its gradient goes to each factor, and through act with a constant ratio.
+
+    Where gate or up is 0, the ratios are unknown: there it is half of the product's own gradient.
+    """
+    zero = (gate == 0) | (up == 0)
+    to_gate = (y / gate.masked_fill(zero, 1.0)).detach()
+    to_up = (y / up.masked_fill(zero, 1.0)).detach()
+    return valued(y, 0.5 * torch.where(zero, y, gate * to_gate + up * to_up))
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """A model under the rules: what `relevance` gives.
+
+    Attributes:
+        architecture: the model's, with norms whose `vjp` follows the rule.
+        hooks: the rules of the MLPs and, where asked, of attention; to be put on first.
+        applied: numbers of the layers whose MLP rule has run.
+        attention: `live` or `detached`.
+    """
+
+    architecture: Architecture
+    hooks: tuple[Hook, ...]
+    applied: set[int]
+    attention: str
+
+    def check(self, gradients: Gradients) -> None:
+        """Were the rules on the way from the logits to the embedding?
+
+        Raises:
+            ModelError: a layer whose MLP never passed the hooks, or whose pattern, though detached, has a gradient.
+        """
+        for block, q, k in zip(self.architecture.blocks, gradients.q, gradients.k, strict=True):
+            if block.mlp_in is not None and block.layer not in self.applied:
+                raise ModelError(f"layer {block.layer}: its MLP does not pass its hooks, so RelP's rules cannot apply")
+            if self.attention == "detached" and (q.any() or k.any()):
+                raise ModelError(
+                    f"layer {block.layer}: its attention pattern does not pass its hook, so it cannot be detached; "
+                    "use attention='live'"
+                )
+
+
+@contextmanager
+def relevance(bridge: TransformerBridge, architecture: Architecture, attention: str) -> Iterator[Rules]:
+    """The model under RelP's rules while the context lasts.
+
+    Args:
+        bridge, architecture: the model.
+        attention: `live` or `detached`.
+
+    Raises:
+        ModelError: a norm of an unknown kind, or an MLP that is no activation between two linear maps (experts); the layer
+            is named.
+    """
+    norms = _norms(bridge)
+    applied: set[int] = set()
+    hooks: list[Hook] = []
+    for block in architecture.blocks:
+        if block.mlp_in is not None:
+            hooks += _mlp_rule(bridge, block.layer, applied)
+        if attention == "detached":
+            hooks.append((bridge.hook_dict[f"blocks.{block.layer}.attn.hook_pattern"], torch.detach))
+    blocks = tuple(
+        replace(block, attn_norm=_constant(block.attn_norm), mlp_norm=_constant(block.mlp_norm))
+        for block in architecture.blocks
+    )
+    patched = []
+    try:
+        for component, norm in norms:
+            object.__setattr__(component, "forward", _norm_forward(component, norm))
+            patched.append(component)
+        yield Rules(replace(architecture, blocks=blocks), tuple(hooks), applied, attention)
+    finally:
+        for component in patched:
+            component.__dict__.pop("forward", None)
+
+
+def _constant(norm: Norm) -> ConstantScale:
+    return ConstantScale(norm.module, norm.kind, norm.weight, norm.bias, norm.eps)
+
+
+def _norms(bridge: TransformerBridge) -> Sequence[tuple[Any, ConstantScale]]:
+    """Every normalisation layer on the way, with what it is."""
+    found: list[tuple[str, Any]] = []
+    for layer, block in enumerate(bridge.blocks):
+        parts, inner = block._modules, block._modules["attn"]._modules
+        found += [(f"layer {layer}: {name}", parts[name]) for name in BLOCK_NORMS if name in parts]
+        found += [(f"layer {layer}: {name}", inner[name]) for name in ATTENTION_NORMS if name in inner]
+    found.append(("the final norm", bridge.ln_final))
+    described = []
+    for where, component in found:
+        norm = describe_norm(component)
+        if norm.kind == "other":
+            raise ModelError(f"{where} is neither LayerNorm nor RMSNorm, so RelP has no rule for it")
+        described.append((component, _constant(norm)))
+    return described
+
+
+def _norm_forward(component: Any, norm: ConstantScale) -> Callable[..., Tensor]:
+    return lambda x, *args, **kwargs: component.hook_out(norm(component.hook_in(x)))
+
+
+def _mlp_rule(bridge: TransformerBridge, layer: int, applied: set[int]) -> list[Hook]:
+    mlp = bridge.blocks[layer].mlp
+    points: dict[str, HookPoint] = {
+        name: bridge.hook_dict[full]
+        for name in ("gate.hook_out", "in.hook_out", "out.hook_in")
+        if (full := f"blocks.{layer}.mlp.{name}") in bridge.hook_dict
+    }
+    if not {"in.hook_out", "out.hook_in"} <= set(points):
+        raise ModelError(
+            f"layer {layer}: its MLP is a {type(mlp).__name__} ({', '.join(mlp._modules)}), not an activation between two "
+            "linear maps, so RelP has no rule for it; use another gradient"
+        )
+    seen: dict[str, Tensor] = {}
+
+    def rule(y: Tensor) -> Tensor:
+        if any(x.shape != y.shape for x in seen.values()) or len(seen) != len(points) - 1:
+            raise ModelError(
+                f"layer {layer}: its MLP is not elementwise between its linear maps; RelP has no rule for it"
+            )
+        applied.add(layer)
+        if "gate.hook_out" in seen:
+            return product_with_halved_factors(seen["gate.hook_out"], seen["in.hook_out"], y)
+        return activation_with_constant_ratio(seen["in.hook_out"], y)
+
+    before: list[Hook] = [
+        (point, lambda x, name=name: seen.__setitem__(name, x))
+        for name, point in points.items()
+        if name != "out.hook_in"
+    ]
+    return [*before, (points["out.hook_in"], rule)]

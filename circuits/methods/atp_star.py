@@ -1,0 +1,263 @@
+"""AtP*: attribution patching without its two ways to miss a node (Kramár et al. 2024, 2403.00745).
+
+AtP takes `(clean_n - corrupted_n) · ∂metric/∂n` for a node's effect. It comes out near zero where it should not
+
+1. when attention is saturated: a softmax that is flat at the clean run says nothing about another query or key.
+   **QK fix** (section 3.1): the softmax is recomputed with the corrupted query or key,
+
+       effect(n) ≈ Σ_rows (pattern - pattern with n corrupted) · ∂metric/∂pattern
+
+   one row for a query, all rows that see it for a key;
+2. when a node's direct and indirect effects cancel in the gradient. **GradDrop** (section 3.2): for each layer ℓ the
+   gradient is taken as if that layer (attention and MLP together) wrote nothing back into the residual stream, and
+
+       contribution(n) = mean over prompts of  1/(L-1) Σ_ℓ |effect_ℓ(n)|
+
+   where effect_ℓ is 0 for nodes of layer ℓ itself (hence L-1) and the plain effect for nodes above it.
+
+Contributions have no sign: they rank nodes, in the metric's unit.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation, RunAblation
+from circuits.effects import BatchEffects, at_positions, node_effects, other_run
+from circuits.engine.attention import AttentionScores, CleanAttention, KeyFix, Part, RowFix, attention_fixes
+from circuits.engine.live import Key, LiveRun, live_run
+from circuits.engine.patch import Values, record_values
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.node_scores import NodeScores
+from circuits.nodes import Site, select_sites
+from circuits.pairs import PromptPairs
+from circuits.positions import position_axis
+from circuits.question import Batch, Progress, Question
+
+NODES = "q+k+v+heads+mlps"
+
+
+def atp_star(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    qk_fix: bool = True,
+    grad_drop: bool = True,
+    positions: bool | str | Sequence[str] = True,
+    nodes: str | Sequence[str] | None = None,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """Ranks nodes by the estimated size of their effect.
+
+    The scores are contributions: `per_prompt` holds each prompt's absolute value (with GradDrop the mean of the absolute
+    values over the layers dropped), so that values and `to_dict()` are their means, without sign, and
+    `provenance["options"]["signed"]` is False. With both fixes off they are AtP's contributions. With one layer there is
+    no other layer to drop: GradDrop changes nothing.
+
+    A key of a group of heads (`a0.kv0<k>`) changes them all. Where a norm is taken over all heads' queries together
+    (OLMo-2), a head's query changes the others', and that is counted as well.
+
+    Cost: AtP, at most two forward passes for the QK fix (one for queries, one for keys, of any kind; one for each head on
+    OLMo-2), and L-1 backward passes through the blocks below the dropped one, together (L-1)/2 whole ones.
+
+    Args:
+        model, pairs: what is asked.
+        qk_fix: recompute the softmax for queries and keys.
+        grad_drop: average over gradients with a layer dropped.
+        positions: True (or `each`): every position is a node of its own, and a key is patched alone. False (or None): a node
+            is patched at all its positions together; for keys that is another question, and the softmax is recomputed with
+            all of them corrupted. `roles` or names of roles: those positions, each by itself; see `circuits.positions`.
+        nodes: names, or groups joined by `+`: see `circuits.nodes`. None: queries, keys, values, heads and MLPs.
+        metric: None: the one the task prefers. It must have a gradient at the clean run.
+        ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
+        batch_size, progress: see `activation_patching`.
+
+    Raises:
+        InputError: an unknown node, a metric without a gradient, or an ablation that is no run of the model.
+        PairsError: positions that the pairs do not have.
+        ModelError: the model's attention cannot be recomputed; `qk_fix=False` does without.
+    """
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    question.metric.require_gradient("AtP*")
+    other = other_run(question, "AtP*")
+    groups = [g for g in NODES.split("+") if g != "mlps" or any(model.graph.mlps)]
+    sites = select_sites(model.graph, "+".join(groups) if nodes is None else nodes, model.n_neurons)
+    axis = ("each" if positions else None) if isinstance(positions, bool) else positions
+    plan = _Plan(sites, position_axis(pairs, axis), qk_fix, grad_drop)
+    names = [site.name for site in sites]
+    options = {"nodes": names if nodes is None or isinstance(nodes, str) else list(nodes), "positions": plan.labels,
+               "qk_fix": qk_fix, "grad_drop": grad_drop, "signed": False}  # fmt: skip
+    return node_effects(
+        question, "atp_star", options, names, plan.labels,
+        lambda batch: _contributions(question, other, batch, plan), progress,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked of every batch.
+
+    Attributes:
+        sites: the nodes.
+        labels: of the position axis.
+        qk_fix, grad_drop: see `atp_star`.
+    """
+
+    sites: tuple[Site, ...]
+    labels: tuple[str, ...] | None
+    qk_fix: bool
+    grad_drop: bool
+
+    @property
+    def rows(self) -> dict[Key, list[int]]:
+        """Each hook point's sites, by their place in the scores."""
+        found: dict[Key, list[int]] = {}
+        for i, site in enumerate(self.sites):
+            found.setdefault((site.layer, site.point), []).append(i)
+        return found
+
+    def fixed_layers(self, part: Part) -> list[int]:
+        """Layers whose queries or keys get the QK fix."""
+        return [layer for layer, point in self.rows if point == part] if self.qk_fix else []
+
+    def gradient_key(self, key: Key) -> Key:
+        """Where the gradient is taken for the nodes at a hook point: with the QK fix at the heads' outputs."""
+        layer, point = key
+        return (layer, "z") if self.qk_fix and point in get_args(Part) else key
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether keys are patched one position at a time."""
+        return self.labels is not None
+
+
+def _contributions(question: Question, other: RunAblation, batch: Batch, plan: _Plan) -> BatchEffects:
+    model, suffix = question.model, batch.suffix
+    tokens, noise = other.run(model, suffix)
+    logits, corrupted = record_values(
+        model.bridge, model.architecture, tokens, suffix.position, plan.sites, suffix.cache(), noise
+    )
+    live, scores = _clean_run(question, batch, plan)
+    keys = sorted({plan.gradient_key(key) for key in plan.rows})
+    gradients, stream = live.gradients(keys, again=plan.grad_drop)
+    estimate = _Estimate(
+        question, batch, plan,
+        change={key: (live.values[key].detach() - corrupted[key]).to(question.sum_dtype) for key in plan.rows},
+        fixes=_fixes(question, batch, plan, live.values, scores, corrupted),
+    )  # fmt: skip
+    sizes = estimate.sizes(gradients)
+    if plan.grad_drop:
+        sizes = _grad_drop(estimate, live, keys, sizes, stream)
+    # node_effects turns effects into the metric's direction; sizes have none.
+    return BatchEffects(
+        sizes * question.metric.sign, live.metric.detach(), question.metric(logits, batch.targets).detach()
+    )
+
+
+def _clean_run(question: Question, batch: Batch, plan: _Plan) -> tuple[LiveRun, AttentionScores]:
+    """The clean run with its graph, and what entered the softmax of layers whose keys are patched one by one."""
+    model, suffix = question.model, batch.suffix
+    by_key = plan.fixed_layers("k") if plan.one_by_one else []
+    scores = AttentionScores(model.architecture, by_key)
+    keys = {*plan.rows, *map(plan.gradient_key, plan.rows), *((layer, "v") for layer in by_key)}
+    with scores if by_key else nullcontext():
+        live = live_run(
+            model.bridge, model.architecture, suffix.clean, suffix.position,
+            lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(), scores.hooks(),
+        )  # fmt: skip
+    return live, scores
+
+
+def _fixes(
+    question: Question, batch: Batch, plan: _Plan, values: Values, scores: AttentionScores, corrupted: Values
+) -> dict[Key, Sequence[RowFix] | Sequence[KeyFix]]:
+    """The QK fix of every layer that gets one."""
+    model, suffix = question.model, batch.suffix
+    clean = CleanAttention(suffix.clean, suffix.position, suffix.cache, values, scores.layers)
+    fixes: dict[Key, Sequence[RowFix] | Sequence[KeyFix]] = {}
+    for part in get_args(Part):
+        layers = plan.fixed_layers(part)
+        if layers:
+            found = attention_fixes(
+                model.bridge, model.architecture, clean, part, layers, corrupted, part == "k" and plan.one_by_one
+            )
+            fixes |= {(layer, part): fix for layer, fix in found.items()}
+    return fixes
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """Effects of a batch's nodes as functions of the gradient.
+
+    Attributes:
+        question, batch, plan: what is asked.
+        change: clean minus corrupted value, at each hook point that holds nodes.
+        fixes: in place of it where there is a QK fix.
+    """
+
+    question: Question
+    batch: Batch
+    plan: _Plan
+    change: Values
+    fixes: Mapping[Key, Sequence[RowFix] | Sequence[KeyFix]]
+
+    def sizes(self, gradients: Values) -> Float[Tensor, "node *position batch"]:
+        """Absolute effects; 0 for nodes without a gradient."""
+        axes = () if self.plan.labels is None else (len(self.plan.labels),)
+        first = next(iter(self.change.values()))
+        sizes = first.new_zeros(len(self.plan.sites), *axes, len(self.batch))
+        for key, rows in self.plan.rows.items():
+            gradient = gradients.get(self.plan.gradient_key(key))
+            if gradient is not None:
+                by_position = self._of_sites(self._effects(key, gradient), [self.plan.sites[i] for i in rows])
+                sizes[rows] = at_positions(by_position, self.plan.labels, self.batch, self.question.pairs).abs()
+        return sizes
+
+    def _effects(self, key: Key, gradient: Tensor) -> Float[Tensor, "batch pos *slot"]:
+        change = self.change[key]
+        if key not in self.fixes:
+            product = change * gradient.to(change.dtype)
+            return product if key[1] == "neurons" else product.sum(-1)
+        effects = torch.cat([fix.effects(gradient) for fix in self.fixes[key]], dim=2)
+        moved = change.any(-1)
+        if key[1] == "k" and not self.plan.one_by_one:
+            moved = moved.any(1, keepdim=True)  # effects are then by row of the pattern
+        return effects * moved  # a node that does not change has no effect, not even of rounding
+
+    @staticmethod
+    def _of_sites(effects: Tensor, sites: Sequence[Site]) -> Float[Tensor, "node batch pos"]:
+        if effects.ndim == 2:
+            return effects[None]
+        return effects[:, :, [site.index for site in sites]].movedim(2, 0)
+
+
+def _grad_drop(
+    estimate: _Estimate, live: LiveRun, keys: Sequence[Key], plain: Tensor, stream: Sequence[Tensor]
+) -> Float[Tensor, "node *position batch"]:
+    """The mean of absolute effects over the layers dropped, other than the node's own.
+
+    Dropping layer ℓ hands the gradient behind it on to the stream in front of it, and only the blocks below are gone
+    through; the graph of the clean run is used again each time.
+    """
+    layers = range(estimate.question.model.graph.n_layers)
+    own = [-1 if site.point == "resid_pre" else site.layer for site in estimate.plan.sites]
+    terms = torch.tensor([len(layers) - (layer >= 0) for layer in own])
+    above = torch.tensor([max(layer, 0) for layer in own])
+    shape = (-1, *[1] * (plain.ndim - 1))
+    total = plain * above.to(plain).reshape(shape)
+    for dropped in layers:
+        if any(layer < dropped for layer in own):
+            below = [key for key in keys if key[0] < dropped or key[1] == "resid_pre"]
+            total += estimate.sizes(live.gradients_below(dropped, stream[dropped + 1], below))
+    only_layer = (terms == 0).to(plain.device)
+    total[only_layer] = plain[only_layer]
+    return total / terms.clamp(min=1).to(plain).reshape(shape)

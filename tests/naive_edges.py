@@ -1,0 +1,118 @@
+"""Edge attribution written out: a zero leaf on every edge of a node-by-node model, differentiated by autograd.
+
+The rules of relevance propagation are written here by hand, for GPT-2 and for Llama.
+"""
+
+import math
+
+import torch
+from transformers.models.llama.modeling_llama import rotate_half
+
+from tests.naive_gpt2 import NaiveGPT2
+from tests.naive_llama import NaiveLlama
+
+
+class LeafGPT2(NaiveGPT2):
+    """GPT-2 with a leaf on every edge; writers can be held at given values."""
+
+    def logits(self, tokens, leaves, held=None):
+        """Logits at every position, and all writers' outputs."""
+        held = held or {}
+        transformer = self.model.transformer
+        embedding = transformer.wte(tokens) + transformer.wpe(torch.arange(len(tokens)))
+        writers = {"input": held.get("input", embedding)}
+        constant = torch.zeros_like(embedding)
+
+        def seen_by(reader):
+            return constant + sum(value + leaves.get(f"{writer}->{reader}", 0) for writer, value in writers.items())
+
+        for layer, block in enumerate(transformer.h):
+            heads = {
+                f"a{layer}.h{h}": self.head(block, h, *(seen_by(f"a{layer}.h{h}<{part}>") for part in "qkv"))
+                for h in range(self.config.n_head)
+            }
+            writers |= {name: held.get(name, value) for name, value in heads.items()}
+            constant = constant + block.attn.c_proj.bias
+            writers[f"m{layer}"] = held.get(f"m{layer}", self.mlp(block, seen_by(f"m{layer}")))
+        return self.model.lm_head(self.norm(seen_by("logits"), transformer.ln_f)), writers
+
+
+class RelevanceGPT2(LeafGPT2):
+    """The same under RelP's rules."""
+
+    def norm(self, x, layer_norm):
+        centred = x - x.mean(-1, keepdim=True)
+        scale = (x.var(-1, unbiased=False, keepdim=True) + layer_norm.eps).sqrt().detach()
+        return centred / scale * layer_norm.weight + layer_norm.bias
+
+    def mlp(self, block, x):
+        hidden = block.mlp.c_fc(self.norm(x, block.ln_2))
+        return block.mlp.c_proj(hidden * (block.mlp.act(hidden) / hidden).detach())
+
+
+class LeafLlama(NaiveLlama):
+    """Llama with a leaf on every edge, under RelP's rules; `detached` cuts the attention pattern."""
+
+    def __init__(self, hf_model, detached) -> None:
+        super().__init__(hf_model)
+        self.detached = detached
+
+    def norm(self, x, module):
+        return x / (x.square().mean(-1, keepdim=True) + module.variance_epsilon).sqrt().detach() * module.weight
+
+    def head(self, layer, h, q_in, k_in, v_in):
+        attention, kv = layer.self_attn, h // self.group
+        rows = [self.rows(attention.q_proj, h), self.rows(attention.k_proj, kv), self.rows(attention.v_proj, kv)]
+        q, k, v = (self.norm(x, layer.input_layernorm) @ w.T for x, w in zip((q_in, k_in, v_in), rows, strict=True))
+        cos, sin = self.model.rotary_emb(q, torch.arange(len(q))[None])
+        q, k = (x * cos[0] + rotate_half(x) * sin[0] for x in (q, k))
+        visible = torch.tril(torch.ones(len(q), len(q), dtype=torch.bool))
+        pattern = (q @ k.T / math.sqrt(self.d_head)).masked_fill(~visible, -torch.inf).softmax(-1)
+        pattern = pattern.detach() if self.detached else pattern
+        return pattern @ v @ attention.o_proj.weight[:, h * self.d_head : (h + 1) * self.d_head].T
+
+    def mlp(self, layer, x):
+        x = self.norm(x, layer.post_attention_layernorm)
+        gate, up = layer.mlp.gate_proj(x), layer.mlp.up_proj(x)
+        act = gate * (layer.mlp.act_fn(gate) / gate).detach()
+        return layer.mlp.down_proj((act * up.detach() + act.detach() * up) / 2)
+
+    def logits(self, tokens, leaves, held=None):
+        writers = {"input": self.model.embed_tokens(tokens)}
+
+        def seen_by(reader):
+            return sum(value + leaves.get(f"{writer}->{reader}", 0) for writer, value in writers.items())
+
+        for index, layer in enumerate(self.model.layers):
+            heads = {}
+            for h in range(self.config.num_attention_heads):
+                kv = f"a{index}.kv{h // self.group}"
+                heads[f"a{index}.h{h}"] = self.head(
+                    layer, h, seen_by(f"a{index}.h{h}<q>"), seen_by(f"{kv}<k>"), seen_by(f"{kv}<v>")
+                )
+            writers |= heads
+            writers[f"m{index}"] = self.mlp(layer, seen_by(f"m{index}"))
+        return self.lm_head(self.norm(seen_by("logits"), self.model.norm)), writers
+
+
+def edge_gradients(naive, edges, pair, held=None):
+    """{edge: gradient at its reader} of one pair's logit difference on the clean prompt."""
+    width = naive.config.hidden_size
+    leaves = {edge: torch.zeros(len(pair.clean), width, dtype=torch.float64).requires_grad_() for edge in edges}
+    logits, _ = naive.logits(torch.tensor(pair.clean), leaves, held)
+    metric = logits[-1, pair.answers[0]] - logits[-1, pair.distractors[0]]
+    found = torch.autograd.grad(metric, list(leaves.values()), allow_unused=True)
+    return {e: torch.zeros_like(leaf) if g is None else g for (e, leaf), g in zip(leaves.items(), found, strict=True)}
+
+
+def mean_products(edges, pairs, terms):
+    """{edge: mean over pairs of Σ difference · gradient}; `terms(pair)` gives (differences by writer, gradients by edge,
+    which writers they count for) one after the other."""
+    totals = dict.fromkeys(edges, 0.0)
+    for pair in pairs:
+        for differences, gradients, counts in terms(pair):
+            for edge in edges:
+                writer = edge.split("->")[0]
+                if counts is None or writer in counts:
+                    totals[edge] += float((differences[writer] * gradients[edge]).sum()) / len(pairs)
+    return totals
