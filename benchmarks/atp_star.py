@@ -44,7 +44,7 @@ def main() -> None:
 
         works = {"forward": forward, "both": both, "AtP": star(False, False), "QK fix": star(True, False),
                  "GradDrop": star(False, True), "AtP*": star(True, True)}  # fmt: skip
-        seconds = medians(works, runs=5)
+        seconds = medians(works, runs=3)
         one, back = seconds["forward"], seconds["both"] - seconds["forward"]
         print(f"{name}, {layers} layers: forward {one:.3f} s, backward {back:.3f} s, AtP {seconds['AtP']:.3f} s")
         print(f"  QK fix: {(seconds['QK fix'] - seconds['AtP']) / one:.2f} forwards more than AtP")

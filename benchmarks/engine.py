@@ -7,6 +7,7 @@ writers' outputs; 16 pairs × 16 tokens without a common prefix.
 """
 
 import time
+from functools import partial
 
 import torch
 from measuring import LENGTH, PAIRS, THREADS, medians, models, peak_bytes, random_pairs
@@ -52,8 +53,10 @@ def main() -> None:
         took = time.perf_counter() - start
         print(f"  sweep over {len(scores)} nodes: {took / (len(scores) * plain):.2f} × nodes × forward")
         unit = model.graph.n_writers * PAIRS * LENGTH * int(model.bridge.cfg.d_model) * 4
-        peak = peak_bytes(lambda model=model, pairs=pairs: circuits.edge_attribution(model, pairs, gradient="clean"))
-        print(f"  EAP: peak memory {peak / unit:.2f} × writers × tokens × d_model × 4 bytes ({unit / 2**20:.0f} MiB)")
+        for size in (PAIRS, 6):
+            peak = peak_bytes(partial(circuits.edge_attribution, model, pairs, gradient="clean", batch_size=size))
+            share = f"{peak / unit:.2f} × writers × tokens × d_model × 4 bytes ({unit / 2**20:.0f} MiB)"
+            print(f"  EAP, {size} pairs at once: peak memory {share}")
         peaks = [
             peak_bytes(
                 lambda n=n, model=model: circuits.edge_attribution(model, random_pairs(model, n, 8), gradient="clean")

@@ -1,9 +1,21 @@
 """RelP, IG over activations and conductance against node-by-node models, and the identities they must satisfy."""
 
+import warnings
+
 import pytest
 import torch
 
-from circuits import Circuit, InputError, ModelError, PromptPairs, circuit_metrics, edge_attribution
+import circuits
+from circuits import (
+    AttributionWarning,
+    Circuit,
+    InputError,
+    Metric,
+    ModelError,
+    PromptPairs,
+    circuit_metrics,
+    edge_attribution,
+)
 from circuits.engine.capture import capture_gradients
 from circuits.engine.rules import relevance
 from circuits.metrics import get_metric, targets_of
@@ -187,6 +199,7 @@ def test_scores_do_not_depend_on_batch_size_order_or_duplication(name, gradient)
 @pytest.mark.parametrize("gradient", NEW)
 def test_effects_split_by_position_sum_to_the_whole(gradient):
     scores = edge_attribution(tiny("llama"), random_pairs(n=2, prefix=2), gradient=gradient, steps=2, positions="each")
+    assert scores.by_position is not None
     torch.testing.assert_close(scores.by_position.sum(-1), scores.values, rtol=1e-4, atol=1e-6)
     assert scores.values.any()
 
@@ -203,28 +216,42 @@ def test_options_that_belong_to_no_rule_are_refused_and_those_that_count_are_rec
     assert conductance.provenance["options"] == {"gradient": "conductance", "steps": 2, "quadrature": "midpoint"}
 
 
-def a_model_that_misleads_eap():
-    """Random weights whose first MLP is far from linear: EAP says that input->m0 helps, ablating it says the reverse."""
-    return tiny("native-no-norm", seed=2), random_pairs(n=4, seed=2)
+def misleading_metric(slope):
+    """Has its top near the clean run, and there a small slope: any large change lowers it, whatever the gradient says."""
+
+    def function(logits, targets):
+        change = get_metric("logit_difference")(logits, targets) - get_metric("logit_difference")(
+            targets.clean_logits, targets
+        )
+        return slope * change - (1e6 * change.square()).tanh()
+
+    return Metric("top", function, needs_clean_logits=True)
+
+
+def question_that_misleads_eap():
+    model, pairs = tiny("gpt2"), random_pairs(n=4)
+    metric = misleading_metric(1e-3)
+    score = edge_attribution(model, pairs, gradient="clean", metric=metric, check_sign=False)["input->m0"]
+    return model, pairs, metric if score < 0 else misleading_metric(-1e-3)
 
 
 def test_eap_warns_where_the_first_mlps_edge_has_the_wrong_sign():
-    model, pairs = a_model_that_misleads_eap()
-    with pytest.warns(AttributionWarning, match=r"input->m0 \+.* effect of -.* on 4 prompts"):
-        scores = edge_attribution(model, pairs, gradient="clean")
-    exact = circuits.exact_edge_effects(model, pairs, ["input->m0"]).to_dict()["input->m0"]
-    assert scores["input->m0"] > 0 > exact
+    model, pairs, metric = question_that_misleads_eap()
+    with pytest.warns(AttributionWarning, match=r"input->m0 -.* effect of \+.* on 4 prompts"):
+        scores = edge_attribution(model, pairs, gradient="clean", metric=metric)
+    exact = circuits.exact_edge_effects(model, pairs, ["input->m0"], metric=metric).to_dict()["input->m0"]
+    assert scores["input->m0"] < 0 < exact
 
 
 def test_the_sign_check_is_silent_where_it_has_nothing_to_say_or_is_not_asked():
-    model, pairs = a_model_that_misleads_eap()
+    model, pairs, metric = question_that_misleads_eap()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        edge_attribution(model, pairs, gradient="clean", check_sign=False)
-        edge_attribution(model, pairs[0], gradient="clean")  # one prompt: no error to compare with
-        edge_attribution(model, pairs, gradient="relp")
-        edge_attribution(tiny("gpt2"), random_pairs(n=4), gradient="clean")  # the signs agree
-        edge_attribution(tiny("native-attention-only"), random_pairs(n=4), gradient="clean")  # no MLP
+        edge_attribution(model, pairs, gradient="clean", metric=metric, check_sign=False)
+        edge_attribution(model, pairs[0], gradient="clean", metric=metric)  # one prompt: no error to compare with
+        edge_attribution(model, pairs, gradient="relp", metric=metric)
+        edge_attribution(model, pairs, gradient="clean")  # the signs agree
+        edge_attribution(tiny("native-attention-only"), pairs, gradient="clean", metric=metric)  # no MLP
 
 
 @pytest.mark.real_model
@@ -232,4 +259,4 @@ def test_eap_warns_on_smollm2_and_ioi(smollm2):
     import tasks
 
     with pytest.warns(AttributionWarning, match=r"effect of \+1\d\."):
-        edge_attribution(smollm2, tasks.load("ioi").pairs(smollm2, n=4, seed=0), gradient="clean")
+        edge_attribution(smollm2, tasks.load("ioi").pairs(smollm2, n=8, seed=0), gradient="clean")
