@@ -9,7 +9,7 @@ import torch
 import circuits
 from circuits import Circuit, PromptPairs, acdc, acdc_of_size, acdc_sweep
 from tests.naive_acdc import naive_acdc
-from tests.tiny_models import random_pairs, random_subset, tiny
+from tests.tiny_models import FEW, random_pairs, random_subset, tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 METRICS = {"kl_divergence": "kl_divergence", "negative_logit_difference": "logit_difference"}
@@ -75,7 +75,7 @@ def test_the_accepted_changes_add_up_to_the_change_of_the_loss(tmp_path):
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     search = acdc(model, pairs, 0.2, store=tmp_path).provenance["search"]
     accepted = sum(step["change"] for step in steps_of(tmp_path) if not step["kept"])
-    assert accepted == pytest.approx(search["loss"] - search["loss_before"], abs=1e-8)
+    assert accepted == pytest.approx(search["final_loss"] - search["initial_loss"], abs=1e-8)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.77, 1.0])
