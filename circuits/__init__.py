@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from circuits.methods.causal_mediation import causal_mediation as causal_mediation
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
     from circuits.methods.exact_edges import exact_edge_effects as exact_edge_effects
+    from circuits.methods.information_flow import information_flow as information_flow
     from circuits.methods.interchange_intervention import InterchangeAccuracy as InterchangeAccuracy
     from circuits.methods.interchange_intervention import interchange_interventions as interchange_interventions
     from circuits.methods.path_patching import path_patching as path_patching
+    from circuits.methods.refine import refine as refine
     from circuits.metrics import Metric as Metric
     from circuits.model import Model as Model
     from circuits.model import load_model as load_model
@@ -69,10 +71,12 @@ _WHERE = {
     "edge_attribution": "methods.edge_attribution",
     "exact_edge_effects": "methods.exact_edges",
     "faithfulness": "evaluation.faithfulness",
+    "information_flow": "methods.information_flow",
     "interchange_interventions": "methods.interchange_intervention",
     "load_model": "model",
     "path_patching": "methods.path_patching",
     "random_circuit": "circuit",
+    "refine": "methods.refine",
 }
 
 __all__ = sorted(_WHERE)

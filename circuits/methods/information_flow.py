@@ -1,0 +1,97 @@
+"""Information flow: how much of what a reader sees comes from each writer, from one forward pass and no corrupted prompt.
+
+(Ferrando & Voita 2024, 2403.00824, eq. 5-6.) At every position the residual stream x in front of a reader is the sum of the
+writers before it, and a writer's share of it is its proximity, in the first norm, over all writers' proximities:
+
+    proximity(w, x) = max(0, ‖x‖₁ - ‖x - w‖₁)          share(w -> reader) = proximity(w, x) / Σ_u proximity(u, x)
+
+averaged over positions, then over prompts. **These are shares, not effects**: between 0 and 1, and summing to 1 over a
+reader's writers; they say what arrives, not whether the reader uses it or the metric depends on it. No metric and no
+ablation is involved.
+
+As in EAP-IG's adaptation to edges we depart from the paper, which splits attention by source token: a head is one writer,
+and its q, k and v readers, which see one residual stream, have the same shares. Unlike there, a position at which no writer
+is near the sum counts as 0 instead of spoiling the mean, and attention's output bias, which no writer wrote, has no share.
+"""
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.engine.capture import stack
+from circuits.engine.hooks import inference_state
+from circuits.engine.node_functions import record_run
+from circuits.errors import InputError
+from circuits.model import Model
+from circuits.pairs import PromptPairs
+from circuits.provenance import frozen, provenance
+from circuits.question import Batch, Progress, Question
+from circuits.scores import EdgeScores, EdgeStatistics
+
+
+def information_flow(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    metric: Any = None,
+    ablation: Any = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """Each edge's share of what its reader sees on the clean prompts.
+
+    Args:
+        model: a loaded model.
+        pairs: prompt pairs; their corrupted prompts are not looked at.
+        metric, ablation: refused: shares depend on neither.
+        batch_size: pairs at a time; results do not depend on it.
+        progress: called with (pairs done, pairs in all).
+
+    Returns:
+        Shares between 0 and 1 (not effects), with standard errors over the prompts.
+
+    Raises:
+        InputError: a metric or an ablation was given.
+        PairsError: pairs that do not fit the model.
+    """
+    for name, value in (("metric", metric), ("ablation", ablation)):
+        if value is not None:
+            raise InputError(
+                f"information_flow got {name}={value!r}, but it looks at the clean prompts' residual stream only; leave it "
+                "out, or use edge_attribution for effects on a metric"
+            )
+    question = Question.ask(model, pairs, "log_probability", batch_size=batch_size)
+    statistics = EdgeStatistics(model.graph)
+    with inference_state(model.bridge):
+        for batch in question.batches(share_prefix=False):
+            statistics.add(_shares(question, batch), batch.suffix.batch.index.cpu())
+            if progress is not None:
+                progress(statistics.n, len(pairs))
+    origin = dict(provenance(question, "information_flow", {"norm": 1}))
+    origin |= {"metric": None, "ablation": None, "prefix_shared": False, "unit": "share of the reader's input"}
+    return statistics.scores(frozen(origin))
+
+
+def _shares(question: Question, batch: Batch) -> Float[Tensor, "batch writer reader"]:
+    model, graph = question.model, question.model.graph
+    run = record_run(model.bridge, model.architecture, batch.suffix)
+    writes = stack(model.architecture, run.writes, question.sum_dtype)
+    shares = writes.new_zeros(len(batch), graph.n_writers, graph.n_readers)
+    places: dict[tuple[int, bool], Tensor] = {}
+    for r, reader in enumerate(graph.reader_nodes):
+        place = (reader.layer, reader.part == "mlp")
+        if place not in places:
+            places[place] = share(writes[:, : reader.n_writers], run.seen_by(reader).to(writes.dtype)).mean(-1)
+        shares[:, : reader.n_writers, r] = places[place]
+    return shares
+
+
+def share(
+    parts: Float[Tensor, "batch writer pos d_model"], whole: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch writer pos"]:
+    """Each part's share of the whole, see the module docstring."""
+    whole = whole[:, None]
+    near = (whole.abs().sum(-1) - (parts - whole).abs().sum(-1)).clamp(min=0)
+    total = near.sum(1, keepdim=True)
+    return near / total.masked_fill(total == 0, 1.0)

@@ -1,0 +1,222 @@
+"""Refinement: the strongest edges of some scores, estimated again with more care.
+
+Edge attribution is linear everywhere. For edge u -> r into node n, on the clean run, with input_r - (clean_u - ablated_u)
+for what r sees when the edge is ablated,
+
+    node     effect ≈ (n(clean) - n(edge ablated)) · ∂metric/∂n     exact through the receiving node (its norm, its softmax
+                                                                    or its MLP), linear behind it
+    exact    effect = metric(clean) - metric(edge ablated)          every edge ablated alone
+
+Into `logits` both are exact. A key or value shared by several heads counts for all of them. `node` costs about one layer's
+work an edge, and `exact` half a forward pass. All other edges keep their scores.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.engine.hooks import Hook, inference_state
+from circuits.engine.live import Key, live_run
+from circuits.engine.patch import hook_point
+from circuits.engine.readers import ShiftedReaders
+from circuits.engine.resume import resume
+from circuits.errors import InputError
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.pairs import PromptPairs
+from circuits.provenance import Provenance, frozen, plain, provenance
+from circuits.question import Batch, Progress, Question
+from circuits.scores import EdgeScores
+from circuits.selection import ranking
+from circuits.single_edges import EdgeRuns, edge_effects
+
+HOW = ("node", "exact")
+TOKENS_AT_ONCE = 4096
+"""Tokens in one pass through a single layer."""
+
+
+def refine(
+    model: Model,
+    pairs: PromptPairs,
+    scores: EdgeScores,
+    *,
+    top: int = 200,
+    how: str = "node",
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """Estimates the `top` strongest edges (by absolute score) again.
+
+    Args:
+        model: a loaded model.
+        pairs: the pairs that were scored.
+        scores: of this model's edges, with this metric and ablation.
+        top: how many edges; all, if the graph has fewer.
+        how: `node` or `exact`; see the module docstring.
+        metric, ablation: those of the scores.
+        batch_size: pairs at a time; results do not depend on it.
+        progress: called with (edges times prompts done, in all).
+
+    Returns:
+        The scores, with new means and standard errors at these edges; `provenance["refined"]` names them, strongest first,
+        and `provenance["of"]` says what was refined. Splits by position are dropped.
+
+    Raises:
+        InputError: unknown option, a metric without a gradient where it is needed, or scores of another question.
+    """
+    if how not in HOW:
+        raise InputError(f"how must be one of {', '.join(HOW)}, got {how!r}")
+    if top < 0:
+        raise InputError(f"top must not be negative, got {top}")
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    if how == "node":
+        question.metric.require_gradient("refinement through the receiving node")
+    origin = provenance(question, "refine", {"how": how, "top": top})
+    _same_question(question, scores, origin)
+    order = ranking(scores, "abs")[:top].tolist()
+    effects = torch.zeros(len(order), len(pairs), dtype=torch.float64)
+    measure = _through_node if how == "node" else _exact
+    done = 0
+    with inference_state(model.bridge):
+        for batch in question.batches() if order else ():
+            index = batch.suffix.batch.index.cpu()
+            runs = EdgeRuns.of(question, batch, None)
+            ablated = runs.difference.flatten(2).any(-1).cpu()
+            for which, found in measure(question, batch, runs, order):
+                # Where an edge carries the same value in both runs, what is left is rounding.
+                carried = ablated[:, [order[i][0] for i in which]].T
+                effects[torch.tensor(which)[:, None], index] = found.to("cpu", torch.float64) * carried
+                done += len(which) * len(index)
+                if progress is not None:
+                    progress(done, len(order) * len(pairs))
+    return _with(scores, order, effects * question.metric.sign, origin)
+
+
+def _same_question(question: Question, scores: EdgeScores, origin: Provenance) -> None:
+    if scores.graph != question.model.graph:
+        raise InputError(f"the scores belong to another graph ({scores.graph}) than {question.model.name}")
+    if scores.n_prompts != len(question.pairs):
+        raise InputError(
+            f"the scores are means over {scores.n_prompts} pairs, and {len(question.pairs)} were given; refine on the pairs "
+            "that were scored"
+        )
+    for key in ("weights_sha256", "pairs_sha256", "metric", "ablation"):
+        if key in scores.provenance and plain(scores.provenance[key]) != plain(origin[key]):
+            raise InputError(
+                f"the scores have {key} {scores.provenance[key]!r}, and the question has {origin[key]!r}; refine with the "
+                "model, pairs, metric and ablation that were scored"
+            )
+
+
+def _exact(question: Question, batch: Batch, runs: EdgeRuns, order: Sequence[Sequence[int]]):
+    """(which edges, their effects), reader by reader."""
+    by_reader: dict[int, list[int]] = {}
+    for i, (_, r) in enumerate(order):
+        by_reader.setdefault(r, []).append(i)
+    for r, which in by_reader.items():
+        yield which, edge_effects(question, batch, runs, r, [order[i][0] for i in which], None)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Edges whose receiving nodes are computed by the same part of one layer.
+
+    Attributes:
+        key: where these nodes' outputs appear.
+        edges: numbers of the edges.
+    """
+
+    key: Key
+    edges: tuple[int, ...]
+
+
+def _places(question: Question, order: Sequence[Sequence[int]]) -> list[_Place]:
+    readers, found = question.model.graph.reader_nodes, {}
+    for i, (_, r) in enumerate(order):
+        if readers[r].part != "logits":
+            key = (readers[r].layer, "mlp_out" if readers[r].part == "mlp" else "z")
+            found.setdefault(key, []).append(i)
+    return [_Place(key, tuple(edges)) for key, edges in sorted(found.items())]
+
+
+def _through_node(question: Question, batch: Batch, runs: EdgeRuns, order: Sequence[Sequence[int]]):
+    """(which edges, their effects), place by place."""
+    model, suffix = question.model, batch.suffix
+    places = _places(question, order)
+    into_logits = [i for i, (_, r) in enumerate(order) if model.graph.reader_nodes[r].part == "logits"]
+    if into_logits:
+        yield from ((list(map(into_logits.__getitem__, which)), found)
+                    for which, found in _exact(question, batch, runs, [order[i] for i in into_logits]))  # fmt: skip
+    keys = [place.key for place in places]
+    clean = live_run(
+        model.bridge, model.architecture, suffix.clean, suffix.position,
+        lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(),
+    )  # fmt: skip
+    gradients, _ = clean.gradients(keys)
+    values = {key: value.detach() for key, value in clean.values.items()}
+    tiles = max(1, TOKENS_AT_ONCE // suffix.clean.numel())
+    for place in places:
+        value, gradient = (x[place.key].to(question.sum_dtype) for x in (values, gradients))
+        for start in range(0, len(place.edges), tiles):
+            which = list(place.edges[start : start + tiles])
+            changed = _node_outputs(model, runs, place.key, [order[i] for i in which]).to(question.sum_dtype)
+            yield which, ((value - changed) * gradient).flatten(2).sum(-1)
+
+
+def _node_outputs(
+    model: Model, runs: EdgeRuns, key: Key, edges: Sequence[Sequence[int]]
+) -> Float[Tensor, "edge batch pos *shape"]:
+    """What a layer's heads or MLP put out with one edge ablated at a time; the pass ends there."""
+    batch, _, pos, d_model = runs.difference.shape
+    shifts: dict[int, Tensor] = {}
+    for tile, (w, r) in enumerate(edges):
+        shift = shifts.setdefault(r, runs.difference.new_zeros(len(edges), batch, pos, d_model))
+        shift[tile] = runs.difference[:, w]
+    readers = ShiftedReaders(model.architecture, {r: shift.flatten(0, 1) for r, shift in shifts.items()})
+    try:
+        end: Hook = (hook_point(model.architecture, *key), _stop)
+        resume(model.bridge, model.architecture, runs.base, key[0], [*readers.hooks(), end], len(edges))
+    except _Reached as reached:
+        return reached.value.unflatten(0, (len(edges), batch))
+    raise AssertionError(f"the pass never came to {key}")
+
+
+class _Reached(Exception):  # noqa: N818 - a way out, no error
+    """Ends a forward pass at a hook; what is behind it is not wanted."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+def _stop(value: Tensor) -> None:
+    raise _Reached(value)
+
+
+def _with(
+    scores: EdgeScores, order: Sequence[Sequence[int]], effects: Float[Tensor, "edge prompt"], origin: Provenance
+) -> EdgeScores:
+    """The scores with other effects at some edges."""
+    graph, n = scores.graph, effects.shape[1]
+    values, stderr = scores.values.clone(), scores.stderr.clone()
+    rows = None if scores.per_prompt is None or scores.group != 1 else scores.per_prompt.clone()
+    if order:
+        at = tuple(torch.tensor(order).T)
+        values[at] = effects.mean(1).to(values.dtype)
+        stderr[at] = (effects.std(1) / n**0.5).to(stderr.dtype) if n > 1 else torch.nan
+        if rows is not None:
+            column = torch.zeros(graph.edge_mask.shape, dtype=torch.long)
+            column[graph.edge_mask] = torch.arange(graph.n_edges)
+            rows[:, column[at]] = effects.T.to(rows.dtype)
+    names = [f"{graph.writer_names[w]}->{graph.reader_names[r]}" for w, r in order]
+    before = {key: scores.provenance[key] for key in ("method", "options") if key in scores.provenance}
+    told = frozen({**origin, "of": before, "refined": names})
+    return replace(
+        scores, values=values, stderr=stderr, provenance=told, positions=None, by_position=None, per_prompt=rows
+    )

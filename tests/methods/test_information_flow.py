@@ -1,0 +1,61 @@
+"""Information flow against a loop over positions and writers of the node-by-node GPT-2."""
+
+import pytest
+import torch
+
+from circuits import InputError, PromptPairs, information_flow
+from tests.naive_gpt2 import NaiveGPT2
+from tests.tiny_models import FEW, random_hf_model, random_pairs, tiny
+
+
+def naive_shares(graph, tokens):
+    """One prompt's shares: {edge: mean over positions}."""
+    model = random_hf_model("gpt2")
+    with torch.no_grad():
+        _, writers = NaiveGPT2(model).run(torch.tensor(tokens))
+    found = dict.fromkeys(graph.edges, 0.0)
+    for reader in graph.reader_nodes:
+        names = graph.writer_names[: reader.n_writers]
+        biases = [block.attn.c_proj.bias.detach() for block in model.transformer.h]
+        # An MLP sees its own layer's attention, bias included.
+        constant = sum(biases[: reader.layer + (reader.part == "mlp")], torch.zeros(24, dtype=torch.float64))
+        for pos in range(len(tokens)):
+            x = constant + sum(writers[name][pos] for name in names)
+            near = {n: max(0.0, float(x.abs().sum() - (x - writers[n][pos]).abs().sum())) for n in names}
+            for name in names:
+                found[f"{name}->{reader.name}"] += near[name] / sum(near.values()) / len(tokens)
+    return found
+
+
+def test_shares_are_a_loop_over_positions_and_writers():
+    model, pairs = tiny("gpt2"), random_pairs(n=2, length=4, prefix=2)
+    wanted = [naive_shares(model.graph, tokens) for tokens in pairs.clean]
+    mean = {edge: (wanted[0][edge] + wanted[1][edge]) / 2 for edge in wanted[0]}
+    assert information_flow(model, pairs).to_dict() == pytest.approx(mean, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_readers_shares_sum_to_one_and_its_first_writer_has_all_of_it_where_it_is_alone(name):
+    model = tiny(name)
+    scores = information_flow(model, random_pairs(n=2))
+    assert float(scores.values.min()) >= 0
+    torch.testing.assert_close(scores.values.sum(0), torch.ones(model.graph.n_readers, dtype=torch.float64))
+    assert scores["input->" + model.graph.readers[0]] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_neither_the_corrupted_prompts_nor_batches_nor_order_matter(name):
+    model, pairs = tiny(name), random_pairs(n=3)
+    wanted = information_flow(model, pairs, batch_size=3)
+    others = PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
+    for other in (others, pairs[[2, 0, 1]], pairs[[0, 0, 1, 1, 2, 2]]):
+        got = information_flow(model, other, batch_size=2)
+        torch.testing.assert_close(got.values, wanted.values, rtol=1e-5, atol=1e-6)
+    assert wanted.provenance["metric"] is None
+    assert wanted.provenance["unit"] == "share of the reader's input"
+
+
+@pytest.mark.parametrize("option", [{"metric": "logit_difference"}, {"ablation": "zero"}])
+def test_a_metric_or_an_ablation_is_refused(option):
+    with pytest.raises(InputError, match="clean prompts' residual stream only"):
+        information_flow(tiny("gpt2"), random_pairs(n=1), **option)
