@@ -29,7 +29,7 @@ app.add_typer(models_app, name="models")
 DEFAULT_MODEL = "smollm2-135m"
 LARGEST_SEED = 2**63 - 1
 METHOD_HELP = (
-    "eap (one gradient), eap-ig (gradients integrated over inputs), activation-patching, or path-patching (paths from "
+    "eap (one gradient), eap-ig (gradients integrated over inputs), acdc (edges ablated one after the other), activation-patching, or path-patching (paths from "
     "nodes to readers). Options of another method are refused."
 )
 ABLATION_HELP = (
@@ -40,8 +40,9 @@ NODES_HELP = (
     "Groups joined by + (heads, mlps, input, q, k, v, neurons), or names, comma separated. Default: heads+mlps."
 )
 SENDERS_HELP = "Writers: groups joined by + (heads, mlps, input), or names, comma separated. Default: heads+mlps."
-EAP, PATCHING, PATHS = (
-    f"Options of {methods}" for methods in ("eap and eap-ig", "activation-patching", "path-patching")
+EDGES, EAP, ACDC, PATCHING, PATHS = (
+    f"Options of {methods}"
+    for methods in ("eap, eap-ig and acdc", "eap and eap-ig", "acdc", "activation-patching", "path-patching")
 )
 
 
@@ -68,11 +69,33 @@ def discover(
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face model.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TARGET-METHOD.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
-    edges: Annotated[int | None, _option(EAP, "Edges to choose; dead ends are pruned from them. Default: 200.")] = None,
+    edges: Annotated[
+        int | None,
+        _option(EDGES, "Edges to choose; eap: dead ends are pruned from them. Default of eap and eap-ig: 200."),
+    ] = None,
     by: Annotated[str | None, _option(EAP, "Rank edges by 'abs' (either sign) or 'signed'. Default: abs.")] = None,
-    random_circuits: Annotated[int | None, _option(EAP, "Random circuits to compare with. Default: 5.", min=0)] = None,
+    random_circuits: Annotated[
+        int | None, _option(EDGES, "Random circuits to compare with. Default: 5.", min=0)
+    ] = None,
     steps: Annotated[int | None, _option(EAP, "eap-ig: points on the path from ablated to clean. Default: 5.")] = None,
     quadrature: Annotated[str | None, _option(EAP, "eap-ig: left, midpoint or right rule. Default: midpoint.")] = None,
+    threshold: Annotated[
+        float | None, _option(ACDC, "Edges whose ablation raises the loss by less go. This, or a number of --edges.")
+    ] = None,
+    absolute: Annotated[
+        bool | None, typer.Option("--absolute", help="Compare the size of a change.", rich_help_panel=ACDC)
+    ] = None,
+    no_reader_tests: Annotated[
+        bool | None, typer.Option("--no-reader-tests", help="Test edges only, no whole inputs.", rich_help_panel=ACDC)
+    ] = None,
+    order: Annotated[
+        str | None, _option(ACDC, "Test each reader's edges by the size of their score by 'eap' or 'eap-ig'.")
+    ] = None,
+    start_layer: Annotated[int | None, _option(ACDC, "Edges into earlier layers stay. Default: 0.", min=0)] = None,
+    start_circuit: Annotated[Path | None, _option(ACDC, "A circuit.json to prune further. Default: all edges.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was killed.", rich_help_panel=ACDC)
+    ] = False,
     nodes: Annotated[str | None, _option(PATCHING, NODES_HELP)] = None,
     positions: Annotated[
         str | None, _option(PATCHING, "each, roles, or names of roles, comma separated. Default: all at once.")
@@ -91,17 +114,22 @@ def discover(
     """Score the edges of a model on a task, choose a circuit and test it; or score nodes by patching. Written down."""
     from circuits.discover import check_options, choose_ablation
     from circuits.discover import discover as run_discovery
-    from circuits.runs import check_out, write_run
+    from circuits.runs import check_out, check_record, forget_record, write_run
 
     asked = {
         "edges": edges, "by": by, "random_circuits": random_circuits, "steps": steps, "quadrature": quadrature,
         "nodes": _nodes(nodes), "positions": _positions(positions), "direction": direction, "window": window,
         "receivers": _names(receivers), "senders": _nodes(senders), "together": together, "mlps": mlps,
+        "threshold": threshold, "absolute": absolute, "reader_tests": False if no_reader_tests else None, "order": order,
+        "start_layer": start_layer, "start_circuit": start_circuit,
     }  # fmt: skip
     options = {name: value for name, value in asked.items() if value is not None}
     check_options(method, options)
     chosen = choose_ablation(ablation, _names(noise_tokens), seed)
     out = check_out(out or Path("runs") / f"{Path(target).stem}-{method}", overwrite)
+    record = check_record(out, method == "acdc" and threshold is not None, resume, overwrite)
+    if record is not None:
+        options["store"] = record
     source = _find_pairs(target)
     loaded = _load(model, dtype, device, revision)
     pairs = source(loaded, n, seed)
@@ -109,7 +137,9 @@ def discover(
         loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size, stage=stage,
         **options,
     )  # fmt: skip
-    print_summary(found, loaded, pairs, write_run(found, pairs, out, overwrite=overwrite))
+    out = write_run(found, pairs, out, overwrite=overwrite)
+    forget_record(record)
+    print_summary(found, loaded, pairs, out)
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -4,69 +4,26 @@ The command line parses and prints; everything it does is here, so that a notebo
 a function below, and its keyword arguments are its options: what another method takes is refused, never ignored.
 """
 
-import contextlib
 import inspect
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from circuits.ablations import Ablation, Gaussian, Resample, get_ablation
-from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.evaluation.faithfulness import circuit_metric, faithfulness
 from circuits.findings import Discovery, NodeDiscovery
+from circuits.job import Job, StageProgress, silent, tested
 from circuits.methods.activation_patching import activation_patching
 from circuits.methods.edge_attribution import edge_attribution
 from circuits.methods.path_patching import path_patching
 from circuits.model import Model
 from circuits.pairs import PromptPairs
-from circuits.question import Progress, Question
+from circuits.question import Question
 from circuits.scores import check_ranking
+from circuits.search_jobs import acdc_job
 
 LARGEST_NOISE_SEED = 2**40
 """Each pair has a seed of its own, a million times this one's and its number, in 64 bits."""
-
-StageProgress = Callable[[str], contextlib.AbstractContextManager[Progress]]
-"""Called with a stage's name; gives what is called with (done, in all) during the stage."""
-
-
-@contextlib.contextmanager
-def _silent(stage: str) -> Iterator[Progress]:
-    yield lambda done, total: None
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """What every method is given besides its own options.
-
-    Attributes:
-        question: model, pairs, metric and ablation, validated.
-        batch_size: as asked for.
-        seed: of whatever is drawn.
-        stage: progress reporting.
-        seconds: wall time per stage, filled in as the stages end.
-    """
-
-    question: Question
-    batch_size: int | None
-    seed: int
-    stage: StageProgress
-    seconds: dict[str, float]
-
-    @contextlib.contextmanager
-    def timed(self, name: str, stage: str) -> Iterator[Progress]:
-        start = time.perf_counter()
-        with self.stage(stage) as progress:
-            yield progress
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What all methods of the library take."""
-        question = self.question
-        return {"metric": question.metric, "ablation": question.ablation, "batch_size": self.batch_size}
 
 
 def discover(
@@ -79,14 +36,14 @@ def discover(
     noise_tokens: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    stage: StageProgress = _silent,
+    stage: StageProgress = silent,
     **options: Any,
 ) -> Discovery | NodeDiscovery:
     """Scores all edges, chooses a circuit and tests it; or scores nodes.
 
     Args:
         model, pairs: what is asked.
-        method: `eap`, `eap-ig`, `activation-patching` or `path-patching`.
+        method: `eap`, `eap-ig`, `acdc`, `activation-patching` or `path-patching`.
         metric: None: the one the task prefers.
         ablation: what replaces an ablated value.
         noise_tokens: roles whose embeddings `gaussian` ablation disturbs; None: the tokens that differ.
@@ -101,7 +58,7 @@ def discover(
     check_options(method, options)
     chosen = choose_ablation(ablation, noise_tokens, seed)
     question = Question.ask(model, pairs, metric, chosen, batch_size)
-    return METHODS[method](_Job(question, batch_size, seed, stage, {}), **options)
+    return METHODS[method](Job(question, batch_size, seed, stage, {}), **options)
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:
@@ -122,6 +79,8 @@ def check_options(method: str, options: dict[str, Any]) -> None:
     for name, parameter in known.items():
         if parameter.default is parameter.empty and not options.get(name):
             raise InputError(f"method {method} needs the option {name.replace('_', '-')!r}")
+    if method == "acdc" and ("threshold" in options) == ("edges" in options):
+        raise InputError("method acdc needs a threshold, or a number of edges, and not both")
 
 
 def _options_of(method: str) -> dict[str, inspect.Parameter]:
@@ -148,7 +107,7 @@ def choose_ablation(ablation: str | Ablation, noise_tokens: Sequence[str] | None
 
 
 def _edges(
-    job: _Job, method: str, edges: int, by: str, random_circuits: int, options: dict[str, Any], **attribution: Any
+    job: Job, method: str, edges: int, by: str, random_circuits: int, options: dict[str, Any], **attribution: Any
 ) -> Discovery:
     """Attribution, choice and test."""
     question, model, pairs = job.question, job.question.model, job.question.pairs
@@ -159,15 +118,7 @@ def _edges(
     with job.timed("attribution", "scoring edges") as progress:
         scores = edge_attribution(model, pairs, progress=progress, **job.asked, **attribution)
     circuit = scores.top(edges, by=by)
-    with job.timed("evaluation", "testing the circuit") as progress:
-        faith = faithfulness(
-            model, pairs, circuit, n_random=random_circuits, seed=job.seed, progress=progress, **job.asked
-        )
-        accuracy = None
-        if all(pairs.distractors):
-            everything = Circuit.full(model.graph)
-            per_prompt = circuit_metric(model, pairs, everything, "accuracy", question.ablation, job.batch_size)
-            accuracy = float(per_prompt.mean())
+    faith, accuracy = tested(job, circuit, random_circuits)
     options = {
         "method": method,
         "edges": edges,
@@ -178,12 +129,12 @@ def _edges(
     return Discovery(scores, circuit, faith, accuracy, options, job.seconds)
 
 
-def _eap(job: _Job, *, edges: int = 200, by: str = "abs", random_circuits: int = 5) -> Discovery:
+def _eap(job: Job, *, edges: int = 200, by: str = "abs", random_circuits: int = 5) -> Discovery:
     return _edges(job, "eap", edges, by, random_circuits, {}, gradient="clean")
 
 
 def _eap_ig(
-    job: _Job,
+    job: Job,
     *,
     edges: int = 200,
     by: str = "abs",
@@ -196,7 +147,7 @@ def _eap_ig(
 
 
 def _activation_patching(
-    job: _Job,
+    job: Job,
     *,
     nodes: str | Sequence[str] = "heads+mlps",
     positions: str | Sequence[str] | None = None,
@@ -215,7 +166,7 @@ def _activation_patching(
 
 
 def _path_patching(
-    job: _Job,
+    job: Job,
     *,
     receivers: Sequence[str],
     senders: str | Sequence[str] = "heads+mlps",
@@ -231,13 +182,14 @@ def _path_patching(
 METHODS: dict[str, Callable[..., Discovery | NodeDiscovery]] = {
     "eap": _eap,
     "eap-ig": _eap_ig,
+    "acdc": acdc_job,
     "activation-patching": _activation_patching,
     "path-patching": _path_patching,
 }
 """Keyword-only arguments are the method's options; those without a default must be given."""
 
 
-def _tokens(job: _Job, positions: Sequence[str] | None) -> tuple[str, ...] | None:
+def _tokens(job: Job, positions: Sequence[str] | None) -> tuple[str, ...] | None:
     """What to write under each position: the token if all prompts have the same there, and its role."""
     if positions is None or not all(place.isdecimal() for place in positions):
         return None

@@ -1,6 +1,7 @@
 """What a job found: edges and a circuit, or nodes; its numbers for a summary, and its files."""
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,24 +22,36 @@ class Discovery:
     """A scored, tested circuit.
 
     Attributes:
-        scores: every edge's effect.
+        scores: every edge's effect; None where the method chooses edges without scoring all.
         circuit: the chosen edges.
         faithfulness: the circuit against the model, against everything ablated, and against random circuits.
         accuracy: share of prompts on which the model prefers an answer to every distractor; None without distractors.
         options: how it was asked for.
         seconds: wall time per stage.
+        steps: a `steps.jsonl` of the search, or None.
+        notes: what a reader of the numbers should know.
     """
 
-    scores: EdgeScores
+    scores: EdgeScores | None
     circuit: Circuit
     faithfulness: Faithfulness
     accuracy: float | None
     options: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    steps: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def provenance(self) -> Provenance:
         return self.circuit.provenance
+
+    def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
+        """(edge, effect, standard error) of the largest effects by absolute value: of all edges, or of the circuit's where
+        only these are known."""
+        if self.scores is not None:
+            return self.scores.strongest(n)
+        known = [(edge, score) for edge in self.circuit.edges if (score := self.circuit.score(edge)) is not None]
+        return [(edge, score, math.nan) for edge, score in sorted(known, key=lambda entry: -abs(entry[1]))[:n]]
 
     def summary(self) -> dict[str, Any]:
         """The numbers of the summary table, as plain JSON values."""
@@ -58,15 +71,19 @@ class Discovery:
             "edges_in_graph": self.circuit.graph.n_edges,
             "strongest": [
                 {"edge": edge, "score": score, "stderr": _number(stderr), "in_circuit": edge in self.circuit}
-                for edge, score, stderr in self.scores.strongest(10)
+                for edge, score, stderr in self.strongest(10)
             ],
+            "notes": list(self.notes),
         }
 
     def write_files(self, directory: Path) -> None:
-        """`scores.safetensors`, `circuit.json`, `circuit.graphml`, `circuit.html`."""
+        """`scores.safetensors`, `steps.jsonl`, `circuit.json`, `circuit.graphml`, `circuit.html`."""
         from circuits.plots import circuit_figure, write_html
 
-        self.scores.save(directory / "scores.safetensors")
+        if self.scores is not None:
+            self.scores.save(directory / "scores.safetensors")
+        if self.steps is not None:
+            shutil.copyfile(self.steps, directory / "steps.jsonl")
         self.circuit.to_json(directory / "circuit.json")
         self.circuit.to_graphml(directory / "circuit.graphml")
         origin = self.provenance

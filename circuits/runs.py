@@ -12,7 +12,9 @@ from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, plain
 
 RUN_FILE = "run.json"
-RUN_FILES = ("pairs.jsonl", "scores.safetensors", "circuit.json", "circuit.graphml", "circuit.html", "heatmap.html")
+RUN_FILES = (
+    "pairs.jsonl", "scores.safetensors", "steps.jsonl", "circuit.json", "circuit.graphml", "circuit.html", "heatmap.html"
+)  # fmt: skip
 """What a run may hold besides `run.json`; a directory with anything else is not replaced."""
 
 
@@ -63,6 +65,38 @@ def check_out(out: str | Path, overwrite: bool) -> Path:
     except OSError as problem:
         raise InputError(f"cannot write to {out}: {problem.strerror or problem}") from None
     return out
+
+
+def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Path | None:
+    """Where a search that will be written to `out` keeps its record until it is finished: beside it.
+
+    Args:
+        out: the run directory.
+        recorded: whether this run keeps a record; without, there is none (None).
+        resume: continue from a record that is there.
+        overwrite: begin anew, whatever is there.
+
+    Raises:
+        InputError: a killed run's record is there, and neither was said; or this run keeps no record to resume.
+    """
+    if not recorded:
+        if resume:
+            raise InputError(
+                "--resume continues a killed run of method acdc with a threshold; this run keeps no record"
+            )
+        return None
+    record = out.absolute().parent / f".{out.name}.unfinished"
+    if record.exists() and not resume:
+        if not overwrite:
+            raise InputError(f"a run into {out} was killed; use --resume to continue it, or --overwrite to begin anew")
+        shutil.rmtree(record)
+    return record
+
+
+def forget_record(record: Path | None) -> None:
+    """The run is written; its record is not needed any more."""
+    if record is not None:
+        shutil.rmtree(record, ignore_errors=True)
 
 
 def _is_run(directory: Path) -> bool:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuits.findings import Discovery, NodeDiscovery
+    from circuits.job import StageReport
     from circuits.model import Model
     from circuits.pairs import PromptPairs
-    from circuits.question import Progress
 
 
 @contextlib.contextmanager
@@ -30,7 +30,8 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stage(name: str) -> Iterator["Progress"]:
+def stage(name: str) -> Iterator["StageReport"]:
+    """A progress bar; a note may follow the counts."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -40,10 +41,15 @@ def stage(name: str) -> Iterator["Progress"]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console_stderr()) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(name, total=None, note="")
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
 
 
 def print_summary(found: "Discovery | NodeDiscovery", model: "Model", pairs: "PromptPairs", out: Path) -> None:
@@ -60,6 +66,8 @@ def print_summary(found: "Discovery | NodeDiscovery", model: "Model", pairs: "Pr
         table.add_row(*row)
     screen = console()
     screen.print(table, strongest)
+    for note in found.notes if isinstance(found, Discovery) else ():
+        screen.print(f"note: {note}", style="yellow", soft_wrap=True)
     screen.print(f"written to {out} (open {out / page} in a browser)", soft_wrap=True)
 
 
@@ -72,7 +80,7 @@ def _edge_rows(found: "Discovery") -> list[tuple[str, str]]:
         (f"{metric}, everything ablated ({numbers['ablation']})", _decimal(numbers["ablated"])),
         (f"{metric}, circuit", _decimal(numbers["circuit"])),
         ("edges of the circuit", f"{numbers['edges']} of {numbers['edges_in_graph']}"),
-        ("edges chosen before dead ends were pruned", str(found.options["edges"])),
+        *_search_rows(found),
         ("nodes of the circuit", str(numbers["nodes"])),
         ("faithfulness", _decimal(numbers["faithfulness"])),
         (
@@ -82,9 +90,21 @@ def _edge_rows(found: "Discovery") -> list[tuple[str, str]]:
     ]
 
 
+def _search_rows(found: "Discovery") -> list[tuple[str, str]]:
+    """How the edges were chosen."""
+    search = found.provenance.get("search")
+    if search is None:
+        return [("edges chosen before dead ends were pruned", str(found.options["edges"]))]
+    closest = search["closest"]
+    return [
+        ("tests made, of edges", f"{search['tests']}, {search['edges_tested']}"),
+        ("closest change to the threshold", "–" if closest is None else f"{closest:.2g}"),
+    ]
+
+
 def _strongest_edges(found: "Discovery") -> Any:
     table = _table("strongest edges", {"edge": False, "in the circuit": False, "effect": True, "std. error": True})
-    for edge, score, stderr in found.scores.strongest(10):
+    for edge, score, stderr in found.strongest(10):
         table.add_row(
             edge,
             "yes" if edge in found.circuit else "no",

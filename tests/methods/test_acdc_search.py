@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import circuits.methods.acdc as acdc_module
 from circuits import (
     Circuit,
     InputError,
@@ -25,6 +24,7 @@ from circuits import (
     load_model,
 )  # fmt: skip
 from circuits.methods.acdc_record import STEPS_FILE, read_steps
+from circuits.methods.acdc_search import Search
 from tests.naive_acdc import as_mask, naive_acdc
 from tests.tiny_models import random_pairs, random_subset, tiny
 
@@ -231,7 +231,7 @@ def test_a_circuit_of_a_given_size_tells_its_rounds():
 def test_finished_layers_are_not_tested_again(tmp_path, monkeypatch):
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     whole, _ = search(model, pairs, 0.1, tmp_path)
-    monkeypatch.setattr(acdc_module._Search, "_test", lambda *arguments: pytest.fail("tested again"))
+    monkeypatch.setattr(Search, "_test", lambda *arguments: pytest.fail("tested again"))
     assert search(model, pairs, 0.1, tmp_path)[0] == whole
 
 

@@ -1,0 +1,73 @@
+"""What every method of the main job is given besides its own options, and what is done with every circuit."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from circuits.circuit import Circuit
+from circuits.evaluation.faithfulness import Faithfulness, circuit_metric, faithfulness
+from circuits.question import Question
+
+
+@runtime_checkable
+class StageReport(Protocol):
+    """Called with (done, in all) during a stage, and with a note where more can be told."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+StageProgress = Callable[[str], contextlib.AbstractContextManager[StageReport]]
+"""Called with a stage's name; gives a `StageReport`."""
+
+
+@contextlib.contextmanager
+def silent(stage: str) -> Iterator[StageReport]:
+    yield lambda done, total, note="": None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What every method is given besides its own options.
+
+    Attributes:
+        question: model, pairs, metric and ablation, validated.
+        batch_size: as asked for.
+        seed: of whatever is drawn.
+        stage: progress reporting.
+        seconds: wall time per stage, filled in as the stages end.
+    """
+
+    question: Question
+    batch_size: int | None
+    seed: int
+    stage: StageProgress
+    seconds: dict[str, float]
+
+    @contextlib.contextmanager
+    def timed(self, name: str, stage: str) -> Iterator[StageReport]:
+        start = time.perf_counter()
+        with self.stage(stage) as progress:
+            yield progress
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What all methods of the library take."""
+        question = self.question
+        return {"metric": question.metric, "ablation": question.ablation, "batch_size": self.batch_size}
+
+
+def tested(job: Job, circuit: Circuit, random_circuits: int) -> tuple[Faithfulness, float | None]:
+    """A circuit's faithfulness, and the model's accuracy where pairs have distractors."""
+    model, pairs = job.question.model, job.question.pairs
+    with job.timed("evaluation", "testing the circuit") as progress:
+        faith = faithfulness(
+            model, pairs, circuit, n_random=random_circuits, seed=job.seed, progress=progress, **job.asked
+        )
+        if not all(pairs.distractors):
+            return faith, None
+        everything = Circuit.full(model.graph)
+        per_prompt = circuit_metric(model, pairs, everything, "accuracy", job.question.ablation, job.batch_size)
+    return faith, float(per_prompt.mean())

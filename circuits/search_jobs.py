@@ -1,0 +1,82 @@
+"""Methods of the main job that search for a circuit, rather than score all edges and choose."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from circuits.circuit import Circuit
+from circuits.errors import InputError
+from circuits.evaluation.faithfulness import Faithfulness
+from circuits.findings import Discovery
+from circuits.job import Job, tested
+from circuits.methods.acdc import acdc, acdc_of_size
+from circuits.methods.acdc_record import STEPS_FILE
+from circuits.methods.acdc_search import Tally
+from circuits.methods.edge_attribution import edge_attribution
+
+
+def acdc_job(
+    job: Job,
+    *,
+    threshold: float | None = None,
+    edges: int | None = None,
+    absolute: bool = False,
+    reader_tests: bool = True,
+    order: str | None = None,
+    start_layer: int = 0,
+    start_circuit: str | Path | None = None,
+    random_circuits: int = 5,
+    store: str | Path | None = None,
+) -> Discovery:
+    """ACDC at a threshold, or for a number of edges; with a `store`, a killed search goes on."""
+    model, pairs = job.question.model, job.question.pairs
+    if order not in (None, "eap", "eap-ig"):
+        raise InputError(f"edges can be tested in the order of 'eap' or 'eap-ig', not {order!r}")
+    start = None if start_circuit is None else Circuit.from_json(start_circuit)
+    rules: dict[str, Any] = {"absolute": absolute, "reader_tests": reader_tests, "start_layer": start_layer}
+    if order is not None:
+        gradient = "clean" if order == "eap" else "ig"
+        job.question.metric.require_gradient(f"order {order}", at_clean=order == "eap")
+        with job.timed("attribution", "scoring edges") as progress:
+            rules["order"] = edge_attribution(model, pairs, gradient=gradient, progress=progress, **job.asked)
+    with job.timed("search", "readers") as progress:
+
+        def report(at: Tally) -> None:
+            value = -job.question.metric.sign * at.loss
+            note = f"{at.edges_tested} edges tested, {at.edges_kept} kept, metric {value:.4g}"
+            progress(at.readers_done, at.readers, note)
+
+        if edges is None:
+            assert threshold is not None
+            found = acdc(model, pairs, threshold, start=start, store=store, progress=report, **rules, **job.asked)
+        elif start is not None:
+            raise InputError("a circuit to start from goes with a threshold, not with a number of edges")
+        else:
+            found = acdc_of_size(model, pairs, edges, progress=report, **rules, **job.asked)
+    faith, accuracy = tested(job, found, random_circuits)
+    options = {
+        "method": "acdc", "threshold": threshold if threshold is None or math.isfinite(threshold) else str(threshold),
+        "edges": edges, **rules, "order": order,
+        "start_circuit": None if start_circuit is None else str(start_circuit),
+        "random_circuits": random_circuits, "seed": job.seed,
+    }  # fmt: skip
+    steps = None if store is None or edges is not None else Path(store) / STEPS_FILE
+    return Discovery(None, found, faith, accuracy, options, job.seconds, steps, _acdc_notes(found, faith))
+
+
+def _acdc_notes(found: Circuit, faith: Faithfulness) -> tuple[str, ...]:
+    """What the numbers alone do not tell."""
+    notes = []
+    if faith.value > PAST_THE_MODEL:
+        notes.append(
+            f"the circuit's {faith.metric} ({float(faith.circuit.mean()):.4g}) is past the model's own "
+            f"({float(faith.clean.mean()):.4g}): edges that hurt the metric were removed with the others. Such a circuit is "
+            "improved, not faithful; --absolute keeps edges whose removal moves the metric either way"
+        )
+    if not found.provenance.get("search", {}).get("by_node", True):
+        notes.append("this architecture has no description node by node: whole layers were computed, which is slower")
+    return tuple(notes)
+
+
+PAST_THE_MODEL = 1.1
+"""A faithfulness above this is told."""

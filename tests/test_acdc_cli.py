@@ -1,0 +1,143 @@
+"""ACDC from the command line: the golden cases step by step, a killed run continued, what is refused, what is said."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from circuits import Circuit, cli
+from circuits.methods.acdc_record import read_steps
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = ("acdc_2l2h_kl", "acdc_2l2h_zero", "acdc_2l3h_ld")
+
+
+def write_pairs(case, path):
+    rows = zip(case["clean"], case["ablated"], case["answer"], case["distractor"], strict=True)
+    lines = [json.dumps({"clean": c, "corrupted": x, "answers": [a], "distractors": [d]}) for c, x, a, d in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def arguments(case, folder, *more):
+    """`discover …` of a golden case into `folder`/RUN, and the case."""
+    data = json.loads((GOLDEN / case / "case.json").read_text())
+    pairs = write_pairs(data, folder / "PAIRS.jsonl")
+    metric = data["metric"].removeprefix("negative_")
+    given = [
+        "discover", pairs, "--model", GOLDEN / case / "model", "--method", "acdc", "--metric", metric,
+        "--ablation", data["ablation"], "--dtype", "float64", "--random-circuits", 0, "--out", folder / "RUN", *more,
+    ]  # fmt: skip
+    return [str(argument) for argument in given], data
+
+
+def run(monkeypatch, given):
+    monkeypatch.setattr("sys.argv", ["circuits", *given])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code or 0
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_every_step_of_the_reference_from_the_command_line(case, number, monkeypatch, tmp_path):
+    threshold = json.loads((GOLDEN / case / "case.json").read_text())["runs"][number]["threshold"]
+    given, data = arguments(case, tmp_path, "--threshold", threshold)
+    assert run(monkeypatch, given) == 0
+    made = {(step.writer, step.reader): step for step in read_steps(tmp_path / "RUN" / "steps.jsonl")}
+    tested = [step for step in data["runs"][number]["steps"] if step["change"] is not None]
+    assert len(made) == len(tested)
+    for step in tested:
+        mine = made[step["writer"], step["reader"]]
+        assert mine.kept == step["kept"]
+        assert mine.change == pytest.approx(step["change"], abs=1e-6)
+    circuit = Circuit.from_json(tmp_path / "RUN" / "circuit.json")
+    kept = {f"{step['writer']}->{step['reader']}" for step in tested if step["kept"] and step["writer"]}
+    assert set(circuit.edges) == kept
+    assert {path.name for path in tmp_path.iterdir()} == {"PAIRS.jsonl", "RUN"}
+
+
+KILL = """
+import os, signal, sys
+from circuits import cli
+from circuits.methods.acdc_search import Search
+decided, real = 0, Search._decided
+def kill(search, tests):
+    global decided
+    real(search, tests)
+    decided += len(tests)
+    if decided > 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+Search._decided = kill
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_continued_when_told_and_ends_the_same(monkeypatch, tmp_path, capsys):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert run(monkeypatch, arguments("acdc_2l3h_ld", whole, "--threshold", 0.03)[0]) == 0
+    given, _ = arguments("acdc_2l3h_ld", killed, "--threshold", 0.03)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "3"}
+    process = subprocess.run(
+        [sys.executable, "-c", KILL, *given], env=environment, cwd=GOLDEN.parents[1], capture_output=True
+    )
+    assert process.returncode == -9, process.stderr.decode()
+    record = killed / ".RUN.unfinished" / "steps.jsonl"
+    assert 0 < len(list(read_steps(record))) < len(list(read_steps(whole / "RUN" / "steps.jsonl")))
+    assert run(monkeypatch, given) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run(monkeypatch, [*given, "--resume"]) == 0
+    files = [(folder / "RUN" / "steps.jsonl").read_bytes() for folder in (whole, killed)]
+    assert files[0] == files[1]
+    circuits_found = [Circuit.from_json(folder / "RUN" / "circuit.json") for folder in (whole, killed)]
+    assert circuits_found[0] == circuits_found[1]
+    assert {path.name for path in killed.iterdir()} == {"PAIRS.jsonl", "RUN"}
+
+
+def test_a_number_of_edges_instead_of_a_threshold_and_the_other_options(monkeypatch, tmp_path):
+    given, _ = arguments("acdc_2l3h_ld", tmp_path, "--edges", 20, "--no-reader-tests", "--absolute")
+    assert run(monkeypatch, given) == 0
+    circuit = Circuit.from_json(tmp_path / "RUN" / "circuit.json")
+    assert 14 <= len(circuit) <= 20
+    start = ("--start-circuit", tmp_path / "RUN" / "circuit.json", "--overwrite")
+    given, _ = arguments("acdc_2l3h_ld", tmp_path, "--threshold", 0.2, "--order", "eap", "--start-layer", 1, *start)
+    assert run(monkeypatch, given) == 0
+    assert Circuit.from_json(tmp_path / "RUN" / "circuit.json") <= circuit
+    options = json.loads((tmp_path / "RUN" / "run.json").read_text())["options"]
+    assert (options["order"], options["start_layer"], options["threshold"]) == ("eap", 1, 0.2)
+
+
+def test_a_circuit_past_the_model_is_told(monkeypatch, tmp_path, capsys):
+    """The signed rule removes what hurts the logit difference: -6.8 falls to -9.1."""
+    given, _ = arguments("acdc_2l3h_ld", tmp_path, "--threshold", 0.15)
+    assert run(monkeypatch, given) == 0
+    assert "improved, not faithful" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "RUN" / "run.json").read_text())["summary"]
+    assert summary["faithfulness"] > 1.1
+    assert len(summary["notes"]) == 1
+    assert run(monkeypatch, arguments("acdc_2l2h_kl", tmp_path, "--threshold", "inf", "--overwrite")[0]) == 0
+    assert "improved" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "needs a threshold"),
+        (("--threshold", 0.1, "--edges", 5), "not both"),
+        (("--threshold", 0.1, "--order", "size"), "eap-ig"),
+        (("--threshold", 0.1, "--steps", 5), "no option 'steps'"),
+        (("--edges", 5, "--resume"), "no record"),
+        (("--edges", 5, "--start-circuit", "nowhere.json"), "nowhere.json"),
+        (("--threshold", 0.1, "--start-layer", 7), "start_layer"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(more, said, monkeypatch, tmp_path, capsys):
+    assert run(monkeypatch, arguments("acdc_2l2h_kl", tmp_path, *more)[0]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in error
