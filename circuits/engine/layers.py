@@ -16,8 +16,9 @@ from circuits.engine.ablate import Ablated
 from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Writes
 from circuits.engine.check import tolerance
-from circuits.engine.incremental import TRIAL_BYTES, Edge, Incremental, NodeState, Trial, switched_rows
+from circuits.engine.incremental import TRIAL_BYTES, Edge, Incremental, Trial, switched_rows
 from circuits.engine.node_functions import NodeFunctions, RecordedRun
+from circuits.engine.node_state import NodeState
 from circuits.engine.prefix import Suffix
 from circuits.engine.resume import BaseRun, base_run, resume
 

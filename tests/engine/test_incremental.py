@@ -8,9 +8,9 @@ import torch
 from circuits import InputError
 from circuits.engine.ablate import ablated_logits, live_nodes
 from circuits.engine.hooks import inference_state
-from circuits.engine.incremental import NodeState
 from circuits.engine.layers import LayerState, incremental_state
 from circuits.engine.node_functions import record_run
+from circuits.engine.node_state import NodeState
 from circuits.question import Question
 from tests.tiny_models import ALL, CONFIGS, FEW, atol, random_pairs, random_subset, tiny
 
