@@ -19,7 +19,8 @@ in where the gradient is taken, and one in the difference:
 
 Identities: the sum of `conductance` over all edges into `logits`, or out of `input`, is metric(clean) - metric(embedding
 ablated), to quadrature. The sum of `ig-activations` over the out-edges of the writers that are interpolated together is
-the exact effect of ablating these out-edges, to quadrature.
+the exact effect of ablating these out-edges, to quadrature. With detached attention and zero ablation, `relp` of the
+input's out-edges sums to the metric, in a model without biases.
 
 We depart from EAP-IG in the quadrature: its code for inputs uses the left rule, which never looks at the clean run, and
 its code for activations the right rule; the midpoint rule is the default here, and `left` and `right` give theirs. Its

@@ -82,6 +82,17 @@ def test_the_rules_leave_the_forward_pass_and_the_model_as_they_are(name):
     assert torch.equal(again.q[1], plain.q[1])
 
 
+@pytest.mark.parametrize(
+    "name", ["llama", "mistral", "gemma", "qwen3", "olmo2", "phi3", "granite", "smollm3", "cohere"]
+)
+def test_relevance_is_conserved_where_there_are_no_biases(name):
+    """With all rules on, a model without biases is linear in its embedding: what comes in at the embedding is the metric."""
+    model, pairs = tiny(name), random_pairs(n=2)
+    scores = edge_attribution(model, pairs, gradient="relp", attention="detached", ablation="zero")
+    whole = circuit_metrics(model, pairs, [Circuit.full(model.graph)])
+    assert float(scores.values[0].sum()) == pytest.approx(float(whole.mean()), rel=1e-4, abs=1e-4)
+
+
 def test_relp_refuses_experts_by_name():
     with pytest.raises(ModelError, match="layer 0: its MLP is a MoEBridge"):
         edge_attribution(tiny("mixtral"), random_pairs(n=1), gradient="relp")
