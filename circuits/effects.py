@@ -90,9 +90,6 @@ def at_positions(
     """Effects by position of the suffix, summed (labels None) or picked at labelled positions; 0 in the common prefix."""
     if labels is None:
         return by_position.sum(-1)
-    columns = []
-    for label in labels:
-        where = place(label, batch, pairs)
-        at = where.clamp(min=0).expand(len(by_position), -1)[..., None]
-        columns.append(by_position.gather(2, at)[..., 0] * (where >= 0))
-    return torch.stack(columns, dim=1)
+    where = torch.stack([place(label, batch, pairs) for label in labels])[None]
+    at = where.clamp(min=0).movedim(1, 2).expand(len(by_position), -1, -1)
+    return by_position.gather(2, at).movedim(1, 2) * (where >= 0)

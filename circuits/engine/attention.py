@@ -1,7 +1,7 @@
 """What a block's attention would give with other queries or keys, all else as it was.
 
-The model itself is asked: in one pass every layer gets the other queries (or keys), its heads' outputs z are kept, and the
-old z goes on, so that each layer sees its own change only. Whatever lies between a query and the pattern (rotary
+The model itself is asked: in one pass every layer gets the old residual stream and the other queries (or keys), and its heads'
+outputs z are kept, so that each layer sees its own change only; MLPs compute nothing. Whatever lies between a query and the pattern (rotary
 embeddings, query/key norms, scale, soft cap, biases, masks, the cached prefix) is the model's own code. This is exact
 because query i of a head makes row i of that head's pattern and nothing else (`heads_apart` checks that).
 
@@ -9,8 +9,8 @@ Keys one position at a time would take a pass a position. But key j changes one 
 with all keys old and all keys new, hold every score that is needed (`KeyFix`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -180,6 +180,7 @@ class CleanAttention:
     Attributes:
         tokens, position: its prompts, see `engine.hooks.run`.
         prefix: makes a copy of the keys and values in front of `tokens` for a pass (or None).
+        stream: what enters each block.
         values: per layer z, the part that is replaced, and v where keys are patched one by one.
         scores: per layer what entered the softmax, where keys are patched one by one.
     """
@@ -187,6 +188,7 @@ class CleanAttention:
     tokens: Int[Tensor, "batch pos"]
     position: Int[Tensor, " batch"]
     prefix: Callable[[], Cache | None]
+    stream: Sequence[Float[Tensor, "batch pos d_model"]]
     values: Values
     scores: Mapping[int, Float[Tensor, "batch head query key"]]
 
@@ -240,16 +242,21 @@ def _run_with(
     heads: Sequence[int],
     scores: AttentionScores | None,
 ) -> dict[int, Float[Tensor, "batch pos head d_head"]]:
-    """z of each layer with some heads' queries or keys replaced; what each layer hands on is the old one."""
+    """z of each layer with some heads' queries or keys replaced, each layer behind the old residual stream."""
     new: dict[int, Tensor] = {}
     hooks: list[Hook] = [] if scores is None else scores.hooks()
     for layer in layers:
         block = architecture.blocks[layer]
+        hooks.append((block.resid_pre, partial(_instead, clean.stream[layer].detach())))
         hooks.append((getattr(block, part), partial(_with_heads, source[layer, part], heads)))
-        hooks.append((block.z, partial(_exchange, new, layer, clean.values[layer, "z"].detach())))
-    with torch.no_grad(), nullcontext() if scores is None else scores:
+        hooks.append((block.z, partial(new.__setitem__, layer)))
+    with torch.no_grad(), _without_mlps(architecture), nullcontext() if scores is None else scores:
         run(bridge, architecture.unembed, clean.tokens, clean.position, hooks, clean.prefix())
     return new
+
+
+def _instead(old: Tensor, x: Tensor) -> Tensor:
+    return old
 
 
 def _with_heads(source: Tensor, heads: Sequence[int], x: Tensor) -> Tensor:
@@ -258,9 +265,21 @@ def _with_heads(source: Tensor, heads: Sequence[int], x: Tensor) -> Tensor:
     return x
 
 
-def _exchange(new: dict[int, Tensor], layer: int, old: Tensor, z: Tensor) -> Tensor:
-    new[layer] = z.clone()
-    return old
+@contextmanager
+def _without_mlps(architecture: Architecture) -> Iterator[None]:
+    """MLPs write zeros: what they would compute goes nowhere. (Expert layers, which may return more, run as they are.)"""
+    skipped = [block.module._modules["mlp"] for block in architecture.blocks if block.neurons is not None]
+    try:
+        for mlp in skipped:
+            object.__setattr__(mlp, "forward", _write_nothing)
+        yield
+    finally:
+        for mlp in skipped:
+            mlp.__dict__.pop("forward", None)
+
+
+def _write_nothing(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return torch.zeros_like(hidden_states)
 
 
 def _keys(

@@ -66,8 +66,8 @@ def atp_star(
     A key of a group of heads (`a0.kv0<k>`) changes them all. Where a norm is taken over all heads' queries together
     (OLMo-2), a head's query changes the others', and that is counted as well.
 
-    Cost: AtP, at most two forward passes for the QK fix (one for queries, one for keys, of any kind; one for each head on
-    OLMo-2), and L-1 backward passes through the blocks below the dropped one, together (L-1)/2 whole ones.
+    Cost: AtP, at most two forward passes without their MLPs for the QK fix (one for all queries, one for all keys; on OLMo-2
+    one for each head), and L-1 backward passes through the blocks below the dropped one, together (L-1)/2 whole ones.
 
     Args:
         model, pairs: what is asked.
@@ -152,7 +152,7 @@ def _contributions(question: Question, other: RunAblation, batch: Batch, plan: _
     estimate = _Estimate(
         question, batch, plan,
         change={key: (live.values[key].detach() - corrupted[key]).to(question.sum_dtype) for key in plan.rows},
-        fixes=_fixes(question, batch, plan, live.values, scores, corrupted),
+        fixes=_fixes(question, batch, plan, live, scores, corrupted),
     )  # fmt: skip
     sizes = estimate.sizes(gradients)
     if plan.grad_drop:
@@ -178,11 +178,11 @@ def _clean_run(question: Question, batch: Batch, plan: _Plan) -> tuple[LiveRun, 
 
 
 def _fixes(
-    question: Question, batch: Batch, plan: _Plan, values: Values, scores: AttentionScores, corrupted: Values
+    question: Question, batch: Batch, plan: _Plan, live: LiveRun, scores: AttentionScores, corrupted: Values
 ) -> dict[Key, Sequence[RowFix] | Sequence[KeyFix]]:
     """The QK fix of every layer that gets one."""
     model, suffix = question.model, batch.suffix
-    clean = CleanAttention(suffix.clean, suffix.position, suffix.cache, values, scores.layers)
+    clean = CleanAttention(suffix.clean, suffix.position, suffix.cache, live.stream, live.values, scores.layers)
     fixes: dict[Key, Sequence[RowFix] | Sequence[KeyFix]] = {}
     for part in get_args(Part):
         layers = plan.fixed_layers(part)
