@@ -29,9 +29,10 @@ from torch import Tensor
 
 from circuits.ablations import Ablation, RunAblation
 from circuits.effects import BatchEffects, at_positions, node_effects, other_run
-from circuits.engine.attention import AttentionScores, CleanAttention, KeyFix, Part, RowFix, attention_fixes
+from circuits.engine.attention import AttentionScores, CleanAttention, Part, attention_fixes
 from circuits.engine.live import Key, LiveRun, live_run
 from circuits.engine.patch import Values, record_values
+from circuits.engine.qk_fix import KeyFix, RowFix
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.node_scores import NodeScores

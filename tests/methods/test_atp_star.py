@@ -8,8 +8,9 @@ import circuits
 from circuits import InputError, ModelError, PairsError, PromptPairs, activation_patching, atp_star
 from circuits import attribution_patching as atp
 from circuits.engine import attention
-from circuits.engine.attention import heads_apart, key_fix
+from circuits.engine.attention import heads_apart
 from circuits.engine.hooks import inference_state, run
+from circuits.engine.qk_fix import key_fix
 from circuits.metrics import get_metric, targets_of
 from circuits.nodes import select_sites
 from tests.tiny_models import FEW, atol, random_pairs, tiny
