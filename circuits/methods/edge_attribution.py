@@ -31,10 +31,9 @@ embedding's change does: of an ablation it sees the embedding only.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from circuits.ablations import Ablation
 from circuits.contraction import Contraction
@@ -49,7 +48,7 @@ from circuits.positions import position_axis
 from circuits.provenance import provenance
 from circuits.question import Progress, Question
 from circuits.scores import EdgeScores, EdgeStatistics
-from circuits.sign_check import contradicted_sign
+from circuits.sign_check import SignCheck
 
 OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 ATTENTION = ("live", "detached")
@@ -106,6 +105,8 @@ def edge_attribution(
     question.metric.require_gradient("edge attribution", at_clean=gradient in ("clean", "relp"))
     labels = position_axis(pairs, positions)
     statistics = EdgeStatistics(model.graph)
+    if check_sign and gradient == "clean":
+        rule = replace(rule, check=SignCheck(question))
     with inference_state(model.bridge):
         for batch in question.batches():
             contraction = Contraction(question, batch, labels)
@@ -113,8 +114,8 @@ def edge_attribution(
             contraction.give_to(statistics)
             if progress is not None:
                 progress(statistics.n, len(pairs))
-        scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
-        said = contradicted_sign(question, scores) if check_sign and gradient == "clean" else None
+    scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
+    said = None if rule.check is None else rule.check.verdict(scores)
     if said is not None:
         warnings.warn(said, AttributionWarning, stacklevel=2)
     return scores
@@ -129,12 +130,14 @@ class _Rule:
         points: where on the path gradients are taken, from 0 (ablated) to 1 (clean).
         attention: see `edge_attribution`.
         options: what of this goes into the provenance.
+        check: of the sign of input->m0, where it is asked for.
     """
 
     function: "Callable[[Contraction, _Rule], None]"
     points: tuple[float, ...]
     attention: str
     options: dict[str, object]
+    check: SignCheck | None = None
 
 
 def _rule(gradient: str, steps: int, quadrature: str, attention: str) -> _Rule:
@@ -158,7 +161,10 @@ def _rule(gradient: str, steps: int, quadrature: str, attention: str) -> _Rule:
 
 def _at_clean(contraction: Contraction, rule: _Rule) -> None:
     gradients = contraction.gradients()
-    contraction.add(gradients, _to_replacement(contraction, gradients.writes))
+    replacement = contraction.question.replacement(contraction.batch.suffix, gradients.writes)
+    if rule.check is not None:
+        rule.check.measure(contraction.batch, gradients, replacement)
+    contraction.add(gradients, contraction.difference(gradients.writes, replacement))
 
 
 def _relevance(contraction: Contraction, rule: _Rule) -> None:
@@ -166,7 +172,8 @@ def _relevance(contraction: Contraction, rule: _Rule) -> None:
     with relevance(model.bridge, model.architecture, rule.attention) as rules:
         gradients = contraction.gradients(hooks=rules.hooks)
         # Inside, so that both runs round alike: where nothing is ablated, scores are exactly 0.
-        difference = _to_replacement(contraction, gradients.writes)
+        replacement = contraction.question.replacement(contraction.batch.suffix, gradients.writes)
+        difference = contraction.difference(gradients.writes, replacement)
     rules.check(gradients)
     contraction.add(gradients, difference, architecture=rules.architecture)
 
@@ -217,10 +224,6 @@ def _holding(contraction: Contraction, writes: Writes, layer: int, part: str) ->
         held["heads"] = (block.attn_out, heads.sum(2))
     point, value = held[part]
     return [(point, lambda x: value)]
-
-
-def _to_replacement(contraction: Contraction, clean: Writes) -> Tensor:
-    return contraction.difference(clean, contraction.question.replacement(contraction.batch.suffix, clean))
 
 
 GRADIENTS: dict[str, Callable[[Contraction, _Rule], None]] = {

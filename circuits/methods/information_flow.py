@@ -16,6 +16,7 @@ is near the sum counts as 0 instead of spoiling the mean, and attention's output
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -91,7 +92,7 @@ def share(
     parts: Float[Tensor, "batch writer pos d_model"], whole: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch writer pos"]:
     """Each part's share of the whole, see the module docstring."""
-    whole = whole[:, None]
-    near = (whole.abs().sum(-1) - (parts - whole).abs().sum(-1)).clamp(min=0)
+    distance = torch.cdist(parts.transpose(1, 2), whole[:, :, None], p=1)[..., 0].transpose(1, 2)
+    near = (whole.abs().sum(-1)[:, None] - distance).clamp(min=0)
     total = near.sum(1, keepdim=True)
     return near / total.masked_fill(total == 0, 1.0)
