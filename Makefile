@@ -1,8 +1,8 @@
 # Everything happens in .venv, at the versions in constraints.txt. `make help` lists the targets.
 
 PYTHON ?= python3
-# More arguments for pytest: make test ARGS="-n 2 -k acdc"
-ARGS ?=
+# Arguments for pytest, such as ARGS="-k acdc"; by default one process a core.
+ARGS ?= -n auto
 
 BIN := .venv/bin
 DEMO := $(BIN)/circuits discover ioi --model smollm2-135m --method eap-ig --edges 200 --n 64 --seed 0 --out runs/ioi --overwrite

@@ -1,6 +1,6 @@
 """What attribution costs: its time against two forwards and one backward of the same Hugging Face model, and peak memory.
 
-    python benchmarks/attribution.py [--threads 2]
+    python benchmarks/attribution.py [--runs 3]
 
 SmolLM2-135M, 16 pairs of 16 tokens without a common prefix; medians of alternating runs in one process.
 """
@@ -71,10 +71,9 @@ def methods(model: Model, pairs: PromptPairs) -> dict[str, Work]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--runs", type=int, default=3)
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(THREADS)
     model = circuits.load_model("smollm2-135m")
     pairs = random_pairs(model)
     both, forward, backward = plain_passes(pairs)

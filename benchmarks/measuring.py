@@ -1,6 +1,7 @@
 """What the benchmarks share: medians of alternating runs in one process, peak memory, and the two models they use."""
 
 import ctypes
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import transformers
 
 import circuits
 
-THREADS, PAIRS, LENGTH = 2, 16, 16
+THREADS, PAIRS, LENGTH = int(os.environ.get("THREADS", "2")), 16, 16
 
 
 def models() -> dict[str, circuits.Model]:

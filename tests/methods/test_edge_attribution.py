@@ -148,11 +148,11 @@ def test_identical_prompts_score_exactly_zero(name, gradient):
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize("gradient", ["clean", "ig"])
 def test_scores_do_not_depend_on_batch_size_order_or_duplication(name, gradient):
-    model, pairs = tiny(name), random_pairs(n=6, prefix=2)
+    model, pairs = tiny(name), random_pairs(n=3, prefix=2)
     # Whether the sign of input->m0 is right on these random weights is not asked here.
-    reference = edge_attribution(model, pairs, gradient=gradient, batch_size=6, check_sign=False).values
-    for other in (pairs, pairs[[3, 1, 5, 0, 4, 2]], pairs[[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]]):
-        for batch_size in (1, 4):
+    reference = edge_attribution(model, pairs, gradient=gradient, batch_size=3, check_sign=False).values
+    for other in (pairs, pairs[[1, 2, 0]], pairs[[0, 0, 1, 1, 2, 2]]):
+        for batch_size in (1, 2):
             got = edge_attribution(model, other, gradient=gradient, batch_size=batch_size, check_sign=False).values
             torch.testing.assert_close(got, reference, rtol=1e-5, atol=max(1e-7, atol(name)))
 
