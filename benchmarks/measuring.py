@@ -29,17 +29,15 @@ def random_pairs(model: circuits.Model, n: int = PAIRS, length: int = LENGTH) ->
     return circuits.PromptPairs.from_tokens(clean.tolist(), corrupted.tolist(), [5] * n, [9] * n)
 
 
-def medians(
-    works: Mapping[str, Callable[[], object]], runs: int = 5, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, float]:
-    """Median seconds (by `clock`) of each, run in turn, after one run that is not counted."""
+def medians(works: Mapping[str, Callable[[], object]], runs: int = 5) -> dict[str, float]:
+    """Median seconds of each, run in turn, after one run that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for run in range(runs + 1):
         for name, work in works.items():
-            start = clock()
+            start = time.perf_counter()
             work()
             if run:
-                seconds[name].append(clock() - start)
+                seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
