@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measuring import PAIRS, THREADS, medians, models, peak_bytes, random_pairs
+from measuring import MODELS, PAIRS, THREADS, in_new_process, medians, peak_bytes, random_pairs
 from transformers import AutoModelForCausalLM
 
 import circuits
@@ -88,12 +88,15 @@ def main() -> None:
     layers = model.graph.n_layers
     print(f"QK fix: {fix / one:.2f} forwards more")
     print(f"AtP*: {seconds['AtP*'] / back:.1f} backwards; 0.7·layers + 3 = {0.7 * layers + 3:.0f}")
-    for name, model in models().items():
-        print(f"EAP's peak memory over {name}, default batch size: {memory_ratio(model):.2f} of a copy of all writers")
+    for name in MODELS:
+        ratio = in_new_process(memory_ratio, name)
+        print(f"EAP's peak memory over {name}, default batch size: {ratio:.2f} of a copy of all writers")
 
 
-def memory_ratio(model: Model) -> float:
+def memory_ratio(name: str) -> float:
     """EAP's peak memory in units of writers × tokens × d_model × 4 bytes."""
+    torch.set_num_threads(THREADS)
+    model = MODELS[name]()
     pairs = random_pairs(model)
     work = partial(circuits.edge_attribution, model, pairs, gradient="clean")
     work()

@@ -2,15 +2,15 @@
 
     python benchmarks/engine.py
 
-Circuits of all edges and of 1% of them, a sweep over all heads and MLPs, and the memory of EAP in units of one copy of all
-writers' outputs; 16 pairs × 16 tokens without a common prefix.
+Circuits of all edges and of 1% of them, a sweep over all heads and MLPs (16 pairs × 16 tokens without a common prefix), and
+how EAP's memory grows with the pairs.
 """
 
 import time
 from functools import partial
 
 import torch
-from measuring import LENGTH, PAIRS, THREADS, medians, models, peak_bytes, random_pairs
+from measuring import MODELS, PAIRS, THREADS, in_new_process, medians, peak_bytes, random_pairs
 
 import circuits
 from circuits.engine.ablate import ablated_logits
@@ -20,7 +20,8 @@ from circuits.question import Question
 
 def main() -> None:
     torch.set_num_threads(THREADS)
-    for name, model in models().items():
+    for name, load in MODELS.items():
+        model = load()
         pairs = random_pairs(model)
         question = Question.ask(model, pairs, batch_size=PAIRS)
         with inference_state(model.bridge), torch.no_grad():
@@ -52,18 +53,21 @@ def main() -> None:
         scores = circuits.activation_patching(model, pairs, batch_size=PAIRS)
         took = time.perf_counter() - start
         print(f"  sweep over {len(scores)} nodes: {took / (len(scores) * plain):.2f} × nodes × forward")
-        unit = model.graph.n_writers * PAIRS * LENGTH * int(model.bridge.cfg.d_model) * 4
-        for size in (PAIRS, 6):
-            peak = peak_bytes(partial(circuits.edge_attribution, model, pairs, gradient="clean", batch_size=size))
-            share = f"{peak / unit:.2f} × writers × tokens × d_model × 4 bytes ({unit / 2**20:.0f} MiB)"
-            print(f"  EAP, {size} pairs at once: peak memory {share}")
-        peaks = [
-            peak_bytes(
-                lambda n=n, model=model: circuits.edge_attribution(model, random_pairs(model, n, 8), gradient="clean")
-            )
-            for n in ((100, 1000) if model.graph.n_layers < 20 else (32, 64))
-        ]
-        print(f"  EAP: peak memory of ten (SmolLM2: two) times the pairs: {peaks[1] / max(peaks[0], 1):.2f} times")
+    growth = in_new_process(memory_growth, "GPT-2 small's shape")
+    print(f"EAP over GPT-2 small's shape: 1,000 pairs take {growth:.2f} times the memory of 100")
+
+
+def memory_growth(name: str) -> float:
+    """EAP's peak memory with 1,000 pairs of 8 tokens over that with 100."""
+    torch.set_num_threads(THREADS)
+    model = MODELS[name]()
+
+    def peak(n: int) -> int:
+        return peak_bytes(partial(circuits.edge_attribution, model, random_pairs(model, n, 8), gradient="clean"))
+
+    peak(PAIRS)
+    few = peak(100)
+    return peak(1000) / few
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 
 import torch
 import transformers
@@ -14,11 +17,22 @@ import circuits
 THREADS, PAIRS, LENGTH = int(os.environ.get("THREADS", "2")), 16, 16
 
 
-def models() -> dict[str, circuits.Model]:
-    """SmolLM2-135M, and a random model of GPT-2 small's shape."""
+def gpt2_shape() -> circuits.Model:
+    """A random model of GPT-2 small's shape."""
     torch.manual_seed(0)
-    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
-    return {"SmolLM2-135M": circuits.load_model("smollm2-135m"), "GPT-2 small's shape": circuits.load_model(gpt2)}
+    return circuits.load_model(transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval())
+
+
+MODELS: dict[str, Callable[[], circuits.Model]] = {
+    "SmolLM2-135M": partial(circuits.load_model, "smollm2-135m"),
+    "GPT-2 small's shape": gpt2_shape,
+}
+
+
+def in_new_process(work: Callable[[str], float], name: str) -> float:
+    """`work(name)` where nothing else has been done: what was freed before changes how memory is handed out."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, name).result()
 
 
 def random_pairs(model: circuits.Model, n: int = PAIRS, length: int = LENGTH) -> circuits.PromptPairs:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from circuits.errors import InputError
 
-KEPT_BYTES = 256 * 2**20
-"""Effects on single prompts that are kept; 950 prompts of SmolLM2's 70,651 edges."""
+KEPT_BYTES, KEPT_ROWS = 256 * 2**20, 128
+"""Effects on single prompts that are kept: 128 prompts of up to half a million edges, so that 1,000 prompts take no more
+memory than 100, and resampling still has 64 rows or more to draw from."""
 _MEANS_AT_ONCE = 2**22
 """Resampled means in memory at a time."""
 
@@ -110,7 +111,7 @@ class PromptRows:
     """
 
     def __init__(self, width: int, limit: int = KEPT_BYTES) -> None:
-        self.most = max(2, limit // (4 * width) // 2 * 2)
+        self.most = max(2, min(KEPT_ROWS, limit // (4 * width)) // 2 * 2)
         self.group, self.n = 1, 0
         self.sums: list[Tensor] = []
 
@@ -128,7 +129,7 @@ class PromptRows:
 
     def means(self) -> Float[Tensor, "row value"]:
         """The mean of each row's prompts, in float32."""
-        return torch.stack(self.sums) / row_sizes(self.n, self.group).float()[:, None]
+        return torch.stack(self.sums).div_(row_sizes(self.n, self.group).float()[:, None])
 
 
 def row_sizes(n: int, group: int) -> Float[Tensor, " row"]:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from circuits.edge_statistics import EdgeStatistics
 from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Gradients, Writes, capture_gradients, capture_writes, stack
 from circuits.engine.gradient_sum import GradientSum
 from circuits.engine.hooks import Hook
 from circuits.positions import place
 from circuits.question import Batch, Question
-from circuits.scores import EdgeStatistics
 
 STACK_BYTES = 48 * 2**20
 """Of the writers' differences that lie in memory together."""
@@ -35,7 +35,7 @@ class Contraction:
         self._places = self._split = None
         if labels is not None:
             self._places = torch.stack([place(label, batch, question.pairs) for label in labels], dim=1)
-            self._split = torch.zeros(len(labels), *shape, device=device, dtype=dtype)
+            self._split = torch.zeros(len(batch), len(labels), *shape, device=device, dtype=dtype)
 
     def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
         """A forward and a backward pass on the clean prompts, from `embedding` if it is given."""
@@ -86,7 +86,7 @@ class Contraction:
                 self._add_places(gradients, stacked, rows, writers)
 
     def _add_places(self, gradients: GradientSum, stacked: Tensor, rows: slice, writers: slice) -> None:
-        """The same at each place alone, summed over prompts."""
+        """The same at each place alone."""
         assert self._places is not None
         assert self._split is not None
         where = self._places[rows]
@@ -94,10 +94,12 @@ class Contraction:
             labels = (places >= 0).nonzero()[:, 0]
             at, row = places[labels], torch.full_like(labels, prompt)
             picked = gradients.places(row + rows.start, at)
-            self._split[labels, writers] += picked.products(stacked[row, :, at][:, :, None], writers.start)
+            self._split[prompt + rows.start, labels, writers] += picked.products(
+                stacked[row, :, at][:, :, None], writers.start
+            )
 
     def give_to(self, statistics: EdgeStatistics) -> None:
         """Hands the finished batch on, signed so that positive = helps."""
         statistics.add(self.scores * self.question.metric.sign, self.batch.suffix.batch.index)
         if self._split is not None:
-            statistics.add_positions(self._split.permute(1, 2, 0) * self.question.metric.sign)
+            statistics.add_positions(self._split.permute(0, 2, 3, 1) * self.question.metric.sign)

@@ -25,6 +25,8 @@ Progress = Callable[[int, int], None]
 
 BATCH_BYTES = {"cpu": 64 * 2**20}
 ACCELERATOR_BATCH_BYTES = 256 * 2**20
+LARGE_BATCH_BYTES = 192 * 2**20
+"""Where a batch goes through the model many times, and what each pass costs beside its work matters more."""
 LARGEST_BATCH = 64
 
 
@@ -67,6 +69,8 @@ class Question:
         metric: str | Metric | MetricFunction | None = None,
         ablation: str | Ablation = "interchange",
         batch_size: int | None = None,
+        *,
+        large_batches: bool = False,
     ) -> "Question":
         """Validates and completes a question.
 
@@ -77,6 +81,7 @@ class Question:
             ablation: name or `Ablation`.
             batch_size: pairs at a time; None: as many as keep one copy of all writers' outputs, behind the common prefix,
                 under 64 MiB (256 MiB on an accelerator), at most 64. Results do not depend on it.
+            large_batches: let that be 192 MiB.
 
         Raises:
             PairsError: no pairs, or pairs that do not fit the model or the metric.
@@ -100,7 +105,7 @@ class Question:
                     raise PairsError(f"pair {i}: {chosen.name} needs distractors, but this pair has none")
         wanted = get_ablation(ablation)
         if batch_size is None:
-            batch_size = _fitting_batch_size(model, pairs, _shares_prefix(model, wanted))
+            batch_size = _fitting_batch_size(model, pairs, _shares_prefix(model, wanted), large_batches)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         return cls(model, pairs, chosen, wanted.prepared(model, pairs, batch_size), batch_size)
@@ -146,10 +151,10 @@ def _shares_prefix(model: Model, ablation: Ablation) -> bool:
     return ablation.keeps_prefix and model.report.prefix_exact and not hooked
 
 
-def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool) -> int:
+def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, large: bool) -> int:
     prefix = min(min(pair.prefix, pair.position) for pair in pairs) if share_prefix else 0
     longest = max(len(tokens) for tokens in pairs.clean) - prefix
     width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize
     one = model.graph.n_writers * longest * int(model.bridge.cfg.d_model) * width
-    budget = BATCH_BYTES.get(model.device.type, ACCELERATOR_BATCH_BYTES)
+    budget = max(BATCH_BYTES.get(model.device.type, ACCELERATOR_BATCH_BYTES), LARGE_BATCH_BYTES * large)
     return max(1, min(LARGEST_BATCH, budget // one))

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits import selection
 from circuits.bootstrap import (
-    KEPT_BYTES,
-    PromptRows,
     bootstrap_interval,
     check_level,
     row_sizes,
@@ -20,10 +18,12 @@ from circuits.bootstrap import (
     t_p_values,
 )
 from circuits.circuit import Circuit
-from circuits.errors import InputError, ModelError
+from circuits.errors import InputError
 from circuits.graph import Graph
 from circuits.provenance import Provenance, frozen
 from circuits.selection import check_ranking as check_ranking
+
+TENSORS = ("values", "stderr", "by_position", "by_position_stderr", "per_prompt", "kept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +37,10 @@ class EdgeScores:
         n_prompts: how many prompts.
         provenance: where they come from.
         positions: labels of the positions that effects were split by, or None.
-        by_position: mean effect at each of them. For an edge into k or v the position is that of the token attended to.
-        per_prompt: effects on each prompt, edges in graph order; None where they were not kept. When they would take more
-            than `circuits.bootstrap.KEPT_BYTES`, each row is the mean over `group` prompts.
+        by_position, by_position_stderr: mean effect at each of them, and its standard error. For an edge into k or v the
+            position is that of the token attended to.
+        per_prompt: effects on each prompt, edges in graph order; None where they were not kept. Of more than 128 prompts
+            (`circuits.bootstrap.KEPT_ROWS`) each row is the mean over `group` prompts.
         group: prompts to a row of `per_prompt` (the last row may hold fewer).
         kept: the edges that `significant` kept; None: all. Any other edge counts as none: it scores 0 and is never selected.
     """
@@ -51,12 +52,13 @@ class EdgeScores:
     provenance: Provenance = field(default_factory=lambda: frozen(None))
     positions: tuple[str, ...] | None = None
     by_position: Float[Tensor, "writer reader position"] | None = None
+    by_position_stderr: Float[Tensor, "writer reader position"] | None = None
     per_prompt: Float[Tensor, "row edge"] | None = None
     group: int = 1
     kept: Bool[Tensor, "writer reader"] | None = None
 
     def __post_init__(self) -> None:
-        tensors = {name: getattr(self, name) for name in ("values", "stderr", "by_position", "per_prompt", "kept")}
+        tensors = {name: getattr(self, name) for name in TENSORS}
         check_shapes(self.graph, self.n_prompts, self.positions, self.group, tensors)
 
     @property
@@ -167,6 +169,7 @@ class EdgeScores:
             values=self.values * kept,
             stderr=self.stderr * kept,
             by_position=None if self.by_position is None else self.by_position * kept[:, :, None],
+            by_position_stderr=None if self.by_position_stderr is None else self.by_position_stderr * kept[:, :, None],
             per_prompt=None if self.per_prompt is None else self.per_prompt * kept[self.graph.edge_mask],
             kept=kept,
             provenance=frozen({**self.provenance, "significance": {**how, "kept": int(kept.sum())}}),
@@ -262,7 +265,7 @@ def check_shapes(
     """Refuses tensors of `EdgeScores`, by name, that fit neither its graph nor each other."""
     shape = tuple(graph.edge_mask.shape)
     expected = {name: shape for name in ("values", "stderr", "kept")}
-    expected["by_position"] = (*shape, len(positions or ()))
+    expected["by_position"] = expected["by_position_stderr"] = (*shape, len(positions or ()))
     expected["per_prompt"] = (len(row_sizes(n_prompts, group)), graph.n_edges)
     for name, tensor in tensors.items():
         if tensor is not None and tensor.shape != expected[name]:
@@ -271,54 +274,3 @@ def check_shapes(
             )
     if (positions is None) != (tensors.get("by_position") is None):
         raise InputError("positions and by_position come together; give both or neither")
-
-
-class EdgeStatistics:
-    """Mean and standard error over prompts, batch by batch, in float64; and the prompts' own effects, in bounded memory.
-
-    Args:
-        graph: whose edges.
-        limit: bytes that effects on single prompts may take, see `circuits.bootstrap.PromptRows`.
-    """
-
-    def __init__(self, graph: Graph, limit: int = KEPT_BYTES) -> None:
-        self.graph = graph
-        self.n = 0
-        self.total = torch.zeros(graph.n_writers, graph.n_readers, dtype=torch.float64)
-        self.squares = torch.zeros_like(self.total)
-        self.by_position: Tensor | None = None
-        self.rows = PromptRows(graph.n_edges, limit)
-        self.order: list[int] = []
-
-    def add(self, scores: Float[Tensor, "batch writer reader"], index: Int[Tensor, " batch"] | None = None) -> None:
-        """Takes in the scores of more prompts.
-
-        Args:
-            scores: their effects.
-            index: which prompts they are; None: the next ones.
-        """
-        wide = scores.to("cpu", torch.float64)
-        self.order += list(range(self.n, self.n + len(wide))) if index is None else index.tolist()
-        self.n += len(wide)
-        self.rows.add(wide[:, self.graph.edge_mask])
-        self.total += wide.sum(0)
-        self.squares += wide.square().sum(0)
-
-    def add_positions(self, totals: Float[Tensor, "writer reader position"]) -> None:
-        """Takes in effects split by position, summed over prompts."""
-        wide = totals.to("cpu", torch.float64)
-        self.by_position = wide if self.by_position is None else self.by_position + wide
-
-    def scores(self, origin: Mapping[str, object], positions: tuple[str, ...] | None = None) -> EdgeScores:
-        mean = self.total / self.n
-        if not bool(mean.isfinite().all()):
-            raise ModelError("some scores are not finite: the gradients overflow in this dtype; use float32")
-        variance = (
-            (self.squares - self.n * mean.square()).clamp(min=0) / (self.n - 1) if self.n > 1 else mean * torch.nan
-        )
-        stderr = (variance / self.n).sqrt().masked_fill(~self.graph.edge_mask, 0.0)
-        split = None if self.by_position is None else self.by_position / self.n
-        rows = self.rows.means()
-        if self.rows.group == 1:
-            rows = rows[torch.tensor(self.order).argsort()]
-        return EdgeScores(self.graph, mean, stderr, self.n, frozen(origin), positions, split, rows, self.rows.group)

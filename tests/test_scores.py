@@ -11,8 +11,9 @@ from scipy import stats
 
 from circuits import EdgeScores, Graph, InputError, edge_attribution
 from circuits.bootstrap import PromptRows, bootstrap_interval, row_sizes, t_interval, t_p_values
+from circuits.edge_statistics import EdgeStatistics
 from circuits.provenance import frozen
-from circuits.scores import EdgeStatistics
+from circuits.scores import TENSORS
 from tests.tiny_models import random_pairs, tiny
 
 GRAPH = Graph(2, 4, 2, (True, True))
@@ -44,7 +45,7 @@ def gathered(dense, batch_size=5, limit=2**20, index=None, positions=None):
         chunk = slice(start, start + batch_size)
         statistics.add(dense[chunk], None if index is None else index[chunk])
     if positions:
-        statistics.add_positions(torch.stack([dense.sum(0), -dense.sum(0)], dim=2))
+        statistics.add_positions(torch.stack([dense, -dense], dim=3))
     return statistics.scores({"method": "test"}, positions)
 
 
@@ -302,7 +303,7 @@ def test_files_round_trip_exactly(tmp_path, positions, significant, room):
     assert (back.graph, back.n_prompts, back.positions, back.group) == (GRAPH, 12, positions, scores.group)
     assert (scores.group > 1) == (room == 4)
     assert dict(back.provenance) == dict(scores.provenance)
-    for name in ("values", "stderr", "by_position", "per_prompt", "kept"):
+    for name in TENSORS:
         ours, theirs = getattr(scores, name), getattr(back, name)
         assert theirs is None if ours is None else (ours.dtype == theirs.dtype and torch.equal(ours, theirs)), name
     assert back.to_dict() == scores.to_dict()

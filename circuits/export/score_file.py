@@ -2,7 +2,7 @@
 
 | scores | tensors (float64) | header |
 |---|---|---|
-| of edges | `values`, `stderr` [writer, reader]; where known `by_position` [writer, reader, position], `per_prompt` [row, edge] in float32, `kept` [writer, reader] of booleans | `schema`, `graph`, `provenance`, `n_prompts`, `positions`, `group` |
+| of edges | `values`, `stderr` [writer, reader]; where known `by_position`, `by_position_stderr` [writer, reader, position], `per_prompt` [row, edge] in float32, `kept` [writer, reader] of booleans | `schema`, `graph`, `provenance`, `n_prompts`, `positions`, `group` |
 | of nodes | `per_prompt` [node, (position,) prompt]; `clean`, `corrupted` [prompt] where known | `schema`, `nodes`, `positions`, `provenance` |
 
 Edge scores of schema 1 had `values`, `stderr` and no more; they are still read.
@@ -38,6 +38,7 @@ EDGE_TENSORS = {
     "values": torch.float64,
     "stderr": torch.float64,
     "by_position": torch.float64,
+    "by_position_stderr": torch.float64,
     "per_prompt": torch.float32,
     "kept": torch.bool,
 }

@@ -38,9 +38,10 @@ from torch import Tensor
 
 from circuits.ablations import Ablation
 from circuits.contraction import Contraction
+from circuits.edge_statistics import EdgeStatistics
 from circuits.engine.capture import Writes
 from circuits.engine.hooks import Hook, inference_state
-from circuits.engine.memory import freed_at_once
+from circuits.engine.memory import freed_at_once, kept_for_reuse
 from circuits.engine.rules import relevance
 from circuits.errors import AttributionWarning, InputError
 from circuits.metrics import Metric, MetricFunction
@@ -49,7 +50,7 @@ from circuits.pairs import PromptPairs
 from circuits.positions import position_axis
 from circuits.provenance import provenance
 from circuits.question import Progress, Question
-from circuits.scores import EdgeScores, EdgeStatistics
+from circuits.scores import EdgeScores
 from circuits.sign_check import SignCheck
 
 OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
@@ -103,13 +104,15 @@ def edge_attribution(
         PairsError: pairs that do not fit the model.
     """
     rule = _rule(gradient, steps, quadrature, attention)
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    question = Question.ask(model, pairs, metric, ablation, batch_size, large_batches=rule.many_passes)
     question.metric.require_gradient("edge attribution", at_clean=gradient in ("clean", "relp"))
     labels = position_axis(pairs, positions)
     statistics = EdgeStatistics(model.graph)
     if check_sign and gradient == "clean":
         rule = replace(rule, check=SignCheck(question))
-    with inference_state(model.bridge), freed_at_once():
+    # Each of many passes reuses what the one before has freed; anew from the system it costs a fifth of their time.
+    memory = kept_for_reuse() if rule.many_passes else freed_at_once()
+    with inference_state(model.bridge), memory:
         for batch in question.batches():
             contraction = Contraction(question, batch, labels)
             rule.function(contraction, rule)
@@ -140,6 +143,11 @@ class _Rule:
     attention: str
     options: dict[str, object]
     check: SignCheck | None = None
+
+    @property
+    def many_passes(self) -> bool:
+        """Does each batch go through the model more than twice or so?"""
+        return "steps" in self.options
 
 
 def _rule(gradient: str, steps: int, quadrature: str, attention: str) -> _Rule:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from circuits.ablations import Ablation
 from circuits.circuit import Circuit
+from circuits.edge_statistics import EdgeStatistics
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.graph import Graph
@@ -30,7 +31,7 @@ from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
 from circuits.provenance import Provenance, frozen, provenance
 from circuits.question import Progress, Question
-from circuits.scores import EdgeScores, EdgeStatistics
+from circuits.scores import EdgeScores
 from circuits.single_edges import EdgeRuns, edge_effects
 
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.edge_statistics import EdgeStatistics
 from circuits.engine.capture import stack
 from circuits.engine.hooks import inference_state
 from circuits.engine.recorded_run import record_run
@@ -28,7 +29,7 @@ from circuits.model import Model
 from circuits.pairs import PromptPairs
 from circuits.provenance import frozen, provenance
 from circuits.question import Batch, Progress, Question
-from circuits.scores import EdgeScores, EdgeStatistics
+from circuits.scores import EdgeScores
 
 
 def information_flow(

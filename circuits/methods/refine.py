@@ -218,5 +218,12 @@ def _with(
     before = {key: scores.provenance[key] for key in ("method", "options") if key in scores.provenance}
     told = frozen({**origin, "of": before, "refined": names})
     return replace(
-        scores, values=values, stderr=stderr, provenance=told, positions=None, by_position=None, per_prompt=rows
+        scores,
+        values=values,
+        stderr=stderr,
+        provenance=told,
+        positions=None,
+        by_position=None,
+        by_position_stderr=None,
+        per_prompt=rows,
     )
