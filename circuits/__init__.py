@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from circuits.errors import InputError as InputError
     from circuits.errors import ModelError as ModelError
     from circuits.errors import PairsError as PairsError
+    from circuits.evaluation.counterfactual import Counterfactuals as Counterfactuals
+    from circuits.evaluation.counterfactual import counterfactuals as counterfactuals
     from circuits.evaluation.faithfulness import Faithfulness as Faithfulness
     from circuits.evaluation.faithfulness import circuit_metric as circuit_metric
     from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from circuits.methods.attribution_patching import attribution_patching as attribution_patching
     from circuits.methods.causal_mediation import Mediation as Mediation
     from circuits.methods.causal_mediation import causal_mediation as causal_mediation
+    from circuits.methods.coar import LinearAttribution as LinearAttribution
+    from circuits.methods.coar import coar as coar
+    from circuits.methods.coar import draw_samples as draw_samples
     from circuits.methods.diagnostics import diagnose as diagnose
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
     from circuits.methods.edge_pruning import edge_pruning as edge_pruning
@@ -59,12 +64,14 @@ _WHERE = {
     "AttributionWarning": "errors",
     "CausalModel": "causal_model",
     "Circuit": "circuit",
+    "Counterfactuals": "evaluation.counterfactual",
     "Diagnosis": "diagnosis",
     "EdgeScores": "scores",
     "Faithfulness": "evaluation.faithfulness",
     "Graph": "graph",
     "InputError": "errors",
     "InterchangeAccuracy": "methods.interchange_intervention",
+    "LinearAttribution": "methods.coar",
     "Mediation": "methods.causal_mediation",
     "Metric": "metrics",
     "Model": "model",
@@ -75,7 +82,10 @@ _WHERE = {
     "causal_mediation": "methods.causal_mediation",
     "circuit_metric": "evaluation.faithfulness",
     "circuit_metrics": "evaluation.faithfulness",
+    "coar": "methods.coar",
+    "counterfactuals": "evaluation.counterfactual",
     "diagnose": "methods.diagnostics",
+    "draw_samples": "methods.coar",
     "edge_attribution": "methods.edge_attribution",
     "edge_pruning": "methods.edge_pruning",
     "exact_edge_effects": "methods.exact_edges",

@@ -1,0 +1,210 @@
+"""Outcomes of ablating sets of components, kept as they are measured.
+
+Sets come in blocks of 16, and a block's masks and its outcomes on one batch of prompts are a piece of the store each. So a
+killed run goes on behind the last finished piece, and measures none again; more samples can be added; and several
+processes can share the blocks between them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.component_runs import ComponentRuns, Replacements
+from circuits.engine.hooks import inference_state
+from circuits.errors import InputError
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.nodes import Site, select_sites
+from circuits.pairs import PromptPairs
+from circuits.pieces import Pieces, question_of
+from circuits.provenance import Provenance, frozen, provenance
+from circuits.question import Progress, Question
+
+BLOCK = 16
+"""Sets to a piece."""
+
+
+def draw_block(n_nodes: int, block: int, alpha: float, seed: int) -> Bool[Tensor, "sample node"]:
+    """The masks of one block: each component is ablated with probability alpha, independently of all others.
+
+    They depend on these numbers alone, so that a sample is the same however the work is cut.
+    """
+    generator = torch.Generator().manual_seed(Random(f"{seed} {alpha!r} {block}").getrandbits(63))
+    return torch.rand(BLOCK, n_nodes, generator=generator, dtype=torch.float64) < alpha
+
+
+def check_samples(samples: int, alpha: float) -> None:
+    """Refuses numbers that no sample can be drawn with."""
+    if samples < 1:
+        raise InputError(f"samples must be at least 1, got {samples}")
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must be between 0 and 1, got {alpha}")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Sets of ablated components, and what became of the metric.
+
+    Attributes:
+        nodes: names of the components.
+        ablated: which of them each sample ablates.
+        outcomes: the metric on each prompt, signed like the behaviour.
+        clean: the same with nothing ablated.
+        origin: provenance of the question.
+    """
+
+    nodes: tuple[str, ...]
+    ablated: Bool[Tensor, "sample node"]
+    outcomes: Float[Tensor, "sample prompt"]
+    clean: Float[Tensor, " prompt"]
+    origin: Provenance
+
+    def __len__(self) -> int:
+        return len(self.ablated)
+
+    @property
+    def kept(self) -> Float[Tensor, "sample node"]:
+        """1 where a component is kept."""
+        return (~self.ablated).double()
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """A question of which sets of components are asked.
+
+    Attributes:
+        question: model, pairs, metric and ablation.
+        sites: the components.
+        replacements: what takes their place.
+        pieces: where what is finished is kept.
+        origin: provenance of the question.
+    """
+
+    question: Question
+    sites: tuple[Site, ...]
+    replacements: Replacements
+    pieces: Pieces
+    origin: Provenance
+
+    @classmethod
+    def ask(
+        cls,
+        model: Model,
+        pairs: PromptPairs,
+        nodes: str | Sequence[str],
+        metric: str | Metric | MetricFunction | None,
+        ablation: str | Ablation,
+        batch_size: int | None,
+        store: str | Path | None = None,
+    ) -> "Sampler":
+        """Validates.
+
+        Args:
+            model, pairs, metric, ablation, batch_size: see `Question.ask`.
+            nodes: the components; see `circuits.nodes.select_sites`.
+            store: a directory for what is finished.
+
+        Raises:
+            InputError: an unknown component, an ablation of the user's own, or a store that belongs to another question.
+        """
+        question = Question.ask(model, pairs, metric, ablation, batch_size)
+        sites = select_sites(model.graph, nodes, model.n_neurons)
+        options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "batch_size": question.batch_size}
+        origin = provenance(question, "ablation samples", options)
+        names = [site.name for site in sites]
+        pieces = Pieces(store, {"schema": 1, "question": question_of(origin), "components": names})
+        with inference_state(model.bridge):
+            replacements = Replacements.of(question, sites)
+        return cls(question, sites, replacements, pieces, origin)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(site.name for site in self.sites)
+
+    def bernoulli(
+        self, samples: int, alpha: float, seed: int, progress: Progress | None = None, share: tuple[int, int] = (0, 1)
+    ) -> Samples:
+        """Random sets, from the store or measured.
+
+        Args:
+            samples: how many.
+            alpha: the probability of each component to be ablated.
+            seed: of the sets.
+            progress: called with (samples times prompts done, in all).
+            share: (i, n): only the i-th of n shares of the blocks, so that n processes can fill one store.
+        """
+        check_samples(samples, alpha)
+        mine, of = share
+        if not 0 <= mine < of:
+            raise InputError(f"share must be (i, n) with 0 <= i < n, got {share}")
+        name = f"alpha-{alpha:g}-seed-{seed}"
+        blocks = range(mine, -(-samples // BLOCK), of)
+        masks = {block: self._masks(name, block, alpha, seed) for block in blocks}
+        found = self.measured(name, masks, progress)
+        wanted = min(len(found), samples) if of == 1 else len(found)
+        return Samples(
+            found.nodes, found.ablated[:wanted], found.outcomes[:wanted], found.clean, self._origin(alpha, seed)
+        )
+
+    def _origin(self, alpha: float, seed: int) -> Provenance:
+        options = {**self.origin["options"], "alpha": alpha, "seed": seed}
+        return frozen({**self.origin, "options": options})
+
+    def _masks(self, name: str, block: int, alpha: float, seed: int) -> Bool[Tensor, "sample node"]:
+        """A stored block's masks count, should another version of torch draw others."""
+        key = f"{name}-block-{block:06d}-masks"
+        stored = self.pieces.get(key)
+        if stored is not None and stored.shape == (BLOCK, len(self.sites)):
+            return stored.bool()
+        drawn = draw_block(len(self.sites), block, alpha, seed)
+        self.pieces.put(key, drawn.to(torch.uint8))
+        return drawn
+
+    def measured(
+        self, name: str, masks: dict[int, Bool[Tensor, "sample node"]], progress: Progress | None = None
+    ) -> Samples:
+        """Outcomes of blocks of sets, from the store or measured.
+
+        Args:
+            name: of these sets in the store; the same name and number must mean the same block.
+            masks: the blocks, by number.
+            progress: called with (samples times prompts done, in all).
+        """
+        question, n = self.question, len(self.question.pairs)
+        starts: dict[int, int] = {}
+        total = 0
+        for block, mask in masks.items():
+            starts[block] = total
+            total += len(mask)
+        outcomes, clean = torch.zeros(total, n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+        done = 0
+        with inference_state(question.model.bridge):
+            for number, batch in enumerate(question.batches()):
+                index = batch.suffix.batch.index.cpu()
+                runs = None
+                for block, mask in masks.items():
+                    key = f"{name}-block-{block:06d}-batch-{number:05d}"
+                    piece = self.pieces.get(key)
+                    if piece is None or piece.shape != (1 + len(mask), len(index)):
+                        runs = runs or ComponentRuns.of(question, batch, self.replacements)
+                        piece = torch.cat([runs.clean[None], runs.metrics(mask)]).to("cpu", torch.float64)
+                        self.pieces.put(key, piece)
+                    clean[index] = piece[0]
+                    outcomes[starts[block] : starts[block] + len(mask), index] = piece[1:]
+                    done += len(mask) * len(index)
+                    if progress is not None:
+                        progress(done, total * n)
+        sign = question.metric.sign
+        ablated = torch.cat(list(masks.values())) if masks else torch.zeros(0, len(self.sites), dtype=torch.bool)
+        return Samples(self.nodes, ablated, outcomes * sign, clean * sign, self.origin)
+
+
+def in_blocks(masks: Bool[Tensor, "sample node"]) -> dict[int, Bool[Tensor, "sample node"]]:
+    """Chosen sets, cut into blocks."""
+    return dict(enumerate(masks.split(BLOCK)))

@@ -1,0 +1,134 @@
+"""Counterfactual correlation: do a method's scores predict what happens when components are ablated?
+
+COAR's own test (Shah, Ilyas & Madry 2024, 2404.11534, eq. 3), asked of any scores: random sets of components are ablated, and
+on each prompt the sum of the scores of what was kept is correlated, over the sets, with the metric that came out. A
+correlation does not mind the scores' scale. Agreement with ablations at random is not faithfulness: a circuit keeps few
+components, and ablates nearly all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.bootstrap import bootstrap_interval
+from circuits.component_samples import Sampler, Samples
+from circuits.correlation import correlation
+from circuits.errors import InputError
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.node_scores import NodeScores
+from circuits.pairs import PromptPairs
+from circuits.question import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Correlation:
+    """Of one prediction with the metric, at one alpha.
+
+    Attributes:
+        per_prompt: the correlation over the samples; NaN on a prompt where prediction or metric is constant.
+        low, high: 95% bootstrap interval of its mean over the prompts.
+    """
+
+    per_prompt: Float[Tensor, " prompt"]
+    low: float
+    high: float
+
+    @property
+    def mean(self) -> float:
+        """Over the prompts on which there is one."""
+        return float(self.per_prompt.nanmean())
+
+
+@dataclass(frozen=True, eq=False)
+class Counterfactuals:
+    """Fresh ablations at several alphas, which no scores have seen.
+
+    Attributes:
+        samples: by alpha.
+    """
+
+    samples: dict[float, Samples]
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return next(iter(self.samples.values())).nodes
+
+    def prediction(self, scores: NodeScores, alpha: float) -> Float[Tensor, "sample prompt"]:
+        """Σ over the kept components of their score; a component without a score counts 0.
+
+        Raises:
+            InputError: scores with positions, of other prompts, or of none of the components.
+        """
+        samples = self.samples[alpha]
+        if scores.positions is not None:
+            raise InputError(
+                "scores split by position say nothing of whole components; sum them, or score all positions"
+            )
+        if scores.n_prompts != len(samples.clean):
+            raise InputError(f"the scores are of {scores.n_prompts} prompts, the ablations of {len(samples.clean)}")
+        place = {node: i for i, node in enumerate(scores.nodes)}
+        known = [i for i, node in enumerate(samples.nodes) if node in place]
+        if not known:
+            raise InputError(f"the scores have none of the {len(samples.nodes)} components that were ablated")
+        weights = scores.per_prompt[[place[samples.nodes[i]] for i in known]]
+        return samples.kept[:, known] @ weights.double()
+
+    def correlations(self, scores: NodeScores, kind: str = "pearson", seed: int = 0) -> dict[float, Correlation]:
+        """With the metric, by alpha.
+
+        Args:
+            scores: of nodes, on the same prompts.
+            kind: `pearson` or `spearman`.
+            seed: of the bootstrap over prompts.
+        """
+        found = {}
+        for alpha, samples in self.samples.items():
+            each = correlation(self.prediction(scores, alpha), samples.outcomes, kind)
+            low, high = bootstrap_interval(each[~each.isnan()][None], seed=seed)
+            found[alpha] = Correlation(each, float(low[0]), float(high[0]))
+        return found
+
+
+def counterfactuals(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    alphas: Sequence[float] = (0.05, 0.1, 0.2, 0.5),
+    samples: int = 200,
+    nodes: str | Sequence[str] = "heads+mlps",
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    seed: int = 1,
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Counterfactuals:
+    """Ablates random sets of components, to judge scores by.
+
+    Args:
+        model, pairs, nodes, metric, ablation, batch_size, store: see `circuits.coar`.
+        alphas: probabilities of a component to be ablated.
+        samples: sets for each of them.
+        seed: of the sets; another than the attribution's own, or its samples would be seen again.
+        progress: called with (samples times prompts done, in all).
+
+    Raises:
+        InputError: an option that cannot be used.
+    """
+    if not alphas:
+        raise InputError("no alphas are given; name at least one")
+    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    found: dict[float, Samples] = {}
+    for i, alpha in enumerate(alphas):
+
+        def report(done: int, total: int, i: int = i) -> None:
+            if progress is not None:
+                progress(i * total + done, len(alphas) * total)
+
+        found[float(alpha)] = sampler.bernoulli(samples, float(alpha), seed, report)
+    return Counterfactuals(found)

@@ -1,0 +1,186 @@
+"""COAR: which linear function of the components predicts what becomes of the metric when some of them are ablated?
+
+(Shah, Ilyas & Madry 2024, 2404.11534.) Random sets of components are ablated, each component with probability alpha; the
+metric on each prompt is regressed on which of them were kept:
+
+    metric ≈ bias + Σ_j kept_j · weight_j
+
+Positive = the component helps. The weights predict ablations drawn alike best, and those at another alpha less well. Under
+such masks least squares estimate the alpha-biased Banzhaf value: the mean change that keeping a component makes, over what
+becomes of the others. On an additive function they are the exact effects.
+
+A head is ablated at its z, in front of `W_O`. Where a norm follows attention (Gemma 2, OLMo 2) that norm reacts to what is
+missing, so that there ablating a head is not the ablation of its edges.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.component_samples import Sampler, Samples
+from circuits.correlation import correlation
+from circuits.errors import AttributionWarning, InputError
+from circuits.linear_fit import FITS, LinearFit, fit_linear
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.node_scores import NodeScores
+from circuits.pairs import PromptPairs
+from circuits.provenance import frozen
+from circuits.question import Progress
+
+WEAK = 0.5
+"""A correlation on samples left out below which a fit is said to be weak."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearAttribution(NodeScores):
+    """A linear model of the metric under ablations; as `NodeScores`, the weights per prompt.
+
+    Attributes:
+        bias: per prompt.
+        weight_stderr: of each weight from the residuals of its fit (NaN for ridge and lasso); `stderr` is over prompts.
+        mean_weight_stderr: of each weight averaged over the prompts, these prompts taken as given.
+        fit: what the fit is worth: `samples`, `components`, `rank`, `condition`, `held_out` (the correlation, averaged over
+            the prompts, between the metric and its prediction by a fit that has not seen the sample; None where there is
+            none), `strength`.
+    """
+
+    bias: Float[Tensor, " prompt"] = field(default_factory=lambda: torch.zeros(0))
+    weight_stderr: Float[Tensor, "node prompt"] = field(default_factory=lambda: torch.zeros(0, 0))
+    mean_weight_stderr: Float[Tensor, " node"] = field(default_factory=lambda: torch.zeros(0))
+    fit: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, kept: Float[Tensor, "sample node"]) -> Float[Tensor, "sample prompt"]:
+        """The metric where these components are kept."""
+        return self.bias + kept.to(self.per_prompt.dtype) @ self.per_prompt
+
+    @property
+    def statement(self) -> str | None:
+        """In plain words, what a reader should know before using the weights; None where there is nothing to say."""
+        samples, components, rank = (self.fit[name] for name in ("samples", "components", "rank"))
+        held_out = self.fit["held_out"]
+        if rank < components:
+            return (
+                f"{samples} samples cannot tell {components} components apart (rank {rank}): the weights are one of many "
+                f"solutions; draw more than {components + 1} samples, better several times as many"
+            )
+        if held_out is None or held_out < WEAK:
+            told = (
+                "cannot be tested" if held_out is None else f"has a correlation of {held_out:.2f} on samples left out"
+            )
+            return (
+                f"{samples} samples are few for {components} components: the fit {told} (condition "
+                f"{self.fit['condition']:.1f}); draw more samples, or take a smaller alpha if components interact"
+            )
+        return None
+
+
+def coar(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    samples: int = 2000,
+    alpha: float = 0.1,
+    nodes: str | Sequence[str] = "heads+mlps",
+    fit: str = "least_squares",
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    seed: int = 0,
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> LinearAttribution:
+    """Estimates COAR attributions of components.
+
+    Args:
+        model, pairs: what is asked.
+        samples: ablated runs; each costs about a forward pass of all prompts.
+        alpha: the probability of each component to be ablated.
+        nodes: the components: groups joined by `+` (`heads`, `mlps`, `input`, `neurons`, `q`, `k`, `v`), or names.
+        fit: `least_squares`, `ridge` or `lasso`.
+        metric: None: the one the task prefers.
+        ablation: what takes a component's place: `zero` as in the paper, or any other.
+        seed: of the sets.
+        batch_size: pairs at a time; results do not depend on it.
+        store: a directory for finished samples; a call with the same question continues from it, also with more samples,
+            another alpha or another seed.
+        progress: called with (samples times prompts done, in all).
+
+    Warns:
+        AttributionWarning: the samples are too few; see `LinearAttribution.statement`.
+
+    Raises:
+        InputError: an option that cannot be used, or a store that belongs to another question.
+    """
+    if fit not in FITS:
+        raise InputError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
+    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    found = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
+    if (said := found.statement) is not None:
+        warnings.warn(said, AttributionWarning, stacklevel=2)
+    return found
+
+
+def draw_samples(
+    model: Model,
+    pairs: PromptPairs,
+    store: str | Path,
+    *,
+    share: tuple[int, int] = (0, 1),
+    samples: int = 2000,
+    alpha: float = 0.1,
+    nodes: str | Sequence[str] = "heads+mlps",
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Samples:
+    """Fills a share of a store, for one of several processes; `coar` with the same store then finds all of it.
+
+    Args:
+        store: the directory that they share.
+        share: (i, n): the i-th of n, from 0.
+        model, pairs, samples, alpha, nodes, metric, ablation, seed, batch_size, progress: see `coar`.
+    """
+    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    return sampler.bernoulli(samples, alpha, seed, progress, share)
+
+
+def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttribution:
+    """A linear attribution from samples that are there.
+
+    Args:
+        samples: what was ablated, and what became of the metric.
+        fit: `least_squares`, `ridge` or `lasso`.
+    """
+    found = fit_linear(samples.kept, samples.outcomes, fit)
+    tested = ~found.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
+    held_out = correlation(found.left_out[tested], samples.outcomes[tested]).nanmean()
+    worth = {
+        "kind": fit,
+        "samples": len(samples),
+        "components": len(samples.nodes),
+        "rank": found.rank,
+        "condition": found.condition,
+        "held_out": None if bool(held_out.isnan()) else float(held_out),
+        "strength": list(found.strength),
+    }
+    options = {**samples.origin["options"], "samples": len(samples), "fit": fit}
+    origin = frozen({**samples.origin, "method": "coar", "options": options})
+    return LinearAttribution(
+        samples.nodes, found.weights, None, samples.clean, None, origin,
+        found.bias, found.stderr, found.mean_stderr, _plain(found, worth),
+    )  # fmt: skip
+
+
+def _plain(found: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:
+    """As JSON can hold it."""
+    return worth | {"condition": found.condition if found.rank else None}
