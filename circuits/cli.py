@@ -32,11 +32,12 @@ METHOD_HELP = (
     "Edges: eap (one gradient), eap-ig (gradients integrated over inputs), edge-attribution (any --gradient), "
     "information-flow (no gradient), acdc (edges ablated one after the other), edge-pruning (masks on edges, trained). Nodes: "
     "activation-patching, path-patching (paths from nodes to readers), attribution-patching and atp-star (estimates from "
-    "gradients). Options of another method are refused."
+    "gradients), coar (a linear model of random ablations). Options of another method are refused."
 )
 ABLATION_HELP = (
     "What replaces a value: interchange (its value on the corrupted prompt), zero, mean, mean_positional, gaussian (noise "
-    "on the embedding), resample (its value on another prompt). Patching: interchange, gaussian, resample."
+    "on the embedding), resample (its value on another prompt). Patching: interchange, gaussian, resample. Default: "
+    "interchange; coar: zero."
 )
 NODES_HELP = (
     "Groups joined by + (heads, mlps, input, q, k, v, neurons), or names, comma separated. Default: heads+mlps."
@@ -47,10 +48,10 @@ POSITIONS_HELP = (
 SENDERS_HELP = "Writers: groups joined by + (heads, mlps, input), or names, comma separated. Default: heads+mlps."
 EDGES = "Options of methods that choose edges"
 CHOICE = "Options of eap, eap-ig, edge-attribution and information-flow"
-ACDC, PRUNING, NODES, PATHS = (
+ACDC, PRUNING, NODES, PATHS, LINEAR = (
     f"Options of {methods}"
     for methods in (
-        "acdc", "edge-pruning", "activation-patching, attribution-patching and atp-star", "path-patching",
+        "acdc", "edge-pruning", "activation-patching, attribution-patching, atp-star and coar", "path-patching", "coar",
     )
 )  # fmt: skip
 REFINE_HELP = (
@@ -72,7 +73,7 @@ def discover(
     model: Annotated[str, typer.Option(help="Short name, Hugging Face id, or directory.")] = DEFAULT_MODEL,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = "eap-ig",
     metric: Annotated[str | None, typer.Option(help="What is explained. Default: what the task prefers.")] = None,
-    ablation: Annotated[str, typer.Option(help=ABLATION_HELP)] = "interchange",
+    ablation: Annotated[str | None, typer.Option(help=ABLATION_HELP)] = None,
     noise_tokens: Annotated[
         str | None, typer.Option(help="gaussian: roles to disturb, comma separated. Default: the tokens that differ.")
     ] = None,
@@ -128,7 +129,7 @@ def discover(
     start_layer: Annotated[int | None, _option(ACDC, "Edges into earlier layers stay. Default: 0.", min=0)] = None,
     start_circuit: Annotated[Path | None, _option(ACDC, "A circuit.json to prune further. Default: all edges.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run that was killed.", rich_help_panel=ACDC)
+        bool, typer.Option("--resume", help="acdc, coar: continue a run that was killed.", rich_help_panel=ACDC)
     ] = False,
     objective: Annotated[
         str | None, _option(PRUNING, "Metric that the masks are trained on. Default: kl_divergence.")
@@ -165,19 +166,22 @@ def discover(
         bool | None, typer.Option("--together", help="Patch all senders at once.", rich_help_panel=PATHS)
     ] = None,
     mlps: Annotated[str | None, _option(PATHS, "MLPs between are frozen or live. Default: frozen.")] = None,
+    samples: Annotated[int | None, _option(LINEAR, "Random sets of ablated components. Default: 2000.", min=2)] = None,
+    alpha: Annotated[float | None, _option(LINEAR, "Chance of a component to be ablated. Default: 0.1.")] = None,
+    fit: Annotated[str | None, _option(LINEAR, "least_squares, ridge or lasso. Default: least_squares.")] = None,
 ) -> None:
     """Score the edges of a model on a task, choose a circuit and test it; or score nodes. Written down."""
     given = locals()  # all options, by name
-    from circuits.discover import check_options, choose_ablation
+    from circuits.discover import METHODS, check_options, choose_ablation
     from circuits.discover import discover as run_discovery
     from circuits.runs import check_out, check_record, forget_record, write_run
 
     asked = {name: value for name, value in given.items() if name not in GENERAL and value is not None}
     options = {name: PARSED[name](value) if name in PARSED else value for name, value in asked.items()}
     check_options(method, options)
-    chosen = choose_ablation(ablation, _names(noise_tokens), seed)
+    chosen = choose_ablation(ablation or METHODS[method].ablation, _names(noise_tokens), seed)
     out = check_out(out or Path("runs") / f"{Path(target).stem}-{method}", overwrite)
-    record = check_record(out, method == "acdc" and threshold is not None, resume, overwrite)
+    record = check_record(out, method == "coar" or (method == "acdc" and threshold is not None), resume, overwrite)
     if record is not None:
         options["store"] = record
     source = _find_pairs(target)

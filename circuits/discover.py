@@ -16,7 +16,13 @@ from circuits.errors import InputError
 from circuits.findings import Discovery, NodeDiscovery
 from circuits.job import Job, StageProgress, silent
 from circuits.model import Model
-from circuits.node_jobs import activation_patching_job, atp_star_job, attribution_patching_job, path_patching_job
+from circuits.node_jobs import (
+    activation_patching_job,
+    atp_star_job,
+    attribution_patching_job,
+    coar_job,
+    path_patching_job,
+)
 from circuits.pairs import PromptPairs
 from circuits.question import Question
 from circuits.search_jobs import acdc_job, edge_pruning_job
@@ -31,7 +37,7 @@ def discover(
     *,
     method: str = "eap-ig",
     metric: str | None = None,
-    ablation: str | Ablation = "interchange",
+    ablation: str | Ablation | None = None,
     noise_tokens: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -42,9 +48,9 @@ def discover(
 
     Args:
         model, pairs: what is asked.
-        method: `eap`, `eap-ig`, `acdc`, `edge-pruning`, `activation-patching` or `path-patching`.
+        method: one of `METHODS`.
         metric: None: the one the task prefers.
-        ablation: what replaces an ablated value.
+        ablation: what replaces an ablated value; None: the method's own, `zero` for `coar` and else `interchange`.
         noise_tokens: roles whose embeddings `gaussian` ablation disturbs; None: the tokens that differ.
         seed: of the random circuits, of the noise and of resampling.
         batch_size: pairs at a time; None: chosen by size.
@@ -55,9 +61,9 @@ def discover(
         InputError: an option that cannot be used, or that belongs to another method.
     """
     check_options(method, options)
-    chosen = choose_ablation(ablation, noise_tokens, seed)
-    question = Question.ask(model, pairs, metric, chosen, batch_size)
     chosen_method = METHODS[method]
+    chosen = choose_ablation(ablation or chosen_method.ablation, noise_tokens, seed)
+    question = Question.ask(model, pairs, metric, chosen, batch_size)
     return chosen_method.job(Job(question, batch_size, seed, stage, {}), **chosen_method.fixed, **options)
 
 
@@ -109,11 +115,13 @@ class Method:
         job: does it; its keyword arguments are the method's options, and those without a default must be given.
         fixed: options that the method decides.
         refused: options that mean nothing to it.
+        ablation: by default.
     """
 
     job: Callable[..., Discovery | NodeDiscovery]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    ablation: str = "interchange"
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -134,4 +142,5 @@ METHODS: dict[str, Method] = {
     "path-patching": Method(path_patching_job),
     "attribution-patching": Method(attribution_patching_job),
     "atp-star": Method(atp_star_job),
+    "coar": Method(coar_job, ablation="zero"),
 }

@@ -11,6 +11,7 @@ import torch
 
 from circuits.circuit import Circuit
 from circuits.evaluation.faithfulness import Faithfulness
+from circuits.methods.coar import LinearAttribution
 from circuits.metrics import METRICS
 from circuits.node_scores import NodeScores
 from circuits.provenance import Provenance
@@ -103,12 +104,14 @@ class NodeDiscovery:
         options: how it was asked for.
         seconds: wall time per stage.
         tokens: what to write under each position; None: the labels of the scores.
+        notes: what a reader of the numbers should know.
     """
 
     scores: NodeScores
     options: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def provenance(self) -> Provenance:
@@ -129,6 +132,8 @@ class NodeDiscovery:
             "nodes": len(scores),
             "positions": None if scores.positions is None else len(scores.positions),
             "strongest": strongest(scores, 10, int(self.options.get("seed", 0))),
+            "notes": list(self.notes),
+            **({"fit": scores.fit} if isinstance(scores, LinearAttribution) else {}),
         }
 
     def write_files(self, directory: Path) -> None:

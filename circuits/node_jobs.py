@@ -1,13 +1,17 @@
-"""Methods of the main job that score nodes: patched exactly, or estimated from gradients."""
+"""Methods of the main job that score nodes: patched exactly, estimated from gradients, or fitted to random ablations."""
 
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from circuits.errors import AttributionWarning
 from circuits.findings import NodeDiscovery
 from circuits.job import Job
 from circuits.methods.activation_patching import activation_patching
 from circuits.methods.atp_star import atp_star
 from circuits.methods.attribution_patching import attribution_patching
+from circuits.methods.coar import coar
 from circuits.methods.path_patching import path_patching
 from circuits.node_scores import NodeScores
 
@@ -59,6 +63,27 @@ def atp_star_job(
     job.question.metric.require_gradient("method atp-star", at_clean=True)
     options = {"nodes": nodes, "positions": positions, "qk_fix": qk_fix, "grad_drop": grad_drop}
     return _scored(job, "atp-star", ("attribution", "scoring nodes"), atp_star, options)
+
+
+def coar_job(
+    job: Job,
+    *,
+    nodes: str | Sequence[str] = "heads+mlps",
+    samples: int = 2000,
+    alpha: float = 0.1,
+    fit: str = "least_squares",
+    store: str | Path | None = None,
+) -> NodeDiscovery:
+    """`circuits.coar`; with a `store`, a killed run goes on."""
+    options = {"nodes": nodes, "samples": samples, "alpha": alpha, "fit": fit}
+    question = job.question
+    with job.timed("sampling", "ablating components") as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", AttributionWarning)  # it becomes a note
+        scores = coar(
+            question.model, question.pairs, seed=job.seed, store=store, progress=progress, **options, **job.asked
+        )
+    notes = () if scores.statement is None else (scores.statement,)
+    return NodeDiscovery(scores, {"method": "coar", **options, "seed": job.seed}, job.seconds, notes=notes)
 
 
 def _scored(

@@ -66,7 +66,7 @@ def print_summary(found: "Discovery | NodeDiscovery", model: "Model", pairs: "Pr
         table.add_row(*row)
     screen = console()
     screen.print(table, strongest)
-    for note in found.notes if isinstance(found, Discovery) else ():
+    for note in found.notes:
         screen.print(f"note: {note}", style="yellow", soft_wrap=True)
     screen.print(f"written to {out} (open {out / page} in a browser)", soft_wrap=True)
 
@@ -126,6 +126,17 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
         (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"])),
         ("nodes", f"{numbers['nodes']}{where}"),
     ]
+    from circuits.methods.coar import LinearAttribution
+
+    if isinstance(found.scores, LinearAttribution):
+        worth = found.scores.fit
+        rows[1] = ("components ablated by", numbers["ablation"])
+        return [
+            *rows,
+            ("samples, alpha", f"{worth['samples']}, {options['alpha']:g}"),
+            ("correlation on samples left out", _decimal(worth["held_out"])),
+            ("rank, condition", f"{worth['rank']}, {_decimal(worth['condition'])}"),
+        ]
     if "receivers" in options:
         return [*rows, ("receivers", ", ".join(options["receivers"])), ("MLPs", options["mlps"])]
     if options.get("window", 1) > 1:

@@ -60,6 +60,24 @@ def test_every_step_of_the_reference_from_the_command_line(case, number, monkeyp
     assert {path.name for path in tmp_path.iterdir()} == {"PAIRS.jsonl", "RUN"}
 
 
+@pytest.mark.slow
+def test_the_search_is_the_same_for_every_hash_seed(tmp_path):
+    found = []
+    for seed in ("0", "1", "12345"):
+        folder = tmp_path / seed
+        folder.mkdir()
+        given, _ = arguments("acdc_2l3h_ld", folder, "--threshold", "0.05")
+        subprocess.run(
+            [sys.executable, "-c", "from circuits import cli; cli.main()", *given],
+            env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            check=True,
+        )
+        circuit = Circuit.from_json(folder / "RUN" / "circuit.json")
+        found.append(((folder / "RUN" / "steps.jsonl").read_bytes(), circuit.edges))
+    assert found[0] == found[1] == found[2]
+
+
 KILL = """
 import os, signal, sys
 from circuits import cli
