@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from circuits.methods.coar import LinearAttribution as LinearAttribution
     from circuits.methods.coar import coar as coar
     from circuits.methods.coar import draw_samples as draw_samples
+    from circuits.methods.coar import leave_one_out as leave_one_out
     from circuits.methods.diagnostics import diagnose as diagnose
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
     from circuits.methods.edge_pruning import edge_pruning as edge_pruning
@@ -92,6 +93,7 @@ _WHERE = {
     "faithfulness": "evaluation.faithfulness",
     "information_flow": "methods.information_flow",
     "interchange_interventions": "methods.interchange_intervention",
+    "leave_one_out": "methods.coar",
     "load_model": "model",
     "path_patching": "methods.path_patching",
     "random_circuit": "circuit",

@@ -20,6 +20,7 @@ from circuits.bootstrap import (
 from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.graph import Graph
+from circuits.node_scores import NodeScores
 from circuits.provenance import Provenance, frozen
 from circuits.selection import check_ranking as check_ranking
 
@@ -174,6 +175,23 @@ class EdgeScores:
             kept=kept,
             provenance=frozen({**self.provenance, "significance": {**how, "kept": int(kept.sum())}}),
         )
+
+    def to_nodes(self) -> NodeScores:
+        """Each node's score as a sum over its out-edges: for `gradient="clean"` its attribution patching effect.
+
+        Of more than 128 prompts each stands with the mean of its group (`group`), so that spreads are smaller than they are.
+
+        Raises:
+            InputError: scores without effects per prompt.
+        """
+        if self.per_prompt is None:
+            raise InputError("these scores do not hold effects per prompt, so they cannot be summed to nodes")
+        writers = self.graph.edge_mask.nonzero()[:, 0]
+        rows = torch.zeros(len(self.graph.writers), len(self.per_prompt), dtype=torch.float64)
+        rows.index_add_(0, writers, self.per_prompt.T.double())
+        sizes = row_sizes(self.n_prompts, self.group).long()
+        origin = {**self.provenance, "summed": "out-edges"}
+        return NodeScores(self.graph.writer_names, rows.repeat_interleave(sizes, 1), provenance=frozen(origin))
 
     # --- selection: the rules are in circuits.selection -----------------------------------------------------------------
 

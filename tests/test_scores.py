@@ -49,6 +49,17 @@ def gathered(dense, batch_size=5, limit=2**20, index=None, positions=None):
     return statistics.scores({"method": "test"}, positions)
 
 
+@pytest.mark.parametrize("room", [4, 100])
+def test_a_node_is_the_sum_of_its_out_edges(room):
+    dense = effects()
+    nodes = gathered(dense, limit=room * 4 * GRAPH.n_edges).to_nodes()
+    assert nodes.nodes == GRAPH.writer_names
+    assert nodes.n_prompts == len(dense)
+    torch.testing.assert_close(nodes.values, dense.mean(0).sum(1).double(), rtol=1e-5, atol=1e-6)
+    if room == 100:
+        torch.testing.assert_close(nodes.per_prompt, dense.sum(2).T.double(), rtol=1e-5, atol=1e-6)
+
+
 # --- listing ----------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
-from circuits.component_samples import Sampler, Samples
+from circuits.component_samples import Sampler, Samples, in_blocks
 from circuits.correlation import correlation
 from circuits.errors import AttributionWarning, InputError
 from circuits.linear_fit import FITS, LinearFit, fit_linear
@@ -152,6 +152,28 @@ def draw_samples(
     """
     sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
     return sampler.bernoulli(samples, alpha, seed, progress, share)
+
+
+def leave_one_out(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    nodes: str | Sequence[str] = "heads+mlps",
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """COAR's first baseline: what the metric loses when one component alone is ablated.
+
+    Args:
+        model, pairs, nodes, metric, ablation, batch_size, store, progress: see `coar`.
+    """
+    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    found = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
+    origin = {**found.origin, "method": "leave_one_out"}
+    return NodeScores(sampler.nodes, found.clean - found.outcomes, clean=found.clean, provenance=frozen(origin))
 
 
 def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttribution:

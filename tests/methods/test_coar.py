@@ -167,6 +167,14 @@ def test_nothing_ablated_is_the_clean_run_and_all_the_replaced_one():
     torch.testing.assert_close(got[1], empty)
 
 
+def test_leave_one_out_is_activation_patching_by_noising():
+    model, pairs = tiny("llama"), random_pairs(n=3)
+    found = circuits.leave_one_out(model, pairs, ablation="interchange")
+    wanted = circuits.activation_patching(model, pairs, direction="noising")
+    assert found.nodes == wanted.nodes
+    torch.testing.assert_close(found.per_prompt, wanted.per_prompt, rtol=1e-5, atol=1e-6)
+
+
 # --- the store ----------------------------------------------------------------------------------------------------------
 
 
