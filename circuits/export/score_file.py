@@ -4,6 +4,7 @@
 |---|---|---|
 | of edges | `values`, `stderr` [writer, reader]; where known `by_position`, `by_position_stderr` [writer, reader, position], `per_prompt` [row, edge] in float32, `kept` [writer, reader] of booleans | `schema`, `graph`, `provenance`, `n_prompts`, `positions`, `group` |
 | of nodes | `per_prompt` [node, (position,) prompt]; `clean`, `corrupted` [prompt] where known | `schema`, `nodes`, `positions`, `provenance` |
+| of COAR | also `bias` [prompt], `weight_stderr` [node, prompt], `mean_weight_stderr` [node] | also `fit` |
 
 Edge scores of schema 1 had `values`, `stderr` and no more; they are still read.
 """
@@ -23,6 +24,7 @@ from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.export.node_link import _object, reprs
 from circuits.graph import Graph
+from circuits.methods.coar import LinearAttribution
 from circuits.node_scores import NodeScores
 from circuits.provenance import frozen, plain
 from circuits.scores import EdgeScores, check_shapes
@@ -42,6 +44,9 @@ EDGE_TENSORS = {
     "per_prompt": torch.float32,
     "kept": torch.bool,
 }
+
+
+FIT_TENSORS = ("bias", "weight_stderr", "mean_weight_stderr")
 
 
 def write_scores(scores: EdgeScores, path: str | Path) -> None:
@@ -92,6 +97,9 @@ def write_node_scores(scores: NodeScores, path: str | Path) -> None:
         "provenance": json.dumps(plain(scores.provenance)),
     }
     runs = {"per_prompt": scores.per_prompt, "clean": scores.clean, "corrupted": scores.corrupted}
+    if isinstance(scores, LinearAttribution):
+        header["fit"] = json.dumps(scores.fit)
+        runs |= {name: getattr(scores, name) for name in FIT_TENSORS}
     _write({name: run.to("cpu", torch.float64) for name, run in runs.items() if run is not None}, header, path)
 
 
@@ -109,6 +117,8 @@ def read_node_scores(path: str | Path) -> NodeScores:
         there = set(file.keys())
         per_prompt = file.get_tensor("per_prompt")
         clean, corrupted = (file.get_tensor(name) if name in there else None for name in ("clean", "corrupted"))
+        fit = _object(json.loads(header["fit"]), "fit") if "fit" in header else None
+        fitted: dict[str, Any] = {} if fit is None else {name: file.get_tensor(name) for name in FIT_TENSORS}
     axes = (len(nodes),) if positions is None else (len(nodes), len(positions))
     prompts = per_prompt.shape[-1:]
     if per_prompt.shape != (*axes, *prompts) or prompts.numel() == 0 or per_prompt.dtype != torch.float64:
@@ -121,7 +131,19 @@ def read_node_scores(path: str | Path) -> NodeScores:
             raise InputError(
                 f"{path}: {name} is {run.dtype} {tuple(run.shape)}; expected torch.float64 {tuple(prompts)}"
             )
-    return NodeScores(nodes, per_prompt, positions, clean, corrupted, provenance)
+    if fit is None:
+        return NodeScores(nodes, per_prompt, positions, clean, corrupted, provenance)
+    shapes: dict[str, torch.Size] = dict(
+        zip(FIT_TENSORS, (prompts, per_prompt.shape, per_prompt.shape[:1]), strict=True)
+    )
+    for name, tensor in fitted.items():
+        if tensor.shape != shapes[name] or tensor.dtype != torch.float64:
+            raise InputError(
+                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}; expected torch.float64 {tuple(shapes[name])}"
+            )
+    if not {"samples", "components", "rank", "held_out"} <= fit.keys():
+        raise InputError(f"{path}: its fit does not say samples, components, rank and held_out")
+    return LinearAttribution(nodes, per_prompt, positions, clean, corrupted, provenance, **fitted, fit=fit)
 
 
 def _names(value: Any, what: str) -> tuple[str, ...]:

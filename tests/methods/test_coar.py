@@ -1,9 +1,12 @@
 """COAR: additive functions, enumerated masks, the store, and what a fit says of itself."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import circuits
 from circuits import InputError
@@ -14,7 +17,7 @@ from circuits.engine.hooks import inference_state
 from circuits.evaluation.counterfactual import Counterfactuals
 from circuits.linear_fit import fit_linear
 from circuits.methods.coar import fit_samples
-from circuits.node_scores import node_scores
+from circuits.node_scores import NodeScores, node_scores
 from circuits.provenance import frozen
 from tests.tiny_models import random_pairs, tiny
 
@@ -224,6 +227,36 @@ def test_a_stores_masks_count_even_if_others_would_be_drawn_now(tmp_path, monkey
     first = circuits.coar(model, pairs, **options)
     monkeypatch.setattr("circuits.component_samples.draw_block", lambda n, *args: torch.zeros(BLOCK, n).bool())
     assert torch.equal(circuits.coar(model, pairs, **options).per_prompt, first.per_prompt)
+
+
+def test_a_file_holds_the_whole_fit(tmp_path):
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    found = circuits.coar(model, pairs, samples=60, ablation="interchange")
+    found.save(tmp_path / "coar.safetensors")
+    back = NodeScores.load(tmp_path / "coar.safetensors")
+    assert isinstance(back, circuits.LinearAttribution)
+    assert (back.nodes, back.fit, back.statement) == (found.nodes, found.fit, found.statement)
+    for name in ("per_prompt", "bias", "weight_stderr", "mean_weight_stderr", "clean"):
+        assert torch.equal(getattr(back, name), getattr(found, name))
+
+
+def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path):
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    found = circuits.coar(model, pairs, samples=60, ablation="interchange")
+    path = tmp_path / "wrong.safetensors"
+    replace(found, fit={}).save(path)
+    with pytest.raises(InputError, match="its fit does not say"):
+        NodeScores.load(path)
+    found.save(path)
+    with safe_open(path, framework="pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for wrong, said in (({"bias": torch.zeros(7).double()}, "bias is"), ({"bias": tensors["bias"].float()}, "bias is")):
+        save_file(tensors | wrong, path, metadata=header)
+        with pytest.raises(InputError, match=said):
+            NodeScores.load(path)
+    save_file({name: t for name, t in tensors.items() if name != "bias"}, path, metadata=header)
+    with pytest.raises(InputError, match="not a file of node scores"):
+        NodeScores.load(path)
 
 
 # --- how well it predicts -----------------------------------------------------------------------------------------------
