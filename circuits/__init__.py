@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from circuits.errors import InputError as InputError
     from circuits.errors import ModelError as ModelError
     from circuits.errors import PairsError as PairsError
+    from circuits.evaluation.comparison import Comparison as Comparison
+    from circuits.evaluation.comparison import compare as compare
     from circuits.evaluation.counterfactual import Counterfactuals as Counterfactuals
     from circuits.evaluation.counterfactual import counterfactuals as counterfactuals
     from circuits.evaluation.faithfulness import Faithfulness as Faithfulness
@@ -65,6 +67,7 @@ _WHERE = {
     "AttributionWarning": "errors",
     "CausalModel": "causal_model",
     "Circuit": "circuit",
+    "Comparison": "evaluation.comparison",
     "Counterfactuals": "evaluation.counterfactual",
     "Diagnosis": "diagnosis",
     "EdgeScores": "scores",
@@ -84,6 +87,7 @@ _WHERE = {
     "circuit_metric": "evaluation.faithfulness",
     "circuit_metrics": "evaluation.faithfulness",
     "coar": "methods.coar",
+    "compare": "evaluation.comparison",
     "counterfactuals": "evaluation.counterfactual",
     "diagnose": "methods.diagnostics",
     "draw_samples": "methods.coar",

@@ -1,0 +1,210 @@
+"""Methods side by side, on one task: do they name the same components, and do they predict ablations?
+
+Everything is brought to scores of nodes: edge scores are summed over each node's out-edges, a circuit says 1 for its nodes and
+0 for all others. Then
+
+- rank correlation (Spearman) of every two methods over the nodes, with a bootstrap interval over prompts, both methods on the
+  same draws;
+- overlap: the share that the k strongest nodes of two methods have in common, for every k;
+- counterfactual correlation: COAR's test, see `circuits.evaluation.counterfactual`.
+
+Agreement is not proof: methods can agree and be wrong together. What a circuit does is measured by `circuits.faithfulness`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.circuit import Circuit
+from circuits.correlation import correlation
+from circuits.errors import InputError
+from circuits.evaluation.counterfactual import Correlation, Counterfactuals
+from circuits.node_scores import NodeScores
+from circuits.scores import EdgeScores
+
+Judged = NodeScores | EdgeScores | Circuit
+BY = ("abs", "signed")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What came out.
+
+    Attributes:
+        methods: their names.
+        nodes: the components that all of them score.
+        by: `abs`: nodes are ranked by the size of their mean effect; `signed`: from the most helpful to the most harmful.
+        rank: Spearman's correlation of two methods' means over the nodes.
+        low, high: its 95% interval, had other prompts been drawn.
+        overlap: entry k - 1: the share of the k strongest nodes that two methods have in common.
+        counterfactual: by method and alpha; empty where no ablations were given.
+    """
+
+    methods: tuple[str, ...]
+    nodes: tuple[str, ...]
+    by: str
+    rank: Float[Tensor, "method method"]
+    low: Float[Tensor, "method method"]
+    high: Float[Tensor, "method method"]
+    overlap: Float[Tensor, "method method k"]
+    counterfactual: dict[str, dict[float, Correlation]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; NaN as None."""
+
+        def plain(tensor: Tensor) -> list[Any]:
+            return [[_number(value) for value in row] for row in tensor.tolist()]
+
+        return {
+            "methods": list(self.methods),
+            "nodes": list(self.nodes),
+            "by": self.by,
+            "rank_correlation": plain(self.rank),
+            "rank_correlation_low": plain(self.low),
+            "rank_correlation_high": plain(self.high),
+            "overlap": [plain(rows) for rows in self.overlap],
+            "counterfactual": {
+                name: [
+                    {"alpha": alpha, "pearson": _number(c.mean), "low": _number(c.low), "high": _number(c.high)}
+                    for alpha, c in found.items()
+                ]
+                for name, found in self.counterfactual.items()
+            },
+        }
+
+    def __str__(self) -> str:
+        width = max(map(len, self.methods))
+        lines = [f"rank correlation over {len(self.nodes)} nodes, by {'size' if self.by == 'abs' else 'signed effect'}"]
+        for i, name in enumerate(self.methods):
+            cells = [f"{float(self.rank[i, j]):6.2f}" for j in range(len(self.methods))]
+            lines.append(f"  {name:<{width}} {' '.join(cells)}")
+        if self.counterfactual:
+            alphas = list(next(iter(self.counterfactual.values())))
+            lines.append("counterfactual correlation at alpha = " + ", ".join(f"{alpha:g}" for alpha in alphas))
+            for name, found in self.counterfactual.items():
+                cells = [f"{c.mean:.2f} ({c.low:.2f} to {c.high:.2f})" for c in found.values()]
+                lines.append(f"  {name:<{width}} {'  '.join(cells)}")
+        return "\n".join(lines)
+
+
+def compare(
+    results: Mapping[str, Judged],
+    *,
+    judge: Counterfactuals | None = None,
+    by: str = "abs",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Compares scores and circuits of one model on the same prompts.
+
+    Args:
+        results: by the name under which each is shown: scores of nodes (without positions), of edges, or circuits.
+        judge: fresh ablations on these prompts, from `circuits.counterfactuals`; None: no counterfactual correlation.
+        by: `abs` or `signed`, see `Comparison`. AtP* and circuits have no sign.
+        resamples, seed: of the bootstrap over prompts.
+
+    Raises:
+        InputError: fewer than two results, of different prompts, with positions, or without a node in common.
+    """
+    if by not in BY:
+        raise InputError(f"by must be one of {', '.join(BY)}, got {by!r}")
+    if len(results) < 2:
+        raise InputError(f"a comparison needs at least two results, got {len(results)}")
+    if resamples < 1:
+        raise InputError(f"resamples must be at least 1, got {resamples}")
+    n_prompts = _prompts(results)
+    scored = {name: _as_nodes(name, result, n_prompts) for name, result in results.items()}
+    first = next(iter(scored.values()))
+    nodes = tuple(node for node in first.nodes if all(node in other.nodes for other in scored.values()))
+    if len(nodes) < 2:
+        raise InputError("the results have fewer than two nodes in common, so there is nothing to rank")
+    per_prompt = torch.stack([_at(of, nodes) for of in scored.values()])
+    means = _ranked_by(per_prompt.mean(-1), by)
+    pairs = _pairwise(means[None])[0]
+    low, high = torch.quantile(
+        _pairwise(_ranked_by(_resampled(per_prompt, resamples, seed), by)).nan_to_num(),
+        torch.tensor([0.025, 0.975], dtype=torch.float64),
+        dim=0,
+    )
+    known = ~pairs.isnan() & (n_prompts > 1)
+    judged = {} if judge is None else {name: judge.correlations(of, seed=seed) for name, of in scored.items()}
+    return Comparison(
+        methods=tuple(results),
+        nodes=nodes,
+        by=by,
+        rank=pairs,
+        low=torch.where(known, low, torch.nan),
+        high=torch.where(known, high, torch.nan),
+        overlap=_overlap(means),
+        counterfactual=judged,
+    )
+
+
+def _prompts(results: Mapping[str, Judged]) -> int:
+    counts = {name: of.n_prompts for name, of in results.items() if not isinstance(of, Circuit)}
+    if len(set(counts.values())) > 1:
+        raise InputError(f"the results are of different prompts: {', '.join(f'{k}: {v}' for k, v in counts.items())}")
+    digests = {of.provenance.get("pairs_sha256") for of in results.values()} - {None}
+    if len(digests) > 1:
+        raise InputError("the results are of different prompts; score the same pairs with each method")
+    return next(iter(counts.values()), 1)
+
+
+def _as_nodes(name: str, result: Judged, n_prompts: int) -> NodeScores:
+    if isinstance(result, Circuit):
+        there = set(result.nodes)
+        kept = torch.tensor([float(node in there) for node in result.graph.writer_names], dtype=torch.float64)
+        return NodeScores(result.graph.writer_names, kept[:, None].expand(-1, n_prompts))
+    if isinstance(result, EdgeScores):
+        return result.to_nodes()
+    if result.positions is not None:
+        raise InputError(f"{name}: scores split by position cannot be compared; score all positions together")
+    return result
+
+
+def _at(scores: NodeScores, nodes: tuple[str, ...]) -> Float[Tensor, "node prompt"]:
+    place = {node: i for i, node in enumerate(scores.nodes)}
+    return scores.per_prompt[[place[node] for node in nodes]].double()
+
+
+def _ranked_by(means: Float[Tensor, "*draw method node"], by: str) -> Float[Tensor, "*draw method node"]:
+    return means.abs() if by == "abs" else means
+
+
+def _resampled(
+    per_prompt: Float[Tensor, "method node prompt"], resamples: int, seed: int
+) -> Float[Tensor, "draw method node"]:
+    """Means over prompts drawn with replacement, the same for all methods."""
+    n = per_prompt.shape[-1]
+    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    weights = torch.zeros(resamples, n, dtype=torch.float64)
+    weights.scatter_add_(1, drawn, torch.full_like(weights, 1 / n))
+    return torch.einsum("dp,mnp->dmn", weights, per_prompt)
+
+
+def _pairwise(values: Float[Tensor, "draw method node"]) -> Float[Tensor, "draw method method"]:
+    """Spearman's correlation of every two methods."""
+    methods = values.shape[1]
+    found = torch.ones(len(values), methods, methods, dtype=torch.float64)
+    for i in range(methods):
+        for j in range(i):
+            found[:, i, j] = found[:, j, i] = correlation(values[:, i].T, values[:, j].T, "spearman")
+    return found
+
+
+def _overlap(means: Float[Tensor, "method node"]) -> Float[Tensor, "method method node"]:
+    """Ties are broken by the nodes' order."""
+    order = torch.sort(means, dim=1, descending=True, stable=True).indices
+    place = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order).contiguous())
+    both = torch.maximum(place[:, None], place[None])  # the k at which a node is among the strongest of both
+    counts = torch.zeros(both.shape, dtype=torch.float64)
+    counts.scatter_add_(2, both, torch.ones_like(counts))
+    return counts.cumsum(2) / torch.arange(1, both.shape[2] + 1)
+
+
+def _number(value: float) -> float | None:
+    return value if value == value else None

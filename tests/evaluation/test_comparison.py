@@ -1,0 +1,85 @@
+"""Methods side by side: naive twins, agreement with oneself, what is refused."""
+
+import json
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+import circuits
+from circuits import Circuit, InputError
+from circuits.node_scores import node_scores
+from tests.tiny_models import random_pairs, tiny
+
+NODES = tuple(f"n{i}" for i in range(9))
+
+
+def random_scores(seed, nodes=NODES, prompts=6):
+    return node_scores(nodes, torch.randn(len(nodes), prompts, generator=torch.Generator().manual_seed(seed)), {})
+
+
+@pytest.mark.parametrize("by", ["abs", "signed"])
+def test_rank_correlation_and_overlap_are_the_naive_ones(by):
+    one, other = random_scores(0), random_scores(1)
+    found = circuits.compare({"one": one, "other": other}, by=by)
+    a, b = (of.values.abs() if by == "abs" else of.values for of in (one, other))
+    assert float(found.rank[0, 1]) == pytest.approx(spearmanr(a, b).statistic)
+    assert float(found.rank[1, 0]) == float(found.rank[0, 1])
+    assert float(found.low[0, 1]) <= float(found.rank[0, 1]) <= float(found.high[0, 1])
+    for k in range(1, 10):
+        tops = [set(of.argsort(descending=True)[:k].tolist()) for of in (a, b)]
+        assert float(found.overlap[0, 1, k - 1]) == pytest.approx(len(tops[0] & tops[1]) / k)
+    assert bool((found.overlap[0, 0] == 1).all())
+
+
+def test_a_method_agrees_with_itself_whatever_its_scale_and_the_interval_holds_that():
+    scores = random_scores(2)
+    found = circuits.compare({"a": scores, "b": node_scores(NODES, 3 * scores.per_prompt, {})})
+    assert found.rank.tolist() == [[1, 1], [1, 1]]
+    assert found.low.tolist() == [[1, 1], [1, 1]]
+    assert "rank correlation over 9 nodes" in str(found)
+
+
+def test_edges_circuits_and_nodes_are_compared_on_a_model(tmp_path):
+    model, pairs = tiny("gpt2"), random_pairs(n=4)
+    edges = circuits.edge_attribution(model, pairs, gradient="clean")
+    results = {
+        "EAP": edges,
+        "AtP": circuits.attribution_patching(model, pairs),
+        "circuit": edges.top(15),
+        "COAR": circuits.coar(model, pairs, samples=128, ablation="interchange"),
+    }
+    judge = circuits.counterfactuals(model, pairs, alphas=(0.1, 0.3), samples=48, ablation="interchange")
+    found = circuits.compare(results, judge=judge, resamples=50)
+    assert len(found.nodes) == 12
+    assert float(found.rank[0, 1]) == pytest.approx(1.0)  # AtP is the sum of EAP over a node's out-edges
+    assert found.counterfactual["COAR"][0.1].mean > found.counterfactual["circuit"][0.1].mean
+    written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert written["methods"] == list(results)
+    assert [entry["alpha"] for entry in written["counterfactual"]["EAP"]] == [0.1, 0.3]
+
+
+def test_what_cannot_be_compared_is_refused():
+    model = tiny("gpt2")
+    one = random_scores(0)
+    whole = Circuit.full(model.graph)
+    for results, said in (
+        ({"one": one}, "at least two"),
+        ({"one": one, "other": random_scores(0, prompts=5)}, "different prompts"),
+        ({"one": one, "other": random_scores(0, nodes=("x", "y"))}, "in common"),
+        ({"one": one, "circuit": whole}, "in common"),
+        ({"one": one, "split": circuits.attribution_patching(model, random_pairs(n=6), positions="each")}, "position"),
+    ):
+        with pytest.raises(InputError, match=said):
+            circuits.compare(results)
+    with pytest.raises(InputError, match="by must be"):
+        circuits.compare({"a": one, "b": one}, by="size")
+
+
+def test_a_single_prompt_has_no_interval_and_a_constant_method_no_correlation():
+    one = node_scores(NODES, torch.arange(9.0)[:, None], {})
+    same = node_scores(NODES, torch.ones(9, 1), {})
+    found = circuits.compare({"one": one, "same": same})
+    assert found.rank[0, 1].isnan()
+    assert found.low.isnan().all()
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["rank_correlation"][0][1] is None
