@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from circuits.evaluation.comparison import Comparison
     from circuits.findings import Discovery, NodeDiscovery
     from circuits.job import StageReport
     from circuits.model import Model
@@ -69,6 +70,36 @@ def print_summary(found: "Discovery | NodeDiscovery", model: "Model", pairs: "Pr
     for note in found.notes:
         screen.print(f"note: {note}", style="yellow", soft_wrap=True)
     screen.print(f"written to {out} (open {out / page} in a browser)", soft_wrap=True)
+
+
+def print_comparison(found: "Comparison") -> None:
+    """Rank correlations, overlap of the strongest, and counterfactual correlations."""
+    screen = console()
+    ranks = _table(
+        f"rank correlation over {len(found.nodes)} nodes, by {'size' if found.by == 'abs' else 'signed effect'}",
+        {"": False, **dict.fromkeys(map(str, range(1, len(found.methods) + 1)), True)},
+    )
+    for i, name in enumerate(found.methods):
+        ranks.add_row(f"{i + 1} {name}", *(_share(value) for value in found.rank[i].tolist()))
+    screen.print(ranks)
+    sizes = [k for k in (5, 10, 20, 50, 100) if k < len(found.nodes)]
+    overlap = _table("share of the k strongest nodes in common", {"": False, **{f"k = {k}": True for k in sizes}})
+    for i, name in enumerate(found.methods):
+        for j in range(i):
+            shares = (_share(float(found.overlap[i, j, k - 1])) for k in sizes)
+            overlap.add_row(f"{found.methods[j]} and {name}", *shares)
+    screen.print(overlap)
+    if found.counterfactual:
+        alphas = [f"alpha = {alpha:g}" for alpha in next(iter(found.counterfactual.values()))]
+        table = _table("correlation with the metric under fresh ablations", {"": False, **dict.fromkeys(alphas, True)})
+        for name, each in found.counterfactual.items():
+            cells = (f"{_share(c.mean)} ({_share(c.low)} to {_share(c.high)})" for c in each.values())
+            table.add_row(name, *cells)
+        screen.print(table)
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _edge_rows(found: "Discovery") -> list[tuple[str, str]]:

@@ -1,0 +1,122 @@
+"""`circuits compare`: run directories side by side."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from circuits.circuit import Circuit
+from circuits.errors import InputError
+from circuits.evaluation.comparison import Comparison, Judged, compare
+from circuits.evaluation.counterfactual import counterfactuals
+from circuits.job import StageProgress, silent
+from circuits.model import Model
+from circuits.node_scores import NodeScores
+from circuits.pairs import PromptPairs
+from circuits.runs import RUN_FILE
+from circuits.scores import EdgeScores
+
+SAME = {"weights_sha256": "models", "pairs_sha256": "prompts", "metric": "metrics", "dtype": "dtypes"}
+"""What runs must share to be compared, and what they are said to have different ones of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run directory, read.
+
+    Attributes:
+        path: where it is.
+        provenance: of its result.
+        results: its scores by the run's name, and its circuit as `NAME circuit`.
+    """
+
+    path: Path
+    provenance: dict[str, Any]
+    results: dict[str, Judged]
+
+
+def read_run(path: str | Path) -> Run:
+    """Reads the scores and the circuit of a run.
+
+    Raises:
+        InputError: the directory is no run of ours, or holds a damaged file.
+    """
+    path = Path(path)
+    try:
+        told = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        provenance = told["provenance"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        raise InputError(f"{path} is no run directory of ours: there is no {RUN_FILE} that can be read") from None
+    if not isinstance(provenance, dict):
+        raise InputError(f"{path / RUN_FILE} does not say where its result comes from")
+    results: dict[str, Judged] = {}
+    name = path.resolve().name
+    circuit, scores = path / "circuit.json", path / "scores.safetensors"
+    if scores.exists():
+        results[name] = EdgeScores.load(scores) if circuit.exists() else NodeScores.load(scores)
+    if circuit.exists():
+        results[f"{name} circuit"] = Circuit.from_json(circuit)
+    return Run(path, provenance, results)
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[Run]:
+    """Reads runs that can be compared.
+
+    Raises:
+        InputError: fewer than two, two of one name, or runs of different questions.
+    """
+    runs = [read_run(path) for path in paths]
+    names = [name for run in runs for name in run.results]
+    if len(runs) < 2:
+        raise InputError("a comparison needs at least two runs")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two runs are called {name}; rename a directory")
+    for field, what in SAME.items():
+        found = {str(run.provenance.get(field)) for run in runs}
+        if len(found) > 1:
+            each = ", ".join(f"{run.path.name}: {str(run.provenance.get(field))[:12]}" for run in runs)
+            raise InputError(f"the runs have different {what} ({each}); they cannot be compared")
+    return runs
+
+
+def compare_runs(
+    runs: Sequence[Run],
+    model: Model | None = None,
+    *,
+    samples: int = 0,
+    alphas: Sequence[float] = (0.05, 0.1, 0.2),
+    ablation: str = "zero",
+    by: str = "abs",
+    seed: int = 0,
+    stage: StageProgress = silent,
+) -> Comparison:
+    """Compares runs.
+
+    Args:
+        runs: from `read_runs`.
+        model: theirs; needed for counterfactual correlations only.
+        samples: fresh ablations at each alpha; 0: no counterfactual correlations.
+        alphas, ablation: of these.
+        by: see `circuits.compare`.
+        seed: of the bootstrap; of the ablations it is seed + 1, so that COAR has not seen them.
+        stage: progress reporting.
+    """
+    judge = None
+    if samples and model is not None:
+        if model.weights_hash != runs[0].provenance.get("weights_sha256"):
+            raise InputError(f"{model.name} is not the model of these runs: its weights differ")
+        pairs = PromptPairs.from_jsonl(runs[0].path / "pairs.jsonl", model)
+        with stage("ablating components") as progress:
+            judge = counterfactuals(
+                model,
+                pairs,
+                alphas=alphas,
+                samples=samples,
+                metric=str(runs[0].provenance["metric"]),
+                ablation=ablation,
+                seed=seed + 1,
+                progress=progress,
+            )
+    return compare({name: of for run in runs for name, of in run.results.items()}, judge=judge, by=by, seed=seed)

@@ -1,0 +1,55 @@
+"""`circuits compare`: runs side by side, and what is refused."""
+
+import json
+
+import pytest
+
+from tests.test_acdc_cli import GOLDEN, run, write_pairs
+
+CASE = "acdc_2l2h_kl"
+
+
+def discovered(monkeypatch, folder, name, method, *more):
+    case = json.loads((GOLDEN / CASE / "case.json").read_text())
+    pairs = write_pairs(case, folder / "PAIRS.jsonl")
+    given = [
+        "discover", pairs, "--model", GOLDEN / CASE / "model", "--method", method, "--metric", "logit_difference",
+        "--dtype", "float64", "--out", folder / name, *more,
+    ]  # fmt: skip
+    assert run(monkeypatch, [str(argument) for argument in given]) == 0
+    return str(folder / name)
+
+
+def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
+    runs = [
+        discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 10, "--random-circuits", 0),
+        discovered(monkeypatch, tmp_path, "atp", "attribution-patching"),
+        discovered(monkeypatch, tmp_path, "acdc", "acdc", "--threshold", 0.1, "--random-circuits", 0),
+        discovered(monkeypatch, tmp_path, "coar", "coar", "--samples", 64),
+    ]
+    capsys.readouterr()
+    out = tmp_path / "comparison.json"
+    assert run(monkeypatch, ["compare", *runs, "--samples", "32", "--alphas", "0.1,0.3", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "rank correlation over 6 nodes" in said
+    assert "alpha = 0.3" in said
+    written = json.loads(out.read_text())
+    assert written["methods"] == ["eap", "eap circuit", "atp", "acdc circuit", "coar"]
+    assert written["rank_correlation"][0][2] == pytest.approx(1.0)
+    assert len(written["counterfactual"]["coar"]) == 2
+
+
+def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, capsys):
+    one = discovered(monkeypatch, tmp_path, "one", "attribution-patching")
+    other = discovered(monkeypatch, tmp_path, "other", "attribution-patching", "--n", 2)
+    for given, said in (
+        ([one], "at least two"),
+        ([one, str(tmp_path)], "no run directory"),
+        ([one, other], "different prompts"),
+        ([one, one], "two runs are called one"),
+        ([one, other, "--alphas", "a"], "different prompts"),
+    ):
+        assert run(monkeypatch, ["compare", *given, "--samples", "0"]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert "Traceback" not in error
