@@ -40,7 +40,8 @@ class Comparison:
         by: `abs`: nodes are ranked by the size of their mean effect; `signed`: from the most helpful to the most harmful.
         rank: Spearman's correlation of two methods' means over the nodes.
         low, high: its 95% interval, had other prompts been drawn.
-        overlap: entry k - 1: the share of the k strongest nodes that two methods have in common.
+        overlap: entry k - 1: the share of the k strongest nodes that two methods have in common; NaN where one of them
+            does not say which k these are (a circuit: other than for all of its nodes).
         counterfactual: by method and alpha; empty where no ablations were given.
     """
 
@@ -197,13 +198,16 @@ def _pairwise(values: Float[Tensor, "draw method node"]) -> Float[Tensor, "draw 
 
 
 def _overlap(means: Float[Tensor, "method node"]) -> Float[Tensor, "method method node"]:
-    """Ties are broken by the nodes' order."""
-    order = torch.sort(means, dim=1, descending=True, stable=True).indices
+    """NaN where the k-th and the next node of either method tie: then its k strongest are not defined."""
+    values, order = torch.sort(means, dim=1, descending=True, stable=True)
+    ends = torch.ones_like(values, dtype=torch.bool)
+    ends[:, :-1] = values[:, :-1] > values[:, 1:]
     place = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order).contiguous())
     both = torch.maximum(place[:, None], place[None])  # the k at which a node is among the strongest of both
     counts = torch.zeros(both.shape, dtype=torch.float64)
     counts.scatter_add_(2, both, torch.ones_like(counts))
-    return counts.cumsum(2) / torch.arange(1, both.shape[2] + 1)
+    shares = counts.cumsum(2) / torch.arange(1, both.shape[2] + 1)
+    return shares.masked_fill(~(ends[:, None] & ends[None]), torch.nan)
 
 
 def _number(value: float) -> float | None:

@@ -29,7 +29,7 @@ def test_rank_correlation_and_overlap_are_the_naive_ones(by):
     for k in range(1, 10):
         tops = [set(of.argsort(descending=True)[:k].tolist()) for of in (a, b)]
         assert float(found.overlap[0, 1, k - 1]) == pytest.approx(len(tops[0] & tops[1]) / k)
-    assert bool((found.overlap[0, 0] == 1).all())
+    assert bool((found.overlap[0, 0] == 1).all())  # no ties
 
 
 def test_a_method_agrees_with_itself_whatever_its_scale_and_the_interval_holds_that():
@@ -74,6 +74,18 @@ def test_what_cannot_be_compared_is_refused():
             circuits.compare(results)
     with pytest.raises(InputError, match="by must be"):
         circuits.compare({"a": one, "b": one}, by="size")
+
+
+def test_the_strongest_of_a_circuit_are_all_of_its_nodes():
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    edges = circuits.edge_attribution(model, pairs, gradient="clean")
+    circuit = edges.top(12)
+    size = sum(node in circuit.nodes for node in model.graph.writer_names)
+    found = circuits.compare({"edges": edges, "circuit": circuit})
+    shares = found.overlap[0, 1]
+    assert (~shares.isnan()).nonzero()[:, 0].tolist() == [size - 1, len(found.nodes) - 1]
+    strongest = {name for name, _, _ in edges.to_nodes().strongest(size)}
+    assert float(shares[size - 1]) == pytest.approx(len(strongest & set(circuit.nodes)) / size)
 
 
 def test_a_single_prompt_has_no_interval_and_a_constant_method_no_correlation():
