@@ -74,7 +74,7 @@ def gpt2() -> Case:
 def smollm2() -> Case:
     model = circuits.load_model("smollm2-135m")
     pairs = tasks.load("ioi").pairs(model, n=16, seed=0)
-    return Case("SmolLM2-135M, IOI, logit difference", model, pairs, 0.045, "logit_difference", 250)
+    return Case("SmolLM2-135M, IOI, logit difference", model, pairs, 0.042, "logit_difference", 250)
 
 
 def smollm2_kl() -> Case:
