@@ -2,11 +2,12 @@
 made for a few of the tests, in between, so that both see the same machine.
 
     python benchmarks/acdc.py                     all of them
-    python benchmarks/acdc.py small gpt2          some of them: small, gpt2, smollm2, smollm2-kl
+    python benchmarks/acdc.py small gpt2          some of them: small, gpt2, smollm2, smollm2-last, smollm2-kl
     THREADS=1 python benchmarks/acdc.py           on another number of threads
 
 `small`: 4 layers of 4 heads, KL. `gpt2`: GPT-2 small's shape with random weights, 8 pairs × 16 tokens, logit difference.
-`smollm2`: SmolLM2-135M on IOI, 16 pairs, logit difference; `smollm2-kl`: the same with the exact KL, last layers only.
+`smollm2`: SmolLM2-135M on IOI, 16 pairs, logit difference; `smollm2-last`: the same, last layers only; `smollm2-kl`: those
+with the exact KL.
 """
 
 import json
@@ -77,13 +78,20 @@ def smollm2() -> Case:
     return Case("SmolLM2-135M, IOI, logit difference", model, pairs, 0.042, "logit_difference", 250)
 
 
+def smollm2_last() -> Case:
+    case = smollm2()
+    case.title += ", readers of layers 27 to 29 and logits"
+    case.options["start_layer"] = 27
+    return case
+
+
 def smollm2_kl() -> Case:
     case = smollm2()
     title = "SmolLM2-135M, IOI, exact KL, readers of layers 27 to 29 and logits"
     return Case(title, case.model, case.pairs, 0.01, "kl_divergence", 50, {"start_layer": 27})
 
 
-CASES = {"small": small, "gpt2": gpt2, "smollm2": smollm2, "smollm2-kl": smollm2_kl}
+CASES = {"small": small, "gpt2": gpt2, "smollm2": smollm2, "smollm2-last": smollm2_last, "smollm2-kl": smollm2_kl}
 
 
 class FullPasses:

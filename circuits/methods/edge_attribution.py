@@ -146,7 +146,7 @@ class _Rule:
 
     @property
     def many_passes(self) -> bool:
-        """Does each batch go through the model more than twice or so?"""
+        """Are gradients taken at `steps` points, so that each batch goes through the model many times?"""
         return "steps" in self.options
 
 

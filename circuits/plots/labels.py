@@ -8,6 +8,10 @@ from circuits.metrics import METRICS
 from circuits.node_scores import NodeScores
 
 
+WRITTEN = {"coar": "COAR", "atp_star": "AtP*"}
+"""Methods whose names are not words."""
+
+
 def short(name: str, longest: int = 24) -> str:
     """A node's name; nodes patched together by the first and their number."""
     parts = name.split("+")
@@ -23,7 +27,8 @@ def windows(scores: NodeScores) -> str:
 def figure_title(scores: NodeScores) -> tuple[str, str]:
     """Title and subtitle: method, direction, task and model; metric, ablation, prompts and windows."""
     origin = scores.provenance
-    method = str(origin.get("method") or "node scores").replace("_", " ").capitalize()
+    method = str(origin.get("method") or "node scores")
+    method = WRITTEN.get(method) or method.replace("_", " ").capitalize()
     receivers = _option(scores, "receivers", ())
     if receivers:
         shown = ", ".join(receivers[:3]) + (f" and {len(receivers) - 3} more" if len(receivers) > 3 else "")
@@ -35,6 +40,8 @@ def figure_title(scores: NodeScores) -> tuple[str, str]:
     facts = [f"effect on {str(origin.get('metric', 'the metric')).replace('_', ' ')}"]
     facts += [f"{origin['ablation']} ablation"] if origin.get("ablation") else []
     facts += [windows(scores)] if windows(scores) else []
+    if samples := _option(scores, "samples", 0):
+        facts.append(f"{samples:,} samples at α = {_option(scores, 'alpha', 0):g}")
     n = scores.n_prompts
     facts += [f"mean of {n} prompts" if n > 1 else "1 prompt"]
     return title, ", ".join(facts)
