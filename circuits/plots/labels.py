@@ -7,7 +7,6 @@ from typing import Any
 from circuits.metrics import METRICS
 from circuits.node_scores import NodeScores
 
-
 WRITTEN = {"coar": "COAR", "atp_star": "AtP*"}
 """Methods whose names are not words."""
 
