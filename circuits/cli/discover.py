@@ -1,33 +1,13 @@
-"""The `circuits` command: it parses, calls and prints; what it does is in the library.
+"""`circuits discover`: scores and circuits of a model on a task."""
 
-Exit codes: 0 done; 2 something given cannot be used (one readable line); 1 a bug of ours (a traceback).
-Heavy packages are imported inside the commands, so that `circuits --help` answers at once.
-"""
-
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from circuits.errors import InputError
-from circuits.terminal import console, console_stderr, print_summary, quiet_libraries, stage
+from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load, names_in
+from circuits.terminal import print_summary, stage
 
-if TYPE_CHECKING:
-    from circuits.model import Model
-    from circuits.pairs import PromptPairs
-
-app = typer.Typer(
-    help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
-models_app = typer.Typer(help="Models with a short name: list them, fetch them.", invoke_without_command=True)
-app.add_typer(models_app, name="models")
-
-DEFAULT_MODEL = "smollm2-135m"
-LARGEST_SEED = 2**63 - 1
 METHOD_HELP = (
     "Edges: eap (one gradient), eap-ig (gradients integrated over inputs), edge-attribution (any --gradient), "
     "information-flow (no gradient), acdc (edges ablated one after the other), edge-pruning (masks on edges, trained). Nodes: "
@@ -67,7 +47,6 @@ def _option(panel: str, text: str, **limits: Any) -> Any:
     return typer.Option(help=text, rich_help_panel=panel, **limits)
 
 
-@app.command()
 def discover(
     target: Annotated[str, typer.Argument(help="A task (see 'circuits tasks') or a JSONL file of prompt pairs.")],
     model: Annotated[str, typer.Option(help="Short name, Hugging Face id, or directory.")] = DEFAULT_MODEL,
@@ -179,13 +158,13 @@ def discover(
     asked = {name: value for name, value in given.items() if name not in GENERAL and value is not None}
     options = {name: PARSED[name](value) if name in PARSED else value for name, value in asked.items()}
     check_options(method, options)
-    chosen = choose_ablation(ablation or METHODS[method].ablation, _names(noise_tokens), seed)
+    chosen = choose_ablation(ablation or METHODS[method].ablation, names_in(noise_tokens), seed)
     out = check_out(out or Path("runs") / f"{Path(target).stem}-{method}", overwrite)
     record = check_record(out, method == "coar" or (method == "acdc" and threshold is not None), resume, overwrite)
     if record is not None:
         options["store"] = record
-    source = _find_pairs(target)
-    loaded = _load(model, dtype, device, revision)
+    source = find_pairs(target)
+    loaded = load(model, dtype, device, revision)
     pairs = source(loaded, n, seed)
     found = run_discovery(
         loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size, stage=stage,
@@ -196,18 +175,13 @@ def discover(
     print_summary(found, loaded, pairs, out)
 
 
-def _names(text: str | None) -> list[str] | None:
-    """Comma-separated names, each once."""
-    return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
 def _nodes(text: str) -> str | list[str] | None:
     """Names of nodes, which hold digits or commas, or groups of them."""
-    return _names(text) if any(c == "," or c.isdecimal() for c in text) else text
+    return names_in(text) if any(c == "," or c.isdecimal() for c in text) else text
 
 
 def _positions(text: str) -> str | list[str] | None:
-    return text if text in ("all", "each", "roles") else _names(text)
+    return text if text in ("all", "each", "roles") else names_in(text)
 
 
 GENERAL = (
@@ -215,154 +189,5 @@ GENERAL = (
     "revision", "out", "overwrite", "resume",
 )  # fmt: skip
 """Options of `discover` that every method has; all others are one method's or another's."""
-PARSED: dict[str, Any] = {"nodes": _nodes, "positions": _positions, "receivers": _names, "senders": _nodes}
+PARSED: dict[str, Any] = {"nodes": _nodes, "positions": _positions, "receivers": names_in, "senders": _nodes}
 """Options that are more than one value."""
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, of one model on the same prompts.")],
-    samples: Annotated[
-        int, typer.Option(help="Fresh ablations at each alpha, to see which scores predict them. 0: none.", min=0)
-    ] = 100,
-    alphas: Annotated[
-        str, typer.Option(help="Chances of a component to be ablated, comma separated.")
-    ] = "0.05,0.1,0.2",
-    ablation: Annotated[str, typer.Option(help="What takes an ablated component's place.")] = "zero",
-    by: Annotated[str, typer.Option(help="Rank nodes by 'abs' (size) or 'signed' effect.")] = "abs",
-    seed: Annotated[int, typer.Option(help="Of the ablations and the bootstrap.", min=0)] = 0,
-    model: Annotated[str | None, typer.Option(help="The runs' model. Default: the name that they give.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
-) -> None:
-    """Compare the scores and circuits of finished runs: rankings, overlap, and how well each predicts ablations."""
-    import json
-
-    from circuits.compare_runs import compare_runs, read_runs
-    from circuits.export.atomic import replacing
-    from circuits.terminal import print_comparison
-
-    found = read_runs(runs)
-    try:
-        chances = [float(alpha) for alpha in alphas.split(",")]
-    except ValueError:
-        raise InputError(f"alphas must be numbers, comma separated, got {alphas!r}") from None
-    origin = found[0].provenance
-    loaded = (
-        _load(model or str(origin["model"]), str(origin["dtype"]), device, origin.get("revision")) if samples else None
-    )
-    result = compare_runs(
-        found, loaded, samples=samples, alphas=chances, ablation=ablation, by=by, seed=seed, stage=stage
-    )
-    print_comparison(result)
-    if out is not None:
-        with replacing(out) as temporary:
-            temporary.write_text(json.dumps(result.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
-
-
-@app.command()
-def tasks(
-    model: Annotated[str, typer.Option(help="Whose tokenizer makes the example pairs.")] = DEFAULT_MODEL,
-) -> None:
-    """List the tasks, with an example pair each."""
-    from rich.table import Table
-
-    from circuits.plugins import find_task, task_names
-
-    try:
-        loaded = _load(model, "float32", "auto", None)
-    except InputError as problem:
-        print(f"circuits: no examples, since the model is not there: {problem}", file=sys.stderr)
-        loaded = None
-    table = Table(title="tasks", show_lines=True)
-    for heading in ("task", "what it asks", "clean / corrupted", "answer / distractor"):
-        table.add_column(heading, overflow="fold")
-    for name in task_names():
-        task = find_task(name)
-        table.add_row(name, task.title, *(_example(task, loaded) if loaded else ("", "")))
-    console().print(table)
-
-
-def _example(task: Any, model: "Model") -> tuple[str, str]:
-    """The two prompts of a task's first pair, and their answers and distractors, as the model's tokenizer shows them."""
-    pair = next(iter(task.pairs(model, n=1, seed=0)))
-    prompts = "\n".join(model.tokenizer.decode(ids) for ids in (pair.clean, pair.corrupted))
-    return prompts, "\n".join(model.tokenizer.decode(ids[:3]) for ids in (pair.answers, pair.distractors))
-
-
-@models_app.callback()
-def models(context: typer.Context) -> None:
-    """List the models that have a short name, and whether they are in the cache."""
-    if context.invoked_subcommand is not None:
-        return
-    from rich.table import Table
-
-    from circuits import zoo
-
-    table = Table(title="models with a short name", caption=f"cache: {zoo.cache_dir()}")
-    for heading in ("name", "what it is", "licence", "download", "cached"):
-        table.add_column(heading, overflow="fold")
-    for entry in zoo.entries():
-        cached = "yes" if zoo.is_cached(entry.name) else "no"
-        table.add_row(entry.name, entry.description, entry.licence, f"{entry.size / 1e6:.0f} MB", cached)
-    console().print(table)
-    console().print("Any other name is a Hugging Face id or a directory.")
-
-
-@models_app.command()
-def fetch(name: Annotated[str, typer.Argument(help="A short name, such as smollm2-135m.")]) -> None:
-    """Download a model and convert it into the cache."""
-    from circuits import zoo
-
-    with zoo.rich_progress() as progress:
-        path = zoo.fetch(name, progress, full=True)
-    console().print(f"{name} is in {path}", soft_wrap=True)
-
-
-def _find_pairs(target: str) -> Any:
-    """A function of (model, n, seed) that gives the pairs; refuses what is neither a task nor a file before any work."""
-    path = Path(target)
-    if path.suffix == ".jsonl" or path.is_file():
-        from circuits.pairs import PromptPairs
-
-        if not path.is_file():
-            raise InputError(f"there is no file {target}")
-        return lambda model, n, seed: _first(PromptPairs.from_jsonl(path, model), n)
-    from circuits.plugins import find_task
-
-    task = find_task(target)
-    return lambda model, n, seed: task.pairs(model, n=64 if n is None else n, seed=seed)
-
-
-def _first(pairs: "PromptPairs", n: int | None) -> "PromptPairs":
-    return pairs if n is None or len(pairs) <= n else pairs[:n]
-
-
-def _load(name: str, dtype: str, device: str, revision: str | None) -> "Model":
-    with quiet_libraries(), console_stderr().status(f"loading {name}"):
-        from circuits import zoo
-        from circuits.model import load_model
-
-        if name not in zoo.names() or zoo.is_cached(name):
-            return load_model(name, dtype=dtype, device=device, revision=revision)
-    with zoo.rich_progress() as progress:
-        zoo.fetch(name, progress)
-    with quiet_libraries(), console_stderr().status(f"loading {name}"):
-        return load_model(name, dtype=dtype, device=device, revision=revision)
-
-
-def main() -> None:
-    """Entry point of the `circuits` command."""
-    try:
-        app()
-    except InputError as problem:
-        print(f"circuits: {problem}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == 130:
-            print("circuits: interrupted; what was not finished was not written", file=sys.stderr)
-        raise
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m circuits`: the `circuits` command."""
+
+from circuits.cli import main
+
+main()

@@ -1,0 +1,38 @@
+"""The `circuits` command: it parses, calls and prints; what it does is in the library.
+
+One command a file. Exit codes: 0 done; 2 something given cannot be used (one readable line); 1 a bug of ours (a
+traceback). Heavy packages are imported inside the commands, so that `circuits --help` answers at once.
+"""
+
+import sys
+
+import typer
+
+from circuits.cli.compare import compare
+from circuits.cli.discover import discover
+from circuits.cli.models import models_app
+from circuits.cli.tasks import tasks
+from circuits.errors import InputError
+
+app = typer.Typer(
+    help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+for command in (discover, compare, tasks):
+    app.command()(command)
+app.add_typer(models_app, name="models")
+
+
+def main() -> None:
+    """Entry point of the `circuits` command."""
+    try:
+        app()
+    except InputError as problem:
+        print(f"circuits: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == 130:
+            print("circuits: interrupted; what was not finished was not written", file=sys.stderr)
+        raise

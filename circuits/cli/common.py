@@ -1,0 +1,51 @@
+"""What several commands need: models and prompt pairs from what was typed, and lists of names."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuits.errors import InputError
+from circuits.terminal import console_stderr, quiet_libraries
+
+if TYPE_CHECKING:
+    from circuits.model import Model
+    from circuits.pairs import PromptPairs
+
+DEFAULT_MODEL = "smollm2-135m"
+LARGEST_SEED = 2**63 - 1
+
+
+def names_in(text: str | None) -> list[str] | None:
+    """Comma-separated names, each once."""
+    return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def find_pairs(target: str) -> Any:
+    """A function of (model, n, seed) that gives the pairs; refuses what is neither a task nor a file before any work."""
+    path = Path(target)
+    if path.suffix == ".jsonl" or path.is_file():
+        from circuits.pairs import PromptPairs
+
+        if not path.is_file():
+            raise InputError(f"there is no file {target}")
+        return lambda model, n, seed: first_pairs(PromptPairs.from_jsonl(path, model), n)
+    from circuits.plugins import find_task
+
+    task = find_task(target)
+    return lambda model, n, seed: task.pairs(model, n=64 if n is None else n, seed=seed)
+
+
+def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":
+    return pairs if n is None or len(pairs) <= n else pairs[:n]
+
+
+def load(name: str, dtype: str, device: str, revision: str | None) -> "Model":
+    with quiet_libraries(), console_stderr().status(f"loading {name}"):
+        from circuits import zoo
+        from circuits.model import load_model
+
+        if name not in zoo.names() or zoo.is_cached(name):
+            return load_model(name, dtype=dtype, device=device, revision=revision)
+    with zoo.rich_progress() as progress:
+        zoo.fetch(name, progress)
+    with quiet_libraries(), console_stderr().status(f"loading {name}"):
+        return load_model(name, dtype=dtype, device=device, revision=revision)

@@ -1,0 +1,50 @@
+"""`circuits compare`: several runs, judged by the same test."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from circuits.cli.common import load
+from circuits.errors import InputError
+from circuits.terminal import stage
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, of one model on the same prompts.")],
+    samples: Annotated[
+        int, typer.Option(help="Fresh ablations at each alpha, to see which scores predict them. 0: none.", min=0)
+    ] = 100,
+    alphas: Annotated[
+        str, typer.Option(help="Chances of a component to be ablated, comma separated.")
+    ] = "0.05,0.1,0.2",
+    ablation: Annotated[str, typer.Option(help="What takes an ablated component's place.")] = "zero",
+    by: Annotated[str, typer.Option(help="Rank nodes by 'abs' (size) or 'signed' effect.")] = "abs",
+    seed: Annotated[int, typer.Option(help="Of the ablations and the bootstrap.", min=0)] = 0,
+    model: Annotated[str | None, typer.Option(help="The runs' model. Default: the name that they give.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
+) -> None:
+    """Compare the scores and circuits of finished runs: rankings, overlap, and how well each predicts ablations."""
+    import json
+
+    from circuits.compare_runs import compare_runs, read_runs
+    from circuits.export.atomic import replacing
+    from circuits.terminal import print_comparison
+
+    found = read_runs(runs)
+    try:
+        chances = [float(alpha) for alpha in alphas.split(",")]
+    except ValueError:
+        raise InputError(f"alphas must be numbers, comma separated, got {alphas!r}") from None
+    origin = found[0].provenance
+    loaded = (
+        load(model or str(origin["model"]), str(origin["dtype"]), device, origin.get("revision")) if samples else None
+    )
+    result = compare_runs(
+        found, loaded, samples=samples, alphas=chances, ablation=ablation, by=by, seed=seed, stage=stage
+    )
+    print_comparison(result)
+    if out is not None:
+        with replacing(out) as temporary:
+            temporary.write_text(json.dumps(result.to_dict(), allow_nan=False) + "\n", encoding="utf-8")

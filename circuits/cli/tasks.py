@@ -1,0 +1,42 @@
+"""`circuits tasks`: what there is to explain."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuits.cli.common import DEFAULT_MODEL, load
+from circuits.errors import InputError
+from circuits.terminal import console
+
+if TYPE_CHECKING:
+    from circuits.model import Model
+
+
+def tasks(
+    model: Annotated[str, typer.Option(help="Whose tokenizer makes the example pairs.")] = DEFAULT_MODEL,
+) -> None:
+    """List the tasks, with an example pair each."""
+    from rich.table import Table
+
+    from circuits.plugins import find_task, task_names
+
+    try:
+        loaded = load(model, "float32", "auto", None)
+    except InputError as problem:
+        print(f"circuits: no examples, since the model is not there: {problem}", file=sys.stderr)
+        loaded = None
+    table = Table(title="tasks", show_lines=True)
+    for heading in ("task", "what it asks", "clean / corrupted", "answer / distractor"):
+        table.add_column(heading, overflow="fold")
+    for name in task_names():
+        task = find_task(name)
+        table.add_row(name, task.title, *(_example(task, loaded) if loaded else ("", "")))
+    console().print(table)
+
+
+def _example(task: Any, model: "Model") -> tuple[str, str]:
+    """The two prompts of a task's first pair, and their answers and distractors, as the model's tokenizer shows them."""
+    pair = next(iter(task.pairs(model, n=1, seed=0)))
+    prompts = "\n".join(model.tokenizer.decode(ids) for ids in (pair.clean, pair.corrupted))
+    return prompts, "\n".join(model.tokenizer.decode(ids[:3]) for ids in (pair.answers, pair.distractors))
