@@ -37,10 +37,17 @@ if TYPE_CHECKING:
     from circuits.methods.coar import coar as coar
     from circuits.methods.coar import draw_samples as draw_samples
     from circuits.methods.coar import leave_one_out as leave_one_out
+    from circuits.methods.component_baselines import gradient_times_parameter as gradient_times_parameter
+    from circuits.methods.component_baselines import internal_influence as internal_influence
+    from circuits.methods.component_baselines import neuron_conductance as neuron_conductance
     from circuits.methods.diagnostics import diagnose as diagnose
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
     from circuits.methods.edge_pruning import edge_pruning as edge_pruning
     from circuits.methods.exact_edges import exact_edge_effects as exact_edge_effects
+    from circuits.methods.game_values import SobolIndices as SobolIndices
+    from circuits.methods.game_values import banzhaf as banzhaf
+    from circuits.methods.game_values import shapley as shapley
+    from circuits.methods.game_values import sobol as sobol
     from circuits.methods.information_flow import information_flow as information_flow
     from circuits.methods.interchange_intervention import InterchangeAccuracy as InterchangeAccuracy
     from circuits.methods.interchange_intervention import interchange_interventions as interchange_interventions
@@ -103,6 +110,13 @@ _WHERE = {
     "random_circuit": "circuit",
     "refine": "methods.refine",
     "verify": "methods.verification",
+    "gradient_times_parameter": "methods.component_baselines",
+    "internal_influence": "methods.component_baselines",
+    "neuron_conductance": "methods.component_baselines",
+    "SobolIndices": "methods.game_values",
+    "banzhaf": "methods.game_values",
+    "shapley": "methods.game_values",
+    "sobol": "methods.game_values",
 }
 
 __all__ = sorted(_WHERE)

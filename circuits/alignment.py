@@ -66,7 +66,7 @@ def align(
 def _node_at(model: Model, pairs: PromptPairs, name: str) -> NodeAt:
     """A node by its written form; its position must be in every pair."""
     node, at, position = name.partition("@")
-    site = find_site(model.graph, node, model.n_neurons)
+    site = find_site(model.graph, node, model.widths)
     if not at:
         return NodeAt(site)
     is_index = position.isascii() and position.isdigit()

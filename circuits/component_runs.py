@@ -132,7 +132,7 @@ class ComponentRuns:
         order = order[first[order] < len(self.base.resid_pre)]
         tiles = max(1, TOKENS_AT_ONCE // self.base.tokens.numel())
         model, targets = self.question.model, self.batch.targets
-        for chunk in order.split(tiles):
+        for chunk in order.split(tiles) if len(order) else ():
             hooks = self._hooks(ablated[chunk].to(model.device))
             logits = resume(
                 model.bridge, model.architecture, self.base, int(first[chunk[0]]), hooks, len(chunk)
@@ -159,11 +159,28 @@ def _mask(
     ablated: Bool[Tensor, "tile some"], sites: Sequence[Site], shape: torch.Size
 ) -> Bool[Tensor, "tile #batch #pos *entry"]:
     """Which entries of an activation [tile, batch, pos, …] are replaced."""
-    if sites[0].index is None:
-        return ablated[:, 0].reshape(-1, *[1] * (2 + len(shape)))
-    mask = ablated.new_zeros(len(ablated), shape[0])
-    mask[:, [site.index for site in sites]] = ablated
-    return mask.reshape(len(ablated), 1, 1, shape[0], *[1] * (len(shape) - 1))
+    heads, entries = (
+        any(kind) for kind in zip(*((s.index is not None, s.entry is not None) for s in sites), strict=True)
+    )
+    sizes = shape if entries else ((shape[0] if heads else 1), *[1] * (len(shape) - 1))
+    mask = ablated.new_zeros(len(ablated), 1, 1, *sizes)
+    for depth, which in _by_depth(sites).items():
+        some = ablated[:, which]
+        if depth == 0:
+            mask |= some.any(1).reshape(-1, *[1] * (mask.ndim - 1))
+            continue
+        index = [sites[i].index for i in which]
+        at = (index,) if depth == 1 else (index, [sites[i].entry for i in which])
+        mask[:, 0, 0, *at] |= some.reshape(*some.shape, *[1] * (mask.ndim - 3 - depth))
+    return mask
+
+
+def _by_depth(sites: Sequence[Site]) -> dict[int, list[int]]:
+    """Numbers of the sites that are a whole activation (0), a part of it (1), and an entry of a part (2)."""
+    found: dict[int, list[int]] = {}
+    for i, site in enumerate(sites):
+        found.setdefault((site.index is not None) + (site.entry is not None), []).append(i)
+    return found
 
 
 def _ablate(x: Tensor, value: Tensor, mask: Tensor) -> Tensor:

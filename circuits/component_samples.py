@@ -114,7 +114,7 @@ class Sampler:
             InputError: an unknown component, an ablation of the user's own, or a store that belongs to another question.
         """
         question = Question.ask(model, pairs, metric, ablation, batch_size)
-        sites = select_sites(model.graph, nodes, model.n_neurons)
+        sites = select_sites(model.graph, nodes, model.widths)
         options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "batch_size": question.batch_size}
         origin = provenance(question, "ablation samples", options)
         names = [site.name for site in sites]
@@ -205,6 +205,6 @@ class Sampler:
         return Samples(self.nodes, ablated, outcomes * sign, clean * sign, self.origin)
 
 
-def in_blocks(masks: Bool[Tensor, "sample node"]) -> dict[int, Bool[Tensor, "sample node"]]:
+def in_blocks(masks: Bool[Tensor, "sample node"]) -> dict[int, Bool[Tensor, "block node"]]:
     """Chosen sets, cut into blocks."""
     return dict(enumerate(masks.split(BLOCK)))

@@ -22,12 +22,12 @@ class BatchEffects(NamedTuple):
 
     Attributes:
         effects: of each node (and position) on each prompt.
-        clean, corrupted: the metric of both runs.
+        clean, corrupted: the metric of both runs; None where a method makes no corrupted one.
     """
 
     effects: Float[Tensor, "node *position batch"]
     clean: Float[Tensor, " batch"]
-    corrupted: Float[Tensor, " batch"]
+    corrupted: Float[Tensor, " batch"] | None = None
 
 
 def node_effects(
@@ -51,20 +51,25 @@ def node_effects(
     n = len(question.pairs)
     axes = (len(nodes),) if positions is None else (len(nodes), len(positions))
     effects = torch.zeros(*axes, n, dtype=torch.float64)
-    ends = torch.zeros(2, n, dtype=torch.float64)
+    clean, corrupted = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+    known = True
     done = 0
     with inference_state(question.model.bridge):
         for batch in question.batches():
             index = batch.suffix.batch.index.cpu()
             found = measure(batch)
             effects[..., index] = found.effects.to("cpu", torch.float64)
-            ends[:, index] = torch.stack([found.clean, found.corrupted]).to("cpu", torch.float64)
+            clean[index] = found.clean.to("cpu", torch.float64)
+            known = found.corrupted is not None
+            if found.corrupted is not None:
+                corrupted[index] = found.corrupted.to("cpu", torch.float64)
             done += len(index)
             if progress is not None:
                 progress(done, n)
     sign = question.metric.sign
     origin = provenance(question, method, options)
-    return node_scores(tuple(nodes), effects * sign, origin, positions, ends[0] * sign, ends[1] * sign)
+    other = corrupted * sign if known else None
+    return node_scores(tuple(nodes), effects * sign, origin, positions, clean * sign, other)
 
 
 def other_run(question: Question, method: str) -> RunAblation:

@@ -22,6 +22,7 @@ from circuits.engine.check import CheckReport, check
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError, ModelError
 from circuits.graph import Graph
+from circuits.nodes import Widths
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -75,6 +76,12 @@ class Model:
         if all(block.neurons is None for block in self.architecture.blocks):
             return 0
         return int(getattr(self.bridge.cfg, "d_mlp", 0) or 0)
+
+    @property
+    def widths(self) -> Widths:
+        """How many entries its activations have."""
+        d_head = self.architecture.blocks[0].output_projection.shape[1]
+        return Widths(d_head, int(self.bridge.cfg.d_model), self.n_neurons)
 
     @property
     def n_ctx(self) -> int:

@@ -7,6 +7,11 @@
 | `m5` | an MLP's output |
 | `m5.n17` | one of its neurons, behind the activation |
 | `input` | the embedding: what enters the first block |
+| `a5.W_Q[17]`, `a5.W_K[…]`, `a5.W_V[…]`, `a5.W_O[…]`, `m5.W_out[…]` | an output row of a weight matrix: one entry of what it gives |
+
+Rows are what COAR's paper takes for components. A row of an MLP's input matrix is its neuron: with the row set to zero, and with
+the gate's row set to zero, the neuron is zero (an activation is 0 at 0). Behind a post-norm (Gemma 2, OLMo 2) a row of `W_O` or
+`W_out` stands for the entry of what that norm gives.
 """
 
 import re
@@ -18,9 +23,25 @@ from typing import Literal
 from circuits.errors import InputError
 from circuits.graph import Graph
 
-Point = Literal["resid_pre", "q", "k", "v", "z", "mlp_out", "neurons"]
-GROUPS = ("heads", "mlps", "input", "q", "k", "v", "neurons")
+Point = Literal["resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out", "neurons"]
+GROUPS = ("heads", "mlps", "input", "q", "k", "v", "neurons", "rows")
 _NEURON = re.compile(r"m(\d{1,5})\.n(\d{1,7})")
+_ROW = re.compile(r"(?:a(\d{1,5})\.W_([QKVO])|m(\d{1,5})\.W_(out))\[(\d{1,7})\]")
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How many entries a model's activations have.
+
+    Attributes:
+        d_head: of one head's query, key or value.
+        d_model: of the residual stream.
+        neurons: of an MLP; 0: they have no hook.
+    """
+
+    d_head: int = 0
+    d_model: int = 0
+    neurons: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,44 +52,88 @@ class Site:
         name: the node's name.
         layer: its block.
         point: the hook point, as `engine.architecture.Block` calls it.
-        index: the head's slot or the neuron; None: the whole activation.
+        index: the head's slot, the neuron or the entry; None: the whole activation.
+        entry: of a head's vector; None: all of it.
     """
 
     name: str
     layer: int
     point: Point
     index: int | None
+    entry: int | None = None
 
     @property
     def stage(self) -> int:
-        """When it is computed within a block: 0 the block's input, 1 q, k and v, 2 heads, 3 neurons, 4 the MLP's output."""
-        return {"resid_pre": 0, "q": 1, "k": 1, "v": 1, "z": 2, "neurons": 3, "mlp_out": 4}[self.point]
+        """When it is computed within a block: 0 the block's input, 1 q, k and v, 2 heads, 3 their sum, 4 neurons, 5 the MLP's
+        output."""
+        return {"q": 1, "k": 1, "v": 1, "z": 2, "attn_out": 3, "neurons": 4, "mlp_out": 5}.get(self.point, 0)
+
+    @property
+    def where(self) -> tuple[slice | int, ...]:
+        """The node's part of the activation [batch, pos, …], as an index."""
+        part = [number for number in (self.index, self.entry) if number is not None]
+        return (slice(None), slice(None), *part)
 
 
-def find_site(graph: Graph, name: str, n_neurons: int = 0) -> Site:
+def find_site(graph: Graph, name: str, widths: Widths | None = None) -> Site:
     """The site of a node.
 
     Args:
         graph: the model's graph.
         name: see the module docstring.
-        n_neurons: neurons per MLP.
+        widths: of the model's activations, for neurons and rows.
 
     Raises:
         InputError: there is no such node; the nearest names are offered.
     """
+    widths = widths or Widths()
     if name == "input":
         return Site(name, 0, "resid_pre", None)
     neuron = _NEURON.fullmatch(name)
     if neuron:
         layer, index = int(neuron[1]), int(neuron[2])
-        if layer < graph.n_layers and graph.mlps[layer] and index < n_neurons:
+        if layer < graph.n_layers and graph.mlps[layer] and index < widths.neurons:
             return Site(name, layer, "neurons", index)
-        raise InputError(f"there is no neuron {name!r}: this model has {graph.n_layers} layers of {n_neurons} neurons")
+        raise InputError(
+            f"there is no neuron {name!r}: this model has {graph.n_layers} layers of {widths.neurons} neurons"
+        )
+    row = _ROW.fullmatch(name)
+    if row:
+        return _find_row(graph, name, row, widths)
     sites = _sites(graph)
     if name in sites:
         return sites[name]
     near = get_close_matches(name, sites, n=3, cutoff=0.3)
     raise InputError(f"there is no node {name!r} in this graph; the nearest: {', '.join(near) or 'none'}")
+
+
+def _find_row(graph: Graph, name: str, row: re.Match[str], widths: Widths) -> Site:
+    layer, number, part = int(row[1] or row[3]), int(row[5]), (row[2] or row[4]).lower()
+    there = layer < graph.n_layers and (part != "out" or graph.mlps[layer])
+    heads = {"q": graph.n_heads, "k": graph.n_kv_heads, "v": graph.n_kv_heads}.get(part, 0)
+    rows = (heads * widths.d_head if heads else widths.d_model) if there else 0
+    if number >= rows:
+        raise InputError(
+            f"there is no row {name!r}: this model has {graph.n_layers} layers"
+            + (f", this matrix {rows} rows" if rows else "")
+        )
+    if part == "o":
+        return Site(name, layer, "attn_out", number)
+    if part == "out":
+        return Site(name, layer, "mlp_out", number)
+    point: Point = "q" if part == "q" else "k" if part == "k" else "v"
+    return Site(name, layer, point, number // widths.d_head, number % widths.d_head)
+
+
+def _rows(graph: Graph, widths: Widths) -> list[Site]:
+    """Of all matrices but an MLP's input ones: these are its neurons."""
+    names = []
+    for layer in range(graph.n_layers):
+        heads = {"Q": graph.n_heads, "K": graph.n_kv_heads, "V": graph.n_kv_heads}
+        names += [f"a{layer}.W_{part}[{i}]" for part, n in heads.items() for i in range(n * widths.d_head)]
+        names += [f"a{layer}.W_O[{i}]" for i in range(widths.d_model)]
+        names += [f"m{layer}.W_out[{i}]" for i in range(widths.d_model) if graph.mlps[layer]]
+    return [find_site(graph, name, widths) for name in names]
 
 
 def _sites(graph: Graph) -> dict[str, Site]:
@@ -84,13 +149,14 @@ def _sites(graph: Graph) -> dict[str, Site]:
     return sites
 
 
-def select_sites(graph: Graph, nodes: str | Sequence[str], n_neurons: int = 0) -> tuple[Site, ...]:
+def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None = None) -> tuple[Site, ...]:
     """The sites of some nodes, in the order of the forward pass.
 
     Args:
         graph: the model's graph.
-        nodes: names of nodes, or groups of them joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
-        n_neurons: neurons per MLP.
+        nodes: names of nodes, or groups of them joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`,
+            `neurons`, `rows` (of all weight matrices, neurons among them).
+        widths: of the model's activations, for neurons and rows.
 
     Raises:
         InputError: an unknown node or group, or none at all.
@@ -99,8 +165,9 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], n_neurons: int = 0) -
     >>> [site.name for site in select_sites(graph, "heads+mlps+k")]
     ['a0.kv0<k>', 'a0.h0', 'a0.h1', 'm0']
     """
+    widths = widths or Widths()
     if not isinstance(nodes, str):
-        sites = [find_site(graph, name, n_neurons) for name in nodes]
+        sites = [find_site(graph, name, widths) for name in nodes]
     else:
         groups = nodes.split("+")
         for group in groups:
@@ -113,9 +180,17 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], n_neurons: int = 0) -
         sites = [site for site in _sites(graph).values() if site.point in wanted]
         if "input" in groups:
             sites.append(find_site(graph, "input"))
-        if "neurons" in groups:
+        if "rows" in groups:
+            sites += _rows(graph, widths)
+        if "neurons" in groups or "rows" in groups:
             layers = [layer for layer in range(graph.n_layers) if graph.mlps[layer]]
-            sites += [Site(f"m{layer}.n{i}", layer, "neurons", i) for layer in layers for i in range(n_neurons)]
+            sites += [Site(f"m{layer}.n{i}", layer, "neurons", i) for layer in layers for i in range(widths.neurons)]
     if not sites:
         raise InputError(f"no nodes chosen by {nodes!r}")
-    return tuple(sorted(sites, key=lambda site: (site.layer, site.stage, "qkv".find(site.point), site.index or 0)))
+    return tuple(sorted(sites, key=_order))
+
+
+def _order(site: Site) -> tuple[int, ...]:
+    whole = -1  # a whole activation comes before its parts
+    index = whole if site.index is None else site.index
+    return site.layer, site.stage, "qkv".find(site.point), index, whole if site.entry is None else site.entry

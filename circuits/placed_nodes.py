@@ -49,11 +49,11 @@ def placed_nodes(
     """
     axis = position_axis(pairs, positions) or (None,)
     if isinstance(nodes, str):
-        return tuple(PlacedNode(s, label) for s in select_sites(model.graph, nodes, model.n_neurons) for label in axis)
+        return tuple(PlacedNode(s, label) for s in select_sites(model.graph, nodes, model.widths) for label in axis)
     found: dict[str, PlacedNode] = {}
     for given in nodes:
         name, at, label = given.partition("@")
-        site = find_site(model.graph, name, model.n_neurons)
+        site = find_site(model.graph, name, model.widths)
         for node in [PlacedNode(site, _label(pairs, label))] if at else [PlacedNode(site, label) for label in axis]:
             if node.name in found:
                 raise InputError(f"node {node.name} is given twice; name it once")

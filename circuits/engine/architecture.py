@@ -62,6 +62,7 @@ class Block:
             or `resid_pre` in parallel blocks that share one norm).
         mlp_out: the MLP's write into the residual stream.
         neurons: the MLP's hidden units behind the activation: [batch, pos, neuron]; None where there is no such hook.
+        inner, gate: what the MLP's input matrices give, biases included; None where there is no such hook.
         attn_norm, mlp_norm: norms before the readers q, k, v and before the MLP.
         post_norm: norm applied to attention's write, if there is one.
         scale: factor applied to attention's write.
@@ -82,6 +83,8 @@ class Block:
     resid_mid: HookPoint | None
     mlp_out: HookPoint | None
     neurons: HookPoint | None
+    inner: HookPoint | None
+    gate: HookPoint | None
     attn_norm: Norm
     mlp_norm: Norm
     post_norm: Norm | None
@@ -215,6 +218,8 @@ def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Blo
         resid_mid=point("ln2.hook_in") if has_mlp and has_ln2 else None,
         mlp_out=point("hook_mlp_out") if has_mlp else None,
         neurons=points.get(f"blocks.{layer}.mlp.hook_post"),
+        inner=points.get(f"blocks.{layer}.mlp.in.hook_out"),
+        gate=points.get(f"blocks.{layer}.mlp.gate.hook_out"),
         attn_norm=describe_norm(parts.get("ln1")),
         mlp_norm=describe_norm(mlp_norm),
         post_norm=describe_norm(parts["ln1_post"]) if "ln1_post" in parts else None,

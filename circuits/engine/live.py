@@ -71,6 +71,7 @@ def live_run(
     keys: Collection[Key],
     cache: Cache | None = None,
     hooks: Sequence[Hook] = (),
+    embedding: Float[Tensor, "batch pos d_model"] | None = None,
 ) -> LiveRun:
     """Runs once, with gradients from the embedding on.
 
@@ -80,16 +81,21 @@ def live_run(
         metric: logits -> one number per prompt.
         keys: hook points whose activations are kept.
         hooks: further hooks.
+        embedding: what enters the first block, if not the tokens' own.
     """
     values: Values = {}
     stream: list[Tensor] = []
-    start: Hook = (architecture.blocks[0].resid_pre, lambda x: x.detach().requires_grad_())
+    start: Hook = (architecture.blocks[0].resid_pre, partial(_start, embedding))
     along: list[Hook] = [(block.resid_pre, partial(_append, stream)) for block in architecture.blocks]
     along.append((architecture.final, partial(_append, stream)))
     points: list[Hook] = [(hook_point(architecture, *key), partial(_keep, values, key)) for key in sorted(set(keys))]
     with torch.enable_grad():
         logits = run(bridge, architecture.unembed, tokens, position, [start, *along, *points, *hooks], cache)
         return LiveRun(values, tuple(stream), metric(logits))
+
+
+def _start(embedding: Tensor | None, x: Tensor) -> Tensor:
+    return (x if embedding is None else embedding).detach().requires_grad_()
 
 
 def _keep(values: Values, key: Key, x: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def changed_prompts(own: Values, source: Values, patches: Intervention) -> Bool[
     for patch in patches:
         key = (patch.site.layer, patch.site.point)
         differs = own[key] != source[key]
-        differs = differs if patch.site.index is None else differs[:, :, patch.site.index]
+        differs = differs[patch.site.where]
         differs = differs.reshape(*differs.shape[:2], -1).any(2)
         if patch.position is not None:
             at = patch.position.clamp(min=0)[:, None]
@@ -141,8 +141,7 @@ def _replace(x: Tensor, source: Tensor, patches: Sequence[tuple[int, Patch]], ti
     batch = len(source)
     x = x.clone().reshape(tiles, batch, *x.shape[1:])
     for tile, patch in patches:
-        index = patch.site.index
-        into, out_of = (x[tile], source) if index is None else (x[tile][:, :, index], source[:, :, index])
+        into, out_of = x[tile][patch.site.where], source[patch.site.where]
         if patch.position is None:
             into.copy_(out_of)
         else:

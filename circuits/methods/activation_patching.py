@@ -75,7 +75,7 @@ def activation_patching(
         raise InputError(f"window must be at least 1, got {window}")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     other = other_run(question, "activation patching")
-    sites = select_sites(model.graph, nodes, model.n_neurons)
+    sites = select_sites(model.graph, nodes, model.widths)
     sweep = Sweep(sites, position_axis(pairs, positions), window)
     options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": sweep.positions, "window": window,
                "direction": direction}  # fmt: skip
@@ -119,7 +119,7 @@ class Sweep:
         return [
             other
             for other in self.sites
-            if other.layer in layers and (other.point, other.index) == (site.point, site.index)
+            if other.layer in layers and other.where == site.where and other.point == site.point
         ]
 
 

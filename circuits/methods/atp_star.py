@@ -91,7 +91,7 @@ def atp_star(
     question.metric.require_gradient("AtP*")
     other = other_run(question, "AtP*")
     groups = [g for g in NODES.split("+") if g != "mlps" or any(model.graph.mlps)]
-    sites = select_sites(model.graph, "+".join(groups) if nodes is None else nodes, model.n_neurons)
+    sites = select_sites(model.graph, "+".join(groups) if nodes is None else nodes, model.widths)
     axis = ("each" if positions else None) if isinstance(positions, bool) else positions
     plan = _Plan(sites, position_axis(pairs, axis), qk_fix, grad_drop)
     names = [site.name for site in sites]

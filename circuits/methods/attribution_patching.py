@@ -55,7 +55,7 @@ def attribution_patching(
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     question.metric.require_gradient("attribution patching")
     other = other_run(question, "attribution patching")
-    sites = select_sites(model.graph, nodes, model.n_neurons)
+    sites = select_sites(model.graph, nodes, model.widths)
     labels = position_axis(pairs, positions)
     options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": labels}
     return node_effects(
@@ -87,5 +87,5 @@ def _attribute(
 
 
 def _of_site(product: Tensor, site: Site) -> Float[Tensor, "batch pos"]:
-    part = product if site.index is None else product[:, :, site.index]
+    part = product[site.where]
     return part if part.ndim == 2 else part.sum(-1)

@@ -170,7 +170,7 @@ def causal_mediation(
             f"causal mediation takes values from another run of the model, and {question.ablation.name} ablation is none; "
             "use interchange, gaussian or resample"
         )
-    sites, labels = select_sites(model.graph, nodes, model.n_neurons), position_axis(pairs, positions)
+    sites, labels = select_sites(model.graph, nodes, model.widths), position_axis(pairs, positions)
     metrics = torch.zeros(4, len(pairs), dtype=torch.float64)
     done = 0
     with inference_state(model.bridge):

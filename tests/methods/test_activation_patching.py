@@ -75,7 +75,7 @@ def test_queries_keys_values_and_neurons_at_each_position(name):
     model, pairs = tiny(name), random_pairs(n=2, length=5, prefix=2)
     groups = "q+k+v+neurons" if model.n_neurons else "q+k+v"
     scores = activation_patching(model, pairs, nodes=groups, positions="each")
-    sites = select_sites(model.graph, groups, model.n_neurons)
+    sites = select_sites(model.graph, groups, model.widths)
     assert scores.positions == ("0", "1", "2", "3", "4")
     for row in torch.randperm(len(sites), generator=torch.Generator().manual_seed(0))[:6].tolist():
         for position in range(5):

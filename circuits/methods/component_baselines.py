@@ -1,0 +1,230 @@
+"""What COAR is compared with: scores of components from gradients, as in its paper (Shah, Ilyas & Madry 2024, 2404.11534).
+
+| | |
+|---|---|
+| `gradient_times_parameter` | Σ over the component's parameters θ of θ · ∂metric/∂θ, at the clean run: what setting them to zero does, to first order |
+| `neuron_conductance` | Σ_k gradient_k · (y_{k+1} - y_k) along the straight path of the embedding from ablated to clean, y the component's value (Dhamdhere et al. 2018, 1805.12233, eq. 2) |
+| `internal_influence` | the mean gradient along that path, summed over the component's entries (Leino et al. 2018, 1802.03788, eq. 1) |
+
+Internal influence is in the metric's unit per unit of activation: how fast the metric would change, not what the component does.
+The paper's fourth baseline is `leave_one_out`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.effects import BatchEffects, node_effects
+from circuits.engine.live import Key, LiveRun, live_run
+from circuits.engine.patch import Values
+from circuits.errors import InputError
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.node_scores import NodeScores
+from circuits.nodes import Site, select_sites
+from circuits.pairs import PromptPairs
+from circuits.question import Batch, Progress, Question
+
+
+def gradient_times_parameter(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    nodes: str | Sequence[str] = "heads+mlps",
+    metric: str | Metric | MetricFunction | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """Σ θ · ∂metric/∂θ over each component's own parameters, per prompt.
+
+    A linear map's weights and biases together give exactly Σ output · ∂metric/∂output, so that one backward pass serves all
+    prompts and components. A head has the parameters of its query, key and value projections and of its part of `W_O`; keys
+    and values that heads share count in equal parts for each. An output bias of attention belongs to no head.
+
+    Args:
+        model, pairs: what is asked.
+        nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices) or rows.
+        metric: None: the one the task prefers. It must have a gradient at the clean run.
+        batch_size, progress: see `circuits.coar`.
+
+    Raises:
+        InputError: `input`, which shares its parameters with all others, or an MLP of experts.
+    """
+    question = Question.ask(model, pairs, metric, "zero", batch_size)
+    question.metric.require_gradient("gradient times parameter")
+    sites = select_sites(model.graph, nodes, model.widths)
+    terms = [_linear_maps(model, site) for site in sites]
+    keys = sorted({(site.layer, point) for site, maps in zip(sites, terms, strict=True) for point, _, _ in maps})
+
+    def measure(batch: Batch) -> BatchEffects:
+        run = _run(question, batch, keys)
+        gradients, _ = run.gradients(keys)
+        products = {key: run.values[key].detach() * gradients[key] for key in keys}
+        effects = [
+            sum(
+                (share * _summed(products[site.layer, point][where]) for point, where, share in maps),
+                start=run.metric.new_zeros(len(batch)),
+            )
+            for site, maps in zip(sites, terms, strict=True)
+        ]
+        return _batch_effects(run, effects)
+
+    return node_effects(question, "gradient_times_parameter", _options(nodes), _names(sites), None, measure, progress)
+
+
+def neuron_conductance(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    nodes: str | Sequence[str] = "heads+mlps",
+    steps: int = 5,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """What flows through each component as the embedding goes from ablated to clean, per prompt.
+
+    Args:
+        model, pairs, metric: see `gradient_times_parameter`.
+        nodes: see `circuits.nodes`.
+        steps: pieces of the path, each with a gradient in its middle.
+        ablation: where the embedding starts; `zero` as in the paper.
+        batch_size, progress: see `circuits.coar`.
+    """
+
+    def measure(question: Question, batch: Batch, sites: Sequence[Site], keys: list[Key]) -> BatchEffects:
+        start, end = _ends(question, batch)
+        at = [_values(question, batch, keys, torch.lerp(start, end, k / steps)) for k in range(steps + 1)]
+        effects = [torch.zeros(len(batch)).to(start)] * len(sites)
+        for k in range(steps):
+            run = _run(question, batch, keys, torch.lerp(start, end, (k + 0.5) / steps))
+            gradients, _ = run.gradients(keys)
+            products = {key: gradients[key] * (at[k + 1][key] - at[k][key]) for key in keys}
+            effects = [
+                effect + _summed(products[s.layer, s.point][s.where]) for effect, s in zip(effects, sites, strict=True)
+            ]
+        return _batch_effects(_run(question, batch, keys), effects)
+
+    return _along_path(
+        "neuron_conductance", model, pairs, nodes, steps, metric, ablation, batch_size, progress, measure
+    )
+
+
+def internal_influence(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    nodes: str | Sequence[str] = "heads+mlps",
+    steps: int = 5,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """The mean gradient at each component along the embedding's path, summed over its entries and positions, per prompt.
+
+    Args:
+        model, pairs, metric, nodes, steps, ablation, batch_size, progress: see `neuron_conductance`.
+    """
+
+    def measure(question: Question, batch: Batch, sites: Sequence[Site], keys: list[Key]) -> BatchEffects:
+        start, end = _ends(question, batch)
+        effects = [torch.zeros(len(batch)).to(start)] * len(sites)
+        for k in range(steps):
+            run = _run(question, batch, keys, torch.lerp(start, end, (k + 0.5) / steps))
+            gradients, _ = run.gradients(keys)
+            effects = [
+                effect + _summed(gradients[s.layer, s.point][s.where]) / steps
+                for effect, s in zip(effects, sites, strict=True)
+            ]
+        return _batch_effects(_run(question, batch, keys), effects)
+
+    return _along_path(
+        "internal_influence", model, pairs, nodes, steps, metric, ablation, batch_size, progress, measure
+    )
+
+
+def _along_path(
+    method: str,
+    model: Model,
+    pairs: PromptPairs,
+    nodes: str | Sequence[str],
+    steps: int,
+    metric: str | Metric | MetricFunction | None,
+    ablation: str | Ablation,
+    batch_size: int | None,
+    progress: Progress | None,
+    measure: Callable[[Question, Batch, Sequence[Site], list[Key]], BatchEffects],
+) -> NodeScores:
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    question.metric.require_gradient(method.replace("_", " "), at_clean=False)
+    sites = select_sites(model.graph, nodes, model.widths)
+    keys = sorted({(site.layer, site.point) for site in sites})
+    return node_effects(
+        question, method, _options(nodes) | {"steps": steps}, _names(sites), None,
+        lambda batch: measure(question, batch, sites, keys), progress,
+    )  # fmt: skip
+
+
+_Maps = list[tuple[str, tuple[slice | int, ...], float]]
+"""Hook points behind linear maps, the part of each that is the component's own, and its share in it."""
+
+
+def _linear_maps(model: Model, site: Site) -> _Maps:
+    block, graph = model.architecture.blocks[site.layer], model.graph
+    every = (slice(None), slice(None))
+    if site.point == "resid_pre":
+        raise InputError("the embedding's parameters belong to no component alone; leave `input` out")
+    if site.point == "z":
+        assert site.index is not None
+        group = graph.n_heads // graph.n_kv_heads
+        shared = (*every, site.index // group)
+        return [("q", site.where, 1.0), ("k", shared, 1 / group), ("v", shared, 1 / group), ("z", site.where, 1.0)]
+    if site.point == "neurons" or (site.point == "mlp_out" and site.index is None):
+        if block.inner is None:
+            raise InputError(
+                f"layer {site.layer}: its MLP shows no input matrix (experts?), so its parameters are unknown"
+            )
+        inner: _Maps = [("inner", site.where, 1.0)] + ([("gate", site.where, 1.0)] if block.gate is not None else [])
+        return inner if site.point == "neurons" else [*inner, ("mlp_out", every, 1.0)]
+    return [(site.point, site.where, 1.0)]
+
+
+def _ends(question: Question, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The embedding ablated, and as it is."""
+    _, clean = question.clean_run(batch.suffix)
+    return question.replacement(batch.suffix, clean).embedding.to(clean.embedding), clean.embedding
+
+
+def _run(question: Question, batch: Batch, keys: Sequence[Key], embedding: Tensor | None = None) -> LiveRun:
+    model, suffix = question.model, batch.suffix
+    return live_run(
+        model.bridge, model.architecture, suffix.clean, suffix.position,
+        lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(), embedding=embedding,
+    )  # fmt: skip
+
+
+def _values(question: Question, batch: Batch, keys: Sequence[Key], embedding: Tensor) -> Values:
+    return {key: value.detach() for key, value in _run(question, batch, keys, embedding).values.items()}
+
+
+def _summed(part: Float[Tensor, "batch pos *entry"]) -> Float[Tensor, " batch"]:
+    return part.flatten(1).sum(1)
+
+
+def _batch_effects(run: LiveRun, effects: Sequence[Tensor]) -> BatchEffects:
+    return BatchEffects(torch.stack(list(effects)), run.metric.detach())
+
+
+def _options(nodes: str | Sequence[str]) -> dict[str, object]:
+    return {"nodes": nodes if isinstance(nodes, str) else list(nodes)}
+
+
+def _names(sites: Sequence[Site]) -> list[str]:
+    return [site.name for site in sites]

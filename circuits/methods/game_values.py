@@ -1,0 +1,213 @@
+"""Components as players of a game whose worth is the metric: Shapley and Banzhaf values, and Sobol indices.
+
+v(S) is the metric where the components S are kept and all others ablated.
+
+| | | runs, for d components |
+|---|---|---|
+| `shapley` | the mean of v(S + j) - v(S) over all orders in which components can come (Shapley 1953), from random orders and their reverses (Castro et al. 2009; Mitchell et al. 2022, 2104.12199) | d - 1 an order |
+| `banzhaf` | the same mean over sets that keep each component with probability 1 - alpha, independently (Banzhaf 1965; alpha = ½), from sets of which each serves all components (Wang & Jia 2023, 2205.15466, eq. 5) | samples |
+| `sobol` | which share of the metric's variance under such sets a component takes part in (total order: Jansen 1999), and which it explains alone (first order: Sobol' 1993) | samples · (d + 1) |
+
+COAR's weights estimate the same values as `banzhaf`, with less noise. Shapley values of a prompt sum to clean - everything
+ablated, exactly, whatever was drawn. A total index far above the first-order one says that a component interacts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.component_samples import BLOCK, Sampler, check_samples, draw_block, in_blocks
+from circuits.errors import InputError
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.node_scores import NodeScores
+from circuits.pairs import PromptPairs
+from circuits.provenance import Provenance, frozen
+from circuits.question import Progress
+
+
+def shapley(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    orders: int = 16,
+    nodes: str | Sequence[str] = "heads+mlps",
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    seed: int = 0,
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """Shapley values of components, per prompt.
+
+    Args:
+        orders: how many; an even number, since each comes with its reverse.
+        seed: of the orders.
+        model, pairs, nodes, metric, ablation, batch_size, store, progress: see `circuits.coar`.
+
+    Raises:
+        InputError: an odd number of orders, or an option that cannot be used.
+    """
+    if orders < 2 or orders % 2:
+        raise InputError(f"orders must be even and at least 2 (each is followed by its reverse), got {orders}")
+    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    d = len(sampler.nodes)
+    drawn = [order for i in range(orders // 2) for order in _order_and_reverse(d, seed, i)]
+    # Step k of an order ablates its first k components: from none to all.
+    masks = torch.cat([(order.argsort()[None] < torch.arange(1, d + 1)[:, None]) for order in drawn])
+    found = sampler.measured(f"orders-seed-{seed}", in_blocks(masks), progress)
+    worth = found.outcomes.reshape(orders, d, -1)
+    before = torch.cat([found.clean.expand(orders, 1, -1), worth[:, :-1]], 1)
+    gain = torch.zeros(orders, d, len(pairs), dtype=torch.float64)
+    for i, order in enumerate(drawn):
+        gain[i, order] = before[i] - worth[i]
+    return NodeScores(
+        sampler.nodes, gain.mean(0), clean=found.clean, provenance=_origin(found.origin, "shapley", orders, seed)
+    )
+
+
+def banzhaf(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    samples: int = 2000,
+    alpha: float = 0.5,
+    nodes: str | Sequence[str] = "heads+mlps",
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    seed: int = 0,
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """(Biased) Banzhaf values of components, per prompt: mean metric with the component less mean metric without it.
+
+    Args:
+        samples, alpha: sets, and the probability of a component to be ablated; ½ is Banzhaf's own.
+        model, pairs, nodes, metric, ablation, seed, batch_size, store, progress: see `circuits.coar`.
+
+    Raises:
+        InputError: so few samples that some component was never ablated, or never kept; or an unusable option.
+    """
+    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    found = sampler.bernoulli(samples, alpha, seed, progress)
+    kept = found.kept
+    with_, without = kept.sum(0), (1 - kept).sum(0)
+    if bool((torch.minimum(with_, without) == 0).any()):
+        raise InputError(f"{samples} samples at alpha {alpha:g} never ablate, or never keep, some component; draw more")
+    values = kept.T @ found.outcomes / with_[:, None] - (1 - kept).T @ found.outcomes / without[:, None]
+    return NodeScores(
+        sampler.nodes, values, clean=found.clean, provenance=_origin(found.origin, "banzhaf", samples, seed)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SobolIndices:
+    """Shares of the metric's variance under random ablation.
+
+    Attributes:
+        nodes: the components.
+        total: per prompt, the share that would remain if all others were fixed: alone or with others.
+        first: per prompt, the share that a component explains alone.
+        variance: of the metric, per prompt.
+        samples: sets that were drawn.
+    """
+
+    nodes: tuple[str, ...]
+    total: Float[Tensor, "node prompt"]
+    first: Float[Tensor, "node prompt"]
+    variance: Float[Tensor, " prompt"]
+    samples: int
+
+    @property
+    def interaction(self) -> Float[Tensor, " node"]:
+        """total - first, averaged over prompts: what a component does together with others only."""
+        return (self.total - self.first).nanmean(1)
+
+    def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
+        """(node, total, first) of the n largest total indices, averaged over prompts."""
+        total, first = self.total.nanmean(1), self.first.nanmean(1)
+        order = torch.sort(total.nan_to_num(), descending=True, stable=True).indices[:n].tolist()
+        return [(self.nodes[i], float(total[i]), float(first[i])) for i in order]
+
+
+def sobol(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    samples: int = 32,
+    alpha: float = 0.1,
+    nodes: str | Sequence[str] = "heads+mlps",
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    seed: int = 0,
+    batch_size: int | None = None,
+    store: str | Path | None = None,
+    progress: Progress | None = None,
+) -> SobolIndices:
+    """Total-order and first-order Sobol indices of components under random ablation.
+
+    From each set, every component is switched alone: with δ_j what that changes, the variance that j takes part in is
+    alpha (1 - alpha) E[δ_j²], and what it explains alone is alpha (1 - alpha) E[δ_j]², less its sampling error.
+
+    Args:
+        samples: sets; each costs a run for itself and one a component.
+        alpha: the probability of a component to be ablated.
+        model, pairs, nodes, metric, ablation, seed, batch_size, store, progress: see `circuits.coar`.
+
+    Raises:
+        InputError: fewer than two samples, or an option that cannot be used.
+    """
+    check_samples(samples, alpha)
+    if samples < 2:
+        raise InputError("Sobol indices need at least 2 samples: a variance needs two values")
+    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    d = len(sampler.nodes)
+    blocks = [draw_block(d, block, alpha, seed) for block in range(-(-samples // BLOCK))]
+    drawn = torch.cat(blocks)[:samples]
+    switched = drawn[:, None] ^ torch.cat([torch.zeros(1, d).bool(), torch.eye(d).bool()])
+    name = f"switched-alpha-{alpha:g}-seed-{seed}"
+    found = sampler.measured(name, in_blocks(switched.flatten(0, 1)), progress)
+    outcomes = found.outcomes.reshape(samples, d + 1, -1)
+    return sobol_indices(sampler.nodes, drawn, outcomes, alpha)
+
+
+def sobol_indices(
+    nodes: tuple[str, ...],
+    ablated: Bool[Tensor, "sample node"],
+    outcomes: Float[Tensor, "sample switched prompt"],
+    alpha: float,
+) -> SobolIndices:
+    """From outcomes of random sets, and of each set with every component switched.
+
+    Args:
+        nodes: the components.
+        ablated: the sets.
+        outcomes: of the set (entry 0) and with component j switched (entry j + 1).
+        alpha: the probability of a component to be ablated.
+    """
+    n, spread = len(outcomes), alpha * (1 - alpha)
+    sign = torch.where(ablated, 1.0, -1.0).double()[:, :, None]  # keeping less not keeping
+    change = sign * (outcomes[:, 1:] - outcomes[:, :1])
+    variance = outcomes[:, 0].var(0)
+    square, mean = change.square().mean(0), change.mean(0)
+    alone = (mean.square() - change.var(0) / n).clamp(min=0)
+    share = torch.where(variance > 0, spread / variance, torch.nan)
+    return SobolIndices(nodes, square * share, alone * share, variance, n)
+
+
+def _order_and_reverse(d: int, seed: int, i: int) -> tuple[Tensor, Tensor]:
+    order = list(range(d))
+    Random(f"{seed} order {i}").shuffle(order)
+    return torch.tensor(order), torch.tensor(order[::-1])
+
+
+def _origin(origin: Provenance, method: str, samples: int, seed: int) -> Provenance:
+    return frozen({**origin, "method": method, "options": {**origin["options"], "samples": samples, "seed": seed}})

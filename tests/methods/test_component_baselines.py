@@ -1,0 +1,135 @@
+"""COAR's baselines against autograd on the parameters themselves, integrals against the path's ends, and rows of matrices."""
+
+import pytest
+import torch
+
+import circuits
+from circuits import InputError, PromptPairs
+from circuits.component_samples import Sampler, in_blocks
+from tests.tiny_models import random_hf_model, random_native_bridge, random_pairs, tiny
+
+
+def theta_times_gradient(model, pairs, parameters):
+    """θ · ∂metric/∂θ of each parameter on each prompt, by autograd."""
+    for parameter in parameters:
+        parameter.requires_grad_()
+    found = []
+    for one in (pairs[i : i + 1] for i in range(len(pairs))):
+        logits = model.bridge(torch.tensor(one.clean))[0, -1]
+        gradients = torch.autograd.grad(logits[one.answers[0][0]] - logits[one.distractors[0][0]], parameters)
+        found.append([parameter.detach() * gradient for parameter, gradient in zip(parameters, gradients, strict=True)])
+    return found
+
+
+def test_gradient_times_parameter_is_that_of_the_parameters():
+    model, pairs = circuits.load_model(random_hf_model("llama")), random_pairs(n=3)
+    got = circuits.gradient_times_parameter(model, pairs)
+    for layer, block in enumerate(model.bridge.original_model.model.layers):
+        attention = [getattr(block.self_attn, f"{x}_proj").weight for x in "qkvo"]
+        heads = [i for i, node in enumerate(got.nodes) if node.startswith(f"a{layer}.")]
+        mlp = [block.mlp.gate_proj.weight, block.mlp.up_proj.weight, block.mlp.down_proj.weight]
+        for parameters, rows in ((attention, heads), (mlp, [got.nodes.index(f"m{layer}")])):
+            products = theta_times_gradient(model, pairs, parameters)
+            wanted = torch.tensor([sum(float(p.sum()) for p in prompt) for prompt in products], dtype=torch.float64)
+            torch.testing.assert_close(got.per_prompt[rows].sum(0), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_times_parameter_of_single_heads_and_neurons_biases_included():
+    model, pairs = circuits.load_model(random_native_bridge("native")), random_pairs(n=2)
+    named = dict(model.bridge.blocks[1].attn.named_parameters())
+    projections = {name: p for name, p in named.items() if ".o." not in name}
+    output = next(p for name, p in named.items() if ".o." in name and name.endswith("weight"))
+    wanted = torch.zeros(3, 2, dtype=torch.float64)
+    for i, products in enumerate(theta_times_gradient(model, pairs, [*projections.values(), output])):
+        for product in products[:-1]:
+            wanted[:, i] += product.reshape(3, 8, -1).sum((1, 2))
+        wanted[:, i] += products[-1].reshape(24, 3, 8).sum((0, 2))
+    got = circuits.gradient_times_parameter(model, pairs, nodes=["a1.h0", "a1.h1", "a1.h2"])
+    torch.testing.assert_close(got.per_prompt, wanted, rtol=1e-6, atol=1e-8)
+    inner = [p for name, p in model.bridge.blocks[1].mlp.named_parameters() if ".in." in name or "_in" in name]
+    assert len(inner) == 2
+    neuron = circuits.gradient_times_parameter(model, pairs, nodes=["m1.n5"])
+    rows = [sum(float(p[5].sum()) for p in products) for products in theta_times_gradient(model, pairs, inner)]
+    torch.testing.assert_close(neuron.per_prompt[0], torch.tensor(rows, dtype=torch.float64), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
+def test_conductance_of_the_embedding_is_the_whole_change_and_of_nodes_that_of_their_edges(name):
+    model, pairs = tiny(name), random_pairs(n=2)
+    found = circuits.neuron_conductance(model, pairs, nodes="input+heads+mlps", ablation="interchange", steps=20)
+    ends = circuits.circuit_metric(model, pairs, circuits.Circuit.empty(model.graph))
+    torch.testing.assert_close(found.per_prompt[0], found.clean - ends.double(), rtol=0.1, atol=0.1)
+    edges = circuits.edge_attribution(model, pairs, gradient="conductance", steps=20).to_nodes()
+    rows = [found.nodes.index(node) for node in edges.nodes]
+    torch.testing.assert_close(found.per_prompt[rows], edges.per_prompt.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_internal_influence_on_a_linear_path_is_the_gradient():
+    model, pairs = tiny("native-attention-only"), random_pairs(n=2)
+    same = PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
+    found = circuits.internal_influence(model, same, ablation="interchange", steps=3)
+    sampler = Sampler.ask(model, same, ["a2.h1"], None, "interchange", None)
+    assert sampler.nodes == ("a2.h1",)
+    tokens = torch.tensor(same.clean)
+    kept = {}
+
+    def add(value, hook):
+        kept["zero"] = torch.zeros_like(value, requires_grad=True)
+        return value + kept["zero"]
+
+    logits = model.bridge.run_with_hooks(tokens, fwd_hooks=[("blocks.2.attn.hook_z", add)])[:, -1]
+    rows = torch.arange(2)
+    right, wrong = ([ids[0] for ids in which] for which in (same.answers, same.distractors))
+    (logits[rows, right] - logits[rows, wrong]).sum().backward()
+    torch.testing.assert_close(found.per_prompt[found.nodes.index("a2.h1")], kept["zero"].grad[:, :, 1].sum((1, 2)))
+
+
+@pytest.mark.parametrize("row", ["a1.W_Q[13]", "a1.W_K[7]", "a1.W_V[4]", "a1.W_O[20]", "m1.W_out[3]", "m1.n9"])
+def test_an_ablated_row_is_a_matrix_without_it(row):
+    pairs = random_pairs(n=3)
+    model = circuits.load_model(random_hf_model("llama"))
+    sampler = Sampler.ask(model, pairs, [row], None, "zero", None)
+    got = sampler.measured("row", in_blocks(torch.ones(1, 1).bool())).outcomes[0]
+    cut = random_hf_model("llama")
+    block = cut.model.layers[1]
+    number = int(row.split("[")[-1].strip("]")) if "[" in row else int(row.split("n")[-1])
+    part = row.split("_")[-1].split("[")[0] if "[" in row else "in"
+    matrices = {
+        "Q": block.self_attn.q_proj, "K": block.self_attn.k_proj, "V": block.self_attn.v_proj,
+        "O": block.self_attn.o_proj, "out": block.mlp.down_proj, "in": block.mlp.up_proj,
+    }  # fmt: skip
+    with torch.no_grad():
+        matrices[part].weight[number] = 0
+    without = circuits.load_model(cut)
+    wanted = circuits.circuit_metric(without, pairs, circuits.Circuit.full(without.graph))
+    torch.testing.assert_close(got, wanted.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_groups_of_rows_and_wholes_mix_and_rows_are_counted():
+    model, pairs = tiny("llama"), random_pairs(n=2)
+    sampler = Sampler.ask(model, pairs, "rows", None, "zero", None)
+    assert len(sampler.nodes) == 3 * (24 + 12 + 12 + 24 + 32 + 24)
+    mixed = ["m1", "m1.W_out[3]", "a1.h2", "a1.h2<q>", "a1.W_Q[2]", "a1.W_Q[13]"]
+    sampler = Sampler.ask(model, pairs, mixed, None, "zero", None)
+    assert set(sampler.nodes) == set(mixed)
+    one = sampler.measured("all", in_blocks(torch.ones(1, 6).bool())).outcomes[0]
+    fewer = Sampler.ask(model, pairs, ["m1", "a1.h2", "a1.W_Q[2]"], None, "zero", None)
+    torch.testing.assert_close(one, fewer.measured("all", in_blocks(torch.ones(1, 3).bool())).outcomes[0])
+
+
+@pytest.mark.parametrize("name", ["a1.W_Q[24]", "a1.W_K[12]", "a9.W_Q[0]", "m1.W_out[24]", "a1.W_X[0]"])
+def test_rows_that_are_not_there_are_refused(name):
+    with pytest.raises(InputError, match="there is no"):
+        circuits.coar(tiny("llama"), random_pairs(n=2), nodes=[name], samples=4)
+
+
+def test_what_baselines_cannot_score_is_refused():
+    model, pairs = tiny("llama"), random_pairs(n=2)
+    with pytest.raises(InputError, match="embedding"):
+        circuits.gradient_times_parameter(model, pairs, nodes="input")
+    with pytest.raises(InputError, match="steps"):
+        circuits.neuron_conductance(model, pairs, steps=0)
+    with pytest.raises(InputError, match="gradient"):
+        circuits.internal_influence(model, pairs, metric="accuracy")
+    with pytest.raises(InputError, match="experts"):
+        circuits.gradient_times_parameter(tiny("mixtral"), pairs, nodes="mlps")
