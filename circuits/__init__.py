@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from circuits.errors import InputError as InputError
     from circuits.errors import ModelError as ModelError
     from circuits.errors import PairsError as PairsError
+    from circuits.evaluation.circuit_predictions import CircuitPrediction as CircuitPrediction
+    from circuits.evaluation.circuit_predictions import predict_circuits as predict_circuits
     from circuits.evaluation.comparison import Comparison as Comparison
     from circuits.evaluation.comparison import compare as compare
     from circuits.evaluation.counterfactual import Counterfactuals as Counterfactuals
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
     from circuits.evaluation.faithfulness import faithfulness as faithfulness
     from circuits.graph import Graph as Graph
+    from circuits.interactions import Interaction as Interaction
     from circuits.methods.acdc import acdc as acdc
     from circuits.methods.acdc import acdc_of_size as acdc_of_size
     from circuits.methods.acdc import acdc_sweep as acdc_sweep
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
     from circuits.methods.coar import coar as coar
     from circuits.methods.coar import draw_samples as draw_samples
     from circuits.methods.coar import leave_one_out as leave_one_out
+    from circuits.methods.coar_edit import Edit as Edit
+    from circuits.methods.coar_edit import EditOutcome as EditOutcome
+    from circuits.methods.coar_edit import apply_edit as apply_edit
+    from circuits.methods.coar_edit import plan_edit as plan_edit
     from circuits.methods.component_baselines import gradient_times_parameter as gradient_times_parameter
     from circuits.methods.component_baselines import internal_influence as internal_influence
     from circuits.methods.component_baselines import neuron_conductance as neuron_conductance
@@ -110,6 +117,13 @@ _WHERE = {
     "random_circuit": "circuit",
     "refine": "methods.refine",
     "verify": "methods.verification",
+    "CircuitPrediction": "evaluation.circuit_predictions",
+    "predict_circuits": "evaluation.circuit_predictions",
+    "Edit": "methods.coar_edit",
+    "EditOutcome": "methods.coar_edit",
+    "apply_edit": "methods.coar_edit",
+    "plan_edit": "methods.coar_edit",
+    "Interaction": "interactions",
     "gradient_times_parameter": "methods.component_baselines",
     "internal_influence": "methods.component_baselines",
     "neuron_conductance": "methods.component_baselines",

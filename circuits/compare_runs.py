@@ -8,9 +8,11 @@ from typing import Any
 
 from circuits.circuit import Circuit
 from circuits.errors import InputError
+from circuits.evaluation.circuit_predictions import CircuitPrediction, predict_circuits
 from circuits.evaluation.comparison import Comparison, Judged, compare
 from circuits.evaluation.counterfactual import counterfactuals
 from circuits.job import StageProgress, silent
+from circuits.methods.coar import LinearAttribution
 from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
@@ -29,11 +31,17 @@ class Run:
         path: where it is.
         provenance: of its result.
         results: its scores by the run's name, and its circuit as `NAME circuit`.
+        faithfulness: of that circuit, as the run measured it; None without one.
     """
 
     path: Path
     provenance: dict[str, Any]
     results: dict[str, Judged]
+    faithfulness: float | None = None
+
+    @property
+    def circuits(self) -> dict[str, Circuit]:
+        return {name: of for name, of in self.results.items() if isinstance(of, Circuit)}
 
 
 def read_run(path: str | Path) -> Run:
@@ -57,7 +65,9 @@ def read_run(path: str | Path) -> Run:
         results[name] = EdgeScores.load(scores) if circuit.exists() else NodeScores.load(scores)
     if circuit.exists():
         results[f"{name} circuit"] = Circuit.from_json(circuit)
-    return Run(path, provenance, results)
+    summary = told.get("summary")
+    value = summary.get("faithfulness") if isinstance(summary, dict) else None
+    return Run(path, provenance, results, value if isinstance(value, float) else None)
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
@@ -103,7 +113,9 @@ def compare_runs(
         seed: of the bootstrap; of the ablations it is seed + 1, so that COAR has not seen them.
         stage: progress reporting.
     """
-    judge = None
+    judge, predictions = None, ()
+    results = {name: of for run in runs for name, of in run.results.items()}
+    faithfulness = {name: run.faithfulness for run in runs if run.faithfulness is not None for name in run.circuits}
     if samples and model is not None:
         if model.weights_hash != runs[0].provenance.get("weights_sha256"):
             raise InputError(f"{model.name} is not the model of these runs: its weights differ")
@@ -119,4 +131,24 @@ def compare_runs(
                 seed=seed + 1,
                 progress=progress,
             )
-    return compare({name: of for run in runs for name, of in run.results.items()}, judge=judge, by=by, seed=seed)
+        predictions = _predictions(model, pairs, runs, results, stage)
+    return compare(results, judge=judge, circuits=predictions, faithfulness=faithfulness, by=by, seed=seed)
+
+
+def _predictions(
+    model: Model, pairs: PromptPairs, runs: Sequence[Run], results: dict[str, Judged], stage: StageProgress
+) -> tuple[CircuitPrediction, ...]:
+    """Of all circuits, by the first COAR fit among the results."""
+    linear = next((of for of in results.values() if isinstance(of, LinearAttribution)), None)
+    if linear is None:
+        return ()
+    found: list[CircuitPrediction] = []
+    with stage("measuring circuits") as progress:
+        for run in runs:
+            if run.circuits:
+                how = str(run.provenance["ablation"])
+                metric = str(run.provenance["metric"])
+                found += predict_circuits(
+                    model, pairs, linear, run.circuits, metric=metric, ablation=how, progress=progress
+                )
+    return tuple(found)

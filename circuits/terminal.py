@@ -2,12 +2,13 @@
 
 import contextlib
 import math
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuits.evaluation.comparison import Comparison
     from circuits.findings import Discovery, NodeDiscovery
     from circuits.job import StageReport
     from circuits.model import Model
@@ -62,44 +63,14 @@ def print_summary(found: "Discovery | NodeDiscovery", model: "Model", pairs: "Pr
     else:
         rows, strongest, page = _node_rows(found), _strongest_nodes(found), "heatmap.html"
     seconds = ", ".join(f"{stage} {s:.1f}" for stage, s in found.seconds.items())
-    table = _table(f"{pairs.source or 'pairs'} in {model.name}", {"": False, " ": True}, show_header=False)
+    shown = table(f"{pairs.source or 'pairs'} in {model.name}", {"": False, " ": True}, show_header=False)
     for row in (("pairs", str(len(pairs))), *rows, ("seconds", seconds)):
-        table.add_row(*row)
+        shown.add_row(*row)
     screen = console()
-    screen.print(table, strongest)
+    screen.print(shown, strongest)
     for note in found.notes:
         screen.print(f"note: {note}", style="yellow", soft_wrap=True)
     screen.print(f"written to {out} (open {out / page} in a browser)", soft_wrap=True)
-
-
-def print_comparison(found: "Comparison") -> None:
-    """Rank correlations, overlap of the strongest, and counterfactual correlations."""
-    screen = console()
-    ranks = _table(
-        f"rank correlation over {len(found.nodes)} nodes, by {'size' if found.by == 'abs' else 'signed effect'}",
-        {"": False, **dict.fromkeys(map(str, range(1, len(found.methods) + 1)), True)},
-    )
-    for i, name in enumerate(found.methods):
-        ranks.add_row(f"{i + 1} {name}", *(_share(value) for value in found.rank[i].tolist()))
-    screen.print(ranks)
-    sizes = [k for k in (5, 10, 20, 50, 100) if k < len(found.nodes)]
-    overlap = _table("share of the k strongest nodes in common", {"": False, **{f"k = {k}": True for k in sizes}})
-    for i, name in enumerate(found.methods):
-        for j in range(i):
-            shares = (_share(float(found.overlap[i, j, k - 1])) for k in sizes)
-            overlap.add_row(f"{found.methods[j]} and {name}", *shares)
-    screen.print(overlap)
-    if found.counterfactual:
-        alphas = [f"alpha = {alpha:g}" for alpha in next(iter(found.counterfactual.values()))]
-        table = _table("correlation with the metric under fresh ablations", {"": False, **dict.fromkeys(alphas, True)})
-        for name, each in found.counterfactual.items():
-            cells = (f"{_share(c.mean)} ({_share(c.low)} to {_share(c.high)})" for c in each.values())
-            table.add_row(name, *cells)
-        screen.print(table)
-
-
-def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _edge_rows(found: "Discovery") -> list[tuple[str, str]]:
@@ -138,15 +109,15 @@ def _search_rows(found: "Discovery") -> list[tuple[str, str]]:
 
 def _strongest_edges(found: "Discovery") -> Any:
     score = "log-odds of the mask" if "training" in found.provenance else "effect"
-    table = _table("strongest edges", {"edge": False, "in the circuit": False, score: True, "std. error": True})
+    shown = table("strongest edges", {"edge": False, "in the circuit": False, score: True, "std. error": True})
     for edge, score, stderr in found.strongest(10):
-        table.add_row(
+        shown.add_row(
             edge,
             "yes" if edge in found.circuit else "no",
             f"{score:+.4f}",
             "–" if math.isnan(stderr) else f"{stderr:.4f}",
         )
-    return table
+    return shown
 
 
 def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
@@ -177,27 +148,27 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
 
 def _strongest_nodes(found: "NodeDiscovery") -> Any:
     value = "effect" if found.provenance["options"].get("signed", True) else "contribution"
-    table = _table("strongest nodes", {"node": False, value: True, "std. error": True, "95% interval": True})
+    shown = table("strongest nodes", {"node": False, value: True, "std. error": True, "95% interval": True})
     for entry in found.summary()["strongest"]:
         interval = entry["interval"]
         between = "–" if interval is None or None in interval else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
-        table.add_row(
+        shown.add_row(
             entry["node"],
             "–" if entry["effect"] is None else f"{entry['effect']:+.4f}",
             "–" if entry["stderr"] is None else f"{entry['stderr']:.4f}",
             between,
         )
-    return table
+    return shown
 
 
-def _table(title: str, columns: dict[str, bool], **options: Any) -> Any:
+def table(title: str, columns: dict[str, bool], **options: Any) -> Any:
     """A table with these columns; True: numbers, flush right."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", **options)
+    made = Table(title=title, title_justify="left", **options)
     for name, number in columns.items():
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    return table
+        made.add_column(name, justify="right" if number else "left", overflow="fold")
+    return made
 
 
 def _decimal(value: float | None) -> str:
@@ -207,7 +178,15 @@ def _decimal(value: float | None) -> str:
 def console() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False, markup=False)
+    return Console(highlight=False, markup=False, width=_width(sys.stdout))
+
+
+WITHOUT_TERMINAL = 120
+"""Columns where the output goes to a file or a pipe."""
+
+
+def _width(stream: Any) -> int | None:
+    return None if stream.isatty() or "COLUMNS" in os.environ else WITHOUT_TERMINAL
 
 
 def console_stderr() -> Any:

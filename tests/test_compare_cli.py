@@ -28,15 +28,27 @@ def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
         discovered(monkeypatch, tmp_path, "coar", "coar", "--samples", 64),
     ]
     capsys.readouterr()
-    out = tmp_path / "comparison.json"
-    assert run(monkeypatch, ["compare", *runs, "--samples", "32", "--alphas", "0.1,0.3", "--out", str(out)]) == 0
+    out, page = tmp_path / "comparison.json", tmp_path / "comparison.html"
+    assert (
+        run(
+            monkeypatch,
+            ["compare", *runs, "--samples", "32", "--alphas", "0.1,0.3", "--out", str(out), "--page", str(page)],
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "rank correlation over 6 nodes" in said
-    assert "alpha = 0.3" in said
+    assert "α = 0.3" in said
     written = json.loads(out.read_text())
     assert written["methods"] == ["eap", "eap circuit", "atp", "acdc circuit", "coar"]
     assert written["rank_correlation"][0][2] == pytest.approx(1.0)
     assert len(written["counterfactual"]["coar"]) == 2
+    assert [of["circuit"] for of in written["circuits"]] == ["eap circuit", "acdc circuit"]
+    assert set(written["faithfulness"]) == {"eap circuit", "acdc circuit"}
+    assert written["interactions"]["coar"]
+    text = page.read_text()
+    assert text.count("Plotly.newPlot") == 5
+    assert "Do the scores predict ablations?" in text
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, capsys):

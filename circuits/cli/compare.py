@@ -24,13 +24,16 @@ def compare(
     model: Annotated[str | None, typer.Option(help="The runs' model. Default: the name that they give.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write figures to this HTML page, which works offline.")
+    ] = None,
 ) -> None:
     """Compare the scores and circuits of finished runs: rankings, overlap, and how well each predicts ablations."""
     import json
 
     from circuits.compare_runs import compare_runs, read_runs
     from circuits.export.atomic import replacing
-    from circuits.terminal import print_comparison
+    from circuits.terminal_comparison import print_comparison
 
     found = read_runs(runs)
     try:
@@ -45,6 +48,12 @@ def compare(
         found, loaded, samples=samples, alphas=chances, ablation=ablation, by=by, seed=seed, stage=stage
     )
     print_comparison(result)
+    if page is not None:
+        from circuits.plots import write_page
+        from circuits.plots.comparison import comparison_sections
+
+        title = f"Methods compared: {origin.get('task') or 'pairs'} in {origin.get('model')}"
+        write_page(title, comparison_sections(result), page)
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(json.dumps(result.to_dict(), allow_nan=False) + "\n", encoding="utf-8")

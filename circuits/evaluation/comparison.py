@@ -1,18 +1,19 @@
 """Methods side by side, on one task: do they name the same components, and do they predict ablations?
 
 Everything is brought to scores of nodes: edge scores are summed over each node's out-edges, a circuit says 1 for its nodes and
-0 for all others. Then
+0 for all others, circuits at several thresholds (of `acdc_sweep`) the largest at which a node is still there. Then
 
 - rank correlation (Spearman) of every two methods over the nodes, with a bootstrap interval over prompts, both methods on the
   same draws;
 - overlap: the share that the k strongest nodes of two methods have in common, for every k;
-- counterfactual correlation: COAR's test, see `circuits.evaluation.counterfactual`.
+- counterfactual correlation: COAR's test, see `circuits.evaluation.counterfactual`;
+- of circuits, what a COAR fit predicts for them beside what was measured, see `circuits.evaluation.circuit_predictions`.
 
 Agreement is not proof: methods can agree and be wrong together. What a circuit does is measured by `circuits.faithfulness`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +23,14 @@ from torch import Tensor
 from circuits.circuit import Circuit
 from circuits.correlation import correlation
 from circuits.errors import InputError
+from circuits.evaluation.circuit_predictions import CircuitPrediction
 from circuits.evaluation.counterfactual import Correlation, Counterfactuals
+from circuits.interactions import Interaction
+from circuits.methods.coar import LinearAttribution
 from circuits.node_scores import NodeScores
 from circuits.scores import EdgeScores
 
-Judged = NodeScores | EdgeScores | Circuit
+Judged = NodeScores | EdgeScores | Circuit | Mapping[float, Circuit]
 BY = ("abs", "signed")
 
 
@@ -43,6 +47,10 @@ class Comparison:
         overlap: entry k - 1: the share of the k strongest nodes that two methods have in common; NaN where one of them
             does not say which k these are (a circuit: other than for all of its nodes).
         counterfactual: by method and alpha; empty where no ablations were given.
+        circuits: predictions and measurements of circuits; empty where none were given.
+        faithfulness: of the methods' circuits, where it is known.
+        scores: what was compared, all brought to nodes.
+        judge: the ablations.
     """
 
     methods: tuple[str, ...]
@@ -53,6 +61,15 @@ class Comparison:
     high: Float[Tensor, "method method"]
     overlap: Float[Tensor, "method method k"]
     counterfactual: dict[str, dict[float, Correlation]]
+    circuits: tuple[CircuitPrediction, ...] = ()
+    faithfulness: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, NodeScores] = field(default_factory=dict)
+    judge: Counterfactuals | None = None
+
+    @property
+    def interactions(self) -> dict[str, tuple[Interaction, ...]]:
+        """By COAR fit: the strongest pairs that its sum does not describe."""
+        return {name: of.interactions for name, of in self.scores.items() if isinstance(of, LinearAttribution)}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; NaN as None."""
@@ -75,6 +92,25 @@ class Comparison:
                 ]
                 for name, found in self.counterfactual.items()
             },
+            "faithfulness": {name: _number(value) for name, value in self.faithfulness.items()},
+            "circuits": [
+                {
+                    "circuit": of.circuit,
+                    "edges": of.n_edges,
+                    "nodes": of.n_nodes,
+                    "predicted": float(of.predicted.mean()),
+                    "nodes_kept": float(of.nodes_kept.mean()),
+                    "edges_kept": float(of.edges_kept.mean()),
+                    "node_ablation": of.node_ablation,
+                    "ablation": of.ablation,
+                }
+                for of in self.circuits
+            ],
+            "interactions": {name: [pair._asdict() for pair in pairs] for name, pairs in self.interactions.items()},
+            "scores": {
+                name: dict(zip(self.nodes, _at(of, self.nodes).mean(1).tolist(), strict=True))
+                for name, of in self.scores.items()
+            },
         }
 
     def __str__(self) -> str:
@@ -96,6 +132,8 @@ def compare(
     results: Mapping[str, Judged],
     *,
     judge: Counterfactuals | None = None,
+    circuits: Sequence[CircuitPrediction] = (),
+    faithfulness: Mapping[str, float] | None = None,
     by: str = "abs",
     resamples: int = 1000,
     seed: int = 0,
@@ -103,8 +141,11 @@ def compare(
     """Compares scores and circuits of one model on the same prompts.
 
     Args:
-        results: by the name under which each is shown: scores of nodes (without positions), of edges, or circuits.
+        results: by the name under which each is shown: scores of nodes (without positions), of edges, circuits, or
+            {threshold: circuit}.
         judge: fresh ablations on these prompts, from `circuits.counterfactuals`; None: no counterfactual correlation.
+        circuits: from `circuits.predict_circuits`, to be shown beside.
+        faithfulness: of the methods' circuits, by the names in `results`, to be shown beside.
         by: `abs` or `signed`, see `Comparison`. AtP* and circuits have no sign.
         resamples, seed: of the bootstrap over prompts.
 
@@ -142,14 +183,19 @@ def compare(
         high=torch.where(known, high, torch.nan),
         overlap=_overlap(means),
         counterfactual=judged,
+        circuits=tuple(circuits),
+        faithfulness=dict(faithfulness or {}),
+        scores=scored,
+        judge=judge,
     )
 
 
 def _prompts(results: Mapping[str, Judged]) -> int:
-    counts = {name: of.n_prompts for name, of in results.items() if not isinstance(of, Circuit)}
+    scores = {name: of for name, of in results.items() if isinstance(of, NodeScores | EdgeScores)}
+    counts = {name: of.n_prompts for name, of in scores.items()}
     if len(set(counts.values())) > 1:
         raise InputError(f"the results are of different prompts: {', '.join(f'{k}: {v}' for k, v in counts.items())}")
-    digests = {of.provenance.get("pairs_sha256") for of in results.values()} - {None}
+    digests = {of.provenance.get("pairs_sha256") for of in scores.values()} - {None}
     if len(digests) > 1:
         raise InputError("the results are of different prompts; score the same pairs with each method")
     return next(iter(counts.values()), 1)
@@ -160,11 +206,26 @@ def _as_nodes(name: str, result: Judged, n_prompts: int) -> NodeScores:
         there = set(result.nodes)
         kept = torch.tensor([float(node in there) for node in result.graph.writer_names], dtype=torch.float64)
         return NodeScores(result.graph.writer_names, kept[:, None].expand(-1, n_prompts))
+    if isinstance(result, Mapping):
+        return _of_thresholds(name, result, n_prompts)
     if isinstance(result, EdgeScores):
         return result.to_nodes()
     if result.positions is not None:
         raise InputError(f"{name}: scores split by position cannot be compared; score all positions together")
     return result
+
+
+def _of_thresholds(name: str, sweep: Mapping[float, Circuit], n_prompts: int) -> NodeScores:
+    """The largest threshold at which each node is still there; 0 if at none."""
+    if not sweep or min(sweep) <= 0:
+        raise InputError(f"{name}: thresholds must be positive, got {sorted(sweep)}")
+    graph = next(iter(sweep.values())).graph
+    highest = {
+        node: max((threshold for threshold, circuit in sweep.items() if node in circuit.nodes), default=0.0)
+        for node in graph.writer_names
+    }
+    values = torch.tensor(list(highest.values()), dtype=torch.float64)
+    return NodeScores(graph.writer_names, values[:, None].expand(-1, n_prompts))
 
 
 def _at(scores: NodeScores, nodes: tuple[str, ...]) -> Float[Tensor, "node prompt"]:

@@ -27,6 +27,7 @@ from circuits.ablations import Ablation
 from circuits.component_samples import Sampler, Samples, in_blocks
 from circuits.correlation import correlation
 from circuits.errors import AttributionWarning, InputError
+from circuits.interactions import Interaction, interactions
 from circuits.linear_fit import FITS, LinearFit, fit_linear
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
@@ -49,7 +50,7 @@ class LinearAttribution(NodeScores):
         mean_weight_stderr: of each weight averaged over the prompts, these prompts taken as given.
         fit: what the fit is worth: `samples`, `components`, `rank`, `condition`, `held_out` (the correlation, averaged over
             the prompts, between the metric and its prediction by a fit that has not seen the sample; None where there is
-            none), `strength`.
+            none), `strength`, and the strongest `interactions`: pairs that the sum does not describe.
     """
 
     bias: Float[Tensor, " prompt"] = field(default_factory=lambda: torch.zeros(0))
@@ -60,6 +61,11 @@ class LinearAttribution(NodeScores):
     def predict(self, kept: Float[Tensor, "sample node"]) -> Float[Tensor, "sample prompt"]:
         """The metric where these components are kept."""
         return self.bias + kept.to(self.per_prompt.dtype) @ self.per_prompt
+
+    @property
+    def interactions(self) -> tuple[Interaction, ...]:
+        """The strongest pairs that the sum does not describe; see `circuits.interactions`."""
+        return tuple(Interaction(*pair) for pair in self.fit.get("interactions", ()))
 
     @property
     def statement(self) -> str | None:
@@ -194,6 +200,7 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
         "condition": found.condition,
         "held_out": None if bool(held_out.isnan()) else float(held_out),
         "strength": list(found.strength),
+        "interactions": [list(pair) for pair in interactions(samples.nodes, samples.kept, _residuals(samples, found))],
     }
     options = {**samples.origin["options"], "samples": len(samples), "fit": fit}
     origin = frozen({**samples.origin, "method": "coar", "options": options})
@@ -201,6 +208,10 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
         samples.nodes, found.weights, None, samples.clean, None, origin,
         found.bias, found.stderr, found.mean_stderr, _plain(found, worth),
     )  # fmt: skip
+
+
+def _residuals(samples: Samples, found: LinearFit) -> Float[Tensor, "sample prompt"]:
+    return samples.outcomes - found.bias - samples.kept @ found.weights
 
 
 def _plain(found: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:

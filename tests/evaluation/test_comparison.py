@@ -95,3 +95,30 @@ def test_a_single_prompt_has_no_interval_and_a_constant_method_no_correlation():
     assert found.rank[0, 1].isnan()
     assert found.low.isnan().all()
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["rank_correlation"][0][1] is None
+
+
+def test_thresholds_are_compared_and_circuits_predicted():
+    model, pairs = tiny("gpt2"), random_pairs(n=3)
+    thresholds = (0.05, 0.5)
+    sweep = dict(zip(thresholds, circuits.acdc_sweep(model, pairs, thresholds), strict=True))
+    linear = circuits.coar(model, pairs, samples=96, ablation="interchange")
+    found = circuits.compare({"ACDC": sweep, "COAR": linear})
+    for node, value in zip(found.nodes, found.scores["ACDC"].values[-len(found.nodes) :].tolist(), strict=True):
+        assert value == pytest.approx(max((t for t in thresholds if node in sweep[t].nodes), default=0))
+    with pytest.raises(InputError, match="thresholds"):
+        circuits.compare({"ACDC": {0.0: sweep[0.5]}, "COAR": linear})
+    whole, none = Circuit.full(model.graph), Circuit.empty(model.graph)
+    all_, nothing = circuits.predict_circuits(model, pairs, linear, {"all": whole, "nothing": none})
+    torch.testing.assert_close(all_.predicted, linear.bias + linear.per_prompt.sum(0))
+    torch.testing.assert_close(all_.nodes_kept, linear.clean)
+    torch.testing.assert_close(all_.edges_kept, linear.clean)
+    torch.testing.assert_close(nothing.predicted, linear.bias)
+    heads = Circuit.from_edges(model.graph, [e for e in model.graph.edges if not e.startswith("m") and "->m" not in e])
+    wanted = circuits.circuit_metric(model, pairs, heads)
+    (one,) = circuits.predict_circuits(model, pairs, linear, {"heads": heads})
+    torch.testing.assert_close(one.edges_kept, wanted)
+    torch.testing.assert_close(one.nodes_kept, wanted, rtol=1e-5, atol=1e-6)  # nodes without out-edges are ablated ones
+    shown = circuits.compare({"heads": heads, "COAR": linear}, circuits=[one], faithfulness={"heads": 0.5})
+    assert shown.to_dict()["circuits"][0]["edges"] == len(heads)
+    with pytest.raises(InputError, match="prompts"):
+        circuits.predict_circuits(model, random_pairs(n=2), linear, {"all": whole})

@@ -1,0 +1,102 @@
+"""What COAR's linear model says of a circuit, and what comes out when the circuit is left alone.
+
+COAR is fitted to runs in which few components are ablated; a circuit ablates most of them. So its prediction
+
+    bias + Σ weights of the circuit's nodes
+
+is an extrapolation, and is shown beside two measurements: the metric with exactly these nodes kept (the question that the
+linear model answers), and with exactly the circuit's edges kept (what `circuits.faithfulness` measures).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation, get_ablation
+from circuits.circuit import Circuit
+from circuits.component_samples import Sampler, in_blocks
+from circuits.errors import InputError
+from circuits.evaluation.faithfulness import circuit_metrics
+from circuits.methods.coar import LinearAttribution
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.pairs import PromptPairs
+from circuits.question import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitPrediction:
+    """Of one circuit; metrics are per prompt and signed like the behaviour.
+
+    Attributes:
+        circuit: its name.
+        n_edges, n_nodes: its size; nodes are those that the linear model knows.
+        predicted: by the linear model.
+        nodes_kept: measured with these nodes kept and all others ablated, as the linear model's samples were.
+        edges_kept: measured with its edges kept and all others ablated by `ablation`.
+        node_ablation, ablation: what took the place of ablated nodes, and of ablated edges.
+    """
+
+    circuit: str
+    n_edges: int
+    n_nodes: int
+    predicted: Float[Tensor, " prompt"]
+    nodes_kept: Float[Tensor, " prompt"]
+    edges_kept: Float[Tensor, " prompt"]
+    node_ablation: str
+    ablation: str
+
+
+def predict_circuits(
+    model: Model,
+    pairs: PromptPairs,
+    linear: LinearAttribution,
+    circuits: Mapping[str, Circuit],
+    *,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[CircuitPrediction, ...]:
+    """Predictions and measurements of several circuits.
+
+    Args:
+        model, pairs: those of the linear model.
+        linear: from `circuits.coar`, of whole heads and MLPs.
+        circuits: by name.
+        metric: None: the one the task prefers.
+        ablation: of edges outside the circuit; nodes are ablated as in the linear model's own samples.
+        batch_size, progress: see `circuits.coar`.
+
+    Raises:
+        InputError: a linear model of other prompts, or circuits of another graph.
+    """
+    if linear.n_prompts != len(pairs):
+        raise InputError(f"the linear model is of {linear.n_prompts} prompts, but there are {len(pairs)} pairs")
+    node_ablation = str(linear.provenance.get("ablation", "zero"))
+    edges = circuit_metrics(
+        model, pairs, list(circuits.values()), metric=metric, ablation=ablation, batch_size=batch_size
+    )
+    sampler = Sampler.ask(model, pairs, list(linear.nodes), metric, node_ablation, batch_size)
+    kept = torch.tensor([[node in set(circuit.nodes) for node in sampler.nodes] for circuit in circuits.values()])
+    kept = kept.reshape(len(circuits), len(sampler.nodes))
+    measured = sampler.measured("circuits", in_blocks(~kept), progress).outcomes
+    sign = sampler.question.metric.sign
+    order = [sampler.nodes.index(node) for node in linear.nodes]
+    predicted = linear.predict(kept[:, order].double())
+    return tuple(
+        CircuitPrediction(
+            name,
+            len(circuit),
+            int(kept[i].sum()),
+            predicted[i],
+            measured[i],
+            edges[i] * sign,
+            node_ablation,
+            get_ablation(ablation).label,
+        )
+        for i, (name, circuit) in enumerate(circuits.items())
+    )

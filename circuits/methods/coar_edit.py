@@ -1,0 +1,139 @@
+"""COAR-Edit: change what a model says on some prompts, and on no others, by ablating a few components.
+
+(Shah, Ilyas & Madry 2024, 2404.11534, section 5.) From COAR attributions of target prompts T and reference prompts R, each
+component gets a two-sample t statistic
+
+    τ_j = (mean_T w_j - mean_R w_j) / sqrt(var_T w_j / |T| + var_R w_j / |R|)
+
+A component of very negative τ holds the targets' metric down and does little for, or helps, the references': ablating the k
+lowest raises the targets' metric and leaves the references' alone; ablating the k highest lowers it. Whether it does is
+measured, not assumed: `apply_edit` ablates the first k components for each k, on any prompts, best on fresh ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.component_samples import Sampler, in_blocks
+from circuits.errors import InputError
+from circuits.methods.coar import LinearAttribution
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.pairs import PromptPairs
+from circuits.question import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Components in the order in which they are to be ablated.
+
+    Attributes:
+        nodes: their names.
+        statistic: τ of each.
+        raises: the targets' metric is to go up; else down.
+    """
+
+    nodes: tuple[str, ...]
+    statistic: Float[Tensor, " node"]
+    raises: bool
+
+
+@dataclass(frozen=True, eq=False)
+class EditOutcome:
+    """What an edit does, step by step.
+
+    Attributes:
+        ks: numbers of ablated components.
+        nodes: the components of the longest step.
+        metric: per set of prompts, for every k and prompt, signed like the behaviour.
+    """
+
+    ks: tuple[int, ...]
+    nodes: tuple[str, ...]
+    metric: dict[str, Float[Tensor, "step prompt"]]
+
+    def mean(self, name: str) -> Float[Tensor, " step"]:
+        """Of the metric over a set's prompts."""
+        return self.metric[name].mean(1)
+
+    def accuracy(self, name: str) -> Float[Tensor, " step"]:
+        """The share of a set's prompts on which the metric is positive; for differences between answer and distractor."""
+        return (self.metric[name] > 0).double().mean(1)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.metric))
+        lines = [f"  {'ablated':<{width}} " + " ".join(f"{k:>13}" for k in self.ks)]
+        for name in self.metric:
+            cells = zip(self.mean(name).tolist(), self.accuracy(name).tolist(), strict=True)
+            lines.append(f"  {name:<{width}} " + " ".join(f"{mean:+7.2f} ({share:.2f})" for mean, share in cells))
+        return "\n".join(["mean metric (share of prompts above 0)", *lines])
+
+
+def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: bool = True) -> Edit:
+    """Ranks components by how much more they matter to the targets than to the references.
+
+    Args:
+        target: COAR attributions on prompts whose metric is to change. A single prompt has no variance of its own: the
+            references' is taken.
+        reference: of the same components, on at least two prompts that are to stay.
+        raises: ablate components that hold the targets' metric down; False: those that hold it up.
+
+    Raises:
+        InputError: attributions of other components, or of a single reference prompt.
+    """
+    if set(target.nodes) != set(reference.nodes):
+        raise InputError("target and reference attributions are of different components; score the same nodes for both")
+    n_target, n_reference = target.n_prompts, reference.n_prompts
+    if n_reference < 2:
+        raise InputError("an edit needs at least two reference prompts: their variance says what is normal")
+    rows = [reference.nodes.index(node) for node in target.nodes]
+    weights = reference.per_prompt[rows]
+    spread = weights.var(1)
+    own = target.per_prompt.var(1) if n_target > 1 else spread
+    error = (own / n_target + spread / n_reference).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    statistic = (target.per_prompt.mean(1) - weights.mean(1)) / error
+    order = torch.sort(statistic, descending=not raises, stable=True).indices
+    return Edit(tuple(target.nodes[i] for i in order.tolist()), statistic[order], raises)
+
+
+def apply_edit(
+    model: Model,
+    edit: Edit,
+    prompts: Mapping[str, PromptPairs],
+    *,
+    ks: Sequence[int] = (0, 1, 2, 5, 10, 20),
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "zero",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> EditOutcome:
+    """Ablates the first k components of an edit, for each k, and measures.
+
+    Args:
+        model: the model; it stays as it is.
+        edit: from `plan_edit`.
+        prompts: sets of pairs by name: targets, references, other tasks.
+        ks: numbers of components.
+        metric: None: what each set's task prefers.
+        ablation: what takes a component's place; the attributions' own.
+        batch_size, progress: see `circuits.coar`.
+
+    Raises:
+        InputError: a k that is negative or beyond the components, or nothing to measure on.
+    """
+    if not prompts:
+        raise InputError("there are no prompts to measure an edit on")
+    if not ks or any(not 0 <= k <= len(edit.nodes) for k in ks):
+        raise InputError(f"ks must be between 0 and the edit's {len(edit.nodes)} components, got {list(ks)}")
+    chosen = edit.nodes[: max(1, max(ks))]
+    metrics = {}
+    for name, pairs in prompts.items():
+        sampler = Sampler.ask(model, pairs, list(chosen), metric, ablation, batch_size)
+        rank = torch.tensor([chosen.index(node) for node in sampler.nodes])
+        masks = torch.stack([rank < k for k in ks])
+        metrics[name] = sampler.measured("edit", in_blocks(masks), progress).outcomes
+    return EditOutcome(tuple(ks), chosen, metrics)
