@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from circuits.ablations import Ablation as Ablation
     from circuits.causal_model import CausalModel as CausalModel
     from circuits.circuit import Circuit as Circuit
-    from circuits.circuit import random_circuit as random_circuit
     from circuits.diagnosis import Diagnosis as Diagnosis
     from circuits.errors import AttributionWarning as AttributionWarning
     from circuits.errors import InputError as InputError
@@ -20,12 +19,27 @@ if TYPE_CHECKING:
     from circuits.evaluation.circuit_predictions import predict_circuits as predict_circuits
     from circuits.evaluation.comparison import Comparison as Comparison
     from circuits.evaluation.comparison import compare as compare
+    from circuits.evaluation.completeness import Completeness as Completeness
+    from circuits.evaluation.completeness import Minimality as Minimality
+    from circuits.evaluation.completeness import completeness as completeness
+    from circuits.evaluation.completeness import minimality as minimality
     from circuits.evaluation.counterfactual import Counterfactuals as Counterfactuals
     from circuits.evaluation.counterfactual import counterfactuals as counterfactuals
+    from circuits.evaluation.curves import FaithfulnessCurves as FaithfulnessCurves
+    from circuits.evaluation.curves import faithfulness_curves as faithfulness_curves
     from circuits.evaluation.faithfulness import Faithfulness as Faithfulness
     from circuits.evaluation.faithfulness import circuit_metric as circuit_metric
     from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
     from circuits.evaluation.faithfulness import faithfulness as faithfulness
+    from circuits.evaluation.hypothesis import HypothesisTests as HypothesisTests
+    from circuits.evaluation.hypothesis import hypothesis_tests as hypothesis_tests
+    from circuits.evaluation.randomisation import Randomisation as Randomisation
+    from circuits.evaluation.randomisation import randomisation as randomisation
+    from circuits.evaluation.score_quality import complexity as complexity
+    from circuits.evaluation.score_quality import sensitivity as sensitivity
+    from circuits.evaluation.stability import Stability as Stability
+    from circuits.evaluation.stability import prompt_stability as prompt_stability
+    from circuits.evaluation.stability import stability as stability
     from circuits.graph import Graph as Graph
     from circuits.interactions import Interaction as Interaction
     from circuits.methods.acdc import acdc as acdc
@@ -67,6 +81,7 @@ if TYPE_CHECKING:
     from circuits.model import load_model as load_model
     from circuits.node_scores import NodeScores as NodeScores
     from circuits.pairs import PromptPairs as PromptPairs
+    from circuits.random_circuits import random_circuit as random_circuit
     from circuits.scores import EdgeScores as EdgeScores
 
 _WHERE = {
@@ -114,9 +129,24 @@ _WHERE = {
     "leave_one_out": "methods.coar",
     "load_model": "model",
     "path_patching": "methods.path_patching",
-    "random_circuit": "circuit",
+    "random_circuit": "random_circuits",
     "refine": "methods.refine",
     "verify": "methods.verification",
+    "Randomisation": "evaluation.randomisation",
+    "randomisation": "evaluation.randomisation",
+    "complexity": "evaluation.score_quality",
+    "sensitivity": "evaluation.score_quality",
+    "Stability": "evaluation.stability",
+    "prompt_stability": "evaluation.stability",
+    "stability": "evaluation.stability",
+    "Completeness": "evaluation.completeness",
+    "Minimality": "evaluation.completeness",
+    "completeness": "evaluation.completeness",
+    "minimality": "evaluation.completeness",
+    "FaithfulnessCurves": "evaluation.curves",
+    "faithfulness_curves": "evaluation.curves",
+    "HypothesisTests": "evaluation.hypothesis",
+    "hypothesis_tests": "evaluation.hypothesis",
     "CircuitPrediction": "evaluation.circuit_predictions",
     "predict_circuits": "evaluation.circuit_predictions",
     "Edit": "methods.coar_edit",

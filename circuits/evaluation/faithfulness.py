@@ -4,7 +4,9 @@
 
 on dataset means, where m(C) is the metric with every edge outside C ablated, m(∅) with every edge ablated (under
 interchange: the corrupted prompts' metric) and m(all) the model's own. The number means something only beside the
-ablation it was taken with, and beside random circuits of equal size.
+ablation it was taken with, what was ablated (here edges, at all positions) and beside random circuits of equal size (Miller et
+al. 2024, 2407.08734). The mean over prompts of each prompt's own ratio is another number, which prompts with m(all) ≈ m(∅)
+can throw anywhere; both are told.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
-from circuits.circuit import Circuit, random_circuit
+from circuits.circuit import Circuit
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
@@ -23,6 +25,7 @@ from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.pairs import PromptPairs
 from circuits.question import Progress, Question
+from circuits.random_circuits import random_circuits
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +33,12 @@ class Faithfulness:
     """How much of the behaviour a circuit keeps.
 
     Attributes:
-        value: faithfulness on dataset means; 1 = as the model, 0 = as with everything ablated.
+        value: the ratio of dataset means; 1 = as the model, 0 = as with everything ablated.
         clean, ablated, circuit: the metric per prompt of the model, with all edges ablated, and of the circuit.
         random: metric of each random circuit of equal size, averaged over prompts.
         n_edges: size of the circuit.
         metric, ablation: what it was measured with.
+        random_kind: how the random circuits were drawn; see `circuits.random_circuits`.
     """
 
     value: float
@@ -45,6 +49,32 @@ class Faithfulness:
     n_edges: int
     metric: str
     ablation: str
+    random_kind: str = "connected"
+
+    @property
+    def mean_of_ratios(self) -> float:
+        """The mean over prompts of each prompt's own ratio, prompts without a difference left out; NaN without any."""
+        span = self.clean - self.ablated
+        return float(((self.circuit - self.ablated) / span)[span != 0].mean())
+
+    @property
+    def p_value(self) -> float:
+        """Of the circuit being one of the random ones: (1 + those at least as faithful) / (1 + all); NaN without any.
+
+        At least as faithful: mean metric at least as near to the model's.
+        """
+        if not len(self.random):
+            return float("nan")
+        wanted = self.clean.mean()
+        as_good = (self.random - wanted).abs() <= (self.circuit.mean() - wanted).abs()
+        return (1 + int(as_good.sum())) / (1 + len(self.random))
+
+    @property
+    def name(self) -> str:
+        """What the number is, in full."""
+        return (
+            f"faithfulness (ratio of means of {self.metric}, edges ablated at all positions, {self.ablation} ablation)"
+        )
 
     @property
     def random_value(self) -> float:
@@ -134,6 +164,7 @@ def faithfulness(
     metric: str | Metric | MetricFunction | None = None,
     ablation: str | Ablation = "interchange",
     n_random: int = 5,
+    random_kind: str = "connected",
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -145,11 +176,11 @@ def faithfulness(
         metric: None: the one the task prefers.
         ablation: what replaces an ablated edge's value.
         n_random: how many random circuits; 0: none.
+        random_kind: how they are drawn: `connected`, or `same_layers`; see `circuits.random_circuits`.
         seed: of the random circuits.
         batch_size, progress: see `circuit_metrics`.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rivals = [random_circuit(model.graph, len(circuit), generator) for _ in range(n_random)]
+    rivals = random_circuits(circuit, n_random, random_kind, seed)
     asked = [Circuit.full(model.graph), Circuit.empty(model.graph), circuit, *rivals]
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     values = circuit_metrics(
@@ -164,5 +195,5 @@ def faithfulness(
     clean, ablated, found, random = values[0], values[1], values[2], values[3:].mean(1)
     value = _ratio(found, clean, ablated)
     return Faithfulness(
-        value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.label
+        value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.label, random_kind
     )

@@ -1,0 +1,156 @@
+"""What a circuit leaves out, and what in it is of no use (Wang et al. 2022, 2211.00593, section 4).
+
+A circuit is complete if nothing outside it can do the task: the complement keeps none of the behaviour, and whatever set K of its
+edges is ablated, the circuit without K does as the model without K. It is minimal if each of its edges matters while the others
+are there.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.circuit import Circuit
+from circuits.errors import InputError
+from circuits.evaluation.faithfulness import circuit_metrics
+from circuits.methods.exact_edges import exact_edge_effects
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.pairs import PromptPairs
+from circuits.question import Progress, Question
+
+
+@dataclass(frozen=True, eq=False)
+class Completeness:
+    """How much of the behaviour needs the circuit.
+
+    Attributes:
+        complement: the share of the behaviour that the complement keeps, on dataset means: 0 = the circuit is all there is.
+        circuit_without, model_without: faithfulness of the circuit and of the model without each random subset K of the
+            circuit's edges; equal in a complete circuit.
+        sizes: edges in each K.
+        metric, ablation: what it was measured with.
+    """
+
+    complement: float
+    circuit_without: Float[Tensor, " subset"]
+    model_without: Float[Tensor, " subset"]
+    sizes: tuple[int, ...]
+    metric: str
+    ablation: str
+
+    @property
+    def value(self) -> float:
+        """1 - the complement's share."""
+        return 1 - self.complement
+
+    @property
+    def incompleteness(self) -> float:
+        """The mean over subsets of |faithfulness without K: circuit - model|; NaN without subsets."""
+        return float((self.circuit_without - self.model_without).abs().mean())
+
+
+def completeness(
+    model: Model,
+    pairs: PromptPairs,
+    circuit: Circuit,
+    *,
+    subsets: int = 10,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Completeness:
+    """Measures the complement, and circuit and model without random subsets of the circuit.
+
+    Args:
+        model, pairs, circuit: what is asked.
+        subsets: how many; each holds every edge of the circuit with probability ½.
+        metric: None: the one the task prefers.
+        ablation: what replaces an ablated edge's value.
+        seed: of the subsets.
+        batch_size, progress: see `circuits.circuit_metrics`.
+    """
+    if subsets < 0:
+        raise InputError(f"subsets must be at least 0, got {subsets}")
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    full, empty = Circuit.full(model.graph), Circuit.empty(model.graph)
+    knocked = [
+        Circuit(circuit.graph, circuit.mask & (torch.rand(circuit.mask.shape, generator=generator) < 0.5))
+        for _ in range(subsets)
+    ]
+    asked = [full, empty, ~circuit, *(circuit - k for k in knocked), *(full - k for k in knocked)]
+    values = circuit_metrics(
+        model,
+        pairs,
+        asked,
+        metric=question.metric,
+        ablation=question.ablation,
+        batch_size=batch_size,
+        progress=progress,
+    ).mean(1)
+    shares = (values - values[1]) / (values[0] - values[1])
+    sizes = tuple(len(k) for k in knocked)
+    return Completeness(
+        float(shares[2]), shares[3 : 3 + subsets], shares[3 + subsets :], sizes, question.metric.name,
+        question.ablation.label,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Minimality:
+    """What each edge of a circuit adds to it.
+
+    Attributes:
+        edges: names.
+        effects: m(C) - m(C without the edge) per prompt, signed like the behaviour.
+        metric, ablation: what it was measured with.
+    """
+
+    edges: tuple[str, ...]
+    effects: Float[Tensor, "edge prompt"]
+    metric: str
+    ablation: str
+
+    @property
+    def values(self) -> Float[Tensor, " edge"]:
+        """Mean over the prompts."""
+        return self.effects.mean(1)
+
+    def idle(self, share: float = 0.01) -> tuple[str, ...]:
+        """Edges whose mean effect is below a share of the largest one's size."""
+        sizes = self.values.abs()
+        least = share * float(sizes.max()) if len(sizes) else 0.0
+        return tuple(edge for edge, size in zip(self.edges, sizes.tolist(), strict=True) if size <= least)
+
+
+def minimality(
+    model: Model,
+    pairs: PromptPairs,
+    circuit: Circuit,
+    *,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Minimality:
+    """Ablates each edge of a circuit while the others stay.
+
+    Args:
+        model, pairs, circuit, metric, ablation, batch_size, progress: see `completeness`.
+
+    Raises:
+        InputError: an empty circuit.
+    """
+    if not len(circuit):
+        raise InputError("the circuit has no edges, so there is none to do without")
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    found = exact_edge_effects(
+        model, pairs, circuit.edges, context=circuit, metric=question.metric, ablation=question.ablation,
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    return Minimality(found.edges, found.per_prompt, question.metric.name, question.ablation.label)

@@ -1,0 +1,200 @@
+"""Faithfulness against the number of edges, and the areas by which MIB ranks methods (Mueller et al. 2025, 2504.13151).
+
+For each fraction p of the graph's edges, the ⌊p · edges⌋ strongest are kept, and f(p) = (m(C) - m(∅)) / (m(all) - m(∅)) on
+dataset means.
+
+    CPR = ∫ f dp              edges by signed score: how much of the behaviour a circuit of helpful edges keeps; above 1 it
+                              does more than the model
+    CMD = ∫ |1 - f| dp        edges by absolute score: how far a circuit is from doing what the model does
+
+both by the trapezoid rule from the smallest fraction to 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.circuit import Circuit
+from circuits.errors import InputError
+from circuits.evaluation.faithfulness import circuit_metrics
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.pairs import PromptPairs
+from circuits.question import Progress, Question
+from circuits.scores import EdgeScores
+from circuits.selection import check_rule
+
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""MIB's."""
+NO_SPAN = 1e-9
+"""A difference between the model and everything ablated, relative to the metric, that is rounding alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """f(p) for one ranking of edges.
+
+    Attributes:
+        by: `signed` or `abs`.
+        fractions: p.
+        edges: how many edges each circuit has, dead ends pruned.
+        circuit: metric per prompt of each.
+        clean, ablated: metric per prompt of the model, and with all edges ablated.
+        low, high: 95% bootstrap interval of f over prompts.
+    """
+
+    by: str
+    fractions: Float[Tensor, " size"]
+    edges: tuple[int, ...]
+    circuit: Float[Tensor, "size prompt"]
+    clean: Float[Tensor, " prompt"]
+    ablated: Float[Tensor, " prompt"]
+    low: Float[Tensor, " size"]
+    high: Float[Tensor, " size"]
+
+    @property
+    def faithfulness(self) -> Float[Tensor, " size"]:
+        """f(p)."""
+        return _faithfulness(self.circuit.mean(1), self.clean.mean(), self.ablated.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class FaithfulnessCurves:
+    """Both curves and their areas.
+
+    Attributes:
+        signed, absolute: edges by signed score (for CPR), and by absolute score (for CMD).
+        cpr, cmd: the areas.
+        cpr_interval, cmd_interval: 95% bootstrap intervals over prompts.
+        rule: by which edges were chosen.
+        metric, ablation: what it was measured with.
+    """
+
+    signed: Curve
+    absolute: Curve
+    cpr: float
+    cmd: float
+    cpr_interval: tuple[float, float]
+    cmd_interval: tuple[float, float]
+    rule: str
+    metric: str
+    ablation: str
+
+    def __str__(self) -> str:
+        (a, b), (c, d) = self.cpr_interval, self.cmd_interval
+        return f"CPR {self.cpr:.3f} ({a:.3f} to {b:.3f}), CMD {self.cmd:.3f} ({c:.3f} to {d:.3f})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "cpr": self.cpr, "cpr_interval": list(self.cpr_interval), "cmd": self.cmd, "cmd_interval": list(self.cmd_interval),
+            "rule": self.rule, "metric": self.metric, "ablation": self.ablation,
+            **{
+                name: {
+                    "fractions": curve.fractions.tolist(), "edges": list(curve.edges),
+                    "faithfulness": curve.faithfulness.tolist(), "low": curve.low.tolist(), "high": curve.high.tolist(),
+                }
+                for name, curve in (("signed", self.signed), ("absolute", self.absolute))
+            },
+        }  # fmt: skip
+
+
+def faithfulness_curves(
+    model: Model,
+    pairs: PromptPairs,
+    scores: EdgeScores,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    rule: str = "top",
+    fill: bool = False,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    resamples: int = 1000,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> FaithfulnessCurves:
+    """Measures circuits of growing size, and their areas: CPR and CMD.
+
+    Args:
+        model, pairs: what is asked; best pairs that the scores have not seen.
+        scores: of all edges.
+        fractions: of the graph's edges, each above 0 and at most 1; 1 (the whole graph) is added if it is missing.
+        rule: how edges are chosen: `top`, `greedy`, `optimal`, by signed and by absolute score; or `positive-share`, which has
+            one order only, for both areas.
+        fill: go on down the ranking until so many edges are connected; not for `optimal`.
+        metric, ablation: of the circuits; None: the one the task prefers.
+        resamples, seed: of the bootstrap over prompts.
+        batch_size, progress: see `circuits.circuit_metrics`.
+
+    Raises:
+        InputError: an unusable fraction, an unknown rule, scores of another graph, or a model whose metric is the same with all
+            edges ablated, so that no fraction of it can be told.
+    """
+    points = sorted({*map(float, fractions), 1.0})
+    if not points[0] > 0 or points[-1] > 1:
+        raise InputError(f"fractions must be above 0 and at most 1, got {list(fractions)}")
+    options: dict[str, Any] = {"fill": True} if fill else {}
+    check_rule(rule, options)
+    if scores.graph != model.graph:
+        raise InputError(f"the scores belong to another graph ({scores.graph}) than {model.name}")
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    orders: tuple[dict[str, Any], ...] = ({},) if rule == "positive-share" else ({"by": "signed"}, {"by": "abs"})
+    circuits = [Circuit.full(model.graph), Circuit.empty(model.graph)]
+    for order in orders:
+        sizes = [int(p * model.graph.n_edges) for p in points[:-1]]
+        circuits += [scores.select(n, rule, **order, **options) if n else circuits[1] for n in sizes]
+    values = circuit_metrics(
+        model, pairs, circuits, metric=question.metric, ablation=question.ablation, batch_size=batch_size,
+        progress=progress,
+    ) * question.metric.sign  # fmt: skip
+    clean, ablated = values[0], values[1]
+    if abs(float(clean.mean() - ablated.mean())) <= NO_SPAN * float(clean.abs().mean()):
+        raise InputError("the metric is the same with all edges ablated, so that faithfulness is not defined")
+    draws = _draws(len(pairs), resamples, seed)
+    curves, areas = [], []
+    for i, by in enumerate(("signed", "abs")):
+        start = 2 + (i % len(orders)) * (len(points) - 1)
+        rows = torch.cat([values[start : start + len(points) - 1], clean[None]])
+        sizes = (*(len(c) for c in circuits[start : start + len(points) - 1]), model.graph.n_edges)
+        resampled = _faithfulness(rows @ draws.T, clean @ draws.T, ablated @ draws.T)
+        low, high = _ends(resampled)
+        p = torch.tensor(points, dtype=torch.float64)
+        curves.append(Curve(by, p, sizes, rows, clean, ablated, low, high))
+        least, most = _ends(_area(resampled, p, by)[None])
+        area = float(_area(curves[i].faithfulness[:, None], p, by))
+        areas.append((area, (float(least), float(most))))
+    (cpr, cpr_interval), (cmd, cmd_interval) = areas
+    return FaithfulnessCurves(
+        curves[0], curves[1], cpr, cmd, cpr_interval, cmd_interval, rule, question.metric.name, question.ablation.label
+    )
+
+
+def _faithfulness(
+    circuit: Float[Tensor, "size *draw"], clean: Float[Tensor, "*draw"], ablated: Float[Tensor, "*draw"]
+) -> Float[Tensor, "size *draw"]:
+    return (circuit - ablated) / (clean - ablated)
+
+
+def _area(f: Float[Tensor, "size draw"], p: Float[Tensor, " size"], by: str) -> Float[Tensor, " draw"]:
+    height = f if by == "signed" else (1 - f).abs()
+    return torch.trapezoid(height, p, dim=0)
+
+
+def _draws(n: int, resamples: int, seed: int) -> Float[Tensor, "draw prompt"]:
+    """The weights of prompts drawn with replacement."""
+    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    weights = torch.zeros(resamples, n, dtype=torch.float64)
+    return weights.scatter_add_(1, drawn, torch.full_like(weights, 1 / n))
+
+
+def _ends(resampled: Float[Tensor, "row draw"]) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """The middle 95%."""
+    tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = torch.quantile(resampled, tails, dim=1)
+    return low, high

@@ -1,0 +1,102 @@
+"""Do scores depend on the weights at all? Weights are randomised layer by layer, and the scores must change.
+
+(Adebayo et al. 2018, 1810.03292: sanity checks for saliency maps.) A method whose scores stay as they were when the model knows
+nothing any more reads something else than the model. Randomised weights are the layer's own entries, shuffled within each
+matrix or vector, so that their distribution stays.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from circuits.correlation import correlation
+from circuits.errors import InputError
+from circuits.model import Model
+from circuits.node_scores import NodeScores
+from circuits.question import Progress
+from circuits.scores import EdgeScores
+
+
+@dataclass(frozen=True)
+class Randomisation:
+    """What became of the scores.
+
+    Attributes:
+        layers: how many of the last layers were randomised (`cascading`), or which layer alone.
+        cascading: from the last layer downwards, each with all above it; else one at a time.
+        rank: Spearman's correlation of absolute scores with those of the model as it is, for each step.
+    """
+
+    layers: tuple[int, ...]
+    cascading: bool
+    rank: tuple[float, ...]
+
+    def __str__(self) -> str:
+        how = "the last layers randomised" if self.cascading else "one layer randomised"
+        steps = ", ".join(f"{layer}: {value:.2f}" for layer, value in zip(self.layers, self.rank, strict=True))
+        return f"rank correlation with the model's own scores, {how}: {steps}"
+
+
+@contextmanager
+def shuffled_layers(model: Model, layers: Sequence[int], seed: int = 0) -> Iterator[None]:
+    """The model with the weights of some blocks shuffled, while the context lasts; the weights come back bit by bit."""
+    for layer in layers:
+        if not 0 <= layer < model.graph.n_layers:
+            raise InputError(f"there is no layer {layer}: the model has {model.graph.n_layers}")
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [p for layer in layers for p in model.bridge.blocks[layer].parameters()]
+    kept = [parameter.detach().clone() for parameter in parameters]
+    try:
+        with torch.no_grad():
+            for parameter in parameters:
+                order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order].reshape(parameter.shape))
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+
+
+def randomisation(
+    model: Model,
+    attribute: Callable[[Model], EdgeScores | NodeScores],
+    *,
+    layers: Sequence[int] | None = None,
+    cascading: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Randomisation:
+    """Scores the model again with weights randomised.
+
+    Args:
+        model: the model; it is as before when this returns.
+        attribute: the method, such as `lambda model: circuits.edge_attribution(model, pairs)`.
+        layers: with `cascading` numbers of last layers, else layers; None: each.
+        cascading: see `Randomisation`.
+        seed: of the shuffling.
+        progress: called with (steps done, in all).
+
+    Raises:
+        InputError: a layer that is not there.
+    """
+    n = model.graph.n_layers
+    steps = tuple(layers) if layers is not None else tuple(range(1, n + 1) if cascading else range(n))
+    if cascading and any(not 0 <= step <= n for step in steps):
+        raise InputError(f"numbers of last layers must be between 0 and {n}, got {list(steps)}")
+    own = _sizes(attribute(model))
+    found = []
+    for done, step in enumerate(steps):
+        with shuffled_layers(model, range(n - step, n) if cascading else [step], seed):
+            sizes = _sizes(attribute(model))
+        found.append(float(correlation(own[:, None], sizes[:, None], "spearman")))
+        if progress is not None:
+            progress(done + 1, len(steps))
+    return Randomisation(steps, cascading, tuple(found))
+
+
+def _sizes(scores: EdgeScores | NodeScores) -> torch.Tensor:
+    values = scores.values[scores.graph.edge_mask] if isinstance(scores, EdgeScores) else scores.values
+    return values.double().abs().flatten()

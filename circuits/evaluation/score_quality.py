@@ -1,0 +1,75 @@
+"""Properties of scores that need no ground truth: complexity and sensitivity (Bhatt et al. 2020, 2005.00631).
+
+Scores are easier to use if few edges carry them, and if prompts of one kind get like scores.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.errors import InputError
+from circuits.node_scores import NodeScores
+from circuits.scores import EdgeScores
+
+
+def complexity(scores: EdgeScores | NodeScores) -> float:
+    """The entropy of the shares |score| / Σ|score| in nats (Bhatt et al., definition 3): 0 if one part has all, ln n if all have
+    the same; its exponential is the number of parts that would have the same entropy with equal shares.
+
+    Raises:
+        InputError: all scores are 0.
+    """
+    values = scores.values[scores.candidates] if isinstance(scores, EdgeScores) else scores.values
+    sizes = values.double().abs().flatten()
+    total = float(sizes.sum())
+    if total == 0:
+        raise InputError("all scores are 0, so that no part has a share")
+    shares = sizes[sizes > 0] / total
+    return -float((shares * shares.log()).sum())
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much scores change from prompt to prompt of one kind.
+
+    Attributes:
+        mean, largest: over pairs of prompts, of the distance between the prompts' score vectors, each scaled to length 1
+            (0: the same direction, √2: nothing in common, 2: opposite).
+        pairs: how many pairs.
+    """
+
+    mean: float
+    largest: float
+    pairs: int
+
+
+def sensitivity(scores: EdgeScores | NodeScores) -> Sensitivity:
+    """Mean and largest distance between prompts' scores (Bhatt et al., definitions 1 and 2, with the prompts of the task for the
+    neighbourhood of an input).
+
+    Args:
+        scores: with effects per prompt; groups of prompts count as one.
+
+    Raises:
+        InputError: fewer than two prompts with a score.
+    """
+    rows = _rows(scores)
+    length = rows.norm(dim=1)
+    rows = rows[length > 0] / length[length > 0, None]
+    n = len(rows)
+    if n < 2:
+        raise InputError("sensitivity compares prompts; these scores keep fewer than two with any effect")
+    cosine = (rows @ rows.T).clamp(-1, 1)
+    distance = (2 - 2 * cosine).sqrt()[torch.ones(n, n, dtype=torch.bool).triu(1)]
+    return Sensitivity(float(distance.mean()), float(distance.max()), math.comb(n, 2))
+
+
+def _rows(scores: EdgeScores | NodeScores) -> Float[Tensor, "row part"]:
+    if isinstance(scores, NodeScores):
+        return scores.per_prompt.reshape(-1, scores.n_prompts).T.double()
+    if scores.per_prompt is None:
+        raise InputError("these scores keep no effects per prompt")
+    return scores.per_prompt.double()

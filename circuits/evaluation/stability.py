@@ -1,0 +1,150 @@
+"""Would another run have found the same? Scores and circuits of one method under other seeds, prompts, metrics, ablations.
+
+Any runs of one model can be put side by side; nothing here knows how they differ. Resampled prompts need no run at all: effects on
+each prompt are there, so that a bootstrap over prompts tells how often each edge would have been chosen (SAM: the edges that
+always are).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.bootstrap import row_sizes
+from circuits.circuit import Circuit
+from circuits.correlation import correlation
+from circuits.errors import InputError
+from circuits.scores import EdgeScores
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """How alike several runs are.
+
+    Attributes:
+        runs: their names.
+        k: edges that were compared: the strongest by absolute score; None for circuits of their own size.
+        jaccard: of the edges of every two runs: shared / in either.
+        rank: Spearman's correlation of every two runs' scores over all edges; NaN for circuits.
+        frequency: per edge, the share of runs that have it, edges in graph order.
+        edges: names of the edges.
+    """
+
+    runs: tuple[str, ...]
+    k: int | None
+    jaccard: Float[Tensor, "run run"]
+    rank: Float[Tensor, "run run"]
+    frequency: Float[Tensor, " edge"]
+    edges: tuple[str, ...]
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        """Edges that every run has."""
+        return self.at_least(1.0)
+
+    def at_least(self, share: float) -> tuple[str, ...]:
+        """Edges that at least this share of the runs has."""
+        return tuple(e for e, f in zip(self.edges, self.frequency.tolist(), strict=True) if f >= share - 1e-12)
+
+    @property
+    def mean_jaccard(self) -> float:
+        """Over pairs of runs."""
+        return _off_diagonal(self.jaccard)
+
+    @property
+    def mean_rank(self) -> float:
+        """Over pairs of runs."""
+        return _off_diagonal(self.rank)
+
+    def __str__(self) -> str:
+        size = "circuits" if self.k is None else f"the {self.k} strongest edges"
+        return (
+            f"{len(self.runs)} runs, {size}: Jaccard {self.mean_jaccard:.2f}, rank correlation {self.mean_rank:.2f}, "
+            f"{len(self.always)} edges in all of them"
+        )
+
+
+def stability(runs: Mapping[str, EdgeScores | Circuit], k: int | None = None) -> Stability:
+    """Compares runs with each other.
+
+    Args:
+        runs: scores of edges, or circuits, of one graph, by name.
+        k: how many of the strongest edges count; needed for scores, not for circuits.
+
+    Raises:
+        InputError: fewer than two runs, of several graphs, scores and circuits mixed, or an unusable k.
+    """
+    if len(runs) < 2:
+        raise InputError(f"stability needs at least two runs, got {len(runs)}")
+    graph = next(iter(runs.values())).graph
+    if any(run.graph != graph for run in runs.values()):
+        raise InputError("the runs are of different graphs")
+    scored = {name: run for name, run in runs.items() if isinstance(run, EdgeScores)}
+    if scored and len(scored) < len(runs):
+        raise InputError("scores and circuits cannot be mixed; choose circuits from the scores first")
+    if bool(scored) != (k is not None):
+        raise InputError("k says how many of the strongest edges of scores count; give it for scores, not for circuits")
+    n = len(runs)
+    rank = torch.full((n, n), torch.nan, dtype=torch.float64)
+    if scored:
+        assert k is not None
+        values = torch.stack([run.values[graph.edge_mask].double() for run in scored.values()])
+        members = _strongest(values, k)
+        for i in range(n):
+            rank[i] = correlation(values[i][:, None].expand(-1, n), values.T, "spearman")
+    else:
+        masks = [run.mask[graph.edge_mask] for run in runs.values() if isinstance(run, Circuit)]
+        members = torch.stack(masks)
+    return Stability(tuple(runs), k, _jaccard(members), rank, members.double().mean(0), graph.edges)
+
+
+def prompt_stability(scores: EdgeScores, k: int, resamples: int = 200, seed: int = 0) -> Stability:
+    """What other prompts of the same kind would have given: runs are bootstrap resamples of the prompts.
+
+    Args:
+        scores: with effects per prompt.
+        k: how many of the strongest edges count.
+        resamples: how many; at most 500 are compared with each other.
+        seed: of the resampling.
+
+    Raises:
+        InputError: scores without effects per prompt or of a single prompt, or an unusable number.
+    """
+    if scores.per_prompt is None or len(scores.per_prompt) < 2:
+        raise InputError("these scores keep no effects of at least two prompts, so prompts cannot be resampled")
+    if not 2 <= resamples <= 500:
+        raise InputError(f"resamples must be between 2 and 500, got {resamples}")
+    rows = len(scores.per_prompt)
+    sizes = row_sizes(scores.n_prompts, scores.group)
+    drawn = torch.randint(rows, (resamples, rows), generator=torch.Generator().manual_seed(seed))
+    weights = torch.zeros(resamples, rows, dtype=torch.float64)
+    weights.scatter_add_(1, drawn, sizes[drawn])
+    weights /= weights.sum(1, keepdim=True)
+    values = weights @ scores.per_prompt.double()
+    members = _strongest(values, k)
+    ranks = values.argsort(1).argsort(1).double()
+    rank = torch.corrcoef(ranks)
+    names = tuple(f"resample {i}" for i in range(resamples))
+    return Stability(names, k, _jaccard(members), rank, members.double().mean(0), scores.graph.edges)
+
+
+def _strongest(values: Float[Tensor, "run edge"], k: int) -> Bool[Tensor, "run edge"]:
+    if not 1 <= k <= values.shape[1]:
+        raise InputError(f"k must be between 1 and the graph's {values.shape[1]} edges, got {k}")
+    order = torch.sort(values.abs(), dim=1, descending=True, stable=True).indices[:, :k]
+    return torch.zeros(values.shape, dtype=torch.bool).scatter_(1, order, True)
+
+
+def _jaccard(members: Bool[Tensor, "run edge"]) -> Float[Tensor, "run run"]:
+    wide = members.double()
+    shared = wide @ wide.T
+    either = wide.sum(1)[:, None] + wide.sum(1) - shared
+    return torch.where(either > 0, shared / either, 1.0)
+
+
+def _off_diagonal(matrix: Float[Tensor, "run run"]) -> float:
+    pairs = [float(matrix[i, j]) for i, j in combinations(range(len(matrix)), 2)]
+    return sum(pairs) / len(pairs)

@@ -1,0 +1,143 @@
+"""Circuits drawn at random, for a circuit to be compared with.
+
+| kind | |
+|---|---|
+| `connected` | any edges, as many, each on a path from `input` to `logits` |
+| `same_layers` | the circuit itself with the heads of each layer exchanged at random: equal size, connected, between the same layers, of the same shape |
+
+The second is the harder rival: it shares what a circuit owes to its layers and to the MLPs alone.
+"""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from circuits.circuit import Circuit, readers_by_node
+from circuits.errors import InputError
+from circuits.graph import Graph
+
+KINDS = ("connected", "same_layers")
+
+
+def random_circuits(circuit: Circuit, n: int, kind: str = "connected", seed: int = 0) -> list[Circuit]:
+    """Rivals of a circuit.
+
+    Args:
+        circuit: what they are to be like.
+        n: how many.
+        kind: see the module docstring.
+        seed: of the draws.
+
+    Raises:
+        InputError: no such kind, or a negative number.
+    """
+    if kind not in KINDS:
+        raise InputError(f"random circuits must be one of {', '.join(KINDS)}, got {kind!r}")
+    if n < 0:
+        raise InputError(f"the number of random circuits must be at least 0, got {n}")
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "same_layers":
+        return [exchanged_heads(circuit, generator) for _ in range(n)]
+    return [random_circuit(circuit.graph, len(circuit), generator) for _ in range(n)]
+
+
+def exchanged_heads(circuit: Circuit, generator: torch.Generator) -> Circuit:
+    """The circuit with the heads of each layer exchanged at random; heads that share keys and values stay together."""
+    graph = circuit.graph
+    heads = {layer: _exchange(graph, generator) for layer in range(graph.n_layers)}
+    writers = {name: i for i, name in enumerate(graph.writer_names)}
+    readers = {name: i for i, name in enumerate(graph.reader_names)}
+    to_writer = torch.arange(graph.n_writers)
+    for i, writer in enumerate(graph.writer_nodes):
+        if writer.head is not None:
+            to_writer[i] = writers[f"a{writer.layer}.h{int(heads[writer.layer][writer.head])}"]
+    to_reader = torch.arange(graph.n_readers)
+    for i, reader in enumerate(graph.reader_nodes):
+        if reader.head is not None:
+            shared = reader.part in ("k", "v") and graph.grouped
+            moved = heads[reader.layer]
+            head = int(moved[reader.head * graph.group_size]) // graph.group_size if shared else int(moved[reader.head])
+            to_reader[i] = readers[f"a{reader.layer}.{'kv' if shared else 'h'}{head}<{reader.part}>"]
+    edges = circuit.mask.nonzero()
+    mask = torch.zeros_like(circuit.mask)
+    mask[to_writer[edges[:, 0]], to_reader[edges[:, 1]]] = True
+    return Circuit(graph, mask)
+
+
+def _exchange(graph: Graph, generator: torch.Generator) -> Int[Tensor, " head"]:
+    """Where each head of a layer goes: groups are exchanged, and heads within a group."""
+    groups = torch.randperm(graph.n_kv_heads, generator=generator)
+    within = torch.stack([torch.randperm(graph.group_size, generator=generator) for _ in range(graph.n_kv_heads)])
+    return (groups[:, None] * graph.group_size + within).flatten()
+
+
+_ATTEMPTS = 20
+
+
+def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Circuit:
+    """A random connected circuit: every edge lies on a path from `input` to `logits`.
+
+    Grown from random walks backwards from `logits`; the last few edges, where a whole walk would be too many, join nodes
+    that are already there.
+
+    Args:
+        graph: where to draw from.
+        n_edges: how many edges; at most the graph's.
+        generator: source of randomness.
+    """
+    if not 0 <= n_edges <= graph.n_edges:
+        raise InputError(f"a circuit of {n_edges} edges cannot be drawn from a graph of {graph.n_edges}")
+    for _ in range(_ATTEMPTS):
+        circuit = Circuit(graph, _drawn(graph, n_edges, generator))
+        # Some beginnings cannot be completed: no second edge makes a circuit with `input->logits`.
+        if circuit.pruned() == circuit:
+            break
+    return circuit
+
+
+def _drawn(graph: Graph, n_edges: int, generator: torch.Generator) -> Bool[Tensor, "writer reader"]:
+    by_node = readers_by_node(graph)
+
+    def pick(n: int) -> int:
+        return int(torch.randint(n, (1,), generator=generator))
+
+    def walk() -> set[tuple[int, int]]:
+        node, edges = "logits", set()
+        while node != "input":
+            r = by_node[node][pick(len(by_node[node]))]
+            w = pick(graph.reader_nodes[r].n_writers)
+            edges.add((w, r))
+            node = graph.writer_names[w]
+        return edges
+
+    chosen: set[tuple[int, int]] = set()
+    failures = 0
+    while len(chosen) < n_edges and failures < 50:
+        added = walk() - chosen
+        if added and len(chosen) + len(added) <= n_edges:
+            chosen |= added
+            failures = 0
+        else:
+            failures += 1
+    mask = torch.zeros_like(graph.edge_mask)
+    if chosen:
+        writers, readers = zip(*sorted(chosen), strict=True)
+        mask[list(writers), list(readers)] = True
+    return _filled_up(graph, mask, n_edges, generator)
+
+
+def _filled_up(graph: Graph, mask: Tensor, n_edges: int, generator: torch.Generator) -> Tensor:
+    """Adds random edges between nodes that are already on a path until there are `n_edges`; any edge if those run out."""
+    for anything in (False, True):
+        missing = n_edges - int(mask.sum())
+        if missing <= 0:
+            break
+        nodes = set(Circuit(graph, mask).nodes) | {"input", "logits"}
+        inside = torch.tensor([name in nodes for name in graph.writer_names])[:, None] & torch.tensor(
+            [any(n in nodes for n in graph.nodes_fed_by(r) or ("logits",)) for r in graph.reader_nodes]
+        )
+        candidates = (graph.edge_mask & ~mask & (inside | anything)).nonzero()
+        order = torch.randperm(len(candidates), generator=generator)[:missing]
+        mask = mask.clone()
+        mask[candidates[order, 0], candidates[order, 1]] = True
+    return mask
