@@ -13,7 +13,8 @@ from circuits.provenance import Provenance, plain
 
 RUN_FILE = "run.json"
 RUN_FILES = (
-    "pairs.jsonl", "scores.safetensors", "steps.jsonl", "circuit.json", "circuit.graphml", "circuit.html", "heatmap.html"
+    "pairs.jsonl", "scores.safetensors", "steps.jsonl", "circuit.json", "circuit.graphml", "circuit.html", "heatmap.html",
+    "evaluation.json", "evaluation.html",
 )  # fmt: skip
 """What a run may hold besides `run.json`; a directory with anything else is not replaced."""
 

@@ -1,0 +1,63 @@
+"""`circuits evaluate`: is the circuit right?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from circuits.cli.common import LARGEST_SEED, find_pairs, load, names_in
+from circuits.terminal import console, stage, table
+
+PARTS_HELP = (
+    "Comma separated: faithfulness (under every ablation, against random circuits), completeness, minimality, curves (CPR and "
+    "CMD), hypothesis (tests), scores (stability, complexity, sensitivity). Default: all."
+)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    parts: Annotated[str | None, typer.Option(help=PARTS_HELP)] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="A task or a JSONL file, for pairs that the circuit was not found on. Default: its own."),
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="With --pairs: how many. Default: 64 of a task.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of pairs and of all that is drawn.", min=0, max=LARGEST_SEED)] = 1,
+    ablations: Annotated[str | None, typer.Option(help="For faithfulness, comma separated. Default: all.")] = None,
+    random_circuits: Annotated[int, typer.Option(help="Random circuits for faithfulness.", min=0)] = 20,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)] = None,
+    model: Annotated[str | None, typer.Option(help="The run's model. Default: the name that it gives.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
+) -> None:
+    """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
+    import json
+
+    from circuits.compare_runs import read_run
+    from circuits.evaluate_run import PARTS, evaluate_run
+    from circuits.evaluation_tables import tables
+    from circuits.export.atomic import replacing
+    from circuits.pairs import PromptPairs
+    from circuits.plots import write_page
+    from circuits.plots.evaluation import evaluation_sections
+
+    source = None if pairs is None else find_pairs(pairs)
+    read = read_run(run)
+    origin = read.provenance
+    loaded = load(model or str(origin["model"]), str(origin["dtype"]), device, origin.get("revision"))
+    asked = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded) if source is None else source(loaded, n, seed)
+    found = evaluate_run(
+        read, loaded, asked, fresh=source is not None, parts=names_in(parts) or PARTS, ablations=names_in(ablations),
+        n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage,
+    )  # fmt: skip
+    screen = console()
+    for title, headings, rows in tables(found):
+        shown = table(title, {heading or " " * i: i > 0 for i, heading in enumerate(headings)})
+        for row in rows:
+            shown.add_row(*row)
+        screen.print(shown)
+    for name, why in found.skipped.items():
+        screen.print(f"not measured: {name}: {why}", style="yellow", soft_wrap=True)
+    with replacing(run / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_page(f"Evaluation: {found.task} in {found.model}", evaluation_sections(found), run / "evaluation.html")
+    screen.print(f"written to {run / 'evaluation.json'} and {run / 'evaluation.html'}", soft_wrap=True)
