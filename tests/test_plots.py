@@ -7,7 +7,7 @@ import torch
 from circuits import Circuit, Graph, InputError, random_circuit
 from circuits.node_scores import node_scores
 from circuits.plots import circuit_figure, node_heatmap, position_heatmap, write_html
-from circuits.plots.circuit import _drawn_edges, _places
+from circuits.plots.circuit import drawn_edges, node_places
 from circuits.provenance import frozen
 
 
@@ -29,8 +29,8 @@ def test_every_edge_and_node_is_drawn_and_named(scores):
 
 def test_nodes_do_not_overlap_and_edges_go_upward():
     circuit = example()
-    edges = _drawn_edges(circuit)
-    places = _places(circuit, edges)
+    edges = drawn_edges(circuit)
+    places = node_places(circuit, edges)
     assert len(set(places.values())) == len(places)
     rows = {}
     for x, y in places.values():

@@ -25,13 +25,13 @@ def circuit_figure(circuit: Circuit, title: str | None = None) -> go.Figure:
         circuit: any circuit; without scores all edges look alike.
         title: of the figure; None: a line that counts edges and nodes.
     """
-    edges = _drawn_edges(circuit)
-    places = _places(circuit, edges)
+    edges = drawn_edges(circuit)
+    places = node_places(circuit, edges)
     figure = go.Figure()
     _add_edges(figure, edges, places)
     _add_nodes(figure, circuit, edges, places)
     rows = sorted({y for _, y in places.values()})
-    labels = [next(_row_label(node) for node, (_, row) in places.items() if row == y) for y in rows]
+    labels = [next(row_label(node) for node, (_, row) in places.items() if row == y) for y in rows]
     drawn = [x for edge in edges for x, _ in _curve(places[edge.source], places[edge.target])]
     widest = max((abs(x) for x in [*drawn, *(x for x, _ in places.values())]), default=0.0)
     figure.update_layout(
@@ -65,7 +65,7 @@ class _Edge:
         return f"{escaped(self.name)}<br>{self.score:+.4g}{error}"
 
 
-def _drawn_edges(circuit: Circuit) -> list[_Edge]:
+def drawn_edges(circuit: Circuit) -> list[_Edge]:
     graph, nodes = circuit.graph, set(circuit.nodes)
     edges = []
     for w, r in circuit.mask.nonzero().tolist():
@@ -89,7 +89,7 @@ def _row_of(node: str, n_layers: int) -> int:
     return 2 * layer + (1 if node[0] == "a" else 2)
 
 
-def _row_label(node: str) -> str:
+def row_label(node: str) -> str:
     return (
         node
         if node in ("input", "logits")
@@ -99,7 +99,7 @@ def _row_label(node: str) -> str:
     )
 
 
-def _places(circuit: Circuit, edges: Sequence[_Edge]) -> dict[str, Point]:
+def node_places(circuit: Circuit, edges: Sequence[_Edge]) -> dict[str, Point]:
     """Where each node goes: rows by layer, within a row near the nodes it is wired to (barycentre sweeps)."""
     nodes = circuit.nodes
     used = sorted({_row_of(node, circuit.graph.n_layers) for node in nodes})
