@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +159,14 @@ def _strongest_nodes(found: "NodeDiscovery") -> Any:
             between,
         )
     return shown
+
+
+def print_rows(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of text; the first column flush left, the others right."""
+    shown = table(title, {heading or " " * i: i > 0 for i, heading in enumerate(headings)})
+    for row in rows:
+        shown.add_row(*row)
+    console().print(shown)
 
 
 def table(title: str, columns: dict[str, bool], **options: Any) -> Any:

@@ -7,7 +7,7 @@ import typer
 
 from circuits.cli.common import load
 from circuits.errors import InputError
-from circuits.terminal import stage
+from circuits.terminal import console, print_rows, stage
 
 
 def compare(
@@ -32,8 +32,8 @@ def compare(
     import json
 
     from circuits.compare_runs import compare_runs, read_runs
+    from circuits.comparison_tables import tables
     from circuits.export.atomic import replacing
-    from circuits.terminal_comparison import print_comparison
 
     found = read_runs(runs)
     try:
@@ -47,7 +47,9 @@ def compare(
     result = compare_runs(
         found, loaded, samples=samples, alphas=chances, ablation=ablation, by=by, seed=seed, stage=stage
     )
-    print_comparison(result)
+    for rows in tables(result):
+        print_rows(*rows)
+    console().print("Agreement between methods is not faithfulness: they can agree and be wrong together.")
     if page is not None:
         from circuits.plots import write_page
         from circuits.plots.comparison import comparison_sections

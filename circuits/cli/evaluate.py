@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from circuits.cli.common import LARGEST_SEED, find_pairs, load, names_in
-from circuits.terminal import console, stage, table
+from circuits.terminal import console, print_rows, stage
 
 PARTS_HELP = (
     "Comma separated: faithfulness (under every ablation, against random circuits), completeness, minimality, curves (CPR and "
@@ -50,11 +50,8 @@ def evaluate(
         n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage,
     )  # fmt: skip
     screen = console()
-    for title, headings, rows in tables(found):
-        shown = table(title, {heading or " " * i: i > 0 for i, heading in enumerate(headings)})
-        for row in rows:
-            shown.add_row(*row)
-        screen.print(shown)
+    for rows in tables(found):
+        print_rows(*rows)
     for name, why in found.skipped.items():
         screen.print(f"not measured: {name}: {why}", style="yellow", soft_wrap=True)
     with replacing(run / "evaluation.json") as temporary:

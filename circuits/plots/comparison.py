@@ -10,11 +10,12 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
+from circuits.comparison_tables import circuits_table, methods_table
 from circuits.errors import InputError
 from circuits.evaluation.comparison import Comparison
 from circuits.evaluation.counterfactual import Counterfactuals
 from circuits.node_scores import NodeScores
-from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, escaped
+from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
@@ -27,7 +28,9 @@ MOST_PAIRS = 10
 def comparison_sections(found: Comparison) -> list[Section]:
     """What a page on a comparison shows, in order; what was not measured is left out."""
     by = "size" if found.by == "abs" else "signed effect"
-    sections = [
+    told = [table for table in (methods_table(found), circuits_table(found)) if table[2]]
+    sections = [Section(title[0].upper() + title[1:], "", Table(headings, rows)) for title, headings, rows in told]
+    sections += [
         Section(
             "Rank correlation",
             f"Spearman's correlation of mean effects over {len(found.nodes)} nodes, by {by}; hover for 95% bootstrap intervals "
@@ -134,7 +137,7 @@ def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], 
     rows = -(-len(scores) // columns)
     titles = [f"{escaped(name)}, r = {judge.correlations(of)[alpha].mean:.2f}" for name, of in scores.items()]
     figure = make_subplots(
-        rows=rows, cols=columns, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.5 / (rows + 2)
+        rows=rows, cols=columns, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.36 / rows
     )
     true = judge.samples[alpha].outcomes
     true = (true - true.mean(0)).flatten()
@@ -149,7 +152,7 @@ def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], 
         )  # fmt: skip
     figure.update_xaxes(title={"text": "predicted change", "standoff": 4})
     figure.update_yaxes(title={"text": "true change", "standoff": 4})
-    figure.update_layout(width=290 * columns + 80, height=270 * rows + 60, **_layout())
+    figure.update_layout(width=290 * columns + 80, height=320 * rows + 60, **_layout())
     return figure
 
 

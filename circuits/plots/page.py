@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from circuits.export.atomic import replacing
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#5f6b7a"
+CONFIG = {"displaylogo": False}
 NOT_MEASURED = "#e4e7eb"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1f26; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; }
@@ -73,7 +74,9 @@ def write_page(title: str, sections: Sequence[Section], path: str | Path) -> Non
         parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in section.text.split("\n\n") if paragraph]
         content = section.content
         if isinstance(content, go.Figure):
-            parts.append(f'<div class="figure">{content.to_html(full_html=False, include_plotlyjs=script)}</div>')
+            parts.append(
+                f'<div class="figure">{content.to_html(full_html=False, include_plotlyjs=script, config=CONFIG)}</div>'
+            )
             script = False
         elif isinstance(content, Table):
             parts.append(_table(content))
