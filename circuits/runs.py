@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ from circuits.provenance import Provenance, plain
 RUN_FILE = "run.json"
 RUN_FILES = (
     "pairs.jsonl", "scores.safetensors", "steps.jsonl", "circuit.json", "circuit.graphml", "circuit.html", "heatmap.html",
-    "evaluation.json", "evaluation.html",
+    "evaluation.json", "evaluation.html", "view.html", "report.html", "config.toml",
 )  # fmt: skip
 """What a run may hold besides `run.json`; a directory with anything else is not replaced."""
 
@@ -111,10 +112,23 @@ def _is_run(directory: Path) -> bool:
     return isinstance(run, dict) and run.get("schema") == 1 and "provenance" in run
 
 
-def write_run(result: Result, pairs: PromptPairs, out: str | Path, *, overwrite: bool = False) -> Path:
+def write_run(
+    result: Result,
+    pairs: PromptPairs,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    more: Mapping[str, str] | None = None,
+) -> Path:
     """Writes a run directory: it appears whole, under its final name, or not at all.
 
     Files: `run.json` (options, provenance, numbers, timings), `pairs.jsonl`, and the result's own.
+
+    Args:
+        result, pairs: what was found, on which pairs.
+        out: the directory.
+        overwrite: replace a finished run.
+        more: further text files, by name.
 
     Raises:
         InputError: see `check_out`.
@@ -124,6 +138,8 @@ def write_run(result: Result, pairs: PromptPairs, out: str | Path, *, overwrite:
     try:
         pairs.to_jsonl(temporary / "pairs.jsonl")
         result.write_files(temporary)
+        for name, text in (more or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
         run = {
             "schema": 1,
             "options": result.options,

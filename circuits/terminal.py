@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from circuits.pairs import PromptPairs
 
 
+verbose = False
+"""Whether the user asked to see what libraries say."""
+
+
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Without the warnings that transformers and TransformerLens print while loading."""
     import logging
     import warnings
 
+    if verbose:
+        yield
+        return
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

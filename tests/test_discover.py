@@ -50,7 +50,7 @@ def test_a_run_directory_holds_what_the_design_says(monkeypatch, pairs_file, tmp
     out = tmp_path / "runs" / "one"
     assert discover(monkeypatch, pairs_file, out) == 0
     assert {path.name for path in out.iterdir()} == {
-        "run.json", "pairs.jsonl", "scores.safetensors", "circuit.json", "circuit.graphml", "circuit.html"
+        "run.json", "config.toml", "pairs.jsonl", "scores.safetensors", "circuit.json", "circuit.graphml", "circuit.html"
     }  # fmt: skip
     assert [path.name for path in out.parent.iterdir()] == ["one"]
     run = json.loads((out / "run.json").read_text())
@@ -142,7 +142,7 @@ def test_unknown_tasks_files_and_models_are_named(monkeypatch, pairs_file, tmp_p
 PATHS = ("--method", "path-patching", "--receivers", "logits, a1.h0<q>")
 NODES = ("--method", "activation-patching")
 EDGES = ("--method", "edge-attribution")
-NODE_FILES = {"run.json", "pairs.jsonl", "scores.safetensors", "heatmap.html"}
+NODE_FILES = {"run.json", "config.toml", "pairs.jsonl", "scores.safetensors", "heatmap.html"}
 
 
 @pytest.mark.parametrize(

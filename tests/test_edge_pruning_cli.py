@@ -41,7 +41,7 @@ def test_a_run_holds_the_circuit_of_the_library_tested_by_the_metric_of_the_run(
     assert written["provenance"]["metric"] == "kl_divergence"
     assert set(written["seconds"]) == {"training", "evaluation"}
     files = {path.name for path in (tmp_path / "RUN").iterdir()}
-    assert files == {"run.json", "pairs.jsonl", "circuit.json", "circuit.graphml", "circuit.html"}
+    assert files == {"run.json", "config.toml", "pairs.jsonl", "circuit.json", "circuit.graphml", "circuit.html"}
 
 
 def test_another_objective(monkeypatch, tmp_path):

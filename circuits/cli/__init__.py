@@ -5,9 +5,11 @@ traceback). Heavy packages are imported inside the commands, so that `circuits -
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
+from circuits import terminal
 from circuits.cli.compare import compare
 from circuits.cli.discover import discover
 from circuits.cli.evaluate import evaluate
@@ -18,9 +20,29 @@ from circuits.errors import InputError
 app = typer.Typer(
     help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def settings(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the libraries underneath say while loading.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the versions that results depend on, and stop.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        from circuits.provenance import versions
+
+        print("\n".join(f"{name} {number}" for name, number in versions().items()))
+        raise typer.Exit
+    terminal.verbose = verbose
+
+
 for command in (discover, evaluate, compare, tasks):
     app.command()(command)
 app.add_typer(models_app, name="models")

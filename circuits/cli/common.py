@@ -1,5 +1,6 @@
 """What several commands need: models and prompt pairs from what was typed, and lists of names."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,15 @@ LARGEST_SEED = 2**63 - 1
 def names_in(text: str | None) -> list[str] | None:
     """Comma-separated names, each once."""
     return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def print_json(told: Any) -> None:
+    """For machines: one line of JSON on standard output."""
+    print(json_line(told))
+
+
+def json_line(told: Any) -> str:
+    return json.dumps(told, allow_nan=False)
 
 
 def find_pairs(target: str) -> Any:

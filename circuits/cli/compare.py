@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.common import load
+from circuits.cli.common import json_line, load, print_json
+from circuits.cli.config import read_config
 from circuits.errors import InputError
 from circuits.terminal import console, print_rows, stage
 
@@ -24,13 +25,16 @@ def compare(
     model: Annotated[str | None, typer.Option(help="The runs' model. Default: the name that they give.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of tables.")] = False,
     page: Annotated[
         Path | None, typer.Option(help="Also write figures to this HTML page, which works offline.")
     ] = None,
 ) -> None:
     """Compare the scores and circuits of finished runs: rankings, overlap, and how well each predicts ablations."""
-    import json
-
     from circuits.compare_runs import compare_runs, read_runs
     from circuits.comparison_tables import tables
     from circuits.export.atomic import replacing
@@ -47,9 +51,6 @@ def compare(
     result = compare_runs(
         found, loaded, samples=samples, alphas=chances, ablation=ablation, by=by, seed=seed, stage=stage
     )
-    for rows in tables(result):
-        print_rows(*rows)
-    console().print("Agreement between methods is not faithfulness: they can agree and be wrong together.")
     if page is not None:
         from circuits.plots import write_page
         from circuits.plots.comparison import comparison_sections
@@ -58,4 +59,10 @@ def compare(
         write_page(title, comparison_sections(result), page)
     if out is not None:
         with replacing(out) as temporary:
-            temporary.write_text(json.dumps(result.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(json_line(result.to_dict()) + "\n", encoding="utf-8")
+    if json:
+        print_json(result.to_dict())
+        return
+    for rows in tables(result):
+        print_rows(*rows)
+    console().print("Agreement between methods is not faithfulness: they can agree and be wrong together.")

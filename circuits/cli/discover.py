@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load, names_in
+from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load, names_in, print_json
+from circuits.cli.config import CONFIG_FILE, config_text, read_config
 from circuits.terminal import print_summary, stage
 
 METHOD_HELP = (
@@ -64,6 +65,11 @@ def discover(
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face model.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TARGET-METHOD.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the run's summary as JSON instead of tables.")] = False,
     edges: Annotated[
         int | None,
         _option(EDGES, "Edges to choose, dead ends among them pruned. Default: 200; acdc: this, or a threshold."),
@@ -170,9 +176,12 @@ def discover(
         loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size, stage=stage,
         **options,
     )  # fmt: skip
-    out = write_run(found, pairs, out, overwrite=overwrite)
+    out = write_run(found, pairs, out, overwrite=overwrite, more={CONFIG_FILE: config_text(given)})
     forget_record(record)
-    print_summary(found, loaded, pairs, out)
+    if json:
+        print_json({"out": str(out), **found.summary()})
+    else:
+        print_summary(found, loaded, pairs, out)
 
 
 def _nodes(text: str) -> str | list[str] | None:
@@ -186,7 +195,7 @@ def _positions(text: str) -> str | list[str] | None:
 
 GENERAL = (
     "target", "model", "method", "metric", "ablation", "noise_tokens", "n", "seed", "batch_size", "dtype", "device",
-    "revision", "out", "overwrite", "resume",
+    "revision", "out", "overwrite", "resume", "config", "json",
 )  # fmt: skip
 """Options of `discover` that every method has; all others are one method's or another's."""
 PARSED: dict[str, Any] = {"nodes": _nodes, "positions": _positions, "receivers": names_in, "senders": _nodes}

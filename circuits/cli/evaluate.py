@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.common import LARGEST_SEED, find_pairs, load, names_in
+from circuits.cli.common import LARGEST_SEED, find_pairs, json_line, load, names_in, print_json
+from circuits.cli.config import read_config
 from circuits.terminal import console, print_rows, stage
 
 PARTS_HELP = (
@@ -28,10 +29,13 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)] = None,
     model: Annotated[str | None, typer.Option(help="The run's model. Default: the name that it gives.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON instead of tables.")] = False,
 ) -> None:
     """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
-    import json
-
     from circuits.compare_runs import read_run
     from circuits.evaluate_run import PARTS, evaluate_run
     from circuits.evaluation_tables import tables
@@ -49,12 +53,15 @@ def evaluate(
         read, loaded, asked, fresh=source is not None, parts=names_in(parts) or PARTS, ablations=names_in(ablations),
         n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage,
     )  # fmt: skip
+    with replacing(run / "evaluation.json") as temporary:
+        temporary.write_text(json_line(found.to_dict()) + "\n", encoding="utf-8")
+    write_page(f"Evaluation: {found.task} in {found.model}", evaluation_sections(found), run / "evaluation.html")
+    if json:
+        print_json(found.to_dict())
+        return
     screen = console()
     for rows in tables(found):
         print_rows(*rows)
     for name, why in found.skipped.items():
         screen.print(f"not measured: {name}: {why}", style="yellow", soft_wrap=True)
-    with replacing(run / "evaluation.json") as temporary:
-        temporary.write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    write_page(f"Evaluation: {found.task} in {found.model}", evaluation_sections(found), run / "evaluation.html")
     screen.print(f"written to {run / 'evaluation.json'} and {run / 'evaluation.html'}", soft_wrap=True)

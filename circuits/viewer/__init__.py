@@ -112,7 +112,9 @@ def _short(value: float | None) -> float | None:
 def _page(title: str, data: dict[str, Any], n: int) -> str:
     from html import escape
 
-    parts = {name: (files("circuits.viewer") / name).read_text(encoding="utf-8") for name in ("viewer.css", "viewer.js")}
+    parts = {
+        name: (files("circuits.viewer") / name).read_text(encoding="utf-8") for name in ("viewer.css", "viewer.js")
+    }
     # In a script element only `<` can end it; as \u003c it is the same JSON.
     written = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     shared = '<option value="shared">what both have</option>' if n > 1 else ""

@@ -1,0 +1,67 @@
+"""Options from a TOML file, and the options of a run as one.
+
+    circuits discover --config study.toml          # every option by its long name, `_` and `-` the same
+    circuits discover ioi --config study.toml --n 8    # what is typed goes before what the file says
+
+An unknown option is refused, with the nearest that there is. A run keeps its options as `config.toml`, from which it can be
+repeated.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from circuits.errors import InputError
+
+CONFIG_FILE = "config.toml"
+NOT_CONFIGURED = ("config", "overwrite", "resume", "out", "json")
+"""Options that belong to a call, not to a run."""
+
+
+def read_config(context: Any, path: Path | None) -> Path | None:
+    """Makes the file's values the defaults of the command; typer's callback for `--config`.
+
+    Raises:
+        InputError: the file cannot be read, is no TOML, or holds what is no option.
+    """
+    if path is None:
+        return None
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as problem:
+        raise InputError(f"{path} is not TOML: {problem}") from None
+    known = {str(parameter.name) for parameter in context.command.params} - {"config"}
+    context.default_map = {**(context.default_map or {}), **_checked(given, known, path)}
+    return path
+
+
+def _checked(given: Mapping[str, Any], known: set[str], path: Path) -> dict[str, Any]:
+    found = {}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
+            raise InputError(f"{path}: there is no option {key!r}{hint}")
+        if not isinstance(value, str | int | float | bool):
+            raise InputError(f"{path}: {key} is {type(value).__name__}; every option is text, a number, true or false")
+        found[name] = value
+    return found
+
+
+def config_text(given: Mapping[str, Any]) -> str:
+    """A command's options as TOML: those with a value, sorted by how they were declared."""
+    lines = []
+    for name, value in given.items():
+        if value is None or name in NOT_CONFIGURED:
+            continue
+        written = value if isinstance(value, bool | int | float | str) else str(value)
+        text = repr(written) if isinstance(written, float) else json.dumps(written, ensure_ascii=False)
+        lines.append(f"{name.replace('_', '-')} = {text.replace(chr(127), chr(92) + 'u007f')}")
+    # A file name that is no UTF-8 cannot be written down.
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace").decode("utf-8")
