@@ -11,6 +11,7 @@ import typer
 from circuits.cli.compare import compare
 from circuits.cli.discover import discover
 from circuits.cli.evaluate import evaluate
+from circuits.cli.export import export
 from circuits.cli.models import models_app
 from circuits.cli.tasks import tasks
 from circuits.errors import InputError
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-for command in (discover, evaluate, compare, tasks):
+for command in (discover, evaluate, compare, export, tasks):
     app.command()(command)
 app.add_typer(models_app, name="models")
 

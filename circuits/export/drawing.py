@@ -23,6 +23,8 @@ KIND_COLOURS: dict[str, str] = {"q": "#D55E00", "k": "#009E73", "v": "#0072B2", 
 KIND_WORDS: dict[str, str] = {"q": "query", "k": "key", "v": "value", "in": "MLP or logits"}
 FILLS = {"input": "#E6E6E6", "head": "#FFFFFF", "mlp": "#FBF3C6", "logits": "#E6E6E6", "group": "#DCEEF9"}
 
+MOST = 5000
+"""Lines that are drawn at all; beyond, a layout takes minutes."""
 THINNEST, THICKEST = 0.5, 3.6
 """Widths of lines, in points."""
 FONT, SMALL_FONT = 9.0, 7.0
@@ -105,7 +107,7 @@ class Drawing:
 
     nodes: tuple[DrawnNode, ...]
     edges: tuple[DrawnEdge, ...]
-    colours: Literal["sign", "kind"]
+    colours: str
     rightward: bool
     left_out: int
 
@@ -157,8 +159,8 @@ def draw(
     naming: Naming | None = None,
     *,
     max_edges: int | None = None,
-    colours: Literal["sign", "kind"] = "sign",
-    direction: Literal["up", "right"] = "up",
+    colours: str = "sign",
+    direction: str = "up",
 ) -> Drawing:
     """What of a circuit is drawn, and how.
 
@@ -171,10 +173,10 @@ def draw(
         naming: labels and groups.
         max_edges: only so many, the strongest; None: all.
         colours: `sign`: blue for positive effects, vermilion for negative ones; `kind`: by q, k and v.
-        direction: of the layers.
+        direction: of the layers, `up` or `right`.
 
     Raises:
-        InputError: an unknown node, or an option out of range.
+        InputError: an unknown node, an option out of range, or more lines than can be drawn.
     """
     if colours not in ("sign", "kind") or direction not in ("up", "right"):
         raise InputError(
@@ -188,6 +190,10 @@ def draw(
     totals = _totals(circuit, box_of)
     order = sorted(totals, key=lambda key: abs(totals[key] or 0.0), reverse=True)
     kept = order[:max_edges]
+    if len(kept) > MOST:
+        raise InputError(
+            f"{len(kept)} lines are more than a picture holds; draw the strongest, with max_edges up to {MOST}"
+        )
     nodes = _boxes(circuit, naming, box_of, {end for source, target, _ in kept for end in (source, target)})
     ids = {box: node.id for box, node in nodes.items()}
     largest = max((abs(totals[key] or 0.0) for key in kept), default=0.0)

@@ -1,4 +1,7 @@
-"""Text for LaTeX, as pdflatex takes it without any package: nothing in a label can be a command."""
+"""Text for LaTeX, as pdflatex takes it without any package: nothing in a label can be a command.
+
+Only letters of the fonts that every installation has as outlines are used; `\\$` and `\\S` would be bitmaps in small ones.
+"""
 
 import unicodedata
 
@@ -8,7 +11,7 @@ _SIGNS = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
-    "$": r"\$",
+    "$": r"\ensuremath{\mathdollar}",
     "&": r"\&",
     "#": r"\#",
     "%": r"\%",
@@ -19,7 +22,7 @@ _SIGNS = {
     ">": r"\ensuremath{>}",
     "|": r"\ensuremath{|}",
     '"': r"\char34{}",
-    "`": r"\char96{}",
+    "`": r"{}\char96{}",
     "'": r"\char39{}",
     "-": r"{-}",
     "–": r"{--}",
@@ -52,7 +55,7 @@ _SIGNS = {
     "ł": r"\l{}",
     "Ł": r"\L{}",
     "ı": r"\i{}",
-    "§": r"\S{}",
+    "§": r"\ensuremath{\mathsection}",
     "\u00a0": "~",
 }
 _ACCENTS = {
@@ -98,7 +101,7 @@ _LETTERS = [
 ]
 _NO_COMMAND = {"omicron": "o", "final_sigma": r"\varsigma", "lamda": r"\lambda"}
 _GREEK = {chr(0x3B1 + i): _NO_COMMAND.get(name, f"\\{name}") for i, name in enumerate(_LETTERS)}
-_GREEK |= {chr(0x391 + i): f"\\{_LETTERS[i].capitalize()}" for i in (2, 3, 7, 13, 15, 18, 20, 21, 22, 23)}
+_GREEK |= {chr(0x391 + i): f"\\{_LETTERS[i].capitalize()}" for i in (2, 3, 7, 13, 15, 18, 20, 21, 23, 24)}
 _GREEK |= {"\u039b": r"\Lambda"}
 
 

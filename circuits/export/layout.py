@@ -3,10 +3,10 @@
 Both pictures and TikZ are made of the same positions. Lengths are points, the origin is at the bottom left.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from circuits.export.dot import layout_text, points_down
 from circuits.export.drawing import SMALL_FONT, Drawing, LegendLine, text_width
@@ -53,7 +53,7 @@ def _by_graphviz(drawing: Drawing) -> tuple[list[Point], list[tuple[Point, ...]]
     import pygraphviz
 
     by_id = {node.id: node for node in drawing.nodes}
-    placed = pygraphviz.AGraph(string=layout_text(drawing))
+    placed: Any = pygraphviz.AGraph(string=layout_text(drawing))
     try:
         placed.layout(prog="dot")
         nodes = [_point(placed.get_node(node.id).attr["pos"]) for node in drawing.nodes]
@@ -68,7 +68,7 @@ def _by_graphviz(drawing: Drawing) -> tuple[list[Point], list[tuple[Point, ...]]
 
 
 def _point(text: str) -> Point:
-    x, y = re.split(",", text)[:2]
+    x, y = text.split(",")[:2]
     return float(x), float(y)
 
 

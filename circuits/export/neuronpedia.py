@@ -40,15 +40,17 @@ def write_neuronpedia(
         path: of the file.
         naming: labels and groups.
         prompt: an example prompt, shown above the graph.
-        tokens: its tokens; the viewer draws a column for each. None: one column.
+        tokens: its tokens; the viewer draws a column for each. Without, there is one column.
         slug: the graph's name in an address; None: from the provenance.
 
     Raises:
         InputError: a circuit without scores, or an unknown node.
     """
     data = attribution_graph(circuit, naming, prompt=prompt, tokens=tokens, slug=slug)
+    # Such graphs end up in web pages; "<" stands only in strings, where JSON can spell it so that no tag begins.
+    text = json.dumps(data, indent=1, allow_nan=False).replace("<", "\\u003c")
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def attribution_graph(

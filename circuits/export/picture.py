@@ -6,6 +6,7 @@ to the viewer, as Graphviz cannot embed fonts there.
 
 import math
 from pathlib import Path
+from typing import Any
 
 from circuits.circuit import Circuit
 from circuits.errors import InputError
@@ -15,7 +16,7 @@ from circuits.export.drawing import SMALL_FONT, Drawing, DrawnEdge, LegendLine, 
 from circuits.export.layout import SAMPLE, Layout, Point, has_graphviz, lay_out
 from circuits.export.naming import Naming
 
-LARGEST_PNG = 12_000
+LARGEST_PNG = 8_000
 """Pixels along the longer side; beyond it the resolution is lowered."""
 
 
@@ -29,7 +30,9 @@ def write_pdf(circuit: Circuit, path: str | Path, naming: Naming | None = None, 
     _write(circuit, path, naming, "pdf", options)
 
 
-def write_png(circuit: Circuit, path: str | Path, naming: Naming | None = None, dpi: float = 200, **options) -> None:
+def write_png(
+    circuit: Circuit, path: str | Path, naming: Naming | None = None, dpi: float | int = 200, **options
+) -> None:
     """Writes the circuit as PNG; `options` are those of `circuits.export.drawing.draw`."""
     if not 10 <= dpi <= 1200:
         raise InputError(f"dpi must be between 10 and 1200, got {dpi}")
@@ -37,7 +40,12 @@ def write_png(circuit: Circuit, path: str | Path, naming: Naming | None = None, 
 
 
 def _write(
-    circuit: Circuit, path: str | Path, naming: Naming | None, suffix: str, options: dict, dpi: float = 72
+    circuit: Circuit,
+    path: str | Path,
+    naming: Naming | None,
+    suffix: str,
+    options: dict,
+    dpi: float | int | None = None,
 ) -> None:
     if not has_graphviz():
         raise InputError(
@@ -45,8 +53,8 @@ def _write(
         )
     drawing = draw(circuit, naming, **options)
     layout = lay_out(drawing)
-    longest = max(layout.width, layout.height, 1.0) * dpi / 72
-    data = render(placed_text(drawing, layout, min(dpi, dpi * LARGEST_PNG / longest)), suffix)
+    finest = 72 * LARGEST_PNG / max(layout.width, layout.height, 1.0)
+    data = render(placed_text(drawing, layout, None if dpi is None else min(dpi, finest)), suffix)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -55,16 +63,16 @@ def render(text: str, suffix: str) -> bytes:
     """A picture of DOT text that has positions."""
     import pygraphviz
 
-    graph = pygraphviz.AGraph(string=text)
+    graph: Any = pygraphviz.AGraph(string=text)
     try:
         return bytes(graph.draw(format=suffix, prog="nop2"))
     finally:
         graph.close()
 
 
-def placed_text(drawing: Drawing, layout: Layout, dpi: float) -> str:
+def placed_text(drawing: Drawing, layout: Layout, dpi: float | int | None) -> str:
     """A drawing as DOT with all positions and the legend."""
-    resolution = f", dpi={dpi:.0f}" if dpi != 72 else ""
+    resolution = "" if dpi is None else f", dpi={dpi:.4g}"
     lines = [
         "digraph circuit {",
         f'  graph [bgcolor="#FFFFFF", pad=0.03, outputorder=edgesfirst{resolution}];',

@@ -38,9 +38,9 @@ def edge_rows(circuit: Circuit, naming: Naming | None = None) -> list[EdgeRow]:
     graph, rows = circuit.graph, []
     for w, r in circuit.mask.nonzero().tolist():
         source, reader = graph.writer_names[w], graph.reader_nodes[r]
-        values = [_known(tensor, w, r) for tensor in (circuit.scores, circuit.stderr)]
-        labels = [naming.role(node) for node in (source, reader.node)]
-        rows.append(EdgeRow(source, reader.node, reader.kind, *values, *labels))
+        effect, stderr = _known(circuit.scores, w, r), _known(circuit.stderr, w, r)
+        roles = naming.role(source), naming.role(reader.node)
+        rows.append(EdgeRow(source, reader.node, reader.kind, effect, stderr, *roles))
     return sorted(rows, key=lambda row: -abs(row.effect or 0.0))
 
 
