@@ -10,8 +10,8 @@ from circuits.export.atomic import replacing
 from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
 from circuits.export.naming import Naming
 
-ARROWS = {"q": "vee", "k": "diamond", "v": "dot", "in": "normal", "none": "none"}
-"""Arrow heads: barb, diamond, disc, triangle."""
+ARROWS = {"q": "diamond", "k": "tee", "v": "dot", "in": "normal", "none": "none"}
+"""Arrow heads: diamond, bar, disc, triangle; told apart at any angle and width."""
 
 STRAIGHT = 1000
 """Lines beyond which they are straight: to lead 1,800 around boxes takes 8 seconds, and none can be followed anyway."""
@@ -66,7 +66,7 @@ def _graph_lines(drawing: Drawing) -> list[str]:
         # The layout's searches are cut short: seconds instead of minutes for a thousand lines.
         lines.append("  graph [nslimit=2, nslimit1=2, mclimit=0.3, searchsize=10];")
     if len(drawing.edges) > STRAIGHT:
-        lines.append("  graph [splines=line];")
+        lines.append("  graph [splines=line, nslimit=0.5, nslimit1=0.5, mclimit=0.1, searchsize=5];")
     return lines
 
 

@@ -20,7 +20,7 @@ Sign = Literal["helps", "hurts", "unscored"]
 
 SIGN_COLOURS: dict[str, str] = {"helps": "#0072B2", "hurts": "#D55E00", "unscored": "#555555"}
 KIND_COLOURS: dict[str, str] = {"q": "#D55E00", "k": "#009E73", "v": "#0072B2", "in": "#555555"}
-KIND_WORDS: dict[str, str] = {"q": "query", "k": "key", "v": "value", "in": "MLP or logits"}
+KIND_WORDS: dict[str, str] = {"q": "query", "k": "key", "v": "value", "in": "MLP, logits"}
 FILLS = {"input": "#E6E6E6", "head": "#FFFFFF", "mlp": "#FBF3C6", "logits": "#E6E6E6", "group": "#DCEEF9"}
 
 MOST = 5000
@@ -130,7 +130,7 @@ class Drawing:
         ]
         kinds = {edge.kind for edge in self.edges}
         entries += [
-            LegendLine(f"into {KIND_WORDS[kind]}", kind, "#000000" if by_sign else KIND_COLOURS[kind], False)
+            LegendLine(f"to {KIND_WORDS[kind]}", kind, "#000000" if by_sign else KIND_COLOURS[kind], False)
             for kind in ("q", "k", "v", "in")
             if kind in kinds
         ]

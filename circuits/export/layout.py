@@ -120,7 +120,7 @@ def _framed(drawing: Drawing, nodes: Sequence[Point], curves: Sequence[tuple[Poi
         ys += [y - node.height / 2 - 4, y + node.height / 2 + 4]
     left, bottom = min(xs, default=0.0), min(ys, default=0.0)
     width, height = max(xs, default=0.0) - left, max(ys, default=0.0) - bottom
-    legend, rows = _legend(drawing.legend, max(width, 240.0))
+    legend, rows = _legend(drawing.legend, max(1.15 * width, 240.0))
     depth = rows * LEGEND_ROW + (6.0 if rows else 0.0)
     furthest = max((x + SAMPLE + 5 + text_width(line.text, SMALL_FONT) for line, (x, _) in legend), default=0.0)
     aside = max(0.0, (furthest - width) / 2)

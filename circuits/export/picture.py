@@ -75,7 +75,7 @@ def placed_text(drawing: Drawing, layout: Layout, dpi: float | int | None) -> st
     resolution = "" if dpi is None else f", dpi={dpi:.4g}"
     lines = [
         "digraph circuit {",
-        f'  graph [bgcolor="#FFFFFF", pad=0.03, outputorder=edgesfirst{resolution}];',
+        f'  graph [bgcolor="#FFFFFF", margin=0, pad=0.03, outputorder=edgesfirst{resolution}];',
         # A label wider than the estimate is drawn all the same, without a warning.
         f"  node [{NODE_STYLE}, fixedsize=shape];",
     ]

@@ -14,8 +14,13 @@ from circuits.export.latex import escape
 from circuits.export.layout import SAMPLE, Layout, Point, lay_out
 from circuits.export.naming import Naming
 
-ARROWS = {"q": ("Straight Barb", 1.3), "k": ("Diamond", 0.75), "v": ("Circle", 1.0), "in": ("Triangle", 0.75)}
-"""Per kind an arrow head of the library arrows.meta, and its width as a share of its length."""
+ARROWS = {
+    "q": ("Diamond", 1.4, 0.7),
+    "k": ("Rectangle", 0.35, 3.2),
+    "v": ("Circle", 0.95, 1.0),
+    "in": ("Triangle", 1.2, 0.75),
+}
+"""Per kind an arrow head of the library arrows.meta, its length, and its width as a share of that."""
 
 LARGEST = 14_000.0
 """Points; TeX has no lengths beyond 16,383."""
@@ -104,12 +109,12 @@ def _node_lines(name: str, node: DrawnNode, place: Point, colours: dict[str, str
 
 def _edge_style(edge: DrawnEdge, colour: str) -> str:
     dash = f", dash pattern=on {3 + edge.width:g}bp off {2 + edge.width:g}bp" if edge.dashed else ""
-    return f"{colour}, line width={edge.width:g}bp{dash}, -{{{_head(edge.kind, 8 * arrow_size(edge))}}}"
+    return f"{colour}, line width={edge.width:g}bp{dash}, -{{{_head(edge.kind, 10 * arrow_size(edge))}}}"
 
 
 def _head(kind: str, length: float) -> str:
-    shape, share = ARROWS[kind]
-    length *= {"q": 0.85, "k": 1.45, "v": 0.95, "in": 1.25}[kind]
+    shape, factor, share = ARROWS[kind]
+    length *= factor
     return f"{shape}[length={length:.2f}bp, width={length * share:.2f}bp]"
 
 
