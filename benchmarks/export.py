@@ -33,7 +33,9 @@ def main() -> None:
     circuit = random_circuit(graph, given.edges, generator)
     scores = torch.randn(graph.edge_mask.shape, generator=generator, dtype=torch.float64) * graph.edge_mask
     circuit = replace(circuit, scores=scores, provenance=frozen({"task": "ioi", "model": "smollm2-135m"}))
-    print(f"{len(circuit)} edges, {len(circuit.nodes)} nodes\n\n| format | seconds | processor seconds | KB |\n|---|---|---|---|")
+    print(
+        f"{len(circuit)} edges, {len(circuit.nodes)} nodes\n\n| format | seconds | processor seconds | KB |\n|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as directory:
         for name, form in FORMATS.items():
             start = clocks()

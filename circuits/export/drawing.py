@@ -171,7 +171,7 @@ def draw(
     Args:
         circuit: any circuit.
         naming: labels and groups.
-        max_edges: only so many, the strongest; None: all.
+        max_edges: only so many lines, the strongest; None: all.
         colours: `sign`: blue for positive effects, vermilion for negative ones; `kind`: by q, k and v.
         direction: of the layers, `up` or `right`.
 
