@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from circuits.evaluation.stability import Stability as Stability
     from circuits.evaluation.stability import prompt_stability as prompt_stability
     from circuits.evaluation.stability import stability as stability
+    from circuits.export.formats import export_circuit as export_circuit
+    from circuits.export.naming import Naming as Naming
     from circuits.graph import Graph as Graph
     from circuits.interactions import Interaction as Interaction
     from circuits.methods.acdc import acdc as acdc
@@ -109,6 +111,7 @@ _WHERE = {
     "Metric": "metrics",
     "Model": "model",
     "ModelError": "errors",
+    "Naming": "export.naming",
     "PairsError": "errors",
     "PromptPairs": "pairs",
     "Verification": "methods.verification",
@@ -123,6 +126,7 @@ _WHERE = {
     "edge_attribution": "methods.edge_attribution",
     "edge_pruning": "methods.edge_pruning",
     "exact_edge_effects": "methods.exact_edges",
+    "export_circuit": "export.formats",
     "faithfulness": "evaluation.faithfulness",
     "information_flow": "methods.information_flow",
     "interchange_interventions": "methods.interchange_intervention",

@@ -13,8 +13,10 @@ from circuits import terminal
 from circuits.cli.compare import compare
 from circuits.cli.discover import discover
 from circuits.cli.evaluate import evaluate
+from circuits.cli.export import export
 from circuits.cli.models import models_app
 from circuits.cli.tasks import tasks
+from circuits.cli.view import view
 from circuits.errors import InputError
 
 app = typer.Typer(
@@ -43,7 +45,7 @@ def settings(
     terminal.verbose = verbose
 
 
-for command in (discover, evaluate, compare, tasks):
+for command in (discover, evaluate, compare, export, view, tasks):
     app.command()(command)
 app.add_typer(models_app, name="models")
 

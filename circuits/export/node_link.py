@@ -99,6 +99,10 @@ def from_networkx(graph: nx.MultiDiGraph) -> Circuit:
         for name, tensor in (("score", scores), ("stderr", stderr)):
             if name in data:
                 tensor[index] = _number(data[name], f"{name} of edge {source} -> {target}")
+    known = {*shape.writer_names, *(reader.node for reader in shape.reader_nodes)}
+    for node in graph.nodes:
+        if node not in known:
+            raise InputError(f"there is no node {reprs(node)} in this graph")
     return Circuit(
         shape,
         mask,
@@ -164,9 +168,14 @@ def _to_graph(data: Any) -> nx.MultiDiGraph:
     if data.get("directed") is not True or data.get("multigraph") is not True:
         raise InputError("expected node-link data of a directed multigraph")
     result = nx.MultiDiGraph(**{str(key): value for key, value in _object(data.get("graph"), "graph").items()})
-    edges = data.get("edges")
-    if not isinstance(edges, list):
-        raise InputError("expected a list 'edges'")
+    nodes, edges = data.get("nodes", []), data.get("edges")
+    if not isinstance(edges, list) or not isinstance(nodes, list):
+        raise InputError("expected the lists 'nodes' and 'edges'")
+    for number, node in enumerate(nodes):
+        name = _object(node, f"node {number}").get("id")
+        if not isinstance(name, str):
+            raise InputError(f"node {number} needs a string 'id', got {reprs(node)}")
+        result.add_node(name)
     for number, edge in enumerate(edges):
         edge = _object(edge, f"edge {number}")
         source, target, key = (edge.get(name) for name in ("source", "target", "key"))

@@ -11,6 +11,8 @@ import circuits
 from circuits import Circuit, Graph, InputError
 from circuits.viewer import write_viewer
 from circuits.viewer.attention import attention_patterns
+from tests.test_acdc_cli import run
+from tests.test_compare_cli import discovered
 from tests.tiny_models import random_pairs, tiny
 
 HOSTILE = '</script><script>window.broken = 1</script><img src=x onerror="window.broken = 1">'
@@ -139,3 +141,20 @@ def test_the_data_is_json_with_the_circuits_numbers(tmp_path):
     for name, score in edges.items():
         assert score == pytest.approx(circuit.score(name), rel=1e-4)
     assert "http" not in re.sub(r"http://www.w3.org/2000/svg", "", text)
+
+
+def test_the_command_shows_a_run_and_two_circuits(monkeypatch, tmp_path, capsys):
+    eap = discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0)
+    acdc = discovered(monkeypatch, tmp_path, "acdc", "acdc", "--threshold", 0.1, "--random-circuits", 0)
+    assert run(monkeypatch, ["view", eap]) == 0
+    text = (tmp_path / "eap" / "view.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+    assert data["patterns"]
+    given = ["view", f"{eap}/circuit.json", f"{acdc}/circuit.json", "--out", str(tmp_path / "both.html")]
+    assert run(monkeypatch, given) == 0
+    both = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path / "both.html").read_text(), re.DOTALL)[1])
+    assert [circuit["name"] for circuit in both["circuits"]] == [f"{eap}/circuit.json", f"{acdc}/circuit.json"]
+    assert run(monkeypatch, ["view", eap, "--edges", "12", "--no-attention"]) == 0
+    for wrong, said in ((["view", str(tmp_path)], "no run directory"), (["view", eap, "--pair", "99"], "no pair 99")):
+        assert run(monkeypatch, wrong) == 2
+        assert said in capsys.readouterr().err

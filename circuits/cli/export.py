@@ -1,0 +1,59 @@
+"""`circuits export`: a circuit in another format."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAMES = (
+    "json, graphml, gexf, dot, tikz, tikzpicture, svg, pdf, png, latex-edges, latex-nodes, csv-edges, csv-nodes, eap-ig, "
+    "eap-ig-tensors, mib, neuronpedia"
+)
+
+
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_CIRCUIT",
+            help="A run directory, a circuit.json, a scores.safetensors, or a file of EAP-IG.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write; for mib the submission's folder.")],
+    to: Annotated[str | None, typer.Option(help=f"Format: {NAMES}. Default: by the suffix of --out.")] = None,
+    edges: Annotated[int | None, typer.Option(help="Take the N strongest edges of the scores instead.", min=1)] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="TOML or JSON file with the tables 'labels' and 'groups': what nodes are called."),
+    ] = None,
+    max_edges: Annotated[int | None, typer.Option(help="Show only so many edges, the strongest.", min=1)] = None,
+    colours: Annotated[
+        str | None, typer.Option(help="What colours tell: 'sign' of the effect (default), or 'kind' (q, k, v).")
+    ] = None,
+    direction: Annotated[str | None, typer.Option(help="Layers go 'up' (default) or 'right'.")] = None,
+    dpi: Annotated[float | None, typer.Option(help="Resolution of a PNG. Default: 200.")] = None,
+    d_model: Annotated[
+        int | None, typer.Option(help="Width of the residual stream, for EAP-IG's and MIB's files.", min=1)
+    ] = None,
+    mib_task: Annotated[str | None, typer.Option(help="What MIB calls the task. Default: the run's.")] = None,
+    mib_model: Annotated[str | None, typer.Option(help="What MIB calls the model. Default: the run's.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Write a circuit for a paper, for another tool, or for a benchmark."""
+    from circuits.export.formats import export_circuit, find_format
+    from circuits.export.naming import read_naming
+    from circuits.export.source import read_source
+    from circuits.terminal import console
+
+    form = find_format(to, out)
+    naming = read_naming(labels) if labels is not None else None
+    found = read_source(source, edges, form.every_edge)
+    options = {
+        "max_edges": max_edges, "colours": colours, "direction": direction, "dpi": dpi, "d_model": d_model,
+        "task": mib_task, "model": mib_model,
+    }  # fmt: skip
+    options = {name: value for name, value in options.items() if value is not None}
+    if "prompt" in form.takes:
+        options |= {"prompt": found.prompt, "tokens": found.tokens}
+    written = export_circuit(found.circuit, out, form.name, naming=naming, overwrite=overwrite, **options)
+    console().print(f"written to {written}", markup=False, highlight=False)

@@ -1,0 +1,143 @@
+"""A circuit as DOT, for Graphviz: one row a layer, no positions, so that any of its programs can lay it out.
+
+Text is quoted here rather than by pygraphviz, which takes a label `<…>` for HTML.
+"""
+
+from pathlib import Path
+
+from circuits.circuit import Circuit
+from circuits.export.atomic import replacing
+from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
+from circuits.export.naming import Naming
+
+ARROWS = {"q": "diamond", "k": "tee", "v": "dot", "in": "normal", "none": "none"}
+"""Arrow heads: diamond, bar, disc, triangle; told apart at any angle and width."""
+
+STRAIGHT = 1000
+"""Lines beyond which they are straight: to lead 1,800 around boxes takes 8 seconds, and none can be followed anyway."""
+FRAME = 4.0
+"""Points from a merged node's box to its second frame."""
+FACE = "Helvetica,Arial,sans-serif"
+NODE_STYLE = (
+    f'shape=box, fontname="{FACE}", fontsize={FONT:g}, fixedsize=true, penwidth=0.7, margin=0, fontcolor="#000000"'
+)
+
+
+def write_dot(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
+    """Writes the circuit as DOT; `options` are those of `circuits.export.drawing.draw`."""
+    with replacing(path) as temporary:
+        temporary.write_text(dot_text(draw(circuit, naming, **options)), encoding="utf-8")
+
+
+def dot_text(drawing: Drawing) -> str:
+    """A drawing as DOT, without positions."""
+    by_id = {node.id: node for node in drawing.nodes}
+    lines = ["digraph circuit {", *_graph_lines(drawing), *_rank_lines(drawing)]
+    lines += [f'  "{node.id}" [{node_style(node)}];' for node in drawing.nodes]
+    for edge in drawing.edges:
+        style = edge_style(edge)
+        if points_down(edge, by_id):
+            lines.append(f'  "{edge.target}" -> "{edge.source}" [{_turned(style)}];')
+        else:
+            lines.append(f'  "{edge.source}" -> "{edge.target}" [{style}];')
+    return "\n".join([*lines, "}", ""])
+
+
+def layout_text(drawing: Drawing) -> str:
+    """What Graphviz needs to lay a drawing out: sizes and ranks; lines without arrow heads, so that they end at boxes."""
+    by_id = {node.id: node for node in drawing.nodes}
+    lines = ["digraph layout {", *_graph_lines(drawing), "  edge [dir=none];", *_rank_lines(drawing)]
+    lines += [f'  "{node.id}" [label="", {_size(node, frame=True)}];' for node in drawing.nodes]
+    for i, edge in enumerate(drawing.edges):
+        ends = (edge.target, edge.source) if points_down(edge, by_id) else (edge.source, edge.target)
+        lines.append(f'  "{ends[0]}" -> "{ends[1]}" [id=e{i}];')
+    return "\n".join([*lines, "}", ""])
+
+
+def points_down(edge: DrawnEdge, by_id: dict[str, DrawnNode]) -> bool:
+    """Whether a line goes against the layers, as between merged nodes."""
+    return by_id[edge.source].row > by_id[edge.target].row
+
+
+def _graph_lines(drawing: Drawing) -> list[str]:
+    direction = "LR" if drawing.rightward else "BT"
+    lines = [f"  graph [rankdir={direction}, ranksep=0.3, nodesep=0.14];", f"  node [{NODE_STYLE}];"]
+    if len(drawing.edges) > 400:
+        # The layout's searches are cut short: seconds instead of minutes for a thousand lines.
+        lines.append("  graph [nslimit=2, nslimit1=2, mclimit=0.3, searchsize=10];")
+    if len(drawing.edges) > STRAIGHT:
+        lines.append("  graph [splines=line, nslimit=0.5, nslimit1=0.5, mclimit=0.1, searchsize=5];")
+    return lines
+
+
+def _rank_lines(drawing: Drawing) -> list[str]:
+    """One rank a row, held in order by a chain of invisible nodes."""
+    lines = ['  node [style=invis, width=0.01, height=0.01, label=""];']
+    for i, row in enumerate(drawing.rows):
+        nodes = " ".join(f'"{node.id}";' for node in row)
+        lines.append(f'  {{ rank=same; "row {i}"; {nodes} }}')
+        if i:
+            lines.append(f'  "row {i - 1}" -> "row {i}" [style=invis];')
+    return [*lines, "  node [style=solid];"]
+
+
+def _size(node: DrawnNode, frame: bool = False) -> str:
+    more = 2 * FRAME if frame and node.kind == "group" else 0.0
+    return f"width={(node.width + more) / 72:.4f}, height={(node.height + more) / 72:.4f}"
+
+
+def node_style(node: DrawnNode) -> str:
+    """The attributes of a box; heads are rounded, MLPs square, merged nodes have a double frame."""
+    shape = "filled" if node.kind == "mlp" else "filled,rounded"
+    frames = ", peripheries=2" if node.kind == "group" else ""
+    return f'{_label(node)}, style="{shape}", fillcolor="{FILLS[node.kind]}", color="#333333"{frames}, {_size(node)}'
+
+
+def _label(node: DrawnNode) -> str:
+    if node.detail is None:
+        return f'label="{quoted(node.label)}"'
+    # HTML-like, for two sizes of text; every sign that means something there is an entity.
+    return (
+        f'label=<<font point-size="{FONT:g}">{markup(node.label)}</font><br/>'
+        f'<font point-size="{SMALL_FONT:g}">{markup(node.detail)}</font>>'
+    )
+
+
+def edge_style(edge: DrawnEdge) -> str:
+    """The attributes of a line, with the edge's kind and effect for other programs."""
+    score = "" if edge.score is None else f', score="{edge.score:.6g}"'
+    dashed = "dashed" if edge.dashed else "solid"
+    size = arrow_size(edge)
+    return (
+        f'color="{edge.colour}", penwidth={edge.width:g}, style={dashed}, arrowhead={ARROWS[edge.kind]}, '
+        f'arrowsize={size:.2f}, kind="{edge.kind}"{score}'
+    )
+
+
+def arrow_size(edge: DrawnEdge) -> float:
+    """Of an arrow head, in Graphviz's unit of 10 points."""
+    return 0.42 + 0.09 * edge.width
+
+
+def _turned(style: str) -> str:
+    return style.replace("arrowhead=", "dir=back, arrowtail=", 1)
+
+
+def quoted(text: str) -> str:
+    """Text inside double quotes: `\\` starts an escape, `&` an entity."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
+
+
+def markup(text: str) -> str:
+    """Text inside an HTML-like label."""
+    for sign, entity in (
+        ("&", "&amp;"),
+        ("\\", "\\\\"),
+        ("<", "&lt;"),
+        (">", "&gt;"),
+        ('"', "&quot;"),
+        ("[", "&#91;"),
+        ("]", "&#93;"),
+    ):
+        text = text.replace(sign, entity)
+    return text

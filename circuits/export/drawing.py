@@ -1,0 +1,262 @@
+"""A circuit as it is drawn, before any format: which boxes, which lines, and how each looks.
+
+DOT, TikZ, SVG, PDF and PNG are all made of this, so that they look alike. Nothing is told by colour alone: the sign of an
+effect is also solid or dashed, and where a head is entered (query, key, value) is the shape of the arrow head. Colours are
+those of Okabe and Ito (2008), which differ for every common kind of colour blindness, and differ in lightness.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median_low
+from typing import Literal
+
+from circuits.circuit import Circuit
+from circuits.errors import InputError
+from circuits.export.naming import Naming
+from circuits.graph import Graph, Kind
+
+Sign = Literal["helps", "hurts", "unscored"]
+
+SIGN_COLOURS: dict[str, str] = {"helps": "#0072B2", "hurts": "#D55E00", "unscored": "#555555"}
+KIND_COLOURS: dict[str, str] = {"q": "#D55E00", "k": "#009E73", "v": "#0072B2", "in": "#555555"}
+KIND_WORDS: dict[str, str] = {"q": "query", "k": "key", "v": "value", "in": "MLP, logits"}
+FILLS = {"input": "#E6E6E6", "head": "#FFFFFF", "mlp": "#FBF3C6", "logits": "#E6E6E6", "group": "#DCEEF9"}
+
+MOST = 5000
+"""Lines that are drawn at all; beyond, a layout takes minutes."""
+THINNEST, THICKEST = 0.5, 3.6
+"""Widths of lines, in points."""
+FONT, SMALL_FONT = 9.0, 7.0
+"""Sizes of a label and of the line below it, in points."""
+GROUP = "group "
+"""Keeps the names of groups apart from those of nodes."""
+
+
+@dataclass(frozen=True)
+class DrawnNode:
+    """A box.
+
+    Attributes:
+        id: the node's name, or `group 0` …; never free text.
+        label: its first line.
+        detail: a smaller second line, or None.
+        kind: `input`, `head`, `mlp`, `logits` or `group`.
+        members: the nodes that it stands for.
+        row: its height, counted from the bottom.
+    """
+
+    id: str
+    label: str
+    detail: str | None
+    kind: str
+    members: tuple[str, ...]
+    row: int
+
+    @property
+    def width(self) -> float:
+        """In points, by an estimate of the text's width."""
+        text = max(text_width(self.label, FONT), text_width(self.detail or "", SMALL_FONT))
+        return max(24.0, text + 10.0)
+
+    @property
+    def height(self) -> float:
+        """In points."""
+        return 25.0 if self.detail else 16.0
+
+
+@dataclass(frozen=True)
+class DrawnEdge:
+    """A line.
+
+    Attributes:
+        source, target: ids of its boxes.
+        kind: where it enters: `q`, `k`, `v`, or `in` for MLPs and logits.
+        score: its effect (of merged nodes: the sum), None if unknown.
+        width: in points; grows with the square root of the effect's size.
+        colour: hexadecimal.
+    """
+
+    source: str
+    target: str
+    kind: Kind
+    score: float | None
+    width: float
+    colour: str
+
+    @property
+    def sign(self) -> Sign:
+        return "unscored" if self.score is None else "helps" if self.score >= 0 else "hurts"
+
+    @property
+    def dashed(self) -> bool:
+        return self.sign == "hurts"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """All boxes and lines.
+
+    Attributes:
+        nodes: from the bottom row up.
+        edges: weak ones first, so that strong ones lie on top.
+        colours: what colour tells: `sign` or `kind`.
+        rightward: layers go to the right instead of up.
+        left_out: edges that `max_edges` left out.
+    """
+
+    nodes: tuple[DrawnNode, ...]
+    edges: tuple[DrawnEdge, ...]
+    colours: str
+    rightward: bool
+    left_out: int
+
+    @property
+    def rows(self) -> tuple[tuple[DrawnNode, ...], ...]:
+        """The boxes of each row, from the bottom up."""
+        heights = sorted({node.row for node in self.nodes})
+        return tuple(tuple(node for node in self.nodes if node.row == height) for height in heights)
+
+    @property
+    def legend(self) -> tuple["LegendLine", ...]:
+        """One entry for each kind of line that is there."""
+        signs = {edge.sign for edge in self.edges}
+        words = {"helps": "positive effect", "hurts": "negative effect"}
+        by_sign = self.colours == "sign"
+        entries = [
+            LegendLine(words[sign], "none", SIGN_COLOURS[sign] if by_sign else "#000000", sign == "hurts")
+            for sign in ("helps", "hurts")
+            if sign in signs
+        ]
+        kinds = {edge.kind for edge in self.edges}
+        entries += [
+            LegendLine(f"to {KIND_WORDS[kind]}", kind, "#000000" if by_sign else KIND_COLOURS[kind], False)
+            for kind in ("q", "k", "v", "in")
+            if kind in kinds
+        ]
+        return tuple(entries)
+
+
+@dataclass(frozen=True)
+class LegendLine:
+    """A short sample line with its meaning; `head` is a kind, or `none` for a line without an arrow head."""
+
+    text: str
+    head: str
+    colour: str
+    dashed: bool
+
+
+def text_width(text: str, size: float) -> float:
+    """Points that a text takes in a plain sans-serif face, estimated from above."""
+    narrow, wide = set("iljtfI.,:;|!'()[] "), set("mwMW@%&QOGD")
+    ems = sum(1.0 if ord(s) > 0x2E80 else 0.36 if s in narrow else 0.9 if s in wide else 0.62 for s in text)
+    return ems * size
+
+
+def draw(
+    circuit: Circuit,
+    naming: Naming | None = None,
+    *,
+    max_edges: int | None = None,
+    colours: str = "sign",
+    direction: str = "up",
+) -> Drawing:
+    """What of a circuit is drawn, and how.
+
+    An edge into a shared key/value head is drawn into each head of its group that the circuit holds. Edges between merged
+    nodes are summed, for each of q, k, v and `in`; edges inside a group are not drawn. Merged groups may point at each
+    other; such edges go down.
+
+    Args:
+        circuit: any circuit.
+        naming: labels and groups.
+        max_edges: only so many lines, the strongest; None: all.
+        colours: `sign`: blue for positive effects, vermilion for negative ones; `kind`: by q, k and v.
+        direction: of the layers, `up` or `right`.
+
+    Raises:
+        InputError: an unknown node, an option out of range, or more lines than can be drawn.
+    """
+    if colours not in ("sign", "kind") or direction not in ("up", "right"):
+        raise InputError(
+            f"colours must be 'sign' or 'kind' and direction 'up' or 'right', got {colours!r}, {direction!r}"
+        )
+    if max_edges is not None and max_edges < 1:
+        raise InputError(f"max_edges must be at least 1, got {max_edges}")
+    naming = (naming or Naming()).checked(circuit.graph)
+    homes = {node: label for label, nodes in naming.groups.items() for node in nodes}
+    box_of = {node: f"{GROUP}{homes[node]}" if node in homes else node for node in circuit.nodes}
+    totals = _totals(circuit, box_of)
+    order = sorted(totals, key=lambda key: abs(totals[key] or 0.0), reverse=True)
+    kept = order[:max_edges]
+    if len(kept) > MOST:
+        raise InputError(
+            f"{len(kept)} lines are more than a picture holds; draw the strongest, with max_edges up to {MOST}"
+        )
+    nodes = _boxes(circuit, naming, box_of, {end for source, target, _ in kept for end in (source, target)})
+    ids = {box: node.id for box, node in nodes.items()}
+    largest = max((abs(totals[key] or 0.0) for key in kept), default=0.0)
+    edges = tuple(_edge(ids[s], ids[t], k, totals[s, t, k], largest, colours) for s, t, k in reversed(kept))
+    return Drawing(tuple(nodes.values()), edges, colours, direction == "right", len(order) - len(kept))
+
+
+def _totals(circuit: Circuit, box_of: dict[str, str]) -> dict[tuple[str, str, Kind], float | None]:
+    """(source box, target box, kind) -> summed effect; an edge counts once for a box that holds several of its heads."""
+    graph, sums = circuit.graph, {}
+    for w, r in circuit.mask.nonzero().tolist():
+        reader, source = graph.reader_nodes[r], box_of[graph.writer_names[w]]
+        value = None if circuit.scores is None else float(circuit.scores[w, r])
+        targets = {box_of[node]: None for node in graph.nodes_fed_by(reader) or ("logits",) if node in box_of}
+        for target in targets:
+            if target != source:
+                known = None if value is None or math.isnan(value) else value
+                sums.setdefault((source, target, reader.kind), []).append(known)
+    return {key: _sum(values) for key, values in sums.items()}
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if known else None
+
+
+def _boxes(circuit: Circuit, naming: Naming, box_of: dict[str, str], used: set[str]) -> dict[str, DrawnNode]:
+    members: dict[str, list[str]] = {}
+    for node, box in box_of.items():
+        if box in used:
+            members.setdefault(box, []).append(node)
+    levels = {box: median_low(_level(node, circuit.graph) for node in nodes) for box, nodes in members.items()}
+    boxes = {}
+    for i, box in enumerate(sorted(members, key=lambda box: levels[box])):
+        nodes = tuple(members[box])
+        if box.startswith(GROUP):
+            name, label, detail, kind = f"{GROUP}{i}", box.removeprefix(GROUP), _listed(nodes), "group"
+        else:
+            role = naming.labels.get(box)
+            name, label, detail, kind = box, role or box, box if role and role != box else None, _kind(box)
+        boxes[box] = DrawnNode(name, label, detail, kind, nodes, levels[box])
+    return boxes
+
+
+def _level(node: str, graph: Graph) -> int:
+    """Height of a node: `input`, then per layer its heads and its MLP, then `logits`."""
+    if node in ("input", "logits"):
+        return 0 if node == "input" else 2 * graph.n_layers + 1
+    return 2 * int(node[1:].split(".")[0]) + (1 if node[0] == "a" else 2)
+
+
+def _kind(node: str) -> str:
+    return node if node in ("input", "logits") else "head" if node[0] == "a" else "mlp"
+
+
+def _listed(nodes: tuple[str, ...], most: int = 4) -> str:
+    return (
+        ", ".join(nodes) if len(nodes) <= most else f"{', '.join(nodes[: most - 1])} and {len(nodes) - most + 1} more"
+    )
+
+
+def _edge(source: str, target: str, kind: Kind, score: float | None, largest: float, colours: str) -> DrawnEdge:
+    share = math.sqrt(abs(score) / largest) if score is not None and largest else 0.25
+    sign = "unscored" if score is None else "helps" if score >= 0 else "hurts"
+    colour = KIND_COLOURS[kind] if colours == "kind" else SIGN_COLOURS[sign]
+    return DrawnEdge(source, target, kind, score, round(THINNEST + (THICKEST - THINNEST) * share, 2), colour)

@@ -1,0 +1,85 @@
+"""A submission to the circuit track of MIB (Mueller et al. 2025): `FOLDER/TASK_MODEL/importances.json`.
+
+The track takes one folder for each task and model, named with an underscore between (`ioi_gpt2`, `arc-easy_llama3`), with one
+file of importances for every edge, in EAP-IG's format; it ranks edges by signed score (CPR) and by size (CMD). Scores are
+`positive = helps`, as there. Only JSON is written: a `.pt` is a pickle.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from circuits.circuit import Circuit
+from circuits.errors import InputError
+from circuits.export.eap_ig import write_eap_ig
+
+FILE = "importances.json"
+MODELS = {
+    "gpt2": "gpt2",
+    "qwen2.5-0.5b": "qwen2.5",
+    "gemma-2-2b": "gemma2",
+    "llama-3.1-8b": "llama3",
+}
+"""What the track calls its models."""
+
+
+def write_mib(
+    circuit: Circuit,
+    folder: str | Path,
+    *,
+    task: str | None = None,
+    model: str | None = None,
+    d_model: int | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes one task and model of a submission; a folder that has others keeps them.
+
+    Args:
+        circuit: with a score for every edge of its model.
+        folder: of the submission.
+        task, model: as the track calls them; None: from the circuit's provenance.
+        d_model: see `write_eap_ig`.
+        overwrite: replace this task and model if they are there.
+
+    Returns:
+        the file.
+
+    Raises:
+        InputError: edges without score, a name that cannot be used, or a file that is there already.
+    """
+    if circuit.scores is None or bool(circuit.scores[circuit.graph.edge_mask].isnan().any()):
+        raise InputError(
+            "a submission needs a score for every edge of the model; export a run that has scores.safetensors, not a circuit"
+        )
+    name = f"{_named(task or circuit.provenance.get('task'), 'task')}_{_named(_model(circuit, model), 'model')}"
+    folder = Path(folder)
+    inner = folder / name
+    target = inner / FILE
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; a submission is a folder")
+    if inner.is_symlink() or target.is_symlink():
+        raise InputError(f"{inner} is a link, which may lead elsewhere; take it away")
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} is there already; use --overwrite to replace it")
+    try:
+        inner.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"cannot write to {inner}: {problem.strerror or problem}") from None
+    write_eap_ig(circuit, target, d_model)
+    return target
+
+
+def _model(circuit: Circuit, model: str | None) -> Any:
+    found = model or circuit.provenance.get("model")
+    last = str(found or "").rstrip("/").rpartition("/")[2]
+    return model or MODELS.get(last.lower(), last)
+
+
+def _named(value: Any, what: str) -> str:
+    """A part of the folder's name: small letters, digits, dots and hyphens, so that it stays where it is put."""
+    text = re.sub(r"[^a-z0-9.]+", "-", str(value or "").lower()).strip("-.")
+    if not text or len(text) > 60:
+        raise InputError(
+            f"the {what} must have a name of 1 to 60 letters, digits, dots and hyphens, got {value!r}; name it"
+        )
+    return text

@@ -1,0 +1,119 @@
+"""A circuit as SVG, PDF or PNG, by Graphviz through pygraphviz (extra `viz`; its wheel brings Graphviz).
+
+SVG and PDF are vector; the PDF embeds its fonts. An SVG names its face (Helvetica, Arial, sans-serif) and leaves the letters
+to the viewer, as Graphviz cannot embed fonts there.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from circuits.circuit import Circuit
+from circuits.errors import InputError
+from circuits.export.atomic import replacing
+from circuits.export.dot import ARROWS, FACE, NODE_STYLE, arrow_size, edge_style, node_style, quoted
+from circuits.export.drawing import SMALL_FONT, Drawing, DrawnEdge, LegendLine, draw, text_width
+from circuits.export.layout import SAMPLE, Layout, Point, has_graphviz, lay_out
+from circuits.export.naming import Naming
+
+LARGEST_PNG = 8_000
+"""Pixels along the longer side; beyond it the resolution is lowered."""
+
+
+def write_svg(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
+    """Writes the circuit as SVG; `options` are those of `circuits.export.drawing.draw`."""
+    _write(circuit, path, naming, "svg", options)
+
+
+def write_pdf(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
+    """Writes the circuit as PDF, fonts embedded; `options` are those of `circuits.export.drawing.draw`."""
+    _write(circuit, path, naming, "pdf", options)
+
+
+def write_png(
+    circuit: Circuit, path: str | Path, naming: Naming | None = None, dpi: float | int = 200, **options
+) -> None:
+    """Writes the circuit as PNG; `options` are those of `circuits.export.drawing.draw`."""
+    if not 10 <= dpi <= 1200:
+        raise InputError(f"dpi must be between 10 and 1200, got {dpi}")
+    _write(circuit, path, naming, "png", options, dpi)
+
+
+def _write(
+    circuit: Circuit,
+    path: str | Path,
+    naming: Naming | None,
+    suffix: str,
+    options: dict,
+    dpi: float | int | None = None,
+) -> None:
+    if not has_graphviz():
+        raise InputError(
+            f"{suffix.upper()} needs pygraphviz: pip install 'mech-circuits[viz]'; DOT and TikZ do without"
+        )
+    drawing = draw(circuit, naming, **options)
+    layout = lay_out(drawing)
+    finest = 72 * LARGEST_PNG / max(layout.width, layout.height, 1.0)
+    data = render(placed_text(drawing, layout, None if dpi is None else min(dpi, finest)), suffix)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def render(text: str, suffix: str) -> bytes:
+    """A picture of DOT text that has positions."""
+    import pygraphviz
+
+    graph: Any = pygraphviz.AGraph(string=text)
+    try:
+        return bytes(graph.draw(format=suffix, prog="nop2"))
+    finally:
+        graph.close()
+
+
+def placed_text(drawing: Drawing, layout: Layout, dpi: float | int | None) -> str:
+    """A drawing as DOT with all positions and the legend."""
+    resolution = "" if dpi is None else f", dpi={dpi:.4g}"
+    lines = [
+        "digraph circuit {",
+        f'  graph [bgcolor="#FFFFFF", margin=0, pad=0.03, outputorder=edgesfirst{resolution}];',
+        # A label wider than the estimate is drawn all the same, without a warning.
+        f"  node [{NODE_STYLE}, fixedsize=shape];",
+    ]
+    for node, (x, y) in zip(drawing.nodes, layout.nodes, strict=True):
+        lines.append(f'  "{node.id}" [{node_style(node)}, pos="{x:g},{y:g}"];')
+    for edge, curve in zip(drawing.edges, layout.curves, strict=True):
+        lines.append(f'  "{edge.source}" -> "{edge.target}" [{edge_style(edge)}, pos="{_spline(edge, curve)}"];')
+    for i, (line, (x, y)) in enumerate(layout.legend):
+        lines += _legend_lines(i, line, x, y)
+    return "\n".join([*lines, "}", ""])
+
+
+def _spline(edge: DrawnEdge, curve: tuple[Point, ...]) -> str:
+    """The curve up to the arrow head, and where that points."""
+    return _ended(curve, 10.0 * arrow_size(edge))
+
+
+def _ended(curve: tuple[Point, ...], head: float) -> str:
+    (bx, by), (tx, ty) = curve[-2], curve[-1]
+    length = math.hypot(tx - bx, ty - by) or 1.0
+    share = min(head, 0.9 * length) / length
+    end = (tx + (bx - tx) * share, ty + (by - ty) * share)
+    points = [*curve[:-1], end]
+    return f"e,{tx:.2f},{ty:.2f} " + " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+
+
+def _legend_lines(i: int, line: LegendLine, x: float, y: float) -> list[str]:
+    end = x + SAMPLE
+    curve = ((x, y), (x + SAMPLE / 3, y), (x + 2 * SAMPLE / 3, y), (end, y))
+    pos = " ".join(f"{a:g},{b:g}" for a, b in curve) if line.head == "none" else _ended(curve, 5.5)
+    size = text_width(line.text, SMALL_FONT)
+    # \\l: text begins at the left.
+    invisible = 'shape=point, style=invis, width=0.01, height=0.01, label=""'
+    style = f'color="{line.colour}", penwidth=1.4, style={"dashed" if line.dashed else "solid"}'
+    return [
+        f'  "line {i}" [{invisible}, pos="{x:g},{y:g}"];',
+        f'  "end {i}" [{invisible}, pos="{end:g},{y:g}"];',
+        f'  "line {i}" -> "end {i}" [{style}, arrowhead={ARROWS[line.head]}, arrowsize=0.55, pos="{pos}"];',
+        f'  "text {i}" [shape=plaintext, width={size / 72:.4f}, height=0.14, fontsize={SMALL_FONT:g}, '
+        f'fontname="{FACE}", label="{quoted(line.text)}\\l", pos="{end + 5 + size / 2:g},{y:g}"];',
+    ]

@@ -1,0 +1,106 @@
+"""A circuit's edges or nodes as CSV, and as LaTeX tables (booktabs)."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from circuits.circuit import Circuit
+from circuits.errors import InputError
+from circuits.export.atomic import replacing
+from circuits.export.latex import escape
+from circuits.export.naming import Naming
+from circuits.export.rows import EdgeRow, NodeRow, edge_rows, node_rows
+
+PAGE = 45
+"""Rows of a LaTeX table that fit a page; longer ones are a `longtable`."""
+
+_FORMULA = ("=", "+", "-", "@")
+
+
+def write_csv_edges(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
+    """Writes the edges as CSV, every digit of their effects kept; see `circuits.export.rows.EdgeRow`."""
+    _write_csv(EdgeRow._fields, edge_rows(circuit, naming), path)
+
+
+def write_csv_nodes(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
+    """Writes the nodes as CSV; see `circuits.export.rows.NodeRow`."""
+    _write_csv(NodeRow._fields, node_rows(circuit, naming), path)
+
+
+def _write_csv(fields: Sequence[str], rows: Sequence[tuple], path: str | Path) -> None:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(fields)
+        writer.writerows([_cell(value) for value in row] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    # A spreadsheet would run such a text as a formula.
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def write_latex_edges(
+    circuit: Circuit, path: str | Path, naming: Naming | None = None, max_edges: int | None = None
+) -> None:
+    """Writes the edges as a LaTeX table, largest effects first.
+
+    Args:
+        max_edges: only so many; None: all.
+    """
+    if max_edges is not None and max_edges < 1:
+        raise InputError(f"max_edges must be at least 1, got {max_edges}")
+    heads = ("from", "to", "input", "effect", "std.\\ error")
+    rows = [
+        (_named(row.source, row.source_label), _named(row.target, row.target_label), escape(row.input),
+         _number(row.effect), _number(row.stderr, plus=False))
+        for row in edge_rows(circuit, naming)[:max_edges]
+    ]  # fmt: skip
+    _write_table("lllrr", heads, rows, path)
+
+
+def write_latex_nodes(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
+    """Writes the nodes as a LaTeX table, in the order of the forward pass."""
+    heads = ("node", "kind", "edges in", "edges out", "effect of out-edges")
+    rows = [
+        (_named(row.node, row.label), "MLP" if row.kind == "mlp" else row.kind, str(row.edges_in), str(row.edges_out),
+         _number(row.effect_out))
+        for row in node_rows(circuit, naming)
+    ]  # fmt: skip
+    _write_table("llrrr", heads, rows, path)
+
+
+def _named(node: str, label: str | None) -> str:
+    return escape(node) if label is None or label == node else f"{escape(label)} ({escape(node)})"
+
+
+def _number(value: float | None, plus: bool = True) -> str:
+    if value is None:
+        return "{--}"
+    text = f"{value:{'+' if plus else ''}.3g}"
+    mantissa, e, power = text.partition("e")
+    return f"${mantissa}$" if not e else rf"${mantissa}\times 10^{{{int(power)}}}$"
+
+
+def _write_table(columns: str, heads: Sequence[str], rows: Sequence[Sequence[str]], path: str | Path) -> None:
+    long = len(rows) > PAGE
+    kind = "longtable" if long else "tabular"
+    lines = [
+        _needs(long),
+        rf"\begin{{{kind}}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+        *([r"\endhead"] if long else []),
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        rf"\end{{{kind}}}",
+        "",
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _needs(long: bool) -> str:
+    packages = "booktabs,longtable" if long else "booktabs"
+    return f"% Needs \\usepackage{{{packages}}}."

@@ -1,0 +1,126 @@
+"""`circuits export`: from a run, a circuit, scores or EAP-IG's files, to any format."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from circuits import Circuit, EdgeScores
+from circuits.export.eap_ig import write_eap_ig, write_eap_ig_tensors
+from circuits.export.formats import FORMATS
+from tests.exported import GRAPHS, scored
+from tests.test_acdc_cli import GOLDEN, run, write_pairs
+
+
+def export(monkeypatch, *arguments):
+    return run(monkeypatch, ["export", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    """A run directory of two layers of two heads, MLPs included; its circuit has 12 edges."""
+    folder = tmp_path_factory.mktemp("run")
+    case = json.loads((GOLDEN / "acdc_2l2h_kl" / "case.json").read_text())
+    given = [
+        "discover", write_pairs(case, folder / "PAIRS.jsonl"), "--model", GOLDEN / "acdc_2l2h_kl" / "model", "--method", "eap",
+        "--metric", "logit_difference", "--dtype", "float64", "--edges", 12, "--random-circuits", 0, "--out", folder / "eap",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        assert run(patch, [str(argument) for argument in given]) == 0
+    return folder / "eap"
+
+
+def test_a_run_is_exported_by_suffix_and_by_name(monkeypatch, a_run, tmp_path, capsys):
+    assert export(monkeypatch, a_run, "--out", tmp_path / "c.gexf") == 0
+    assert export(monkeypatch, a_run, "--to", "neuronpedia", "--out", tmp_path / "g.json") == 0
+    assert f"written to {tmp_path / 'g.json'}" in capsys.readouterr().out.replace("\n", "")
+    assert ElementTree.parse(tmp_path / "c.gexf").getroot().tag.endswith("gexf")
+    graph = json.loads((tmp_path / "g.json").read_text())
+    assert len(graph["metadata"]["prompt_tokens"]) > 1
+
+
+def test_a_run_gives_eap_ig_and_mib_the_scores_of_every_edge(monkeypatch, a_run, tmp_path):
+    assert (
+        export(monkeypatch, a_run, "--to", "mib", "--mib-task", "ioi", "--mib-model", "gpt2", "--out", tmp_path / "s")
+        == 0
+    )
+    assert export(monkeypatch, a_run, "--to", "eap-ig", "--d-model", 16, "--out", tmp_path / "c.json") == 0
+    edges = json.loads((tmp_path / "s" / "ioi_gpt2" / "importances.json").read_text())["edges"]
+    scores = EdgeScores.load(a_run / "scores.safetensors")
+    assert {name: edge["score"] for name, edge in edges.items()} == scores.to_dict()
+    circuit = Circuit.from_json(a_run / "circuit.json")
+    assert {name for name, edge in edges.items() if edge["in_graph"]} == set(circuit.edges)
+    assert json.loads((tmp_path / "c.json").read_text())["cfg"]["d_model"] == 16
+
+
+def test_edges_are_chosen_from_scores(monkeypatch, a_run, tmp_path, capsys):
+    scores = a_run / "scores.safetensors"
+    assert export(monkeypatch, a_run, "--edges", 5, "--out", tmp_path / "c.json") == 0
+    assert export(monkeypatch, scores, "--edges", 5, "--out", tmp_path / "d.json") == 0
+    expected = EdgeScores.load(scores).top(5)
+    assert Circuit.from_json(tmp_path / "c.json") == Circuit.from_json(tmp_path / "d.json") == expected
+    assert export(monkeypatch, scores, "--out", tmp_path / "e.json") == 2
+    assert "--edges N" in capsys.readouterr().err
+    assert export(monkeypatch, tmp_path / "c.json", "--edges", 5, "--out", tmp_path / "f.json") == 2
+
+
+def test_files_of_eap_ig_come_in(monkeypatch, tmp_path):
+    circuit = scored(GRAPHS[1])
+    write_eap_ig(circuit, tmp_path / "in.json")
+    write_eap_ig_tensors(circuit, tmp_path / "in.safetensors")
+    for name in ("in.json", "in.safetensors"):
+        assert export(monkeypatch, tmp_path / name, "--overwrite", "--out", tmp_path / "out.json") == 0
+        back = Circuit.from_json(tmp_path / "out.json")
+        assert back == circuit
+        torch.testing.assert_close(back.scores[back.mask], circuit.scores[back.mask], rtol=1e-15, atol=0)
+
+
+def test_labels_and_groups_reach_the_picture(monkeypatch, a_run, tmp_path, capsys):
+    node = Circuit.from_json(a_run / "circuit.json").nodes[1]
+    (tmp_path / "n.toml").write_text(f'[labels]\n"{node}" = "<script>"\n')
+    assert export(monkeypatch, a_run, "--labels", tmp_path / "n.toml", "--out", tmp_path / "c.tikz") == 0
+    assert r"\ensuremath{<}script" in (tmp_path / "c.tikz").read_text()
+    (tmp_path / "n.toml").write_text('[labels]\n"a99.h0" = "x"\n')
+    assert export(monkeypatch, a_run, "--labels", tmp_path / "n.toml", "--out", tmp_path / "d.tikz") == 2
+    assert "no node 'a99.h0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["absent", "--out", "c.svg"], "no run directory or file absent"),
+        ([".", "--out", "c.json"], "no run directory of ours"),
+        (["RUN", "--to", "pfd", "--out", "c.pdf"], "did you mean pdf"),
+        (["RUN", "--out", "c.doc"], "--to"),
+        (["RUN", "--out", "taken.json"], "--overwrite"),
+        (["RUN", "--out", "c.json", "--max-edges", "3"], "takes no option max_edges"),
+        (["RUN", "--out", "c.dot", "--colours", "red"], "'sign' or 'kind'"),
+        (["old.json", "--out", "c.svg"], "schema 0; this version reads schema 1"),
+        (["cyclic.json", "--out", "c.svg"], "does not come before"),
+        (["unknown.json", "--out", "c.svg"], "no node 'a7.h7'"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_exit_code_2(monkeypatch, a_run, tmp_path, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.json").write_text("mine")
+    data = json.loads((a_run / "circuit.json").read_text())
+    for name, changed in (
+        ("old", {"graph": data["graph"] | {"schema": 0}}),
+        ("cyclic", {"edges": [{"source": "a1.h0", "target": "a0.h0", "key": "q"}]}),
+        ("unknown", {"nodes": [*data["nodes"], {"id": "a7.h7"}]}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(data | changed))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert export(monkeypatch, *[a_run if argument == "RUN" else argument for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert (tmp_path / "taken.json").read_text() == "mine"
+
+
+def test_the_help_names_every_format():
+    from circuits.cli.export import NAMES
+
+    assert NAMES.split(", ") == list(FORMATS)
