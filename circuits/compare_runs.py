@@ -74,12 +74,10 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     """Reads runs that can be compared.
 
     Raises:
-        InputError: fewer than two, two of one name, or runs of different questions.
+        InputError: two of one name, or runs of different questions.
     """
     runs = [read_run(path) for path in paths]
     names = [name for run in runs for name in run.results]
-    if len(runs) < 2:
-        raise InputError("a comparison needs at least two runs")
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"two runs are called {name}; rename a directory")
@@ -113,6 +111,8 @@ def compare_runs(
         seed: of the bootstrap; of the ablations it is seed + 1, so that COAR has not seen them.
         stage: progress reporting.
     """
+    if len(runs) < 2:
+        raise InputError("a comparison needs at least two runs")
     judge, predictions = None, ()
     results = {name: of for run in runs for name, of in run.results.items()}
     faithfulness = {name: run.faithfulness for run in runs if run.faithfulness is not None for name in run.circuits}

@@ -91,9 +91,16 @@ class Evaluation:
                 "model_without": [_plain(x) for x in of.model_without.tolist()],
             }  # fmt: skip
         if self.minimality is not None:
-            values = self.minimality.values.tolist()
+            part = self.minimality
+            stderr = (
+                part.effects.std(1) / part.effects.shape[1] ** 0.5
+                if part.effects.shape[1] > 1
+                else [None] * len(part.edges)
+            )
+            errors = stderr if isinstance(stderr, list) else stderr.tolist()
             told["minimality"] = {
-                "effects": dict(zip(self.minimality.edges, values, strict=True)), "idle": list(self.minimality.idle()),
+                "effects": dict(zip(part.edges, part.values.tolist(), strict=True)),
+                "stderr": dict(zip(part.edges, errors, strict=True)), "idle": list(part.idle()),
             }  # fmt: skip
         told |= {name: of.to_dict() for name in ("curves", "hypothesis") if (of := getattr(self, name)) is not None}
         if self.stability is not None:

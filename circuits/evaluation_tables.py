@@ -1,74 +1,76 @@
-"""An evaluation as rows of text, for the terminal and for pages."""
+"""An evaluation (`Evaluation.to_dict`, `evaluation.json`) as rows of text, for the terminal and for pages."""
 
-from collections.abc import Sequence
-
-from circuits.evaluate_run import Evaluation
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 Rows = tuple[str, Sequence[str], list[list[str]]]
 """A title, the columns' headings and the rows."""
 SHOWN_IDLE = 5
+SAID = {True: "for the circuit", False: "against it", None: "could not be made"}
 
 
-def tables(found: Evaluation) -> list[Rows]:
+def tables(told: Mapping[str, Any]) -> list[Rows]:
     """What was measured, a table a part."""
-    made = [_faithfulness(found), _claims(found), _hypothesis(found), _scores(found)]
+    made = [_faithfulness(told), _claims(told), _hypothesis(told), _scores(told)]
     return [table for table in made if table[2]]
 
 
-def _faithfulness(found: Evaluation) -> Rows:
-    shown = [(name, of) for name, of in found.faithfulness.items()]
-    if found.same_layers is not None:
-        shown.insert(min(1, len(shown)), (found.ablation, found.same_layers))
+def _faithfulness(told: Mapping[str, Any]) -> Rows:
+    shown = list(told["faithfulness"].items())
+    if "same_layers" in told:
+        shown.insert(min(1, len(shown)), (told["ablation"], told["same_layers"]))
     rows = [
         [
-            ablation, number(of.value), number(of.mean_of_ratios), f"{len(of.random)} {of.random_kind.replace('_', ' ')}",
-            number(of.random_value), number(of.p_value),
+            ablation, number(of["ratio_of_means"]), number(of["mean_of_ratios"]),
+            f"{len(of['random'])} {of['random_circuits'].replace('_', ' ')}", number(of["random_faithfulness"]),
+            number(of["p"]),
         ]
         for ablation, of in shown
     ]  # fmt: skip
     headings = ("ablation", "ratio of means", "mean of ratios", "random circuits", "theirs", "p")
-    return f"faithfulness of {found.n_edges} edges ({found.metric}, edges ablated at all positions)", headings, rows
+    return f"faithfulness of {told['n_edges']} edges ({told['metric']}, edges ablated at all positions)", headings, rows
 
 
-def _claims(found: Evaluation) -> Rows:
+def _claims(told: Mapping[str, Any]) -> Rows:
     rows: list[list[str]] = []
-    if found.completeness is not None:
-        of = found.completeness
-        rows.append(["completeness: 1 - what the complement keeps", number(of.value)])
-        if len(of.sizes):
-            label = f"incompleteness over {len(of.sizes)} random subsets: |circuit - model| without them"
-            rows.append([label, number(of.incompleteness)])
-    if found.minimality is not None:
-        idle = found.minimality.idle()
+    if "completeness" in told:
+        of = told["completeness"]
+        rows.append(["completeness: 1 - what the complement keeps", number(of["value"])])
+        if subsets := len(of["circuit_without"]):
+            label = f"incompleteness over {subsets} random subsets: |circuit - model| without them"
+            rows.append([label, number(of["incompleteness"])])
+    if "minimality" in told:
+        idle = told["minimality"]["idle"]
         named = ", ".join(idle[:SHOWN_IDLE]) + (" …" if len(idle) > SHOWN_IDLE else "")
         rows.append(["edges with less than 1% of the largest effect", f"{len(idle)}" + (f" ({named})" if idle else "")])
-    if found.curves is not None:
-        of = found.curves
-        rows.append(["CPR (95%)", interval(of.cpr, of.cpr_interval)])
-        rows.append(["CMD (95%)", interval(of.cmd, of.cmd_interval)])
-    return f"circuit, {found.ablation} ablation", ("", ""), rows
+    if "curves" in told:
+        of = told["curves"]
+        rows.append(["CPR (95%)", interval(of["cpr"], of["cpr_interval"])])
+        rows.append(["CMD (95%)", interval(of["cmd"], of["cmd_interval"])])
+    return f"circuit, {told['ablation']} ablation", ("", ""), rows
 
 
-def _hypothesis(found: Evaluation) -> Rows:
-    said = {True: "for the circuit", False: "against it", None: "could not be made"}
+def _hypothesis(told: Mapping[str, Any]) -> Rows:
     rows = [
-        [test.name, number(test.statistic), f"{test.corrected:.2g}", said[test.supports]]
-        for test in (found.hypothesis.tests if found.hypothesis is not None else ())
+        [test["name"], number(test["statistic"]), f"{test['corrected']:.2g}", SAID[test["supports"]]]
+        for test in told.get("hypothesis", {}).get("tests", ())
     ]
     return "hypothesis tests, Holm's correction", ("test", "statistic", "p", "speaks"), rows
 
 
-def _scores(found: Evaluation) -> Rows:
+def _scores(told: Mapping[str, Any]) -> Rows:
     rows: list[list[str]] = []
-    if found.stability is not None:
-        of = found.stability
-        rows.append([f"Jaccard of the {of.k} strongest edges over resampled prompts", number(of.mean_jaccard)])
-        rows.append(["edges that are always among them", str(len(of.always))])
-        rows.append(["rank correlation over resampled prompts", number(of.mean_rank)])
-    if found.complexity is not None:
-        rows.append(["complexity: entropy of the shares, in nats", number(found.complexity)])
-    if found.sensitivity is not None:
-        rows.append(["sensitivity: mean distance between prompts' scores (0 to 2)", number(found.sensitivity.mean)])
+    if "stability" in told:
+        of = told["stability"]
+        rows.append([f"Jaccard of the {of['k']} strongest edges over resampled prompts", number(of["jaccard"])])
+        rows.append(["edges that are always among them", str(len(of["always"]))])
+        rows.append(["rank correlation over resampled prompts", number(of["rank"])])
+    if "complexity" in told:
+        rows.append(["complexity: entropy of the shares, in nats", number(told["complexity"])])
+    if "sensitivity" in told:
+        rows.append(
+            ["sensitivity: mean distance between prompts' scores (0 to 2)", number(told["sensitivity"]["mean"])]
+        )
     return "scores", ("", ""), rows
 
 
@@ -76,5 +78,5 @@ def number(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3f}"
 
 
-def interval(value: float, ends: tuple[float, float]) -> str:
+def interval(value: float, ends: Sequence[float]) -> str:
     return f"{value:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"

@@ -18,7 +18,7 @@ def made(monkeypatch, tmp_path, capsys):
 def test_a_circuit_is_evaluated_into_its_run_directory(monkeypatch, tmp_path, capsys, made):
     assert run(monkeypatch, ["evaluate", made, "--random-circuits", "3", "--seed", "0"]) == 0
     said = capsys.readouterr().out
-    for part in ("faithfulness of", "ratio of means", "CPR (95%)", "equivalence", "complexity"):
+    for part in ("faithfulness of", "ratio of", "CPR (95%)", "equivalence", "complexity"):
         assert part in said
     told = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
     assert list(told["faithfulness"]) == ["interchange", "zero", "mean", "mean_positional", "resample"]

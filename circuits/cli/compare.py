@@ -40,6 +40,8 @@ def compare(
     from circuits.export.atomic import replacing
 
     found = read_runs(runs)
+    if len(found) < 2:
+        raise InputError("a comparison needs at least two runs")
     try:
         chances = [float(alpha) for alpha in alphas.split(",")]
     except ValueError:

@@ -49,19 +49,19 @@ def evaluate(
     origin = read.provenance
     loaded = load(model or str(origin["model"]), str(origin["dtype"]), device, origin.get("revision"))
     asked = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded) if source is None else source(loaded, n, seed)
-    found = evaluate_run(
+    told = evaluate_run(
         read, loaded, asked, fresh=source is not None, parts=names_in(parts) or PARTS, ablations=names_in(ablations),
         n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage,
-    )  # fmt: skip
+    ).to_dict()  # fmt: skip
     with replacing(run / "evaluation.json") as temporary:
-        temporary.write_text(json_line(found.to_dict()) + "\n", encoding="utf-8")
-    write_page(f"Evaluation: {found.task} in {found.model}", evaluation_sections(found), run / "evaluation.html")
+        temporary.write_text(json_line(told) + "\n", encoding="utf-8")
+    write_page(f"Evaluation: {told['task']} in {told['model']}", evaluation_sections(told), run / "evaluation.html")
     if json:
-        print_json(found.to_dict())
+        print_json(told)
         return
     screen = console()
-    for rows in tables(found):
+    for rows in tables(told):
         print_rows(*rows)
-    for name, why in found.skipped.items():
+    for name, why in told["skipped"].items():
         screen.print(f"not measured: {name}: {why}", style="yellow", soft_wrap=True)
     screen.print(f"written to {run / 'evaluation.json'} and {run / 'evaluation.html'}", soft_wrap=True)

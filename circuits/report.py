@@ -1,0 +1,164 @@
+"""`circuits report`: one page on finished runs that a reviewer can read: the task, the model, each method with all its options,
+its circuit and evaluation, the comparison, and the commands that give the same again.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from circuits.circuit import Circuit
+from circuits.compare_runs import Run, compare_runs, read_runs
+from circuits.comparison_tables import tables as comparison_tables
+from circuits.errors import InputError
+from circuits.plots import circuit_figure, node_heatmap
+from circuits.plots.evaluation import evaluation_sections
+from circuits.plots.page import Section, Table
+from circuits.runs import RUN_FILE
+from circuits.scores import EdgeScores
+
+EXAMPLES = 5
+CONFIG_FILE, EVALUATION_FILE = "config.toml", "evaluation.json"
+SHOWN_FIRST = (
+    "task",
+    "n_pairs",
+    "seed",
+    "model",
+    "revision",
+    "weights_sha256",
+    "dtype",
+    "device",
+    "metric",
+    "ablation",
+)
+
+
+def report_sections(paths: Sequence[str | Path]) -> tuple[str, list[Section]]:
+    """The page's title and sections.
+
+    Args:
+        paths: run directories, of one model on the same prompts.
+
+    Raises:
+        InputError: no run, or runs that cannot be compared.
+    """
+    if not paths:
+        raise InputError("a report needs at least one run")
+    runs = read_runs(paths)
+    origin = runs[0].provenance
+    title = f"{origin.get('task') or 'Pairs'} in {origin.get('model')}: {len(runs)} run{'s' if len(runs) > 1 else ''}"
+    sections = [_task(runs[0]), _model(runs[0])]
+    for run in runs:
+        sections += _of_run(run)
+    if len(runs) > 1:
+        sections += _comparison(runs)
+    return title, [*sections, _commands(runs)]
+
+
+def _task(run: Run) -> Section:
+    """What was asked, with the first pairs."""
+    rows = []
+    for line in _lines(run.path / "pairs.jsonl")[:EXAMPLES]:
+        pair = json.loads(line)
+        cells = [_text(pair.get(name)) for name in ("clean", "corrupted", "answers", "distractors")]
+        rows.append(cells)
+    origin = run.provenance
+    text = (
+        f"{origin.get('n_pairs')} pairs of prompts, seed {origin.get('seed')}; the first {len(rows)} are shown. The metric is "
+        f"{str(origin.get('metric')).replace('_', ' ')}, at the last position unless a pair says otherwise; an ablated part "
+        f"takes the value of {origin.get('ablation')} ablation."
+    )
+    return Section("Task", text, Table(("clean", "corrupted", "answers", "distractors"), rows))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value[:6])) + (" …" if len(value) > 6 else "")
+    return str(value)
+
+
+def _model(run: Run) -> Section:
+    origin = run.provenance
+    rows = [[name.replace("_", " "), str(origin[name])] for name in SHOWN_FIRST if origin.get(name) is not None]
+    rows += [[f"version of {name}", str(number)] for name, number in origin.get("versions", {}).items()]
+    return Section("Model and question", "What all runs have in common.", Table(("", ""), rows))
+
+
+def _of_run(run: Run) -> list[Section]:
+    """A run's options, numbers, picture and evaluation."""
+    told = json.loads((run.path / RUN_FILE).read_text(encoding="utf-8"))
+    name, options = run.path.resolve().name, told.get("options", {})
+    method = str(options.get("method", "")).replace("_", " ")
+    rows = [[key.replace("_", " "), json.dumps(value)] for key, value in options.items() if value is not None]
+    sections = [Section(f"{name}: {method}", "All options.", Table(("option", "value"), rows))]
+    summary = {k: v for k, v in told.get("summary", {}).items() if isinstance(v, int | float | str)}
+    rows = [[key.replace("_", " "), _number(value)] for key, value in summary.items()]
+    notes = "\n\n".join(f"Note: {note}" for note in told.get("summary", {}).get("notes", ()))
+    sections.append(Section(f"{name}: result", notes, Table(("", ""), rows)))
+    sections += [
+        Section(f"{name}: picture", _caption(of), _picture(of)) for of in run.results.values() if _shown(run, of)
+    ]
+    evaluation = run.path / EVALUATION_FILE
+    if evaluation.is_file():
+        measured = json.loads(evaluation.read_text(encoding="utf-8"))
+        sections += [
+            Section(f"{name}: {part.heading[0].lower()}{part.heading[1:]}", part.text, part.content)
+            for part in evaluation_sections(measured)
+        ]
+    return sections
+
+
+def _shown(run: Run, result: Any) -> bool:
+    """A circuit; else scores of nodes."""
+    return (
+        isinstance(result, Circuit) if run.circuits else not isinstance(result, EdgeScores) and result.positions is None
+    )
+
+
+def _picture(result: Any) -> Any:
+    return circuit_figure(result) if isinstance(result, Circuit) else node_heatmap(result)
+
+
+def _caption(result: Any) -> str:
+    if isinstance(result, Circuit):
+        return "Layers upward; blue edges help, vermilion, dashed ones hurt; width is the size of the effect."
+    return "Blue helps, vermilion hurts."
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _comparison(runs: Sequence[Run]) -> list[Section]:
+    """Rankings and overlap; what needs the model is measured by `circuits compare`."""
+    try:
+        found = compare_runs(runs)
+    except InputError as reason:
+        return [Section("Comparison", f"These runs cannot be compared: {reason}.")]
+    told = [
+        Section(f"Comparison: {title}", "", Table(headings, rows)) for title, headings, rows in comparison_tables(found)
+    ]
+    text = "Agreement between methods is not faithfulness: methods can agree and be wrong together."
+    return [*told, Section("On comparisons", text)]
+
+
+def _commands(runs: Sequence[Run]) -> Section:
+    """What gives the same again: each run's own options, as a file."""
+    parts = []
+    for run in runs:
+        config = run.path / CONFIG_FILE
+        name = run.path.resolve().name
+        if config.is_file():
+            kept = config.read_text(encoding="utf-8").strip()
+            parts.append(f"# {name}.toml\n{kept}\n\ncircuits discover --config {name}.toml --out {name}")
+    if not parts:
+        return Section("To compute it again", "The runs hold no config.toml; their options are above.")
+    text = "Save each block as the file that it names; the command below it gives the same run on the same versions."
+    return Section("To compute it again", text, "\n\n\n".join(parts))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"cannot read {path}: {problem}") from None

@@ -1,0 +1,35 @@
+"""`circuits report`: what a page on runs holds."""
+
+import re
+
+from tests.test_acdc_cli import run
+from tests.test_compare_cli import discovered
+
+
+def test_a_page_tells_the_task_the_methods_and_how_to_compute_it_again(monkeypatch, tmp_path, capsys):
+    runs = [
+        discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0),
+        discovered(monkeypatch, tmp_path, "atp", "attribution-patching"),
+    ]
+    assert run(monkeypatch, ["evaluate", runs[0], "--parts", "faithfulness,minimality", "--ablations", "zero"]) == 0
+    page = tmp_path / "report.html"
+    assert run(monkeypatch, ["report", *runs, "--out", str(page)]) == 0
+    text = page.read_text()
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
+    for part in ("Task", "Model and question", "eap: eap", "atp: picture", "To compute it again"):
+        assert part in headings
+    assert any(heading.startswith("eap: faithfulness of") for heading in headings)
+    assert any(heading.startswith("Comparison: rank correlation") for heading in headings)
+    assert "circuits discover --config eap.toml --out eap" in text
+    assert text.count("Plotly.newPlot") == 3  # a circuit, its minimality, a heat map
+    assert run(monkeypatch, ["report", runs[0], "--out", str(page)]) == 0
+    assert "Comparison" not in page.read_text()
+
+
+def test_what_cannot_be_reported_is_refused_in_one_line(monkeypatch, tmp_path, capsys):
+    one = discovered(monkeypatch, tmp_path, "one", "attribution-patching")
+    other = discovered(monkeypatch, tmp_path, "other", "attribution-patching", "--n", 2)
+    for given, said in (([str(tmp_path)], "no run directory"), ([one, other], "different prompts")):
+        assert run(monkeypatch, ["report", *given, "--out", str(tmp_path / "r.html")]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
