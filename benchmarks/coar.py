@@ -1,6 +1,6 @@
 """COAR: what a sample costs, what a fit costs, and how well each method's scores predict fresh ablations.
 
-    python benchmarks/coar.py [--samples 2000] [--pairs 16] [--fresh 200] [--store DIR]
+    python benchmarks/coar.py [--samples 2000] [--pairs 16] [--fresh 200] [--store DIR] [--picture docs/coar.png]
 
 SmolLM2-135M. The first part takes a minute; the second, on IOI under zero ablation, some 15 minutes at 2,000 samples.
 """
@@ -8,6 +8,7 @@ SmolLM2-135M. The first part takes a minute; the second, on IOI under zero ablat
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,6 +20,8 @@ from circuits.component_runs import ComponentRuns
 from circuits.component_samples import BLOCK, Sampler, draw_block
 from circuits.engine.hooks import inference_state
 from circuits.linear_fit import fit_linear
+from circuits.methods.coar import fit_samples
+from circuits.plots.comparison import learning_curve_figure, prediction_figure
 
 
 def cost(model: circuits.Model) -> None:
@@ -47,13 +50,18 @@ def cost(model: circuits.Model) -> None:
     print(f"300 components, 2,000 samples, 16 prompts: fitted in {time.perf_counter() - start:.2f} s")
 
 
-def predictions(model: circuits.Model, samples: int, n: int, fresh: int, store: str | None) -> None:
+def predictions(
+    model: circuits.Model, samples: int, n: int, fresh: int, store: str | None, picture: str | None
+) -> None:
     """Counterfactual correlations of COAR and of other methods' scores."""
     pairs = tasks.load("ioi").pairs(model, n=n, seed=0)
     start = time.perf_counter()
     scores = {
         f"COAR, {samples} samples": circuits.coar(model, pairs, samples=samples, store=store),
         "leave-one-out": circuits.leave_one_out(model, pairs, store=store),
+        "gradient × parameter": circuits.gradient_times_parameter(model, pairs),
+        "neuron conductance": circuits.neuron_conductance(model, pairs),
+        "internal influence": circuits.internal_influence(model, pairs),
         "AtP, interchange": circuits.attribution_patching(model, pairs),
         "activation patching, interchange": circuits.activation_patching(model, pairs, direction="noising"),
         "EAP-IG, zero, summed to nodes": circuits.edge_attribution(model, pairs, ablation="zero").to_nodes(),
@@ -71,7 +79,45 @@ def predictions(model: circuits.Model, samples: int, n: int, fresh: int, store: 
     for name, of in scores.items():
         found = judge.correlations(of)
         print(f"| {name} | " + " | ".join(f"{c.mean:.2f} ({c.low:.2f} to {c.high:.2f})" for c in found.values()) + " |")
-    print(f"\nfit: {scores[f'COAR, {samples} samples'].fit}")  # type: ignore[attr-defined]
+    linear = scores[f"COAR, {samples} samples"]
+    assert isinstance(linear, circuits.LinearAttribution)
+    print(f"\nfit: { {name: value for name, value in linear.fit.items() if name != 'interactions'} }")
+    print(
+        "\npairs that the sum does not describe: "
+        + ", ".join(
+            f"{p.first}, {p.second} {p.effect:+.2f} ± {p.stderr:.2f} (p {p.p:.2g})" for p in linear.interactions[:5]
+        )
+    )
+    sizes, curve = learning_curve(model, pairs, samples, judge, store)
+    print("\n| samples | " + " | ".join(map(str, sizes)) + " |\n|---|" + "---|" * len(sizes))
+    print("| Pearson at α = 0.1 | " + " | ".join(f"{r:.2f}" for r in curve) + " |")
+    if picture is not None:
+        draw(judge, {name: scores[name] for name in list(scores)[:3]}, sizes, curve, picture)
+
+
+def learning_curve(
+    model: circuits.Model, pairs: circuits.PromptPairs, samples: int, judge: circuits.Counterfactuals, store: str | None
+) -> tuple[list[int], list[float]]:
+    """The correlation on fresh ablations of fits to the first samples; the samples come from the store."""
+    drawn = Sampler.ask(model, pairs, "heads+mlps", None, "zero", None, store).bernoulli(samples, 0.1, 0)
+    sizes = [n for n in (200, 400, 700, 1000, 1500, 2000, 3000, 5000) if n <= samples]
+    found = []
+    for n in sizes:
+        part = replace(drawn, ablated=drawn.ablated[:n], outcomes=drawn.outcomes[:n])
+        found.append(judge.correlations(fit_samples(part))[0.1].mean)
+    return sizes, found
+
+
+def draw(
+    judge: circuits.Counterfactuals,
+    scores: dict[str, circuits.NodeScores],
+    sizes: list[int],
+    curve: list[float],
+    path: str,
+) -> None:
+    """Predicted against true, and correlation against the number of samples: two pictures."""
+    prediction_figure(judge, scores, 0.1).write_image(path, scale=1.5)
+    learning_curve_figure(sizes, curve, 0.1).write_image(path.replace(".png", "-samples.png"), scale=1.5)
 
 
 def main() -> None:
@@ -79,11 +125,12 @@ def main() -> None:
     for option, default in (("samples", 2000), ("pairs", 16), ("fresh", 200)):
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--store", help="a directory for finished samples")
+    parser.add_argument("--picture", help="where to draw; needs the extra `viz`")
     asked = parser.parse_args()
     torch.set_num_threads(THREADS)
     model = circuits.load_model("smollm2-135m")
     cost(model)
-    predictions(model, asked.samples, asked.pairs, asked.fresh, asked.store)
+    predictions(model, asked.samples, asked.pairs, asked.fresh, asked.store, asked.picture)
 
 
 if __name__ == "__main__":
