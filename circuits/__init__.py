@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from circuits.evaluation.hypothesis import hypothesis_tests as hypothesis_tests
     from circuits.evaluation.randomisation import Randomisation as Randomisation
     from circuits.evaluation.randomisation import randomisation as randomisation
+    from circuits.evaluation.recovery import Recovery as Recovery
+    from circuits.evaluation.recovery import recovery as recovery
     from circuits.evaluation.score_quality import complexity as complexity
     from circuits.evaluation.score_quality import sensitivity as sensitivity
     from circuits.evaluation.stability import Stability as Stability
@@ -114,6 +116,7 @@ _WHERE = {
     "Naming": "export.naming",
     "PairsError": "errors",
     "PromptPairs": "pairs",
+    "Recovery": "evaluation.recovery",
     "Verification": "methods.verification",
     "causal_mediation": "methods.causal_mediation",
     "circuit_metric": "evaluation.faithfulness",
@@ -134,6 +137,7 @@ _WHERE = {
     "load_model": "model",
     "path_patching": "methods.path_patching",
     "random_circuit": "random_circuits",
+    "recovery": "evaluation.recovery",
     "refine": "methods.refine",
     "verify": "methods.verification",
     "Randomisation": "evaluation.randomisation",

@@ -1,7 +1,8 @@
 """Loading a model, and what the rest of the project knows of it.
 
 A model is a TransformerBridge whose graph was checked to be exact. Any of these can be loaded: a short name
-(`smollm2-135m`), a Hugging Face id, a directory, a Hugging Face model object, or a bridge that the user already has.
+(`smollm2-135m`, `compiled/induction`), a Hugging Face id, a directory, a Hugging Face model object, or a bridge that the
+user already has.
 """
 
 import copy
@@ -16,7 +17,7 @@ from torch import nn
 from transformer_lens import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-from circuits import zoo
+from circuits import plugins, zoo
 from circuits.engine.architecture import Architecture, describe
 from circuits.engine.check import CheckReport, check
 from circuits.engine.hooks import inference_state
@@ -127,7 +128,7 @@ class Model:
 def load_model(
     model: str | Path | nn.Module,
     *,
-    dtype: str | torch.dtype = "float32",
+    dtype: str | torch.dtype | None = None,
     device: str = "auto",
     revision: str | None = None,
     tokenizer: Any = None,
@@ -139,7 +140,8 @@ def load_model(
         model: a short name (`circuits models` lists them), a Hugging Face id, a directory, a Hugging Face model object
             or a TransformerBridge. Objects are left as they were; they keep their own dtype and device, and a Hugging
             Face model shares its weights with the result.
-        dtype: `float32`, `float64`, `bfloat16` or `float16`, for what is loaded from files.
+        dtype: `float32`, `float64`, `bfloat16` or `float16`, for what is loaded by name. None: float32 for what is loaded
+            from files, and its own for a model that is built (compiled models are float64).
         device: `auto` (CUDA if there is one, else CPU) or a torch device.
         revision: branch, tag or commit of a Hugging Face id.
         tokenizer: a tokenizer to use instead of the checkpoint's own.
@@ -153,15 +155,18 @@ def load_model(
     70651
     """
     wanted_device = torch.device(_choose_device(device))
-    wanted_dtype = _choose_dtype(dtype)
+    wanted_dtype = None if dtype is None else _choose_dtype(dtype)
     if isinstance(model, TransformerBridge):
         bridge, name = model, str(getattr(model.cfg, "model_name", None) or "bridge")
         tokenizer = tokenizer or model.tokenizer
     elif isinstance(model, nn.Module):
         bridge, name = _bridge_around_copy(model), getattr(model, "name_or_path", "") or type(model).__name__
+    elif isinstance(model, str) and plugins.names_built_model(model):
+        name = model.replace("_", "-")
+        bridge = _built(name, wanted_dtype, wanted_device, revision)
     elif isinstance(model, str | Path):
         name = str(model)
-        hf_model, found = _load_files(name, wanted_dtype, revision, trust_remote_code)
+        hf_model, found = _load_files(name, wanted_dtype or torch.float32, revision, trust_remote_code)
         bridge = _build(hf_model.to(wanted_device).eval().requires_grad_(False), name)
         tokenizer = tokenizer or found
     else:
@@ -199,6 +204,18 @@ def _choose_device(device: str) -> str:
     except (RuntimeError, NotImplementedError, AssertionError) as problem:
         raise InputError(f"device {device!r} cannot be used: {str(problem).splitlines()[0]}") from None
     return device
+
+
+def _built(name: str, dtype: torch.dtype | None, device: torch.device, revision: str | None) -> TransformerBridge:
+    """A model that is built, by its name; see `circuits.plugins`."""
+    if revision is not None:
+        raise InputError(f"{name} is built here and has no revisions; got {revision!r}")
+    bridge = plugins.find_model(name).bridge()
+    if not isinstance(bridge, TransformerBridge):
+        raise ModelError(f"{name}: its bridge() gave a {type(bridge).__name__}; expected a TransformerBridge")
+    nn.Module.to(bridge, device=device, dtype=dtype)  # the bridge's own prints what it does
+    bridge.eval().requires_grad_(False)
+    return bridge
 
 
 def _load_files(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
@@ -242,7 +259,7 @@ def _not_loaded(name: str, problem: Exception) -> str:
     from difflib import get_close_matches
 
     lines = [line for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
-    near = get_close_matches(name, zoo.names(), n=1)
+    near = get_close_matches(name, [*zoo.names(), *plugins.model_names()], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     kind = "directory" if Path(name).is_dir() else "short name, directory or Hugging Face id"
     return f"cannot load {name!r} as a {kind}: {lines[0]}{hint} (short names: {', '.join(zoo.names())})"

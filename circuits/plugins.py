@@ -1,71 +1,135 @@
-"""Tasks by name: entry points of the group `circuits.tasks`, ours as well as those of other packages.
+"""Tasks and models by name: entry points of two groups, ours as well as those of other packages.
 
-The library does not import `tasks`; the dependency points the other way. The command line and `tasks.load` look here.
+| group | an entry point names |
+|---|---|
+| `circuits.tasks` | a class derived from `tasks.base.Task` (or `tasks.base.Source`, for token ids) |
+| `circuits.models` | anything with `description`, a line, and `bridge()`, which builds a TransformerBridge; for small models that need no download |
+
+The library does not import `tasks`; the dependency points the other way. The command line, `tasks.load` and
+`circuits.load_model` look here. A package that may be used before it is installed says what it has with `provide`.
 """
 
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from circuits.errors import InputError
 
 GROUP = "circuits.tasks"
+MODELS = "circuits.models"
+_KIND = {GROUP: "task", MODELS: "model"}
+_PROVIDED: dict[str, dict[str, str]] = {GROUP: {}, MODELS: {}}
 
 
-def task_names(built_in: Mapping[str, str] | None = None) -> list[str]:
-    """The names of all tasks that can be loaded. Nothing is imported yet.
+@runtime_checkable
+class BuiltModel(Protocol):
+    """A model that is built rather than fetched.
+
+    Attributes:
+        description: what it is, in a line.
+    """
+
+    @property
+    def description(self) -> str: ...
+    def bridge(self) -> Any:
+        """A new TransformerBridge, in the dtype that suits the model."""
+        ...
+
+
+def provide(group: str, offered: Mapping[str, str]) -> None:
+    """Makes tasks or models known without their entry points.
 
     Args:
-        built_in: tasks that are known without being installed: name -> `module:class`.
+        group: `circuits.tasks` or `circuits.models`.
+        offered: name -> `module:class`.
     """
-    return sorted(_found(built_in or {}))
+    _PROVIDED[group].update(offered)
 
 
-def find_task(name: str, built_in: Mapping[str, str] | None = None, **options: Any) -> Any:
+def task_names() -> list[str]:
+    """The names of all tasks that can be loaded. Nothing is imported yet."""
+    return sorted(_found(GROUP))
+
+
+def find_task(name: str, **options: Any) -> Any:
     """The task of that name; `_` and `-` are the same in it.
 
     Args:
         name: see `task_names`.
-        built_in: see `task_names`.
         options: the task's own, such as `counterfactual` of `ioi`.
 
     Raises:
         InputError: no task has that name or takes that option, or its package cannot be loaded.
     """
-    found = _found(built_in or {})
+    return _make(_point(GROUP, name), options)
+
+
+def model_names() -> list[str]:
+    """The names of all models that are built rather than fetched. Nothing is imported yet."""
+    return sorted(_found(MODELS))
+
+
+def find_model(name: str) -> BuiltModel:
+    """The model of that name; `_` and `-` are the same in it.
+
+    Raises:
+        InputError: no model has that name, or its package cannot be loaded.
+    """
+    point = _point(MODELS, name)
+    found = _loaded(point)
+    if not (isinstance(found, BuiltModel) and isinstance(found.description, str)):
+        raise InputError(f"model {point.name!r} ({point.value}) has no description and bridge(); see circuits.plugins")
+    return found
+
+
+def names_built_model(name: str) -> bool:
+    """Whether this is the name of a model of ours, or one that belongs to a family of them (`compiled/…`)."""
+    known = model_names()
+    families = {one.partition("/")[0] for one in known if "/" in one}
+    family, slash, _ = name.partition("/")
+    return name.replace("_", "-") in known or (bool(slash) and family in families)
+
+
+def _point(group: str, name: str) -> EntryPoint:
+    found, kind = _found(group), _KIND[group]
     point = found.get(name.replace("_", "-"))
     if point is None:
         near = get_close_matches(name.lower().replace("_", "-"), found, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise InputError(f"there is no task {name!r}; {hint}Tasks are {', '.join(sorted(found))}")
-    return _make(point, options)
+        raise InputError(f"there is no {kind} {name!r}; {hint}{kind.title()}s are {', '.join(sorted(found))}")
+    return point
 
 
-def _found(built_in: Mapping[str, str]) -> dict[str, EntryPoint]:
-    """All tasks' entry points by name.
+def _found(group: str) -> dict[str, EntryPoint]:
+    """All entry points of a group, by name.
 
     Raises:
-        InputError: two packages give one name to different tasks.
+        InputError: two packages give one name to different things.
     """
-    found = {name: EntryPoint(name, value, GROUP) for name, value in built_in.items()}
-    for point in entry_points(group=GROUP):
+    found = {name: EntryPoint(name, value, group) for name, value in _PROVIDED[group].items()}
+    for point in entry_points(group=group):
         name = point.name.replace("_", "-")
         other = found.setdefault(name, point)
         if other.value != point.value:
             raise InputError(
-                f"two packages have a task {name!r}: {other.value} and {point.value}; uninstall one or rename its task"
+                f"two packages have a {_KIND[group]} {name!r}: {other.value} and {point.value}; uninstall one or rename "
+                f"its {_KIND[group]}"
             )
     return found
+
+
+def _loaded(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{_KIND[point.group]} {point.name!r} ({point.value}) cannot be loaded: {error}") from error
 
 
 def _make(point: EntryPoint, options: dict[str, Any]) -> Any:
     from dataclasses import fields, is_dataclass
 
-    try:
-        kind = point.load()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"task {point.name!r} ({point.value}) cannot be loaded: {error}") from error
+    kind = _loaded(point)
     if not (isinstance(kind, type) and is_dataclass(kind) and callable(getattr(kind, "pairs", None))):
         raise InputError(f"task {point.name!r} ({point.value}) is not a class derived from tasks.base.Task")
     known = [field.name for field in fields(kind)]

@@ -1,7 +1,8 @@
 """Tasks: behaviours with prompt pairs, found by name.
 
 Tasks are entry points of the group `circuits.tasks`, ours as well as those of other packages: a class derived from
-`tasks.base.Task`. Ours are known without the entry points too, so that a checkout works before it is installed.
+`tasks.base.Task`. Ours are known without the entry points too, so that a checkout works before it is installed. Some of
+them bring a model of their own, whose circuit is known (`tasks.compiled`), an entry point of the group `circuits.models`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,29 @@ from circuits import plugins
 if TYPE_CHECKING:
     from tasks.base import Task
 
+COMPILED = {
+    "compiled/and-gate": "tasks.compiled.gates:AndGate",
+    "compiled/dyck": "tasks.compiled.counting:Dyck",
+    "compiled/fraction": "tasks.compiled.counting:Fraction",
+    "compiled/greater-than": "tasks.compiled.gates:GreaterDigit",
+    "compiled/histogram": "tasks.compiled.counting:Histogram",
+    "compiled/induction": "tasks.compiled.copying:Induction",
+    "compiled/negative-head": "tasks.compiled.copying:NegativeHead",
+    "compiled/or-gate": "tasks.compiled.gates:OrGate",
+    "compiled/reverse": "tasks.compiled.copying:Reverse",
+    "compiled/sort": "tasks.compiled.copying:Sort",
+    "trained/induction": "tasks.trained.induction:TrainedInduction",
+}
+"""Tasks that are the model of the same name, too."""
 BUILT_IN = {
     "greater-than": "tasks.greater_than:GreaterThan",
     "ioi": "tasks.ioi:IOI",
     "subject-verb-agreement": "tasks.subject_verb_agreement:SubjectVerbAgreement",
+    **COMPILED,
 }
+
+plugins.provide(plugins.GROUP, BUILT_IN)
+plugins.provide(plugins.MODELS, COMPILED)
 
 
 def names() -> list[str]:
@@ -24,7 +43,7 @@ def names() -> list[str]:
     >>> "ioi" in names()
     True
     """
-    return plugins.task_names(BUILT_IN)
+    return plugins.task_names()
 
 
 def load(name: str, **options: Any) -> "Task":
@@ -40,12 +59,12 @@ def load(name: str, **options: Any) -> "Task":
     >>> load("ioi", counterfactual="abc").label
     'ioi(counterfactual=abc)'
     """
-    return plugins.find_task(name, BUILT_IN, **options)
+    return plugins.find_task(name, **options)
 
 
 def __getattr__(name: str) -> Any:
     # `tasks.Task` without importing torch for those who only want names.
-    if name in ("At", "Draw", "Example", "Task", "UnusableError"):
+    if name in ("At", "Draw", "Example", "Source", "Task", "UnusableError"):
         from tasks import base
 
         return getattr(base, name)

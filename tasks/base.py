@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from circuits.errors import InputError
+from circuits.pair import TokenIds
 from circuits.pairs import Encoder, Pair, PromptPairs, Roles
 
 Row = tuple[str, ...]
@@ -75,7 +76,7 @@ class Draw:
     random: random.Random
     lists: Mapping[str, tuple[Row, ...]]
     model: Encoder
-    task: "Task"
+    task: "Source"
 
     def rows(self, name: str, k: int = 1) -> list[Row]:
         """k different rows of a list.
@@ -102,8 +103,10 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Task(ABC):
-    """A behaviour, as a source of prompt pairs. Options are dataclass fields of the subclass.
+class Source(ABC):
+    """A behaviour, as a source of prompt pairs: of text (`Task`), or of token ids of one model (derive from this class).
+
+    Options are dataclass fields of the subclass.
 
     Attributes:
         name: how it is called and recorded.
@@ -111,6 +114,7 @@ class Task(ABC):
         description: what the model has to do, in a sentence.
         source: the paper it is from.
         metric: name of the metric that suits it.
+        model: short name of the one model that it is for; None: any.
         word_lists: name -> words, or rows of words that are drawn together. Only rows whose words are all single tokens
             behind a space are drawn.
     """
@@ -120,36 +124,41 @@ class Task(ABC):
     description: ClassVar[str]
     source: ClassVar[str]
     metric: ClassVar[str] = "logit_difference"
+    model: ClassVar[str | None] = None
     word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {}
 
     @abstractmethod
-    def example(self, draw: Draw) -> Example:
-        """Write one example.
+    def pair(self, draw: Draw) -> Pair:
+        """Draw one pair.
 
         Raises:
-            UnusableError: this candidate does not suit the tokenizer.
+            UnusableError: this candidate cannot be used.
         """
+
+    @abstractmethod
+    def check(self, model: Encoder) -> None:
+        """Raises InputError if the task cannot be put to this model at all."""
+
+    def text(self, ids: Sequence[int], model: Encoder) -> str:
+        """Token ids as people read them."""
+        return model.tokenizer.decode(list(ids))
 
     def pairs(self, model: Encoder, n: int = 64, seed: int = 0) -> PromptPairs:
         """n different pairs.
 
         Raises:
-            InputError: n is not positive, the model has no tokenizer, its tokenizer leaves too few words, or there are
-                fewer than n different pairs.
+            InputError: n is not positive, the task cannot be put to this model, or there are fewer different pairs.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InputError(f"task {self.name}: n is {n!r}; expected a whole number of at least 1")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise InputError(f"task {self.name}: seed is {seed!r}; expected a whole number")
-        if model.tokenizer is None:
-            raise InputError(
-                f"task {self.name} is text, but {model.name} has no tokenizer; use PromptPairs.from_tokens"
-            )
+        self.check(model)
         lists = {name: _single_tokens(model, rows) for name, rows in self.word_lists.items()}
-        found: dict[tuple[str, str], Pair] = {}
+        found: dict[tuple[TokenIds, TokenIds], Pair] = {}
         for index in range(n):
             pair = self._next(model, lists, seed, index, found)
-            found[str(pair.clean_text), str(pair.corrupted_text)] = pair
+            found[pair.clean, pair.corrupted] = pair
         pairs = PromptPairs.from_pairs(list(found.values()), source=self.label, seed=seed, metric=self.metric)
         pairs.validate_for(model)
         return pairs
@@ -167,7 +176,7 @@ class Task(ABC):
         lists: Mapping[str, tuple[Row, ...]],
         seed: int,
         index: int,
-        found: Mapping[tuple[str, str], Any],
+        found: Mapping[tuple[TokenIds, TokenIds], Any],
     ) -> Pair:
         """Pair number `index`: the first candidate that is usable and new."""
         reasons: Counter[str] = Counter()
@@ -175,10 +184,10 @@ class Task(ABC):
             # Text seeds by its SHA-512, the same everywhere. Options stay out, so that they share the clean prompts.
             source = random.Random(f"{self.name} {seed} {index} {attempt}")
             try:
-                example = self.example(Draw(index, source, lists, model, self))
-                if (example.clean, example.corrupted) in found:
+                pair = self.pair(Draw(index, source, lists, model, self))
+                if (pair.clean, pair.corrupted) in found:
                     raise UnusableError("there already")
-                return _encode(example, model)
+                return pair
             except UnusableError as reason:
                 reasons[str(reason)] += 1
         why = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
@@ -187,6 +196,30 @@ class Task(ABC):
             f"{ATTEMPTS} further candidates were of no use ({why}). "
             + (f"Ask for at most {index}" if index else "Use a model with another tokenizer")
         )
+
+
+@dataclass(frozen=True)
+class Task(Source):
+    """A behaviour that is written as text, for every model with a tokenizer."""
+
+    @abstractmethod
+    def example(self, draw: Draw) -> Example:
+        """Write one example.
+
+        Raises:
+            UnusableError: this candidate does not suit the tokenizer.
+        """
+
+    def pair(self, draw: Draw) -> Pair:
+        """The example as tokens."""
+        return _encode(self.example(draw), draw.model)
+
+    def check(self, model: Encoder) -> None:
+        """Refuses a model without tokenizer."""
+        if model.tokenizer is None:
+            raise InputError(
+                f"task {self.name} is text, but {model.name} has no tokenizer; use PromptPairs.from_tokens"
+            )
 
 
 def continuation(model: Encoder, text: str, more: str) -> list[int] | None:

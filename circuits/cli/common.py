@@ -48,7 +48,7 @@ def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":
     return pairs if n is None or len(pairs) <= n else pairs[:n]
 
 
-def load(name: str, dtype: str, device: str, revision: str | None) -> "Model":
+def load(name: str, dtype: str | None, device: str, revision: str | None) -> "Model":
     with quiet_libraries(), console_stderr().status(f"loading {name}"):
         from circuits import zoo
         from circuits.model import load_model

@@ -60,7 +60,10 @@ def discover(
     n: Annotated[int | None, typer.Option("--n", help="Pairs. Default: 64 of a task, all of a file.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the pairs and of all that is drawn.", min=0, max=LARGEST_SEED)] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)] = None,
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, float64, bfloat16 or float16. Default: float32; of built models their own."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face model.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TARGET-METHOD.")] = None,

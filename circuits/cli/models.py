@@ -16,7 +16,7 @@ def models(context: typer.Context) -> None:
         return
     from rich.table import Table
 
-    from circuits import zoo
+    from circuits import plugins, zoo
 
     table = Table(title="models with a short name", caption=f"cache: {zoo.cache_dir()}")
     for heading in ("name", "what it is", "licence", "download", "cached"):
@@ -24,6 +24,8 @@ def models(context: typer.Context) -> None:
     for entry in zoo.entries():
         cached = "yes" if zoo.is_cached(entry.name) else "no"
         table.add_row(entry.name, entry.description, entry.licence, f"{entry.size / 1e6:.0f} MB", cached)
+    for name in plugins.model_names():
+        table.add_row(name, plugins.find_model(name).description, "", "none", "built")
     console().print(table)
     console().print("Any other name is a Hugging Face id or a directory.")
 

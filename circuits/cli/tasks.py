@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tasks(
-    model: Annotated[str, typer.Option(help="Whose tokenizer makes the example pairs.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option(help="Whose tokenizer makes the example pairs of text.")] = DEFAULT_MODEL,
 ) -> None:
     """List the tasks, with an example pair each."""
     from rich.table import Table
@@ -22,7 +22,7 @@ def tasks(
     from circuits.plugins import find_task, task_names
 
     try:
-        loaded = load(model, "float32", "auto", None)
+        loaded = load(model, None, "auto", None)
     except InputError as problem:
         print(f"circuits: no examples, since the model is not there: {problem}", file=sys.stderr)
         loaded = None
@@ -31,12 +31,17 @@ def tasks(
         table.add_column(heading, overflow="fold")
     for name in task_names():
         task = find_task(name)
-        table.add_row(name, task.title, *(_example(task, loaded) if loaded else ("", "")))
+        own = getattr(task, "model", None)
+        asked = loaded if own is None else load(own, None, "auto", None)
+        table.add_row(name, task.title, *(_example(task, asked) if asked else ("", "")))
     console().print(table)
 
 
 def _example(task: Any, model: "Model") -> tuple[str, str]:
-    """The two prompts of a task's first pair, and their answers and distractors, as the model's tokenizer shows them."""
-    pair = next(iter(task.pairs(model, n=1, seed=0)))
-    prompts = "\n".join(model.tokenizer.decode(ids) for ids in (pair.clean, pair.corrupted))
-    return prompts, "\n".join(model.tokenizer.decode(ids[:3]) for ids in (pair.answers, pair.distractors))
+    """The two prompts of a task's first pair, and their answers and distractors, as people read them; or why there is none."""
+    try:
+        pair = next(iter(task.pairs(model, n=1, seed=0)))
+    except InputError as problem:  # a task of text for a model without a tokenizer, say
+        return str(problem), ""
+    prompts = "\n".join(task.text(ids, model) for ids in (pair.clean, pair.corrupted))
+    return prompts, "\n".join(task.text(ids[:3], model) for ids in (pair.answers, pair.distractors))

@@ -28,7 +28,7 @@ class CheckReport:
         residual: sum of writers and constants against the residual stream.
         all_kept: all edges kept, every reader recomputed, against the model's logits.
         none_kept: no edge kept against the corrupted prompts' logits.
-        prefix: suffix behind a cached prefix against the whole prompt; None where the model takes no cache.
+        prefix: suffix behind a cached prefix against the whole prompt, logits and residual stream; None where the model takes no cache.
         prefix_exact: whether cached prefixes may be used.
         resume_exact: whether passes may begin in the middle.
     """
@@ -151,14 +151,24 @@ def _first_wrong_layer(
 def _prefix_error(
     bridge: TransformerBridge, architecture: Architecture, batch: PairBatch, plain: Tensor, scale: float
 ) -> float | None:
+    """The larger error of the logits and of the residual stream behind the prefix, at all positions.
+
+    The logits alone would not do: those of a model that does not care for these tokens are the same without any prefix.
+    """
     half = batch.clean.shape[1] // 2
+    whole: list[Tensor] = []
+    behind: list[Tensor] = []
     try:
         cache = prefix_cache(bridge, batch.clean[:, :half])
         with torch.no_grad():
-            got = run(bridge, architecture.unembed, batch.clean[:, half:], batch.position - half, cache=cache)
+            record = [(architecture.final, whole.append)]
+            run(bridge, architecture.unembed, batch.clean, batch.position, record)
+            record = [(architecture.final, behind.append)]
+            got = run(bridge, architecture.unembed, batch.clean[:, half:], batch.position - half, record, cache)
     except Exception:  # whatever a model's code does with a cache it cannot take: then it gets none
         return None
-    return float((got - plain).abs().max()) / scale
+    stream = float((behind[0] - whole[0][:, half:]).abs().max()) / float(whole[0].abs().max())
+    return max(stream, float((got - plain).abs().max()) / scale)
 
 
 def _resumes(

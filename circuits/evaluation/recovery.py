@@ -1,0 +1,207 @@
+"""How well do scores, or a circuit, find the edges of a circuit that is known?
+
+Every edge has a score and is true or not. Going down the ranking,
+
+    recall = true positive rate = TP / true        false positive rate = FP / false        precision = TP / (TP + FP)
+
+AUROC is the area under (false positive rate, true positive rate): the probability that a true edge scores higher than a false
+one, ties counting half (the Mann-Whitney statistic by mid-ranks). A circuit is scores of 1 and 0. Average precision is
+Σ precision · Δrecall over the distinct scores (no interpolation).
+
+| `level` | what is ranked | its score, from edges |
+|---|---|---|
+| `edges` | writer -> reader | |
+| `merged` | writer -> node: edges into a head's q, k and v are one | the largest of them |
+| `nodes` | heads and MLPs | the largest of all edges in and out |
+
+The largest, not the sum: a node is in a circuit if any of its edges is, so a node is true if it touches a true edge, and a circuit
+gives exactly its own nodes; a sum would favour nodes with many edges. `input` and `logits` are in every circuit and not
+ranked. Where heads share keys and values, an edge into these belongs to every head of the group.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.circuit import Circuit
+from circuits.errors import InputError
+from circuits.graph import Graph
+from circuits.node_scores import NodeScores
+from circuits.scores import EdgeScores
+from circuits.selection import check_ranking
+
+LEVELS = ("edges", "merged", "nodes")
+
+
+@dataclass(frozen=True, eq=False)
+class Recovery:
+    """What was ranked, and how well the ranking finds what is true.
+
+    Attributes:
+        level: `edges`, `merged` or `nodes`.
+        names: what was ranked, in graph order.
+        scores: by which; higher comes first.
+        true: which of them are of the known circuit.
+        thresholds: the distinct scores, from the highest, after +inf (nothing is taken).
+        false_positive_rate, true_positive_rate: of all that scores at least the threshold: the ROC curve.
+        auroc: the area under it.
+        average_precision: Σ precision · Δrecall.
+        precision, recall: entry k - 1: of the k strongest; where k falls among equal scores, what drawing from these by lot
+            gives on average.
+    """
+
+    level: str
+    names: tuple[str, ...]
+    scores: Float[Tensor, " ranked"]
+    true: Bool[Tensor, " ranked"]
+    thresholds: Float[Tensor, " point"]
+    false_positive_rate: Float[Tensor, " point"]
+    true_positive_rate: Float[Tensor, " point"]
+    auroc: float
+    average_precision: float
+    precision: Float[Tensor, " ranked"]
+    recall: Float[Tensor, " ranked"]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return (
+            f"Recovery({int(self.true.sum())} true of {len(self)} {self.level}, AUROC {self.auroc:.3f}, "
+            f"average precision {self.average_precision:.3f})"
+        )
+
+
+def recovery(
+    found: EdgeScores | NodeScores | Circuit,
+    truth: Circuit | Iterable[str],
+    *,
+    level: str | None = None,
+    by: str = "abs",
+    graph: Graph | None = None,
+) -> Recovery:
+    """Ranks edges or nodes and compares them with a known circuit.
+
+    Args:
+        found: scores or a circuit. Scores of nodes have one level, `nodes`; only heads and MLPs among them are ranked.
+        truth: the known circuit, or the names of its edges.
+        level: what is ranked; see the module docstring. None: `edges`, or `nodes` for scores of nodes.
+        by: `abs`: by the size of the score; `signed`: from the most positive.
+        graph: the graph of the edges in `truth`; needed where these are names and `found` scores nodes.
+
+    Raises:
+        InputError: unknown options or edges; circuits of two graphs; scores that are not numbers, or that have positions;
+            or nothing is true, or nothing false, at this level: then there is nothing to tell apart.
+    """
+    level = ("nodes" if isinstance(found, NodeScores) else "edges") if level is None else level
+    if level not in LEVELS:
+        raise InputError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    check_ranking(by)
+    known = _truth(found, truth, graph)
+    if isinstance(found, NodeScores):
+        names, scores, true = _of_nodes(found, known, level)
+        scores = scores.abs() if by == "abs" else scores
+    else:
+        names, true = _at(level, known.graph, known.mask)
+        _, scores = _at(level, known.graph, _strengths(found, by))
+    return _compared(level, names, scores.to("cpu", torch.float64), true.bool().cpu())
+
+
+def _truth(found: EdgeScores | NodeScores | Circuit, truth: Circuit | Iterable[str], graph: Graph | None) -> Circuit:
+    """The known circuit, of the graph that `found` has."""
+    own = graph if isinstance(found, NodeScores) else found.graph
+    if isinstance(truth, str):
+        raise InputError(f"truth is a circuit or a list of edges, not the text {truth!r}")
+    if not isinstance(truth, Circuit):
+        if own is None:
+            raise InputError(
+                "scores of nodes do not know their graph: give it (graph=model.graph), or the truth as a Circuit"
+            )
+        truth = Circuit.from_edges(own, truth)
+    for other in (own, graph):
+        if other is not None and other != truth.graph:
+            raise InputError(f"the scores and the known circuit belong to two graphs: {other} and {truth.graph}")
+    return truth
+
+
+def _strengths(found: EdgeScores | Circuit, by: str) -> Float[Tensor, "writer reader"]:
+    """What edges are ranked by."""
+    if isinstance(found, Circuit):
+        return found.mask.double()
+    return found.values.double().abs() if by == "abs" else found.values.double()
+
+
+def _of_nodes(
+    found: NodeScores, known: Circuit, level: str
+) -> tuple[tuple[str, ...], Float[Tensor, " ranked"], Bool[Tensor, " ranked"]]:
+    if level != "nodes":
+        raise InputError(f"scores of nodes can be compared at level 'nodes' only, not {level!r}")
+    if found.positions is not None:
+        raise InputError(
+            "these scores have positions; score whole nodes (positions=None) to compare them with a circuit"
+        )
+    ranked, true = _at("nodes", known.graph, known.mask)
+    if not set(ranked) & set(found.nodes):
+        raise InputError(f"none of the {len(found)} scored nodes is a head or an MLP of the known circuit's graph")
+    chosen = [i for i, name in enumerate(ranked) if name in found.nodes]
+    scores = found.values[[found.nodes.index(ranked[i]) for i in chosen]]
+    return tuple(ranked[i] for i in chosen), scores, true[chosen].bool()
+
+
+def _at(level: str, graph: Graph, values: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """Names and values at a level, from values of edges: the largest of what is put together."""
+    exists = graph.edge_mask.to(values.device)
+    if level == "edges":
+        return graph.edges, values[exists]
+    targets = (*graph.writer_names[1:], "logits")
+    position = {name: i for i, name in enumerate(targets)}
+    into = torch.full((graph.n_writers, len(targets)), -torch.inf, dtype=torch.float64, device=values.device)
+    there = torch.zeros_like(into, dtype=torch.bool)
+    for r, reader in enumerate(graph.reader_nodes):
+        column = values[:, r].double().masked_fill(~exists[:, r], -torch.inf)
+        for node in graph.nodes_fed_by(reader) or ("logits",):
+            t = position[node]
+            into[:, t], there[:, t] = torch.maximum(into[:, t], column), there[:, t] | exists[:, r]
+    if level == "merged":
+        return tuple(f"{graph.writer_names[w]}->{targets[t]}" for w, t in there.nonzero().tolist()), into[there]
+    return targets[:-1], torch.maximum(into.amax(0)[:-1], into.amax(1)[1:])
+
+
+def _compared(level: str, names: tuple[str, ...], scores: Tensor, true: Tensor) -> Recovery:
+    if bad := int(scores.isnan().sum()):
+        raise InputError(f"{bad} of {len(scores)} scores are not numbers, so they have no place in a ranking")
+    n_true, n_false = int(true.sum()), int((~true).sum())
+    if not n_true or not n_false:
+        which = "none" if not n_true else "all"
+        raise InputError(
+            f"{which} of the {len(names)} {level} are of the known circuit: there is nothing to tell apart"
+        )
+    order = torch.sort(scores, descending=True, stable=True).indices
+    ranked = scores[order]
+    ends = torch.cat([(ranked[1:] != ranked[:-1]).nonzero()[:, 0], torch.tensor([len(ranked) - 1])])
+    zero = torch.zeros(1, dtype=torch.float64)
+    hits = torch.cat([zero, true[order].double().cumsum(0)[ends]])
+    sizes = torch.cat([zero, ends.double() + 1])
+    tpr, fpr = hits / n_true, (sizes - hits) / n_false
+    precision = hits[1:] / sizes[1:]
+    expected = _between(sizes, hits)
+    return Recovery(
+        level, names, scores, true,
+        thresholds=torch.cat([torch.tensor([torch.inf], dtype=torch.float64), ranked[ends]]),
+        false_positive_rate=fpr, true_positive_rate=tpr,
+        auroc=float(torch.trapezoid(tpr, fpr)),
+        average_precision=float((precision * tpr.diff()).sum()),
+        precision=expected / torch.arange(1, len(names) + 1), recall=expected / n_true,
+    )  # fmt: skip
+
+
+def _between(sizes: Float[Tensor, " point"], hits: Float[Tensor, " point"]) -> Float[Tensor, " ranked"]:
+    """Expected hits among the k strongest, for every k: straight between the ends of equal scores."""
+    k = torch.arange(1, int(sizes[-1]) + 1, dtype=torch.float64)
+    right = torch.searchsorted(sizes, k)
+    left = right - 1
+    share = (k - sizes[left]) / (sizes[right] - sizes[left])
+    return hits[left] + share * (hits[right] - hits[left])

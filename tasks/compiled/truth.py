@@ -1,0 +1,120 @@
+"""Which of a model's edges make a difference: found by brute force, for one ablation, one set of pairs and one metric.
+
+| | an edge is in it if |
+|---|---|
+| structural (`structural_edges`) | its writer's output meets its reader's input, and it lies between `input` and `logits` |
+| jointly active (`jointly_active_edges`) | for some set of structural edges, ablating the set and the edge gives another metric than ablating the set |
+| active (`active_edges`) | ablating it alone, with all else as it is, changes the metric |
+
+on any of the pairs, by more than 1e-9. Each is part of the one above it. An OR gate's inputs are jointly active, but not active:
+each is the other's backup. "Active" is what exact patching of single edges measures, so that its AUROC against the active edges is 1
+by definition (as long as effects do not cancel over the pairs); against the jointly active ones it is not.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.ablations import Ablation
+from circuits.engine.ablate import ablated_logits
+from circuits.engine.hooks import inference_state
+from circuits.engine.prefix import Suffix
+from circuits.errors import InputError
+from circuits.metrics import Metric, MetricFunction
+from circuits.model import Model
+from circuits.pairs import PromptPairs
+from circuits.question import Question
+from tasks.compiled.structure import structural_edges
+
+LIMIT = 1e-9
+"""In the metric's unit: smaller differences are rounding."""
+MOST = 12
+"""Structural edges whose subsets are all tried."""
+ROWS = 256
+"""Prompts in one forward pass."""
+
+
+def active_edges(
+    model: Model,
+    pairs: PromptPairs,
+    ablation: str | Ablation = "interchange",
+    *,
+    metric: str | Metric | MetricFunction | None = None,
+) -> tuple[str, ...]:
+    """The edges of the graph, structural or not, whose ablation alone changes the metric of a pair.
+
+    Every edge costs a forward pass of all pairs: for small models.
+
+    Args:
+        model, pairs: what is asked.
+        ablation: what replaces an edge's value.
+        metric: None: the one the task prefers.
+    """
+    graph = model.graph
+    without = graph.edge_mask.repeat(graph.n_edges + 1, 1, 1)
+    for i, (w, r) in enumerate(graph.edge_mask.nonzero().tolist(), 1):
+        without[i, w, r] = False
+    values = _metrics(Question.ask(model, pairs, metric, ablation), without)
+    mask = torch.zeros_like(graph.edge_mask)
+    mask[graph.edge_mask] = (values[1:] - values[0]).abs().amax(1) > LIMIT
+    return graph.edge_names(mask)
+
+
+def jointly_active_edges(
+    model: Model,
+    pairs: PromptPairs,
+    ablation: str | Ablation = "interchange",
+    *,
+    metric: str | Metric | MetricFunction | None = None,
+) -> tuple[str, ...]:
+    """The structural edges that make a difference to the metric of a pair in the absence of some others.
+
+    All subsets of the structural edges are ablated, 2^n for n of them.
+
+    Args:
+        model, pairs, ablation, metric: see `active_edges`.
+
+    Raises:
+        InputError: the model has more than 12 structural edges.
+    """
+    edges = structural_edges(model)
+    if len(edges) > MOST:
+        raise InputError(
+            f"{model.name} has {len(edges)} structural edges; all their subsets are tried for at most {MOST}"
+        )
+    graph, n = model.graph, len(edges)
+    kept = (torch.arange(1 << n)[:, None] >> torch.arange(n)) % 2 == 1
+    circuits = graph.edge_mask.repeat(len(kept), 1, 1)
+    for i, edge in enumerate(edges):
+        circuits[:, *graph.edge_index(edge)] = kept[:, i]
+    values = _metrics(Question.ask(model, pairs, metric, ablation), circuits)
+    active = []
+    for i, edge in enumerate(edges):
+        there = kept[:, i].nonzero()[:, 0]
+        if float((values[there] - values[there - (1 << i)]).abs().max()) > LIMIT:
+            active.append(edge)
+    return tuple(active)
+
+
+def _metrics(question: Question, kept: Bool[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
+    """The metric with everything outside each circuit ablated: whole forward passes, many circuits in each."""
+    model = question.model
+    values = torch.empty(len(kept), len(question.pairs), dtype=torch.float64)
+    with inference_state(model.bridge):
+        for batch in question.batches(share_prefix=False):
+            suffix, n = batch.suffix, len(batch)
+            _, clean = question.clean_run(suffix)
+            replacement = question.replacement(suffix, clean)
+            index, at_once = suffix.batch.index.cpu(), max(1, ROWS // n)
+            for start in range(0, len(kept), at_once):
+                circuits = kept[start : start + at_once]
+                k = len(circuits)
+                tiled = Suffix(
+                    suffix.clean.repeat(k, 1), suffix.corrupted.repeat(k, 1), suffix.position.repeat(k), 0, suffix.batch
+                )
+                other = replacement.map(lambda x, k=k: x.repeat(k, *[1] * (x.ndim - 1)))
+                each = circuits.repeat_interleave(n, 0)
+                logits = ablated_logits(model.bridge, model.architecture, tiled, other, each)
+                for row, part in enumerate(logits.reshape(k, n, -1), start):
+                    values[row, index] = question.metric(part, batch.targets).to("cpu", torch.float64)
+    return values
