@@ -29,6 +29,7 @@ import sys
 if importlib.util.find_spec("circuits") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "mech-circuits[viz]"], check=True)
 SMOKE = os.environ.get("SMOKE") == "1"
+
 # %%
 import circuits
 import tasks
@@ -75,7 +76,12 @@ print("p against random circuits:", faith.p_value)
 # More edges are not always better: edges that hurt the metric are part of the model, too.
 
 # %%
-curves = circuits.faithfulness_curves(model, fresh, scores, fractions=(0.001, 0.01, 0.1) if SMOKE else (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5))
+curves = circuits.faithfulness_curves(
+    model,
+    fresh,
+    scores,
+    fractions=(0.001, 0.01, 0.1) if SMOKE else (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+)
 print(curves)
 
 # %% [markdown]

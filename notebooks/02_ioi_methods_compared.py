@@ -30,6 +30,7 @@ import sys
 if importlib.util.find_spec("circuits") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "mech-circuits[viz]"], check=True)
 SMOKE = os.environ.get("SMOKE") == "1"
+
 # %%
 import circuits
 import tasks
@@ -45,7 +46,7 @@ pairs = tasks.load("ioi").pairs(model, n=3 if SMOKE else 8, seed=0)
 layers = 6 if SMOKE else model.graph.n_layers
 last = [node for node in model.graph.writers if node != "input" and int(node[1:].split(".")[0]) >= 30 - layers]
 patched = circuits.activation_patching(model, pairs, nodes=last, direction="noising")
-estimated = circuits.atp_star(model, pairs, nodes=last)
+estimated = circuits.atp_star(model, pairs, nodes=last, positions=None)
 patched.strongest(5), estimated.strongest(5)
 
 # %%
@@ -74,7 +75,12 @@ print(linear.fit["held_out"], linear.statement)
 
 # %%
 judge = circuits.counterfactuals(
-    model, pairs, nodes=last, alphas=(0.1,) if SMOKE else (0.05, 0.1, 0.2), samples=16 if SMOKE else 100, ablation="interchange"
+    model,
+    pairs,
+    nodes=last,
+    alphas=(0.1,) if SMOKE else (0.05, 0.1, 0.2),
+    samples=16 if SMOKE else 100,
+    ablation="interchange",
 )
 methods = {"activation patching": patched, "AtP*": estimated, "ACDC": pruned, "COAR": linear}
 found = circuits.compare(methods, judge=judge)

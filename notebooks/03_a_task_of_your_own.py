@@ -28,9 +28,11 @@ import sys
 if importlib.util.find_spec("circuits") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "mech-circuits[viz]"], check=True)
 SMOKE = os.environ.get("SMOKE") == "1"
+
 # %%
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import circuits
@@ -53,7 +55,14 @@ class Young(Task):
     description: ClassVar[str] = "Complete with the young of an animal: A young dog is called a puppy"
     source: ClassVar[str] = "this notebook"
     word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {
-        "animals": (("dog", "puppy"), ("cat", "kitten"), ("sheep", "lamb"), ("cow", "calf"), ("bear", "cub"), ("hen", "chick"))
+        "animals": (
+            ("dog", "puppy"),
+            ("cat", "kitten"),
+            ("sheep", "lamb"),
+            ("cow", "calf"),
+            ("bear", "cub"),
+            ("hen", "chick"),
+        )
     }
 
     def example(self, draw: Draw) -> Example:
@@ -104,7 +113,7 @@ print(circuits.faithfulness(model, pairs, circuit, n_random=2 if SMOKE else 10))
 
 # %%
 pairs.to_jsonl("young.jsonl")
-print(open("young.jsonl").readline())
+print(Path("young.jsonl").read_text().splitlines()[0])
 
 # %% [markdown]
 # A task that others should find by name belongs into a package with the entry point group `circuits.tasks`; then

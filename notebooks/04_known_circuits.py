@@ -29,6 +29,7 @@ import sys
 if importlib.util.find_spec("circuits") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "mech-circuits[viz]"], check=True)
 SMOKE = os.environ.get("SMOKE") == "1"
+
 # %%
 import circuits
 import tasks
@@ -82,7 +83,9 @@ print("jointly:", compiled.jointly_active_edges(gate, prompts))
 jointly = compiled.jointly_active_edges(gate, prompts)
 exact = circuits.exact_edge_effects(gate, prompts).to_scores()
 integrated = circuits.edge_attribution(gate, prompts, gradient="ig", steps=20)
-print(f"exact patching {circuits.recovery(exact, jointly).auroc:.2f}, EAP-IG {circuits.recovery(integrated, jointly).auroc:.2f}")
+print(
+    f"exact patching {circuits.recovery(exact, jointly).auroc:.2f}, EAP-IG {circuits.recovery(integrated, jointly).auroc:.2f}"
+)
 
 # %% [markdown]
 # COAR sees them too, since it removes components together: the residual of its linear fit names pairs that back each other up.

@@ -29,6 +29,7 @@ import sys
 if importlib.util.find_spec("circuits") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "mech-circuits[viz]"], check=True)
 SMOKE = os.environ.get("SMOKE") == "1"
+
 # %%
 from pathlib import Path
 
