@@ -145,7 +145,7 @@ class Task(ABC):
             raise InputError(
                 f"task {self.name} is text, but {model.name} has no tokenizer; use PromptPairs.from_tokens"
             )
-        lists = {name: _single_tokens(model, rows) for name, rows in self.word_lists.items()}
+        lists = self.usable_words(model)
         found: dict[tuple[str, str], Pair] = {}
         for index in range(n):
             pair = self._next(model, lists, seed, index, found)
@@ -153,6 +153,10 @@ class Task(ABC):
         pairs = PromptPairs.from_pairs(list(found.values()), source=self.label, seed=seed, metric=self.metric)
         pairs.validate_for(model)
         return pairs
+
+    def usable_words(self, model: Encoder) -> dict[str, tuple[Row, ...]]:
+        """The word lists, without the rows that have a word of several tokens."""
+        return {name: _single_tokens(model, rows) for name, rows in self.word_lists.items()}
 
     @property
     def label(self) -> str:
