@@ -85,6 +85,9 @@ if TYPE_CHECKING:
     from circuits.pairs import PromptPairs as PromptPairs
     from circuits.random_circuits import random_circuit as random_circuit
     from circuits.scores import EdgeScores as EdgeScores
+    from circuits.task_check import TaskCheck as TaskCheck
+    from circuits.task_check import check_pairs as check_pairs
+    from circuits.task_check import check_task as check_task
 
 _WHERE = {
     "NodeScores": "node_scores",
@@ -115,6 +118,9 @@ _WHERE = {
     "PairsError": "errors",
     "PromptPairs": "pairs",
     "Verification": "methods.verification",
+    "TaskCheck": "task_check",
+    "check_pairs": "task_check",
+    "check_task": "task_check",
     "causal_mediation": "methods.causal_mediation",
     "circuit_metric": "evaluation.faithfulness",
     "circuit_metrics": "evaluation.faithfulness",
