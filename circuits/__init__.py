@@ -87,6 +87,9 @@ if TYPE_CHECKING:
     from circuits.pairs import PromptPairs as PromptPairs
     from circuits.random_circuits import random_circuit as random_circuit
     from circuits.scores import EdgeScores as EdgeScores
+    from circuits.task_check import TaskCheck as TaskCheck
+    from circuits.task_check import check_pairs as check_pairs
+    from circuits.task_check import check_task as check_task
 
 _WHERE = {
     "NodeScores": "node_scores",
@@ -118,6 +121,9 @@ _WHERE = {
     "PromptPairs": "pairs",
     "Recovery": "evaluation.recovery",
     "Verification": "methods.verification",
+    "TaskCheck": "task_check",
+    "check_pairs": "task_check",
+    "check_task": "task_check",
     "causal_mediation": "methods.causal_mediation",
     "circuit_metric": "evaluation.faithfulness",
     "circuit_metrics": "evaluation.faithfulness",

@@ -27,9 +27,22 @@ COMPILED = {
 }
 """Tasks that are the model of the same name, too."""
 BUILT_IN = {
+    "acronym": "tasks.acronym:Acronym",
+    "addition": "tasks.addition:Addition",
+    "antonym": "tasks.antonym:Antonym",
+    "capital": "tasks.capital:Capital",
+    "docstring": "tasks.docstring:Docstring",
+    "gendered-pronoun": "tasks.gendered_pronoun:GenderedPronoun",
     "greater-than": "tasks.greater_than:GreaterThan",
+    "hypernym": "tasks.hypernym:Hypernym",
+    "induction": "tasks.induction:Induction",
     "ioi": "tasks.ioi:IOI",
+    "official-language": "tasks.official_language:OfficialLanguage",
+    "open-bracket": "tasks.open_bracket:OpenBracket",
+    "past-tense": "tasks.past_tense:PastTense",
+    "sentiment": "tasks.sentiment:Sentiment",
     "subject-verb-agreement": "tasks.subject_verb_agreement:SubjectVerbAgreement",
+    "successor": "tasks.successor:Successor",
     **COMPILED,
 }
 

@@ -154,7 +154,7 @@ class Source(ABC):
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise InputError(f"task {self.name}: seed is {seed!r}; expected a whole number")
         self.check(model)
-        lists = {name: _single_tokens(model, rows) for name, rows in self.word_lists.items()}
+        lists = self.usable_words(model)
         found: dict[tuple[TokenIds, TokenIds], Pair] = {}
         for index in range(n):
             pair = self._next(model, lists, seed, index, found)
@@ -162,6 +162,10 @@ class Source(ABC):
         pairs = PromptPairs.from_pairs(list(found.values()), source=self.label, seed=seed, metric=self.metric)
         pairs.validate_for(model)
         return pairs
+
+    def usable_words(self, model: Encoder) -> dict[str, tuple[Row, ...]]:
+        """The word lists, without the rows that have a word of several tokens."""
+        return {name: _single_tokens(model, rows) for name, rows in self.word_lists.items()}
 
     @property
     def label(self) -> str:

@@ -16,7 +16,7 @@ from circuits.cli.evaluate import evaluate
 from circuits.cli.export import export
 from circuits.cli.models import models_app
 from circuits.cli.report import report
-from circuits.cli.tasks import tasks
+from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
 from circuits.errors import InputError
 
@@ -46,8 +46,9 @@ def settings(
     terminal.verbose = verbose
 
 
-for command in (discover, evaluate, compare, export, view, report, tasks):
+for command in (discover, evaluate, compare, export, view, report):
     app.command()(command)
+app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 
 

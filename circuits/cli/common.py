@@ -1,6 +1,7 @@
 """What several commands need: models and prompt pairs from what was typed, and lists of names."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +30,31 @@ def json_line(told: Any) -> str:
     return json.dumps(told, allow_nan=False)
 
 
-def find_pairs(target: str) -> Any:
-    """A function of (model, n, seed) that gives the pairs; refuses what is neither a task nor a file before any work."""
-    path = Path(target)
-    if path.suffix == ".jsonl" or path.is_file():
+@dataclass(frozen=True)
+class Source:
+    """Where pairs come from: a task, or else a file."""
+
+    task: Any
+    path: Path
+
+    def __call__(self, model: "Model", n: int | None, seed: int) -> "PromptPairs":
+        if self.task is not None:
+            return self.task.pairs(model, n=64 if n is None else n, seed=seed)
         from circuits.pairs import PromptPairs
 
+        return first_pairs(PromptPairs.from_jsonl(self.path, model), n)
+
+
+def find_pairs(target: str) -> Source:
+    """The source of that name; refuses what is neither a task nor a file before any work."""
+    path = Path(target)
+    if path.suffix == ".jsonl" or path.is_file():
         if not path.is_file():
             raise InputError(f"there is no file {target}")
-        return lambda model, n, seed: first_pairs(PromptPairs.from_jsonl(path, model), n)
+        return Source(None, path)
     from circuits.plugins import find_task
 
-    task = find_task(target)
-    return lambda model, n, seed: task.pairs(model, n=64 if n is None else n, seed=seed)
+    return Source(find_task(target), path)
 
 
 def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":

@@ -1,40 +1,77 @@
-"""`circuits tasks`: what there is to explain."""
+"""`circuits tasks`: what there is to explain, and whether a model does it."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuits.cli.common import DEFAULT_MODEL, load
+from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load, print_json
 from circuits.errors import InputError
-from circuits.terminal import console
+from circuits.terminal import console, table
 
 if TYPE_CHECKING:
     from circuits.model import Model
 
+tasks_app = typer.Typer(help="Tasks: list them, check them on a model.", invoke_without_command=True)
 
+
+@tasks_app.callback()
 def tasks(
-    model: Annotated[str, typer.Option(help="Whose tokenizer makes the example pairs of text.")] = DEFAULT_MODEL,
+    context: typer.Context,
+    examples: Annotated[
+        bool, typer.Option("--examples", help="Show an example pair of each; loads the model.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="Whose tokenizer makes the example pairs.")] = DEFAULT_MODEL,
 ) -> None:
-    """List the tasks, with an example pair each."""
-    from rich.table import Table
-
+    """List the tasks; `circuits tasks check TASK` tells whether a model does one."""
+    if context.invoked_subcommand is not None:
+        return
     from circuits.plugins import find_task, task_names
 
-    try:
+    found = {name: find_task(name) for name in task_names()}
+    if not examples:
+        shown = table("tasks", {"task": False, "what it asks": False, "source": False})
+        for name, task in found.items():
+            shown.add_row(name, task.description, task.source)
+    else:
         loaded = load(model, None, "auto", None)
-    except InputError as problem:
-        print(f"circuits: no examples, since the model is not there: {problem}", file=sys.stderr)
-        loaded = None
-    table = Table(title="tasks", show_lines=True)
-    for heading in ("task", "what it asks", "clean / corrupted", "answer / distractor"):
-        table.add_column(heading, overflow="fold")
-    for name in task_names():
-        task = find_task(name)
-        own = getattr(task, "model", None)
-        asked = loaded if own is None else load(own, None, "auto", None)
-        table.add_row(name, task.title, *(_example(task, asked) if asked else ("", "")))
-    console().print(table)
+        shown = table(
+            "tasks", {"task": False, "clean / corrupted": False, "answer / distractor": False}, show_lines=True
+        )
+        for name, task in found.items():
+            own = getattr(task, "model", None)
+            shown.add_row(name, *_example(task, loaded if own is None else load(own, None, "auto", None)))
+    console().print(shown)
+
+
+@tasks_app.command()
+def check(
+    target: Annotated[str, typer.Argument(metavar="TASK|FILE", help="A task, or a JSONL file of prompt pairs.")],
+    model: Annotated[
+        str, typer.Option(help="A short name (circuits models), a Hugging Face id or a directory.")
+    ] = DEFAULT_MODEL,
+    n: Annotated[int | None, typer.Option(help="Pairs. Default: 100 of a task, all of a file.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the pairs.", min=0, max=LARGEST_SEED)] = 0,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float64, bfloat16 or float16. Default: float32; a built model's own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face id.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the check as JSON instead of tables.")] = False,
+) -> None:
+    """Does the model do this task? Accuracy, logit differences, and what the tokenizer makes of its words."""
+    source = find_pairs(target)
+    loaded = load(model, dtype, device, revision)
+    from circuits.task_check import check_pairs, check_task
+    from circuits.terminal_tasks import print_check
+
+    if source.task is None:
+        found = check_pairs(loaded, source(loaded, n, seed))
+    else:
+        found = check_task(loaded, source.task, 100 if n is None else n, seed)
+    if json:
+        print_json(found.to_dict())
+    else:
+        print_check(found)
 
 
 def _example(task: Any, model: "Model") -> tuple[str, str]:

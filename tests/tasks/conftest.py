@@ -61,3 +61,21 @@ def make_toy(digits: str = "one", whole: Callable[[str], bool] = lambda word: Tr
 def toy() -> Callable[..., Toy]:
     """`toy(digits="one", whole=…)` makes a stand-in with a tokenizer of its own."""
     return make_toy
+
+
+@dataclass
+class RealTokens(Toy):
+    """A real tokenizer without its model."""
+
+    def encode(self, text: str) -> list[int]:
+        return [self.tokenizer.bos_token_id, *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+@pytest.fixture(scope="session")
+def smollm2_words() -> RealTokens:
+    """SmolLM2's tokenizer, fetched into the user's cache if it is not there."""
+    from transformers import AutoTokenizer
+
+    from circuits import zoo
+
+    return RealTokens(AutoTokenizer.from_pretrained(zoo.fetch("smollm2-135m")), "smollm2", 49_152, 2048)

@@ -194,7 +194,7 @@ class TestNames:
     def test_the_commands_list_them(self) -> None:
         code = (
             "import tasks; from circuits.cli import app; app(['models'], standalone_mode=False); "
-            "app(['tasks', '--model', 'compiled/sort'], standalone_mode=False)"
+            "app(['tasks', '--examples', '--model', 'compiled/sort'], standalone_mode=False)"
         )
         shown = subprocess.run(
             [sys.executable, "-c", code],

@@ -74,7 +74,10 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (lambda: tasks.load("iio"), r"there is no task 'iio'; did you mean 'ioi'\? Tasks are compiled/and-gate, "),
+            (
+                lambda: tasks.load("iio"),
+                r"there is no task 'iio'; did you mean 'ioi' or .*\? Tasks are acronym, addition",
+            ),
             (lambda: tasks.load("qqqq"), r"there is no task 'qqqq'; Tasks are"),
             (lambda: tasks.load(""), r"there is no task ''"),
             (lambda: tasks.load("ioi", corruption="abc"), "no option 'corruption'; it takes counterfactual"),
@@ -126,7 +129,7 @@ class TestDrawing:
         model, task = toy(), tasks.load(name)
         pairs, others = task.pairs(model, 100), task.pairs(model, 100, seed=1)
         assert len(set(pairs.texts)) == 100
-        assert len({*pairs.texts, *others.texts}) > 180
+        assert len({*pairs.texts, *others.texts}) > 160  # successor has no more than 360 pairs
         assert (pairs.seed, others.seed) == (0, 1)
         assert pairs.source == name
 

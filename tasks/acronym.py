@@ -1,0 +1,39 @@
+"""Acronym: the third letter is the initial of the third word.
+
+"The Royal Trade Board (R.T." -> "B". In the corrupted prompt the third word has another initial. From García-Carrasco et
+al. 2024, "How does GPT-2 Predict Acronyms?" (arXiv:2405.04156); the dots keep tokenizers from merging the letters.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tasks import words
+from tasks.base import At, Draw, Example, Row, Task, UnusableError
+
+
+@dataclass(frozen=True)
+class Acronym(Task):
+    """Pairs with the roles W1, W2, W3, L1, L2 (letters) and end."""
+
+    name: ClassVar[str] = "acronym"
+    title: ClassVar[str] = "Acronym"
+    description: ClassVar[str] = "Complete with the third initial: The Royal Trade Board (R.T.B"
+    source: ClassVar[str] = "García-Carrasco et al. 2024, arXiv:2405.04156"
+    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {"words": words.CAPITALISED}
+
+    def example(self, draw: Draw) -> Example:
+        first, second, third, other = draw.words("words", 4)
+        if third[0] == other[0]:
+            raise UnusableError("two words with the same initial")
+
+        def write(last: str) -> str:
+            return f"The {first} {second} {last} ({first[0]}.{second[0]}."
+
+        return Example(
+            clean=write(third),
+            corrupted=write(other),
+            answers=(third[0],),
+            distractors=(other[0],),
+            roles={"W1": first, "W2": second, "W3": third, "L1": At(first[0]), "L2": At(second[0], occurrence=-1)},
+        )
