@@ -42,7 +42,7 @@ def mean(of: Mean) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="smollm2-135m")
@@ -50,7 +50,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(2)
     model = circuits.load_model(asked.model)
-    shipped = [tasks.load(name) for name in tasks.BUILT_IN]
+    shipped = [tasks.load(name) for name in tasks.BUILT_IN if name not in tasks.COMPILED]
     shipped += [tasks.load("ioi", counterfactual=kind) for kind in ("s2_to_third", "abc")]
     rank = {label: i for i, label in enumerate(CHOSEN)}
     print("| task | accuracy | clean | corrupted | flips | when chosen: accuracy, clean, corrupted |")
