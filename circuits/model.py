@@ -245,6 +245,8 @@ def _load_files(name: str, dtype: torch.dtype, revision: str | None, trust_remot
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        if tokenizer.vocab_size == 0:  # what transformers makes up where a directory has no tokenizer
+            tokenizer = None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         tokenizer = None
     return model, tokenizer

@@ -1,6 +1,6 @@
 """`circuits tasks`: what there is to explain, and whether a model does it."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, no_type_check
 
 import typer
 
@@ -15,6 +15,7 @@ tasks_app = typer.Typer(help="Tasks: list them, check them on a model.", invoke_
 
 
 @tasks_app.callback()
+@no_type_check  # typer passes a context that is no typer.Context
 def tasks(
     context: typer.Context,
     examples: Annotated[
