@@ -5,7 +5,8 @@ PYTHON ?= python3
 ARGS ?= -n auto
 
 BIN := .venv/bin
-DEMO := $(BIN)/circuits discover ioi --model smollm2-135m --method eap-ig --edges 200 --n 64 --seed 0 --out runs/ioi --overwrite
+# One question, asked by four methods; then they are compared, and the circuits exported.
+ASKED := ioi --model smollm2-135m --n 16 --seed 0 --overwrite
 
 # Silent if all goes well; if not, everything pip said.
 PIP_LOG := .venv/pip.log
@@ -16,26 +17,40 @@ DEV := .venv/installed-dev
 
 # pyright would ask a registry for a newer pyright at every run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# The theme would advertise its successor.
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check docs format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 setup: $(DEV)  ## create .venv with what is needed to run and to develop
 
-demo: $(RUNTIME)  ## discover the IOI circuit of SmolLM2-135M (installs the runtime only)
-	$(DEMO)
+demo: $(RUNTIME)  ## IOI in SmolLM2-135M by four methods, compared and exported (installs the runtime only)
+	$(BIN)/circuits discover $(ASKED) --method eap-ig --edges 200 --out runs/ioi
+	$(BIN)/circuits discover $(ASKED) --method atp-star --positions all --out runs/ioi-atp-star
+	$(BIN)/circuits discover $(ASKED) --method acdc --threshold 0.2 --out runs/ioi-acdc
+	$(BIN)/circuits discover $(ASKED) --method coar --samples 320 --fit ridge --out runs/ioi-coar
+	$(BIN)/circuits compare runs/ioi runs/ioi-atp-star runs/ioi-acdc runs/ioi-coar --samples 24 --alphas 0.1 \
+	    --out runs/comparison.json --page runs/comparison.html
+	$(BIN)/circuits export runs/ioi --out runs/ioi.tex --to tikz --max-edges 60 --overwrite
+	$(BIN)/circuits export runs/ioi-acdc --out runs/ioi-acdc.graphml --overwrite
+	$(BIN)/circuits view runs/ioi runs/ioi-acdc --out runs/ioi.html
 
 test: $(DEV)  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(DEV)  ## all that CI checks: format, lint, types, tests
+check: $(DEV)  ## all that CI checks: format, lint, types, documentation, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
+	$(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m pytest $(ARGS)
+
+docs: $(DEV)  ## build the documentation into build/site
+	$(BIN)/mkdocs build --strict --quiet
 
 format: $(DEV)  ## format, and mend what lint can mend
 	$(BIN)/ruff check --fix --exit-zero
