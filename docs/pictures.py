@@ -1,4 +1,4 @@
-"""Draws the README's picture from the run of `make demo`: needs the extra `viz` and a Chrome or Chromium.
+"""Draws the README's picture of the circuit from the run of `make demo`: needs the extra `viz` and a Chrome or Chromium.
 
 make demo && .venv/bin/pip install -c constraints.txt -e '.[viz]' && .venv/bin/python docs/pictures.py
 """

@@ -1,37 +1,55 @@
-"""Draws docs/viewer.png from the runs of `make demo`: two circuits side by side, a head clicked. Needs Chromium and its driver.
+"""Draws docs/viewer.png, the viewer with a head clicked: needs a Chromium with its driver.
 
-make demo && make setup && .venv/bin/python docs/viewer_picture.py [runs/ioi runs/ioi-acdc]
+make demo && make setup                 # or: circuits discover ioi --n 16 --edges 200 --out runs/ioi
+circuits view runs/ioi
+python docs/viewer_picture.py runs/ioi/view.html
 """
 
+import argparse
 import shutil
-import subprocess
-import sys
-import tempfile
+import time
 from pathlib import Path
 
 from selenium import webdriver
 
-ROOT = Path(__file__).parents[1]
-HEAD = "a23.h3"
-SIZE = (1400, 850)
+HERE = Path(__file__).parent
+WIDTH, HEIGHT = 1400, 850
 
 
 def main() -> None:
-    runs = sys.argv[1:] or [str(ROOT / "runs" / name) for name in ("ioi", "ioi-acdc")]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--node", default="a23.h3", help="what is clicked")
+    parser.add_argument("--edges", type=int, default=60, help="where the slider stands")
+    parser.add_argument("--out", type=Path, default=HERE / "viewer.png")
+    asked = parser.parse_args()
+    browser = opened()
+    try:
+        browser.get(asked.page.resolve().as_uri())
+        browser.execute_script(
+            "const s = document.getElementById('slider'); s.value = arguments[0]; s.dispatchEvent(new Event('input'));"
+            "document.getElementById('reset').click();"
+            "document.querySelector(`[data-node='${arguments[1]}']`).dispatchEvent(new Event('click', {bubbles: true}));",
+            asked.edges,
+            asked.node,
+        )
+        time.sleep(0.5)
+        browser.save_screenshot(str(asked.out))
+    finally:
+        browser.quit()
+
+
+def opened() -> webdriver.Chrome:
+    """A headless browser whose window shows WIDTH × HEIGHT."""
     options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", f"--window-size={SIZE[0]},{SIZE[1]}"):
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(argument)
-    options.binary_location = shutil.which("chromium") or ""
-    with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "view.html"
-        subprocess.run([sys.executable, "-m", "circuits", "view", *runs, "--out", str(page)], check=True, cwd=ROOT)
-        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-        try:
-            browser.get(page.as_uri())
-            browser.execute_script(f"choose('{HEAD}'); document.getElementById('tip').style.display = 'none'")
-            browser.save_screenshot(str(ROOT / "docs" / "viewer.png"))
-        finally:
-            browser.quit()
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    browser.set_window_size(WIDTH, HEIGHT)
+    inner = browser.execute_script("return [innerWidth, innerHeight]")
+    browser.set_window_size(2 * WIDTH - inner[0], 2 * HEIGHT - inner[1])
+    return browser
 
 
 if __name__ == "__main__":
