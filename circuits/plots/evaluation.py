@@ -82,7 +82,7 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> go.Figure:
                 "color": [POSITIVE if value >= 0 else NEGATIVE for value in values],
                 "pattern": {"shape": ["" if value >= 0 else "/" for value in values]},
             },
-            error_x={"type": "data", "array": [told["stderr"][edge] for edge in order], "thickness": 1, "width": 2},
+            error_x={"type": "data", "array": [told.get("stderr", {}).get(edge) for edge in order], "thickness": 1, "width": 2},
         )
     )  # fmt: skip
     figure.update_xaxes(title=f"{escaped(metric.replace('_', ' '))} lost without the edge", zeroline=True)
