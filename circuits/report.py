@@ -60,7 +60,9 @@ def _task(run: Run) -> Section:
     rows = []
     for line in _lines(run.path / "pairs.jsonl")[:EXAMPLES]:
         pair = json.loads(line)
-        cells = [_text(pair.get(f"{name}_text", pair.get(name))) for name in ("clean", "corrupted", "answers", "distractors")]
+        cells = [
+            _text(pair.get(f"{name}_text", pair.get(name))) for name in ("clean", "corrupted", "answers", "distractors")
+        ]
         rows.append(cells)
     origin = run.provenance
     text = (

@@ -5,9 +5,12 @@ import json
 import numpy
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import circuits
 from circuits import Circuit, EdgeScores, InputError
+from circuits.evaluation.curves import _area
 from tests.tiny_models import random_pairs, tiny
 
 POINTS = (0.05, 0.2, 0.5)
@@ -86,3 +89,18 @@ def test_what_cannot_be_measured_is_refused():
     same = circuits.PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
     with pytest.raises(InputError, match="not defined"):
         circuits.faithfulness_curves(model, same, scores)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=8),
+    st.lists(st.floats(0.001, 0.999), min_size=8, max_size=8, unique=True),
+)
+def test_of_a_rising_curve_below_one_the_areas_share_the_whole(heights, points):
+    """Where f rises from 0 to 1 and never passes 1, what CPR does not have CMD has."""
+    f = torch.tensor([*sorted(heights), 1.0]).double()
+    p = torch.tensor([*sorted(points)[: len(heights)], 1.0]).double()
+    cpr, cmd = (float(_area(f[:, None], p, by)) for by in ("signed", "abs"))
+    assert cpr + cmd == pytest.approx(1 - float(p[0]))
+    higher = torch.cat([f[:-1] + (1 - f[:-1]) / 2, f[-1:]])
+    assert float(_area(higher[:, None], p, "signed")) >= cpr
+    assert float(_area(higher[:, None], p, "abs")) <= cmd
