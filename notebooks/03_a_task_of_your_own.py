@@ -88,6 +88,10 @@ difference = circuits.circuit_metric(model, pairs, whole).mean()
 print(f"accuracy {accuracy:.2f}, logit difference {difference:.2f}")
 
 # %% [markdown]
+# Three of four, with all twelve pairs: below the .8 under which `circuits tasks check` warns. Hens and cows confuse it; with a longer
+# list of animals that it knows, the circuit would be worth more.
+
+# %% [markdown]
 # **Where is it done?** Attribution patching of all heads and MLPs, at the animal and at the end.
 
 # %%
