@@ -90,6 +90,9 @@ print(found)
 # **Who is right?** Agreement is not proof: methods can agree and be wrong together. The correlation above is COAR's own test,
 # asked of all: fresh random ablations that no method has seen, predicted by the sum of the scores of what was kept. It asks
 # about few components removed at random; a circuit removes nearly all, and what it does is measured by faithfulness.
+#
+# AtP* tells sizes without signs, and ACDC only what stays, so neither can predict as well as signed effects do. Under interchange the
+# components of this model add up well, and measuring each alone is as good as COAR; under zero ablation they do not.
 
 # %%
 from circuits.plots.comparison import counterfactual_figure, rank_figure
