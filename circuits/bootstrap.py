@@ -47,17 +47,29 @@ def bootstrap_interval(
     if n < 2:
         unknown = torch.full(axes, torch.nan, dtype=torch.float64)
         return unknown, unknown.clone()
-    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
-    ones = torch.ones(resamples, n, dtype=torch.float64)
-    weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)
-    if sizes is not None:
-        weights = weights * sizes.double()
-    weights = weights / weights.sum(1, keepdim=True)
+    weights = resampling_weights(n, resamples, seed, sizes)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     parts = per_prompt.reshape(-1, n).split(max(1, _MEANS_AT_ONCE // resamples))
     ends = [torch.quantile(part.double() @ weights.T, tails, dim=1) for part in parts]
     low, high = torch.cat(ends, dim=1) if ends else torch.zeros(2, 0, dtype=torch.float64)
     return low.reshape(axes), high.reshape(axes)
+
+
+def resampling_weights(
+    n: int, resamples: int, seed: int, sizes: Float[Tensor, " prompt"] | None = None
+) -> Float[Tensor, "draw prompt"]:
+    """How much each of n prompts (or groups) counts in means over prompts drawn with replacement; rows sum to 1.
+
+    Args:
+        n, resamples, seed: how many prompts, how many draws, and their seed.
+        sizes: prompts in each group; None: one.
+    """
+    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    ones = torch.ones(resamples, n, dtype=torch.float64)
+    weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)
+    if sizes is not None:
+        weights = weights * sizes.double()
+    return weights / weights.sum(1, keepdim=True)
 
 
 def t_interval(

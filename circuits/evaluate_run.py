@@ -18,6 +18,7 @@ from circuits.job import StageProgress, silent
 from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
+from circuits.provenance import finite
 from circuits.random_circuits import KINDS
 from circuits.scores import EdgeScores
 
@@ -86,9 +87,9 @@ class Evaluation:
         if self.completeness is not None:
             of = self.completeness
             told["completeness"] = {
-                "value": _plain(of.value), "complement": _plain(of.complement), "incompleteness": _plain(of.incompleteness),
-                "circuit_without": [_plain(x) for x in of.circuit_without.tolist()],
-                "model_without": [_plain(x) for x in of.model_without.tolist()],
+                "value": finite(of.value), "complement": finite(of.complement), "incompleteness": finite(of.incompleteness),
+                "circuit_without": [finite(x) for x in of.circuit_without.tolist()],
+                "model_without": [finite(x) for x in of.model_without.tolist()],
             }  # fmt: skip
         if self.minimality is not None:
             part = self.minimality
@@ -244,13 +245,8 @@ class _Work:
 
 def _faithfulness(of: Faithfulness) -> dict[str, Any]:
     return {
-        "name": of.name, "ratio_of_means": _plain(of.value), "mean_of_ratios": _plain(of.mean_of_ratios),
+        "name": of.name, "ratio_of_means": finite(of.value), "mean_of_ratios": finite(of.mean_of_ratios),
         "clean": float(of.clean.mean()), "ablated": float(of.ablated.mean()), "circuit": float(of.circuit.mean()),
         "random_circuits": of.random_kind, "random": [float(x) for x in of.random],
-        "random_faithfulness": _plain(of.random_value), "p": _plain(of.p_value),
+        "random_faithfulness": finite(of.random_value), "p": finite(of.p_value),
     }  # fmt: skip
-
-
-def _plain(value: float) -> float | None:
-    """NaN and infinities as None, since JSON has neither."""
-    return value if abs(value) < float("inf") else None

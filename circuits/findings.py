@@ -14,7 +14,7 @@ from circuits.evaluation.faithfulness import Faithfulness
 from circuits.methods.coar import LinearAttribution
 from circuits.metrics import METRICS
 from circuits.node_scores import NodeScores
-from circuits.provenance import Provenance
+from circuits.provenance import Provenance, finite
 from circuits.scores import EdgeScores
 
 
@@ -64,14 +64,14 @@ class Discovery:
             "clean": float(faith.clean.mean()),
             "ablated": float(faith.ablated.mean()),
             "circuit": float(faith.circuit.mean()),
-            "faithfulness": _number(faith.value),
+            "faithfulness": finite(faith.value),
             "random_circuits": [float(value) for value in faith.random],
-            "random_faithfulness": _number(faith.random_value),
+            "random_faithfulness": finite(faith.random_value),
             "edges": len(self.circuit),
             "nodes": len(self.circuit.nodes),
             "edges_in_graph": self.circuit.graph.n_edges,
             "strongest": [
-                {"edge": edge, "score": score, "stderr": _number(stderr), "in_circuit": edge in self.circuit}
+                {"edge": edge, "score": score, "stderr": finite(stderr), "in_circuit": edge in self.circuit}
                 for edge, score, stderr in self.strongest(10)
             ],
             "notes": list(self.notes),
@@ -123,7 +123,7 @@ class NodeDiscovery:
         metric = METRICS.get(str(self.provenance.get("metric")))
         # Scores are signed like the behaviour; here the metric's own values are told.
         sign = 1 if metric is None else metric.sign
-        ends = [None if run is None else _number(sign * float(run.mean())) for run in (scores.clean, scores.corrupted)]
+        ends = [None if run is None else finite(sign * float(run.mean())) for run in (scores.clean, scores.corrupted)]
         return {
             "metric": self.provenance.get("metric"),
             "ablation": self.provenance.get("ablation"),
@@ -161,14 +161,9 @@ def strongest(scores: NodeScores, n: int = 10, seed: int = 0) -> list[dict[str, 
     return [
         {
             "node": node,
-            "effect": _number(effect),
-            "stderr": _number(stderr),
-            "interval": [_number(a), _number(b)] if known else None,
+            "effect": finite(effect),
+            "stderr": finite(stderr),
+            "interval": [finite(a), finite(b)] if known else None,
         }
         for node, effect, stderr, a, b in rows
     ]
-
-
-def _number(value: float) -> float | None:
-    """NaN and infinities as None, since JSON has neither."""
-    return value if math.isfinite(value) else None

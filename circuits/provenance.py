@@ -1,5 +1,6 @@
 """Where a result comes from: enough to compute it again, and to tell two results apart."""
 
+import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return value
+
+
+def finite(value: float) -> float | None:
+    """NaN and infinities as None, since JSON has neither."""
+    return value if math.isfinite(value) else None
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.bootstrap import resampling_weights
 from circuits.circuit import Circuit
 from circuits.correlation import correlation
 from circuits.errors import InputError
@@ -28,6 +29,7 @@ from circuits.evaluation.counterfactual import Correlation, Counterfactuals
 from circuits.interactions import Interaction
 from circuits.methods.coar import LinearAttribution
 from circuits.node_scores import NodeScores
+from circuits.provenance import finite
 from circuits.scores import EdgeScores
 
 Judged = NodeScores | EdgeScores | Circuit | Mapping[float, Circuit]
@@ -75,7 +77,7 @@ class Comparison:
         """As JSON can hold it; NaN as None."""
 
         def plain(tensor: Tensor) -> list[Any]:
-            return [[_number(value) for value in row] for row in tensor.tolist()]
+            return [[finite(value) for value in row] for row in tensor.tolist()]
 
         return {
             "methods": list(self.methods),
@@ -87,12 +89,12 @@ class Comparison:
             "overlap": [plain(rows) for rows in self.overlap],
             "counterfactual": {
                 name: [
-                    {"alpha": alpha, "pearson": _number(c.mean), "low": _number(c.low), "high": _number(c.high)}
+                    {"alpha": alpha, "pearson": finite(c.mean), "low": finite(c.low), "high": finite(c.high)}
                     for alpha, c in found.items()
                 ]
                 for name, found in self.counterfactual.items()
             },
-            "faithfulness": {name: _number(value) for name, value in self.faithfulness.items()},
+            "faithfulness": {name: finite(value) for name, value in self.faithfulness.items()},
             "circuits": [
                 {
                     "circuit": of.circuit,
@@ -167,8 +169,9 @@ def compare(
     per_prompt = torch.stack([_at(of, nodes) for of in scored.values()])
     means = _ranked_by(per_prompt.mean(-1), by)
     pairs = _pairwise(means[None])[0]
+    resampled = torch.einsum("dp,mnp->dmn", resampling_weights(n_prompts, resamples, seed), per_prompt)
     low, high = torch.quantile(
-        _pairwise(_ranked_by(_resampled(per_prompt, resamples, seed), by)).nan_to_num(),
+        _pairwise(_ranked_by(resampled, by)).nan_to_num(),
         torch.tensor([0.025, 0.975], dtype=torch.float64),
         dim=0,
     )
@@ -237,17 +240,6 @@ def _ranked_by(means: Float[Tensor, "*draw method node"], by: str) -> Float[Tens
     return means.abs() if by == "abs" else means
 
 
-def _resampled(
-    per_prompt: Float[Tensor, "method node prompt"], resamples: int, seed: int
-) -> Float[Tensor, "draw method node"]:
-    """Means over prompts drawn with replacement, the same for all methods."""
-    n = per_prompt.shape[-1]
-    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(resamples, n, dtype=torch.float64)
-    weights.scatter_add_(1, drawn, torch.full_like(weights, 1 / n))
-    return torch.einsum("dp,mnp->dmn", weights, per_prompt)
-
-
 def _pairwise(values: Float[Tensor, "draw method node"]) -> Float[Tensor, "draw method method"]:
     """Spearman's correlation of every two methods."""
     methods = values.shape[1]
@@ -269,7 +261,3 @@ def _overlap(means: Float[Tensor, "method node"]) -> Float[Tensor, "method metho
     counts.scatter_add_(2, both, torch.ones_like(counts))
     shares = counts.cumsum(2) / torch.arange(1, both.shape[2] + 1)
     return shares.masked_fill(~(ends[:, None] & ends[None]), torch.nan)
-
-
-def _number(value: float) -> float | None:
-    return value if value == value else None

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
+from circuits.bootstrap import resampling_weights
 from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.evaluation.faithfulness import circuit_metrics
@@ -156,7 +157,7 @@ def faithfulness_curves(
     clean, ablated = values[0], values[1]
     if abs(float(clean.mean() - ablated.mean())) <= NO_SPAN * float(clean.abs().mean()):
         raise InputError("the metric is the same with all edges ablated, so that faithfulness is not defined")
-    draws = _draws(len(pairs), resamples, seed)
+    draws = resampling_weights(len(pairs), resamples, seed)
     curves, areas = [], []
     for i, by in enumerate(("signed", "abs")):
         start = 2 + (i % len(orders)) * (len(points) - 1)
@@ -184,13 +185,6 @@ def _faithfulness(
 def _area(f: Float[Tensor, "size draw"], p: Float[Tensor, " size"], by: str) -> Float[Tensor, " draw"]:
     height = f if by == "signed" else (1 - f).abs()
     return torch.trapezoid(height, p, dim=0)
-
-
-def _draws(n: int, resamples: int, seed: int) -> Float[Tensor, "draw prompt"]:
-    """The weights of prompts drawn with replacement."""
-    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(resamples, n, dtype=torch.float64)
-    return weights.scatter_add_(1, drawn, torch.full_like(weights, 1 / n))
 
 
 def _ends(resampled: Float[Tensor, "row draw"]) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:

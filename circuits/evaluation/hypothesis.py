@@ -33,6 +33,7 @@ from circuits.evaluation.faithfulness import circuit_metrics
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.pairs import PromptPairs
+from circuits.provenance import finite
 from circuits.question import Progress, Question
 from circuits.random_circuits import random_circuit, random_circuits
 
@@ -101,7 +102,7 @@ class HypothesisTests:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         rows = [
-            vars(test) | {name: _plain(getattr(test, name)) for name in ("statistic", "p", "corrected")}
+            vars(test) | {name: finite(getattr(test, name)) for name in ("statistic", "p", "corrected")}
             for test in self.tests
         ]
         return {
@@ -279,7 +280,3 @@ def _outdone(candidates: Float[Tensor, " edge"], random: Float[Tensor, " draw"])
 def _above(won: Sequence[bool] | Tensor, quantile: float) -> _Raw:
     share = torch.as_tensor(won).double().mean()
     return float(share), float(binomial(share[None], len(won), quantile, "greater")[0]), len(won)
-
-
-def _plain(value: float) -> float | None:
-    return value if value == value else None

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.bootstrap import row_sizes
+from circuits.bootstrap import resampling_weights, row_sizes
 from circuits.circuit import Circuit
 from circuits.correlation import correlation
 from circuits.errors import InputError
@@ -119,10 +119,7 @@ def prompt_stability(scores: EdgeScores, k: int, resamples: int = 200, seed: int
         raise InputError(f"resamples must be between 2 and 500, got {resamples}")
     rows = len(scores.per_prompt)
     sizes = row_sizes(scores.n_prompts, scores.group)
-    drawn = torch.randint(rows, (resamples, rows), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(resamples, rows, dtype=torch.float64)
-    weights.scatter_add_(1, drawn, sizes[drawn])
-    weights /= weights.sum(1, keepdim=True)
+    weights = resampling_weights(rows, resamples, seed, sizes)
     values = weights @ scores.per_prompt.double()
     members = _strongest(values, k)
     ranks = values.argsort(1).argsort(1).double()

@@ -79,6 +79,7 @@ def _data(
             {
                 "name": name,
                 "facts": _facts(circuit),
+                "method": str(circuit.provenance.get("method") or "").replace("_", " "),
                 "edges": [
                     [edge.source, edge.target, edge.kind, _short(edge.score), _short(edge.stderr), edge.name, edge.name in both]
                     for edge in drawn_edges(circuit)

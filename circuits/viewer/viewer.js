@@ -26,11 +26,12 @@ function html(tag, className = "", text = null) {
   return element;
 }
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toPrecision(3);
-function told(edge) {
-  if (edge.score === null) return edge.name;
+function told(edge, method) {
+  const by = method ? `\nby ${method}` : "";
+  if (edge.score === null) return edge.name + by;
   let text = `${edge.name}\n${signed(edge.score)}`;
   if (edge.stderr !== null) text += ` ± ${edge.stderr.toPrecision(2)} (95%: ${signed(edge.score - 1.96 * edge.stderr)} to ${signed(edge.score + 1.96 * edge.stderr)})`;
-  return text;
+  return text + by;
 }
 function kindOf(edge) {
   if (state.colour === "part") return edge.part;
@@ -78,7 +79,7 @@ class Panel {
       edge.width = edge.score === null ? 1.5 : 0.8 + 5 * Math.sqrt(Math.abs(edge.score) / largest);
       edge.strength = edge.score === null ? 0.7 : 0.35 + 0.6 * Math.sqrt(Math.abs(edge.score) / largest);
       edge.path = make("path", { class: "edge", d: curve(nodes.get(edge.source), nodes.get(edge.target)), "stroke-width": edge.width, opacity: edge.strength });
-      edge.path.addEventListener("pointermove", (event) => showTip(event, told(edge)));
+      edge.path.addEventListener("pointermove", (event) => showTip(event, told(edge, circuit.method)));
       edge.path.addEventListener("pointerleave", hideTip);
       this.stage.append(edge.path);
     }

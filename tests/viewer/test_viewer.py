@@ -62,6 +62,8 @@ def test_the_slider_changes_the_edges_and_a_click_lists_a_nodes(browser, tmp_pat
     assert browser.title == HOSTILE
     drawn = browser.execute_script("return document.querySelectorAll('.edge').length")
     assert shown(browser) == 60 <= drawn
+    told = browser.execute_script("return told(panels[0].edges[0], 'edge attribution')")
+    assert re.fullmatch(r".+->.+\n[+−][\d.e-]+ ± [\d.e-]+ \(95%: .+ to .+\)\nby edge attribution", told)
     slide(browser, 7)
     assert shown(browser) == 7
     assert browser.execute_script("return document.getElementById('count').textContent") == "7 edges"
