@@ -3,7 +3,7 @@ its circuit and evaluation, the comparison, and the commands that give the same 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from circuits.runs import RUN_FILE
 from circuits.scores import EdgeScores
 
 EXAMPLES = 5
+MOST_TOKENS = 12
 CONFIG_FILE, EVALUATION_FILE = "config.toml", "evaluation.json"
 SHOWN_FIRST = (
     "task",
@@ -33,11 +34,14 @@ SHOWN_FIRST = (
 )
 
 
-def report_sections(paths: Sequence[str | Path]) -> tuple[str, list[Section]]:
+def report_sections(
+    paths: Sequence[str | Path], decode: Callable[[list[int]], str] | None = None
+) -> tuple[str, list[Section]]:
     """The page's title and sections.
 
     Args:
         paths: run directories, of one model on the same prompts.
+        decode: token ids -> text, for answers and for prompts without text; None: ids are shown.
 
     Raises:
         InputError: no run, or runs that cannot be compared.
@@ -47,7 +51,7 @@ def report_sections(paths: Sequence[str | Path]) -> tuple[str, list[Section]]:
     runs = read_runs(paths)
     origin = runs[0].provenance
     title = f"{origin.get('task') or 'Pairs'} in {origin.get('model')}: {len(runs)} run{'s' if len(runs) > 1 else ''}"
-    sections = [_task(runs[0]), _model(runs[0])]
+    sections = [_task(runs[0], decode), _model(runs[0])]
     for run in runs:
         sections += _of_run(run)
     if len(runs) > 1:
@@ -55,14 +59,13 @@ def report_sections(paths: Sequence[str | Path]) -> tuple[str, list[Section]]:
     return title, [*sections, _commands(runs)]
 
 
-def _task(run: Run) -> Section:
+def _task(run: Run, decode: Callable[[list[int]], str] | None) -> Section:
     """What was asked, with the first pairs."""
     rows = []
     for line in _lines(run.path / "pairs.jsonl")[:EXAMPLES]:
         pair = json.loads(line)
-        cells = [
-            _text(pair.get(f"{name}_text", pair.get(name))) for name in ("clean", "corrupted", "answers", "distractors")
-        ]
+        prompts = [pair.get(f"{name}_text") or _text(pair[name], decode, "") for name in ("clean", "corrupted")]
+        cells = [*prompts, *(_text(pair.get(name, []), decode, ", ") for name in ("answers", "distractors"))]
         rows.append(cells)
     origin = run.provenance
     text = (
@@ -73,10 +76,12 @@ def _task(run: Run) -> Section:
     return Section("Task", text, Table(("clean", "corrupted", "answers", "distractors"), rows))
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value[:6])) + (" …" if len(value) > 6 else "")
-    return str(value)
+def _text(ids: Any, decode: Callable[[list[int]], str] | None, between: str) -> str:
+    """Tokens as text, where they can be; the first few of many answers."""
+    if not isinstance(ids, list) or decode is None:
+        return ", ".join(map(str, ids[:MOST_TOKENS])) if isinstance(ids, list) else str(ids)
+    shown = [decode([i]) if isinstance(i, int) else str(i) for i in ids]
+    return between.join(shown if not between else shown[:MOST_TOKENS]).strip()
 
 
 def _model(run: Run) -> Section:

@@ -1,10 +1,12 @@
 """`circuits report`: finished runs as one page."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from circuits.cli.common import load
+from circuits.errors import InputError
 from circuits.terminal import console
 
 
@@ -16,6 +18,18 @@ def report(
     from circuits.plots import write_page
     from circuits.report import report_sections
 
-    title, sections = report_sections(runs)
+    title, sections = report_sections(runs, _decoder(runs[0]))
     write_page(title, sections, out)
     console().print(f"written to {out}; open it in a browser", soft_wrap=True)
+
+
+def _decoder(run: Path) -> Any:
+    """What shows the tokens of a run's model as text; None where that model is not there, or has no tokenizer."""
+    from circuits.compare_runs import read_run
+
+    origin = read_run(run).provenance
+    try:
+        loaded = load(str(origin.get("model")), None, "cpu", origin.get("revision"))
+    except InputError:
+        return None
+    return None if loaded.tokenizer is None else loaded.tokenizer.decode

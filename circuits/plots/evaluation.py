@@ -14,7 +14,7 @@ MOST_EDGES = 60
 
 def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
     """What a page on an evaluation shows, in order."""
-    where = "pairs that the circuit was not found on" if told["fresh"] else "the pairs that the circuit was found on"
+    where = "pairs that the circuit was not found on" if told["fresh"] else "pairs, those that the circuit was found on"
     sections = [
         Section(title[0].upper() + title[1:], f"On {told['n_pairs']} {where}." if i == 0 else "", Table(headings, rows))
         for i, (title, headings, rows) in enumerate(tables(told))
