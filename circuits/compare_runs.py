@@ -1,6 +1,5 @@
 """`circuits compare`: run directories side by side."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from circuits.methods.coar import LinearAttribution
 from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
-from circuits.runs import RUN_FILE
+from circuits.runs import check_files, read_run_file
 from circuits.scores import EdgeScores
 
 SAME = {"weights_sha256": "models", "pairs_sha256": "prompts", "metric": "metrics", "dtype": "dtypes"}
@@ -48,16 +47,12 @@ def read_run(path: str | Path) -> Run:
     """Reads the scores and the circuit of a run.
 
     Raises:
-        InputError: the directory is no run of ours, or holds a damaged file.
+        InputError: the directory is no run of ours, or holds a file that was cut short or altered.
     """
     path = Path(path)
-    try:
-        told = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
-        provenance = told["provenance"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        raise InputError(f"{path} is no run directory of ours: there is no {RUN_FILE} that can be read") from None
-    if not isinstance(provenance, dict):
-        raise InputError(f"{path / RUN_FILE} does not say where its result comes from")
+    told = read_run_file(path)
+    provenance = told["provenance"]
+    check_files(path, told)
     results: dict[str, Judged] = {}
     name = path.resolve().name
     circuit, scores = path / "circuit.json", path / "scores.safetensors"

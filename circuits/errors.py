@@ -19,3 +19,7 @@ class PairsError(InputError):
 
 class AttributionWarning(UserWarning):
     """Scores that a measurement contradicts."""
+
+
+class DamageWarning(UserWarning):
+    """Stored work that was cut short or altered; it is done again."""

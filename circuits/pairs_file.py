@@ -10,13 +10,12 @@ with any tool.
 
 import json
 import os
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
-from uuid import uuid4
 
-from circuits.errors import PairsError
+from circuits.errors import InputError, PairsError
+from circuits.export.atomic import replacing
 from circuits.pair import (
     Encoder,
     Pair,
@@ -69,18 +68,14 @@ def write(pairs: PromptPairs, path: str | os.PathLike[str]) -> None:
     Raises:
         PairsError: it cannot be written there.
     """
-    target = Path(path)
-    temporary = target.parent / f".{uuid4().hex}.tmp"
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             for pair in pairs:
                 file.write(json.dumps(_to_record(pair, pairs), ensure_ascii=False) + "\n")
-        temporary.replace(target)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise PairsError(f"pairs cannot be written to {str(path)!r}: {_reason(error)}") from error
-    finally:
-        with suppress(OSError, ValueError):
-            temporary.unlink()
+    except InputError as error:
+        raise PairsError(f"pairs: {error}") from None
+    except ValueError as error:  # a NUL in the path
+        raise PairsError(f"pairs cannot be written to {str(path)!r}: {error}") from error
 
 
 def _to_record(pair: Pair, pairs: PromptPairs) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """Finished pieces of a long measurement in a directory, so that a killed run goes on where it was.
 
-Each piece is there whole or not at all. A manifest says which question the pieces belong to, and those of another are
-refused; a damaged piece counts as missing.
+Each piece is there whole or not at all, and holds a checksum over its bytes, its name and its question. A manifest says
+which question the pieces belong to, and those of another are refused; a piece that was cut short or altered counts as
+missing. Several processes may fill one directory.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from circuits.errors import InputError
+from circuits.checksums import json_sum, sealed, sealed_tensor, unsealed, unsealed_tensor
+from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import replacing
 from circuits.provenance import Provenance, plain
 
@@ -34,42 +37,68 @@ class Pieces:
 
     def __init__(self, directory: str | Path | None, manifest: Mapping[str, Any]) -> None:
         self.directory = None if directory is None else Path(directory)
-        if self.directory is None:
-            return
-        path = self.directory / "manifest.json"
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except OSError as problem:
-            raise InputError(f"cannot use {self.directory} as a store: {problem.strerror or problem}") from None
-        except ValueError:
-            raise InputError(f"{path} is not ours; choose another store") from None
-        if found is None:
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(manifest), encoding="utf-8")
-        elif found != manifest:
-            raise InputError(f"{self.directory} holds pieces of another question; choose another store")
+        self._question = json_sum(manifest)
+        self._told = False
+        if self.directory is not None:
+            _claim(self.directory, manifest)
 
     def get(self, name: str) -> Tensor | None:
-        """The piece of that name, if it is there."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        """The piece of that name, if it is there and whole.
 
-        if self.directory is None or not self._path(name).exists():
+        Warns:
+            DamageWarning: it is there and damaged; only the first is told.
+        """
+        if self.directory is None:
             return None
         try:
-            return load_file(self._path(name))["effects"]
-        except (OSError, SafetensorError, KeyError):
+            raw = self._path(name).read_bytes()
+        except FileNotFoundError:
             return None
+        except OSError:
+            raw = b""
+        piece = unsealed_tensor(raw, self._key(name))
+        if piece is None and not self._told:
+            self._told = True
+            said = f"{self._path(name)} is damaged: it is measured again, and so is every other damaged piece"
+            warnings.warn(said, DamageWarning, stacklevel=2)
+        return piece
 
     def put(self, name: str, piece: Tensor) -> None:
-        """Keeps a piece; one of the same name is replaced."""
-        from safetensors.torch import save_file
+        """Keeps a piece; one of the same name is replaced.
 
+        Raises:
+            InputError: it cannot be written.
+        """
         if self.directory is not None:
             with replacing(self._path(name)) as temporary:
-                save_file({"effects": piece.contiguous()}, temporary)
+                temporary.write_bytes(sealed_tensor(piece, self._key(name)))
+
+    def _key(self, name: str) -> str:
+        return f"{self._question} {name}"
 
     def _path(self, name: str) -> Path:
         assert self.directory is not None
         return self.directory / f"{name}.safetensors"
+
+
+def _claim(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes down whose pieces these are, or finds it written."""
+    path = directory / "manifest.json"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(sealed(manifest)), encoding="utf-8")
+            return
+        found = unsealed(json.loads(path.read_bytes()))
+    except OSError as problem:
+        raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
+    except (ValueError, RecursionError):
+        found = None
+    if found is None:
+        raise InputError(
+            f"{path} is damaged, or not ours; delete this one file if {directory} is the store of this question (its pieces "
+            "tell whether they are), or choose another store"
+        )
+    if found != manifest:
+        raise InputError(f"{directory} holds pieces of another question; choose another store")

@@ -14,7 +14,7 @@ from circuits.errors import InputError
 from circuits.plots import circuit_figure, node_heatmap
 from circuits.plots.evaluation import evaluation_sections
 from circuits.plots.page import Section, Table
-from circuits.runs import RUN_FILE
+from circuits.runs import read_run_file
 from circuits.scores import EdgeScores
 
 EXAMPLES = 5
@@ -93,7 +93,7 @@ def _model(run: Run) -> Section:
 
 def _of_run(run: Run) -> list[Section]:
     """A run's options, numbers, picture and evaluation."""
-    told = json.loads((run.path / RUN_FILE).read_text(encoding="utf-8"))
+    told = read_run_file(run.path)
     name, options = run.path.resolve().name, told.get("options", {})
     method = str(options.get("method", "")).replace("_", " ")
     rows = [[key.replace("_", " "), json.dumps(value)] for key, value in options.items() if value is not None]
@@ -107,7 +107,10 @@ def _of_run(run: Run) -> list[Section]:
     ]
     evaluation = run.path / EVALUATION_FILE
     if evaluation.is_file():
-        measured = json.loads(evaluation.read_text(encoding="utf-8"))
+        try:
+            measured = json.loads(evaluation.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            raise InputError(f"{evaluation} is damaged; delete it, or evaluate the run again") from None
         sections += [
             Section(f"{name}: {part.heading[0].lower()}{part.heading[1:]}", part.text, part.content)
             for part in evaluation_sections(measured)

@@ -1,14 +1,22 @@
-"""Run directories: they appear whole, under their final name, or not at all; what is not a run of ours is never touched."""
+"""Run directories: they appear whole, under their final name, or not at all; what is not a run of ours is never touched.
+
+A run `NAME` is written to `.NAME.part` and renamed; one that it replaces waits in `.NAME.old` meanwhile. Both belong to
+whoever holds the lock of `NAME` (`circuits.locks`), who first clears away, or puts back, what a killed run left.
+"""
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from circuits.checksums import SUM, file_sum, sealed, unsealed
 from circuits.errors import InputError
+from circuits.export.atomic import check_writable
+from circuits.locks import sole_writer
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, plain
 
@@ -59,14 +67,59 @@ def check_out(out: str | Path, overwrite: bool) -> Path:
                 raise InputError(f"{out} holds files that are no run of ours; choose another --out")
             if not overwrite:
                 raise InputError(f"{out} holds a finished run; use --overwrite to replace it, or choose another --out")
-        parent = out.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=parent)).rmdir()
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        check_writable(out.absolute())
         if out.resolve() == Path.cwd():
             raise InputError(f"{out} is the current directory, which cannot be replaced as a whole; name a new one")
     except OSError as problem:
         raise InputError(f"cannot write to {out}: {problem.strerror or problem}") from None
     return out
+
+
+@contextmanager
+def writing_run(out: str | Path) -> Iterator[bool]:
+    """Nobody else writes to this run directory meanwhile, and what killed runs left beside it is cleared away.
+
+    Yields:
+        whether a lock could be had; see `circuits.locks`.
+
+    Raises:
+        InputError: another run is writing there.
+    """
+    out = Path(out)
+    with suppress(OSError):  # told by `check_out`
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with sole_writer(out) as alone:
+        if alone:
+            with suppress(OSError):
+                _mend(out)
+        yield alone
+
+
+def _mend(out: Path) -> None:
+    """Clears away what a killed run left; a run that was being replaced is put back, unless the new one is there."""
+    part, old = (_beside(out, suffix) for suffix in ("part", "old"))
+    if part.is_dir():
+        shutil.rmtree(part)
+    else:
+        part.unlink(missing_ok=True)
+    if (old / out.name).exists() and not os.path.lexists(out):
+        os.rename(old / out.name, out)
+    if old.is_dir():
+        shutil.rmtree(old)
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    return out.absolute().parent / f".{out.name}.{suffix}"
+
+
+def _workspace(out: Path, suffix: str, alone: bool) -> Path:
+    """A new directory beside the run; without a lock its name is random, as others may be at work."""
+    if not alone:
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=f".{suffix}", dir=out.absolute().parent))
+    made = _beside(out, suffix)
+    made.mkdir(mode=0o700)
+    return made
 
 
 def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Path | None:
@@ -87,7 +140,7 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
                 "--resume continues a killed run of method coar, or of acdc with a threshold; this run keeps no record"
             )
         return None
-    record = out.absolute().parent / f".{out.name}.unfinished"
+    record = _beside(out, "unfinished")
     if record.exists() and not resume:
         if not overwrite:
             raise InputError(f"a run into {out} was killed; use --resume to continue it, or --overwrite to begin anew")
@@ -102,14 +155,66 @@ def forget_record(record: Path | None) -> None:
 
 
 def _is_run(directory: Path) -> bool:
-    """Whether all files here are a run's, and `run.json` is one of ours."""
-    if not {path.name for path in directory.iterdir()} <= {RUN_FILE, *RUN_FILES}:
+    """Whether all files here are a run's, or what was being written to one, and `run.json` is one of ours."""
+    ours = {RUN_FILE, *RUN_FILES}
+    if not all(path.name in ours or _temporary_of(path.name) in ours for path in directory.iterdir()):
         return False
     try:
         run = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(run, dict) and run.get("schema") == 1 and "provenance" in run
+
+
+def _temporary_of(name: str) -> str:
+    """`circuit.json` for `.circuit.json.part`."""
+    return name.removeprefix(".").removesuffix(".part") if name.startswith(".") else ""
+
+
+def read_run_file(directory: str | Path) -> dict[str, Any]:
+    """A run's `run.json`, unaltered.
+
+    Raises:
+        InputError: there is none that can be read, it is no run's, or it is not as it was written.
+    """
+    path = Path(directory) / RUN_FILE
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(told, dict) or "provenance" not in told:
+            raise ValueError
+    except (OSError, ValueError, RecursionError):
+        raise InputError(f"{directory} is no run directory of ours: there is no {RUN_FILE} that can be read") from None
+    if not isinstance(told["provenance"], dict):
+        raise InputError(f"{path} does not say where its result comes from")
+    if SUM in told and unsealed(told) is None:
+        raise InputError(f"{path} {ALTERED}")
+    return told
+
+
+def check_files(directory: str | Path, told: Mapping[str, Any]) -> None:
+    """Whether the files of a run are as they were written; those of runs without checksums are believed.
+
+    Args:
+        directory: the run.
+        told: its `run.json`.
+
+    Raises:
+        InputError: a file was cut short or altered; one that is missing is told by who needs it.
+    """
+    files = told.get("files")
+    for name, expected in files.items() if isinstance(files, dict) else ():
+        path = Path(directory) / str(name)
+        if name not in RUN_FILES or path.suffix == ".html":
+            continue
+        try:
+            same = not path.exists() or file_sum(path) == expected
+        except OSError as problem:
+            raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
+        if not same:
+            raise InputError(f"{path} {ALTERED}")
+
+
+ALTERED = "was cut short or altered since the run was written; take it from a copy, or compute the run again"
 
 
 def write_run(
@@ -122,7 +227,7 @@ def write_run(
 ) -> Path:
     """Writes a run directory: it appears whole, under its final name, or not at all.
 
-    Files: `run.json` (options, provenance, numbers, timings), `pairs.jsonl`, and the result's own.
+    Files: `run.json` (options, provenance, numbers, timings, the SHA-256 of all files), `pairs.jsonl`, and the result's own.
 
     Args:
         result, pairs: what was found, on which pairs.
@@ -133,39 +238,56 @@ def write_run(
     Raises:
         InputError: see `check_out`.
     """
-    out = check_out(out, overwrite)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.absolute().parent))
-    try:
-        pairs.to_jsonl(temporary / "pairs.jsonl")
-        result.write_files(temporary)
-        for name, text in (more or {}).items():
-            (temporary / name).write_text(text, encoding="utf-8")
-        run = {
-            "schema": 1,
-            "options": result.options,
-            "provenance": plain(result.provenance),
-            "summary": result.summary(),
-            "seconds": result.seconds,
-        }
-        (temporary / RUN_FILE).write_text(json.dumps(run, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        _move_into_place(temporary, out, overwrite)
-    except OSError as problem:
-        raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    out = Path(out)
+    with writing_run(out) as alone:
+        check_out(out, overwrite)
+        try:
+            temporary = _workspace(out, "part", alone)
+        except OSError as problem:
+            raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
+        try:
+            _write_files(result, pairs, temporary, more or {})
+            temporary.chmod(0o755)
+            _move_into_place(temporary, out, overwrite, alone)
+        except OSError as problem:
+            raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
+        except InputError as problem:  # told of the file's final place
+            raise InputError(str(problem).replace(str(temporary), str(out))) from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 
-def _move_into_place(temporary: Path, out: Path, overwrite: bool) -> None:
+def _write_files(result: Result, pairs: PromptPairs, directory: Path, more: Mapping[str, str]) -> None:
+    pairs.to_jsonl(directory / "pairs.jsonl")
+    result.write_files(directory)
+    for name, text in more.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    run = {
+        "schema": 1,
+        "options": result.options,
+        "provenance": plain(result.provenance),
+        "summary": result.summary(),
+        "seconds": result.seconds,
+        "files": {path.name: file_sum(path) for path in sorted(directory.iterdir())},
+    }
+    # Through JSON, so that the sum is that of what will be read.
+    run = sealed(json.loads(json.dumps(run, allow_nan=False)))
+    (directory / RUN_FILE).write_text(json.dumps(run, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _move_into_place(temporary: Path, out: Path, overwrite: bool, alone: bool) -> None:
     """One rename; it fails if another run got there first, unless that is to be replaced."""
     check_out(out, overwrite)
     if not (overwrite and out.exists()):
         os.rename(temporary, out)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.absolute().parent))
+    old = _workspace(out, "old", alone)
+    os.rename(out, old / out.name)
     try:
-        os.rename(out, old / out.name)
         os.rename(temporary, out)
+    except OSError:
+        os.rename(old / out.name, out)
+        raise
     finally:
         shutil.rmtree(old, ignore_errors=True)

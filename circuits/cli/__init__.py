@@ -4,8 +4,11 @@ One command a file. Exit codes: 0 done; 2 something given cannot be used (one re
 traceback). Heavy packages are imported inside the commands, so that `circuits --help` answers at once.
 """
 
+import errno
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +21,10 @@ from circuits.cli.models import models_app
 from circuits.cli.report import report
 from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
-from circuits.errors import InputError
+from circuits.errors import DamageWarning, InputError
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What is wrong with a disk rather than with us, wherever it is met."""
 
 app = typer.Typer(
     help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
@@ -52,12 +58,31 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 
 
+def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
+    """Shows our warnings about files in one line."""
+
+    def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
+        if issubclass(category, DamageWarning):
+            print(f"circuits: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *more, **named)
+
+    return show
+
+
 def main() -> None:
     """Entry point of the `circuits` command."""
+    warnings.showwarning = _shown(warnings.showwarning)
     try:
         app()
     except InputError as problem:
         print(f"circuits: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as problem:
+        if problem.errno not in CANNOT_WRITE:
+            raise
+        where = "" if problem.filename is None else f" ({problem.filename})"
+        print(f"circuits: {problem.strerror}{where}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:

@@ -162,25 +162,27 @@ def discover(
     given = locals()  # all options, by name
     from circuits.discover import METHODS, check_options, choose_ablation
     from circuits.discover import discover as run_discovery
-    from circuits.runs import check_out, check_record, forget_record, write_run
+    from circuits.runs import check_out, check_record, forget_record, write_run, writing_run
 
     asked = {name: value for name, value in given.items() if name not in GENERAL and value is not None}
     options = {name: PARSED[name](value) if name in PARSED else value for name, value in asked.items()}
     check_options(method, options)
     chosen = choose_ablation(ablation or METHODS[method].ablation, names_in(noise_tokens), seed)
-    out = check_out(out or Path("runs") / f"{Path(target).stem}-{method}", overwrite)
-    record = check_record(out, method == "coar" or (method == "acdc" and threshold is not None), resume, overwrite)
-    if record is not None:
-        options["store"] = record
-    source = find_pairs(target)
-    loaded = load(model, dtype, device, revision)
-    pairs = source(loaded, n, seed)
-    found = run_discovery(
-        loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size, stage=stage,
-        **options,
-    )  # fmt: skip
-    out = write_run(found, pairs, out, overwrite=overwrite, more={CONFIG_FILE: config_text(given)})
-    forget_record(record)
+    out = out or Path("runs") / f"{Path(target).stem}-{method}"
+    with writing_run(out):
+        check_out(out, overwrite)
+        record = check_record(out, method == "coar" or (method == "acdc" and threshold is not None), resume, overwrite)
+        if record is not None:
+            options["store"] = record
+        source = find_pairs(target)
+        loaded = load(model, dtype, device, revision)
+        pairs = source(loaded, n, seed)
+        found = run_discovery(
+            loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size,
+            stage=stage, **options,
+        )  # fmt: skip
+        write_run(found, pairs, out, overwrite=overwrite, more={CONFIG_FILE: config_text(given)})
+        forget_record(record)
     if json:
         print_json({"out": str(out), **found.summary()})
     else:

@@ -7,6 +7,7 @@ import typer
 
 from circuits.cli.common import LARGEST_SEED, find_pairs, json_line, load, names_in, print_json
 from circuits.cli.config import read_config
+from circuits.errors import InputError
 from circuits.terminal import console, print_rows, stage
 
 PARTS_HELP = (
@@ -39,23 +40,30 @@ def evaluate(
     from circuits.compare_runs import read_run
     from circuits.evaluate_run import PARTS, evaluate_run
     from circuits.evaluation_tables import tables
-    from circuits.export.atomic import replacing
+    from circuits.export.atomic import check_writable, replacing
+    from circuits.locks import sole_writer
     from circuits.pairs import PromptPairs
     from circuits.plots import write_page
     from circuits.plots.evaluation import evaluation_sections
 
     source = None if pairs is None else find_pairs(pairs)
-    read = read_run(run)
-    origin = read.provenance
-    loaded = load(model or str(origin["model"]), str(origin["dtype"]), device, origin.get("revision"))
-    asked = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded) if source is None else source(loaded, n, seed)
-    told = evaluate_run(
-        read, loaded, asked, fresh=source is not None, parts=names_in(parts) or PARTS, ablations=names_in(ablations),
-        n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage,
-    ).to_dict()  # fmt: skip
-    with replacing(run / "evaluation.json") as temporary:
-        temporary.write_text(json_line(told) + "\n", encoding="utf-8")
-    write_page(f"Evaluation: {told['task']} in {told['model']}", evaluation_sections(told), run / "evaluation.html")
+    with sole_writer(run):
+        read = read_run(run)
+        try:
+            check_writable(run / "evaluation.json")
+        except OSError as problem:
+            raise InputError(f"cannot write to {run}: {problem.strerror or problem}") from None
+        origin = read.provenance
+        loaded = load(model or str(origin["model"]), str(origin["dtype"]), device, origin.get("revision"))
+        asked = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded) if source is None else source(loaded, n, seed)
+        told = evaluate_run(
+            read, loaded, asked, fresh=source is not None, parts=names_in(parts) or PARTS,
+            ablations=names_in(ablations), n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage,
+        ).to_dict()  # fmt: skip
+        title = f"Evaluation: {told['task']} in {told['model']}"
+        write_page(title, evaluation_sections(told), run / "evaluation.html")
+        with replacing(run / "evaluation.json") as temporary:
+            temporary.write_text(json_line(told) + "\n", encoding="utf-8")
     if json:
         print_json(told)
         return

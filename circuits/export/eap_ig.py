@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.export.atomic import replacing
+from circuits.export.atomic import replacing, write_tensors
 from circuits.export.node_link import reprs
 from circuits.graph import Graph
 
@@ -71,8 +70,7 @@ def write_eap_ig_tensors(circuit: Circuit, path: str | Path, d_model: int | None
         "src_nodes": json.dumps(list(flat.writer_names)),
         "dst_nodes": json.dumps(list(flat.reader_names)),
     }
-    with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
+    write_tensors(tensors, path, header)
 
 
 def _config(graph: Graph, d_model: int | None) -> dict[str, Any]:

@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.export.atomic import replacing
+from circuits.export.atomic import write_tensors
 from circuits.export.node_link import _object, reprs
 from circuits.graph import Graph
 from circuits.methods.coar import LinearAttribution
@@ -160,13 +159,9 @@ def _count(text: str, what: str) -> int:
 
 
 def _write(tensors: dict[str, Tensor], header: dict[str, str], path: str | Path) -> None:
-    with replacing(path) as temporary:
-        # Cloned, since safetensors refuses tensors that share memory.
-        save_file(
-            {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
-            temporary,
-            metadata=header,
-        )
+    # Cloned, since safetensors refuses tensors that share memory.
+    cloned = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    write_tensors(cloned, path, header)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.export.eap_ig import is_eap_ig_tensors, read_eap_ig, read_eap_ig_tensors
 from circuits.pairs import PromptPairs
-from circuits.runs import RUN_FILE
+from circuits.runs import check_files, read_run_file
 from circuits.scores import EdgeScores
 
 
@@ -74,8 +74,7 @@ def _from_scores(scores: EdgeScores, edges: int | None, every_edge: bool, path: 
 
 def _from_run(path: Path, edges: int | None, every_edge: bool) -> Source:
     files = {name: path / name for name in ("circuit.json", "scores.safetensors", "pairs.jsonl")}
-    if not (path / RUN_FILE).is_file():
-        raise InputError(f"{path} is no run directory of ours: there is no {RUN_FILE}")
+    check_files(path, read_run_file(path))
     has_circuit, has_scores = files["circuit.json"].is_file(), files["scores.safetensors"].is_file()
     if has_circuit and edges is None:
         circuit = Circuit.from_json(files["circuit.json"])

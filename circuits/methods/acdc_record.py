@@ -2,20 +2,27 @@
 
 A killed run leaves whole lines and at most one torn one. A run that finds them replays the decisions, layer by layer, and
 begins to compute with the first layer whose tests are not all there: that layer's lines are cut off and made again, so
-that the file ends the same, byte by byte, wherever a run was killed.
+that the file ends the same, byte by byte, wherever a run was killed. Lines that were altered are cut off with all behind them.
 """
 
+import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from circuits.errors import InputError
+from circuits.checksums import sealed, unsealed
+from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import replacing
-from circuits.provenance import Provenance, plain
+from circuits.locks import sole_writer
+from circuits.pieces import question_of
+from circuits.provenance import Provenance
 
 STEPS_FILE = "steps.jsonl"
+SUMS_FILE = "steps.sha256"
 QUESTION_FILE = "question.json"
 
 
@@ -40,44 +47,57 @@ class EndOfRecordError(Exception):
 
 
 class Record:
-    """The file of one search; without a directory nothing is kept."""
+    """The file of one search; without a directory nothing is kept.
+
+    Only one process may write to it. Beside the steps, `SUMS_FILE` has a line for each write: how many bytes of steps there
+    are, and their SHA-256. What does not agree with it is cut off.
+    """
 
     def __init__(self, directory: str | Path | None, origin: Provenance) -> None:
         """Opens or makes the record of a question.
 
         Raises:
-            InputError: the directory holds another question's record, or cannot be used.
+            InputError: the directory holds another question's record, cannot be used, or is in use.
+
+        Warns:
+            DamageWarning: the record was altered; its tests are made again from there.
         """
-        self._file = None
+        self._open = ExitStack()
+        self._files: tuple[int, int] | None = None
+        self._content, self._at = bytearray(), 0
+        self._sum, self._sums = hashlib.sha256(), [(0, 0)]
         if directory is None:
             return
-        directory = Path(directory)
-        asked = {key: value for key, value in plain(origin).items() if key != "versions"}
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            _claim(directory, asked)
-            (directory / STEPS_FILE).touch()
-            self._file = (directory / STEPS_FILE).open("r+b")
-        except OSError as problem:
-            raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
+        self._name = Path(directory) / STEPS_FILE
+        asked = question_of(origin)
+        with ExitStack() as opened:
+            try:
+                self._name.parent.mkdir(parents=True, exist_ok=True)
+                opened.enter_context(sole_writer(directory))
+                _claim(self._name.parent, asked)
+                self._files = (_opened(self._name, opened), _opened(self._name.with_name(SUMS_FILE), opened))
+                self._check(self._name.read_bytes(), self._name.with_name(SUMS_FILE).read_bytes())
+            except OSError as problem:
+                raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
+            self._open = opened.pop_all()
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._open.close()
 
     def mark(self) -> int:
         """The place in the file."""
-        return 0 if self._file is None else self._file.tell()
+        return self._at
 
     def next(self) -> Step:
         """The next test of an earlier run.
 
         Raises:
-            EndOfRecordError: there is none, or it is torn.
+            EndOfRecordError: there is none.
         """
-        line = b"" if self._file is None else self._file.readline()
-        if not line.endswith(b"\n"):
+        end = self._content.find(b"\n", self._at) + 1
+        if not end:
             raise EndOfRecordError
+        line, self._at = bytes(self._content[self._at : end]), end
         try:
             return _step(json.loads(line))
         except (ValueError, KeyError, TypeError):
@@ -87,34 +107,95 @@ class Record:
 
     def cut(self, mark: int) -> None:
         """Forgets what was recorded behind `mark`."""
-        if self._file is not None:
-            self._file.seek(mark)
-            self._file.truncate()
+        del self._content[mark:]
+        self._at = mark
+        if self._files is None:
+            return
+        while self._sums[-1][0] > mark:
+            self._sums.pop()
+        for file, size in zip(self._files, (mark, self._sums[-1][1]), strict=True):
+            os.ftruncate(file, size)
+        self._sum = hashlib.sha256(self._content)
+        if self._sums[-1][0] < mark:
+            self._note(mark)
 
     def write(self, steps: list[Step]) -> None:
-        """Appends tests; they survive the death of this process."""
-        if self._file is not None:
-            self._file.write(b"".join(json.dumps(step._asdict()).encode() + b"\n" for step in steps))
-            self._file.flush()
+        """Appends tests; they survive the death of this process.
 
-    @property
-    def _name(self) -> str:
-        return "" if self._file is None else os.fspath(self._file.name)
+        Raises:
+            InputError: the disk is full.
+        """
+        if self._files is None:
+            return
+        data = b"".join(json.dumps(step._asdict()).encode() + b"\n" for step in steps)
+        try:
+            _append(self._files[0], data)
+            self._sum.update(data)
+            self._content += data
+            self._at += len(data)
+            self._note(self._at)
+        except OSError as problem:
+            raise InputError(
+                f"cannot write {self._name}: {problem.strerror or problem}; what was written before is kept, and the same "
+                "search goes on from it"
+            ) from None
+
+    def _note(self, size: int) -> None:
+        """Writes down the sum of all steps so far, after them."""
+        assert self._files is not None
+        line = f"{size} {self._sum.hexdigest()}\n".encode()
+        _append(self._files[1], line)
+        self._sums.append((size, self._sums[-1][1] + len(line)))
+
+    def _check(self, steps: bytes, sums: bytes) -> None:
+        """Finds how much of the record is whole."""
+        running = hashlib.sha256()
+        size = told = 0
+        for line in sums.splitlines(keepends=True):
+            try:
+                upto = int(line.split()[0])
+            except (ValueError, IndexError):
+                break
+            further = running.copy()
+            further.update(steps[size:upto])
+            if not size < upto <= len(steps) or line != f"{upto} {further.hexdigest()}\n".encode():
+                break
+            running, size, told = further, upto, told + len(line)
+            self._sums.append((size, told))
+        # A killed process leaves at most one write without its sum, and a torn line of sums: neither is damage.
+        if told < len(sums) and sums.endswith(b"\n"):
+            said = f"{self._name} was altered or cut short after {size} bytes; the tests from there on are made again"
+            warnings.warn(said, DamageWarning, stacklevel=4)
+        self._content = bytearray(steps[:size])
+
+
+def _opened(path: Path, stack: ExitStack) -> int:
+    """A file to append to."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+    stack.callback(os.close, handle)
+    return handle
+
+
+def _append(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
 
 
 def _claim(directory: Path, asked: dict[str, Any]) -> None:
     """Writes down whose record this is, or finds it written."""
     path = directory / QUESTION_FILE
     if not path.exists():
-        if any(directory.iterdir()):
+        if any(not file.name.endswith(".part") for file in directory.iterdir()):
             raise InputError(f"{directory} holds files that are no record of ACDC; choose another store")
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(asked), encoding="utf-8")
+            temporary.write_text(json.dumps(sealed(asked)), encoding="utf-8")
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        found = unsealed(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError):
         found = None
+    if found is None:
+        raise InputError(f"{path} is damaged, or not ours; delete {directory} to begin anew, or choose another store")
     if found != asked:
         raise InputError(
             f"{directory} holds the record of another question ({_difference(found, asked)}); choose another store"
@@ -145,8 +226,6 @@ def _step(data: Any) -> Step:
     return step
 
 
-def _difference(found: Any, asked: dict[str, Any]) -> str:
-    if not isinstance(found, dict):
-        return "it is not ours"
+def _difference(found: dict[str, Any], asked: dict[str, Any]) -> str:
     names = [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
     return ", ".join(f"{name}: {str(found.get(name))[:60]!r}, now {str(asked.get(name))[:60]!r}" for name in names[:3])

@@ -52,7 +52,7 @@ def convert(gguf: Path, output: Path, golden: Golden, progress: Progress = no_pr
         raise ModelError(f"{gguf} is not a llama model as expected ({type(error).__name__}: {error})") from error
     golden.check_tokens(str(gguf), lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
     _write_json(output / "config.json", config)
-    tokenizer.save(str(output / "tokenizer.json"))
+    (output / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     _write_json(output / "tokenizer_config.json", _tokenizer_config(config))
     shapes = {name: model.tensors[source].shape for name, source in sources.items()}
     write_float32(output / "model.safetensors", shapes, lambda name: _weight(model, sources[name]), progress)

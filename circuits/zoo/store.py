@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from circuits.errors import DamageWarning
 from circuits.zoo.entry import Progress, no_progress
 
 PROVENANCE = "provenance.json"
@@ -91,7 +92,7 @@ def ensure(
         if fault is None:
             return final
         if fault != MISSING:
-            warnings.warn(f"{final} is damaged ({fault}); building it again", stacklevel=3)
+            warnings.warn(f"{final} is damaged ({fault}); building it again", DamageWarning, stacklevel=3)
         if locked:
             _sweep(final)
         work = final.parent / f".{final.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from circuits.export.atomic import replacing
+from circuits.export.atomic import write_tensors
 from tasks.trained.induction import BOS, CONFIG, WEIGHTS, parameters, untrained
 
 STEPS, BATCH, RATE = 1500, 64, 3e-3
@@ -62,12 +62,9 @@ def train(seed: int = 0) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    from safetensors.torch import save_file
-
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name(WEIGHTS)
     weights = train()
-    with replacing(out) as temporary:
-        save_file(weights, temporary)
+    write_tensors(weights, out)
     print(f"{sum(tensor.numel() for tensor in weights.values()):,} parameters, {out.stat().st_size:,} bytes in {out}")
 
 

@@ -277,9 +277,6 @@ def test_a_record_of_another_question_is_refused(tmp_path):
     (tmp_path / "foreign" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="no record"):
         acdc(model, random_pairs(n=2), 0.1, store=tmp_path / "foreign")
-    (tmp_path / "store" / STEPS_FILE).write_text('{"reader": 3}\n')
-    with pytest.raises(InputError, match="no step"):
-        search(model, random_pairs(n=2), 0.1, tmp_path)
 
 
 def test_what_cannot_be_followed_is_refused():
