@@ -73,7 +73,7 @@ def write(pairs: PromptPairs, path: str | os.PathLike[str]) -> None:
             for pair in pairs:
                 file.write(json.dumps(_to_record(pair, pairs), ensure_ascii=False) + "\n")
     except InputError as error:
-        raise PairsError(f"pairs: {error}") from None
+        raise PairsError(str(error).replace("cannot write", "pairs cannot be written to", 1)) from None
     except ValueError as error:  # a NUL in the path
         raise PairsError(f"pairs cannot be written to {str(path)!r}: {error}") from error
 

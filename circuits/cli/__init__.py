@@ -72,9 +72,10 @@ def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> None:
     """Entry point of the `circuits` command."""
-    warnings.showwarning = _shown(warnings.showwarning)
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _shown(warnings.showwarning)
+            app()
     except InputError as problem:
         print(f"circuits: {problem}", file=sys.stderr)
         sys.exit(2)

@@ -5,6 +5,7 @@ dies, however it dies: so what a killed process left is taken over by the next w
 one is writing is never touched (a second writer takes `.NAME.1.part`). Where files cannot be locked, names are random.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -63,15 +64,21 @@ def check_writable(path: str | Path) -> None:
 
 
 def write_tensors(tensors: Mapping[str, "Tensor"], path: str | Path, header: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file, whole or not at all.
+    """Writes a safetensors file, whole or not at all, and the same bytes for the same content.
 
-    (safetensors' own `save_file` writes to a further temporary file, and its errors do not say what the system said.)
+    (safetensors' own `save_file` puts the header in any order, writes to a further temporary file, and its errors do not
+    say what the system said.)
     """
     from safetensors.torch import save
 
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, header)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    end = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:end])
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(data)[end:])
 
 
 def _claim(path: Path) -> tuple[int, Path]:

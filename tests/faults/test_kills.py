@@ -1,0 +1,127 @@
+"""Work that is killed at any moment goes on, and ends with the same files, byte by byte.
+
+Each is killed at a few moments; `MECH_CIRCUITS_KILLS=30` is the long form.
+"""
+
+import json
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import circuits
+from circuits import cli, zoo
+from circuits.compare_runs import read_run
+from circuits.methods.acdc import acdc
+from circuits.methods.exact_edges import exact_edge_effects
+from tests.faults.killing import files, survives
+from tests.test_acdc_cli import GOLDEN, write_pairs
+from tests.tiny_models import random_pairs, tiny
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")]
+CASE = "acdc_2l2h_kl"
+
+
+def test_acdc(tmp_path, kills):
+    model, pairs = tiny("native-attention-only"), random_pairs(n=2)
+
+    def work(progress):
+        acdc(model, pairs, 0.003, metric="logit_difference", store="store", progress=progress).to_json("circuit.json")
+
+    survives(work, tmp_path, kills, files)
+
+
+def test_coar(tmp_path, kills):
+    model, pairs = tiny("native-attention-only"), random_pairs(n=3)
+
+    def work(progress):
+        found = circuits.coar(model, pairs, samples=48, ablation="zero", batch_size=2, store="store", progress=progress)
+        found.save("scores.safetensors")
+
+    survives(work, tmp_path, kills, files)
+
+
+def test_shares_of_coar(tmp_path, kills):
+    model, pairs = tiny("native-attention-only"), random_pairs(n=2)
+    asked = {"samples": 64, "ablation": "zero", "store": "store"}
+
+    def work(progress):
+        for share in range(2):
+            circuits.draw_samples(model, pairs, share=(share, 2), progress=progress, **asked)
+        circuits.coar(model, pairs, progress=progress, **asked).save("scores.safetensors")
+
+    survives(work, tmp_path, kills, files)
+
+
+def test_exact_edge_effects(tmp_path, kills):
+    model, pairs = tiny("native-attention-only"), random_pairs(n=4)
+
+    def work(progress):
+        found = exact_edge_effects(model, pairs, batch_size=2, store="store", progress=progress)
+        found.to_scores().save("scores.safetensors")
+
+    survives(work, tmp_path, kills, files)
+
+
+def test_a_models_conversion(tmp_path, kills, tiny, monkeypatch):
+    monkeypatch.setenv(zoo.CACHE_VARIABLE, "cache")
+    monkeypatch.setenv(zoo.WHEEL_VARIABLE, str(tiny.wheel))
+
+    def work(progress):
+        zoo.fetch(tiny.name, progress, full=True)
+        Path("cache/models", f".{Path(zoo.path(tiny.name)).name}.lock").unlink()  # stays, and blocks nobody
+
+    def result(place):
+        return files(place / "cache")
+
+    def check(place):
+        monkeypatch.chdir(place)
+        assert zoo.is_cached(tiny.name) == zoo.is_cached(tiny.name, full=True)
+
+    survives(work, tmp_path / "lives", kills, result, prepare=partial(Path.mkdir, parents=True), check=check)
+
+
+def command(*given):
+    """Runs `circuits …` here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["circuits", *map(str, given)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    assert not stopped.value.code, f"circuits {' '.join(map(str, given))}: exit code {stopped.value.code}"
+
+
+def discover(*more):
+    command(
+        "discover", "PAIRS.jsonl", "--model", GOLDEN / CASE / "model", "--metric", "logit_difference", "--dtype", "float64",
+        "--out", "RUN", *more,
+    )  # fmt: skip
+
+
+def a_place(place):
+    place.mkdir(parents=True)
+    write_pairs(json.loads((GOLDEN / CASE / "case.json").read_text()), place / "PAIRS.jsonl")
+
+
+def run_of(place):
+    """A run, but for what tells time, and for figures, which have a random name inside."""
+    read_run(place / "RUN")
+    told = json.loads((place / "RUN" / "run.json").read_text())
+    told["files"] = {name: of for name, of in told["files"].items() if not name.endswith(".html")}
+    del told["seconds"], told["sha256"]
+    paths = sorted(path.name for path in (place / "RUN").iterdir())
+    return told, paths, files(place / "RUN", *told["files"])
+
+
+@pytest.mark.parametrize("method", [("acdc", "--threshold", 0.05, "--random-circuits", 0), ("coar", "--samples", 48)])
+def test_a_run_that_keeps_a_record(tmp_path, kills, method):
+    def work(progress):
+        if Path("RUN").exists():  # killed after it was finished
+            shutil.rmtree(".RUN.unfinished", ignore_errors=True)
+            Path(".RUN.lock").unlink(missing_ok=True)
+        else:
+            resume = ("--resume",) if Path(".RUN.unfinished").exists() else ()
+            discover("--method", *method, *resume)
+
+    survives(work, tmp_path, kills, run_of, prepare=a_place)
