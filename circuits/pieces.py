@@ -90,9 +90,11 @@ def _claim(directory: Path, manifest: Mapping[str, Any]) -> None:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(sealed(manifest)), encoding="utf-8")
             return
-        found = unsealed(json.loads(path.read_bytes()))
+        raw = path.read_bytes()
     except OSError as problem:
         raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
+    try:
+        found = unsealed(json.loads(raw))
     except (ValueError, RecursionError):
         found = None
     if found is None:

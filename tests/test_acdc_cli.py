@@ -78,46 +78,6 @@ def test_the_search_is_the_same_for_every_hash_seed(tmp_path):
     assert found[0] == found[1] == found[2]
 
 
-KILL = """
-import os, signal, sys
-from circuits import cli
-from circuits.methods.acdc_search import Search
-decided, real = 0, Search._decided
-def kill(search, tests):
-    global decided
-    real(search, tests)
-    decided += len(tests)
-    if decided > 40:
-        os.kill(os.getpid(), signal.SIGKILL)
-Search._decided = kill
-cli.main()
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_run_is_continued_when_told_and_ends_the_same(monkeypatch, tmp_path, capsys):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    assert run(monkeypatch, arguments("acdc_2l3h_ld", whole, "--threshold", 0.03)[0]) == 0
-    given, _ = arguments("acdc_2l3h_ld", killed, "--threshold", 0.03)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "3"}
-    process = subprocess.run(
-        [sys.executable, "-c", KILL, *given], env=environment, cwd=GOLDEN.parents[1], capture_output=True
-    )
-    assert process.returncode == -9, process.stderr.decode()
-    record = killed / ".RUN.unfinished" / "steps.jsonl"
-    assert 0 < len(list(read_steps(record))) < len(list(read_steps(whole / "RUN" / "steps.jsonl")))
-    assert run(monkeypatch, given) == 2
-    assert "--resume" in capsys.readouterr().err
-    assert run(monkeypatch, [*given, "--resume"]) == 0
-    files = [(folder / "RUN" / "steps.jsonl").read_bytes() for folder in (whole, killed)]
-    assert files[0] == files[1]
-    circuits_found = [Circuit.from_json(folder / "RUN" / "circuit.json") for folder in (whole, killed)]
-    assert circuits_found[0] == circuits_found[1]
-    assert {path.name for path in killed.iterdir()} == {"PAIRS.jsonl", "RUN"}
-
-
 def test_a_number_of_edges_instead_of_a_threshold_and_the_other_options(monkeypatch, tmp_path):
     given, _ = arguments("acdc_2l3h_ld", tmp_path, "--edges", 20, "--no-reader-tests", "--absolute")
     assert run(monkeypatch, given) == 0

@@ -1,31 +1,13 @@
 """COAR from the command line: what is written and said, a killed run continued."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-import torch
 
 from circuits.node_scores import NodeScores
 from tests.test_acdc_cli import GOLDEN, run, write_pairs
 
 CASE = "acdc_2l2h_kl"
-KILL = """
-import os, signal
-from circuits import cli
-from circuits.pieces import Pieces
-put, made = Pieces.put, 0
-def kill(pieces, name, piece):
-    global made
-    put(pieces, name, piece)
-    made += "batch" in name
-    if made == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-Pieces.put = kill
-cli.main()
-"""
 
 
 def arguments(folder, *more):
@@ -49,22 +31,6 @@ def test_a_run_says_what_the_fit_is_worth(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "correlation on samples left out" in said
     assert "100, 0.1" in said
-
-
-@pytest.mark.slow
-def test_a_killed_run_is_continued_and_ends_the_same(monkeypatch, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-    assert run(monkeypatch, arguments(whole)) == 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run([sys.executable, "-c", KILL, *arguments(killed)], env=environment, capture_output=True)
-    assert process.returncode == -9, process.stderr.decode()
-    assert run(monkeypatch, arguments(killed)) == 2
-    assert run(monkeypatch, arguments(killed, "--resume")) == 0
-    one, other = (NodeScores.load(folder / "RUN" / "scores.safetensors") for folder in (whole, killed))
-    assert torch.equal(one.per_prompt, other.per_prompt)
-    assert {path.name for path in killed.iterdir()} == {"PAIRS.jsonl", "RUN"}
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class Record:
         with ExitStack() as opened:
             try:
                 self._name.parent.mkdir(parents=True, exist_ok=True)
-                opened.enter_context(sole_writer(directory))
+                opened.enter_context(sole_writer(directory, inside=True))
                 _claim(self._name.parent, asked)
                 self._files = (_opened(self._name, opened), _opened(self._name.with_name(SUMS_FILE), opened))
                 self._check(self._name.read_bytes(), self._name.with_name(SUMS_FILE).read_bytes())
@@ -185,7 +185,7 @@ def _claim(directory: Path, asked: dict[str, Any]) -> None:
     """Writes down whose record this is, or finds it written."""
     path = directory / QUESTION_FILE
     if not path.exists():
-        if any(not file.name.endswith(".part") for file in directory.iterdir()):
+        if any(not file.name.endswith((".part", ".lock")) for file in directory.iterdir()):
             raise InputError(f"{directory} holds files that are no record of ACDC; choose another store")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(sealed(asked)), encoding="utf-8")

@@ -15,7 +15,7 @@ KILLS = "MECH_CIRCUITS_KILLS"
 @pytest.fixture
 def kills() -> int:
     """Moments at which each work is killed: `$MECH_CIRCUITS_KILLS`, or a few."""
-    return int(os.environ.get(KILLS, "5"))
+    return int(os.environ.get(KILLS, "3"))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ every time: before each file of its folder is opened for writing, renamed, delet
     kill_command(arguments, seconds)            for commands that start processes: all of them are killed after a time
 """
 
+import gc
 import os
 import random
 import shutil
@@ -211,9 +212,9 @@ class _Moments:
         return self.write(handle, data)
 
     def audit(self, event: str, given: tuple[Any, ...]) -> None:
-        if event in ON_HANDLES:
-            self.one()
-        elif (event in WITH_PATH or (event == "open" and given[2] & WRITING)) and self._mine(given[0]):
+        if event in ON_HANDLES or (
+            (event in WITH_PATH or (event == "open" and given[2] & WRITING)) and self._mine(given[0])
+        ):
             self.one()
 
     def _mine(self, path: object) -> bool:
@@ -240,6 +241,7 @@ def _guarded(life: Callable[[], object], folder: Path, pipe: int) -> NoReturn:
     """Lives in the folder; never returns into the tests of the parent."""
     write = os.write
     try:
+        gc.disable()  # it would touch, and so copy, all that the parent has
         signal.alarm(MOST_SECONDS)
         os.chdir(folder)
         life()

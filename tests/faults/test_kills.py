@@ -6,6 +6,7 @@ Each is killed at a few moments; `MECH_CIRCUITS_KILLS=30` is the long form.
 import json
 import shutil
 import sys
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from circuits import cli, zoo
 from circuits.compare_runs import read_run
 from circuits.methods.acdc import acdc
 from circuits.methods.exact_edges import exact_edge_effects
-from tests.faults.killing import files, survives
+from circuits.runs import writing_run
+from tests.faults.killing import files, kill_command, survives
 from tests.test_acdc_cli import GOLDEN, write_pairs
 from tests.tiny_models import random_pairs, tiny
 
@@ -34,10 +36,10 @@ def test_acdc(tmp_path, kills):
 
 
 def test_coar(tmp_path, kills):
-    model, pairs = tiny("native-attention-only"), random_pairs(n=3)
+    model, pairs = tiny("gpt2"), random_pairs(n=3)
 
     def work(progress):
-        found = circuits.coar(model, pairs, samples=48, ablation="zero", batch_size=2, store="store", progress=progress)
+        found = circuits.coar(model, pairs, samples=64, ablation="zero", batch_size=2, store="store", progress=progress)
         found.save("scores.safetensors")
 
     survives(work, tmp_path, kills, files)
@@ -83,19 +85,19 @@ def test_a_models_conversion(tmp_path, kills, tiny, monkeypatch):
     survives(work, tmp_path / "lives", kills, result, prepare=partial(Path.mkdir, parents=True), check=check)
 
 
-def command(*given):
+def command(*given, code=0):
     """Runs `circuits …` here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["circuits", *map(str, given)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
-    assert not stopped.value.code, f"circuits {' '.join(map(str, given))}: exit code {stopped.value.code}"
+    assert (stopped.value.code or 0) == code, f"circuits {' '.join(map(str, given))}: exit code {stopped.value.code}"
 
 
-def discover(*more):
+def discover(*more, code=0):
     command(
         "discover", "PAIRS.jsonl", "--model", GOLDEN / CASE / "model", "--metric", "logit_difference", "--dtype", "float64",
-        "--out", "RUN", *more,
+        "--out", "RUN", *more, code=code,
     )  # fmt: skip
 
 
@@ -104,24 +106,83 @@ def a_place(place):
     write_pairs(json.loads((GOLDEN / CASE / "case.json").read_text()), place / "PAIRS.jsonl")
 
 
+def finished(folder, *more):
+    """Makes places that hold the same finished run."""
+    a_place(folder)
+    with chdir(folder):
+        discover(*more)
+    return partial(shutil.copytree, folder)
+
+
 def run_of(place):
     """A run, but for what tells time, and for figures, which have a random name inside."""
-    read_run(place / "RUN")
-    told = json.loads((place / "RUN" / "run.json").read_text())
+    run = place / "RUN"
+    read_run(run)
+    told = json.loads((run / "run.json").read_text())
     told["files"] = {name: of for name, of in told["files"].items() if not name.endswith(".html")}
     del told["seconds"], told["sha256"]
-    paths = sorted(path.name for path in (place / "RUN").iterdir())
-    return told, paths, files(place / "RUN", *told["files"])
+    return told, sorted(path.name for path in run.iterdir()), files(run, *told["files"])
 
 
 @pytest.mark.parametrize("method", [("acdc", "--threshold", 0.05, "--random-circuits", 0), ("coar", "--samples", 48)])
-def test_a_run_that_keeps_a_record(tmp_path, kills, method):
+def test_a_run_that_keeps_a_record(tmp_path, kills, method, capsys):
     def work(progress):
-        if Path("RUN").exists():  # killed after it was finished
+        if Path("RUN").exists():  # it was finished, and killed before it had tidied up
+            discover("--method", method[0], code=2)
             shutil.rmtree(".RUN.unfinished", ignore_errors=True)
-            Path(".RUN.lock").unlink(missing_ok=True)
-        else:
-            resume = ("--resume",) if Path(".RUN.unfinished").exists() else ()
-            discover("--method", *method, *resume)
+            return
+        resume = ("--resume",) if Path(".RUN.unfinished").exists() else ()
+        discover("--method", *method, *resume)
 
-    survives(work, tmp_path, kills, run_of, prepare=a_place)
+    def check(place):
+        if (place / ".RUN.unfinished").exists() and not (place / "RUN").exists():
+            capsys.readouterr()
+            with chdir(place):
+                discover("--method", *method, code=2)
+            assert "was killed; use --resume" in capsys.readouterr().err
+
+    survives(work, tmp_path, kills, run_of, prepare=a_place, check=check)
+
+
+def test_a_run_that_replaces_another(tmp_path, kills):
+    """At every moment one of the two is there, whole, or is put back by the next command that writes there."""
+    old, new = ("--method", "eap", "--edges", 5), ("--method", "eap", "--edges", 9)
+    fixed = ("--random-circuits", 0)
+
+    prepare = finished(tmp_path / "old", *old, *fixed)
+
+    def work(progress):
+        discover(*new, *fixed, "--overwrite")
+
+    def check(place):
+        with writing_run(place / "RUN"):
+            assert run_of(place)[0]["options"]["edges"] in (5, 9)
+
+    survives(work, tmp_path, kills, run_of, prepare=prepare, check=check)
+
+
+def test_an_evaluation(tmp_path, kills):
+    prepare = finished(tmp_path / "old", "--method", "eap", "--edges", 5, "--random-circuits", 0)
+
+    def work(progress):
+        command("evaluate", "RUN", "--parts", "completeness")
+
+    def result(place):
+        told = json.loads((place / "RUN" / "evaluation.json").read_text())
+        del told["seconds"]
+        return told, run_of(place)[1]
+
+    survives(work, tmp_path, kills, result, prepare=prepare, check=run_of)
+
+
+def test_commands_and_all_they_started_can_be_killed_after_a_time(tmp_path):
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    assert kill_command([sys.executable, "-c", "pass"], 60) == 0
+    assert kill_command([sys.executable, "-c", program], 0.1) == -9
+
+    def child(pid):
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(found[0]) if found else None
+
+    if Path("/proc/self/task").exists():
+        assert kill_command([sys.executable, "-c", program], 0.1, victim=child) == 0

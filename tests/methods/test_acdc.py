@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -233,39 +230,6 @@ def test_finished_layers_are_not_tested_again(tmp_path, monkeypatch):
     whole, _ = search(model, pairs, 0.1, tmp_path)
     monkeypatch.setattr(Search, "_test", lambda *arguments: pytest.fail("tested again"))
     assert search(model, pairs, 0.1, tmp_path)[0] == whole
-
-
-KILLED = """
-import os, signal, sys
-import circuits
-from tests.tiny_models import random_pairs, tiny
-seen = 0
-def kill(tally):
-    global seen
-    seen += 1
-    if seen == 30:
-        os.kill(os.getpid(), signal.SIGKILL)
-circuits.acdc(tiny("gpt2"), random_pairs(n=2), 0.003, metric="logit_difference", store=sys.argv[1], progress=kill)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_process_is_continued(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "store")],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-    )
-    assert process.returncode == -9, process.stderr.decode()
-    torn = (tmp_path / "store" / STEPS_FILE).stat().st_size
-    model, pairs = tiny("gpt2"), random_pairs(n=2)
-    whole, _ = search(model, pairs, 0.003, tmp_path / "whole", metric="logit_difference")
-    again, _ = search(model, pairs, 0.003, tmp_path, metric="logit_difference")
-    assert again == whole
-    files = [(folder / "store" / STEPS_FILE).read_bytes() for folder in (tmp_path, tmp_path / "whole")]
-    assert 0 < torn < len(files[0])
-    assert files[0] == files[1]
 
 
 def test_a_record_of_another_question_is_refused(tmp_path):
