@@ -69,7 +69,7 @@ def write(pairs: PromptPairs, path: str | os.PathLike[str]) -> None:
         PairsError: it cannot be written there.
     """
     try:
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             for pair in pairs:
                 file.write(json.dumps(_to_record(pair, pairs), ensure_ascii=False) + "\n")
     except InputError as error:

@@ -12,7 +12,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def ensure(
         OSError: the cache cannot be written.
     """
     if problem(final, files, full) is None:
+        _tidy(final)
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     with _lock(final, progress) as locked:
@@ -130,8 +131,22 @@ def _lock(final: Path, progress: Progress) -> Iterator[bool]:
 
 def _sweep(final: Path) -> None:
     """Remove what killed processes left; nobody else can be building while we hold the lock."""
-    for left in final.parent.glob(f".{final.name}.tmp-*"):
+    for left in _left(final):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _left(final: Path) -> list[Path]:
+    return list(final.parent.glob(f".{final.name}.tmp-*"))
+
+
+def _tidy(final: Path) -> None:
+    """Remove what a process left that was killed after its directory was whole."""
+    from filelock import FileLock, Timeout
+
+    if not _left(final):
+        return
+    with suppress(Timeout, OSError, NotImplementedError), FileLock(final.parent / f".{final.name}.lock", timeout=0):
+        _sweep(final)
 
 
 def _seal(output: Path, files: Collection[str], facts: dict[str, Any], progress: Progress) -> None:

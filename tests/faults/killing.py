@@ -1,8 +1,8 @@
 """Kills work with SIGKILL at some moment of its life, lets it go on, and compares what comes out with an undisturbed result.
 
 Work runs in a process forked from this one, so that imports and models cost nothing. Its moments are counted, and are the same
-every time: before each file of its folder is opened for writing, renamed, deleted, cut or locked, in the middle of each
-`os.write`, and at each progress report. So a seed says where it is killed, and nothing waits.
+every time: before and after each file of its folder is opened for writing, before it is renamed, deleted, cut or locked, in
+the middle of each `os.write`, and at each progress report. So a seed says where it is killed, and nothing waits.
 
     survives(work, tmp_path, kills, result)     the whole test: many kills, each continued to the end
     attempt(work, folder, moment)               one go, killed at that moment, or whole
@@ -10,7 +10,9 @@ every time: before each file of its folder is opened for writing, renamed, delet
     kill_command(arguments, seconds)            for commands that start processes: all of them are killed after a time
 """
 
+import builtins
 import gc
+import io
 import os
 import random
 import shutil
@@ -211,6 +213,18 @@ class _Moments:
         self.one()
         return self.write(handle, data)
 
+    def opening(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """`open`, which may die when the file is there and empty."""
+
+        def opened(path: Any, *more: Any, **named: Any) -> Any:
+            before = self.seen
+            file = real(path, *more, **named)
+            if self.seen > before:  # it was for writing
+                self.one()
+            return file
+
+        return opened
+
     def audit(self, event: str, given: tuple[Any, ...]) -> None:
         if event in ON_HANDLES or (
             (event in WITH_PATH or (event == "open" and given[2] & WRITING)) and self._mine(given[0])
@@ -227,8 +241,8 @@ def _live(work: Work, folder: Path, moment: int | None, pipe: int) -> NoReturn:
     moments = _Moments(folder, moment)
 
     def life() -> None:
-        write = os.write
-        os.write = moments.torn  # type: ignore[assignment]
+        write, io.open, os.open = os.write, moments.opening(io.open), moments.opening(os.open)
+        os.write, builtins.open = moments.torn, io.open  # type: ignore[assignment]
         sys.addaudithook(moments.audit)
         work(moments.one)
         moments.last = None

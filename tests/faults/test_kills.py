@@ -73,7 +73,9 @@ def test_a_models_conversion(tmp_path, kills, tiny, monkeypatch):
 
     def work(progress):
         zoo.fetch(tiny.name, progress, full=True)
-        Path("cache/models", f".{Path(zoo.path(tiny.name)).name}.lock").unlink()  # stays, and blocks nobody
+        Path("cache/models", f".{Path(zoo.path(tiny.name)).name}.lock").unlink(
+            missing_ok=True
+        )  # stays, and blocks nobody
 
     def result(place):
         return files(place / "cache")
@@ -128,7 +130,7 @@ def run_of(place):
 def test_a_run_that_keeps_a_record(tmp_path, kills, method, capsys):
     def work(progress):
         if Path("RUN").exists():  # it was finished, and killed before it had tidied up
-            discover("--method", method[0], code=2)
+            discover("--method", *method, code=2)
             shutil.rmtree(".RUN.unfinished", ignore_errors=True)
             return
         resume = ("--resume",) if Path(".RUN.unfinished").exists() else ()

@@ -203,6 +203,19 @@ def test_a_run_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monk
     assert hidden(tmp_path / "place") == []
 
 
+@pytest.mark.parametrize("moment", ["old away", "new there"])
+def test_a_run_that_was_being_replaced_is_put_back_unless_the_new_one_is_there(tmp_path, moment):
+    for name in (".RUN.old/RUN", ".RUN.part"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text(name)
+    if moment == "new there":
+        (tmp_path / ".RUN.part").rename(tmp_path / "RUN")
+    with writing_run(tmp_path / "RUN"):
+        pass
+    assert (tmp_path / "RUN" / "run.json").read_text() == (".RUN.old/RUN" if moment == "old away" else ".RUN.part")
+    assert hidden(tmp_path) == []
+
+
 def test_a_killed_holder_in_the_middle_of_a_run_leaves_nothing_for_long(tmp_path):
     a_place(tmp_path / "place")
     assert attempt(lambda progress: discover(*ACDC), tmp_path / "place", 30).killed
