@@ -14,8 +14,14 @@ KILLS = "MECH_CIRCUITS_KILLS"
 
 @pytest.fixture
 def kills() -> int:
-    """Moments at which each work is killed: `$MECH_CIRCUITS_KILLS`, or a few."""
+    """Moments at which a function is killed: `$MECH_CIRCUITS_KILLS`, or a few."""
     return int(os.environ.get(KILLS, "3"))
+
+
+@pytest.fixture
+def command_kills() -> int:
+    """The same of a command, which takes longer."""
+    return int(os.environ.get(KILLS, "2"))
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ Work = Callable[[Progress], object]
 MOST_SECONDS = 300
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 WITH_PATH = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree", "shutil.copyfile")
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "opened")
 ON_HANDLES = ("fcntl.flock", "os.truncate")
 
 
@@ -42,11 +43,11 @@ class Attempt(NamedTuple):
 
     Attributes:
         killed: or it came to its end.
-        moments: how many there were, if it came to its end.
+        moments: what happened at each, if it came to its end.
     """
 
     killed: bool
-    moments: int
+    moments: tuple[str, ...] = ()
 
 
 def attempt(work: Work, folder: Path, moment: int | None = None) -> Attempt:
@@ -68,9 +69,9 @@ def attempt(work: Work, folder: Path, moment: int | None = None) -> Attempt:
         told = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status == -signal.SIGKILL:
-        return Attempt(True, 0)
+        return Attempt(True)
     assert status == 0, f"exit status {status} at {folder}, to be killed at moment {moment}:\n{told}"
-    return Attempt(False, int(told))
+    return Attempt(False, tuple(told.split()))
 
 
 def survives(
@@ -88,7 +89,7 @@ def survives(
     Args:
         work: see `Work`; called again, it must go on where it was.
         folder: an empty directory; each life has one of its own below it.
-        kills: lives; their first deaths are spread over all moments, drawn from equal parts.
+        kills: lives; see `spread` for their first deaths. With as many as there are moments, each has its turn.
         result: what must be equal, from a life's directory. Files whose names begin with a dot must be gone at the end.
         seed: of the moments.
         prepare: what is there before; called with a new directory.
@@ -101,24 +102,39 @@ def survives(
     wanted = result(folder / "here")
     begin(folder / "whole")
     moments = attempt(work, folder / "whole").moments
-    assert moments, "this work has no moments"
     assert result(folder / "whole") == wanted, "without any kill, two results differ"
     draw = random.Random(seed)
-    for life in range(kills):
+    for life, moment in enumerate(spread(moments, kills, draw)):
         place = folder / f"life-{life}"
         begin(place)
-        moment = 1 + min(moments - 1, int((life + draw.random()) * moments / kills))
-        assert attempt(work, place, moment).killed, f"it ended before moment {moment} of {moments}"
+        at = f"killed at moment {moment} of {len(moments)} ({moments[moment - 1]})"
+        assert attempt(work, place, moment).killed, f"it ended before it was {at}"
         if check is not None:
             check(place)
-        again = draw.randint(1, moments)
+        again = draw.randint(1, len(moments))
         if draw.random() < 0.5 and attempt(work, place, again).killed and check is not None:
             check(place)
         attempt(work, place)
-        assert result(place) == wanted, f"killed at moment {moment} of {moments}"
+        assert result(place) == wanted, at
         left = [str(path.relative_to(place)) for path in place.rglob(".*")]
-        assert not left, f"killed at moment {moment} of {moments}, it left {left}"
+        assert not left, f"{at}, it left {left}"
         shutil.rmtree(place)
+
+
+def spread(moments: Sequence[str], kills: int, draw: random.Random) -> list[int]:
+    """So many moments, counted from 1: half of them over all, half over those at which a directory changes.
+
+    Both are drawn from equal parts. There are many progress reports and few renames, and it is there that things go wrong.
+    """
+    every = range(1, len(moments) + 1)
+    assert every, "this work has no moments"
+    if kills >= len(every):
+        return list(every)
+    few = [moment for moment in every if moments[moment - 1] in CHANGES] or every
+    chosen = []
+    for pool, n in ((every, (kills + 1) // 2), (few, kills // 2)):
+        chosen += [pool[min(len(pool) - 1, int((i + draw.random()) * len(pool) / n))] for i in range(n)]
+    return chosen
 
 
 @contextmanager
@@ -198,29 +214,33 @@ class _Moments:
     """Counts, and ends the process at the one it was told."""
 
     def __init__(self, folder: Path, last: int | None) -> None:
-        self.folder, self.last, self.seen = str(folder.resolve()), last, 0
+        self.folder, self.last = str(folder.resolve()), last
+        self.seen: list[str] = []
         self.write = os.write
 
-    def one(self, *_: object, **__: object) -> None:
-        self.seen += 1
-        if self.seen == self.last:
+    def progress(self, *_: object, **__: object) -> None:
+        self.one("progress")
+
+    def one(self, what: str) -> None:
+        self.seen.append(what)
+        if len(self.seen) == self.last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def torn(self, handle: int, data: bytes) -> int:
         """`os.write`, which may die half-way."""
-        if self.seen + 1 == self.last:
+        if len(self.seen) + 1 == self.last:
             self.write(handle, data[: len(data) // 2])
-        self.one()
+        self.one("os.write")
         return self.write(handle, data)
 
     def opening(self, real: Callable[..., Any]) -> Callable[..., Any]:
         """`open`, which may die when the file is there and empty."""
 
         def opened(path: Any, *more: Any, **named: Any) -> Any:
-            before = self.seen
+            before = len(self.seen)
             file = real(path, *more, **named)
-            if self.seen > before:  # it was for writing
-                self.one()
+            if len(self.seen) > before:  # it was for writing
+                self.one("opened")
             return file
 
         return opened
@@ -229,7 +249,7 @@ class _Moments:
         if event in ON_HANDLES or (
             (event in WITH_PATH or (event == "open" and given[2] & WRITING)) and self._mine(given[0])
         ):
-            self.one()
+            self.one(event)
 
     def _mine(self, path: object) -> bool:
         if not isinstance(path, str | bytes | os.PathLike):
@@ -244,9 +264,9 @@ def _live(work: Work, folder: Path, moment: int | None, pipe: int) -> NoReturn:
         write, io.open, os.open = os.write, moments.opening(io.open), moments.opening(os.open)
         os.write, builtins.open = moments.torn, io.open  # type: ignore[assignment]
         sys.addaudithook(moments.audit)
-        work(moments.one)
+        work(moments.progress)
         moments.last = None
-        write(pipe, str(moments.seen).encode())
+        write(pipe, " ".join(moments.seen).encode())
 
     _guarded(life, folder, pipe)
 

@@ -19,7 +19,7 @@ from circuits.methods.acdc_record import QUESTION_FILE, STEPS_FILE, SUMS_FILE, E
 from circuits.pieces import Pieces
 from circuits.provenance import frozen
 from tests.faults.killing import attempt, files
-from tests.faults.test_kills import command, discover, finished
+from tests.faults.test_kills import a_place, command, discover, finished
 from tests.tiny_models import random_pairs, tiny
 
 MANIFEST = {"schema": 1, "question": "why"}
@@ -189,10 +189,11 @@ def test_a_search_with_a_damaged_record_ends_the_same(tmp_path):
 
 
 def test_a_resumed_command_tells_damage_in_one_line(tmp_path, capsys):
-    finished(tmp_path / "place", "--method", "eap", "--edges", 12, "--random-circuits", 0)
-    coar = ("--method", "coar", "--samples", 48, "--overwrite")
+    a_place(tmp_path / "place")
+    coar = ("--method", "coar", "--samples", 48)
     with chdir(tmp_path / "place"):
-        assert attempt(lambda progress: discover(*coar), Path.cwd(), 45).killed
+        moments = attempt(lambda progress: discover(*coar, "--out", "OTHER"), Path.cwd()).moments
+        assert attempt(lambda progress: discover(*coar), Path.cwd(), len(moments) // 2).killed
         piece = next(Path(".RUN.unfinished").resolve().glob("alpha*batch*"))
         piece.write_bytes(piece.read_bytes()[:-1])
         capsys.readouterr()
