@@ -148,7 +148,7 @@ class Record:
         self._sums.append((size, self._sums[-1][1] + len(line)))
 
     def _check(self, steps: bytes, sums: bytes) -> None:
-        """Finds how much of the record is whole."""
+        """Finds how much of the record is whole, and cuts off the rest."""
         running = hashlib.sha256()
         size = told = 0
         for line in sums.splitlines(keepends=True):
@@ -167,6 +167,8 @@ class Record:
             said = f"{self._name} was altered or cut short after {size} bytes; the tests from there on are made again"
             warnings.warn(said, DamageWarning, stacklevel=4)
         self._content = bytearray(steps[:size])
+        self.cut(size)
+        self._at = 0
 
 
 def _opened(path: Path, stack: ExitStack) -> int:

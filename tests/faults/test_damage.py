@@ -179,6 +179,10 @@ def test_a_search_with_a_damaged_record_ends_the_same(tmp_path):
         with pytest.warns(DamageWarning, match="altered or cut short after"):
             acdc(model, pairs, 0.1, store=tmp_path / "s")
         assert files(tmp_path / "s") == whole
+    with (tmp_path / "s" / STEPS_FILE).open("ab") as file:
+        file.write(b"as a write that was killed in front of its sum\n")
+    acdc(model, pairs, 0.1, store=tmp_path / "s")
+    assert files(tmp_path / "s") == whole
     (tmp_path / "s" / SUMS_FILE).unlink()
     acdc(model, pairs, 0.1, store=tmp_path / "s")
     assert files(tmp_path / "s") == whole

@@ -73,13 +73,12 @@ def test_a_run_on_a_full_disk(disk, capsys, free):
         assert (files(place / "RUN"), hidden(place)) == (before, [])
 
 
-@pytest.mark.parametrize("free", [0])
-def test_commands_that_write_one_file(disk, capsys, free):
+def test_commands_that_write_one_file(disk, capsys):
     place = disk(24_000) / "place"
     finished(place, *EAP)
     shutil.copytree(place / "RUN", place / "OTHER")
     before = files(place)
-    fill(place.parent, free)
+    fill(place.parent, 0)
     with chdir(place):
         for given, path in (
             (("evaluate", "RUN", "--parts", "minimality"), "RUN"),
@@ -88,11 +87,10 @@ def test_commands_that_write_one_file(disk, capsys, free):
             (("compare", "RUN", "OTHER", "--samples", 0, "--page", "page.html"), "page.html"),
         ):
             assert path in failed(capsys, FULL, *given)
-        if free == 0:
-            for suffix in ("json", "graphml", "gexf", "dot", "tex", "svg", "png", "csv"):
-                assert f"c.{suffix}" in failed(capsys, FULL, "export", "RUN", "--out", f"c.{suffix}")
-            for form in ("eap-ig", "eap-ig-tensors", "neuronpedia", "mib"):
-                failed(capsys, FULL, "export", "RUN", "--out", "c", "--to", form)
+        for suffix in ("json", "graphml", "gexf", "dot", "tex", "svg", "png", "csv"):
+            assert f"c.{suffix}" in failed(capsys, FULL, "export", "RUN", "--out", f"c.{suffix}")
+        for form in ("eap-ig", "eap-ig-tensors", "neuronpedia", "mib"):
+            failed(capsys, FULL, "export", "RUN", "--out", "c", "--to", form)
     assert hidden(place) == []
     assert {name: of for name, of in files(place).items() if "evaluation" not in name} == before
 
