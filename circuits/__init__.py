@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from circuits.circuit import Circuit as Circuit
     from circuits.diagnosis import Diagnosis as Diagnosis
     from circuits.errors import AttributionWarning as AttributionWarning
+    from circuits.errors import DamageWarning as DamageWarning
     from circuits.errors import InputError as InputError
     from circuits.errors import ModelError as ModelError
     from circuits.errors import PairsError as PairsError
@@ -101,6 +102,7 @@ _WHERE = {
     "attribution_patching": "methods.attribution_patching",
     "Ablation": "ablations",
     "AttributionWarning": "errors",
+    "DamageWarning": "errors",
     "CausalModel": "causal_model",
     "Circuit": "circuit",
     "Comparison": "evaluation.comparison",

@@ -113,8 +113,9 @@ class Record:
             return
         while self._sums[-1][0] > mark:
             self._sums.pop()
-        for file, size in zip(self._files, (mark, self._sums[-1][1]), strict=True):
-            os.ftruncate(file, size)
+        steps, sums = self._files
+        os.ftruncate(sums, self._sums[-1][1])  # first, so that a kill leaves steps without sums and never the reverse
+        os.ftruncate(steps, mark)
         self._sum = hashlib.sha256(self._content)
         if self._sums[-1][0] < mark:
             self._note(mark)
