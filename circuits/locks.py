@@ -1,6 +1,6 @@
 """One writer at a time to a directory: the second is told at once who the first is.
 
-The lock is the system's, on the file `.NAME.lock` beside the directory (`.lock` inside it, for stores): it goes when the process dies, however it dies, so
+The lock is the system's, on the file `.NAME.circuits-lock` beside the directory (`.lock` inside it, for stores): it goes when the process dies, however it dies, so
 that nothing a killed run leaves can block the next. On file systems without such locks filelock marks the place with that
 file instead, and after a kill on another machine the file has to be deleted by hand; where even that cannot be had, work
 goes on without a lock. Runs are then still whole or not there, since they appear by one rename.
@@ -41,7 +41,7 @@ def sole_writer(directory: str | Path, inside: bool = False) -> Iterator[bool]:
     if me in _held:
         yield _held[me]
         return
-    path = place / ".lock" if inside else place.with_name(f".{place.name}.lock")
+    path = place / ".lock" if inside else place.with_name(f".{place.name}.circuits-lock")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -1,7 +1,7 @@
 """Run directories: they appear whole, under their final name, or not at all; what is not a run of ours is never touched.
 
-A run `NAME` is written to `.NAME.part` and renamed; one that it replaces waits in `.NAME.old` meanwhile. Both belong to
-whoever holds the lock of `NAME` (`circuits.locks`), who first clears away, or puts back, what a killed run left.
+A run `NAME` is written to `.NAME.circuits-part` and renamed; one that it replaces waits in `.NAME.circuits-old` meanwhile.
+Both belong to whoever holds the lock of `NAME` (`circuits.locks`), who first clears away, or puts back, what a killed run left.
 """
 
 import json
@@ -15,12 +15,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from circuits.checksums import SUM, file_sum, sealed, unsealed
 from circuits.errors import InputError
-from circuits.export.atomic import check_writable
+from circuits.export.atomic import PART, check_writable
 from circuits.locks import sole_writer
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, plain
 
 RUN_FILE = "run.json"
+OLD = ".circuits-old"
 RUN_FILES = (
     "pairs.jsonl", "scores.safetensors", "steps.jsonl", "circuit.json", "circuit.graphml", "circuit.html", "heatmap.html",
     "evaluation.json", "evaluation.html", "view.html", "report.html", "config.toml",
@@ -98,26 +99,29 @@ def writing_run(out: str | Path) -> Iterator[bool]:
 
 def _mend(out: Path) -> None:
     """Clears away what a killed run left; a run that was being replaced is put back, unless the new one is there."""
-    part, old = (_beside(out, suffix) for suffix in ("part", "old"))
-    if part.is_dir():
+    part, old = _beside(out, PART), _beside(out, OLD)
+    if part.is_dir() and _holds_ours(part):
         shutil.rmtree(part)
-    else:
-        part.unlink(missing_ok=True)
-    if (old / out.name).exists() and not os.path.lexists(out):
-        os.rename(old / out.name, out)
-    if old.is_dir():
+    elif part.is_file():
+        part.unlink()
+    if not old.is_dir() or any(path.name != out.name for path in old.iterdir()):
+        return
+    waiting = old / out.name
+    if waiting.is_dir() and not os.path.lexists(out):
+        os.rename(waiting, out)
+    if not waiting.exists() or _holds_ours(waiting):
         shutil.rmtree(old)
 
 
 def _beside(out: Path, suffix: str) -> Path:
-    return out.absolute().parent / f".{out.name}.{suffix}"
+    return out.absolute().parent / f".{out.name}{suffix}"
 
 
 def _workspace(out: Path, suffix: str, alone: bool) -> Path:
     """A new directory beside the run; without a lock its name is random, as others may be at work."""
-    if not alone:
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=f".{suffix}", dir=out.absolute().parent))
     made = _beside(out, suffix)
+    if not alone or made.exists():
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=suffix, dir=out.absolute().parent))
     made.mkdir(mode=0o700)
     return made
 
@@ -140,7 +144,7 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
                 "--resume continues a killed run of method coar, or of acdc with a threshold; this run keeps no record"
             )
         return None
-    record = _beside(out, "unfinished")
+    record = _beside(out, ".unfinished")
     if record.exists() and not resume:
         if not overwrite:
             raise InputError(f"a run into {out} was killed; use --resume to continue it, or --overwrite to begin anew")
@@ -156,8 +160,7 @@ def forget_record(record: Path | None) -> None:
 
 def _is_run(directory: Path) -> bool:
     """Whether all files here are a run's, or what was being written to one, and `run.json` is one of ours."""
-    ours = {RUN_FILE, *RUN_FILES}
-    if not all(path.name in ours or _temporary_of(path.name) in ours for path in directory.iterdir()):
+    if not _holds_ours(directory):
         return False
     try:
         run = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
@@ -166,9 +169,10 @@ def _is_run(directory: Path) -> bool:
     return isinstance(run, dict) and run.get("schema") == 1 and "provenance" in run
 
 
-def _temporary_of(name: str) -> str:
-    """`circuit.json` for `.circuit.json.part`."""
-    return name.removeprefix(".").removesuffix(".part") if name.startswith(".") else ""
+def _holds_ours(directory: Path) -> bool:
+    """Whether all files here are a run's, or what was being written to one."""
+    ours = {RUN_FILE, *RUN_FILES}
+    return all(path.name in ours or path.name.endswith(PART) for path in directory.iterdir())
 
 
 def read_run_file(directory: str | Path) -> dict[str, Any]:
@@ -242,7 +246,7 @@ def write_run(
     with writing_run(out) as alone:
         check_out(out, overwrite)
         try:
-            temporary = _workspace(out, "part", alone)
+            temporary = _workspace(out, PART, alone)
         except OSError as problem:
             raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
         try:
@@ -282,7 +286,7 @@ def _move_into_place(temporary: Path, out: Path, overwrite: bool, alone: bool) -
     if not (overwrite and out.exists()):
         os.rename(temporary, out)
         return
-    old = _workspace(out, "old", alone)
+    old = _workspace(out, OLD, alone)
     os.rename(out, old / out.name)
     try:
         os.rename(temporary, out)

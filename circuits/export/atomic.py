@@ -1,8 +1,8 @@
 """Files appear whole or not at all: written under a temporary name beside the target, then renamed.
 
-The temporary name of `NAME` is `.NAME.part`. Its writer holds a lock on it, which the system takes back when the process
+The temporary name of `NAME` is `.NAME.circuits-part`. Its writer holds a lock on it, which the system takes back when the process
 dies, however it dies: so what a killed process left is taken over by the next writer of the same file, and what a living
-one is writing is never touched (a second writer takes `.NAME.1.part`). Where files cannot be locked, names are random.
+one is writing is never touched (a second writer takes `.NAME.1.circuits-part`). Where files cannot be locked, names are random.
 """
 
 import json
@@ -23,6 +23,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+PART = ".circuits-part"
+"""How the names of our temporary files end; nobody else's may."""
 
 
 @contextmanager
@@ -134,11 +137,11 @@ def _sweep(path: Path, number: int) -> None:
 
 
 def _name(path: Path, number: int) -> Path:
-    return path.with_name(f".{path.name}.{number}.part" if number else f".{path.name}.part")
+    return path.with_name(f".{path.name}.{number}{PART}" if number else f".{path.name}{PART}")
 
 
 def _random(path: Path) -> tuple[int, Path]:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     return handle, Path(name)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from circuits.checksums import sealed, unsealed
 from circuits.errors import DamageWarning, InputError
-from circuits.export.atomic import replacing
+from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
 from circuits.pieces import question_of
 from circuits.provenance import Provenance
@@ -188,7 +188,7 @@ def _claim(directory: Path, asked: dict[str, Any]) -> None:
     """Writes down whose record this is, or finds it written."""
     path = directory / QUESTION_FILE
     if not path.exists():
-        if any(not file.name.endswith((".part", ".lock")) for file in directory.iterdir()):
+        if any(not file.name.endswith((PART, ".lock")) for file in directory.iterdir()):
             raise InputError(f"{directory} holds files that are no record of ACDC; choose another store")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(sealed(asked)), encoding="utf-8")

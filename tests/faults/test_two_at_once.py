@@ -40,7 +40,7 @@ def test_the_second_is_told_at_once_who_the_first_is(tmp_path):
         (tmp_path / "link").symlink_to(tmp_path / "RUN")
         with pytest.raises(InputError, match="another process is writing"), sole_writer(tmp_path / "link"):
             pass
-    assert hidden(tmp_path) == [".RUN.lock"]  # left by the kill
+    assert hidden(tmp_path) == [".RUN.circuits-lock"]  # left by the kill
     with writing_run(tmp_path / "RUN") as alone:
         assert alone
     assert hidden(tmp_path) == []
@@ -103,9 +103,9 @@ def test_without_locks_work_goes_on_and_runs_are_whole(tmp_path, monkeypatch):
     a_place(tmp_path / "place")
     with chdir(tmp_path / "place"):
         discover("--method", "eap", "--edges", 12, "--random-circuits", 0)
-        (Path(".RUN.part")).mkdir()  # it may be another's at work
+        (Path(".RUN.circuits-part")).mkdir()  # it may be another's at work
         discover("--method", "eap", "--edges", 6, "--random-circuits", 0, "--overwrite")
-        assert hidden(Path.cwd()) == [".RUN.part"]
+        assert hidden(Path.cwd()) == [".RUN.circuits-part"]
 
 
 # --- temporary files ------------------------------------------------------------------------------------------------------
@@ -120,25 +120,25 @@ def test_a_killed_writers_temporary_is_taken_over_and_a_living_ones_is_left_alon
             ready()
 
     with at_work(write, tmp_path), at_work(write, tmp_path):
-        assert hidden(tmp_path) == [".file.1.part", ".file.part"]
+        assert hidden(tmp_path) == [".file.1.circuits-part", ".file.circuits-part"]
         with replacing(target) as temporary:
-            assert temporary.name == ".file.2.part"
+            assert temporary.name == ".file.2.circuits-part"
             temporary.write_text("whole")
-        assert hidden(tmp_path) == [".file.1.part", ".file.part"]
+        assert hidden(tmp_path) == [".file.1.circuits-part", ".file.circuits-part"]
     with replacing(target) as temporary:
-        assert (temporary.name, temporary.read_bytes()) == (".file.part", b"")
+        assert (temporary.name, temporary.read_bytes()) == (".file.circuits-part", b"")
     assert (hidden(tmp_path), target.read_bytes()) == ([], b"")
 
 
 def test_what_is_in_the_way_of_a_temporary_is_left_alone(tmp_path):
-    (tmp_path / ".a.part").mkdir()
+    (tmp_path / ".a.circuits-part").mkdir()
     (tmp_path / "mine").write_text("mine")
-    (tmp_path / ".a.1.part").symlink_to(tmp_path / "mine")
+    (tmp_path / ".a.1.circuits-part").symlink_to(tmp_path / "mine")
     with replacing(tmp_path / "a") as temporary:
         temporary.write_text("a")
     assert (tmp_path / "a").read_text() == "a"
     assert (tmp_path / "mine").read_text() == "mine"
-    assert hidden(tmp_path) == [".a.1.part", ".a.part"]
+    assert hidden(tmp_path) == [".a.1.circuits-part", ".a.circuits-part"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -175,7 +175,7 @@ def test_a_run_is_overwritten_though_a_killed_command_left_a_temporary_in_it(tmp
 
     with at_work(evaluate, tmp_path):
         pass
-    assert hidden(run) == [".evaluation.json.part"]
+    assert hidden(run) == [".evaluation.json.circuits-part"]
     with chdir(tmp_path / "place"):
         discover("--method", "eap", "--edges", 12, "--random-circuits", 0, "--overwrite")
     assert hidden(run) == []
@@ -190,7 +190,7 @@ def test_a_run_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monk
     rename = os.rename
 
     def failing(source, target):
-        if str(source).endswith(".part"):
+        if str(source).endswith(".circuits-part"):
             raise OSError(5, "Input/output error")
         rename(source, target)
 
@@ -205,19 +205,37 @@ def test_a_run_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monk
 
 @pytest.mark.parametrize("moment", ["old away", "new there"])
 def test_a_run_that_was_being_replaced_is_put_back_unless_the_new_one_is_there(tmp_path, moment):
-    for name in (".RUN.old/RUN", ".RUN.part"):
+    for name in (".RUN.circuits-old/RUN", ".RUN.circuits-part"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "run.json").write_text(name)
     if moment == "new there":
-        (tmp_path / ".RUN.part").rename(tmp_path / "RUN")
+        (tmp_path / ".RUN.circuits-part").rename(tmp_path / "RUN")
     with writing_run(tmp_path / "RUN"):
         pass
-    assert (tmp_path / "RUN" / "run.json").read_text() == (".RUN.old/RUN" if moment == "old away" else ".RUN.part")
+    assert (tmp_path / "RUN" / "run.json").read_text() == (
+        ".RUN.circuits-old/RUN" if moment == "old away" else ".RUN.circuits-part"
+    )
     assert hidden(tmp_path) == []
+
+
+def test_what_is_not_ours_beside_a_run_is_left_alone(tmp_path):
+    finished(tmp_path / "place", "--method", "eap", "--edges", 5, "--random-circuits", 0)
+    theirs = (
+        "place/.RUN.circuits-part/mine.txt",
+        "place/.RUN.circuits-old/RUN/mine.txt",
+        "place/.RUN.old",
+        "place/.RUN.lock",
+    )
+    for name in theirs:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    with chdir(tmp_path / "place"):
+        discover("--method", "eap", "--edges", 6, "--random-circuits", 0, "--overwrite")
+    assert all((tmp_path / name).read_text() == "mine" for name in theirs)
 
 
 def test_a_killed_holder_in_the_middle_of_a_run_leaves_nothing_for_long(tmp_path):
     a_place(tmp_path / "place")
     assert attempt(lambda progress: discover(*ACDC), tmp_path / "place", 30).killed
     with writing_run(tmp_path / "place" / "RUN"):
-        assert hidden(tmp_path / "place") == [".RUN.lock", ".RUN.unfinished"]
+        assert hidden(tmp_path / "place") == [".RUN.circuits-lock", ".RUN.unfinished"]
