@@ -127,9 +127,9 @@ class GradientSum:
             g = g.to(self.dtype)
             part.add(x.to(self.dtype), g if weight == 1.0 else g * weight)
 
-    def prompts(self, rows: slice) -> "GradientSum":
-        """Of some prompts only."""
-        return self._picked((rows,))
+    def tile(self, prompts: slice, positions: slice) -> "GradientSum":
+        """Of some prompts and positions only."""
+        return self._picked((prompts, positions))
 
     def places(self, prompts: Int[Tensor, " place"], positions: Int[Tensor, " place"]) -> "GradientSum":
         """At some places, each taken as a prompt of one position."""
