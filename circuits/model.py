@@ -21,6 +21,7 @@ from circuits import plugins, zoo
 from circuits.engine.architecture import Architecture, describe
 from circuits.engine.check import CheckReport, check
 from circuits.engine.hooks import inference_state
+from circuits.engine.placement import check_weights_are_there, move_streams
 from circuits.errors import InputError, ModelError
 from circuits.graph import Graph
 from circuits.nodes import Widths
@@ -282,10 +283,13 @@ def _build(hf_model: Any, name: str) -> TransformerBridge:
         )
     if hasattr(hf_model, "set_attn_implementation"):
         hf_model.set_attn_implementation("eager")
+    check_weights_are_there(hf_model, name)
     try:
-        return build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=config, model_name=name)
+        bridge = build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=config, model_name=name)
     except (ValueError, KeyError, AttributeError, NotImplementedError, RuntimeError) as problem:
         raise ModelError(f"{name}: TransformerLens cannot wrap a {type(hf_model).__name__}: {problem}") from problem
+    move_streams(bridge)
+    return bridge
 
 
 def _check_golden(model: Model) -> None:

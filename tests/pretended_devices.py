@@ -35,6 +35,19 @@ class Placed(torch.Tensor):
     def device(self):
         return self.where
 
+    # Methods of its own, for inside a backward pass the mode below is off.
+
+    def to(self, *args, **kwargs):
+        where, args = _target((self, *args), kwargs)
+        out = torch.Tensor.to(*args, **kwargs) if len(args) > 1 or kwargs else self
+        return out if where is None else move(out, where)
+
+    def cpu(self):
+        return move(self, HOST)
+
+    def tolist(self):
+        return self.inner.tolist()
+
     def __repr__(self):
         return f"Placed({self.inner!r}, {self.where})"
 
@@ -89,8 +102,8 @@ def move(x, where):
 class _Devices(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if func in (torch.Tensor.to, torch.Tensor.cpu):
-            where, args = _target(func, args, kwargs)
+        if func is torch.Tensor.to:
+            where, args = _target(args, kwargs)
             out = func(*args, **kwargs) if len(args) > 1 or kwargs else args[0]
             return out if where is None else move(out, where)
         where = kwargs.get("device")
@@ -102,11 +115,9 @@ class _Devices(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _target(func, args, kwargs):
+def _target(args, kwargs):
     """Where `x.to(…)` moves, and its arguments without that."""
     kwargs.pop("non_blocking", None)
-    if func is torch.Tensor.cpu:
-        return HOST, args[:1]
     first = kwargs.pop("device", None)
     if first is None and len(args) > 1 and isinstance(args[1], str | torch.device | int):
         first, args = args[1], (args[0], *args[2:])

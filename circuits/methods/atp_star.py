@@ -214,12 +214,13 @@ class _Estimate:
     def sizes(self, gradients: Values) -> Float[Tensor, "node *position batch"]:
         """Absolute effects; 0 for nodes without a gradient."""
         axes = () if self.plan.labels is None else (len(self.plan.labels),)
-        first = next(iter(self.change.values()))
-        sizes = first.new_zeros(len(self.plan.sites), *axes, len(self.batch))
+        dtype, device = next(iter(self.change.values())).dtype, self.batch.suffix.clean.device
+        sizes = torch.zeros(len(self.plan.sites), *axes, len(self.batch), dtype=dtype, device=device)
         for key, rows in self.plan.rows.items():
             gradient = gradients.get(self.plan.gradient_key(key))
             if gradient is not None:
-                by_position = self._of_sites(self._effects(key, gradient), [self.plan.sites[i] for i in rows])
+                effects = self._effects(key, gradient).to(sizes.device)
+                by_position = self._of_sites(effects, [self.plan.sites[i] for i in rows])
                 sizes[rows] = at_positions(by_position, self.plan.labels, self.batch, self.question.pairs).abs()
         return sizes
 
