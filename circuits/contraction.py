@@ -83,6 +83,11 @@ class Contraction:
         _, clean = self.question.clean_run(self.batch.suffix)
         return clean, self.question.replacement(self.batch.suffix, clean)
 
+    def difference(self, clean: Writes, replacement: Writes) -> Writes:
+        """What ablation takes from every writer, in the precision of sums."""
+        wide = self.question.sum_dtype
+        return clean.combine(replacement, lambda a, b: a.to(wide) - b.to(wide))
+
     def sum(self, architecture: Architecture | None = None) -> GradientSum:
         """A sum of gradients, to be given to `add`; `architecture`: how they go back through the norms, if not as the
         model's do."""

@@ -10,10 +10,66 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import check_device_map as accelerate_check
 from torch import Tensor, nn
 from transformer_lens import TransformerBridge
+from transformer_lens.utilities.multi_gpu import find_misplaced_modules
 
-from circuits.errors import ModelError
+from circuits.errors import InputError, ModelError
+
+DeviceMap = str | Mapping[str, str | int]
+"""How layers are placed: `auto`, `balanced`, `balanced_low_0`, `sequential`, one device for all, or a device for each module
+by name (`{"model.layers.0": 0, …}`)."""
+PLANS = ("auto", "balanced", "balanced_low_0", "sequential")
+MAP_THAT_WORKS = "place all layers on accelerators (more of them, or dtype 'bfloat16'), or all on 'cpu'"
+
+
+def check_device_map(device_map: DeviceMap) -> None:
+    """Refuses, before anything is read from a disk, a map that cannot be followed.
+
+    Raises:
+        InputError: a plan or a device that does not exist, or a map that offloads weights.
+    """
+    if isinstance(device_map, str) and device_map in PLANS:
+        return
+    places = [device_map] if isinstance(device_map, str) else list(device_map.values())
+    if not places:
+        raise InputError(f"device_map is empty; one of {', '.join(PLANS)}, a device, or a device for each module")
+    kinds = {_kind(place) for place in places}
+    if kinds & {"disk", "meta"} or (len(kinds) > 1 and "cpu" in kinds):
+        raise InputError(
+            f"device_map offloads weights (it names {' and '.join(sorted(kinds))}), so they could not be read between passes; "
+            f"{MAP_THAT_WORKS}"
+        )
+
+
+def _kind(place: object) -> str:
+    """Which kind of device a map names, if there is such a device here."""
+    if place == "disk":
+        return "disk"
+    try:
+        device = torch.device("cuda", place) if isinstance(place, int) else torch.device(str(place))
+    except RuntimeError:
+        raise InputError(
+            f"device_map names {place!r}, which is no device; one of {', '.join(PLANS)}, 'cpu', 'cuda:0' …, or a device for "
+            "each module"
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device_map names {str(device)!r}, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return device.type
+
+
+def check_map_covers(model: nn.Module, device_map: DeviceMap, name: str) -> None:
+    """Refuses a map by module that forgets some.
+
+    Raises:
+        ModelError: naming what has no device.
+    """
+    if isinstance(device_map, Mapping):
+        try:
+            accelerate_check(model, dict(device_map))
+        except ValueError as problem:
+            raise ModelError(f"{name}: {' '.join(str(problem).split())}") from None
 
 
 def check_weights_are_there(model: nn.Module, name: str) -> None:
@@ -27,15 +83,30 @@ def check_weights_are_there(model: nn.Module, name: str) -> None:
     absent = [key for key, tensor in model.named_parameters() if tensor.device.type == "meta"]
     if absent:
         raise ModelError(
-            f"{name}: {len(absent)} of its weights are offloaded ({absent[0]} …), so they cannot be read between passes. Use a "
-            "device_map with all layers on accelerators (more of them, or dtype 'bfloat16') or all on 'cpu', and none on "
-            "'disk' or, beside accelerators, on 'cpu'"
+            f"{name}: {len(absent)} of its weights are offloaded or were never loaded ({absent[0]} …), so they cannot be read "
+            f"between passes; {MAP_THAT_WORKS}"
+        )
+    misplaced = find_misplaced_modules(model)
+    if misplaced:
+        raise ModelError(
+            f"{name}: its device_map puts {misplaced[0][0]} on {misplaced[0][1]}, but the weights it shares with another module "
+            f"are on {misplaced[0][2]}; place both on one device"
         )
 
 
 def devices(model: nn.Module) -> tuple[torch.device, ...]:
     """On which its weights are, in the order of its parameters."""
     return tuple(dict.fromkeys(parameter.device for parameter in model.parameters()))
+
+
+def check_placed_here(bridge: TransformerBridge, name: str) -> None:
+    """Refuses a bridge of the user's own whose layers lie on several devices: to move its streams, it would be changed."""
+    check_weights_are_there(bridge, name)
+    if len(devices(bridge)) > 1:
+        raise ModelError(
+            f"{name}: a TransformerBridge with layers on several devices; load its Hugging Face model instead, or its name "
+            "with device_map"
+        )
 
 
 def move_streams(bridge: TransformerBridge) -> None:

@@ -152,7 +152,7 @@ def _contributions(question: Question, other: RunAblation, batch: Batch, plan: _
     gradients, stream = live.gradients(keys, again=plan.grad_drop)
     estimate = _Estimate(
         question, batch, plan,
-        change={key: (live.values[key].detach() - corrupted[key]).to(question.sum_dtype) for key in plan.rows},
+        change={key: live.values[key].detach().to(question.sum_dtype) - corrupted[key] for key in plan.rows},
         fixes=_fixes(question, batch, plan, live, scores, corrupted),
     )  # fmt: skip
     sizes = estimate.sizes(gradients)
