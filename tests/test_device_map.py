@@ -71,8 +71,9 @@ def spread():
         if name not in made:
             whole = circuits.load_model(random_hf_model(name))
             with pretended_devices():
-                made[name] = whole, circuits.load_model(
-                    dispatch_model(random_hf_model(name), MAPS[name], main_device="cpu:1")
+                made[name] = (
+                    whole,
+                    circuits.load_model(dispatch_model(random_hf_model(name), MAPS[name], main_device="cpu:1")),
                 )
         return made[name]
 
@@ -166,7 +167,7 @@ def test_a_map_that_leaves_a_module_out_is_refused():
 
 def test_offloaded_weights_are_refused_and_a_map_that_works_is_told():
     hf = cpu_offload(random_hf_model("llama"), execution_device="cpu")
-    with pytest.raises(ModelError, match="offloaded .* 'cpu'"):
+    with pytest.raises(ModelError, match=r"offloaded .* 'cpu'"):
         circuits.load_model(hf)
 
 
