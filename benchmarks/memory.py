@@ -1,10 +1,11 @@
 """Edge attribution's peak memory for growing models: predicted from the shape alone, and measured where this machine can.
 
-    python benchmarks/memory.py [--measured-up-to 0.4]
+    python benchmarks/memory.py [--measured-up-to 1.6]
 
-Models of Llama's kind. Measured ones have random weights and run in a process each, whose resident memory is counted from
-where it stood after the smallest model had been attributed. Predicted ones are never built (`circuits.memory_need`). EAP with the gradient at
-the clean run, 8 pairs of random tokens without a common prefix, the default batch size.
+Models of Llama's kind, GB of 10⁹ bytes. Measured ones have random weights and run in a process each, whose resident memory
+is counted from where it stood after a much smaller model had been attributed, so that all code is loaded. Predicted ones are
+never built (`circuits.memory_need`). EAP at the clean run, 8 pairs of random tokens without a common prefix, the default
+batch size.
 """
 
 import argparse
@@ -19,6 +20,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 import circuits
 
 PAIRS, GB = 8, 1e9
+COLUMNS = (
+    "model", "parameters", "tokens", "dtype", "weights", "passes", "contraction", "scores", "peak, predicted",
+    "peak, measured",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measured-up-to", type=float, default=0.5, help="thousand million parameters")
     largest = parser.parse_args().measured_up_to * GB
-    print(
-        "| model | parameters | tokens | dtype | weights | passes | contraction | scores | peak, predicted | measured |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    ratios, differences = [], []
     for i, shape in enumerate(SHAPES):
         need = shape.need()
         parts = (need.weights, need.passes, need.contraction, need.scores, need.peak)
-        found = "–"
-        if need.n_parameters <= largest:
-            measured = in_new_process(measure, str(i))
-            found = f"{measured / GB:.2f} ({measured / need.peak - 1:+.0%})"
         cells = [shape.name, f"{need.n_parameters / 1e6:,.0f} M", str(shape.tokens), shape.dtype]
         cells += [f"{part / GB:.2f}" for part in parts]
-        print(f"| {' | '.join([*cells, found])} |", flush=True)
+        if need.n_parameters <= largest:
+            measured = in_new_process(measure, str(i))
+            cells.append(f"{measured / GB:.2f}")
+            ratios.append(measured / need.peak)
+            differences.append((measured - need.peak) / GB)
+        else:
+            cells.append("–")
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print(f"measured / predicted: {min(ratios):.2f} to {max(ratios):.2f}")
+    print(f"measured - predicted: {min(differences):.2f} to {max(differences):.2f} GB")
 
 
 def resident(field: str = "VmRSS") -> int:
