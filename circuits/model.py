@@ -173,7 +173,7 @@ def load_model(
     if device_map is not None:
         _check_map_belongs(model, device, device_map)
     wanted_device = torch.device(_choose_device(device))
-    wanted_dtype = None if dtype is None else _choose_dtype(dtype)
+    wanted_dtype = None if dtype is None else choose_dtype(dtype)
     if isinstance(model, TransformerBridge):
         bridge, name = model, str(getattr(model.cfg, "model_name", None) or "bridge")
         check_placed_here(bridge, name)
@@ -206,7 +206,12 @@ def load_model(
     return loaded
 
 
-def _choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A dtype by name.
+
+    Raises:
+        InputError: an unknown one.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:

@@ -47,6 +47,11 @@ class MemoryNeed:
         """All together: passes and contraction come one after the other."""
         return self.weights + max(self.passes, self.contraction) + self.scores
 
+    def to_dict(self) -> dict[str, int]:
+        """For JSON."""
+        parts = ("n_parameters", "batch_size", "weights", "passes", "contraction", "scores", "peak")
+        return {"edges": self.graph.n_edges, **{part: getattr(self, part) for part in parts}}
+
 
 def memory_need(
     config: Any, *, tokens: int, n: int = 64, batch_size: int | None = None, dtype: torch.dtype = torch.float32
@@ -67,7 +72,7 @@ def memory_need(
     for name, value in (("tokens", tokens), ("n", n), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
-    model = _without_weights(config, dtype)
+    model = without_weights(config, dtype)
     text = config.get_text_config()
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -77,7 +82,7 @@ def memory_need(
     if batch_size is None:
         batch_size = default_batch_size(graph.n_writers * shape.d_model * wide, tokens, "cpu")
     batch_size = min(batch_size, n)
-    saved = _saved_by_autograd(model, batch_size, tokens, text.hidden_size, dtype)
+    saved = saved_by_autograd(model, batch_size, tokens, text.hidden_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return MemoryNeed(
         graph=graph,
@@ -88,6 +93,24 @@ def memory_need(
         contraction=shape.contraction(batch_size, wide, dtype.itemsize < wide),
         scores=shape.scores(batch_size, n, wide),
     )
+
+
+def read_config(name: str, revision: str | None = None) -> Any:
+    """The configuration of a short name that is in the cache, a directory, or a Hugging Face id.
+
+    Raises:
+        ModelError: there is none.
+    """
+    from transformers import AutoConfig
+
+    from circuits import zoo
+
+    path = str(zoo.path(name)) if name in zoo.names() else name
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, KeyError) as problem:
+        first = str(problem).strip().splitlines()[0]
+        raise ModelError(f"cannot read the configuration of {name!r}: {first}") from None
 
 
 @dataclass(frozen=True)
@@ -148,7 +171,7 @@ class _Shape:
         return matrix * (batch * (2 * wide + 2 * 8) + 2 * 8) + rows_kept(self.graph.n_edges, n) * self.graph.n_edges * 4
 
 
-def _without_weights(config: Any, dtype: torch.dtype) -> nn.Module:
+def without_weights(config: Any, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     try:
@@ -159,7 +182,7 @@ def _without_weights(config: Any, dtype: torch.dtype) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _saved_by_autograd(model: nn.Module, batch: int, tokens: int, d_model: int, dtype: torch.dtype) -> int:
+def saved_by_autograd(model: nn.Module, batch: int, tokens: int, d_model: int) -> int:
     """Bytes that one connected forward pass leaves behind, its weights not counted."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saved: dict[int, Tensor] = {}
@@ -169,8 +192,9 @@ def _saved_by_autograd(model: nn.Module, batch: int, tokens: int, d_model: int, 
             saved[x.untyped_storage()._cdata] = x
         return x
 
-    embedding = torch.zeros(batch, tokens, d_model, dtype=dtype, device="meta", requires_grad=True)
-    mask = torch.zeros(batch, 1, tokens, tokens, dtype=dtype, device="meta")
+    like = next(model.parameters())
+    embedding = like.new_zeros(batch, tokens, d_model).requires_grad_()
+    mask = like.new_zeros(batch, 1, tokens, tokens)
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
             model(inputs_embeds=embedding, attention_mask=mask, use_cache=False, logits_to_keep=1)
