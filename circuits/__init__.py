@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from circuits.metrics import Metric as Metric
     from circuits.model import Model as Model
     from circuits.model import load_model as load_model
+    from circuits.needed_memory import MemoryNeed as MemoryNeed
+    from circuits.needed_memory import memory_need as memory_need
     from circuits.node_scores import NodeScores as NodeScores
     from circuits.pairs import PromptPairs as PromptPairs
     from circuits.random_circuits import random_circuit as random_circuit
