@@ -84,6 +84,8 @@ if TYPE_CHECKING:
     from circuits.metrics import Metric as Metric
     from circuits.model import Model as Model
     from circuits.model import load_model as load_model
+    from circuits.needed_memory import MemoryNeed as MemoryNeed
+    from circuits.needed_memory import memory_need as memory_need
     from circuits.node_scores import NodeScores as NodeScores
     from circuits.pairs import PromptPairs as PromptPairs
     from circuits.random_circuits import random_circuit as random_circuit
@@ -115,6 +117,7 @@ _WHERE = {
     "InterchangeAccuracy": "methods.interchange_intervention",
     "LinearAttribution": "methods.coar",
     "Mediation": "methods.causal_mediation",
+    "MemoryNeed": "needed_memory",
     "Metric": "metrics",
     "Model": "model",
     "ModelError": "errors",
@@ -143,6 +146,7 @@ _WHERE = {
     "interchange_interventions": "methods.interchange_intervention",
     "leave_one_out": "methods.coar",
     "load_model": "model",
+    "memory_need": "needed_memory",
     "path_patching": "methods.path_patching",
     "random_circuit": "random_circuits",
     "recovery": "evaluation.recovery",

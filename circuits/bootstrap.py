@@ -123,7 +123,7 @@ class PromptRows:
     """
 
     def __init__(self, width: int, limit: int = KEPT_BYTES) -> None:
-        self.most = max(2, min(KEPT_ROWS, limit // (4 * width)) // 2 * 2)
+        self.most = most_rows(width, limit)
         self.group, self.n = 1, 0
         self.sums: list[Tensor] = []
 
@@ -142,6 +142,16 @@ class PromptRows:
     def means(self) -> Float[Tensor, "row value"]:
         """The mean of each row's prompts, in float32."""
         return torch.stack(self.sums).div_(row_sizes(self.n, self.group).float()[:, None])
+
+
+def most_rows(width: int, limit: int = KEPT_BYTES) -> int:
+    """Rows of that many values that are kept at most."""
+    return max(2, min(KEPT_ROWS, limit // (4 * width)) // 2 * 2)
+
+
+def rows_kept(width: int, n: int) -> int:
+    """Rows in which the values of n prompts are kept."""
+    return min(n, most_rows(width))
 
 
 def row_sizes(n: int, group: int) -> Float[Tensor, " row"]:

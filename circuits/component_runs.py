@@ -149,9 +149,10 @@ class ComponentRuns:
         for (layer, point), nodes in by_point.items():
             some = ablated[:, nodes]
             if some.any():
-                mask = _mask(some, [self.sites[i] for i in nodes], self.values[layer, point].shape[2:])
+                value = self.values[layer, point]
+                mask = _mask(some.to(value.device), [self.sites[i] for i in nodes], value.shape[2:])
                 at = hook_point(self.question.model.architecture, layer, point)
-                hooks.append((at, lambda x, mask=mask, value=self.values[layer, point]: _ablate(x, value, mask)))
+                hooks.append((at, lambda x, mask=mask, value=value: _ablate(x, value, mask)))
         return hooks
 
 

@@ -1,6 +1,6 @@
 """From gradients at readers to the effects of edges: what every rule of edge attribution does around its own gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,25 @@ from circuits.question import Batch, Question
 
 STACK_BYTES = 48 * 2**20
 """Of the writers' differences that lie in memory together."""
+FEWEST_POSITIONS = 8
+"""That lie in memory together, however many bytes: for each tile every layer's weights are read once."""
+
+
+def tiles(n_prompts: int, n_positions: int, place_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """A batch cut into tiles of prompts and positions, in which writers are written out together.
+
+    As many whole prompts as fit into `STACK_BYTES`; where not even one does, some of its positions. What is summed over
+    positions is the same however they are cut, and nothing is computed twice.
+
+    Args:
+        n_prompts, n_positions: of the batch.
+        place_bytes: that all writers take at one position of one prompt.
+    """
+    prompts = max(1, STACK_BYTES // (n_positions * place_bytes))
+    positions = n_positions if prompts > 1 else max(FEWEST_POSITIONS, STACK_BYTES // place_bytes)
+    for row in range(0, n_prompts, prompts):
+        for position in range(0, n_positions, positions):
+            yield slice(row, row + prompts), slice(position, position + positions)
 
 
 class Contraction:
@@ -64,6 +83,11 @@ class Contraction:
         _, clean = self.question.clean_run(self.batch.suffix)
         return clean, self.question.replacement(self.batch.suffix, clean)
 
+    def difference(self, clean: Writes, replacement: Writes) -> Writes:
+        """What ablation takes from every writer, in the precision of sums."""
+        wide = self.question.sum_dtype
+        return clean.combine(replacement, lambda a, b: a.to(wide) - b.to(wide))
+
     def sum(self, architecture: Architecture | None = None) -> GradientSum:
         """A sum of gradients, to be given to `add`; `architecture`: how they go back through the norms, if not as the
         model's do."""
@@ -72,30 +96,29 @@ class Contraction:
     def add(self, gradients: GradientSum, difference: Writes, writers: slice | None = None) -> None:
         """Takes in the products of gradients and differences of writers' outputs; of some writers only, if asked.
 
-        A few prompts at a time, so that the written-out difference stays small.
+        Tile by tile, so that the written-out difference stays small.
         """
         writers = writers or slice(0, self.graph.n_writers)
-        one = (writers.stop - writers.start) * difference.embedding[0].numel() * self.question.sum_dtype.itemsize
-        size = max(1, STACK_BYTES // one)
-        for start in range(0, len(self.batch), size):
-            rows = slice(start, start + size)
-            some = difference.map(lambda x, rows=rows: x[rows])
-            stacked = stack(self.question.model.architecture, some, self.question.sum_dtype, writers)
-            self.scores[rows, writers] += gradients.prompts(rows).products(stacked, writers.start)
+        batch, pos, d_model = difference.embedding.shape
+        dtype = self.question.sum_dtype
+        for tile in tiles(batch, pos, (writers.stop - writers.start) * d_model * dtype.itemsize):
+            some = difference.map(lambda x, tile=tile: x[tile])
+            stacked = stack(self.question.model.architecture, some, dtype, writers)
+            self.scores[tile[0], writers] += gradients.tile(*tile).products(stacked, writers.start)
             if self._places is not None:
-                self._add_places(gradients, stacked, rows, writers)
+                self._add_places(gradients, stacked, tile, writers)
 
-    def _add_places(self, gradients: GradientSum, stacked: Tensor, rows: slice, writers: slice) -> None:
-        """The same at each place alone."""
+    def _add_places(self, gradients: GradientSum, stacked: Tensor, tile: tuple[slice, slice], writers: slice) -> None:
+        """The same at each place alone, of those in the tile."""
         assert self._places is not None
         assert self._split is not None
-        where = self._places[rows]
-        for prompt, places in enumerate(where):
-            labels = (places >= 0).nonzero()[:, 0]
+        rows, positions = tile
+        for prompt, places in enumerate(self._places[rows]):
+            labels = ((places >= positions.start) & (places < positions.stop)).nonzero()[:, 0]
             at, row = places[labels], torch.full_like(labels, prompt)
             picked = gradients.places(row + rows.start, at)
             self._split[prompt + rows.start, labels, writers] += picked.products(
-                stacked[row, :, at][:, :, None], writers.start
+                stacked[row, :, at - positions.start][:, :, None], writers.start
             )
 
     def give_to(self, statistics: EdgeStatistics) -> None:

@@ -21,6 +21,15 @@ from circuits import plugins, zoo
 from circuits.engine.architecture import Architecture, describe
 from circuits.engine.check import CheckReport, check
 from circuits.engine.hooks import inference_state
+from circuits.engine.placement import (
+    DeviceMap,
+    check_device_map,
+    check_map_covers,
+    check_placed_here,
+    check_weights_are_there,
+    devices,
+    move_streams,
+)
 from circuits.errors import InputError, ModelError
 from circuits.graph import Graph
 from circuits.nodes import Widths
@@ -51,7 +60,8 @@ class Model:
     compatibility_mode: bool = False
 
     def __repr__(self) -> str:
-        return f"Model({self.name!r}, {self.graph.n_layers} layers, {self.graph.n_edges} edges, {self.dtype}, {self.device})"
+        where = ", ".join(map(str, devices(self.bridge)))
+        return f"Model({self.name!r}, {self.graph.n_layers} layers, {self.graph.n_edges} edges, {self.dtype}, {where})"
 
     @property
     def graph(self) -> Graph:
@@ -64,6 +74,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Where its embedding is, where prompts go, and where scores are summed."""
         return next(self.bridge.parameters()).device
 
     @property
@@ -130,6 +141,7 @@ def load_model(
     *,
     dtype: str | torch.dtype | None = None,
     device: str = "auto",
+    device_map: DeviceMap | None = None,
     revision: str | None = None,
     tokenizer: Any = None,
     trust_remote_code: bool = False,
@@ -143,21 +155,28 @@ def load_model(
         dtype: `float32`, `float64`, `bfloat16` or `float16`, for what is loaded by name. None: float32 for what is loaded
             from files, and its own for a model that is built (compiled models are float64).
         device: `auto` (CUDA if there is one, else CPU) or a torch device.
+        device_map: in place of `device`, for what is loaded from files: how accelerate spreads the layers over devices,
+            `auto`, `balanced`, `sequential` or a device for each module. Weights may not be offloaded. A Hugging Face model
+            object that accelerate has dispatched needs none.
         revision: branch, tag or commit of a Hugging Face id.
         tokenizer: a tokenizer to use instead of the checkpoint's own.
         trust_remote_code: let a Hugging Face repository run code of its own.
 
     Raises:
+        InputError: an unknown dtype or device, or a `device_map` that cannot be followed.
         ModelError: the model cannot be found, is not supported, or its graph does not check out.
 
     >>> model = load_model("smollm2-135m")  # doctest: +SKIP
     >>> model.graph.n_edges  # doctest: +SKIP
     70651
     """
+    if device_map is not None:
+        _check_map_belongs(model, device, device_map)
     wanted_device = torch.device(_choose_device(device))
-    wanted_dtype = None if dtype is None else _choose_dtype(dtype)
+    wanted_dtype = None if dtype is None else choose_dtype(dtype)
     if isinstance(model, TransformerBridge):
         bridge, name = model, str(getattr(model.cfg, "model_name", None) or "bridge")
+        check_placed_here(bridge, name)
         tokenizer = tokenizer or model.tokenizer
     elif isinstance(model, nn.Module):
         bridge, name = _bridge_around_copy(model), getattr(model, "name_or_path", "") or type(model).__name__
@@ -166,8 +185,13 @@ def load_model(
         bridge = _built(name, wanted_dtype, wanted_device, revision)
     elif isinstance(model, str | Path):
         name = str(model)
-        hf_model, found = _load_files(name, wanted_dtype or torch.float32, revision, trust_remote_code)
-        bridge = _build(hf_model.to(wanted_device).eval().requires_grad_(False), name)
+        options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        hf_model, found = _load_files(name, wanted_dtype or torch.float32, device_map, options)
+        if device_map is None:
+            hf_model = hf_model.to(wanted_device)
+        else:
+            check_map_covers(hf_model, device_map, name)
+        bridge = _build(hf_model.eval().requires_grad_(False), name)
         tokenizer = tokenizer or found
     else:
         raise InputError(
@@ -182,7 +206,12 @@ def load_model(
     return loaded
 
 
-def _choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A dtype by name.
+
+    Raises:
+        InputError: an unknown one.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
@@ -218,18 +247,29 @@ def _built(name: str, dtype: torch.dtype | None, device: torch.device, revision:
     return bridge
 
 
-def _load_files(name: str, dtype: torch.dtype, revision: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+def _check_map_belongs(model: object, device: str, device_map: DeviceMap) -> None:
+    if device != "auto":
+        raise InputError(f"both device {device!r} and a device_map are given; give one of them")
+    if not isinstance(model, str | Path) or (isinstance(model, str) and plugins.names_built_model(model)):
+        what = model if isinstance(model, str) else f"a {type(model).__name__}"
+        raise InputError(f"device_map places what is loaded from files, and {what} is not; leave it out")
+    check_device_map(device_map)
+
+
+def _load_files(
+    name: str, dtype: torch.dtype, device_map: DeviceMap | None, options: dict[str, Any]
+) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     path = _fetched(name) if name in zoo.names() else name
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    placed: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options
+            path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options, **placed
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
         raise ModelError(_not_loaded(name, problem)) from problem
@@ -282,10 +322,13 @@ def _build(hf_model: Any, name: str) -> TransformerBridge:
         )
     if hasattr(hf_model, "set_attn_implementation"):
         hf_model.set_attn_implementation("eager")
+    check_weights_are_there(hf_model, name)
     try:
-        return build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=config, model_name=name)
+        bridge = build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=config, model_name=name)
     except (ValueError, KeyError, AttributeError, NotImplementedError, RuntimeError) as problem:
         raise ModelError(f"{name}: TransformerLens cannot wrap a {type(hf_model).__name__}: {problem}") from problem
+    move_streams(bridge)
+    return bridge
 
 
 def _check_golden(model: Model) -> None:

@@ -77,7 +77,9 @@ class PatchRuns:
         start = self.corrupted if self.direction == "denoising" else self.clean
         found = start.repeat(len(interventions), 1)
         changes = {
-            i: changed_prompts(self.own, self.values, patches) for i, patches in enumerate(interventions) if patches
+            i: changed_prompts(self.own, self.values, patches, start.device)
+            for i, patches in enumerate(interventions)
+            if patches
         }
         useful = [i for i, changed in changes.items() if changed.any()]
         model, targets = self.question.model, self.batch.targets

@@ -155,6 +155,11 @@ def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, la
     prefix = min(min(pair.prefix, pair.position) for pair in pairs) if share_prefix else 0
     longest = max(len(tokens) for tokens in pairs.clean) - prefix
     width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize
-    one = model.graph.n_writers * longest * int(model.bridge.cfg.d_model) * width
-    budget = max(BATCH_BYTES.get(model.device.type, ACCELERATOR_BATCH_BYTES), LARGE_BATCH_BYTES * large)
-    return max(1, min(LARGEST_BATCH, budget // one))
+    place = model.graph.n_writers * int(model.bridge.cfg.d_model) * width
+    return default_batch_size(place, longest, model.device.type, large)
+
+
+def default_batch_size(place_bytes: int, n_positions: int, device: str, large: bool = False) -> int:
+    """Pairs at a time, where all writers take `place_bytes` at one position of one prompt; see `Question.ask`."""
+    budget = max(BATCH_BYTES.get(device, ACCELERATOR_BATCH_BYTES), LARGE_BATCH_BYTES * large)
+    return max(1, min(LARGEST_BATCH, budget // (n_positions * place_bytes)))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2-135m"
 LARGEST_SEED = 2**63 - 1
+DEVICE_MAP_HELP = "Instead of --device: auto, balanced, sequential … spreads the layers over all devices."
 
 
 def names_in(text: str | None) -> list[str] | None:
@@ -61,14 +62,14 @@ def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":
     return pairs if n is None or len(pairs) <= n else pairs[:n]
 
 
-def load(name: str, dtype: str | None, device: str, revision: str | None) -> "Model":
+def load(name: str, dtype: str | None, device: str, revision: str | None, device_map: str | None = None) -> "Model":
     with quiet_libraries(), console_stderr().status(f"loading {name}"):
         from circuits import zoo
         from circuits.model import load_model
 
         if name not in zoo.names() or zoo.is_cached(name):
-            return load_model(name, dtype=dtype, device=device, revision=revision)
+            return load_model(name, dtype=dtype, device=device, device_map=device_map, revision=revision)
     with zoo.rich_progress() as progress:
         zoo.fetch(name, progress)
     with quiet_libraries(), console_stderr().status(f"loading {name}"):
-        return load_model(name, dtype=dtype, device=device, revision=revision)
+        return load_model(name, dtype=dtype, device=device, device_map=device_map, revision=revision)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load, names_in, print_json
+from circuits.cli.common import DEFAULT_MODEL, DEVICE_MAP_HELP, LARGEST_SEED, find_pairs, load, names_in, print_json
 from circuits.cli.config import CONFIG_FILE, config_text, read_config
 from circuits.terminal import print_summary, stage
 
@@ -65,6 +65,7 @@ def discover(
         typer.Option(help="float32, float64, bfloat16 or float16. Default: float32; of built models their own."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
+    device_map: Annotated[str | None, typer.Option(help=DEVICE_MAP_HELP)] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face model.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TARGET-METHOD.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
@@ -175,7 +176,7 @@ def discover(
         if record is not None:
             options["store"] = record
         source = find_pairs(target)
-        loaded = load(model, dtype, device, revision)
+        loaded = load(model, dtype, device, revision, device_map)
         pairs = source(loaded, n, seed)
         found = run_discovery(
             loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size,
@@ -200,7 +201,7 @@ def _positions(text: str) -> str | list[str] | None:
 
 GENERAL = (
     "target", "model", "method", "metric", "ablation", "noise_tokens", "n", "seed", "batch_size", "dtype", "device",
-    "revision", "out", "overwrite", "resume", "config", "json",
+    "device_map",    "revision", "out", "overwrite", "resume", "config", "json",
 )  # fmt: skip
 """Options of `discover` that every method has; all others are one method's or another's."""
 PARSED: dict[str, Any] = {"nodes": _nodes, "positions": _positions, "receivers": names_in, "senders": _nodes}

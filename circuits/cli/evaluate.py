@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.common import LARGEST_SEED, find_pairs, json_line, load, names_in, print_json
+from circuits.cli.common import DEVICE_MAP_HELP, LARGEST_SEED, find_pairs, json_line, load, names_in, print_json
 from circuits.cli.config import read_config
 from circuits.errors import InputError
 from circuits.terminal import console, print_rows, stage
@@ -30,6 +30,7 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)] = None,
     model: Annotated[str | None, typer.Option(help="The run's model. Default: the name that it gives.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
+    device_map: Annotated[str | None, typer.Option(help=DEVICE_MAP_HELP)] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True),
@@ -54,7 +55,8 @@ def evaluate(
         except OSError as problem:
             raise InputError(f"cannot write to {run}: {problem.strerror or problem}") from None
         origin = read.provenance
-        loaded = load(model or str(origin["model"]), str(origin["dtype"]), device, origin.get("revision"))
+        name, dtype = model or str(origin["model"]), str(origin["dtype"])
+        loaded = load(name, dtype, device, origin.get("revision"), device_map)
         asked = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded) if source is None else source(loaded, n, seed)
         told = evaluate_run(
             read, loaded, asked, fresh=source is not None, parts=names_in(parts) or PARTS,

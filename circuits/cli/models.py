@@ -1,10 +1,12 @@
 """`circuits models`: models that have a short name."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from circuits.terminal import console
+from circuits.cli.common import print_json
+from circuits.terminal import console, quiet_libraries
 
 models_app = typer.Typer(help="Models with a short name: list them, fetch them.", invoke_without_command=True)
 
@@ -38,3 +40,39 @@ def fetch(name: Annotated[str, typer.Argument(help="A short name, such as smollm
     with zoo.rich_progress() as progress:
         path = zoo.fetch(name, progress, full=True)
     console().print(f"{name} is in {path}", soft_wrap=True)
+
+
+@models_app.command()
+def memory(
+    name: Annotated[
+        str, typer.Argument(help="A short name, a directory or a Hugging Face id; only config.json is read.")
+    ],
+    tokens: Annotated[int, typer.Option(help="In a prompt, behind the common prefix.", min=1)] = 20,
+    n: Annotated[int, typer.Option("--n", help="Pairs.", min=1)] = 64,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face model.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print bytes as JSON instead of a table.")] = False,
+) -> None:
+    """Predict the memory that edge attribution (EAP) needs, from the model's shape alone."""
+    from rich.table import Table
+
+    with quiet_libraries():
+        from circuits.model import choose_dtype
+        from circuits.needed_memory import memory_need, read_config
+
+        kind = choose_dtype(dtype)
+        need = memory_need(read_config(name, revision), tokens=tokens, n=n, batch_size=batch_size, dtype=kind)
+    if json:
+        print_json(need.to_dict())
+        return
+    table = Table()
+    table.add_column("what")
+    table.add_column("GB", justify="right")
+    for part in ("weights", "passes", "contraction", "scores", "peak"):
+        table.add_row(part, f"{getattr(need, part) / 1e9:.2f}")
+    say = partial(console().print, soft_wrap=True)
+    say(f"{name}: {need.n_parameters / 1e6:,.0f} million parameters, {need.graph.n_edges:,} edges")
+    say(f"EAP of {n} pairs of {tokens} tokens, {need.batch_size} at a time, {dtype}: predicted, not measured")
+    say(table)
+    say("Python and its libraries come on top, some 0.5 GB.")

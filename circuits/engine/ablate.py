@@ -53,6 +53,8 @@ class Ablated(EditedReaders):
 
     whichever has fewer terms: where little is kept, the first would leave the rounding errors of large values that cancel,
     and a norm would blow them up. `edit` is explained at `ablated_logits`.
+
+    Differences lie on the embedding's device, whichever the blocks are on.
     """
 
     def __init__(
@@ -99,9 +101,10 @@ class Ablated(EditedReaders):
             columns = used.nonzero()[:, 0]
             signs, difference = signs[..., columns], difference[:, columns]
         batch, _, pos, d_model = difference.shape
-        start = self._start(reader, turned, x).flatten(2).expand(batch, len(readers), -1)
+        start = self._start(reader, turned, x.to(difference.device)).flatten(2).expand(batch, len(readers), -1)
         signs = signs.expand(batch, *signs.shape[-2:])
-        return torch.baddbmm(start, signs, difference.flatten(2)).reshape(batch, len(readers), pos, d_model)
+        summed = torch.baddbmm(start, signs, difference.flatten(2)).reshape(batch, len(readers), pos, d_model)
+        return summed.to(x.device)
 
     def _start(self, reader: Reader, turned: Tensor, x: Tensor) -> Float[Tensor, "batch slot pos d_model"]:
         """The stream that the differences are added to; one slot for all where it is the same."""
@@ -136,11 +139,11 @@ def replaced_stream(architecture: Architecture, replacement: Writes) -> dict[tup
     stream, places = replacement.embedding, {}
     for block, heads, mlp in zip(architecture.blocks, replacement.heads, replacement.mlps, strict=True):
         places[block.layer, "attention"] = stream
-        stream = stream + (block.summed_writes(heads) if block.linear_heads else heads.sum(2))
+        stream = stream + (block.summed_writes(heads) if block.linear_heads else heads.sum(2)).to(stream.device)
         if block.constant is not None:
-            stream = stream + block.constant
+            stream = stream + block.constant.to(stream.device)
         places[block.layer, "mlp"] = stream
-        stream = stream if mlp is None else stream + mlp
+        stream = stream if mlp is None else stream + mlp.to(stream.device)
     places[len(architecture.blocks), "attention"] = stream
     return places
 

@@ -126,7 +126,7 @@ class Block:
 
     def head_writes(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_model"]:
         """What each head adds to the residual stream."""
-        writes = torch.einsum("bphe,hed->bphd", z, self.output_projection)
+        writes = torch.einsum("bphe,hed->bphd", z, self.output_projection.to(z.dtype))
         if self.post_norm is not None:
             total = writes.sum(2) if self.output_bias is None else writes.sum(2) + self.output_bias
             writes = self.post_norm.frozen(total, writes)

@@ -126,7 +126,9 @@ def attention_fixes(
         new = _run_with(bridge, architecture, clean, part, layers, source, heads, scores)
         for layer in layers:
             if scores is None:
-                fixes[layer].append(RowFix(new[layer] - clean.values[layer, "z"].detach(), len(heads)))
+                old = clean.values[layer, "z"].detach()
+                old = old.to(torch.promote_types(old.dtype, torch.float32))
+                fixes[layer].append(RowFix(new[layer] - old, len(heads)))
             else:
                 fixes[layer].append(_keys(architecture, clean, layer, new[layer], scores.layers[layer], len(heads)))
     return fixes

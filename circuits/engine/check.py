@@ -11,8 +11,8 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from circuits.engine.ablate import Ablated, ablated_logits
-from circuits.engine.architecture import Architecture
-from circuits.engine.capture import Writes, capture_writes, stack
+from circuits.engine.architecture import Architecture, Block
+from circuits.engine.capture import Writes, capture_writes, expanded_heads
 from circuits.engine.hooks import run
 from circuits.engine.prefix import Suffix, prefix_cache
 from circuits.engine.resume import base_run, resume
@@ -106,12 +106,14 @@ def _check_residual(
 ) -> float:
     """What no writer wrote must be the constants we know of, on both prompts and in front of every layer."""
     graph, worst = architecture.graph, 0.0
-    stacked = {which: stack(architecture, writes[which], writes[which].embedding.dtype) for which in writes}
-    constant = torch.zeros_like(seen["clean"][0][0, 0])
+    wide = torch.promote_types(seen["clean"][0].dtype, torch.float32)
+    streams = {which: writes[which].embedding.to(wide) for which in writes}
     for layer in range(graph.n_layers + 1):
-        n = graph.n_writers_before_layer(layer)
-        rests = [seen[which][layer] - stacked[which][:, :n].sum(1) - constant for which in seen]
-        error = max(float(rest.abs().max()) for rest in rests) / float(seen["clean"][layer].abs().max())
+        rests = []
+        for which, summed in streams.items():
+            wanted = seen[which][layer]
+            rests.append((wanted - summed.to(wanted.device)).abs().max())
+        error = float(max(rests)) / float(seen["clean"][layer].abs().max())
         if not error <= limit:
             where = f"in front of layer {layer}" if layer < graph.n_layers else "in front of the final norm"
             raise ModelError(
@@ -119,9 +121,17 @@ def _check_residual(
                 f"entry (at most {limit:.0e} is rounding), so layer {layer - 1} adds something that is no head and no MLP"
             )
         worst = max(worst, error)
-        known = architecture.blocks[layer].constant if layer < graph.n_layers else None
-        constant = constant if known is None else constant + known
+        if layer < graph.n_layers:
+            streams = {which: _behind(architecture.blocks[layer], writes[which], x) for which, x in streams.items()}
     return worst
+
+
+def _behind(block: Block, writes: Writes, stream: Tensor) -> Tensor:
+    """The sum of writers and constants behind a block, from that in front of it."""
+    heads, mlp = expanded_heads(block, writes.heads[block.layer]), writes.mlps[block.layer]
+    stream = stream.to(heads.device) + heads.to(stream.dtype).sum(2)
+    stream = stream if block.constant is None else stream + block.constant
+    return stream if mlp is None else stream + mlp
 
 
 def _first_wrong_layer(

@@ -76,14 +76,19 @@ class Part:
             out.copy_(self.written_out)
             return
         assert self.total is not None
-        self._project(self.total, out)
-        self.norm.take_back_(out)
+        here = out if out.device == self.total.device else torch.empty_like(out, device=self.total.device)
+        self._project(self.total, here)
+        self.norm.take_back_(here)
+        if here is not out:
+            out.copy_(here)
 
     def picked(self, at: tuple[Tensor | slice, ...]) -> "Part":
         """At some prompts and positions only, `at` being what indexes [batch, pos]."""
 
         def pick(x: Tensor) -> Tensor:
-            return x[at] if isinstance(at[0], slice) else x[at][:, None]
+            if all(isinstance(i, slice) for i in at):
+                return x[at]
+            return x[tuple(i if isinstance(i, slice) else i.to(x.device) for i in at)][:, None]
 
         return replace(
             self,
@@ -112,6 +117,8 @@ class Part:
 class GradientSum:
     """Σ over runs of weight times the gradient of every reader, to be multiplied with differences of writers' outputs.
 
+    What belongs to a layer lies on that layer's device; products are made on that of the differences.
+
     Attributes:
         architecture, graph: of the model.
         dtype: in which sums are made.
@@ -127,9 +134,9 @@ class GradientSum:
             g = g.to(self.dtype)
             part.add(x.to(self.dtype), g if weight == 1.0 else g * weight)
 
-    def prompts(self, rows: slice) -> "GradientSum":
-        """Of some prompts only."""
-        return self._picked((rows,))
+    def tile(self, prompts: slice, positions: slice) -> "GradientSum":
+        """Of some prompts and positions only."""
+        return self._picked((prompts, positions))
 
     def places(self, prompts: Int[Tensor, " place"], positions: Int[Tensor, " place"]) -> "GradientSum":
         """At some places, each taken as a prompt of one position."""
@@ -162,7 +169,8 @@ class GradientSum:
         for part in parts:
             for coefficients in part.coefficients:
                 n = min(last, part.n_writers) - first
-                found[:, :n, part.readers] -= torch.einsum("bpw,bps->bws", next(along)[..., :n], coefficients)
+                here = coefficients.to(found.device)
+                found[:, :n, part.readers] -= torch.einsum("bpw,bps->bws", next(along)[..., :n], here)
         return found.masked_fill_(~self.graph.edge_mask[first:last].to(found.device), 0.0)
 
 
@@ -211,7 +219,7 @@ def _along(
     parts: list[Part], difference: Float[Tensor, "batch writer pos d_model"]
 ) -> Iterator[Float[Tensor, "batch pos writer"]]:
     """Δ · x̂ for every direction of every part, in turn."""
-    directions = [direction for part in parts for direction in part.directions]
+    directions = [direction.to(difference.device) for part in parts for direction in part.directions]
     if not directions:
         return iter(())
     together = torch.stack(directions, dim=-1)

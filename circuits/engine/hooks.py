@@ -81,11 +81,13 @@ def run(
     """
     rows = torch.arange(len(tokens), device=tokens.device)
 
+    def picked(normed: Tensor) -> Tensor:
+        return normed[rows.to(normed.device), position.to(normed.device)][:, None]
+
     extra: dict[str, Any] = {}
     if cache is not None:
         extra["past_key_values"] = cache
     elif hasattr(getattr(bridge.original_model, "config", None), "use_cache"):
         extra["use_cache"] = False  # or the model would copy every key and value into a cache that nobody reads
-    pick: Hook = (unembed, lambda normed: normed[rows, position][:, None])
-    with hooked([*hooks, pick]):
+    with hooked([*hooks, (unembed, picked)]):
         return bridge(tokens, return_type="logits", **extra)[:, 0]

@@ -21,6 +21,7 @@ from circuits.engine.incremental import TRIAL_BYTES, Edge, Incremental, Trial, s
 from circuits.engine.line import lay_out
 from circuits.engine.node_functions import NodeFunctions
 from circuits.engine.node_state import NodeState
+from circuits.engine.placement import devices
 from circuits.engine.prefix import Suffix
 from circuits.engine.recorded_run import RecordedRun, join_runs, join_writes
 from circuits.engine.resume import BaseRun, base_run, resume
@@ -134,8 +135,8 @@ def incremental_states(
     tokens: Int[Tensor, " d_out"] | None = None,
     resume_exact: bool = True,
 ) -> list[Incremental]:
-    """States with every edge kept: one of all batches, node by node, where that gives what the model computes; else one
-    for each batch, layer by layer.
+    """States with every edge kept: one of all batches, node by node, where that gives what the model computes on one
+    device; else one for each batch, layer by layer.
 
     Args:
         bridge, architecture: the model.
@@ -145,7 +146,8 @@ def incremental_states(
     """
     # A user's own hooks, node functions would miss.
     hooked = any(point.fwd_hooks for point in bridge.hook_dict.values())
-    if not hooked and all(block.linear_heads for block in architecture.blocks):
+    spread = len(devices(bridge)) > 1
+    if not hooked and not spread and all(block.linear_heads for block in architecture.blocks):
         line = lay_out([batch.suffix for batch in batches])
         run = join_runs(line, [batch.run for batch in batches])
         functions = NodeFunctions(bridge, architecture, line, run, tokens)

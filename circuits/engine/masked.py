@@ -202,7 +202,7 @@ class _Masked:
 
     def _logits_in(self, x: Tensor) -> Tensor:
         n = self.graph.n_readers
-        return self._read(slice(n - 1, n), (self.graph.n_layers, "attention"), lambda x: (x[0],))[0]
+        return self._read(slice(n - 1, n), (self.graph.n_layers, "attention"), lambda x: (x[0],))[0].to(x.device)
 
     def _readers(self, block: Block, part: Any) -> slice:
         return self.graph.readers_of(block.layer, part)
@@ -210,6 +210,7 @@ class _Masked:
     def _write(self, writers: slice, difference: Float[Tensor, "writer batch pos d_model"]) -> None:
         if self.closed_stay and not bool(self.masks[:, writers].any()):
             difference = difference.detach()  # no gradient will come, so none is asked for
+        difference = difference.to(self.replacement.embedding.device)
         self.order = _Write.apply(self.order, difference, self.differences, writers)  # type: ignore[assignment]
 
     def _read(
@@ -228,7 +229,7 @@ class _Masked:
 def _projections(block: Block, x: Float[Tensor, "slot batch pos d_model"]) -> tuple[Tensor, ...]:
     """q, k and v [batch, pos, head, d_head] of a layer from its readers' inputs, in the readers' order."""
     weights, projected = [block.projection(part) for part in ATTENTION], []
-    normed = block.attn_norm(x).split([len(weight) for weight in weights])
+    normed = block.attn_norm(x.to(weights[0].device)).split([len(weight) for weight in weights])
     for part, weight, own in zip(ATTENTION, weights, normed, strict=True):
         value = torch.einsum("sbpd,sde->bpse", own, weight)
         bias = block.projection_bias(part)
@@ -237,4 +238,4 @@ def _projections(block: Block, x: Float[Tensor, "slot batch pos d_model"]) -> tu
 
 
 def _normed(block: Block, x: Float[Tensor, "slot batch pos d_model"]) -> tuple[Tensor, ...]:
-    return (block.mlp_norm(x[0]),)
+    return (block.mlp_norm(x[0].to(block.projection("q").device)),)

@@ -74,14 +74,14 @@ def record_values(
     return logits, recorder.values
 
 
-def changed_prompts(own: Values, source: Values, patches: Intervention) -> Bool[Tensor, " batch"]:
+def changed_prompts(own: Values, source: Values, patches: Intervention, device: torch.device) -> Bool[Tensor, " batch"]:
     """Whether an intervention changes anything in each prompt: where it does not, its effect is exactly zero."""
     changed = []
     for patch in patches:
         key = (patch.site.layer, patch.site.point)
         differs = own[key] != source[key]
         differs = differs[patch.site.where]
-        differs = differs.reshape(*differs.shape[:2], -1).any(2)
+        differs = differs.reshape(*differs.shape[:2], -1).any(2).to(device)
         if patch.position is not None:
             at = patch.position.clamp(min=0)[:, None]
             differs = differs.gather(1, at) & (patch.position >= 0)[:, None]
@@ -145,7 +145,8 @@ def _replace(x: Tensor, source: Tensor, patches: Sequence[tuple[int, Patch]], ti
         if patch.position is None:
             into.copy_(out_of)
         else:
-            rows = (patch.position >= 0).nonzero()[:, 0]
-            at = patch.position[rows]
+            position = patch.position.to(x.device)
+            rows = (position >= 0).nonzero()[:, 0]
+            at = position[rows]
             into[rows, at] = out_of[rows, at]
     return x.flatten(0, 1)

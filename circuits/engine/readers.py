@@ -94,4 +94,4 @@ class ShiftedReaders(EditedReaders):
     def inputs(
         self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch slot pos d_model"]:
-        return torch.stack([x + self.shifts[r] for r in readers], dim=1)
+        return torch.stack([x + self.shifts[r].to(x.device) for r in readers], dim=1)

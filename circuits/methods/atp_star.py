@@ -152,7 +152,7 @@ def _contributions(question: Question, other: RunAblation, batch: Batch, plan: _
     gradients, stream = live.gradients(keys, again=plan.grad_drop)
     estimate = _Estimate(
         question, batch, plan,
-        change={key: (live.values[key].detach() - corrupted[key]).to(question.sum_dtype) for key in plan.rows},
+        change={key: live.values[key].detach().to(question.sum_dtype) - corrupted[key] for key in plan.rows},
         fixes=_fixes(question, batch, plan, live, scores, corrupted),
     )  # fmt: skip
     sizes = estimate.sizes(gradients)
@@ -214,12 +214,13 @@ class _Estimate:
     def sizes(self, gradients: Values) -> Float[Tensor, "node *position batch"]:
         """Absolute effects; 0 for nodes without a gradient."""
         axes = () if self.plan.labels is None else (len(self.plan.labels),)
-        first = next(iter(self.change.values()))
-        sizes = first.new_zeros(len(self.plan.sites), *axes, len(self.batch))
+        dtype, device = next(iter(self.change.values())).dtype, self.batch.suffix.clean.device
+        sizes = torch.zeros(len(self.plan.sites), *axes, len(self.batch), dtype=dtype, device=device)
         for key, rows in self.plan.rows.items():
             gradient = gradients.get(self.plan.gradient_key(key))
             if gradient is not None:
-                by_position = self._of_sites(self._effects(key, gradient), [self.plan.sites[i] for i in rows])
+                effects = self._effects(key, gradient).to(sizes.device)
+                by_position = self._of_sites(effects, [self.plan.sites[i] for i in rows])
                 sizes[rows] = at_positions(by_position, self.plan.labels, self.batch, self.question.pairs).abs()
         return sizes
 

@@ -80,8 +80,9 @@ def _attribute(
     )  # fmt: skip
     gradients, _ = live.gradients(keys)
     wide = question.sum_dtype
-    products = {key: (live.values[key].detach() - corrupted[key]).to(wide) * gradients[key].to(wide) for key in keys}
-    by_position = torch.stack([_of_site(products[site.layer, site.point], site) for site in sites])
+    products = {key: (live.values[key].detach().to(wide) - corrupted[key]) * gradients[key].to(wide) for key in keys}
+    found = [_of_site(products[site.layer, site.point], site) for site in sites]
+    by_position = torch.stack([effects.to(suffix.clean.device) for effects in found])
     effects = at_positions(by_position, labels, batch, question.pairs)
     return BatchEffects(effects, live.metric.detach(), corrupted_metric)
 

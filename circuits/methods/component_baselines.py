@@ -62,11 +62,12 @@ def gradient_times_parameter(
     def measure(batch: Batch) -> BatchEffects:
         run = _run(question, batch, keys)
         gradients, _ = run.gradients(keys)
-        products = {key: run.values[key].detach() * gradients[key] for key in keys}
+        wide = question.sum_dtype
+        products = {key: run.values[key].detach().to(wide) * gradients[key].to(wide) for key in keys}
         effects = [
             sum(
-                (share * _summed(products[site.layer, point][where]) for point, where, share in maps),
-                start=run.metric.new_zeros(len(batch)),
+                (share * _summed(question, products[site.layer, point][where]) for point, where, share in maps),
+                start=_zeros(question, batch),
             )
             for site, maps in zip(sites, terms, strict=True)
         ]
@@ -99,13 +100,15 @@ def neuron_conductance(
     def measure(question: Question, batch: Batch, sites: Sequence[Site], keys: list[Key]) -> BatchEffects:
         start, end = _ends(question, batch)
         at = [_values(question, batch, keys, torch.lerp(start, end, k / steps)) for k in range(steps + 1)]
-        effects = [torch.zeros(len(batch)).to(start)] * len(sites)
+        effects = [_zeros(question, batch)] * len(sites)
         for k in range(steps):
             run = _run(question, batch, keys, torch.lerp(start, end, (k + 0.5) / steps))
             gradients, _ = run.gradients(keys)
-            products = {key: gradients[key] * (at[k + 1][key] - at[k][key]) for key in keys}
+            wide = question.sum_dtype
+            products = {key: gradients[key].to(wide) * (at[k + 1][key] - at[k][key]).to(wide) for key in keys}
             effects = [
-                effect + _summed(products[s.layer, s.point][s.where]) for effect, s in zip(effects, sites, strict=True)
+                effect + _summed(question, products[s.layer, s.point][s.where])
+                for effect, s in zip(effects, sites, strict=True)
             ]
         return _batch_effects(_run(question, batch, keys), effects)
 
@@ -133,12 +136,12 @@ def internal_influence(
 
     def measure(question: Question, batch: Batch, sites: Sequence[Site], keys: list[Key]) -> BatchEffects:
         start, end = _ends(question, batch)
-        effects = [torch.zeros(len(batch)).to(start)] * len(sites)
+        effects = [_zeros(question, batch)] * len(sites)
         for k in range(steps):
             run = _run(question, batch, keys, torch.lerp(start, end, (k + 0.5) / steps))
             gradients, _ = run.gradients(keys)
             effects = [
-                effect + _summed(gradients[s.layer, s.point][s.where]) / steps
+                effect + _summed(question, gradients[s.layer, s.point][s.where]) / steps
                 for effect, s in zip(effects, sites, strict=True)
             ]
         return _batch_effects(_run(question, batch, keys), effects)
@@ -214,8 +217,12 @@ def _values(question: Question, batch: Batch, keys: Sequence[Key], embedding: Te
     return {key: value.detach() for key, value in _run(question, batch, keys, embedding).values.items()}
 
 
-def _summed(part: Float[Tensor, "batch pos *entry"]) -> Float[Tensor, " batch"]:
-    return part.flatten(1).sum(1)
+def _zeros(question: Question, batch: Batch) -> Float[Tensor, " batch"]:
+    return torch.zeros(len(batch), dtype=question.sum_dtype, device=question.model.device)
+
+
+def _summed(question: Question, part: Float[Tensor, "batch pos *entry"]) -> Float[Tensor, " batch"]:
+    return part.to(question.sum_dtype).flatten(1).sum(1).to(question.model.device)
 
 
 def _batch_effects(run: LiveRun, effects: Sequence[Tensor]) -> BatchEffects:

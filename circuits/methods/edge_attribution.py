@@ -174,7 +174,7 @@ def _at_clean(contraction: Contraction, rule: _Rule) -> None:
     replacement = contraction.question.replacement(contraction.batch.suffix, gradients.writes)
     if rule.check is not None:
         rule.check.measure(contraction.batch, gradients, replacement)
-    total, difference = contraction.sum(), gradients.writes.minus(replacement)
+    total, difference = contraction.sum(), contraction.difference(gradients.writes, replacement)
     total.add(gradients)
     del gradients, replacement  # now as large as what comes next
     contraction.add(total, difference)
@@ -189,7 +189,7 @@ def _relevance(contraction: Contraction, rule: _Rule) -> None:
     rules.check(gradients)
     total = contraction.sum(rules.architecture)
     total.add(gradients)
-    contraction.add(total, gradients.writes.minus(replacement))
+    contraction.add(total, contraction.difference(gradients.writes, replacement))
 
 
 def _along_path(contraction: Contraction, rule: _Rule) -> None:
@@ -198,7 +198,7 @@ def _along_path(contraction: Contraction, rule: _Rule) -> None:
     for alpha in rule.points:
         gradients = contraction.gradients(torch.lerp(replacement.embedding, clean.embedding, alpha))
         total.add(gradients, 1 / len(rule.points))
-    contraction.add(total, clean.minus(replacement))
+    contraction.add(total, contraction.difference(clean, replacement))
 
 
 def _conductance(contraction: Contraction, rule: _Rule) -> None:
@@ -210,7 +210,7 @@ def _conductance(contraction: Contraction, rule: _Rule) -> None:
         after = clean if k == steps else contraction.writes(at_end)
         total = contraction.sum()
         total.add(contraction.gradients(torch.lerp(replacement.embedding, clean.embedding, alpha)))
-        contraction.add(total, after.minus(before))
+        contraction.add(total, contraction.difference(after, before))
         before = after
 
 
@@ -221,7 +221,7 @@ def _along_activations(contraction: Contraction, rule: _Rule) -> None:
     groups += [(graph.head_writers(layer), layer, "heads") for layer in layers]
     mlps = [(graph.mlp_writer(layer), layer) for layer in layers if graph.mlps[layer]]
     groups += [(slice(mlp, mlp + 1), layer, "mlp") for mlp, layer in mlps]
-    difference = clean.minus(replacement)
+    difference = contraction.difference(clean, replacement)
     for writers, layer, part in groups:
         total = contraction.sum()
         for alpha in rule.points:
@@ -240,7 +240,7 @@ def _holding(
     def between(value: Tensor | None, change: Tensor | None) -> Tensor:
         assert value is not None
         assert change is not None
-        return value - ablated * change
+        return (value - ablated * change).to(value.dtype)
 
     if part == "input":
         held, point = between(clean.embedding, difference.embedding), block.resid_pre

@@ -84,7 +84,7 @@ def _shares(question: Question, batch: Batch) -> Float[Tensor, "batch writer rea
     for r, reader in enumerate(graph.reader_nodes):
         place = (reader.layer, reader.part == "mlp")
         if place not in places:
-            places[place] = share(writes[:, : reader.n_writers], run.seen_by(reader).to(writes.dtype)).mean(-1)
+            places[place] = share(writes[:, : reader.n_writers], run.seen_by(reader).to(writes)).mean(-1)
         shares[:, : reader.n_writers, r] = places[place]
     return shares
 

@@ -1,0 +1,127 @@
+"""Models whose layers lie on several devices, as accelerate puts them there (`device_map`).
+
+accelerate moves what a module is given to that module's device, inside TransformerLens' hook points: at a block's own input
+the residual stream would still be where the block before left it. Here it is moved before it gets there, so that whatever is
+seen in a block lies where its weights are. Sums over layers are made where the embedding is.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import check_device_map as accelerate_check
+from torch import Tensor, nn
+from transformer_lens import TransformerBridge
+from transformer_lens.utilities.multi_gpu import find_misplaced_modules
+
+from circuits.errors import InputError, ModelError
+
+DeviceMap = str | Mapping[str, str | int]
+"""How layers are placed: `auto`, `balanced`, `balanced_low_0`, `sequential`, one device for all, or a device for each module
+by name (`{"model.layers.0": 0, …}`)."""
+PLANS = ("auto", "balanced", "balanced_low_0", "sequential")
+MAP_THAT_WORKS = "place all layers on accelerators (more of them, or dtype 'bfloat16'), or all on 'cpu'"
+
+
+def check_device_map(device_map: DeviceMap) -> None:
+    """Refuses, before anything is read from a disk, a map that cannot be followed.
+
+    Raises:
+        InputError: a plan or a device that does not exist, or a map that offloads weights.
+    """
+    if isinstance(device_map, str) and device_map in PLANS:
+        return
+    places = [device_map] if isinstance(device_map, str) else list(device_map.values())
+    if not places:
+        raise InputError(f"device_map is empty; one of {', '.join(PLANS)}, a device, or a device for each module")
+    kinds = {_kind(place) for place in places}
+    if kinds & {"disk", "meta"} or (len(kinds) > 1 and "cpu" in kinds):
+        raise InputError(
+            f"device_map offloads weights (it names {' and '.join(sorted(kinds))}), so they could not be read between passes; "
+            f"{MAP_THAT_WORKS}"
+        )
+
+
+def _kind(place: object) -> str:
+    """Which kind of device a map names, if there is such a device here."""
+    if place == "disk":
+        return "disk"
+    try:
+        device = torch.device("cuda", place) if isinstance(place, int) else torch.device(str(place))
+    except RuntimeError:
+        raise InputError(
+            f"device_map names {place!r}, which is no device; one of {', '.join(PLANS)}, 'cpu', 'cuda:0' …, or a device for "
+            "each module"
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device_map names {str(device)!r}, but torch sees {torch.cuda.device_count()} CUDA devices")
+    return device.type
+
+
+def check_map_covers(model: nn.Module, device_map: DeviceMap, name: str) -> None:
+    """Refuses a map by module that forgets some.
+
+    Raises:
+        ModelError: naming what has no device.
+    """
+    if isinstance(device_map, Mapping):
+        try:
+            accelerate_check(model, dict(device_map))
+        except ValueError as problem:
+            raise ModelError(f"{name}: {' '.join(str(problem).split())}") from None
+
+
+def check_weights_are_there(model: nn.Module, name: str) -> None:
+    """Refuses weights that are elsewhere between the passes that use them (accelerate's offload).
+
+    The engine reads them outside passes (`W_O`, norms).
+
+    Raises:
+        ModelError: naming them, and a map that works.
+    """
+    absent = [key for key, tensor in model.named_parameters() if tensor.device.type == "meta"]
+    if absent:
+        raise ModelError(
+            f"{name}: {len(absent)} of its weights are offloaded or were never loaded ({absent[0]} …), so they cannot be read "
+            f"between passes; {MAP_THAT_WORKS}"
+        )
+    misplaced = find_misplaced_modules(model)
+    if misplaced:
+        raise ModelError(
+            f"{name}: its device_map puts {misplaced[0][0]} on {misplaced[0][1]}, but the weights it shares with another module "
+            f"are on {misplaced[0][2]}; place both on one device"
+        )
+
+
+def devices(model: nn.Module) -> tuple[torch.device, ...]:
+    """On which its weights are, in the order of its parameters."""
+    return tuple(dict.fromkeys(parameter.device for parameter in model.parameters()))
+
+
+def check_placed_here(bridge: TransformerBridge, name: str) -> None:
+    """Refuses a bridge of the user's own whose layers lie on several devices: to move its streams, it would be changed."""
+    check_weights_are_there(bridge, name)
+    if len(devices(bridge)) > 1:
+        raise ModelError(
+            f"{name}: a TransformerBridge with layers on several devices; load its Hugging Face model instead, or its name "
+            "with device_map"
+        )
+
+
+def move_streams(bridge: TransformerBridge) -> None:
+    """Lets the residual stream be moved in front of each block, the final norm and the unembedding, where weights are on
+    several devices."""
+    if len(devices(bridge)) > 1:
+        for part in (*bridge.blocks, bridge.ln_final, bridge.unembed):
+            where = next(iter(part.parameters()), None)
+            if where is not None:
+                part.register_forward_pre_hook(partial(_moved, where.device), with_kwargs=True)
+
+
+def _moved(
+    device: torch.device, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a module is given, with the residual stream on its device; the rest is accelerate's affair."""
+    moved = {k: v.to(device) if k in ("hidden_states", "input") else v for k, v in kwargs.items()}
+    return tuple(x.to(device) if isinstance(x, Tensor) and x.is_floating_point() else x for x in args), moved
