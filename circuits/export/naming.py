@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.export.node_link import reprs
 from circuits.graph import Graph
+from circuits.untrusted import shown
 
 LONGEST = 200
 """Characters of a label."""
@@ -76,7 +76,7 @@ def _check_node(node: Any, known: tuple[str, ...], where: str) -> None:
     if node not in known:
         near = get_close_matches(str(node), known, n=3, cutoff=0.3)
         hint = f"; the nearest: {', '.join(near)}" if near else ""
-        raise InputError(f"{where}: there is no node {reprs(node)} in this graph{hint}")
+        raise InputError(f"{where}: there is no node {shown(node)} in this graph{hint}")
 
 
 def clean(text: Any, what: str) -> str:
@@ -86,7 +86,7 @@ def clean(text: Any, what: str) -> str:
         InputError: no text, too long, or with control characters, which some formats cannot hold at all.
     """
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{what} must be text, got {reprs(text)}")
+        raise InputError(f"{what} must be text, got {shown(text)}")
     text = " ".join(text.split())
     if len(text) > LONGEST:
         raise InputError(f"{what} has {len(text)} characters; at most {LONGEST} are drawn")

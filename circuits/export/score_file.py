@@ -22,7 +22,7 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
-from circuits.export.node_link import _object, reprs
+from circuits.export.node_link import _object
 from circuits.graph import Graph
 from circuits.methods.coar import LinearAttribution
 from circuits.node_scores import NodeScores
@@ -148,7 +148,7 @@ def read_node_scores(path: str | Path) -> NodeScores:
 
 def _names(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
-        raise InputError(f"{what} must be a list of names, got {reprs(value)}")
+        raise InputError(f"{what} must be a list of names, got {shown(value)}")
     return tuple(value)
 
 
