@@ -156,7 +156,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise InputError(f"is not JSON: {name} is no number there")
+    raise InputError(f"is not JSON, whose numbers are finite: it holds {name}")
 
 
 def check_plain(value: Any, what: str) -> Any:

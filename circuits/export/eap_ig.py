@@ -148,8 +148,8 @@ def _from_dict(data: Any) -> Circuit:
             raise InputError(f"node {shown(name)} needs 'in_graph', true or false, got {shown(node)}")
     mask = torch.zeros_like(flat.edge_mask)
     scores = torch.zeros(mask.shape, dtype=torch.float64)
-    values = [_edge_values(name, edge) for name, edge in data["edges"].items()]
     w, r = _edge_places(flat, data["edges"]).T
+    values = [_edge_values(name, edge) for name, edge in data["edges"].items()]
     mask[w, r] = torch.tensor([there for there, _ in values], dtype=torch.bool)
     scores[w, r] = torch.tensor([score for _, score in values], dtype=torch.float64)
     return _grouped(graph, flat, mask, scores)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 from circuits.circuit import Circuit
 from circuits.export.atomic import replacing
@@ -108,7 +108,7 @@ def _gexf(circuit: Circuit, nodes: list[Node]) -> Iterator[str]:
     yield "    <nodes>\n"
     for name, label, attributes in nodes:
         data = "".join(_value("node", key, value) for key, value in attributes.items())
-        yield f'      <node id="{name}" label={quoteattr(label)}>\n        <attvalues>\n{data}        </attvalues>\n      </node>\n'
+        yield f'      <node id="{name}" label="{_attribute(label)}">\n        <attvalues>\n{data}        </attvalues>\n      </node>\n'
     yield "    </nodes>\n    <edges>\n"
     sources, ends = _ends(circuit)
     for w, r, score, stderr in circuit.entries():
@@ -125,5 +125,9 @@ def _gexf(circuit: Circuit, nodes: list[Node]) -> Iterator[str]:
 def _value(of: str, key: str, value: Any) -> str:
     if value is None:
         return ""
-    text = repr(value) if isinstance(value, float) else quoteattr(str(value))[1:-1]
+    text = repr(value) if isinstance(value, float) else _attribute(str(value))
     return f'          <attvalue for="{of}.{key}" value="{text}" />\n'
+
+
+def _attribute(text: str) -> str:
+    return escape(text, {'"': "&quot;"})

@@ -28,6 +28,7 @@ from circuits.methods.coar import LinearAttribution
 from circuits.node_scores import NodeScores
 from circuits.provenance import frozen, plain
 from circuits.scores import EdgeScores, check_shapes
+from circuits.untrusted import check_plain, parse_json, shown
 
 SCHEMA = "mech-circuits edge scores 2"
 OLD_SCHEMA = "mech-circuits edge scores 1"
@@ -72,9 +73,9 @@ def read_scores(path: str | Path) -> EdgeScores:
     with _opened(path, (SCHEMA, OLD_SCHEMA), "edge scores") as (file, header):
         if header["schema"] == OLD_SCHEMA:
             header = {**header, "positions": "null", "group": "1"}
-        graph = Graph.from_dict(json.loads(header["graph"]))
-        provenance = frozen(_object(json.loads(header["provenance"]), "provenance"))
-        positions = json.loads(header["positions"])
+        graph = Graph.from_dict(parse_json(header["graph"]))
+        provenance = frozen(check_plain(_object(parse_json(header["provenance"]), "provenance"), "provenance"))
+        positions = parse_json(header["positions"])
         positions = None if positions is None else _names(positions, "positions")
         n_prompts, group = (_count(header[name], name) for name in ("n_prompts", "group"))
         there = set(file.keys()) | {"values", "stderr"}
@@ -110,14 +111,14 @@ def read_node_scores(path: str | Path) -> NodeScores:
         InputError: the file cannot be read or holds something else; with the reason.
     """
     with _opened(path, (NODE_SCHEMA,), "node scores") as (file, header):
-        nodes = _names(json.loads(header["nodes"]), "nodes")
-        positions = json.loads(header["positions"])
+        nodes = _names(parse_json(header["nodes"]), "nodes")
+        positions = parse_json(header["positions"])
         positions = None if positions is None else _names(positions, "positions")
-        provenance = frozen(_object(json.loads(header["provenance"]), "provenance"))
+        provenance = frozen(check_plain(_object(parse_json(header["provenance"]), "provenance"), "provenance"))
         there = set(file.keys())
         per_prompt = file.get_tensor("per_prompt")
         clean, corrupted = (file.get_tensor(name) if name in there else None for name in ("clean", "corrupted"))
-        fit = _object(json.loads(header["fit"]), "fit") if "fit" in header else None
+        fit = check_plain(_object(parse_json(header["fit"]), "fit"), "fit") if "fit" in header else None
         fitted: dict[str, Any] = {} if fit is None else {name: file.get_tensor(name) for name in FIT_TENSORS}
     axes = (len(nodes),) if positions is None else (len(nodes), len(positions))
     prompts = per_prompt.shape[-1:]
