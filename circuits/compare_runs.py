@@ -1,6 +1,5 @@
 """`circuits compare`: run directories side by side."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ from circuits.methods.coar import LinearAttribution
 from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
+from circuits.provenance import said
 from circuits.runs import RUN_FILE
 from circuits.scores import EdgeScores
+from circuits.untrusted import check_plain, read_json, text_or_none
 
 SAME = {"weights_sha256": "models", "pairs_sha256": "prompts", "metric": "metrics", "dtype": "dtypes"}
 """What runs must share to be compared, and what they are said to have different ones of."""
@@ -52,12 +53,14 @@ def read_run(path: str | Path) -> Run:
     """
     path = Path(path)
     try:
-        told = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+        told = check_plain(read_json(path / RUN_FILE), RUN_FILE)
         provenance = told["provenance"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         raise InputError(f"{path} is no run directory of ours: there is no {RUN_FILE} that can be read") from None
     if not isinstance(provenance, dict):
         raise InputError(f"{path / RUN_FILE} does not say where its result comes from")
+    for name in ("model", "revision", "dtype", "metric", "ablation"):
+        text_or_none(provenance.get(name), f"{path / RUN_FILE}: {name}")
     results: dict[str, Judged] = {}
     name = path.resolve().name
     circuit, scores = path / "circuit.json", path / "scores.safetensors"
@@ -126,7 +129,7 @@ def compare_runs(
                 pairs,
                 alphas=alphas,
                 samples=samples,
-                metric=str(runs[0].provenance["metric"]),
+                metric=said(runs[0].provenance, "metric"),
                 ablation=ablation,
                 seed=seed + 1,
                 progress=progress,
@@ -146,8 +149,7 @@ def _predictions(
     with stage("measuring circuits") as progress:
         for run in runs:
             if run.circuits:
-                how = str(run.provenance["ablation"])
-                metric = str(run.provenance["metric"])
+                how, metric = said(run.provenance, "ablation"), said(run.provenance, "metric")
                 found += predict_circuits(
                     model, pairs, linear, run.circuits, metric=metric, ablation=how, progress=progress
                 )

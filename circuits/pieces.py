@@ -42,7 +42,7 @@ class Pieces:
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         except OSError as problem:
             raise InputError(f"cannot use {self.directory} as a store: {problem.strerror or problem}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError(f"{path} is not ours; choose another store") from None
         if found is None:
             with replacing(path) as temporary:

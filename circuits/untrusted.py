@@ -15,7 +15,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from circuits.errors import InputError
 
@@ -62,9 +62,7 @@ def read_text(path: str | Path) -> str:
         InputError: it is no regular file, cannot be read, or is not UTF-8; with the reason.
     """
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError(f"cannot read {path}: it is no regular file")
+        with open_regular(path) as file:
             return file.read().decode("utf-8-sig")
     except OSError as problem:
         raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
@@ -74,6 +72,24 @@ def read_text(path: str | Path) -> str:
         raise
     except ValueError as problem:  # a NUL in the path
         raise InputError(f"cannot read {str(path)!r}: {problem}") from None
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a file to be read; whatever `open` raises is passed on.
+
+    Raises:
+        InputError: it is a pipe or a device, which may have no end.
+    """
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f"cannot read {path}: it is no regular file")
+    return file
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuses a pipe or a device, for readers that open files themselves; raises as `open_regular`."""
+    open_regular(path).close()
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -105,7 +121,7 @@ def parse_json(text: str, known: Iterable[str] = ()) -> Any:
         InputError: not JSON, with numbers that are not finite, with a key that is there twice, or with so many small parts
             that they would take over twelve times the text's size. The message goes on after a name ("is not JSON: …").
     """
-    _check_size(text, known)
+    check_size(text, known)
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
     except RecursionError:
@@ -134,7 +150,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is not TOML: {problem}") from None
 
 
-def _check_size(text: str, known: Iterable[str]) -> None:
+def check_size(text: str, known: Iterable[str] = ()) -> None:
+    """Refuses JSON that would take over twelve times its size in memory; see `parse_json`."""
     if len(text) * 30 < LARGEST_FLOOR:  # nothing takes more
         return
     repeated = sum(text.count(f'"{key}"') for key in known)

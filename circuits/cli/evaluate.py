@@ -43,11 +43,12 @@ def evaluate(
     from circuits.pairs import PromptPairs
     from circuits.plots import write_page
     from circuits.plots.evaluation import evaluation_sections
+    from circuits.provenance import said
 
     source = None if pairs is None else find_pairs(pairs)
     read = read_run(run)
     origin = read.provenance
-    loaded = load(model or str(origin["model"]), str(origin["dtype"]), device, origin.get("revision"))
+    loaded = load(model or said(origin, "model"), said(origin, "dtype"), device, origin.get("revision"))
     asked = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded) if source is None else source(loaded, n, seed)
     told = evaluate_run(
         read, loaded, asked, fresh=source is not None, parts=names_in(parts) or PARTS, ablations=names_in(ablations),

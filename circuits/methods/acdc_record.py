@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.provenance import Provenance, plain
+from circuits.untrusted import open_regular
 
 STEPS_FILE = "steps.jsonl"
 QUESTION_FILE = "question.json"
@@ -128,11 +129,11 @@ def read_steps(path: str | Path) -> Iterator[Step]:
         InputError: no such file, or a line is no test.
     """
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield _step(json.loads(line))
-                except (ValueError, KeyError, TypeError):
+                    yield _step(json.loads(line.decode()))
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                     raise InputError(f"{path}, line {number}: {line[:80]!r} is no step of ACDC") from None
     except OSError as problem:
         raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
