@@ -95,6 +95,15 @@ class Circuit:
             ("logits",) if self.mask[:, -1].any() else ()
         )
 
+    def entries(self) -> list[tuple[int, int, float | None, float | None]]:
+        """Its edges in graph order: indices of writer and reader, score and standard error, None where it has none.
+
+        For loops over all edges; asking the tensors for one at a time takes a hundred times as long.
+        """
+        writers, readers = self.mask.nonzero(as_tuple=True)
+        columns = (_column(tensor, self.mask) for tensor in (self.scores, self.stderr))
+        return list(zip(writers.tolist(), readers.tolist(), *columns, strict=True))
+
     def score(self, edge: str) -> float | None:
         """An edge's score, None if it has none."""
         return _entry(self.scores, self.graph.edge_index(edge))
@@ -213,6 +222,12 @@ class Circuit:
     def with_provenance(self, **entries: Any) -> "Circuit":
         """The same circuit with entries added to its provenance."""
         return replace(self, provenance=frozen({**self.provenance, **entries}))
+
+
+def _column(tensor: Tensor | None, mask: Tensor) -> list[float | None]:
+    if tensor is None:
+        return [None] * int(mask.sum())
+    return [None if value != value else value for value in tensor[mask].tolist()]
 
 
 def _entry(tensor: Tensor | None, index: tuple[int, int]) -> float | None:

@@ -15,6 +15,7 @@ from circuits.methods.coar import LinearAttribution
 from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
+from circuits.provenance import said
 from circuits.runs import check_files, read_run_file
 from circuits.scores import EdgeScores
 
@@ -121,7 +122,7 @@ def compare_runs(
                 pairs,
                 alphas=alphas,
                 samples=samples,
-                metric=str(runs[0].provenance["metric"]),
+                metric=said(runs[0].provenance, "metric"),
                 ablation=ablation,
                 seed=seed + 1,
                 progress=progress,
@@ -141,8 +142,7 @@ def _predictions(
     with stage("measuring circuits") as progress:
         for run in runs:
             if run.circuits:
-                how = str(run.provenance["ablation"])
-                metric = str(run.provenance["metric"])
+                how, metric = said(run.provenance, "ablation"), said(run.provenance, "metric")
                 found += predict_circuits(
                     model, pairs, linear, run.circuits, metric=metric, ablation=how, progress=progress
                 )

@@ -18,7 +18,7 @@ from circuits.job import StageProgress, silent
 from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
-from circuits.provenance import finite
+from circuits.provenance import finite, said
 from circuits.random_circuits import KINDS
 from circuits.scores import EdgeScores
 
@@ -168,7 +168,7 @@ def evaluate_run(
     origin = run.provenance
     return Evaluation(
         run.path.resolve().name, str(origin.get("task") or "pairs"), str(origin.get("model")), len(pairs), fresh,
-        None if work.circuit is None else len(work.circuit), str(origin["ablation"]), str(origin["metric"]), **found,
+        None if work.circuit is None else len(work.circuit), said(origin, "ablation"), said(origin, "metric"), **found,
         skipped=work.skipped, seconds=work.seconds,
     )  # fmt: skip
 
@@ -180,7 +180,7 @@ class _Work:
         self, run: Run, model: Model, pairs: PromptPairs, seed: int, batch_size: int | None, stage: StageProgress
     ) -> None:
         self.model, self.pairs, self.seed, self.stage = model, pairs, seed, stage
-        self.ablation, self.metric = str(run.provenance["ablation"]), str(run.provenance["metric"])
+        self.ablation, self.metric = said(run.provenance, "ablation"), said(run.provenance, "metric")
         self.asked: dict[str, Any] = {"metric": self.metric, "batch_size": batch_size}
         self.circuit = next(iter(run.circuits.values()), None)
         self.scores: EdgeScores | NodeScores | None = next(

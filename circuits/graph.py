@@ -16,13 +16,17 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.errors import InputError
+from circuits.untrusted import shown
 
 Kind = Literal["q", "k", "v", "in"]
 Part = Literal["q", "k", "v", "mlp", "logits"]
 
 
-LARGEST = 100_000_000
-"""Writers times readers that a file may ask for; a model of 70B parameters has 34 million."""
+LARGEST = 40_000_000
+"""Writers times readers that a file may ask for, since a circuit's tables take up to 17 bytes for each; a model of 70B
+parameters has 34 million."""
+LONGEST = 40
+"""Characters of a name that the nearest ones are looked for; none has more."""
 
 
 class Writer(NamedTuple):
@@ -263,10 +267,11 @@ class Graph:
         """(writer, reader) position of an edge given as `a3.h0->a5.h2<q>`."""
         writer, arrow, reader = str(name).partition("->")
         if not arrow:
-            raise InputError(f"{name!r} is not an edge; expected 'writer->reader' such as {self.edges[0]!r}")
+            expected = f"{self.writer_names[0]}->{self.reader_names[0]}"
+            raise InputError(f"{_short(str(name))!r} is not an edge; expected 'writer->reader' such as {expected!r}")
         w, r = self.writer_index(writer.strip()), self.reader_index(reader.strip())
         if w >= self.reader_nodes[r].n_writers:
-            raise InputError(f"there is no edge {name!r}: {writer} does not come before {reader}")
+            raise InputError(f"there is no edge {_short(str(name))!r}: {writer} does not come before {reader}")
         return w, r
 
     # --- files --------------------------------------------------------------------------------------------------------
@@ -292,12 +297,12 @@ class Graph:
             raise InputError(f"a graph is described by an object, got {type(data).__name__}")
         sizes: list[Any] = [data.get(key) for key in ("n_layers", "n_heads", "n_kv_heads")]
         if any(type(size) is not int or not 1 <= size <= 10_000 for size in sizes):
-            raise InputError(f"a graph needs n_layers, n_heads and n_kv_heads between 1 and 10,000, got {sizes}")
+            raise InputError(f"a graph needs n_layers, n_heads and n_kv_heads between 1 and 10,000, got {shown(sizes)}")
         mlps, parallel = data.get("mlps"), data.get("parallel")
         if not isinstance(mlps, Sequence) or isinstance(mlps, str) or any(type(mlp) is not bool for mlp in mlps):
             raise InputError("a graph needs 'mlps', a list with true or false per layer")
         if type(parallel) is not bool:
-            raise InputError(f"a graph needs 'parallel', true or false, got {parallel!r}")
+            raise InputError(f"a graph needs 'parallel', true or false, got {shown(parallel)}")
         n_layers, n_heads, n_kv_heads = sizes
         cells = (1 + n_layers * (n_heads + 1)) * (1 + n_layers * (n_heads + 2 * n_kv_heads + 1))
         if cells > LARGEST:
@@ -308,6 +313,10 @@ class Graph:
 def _lookup(positions: dict[str, int], name: str, what: str) -> int:
     if name in positions:
         return positions[name]
-    near = get_close_matches(str(name), positions, n=3, cutoff=0.3)
+    near = get_close_matches(str(name)[:LONGEST], positions, n=3, cutoff=0.3)
     hint = f"; the nearest: {', '.join(near)}" if near else ""
-    raise InputError(f"there is no {what} {name!r} in this graph{hint}")
+    raise InputError(f"there is no {what} {_short(str(name))!r} in this graph{hint}")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 2 * LONGEST else f"{name[: 2 * LONGEST]}…"

@@ -5,8 +5,10 @@ messages: where it is (a line or a pair's number), what was found, what was expe
 """
 
 import reprlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from circuits.errors import PairsError
@@ -54,8 +56,12 @@ class Roles(Mapping[str, int]):
     def of(cls, roles: Mapping[str, int]) -> "Roles":
         return cls(tuple(roles.items()))
 
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        return dict(self.entries)
+
     def __getitem__(self, name: str) -> int:
-        return dict(self.entries)[name]
+        return self._indices[name]
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, _ in self.entries)
@@ -206,10 +212,11 @@ def _check_answers(pair: Pair, where: str) -> None:
     if not pair.answers:
         raise PairsError(f"{where}: there is no answer; give at least one token that is right")
     for what, tokens in (("answers", pair.answers), ("distractors", pair.distractors)):
-        if twice := [token for i, token in enumerate(tokens) if token in tokens[:i]]:
-            raise PairsError(f"{where}: token {twice[0]} is twice among the {what}; it would count twice, give it once")
-    if both := [token for token in pair.answers if token in pair.distractors]:
-        raise PairsError(f"{where}: token {both[0]} is an answer and a distractor; it can be only one of them")
+        if len(set(tokens)) < len(tokens):
+            twice = next(token for token, n in Counter(tokens).items() if n > 1)
+            raise PairsError(f"{where}: token {twice} is twice among the {what}; it would count twice, give it once")
+    if both := set(pair.answers) & set(pair.distractors):
+        raise PairsError(f"{where}: token {min(both)} is an answer and a distractor; it can be only one of them")
 
 
 def check_for(pair: Pair, model: Encoder, where: str) -> None:

@@ -10,6 +10,8 @@ with any tool.
 
 import json
 import os
+from collections import Counter
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,9 +32,12 @@ from circuits.pair import (
     show,
 )
 from circuits.pairs import PromptPairs
+from circuits.untrusted import check_size, open_regular
 
 NEEDED = ("clean", "corrupted", "answers")
-KEYS = (*NEEDED, "distractors", "position", "roles", "clean_text", "corrupted_text", "source", "seed", "metric")
+COMMON = ("source", "seed", "metric")
+NOTHING: dict[str, Any] = {}
+KEYS = (*NEEDED, "distractors", "position", "roles", "clean_text", "corrupted_text", *COMMON)
 
 
 def read(path: str | os.PathLike[str], model: Encoder | None = None) -> PromptPairs:
@@ -45,7 +50,7 @@ def read(path: str | os.PathLike[str], model: Encoder | None = None) -> PromptPa
         PairsError: the file cannot be read or used; the message names the line, counted from 1.
     """
     name = str(path).encode(errors="replace").decode()
-    found: list[tuple[str, dict[str, Any]]] = []
+    found: list[tuple[int, dict[str, Any]]] = []
     pairs: list[Pair] = []
     for number, raw in enumerate(_lines(path), start=1):
         if not raw.strip():
@@ -53,11 +58,12 @@ def read(path: str | os.PathLike[str], model: Encoder | None = None) -> PromptPa
         where = f"{name}, line {number}"
         record = _record(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, where)
         pairs.append(_pair(record, model, where))
-        found.append((where, record))
+        common = {key: record[key] for key in COMMON if key in record}
+        found.append((number, common or NOTHING))
     if not pairs:
         needed = ", ".join(NEEDED)
         raise PairsError(f"{name} has no pairs; expected one JSON object a line with the keys {needed}")
-    metric = _common(found, "metric", "logit_difference", refuse=True)
+    metric = _common(found, "metric", "logit_difference", refused_in=name)
     source, seed = _common(found, "source", name), _common(found, "seed", None)
     return PromptPairs.from_pairs(pairs, source, seed, metric)
 
@@ -95,9 +101,13 @@ def _to_record(pair: Pair, pairs: PromptPairs) -> dict[str, Any]:
     return {key: value for key, value in record.items() if value is not None}
 
 
-def _lines(path: str | os.PathLike[str]) -> list[bytes]:
+def _lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """One at a time, so that a file takes no more memory than its pairs."""
     try:
-        return Path(path).read_bytes().split(b"\n")
+        with open_regular(path) as file:
+            yield from file
+    except InputError as error:  # a pipe, a device
+        raise PairsError(f"pairs cannot be read: {error}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise PairsError(f"pairs cannot be read from {str(path)!r}: {_reason(error)}") from error
 
@@ -111,12 +121,14 @@ def _record(raw: bytes, where: str) -> dict[str, Any]:
     """One line as an object with known keys only."""
     example = '{"clean": "…", "corrupted": "…", "answers": […], "distractors": […]}'
     try:
-        record = json.loads(raw.decode(), object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+        text = raw.decode()
+        check_size(text)
+        record = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise PairsError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
     except RecursionError:
         raise PairsError(f"{where}: nested too deeply; expected an object like {example}") from None
-    except PairsError as error:
+    except InputError as error:
         raise PairsError(f"{where}: {error}") from None
     except json.JSONDecodeError as error:
         what = f"{error.msg} at character {error.pos + 1} of {show(error.doc)}"
@@ -127,7 +139,7 @@ def _record(raw: bytes, where: str) -> dict[str, Any]:
         raise PairsError(f"{where}: found {show(record)} ({type(record).__name__}); expected an object like {example}")
     for key in record:
         if key not in KEYS:
-            near = get_close_matches(key, KEYS, n=1)
+            near = get_close_matches(key[:40], KEYS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(KEYS)}"
             raise PairsError(f"{where}: unknown key {show(key)}; {hint}")
     if missing := [key for key in NEEDED if key not in record]:
@@ -138,8 +150,7 @@ def _record(raw: bytes, where: str) -> dict[str, Any]:
 def _no_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(items)
     if len(record) < len(items):
-        keys = [key for key, _ in items]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, n in Counter(key for key, _ in items).items() if n > 1)
         raise PairsError(f"key {show(twice)} is there twice; give it once")
     return record
 
@@ -218,15 +229,15 @@ def _need_tokenizer(model: Encoder | None, key: str, where: str) -> Encoder:
     return model
 
 
-def _common(found: list[tuple[str, dict[str, Any]]], key: str, default: Any, refuse: bool = False) -> Any:
-    """The one value that all lines give for `key`; where they differ, the default or a refusal."""
-    first_where, first = found[0][0], found[0][1].get(key, default)
-    for where, record in found:
+def _common(found: list[tuple[int, dict[str, Any]]], key: str, default: Any, refused_in: str | None = None) -> Any:
+    """The one value that all lines give for `key`; where they differ, the default, or a refusal that names the file."""
+    line, first = found[0][0], found[0][1].get(key, default)
+    for number, record in found:
         if record.get(key, default) != first:
-            if not refuse:
+            if refused_in is None:
                 return default
             raise PairsError(
-                f"{where}: {key} is {show(record.get(key, default))}, but {show(first)} at {first_where}; "
+                f"{refused_in}, line {number}: {key} is {show(record.get(key, default))}, but {show(first)} at line {line}; "
                 "all pairs of a file share one (make one file of each)"
             )
     return first

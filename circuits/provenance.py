@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from circuits.errors import InputError
+
 if TYPE_CHECKING:
     from circuits.question import Question
 
@@ -17,6 +19,18 @@ PACKAGES = ("mech-circuits", "transformer-lens", "transformers", "torch", "netwo
 def frozen(data: Mapping[str, Any] | None) -> Provenance:
     """A read-only view of a copy."""
     return MappingProxyType(dict(data or {}))
+
+
+def said(origin: Provenance, name: str) -> str:
+    """What a result's origin says of its `model`, `dtype`, `metric` …; files of others may not say it.
+
+    Raises:
+        InputError: it says nothing, or something that is no text.
+    """
+    found = origin.get(name)
+    if not isinstance(found, str):
+        raise InputError(f"the result does not say its {name}, so that it cannot be measured further")
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,8 @@ its circuit and evaluation, the comparison, and the commands that give the same 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from circuits.errors import InputError
 from circuits.plots import circuit_figure, node_heatmap
 from circuits.plots.evaluation import evaluation_sections
 from circuits.plots.page import Section, Table
-from circuits.runs import read_run_file
+from circuits.runs import RUN_FILE, read_run_file
 from circuits.scores import EdgeScores
+from circuits.untrusted import check_plain, parse_json, read_json, read_text, shown
 
 EXAMPLES = 5
 MOST_TOKENS = 12
@@ -51,7 +53,10 @@ def report_sections(
     runs = read_runs(paths)
     origin = runs[0].provenance
     title = f"{origin.get('task') or 'Pairs'} in {origin.get('model')}: {len(runs)} run{'s' if len(runs) > 1 else ''}"
-    sections = [_task(runs[0], decode), _model(runs[0])]
+    with _as_ours(runs[0].path / "pairs.jsonl"):
+        sections = [_task(runs[0], decode)]
+    with _as_ours(runs[0].path / RUN_FILE):
+        sections.append(_model(runs[0]))
     for run in runs:
         sections += _of_run(run)
     if len(runs) > 1:
@@ -59,11 +64,23 @@ def report_sections(
     return title, [*sections, _commands(runs)]
 
 
+@contextmanager
+def _as_ours(path: Path) -> Iterator[None]:
+    """What fails on a file because it holds something else than our files do becomes an InputError that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as problem:
+        what = shown(f"{type(problem).__name__}: {problem}")
+        raise InputError(f"{path} is not as our runs have it ({what}); make it again") from None
+
+
 def _task(run: Run, decode: Callable[[list[int]], str] | None) -> Section:
     """What was asked, with the first pairs."""
     rows = []
     for line in _lines(run.path / "pairs.jsonl")[:EXAMPLES]:
-        pair = json.loads(line)
+        pair = check_plain(parse_json(line), "a line")
         prompts = [pair.get(f"{name}_text") or _text(pair[name], decode, "") for name in ("clean", "corrupted")]
         cells = [*prompts, *(_text(pair.get(name, []), decode, ", ") for name in ("answers", "distractors"))]
         rows.append(cells)
@@ -93,29 +110,36 @@ def _model(run: Run) -> Section:
 
 def _of_run(run: Run) -> list[Section]:
     """A run's options, numbers, picture and evaluation."""
-    told = read_run_file(run.path)
-    name, options = run.path.resolve().name, told.get("options", {})
-    method = str(options.get("method", "")).replace("_", " ")
-    rows = [[key.replace("_", " "), json.dumps(value)] for key, value in options.items() if value is not None]
-    sections = [Section(f"{name}: {method}", "All options.", Table(("option", "value"), rows))]
-    summary = {k: v for k, v in told.get("summary", {}).items() if isinstance(v, int | float | str)}
-    rows = [[key.replace("_", " "), _number(value)] for key, value in summary.items()]
-    notes = "\n\n".join(f"Note: {note}" for note in told.get("summary", {}).get("notes", ()))
-    sections.append(Section(f"{name}: result", notes, Table(("", ""), rows)))
+    name = run.path.resolve().name
+    with _as_ours(run.path / RUN_FILE):
+        sections = _told(name, read_run_file(run.path))
     sections += [
         Section(f"{name}: picture", _caption(of), _picture(of)) for of in run.results.values() if _shown(run, of)
     ]
     evaluation = run.path / EVALUATION_FILE
     if evaluation.is_file():
         try:
-            measured = json.loads(evaluation.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            measured = check_plain(read_json(evaluation), str(evaluation))
+        except InputError:
             raise InputError(f"{evaluation} is damaged; delete it, or evaluate the run again") from None
-        sections += [
-            Section(f"{name}: {part.heading[0].lower()}{part.heading[1:]}", part.text, part.content)
-            for part in evaluation_sections(measured)
-        ]
+        with _as_ours(evaluation):
+            sections += [
+                Section(f"{name}: {part.heading[0].lower()}{part.heading[1:]}", part.text, part.content)
+                for part in evaluation_sections(measured)
+            ]
     return sections
+
+
+def _told(name: str, told: dict[str, Any]) -> list[Section]:
+    """A run's options and numbers, of its `run.json`."""
+    options = told.get("options", {})
+    method = str(options.get("method", "")).replace("_", " ")
+    rows = [[key.replace("_", " "), json.dumps(value)] for key, value in options.items() if value is not None]
+    sections = [Section(f"{name}: {method}", "All options.", Table(("option", "value"), rows))]
+    summary = {k: v for k, v in told.get("summary", {}).items() if isinstance(v, int | float | str)}
+    rows = [[key.replace("_", " "), _number(value)] for key, value in summary.items()]
+    notes = "\n\n".join(f"Note: {note}" for note in told.get("summary", {}).get("notes", ()))
+    return [*sections, Section(f"{name}: result", notes, Table(("", ""), rows))]
 
 
 def _shown(run: Run, result: Any) -> bool:
@@ -159,7 +183,7 @@ def _commands(runs: Sequence[Run]) -> Section:
         config = run.path / CONFIG_FILE
         name = run.path.resolve().name
         if config.is_file():
-            kept = config.read_text(encoding="utf-8").strip()
+            kept = read_text(config).strip()
             parts.append(f"# {name}.toml\n{kept}\n\ncircuits discover --config {name}.toml --out {name}")
     if not parts:
         return Section("To compute it again", "The runs hold no config.toml; their options are above.")
@@ -168,7 +192,4 @@ def _commands(runs: Sequence[Run]) -> Section:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"cannot read {path}: {problem}") from None
+    return [line for line in read_text(path).splitlines() if line.strip()]

@@ -19,6 +19,7 @@ from circuits.export.atomic import PART, check_writable
 from circuits.locks import sole_writer
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, plain
+from circuits.untrusted import check_plain, read_json, text_or_none
 
 RUN_FILE = "run.json"
 OLD = ".circuits-old"
@@ -183,13 +184,15 @@ def read_run_file(directory: str | Path) -> dict[str, Any]:
     """
     path = Path(directory) / RUN_FILE
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = check_plain(read_json(path), RUN_FILE)
         if not isinstance(told, dict) or "provenance" not in told:
-            raise ValueError
-    except (OSError, ValueError, RecursionError):
+            raise InputError("it has no provenance")
+    except InputError:
         raise InputError(f"{directory} is no run directory of ours: there is no {RUN_FILE} that can be read") from None
     if not isinstance(told["provenance"], dict):
         raise InputError(f"{path} does not say where its result comes from")
+    for name in ("model", "revision", "dtype", "metric", "ablation"):
+        text_or_none(told["provenance"].get(name), f"{path}: {name}")
     if SUM in told and unsealed(told) is None:
         raise InputError(f"{path} {ALTERED}")
     return told

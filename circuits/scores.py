@@ -284,7 +284,7 @@ def check_shapes(
     shape = tuple(graph.edge_mask.shape)
     expected = {name: shape for name in ("values", "stderr", "kept")}
     expected["by_position"] = expected["by_position_stderr"] = (*shape, len(positions or ()))
-    expected["per_prompt"] = (len(row_sizes(n_prompts, group)), graph.n_edges)
+    expected["per_prompt"] = (-(-n_prompts // group), graph.n_edges)
     for name, tensor in tensors.items():
         if tensor is not None and tensor.shape != expected[name]:
             raise InputError(

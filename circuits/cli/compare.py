@@ -38,6 +38,7 @@ def compare(
     from circuits.compare_runs import compare_runs, read_runs
     from circuits.comparison_tables import tables
     from circuits.export.atomic import replacing
+    from circuits.provenance import said
 
     found = read_runs(runs)
     if len(found) < 2:
@@ -48,7 +49,7 @@ def compare(
         raise InputError(f"alphas must be numbers, comma separated, got {alphas!r}") from None
     origin = found[0].provenance
     loaded = (
-        load(model or str(origin["model"]), str(origin["dtype"]), device, origin.get("revision")) if samples else None
+        load(model or said(origin, "model"), said(origin, "dtype"), device, origin.get("revision")) if samples else None
     )
     result = compare_runs(
         found, loaded, samples=samples, alphas=chances, ablation=ablation, by=by, seed=seed, stage=stage

@@ -8,13 +8,15 @@ repeated.
 """
 
 import json
-import tomllib
+import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
+from circuits.pair import LARGEST
+from circuits.untrusted import read_toml, shown
 
 CONFIG_FILE = "config.toml"
 NOT_CONFIGURED = ("config", "overwrite", "resume", "out", "json")
@@ -29,12 +31,7 @@ def read_config(context: Any, path: Path | None) -> Path | None:
     """
     if path is None:
         return None
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as problem:
-        raise InputError(f"{path} is not TOML: {problem}") from None
+    given = read_toml(path)
     known = {str(parameter.name) for parameter in context.command.params} - {"config"}
     context.default_map = {**(context.default_map or {}), **_checked(given, known, path)}
     return path
@@ -45,12 +42,17 @@ def _checked(given: Mapping[str, Any], known: set[str], path: Path) -> dict[str,
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name[:40], known, n=1)
             hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
-            raise InputError(f"{path}: there is no option {key!r}{hint}")
+            raise InputError(f"{path}: there is no option {shown(key)}{hint}")
         if not isinstance(value, str | int | float | bool):
             raise InputError(f"{path}: {key} is {type(value).__name__}; every option is text, a number, true or false")
-        found[name] = value
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{path}: {key} is {shown(value)}; an option holds no NUL")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise InputError(f"{path}: {key} is {shown(value)}; a number has at most 63 bits")
+        # As text, since an option that takes whole numbers cannot take "inf", and says so.
+        found[name] = value if not isinstance(value, float) or math.isfinite(value) else str(value)
     return found
 
 

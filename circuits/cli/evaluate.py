@@ -46,6 +46,7 @@ def evaluate(
     from circuits.pairs import PromptPairs
     from circuits.plots import write_page
     from circuits.plots.evaluation import evaluation_sections
+    from circuits.provenance import said
 
     source = None if pairs is None else find_pairs(pairs)
     with sole_writer(run):
@@ -55,7 +56,7 @@ def evaluate(
         except OSError as problem:
             raise InputError(f"cannot write to {run}: {problem.strerror or problem}") from None
         origin = read.provenance
-        name, dtype = model or str(origin["model"]), str(origin["dtype"])
+        name, dtype = model or said(origin, "model"), said(origin, "dtype")
         loaded = load(name, dtype, device, origin.get("revision"), device_map)
         asked = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded) if source is None else source(loaded, n, seed)
         told = evaluate_run(

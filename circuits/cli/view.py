@@ -25,6 +25,8 @@ def view(
     """Write one HTML page that shows a circuit, or two side by side; it works offline."""
     from circuits.export.source import read_source
     from circuits.pairs import PromptPairs
+    from circuits.provenance import said
+    from circuits.untrusted import text_or_none
     from circuits.viewer import write_viewer
     from circuits.viewer.attention import attention_patterns
 
@@ -36,7 +38,12 @@ def view(
     origin, tokens, patterns = first.provenance, [], {}
     about = [f"{origin.get('task') or 'pairs'} in {origin.get('model')}"] if origin.get("model") else []
     if attention and (target / "pairs.jsonl").is_file():
-        loaded = load(model or str(origin["model"]), str(origin["dtype"]), "auto", origin.get("revision"))
+        loaded = load(
+            model or said(origin, "model"),
+            said(origin, "dtype"),
+            "auto",
+            text_or_none(origin.get("revision"), "revision"),
+        )
         pairs = PromptPairs.from_jsonl(target / "pairs.jsonl", loaded)
         nodes = dict.fromkeys(node for circuit in shown.values() for node in circuit.nodes)
         tokens, patterns = attention_patterns(loaded, pairs, list(nodes), pair)

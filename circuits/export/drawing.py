@@ -192,7 +192,7 @@ def draw(
     kept = order[:max_edges]
     if len(kept) > MOST:
         raise InputError(
-            f"{len(kept)} lines are more than a picture holds; draw the strongest, with max_edges up to {MOST}"
+            f"{len(kept):,} lines are more than a picture holds; draw the strongest, with --max-edges (max_edges=) up to {MOST}"
         )
     nodes = _boxes(circuit, naming, box_of, {end for source, target, _ in kept for end in (source, target)})
     ids = {box: node.id for box, node in nodes.items()}
@@ -204,14 +204,16 @@ def draw(
 def _totals(circuit: Circuit, box_of: dict[str, str]) -> dict[tuple[str, str, Kind], float | None]:
     """(source box, target box, kind) -> summed effect; an edge counts once for a box that holds several of its heads."""
     graph, sums = circuit.graph, {}
-    for w, r in circuit.mask.nonzero().tolist():
-        reader, source = graph.reader_nodes[r], box_of[graph.writer_names[w]]
-        value = None if circuit.scores is None else float(circuit.scores[w, r])
-        targets = {box_of[node]: None for node in graph.nodes_fed_by(reader) or ("logits",) if node in box_of}
-        for target in targets:
-            if target != source:
-                known = None if value is None or math.isnan(value) else value
-                sums.setdefault((source, target, reader.kind), []).append(known)
+    sources = [box_of.get(name, name) for name in graph.writer_names]
+    targets = [
+        list(dict.fromkeys(box_of[node] for node in graph.nodes_fed_by(reader) or ("logits",) if node in box_of))
+        for reader in graph.reader_nodes
+    ]
+    kinds = [reader.kind for reader in graph.reader_nodes]
+    for w, r, score, _ in circuit.entries():
+        for target in targets[r]:
+            if target != sources[w]:
+                sums.setdefault((sources[w], target, kinds[r]), []).append(score)
     return {key: _sum(values) for key, values in sums.items()}
 
 

@@ -13,20 +13,23 @@ carried; scores of 0 outside the circuit count as none.
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.export.atomic import replacing, write_tensors
-from circuits.export.node_link import reprs
 from circuits.graph import Graph
+from circuits.untrusted import check_regular, parse_json, read_json, shown
 
+FIELDS = ("score", "in_graph")
+"""Keys of the edges and nodes in a file."""
 TENSORS = ("edges_scores", "edges_in_graph", "nodes_in_graph")
 
 
@@ -40,20 +43,21 @@ def write_eap_ig(circuit: Circuit, path: str | Path, d_model: int | None = None)
     Raises:
         InputError: a model without MLPs in some layers, which EAP-IG cannot describe.
     """
-    data = eap_ig_dict(circuit, d_model)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
-
-
-def eap_ig_dict(circuit: Circuit, d_model: int | None = None) -> dict[str, Any]:
-    """What `write_eap_ig` writes."""
     flat, mask, scores = _ungrouped(circuit)
     inside = set(circuit.nodes)
     nodes = {name: {"in_graph": name in inside} for name in flat.writer_names} | {"logits": {"in_graph": True}}
-    names = flat.edge_names(flat.edge_mask)
-    kept, values = mask[flat.edge_mask].tolist(), scores[flat.edge_mask].tolist()
-    edges = {name: {"score": score, "in_graph": there} for name, score, there in zip(names, values, kept, strict=True)}
-    return {"cfg": _config(circuit.graph, d_model), "nodes": nodes, "edges": edges}
+    head = json.dumps({"cfg": _config(circuit.graph, d_model), "nodes": nodes}).removesuffix("}")
+    writers, readers = (places.tolist() for places in flat.edge_mask.nonzero(as_tuple=True))
+    rows = zip(writers, readers, scores[flat.edge_mask].tolist(), mask[flat.edge_mask].tolist(), strict=True)
+    sources, targets, said = flat.writer_names, flat.reader_names, {True: "true", False: "false"}
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f'{head}, "edges": {{')
+        # The names hold no character that JSON would have escaped.
+        file.writelines(
+            f'{", " if i else ""}"{sources[w]}->{targets[r]}": {{"score": {score!r}, "in_graph": {said[there]}}}'
+            for i, (w, r, score, there) in enumerate(rows)
+        )
+        file.write("}}")
 
 
 def write_eap_ig_tensors(circuit: Circuit, path: str | Path, d_model: int | None = None) -> None:
@@ -89,7 +93,7 @@ def _flat(graph: Graph) -> Graph:
     """The same model with a key/value head for each query head."""
     if not all(graph.mlps):
         raise InputError("EAP-IG cannot describe a model with layers that have no MLP")
-    return Graph(graph.n_layers, graph.n_heads, graph.n_heads, graph.mlps, graph.parallel)
+    return Graph.from_dict(graph.to_dict() | {"n_kv_heads": graph.n_heads})
 
 
 def _columns(graph: Graph, flat: Graph) -> Tensor:
@@ -119,12 +123,11 @@ def read_eap_ig(path: str | Path) -> Circuit:
     Raises:
         InputError: the file cannot be read, is no such file, or names nodes or edges that its model does not have.
     """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
-    except (ValueError, RecursionError) as problem:
-        raise InputError(f"{path} is not JSON: {problem}") from None
+    return from_plain(read_json(path, FIELDS), path)
+
+
+def from_plain(data: Any, path: str | Path) -> Circuit:
+    """The circuit that the JSON of a file says; see `read_eap_ig`."""
     try:
         return _from_dict(data)
     except InputError as problem:
@@ -140,33 +143,54 @@ def _from_dict(data: Any) -> Circuit:
         if name != "logits":
             flat.writer_index(name)
         if not isinstance(node, dict) or type(node.get("in_graph")) is not bool:
-            raise InputError(f"node {name} needs 'in_graph', true or false, got {reprs(node)}")
+            raise InputError(f"node {shown(name)} needs 'in_graph', true or false, got {shown(node)}")
     mask = torch.zeros_like(flat.edge_mask)
     scores = torch.zeros(mask.shape, dtype=torch.float64)
-    indices, kept, values = [], [], []
-    for name, edge in data["edges"].items():
-        indices.append(flat.edge_index(name))
-        there, score = (edge.get("in_graph"), edge.get("score", 0.0)) if isinstance(edge, dict) else (None, None)
-        if type(there) is not bool:
-            raise InputError(f"edge {name} needs 'in_graph', true or false, got {reprs(edge)}")
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-            raise InputError(f"edge {name} needs a finite number as its score, got {reprs(score)}")
-        kept.append(there)
-        values.append(float(score))
-    if indices:
-        writers, readers = zip(*indices, strict=True)
-        mask[list(writers), list(readers)] = torch.tensor(kept)
-        scores[list(writers), list(readers)] = torch.tensor(values, dtype=torch.float64)
+    w, r = _edge_places(flat, data["edges"]).T
+    values = [_edge_values(name, edge) for name, edge in data["edges"].items()]
+    mask[w, r] = torch.tensor([there for there, _ in values], dtype=torch.bool)
+    scores[w, r] = torch.tensor([score for _, score in values], dtype=torch.float64)
     return _grouped(graph, flat, mask, scores)
+
+
+def _edge_places(flat: Graph, names: Iterable[str]) -> Int[Tensor, "edge 2"]:
+    """(writer, reader) of each edge.
+
+    Raises:
+        InputError: a name that is no edge, with the nearest ones.
+    """
+    writers = {name: w for w, name in enumerate(flat.writer_names)}
+    readers = {name: r for r, name in enumerate(flat.reader_names)}
+    visible = [reader.n_writers for reader in flat.reader_nodes]
+    found = []
+    for name in names:
+        source, _, target = name.partition("->")
+        w, r = writers.get(source, -1), readers.get(target, -1)
+        found.append((w, r) if w >= 0 and r >= 0 and w < visible[r] else flat.edge_index(name))
+    return torch.tensor(found, dtype=torch.long).reshape(-1, 2)
+
+
+def _edge_values(name: str, edge: Any) -> tuple[bool, float]:
+    """Whether an edge is in the circuit, and its score."""
+    there, score = (edge.get("in_graph"), edge.get("score", 0.0)) if isinstance(edge, dict) else (None, None)
+    if type(there) is not bool:
+        raise InputError(f"edge {shown(name)} needs 'in_graph', true or false, got {shown(edge)}")
+    try:
+        number = math.nan if isinstance(score, bool) or not isinstance(score, int | float) else float(score)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"edge {shown(name)} needs a finite number as its score, got {shown(score)}")
+    return there, number
 
 
 def _graph(config: Any) -> Graph:
     if not isinstance(config, dict):
-        raise InputError(f"'cfg' must be an object, got {reprs(config)}")
+        raise InputError(f"'cfg' must be an object, got {shown(config)}")
     n_layers, n_heads = config.get("n_layers"), config.get("n_heads")
     shape = {"n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": config.get("n_key_value_heads") or n_heads}
     if type(n_layers) is not int or not 1 <= n_layers <= 10_000:
-        raise InputError(f"'cfg' needs n_layers between 1 and 10,000, got {reprs(n_layers)}")
+        raise InputError(f"'cfg' needs n_layers between 1 and 10,000, got {shown(n_layers)}")
     return Graph.from_dict(shape | {"mlps": [True] * n_layers, "parallel": config.get("parallel_attn_mlp")})
 
 
@@ -183,9 +207,10 @@ def _grouped(graph: Graph, flat: Graph, mask: Tensor, scores: Tensor) -> Circuit
 def is_eap_ig_tensors(path: str | Path) -> bool:
     """Whether a safetensors file has the tensors of EAP-IG."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             return set(TENSORS) <= set(file.keys())
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, InputError):
         return False
 
 
@@ -196,11 +221,12 @@ def read_eap_ig_tensors(path: str | Path) -> Circuit:
         InputError: the file cannot be read, or its tensors do not fit its model.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            graph = _graph(json.loads(header["cfg"]))
+            graph = _graph(parse_json(header["cfg"]))
             flat = _flat(graph)
-            names = (json.loads(header["src_nodes"]), json.loads(header["dst_nodes"]))
+            names = (parse_json(header["src_nodes"]), parse_json(header["dst_nodes"]))
             if names != (list(flat.writer_names), list(flat.reader_names)):
                 raise InputError("its nodes are not those of its model, in their order")
             scores, mask = (file.get_tensor(name) for name in TENSORS[:2])

@@ -3,48 +3,131 @@
 Neither holds None, lists or mappings: absent values are left out, a group's heads are one string, provenance is JSON text
 (GEXF has no place for it). Each edge carries `kind` (q, k, v, in) beside its id, each node what it is called as `label` and
 `role`, where the user named nodes.
+
+The lines are written as they are made: networkx would build the document first, of three gigabytes for the whole graph of a
+model with eight billion parameters.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import networkx as nx
+from xml.sax.saxutils import escape
 
 from circuits.circuit import Circuit
 from circuits.export.atomic import replacing
 from circuits.export.naming import Naming
-from circuits.export.node_link import to_networkx
+from circuits.export.node_link import check_finite, header, nodes_of
+
+GRAPH = {"schema": "long", "graph": "string", "provenance": "string"}
+NODE = {"kind": "string", "layer": "long", "head": "long", "heads": "string", "role": "string"}
+EDGE = {"kind": "string", "score": "double", "stderr": "double"}
+"""Attributes and their types."""
+
+_GRAPHML = """<?xml version='1.0' encoding='utf-8'?>
+<graphml xmlns="http://graphml.graphdrawing.org/xmlns" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
+xsi:schemaLocation="http://graphml.graphdrawing.org/xmlns http://graphml.graphdrawing.org/xmlns/1.0/graphml.xsd">
+"""
+_GEXF = """<?xml version='1.0' encoding='utf-8'?>
+<gexf xmlns="http://www.gexf.net/1.2draft" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
+xsi:schemaLocation="http://www.gexf.net/1.2draft http://www.gexf.net/1.2draft/gexf.xsd" version="1.2">
+  <graph defaultedgetype="directed" mode="static" name="">
+"""
+
+Node = tuple[str, str, dict[str, Any]]
 
 
 def write_graphml(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
     """Writes the circuit as GraphML, whole or not at all."""
-    with replacing(path) as temporary:
-        nx.write_graphml(_plain(circuit, naming), temporary, edge_id_from_attribute="id")
+    _write(_graphml(circuit, _named(circuit, naming)), circuit, path)
 
 
 def write_gexf(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
     """Writes the circuit as GEXF 1.2, whole or not at all."""
-    graph = _plain(circuit, naming)
-    graph.graph.clear()
-    with replacing(path) as temporary:
-        nx.write_gexf(graph, temporary)
+    _write(_gexf(circuit, _named(circuit, naming)), circuit, path)
 
 
-def _plain(circuit: Circuit, naming: Naming | None) -> nx.MultiDiGraph:
+def _write(lines: Iterator[str], circuit: Circuit, path: str | Path) -> None:
+    check_finite(circuit)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
+
+
+def _named(circuit: Circuit, naming: Naming | None) -> list[Node]:
+    """Name, label and attributes of each node."""
     naming = (naming or Naming()).checked(circuit.graph)
-    source = to_networkx(circuit)
-    result = nx.MultiDiGraph(**{name: _text(value) for name, value in source.graph.items()})
-    for node, data in source.nodes(data=True):
-        role = naming.role(node)
-        named = {"label": node if role is None else role} | ({} if role is None else {"role": role})
-        result.add_node(node, **{name: _text(value) for name, value in data.items() if value is not None}, **named)
-    for start, end, key, data in source.edges(keys=True, data=True):
-        result.add_edge(start, end, key=key, id=f"{start}->{end}<{key}>", kind=key, **data)
-    return result
+    found = []
+    for name, attributes in nodes_of(circuit):
+        role = naming.role(name)
+        told = {key: " ".join(value) if isinstance(value, list) else value for key, value in attributes.items()}
+        found.append((name, name if role is None else role, {**told, "role": role}))
+    return found
 
 
-def _text(value: Any) -> Any:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return json.dumps(value) if isinstance(value, dict) else value
+def _graphml(circuit: Circuit, nodes: list[Node]) -> Iterator[str]:
+    yield _GRAPHML
+    for of, kinds in (("graph", GRAPH), ("node", {**NODE, "label": "string"}), ("edge", {"id": "string", **EDGE})):
+        for name, kind in kinds.items():
+            yield f'  <key id="{of}.{name}" for="{of}" attr.name="{name}" attr.type="{kind}" />\n'
+    yield '  <graph edgedefault="directed">\n'
+    for name, label, attributes in nodes:
+        data = "".join(_data("node", key, value) for key, value in {**attributes, "label": label}.items())
+        yield f'    <node id="{name}">\n{data}    </node>\n'
+    sources, ends = _ends(circuit)
+    for w, r, score, stderr in circuit.entries():
+        target, kind = ends[r]
+        name = f"{sources[w]}-&gt;{target}&lt;{kind}&gt;"
+        first = "" if score is None else f'      <data key="edge.score">{score!r}</data>\n'
+        second = "" if stderr is None else f'      <data key="edge.stderr">{stderr!r}</data>\n'
+        yield (
+            f'    <edge source="{sources[w]}" target="{target}" id="{name}">\n      <data key="edge.id">{name}</data>\n'
+            f'      <data key="edge.kind">{kind}</data>\n{first}{second}    </edge>\n'
+        )
+    for key, value in header(circuit).items():
+        text = json.dumps(value) if isinstance(value, dict) else value
+        yield _data("graph", key, text).removeprefix("  ")
+    yield "  </graph>\n</graphml>\n"
+
+
+def _data(of: str, key: str, value: Any) -> str:
+    return "" if value is None else f'      <data key="{of}.{key}">{escape(str(value))}</data>\n'
+
+
+def _ends(circuit: Circuit) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    """Names of the writers; node and kind of each reader. They hold no character that XML would have escaped."""
+    return circuit.graph.writer_names, [(reader.node, reader.kind) for reader in circuit.graph.reader_nodes]
+
+
+def _gexf(circuit: Circuit, nodes: list[Node]) -> Iterator[str]:
+    yield _GEXF
+    for of, kinds in (("edge", {**EDGE, "networkx_key": "string"}), ("node", NODE)):
+        yield f'    <attributes mode="static" class="{of}">\n'
+        for name, kind in kinds.items():
+            yield f'      <attribute id="{of}.{name}" title="{name}" type="{kind}" />\n'
+        yield "    </attributes>\n"
+    yield "    <nodes>\n"
+    for name, label, attributes in nodes:
+        data = "".join(_value("node", key, value) for key, value in attributes.items())
+        yield f'      <node id="{name}" label="{_attribute(label)}">\n        <attvalues>\n{data}        </attvalues>\n      </node>\n'
+    yield "    </nodes>\n    <edges>\n"
+    sources, ends = _ends(circuit)
+    for w, r, score, stderr in circuit.entries():
+        target, kind = ends[r]
+        values = {"kind": kind, "score": score, "stderr": stderr, "networkx_key": kind}
+        data = "".join([_value("edge", key, value) for key, value in values.items()])
+        yield (
+            f'      <edge source="{sources[w]}" target="{target}" id="{sources[w]}-&gt;{target}&lt;{kind}&gt;">\n'
+            f"        <attvalues>\n{data}        </attvalues>\n      </edge>\n"
+        )
+    yield "    </edges>\n  </graph>\n</gexf>\n"
+
+
+def _value(of: str, key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    text = repr(value) if isinstance(value, float) else _attribute(str(value))
+    return f'          <attvalue for="{of}.{key}" value="{text}" />\n'
+
+
+def _attribute(text: str) -> str:
+    return escape(text, {'"': "&quot;"})

@@ -4,8 +4,6 @@ Labels are the only free text in an export, so every hostile string comes throug
 white space becomes plain spaces, and each format escapes the rest in its own way.
 """
 
-import json
-import tomllib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.export.node_link import reprs
 from circuits.graph import Graph
+from circuits.untrusted import read_json, read_toml, shown
 
 LONGEST = 200
 """Characters of a label."""
@@ -74,9 +72,9 @@ class Naming:
 
 def _check_node(node: Any, known: tuple[str, ...], where: str) -> None:
     if node not in known:
-        near = get_close_matches(str(node), known, n=3, cutoff=0.3)
+        near = get_close_matches(node[:40] if isinstance(node, str) else "", known, n=3, cutoff=0.3)
         hint = f"; the nearest: {', '.join(near)}" if near else ""
-        raise InputError(f"{where}: there is no node {reprs(node)} in this graph{hint}")
+        raise InputError(f"{where}: there is no node {shown(node)} in this graph{hint}")
 
 
 def clean(text: Any, what: str) -> str:
@@ -86,7 +84,7 @@ def clean(text: Any, what: str) -> str:
         InputError: no text, too long, or with control characters, which some formats cannot hold at all.
     """
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{what} must be text, got {reprs(text)}")
+        raise InputError(f"{what} must be text, got {shown(text)}")
     text = " ".join(text.split())
     if len(text) > LONGEST:
         raise InputError(f"{what} has {len(text)} characters; at most {LONGEST} are drawn")
@@ -105,18 +103,13 @@ def read_naming(path: str | Path) -> Naming:
         InputError: the file cannot be read, or holds something else.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-    except OSError as problem:
-        raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
-    except (ValueError, RecursionError) as problem:
-        raise InputError(f"{path} is neither TOML nor, by its suffix .json, JSON: {problem}") from None
+    data = read_json(path) if path.suffix.lower() == ".json" else read_toml(path)
     if not isinstance(data, dict) or not data or not set(data) <= {"labels", "groups"}:
         raise InputError(f"{path} must hold the tables 'labels' (node = label) and 'groups' (label = list of nodes)")
     labels, groups = data.get("labels", {}), data.get("groups", {})
     if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
         raise InputError(f'{path}: \'labels\' must give a text for each node, as "a9.h6" = "name mover"')
-    if not isinstance(groups, dict) or not all(isinstance(nodes, list) for nodes in groups.values()):
+    lists = isinstance(groups, dict) and all(isinstance(nodes, list) for nodes in groups.values())
+    if not lists or not all(isinstance(node, str) for nodes in groups.values() for node in nodes):
         raise InputError(f'{path}: \'groups\' must give a list of nodes for each label, as "name movers" = ["a9.h6"]')
     return Naming(labels, {label: tuple(nodes) for label, nodes in groups.items()})

@@ -47,10 +47,14 @@ def write_neuronpedia(
         InputError: a circuit without scores, or an unknown node.
     """
     data = attribution_graph(circuit, naming, prompt=prompt, tokens=tokens, slug=slug)
+    links = data.pop("links")
     # Such graphs end up in web pages; "<" stands only in strings, where JSON can spell it so that no tag begins.
-    text = json.dumps(data, indent=1, allow_nan=False).replace("<", "\\u003c")
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(data, indent=1, allow_nan=False).replace("<", "\\u003c").removesuffix("\n}")
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f'{text},\n "links": [')
+        # A line each: indenting them takes ten times as long.
+        file.writelines(f"{',' if i else ''}\n  {json.dumps(link, allow_nan=False)}" for i, link in enumerate(links))
+        file.write("\n ]\n}\n")
 
 
 def attribution_graph(
@@ -125,14 +129,15 @@ def _node(name: str, graph: Graph, naming: Naming, last: int) -> dict[str, Any]:
 
 def _links(circuit: Circuit, nodes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     graph, found = circuit.graph, {}
-    for w, r in circuit.mask.nonzero().tolist():
-        reader = graph.reader_nodes[r]
-        score = math.nan if circuit.scores is None else float(circuit.scores[w, r])
-        if not math.isfinite(score):
+    targets = [
+        [node for node in graph.nodes_fed_by(reader) or ("logits",) if node in nodes] for reader in graph.reader_nodes
+    ]
+    kinds = [reader.kind for reader in graph.reader_nodes]
+    for w, r, score, _ in circuit.entries():
+        if score is None or not math.isfinite(score):
             raise InputError("an attribution graph needs a score for each edge of the circuit")
-        for target in graph.nodes_fed_by(reader) or ("logits",):
-            if target in nodes:
-                found.setdefault((graph.writer_names[w], target), {})[reader.kind] = score
+        for target in targets[r]:
+            found.setdefault((graph.writer_names[w], target), {})[kinds[r]] = score
     return [
         {
             "source": nodes[source]["node_id"],

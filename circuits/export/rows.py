@@ -36,11 +36,11 @@ def edge_rows(circuit: Circuit, naming: Naming | None = None) -> list[EdgeRow]:
     """Its edges, largest effects first; in graph order where there are no effects."""
     naming = (naming or Naming()).checked(circuit.graph)
     graph, rows = circuit.graph, []
-    for w, r in circuit.mask.nonzero().tolist():
-        source, reader = graph.writer_names[w], graph.reader_nodes[r]
-        effect, stderr = _known(circuit.scores, w, r), _known(circuit.stderr, w, r)
-        roles = naming.role(source), naming.role(reader.node)
-        rows.append(EdgeRow(source, reader.node, reader.kind, effect, stderr, *roles))
+    sources = [(name, naming.role(name)) for name in graph.writer_names]
+    targets = [(reader.node, reader.kind, naming.role(reader.node)) for reader in graph.reader_nodes]
+    for w, r, effect, stderr in circuit.entries():
+        (source, role), (target, kind, other) = sources[w], targets[r]
+        rows.append(EdgeRow(source, target, kind, effect, stderr, role, other))
     return sorted(rows, key=lambda row: -abs(row.effect or 0.0))
 
 
@@ -48,28 +48,25 @@ def node_rows(circuit: Circuit, naming: Naming | None = None) -> list[NodeRow]:
     """Its nodes, in graph order; an edge into a shared key/value head counts for each head of its group."""
     naming = (naming or Naming()).checked(circuit.graph)
     graph = circuit.graph
-    into, out = dict.fromkeys(circuit.nodes, 0), dict.fromkeys(circuit.nodes, 0)
-    effects: dict[str, list[float]] = {node: [] for node in circuit.nodes}
-    for w, r in circuit.mask.nonzero().tolist():
-        source = graph.writer_names[w]
-        out[source] += 1
-        for node in graph.nodes_fed_by(graph.reader_nodes[r]) or ("logits",):
+    nodes = circuit.nodes
+    into, out = dict.fromkeys(nodes, 0), dict.fromkeys(nodes, 0)
+    effects: dict[str, list[float]] = {node: [] for node in nodes}
+    for name, n in zip(graph.writer_names, circuit.mask.sum(1).tolist(), strict=True):
+        if name in out:
+            out[name] = n
+    for reader, n in zip(graph.reader_nodes, circuit.mask.sum(0).tolist(), strict=True):
+        for node in graph.nodes_fed_by(reader) or ("logits",):
             if node in into:
-                into[node] += 1
-        effect = _known(circuit.scores, w, r)
+                into[node] += n
+    for w, _, effect, _ in circuit.entries():
         if effect is not None:
-            effects[source].append(effect)
+            effects[graph.writer_names[w]].append(effect)
     writers = {writer.name: writer for writer in graph.writer_nodes}
     rows = []
-    for node in circuit.nodes:
+    for node in nodes:
         writer = writers.get(node)
         kind, layer, head = ("logits", None, None) if writer is None else (writer.kind, writer.layer, writer.head)
         total = math.fsum(effects[node]) if effects[node] else None
         place = None if kind in ("input", "logits") else layer
         rows.append(NodeRow(node, kind, place, head, naming.role(node), into[node], out[node], total))
     return rows
-
-
-def _known(tensor, w: int, r: int) -> float | None:
-    value = math.nan if tensor is None else float(tensor[w, r])
-    return None if math.isnan(value) else value

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.export.atomic import write_tensors
-from circuits.export.node_link import _object, reprs
+from circuits.export.node_link import _object
 from circuits.graph import Graph
 from circuits.methods.coar import LinearAttribution
 from circuits.node_scores import NodeScores
 from circuits.provenance import frozen, plain
 from circuits.scores import EdgeScores, check_shapes
+from circuits.untrusted import check_plain, check_regular, parse_json, shown
 
 SCHEMA = "mech-circuits edge scores 2"
 OLD_SCHEMA = "mech-circuits edge scores 1"
@@ -71,9 +72,9 @@ def read_scores(path: str | Path) -> EdgeScores:
     with _opened(path, (SCHEMA, OLD_SCHEMA), "edge scores") as (file, header):
         if header["schema"] == OLD_SCHEMA:
             header = {**header, "positions": "null", "group": "1"}
-        graph = Graph.from_dict(json.loads(header["graph"]))
-        provenance = frozen(_object(json.loads(header["provenance"]), "provenance"))
-        positions = json.loads(header["positions"])
+        graph = Graph.from_dict(_parsed(header, "graph"))
+        provenance = frozen(check_plain(_object(_parsed(header, "provenance"), "provenance"), "provenance"))
+        positions = _parsed(header, "positions")
         positions = None if positions is None else _names(positions, "positions")
         n_prompts, group = (_count(header[name], name) for name in ("n_prompts", "group"))
         there = set(file.keys()) | {"values", "stderr"}
@@ -109,14 +110,14 @@ def read_node_scores(path: str | Path) -> NodeScores:
         InputError: the file cannot be read or holds something else; with the reason.
     """
     with _opened(path, (NODE_SCHEMA,), "node scores") as (file, header):
-        nodes = _names(json.loads(header["nodes"]), "nodes")
-        positions = json.loads(header["positions"])
+        nodes = _names(_parsed(header, "nodes"), "nodes")
+        positions = _parsed(header, "positions")
         positions = None if positions is None else _names(positions, "positions")
-        provenance = frozen(_object(json.loads(header["provenance"]), "provenance"))
+        provenance = frozen(check_plain(_object(_parsed(header, "provenance"), "provenance"), "provenance"))
         there = set(file.keys())
         per_prompt = file.get_tensor("per_prompt")
         clean, corrupted = (file.get_tensor(name) if name in there else None for name in ("clean", "corrupted"))
-        fit = _object(json.loads(header["fit"]), "fit") if "fit" in header else None
+        fit = check_plain(_object(_parsed(header, "fit"), "fit"), "fit") if "fit" in header else None
         fitted: dict[str, Any] = {} if fit is None else {name: file.get_tensor(name) for name in FIT_TENSORS}
     axes = (len(nodes),) if positions is None else (len(nodes), len(positions))
     prompts = per_prompt.shape[-1:]
@@ -145,9 +146,17 @@ def read_node_scores(path: str | Path) -> NodeScores:
     return LinearAttribution(nodes, per_prompt, positions, clean, corrupted, provenance, **fitted, fit=fit)
 
 
+def _parsed(header: dict[str, str], name: str) -> Any:
+    """An entry of the header, which is JSON; another is a ValueError, as what `int` says of no number is."""
+    try:
+        return parse_json(header[name])
+    except InputError as problem:
+        raise ValueError(f"its {name} {problem}") from None
+
+
 def _names(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
-        raise InputError(f"{what} must be a list of names, got {reprs(value)}")
+        raise InputError(f"{what} must be a list of names, got {shown(value)}")
     return tuple(value)
 
 
@@ -168,10 +177,11 @@ def _write(tensors: dict[str, Tensor], header: dict[str, str], path: str | Path)
 def _opened(path: str | Path, schemas: tuple[str, ...], what: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """The file and its header; whatever is wrong with either becomes an InputError that names the file."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("schema") not in schemas:
-                raise InputError(f"schema {header.get('schema')!r}; expected {schemas[0]!r}")
+                raise InputError(f"schema {shown(header.get('schema'))}; expected {schemas[0]!r}")
             yield file, header
     except InputError as problem:
         raise InputError(f"{path}: {problem}") from None

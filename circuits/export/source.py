@@ -1,15 +1,15 @@
 """What an export begins with: a run directory, a circuit, scores, or a file of EAP-IG."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.export.eap_ig import is_eap_ig_tensors, read_eap_ig, read_eap_ig_tensors
+from circuits.export import eap_ig, node_link
 from circuits.pairs import PromptPairs
 from circuits.runs import check_files, read_run_file
 from circuits.scores import EdgeScores
+from circuits.untrusted import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +44,8 @@ def read_source(path: str | Path, edges: int | None = None, every_edge: bool = F
     if not path.is_file():
         raise InputError(f"there is no run directory or file {path}")
     if path.suffix.lower() == ".safetensors":
-        if is_eap_ig_tensors(path):
-            return Source(_no_choice(read_eap_ig_tensors(path), edges, path))
+        if eap_ig.is_eap_ig_tensors(path):
+            return Source(_no_choice(eap_ig.read_eap_ig_tensors(path), edges, path))
         return Source(_from_scores(EdgeScores.load(path), edges, every_edge, path))
     return Source(_no_choice(_from_json(path), edges, path))
 
@@ -57,11 +57,9 @@ def _no_choice(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
 
 
 def _from_json(path: Path) -> Circuit:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        data = None  # The reader below says what is wrong.
-    return read_eap_ig(path) if isinstance(data, dict) and "cfg" in data else Circuit.from_json(path)
+    data = read_json(path, (*eap_ig.FIELDS, *node_link.FIELDS))
+    read = eap_ig.from_plain if isinstance(data, dict) and "cfg" in data else node_link.from_plain
+    return read(data, path)
 
 
 def _from_scores(scores: EdgeScores, edges: int | None, every_edge: bool, path: Path) -> Circuit:

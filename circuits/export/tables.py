@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ def write_latex_edges(
     if max_edges is not None and max_edges < 1:
         raise InputError(f"max_edges must be at least 1, got {max_edges}")
     heads = ("from", "to", "input", "effect", "std.\\ error")
+    named = cache(_named)
     rows = [
-        (_named(row.source, row.source_label), _named(row.target, row.target_label), escape(row.input),
+        (named(row.source, row.source_label), named(row.target, row.target_label), row.input,
          _number(row.effect), _number(row.stderr, plus=False))
         for row in edge_rows(circuit, naming)[:max_edges]
     ]  # fmt: skip

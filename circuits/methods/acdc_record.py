@@ -20,6 +20,7 @@ from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
 from circuits.pieces import question_of
 from circuits.provenance import Provenance
+from circuits.untrusted import open_regular
 
 STEPS_FILE = "steps.jsonl"
 SUMS_FILE = "steps.sha256"
@@ -212,11 +213,11 @@ def read_steps(path: str | Path) -> Iterator[Step]:
         InputError: no such file, or a line is no test.
     """
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield _step(json.loads(line))
-                except (ValueError, KeyError, TypeError):
+                    yield _step(json.loads(line.decode()))
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                     raise InputError(f"{path}, line {number}: {line[:80]!r} is no step of ACDC") from None
     except OSError as problem:
         raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None

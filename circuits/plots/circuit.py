@@ -68,14 +68,11 @@ class _Edge:
 def drawn_edges(circuit: Circuit) -> list[_Edge]:
     graph, nodes = circuit.graph, set(circuit.nodes)
     edges = []
-    for w, r in circuit.mask.nonzero().tolist():
+    targets = [[node for node in graph.nodes_fed_by(r) if node in nodes] or ["logits"] for r in graph.reader_nodes]
+    for w, r, score, stderr in circuit.entries():
         reader, source = graph.reader_nodes[r], graph.writer_names[w]
         name = f"{source}->{reader.name}"
-        values = [
-            None if t is None or math.isnan(t[w, r]) else float(t[w, r]) for t in (circuit.scores, circuit.stderr)
-        ]
-        targets = [node for node in graph.nodes_fed_by(reader) if node in nodes] or ["logits"]
-        edges += [_Edge(name, source, target, reader.kind, *values) for target in targets]
+        edges += [_Edge(name, source, target, reader.kind, score, stderr) for target in targets[r]]
     return sorted(edges, key=lambda edge: abs(edge.score or 0.0))
 
 

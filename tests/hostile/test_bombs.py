@@ -1,0 +1,63 @@
+"""What a small file can cost: memory in proportion, and no waiting."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from circuits import InputError
+from circuits.export.node_link import FIELDS
+from circuits.untrusted import parse_json
+
+BOMBS = Path(__file__).with_name("bombs.py")
+SPARE = 32 * 2**20
+"""Bytes beyond ten times the file: the parsers' own, and what the allocator rounds up to."""
+TABLES = 2**30
+"""Bytes for the tables of the largest graph that is read."""
+
+
+@pytest.fixture(scope="module")
+def told():
+    """Every bomb in a process of its own, which the system would stop at four gigabytes; a hang is killed."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peak memory is read from /proc")
+    done = subprocess.run([sys.executable, str(BOMBS)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_no_bomb_takes_more_than_ten_times_its_size(told):
+    assert len(told) > 150
+    much = [row for row in told if row["rise"] > 10 * row["bytes"] + (TABLES if row["reader"] == "alone" else SPARE)]
+    assert much == []
+
+
+def test_no_bomb_makes_anybody_wait(told):
+    """The slowest takes half a second; the bound is for a machine under load."""
+    assert [row for row in told if row["seconds"] > 10] == []
+
+
+SMALL_PARTS = {"lists": "[],", "objects": "{},", "entries": '{"a":1},', "strings": '"ab",'}
+
+
+@pytest.mark.parametrize("part", SMALL_PARTS.values(), ids=SMALL_PARTS)
+def test_large_files_of_small_parts_are_refused_before_they_are_read(part):
+    with pytest.raises(InputError, match="so many small parts"):
+        parse_json("[" + part * (2**22 // len(part)) + "0]", FIELDS)
+
+
+def test_large_files_of_different_keys_are_refused_before_they_are_read():
+    with pytest.raises(InputError, match="so many small parts"):
+        parse_json("{" + ",".join(f'"{i:x}":1' for i in range(400_000)) + "}", FIELDS)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_large_files_of_edges_are_not_refused(indent):
+    """The smallest edges that there are, as our writer and others have them."""
+    edge = {"source": "m0", "target": "m1", "key": "in"}
+    text = json.dumps([edge] * 50_000, indent=indent)
+    assert len(parse_json(text, FIELDS)) == 50_000
+    names = json.dumps({f"m{i}->m1": {"score": 0.0, "in_graph": True} for i in range(50_000)})
+    assert len(parse_json(names, ("score", "in_graph"))) == 50_000
