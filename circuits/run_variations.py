@@ -159,7 +159,6 @@ def vary(
         if why is not None:
             skipped[told] = why
             continue
-        planned += cost
         with stage(told) as progress:
             for done, change in enumerate(some):
                 progress(done, len(some), change.name)
@@ -171,6 +170,7 @@ def vary(
                     skipped[told if axis == "pairs" else f"stability, {axis} {change.name}"] = str(reason)
                 else:
                     found[change.name], changed[change.name] = result, axis
+                    planned += asked.seconds * change.cost
             progress(len(some), len(some))
         if len(found) > 1:
             yield Variations(k, dict(found), dict(changed))
@@ -188,8 +188,8 @@ def _left_out(asked: Asked, axis: str, cost: float, planned: float, at_most: flo
 def too_long(cost: float, at_most: float, part: str) -> str:
     """Why a part is left out, and how to have it."""
     return (
-        f"running the method again would take about {_minutes(cost)}, and {_minutes(at_most)} are what {part} may take unless "
-        f"it is asked for: --parts {part}"
+        f"running the method again would take about {_minutes(cost)}; unless it is asked for (--parts {part}), {part} takes no "
+        f"more than {_minutes(at_most)} in all"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from circuits.evaluation_tables import tables
 from circuits.plots.comparison import COLOURS, DASHES, MARKERS
@@ -111,37 +112,34 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> go.Figure:
 
 
 def roc_figure(told: Mapping[str, Any]) -> go.Figure:
-    """ROC curves of the scores, and the circuit as a point, by level and by what "true" means.
+    """ROC curves of the scores and the circuit as a point, by level; a panel for each meaning of "true".
 
     Args:
         told: `recovery` of `evaluation.json`.
     """
     truths = list(told["truths"])
     levels = list(dict.fromkeys(row["level"] for row in (*told["scores"], *told["circuit"])))
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[0, 1],
-        y=[0, 1],
-        mode="lines",
-        line={"width": 1, "color": NEUTRAL, "dash": "dot"},
-        showlegend=False,
-        hoverinfo="skip",
-    )
-    for kind in ("scores", "circuit"):
-        for row in told[kind]:
-            style = levels.index(row["level"])
-            name = row["level"] + (f", {row['truth']}" if len(truths) > 1 else "")
-            curve = row["roc"] if kind == "scores" else [[row["false_positive_rate"], row["recall"]]]
-            line = {"color": COLOURS[style], "width": 2, "dash": DASHES[truths.index(row["truth"])]}
-            marker = {"color": COLOURS[style], "size": 12, "symbol": f"{MARKERS[style]}-open", "line": {"width": 2}}
-            figure.add_scatter(
-                x=[x for x, _ in curve], y=[y for _, y in curve], mode="lines" if kind == "scores" else "markers",
-                name=escaped(f"{name}, AUROC {row['auroc']:.2f}" if kind == "scores" else f"{name}, circuit"),
-                line=line, marker=marker, hovertemplate="%{x:.3f}, %{y:.3f}<extra></extra>", cliponaxis=False,
-            )  # fmt: skip
+    titles = [escaped(f"what is {truth}") for truth in truths]
+    figure = make_subplots(cols=len(truths), subplot_titles=titles, horizontal_spacing=0.12)
+    for column in range(1, len(truths) + 1):
+        chance = {"mode": "lines", "line": {"width": 1, "color": NEUTRAL, "dash": "dot"}, "hoverinfo": "skip"}
+        figure.add_scatter(x=[0, 1], y=[0, 1], showlegend=False, row=1, col=column, **chance)
+        figure.update_yaxes(scaleanchor=f"x{column if column > 1 else ''}", row=1, col=column)
+    for row in (*told["scores"], *told["circuit"]):
+        i, column = levels.index(row["level"]), truths.index(row["truth"]) + 1
+        scored = "roc" in row
+        curve = row["roc"] if scored else [[row["false_positive_rate"], row["recall"]]]
+        area = f", AUROC {row['auroc']:.2f}" if scored else ", circuit"
+        figure.add_scatter(
+            x=[x for x, _ in curve], y=[y for _, y in curve], mode="lines" if scored else "markers", cliponaxis=False,
+            name=escaped(row["level"] + area + (f" ({row['truth']})" if len(truths) > 1 else "")),
+            line={"color": COLOURS[i], "width": 2.5 - 0.5 * i, "dash": DASHES[i]},
+            marker={"color": COLOURS[i], "size": 15 - 3 * i, "symbol": f"{MARKERS[i]}-open", "line": {"width": 2}},
+            hovertemplate="%{x:.3f}, %{y:.3f}<extra></extra>", row=1, col=column,
+        )  # fmt: skip
     figure.update_xaxes(title="false positive rate", range=[0, 1], constrain="domain")
-    figure.update_yaxes(title="true positive rate", range=[0, 1.01], scaleanchor="x", constrain="domain")
-    figure.update_layout(width=720, height=460, **_LAYOUT)
+    figure.update_yaxes(title="true positive rate", range=[0, 1.01], constrain="domain")
+    figure.update_layout(width=330 * len(truths) + 330, height=430, **_LAYOUT)
     return figure
 
 
