@@ -1,7 +1,7 @@
 """`circuits compare`: run directories side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class Run:
         provenance: of its result.
         results: its scores by the run's name, and its circuit as `NAME circuit`.
         faithfulness: of that circuit, as the run measured it; None without one.
+        told: all that `run.json` says.
     """
 
     path: Path
     provenance: dict[str, Any]
     results: dict[str, Judged]
     faithfulness: float | None = None
+    told: dict[str, Any] = field(default_factory=dict)
 
     @property
     def circuits(self) -> dict[str, Circuit]:
@@ -63,7 +65,7 @@ def read_run(path: str | Path) -> Run:
         results[f"{name} circuit"] = Circuit.from_json(circuit)
     summary = told.get("summary")
     value = summary.get("faithfulness") if isinstance(summary, dict) else None
-    return Run(path, provenance, results, value if isinstance(value, float) else None)
+    return Run(path, provenance, results, value if isinstance(value, float) else None, told)
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
@@ -77,10 +79,10 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"two runs are called {name}; rename a directory")
-    for field, what in SAME.items():
-        found = {str(run.provenance.get(field)) for run in runs}
+    for name, what in SAME.items():
+        found = {str(run.provenance.get(name)) for run in runs}
         if len(found) > 1:
-            each = ", ".join(f"{run.path.name}: {str(run.provenance.get(field))[:12]}" for run in runs)
+            each = ", ".join(f"{run.path.name}: {str(run.provenance.get(name))[:12]}" for run in runs)
             raise InputError(f"the runs have different {what} ({each}); they cannot be compared")
     return runs
 

@@ -42,6 +42,7 @@ def discover(
     seed: int = 0,
     batch_size: int | None = None,
     stage: StageProgress = silent,
+    test: bool = True,
     **options: Any,
 ) -> Discovery | NodeDiscovery:
     """Scores all edges, chooses a circuit and tests it; or scores nodes.
@@ -55,6 +56,7 @@ def discover(
         seed: of the random circuits, of the noise and of resampling.
         batch_size: pairs at a time; None: chosen by size.
         stage: progress reporting.
+        test: whether the circuit is tested; else its faithfulness is NaN.
         options: the method's own, see `METHODS`.
 
     Raises:
@@ -64,7 +66,7 @@ def discover(
     chosen_method = METHODS[method]
     chosen = choose_ablation(ablation or chosen_method.ablation, noise_tokens, seed)
     question = Question.ask(model, pairs, metric, chosen, batch_size)
-    return chosen_method.job(Job(question, batch_size, seed, stage, {}), **chosen_method.fixed, **options)
+    return chosen_method.job(Job(question, batch_size, seed, stage, {}, test=test), **chosen_method.fixed, **options)
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:

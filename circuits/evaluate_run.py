@@ -1,119 +1,42 @@
-"""`circuits evaluate`: what the field asks of a circuit, measured for a finished run."""
+"""`circuits evaluate`: what the field asks of a circuit, measured for a finished run.
+
+Parts that run the method again (`stability`, `randomisation`) are bounded unless they are asked for by name: each may take
+`AGAIN_SECONDS`, by the time that the run itself took.
+"""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from circuits.circuit import Circuit
 from circuits.compare_runs import Run
 from circuits.errors import InputError
-from circuits.evaluation.completeness import Completeness, Minimality, completeness, minimality
-from circuits.evaluation.curves import FaithfulnessCurves, faithfulness_curves
+from circuits.evaluation.completeness import completeness, minimality
+from circuits.evaluation.curves import faithfulness_curves
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness
-from circuits.evaluation.hypothesis import HypothesisTests, hypothesis_tests
-from circuits.evaluation.score_quality import Sensitivity, complexity, sensitivity
-from circuits.evaluation.stability import Stability, prompt_stability
+from circuits.evaluation.hypothesis import hypothesis_tests
+from circuits.evaluation.randomisation import randomisation
+from circuits.evaluation.score_quality import complexity, sensitivity
+from circuits.evaluation.stability import prompt_stability
+from circuits.evaluation_record import Evaluation
 from circuits.job import StageProgress, silent
 from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
-from circuits.provenance import finite, said
 from circuits.random_circuits import KINDS
+from circuits.run_again import ablation_called, asked_about, compared_at_once, own_result, what_was_asked
+from circuits.run_recovery import known_circuits, recovered
+from circuits.run_variations import ABLATIONS, too_long, vary
 from circuits.scores import EdgeScores
 
-PARTS = ("faithfulness", "completeness", "minimality", "curves", "hypothesis", "scores")
-ABLATIONS = ("interchange", "zero", "mean", "mean_positional", "resample")
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What came out; parts that were not asked for, or that the run has nothing for, are None or empty.
-
-    Attributes:
-        run, task, model: what was evaluated.
-        n_pairs: on how many pairs; `fresh`: other pairs than the run's own.
-        n_edges: of the circuit.
-        ablation, metric: the run's own.
-        faithfulness: by ablation, against random connected circuits.
-        same_layers: under the run's own ablation, against the circuit with heads exchanged.
-        completeness, minimality, curves, hypothesis: see `circuits.evaluation`.
-        stability, complexity, sensitivity: of the scores.
-        skipped: what could not be measured, and why.
-        seconds: wall time a part.
-    """
-
-    run: str
-    task: str
-    model: str
-    n_pairs: int
-    fresh: bool
-    n_edges: int | None
-    ablation: str
-    metric: str
-    faithfulness: dict[str, Faithfulness] = field(default_factory=dict)
-    same_layers: Faithfulness | None = None
-    completeness: Completeness | None = None
-    minimality: Minimality | None = None
-    curves: FaithfulnessCurves | None = None
-    hypothesis: HypothesisTests | None = None
-    stability: Stability | None = None
-    complexity: float | None = None
-    sensitivity: Sensitivity | None = None
-    skipped: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        told: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in (
-                "run",
-                "task",
-                "model",
-                "n_pairs",
-                "fresh",
-                "n_edges",
-                "ablation",
-                "metric",
-                "skipped",
-                "seconds",
-            )
-        }
-        told["schema"] = 1
-        told["faithfulness"] = {name: _faithfulness(of) for name, of in self.faithfulness.items()}
-        if self.same_layers is not None:
-            told["same_layers"] = _faithfulness(self.same_layers)
-        if self.completeness is not None:
-            of = self.completeness
-            told["completeness"] = {
-                "value": finite(of.value), "complement": finite(of.complement), "incompleteness": finite(of.incompleteness),
-                "circuit_without": [finite(x) for x in of.circuit_without.tolist()],
-                "model_without": [finite(x) for x in of.model_without.tolist()],
-            }  # fmt: skip
-        if self.minimality is not None:
-            part = self.minimality
-            stderr = (
-                part.effects.std(1) / part.effects.shape[1] ** 0.5
-                if part.effects.shape[1] > 1
-                else [None] * len(part.edges)
-            )
-            errors = stderr if isinstance(stderr, list) else stderr.tolist()
-            told["minimality"] = {
-                "effects": dict(zip(part.edges, part.values.tolist(), strict=True)),
-                "stderr": dict(zip(part.edges, errors, strict=True)), "idle": list(part.idle()),
-            }  # fmt: skip
-        told |= {name: of.to_dict() for name in ("curves", "hypothesis") if (of := getattr(self, name)) is not None}
-        if self.stability is not None:
-            told["stability"] = {
-                "resamples": len(self.stability.runs), "k": self.stability.k, "jaccard": self.stability.mean_jaccard,
-                "rank": self.stability.mean_rank, "always": list(self.stability.always),
-            }  # fmt: skip
-        if self.complexity is not None:
-            told["complexity"] = self.complexity
-        if self.sensitivity is not None:
-            told["sensitivity"] = vars(self.sensitivity)
-        return told
+PARTS = (
+    "faithfulness", "completeness", "minimality", "curves", "hypothesis", "scores", "recovery", "stability", "randomisation",
+)  # fmt: skip
+AGAIN_SECONDS = 300.0
+RESAMPLES = 100
 
 
 def evaluate_run(
@@ -122,131 +45,189 @@ def evaluate_run(
     pairs: PromptPairs,
     *,
     fresh: bool = False,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] | None = None,
     ablations: Sequence[str] | None = None,
     n_random: int = 20,
     seed: int = 0,
     batch_size: int | None = None,
     stage: StageProgress = silent,
+    interrupted: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Measures what is asked for.
 
     Args:
         run: from `circuits.compare_runs.read_run`.
         model: the run's.
-        pairs: the run's own, or `fresh` ones.
-        parts: of `PARTS`.
-        ablations: for faithfulness; None: the run's own and all of `ABLATIONS`.
+        pairs: the run's own, or `fresh` ones; `recovery`, `stability` and `randomisation` are of the run's own always.
+        parts: of `PARTS`; None: all, where running the method again takes no more than `AGAIN_SECONDS` a part.
+        ablations: for faithfulness; None: the run's own and interchange, zero, mean, mean_positional, resample.
         n_random: random circuits for faithfulness; the hypothesis tests draw their own number.
         seed: of all that is drawn.
         batch_size: pairs at a time.
         stage: progress reporting.
+        interrupted: on KeyboardInterrupt, called with what is measured already; then the exception goes on.
 
     Raises:
         InputError: an unknown part, or another model than the run's.
     """
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown or not parts:
+    wanted = PARTS if parts is None else tuple(parts)
+    unknown = [part for part in wanted if part not in PARTS]
+    if unknown or not wanted:
         raise InputError(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown) or 'none'}")
     if model.weights_hash != run.provenance.get("weights_sha256"):
         raise InputError(f"{model.name} is not the model of {run.path}: its weights differ")
-    work = _Work(run, model, pairs, seed, batch_size, stage)
-    found: dict[str, Any] = {}
-    if work.circuit is not None:
-        if "faithfulness" in parts:
-            found |= work.faithfulness(ablations, n_random)
-        if "completeness" in parts:
-            found["completeness"] = work.measured("completeness", completeness)
-        if "minimality" in parts:
-            found["minimality"] = work.measured("minimality", minimality)
-        if "hypothesis" in parts:
-            found["hypothesis"] = work.measured("hypothesis tests", hypothesis_tests)
-    if "curves" in parts and isinstance(work.scores, EdgeScores):
-        found["curves"] = work.measured("curves", faithfulness_curves, work.scores)
-    if "scores" in parts and work.scores is not None:
-        found |= work.of_scores(work.scores)
-    origin = run.provenance
-    return Evaluation(
-        run.path.resolve().name, str(origin.get("task") or "pairs"), str(origin.get("model")), len(pairs), fresh,
-        None if work.circuit is None else len(work.circuit), said(origin, "ablation"), said(origin, "metric"), **found,
-        skipped=work.skipped, seconds=work.seconds,
-    )  # fmt: skip
+    work = _Work(run, model, pairs, fresh, seed, batch_size, stage, math.inf if parts is not None else AGAIN_SECONDS)
+    left = [part for part in PARTS if part in wanted]
+    try:
+        while left:
+            work.measure(left[0], ablations, n_random)
+            left.pop(0)
+    except KeyboardInterrupt:
+        if interrupted is not None:
+            stopped = {part: "interrupted" for part in left}
+            interrupted(replace(work.evaluation(), skipped={**work.skipped, **stopped}))
+        raise
+    return work.evaluation()
 
 
 class _Work:
-    """The run's own question, asked part by part."""
+    """The run's own question, asked part by part.
+
+    Attributes:
+        found: what is measured, by the names of `Evaluation`.
+        skipped: what could not be, and why.
+        seconds: wall time a stage.
+    """
 
     def __init__(
-        self, run: Run, model: Model, pairs: PromptPairs, seed: int, batch_size: int | None, stage: StageProgress
+        self,
+        run: Run,
+        model: Model,
+        pairs: PromptPairs,
+        fresh: bool,
+        seed: int,
+        batch_size: int | None,
+        stage: StageProgress,
+        at_most: float,
     ) -> None:
-        self.model, self.pairs, self.seed, self.stage = model, pairs, seed, stage
-        self.ablation, self.metric = said(run.provenance, "ablation"), said(run.provenance, "metric")
+        self.run, self.model, self.pairs, self.fresh = run, model, pairs, fresh
+        self.seed, self.stage, self.batch_size, self.at_most = seed, stage, batch_size, at_most
+        self.metric, self.ablation = asked_about(run)
         self.asked: dict[str, Any] = {"metric": self.metric, "batch_size": batch_size}
         self.circuit = next(iter(run.circuits.values()), None)
-        self.scores: EdgeScores | NodeScores | None = next(
-            (of for of in run.results.values() if isinstance(of, EdgeScores | NodeScores)), None
-        )
+        self.own = own_result(run)
+        self.scores = None if isinstance(self.own, Circuit) else self.own
+        self.found: dict[str, Any] = {}
         self.skipped: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
 
+    def evaluation(self) -> Evaluation:
+        """What is there."""
+        origin = self.run.provenance
+        return Evaluation(
+            self.run.path.resolve().name, str(origin.get("task") or "pairs"), str(origin.get("model")), len(self.pairs),
+            self.fresh, None if self.circuit is None else len(self.circuit), self.ablation.label, self.metric,
+            **self.found, skipped=dict(self.skipped), seconds=dict(self.seconds),
+        )  # fmt: skip
+
+    def measure(self, part: str, ablations: Sequence[str] | None, n_random: int) -> None:
+        """One part, where the run has something for it."""
+        of_circuit = {"completeness": completeness, "minimality": minimality, "hypothesis": hypothesis_tests}
+        if part == "faithfulness" and self.circuit is not None:
+            self.faithfulness(self.circuit, ablations, n_random)
+        elif part in of_circuit and self.circuit is not None:
+            self.measured(part, of_circuit[part], self.circuit)
+        elif part == "curves" and isinstance(self.scores, EdgeScores):
+            self.measured(part, faithfulness_curves, self.scores)
+        elif part == "scores" and self.scores is not None:
+            self.of_scores(self.scores)
+        elif part in ("recovery", "stability", "randomisation"):
+            with self._telling(part):
+                getattr(self, part)()
+
+    @contextlib.contextmanager
+    def _telling(self, name: str):
+        """What is not defined goes into `skipped`, with the reason."""
+        try:
+            yield
+        except InputError as reason:
+            self.skipped[name] = str(reason)
+
     @contextlib.contextmanager
     def _timed(self, name: str):
-        import time
-
         start = time.perf_counter()
         with self.stage(name) as progress:
             yield progress
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
-    def measured(self, name: str, function: Any, of: Any = None) -> Any:
-        """One part; None, with the reason in `skipped`, where it is not defined."""
-        given = self.circuit if of is None else of
+    def measured(self, name: str, function: Any, of: Circuit | EdgeScores) -> None:
         seeded = {} if function is minimality else {"seed": self.seed}
-        try:
-            with self._timed(name) as progress:
-                return function(
-                    self.model, self.pairs, given, ablation=self.ablation, progress=progress, **seeded, **self.asked
-                )
-        except InputError as reason:
-            self.skipped[name] = str(reason)
-            return None
+        title = "hypothesis tests" if name == "hypothesis" else name
+        with self._telling(title), self._timed(title) as progress:
+            self.found[name] = function(
+                self.model, self.pairs, of, ablation=self.ablation, progress=progress, **seeded, **self.asked
+            )
 
-    def faithfulness(self, ablations: Sequence[str] | None, n_random: int) -> dict[str, Any]:
-        assert self.circuit is not None
-        wanted = dict.fromkeys((self.ablation, *ABLATIONS)) if ablations is None else dict.fromkeys(ablations)
-        found: dict[str, Faithfulness] = {}
-        for ablation in wanted:
-            try:
-                found[ablation] = self._faithfulness(self.circuit, ablation, KINDS[0], n_random)
-            except InputError as reason:
-                self.skipped[f"faithfulness under {ablation}"] = str(reason)
-        same = self._faithfulness(self.circuit, self.ablation, KINDS[1], n_random)
-        return {"faithfulness": found, "same_layers": same}
+    def faithfulness(self, circuit: Circuit, ablations: Sequence[str] | None, n_random: int) -> None:
+        own = self.ablation.label
+        if ablations is None:
+            ablations = (own, *(name for name in ABLATIONS if name != self.ablation.name))
+        for ablation in dict.fromkeys(ablations):
+            with self._telling(f"faithfulness under {ablation}"):
+                found = self._faithfulness(circuit, ablation, KINDS[0], n_random)
+                self.found.setdefault("faithfulness", {})[ablation] = found
+        with self._telling("faithfulness, random circuits of the same layers"):
+            self.found["same_layers"] = self._faithfulness(circuit, own, KINDS[1], n_random)
 
     def _faithfulness(self, circuit: Circuit, ablation: str, kind: str, n_random: int) -> Faithfulness:
         with self._timed(f"faithfulness, {ablation}, {kind.replace('_', ' ')}") as progress:
             return faithfulness(
-                self.model, self.pairs, circuit, ablation=ablation, n_random=n_random, random_kind=kind, seed=self.seed,
-                progress=progress, **self.asked,
+                self.model, self.pairs, circuit, ablation=ablation_called(ablation), n_random=n_random, random_kind=kind,
+                seed=self.seed, progress=progress, **self.asked,
             )  # fmt: skip
 
-    def of_scores(self, scores: EdgeScores | NodeScores) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        try:
-            found |= {"complexity": complexity(scores), "sensitivity": sensitivity(scores)}
-            if isinstance(scores, EdgeScores):
-                size = len(self.circuit) if self.circuit is not None and len(self.circuit) else 100
-                k = min(size, scores.graph.n_edges)
-                found["stability"] = prompt_stability(scores, k, resamples=100, seed=self.seed)
-        except InputError as reason:
-            self.skipped["scores"] = str(reason)
-        return found
+    def of_scores(self, scores: EdgeScores | NodeScores) -> None:
+        with self._telling("scores"):
+            self.found |= {"complexity": complexity(scores), "sensitivity": sensitivity(scores)}
 
+    def recovery(self) -> None:
+        """Where the task knows the circuit."""
+        if self.own is None or self.run.told.get("options", {}).get("method") == "path-patching":
+            return  # paths to a few readers are no circuit
+        with self._timed("recovery"):
+            task = str(self.run.provenance.get("task"))
+            truths = known_circuits(task, self.model, self._own_pairs(), self.ablation, self.metric)
+            self.found["recovery"] = recovered(truths, self.scores, self.circuit, self.skipped)
 
-def _faithfulness(of: Faithfulness) -> dict[str, Any]:
-    return {
-        "name": of.name, "ratio_of_means": finite(of.value), "mean_of_ratios": finite(of.mean_of_ratios),
-        "clean": float(of.clean.mean()), "ablated": float(of.ablated.mean()), "circuit": float(of.circuit.mean()),
-        "random_circuits": of.random_kind, "random": [float(x) for x in of.random],
-        "random_faithfulness": finite(of.random_value), "p": finite(of.p_value),
-    }  # fmt: skip
+    def stability(self) -> None:
+        """Over resampled prompts, and over runs of the method that are asked a little differently."""
+        if self.own is None:
+            return
+        k = compared_at_once(self.own, self.circuit)
+        if isinstance(self.own, EdgeScores) and k is not None:
+            with self._telling("stability, resampled prompts"):
+                self.found["prompts"] = prompt_stability(self.own, k, resamples=RESAMPLES, seed=self.seed)
+        start = time.perf_counter()
+        for found in vary(
+            what_was_asked(self.run), self.own, self.model, self._own_pairs(), k=k, at_most=self.at_most,
+            skipped=self.skipped, stage=self.stage, batch_size=self.batch_size,
+        ):  # fmt: skip
+            self.found["variations"] = found
+        self.seconds["stability"] = round(time.perf_counter() - start, 3)
+
+    def randomisation(self) -> None:
+        """Of the last layer, of a quarter, of half and of all layers, downwards."""
+        if self.own is None:
+            return
+        asked, pairs, n = what_was_asked(self.run), self._own_pairs(), self.model.graph.n_layers
+        layers = sorted({1, math.ceil(n / 4), math.ceil(n / 2), n})
+        if (cost := asked.seconds * len(layers)) > self.at_most:
+            raise InputError(too_long(cost, self.at_most, "randomisation"))
+        with self._timed("randomisation") as progress:
+            self.found["randomisation"] = randomisation(
+                self.model, lambda model: asked.again(model, pairs, batch_size=self.batch_size), layers=layers,
+                k=compared_at_once(self.own, self.circuit), own=self.own, seed=self.seed, progress=progress,
+            )  # fmt: skip
+
+    def _own_pairs(self) -> PromptPairs:
+        return PromptPairs.from_jsonl(self.run.path / "pairs.jsonl", self.model) if self.fresh else self.pairs

@@ -11,7 +11,10 @@ SAID = {True: "for the circuit", False: "against it", None: "could not be made"}
 
 def tables(told: Mapping[str, Any]) -> list[Rows]:
     """What was measured, a table a part."""
-    made = [_faithfulness(told), _claims(told), _hypothesis(told), _scores(told)]
+    made = [
+        _faithfulness(told), _claims(told), _hypothesis(told), _scores(told), *_recovery(told), _stability(told),
+        _randomisation(told),
+    ]  # fmt: skip
     return [table for table in made if table[2]]
 
 
@@ -60,11 +63,6 @@ def _hypothesis(told: Mapping[str, Any]) -> Rows:
 
 def _scores(told: Mapping[str, Any]) -> Rows:
     rows: list[list[str]] = []
-    if "stability" in told:
-        of = told["stability"]
-        rows.append([f"Jaccard of the {of['k']} strongest edges over resampled prompts", number(of["jaccard"])])
-        rows.append(["edges that are always among them", str(len(of["always"]))])
-        rows.append(["rank correlation over resampled prompts", number(of["rank"])])
     if "complexity" in told:
         rows.append(["complexity: entropy of the shares, in nats", number(told["complexity"])])
     if "sensitivity" in told:
@@ -72,6 +70,92 @@ def _scores(told: Mapping[str, Any]) -> Rows:
             ["sensitivity: mean distance between prompts' scores (0 to 2)", number(told["sensitivity"]["mean"])]
         )
     return "scores", ("", ""), rows
+
+
+def _recovery(told: Mapping[str, Any]) -> list[Rows]:
+    """Of scores, and of the circuit."""
+    of = told.get("recovery", {"truths": {}, "scores": [], "circuit": []})
+    several = len(of["truths"]) > 1
+
+    def named(row: Mapping[str, Any]) -> list[str]:
+        return [f"{row['level']}, {row['truth']}" if several else row["level"], f"{row['true']} of {row['ranked']}"]
+
+    scores = [
+        [*named(row), number(row["auroc"]), number(row["average_precision"]), number(row["at_true_size"])]
+        for row in of["scores"]
+    ]
+    circuit = [[*named(row), str(row["has"]), number(row["precision"]), number(row["recall"])] for row in of["circuit"]]
+    what = "" if several else f" ({', '.join(of['truths'])})"
+    return [
+        (
+            f"recovery of the known circuit{what} by the scores",
+            ("level", "true", "AUROC", "average precision", "precision = recall at the true size"),
+            scores,
+        ),
+        (
+            f"recovery of the known circuit{what} by the circuit",
+            ("level", "true", "it has", "precision", "recall"),
+            circuit,
+        ),
+    ]
+
+
+def prompt_stability_told(told: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Over resampled prompts; in evaluations of schema 1 this was all there was."""
+    of = told.get("stability", {})
+    return of if "resamples" in of else of.get("prompts")
+
+
+CHANGED = {
+    "pairs": "other pairs of the task", "seed": "other seeds", "steps": "other numbers of steps", "alpha": "other α",
+    "ablation": "other ablations", "metric": "other metrics",
+}  # fmt: skip
+
+
+def _stability(told: Mapping[str, Any]) -> Rows:
+    of, prompts = told.get("stability", {}), prompt_stability_told(told)
+    rows: list[list[str]] = []
+    if prompts is not None:
+        runs = str(prompts["resamples"])
+        rows.append(
+            [
+                "resampled prompts",
+                runs,
+                number(prompts["jaccard"]),
+                number(prompts["rank"]),
+                str(len(prompts["always"])),
+            ]
+        )
+    rows += [
+        [CHANGED[axis], str(one["runs"]), number(one["jaccard"]), number(one["rank"]), str(one["always"])]
+        for axis, one in of.get("by", {}).items()
+    ]
+    if "runs" in of:
+        values = (_between(of["jaccard"]), _between(of["rank"]))
+        rows.append(
+            ["all but resampled prompts" if prompts else "all", str(len(of["runs"])), *values, str(len(of["always"]))]
+        )
+    k, what = (of if "k" in of else prompts or {}).get("k"), of.get("of", "edges")
+    of_what = "circuits" if k is None else f"the {k} strongest {what}"
+    return f"stability: {of_what}", ("", "runs", "Jaccard", "rank correlation", f"{what} in all"), rows
+
+
+def _between(matrix: Sequence[Sequence[float | None]]) -> str:
+    """The mean over pairs of runs."""
+    values = [value for i, row in enumerate(matrix) for value in row[:i]]
+    known = [value for value in values if value is not None]
+    return number(sum(known) / len(known) if known and len(known) == len(values) else None)
+
+
+def _randomisation(told: Mapping[str, Any]) -> Rows:
+    of = told.get("randomisation", {"layers": [], "rank": [], "jaccard": [], "k": None})
+    jaccard = of["jaccard"] or [None] * len(of["layers"])
+    rows = [
+        [f"last {n}" if n > 1 else "last", number(rank), number(shared)]
+        for n, rank, shared in zip(of["layers"], of["rank"], jaccard, strict=True)
+    ]
+    what = "of circuits" if of["k"] is None else f"of the {of['k']} strongest"
+    return "layers randomised", ("layers", "rank correlation with the model’s own", f"Jaccard {what}"), rows
 
 
 def number(value: float | None) -> str:

@@ -1,10 +1,13 @@
 """What every method of the main job is given besides its own options, and what is done with every circuit."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 from circuits.circuit import Circuit
 from circuits.evaluation.faithfulness import Faithfulness, circuit_metric, faithfulness
@@ -37,6 +40,7 @@ class Job:
         seed: of whatever is drawn.
         stage: progress reporting.
         seconds: wall time per stage, filled in as the stages end.
+        test: whether circuits are tested; else their faithfulness is NaN.
     """
 
     question: Question
@@ -44,6 +48,7 @@ class Job:
     seed: int
     stage: StageProgress
     seconds: dict[str, float]
+    test: bool = True
 
     @contextlib.contextmanager
     def timed(self, name: str, stage: str) -> Iterator[StageReport]:
@@ -60,8 +65,12 @@ class Job:
 
 
 def tested(job: Job, circuit: Circuit, random_circuits: int) -> tuple[Faithfulness, float | None]:
-    """A circuit's faithfulness, and the model's accuracy where pairs have distractors."""
+    """A circuit's faithfulness, and the model's accuracy where pairs have distractors; nothing is measured if not to be."""
     model, pairs = job.question.model, job.question.pairs
+    if not job.test:
+        unknown = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
+        names = job.question.metric.name, job.question.ablation.label
+        return Faithfulness(math.nan, unknown, unknown, unknown, unknown[:0], len(circuit), *names), None
     with job.timed("evaluation", "testing the circuit") as progress:
         faith = faithfulness(
             model, pairs, circuit, n_random=random_circuits, seed=job.seed, progress=progress, **job.asked

@@ -5,6 +5,8 @@
 | `circuits.tasks` | a class derived from `tasks.base.Task` (or `tasks.base.Source`, for token ids) |
 | `circuits.models` | anything with `description`, a line, and `bridge()`, which builds a TransformerBridge; for small models that need no download |
 
+A task whose circuit is known may say so by a method, `known_circuits`; see `KnowsCircuits`.
+
 The library does not import `tasks`; the dependency points the other way. The command line, `tasks.load` and
 `circuits.load_model` look here. A package that may be used before it is installed says what it has with `provide`.
 """
@@ -34,6 +36,25 @@ class BuiltModel(Protocol):
     def description(self) -> str: ...
     def bridge(self) -> Any:
         """A new TransformerBridge, in the dtype that suits the model."""
+        ...
+
+
+@runtime_checkable
+class KnowsCircuits(Protocol):
+    """A task that knows which edges are the true ones; `circuits evaluate` then tells how well they were recovered."""
+
+    def known_circuits(self, model: Any, pairs: Any, *, ablation: Any, metric: str | None) -> Mapping[str, Any]:
+        """What is true of this question, by what "true" means: such as `{"active": Circuit, "jointly active": Circuit}`.
+
+        Args:
+            model: a `circuits.Model`.
+            pairs: the `PromptPairs` that it was asked about.
+            ablation: name or `Ablation`; what is true depends on it.
+            metric: its name; None: the one the task prefers.
+
+        Returns:
+            Circuits of this model's graph by name; empty where nothing is known, such as for another model.
+        """
         ...
 
 

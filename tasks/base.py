@@ -4,6 +4,8 @@ A task writes text. Which words a model can take, where they end up among its to
 dropped depends on the model's tokenizer and is settled here, in one place. So a new task is a class of about thirty
 lines: its word lists, and a method that writes one example.
 
+A task whose circuit is known may have a method `known_circuits`, see `circuits.plugins.KnowsCircuits`.
+
 Drawing is reproducible: pair i depends on the task, the seed, i and the tokenizer only, so the first k of a hundred
 pairs are the k pairs drawn alone, on every machine.
 """

@@ -1,18 +1,19 @@
 """`circuits evaluate`: is the circuit right?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from circuits.cli.common import DEVICE_MAP_HELP, LARGEST_SEED, find_pairs, json_line, load, names_in, print_json
 from circuits.cli.config import read_config
 from circuits.errors import InputError
-from circuits.terminal import console, print_rows, stage
+from circuits.terminal import console, console_stderr, print_rows, stage
 
 PARTS_HELP = (
     "Comma separated: faithfulness (under every ablation, against random circuits), completeness, minimality, curves (CPR and "
-    "CMD), hypothesis (tests), scores (stability, complexity, sensitivity). Default: all."
+    "CMD), hypothesis (tests), scores (complexity, sensitivity), recovery (of a known circuit), stability (other pairs, seeds, "
+    "ablations, metrics …), randomisation (of layers). Default: all, the last two only where they take a few minutes."
 )
 
 
@@ -39,7 +40,8 @@ def evaluate(
 ) -> None:
     """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
     from circuits.compare_runs import read_run
-    from circuits.evaluate_run import PARTS, evaluate_run
+    from circuits.evaluate_run import evaluate_run
+    from circuits.evaluation_record import Evaluation
     from circuits.evaluation_tables import tables
     from circuits.export.atomic import check_writable, replacing
     from circuits.locks import sole_writer
@@ -49,6 +51,20 @@ def evaluate(
     from circuits.provenance import said
 
     source = None if pairs is None else find_pairs(pairs)
+
+    def write(measured: Evaluation) -> dict[str, Any]:
+        told = measured.to_dict()
+        title = f"Evaluation: {told['task']} in {told['model']}"
+        write_page(title, evaluation_sections(told), run / "evaluation.html")
+        with replacing(run / "evaluation.json") as temporary:
+            temporary.write_text(json_line(told) + "\n", encoding="utf-8")
+        return told
+
+    def write_what_is_there(measured: Evaluation) -> None:
+        if measured.seconds:
+            write(measured)
+            console_stderr().print(f"what was measured is in {run / 'evaluation.json'}", soft_wrap=True)
+
     with sole_writer(run):
         read = read_run(run)
         try:
@@ -59,14 +75,12 @@ def evaluate(
         name, dtype = model or said(origin, "model"), said(origin, "dtype")
         loaded = load(name, dtype, device, origin.get("revision"), device_map)
         asked = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded) if source is None else source(loaded, n, seed)
-        told = evaluate_run(
-            read, loaded, asked, fresh=source is not None, parts=names_in(parts) or PARTS,
-            ablations=names_in(ablations), n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage,
-        ).to_dict()  # fmt: skip
-        title = f"Evaluation: {told['task']} in {told['model']}"
-        write_page(title, evaluation_sections(told), run / "evaluation.html")
-        with replacing(run / "evaluation.json") as temporary:
-            temporary.write_text(json_line(told) + "\n", encoding="utf-8")
+        told = write(
+            evaluate_run(
+                read, loaded, asked, fresh=source is not None, parts=names_in(parts), ablations=names_in(ablations),
+                n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage, interrupted=write_what_is_there,
+            )
+        )  # fmt: skip
     if json:
         print_json(told)
         return

@@ -5,18 +5,22 @@ nothing any more reads something else than the model. Randomised weights are the
 matrix or vector, so that their distribution stays.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from circuits.correlation import correlation
+from circuits.circuit import Circuit
 from circuits.errors import InputError
+from circuits.evaluation.stability import stability
 from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.question import Progress
 from circuits.scores import EdgeScores
+
+Found = EdgeScores | NodeScores | Circuit
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,28 @@ class Randomisation:
     Attributes:
         layers: how many of the last layers were randomised (`cascading`), or which layer alone.
         cascading: from the last layer downwards, each with all above it; else one at a time.
-        rank: Spearman's correlation of absolute scores with those of the model as it is, for each step.
+        rank: Spearman's correlation of absolute scores with those of the model as it is, for each step; NaN for circuits.
+        jaccard: of the k strongest, or of circuits, with those of the model as it is; empty for scores without a k.
+        k: how many of the strongest; None for circuits.
     """
 
     layers: tuple[int, ...]
     cascading: bool
     rank: tuple[float, ...]
+    jaccard: tuple[float, ...] = ()
+    k: int | None = None
 
     def __str__(self) -> str:
         how = "the last layers randomised" if self.cascading else "one layer randomised"
-        steps = ", ".join(f"{layer}: {value:.2f}" for layer, value in zip(self.layers, self.rank, strict=True))
-        return f"rank correlation with the model's own scores, {how}: {steps}"
+        of_circuits = bool(self.jaccard) and self.k is None
+        what = (
+            "Jaccard overlap with the model's own circuit"
+            if of_circuits
+            else "rank correlation with the model's own scores"
+        )
+        values = self.jaccard if of_circuits else self.rank
+        steps = ", ".join(f"{layer}: {value:.2f}" for layer, value in zip(self.layers, values, strict=True))
+        return f"{what}, {how}: {steps}"
 
 
 @contextmanager
@@ -62,10 +77,12 @@ def shuffled_layers(model: Model, layers: Sequence[int], seed: int = 0) -> Itera
 
 def randomisation(
     model: Model,
-    attribute: Callable[[Model], EdgeScores | NodeScores],
+    attribute: Callable[[Model], Found],
     *,
     layers: Sequence[int] | None = None,
     cascading: bool = True,
+    k: int | None = None,
+    own: Found | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Randomisation:
@@ -73,9 +90,11 @@ def randomisation(
 
     Args:
         model: the model; it is as before when this returns.
-        attribute: the method, such as `lambda model: circuits.edge_attribution(model, pairs)`.
+        attribute: the method, such as `lambda model: circuits.edge_attribution(model, pairs)`: scores, or a circuit.
         layers: with `cascading` numbers of last layers, else layers; None: each.
         cascading: see `Randomisation`.
+        k: compare the k strongest, too; for scores only.
+        own: the model's own scores or circuit, where they are known; None: the method is asked.
         seed: of the shuffling.
         progress: called with (steps done, in all).
 
@@ -86,17 +105,27 @@ def randomisation(
     steps = tuple(layers) if layers is not None else tuple(range(1, n + 1) if cascading else range(n))
     if cascading and any(not 0 <= step <= n for step in steps):
         raise InputError(f"numbers of last layers must be between 0 and {n}, got {list(steps)}")
-    own = _sizes(attribute(model))
-    found = []
+    own = attribute(model) if own is None else own
+    found: list[tuple[float, float]] = []
     for done, step in enumerate(steps):
         with shuffled_layers(model, range(n - step, n) if cascading else [step], seed):
-            sizes = _sizes(attribute(model))
-        found.append(float(correlation(own[:, None], sizes[:, None], "spearman")))
+            found.append(_alike(own, attribute(model), k))
         if progress is not None:
             progress(done + 1, len(steps))
-    return Randomisation(steps, cascading, tuple(found))
+    overlap = k is not None or isinstance(own, Circuit)
+    return Randomisation(steps, cascading, tuple(a for a, _ in found), tuple(b for _, b in found) if overlap else (), k)
 
 
-def _sizes(scores: EdgeScores | NodeScores) -> torch.Tensor:
-    values = scores.values[scores.graph.edge_mask] if isinstance(scores, EdgeScores) else scores.values
-    return values.double().abs().flatten()
+def _alike(own: Found, other: Found, k: int | None) -> tuple[float, float]:
+    """Rank correlation of absolute scores, and Jaccard overlap; NaN where there is none."""
+    if isinstance(own, Circuit):
+        return math.nan, stability({"own": own, "other": other}).mean_jaccard
+    found = stability({"own": _sizes(own), "other": _sizes(other)}, k or 1)
+    return found.mean_rank, found.mean_jaccard if k is not None else math.nan
+
+
+def _sizes(scores: Found) -> Found:
+    """The same, without signs."""
+    if isinstance(scores, NodeScores):
+        return NodeScores(scores.nodes, scores.values.abs()[..., None], scores.positions)
+    return replace(scores, values=scores.values.abs()) if isinstance(scores, EdgeScores) else scores

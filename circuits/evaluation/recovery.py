@@ -34,6 +34,8 @@ from circuits.scores import EdgeScores
 from circuits.selection import check_ranking
 
 LEVELS = ("edges", "merged", "nodes")
+NEGLIGIBLE = 1e-6
+"""Share of the largest score: what is smaller would be rounding in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,7 @@ def recovery(
     *,
     level: str | None = None,
     by: str = "abs",
+    negligible: float = 0.0,
     graph: Graph | None = None,
 ) -> Recovery:
     """Ranks edges or nodes and compares them with a known circuit.
@@ -90,6 +93,7 @@ def recovery(
         truth: the known circuit, or the names of its edges.
         level: what is ranked; see the module docstring. None: `edges`, or `nodes` for scores of nodes.
         by: `abs`: by the size of the score; `signed`: from the most positive.
+        negligible: scores of at most this share of the largest count as 0: they would be rounding, and a ranking of it.
         graph: the graph of the edges in `truth`; needed where these are names and `found` scores nodes.
 
     Raises:
@@ -107,7 +111,10 @@ def recovery(
     else:
         names, true = _at(level, known.graph, known.mask)
         _, scores = _at(level, known.graph, _strengths(found, by))
-    return _compared(level, names, scores.to("cpu", torch.float64), true.bool().cpu())
+    scores = scores.to("cpu", torch.float64)
+    if negligible and len(scores):
+        scores = scores.masked_fill(scores.abs() <= negligible * scores.abs().max(), 0.0)
+    return _compared(level, names, scores, true.bool().cpu())
 
 
 def _truth(found: EdgeScores | NodeScores | Circuit, truth: Circuit | Iterable[str], graph: Graph | None) -> Circuit:

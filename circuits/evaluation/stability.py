@@ -17,6 +17,7 @@ from circuits.bootstrap import resampling_weights, row_sizes
 from circuits.circuit import Circuit
 from circuits.correlation import correlation
 from circuits.errors import InputError
+from circuits.node_scores import NodeScores
 from circuits.scores import EdgeScores
 
 
@@ -26,11 +27,12 @@ class Stability:
 
     Attributes:
         runs: their names.
-        k: edges that were compared: the strongest by absolute score; None for circuits of their own size.
+        k: edges (or nodes) that were compared: the strongest by absolute score; None for circuits of their own size.
         jaccard: of the edges of every two runs: shared / in either.
         rank: Spearman's correlation of every two runs' scores over all edges; NaN for circuits.
         frequency: per edge, the share of runs that have it, edges in graph order.
-        edges: names of the edges.
+        names: of the edges, or of the nodes (`node@position` where there are positions).
+        of: `edges` or `nodes`.
     """
 
     runs: tuple[str, ...]
@@ -38,7 +40,8 @@ class Stability:
     jaccard: Float[Tensor, "run run"]
     rank: Float[Tensor, "run run"]
     frequency: Float[Tensor, " edge"]
-    edges: tuple[str, ...]
+    names: tuple[str, ...]
+    of: str = "edges"
 
     @property
     def always(self) -> tuple[str, ...]:
@@ -47,7 +50,7 @@ class Stability:
 
     def at_least(self, share: float) -> tuple[str, ...]:
         """Edges that at least this share of the runs has."""
-        return tuple(e for e, f in zip(self.edges, self.frequency.tolist(), strict=True) if f >= share - 1e-12)
+        return tuple(e for e, f in zip(self.names, self.frequency.tolist(), strict=True) if f >= share - 1e-12)
 
     @property
     def mean_jaccard(self) -> float:
@@ -60,25 +63,48 @@ class Stability:
         return _off_diagonal(self.rank)
 
     def __str__(self) -> str:
-        size = "circuits" if self.k is None else f"the {self.k} strongest edges"
+        size = "circuits" if self.k is None else f"the {self.k} strongest {self.of}"
         return (
             f"{len(self.runs)} runs, {size}: Jaccard {self.mean_jaccard:.2f}, rank correlation {self.mean_rank:.2f}, "
-            f"{len(self.always)} edges in all of them"
+            f"{len(self.always)} {self.of} in all of them"
         )
 
 
-def stability(runs: Mapping[str, EdgeScores | Circuit], k: int | None = None) -> Stability:
+def stability(runs: Mapping[str, EdgeScores | NodeScores | Circuit], k: int | None = None) -> Stability:
     """Compares runs with each other.
 
     Args:
-        runs: scores of edges, or circuits, of one graph, by name.
-        k: how many of the strongest edges count; needed for scores, not for circuits.
+        runs: scores of edges, or circuits, of one graph, or scores of the same nodes at the same positions, by name.
+        k: how many of the strongest edges or nodes count; needed for scores, not for circuits.
 
     Raises:
-        InputError: fewer than two runs, of several graphs, scores and circuits mixed, or an unusable k.
+        InputError: fewer than two runs, of several graphs or of other nodes, scores and circuits mixed, or an unusable k.
     """
     if len(runs) < 2:
         raise InputError(f"stability needs at least two runs, got {len(runs)}")
+    nodes = {name: run for name, run in runs.items() if isinstance(run, NodeScores)}
+    if len(nodes) == len(runs):
+        return _of_nodes(nodes, k)
+    return _of_edges({name: run for name, run in runs.items() if not isinstance(run, NodeScores)}, k, mixed=bool(nodes))
+
+
+def _of_nodes(runs: Mapping[str, NodeScores], k: int | None) -> Stability:
+    first = next(iter(runs.values()))
+    if any((run.nodes, run.positions) != (first.nodes, first.positions) for run in runs.values()):
+        raise InputError("the runs score different nodes or positions")
+    if k is None:
+        raise InputError("k says how many of the strongest nodes count; scores of nodes need it")
+    names = first.nodes
+    if first.positions is not None:
+        names = tuple(f"{node}@{position}" for node in first.nodes for position in first.positions)
+    values = torch.stack([run.values.flatten().to("cpu", torch.float64) for run in runs.values()])
+    members = _strongest(values, k, "nodes")
+    return Stability(tuple(runs), k, _jaccard(members), _ranks(values), members.double().mean(0), names, "nodes")
+
+
+def _of_edges(runs: Mapping[str, EdgeScores | Circuit], k: int | None, mixed: bool) -> Stability:
+    if mixed:
+        raise InputError("scores of nodes cannot be compared with edges; choose one or the other")
     graph = next(iter(runs.values())).graph
     if any(run.graph != graph for run in runs.values()):
         raise InputError("the runs are of different graphs")
@@ -87,14 +113,11 @@ def stability(runs: Mapping[str, EdgeScores | Circuit], k: int | None = None) ->
         raise InputError("scores and circuits cannot be mixed; choose circuits from the scores first")
     if bool(scored) != (k is not None):
         raise InputError("k says how many of the strongest edges of scores count; give it for scores, not for circuits")
-    n = len(runs)
-    rank = torch.full((n, n), torch.nan, dtype=torch.float64)
+    rank = torch.full((len(runs), len(runs)), torch.nan, dtype=torch.float64)
     if scored:
         assert k is not None
-        values = torch.stack([run.values[graph.edge_mask].double() for run in scored.values()])
-        members = _strongest(values, k)
-        for i in range(n):
-            rank[i] = correlation(values[i][:, None].expand(-1, n), values.T, "spearman")
+        values = torch.stack([run.values[graph.edge_mask].double().cpu() for run in scored.values()])
+        members, rank = _strongest(values, k), _ranks(values)
     else:
         masks = [run.mask[graph.edge_mask] for run in runs.values() if isinstance(run, Circuit)]
         members = torch.stack(masks)
@@ -128,9 +151,14 @@ def prompt_stability(scores: EdgeScores, k: int, resamples: int = 200, seed: int
     return Stability(names, k, _jaccard(members), rank, members.double().mean(0), scores.graph.edges)
 
 
-def _strongest(values: Float[Tensor, "run edge"], k: int) -> Bool[Tensor, "run edge"]:
+def _ranks(values: Float[Tensor, "run edge"]) -> Float[Tensor, "run run"]:
+    n = len(values)
+    return torch.stack([correlation(row[:, None].expand(-1, n), values.T, "spearman") for row in values])
+
+
+def _strongest(values: Float[Tensor, "run edge"], k: int, what: str = "edges") -> Bool[Tensor, "run edge"]:
     if not 1 <= k <= values.shape[1]:
-        raise InputError(f"k must be between 1 and the graph's {values.shape[1]} edges, got {k}")
+        raise InputError(f"k must be between 1 and the graph's {values.shape[1]} {what}, got {k}")
     order = torch.sort(values.abs(), dim=1, descending=True, stable=True).indices[:, :k]
     return torch.zeros(values.shape, dtype=torch.bool).scatter_(1, order, True)
 

@@ -1,11 +1,13 @@
-"""Figures of an evaluation (`Evaluation.to_dict`, `evaluation.json`): faithfulness against size, what each edge adds."""
+"""Figures of an evaluation (`Evaluation.to_dict`, `evaluation.json`): what is found again."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from circuits.evaluation_tables import tables
+from circuits.plots.comparison import COLOURS, DASHES, MARKERS
 from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped
 
 MOST_EDGES = 60
@@ -28,6 +30,24 @@ def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
     if "minimality" in told:
         text = "What the circuit's metric loses without each of its edges, the others kept; bars are standard errors."
         sections.append(Section("What each edge adds", text, minimality_figure(told["minimality"], told["metric"])))
+    if told.get("recovery", {}).get("scores") or told.get("recovery", {}).get("circuit"):
+        text = (
+            "Going down the ranking by absolute score: the share of the true that was found, against the share of the others "
+            "that was taken with it. The diagonal is chance; large open symbols are the circuit."
+        )
+        sections.append(Section("Recovery of the known circuit", text, roc_figure(told["recovery"])))
+    if "runs" in told.get("stability", {}):
+        text = (
+            "The method run again with one thing changed at a time: shared / in either, of "
+            f"{_compared(told['stability'])}, for every two runs."
+        )
+        sections.append(Section("How alike the runs are", text, stability_figure(told["stability"])))
+    if "randomisation" in told:
+        text = (
+            "The weights of the last layers are shuffled, and the method is run again. What it finds must change; near 1, it "
+            "would not depend on the weights."
+        )
+        sections.append(Section("With randomised layers", text, randomisation_figure(told["randomisation"])))
     if told["skipped"]:
         rows = [[name, why] for name, why in told["skipped"].items()]
         sections.append(Section("Not measured", "", Table(("part", "why"), rows)))
@@ -89,6 +109,87 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> go.Figure:
     figure.update_yaxes(dtick=1, tickfont={"size": 11})
     figure.update_layout(width=760, height=max(260, 17 * len(order) + 110), **_LAYOUT)
     return figure
+
+
+def roc_figure(told: Mapping[str, Any]) -> go.Figure:
+    """ROC curves of the scores and the circuit as a point, by level; a panel for each meaning of "true".
+
+    Args:
+        told: `recovery` of `evaluation.json`.
+    """
+    truths = list(told["truths"])
+    levels = list(dict.fromkeys(row["level"] for row in (*told["scores"], *told["circuit"])))
+    titles = [escaped(f"what is {truth}") for truth in truths]
+    figure = make_subplots(cols=len(truths), subplot_titles=titles, horizontal_spacing=0.12)
+    for column in range(1, len(truths) + 1):
+        chance = {"mode": "lines", "line": {"width": 1, "color": NEUTRAL, "dash": "dot"}, "hoverinfo": "skip"}
+        figure.add_scatter(x=[0, 1], y=[0, 1], showlegend=False, row=1, col=column, **chance)
+        figure.update_yaxes(scaleanchor=f"x{column if column > 1 else ''}", row=1, col=column)
+    for row in (*told["scores"], *told["circuit"]):
+        i, column = levels.index(row["level"]), truths.index(row["truth"]) + 1
+        scored = "roc" in row
+        curve = row["roc"] if scored else [[row["false_positive_rate"], row["recall"]]]
+        area = f", AUROC {row['auroc']:.2f}" if scored else ", circuit"
+        figure.add_scatter(
+            x=[x for x, _ in curve], y=[y for _, y in curve], mode="lines" if scored else "markers", cliponaxis=False,
+            name=escaped(row["level"] + area + (f" ({row['truth']})" if len(truths) > 1 else "")),
+            line={"color": COLOURS[i], "width": 2.5 - 0.5 * i, "dash": DASHES[i]},
+            marker={"color": COLOURS[i], "size": 15 - 3 * i, "symbol": f"{MARKERS[i]}-open", "line": {"width": 2}},
+            hovertemplate="%{x:.3f}, %{y:.3f}<extra></extra>", row=1, col=column,
+        )  # fmt: skip
+    figure.update_xaxes(title="false positive rate", range=[0, 1], constrain="domain")
+    figure.update_yaxes(title="true positive rate", range=[0, 1.01], constrain="domain")
+    figure.update_layout(width=330 * len(truths) + 330, height=430, **_LAYOUT)
+    return figure
+
+
+def stability_figure(told: Mapping[str, Any]) -> go.Figure:
+    """Jaccard overlap of every two runs of the method.
+
+    Args:
+        told: `stability` of `evaluation.json`.
+    """
+    names = [escaped(name.replace("_", " ")) for name in told["runs"]]
+    overlap = told["jaccard"]
+    figure = go.Figure(
+        go.Heatmap(
+            z=overlap, x=names, y=names, zmin=0, zmax=1, colorscale=[(0, "#ffffff"), (1, POSITIVE)], xgap=1, ygap=1,
+            text=[[f"{value:.2f}" for value in row] for row in overlap], texttemplate="%{text}", textfont={"size": 11},
+            hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
+            colorbar={"title": {"text": "Jaccard", "side": "right"}, "thickness": 14, "len": 0.8},
+        )
+    )  # fmt: skip
+    side = 42 * len(names)
+    figure.update_xaxes(tickangle=-45, ticks="", showline=False)
+    figure.update_yaxes(autorange="reversed", ticks="", showline=False)
+    layout = {**_LAYOUT, "margin": {"l": 170, "r": 90, "t": 30, "b": 150}}
+    figure.update_layout(width=side + 260, height=side + 180, **layout)
+    return figure
+
+
+def randomisation_figure(told: Mapping[str, Any]) -> go.Figure:
+    """How much stays of what the method finds, as more layers are randomised.
+
+    Args:
+        told: `randomisation` of `evaluation.json`.
+    """
+    figure = go.Figure()
+    what = "circuits" if told["k"] is None else f"the {told['k']} strongest"
+    for i, (name, values) in enumerate((("rank correlation", told["rank"]), (f"Jaccard of {what}", told["jaccard"]))):
+        if any(value is not None for value in values):
+            figure.add_scatter(
+                x=[0, *told["layers"]], y=[1, *values], mode="lines+markers", name=name, cliponaxis=False,
+                line={"color": COLOURS[i], "dash": DASHES[i], "width": 2}, marker={"symbol": MARKERS[i], "size": 8},
+            )  # fmt: skip
+    known = [value for value in (*told["rank"], *told["jaccard"]) if value is not None]
+    figure.update_xaxes(title="last layers randomised", tickvals=[0, *told["layers"]])
+    figure.update_yaxes(title="like the model’s own", range=[min(0, *known, 0) - 0.02, 1.02], zeroline=True)
+    figure.update_layout(width=640, height=380, showlegend=True, **_LAYOUT)
+    return figure
+
+
+def _compared(told: Mapping[str, Any]) -> str:
+    return "circuits" if told["k"] is None else f"the {told['k']} strongest {told['of']}"
 
 
 _LAYOUT = {"template": "simple_white", "margin": {"l": 70, "r": 30, "t": 40, "b": 60}, "font": {"size": 13}}

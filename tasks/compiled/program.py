@@ -6,7 +6,12 @@ from typing import ClassVar
 
 from transformer_lens import TransformerBridge
 
+from circuits.ablations import Ablation
+from circuits.circuit import Circuit
+from circuits.model import Model
+from circuits.pairs import PromptPairs
 from tasks.compiled.compiler import Network, compile_network
+from tasks.compiled.truth import active_edges, jointly_active_edges
 from tasks.tokens import Ids as Ids
 from tasks.tokens import TokenTask
 
@@ -28,3 +33,15 @@ class Program(TokenTask):
     def bridge(cls) -> TransformerBridge:
         """The compiled model, in float64."""
         return compile_network(cls.network())
+
+    def known_circuits(
+        self, model: Model, pairs: PromptPairs, *, ablation: str | Ablation, metric: str | None
+    ) -> dict[str, Circuit]:
+        """The active and the jointly active edges (see `tasks.compiled.truth`); of other models than its own, none."""
+        if model.name != self.model:
+            return {}
+        edges = {
+            "active": active_edges(model, pairs, ablation, metric=metric),
+            "jointly active": jointly_active_edges(model, pairs, ablation, metric=metric),
+        }
+        return {name: Circuit.from_edges(model.graph, found) for name, found in edges.items()}

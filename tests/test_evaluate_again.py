@@ -1,0 +1,268 @@
+"""What `circuits evaluate` measures by running the method again, or from a circuit that is known: against direct calls."""
+
+import json
+
+import pytest
+import torch
+
+import circuits
+import tasks
+from circuits import Circuit, InputError
+from circuits.compare_runs import read_run
+from circuits.discover import discover
+from circuits.evaluate_run import evaluate_run
+from circuits.plots.evaluation import evaluation_sections
+from circuits.plugins import KnowsCircuits
+from circuits.run_again import Asked, ablation_called, what_was_asked
+from circuits.run_variations import OWN, changes
+from circuits.runs import write_run
+from tasks import compiled
+from tests.test_acdc_cli import run
+from tests.test_compare_cli import discovered
+
+TASK = "compiled/induction"
+AGAIN = ("stability", "randomisation")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return circuits.load_model(TASK)
+
+
+@pytest.fixture(scope="module")
+def pairs(model):
+    return tasks.load(TASK).pairs(model, n=4)
+
+
+def evaluated(model, pairs, folder, method, parts=("recovery", *AGAIN), **options):
+    """The evaluation of a new run, and the run."""
+    made = write_run(discover(model, pairs, method=method, **options), pairs, folder / "run", overwrite=True)
+    read = read_run(made)
+    return evaluate_run(read, model, pairs, parts=parts), read
+
+
+def test_scores_of_edges_are_compared_as_by_hand(model, pairs, tmp_path):
+    found, read = evaluated(model, pairs, tmp_path, "eap-ig", edges=10, random_circuits=0)
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    scores = circuits.edge_attribution(model, pairs, gradient="ig")
+
+    truth = compiled.active_edges(model, pairs)
+    assert told["recovery"]["truths"] == {"active, jointly active": list(truth)}
+    for row in told["recovery"]["scores"]:
+        direct = circuits.recovery(scores, truth, level=row["level"], negligible=1e-6)
+        assert (row["auroc"], row["average_precision"]) == (direct.auroc, direct.average_precision)
+        corners = torch.tensor(row["roc"], dtype=torch.float64)
+        assert float(torch.trapezoid(corners[:, 1], corners[:, 0])) == pytest.approx(direct.auroc)
+    chosen = next(of for of in told["recovery"]["circuit"] if of["level"] == "edges")
+    circuit = set(read.circuits["run circuit"].edges)
+    assert chosen["precision"] == pytest.approx(len(circuit & set(truth)) / len(circuit))
+    assert chosen["recall"] == pytest.approx(len(circuit & set(truth)) / len(truth))
+
+    stable = told["stability"]
+    assert list(stable["by"]) == ["pairs", "steps", "ablation", "metric"]
+    others = {
+        OWN: scores,
+        "zero": circuits.edge_attribution(model, pairs, gradient="ig", ablation="zero"),
+        "10 steps": circuits.edge_attribution(model, pairs, gradient="ig", steps=10),
+        "probability": circuits.edge_attribution(model, pairs, gradient="ig", metric="probability"),
+        "other pairs, 1": circuits.edge_attribution(model, tasks.load(TASK).pairs(model, n=4, seed=1), gradient="ig"),
+    }
+    direct = circuits.stability(others, stable["k"])
+    rows = [stable["runs"].index(name) for name in others]
+    for mine, by_hand in ((stable["jaccard"], direct.jaccard), (stable["rank"], direct.rank)):
+        torch.testing.assert_close(torch.tensor(mine, dtype=torch.float64)[rows][:, rows], by_hand)
+    assert set(stable["always"]) <= set(direct.always)
+
+    shuffled = circuits.randomisation(
+        model, lambda model: circuits.edge_attribution(model, pairs, gradient="ig"), k=told["randomisation"]["k"]
+    )
+    assert told["randomisation"]["layers"] == [1, 2]
+    assert told["randomisation"]["rank"] == pytest.approx(shuffled.rank)
+    assert told["randomisation"]["jaccard"] == pytest.approx(shuffled.jaccard)
+
+
+def test_circuits_without_scores_are_compared_by_what_they_share(model, pairs, tmp_path):
+    found, _ = evaluated(model, pairs, tmp_path, "acdc", threshold=0.01, random_circuits=0)
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    own = circuits.acdc(model, pairs, 0.01)
+    other = circuits.acdc(model, pairs, 0.01, ablation="zero")
+    stable = told["stability"]
+    assert stable["k"] is None
+    at = stable["runs"].index("zero")
+    assert stable["jaccard"][0][at] == pytest.approx(len(own & other) / len(own | other))
+    assert told["skipped"]["stability, other metrics"] == "the threshold is in the unit of the metric"
+    assert told["recovery"]["scores"] == []
+    direct = circuits.randomisation(model, lambda model: circuits.acdc(model, pairs, 0.01))
+    assert told["randomisation"]["jaccard"] == pytest.approx(direct.jaccard)
+    assert told["randomisation"]["rank"] == [None, None]
+    assert "Jaccard" in str(direct)
+
+
+def test_nodes_with_positions_and_without(model, pairs, tmp_path):
+    found, _ = evaluated(model, pairs, tmp_path, "atp-star")
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert told["stability"]["of"] == "nodes"
+    assert [row["level"] for row in told["recovery"]["scores"]] == ["nodes"]
+    assert "another run" in told["skipped"]["stability, ablation zero"]
+    assert "its minimum" in told["skipped"]["stability, metric kl_divergence"]
+    found, _ = evaluated(model, pairs, tmp_path, "coar", samples=40)
+    told = found.to_dict()
+    assert list(told["stability"]["by"]) == ["pairs", "seed", "alpha", "ablation", "metric"]
+    direct = circuits.coar(model, pairs, samples=40, alpha=0.2)
+    own = circuits.coar(model, pairs, samples=40)
+    at = told["stability"]["runs"].index("α = 0.2")
+    expected = circuits.stability({"a": own, "b": direct}, told["stability"]["k"])
+    assert told["stability"]["jaccard"][0][at] == pytest.approx(expected.mean_jaccard)
+    assert told["stability"]["rank"][0][at] == pytest.approx(expected.mean_rank)
+    with pytest.raises(InputError, match="different nodes"):
+        circuits.stability({"a": own, "b": circuits.coar(model, pairs, samples=40, nodes="heads")}, 2)
+    with pytest.raises(InputError, match="one or the other"):
+        circuits.stability({"a": own, "b": Circuit.full(model.graph)}, 2)
+
+
+def test_two_meanings_of_true_are_told_apart_and_drawn(tmp_path):
+    model = circuits.load_model("compiled/or-gate")
+    pairs = tasks.load("compiled/or-gate").pairs(model, n=4)
+    found, _ = evaluated(model, pairs, tmp_path, "eap", ("recovery",), edges=8, random_circuits=0)
+    told = found.to_dict()
+    assert {name: len(edges) for name, edges in told["recovery"]["truths"].items()} == {
+        "active": 1,
+        "jointly active": 5,
+    }
+    headings = [section.heading for section in evaluation_sections(told)]
+    assert "Recovery of the known circuit" in headings
+
+
+def test_a_task_says_what_it_knows_and_of_other_models_nothing(model, pairs):
+    task = tasks.load(TASK)
+    assert isinstance(task, KnowsCircuits)
+    assert not isinstance(tasks.load("trained/induction"), KnowsCircuits)
+    known = task.known_circuits(model, pairs, ablation="zero", metric=None)
+    assert known["active"].edges == compiled.active_edges(model, pairs, "zero")
+    assert tasks.load("compiled/sort").known_circuits(model, pairs, ablation="zero", metric=None) == {}
+
+
+def test_what_a_run_was_asked_is_asked_again(model, pairs, tmp_path):
+    cases = (
+        ("eap-ig", {"steps": 3, "edges": 5}, {"steps": 3}),
+        ("acdc", {"threshold": float("inf")}, {"threshold": float("inf")}),
+        ("edge-pruning", {"edges": 6, "steps": 2}, {"edges": 6, "steps": 2}),
+        ("path-patching", {"receivers": ["logits"]}, {"receivers": ["logits"]}),
+        ("information-flow", {"edges": 5}, {}),
+    )
+    for method, options, kept in cases:
+        made = discover(model, pairs, method=method, ablation="resample", seed=3, **options)
+        read = read_run(write_run(made, pairs, tmp_path / "run", overwrite=True))
+        asked = what_was_asked(read)
+        assert kept.items() <= asked.options.items()
+        assert (asked.method, asked.metric) == (method, "logit_difference")
+        if method == "information-flow":
+            assert "metric" not in changes(asked)
+            continue
+        assert asked.ablation.label == "resample(seed=3)"
+        again = asked.again(model, pairs)
+        own = read.results.get("run", read.results.get("run circuit"))
+        assert own is not None
+        if isinstance(again, Circuit):
+            assert again == own
+        else:
+            torch.testing.assert_close(again.values, own.values)  # type: ignore[union-attr]
+
+
+def test_what_varies_depends_on_the_method():
+    def axes(method, ablation="interchange", **options):
+        asked = Asked(method, "cross_entropy", ablation_called(ablation), options, 0, 1.0)
+        return {axis: [change.name for change in some] for axis, some in changes(asked).items()}
+
+    assert list(axes("eap")) == ["pairs", "ablation", "metric"]
+    assert axes("edge-attribution", gradient="ig-activations", steps=4)["steps"] == ["8 steps"]
+    assert "steps" not in axes("edge-attribution", gradient="clean")
+    assert axes("acdc", "resample(seed=2)")["seed"] == ["seed 1", "seed 2"]
+    assert axes("coar", alpha=0.6)["alpha"] == ["α = 0.3"]
+    assert "log_probability" not in axes("eap")["metric"]  # minus the cross entropy
+    assert "kl_divergence" not in axes("edge-pruning")["metric"]  # its objective
+    assert list(axes("information-flow")) == ["pairs"]
+
+
+@pytest.mark.parametrize("label", ["zero", "resample(seed=7)", "gaussian(tokens=s1+s2, scale=3, seed=5)"])
+def test_an_ablation_is_known_by_its_label(label):
+    assert ablation_called(label).label == label
+
+
+@pytest.mark.parametrize("label", ["gaussian(tokens=a)", "resample(seed=x)", "mean(over b.jsonl)", "", "None"])
+def test_labels_that_say_too_little_are_refused(label):
+    with pytest.raises(InputError, match="there is no ablation"):
+        ablation_called(label)
+
+
+def test_what_would_take_long_is_left_out_unless_it_is_asked_for(monkeypatch, tmp_path, capsys):
+    made = discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0)
+    monkeypatch.setattr(
+        "circuits.evaluate_run.hypothesis_tests", lambda *given, **options: None
+    )  # slow, and tested elsewhere
+    written = tmp_path / "eap" / "run.json"
+    told = json.loads(written.read_text())
+    written.write_text(json.dumps({**told, "seconds": {"attribution": 70.0, "evaluation": 9e9}}))
+    assert run(monkeypatch, ["evaluate", made, "--random-circuits", "0", "--ablations", "zero"]) == 0
+    measured = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
+    assert "by" in measured["stability"]  # the ablations fit in, the metrics do not
+    assert list(measured["stability"]["by"]) == ["ablation"]
+    assert "--parts stability" in measured["skipped"]["stability, other metrics"]
+    assert "no others can be drawn" in measured["skipped"]["stability, other pairs"]
+    assert "randomisation" in measured
+    assert "recovery" not in measured
+    written.write_text(json.dumps({**told, "seconds": {"attribution": 400.0}}))
+    assert run(monkeypatch, ["evaluate", made, "--parts", "stability,randomisation"]) == 0
+    forced = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
+    assert list(forced["stability"]["by"]) == ["ablation", "metric"]
+    assert "randomisation" in forced
+
+
+def test_old_evaluations_are_still_shown(model, pairs, tmp_path):
+    found, _ = evaluated(model, pairs, tmp_path, "eap", ("stability",), random_circuits=0)
+    told = found.to_dict()
+    old = {**told, "schema": 1, "stability": told["stability"]["prompts"]}
+    assert evaluation_sections(old)[0].heading.startswith("Stability")
+
+
+def test_an_interrupt_keeps_what_was_measured(model, pairs, tmp_path, monkeypatch):
+    _, read = evaluated(model, pairs, tmp_path, "eap", ("scores",), random_circuits=0)
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("circuits.evaluate_run.completeness", stop)
+    kept = []
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(read, model, pairs, n_random=0, ablations=["zero"], interrupted=kept.append)
+    assert list(kept[0].faithfulness) == ["zero"]
+    assert kept[0].skipped["curves"] == "interrupted"
+    assert kept[0].skipped["completeness"] == "interrupted"
+    assert "faithfulness" not in kept[0].skipped
+
+
+def test_ctrl_c_writes_what_is_there_and_nothing_is_touched_before(monkeypatch, tmp_path, capsys):
+    made = discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0)
+    written = tmp_path / "eap" / "evaluation.json"
+    written.write_text("{}")
+    files = sorted(path.name for path in (tmp_path / "eap").iterdir())
+
+    def stop(*arguments, **options):
+        # A process killed here leaves this.
+        assert written.read_text() == "{}"
+        assert sorted(path.name for path in (tmp_path / "eap").iterdir()) == files
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("circuits.evaluate_run.minimality", stop)
+    capsys.readouterr()
+    assert run(monkeypatch, ["evaluate", made, "--parts", "completeness,minimality,curves"]) == 130
+    told = json.loads(written.read_text())
+    assert "completeness" in told
+    assert told["skipped"] == {"minimality": "interrupted", "curves": "interrupted"}
+    assert "what was measured is in" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "eap" / "evaluation.html").is_file()
+    monkeypatch.setattr("circuits.evaluate_run.completeness", stop)
+    written.write_text("{}")
+    files = sorted(path.name for path in (tmp_path / "eap").iterdir())
+    assert run(monkeypatch, ["evaluate", made, "--parts", "completeness"]) == 130
+    assert written.read_text() == "{}"  # nothing was measured
