@@ -40,6 +40,7 @@ class Model:
         revision: revision of the checkpoint, where one was asked for.
         report: what the check at loading found.
         compatibility_mode: whether TransformerLens' compatibility mode was on at loading; a later change is refused.
+        loaded_by: how another process can load it: options of `load_model`; None for a model that was given as an object.
     """
 
     bridge: TransformerBridge
@@ -49,6 +50,7 @@ class Model:
     revision: str | None
     report: CheckReport
     compatibility_mode: bool = False
+    loaded_by: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.graph.n_layers} layers, {self.graph.n_edges} edges, {self.dtype}, {self.device})"
@@ -154,6 +156,7 @@ def load_model(
     >>> model.graph.n_edges  # doctest: +SKIP
     70651
     """
+    own_tokenizer = tokenizer
     wanted_device = torch.device(_choose_device(device))
     wanted_dtype = None if dtype is None else _choose_dtype(dtype)
     if isinstance(model, TransformerBridge):
@@ -176,7 +179,9 @@ def load_model(
     architecture = describe(bridge)
     with inference_state(bridge):
         report = check(bridge, architecture, name)
-    loaded = Model(bridge, architecture, tokenizer, name, revision, report, bool(bridge.compatibility_mode))
+    by_name = isinstance(model, str | Path) and own_tokenizer is None
+    origin = {"name": name, "device": device, "trust_remote_code": trust_remote_code} if by_name else None
+    loaded = Model(bridge, architecture, tokenizer, name, revision, report, bool(bridge.compatibility_mode), origin)
     if isinstance(model, str) and model in zoo.names():
         _check_golden(loaded)
     return loaded

@@ -22,18 +22,24 @@ def question_of(origin: Provenance) -> dict[str, Any]:
 
 
 class Pieces:
-    """A directory of pieces, or nothing at all.
+    """A directory of pieces, or nothing at all, or pieces in memory.
 
     Args:
-        directory: None: nothing is kept.
+        directory: None: none.
         manifest: what the pieces belong to, as JSON gives it back.
+        in_memory: without a directory, keep pieces in memory.
+
+    Attributes:
+        kept: the pieces in memory, by name.
 
     Raises:
         InputError: the directory cannot be used, or holds pieces of another question.
     """
 
-    def __init__(self, directory: str | Path | None, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, directory: str | Path | None, manifest: Mapping[str, Any], in_memory: bool = False) -> None:
         self.directory = None if directory is None else Path(directory)
+        self.kept: dict[str, Tensor] = {}
+        self._in_memory = in_memory
         if self.directory is None:
             return
         path = self.directory / "manifest.json"
@@ -55,7 +61,9 @@ class Pieces:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        if self.directory is None or not self._path(name).exists():
+        if self.directory is None:
+            return self.kept.get(name)
+        if not self._path(name).exists():
             return None
         try:
             return load_file(self._path(name))["effects"]
@@ -66,6 +74,8 @@ class Pieces:
         """Keeps a piece; one of the same name is replaced."""
         from safetensors.torch import save_file
 
+        if self._in_memory and self.directory is None:
+            self.kept[name] = piece
         if self.directory is not None:
             with replacing(self._path(name)) as temporary:
                 save_file({"effects": piece.contiguous()}, temporary)
