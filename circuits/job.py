@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from circuits.circuit import Circuit
 from circuits.evaluation.faithfulness import Faithfulness, circuit_metric, faithfulness
 from circuits.question import Question
+from circuits.workers import Workers
 
 
 @runtime_checkable
@@ -37,6 +38,7 @@ class Job:
         seed: of whatever is drawn.
         stage: progress reporting.
         seconds: wall time per stage, filled in as the stages end.
+        workers: who measures, where the method can be divided; None: this process.
     """
 
     question: Question
@@ -44,6 +46,7 @@ class Job:
     seed: int
     stage: StageProgress
     seconds: dict[str, float]
+    workers: Workers | None = None
 
     @contextlib.contextmanager
     def timed(self, name: str, stage: str) -> Iterator[StageReport]:

@@ -29,7 +29,13 @@ class RayWorkers:
     """
 
     def __init__(
-        self, on: str = "ray", number: int | None = None, *, cpus: int = 1, gpus: float = 0.0, threads: int | None = None
+        self,
+        on: str = "ray",
+        number: int | None = None,
+        *,
+        cpus: int = 1,
+        gpus: float = 0.0,
+        threads: int | None = None,
     ) -> None:
         if cpus < 1 or gpus < 0 or (number is not None and number < 1):
             raise InputError(f"workers must be at least 1, with at least 1 CPU each; got {number} with {cpus}")
@@ -40,9 +46,12 @@ class RayWorkers:
         self._ray = ray
         self._own = not ray.is_initialized()
         if self._own:
-            most = max(2, (os.cpu_count() or 1) // cpus)
+            most = max(1, (os.cpu_count() or 1) // cpus)
             if on == "ray" and number is not None and number > most:
-                raise InputError(f"{number} workers with {cpus} CPUs each do not fit this machine; at most {most} do")
+                raise InputError(
+                    f"{number} workers with {cpus} CPUs each do not fit this machine's {os.cpu_count()}; at most {most} do (a "
+                    "worker takes as many CPUs as it has threads)"
+                )
             _connect(ray, on, None if number is None else number * cpus, float(gpus * (number or 1)))
         try:
             there = ray.cluster_resources()

@@ -84,7 +84,8 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
     if not recorded:
         if resume:
             raise InputError(
-                "--resume continues a killed run of method coar, or of acdc with a threshold; this run keeps no record"
+                "--resume continues a killed run of method activation-patching, coar or exact-edges, or of acdc with a threshold; "
+                "this run keeps no record"
             )
         return None
     record = out.absolute().parent / f".{out.name}.unfinished"

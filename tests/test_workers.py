@@ -59,7 +59,9 @@ def _exact(model, pairs, **how):
 
 
 def _patching(model, pairs, **how):
-    return circuits.activation_patching(model, pairs, nodes="heads+mlps+q", positions="each", batch_size=4, **how).per_prompt
+    return circuits.activation_patching(
+        model, pairs, nodes="heads+mlps+q", positions="each", batch_size=4, **how
+    ).per_prompt
 
 
 def _windows(model, pairs, **how):
@@ -145,7 +147,7 @@ def ray_workers():
     pytest.importorskip("ray")
     from circuits.ray_workers import RayWorkers
 
-    with RayWorkers(number=2) as workers:
+    with RayWorkers(number=min(2, os.cpu_count() or 1)) as workers:
         yield workers
 
 
@@ -161,7 +163,9 @@ class TestRay:
         assert dict(ray_workers.map(_die, str(tmp_path / "died"), range(5))) == {i: 10 * i for i in range(5)}
 
     def test_a_worker_that_always_dies(self, ray_workers):
-        with pytest.raises(InputError, match="a worker died over one unit of work 4 times; most often it has not enough"):
+        with pytest.raises(
+            InputError, match="a worker died over one unit of work 4 times; most often it has not enough"
+        ):
             list(ray_workers.map(_die, None, [0]))
 
     def test_errors_keep_their_kind_and_words(self, ray_workers):

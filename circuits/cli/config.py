@@ -17,7 +17,9 @@ from typing import Any
 from circuits.errors import InputError
 
 CONFIG_FILE = "config.toml"
-NOT_CONFIGURED = ("config", "overwrite", "resume", "out", "json")
+NOT_CONFIGURED = (
+    "config", "overwrite", "resume", "out", "json", "on", "workers", "cpus_per_worker", "gpus_per_worker",
+)  # fmt: skip
 """Options that belong to a call, not to a run."""
 
 

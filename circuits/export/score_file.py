@@ -167,6 +167,20 @@ def _write(tensors: dict[str, Tensor], header: dict[str, str], path: str | Path)
             temporary,
             metadata=header,
         )
+        _order_header(temporary)
+
+
+def _order_header(path: Path) -> None:
+    """Sorts a safetensors file's header in its place: the library writes metadata in any order, and the same scores should be
+    the same bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) <= length:
+            file.seek(8)
+            file.write(ordered.ljust(length))
 
 
 @contextmanager
