@@ -158,6 +158,25 @@ def write_run(
     return out
 
 
+def place_files(files: Mapping[str, bytes], out: Path) -> None:
+    """Writes a run directory made elsewhere: it appears whole, under its final name, or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        try:
+            for name, contents in files.items():
+                (temporary / name).write_bytes(contents)
+            temporary.chmod(0o755)
+            os.rename(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as problem:
+        raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
+
+
 def _move_into_place(temporary: Path, out: Path, overwrite: bool) -> None:
     """One rename; it fails if another run got there first, unless that is to be replaced."""
     check_out(out, overwrite)
