@@ -1,9 +1,5 @@
 """Work shared between processes gives the same bits as in one."""
 
-import os
-import signal
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -118,67 +114,3 @@ def test_a_model_given_as_an_object_cannot_be_loaded_elsewhere():
 def test_other_weights_elsewhere_are_refused(model):
     with pytest.raises(InputError, match="other weights here"):
         ModelSource(model.name, weights_hash="0" * 64).load()
-
-
-def _die(shared, unit):
-    """Kills its process; unless the file is there, and then only the first time."""
-    if shared is None:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if unit == 2 and not Path(shared).exists():
-        Path(shared).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return unit * 10
-
-
-def _exhaust(shared, unit):
-    raise MemoryError
-
-
-def _refuse(shared, unit):
-    raise circuits.PairsError(f"no pairs in {unit}")
-
-
-def _threads(shared, unit):
-    return torch.get_num_threads()
-
-
-@pytest.fixture(scope="module")
-def ray_workers():
-    pytest.importorskip("ray")
-    from circuits.ray_workers import RayWorkers
-
-    with RayWorkers(number=min(2, os.cpu_count() or 1)) as workers:
-        yield workers
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.xdist_group("ray")
-class TestRay:
-    def test_same_bits(self, ray_workers, model, pairs):
-        for method in (_coar, _exact, _patching):
-            assert torch.equal(method(model, pairs, workers=ray_workers), method(model, pairs))
-
-    def test_a_killed_worker_is_replaced(self, ray_workers, tmp_path):
-        assert dict(ray_workers.map(_die, str(tmp_path / "died"), range(5))) == {i: 10 * i for i in range(5)}
-
-    def test_a_worker_that_always_dies(self, ray_workers):
-        with pytest.raises(
-            InputError, match="a worker died over one unit of work 4 times; most often it has not enough"
-        ):
-            list(ray_workers.map(_die, None, [0]))
-
-    def test_errors_keep_their_kind_and_words(self, ray_workers):
-        with pytest.raises(circuits.PairsError, match=r"^no pairs in 7$"):
-            list(ray_workers.map(_refuse, None, [7]))
-        with pytest.raises(InputError, match="not enough memory"):
-            list(ray_workers.map(_exhaust, None, [7]))
-
-    def test_one_thread_a_worker(self, ray_workers):
-        assert set(dict(ray_workers.map(_threads, None, range(4))).values()) == {1}
-
-    def test_too_many_workers(self):
-        from circuits.ray_workers import RayWorkers
-
-        with pytest.raises(InputError, match="do not fit"):
-            RayWorkers(number=10_000)

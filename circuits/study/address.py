@@ -42,8 +42,8 @@ def question_key(request: Request) -> str:
     return digest(
         {
             **_named(request, ("model", "revision", "dtype", "task", "n", "seed")),
-            "model_source": _model_state(request.model, request.revision),
-            "task_source": _task_state(request.task),
+            "model_source": _model_state(request.model_source, request.revision),
+            "task_source": _task_state(request.task_source),
             "versions": versions(),
         }
     )

@@ -32,6 +32,8 @@ from circuits.study.perform import Performed
 from circuits.study.spec import Request, Study, parse_study
 
 STUDY_FILE, KNOWN_FILE, TOKEN_FILE, LOCK_FILE = "study.toml", "known.json", ".study", ".lock"
+BASE_FILE = ".base"
+"""Where the study file was, which names files relative to itself."""
 State = Literal["done", "missing", "failed"]
 
 
@@ -134,12 +136,14 @@ class StudyDirectory:
 
     def keep_study(self, study: Study) -> None:
         self._write(STUDY_FILE, study.text)
+        self._write(BASE_FILE, f"{study.base}\n")
 
     def study(self) -> Study:
         """The study file that was run last."""
         path = self.path / STUDY_FILE
         try:
-            return parse_study(path.read_text(encoding="utf-8"), str(path))
+            base = (self.path / BASE_FILE).read_text(encoding="utf-8").strip()
+            return parse_study(path.read_text(encoding="utf-8"), str(path), Path(base))
         except (OSError, UnicodeDecodeError) as problem:
             raise InputError(f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}") from None
 

@@ -76,7 +76,7 @@ class Identified:
 
 def source_of(request: Request, weights: str | None = None) -> ModelSource:
     """How a worker gets a request's model."""
-    return ModelSource(request.model, request.dtype, request.device, request.revision, weights_hash=weights)
+    return ModelSource(request.model_source, request.dtype, request.device, request.revision, weights_hash=weights)
 
 
 def identify(shared: None, asked: Sequence[tuple[int, Request]]) -> Identified:
@@ -124,7 +124,7 @@ def perform(workers: Workers | None, task: Task) -> Performed:
 
 
 def _pairs(request: Request, model: Model) -> PromptPairs:
-    return find_pairs(request.task)(model, request.n, request.seed)
+    return find_pairs(request.task_source)(model, request.n, request.seed)
 
 
 def _discovered(task: Task, model: Model, pairs: PromptPairs, workers: Workers | None) -> dict[str, bytes]:
@@ -150,7 +150,7 @@ def _evaluated(request: Request, model: Model, pairs: PromptPairs, files: Mappin
     options = dict(request.evaluation)
     fresh, seed = options.pop("fresh", None), options.pop("seed", 1)
     if fresh is not None:
-        other = find_pairs(request.task)
+        other = find_pairs(request.task_source)
         if other.task is None:
             raise InputError(f"fresh pairs come from a task, and {request.task} is a file")
         pairs = other(model, fresh, FRESH_SEED + request.seed)

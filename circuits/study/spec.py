@@ -1,8 +1,8 @@
 """A study file: which models are asked which tasks by which methods, and how often.
 
 ```toml
-models = ["smollm2-135m"]           # names, directories or Hugging Face ids
-tasks = ["ioi", "greater-than"]     # tasks, or files of prompt pairs
+models = ["smollm2-135m"]           # names, Hugging Face ids, or directories
+tasks = ["ioi", "pairs.jsonl"]      # tasks, or files of prompt pairs (of which the first n are taken, whatever the seed)
 n = 32                              # pairs of each task
 seeds = [0, 1]                      # of the pairs and of all that is drawn
 
@@ -19,7 +19,8 @@ parts = ["faithfulness", "curves"]
 
 Optional: `metrics` and `ablations` (lists; every run is made with each; default: what the task prefers, the method's own),
 `dtype`, `device`, `revision`, `batch-size`, `threads` (of one operation; default 1), and `[[leave-out]]` tables, each with some of
-`model`, `task` and `method` (the label): combinations that are not asked for. `-` and `_` are the same in all keys.
+`model`, `task` and `method` (the label): combinations that are not asked for. `-` and `_` are the same in all keys; files and directories are looked for beside the study
+file.
 """
 
 import tomllib
@@ -54,6 +55,7 @@ class Request:
         seed: of pairs and all that is drawn.
         threads: of one operation.
         evaluation: options of `circuits.evaluate_run.evaluate_run`; None: no evaluation.
+        base: directory that files are relative to: the study file's.
     """
 
     model: str
@@ -71,6 +73,19 @@ class Request:
     seed: int
     threads: int
     evaluation: Mapping[str, Any] | None
+    base: str = ""
+
+    @property
+    def task_source(self) -> str:
+        """The task's name, or where its file is."""
+        path = Path(self.base) / self.task
+        return str(path) if path.is_file() else self.task
+
+    @property
+    def model_source(self) -> str:
+        """The model's name, or where its directory is."""
+        path = Path(self.base) / self.model
+        return str(path) if (path / "config.json").is_file() else self.model
 
     def __str__(self) -> str:
         more = [part for part in (self.metric, self.ablation) if part is not None]
@@ -84,10 +99,12 @@ class Study:
     Attributes:
         requests: all runs that it asks for, those of one model together.
         text: the file.
+        base: its directory.
     """
 
     requests: tuple[Request, ...]
     text: str = field(repr=False)
+    base: Path = Path()
 
 
 def read_study(path: str | Path) -> Study:
@@ -103,16 +120,23 @@ def read_study(path: str | Path) -> Study:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}") from None
-    return parse_study(text, str(path))
+    return parse_study(text, str(path), path.absolute().parent)
 
 
-def parse_study(text: str, name: str = "the study") -> Study:
-    """See `read_study`; `name` is what errors call the text."""
+def parse_study(text: str, name: str = "the study", base: Path | None = None) -> Study:
+    """See `read_study`.
+
+    Args:
+        text: of a study file.
+        name: what errors call it.
+        base: the directory that files are relative to; None: the current one.
+    """
+    base = Path.cwd() if base is None else base
     try:
         given = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as problem:
         raise InputError(f"{name} is not TOML: {problem}") from None
-    return Study(_Reader(name).requests(given), text)
+    return Study(_Reader(name, base).requests(given), text, base)
 
 
 @dataclass(frozen=True)
@@ -120,6 +144,7 @@ class _Reader:
     """Turns a file's values into requests; whatever is wrong is told with the file's name and the key."""
 
     name: str
+    base: Path
 
     def requests(self, given: Mapping[str, Any]) -> tuple[Request, ...]:
         top = self.known(
@@ -139,6 +164,7 @@ class _Reader:
             "n": self.number(top, "n", 64), "batch_size": self.number(top, "batch_size", None),
             "threads": self.number(top, "threads", 1), "evaluation": self.evaluation(top.get("evaluation")),
             **{key: self.text(top, key) for key in ("dtype", "revision")}, "device": self.text(top, "device") or "auto",
+            "base": str(self.base),
         }  # fmt: skip
         for kind, asked in (("metric", metrics), ("ablation", ablations)):
             _check_names(kind, [one for one in asked if one is not None], self)
@@ -214,7 +240,7 @@ class _Reader:
         from circuits.pair_source import find_pairs
 
         try:
-            find_pairs(task)
+            find_pairs(str(self.base / task) if (self.base / task).is_file() else task)
         except InputError as problem:
             raise self.error("tasks", f"cannot be used: {problem}") from None
 
