@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # Arguments for pytest, such as ARGS="-k acdc"; by default one process a core.
-ARGS ?= -n auto
+ARGS ?= -n auto --dist loadgroup
 
 BIN := .venv/bin
 # One question, asked by four methods; then they are compared, and the circuits exported.

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import InputError
+from circuits.workers import Workers
 
 KEPT_BYTES, KEPT_ROWS = 256 * 2**20, 128
 """Effects on single prompts that are kept: 128 prompts of up to half a million edges, so that 1,000 prompts take no more
@@ -23,6 +24,7 @@ def bootstrap_interval(
     resamples: int = 1000,
     seed: int = 0,
     sizes: Float[Tensor, " prompt"] | None = None,
+    workers: Workers | None = None,
 ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
     """Percentile bootstrap interval of the mean over prompts, the same resamples for every entry of the other axes.
 
@@ -33,6 +35,7 @@ def bootstrap_interval(
         seed: of the resampling.
         sizes: how many prompts each value is the mean of, where prompts come in groups; None: one each. Groups are then
             drawn whole.
+        workers: who computes, each some of the entries; None: this process. Results do not depend on it.
 
     Returns:
         The lower and the upper ends, in float64; NaN with a single prompt, which says nothing of the spread.
@@ -50,9 +53,21 @@ def bootstrap_interval(
     weights = resampling_weights(n, resamples, seed, sizes)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     parts = per_prompt.reshape(-1, n).split(max(1, _MEANS_AT_ONCE // resamples))
-    ends = [torch.quantile(part.double() @ weights.T, tails, dim=1) for part in parts]
+    if workers is None:
+        ends = [_ends((weights, tails), part) for part in parts]
+    else:
+        computed = dict(workers.map(_ends, (weights, tails), [part.clone() for part in parts]))
+        ends = [computed[i] for i in range(len(parts))]
     low, high = torch.cat(ends, dim=1) if ends else torch.zeros(2, 0, dtype=torch.float64)
     return low.reshape(axes), high.reshape(axes)
+
+
+def _ends(
+    resampling: tuple[Float[Tensor, "draw prompt"], Float[Tensor, " tail"]], part: Float[Tensor, "entry prompt"]
+) -> Float[Tensor, "tail entry"]:
+    """Quantiles of some entries' resampled means."""
+    weights, tails = resampling
+    return torch.quantile(part.double() @ weights.T, tails, dim=1)
 
 
 def resampling_weights(

@@ -25,6 +25,8 @@ from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
 from circuits.provenance import Provenance, frozen, provenance
 from circuits.question import Progress, Question
+from circuits.worker_pieces import Asked, ModelSource, measure_pieces
+from circuits.workers import Workers, in_units
 
 BLOCK = 16
 """Sets to a piece."""
@@ -84,6 +86,8 @@ class Sampler:
         replacements: what takes their place.
         pieces: where what is finished is kept.
         origin: provenance of the question.
+        asked: the same as it is told to `workers`, who measure; None: this process does.
+        workers: see there.
     """
 
     question: Question
@@ -91,6 +95,8 @@ class Sampler:
     replacements: Replacements
     pieces: Pieces
     origin: Provenance
+    asked: Asked | None = None
+    workers: Workers | None = None
 
     @classmethod
     def ask(
@@ -102,6 +108,8 @@ class Sampler:
         ablation: str | Ablation,
         batch_size: int | None,
         store: str | Path | None = None,
+        workers: Workers | None = None,
+        in_memory: bool = False,
     ) -> "Sampler":
         """Validates.
 
@@ -109,6 +117,8 @@ class Sampler:
             model, pairs, metric, ablation, batch_size: see `Question.ask`.
             nodes: the components; see `circuits.nodes.select_sites`.
             store: a directory for what is finished.
+            workers: who measures; None: this process.
+            in_memory: keep what is finished in memory where there is no store.
 
         Raises:
             InputError: an unknown component, an ablation of the user's own, or a store that belongs to another question.
@@ -118,10 +128,15 @@ class Sampler:
         options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "batch_size": question.batch_size}
         origin = provenance(question, "ablation samples", options)
         names = [site.name for site in sites]
-        pieces = Pieces(store, {"schema": 1, "question": question_of(origin), "components": names})
+        manifest = {"schema": 1, "question": question_of(origin), "components": names}
+        pieces = Pieces(store, manifest, in_memory or workers is not None)
         with inference_state(model.bridge):
             replacements = Replacements.of(question, sites)
-        return cls(question, sites, replacements, pieces, origin)
+        asked = None
+        if workers is not None:
+            same = {"nodes": nodes, "metric": question.metric, "ablation": ablation, "batch_size": question.batch_size}
+            asked = Asked(ModelSource.of(model), pairs, same)
+        return cls(question, sites, replacements, pieces, origin, asked, workers)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -176,6 +191,9 @@ class Sampler:
             masks: the blocks, by number.
             progress: called with (samples times prompts done, in all).
         """
+        if self.workers is not None:
+            self._share(name, masks, progress)
+            progress = None
         question, n = self.question, len(self.question.pairs)
         starts: dict[int, int] = {}
         total = 0
@@ -189,7 +207,7 @@ class Sampler:
                 index = batch.suffix.batch.index.cpu()
                 runs = None
                 for block, mask in masks.items():
-                    key = f"{name}-block-{block:06d}-batch-{number:05d}"
+                    key = _key(name, block, number)
                     piece = self.pieces.get(key)
                     if piece is None or piece.shape != (1 + len(mask), len(index)):
                         runs = runs or ComponentRuns.of(question, batch, self.replacements)
@@ -203,6 +221,39 @@ class Sampler:
         sign = question.metric.sign
         ablated = torch.cat(list(masks.values())) if masks else torch.zeros(0, len(self.sites), dtype=torch.bool)
         return Samples(self.nodes, ablated, outcomes * sign, clean * sign, self.origin)
+
+    def _share(
+        self, name: str, masks: dict[int, Bool[Tensor, "sample node"]], progress: Progress | None = None
+    ) -> None:
+        """Lets the workers measure, some blocks each."""
+        assert self.workers is not None
+        assert self.asked is not None
+        batches = range(self.question.n_batches)
+        units = {
+            _Blocks(name, tuple((block, masks[block]) for block in blocks)): [
+                _key(name, block, batch) for block in blocks for batch in batches
+            ]
+            for blocks in in_units(list(masks), self.workers)
+        }
+        measure_pieces(self.workers, self.pieces, _measure_blocks, self.asked, units, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """What a worker measures at a time."""
+
+    name: str
+    masks: tuple[tuple[int, Tensor], ...]
+
+
+def _measure_blocks(asked: Asked, unit: _Blocks) -> dict[str, Tensor]:
+    sampler = Sampler.ask(asked.model.load(), asked.pairs, **asked.options, in_memory=True)
+    sampler.measured(unit.name, dict(unit.masks))
+    return sampler.pieces.kept
+
+
+def _key(name: str, block: int, batch: int) -> str:
+    return f"{name}-block-{block:06d}-batch-{batch:05d}"
 
 
 def in_blocks(masks: Bool[Tensor, "sample node"]) -> dict[int, Bool[Tensor, "block node"]]:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from circuits.ablations import Ablation, Gaussian, Resample, get_ablation
-from circuits.edge_jobs import edge_attribution_job, information_flow_job
+from circuits.edge_jobs import edge_attribution_job, exact_edges_job, information_flow_job
 from circuits.errors import InputError
 from circuits.findings import Discovery, NodeDiscovery
 from circuits.job import Job, StageProgress, silent
@@ -26,6 +26,7 @@ from circuits.node_jobs import (
 from circuits.pairs import PromptPairs
 from circuits.question import Question
 from circuits.search_jobs import acdc_job, edge_pruning_job
+from circuits.workers import Workers
 
 LARGEST_NOISE_SEED = 2**40
 """Each pair has a seed of its own, a million times this one's and its number, in 64 bits."""
@@ -42,6 +43,7 @@ def discover(
     seed: int = 0,
     batch_size: int | None = None,
     stage: StageProgress = silent,
+    workers: Workers | None = None,
     test: bool = True,
     **options: Any,
 ) -> Discovery | NodeDiscovery:
@@ -57,6 +59,7 @@ def discover(
         batch_size: pairs at a time; None: chosen by size.
         stage: progress reporting.
         test: whether the circuit is tested; else its faithfulness is NaN.
+        workers: who measures, for methods that can be divided; None: this process.
         options: the method's own, see `METHODS`.
 
     Raises:
@@ -64,9 +67,12 @@ def discover(
     """
     check_options(method, options)
     chosen_method = METHODS[method]
+    if workers is not None:
+        check_divided(method)
     chosen = choose_ablation(ablation or chosen_method.ablation, noise_tokens, seed)
     question = Question.ask(model, pairs, metric, chosen, batch_size)
-    return chosen_method.job(Job(question, batch_size, seed, stage, {}, test=test), **chosen_method.fixed, **options)
+    job = Job(question, batch_size, seed, stage, {}, test=test, workers=workers)
+    return chosen_method.job(job, **chosen_method.fixed, **options)
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:
@@ -89,6 +95,20 @@ def check_options(method: str, options: dict[str, Any]) -> None:
             raise InputError(f"method {method} needs the option {name.replace('_', '-')!r}")
     if method == "acdc" and ("threshold" in options) == ("edges" in options):
         raise InputError("method acdc needs a threshold, or a number of edges, and not both")
+
+
+def check_divided(method: str) -> None:
+    """Whether a run of this method can be divided among workers.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not METHODS[method].divided:
+        divided = ", ".join(name for name, of in METHODS.items() if of.divided)
+        raise InputError(
+            f"a run of method {method} is not divided among workers (those of {divided} are); a study divides its runs among "
+            "them: circuits study run --on ray"
+        )
 
 
 def choose_ablation(ablation: str | Ablation, noise_tokens: Sequence[str] | None = None, seed: int = 0) -> Ablation:
@@ -118,12 +138,14 @@ class Method:
         fixed: options that the method decides.
         refused: options that mean nothing to it.
         ablation: by default.
+        divided: whether one run can be divided among workers.
     """
 
     job: Callable[..., Discovery | NodeDiscovery]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     ablation: str = "interchange"
+    divided: bool = False
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -131,6 +153,10 @@ class Method:
         parameters = inspect.signature(self.job).parameters
         hidden = {"method", *self.fixed, *self.refused}
         return {name: p for name, p in parameters.items() if p.kind == p.KEYWORD_ONLY and name not in hidden}
+
+    def keeps_record(self, options: Mapping[str, Any]) -> bool:
+        """Whether a run with these options can keep a record (option `store`) and go on from it when it was killed."""
+        return "store" in self.options and (self.job is not acdc_job or options.get("edges") is None)
 
 
 METHODS: dict[str, Method] = {
@@ -140,9 +166,10 @@ METHODS: dict[str, Method] = {
     "information-flow": Method(information_flow_job),
     "acdc": Method(acdc_job),
     "edge-pruning": Method(edge_pruning_job),
-    "activation-patching": Method(activation_patching_job),
+    "exact-edges": Method(exact_edges_job, divided=True),
+    "activation-patching": Method(activation_patching_job, divided=True),
     "path-patching": Method(path_patching_job),
     "attribution-patching": Method(attribution_patching_job),
     "atp-star": Method(atp_star_job),
-    "coar": Method(coar_job, ablation="zero"),
+    "coar": Method(coar_job, ablation="zero", divided=True),
 }

@@ -1,6 +1,7 @@
 """Methods of the main job that score all edges, choose a circuit by its scores, and test it."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 from circuits.circuit import Circuit
@@ -9,6 +10,7 @@ from circuits.findings import Discovery
 from circuits.graph import Graph
 from circuits.job import Job, tested
 from circuits.methods.edge_attribution import edge_attribution
+from circuits.methods.exact_edges import exact_edge_effects
 from circuits.methods.information_flow import information_flow
 from circuits.methods.refine import HOW
 from circuits.methods.refine import refine as refined
@@ -73,6 +75,26 @@ def information_flow_job(
     with job.timed("attribution", "scoring edges") as progress:
         scores = information_flow(question.model, question.pairs, batch_size=job.batch_size, progress=progress)
     return _discovery(job, scores, choice, random_circuits, {"method": "information-flow"}, ())
+
+
+def exact_edges_job(
+    job: Job,
+    *,
+    edges: int | None = None,
+    threshold: float | None = None,
+    select: str | None = None,
+    by: str | None = None,
+    fill: bool = False,
+    share: float | None = None,
+    random_circuits: int = 5,
+    store: str | Path | None = None,
+) -> Discovery:
+    """`circuits.exact_edge_effects` of every edge; with a `store`, a killed run goes on."""
+    model, pairs = job.question.model, job.question.pairs
+    choice = _Choice(model.graph, edges, threshold, select, by, fill, share)
+    with job.timed("ablation", "ablating edges") as progress:
+        found = exact_edge_effects(model, pairs, store=store, workers=job.workers, progress=progress, **job.asked)
+    return _discovery(job, found.to_scores(), choice, random_circuits, {"method": "exact-edges"}, ())
 
 
 class _Choice:

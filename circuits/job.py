@@ -12,6 +12,7 @@ import torch
 from circuits.circuit import Circuit
 from circuits.evaluation.faithfulness import Faithfulness, circuit_metric, faithfulness
 from circuits.question import Question
+from circuits.workers import Workers
 
 
 @runtime_checkable
@@ -41,6 +42,7 @@ class Job:
         stage: progress reporting.
         seconds: wall time per stage, filled in as the stages end.
         test: whether circuits are tested; else their faithfulness is NaN.
+        workers: who measures, where the method can be divided; None: this process.
     """
 
     question: Question
@@ -49,6 +51,7 @@ class Job:
     stage: StageProgress
     seconds: dict[str, float]
     test: bool = True
+    workers: Workers | None = None
 
     @contextlib.contextmanager
     def timed(self, name: str, stage: str) -> Iterator[StageReport]:

@@ -49,6 +49,7 @@ class Model:
         revision: revision of the checkpoint, where one was asked for.
         report: what the check at loading found.
         compatibility_mode: whether TransformerLens' compatibility mode was on at loading; a later change is refused.
+        loaded_by: how another process can load it: options of `load_model`; None for a model that was given as an object.
     """
 
     bridge: TransformerBridge
@@ -58,6 +59,7 @@ class Model:
     revision: str | None
     report: CheckReport
     compatibility_mode: bool = False
+    loaded_by: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         where = ", ".join(map(str, devices(self.bridge)))
@@ -172,6 +174,7 @@ def load_model(
     """
     if device_map is not None:
         _check_map_belongs(model, device, device_map)
+    own_tokenizer = tokenizer
     wanted_device = torch.device(_choose_device(device))
     wanted_dtype = None if dtype is None else choose_dtype(dtype)
     if isinstance(model, TransformerBridge):
@@ -200,7 +203,11 @@ def load_model(
     architecture = describe(bridge)
     with inference_state(bridge):
         report = check(bridge, architecture, name)
-    loaded = Model(bridge, architecture, tokenizer, name, revision, report, bool(bridge.compatibility_mode))
+    by_name = isinstance(model, str | Path) and own_tokenizer is None and isinstance(device_map, str | None)
+    origin = None
+    if by_name:
+        origin = {"name": name, "device": device, "device_map": device_map, "trust_remote_code": trust_remote_code}
+    loaded = Model(bridge, architecture, tokenizer, name, revision, report, bool(bridge.compatibility_mode), origin)
     if isinstance(model, str) and model in zoo.names():
         _check_golden(loaded)
     return loaded

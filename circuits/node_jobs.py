@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ def activation_patching_job(
     positions: str | Sequence[str] = "all",
     direction: str = "denoising",
     window: int = 1,
+    store: str | Path | None = None,
 ) -> NodeDiscovery:
-    """`circuits.activation_patching`."""
+    """`circuits.activation_patching`; with a `store`, a killed run goes on."""
     options = {"nodes": nodes, "positions": positions, "direction": direction, "window": window}
-    return _scored(job, "activation-patching", ("patching", "patching nodes"), activation_patching, options)
+    method = partial(activation_patching, store=store, workers=job.workers)
+    return _scored(job, "activation-patching", ("patching", "patching nodes"), method, options)
 
 
 def path_patching_job(
@@ -80,8 +83,9 @@ def coar_job(
     with job.timed("sampling", "ablating components") as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", AttributionWarning)  # it becomes a note
         scores = coar(
-            question.model, question.pairs, seed=job.seed, store=store, progress=progress, **options, **job.asked
-        )
+            question.model, question.pairs, seed=job.seed, store=store, workers=job.workers, progress=progress,
+            **options, **job.asked,
+        )  # fmt: skip
     notes = () if scores.statement is None else (scores.statement,)
     return NodeDiscovery(scores, {"method": "coar", **options, "seed": job.seed}, job.seconds, notes=notes)
 

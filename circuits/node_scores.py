@@ -12,6 +12,7 @@ from torch import Tensor
 from circuits.bootstrap import bootstrap_interval
 from circuits.errors import InputError
 from circuits.provenance import Provenance, frozen
+from circuits.workers import Workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class NodeScores:
         return self.values / span
 
     def interval(
-        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0, workers: Workers | None = None
     ) -> tuple[Float[Tensor, "node *position"], Float[Tensor, "node *position"]]:
         """Percentile bootstrap interval of the mean over prompts; NaN with a single prompt.
 
@@ -78,8 +79,9 @@ class NodeScores:
             level: its coverage.
             resamples: how many.
             seed: of the resampling.
+            workers: who computes; None: this process.
         """
-        return bootstrap_interval(self.per_prompt, level, resamples, seed)
+        return bootstrap_interval(self.per_prompt, level, resamples, seed, workers=workers)
 
     def to_dict(self) -> dict[str, Any]:
         """`{node: effect}`; with positions `{node: [effect per position]}`."""

@@ -25,18 +25,24 @@ def question_of(origin: Provenance) -> dict[str, Any]:
 
 
 class Pieces:
-    """A directory of pieces, or nothing at all.
+    """A directory of pieces, or nothing at all, or pieces in memory.
 
     Args:
-        directory: None: nothing is kept.
+        directory: None: none.
         manifest: what the pieces belong to, as JSON gives it back.
+        in_memory: without a directory, keep pieces in memory.
+
+    Attributes:
+        kept: the pieces in memory, by name.
 
     Raises:
         InputError: the directory cannot be used, or holds pieces of another question.
     """
 
-    def __init__(self, directory: str | Path | None, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, directory: str | Path | None, manifest: Mapping[str, Any], in_memory: bool = False) -> None:
         self.directory = None if directory is None else Path(directory)
+        self.kept: dict[str, Tensor] = {}
+        self._in_memory = in_memory
         self._question = json_sum(manifest)
         self._told = False
         if self.directory is not None:
@@ -49,7 +55,7 @@ class Pieces:
             DamageWarning: it is there and damaged; only the first is told.
         """
         if self.directory is None:
-            return None
+            return self.kept.get(name)
         try:
             raw = self._path(name).read_bytes()
         except FileNotFoundError:
@@ -69,6 +75,8 @@ class Pieces:
         Raises:
             InputError: it cannot be written.
         """
+        if self._in_memory and self.directory is None:
+            self.kept[name] = piece
         if self.directory is not None:
             with replacing(self._path(name)) as temporary:
                 temporary.write_bytes(sealed_tensor(piece, self._key(name)))

@@ -110,21 +110,29 @@ class Question:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         return cls(model, pairs, chosen, wanted.prepared(model, pairs, batch_size), batch_size)
 
-    def batches(self, share_prefix: bool | None = None) -> Iterator[Batch]:
+    def batches(self, share_prefix: bool | None = None, only: int | None = None) -> Iterator[Batch]:
         """The pairs in batches of equal length.
 
         Args:
             share_prefix: leave out what clean and corrupted prompts have in common in front; None: where the ablation
                 and the model allow it.
+            only: the batch of this number alone.
         """
         if share_prefix is None:
             share_prefix = self.shares_prefix
-        for batch in self.pairs.batches(self.batch_size):
+        for number, batch in enumerate(self.pairs.batches(self.batch_size)):
+            if only is not None and number != only:
+                continue
             suffix = split(self.model.bridge, batch.to(self.model.device), share_prefix)
             targets = targets_of(suffix.batch)
             if self.metric.needs_clean_logits:
                 targets = targets_of(suffix.batch, self.clean_run(suffix)[0])
             yield Batch(suffix, targets)
+
+    @property
+    def n_batches(self) -> int:
+        """How many batches there are."""
+        return sum(1 for _ in self.pairs.batches(self.batch_size))
 
     @property
     def shares_prefix(self) -> bool:

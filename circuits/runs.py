@@ -142,7 +142,8 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
     if not recorded:
         if resume:
             raise InputError(
-                "--resume continues a killed run of method coar, or of acdc with a threshold; this run keeps no record"
+                "--resume continues a killed run of method activation-patching, coar or exact-edges, or of acdc with a threshold; "
+                "this run keeps no record"
             )
         return None
     record = _beside(out, ".unfinished")
@@ -281,6 +282,29 @@ def _write_files(result: Result, pairs: PromptPairs, directory: Path, more: Mapp
     # Through JSON, so that the sum is that of what will be read.
     run = sealed(json.loads(json.dumps(run, allow_nan=False)))
     (directory / RUN_FILE).write_text(json.dumps(run, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def place_files(files: Mapping[str, bytes], out: Path) -> None:
+    """Writes a run directory made elsewhere: it appears whole, under its final name, or not at all.
+
+    The caller sees to it that nobody else does so at the same time; what a killed call left is taken over.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    temporary = _beside(out, PART)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        try:
+            for name, contents in files.items():
+                (temporary / name).write_bytes(contents)
+            temporary.chmod(0o755)
+            os.rename(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as problem:
+        raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
 
 
 def _move_into_place(temporary: Path, out: Path, overwrite: bool, alone: bool) -> None:

@@ -23,6 +23,7 @@ from circuits.graph import Graph
 from circuits.node_scores import NodeScores
 from circuits.provenance import Provenance, frozen
 from circuits.selection import check_ranking as check_ranking
+from circuits.workers import Workers
 
 TENSORS = ("values", "stderr", "by_position", "by_position_stderr", "per_prompt", "kept")
 
@@ -95,7 +96,12 @@ class EdgeScores:
     # --- spread -------------------------------------------------------------------------------------------------------
 
     def interval(
-        self, level: float = 0.95, kind: str = "bootstrap", resamples: int = 1000, seed: int = 0
+        self,
+        level: float = 0.95,
+        kind: str = "bootstrap",
+        resamples: int = 1000,
+        seed: int = 0,
+        workers: Workers | None = None,
     ) -> tuple[Float[Tensor, "writer reader"], Float[Tensor, "writer reader"]]:
         """Interval of each mean effect over prompts; 0 to 0 where there is no edge, NaN with a single prompt.
 
@@ -105,6 +111,7 @@ class EdgeScores:
                 prompts where `group` is above 1); `t`: Student's, mean ± t·stderr. Below some twenty prompts the bootstrap
                 is too narrow (89% instead of 95% for 8 prompts with normal effects): take `t`.
             resamples, seed: of the bootstrap.
+            workers: who resamples; None: this process.
 
         Raises:
             InputError: an option that cannot be used, or a bootstrap of scores without `per_prompt`.
@@ -116,7 +123,7 @@ class EdgeScores:
         if self.per_prompt is None:
             raise InputError("these scores do not hold effects per prompt, so nothing can be resampled; use kind='t'")
         sizes = row_sizes(self.n_prompts, self.group)
-        ends = bootstrap_interval(self.per_prompt.T, level, resamples, seed, sizes)
+        ends = bootstrap_interval(self.per_prompt.T, level, resamples, seed, sizes, workers)
         low, high = torch.zeros(2, *self.values.shape, dtype=torch.float64)
         low[self.graph.edge_mask], high[self.graph.edge_mask] = ends
         return low, high

@@ -138,16 +138,20 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: see `read_text`; or it is no TOML, or larger than any file of options.
     """
-    text = read_text(path)
+    return parse_toml(read_text(path), str(path))
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """What a TOML text of options holds; see `read_toml`. `name` is what errors call it."""
     if len(text) > LARGEST_TOML:
-        raise InputError(f"{path} has {len(text):,} characters; a file of options has at most {LARGEST_TOML:,}")
+        raise InputError(f"{name} has {len(text):,} characters; a file of options has at most {LARGEST_TOML:,}")
     for number, line in enumerate(text.splitlines(), 1):
         if line.count(".") > MOST_DOTS:
-            raise InputError(f"{path}, line {number} has more than {MOST_DOTS} dots")
+            raise InputError(f"{name}, line {number} has more than {MOST_DOTS} dots")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise InputError(f"{path} is not TOML: {problem}") from None
+        raise InputError(f"{name} is not TOML: {problem}") from None
 
 
 def check_size(text: str, known: Iterable[str] = ()) -> None:

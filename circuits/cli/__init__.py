@@ -1,7 +1,7 @@
 """The `circuits` command: it parses, calls and prints; what it does is in the library.
 
-One command a file. Exit codes: 0 done; 2 something given cannot be used (one readable line); 1 a bug of ours (a
-traceback). Heavy packages are imported inside the commands, so that `circuits --help` answers at once.
+One command a file. Exit codes: 0 done; 2 something given cannot be used (one readable line); 3 a
+study in which runs failed; 1 a bug of ours (a traceback). Heavy packages are imported inside the commands, so that `circuits --help` answers at once.
 """
 
 import errno
@@ -19,6 +19,7 @@ from circuits.cli.evaluate import evaluate
 from circuits.cli.export import export
 from circuits.cli.models import models_app
 from circuits.cli.report import report
+from circuits.cli.study import study_app
 from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
 from circuits.errors import DamageWarning, InputError
@@ -54,6 +55,7 @@ def settings(
 
 for command in (discover, evaluate, compare, export, view, report):
     app.command()(command)
+app.add_typer(study_app, name="study")
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 

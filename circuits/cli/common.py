@@ -1,20 +1,32 @@
-"""What several commands need: models and prompt pairs from what was typed, and lists of names."""
+"""What several commands need: models, workers and prompt pairs from what was typed, and lists of names."""
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from circuits.errors import InputError
+from circuits.pair_source import find_pairs as find_pairs
 from circuits.terminal import console_stderr, quiet_libraries
 
 if TYPE_CHECKING:
     from circuits.model import Model
-    from circuits.pairs import PromptPairs
+    from circuits.workers import Workers
 
 DEFAULT_MODEL = "smollm2-135m"
 LARGEST_SEED = 2**63 - 1
 DEVICE_MAP_HELP = "Instead of --device: auto, balanced, sequential … spreads the layers over all devices."
+WORKERS = "More than one process"
+ON_HELP = (
+    "Where the work is done: 'ray' (processes of this machine) or the address of a Ray cluster (ray://host:10001). Default: "
+    "in this process."
+)
+NUMBER_HELP = "Processes. Default: as many as there are processors for."
+CPUS_HELP = "Processors that each takes. Default: its threads."
+GPUS_HELP = "GPUs that each takes; a half is allowed."
+THREADS_HELP = (
+    "Threads of one operation in each process. Numbers depend on it in the last bits at most, and on the number of workers "
+    "not at all. Default: torch's."
+)
 
 
 def names_in(text: str | None) -> list[str] | None:
@@ -31,37 +43,6 @@ def json_line(told: Any) -> str:
     return json.dumps(told, allow_nan=False)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where pairs come from: a task, or else a file."""
-
-    task: Any
-    path: Path
-
-    def __call__(self, model: "Model", n: int | None, seed: int) -> "PromptPairs":
-        if self.task is not None:
-            return self.task.pairs(model, n=64 if n is None else n, seed=seed)
-        from circuits.pairs import PromptPairs
-
-        return first_pairs(PromptPairs.from_jsonl(self.path, model), n)
-
-
-def find_pairs(target: str) -> Source:
-    """The source of that name; refuses what is neither a task nor a file before any work."""
-    path = Path(target)
-    if path.suffix == ".jsonl" or path.is_file():
-        if not path.is_file():
-            raise InputError(f"there is no file {target}")
-        return Source(None, path)
-    from circuits.plugins import find_task
-
-    return Source(find_task(target), path)
-
-
-def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":
-    return pairs if n is None or len(pairs) <= n else pairs[:n]
-
-
 def load(name: str, dtype: str | None, device: str, revision: str | None, device_map: str | None = None) -> "Model":
     with quiet_libraries(), console_stderr().status(f"loading {name}"):
         from circuits import zoo
@@ -73,3 +54,33 @@ def load(name: str, dtype: str | None, device: str, revision: str | None, device
         zoo.fetch(name, progress)
     with quiet_libraries(), console_stderr().status(f"loading {name}"):
         return load_model(name, dtype=dtype, device=device, device_map=device_map, revision=revision)
+
+
+@contextmanager
+def workers_on(
+    on: str | None, number: int | None, cpus: int | None, gpus: float, threads: int | None
+) -> Iterator["Workers | None"]:
+    """Workers as they were asked for with `--on` and what goes with it; None: this process works, with so many threads.
+
+    Raises:
+        InputError: options of workers without `--on`, or see `RayWorkers`.
+    """
+    from circuits.errors import InputError
+
+    if on is None:
+        if number is not None or cpus is not None or gpus:
+            raise InputError("--workers, --cpus-per-worker and --gpus-per-worker go with --on")
+        from circuits.workers import torch_threads
+
+        with torch_threads(threads):
+            yield None
+        return
+    import torch
+
+    from circuits.ray_workers import RayWorkers
+
+    threads = torch.get_num_threads() if threads is None else threads
+    with console_stderr().status("starting workers"):
+        made = RayWorkers(on, number, cpus=cpus or threads, gpus=gpus, threads=threads)
+    with made:
+        yield made

@@ -19,7 +19,9 @@ from circuits.pair import LARGEST
 from circuits.untrusted import read_toml, shown
 
 CONFIG_FILE = "config.toml"
-NOT_CONFIGURED = ("config", "overwrite", "resume", "out", "json")
+NOT_CONFIGURED = (
+    "config", "overwrite", "resume", "out", "json", "on", "workers", "cpus_per_worker", "gpus_per_worker",
+)  # fmt: skip
 """Options that belong to a call, not to a run."""
 
 

@@ -5,13 +5,29 @@ from typing import Annotated, Any
 
 import typer
 
-from circuits.cli.common import DEFAULT_MODEL, DEVICE_MAP_HELP, LARGEST_SEED, find_pairs, load, names_in, print_json
+from circuits.cli.common import (
+    CPUS_HELP,
+    DEFAULT_MODEL,
+    DEVICE_MAP_HELP,
+    GPUS_HELP,
+    LARGEST_SEED,
+    NUMBER_HELP,
+    ON_HELP,
+    THREADS_HELP,
+    WORKERS,
+    find_pairs,
+    load,
+    names_in,
+    print_json,
+    workers_on,
+)
 from circuits.cli.config import CONFIG_FILE, config_text, read_config
 from circuits.terminal import print_summary, stage
 
 METHOD_HELP = (
     "Edges: eap (one gradient), eap-ig (gradients integrated over inputs), edge-attribution (any --gradient), "
-    "information-flow (no gradient), acdc (edges ablated one after the other), edge-pruning (masks on edges, trained). Nodes: "
+    "information-flow (no gradient), exact-edges (each edge ablated alone), acdc (edges ablated one after the other), "
+    "edge-pruning (masks on edges, trained). Nodes: "
     "activation-patching, path-patching (paths from nodes to readers), attribution-patching and atp-star (estimates from "
     "gradients), coar (a linear model of random ablations). Options of another method are refused."
 )
@@ -28,7 +44,7 @@ POSITIONS_HELP = (
 )
 SENDERS_HELP = "Writers: groups joined by + (heads, mlps, input), or names, comma separated. Default: heads+mlps."
 EDGES = "Options of methods that choose edges"
-CHOICE = "Options of eap, eap-ig, edge-attribution and information-flow"
+CHOICE = "Options of eap, eap-ig, edge-attribution, exact-edges and information-flow"
 ACDC, PRUNING, NODES, PATHS, LINEAR = (
     f"Options of {methods}"
     for methods in (
@@ -74,6 +90,11 @@ def discover(
         typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the run's summary as JSON instead of tables.")] = False,
+    on: Annotated[str | None, typer.Option(help=ON_HELP, rich_help_panel=WORKERS)] = None,
+    workers: Annotated[int | None, typer.Option(help=NUMBER_HELP, rich_help_panel=WORKERS, min=1)] = None,
+    cpus_per_worker: Annotated[int | None, typer.Option(help=CPUS_HELP, rich_help_panel=WORKERS, min=1)] = None,
+    gpus_per_worker: Annotated[float, typer.Option(help=GPUS_HELP, rich_help_panel=WORKERS, min=0)] = 0,
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP, rich_help_panel=WORKERS, min=1)] = None,
     edges: Annotated[
         int | None,
         _option(EDGES, "Edges to choose, dead ends among them pruned. Default: 200; acdc: this, or a threshold."),
@@ -118,7 +139,8 @@ def discover(
     start_layer: Annotated[int | None, _option(ACDC, "Edges into earlier layers stay. Default: 0.", min=0)] = None,
     start_circuit: Annotated[Path | None, _option(ACDC, "A circuit.json to prune further. Default: all edges.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="acdc, coar: continue a run that was killed.", rich_help_panel=ACDC)
+        bool,
+        typer.Option("--resume", help="acdc, activation-patching, coar, exact-edges: continue a run that was killed."),
     ] = False,
     objective: Annotated[
         str | None, _option(PRUNING, "Metric that the masks are trained on. Default: kl_divergence.")
@@ -161,7 +183,7 @@ def discover(
 ) -> None:
     """Score the edges of a model on a task, choose a circuit and test it; or score nodes. Written down."""
     given = locals()  # all options, by name
-    from circuits.discover import METHODS, check_options, choose_ablation
+    from circuits.discover import METHODS, check_divided, check_options, choose_ablation
     from circuits.discover import discover as run_discovery
     from circuits.runs import check_out, check_record, forget_record, write_run, writing_run
 
@@ -172,16 +194,19 @@ def discover(
     out = out or Path("runs") / f"{Path(target).stem}-{method}"
     with writing_run(out):
         check_out(out, overwrite)
-        record = check_record(out, method == "coar" or (method == "acdc" and threshold is not None), resume, overwrite)
+        record = check_record(out, METHODS[method].keeps_record(options), resume, overwrite)
         if record is not None:
             options["store"] = record
         source = find_pairs(target)
+        if on is not None:
+            check_divided(method)
         loaded = load(model, dtype, device, revision, device_map)
         pairs = source(loaded, n, seed)
-        found = run_discovery(
-            loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size,
-            stage=stage, **options,
-        )  # fmt: skip
+        with workers_on(on, workers, cpus_per_worker, gpus_per_worker, threads) as who:
+            found = run_discovery(
+                loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size,
+                stage=stage, workers=who, **options,
+            )  # fmt: skip
         write_run(found, pairs, out, overwrite=overwrite, more={CONFIG_FILE: config_text(given)})
         forget_record(record)
     if json:
@@ -201,7 +226,8 @@ def _positions(text: str) -> str | list[str] | None:
 
 GENERAL = (
     "target", "model", "method", "metric", "ablation", "noise_tokens", "n", "seed", "batch_size", "dtype", "device",
-    "device_map",    "revision", "out", "overwrite", "resume", "config", "json",
+    "device_map", "revision", "out", "overwrite", "resume", "config", "json", "on", "workers", "cpus_per_worker",
+    "gpus_per_worker", "threads",
 )  # fmt: skip
 """Options of `discover` that every method has; all others are one method's or another's."""
 PARSED: dict[str, Any] = {"nodes": _nodes, "positions": _positions, "receivers": names_in, "senders": _nodes}

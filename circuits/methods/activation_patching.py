@@ -13,13 +13,18 @@ Positive = the node helps. Normalised on dataset means: effect / (metric(clean) 
 2022): such effects are larger, and say nothing of a single layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation, RunAblation
 from circuits.effects import BatchEffects, node_effects, other_run
+from circuits.engine.hooks import inference_state
 from circuits.engine.patch import Patch
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
@@ -28,8 +33,12 @@ from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
 from circuits.patch_runs import PatchRuns
+from circuits.pieces import Pieces, question_of
 from circuits.positions import place, position_axis
+from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
+from circuits.worker_pieces import Asked, ModelSource, measure_pieces
+from circuits.workers import UNITS_PER_WORKER, Workers
 
 DIRECTIONS = ("denoising", "noising")
 
@@ -45,6 +54,8 @@ def activation_patching(
     metric: str | Metric | MetricFunction | None = None,
     ablation: str | Ablation = "interchange",
     batch_size: int | None = None,
+    store: str | Path | None = None,
+    workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
     """Patches nodes one after the other and measures the metric.
@@ -60,7 +71,9 @@ def activation_patching(
         ablation: where corrupted values come from: `interchange` (the corrupted prompt), `gaussian` (noise on the
             embedding), or `resample`.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (patched runs done, in all).
+        store: a directory for finished pieces; a call with the same question continues from it.
+        workers: who measures, each some layers of a batch; None: this process. Results do not depend on it.
+        progress: called with (pairs done, in all); with workers, (pieces there, in all).
 
     Returns:
         Effects per node (and position) and prompt.
@@ -73,15 +86,22 @@ def activation_patching(
         raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
     if window < 1:
         raise InputError(f"window must be at least 1, got {window}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
-    other = other_run(question, "activation patching")
-    sites = select_sites(model.graph, nodes, model.widths)
-    sweep = Sweep(sites, position_axis(pairs, positions), window)
-    options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": sweep.positions, "window": window,
-               "direction": direction}  # fmt: skip
+    asked = {"nodes": nodes, "positions": positions, "direction": direction, "window": window, "metric": metric,
+             "ablation": ablation, "batch_size": batch_size}  # fmt: skip
+    patching = _Patching.ask(model, pairs, **asked, store=store, in_memory=workers is not None)
+    question, sweep = patching.question, patching.sweep
+    if workers is not None:
+        fixed = {**asked, "metric": question.metric, "batch_size": question.batch_size}
+        cuts = [(batch, layers) for batch in range(question.n_batches)
+                for layers in _cut(sweep.layers, workers, question.n_batches)]  # fmt: skip
+        units = {unit: [_key(unit[0], layer) for layer in unit[1]] for unit in cuts}
+        shared = Asked(ModelSource.of(model), pairs, fixed)
+        measure_pieces(workers, patching.pieces, _measure_layers, shared, units, progress)
+        progress = None
+    numbers = iter(range(question.n_batches))
     return node_effects(
-        question, "activation_patching", options, [site.name for site in sites], sweep.positions,
-        lambda batch: _sweep_batch(question, other, batch, sweep, direction), progress,
+        question, "activation_patching", patching.options, [site.name for site in sweep.sites], sweep.positions,
+        lambda batch: patching.effects(batch, next(numbers)), progress,
     )  # fmt: skip
 
 
@@ -104,12 +124,26 @@ class Sweep:
         """Axes of the scores."""
         return (len(self.sites),) if self.positions is None else (len(self.sites), len(self.positions))
 
-    def interventions(self, batch: Batch, pairs: PromptPairs) -> list[list[Patch]]:
-        """In the order of the scores: positions change fastest."""
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Where interventions begin."""
+        return tuple(sorted({self.first(site) for site in self.sites}))
+
+    def first(self, site: Site) -> int:
+        """The first layer of a site's intervention."""
+        return min(other.layer for other in self._around(site))
+
+    def of_layer(self, layer: int) -> list[int]:
+        """Numbers of the sites whose interventions begin there."""
+        return [i for i, site in enumerate(self.sites) if self.first(site) == layer]
+
+    def interventions(self, batch: Batch, pairs: PromptPairs, sites: Sequence[int] | None = None) -> list[list[Patch]]:
+        """In the order of the scores: positions change fastest; of all sites or of those with these numbers."""
         places: list[Tensor | None] = [None]
         if self.positions is not None:
             places = [place(label, batch, pairs) for label in self.positions]
-        return [[Patch(s, place) for s in self._around(site)] for site in self.sites for place in places]
+        chosen = self.sites if sites is None else [self.sites[i] for i in sites]
+        return [[Patch(s, place) for s in self._around(site)] for site in chosen for place in places]
 
     def _around(self, site: Site) -> list[Site]:
         if self.window == 1:
@@ -123,8 +157,92 @@ class Sweep:
         ]
 
 
-def _sweep_batch(question: Question, other: RunAblation, batch: Batch, sweep: Sweep, direction: str) -> BatchEffects:
-    runs = PatchRuns.of(question, other, batch, sweep.sites, direction)
-    metrics = runs.metrics(sweep.interventions(batch, question.pairs))
-    effects = metrics - runs.corrupted if direction == "denoising" else runs.clean - metrics
-    return BatchEffects(effects.reshape(*sweep.shape, -1), runs.clean, runs.corrupted)
+@dataclass(frozen=True, eq=False)
+class _Patching:
+    """A sweep over a question's batches, whose pieces are one layer on one batch each.
+
+    Attributes:
+        other: where corrupted values come from.
+        options: for the provenance.
+    """
+
+    question: Question
+    other: RunAblation
+    sweep: Sweep
+    direction: str
+    options: dict[str, Any]
+    pieces: Pieces
+
+    @classmethod
+    def ask(
+        cls,
+        model: Model,
+        pairs: PromptPairs,
+        *,
+        nodes: str | Sequence[str],
+        positions: str | Sequence[str] | None,
+        direction: str,
+        window: int,
+        metric: str | Metric | MetricFunction | None,
+        ablation: str | Ablation,
+        batch_size: int | None,
+        store: str | Path | None = None,
+        in_memory: bool = False,
+    ) -> "_Patching":
+        """Validates; see `activation_patching`."""
+        question = Question.ask(model, pairs, metric, ablation, batch_size)
+        other = other_run(question, "activation patching")
+        sites = select_sites(model.graph, nodes, model.widths)
+        sweep = Sweep(sites, position_axis(pairs, positions), window)
+        options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": sweep.positions,
+                   "window": window, "direction": direction}  # fmt: skip
+        origin = provenance(question, "activation_patching", {**options, "batch_size": question.batch_size})
+        manifest = {"schema": 1, "question": question_of(origin), "nodes": [site.name for site in sites]}
+        return cls(question, other, sweep, direction, options, Pieces(store, manifest, in_memory))
+
+    def effects(self, batch: Batch, number: int) -> BatchEffects:
+        """Of all sites on one batch, from the store or measured."""
+        effects = torch.zeros(*self.sweep.shape, len(batch), dtype=torch.float64)
+        ends = torch.zeros(2, len(batch), dtype=torch.float64)
+        for layer, piece in self.measured(batch, number, self.sweep.layers):
+            ends = piece[:2]
+            sites = self.sweep.of_layer(layer)
+            effects[sites] = piece[2:].reshape(len(sites), *effects.shape[1:])
+        return BatchEffects(effects, ends[0], ends[1])
+
+    def measured(
+        self, batch: Batch, number: int, layers: Sequence[int]
+    ) -> Iterator[tuple[int, Float[Tensor, "row batch"]]]:
+        """(layer, the clean and the corrupted metric and the effects of interventions that begin there)."""
+        runs: PatchRuns | None = None
+        for layer in layers:
+            piece = self.pieces.get(_key(number, layer))
+            if piece is None:
+                runs = runs or PatchRuns.of(self.question, self.other, batch, self.sweep.sites, self.direction)
+                chosen = self.sweep.of_layer(layer)
+                metrics = runs.metrics(self.sweep.interventions(batch, self.question.pairs, chosen))
+                effects = metrics - runs.corrupted if self.direction == "denoising" else runs.clean - metrics
+                piece = torch.cat([runs.clean[None], runs.corrupted[None], effects]).to("cpu", torch.float64)
+                self.pieces.put(_key(number, layer), piece)
+            yield layer, piece
+
+
+def _measure_layers(asked: Asked, unit: tuple[int, tuple[int, ...]]) -> dict[str, Tensor]:
+    number, layers = unit
+    patching = _Patching.ask(asked.model.load(), asked.pairs, **asked.options, in_memory=True)
+    with inference_state(patching.question.model.bridge):
+        for batch in patching.question.batches(only=number):
+            for _ in patching.measured(batch, number, layers):
+                pass
+    return patching.pieces.kept
+
+
+def _cut(layers: Sequence[int], workers: Workers, batches: int) -> list[tuple[int, ...]]:
+    """The layers of one batch, in as many units as keep all workers busy."""
+    parts = min(len(layers), max(1, -(-UNITS_PER_WORKER * workers.number // batches)))
+    size = -(-len(layers) // parts)
+    return [tuple(layers[i : i + size]) for i in range(0, len(layers), size)]
+
+
+def _key(batch: int, layer: int) -> str:
+    return f"batch-{batch:05d}-layer-{layer:05d}"

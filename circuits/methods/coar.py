@@ -35,6 +35,7 @@ from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
 from circuits.provenance import frozen
 from circuits.question import Progress
+from circuits.workers import Workers
 
 WEAK = 0.5
 """A correlation on samples left out below which a fit is said to be weak."""
@@ -101,6 +102,7 @@ def coar(
     seed: int = 0,
     batch_size: int | None = None,
     store: str | Path | None = None,
+    workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> LinearAttribution:
     """Estimates COAR attributions of components.
@@ -117,6 +119,7 @@ def coar(
         batch_size: pairs at a time; results do not depend on it.
         store: a directory for finished samples; a call with the same question continues from it, also with more samples,
             another alpha or another seed.
+        workers: who measures, each some of the samples; None: this process. Results do not depend on it.
         progress: called with (samples times prompts done, in all).
 
     Warns:
@@ -127,7 +130,7 @@ def coar(
     """
     if fit not in FITS:
         raise InputError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store, workers)
     found = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
     if (said := found.statement) is not None:
         warnings.warn(said, AttributionWarning, stacklevel=2)
@@ -169,14 +172,15 @@ def leave_one_out(
     ablation: str | Ablation = "zero",
     batch_size: int | None = None,
     store: str | Path | None = None,
+    workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
     """COAR's first baseline: what the metric loses when one component alone is ablated.
 
     Args:
-        model, pairs, nodes, metric, ablation, batch_size, store, progress: see `coar`.
+        model, pairs, nodes, metric, ablation, batch_size, store, workers, progress: see `coar`.
     """
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store, workers)
     found = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
     origin = {**found.origin, "method": "leave_one_out"}
     return NodeScores(sampler.nodes, found.clean - found.outcomes, clean=found.clean, provenance=frozen(origin))

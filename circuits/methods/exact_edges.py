@@ -11,12 +11,12 @@ Cost: about half a forward pass an edge, divided by what a pass shares. It is re
 kept in a directory, and a second call continues where the first was stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.ablations import Ablation
@@ -33,6 +33,8 @@ from circuits.provenance import Provenance, frozen, provenance
 from circuits.question import Progress, Question
 from circuits.scores import EdgeScores
 from circuits.single_edges import EdgeRuns, edge_effects
+from circuits.worker_pieces import Asked, ModelSource, measure_pieces
+from circuits.workers import Workers, in_units
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,7 @@ def exact_edge_effects(
     ablation: str | Ablation = "interchange",
     batch_size: int | None = None,
     store: str | Path | None = None,
+    workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> ExactEffects:
     """Ablates edges one at a time.
@@ -88,41 +91,107 @@ def exact_edge_effects(
         ablation: what replaces an ablated edge's value.
         batch_size: pairs at a time; results do not depend on it.
         store: a directory for finished pieces; a call with the same question continues from it.
+        workers: who measures, each some of the readers; None: this process. Results do not depend on it.
         progress: called with (edges times prompts done, in all).
 
     Raises:
         InputError: an unknown edge, a context of another graph, or a store that belongs to another question.
     """
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
-    if context is not None and context.graph != model.graph:
-        raise InputError(f"the context belongs to another graph ({context.graph}) than {model.name}")
-    mask = model.graph.edge_mask if edges is None else model.graph.mask_of(edges)
-    names = model.graph.edge_names(mask)
-    options = {
-        "edges": len(names),
-        "context": None if context is None else len(context),
-        "batch_size": question.batch_size,
-    }
-    origin = provenance(question, "exact_edge_effects", options)
-    manifest = {"schema": 1, "question": question_of(origin), "edges": list(names),
-                "context": None if context is None else list(context.edges)}  # fmt: skip
-    pieces = Pieces(store, manifest)
-    by_reader = {r: mask[:, r].nonzero()[:, 0].tolist() for r in range(model.graph.n_readers) if mask[:, r].any()}
-    values = torch.zeros(*mask.shape, len(pairs), dtype=torch.float64)
-    done, total = 0, len(names) * len(pairs)
-    with inference_state(model.bridge):
-        for number, batch in enumerate(question.batches()):
-            index = batch.suffix.batch.index.cpu()
-            runs: EdgeRuns | None = None
-            for r, writers in by_reader.items():
-                name = f"batch-{number:05d}-reader-{r:05d}"
-                piece = pieces.get(name)
-                if piece is None:
-                    runs = runs or EdgeRuns.of(question, batch, context)
-                    piece = edge_effects(question, batch, runs, r, writers, context)
-                    pieces.put(name, piece)
-                values[writers, r] = values[writers, r].index_copy(1, index, piece)
-                done += len(writers) * len(index)
-                if progress is not None:
-                    progress(done, total)
-    return ExactEffects(names, values[mask] * question.metric.sign, model.graph, origin)
+    sweep = _Sweep.ask(model, pairs, edges, context, metric, ablation, batch_size, store, workers is not None)
+    n = len(pairs)
+    values = torch.zeros(*sweep.mask.shape, n, dtype=torch.float64)
+    if workers is not None:
+        question = sweep.question
+        options = {"edges": edges, "context": context, "metric": question.metric, "ablation": ablation,
+                   "batch_size": question.batch_size}  # fmt: skip
+        asked = Asked(ModelSource.of(model), pairs, options)
+        units = {
+            readers: [_key(batch, r) for r in readers for batch in range(question.n_batches)]
+            for readers in in_units(list(sweep.by_reader), workers)
+        }
+        measure_pieces(workers, sweep.pieces, _measure_readers, asked, units, progress)
+        progress = None
+    done, total = 0, len(sweep.names) * n
+    for r, index, piece in sweep.measured(list(sweep.by_reader)):
+        writers = sweep.by_reader[r]
+        values[writers, r] = values[writers, r].index_copy(1, index, piece)
+        done += len(writers) * len(index)
+        if progress is not None:
+            progress(done, total)
+    per_prompt = values[sweep.mask] * sweep.question.metric.sign
+    return ExactEffects(sweep.names, per_prompt, model.graph, sweep.origin)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sweep:
+    """Which edges are ablated, reader by reader, and where their effects are kept.
+
+    Attributes:
+        by_reader: for each reader the writers of its edges.
+    """
+
+    question: Question
+    context: Circuit | None
+    mask: Bool[Tensor, "writer reader"]
+    names: tuple[str, ...]
+    by_reader: dict[int, list[int]]
+    pieces: Pieces
+    origin: Provenance
+
+    @classmethod
+    def ask(
+        cls,
+        model: Model,
+        pairs: PromptPairs,
+        edges: Sequence[str] | None,
+        context: Circuit | None,
+        metric: str | Metric | MetricFunction | None,
+        ablation: str | Ablation,
+        batch_size: int | None,
+        store: str | Path | None = None,
+        in_memory: bool = False,
+    ) -> "_Sweep":
+        """Validates; see `exact_edge_effects`."""
+        question = Question.ask(model, pairs, metric, ablation, batch_size)
+        if context is not None and context.graph != model.graph:
+            raise InputError(f"the context belongs to another graph ({context.graph}) than {model.name}")
+        mask = model.graph.edge_mask if edges is None else model.graph.mask_of(edges)
+        names = model.graph.edge_names(mask)
+        options = {
+            "edges": len(names),
+            "context": None if context is None else len(context),
+            "batch_size": question.batch_size,
+        }
+        origin = provenance(question, "exact_edge_effects", options)
+        manifest = {"schema": 1, "question": question_of(origin), "edges": list(names),
+                    "context": None if context is None else list(context.edges)}  # fmt: skip
+        pieces = Pieces(store, manifest, in_memory)
+        by_reader = {r: mask[:, r].nonzero()[:, 0].tolist() for r in range(model.graph.n_readers) if mask[:, r].any()}
+        return cls(question, context, mask, names, by_reader, pieces, origin)
+
+    def measured(
+        self, readers: Sequence[int]
+    ) -> Iterator[tuple[int, Int[Tensor, " prompt"], Float[Tensor, "writer prompt"]]]:
+        """(reader, prompts, effects of its edges on them), batch by batch; from the store or measured."""
+        question = self.question
+        with inference_state(question.model.bridge):
+            for number, batch in enumerate(question.batches()):
+                runs: EdgeRuns | None = None
+                for r in readers:
+                    piece = self.pieces.get(_key(number, r))
+                    if piece is None:
+                        runs = runs or EdgeRuns.of(question, batch, self.context)
+                        piece = edge_effects(question, batch, runs, r, self.by_reader[r], self.context)
+                        self.pieces.put(_key(number, r), piece)
+                    yield r, batch.suffix.batch.index.cpu(), piece
+
+
+def _measure_readers(asked: Asked, readers: tuple[int, ...]) -> dict[str, Tensor]:
+    sweep = _Sweep.ask(asked.model.load(), asked.pairs, **asked.options, in_memory=True)
+    for _ in sweep.measured(readers):
+        pass
+    return sweep.pieces.kept
+
+
+def _key(batch: int, reader: int) -> str:
+    return f"batch-{batch:05d}-reader-{reader:05d}"

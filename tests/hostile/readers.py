@@ -260,7 +260,29 @@ def write_piece(path: Path) -> None:
 # --- options ----------------------------------------------------------------------------------------------------------------
 
 CONFIG = 'method = "eap"\nedges = 20\nthreshold = 0.5\nseed = 0\nmodel = "gpt2"\nn = 8\n'
+STUDY = """models = ["compiled/sort"]
+tasks = ["compiled/sort"]
+n = 4
+seeds = [0, 1]
+metrics = ["probability"]
+[methods.eap]
+[methods.late]
+method = "acdc"
+threshold = 0.5
+[evaluation]
+parts = ["curves"]
+fresh = 8
+[[leave-out]]
+method = "late"
+"""
 LABELS = '[labels]\n"a0.h1" = "name mover"\n[groups]\n"late ones" = ["m1", "a1.h0"]\n'
+
+
+def read_study(path: Path) -> None:
+    from circuits.study import read_study
+
+    for request in read_study(path).requests[:3]:
+        str(request)
 
 
 def read_config(path: Path) -> None:
@@ -377,6 +399,7 @@ READERS: dict[str, Reader] = {
     "pieces": Reader(read_pieces, (write_manifest,), "json", direct=False),
     "piece": Reader(read_piece, (write_piece,), "safetensors", ".safetensors", direct=False),
     "config": Reader(read_config, (text(CONFIG),), suffix=".toml", refusals=(InputError, typer.BadParameter.__base__)),
+    "study": Reader(read_study, (text(STUDY),), suffix=".toml"),
     "labels": Reader(read_labels, (text(LABELS),), suffix=".toml"),
     "labels-json": Reader(read_labels, (text('{"labels": {"m0": "x"}, "groups": {"g": ["m1"]}}'),), "json"),
     "gguf": Reader(read_gguf, (write_gguf,), "numbers", ".gguf"),

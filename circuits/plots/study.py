@@ -1,0 +1,36 @@
+"""Figures of a study."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from circuits.plots.page import NOT_MEASURED, POSITIVE, escaped
+
+
+def grid_figure(
+    means: Sequence[Sequence[float | None]], questions: Sequence[str], methods: Sequence[str], title: str
+) -> go.Figure:
+    """A number for each question (rows) and method (columns), written into its cell; darker is more, grey was not measured.
+
+    Args:
+        means: rows of numbers, None where there is none.
+        questions, methods: labels.
+        title: of the number.
+    """
+    text = [["" if value is None else f"{value:.2f}" for value in row] for row in means]
+    top = max((value for row in means for value in row if value is not None), default=1.0)
+    figure = go.Figure(
+        go.Heatmap(
+            z=means, x=[escaped(name) for name in methods], y=[escaped(name) for name in questions], text=text,
+            texttemplate="%{text}", textfont={"size": 13}, colorscale=[(0.0, "#ffffff"), (1.0, POSITIVE)], zmin=0,
+            zmax=max(1.0, top), xgap=2, ygap=2, colorbar={"title": {"text": escaped(title), "side": "right"}, "thickness": 14},
+            hovertemplate="%{y}<br>%{x}: %{z:.4f}<extra></extra>",
+        )
+    )  # fmt: skip
+    widest = max(map(len, questions))
+    figure.update_layout(
+        width=min(1000, 200 + 7 * widest + 110 * len(methods)), height=110 + 44 * len(questions),
+        margin={"l": 30 + 7 * widest, "r": 20, "t": 20, "b": 60}, plot_bgcolor=NOT_MEASURED, font={"size": 13},
+        xaxis={"showgrid": False, "zeroline": False}, yaxis={"autorange": "reversed", "showgrid": False, "zeroline": False},
+    )  # fmt: skip
+    return figure

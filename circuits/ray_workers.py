@@ -1,0 +1,159 @@
+"""Workers on Ray: processes of this machine, or of a cluster that Ray runs on (the extra `ray`).
+
+Scheduling, restarts and retries are Ray's own. A worker that dies (killed, or out of memory) is started again and its unit of
+work repeated; after `RETRIES` further deaths over one unit that unit is given up with a clear error.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from circuits.errors import InputError, ModelError, PairsError
+from circuits.workers import torch_threads
+
+RETRIES = 3
+_KINDS = {kind.__name__: kind for kind in (InputError, ModelError, PairsError)}
+
+
+class RayWorkers:
+    """A pool of processes, to be used in a `with` block.
+
+    Args:
+        on: `ray` for this machine, or the address of a cluster (`ray://host:10001`, `host:6379`, `auto`).
+        number: of workers; None: as many as there are processors for.
+        cpus, gpus: what each worker takes of the machine.
+        threads: of each worker inside an operation; None: as many as `cpus`.
+
+    Raises:
+        InputError: Ray is not installed, cannot be reached, or has no room for one worker.
+    """
+
+    def __init__(
+        self,
+        on: str = "ray",
+        number: int | None = None,
+        *,
+        cpus: int = 1,
+        gpus: float = 0.0,
+        threads: int | None = None,
+    ) -> None:
+        if cpus < 1 or gpus < 0 or (number is not None and number < 1):
+            raise InputError(f"workers must be at least 1, with at least 1 CPU each; got {number} with {cpus}")
+        try:
+            import ray
+        except ImportError:
+            raise InputError("Ray is not installed: pip install 'mech-circuits[ray]'") from None
+        self._ray = ray
+        self._own = not ray.is_initialized()
+        if self._own:
+            most = max(1, (os.cpu_count() or 1) // cpus)
+            if on == "ray" and number is not None and number > most:
+                raise InputError(
+                    f"{number} workers with {cpus} CPUs each do not fit this machine's {os.cpu_count()}; at most {most} do (a "
+                    "worker takes as many CPUs as it has threads)"
+                )
+            _connect(ray, on, None if number is None else number * cpus, float(gpus * (number or 1)))
+        try:
+            there = ray.cluster_resources()
+            room = int(there.get("CPU", 0) // cpus)
+            if gpus:
+                room = min(room, int(there.get("GPU", 0) / gpus))
+            self.number = room if number is None else number
+            if not 1 <= self.number <= room:
+                raise InputError(
+                    f"{number or 'workers'} with {cpus} CPUs and {gpus:g} GPUs each do not fit: Ray has "
+                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+                )
+            kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
+            self._actors = [kind.remote(threads or cpus) for _ in range(self.number)]
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "RayWorkers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers, and Ray if it was started here."""
+        for actor in getattr(self, "_actors", ()):
+            self._ray.kill(actor)
+        if self._own:
+            self._ray.shutdown()
+
+    def map(self, function: Callable[[Any, Any], Any], shared: Any, units: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """See `circuits.workers.Workers`; all that can be done is done before an error is raised.
+
+        Raises:
+            InputError: as a unit raised it; or a worker died over one unit time and again, or ran out of memory.
+        """
+        from ray.util import ActorPool
+
+        common = self._ray.put((function, shared))
+        pool = ActorPool(self._actors)
+        for number, unit in enumerate(units):
+            pool.submit(lambda actor, numbered: actor.compute.remote(common, *numbered), (number, unit))
+        problem: InputError | None = None
+        while pool.has_next():
+            try:
+                number, kind, found = pool.get_next_unordered()
+            except self._ray.exceptions.RayTaskError as failure:
+                raise failure.cause from None
+            except self._ray.exceptions.RayError as death:
+                problem = InputError(_died(death))
+                continue
+            if kind is None:
+                yield number, found
+            else:
+                problem = _KINDS[kind](found)
+        if problem is not None:
+            raise problem
+
+
+class _Worker:
+    """One process."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def compute(self, common: tuple[Any, Any], number: int, unit: Any) -> tuple[int, str | None, Any]:
+        """(the unit's number, None, what came out), or the kind of an error and what it says."""
+        function, shared = common
+        try:
+            with torch_threads(self.threads):
+                return number, None, function(shared, unit)
+        except InputError as problem:
+            kind = type(problem).__name__
+            return number, kind if kind in _KINDS else "InputError", str(problem)
+        except MemoryError:
+            return (
+                number,
+                "InputError",
+                "a worker has not enough memory for its work; give it more, or a smaller batch size",
+            )
+
+
+def _connect(ray: Any, on: str, cpus: int | None, gpus: float) -> None:
+    import logging
+
+    # The project's own default: nothing is told to others.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"include_dashboard": False} if on == "ray" else {}
+    if on == "ray":
+        quiet |= {"num_cpus": cpus} if cpus else {}
+        quiet |= {"num_gpus": gpus} if gpus else {}
+    try:
+        ray.init(address="local" if on == "ray" else on, log_to_driver=False, logging_level=logging.CRITICAL, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
+        lines = str(problem).splitlines() or [type(problem).__name__]
+        raise InputError(f"Ray cannot be reached at {on!r}: {lines[0]}") from None
+
+
+def _died(death: Exception) -> str:
+    lines = [line.strip() for line in str(death).splitlines() if line.strip()]
+    return (
+        f"a worker died over one unit of work {RETRIES + 1} times; most often it has not enough memory: give workers more, fewer "
+        f"of them, or a smaller batch size. Ray says: {lines[0] if lines else type(death).__name__}"
+    )

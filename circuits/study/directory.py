@@ -1,0 +1,238 @@
+"""A study's directory: what was made, what is missing, and what failed.
+
+| file | what it holds |
+|---|---|
+| `study.toml` | the study file that was run last |
+| `known.json` | weights and prompts by what they come from, so that models need not be loaded to tell what is missing |
+| `runs/ADDRESS/` | a run directory, as `circuits discover` writes it; all commands take it |
+| `evaluations/ADDRESS.json` | what `circuits evaluate` measures of a run |
+| `failures/ADDRESS.json` | why a run could not be made; it is tried again by the next `circuits study run` |
+| `table.csv`, `table.parquet`, `report.html` | written by `circuits study table` and `report` |
+
+Runs of an older study file stay, and are found again when they are asked for again.
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from circuits.errors import InputError
+from circuits.export.atomic import replacing
+from circuits.locks import sole_writer
+from circuits.runs import RUN_FILE, check_files, place_files, read_run_file
+from circuits.study.address import Identity, evaluation_address, question_key, run_address
+from circuits.study.perform import Performed
+from circuits.study.spec import Request, Study, parse_study
+from circuits.untrusted import check_plain, read_json, read_text
+
+STUDY_FILE, KNOWN_FILE, TOKEN_FILE = "study.toml", "known.json", ".study"
+BASE_FILE = ".base"
+"""Where the study file was, which names files relative to itself."""
+State = Literal["done", "missing", "failed"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A request, and what the directory has of it.
+
+    Attributes:
+        request: what was asked.
+        address: of its run; None while its weights and prompts are not known.
+        evaluation: address of its evaluation; None without one.
+        state: `done`, `missing` or `failed`.
+        reason: of a failure.
+    """
+
+    request: Request
+    address: str | None
+    evaluation: str | None
+    state: State
+    reason: str | None = None
+
+
+class StudyDirectory:
+    """See the module docstring.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        InputError: it is none, or holds other things than a study.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def begin(cls, path: str | Path) -> "StudyDirectory":
+        """A directory to run a study in: a new one, an empty one, or a study's.
+
+        Raises:
+            InputError: it holds something else, or cannot be written to.
+        """
+        made = cls(path)
+        try:
+            if made.path.is_dir() and any(made.path.iterdir()) and not (made.path / TOKEN_FILE).exists():
+                raise InputError(f"{made.path} holds files that are no study of ours; choose another --out")
+            for name in ("runs", "evaluations", "failures"):
+                (made.path / name).mkdir(parents=True, exist_ok=True)
+            if not (made.path / TOKEN_FILE).exists():
+                made._write(TOKEN_FILE, f"{uuid.uuid4()}\n")
+        except OSError as problem:
+            raise InputError(f"cannot write to {made.path}: {problem.strerror or problem}") from None
+        return made
+
+    @classmethod
+    def open(cls, path: str | Path) -> "StudyDirectory":
+        """The directory of a study that was begun.
+
+        Raises:
+            InputError: it is none.
+        """
+        made = cls(path)
+        if not (made.path / TOKEN_FILE).is_file() or not (made.path / STUDY_FILE).is_file():
+            raise InputError(f"{path} is no study's directory: circuits study run STUDY.toml --out DIR makes one")
+        return made
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While it lasts, no other process runs a study here; the lock goes with the process that has it.
+
+        Raises:
+            InputError: another process has it.
+        """
+        with sole_writer(self.path, inside=True):
+            yield
+
+    @property
+    def token(self) -> tuple[Path, str]:
+        """A file that only this directory holds, and its contents."""
+        path = (self.path / TOKEN_FILE).absolute()
+        return path, path.read_text(encoding="utf-8")
+
+    # --- study file and identities ------------------------------------------------------------------------------------
+
+    def keep_study(self, study: Study) -> None:
+        self._write(STUDY_FILE, study.text)
+        self._write(BASE_FILE, f"{study.base}\n")
+
+    def study(self) -> Study:
+        """The study file that was run last."""
+        path = self.path / STUDY_FILE
+        return parse_study(read_text(path), str(path), Path(read_text(self.path / BASE_FILE).strip()))
+
+    @cached_property
+    def _known(self) -> dict[str, Identity]:
+        told = _read_json(self.path / KNOWN_FILE) or {}
+        try:
+            return {key: Identity(str(of["weights"]), str(of["pairs"])) for key, of in told.items()}
+        except (TypeError, KeyError):
+            return {}  # they are found out again
+
+    def identity(self, request: Request) -> Identity | None:
+        """The request's weights and prompts, if they are known and still the same."""
+        return self._known.get(question_key(request))
+
+    def keep_identities(self, found: Mapping[str, Identity]) -> None:
+        """By `question_key`."""
+        self._known.update(found)
+        told = {key: asdict(of) for key, of in sorted(self._known.items())}
+        self._write(KNOWN_FILE, json.dumps(told, indent=0) + "\n")
+
+    # --- runs ---------------------------------------------------------------------------------------------------------
+
+    def entry(self, request: Request) -> Entry:
+        """What is there of a request."""
+        identity = self.identity(request)
+        if identity is None:
+            return self._failed(Entry(request, None, None, "missing"), question_key(request))
+        address = run_address(request, identity)
+        entry = Entry(request, address, evaluation_address(request, address), "missing")
+        if self.has_run(address) and (entry.evaluation is None or self.evaluation(entry.evaluation) is not None):
+            return Entry(request, address, entry.evaluation, "done")
+        return self._failed(entry, address)
+
+    def _failed(self, entry: Entry, key: str) -> Entry:
+        reason = (_read_json(self._failure(key)) or {}).get("reason")
+        if not isinstance(reason, str):
+            return entry
+        return Entry(entry.request, entry.address, entry.evaluation, "failed", reason)
+
+    def run_path(self, address: str) -> Path:
+        return self.path / "runs" / address
+
+    def store_path(self, address: str) -> Path:
+        """Where a run keeps what it can go on from."""
+        return (self.path / "runs" / f".{address}.unfinished").absolute()
+
+    def has_run(self, address: str) -> bool:
+        return (self.run_path(address) / RUN_FILE).is_file()
+
+    def run_files(self, address: str) -> dict[str, bytes]:
+        """A finished run's files."""
+        return {path.name: path.read_bytes() for path in sorted(self.run_path(address).iterdir()) if path.is_file()}
+
+    def summary(self, address: str) -> dict[str, Any]:
+        """The numbers of a run.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        path = self.run_path(address)
+        try:
+            told = read_run_file(path)
+            check_files(path, told)
+        except InputError as problem:
+            raise InputError(f"{problem}; remove {path} and run the study again") from None
+        return told["summary"]
+
+    def evaluation(self, address: str) -> dict[str, Any] | None:
+        return _read_json(self.path / "evaluations" / f"{address}.json")
+
+    def keep(self, entry: Entry, made: Performed) -> None:
+        """Writes what a run gave."""
+        assert entry.address is not None
+        if made.failure is not None:
+            self.fail(entry.address, made.failure, made.trace)
+            return
+        if made.files is not None and not self.has_run(entry.address):
+            place_files(made.files, self.run_path(entry.address))
+        if made.evaluation is not None:
+            told = {**made.evaluation, "run": entry.address}
+            self._write(f"evaluations/{entry.evaluation}.json", json.dumps(told, allow_nan=False) + "\n")
+        self._failure(entry.address).unlink(missing_ok=True)
+        shutil.rmtree(self.store_path(entry.address), ignore_errors=True)
+
+    def fail(self, key: str, reason: str, trace: str | None = None) -> None:
+        """Writes why a run (or, by `question_key`, a question) failed."""
+        self._write(f"failures/{key}.json", json.dumps({"reason": reason, "trace": trace}, indent=1) + "\n")
+
+    def forgive(self, key: str) -> None:
+        """Forgets a failure."""
+        self._failure(key).unlink(missing_ok=True)
+
+    def _failure(self, key: str) -> Path:
+        return self.path / "failures" / f"{key}.json"
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.path / name
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except OSError as problem:
+            raise InputError(f"cannot write {path}: {problem.strerror or problem}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is none that can be read."""
+    try:
+        told = check_plain(read_json(path), path.name)
+    except InputError:
+        return None
+    return told if isinstance(told, dict) else None

@@ -1,0 +1,178 @@
+"""One run of a study, wherever it is made: it comes back as the contents of its files."""
+
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from circuits.compare_runs import read_run
+from circuits.discover import METHODS, choose_ablation, discover
+from circuits.errors import InputError
+from circuits.evaluate_run import PARTS, evaluate_run
+from circuits.model import Model
+from circuits.pair_source import find_pairs
+from circuits.pairs import PromptPairs
+from circuits.runs import write_run
+from circuits.study.address import Identity
+from circuits.study.spec import Request
+from circuits.terminal import quiet_libraries
+from circuits.worker_pieces import ModelSource
+from circuits.workers import Workers
+
+FRESH_SEED = 10**9
+"""Added to a run's seed for the fresh prompts that it is evaluated on."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What of a run is to be done.
+
+    Attributes:
+        request, identity: the run.
+        files: the finished run's, where only its evaluation is wanted.
+        store: a directory for what a run can go on from; used only where `token` is found beside it, for a worker on another
+            machine may not see it.
+        token: path and contents of a file that tells so.
+    """
+
+    request: Request
+    identity: Identity
+    files: Mapping[str, bytes] | None = None
+    store: Path | None = None
+    token: tuple[Path, str] | None = None
+
+
+@dataclass(frozen=True)
+class Performed:
+    """What came of it.
+
+    Attributes:
+        files: the run's, by name; None where they were given, or the run failed.
+        evaluation: `evaluation.json`, as a dictionary; None without one.
+        failure: why there is nothing, in a line.
+        trace: where a failure is a bug, its traceback.
+    """
+
+    files: dict[str, bytes] | None = None
+    evaluation: dict[str, Any] | None = None
+    failure: str | None = None
+    trace: str | None = None
+
+
+@dataclass(frozen=True)
+class Identified:
+    """Identities of several requests of one model, or why there is none, by number.
+
+    Attributes:
+        found: those that could be made.
+        refused: reasons for the others.
+    """
+
+    found: dict[int, Identity] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+def source_of(request: Request, weights: str | None = None) -> ModelSource:
+    """How a worker gets a request's model."""
+    return ModelSource(
+        request.model_source, request.dtype, request.device, request.device_map, request.revision, weights_hash=weights
+    )
+
+
+def identify(shared: None, asked: Sequence[tuple[int, Request]]) -> Identified:
+    """Loads a model and makes its prompts, to know which they are."""
+    with quiet_libraries():
+        try:
+            model = source_of(asked[0][1]).load()
+        except InputError as problem:
+            return Identified({}, {number: str(problem) for number, _ in asked})
+        done = Identified()
+        for number, request in asked:
+            try:
+                done.found[number] = Identity(model.weights_hash, _pairs(request, model).digest())
+            except InputError as problem:
+                done.refused[number] = str(problem)
+    return done
+
+
+def perform(workers: Workers | None, task: Task) -> Performed:
+    """Makes a run and its evaluation; whatever goes wrong is told, so that the other runs go on.
+
+    Args:
+        workers: among whom the run itself is divided, where its method can be; None: it is made here.
+        task: what is to be done.
+    """
+    request = task.request
+    try:
+        with quiet_libraries():
+            model = source_of(request, task.identity.weights).load()
+            pairs = _pairs(request, model)
+            if pairs.digest() != task.identity.pairs:
+                raise InputError(f"{request.task} gives other prompts here than where the study was begun")
+            files = _discovered(task, model, pairs, workers) if task.files is None else None
+            told = None
+            if request.evaluation is not None:
+                told = _evaluated(request, model, pairs, task.files if files is None else files)
+    except InputError as problem:
+        return Performed(failure=str(problem))
+    except MemoryError:
+        return Performed(failure="there is not enough memory for this run; give it more, or a smaller batch-size")
+    except Exception as problem:
+        last = traceback.format_exception_only(problem)[-1].strip()
+        return Performed(failure=f"a bug: {last}", trace=traceback.format_exc())
+    return Performed(files, told)
+
+
+def _pairs(request: Request, model: Model) -> PromptPairs:
+    return find_pairs(request.task_source)(model, request.n, request.seed)
+
+
+def _discovered(task: Task, model: Model, pairs: PromptPairs, workers: Workers | None) -> dict[str, bytes]:
+    request = task.request
+    options = dict(request.options)
+    method = METHODS[request.method]
+    if task.store is not None and method.keeps_record(options) and _sees(task.token):
+        options["store"] = task.store
+    found = discover(
+        model, pairs, method=request.method, metric=request.metric,
+        ablation=choose_ablation(request.ablation or method.ablation, None, request.seed), seed=request.seed,
+        batch_size=request.batch_size, workers=workers if method.divided else None, **options,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as directory:
+        out = write_run(found, pairs, Path(directory) / "run")
+        # Pages hold megabytes of plotly each; `circuits view` and `circuits report` make them of any run.
+        return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.suffix != ".html"}
+
+
+def _evaluated(request: Request, model: Model, pairs: PromptPairs, files: Mapping[str, bytes] | None) -> dict[str, Any]:
+    assert files is not None
+    assert request.evaluation is not None
+    options = dict(request.evaluation)
+    fresh, seed = options.pop("fresh", None), options.pop("seed", 1)
+    if fresh is not None:
+        other = find_pairs(request.task_source)
+        if other.task is None:
+            raise InputError(f"fresh pairs come from a task, and {request.task} is a file")
+        pairs = other(model, fresh, FRESH_SEED + request.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        run = Path(directory) / "run"
+        run.mkdir()
+        for name, contents in files.items():
+            (run / name).write_bytes(contents)
+        found = evaluate_run(
+            read_run(run), model, pairs, fresh=fresh is not None, parts=options.pop("parts", PARTS),
+            n_random=options.pop("random_circuits", 20), seed=seed, batch_size=request.batch_size, **options,
+        )  # fmt: skip
+    return found.to_dict()
+
+
+def _sees(token: tuple[Path, str] | None) -> bool:
+    """Whether this process sees the study's own directory."""
+    if token is None:
+        return False
+    try:
+        return token[0].read_text(encoding="utf-8") == token[1]
+    except OSError:
+        return False

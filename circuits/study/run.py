@@ -1,0 +1,136 @@
+"""Runs what a study asks for and is missing, here or among workers."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from circuits.errors import InputError
+from circuits.job import StageProgress, silent
+from circuits.study.address import Identity, question_key
+from circuits.study.directory import Entry, StudyDirectory
+from circuits.study.perform import Identified, Performed, Task, identify, perform
+from circuits.study.spec import Request, Study
+from circuits.workers import Workers, torch_threads
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `run_study` did.
+
+    Attributes:
+        made: runs made by this call; those that were there already are not among them.
+        entries: all requests, with what is there of them now.
+    """
+
+    made: int
+    entries: tuple[Entry, ...]
+
+    @property
+    def states(self) -> Counter[str]:
+        """How many requests are done, missing and failed."""
+        return Counter(entry.state for entry in self.entries)
+
+
+def run_study(
+    study: Study,
+    out: StudyDirectory,
+    *,
+    workers: Workers | None = None,
+    divide_runs: bool = False,
+    stage: StageProgress = silent,
+) -> Outcome:
+    """Makes the runs that are missing, and tries again those that failed.
+
+    Every finished run is written at once; a call that is killed loses no more than the runs that it was at, and of these
+    methods that keep a record (acdc, coar, exact-edges, activation-patching) go on where they were.
+
+    Args:
+        study: from `read_study`.
+        out: from `StudyDirectory.begin`.
+        workers: who makes runs, one each at a time; None: this process, one after the other.
+        divide_runs: this process makes the runs, and each is divided among the workers where its method can be.
+        stage: progress reporting.
+
+    Raises:
+        InputError: another process runs a study there, or the directory cannot be written to.
+    """
+    with out.locked():
+        out.keep_study(study)
+        _identify(study.requests, out, workers, stage)
+        wanted = _wanted(study, out)
+        tasks = [_task(entry, out) for entry in wanted]
+        made = 0
+        with stage("runs") as progress:
+            progress(0, len(tasks))
+            pending = dict(enumerate(wanted))
+            try:
+                for number, performed in _performed(tasks, workers, divide_runs):
+                    entry = pending.pop(number)
+                    out.keep(entry, performed)
+                    made += performed.failure is None
+                    progress(len(tasks) - len(pending), len(tasks), str(entry.request))
+            except InputError as problem:
+                if not pending:
+                    raise
+                for entry in pending.values():
+                    out.fail(str(entry.address), str(problem))
+    return Outcome(made, status(study, out))
+
+
+def status(study: Study, out: StudyDirectory) -> tuple[Entry, ...]:
+    """What is there of each request. No model is loaded."""
+    return tuple(out.entry(request) for request in study.requests)
+
+
+def _identify(requests: Sequence[Request], out: StudyDirectory, workers: Workers | None, stage: StageProgress) -> None:
+    """Finds out weights and prompts of requests where they are not known."""
+    unknown: dict[str, Request] = {}
+    for request in requests:
+        if out.identity(request) is None:
+            unknown.setdefault(question_key(request), request)
+    if not unknown:
+        return
+    keys, by_model = list(unknown), defaultdict(list)
+    for number, request in enumerate(unknown.values()):
+        by_model[request.model].append((number, request))
+    units = [tuple(asked) for asked in by_model.values()]
+    with stage("models and prompts") as progress:
+        found: Iterator[tuple[int, Identified]]
+        found = workers.map(identify, None, units) if workers else enumerate(identify(None, unit) for unit in units)
+        for done, (_, identified) in enumerate(found):
+            known: dict[str, Identity] = {keys[number]: identity for number, identity in identified.found.items()}
+            for key in known:
+                out.forgive(key)
+            for number, reason in identified.refused.items():
+                out.fail(keys[number], reason)
+            out.keep_identities(known)
+            progress(done + 1, len(units))
+
+
+def _wanted(study: Study, out: StudyDirectory) -> list[Entry]:
+    """What is to be made, each address once."""
+    wanted: dict[str, Entry] = {}
+    for entry in status(study, out):
+        if entry.state != "done" and entry.address is not None:
+            wanted.setdefault(entry.evaluation or entry.address, entry)
+    return list(wanted.values())
+
+
+def _task(entry: Entry, out: StudyDirectory) -> Task:
+    assert entry.address is not None
+    identity = out.identity(entry.request)
+    assert identity is not None
+    files = out.run_files(entry.address) if out.has_run(entry.address) else None
+    return Task(entry.request, identity, files, out.store_path(entry.address), out.token)
+
+
+def _performed(
+    tasks: Sequence[Task], workers: Workers | None, divide_runs: bool
+) -> Iterator[tuple[int, Performed] | tuple[int, Any]]:
+    if workers is not None and not divide_runs:
+        yield from workers.map(perform, None, tasks)
+        return
+    for number, task in enumerate(tasks):
+        with torch_threads(task.request.threads):
+            yield number, perform(workers, task)

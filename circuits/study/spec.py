@@ -1,0 +1,356 @@
+"""A study file: which models are asked which tasks by which methods, and how often.
+
+```toml
+models = ["smollm2-135m"]           # names, Hugging Face ids, or directories
+tasks = ["ioi", "pairs.jsonl"]      # tasks, or files of prompt pairs (of which the first n are taken, whatever the seed)
+n = 32                              # pairs of each task
+seeds = [0, 1]                      # of the pairs and of all that is drawn
+
+[methods.eap-ig]                    # a method with its options, as `circuits discover` has them
+steps = 10
+
+[methods.acdc-loose]                # the same method twice: under labels of your own
+method = "acdc"
+threshold = 0.1
+
+[evaluation]                        # what `circuits evaluate` measures of every run; leave it out for nothing
+parts = ["faithfulness", "curves"]
+```
+
+Optional: `metrics` and `ablations` (lists; every run is made with each; default: what the task prefers, the method's own),
+`dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (of one operation; default 1), and `[[leave-out]]` tables, each with some of
+`model`, `task` and `method` (the label): combinations that are not asked for. `-` and `_` are the same in all keys; files and directories are looked for beside the study
+file.
+"""
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from circuits.errors import InputError
+from circuits.untrusted import check_plain, parse_toml, read_text
+
+LARGEST_SEED = 2**63 - 1
+MOST_RUNS = 100_000
+"""Runs of one study."""
+NOT_TOLD = ("store",)
+"""Options of methods that a study decides itself."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run that a study asks for.
+
+    Attributes:
+        model, revision, dtype, device, device_map: the model, for `circuits.load_model`.
+        task, n: where pairs come from, and how many.
+        label: what the study calls the method with these options.
+        method, options, metric, ablation, batch_size: for `circuits.discover.discover`.
+        seed: of pairs and all that is drawn.
+        threads: of one operation.
+        evaluation: options of `circuits.evaluate_run.evaluate_run`; None: no evaluation.
+        base: directory that files are relative to: the study file's.
+    """
+
+    model: str
+    revision: str | None
+    dtype: str | None
+    device: str
+    device_map: str | None
+    task: str
+    n: int
+    label: str
+    method: str
+    options: Mapping[str, Any]
+    metric: str | None
+    ablation: str | None
+    batch_size: int | None
+    seed: int
+    threads: int
+    evaluation: Mapping[str, Any] | None
+    base: str = ""
+
+    @property
+    def task_source(self) -> str:
+        """The task's name, or where its file is."""
+        path = Path(self.base) / self.task
+        return str(path) if path.is_file() else self.task
+
+    @property
+    def model_source(self) -> str:
+        """The model's name, or where its directory is."""
+        path = Path(self.base) / self.model
+        return str(path) if (path / "config.json").is_file() else self.model
+
+    def __str__(self) -> str:
+        more = [part for part in (self.metric, self.ablation) if part is not None]
+        return ", ".join([f"{self.label} on {self.task} in {self.model}", *more, f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file that was read.
+
+    Attributes:
+        requests: all runs that it asks for, those of one model together.
+        text: the file.
+        base: its directory.
+    """
+
+    requests: tuple[Request, ...]
+    text: str = field(repr=False)
+    base: Path = Path()
+
+
+def read_study(path: str | Path) -> Study:
+    """Reads a study file, and checks all that can be checked before a model is loaded.
+
+    Raises:
+        InputError: it cannot be read, is no TOML, or asks for what there is not.
+    """
+    path = Path(path)
+    return parse_study(read_text(path), str(path), path.absolute().parent)
+
+
+def parse_study(text: str, name: str = "the study", base: Path | None = None) -> Study:
+    """See `read_study`.
+
+    Args:
+        text: of a study file.
+        name: what errors call it.
+        base: the directory that files are relative to; None: the current one.
+    """
+    base = Path.cwd() if base is None else base
+    given = check_plain(parse_toml(text, name), name)
+    return Study(_Reader(name, base).requests(given), text, base)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns a file's values into requests; whatever is wrong is told with the file's name and the key."""
+
+    name: str
+    base: Path
+
+    def requests(self, given: Mapping[str, Any]) -> tuple[Request, ...]:
+        top = self.known(
+            given,
+            ("models", "tasks", "n", "seeds", "metrics", "ablations", "methods", "evaluation", "dtype", "device",
+             "device_map", "revision", "batch_size", "threads", "leave_out"), "",
+        )  # fmt: skip
+        for needed in ("models", "tasks", "methods"):
+            if needed not in top:
+                raise self.error(needed, "is missing")
+        models, tasks = self.names(top, "models"), self.names(top, "tasks")
+        seeds = self.numbers(top, "seeds", [0])
+        metrics, ablations = (self.names(top, key) if key in top else [None] for key in ("metrics", "ablations"))
+        methods = self.methods(top["methods"])
+        left_out = self.left_out(top.get("leave_out", []), models, tasks, [label for label, _, _ in methods])
+        common = {
+            "n": self.number(top, "n", 64), "batch_size": self.number(top, "batch_size", None),
+            "threads": self.number(top, "threads", 1), "evaluation": self.evaluation(top.get("evaluation")),
+            **{key: self.text(top, key) for key in ("dtype", "revision", "device_map")}, "device": self.text(top, "device") or "auto",
+            "base": str(self.base),
+        }  # fmt: skip
+        for kind, asked in (("metric", metrics), ("ablation", ablations)):
+            _check_names(kind, [one for one in asked if one is not None], self)
+        for task in tasks:
+            self.check_task(task)
+        total = len(models) * len(tasks) * len(methods) * len(seeds) * len(metrics) * len(ablations)
+        if total > MOST_RUNS:
+            raise InputError(f"{self.name} asks for {total} runs; a study has at most {MOST_RUNS}")
+        made = [
+            Request(
+                model=model, task=task, label=label, method=method, options=options, metric=metric, ablation=ablation,
+                seed=seed, **common,
+            )
+            for model, task, seed, (label, method, options), metric, ablation in product(
+                models, tasks, seeds, methods, metrics, ablations
+            )
+            if not any(
+                all({"model": model, "task": task, "method": label}[key] == value for key, value in leave.items())
+                for leave in left_out
+            )
+        ]  # fmt: skip
+        if not made:
+            raise InputError(f"{self.name} asks for no run at all")
+        return tuple(made)
+
+    def error(self, key: str, what: str) -> InputError:
+        return InputError(f"{self.name}: {key} {what}")
+
+    def known(self, given: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
+        """A table with these keys alone, `-` and `_` being the same in them."""
+        if not isinstance(given, dict):
+            raise self.error(where, f"is {_kind(given)}; expected a table")
+        found: dict[str, Any] = {}
+        for key, value in given.items():
+            plain = key.replace("-", "_")
+            if plain not in keys:
+                near = get_close_matches(plain, keys, n=1)
+                hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
+                raise self.error(f"{where}.{key}" if where else key, f"is not known{hint}")
+            if plain in found:
+                raise self.error(f"{where}.{key}" if where else key, "is there twice, with - and with _")
+            found[plain] = value
+        return found
+
+    def names(self, top: Mapping[str, Any], key: str) -> list[str]:
+        value = top[key]
+        if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
+            raise self.error(key, "must be a list of one or more names, each in quotes")
+        if len(set(value)) < len(value):
+            raise self.error(key, "names something twice")
+        return value
+
+    def numbers(self, top: Mapping[str, Any], key: str, default: list[int]) -> list[int]:
+        value = top.get(key, default)
+        whole = isinstance(value, list) and all(type(one) is int and 0 <= one <= LARGEST_SEED for one in value)
+        if not whole or not value or len(set(value)) < len(value):
+            raise self.error(key, "must be a list of different whole numbers from 0")
+        return value
+
+    def number(self, top: Mapping[str, Any], key: str, default: int | None) -> Any:
+        value = top.get(key, default)
+        if value is not default and (type(value) is not int or not 1 <= value <= LARGEST_SEED):
+            raise self.error(key.replace("_", "-"), f"must be a whole number from 1, not {_kind(value)} {value!r:.40}")
+        return value
+
+    def text(self, top: Mapping[str, Any], key: str) -> str | None:
+        value = top.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self.error(key, f"must be text, not {_kind(value)}")
+        return value
+
+    def check_task(self, task: str) -> None:
+        from circuits.pair_source import find_pairs
+
+        try:
+            find_pairs(str(self.base / task) if (self.base / task).is_file() else task)
+        except InputError as problem:
+            raise self.error("tasks", f"cannot be used: {problem}") from None
+
+    def methods(self, given: Any) -> list[tuple[str, str, dict[str, Any]]]:
+        """(label, method, options) of each."""
+        from circuits.discover import METHODS, check_options
+
+        if not isinstance(given, dict) or not given:
+            raise self.error("methods", "must be tables, such as [methods.eap-ig]")
+        found = []
+        for label, table in given.items():
+            where = f"methods.{label}"
+            if not isinstance(table, dict):
+                raise self.error(where, f"is {_kind(table)}; expected a table of its options, which may be empty")
+            options = {key.replace("-", "_"): value for key, value in table.items()}
+            if len(options) < len(table):
+                raise self.error(where, "has an option twice, with - and with _")
+            method = options.pop("method", label)
+            if not isinstance(method, str):
+                raise self.error(f"{where}.method", f"must be text, not {_kind(method)}")
+            for name in NOT_TOLD:
+                if name in options:
+                    raise self.error(f"{where}.{name}", "is decided by the study itself")
+            try:
+                check_options(method, options)
+            except InputError as problem:
+                raise self.error(where, f"cannot be used: {problem}") from None
+            known = METHODS[method].options
+            checked = {name: self.option(f"{where}.{name}", value, known[name]) for name, value in options.items()}
+            found.append((label, method, checked))
+        return found
+
+    def option(self, key: str, value: Any, parameter: Any) -> Any:
+        """An option's value, if it is of the kind that the method takes."""
+        wanted = parameter.annotation
+        if not _fits(value, wanted):
+            raise self.error(key.replace("_", "-"), f"is {_kind(value)}; expected {_spelled(wanted)}")
+        return (
+            float(value) if type(value) is int and float in _choices(wanted) and int not in _choices(wanted) else value
+        )
+
+    def evaluation(self, given: Any) -> dict[str, Any] | None:
+        from circuits.evaluate_run import PARTS
+
+        if given is None:
+            return None
+        table = self.known(given, ("parts", "ablations", "random_circuits", "seed", "fresh"), "evaluation")
+        found: dict[str, Any] = {}
+        for key in ("parts", "ablations"):
+            if key in table:
+                found[key] = self.names(table, key)
+        for part in found.get("parts", ()):
+            if part not in PARTS:
+                raise self.error("evaluation.parts", f"must be of {', '.join(PARTS)}; got {part!r:.60}")
+        _check_names("ablation", found.get("ablations", ()), self)
+        for key in ("random_circuits", "seed"):
+            if key in table:
+                found[key] = self.numbers({key: [table[key]]}, key, [])[0]
+        if "fresh" in table:
+            found["fresh"] = self.number(table, "fresh", None)
+        return found
+
+    def left_out(
+        self, given: Any, models: Sequence[str], tasks: Sequence[str], labels: Sequence[str]
+    ) -> list[dict[str, str]]:
+        if not isinstance(given, list):
+            raise self.error("leave-out", "must be [[leave-out]] tables")
+        known = {"model": models, "task": tasks, "method": labels}
+        found = []
+        for table in given:
+            left = self.known(table, tuple(known), "leave-out")
+            if not left:
+                raise self.error("leave-out", "must name a model, a task or a method")
+            for key, value in left.items():
+                if not isinstance(value, str) or value not in known[key]:
+                    raise self.error(f"leave-out.{key}", f"must be one of {', '.join(known[key])}; got {value!r:.60}")
+            found.append(left)
+        return found
+
+
+def _check_names(kind: str, names: Sequence[str], reader: _Reader) -> None:
+    from circuits.ablations import get_ablation
+    from circuits.metrics import get_metric
+
+    for name in names:
+        try:
+            (get_metric if kind == "metric" else get_ablation)(name)
+        except InputError as problem:
+            raise reader.error(f"{kind}s", f"cannot be used: {problem}") from None
+
+
+def _choices(wanted: Any) -> tuple[Any, ...]:
+    """The kinds that an annotation allows."""
+    return get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    for kind in _choices(wanted):
+        if kind in (str, bool, int) and type(value) is kind:
+            return True
+        if kind is float and type(value) in (int, float):
+            return True
+        if get_origin(kind) is Sequence and isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return True
+    return False
+
+
+def _spelled(wanted: Any) -> str:
+    names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+    told = [names.get(kind, "a list of names" if get_origin(kind) is Sequence else "") for kind in _choices(wanted)]
+    return " or ".join(name for name in dict.fromkeys(told) if name)
+
+
+def _kind(value: Any) -> str:
+    names = {
+        str: "text",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "a table",
+    }
+    return names.get(type(value), "a date")

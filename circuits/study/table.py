@@ -1,0 +1,117 @@
+"""A study as a table, one row a run: to CSV, to Parquet, or as dictionaries.
+
+The same study gives the same table wherever it was run: wall times are not in it.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from circuits.errors import InputError
+from circuits.export.atomic import replacing
+from circuits.study.directory import Entry, StudyDirectory
+from circuits.study.run import status
+from circuits.study.spec import Study
+
+ASKED = {"model": str, "task": str, "method": str, "options": str, "seed": int, "n": int, "state": str}
+FOUND = {
+    "metric": str, "ablation": str, "clean": float, "ablated": float, "circuit": float, "edges": int, "faithfulness": float,
+    "random_faithfulness": float, "accuracy": float, "strongest": str, "strongest_effect": float,
+}  # fmt: skip
+EVALUATED = {
+    "evaluated_faithfulness": float, "p": float, "completeness": float, "cpr": float, "cmd": float, "auroc": float,
+}  # fmt: skip
+COLUMNS: dict[str, type] = {**ASKED, **FOUND, **EVALUATED, "reason": str, "address": str}
+"""All columns and their kinds; what a run does not have is empty.
+
+`method` is the study's label; `clean`, `ablated` and `circuit` are the metric's means (for scores of nodes `ablated` is the
+corrupted run); `strongest` is the edge or node of the largest effect; columns from `evaluated_faithfulness` to `auroc` are of the
+run's evaluation."""
+
+
+def table(study: Study, out: StudyDirectory) -> list[dict[str, Any]]:
+    """One row for each request, in the study's order; keys are `COLUMNS`.
+
+    Raises:
+        InputError: a run's file is damaged.
+    """
+    return [row(entry, out) for entry in status(study, out)]
+
+
+def row(entry: Entry, out: StudyDirectory) -> dict[str, Any]:
+    """The row of one request."""
+    request = entry.request
+    told: dict[str, Any] = dict.fromkeys(COLUMNS)
+    told |= {
+        "model": request.model, "task": request.task, "method": request.label,
+        "options": json.dumps({"method": request.method, **request.options}, sort_keys=True),
+        "seed": request.seed, "n": request.n, "metric": request.metric, "ablation": request.ablation,
+        "state": entry.state, "reason": entry.reason, "address": entry.address,
+    }  # fmt: skip
+    if entry.state != "done":
+        return told
+    assert entry.address is not None
+    summary = out.summary(entry.address)
+    told |= {name: summary[name] for name in FOUND if name in summary and not name.startswith("strongest")}
+    if "corrupted" in summary:
+        told["ablated"] = summary["corrupted"]
+    if summary["strongest"]:
+        first = summary["strongest"][0]
+        told["strongest"] = first.get("edge") or first.get("node")
+        told["strongest_effect"] = first["score"] if "score" in first else first["effect"]
+    if entry.evaluation is not None:
+        told |= _evaluated(out.evaluation(entry.evaluation) or {})
+    return told
+
+
+def _evaluated(told: Mapping[str, Any]) -> dict[str, Any]:
+    own = told.get("faithfulness", {}).get(told.get("ablation"), {})
+    found = {
+        "evaluated_faithfulness": own.get("ratio_of_means"), "p": own.get("p"),
+        "completeness": told.get("completeness", {}).get("value"),
+    }  # fmt: skip
+    curves = told.get("curves") or {}
+    found |= {name: curves.get(name) for name in ("cpr", "cmd")}
+    return found | {"auroc": _auroc(told.get("recovery"))}
+
+
+def _auroc(told: Any) -> float | None:
+    """At the finest level that was ranked."""
+    for level in ("edges", "nodes"):
+        if isinstance(told, dict) and isinstance(told.get(level), dict):
+            return told[level].get("auroc")
+    return None
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Writes rows by the ending of the path: `.csv` or `.parquet`.
+
+    Raises:
+        InputError: another ending, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"a table is written to .csv or .parquet, not to {path.name}")
+    try:
+        with replacing(path) as temporary:
+            (_write_csv if path.suffix == ".csv" else _write_parquet)(rows, temporary)
+    except OSError as problem:
+        raise InputError(f"cannot write {path}: {problem.strerror or problem}") from None
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows], schema), path)

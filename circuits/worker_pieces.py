@@ -1,0 +1,118 @@
+"""A method's measurements made by workers: pieces come back, as they would be read from a store.
+
+A method that can be divided cuts its work into named pieces (`circuits.pieces`). Workers measure those that are missing; then
+the method goes through all of them as always, and finds nothing left to measure.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from circuits.errors import InputError
+from circuits.model import Model, load_model
+from circuits.pairs import PromptPairs
+from circuits.pieces import Pieces
+from circuits.question import Progress
+from circuits.workers import Workers
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How a worker gets a model: loaded by its name, like everybody else.
+
+    Attributes:
+        name, dtype, device, device_map, revision, trust_remote_code: for `circuits.load_model`.
+        weights_hash: what its weights must be; None: any.
+    """
+
+    name: str
+    dtype: str | None = None
+    device: str = "auto"
+    device_map: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    weights_hash: str | None = None
+
+    @classmethod
+    def of(cls, model: Model) -> "ModelSource":
+        """The source of a loaded model.
+
+        Raises:
+            InputError: it was given as an object, so that no other process can load it.
+        """
+        if model.loaded_by is None:
+            raise InputError(
+                f"workers load a model by its name, and {model.name} was given as an object; save it to a directory and load "
+                "it from there"
+            )
+        dtype = str(model.dtype).removeprefix("torch.")
+        return cls(dtype=dtype, weights_hash=model.weights_hash, revision=model.revision, **model.loaded_by)
+
+    def load(self) -> Model:
+        """The model; this process keeps the last one that it loaded.
+
+        Raises:
+            InputError: it cannot be loaded, or has other weights than it should.
+        """
+        model = _loaded(
+            self.name, self.dtype, self.device, self.device_map, self.revision, self.trust_remote_code
+        )  # fmt: skip
+        if self.weights_hash is not None and model.weights_hash != self.weights_hash:
+            raise InputError(f"{self.name} has other weights here than where the work was begun")
+        return model
+
+
+@lru_cache(maxsize=1)
+def _loaded(
+    name: str, dtype: str | None, device: str, device_map: str | None, revision: str | None, trust_remote_code: bool
+) -> Model:
+    return load_model(
+        name, dtype=dtype, device=device, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A method's question, as it travels to workers.
+
+    Attributes:
+        model: how to get it.
+        pairs: the prompts.
+        options: what else the method was asked, by name.
+    """
+
+    model: ModelSource
+    pairs: PromptPairs
+    options: Mapping[str, Any]
+
+
+def measure_pieces(
+    workers: Workers,
+    pieces: Pieces,
+    measure: Callable[[Any, Any], dict[str, Tensor]],
+    asked: Asked,
+    units: Mapping[Any, Sequence[str]],
+    progress: Progress | None = None,
+) -> None:
+    """Lets workers measure what is missing, and keeps it.
+
+    Args:
+        workers: who measures.
+        pieces: where pieces are kept.
+        measure: `(asked, unit) -> pieces by name`; a function that can be imported.
+        asked: the question.
+        units: for each unit its pieces; a unit whose pieces are all there is not measured.
+        progress: called with (pieces there, in all).
+    """
+    total = sum(map(len, units.values()))
+    missing = [unit for unit, names in units.items() if any(pieces.get(name) is None for name in names)]
+    done = total - sum(len(units[unit]) for unit in missing)
+    for _, found in workers.map(measure, asked, missing):
+        for name, piece in found.items():
+            pieces.put(name, piece)
+        done += len(found)
+        if progress is not None:
+            progress(done, total)

@@ -1,0 +1,198 @@
+"""A study computes what is missing and nothing twice, and whatever goes wrong costs its own run only."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.parquet
+import pytest
+
+from circuits.errors import InputError
+from circuits.study import StudyDirectory, parse_study, read_study, run_study, status, table, write_table
+from circuits.study.report import write_report
+from circuits.study.table import COLUMNS
+from tests.study.small import TEXT, write_small_study
+
+SMALL = """
+models = ["compiled/or-gate"]
+tasks = ["compiled/or-gate", "compiled/and-gate"]
+n = 4
+[methods.eap]
+[methods.eap-ig]
+steps = 2
+[evaluation]
+parts = ["faithfulness", "curves"]
+ablations = ["interchange"]
+random_circuits = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study")
+    out = StudyDirectory.begin(path / "out")
+    outcome = run_study(parse_study(SMALL), out)
+    assert outcome.made == 4
+    assert outcome.states == {"done": 4}
+    return out
+
+
+def test_the_same_study_again_computes_nothing(finished, monkeypatch):
+    monkeypatch.setattr("circuits.study.perform.discover", None)
+    monkeypatch.setattr("circuits.worker_pieces.load_model", None)
+    outcome = run_study(parse_study(SMALL), finished)
+    assert outcome.made == 0
+    assert outcome.states == {"done": 4}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "made"),
+    [
+        ("steps = 2", "steps = 3", 2),  # another option: the runs of that method alone
+        ("n = 4", "n = 3", 4),
+        ("n = 4", "n = 4\nseeds = [0, 7]", 4),
+        ("random_circuits = 2", "random_circuits = 1", 4),  # the evaluations alone; see the next test
+        ("[methods.eap]", "[methods.other-name]\nmethod = 'eap'", 0),  # a label is no option
+        ("n = 4", "n = 4\nthreads = 2", 4),
+        ("n = 4", "n = 4\nmetrics = ['probability', 'logit_difference']", 8),
+    ],
+)
+def test_a_changed_option_is_a_new_run(finished, old, new, made):
+    before = {path.name for path in (finished.path / "runs").iterdir()}
+    changed = parse_study(SMALL.replace(old, new))
+    missing = [entry for entry in _after_identifying(changed, finished) if entry.state == "missing"]
+    assert len(missing) == made
+    assert {path.name for path in (finished.path / "runs").iterdir()} == before
+
+
+def _after_identifying(study, out):
+    from circuits.job import silent
+    from circuits.study.run import _identify
+
+    _identify(study.requests, out, None, silent)
+    return status(study, out)
+
+
+def test_another_evaluation_leaves_the_runs(finished, monkeypatch):
+    monkeypatch.setattr("circuits.study.perform.discover", None)
+    changed = parse_study(SMALL.replace('"faithfulness", "curves"', '"curves"'))
+    outcome = run_study(changed, finished)
+    assert outcome.made == 4
+    assert len(list((finished.path / "runs").iterdir())) == 4
+
+
+def test_changed_prompts_are_a_new_run(tmp_path):
+    study = write_small_study(tmp_path, TEXT.replace("[methods.acdc]\nthreshold = 0.05", ""))
+    out = StudyDirectory.begin(tmp_path / "out")
+    assert run_study(study, out).made == 36
+    path = tmp_path / "short.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[1] + lines[0] + "".join(lines[2:]))
+    assert run_study(read_study(tmp_path / "study.toml"), out).made == 12
+
+
+def test_rows_and_files_of_the_table(finished, tmp_path):
+    study = parse_study(SMALL)
+    rows = table(study, finished)
+    assert [row["method"] for row in rows] == ["eap", "eap-ig"] * 2
+    assert all(set(row) == set(COLUMNS) for row in rows)
+    for row in rows:
+        summary = json.loads((finished.run_path(row["address"]) / "run.json").read_text())["summary"]
+        told = finished.evaluation(status(study, finished)[rows.index(row)].evaluation)
+        assert row["faithfulness"] == summary["faithfulness"]
+        assert row["strongest"] == summary["strongest"][0]["edge"]
+        assert row["cpr"] == told["curves"]["cpr"]
+        assert row["evaluated_faithfulness"] == pytest.approx(row["faithfulness"])
+    write_table(rows, tmp_path / "t.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist() == rows
+    write_table(rows, tmp_path / "t.csv")
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 5
+    with pytest.raises(InputError, match=r"\.csv or \.parquet"):
+        write_table(rows, tmp_path / "t.xlsx")
+
+
+def test_a_report_tells_all(finished):
+    run_study(parse_study(SMALL), finished)  # other tests put other studies there
+    write_report(finished, finished.path / "report.html")
+    page = (finished.path / "report.html").read_text()
+    for told in ("4 runs: 4 done", "compiled/or-gate in compiled/or-gate", "CPR", "eap-ig", "All runs"):
+        assert told in page
+
+
+def test_what_cannot_be_asked_fails_alone(tmp_path):
+    study = parse_study(SMALL.replace('"compiled/and-gate"', '"compiled/sort"'))
+    out = StudyDirectory.begin(tmp_path)
+    outcome = run_study(study, out)
+    assert outcome.states == {"done": 2, "failed": 2}
+    reasons = {entry.reason for entry in outcome.entries if entry.state == "failed"}
+    assert len(reasons) == 1
+    assert "compiled/sort is made of the token ids" in reasons.pop()
+    assert [row["state"] for row in table(study, out)] == ["done", "done", "failed", "failed"]
+    write_report(out, tmp_path / "report.html")
+
+
+def test_a_bug_in_one_run_is_told_and_tried_again(tmp_path, monkeypatch):
+    from circuits.study import perform
+
+    study, out = parse_study(SMALL), StudyDirectory.begin(tmp_path)
+    real = perform.discover
+
+    def broken(model, pairs, *, method, **options):
+        if method == "eap":
+            raise ZeroDivisionError("no")
+        return real(model, pairs, method=method, **options)
+
+    monkeypatch.setattr("circuits.study.perform.discover", broken)
+    outcome = run_study(study, out)
+    assert outcome.states == {"done": 2, "failed": 2}
+    assert next(e.reason for e in outcome.entries if e.state == "failed") == "a bug: ZeroDivisionError: no"
+    trace = json.loads(next((tmp_path / "failures").iterdir()).read_text())["trace"]
+    assert "broken" in trace
+    monkeypatch.setattr("circuits.study.perform.discover", real)
+    outcome = run_study(study, out)
+    assert outcome.made == 2
+    assert outcome.states == {"done": 4}
+    assert not list((tmp_path / "failures").iterdir())
+
+
+def test_two_studies_at_once(tmp_path):
+    out = StudyDirectory.begin(tmp_path)
+    told = f"another process is writing .*process {os.getpid()}"
+    with out.locked(), ThreadPoolExecutor() as other, pytest.raises(InputError, match=told):
+        other.submit(run_study, parse_study(SMALL), StudyDirectory.begin(tmp_path)).result()
+
+
+def test_directories_that_are_no_study(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="no study of ours"):
+        StudyDirectory.begin(tmp_path)
+    with pytest.raises(InputError, match="no study's directory"):
+        StudyDirectory.open(tmp_path)
+
+
+def test_damage_is_found(finished):
+    study = parse_study(SMALL)
+    run_study(study, finished)
+    entry = status(study, finished)[0]
+    path = finished.run_path(entry.address) / "run.json"
+    whole = path.read_text()
+    try:
+        path.write_text(whole[: len(whole) // 2])
+        with pytest.raises(InputError, match=r"remove .* and run the study again"):
+            table(study, finished)
+    finally:
+        path.write_text(whole)
+    (finished.path / "known.json").write_text("{")
+    assert run_study(study, StudyDirectory.open(finished.path)).made == 0
+
+
+def test_other_weights_under_the_same_name_are_another_run(finished, monkeypatch):
+    from circuits.study.address import Identity, run_address
+
+    request = parse_study(SMALL).requests[0]
+    assert run_address(request, Identity("a", "p")) != run_address(request, Identity("b", "p"))
+    assert run_address(request, Identity("a", "p")) != run_address(request, Identity("a", "q"))
+    with monkeypatch.context() as patch:
+        known = run_address(request, Identity("a", "p"))
+        patch.setattr("circuits.study.address.versions", lambda: {"torch": "9"})
+        assert run_address(request, Identity("a", "p")) != known

@@ -1,0 +1,131 @@
+"""Work on Ray: the same bits as in one process, whatever happens to the workers."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import circuits
+import tasks
+from circuits.errors import InputError
+from circuits.methods.exact_edges import exact_edge_effects
+from circuits.study import StudyDirectory, parse_study, run_study, table, write_table
+from tests.study.small import write_small_study
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
+
+
+def _die(shared, unit):
+    """Kills its process; unless the file is there, and then only the first time."""
+    if shared is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if unit == 2 and not Path(shared).exists():
+        Path(shared).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return unit * 10
+
+
+def _exhaust(shared, unit):
+    raise MemoryError
+
+
+def _refuse(shared, unit):
+    raise circuits.PairsError(f"no pairs in {unit}")
+
+
+def _threads(shared, unit):
+    return torch.get_num_threads()
+
+
+@pytest.fixture(scope="module")
+def ray_workers():
+    from circuits.ray_workers import RayWorkers
+
+    with RayWorkers(number=min(2, os.cpu_count() or 1)) as workers:
+        yield workers
+
+
+def test_divided_methods_give_the_same_bits(ray_workers):
+    model = circuits.load_model("compiled/induction")
+    pairs = tasks.load("compiled/induction").pairs(model, n=6, seed=0)
+    for alone, shared in (
+        [circuits.coar(model, pairs, samples=80, fit="ridge", workers=who) for who in (None, ray_workers)],
+        [exact_edge_effects(model, pairs, workers=who) for who in (None, ray_workers)],
+        [circuits.activation_patching(model, pairs, positions="each", workers=who) for who in (None, ray_workers)],
+    ):
+        assert torch.equal(alone.per_prompt, shared.per_prompt)
+
+
+def test_a_killed_worker_is_replaced(ray_workers, tmp_path):
+    assert dict(ray_workers.map(_die, str(tmp_path / "died"), range(5))) == {i: 10 * i for i in range(5)}
+
+
+def test_a_worker_that_always_dies(ray_workers):
+    with pytest.raises(InputError, match="a worker died over one unit of work 4 times; most often it has not enough"):
+        list(ray_workers.map(_die, None, [0]))
+
+
+def test_errors_keep_their_kind_and_words(ray_workers):
+    with pytest.raises(circuits.PairsError, match=r"^no pairs in 7$"):
+        list(ray_workers.map(_refuse, None, [7]))
+    with pytest.raises(InputError, match="not enough memory"):
+        list(ray_workers.map(_exhaust, None, [7]))
+
+
+def test_one_thread_a_worker(ray_workers):
+    assert set(dict(ray_workers.map(_threads, None, range(4))).values()) == {1}
+
+
+def test_too_many_workers():
+    from circuits.ray_workers import RayWorkers
+
+    with pytest.raises(InputError, match="do not fit"):
+        RayWorkers(number=10_000)
+
+
+def test_a_study_gives_the_same_table_though_a_worker_is_killed(ray_workers, tmp_path):
+    import psutil
+
+    study = write_small_study(tmp_path)
+    assert len(study.requests) == 2 * 3 * 4 * 2
+    alone, shared = (StudyDirectory.begin(tmp_path / name) for name in ("alone", "shared"))
+    run_study(study, alone)
+    killed = []
+
+    def killing(done, total, note=""):
+        if done == 6 and total == 48 and not killed:
+            workers = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::_Worker")]
+            killed.append(workers[0].pid)
+            workers[0].kill()
+
+    @contextlib.contextmanager
+    def stage(name):
+        yield killing
+
+    outcome = run_study(study, shared, workers=ray_workers, stage=stage)
+    assert killed
+    assert outcome.states == {"done": 48}
+    for directory in (alone, shared):
+        write_table(table(study, directory), directory.path / "table.csv")
+        write_table(table(study, directory), directory.path / "table.parquet")
+    for name in ("table.csv", "table.parquet"):
+        assert (alone.path / name).read_bytes() == (shared.path / name).read_bytes()
+    for run in (alone.path / "runs").iterdir():
+        same = shared.path / "runs" / run.name
+        for file in ("scores.safetensors", "circuit.json", "pairs.jsonl"):
+            assert not (run / file).exists() or (run / file).read_bytes() == (same / file).read_bytes()
+
+
+def test_runs_of_a_study_can_be_divided(ray_workers, tmp_path):
+    study = parse_study(
+        'models = ["compiled/sort"]\ntasks = ["compiled/sort"]\nn = 4\n[methods.coar]\nsamples = 64\nfit = "ridge"\n'
+        "[methods.exact-edges]\n[methods.eap]\n"
+    )
+    alone, divided = (StudyDirectory.begin(tmp_path / name) for name in ("alone", "divided"))
+    assert run_study(study, alone).states == {"done": 3}
+    assert run_study(study, divided, workers=ray_workers, divide_runs=True).states == {"done": 3}
+    assert table(study, alone) == table(study, divided)
