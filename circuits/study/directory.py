@@ -2,7 +2,8 @@
 
 | file | what it holds |
 |---|---|
-| `study.toml` | the study file that was run last |
+| `study.toml`, `study.base` | the study file that was run last, and where it was |
+| `study.id` | tells workers whether they see this directory |
 | `known.json` | weights and prompts by what they come from, so that models need not be loaded to tell what is missing |
 | `runs/ADDRESS/` | a run directory, as `circuits discover` writes it; all commands take it |
 | `evaluations/ADDRESS.json` | what `circuits evaluate` measures of a run |
@@ -31,8 +32,8 @@ from circuits.study.perform import Performed
 from circuits.study.spec import Request, Study, parse_study
 from circuits.untrusted import check_plain, read_json, read_text
 
-STUDY_FILE, KNOWN_FILE, TOKEN_FILE = "study.toml", "known.json", ".study"
-BASE_FILE = ".base"
+STUDY_FILE, KNOWN_FILE, TOKEN_FILE = "study.toml", "known.json", "study.id"
+BASE_FILE = "study.base"
 """Where the study file was, which names files relative to itself."""
 State = Literal["done", "missing", "failed"]
 
@@ -107,7 +108,7 @@ class StudyDirectory:
         Raises:
             InputError: another process has it.
         """
-        with sole_writer(self.path, inside=True):
+        with sole_writer(self.path):
             yield
 
     @property

@@ -64,17 +64,18 @@ def run_study(
         with stage("runs") as progress:
             progress(0, len(tasks))
             pending = dict(enumerate(wanted))
-            try:
-                for number, performed in _performed(tasks, workers, divide_runs):
-                    entry = pending.pop(number)
-                    out.keep(entry, performed)
-                    made += performed.failure is None
-                    progress(len(tasks) - len(pending), len(tasks), str(entry.request))
-            except InputError as problem:
-                if not pending:
-                    raise
-                for entry in pending.values():
-                    out.fail(str(entry.address), str(problem))
+            results = _performed(tasks, workers, divide_runs)
+            while pending:
+                try:
+                    number, performed = next(results)
+                except InputError as problem:  # workers died over these
+                    for entry in pending.values():
+                        out.fail(str(entry.address), str(problem))
+                    break
+                entry = pending.pop(number)
+                out.keep(entry, performed)
+                made += performed.failure is None
+                progress(len(tasks) - len(pending), len(tasks), str(entry.request))
     return Outcome(made, status(study, out))
 
 
