@@ -203,18 +203,24 @@ def draw(
 
 def _totals(circuit: Circuit, box_of: dict[str, str]) -> dict[tuple[str, str, Kind], float | None]:
     """(source box, target box, kind) -> summed effect; an edge counts once for a box that holds several of its heads."""
-    graph, sums = circuit.graph, {}
+    graph = circuit.graph
+    sums: dict[tuple[str, str, Kind], float | None] = {}
+    several: dict[tuple[str, str, Kind], list[float | None]] = {}
     sources = [box_of.get(name, name) for name in graph.writer_names]
     targets = [
         list(dict.fromkeys(box_of[node] for node in graph.nodes_fed_by(reader) or ("logits",) if node in box_of))
         for reader in graph.reader_nodes
     ]
-    kinds = [reader.kind for reader in graph.reader_nodes]
+    kinds: list[Kind] = [reader.kind for reader in graph.reader_nodes]
     for w, r, score, _ in circuit.entries():
         for target in targets[r]:
             if target != sources[w]:
-                sums.setdefault((sources[w], target, kinds[r]), []).append(score)
-    return {key: _sum(values) for key, values in sums.items()}
+                key = (sources[w], target, kinds[r])
+                if key in sums:
+                    several.setdefault(key, [sums[key]]).append(score)
+                else:
+                    sums[key] = score
+    return sums | {key: _sum(values) for key, values in several.items()}
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

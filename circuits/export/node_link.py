@@ -50,11 +50,12 @@ def to_networkx(circuit: Circuit, expand_groups: bool = False) -> nx.MultiDiGrap
     writers = graph.writer_names
     targets = [_targets(graph, reader, expand_groups) for reader in graph.reader_nodes]
     kinds = [reader.kind for reader in graph.reader_nodes]
-    result.add_edges_from(
+    edges: Iterable[Any] = (
         (writers[w], target, kinds[r], _values(score, stderr))
         for w, r, score, stderr in circuit.entries()
         for target in targets[r]
     )
+    result.add_edges_from(edges)
     return result
 
 
@@ -189,7 +190,8 @@ def _circuit(
         if table is not None and column is not None:
             table[w, r] = column
         tables.append(table)
-    return Circuit(graph, mask, *tables, origin)
+    scores, stderr = tables
+    return Circuit(graph, mask, scores, stderr, origin)
 
 
 def _column(edges: Sequence[dict[str, Any]], name: str) -> torch.Tensor | None:

@@ -3,7 +3,7 @@
     python tests/hostile/fuzz.py READER [--runs 100000] [--seconds 300] [--seed 1]
 
 Half of the files come from libFuzzer's own changes of bytes, half from those of `mutate.py`, which know the format. A file
-that makes anything but a refusal, or takes over a second, is written to `build/fuzz/READER-crash-…` and ends the run: mend
+that makes anything but a refusal, or takes over five seconds, is written to `build/fuzz/READER-crash-…` and ends the run: mend
 what it found and put it, made small, into `tests/hostile/test_crashers.py`.
 """
 
@@ -60,7 +60,7 @@ def main() -> None:
 
     atheris.Setup(
         [sys.argv[0], f"-runs={given.runs}", f"-max_total_time={given.seconds}", f"-seed={given.seed}", "-max_len=20000",
-         "-timeout=1", "-rss_limit_mb=3000", f"-artifact_prefix={out}/{given.reader}-", "-verbosity=1", str(corpus)],
+         "-timeout=5", "-rss_limit_mb=3000", f"-artifact_prefix={out}/{given.reader}-", "-verbosity=1", str(corpus)],
         one,
         custom_mutator=change,
     )  # fmt: skip
