@@ -1,6 +1,7 @@
 """What `circuits evaluate` measures by running the method again, or from a circuit that is known: against direct calls."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -200,9 +201,13 @@ def test_what_would_take_long_is_left_out_unless_it_is_asked_for(monkeypatch, tm
     monkeypatch.setattr(
         "circuits.evaluate_run.hypothesis_tests", lambda *given, **options: None
     )  # slow, and tested elsewhere
-    written = tmp_path / "eap" / "run.json"
-    told = json.loads(written.read_text())
-    written.write_text(json.dumps({**told, "seconds": {"attribution": 70.0, "evaluation": 9e9}}))
+
+    def took(seconds):
+        monkeypatch.setattr(
+            "circuits.evaluate_run.what_was_asked", lambda run: replace(what_was_asked(run), seconds=seconds)
+        )
+
+    took(70.0)
     assert run(monkeypatch, ["evaluate", made, "--random-circuits", "0", "--ablations", "zero"]) == 0
     measured = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
     assert "by" in measured["stability"]  # the ablations fit in, the metrics do not
@@ -211,7 +216,7 @@ def test_what_would_take_long_is_left_out_unless_it_is_asked_for(monkeypatch, tm
     assert "no others can be drawn" in measured["skipped"]["stability, other pairs"]
     assert "randomisation" in measured
     assert "recovery" not in measured
-    written.write_text(json.dumps({**told, "seconds": {"attribution": 400.0}}))
+    took(400.0)
     assert run(monkeypatch, ["evaluate", made, "--parts", "stability,randomisation"]) == 0
     forced = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
     assert list(forced["stability"]["by"]) == ["ablation", "metric"]

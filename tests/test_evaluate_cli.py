@@ -29,7 +29,7 @@ def test_a_circuit_is_evaluated_into_its_run_directory(monkeypatch, tmp_path, ca
     assert len(told["minimality"]["effects"]) == told["n_edges"]
     assert {test["name"] for test in told["hypothesis"]["tests"]} >= {"equivalence", "minimality"}
     page = (tmp_path / "eap" / "evaluation.html").read_text()
-    assert page.count("Plotly.newPlot") == 2
+    assert page.count("Plotly.newPlot") == 4
     # It stays a run: it can be evaluated and replaced again.
     assert run(monkeypatch, ["evaluate", made, "--parts", "completeness"]) == 0
     assert "faithfulness" not in json.loads((tmp_path / "eap" / "evaluation.json").read_text())["faithfulness"]

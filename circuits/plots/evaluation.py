@@ -30,7 +30,7 @@ def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
     if "minimality" in told:
         text = "What the circuit's metric loses without each of its edges, the others kept; bars are standard errors."
         sections.append(Section("What each edge adds", text, minimality_figure(told["minimality"], told["metric"])))
-    if told.get("recovery", {}).get("scores") or told.get("recovery", {}).get("circuit"):
+    if told.get("recovery", {}).get("scores"):
         text = (
             "Going down the ranking by absolute score: the share of the true that was found, against the share of the others "
             "that was taken with it. The diagonal is chance; large open symbols are the circuit."
@@ -119,7 +119,7 @@ def roc_figure(told: Mapping[str, Any]) -> go.Figure:
     """
     truths = list(told["truths"])
     levels = list(dict.fromkeys(row["level"] for row in (*told["scores"], *told["circuit"])))
-    titles = [escaped(f"what is {truth}") for truth in truths]
+    titles = [escaped(f"what is {truth}") if len(truths) > 1 else "" for truth in truths]
     figure = make_subplots(cols=len(truths), subplot_titles=titles, horizontal_spacing=0.12)
     for column in range(1, len(truths) + 1):
         chance = {"mode": "lines", "line": {"width": 1, "color": NEUTRAL, "dash": "dot"}, "hoverinfo": "skip"}
@@ -178,11 +178,11 @@ def randomisation_figure(told: Mapping[str, Any]) -> go.Figure:
     for i, (name, values) in enumerate((("rank correlation", told["rank"]), (f"Jaccard of {what}", told["jaccard"]))):
         if any(value is not None for value in values):
             figure.add_scatter(
-                x=[0, *told["layers"]], y=[1, *values], mode="lines+markers", name=name, cliponaxis=False,
+                x=["0", *map(str, told["layers"])], y=[1, *values], mode="lines+markers", name=name, cliponaxis=False,
                 line={"color": COLOURS[i], "dash": DASHES[i], "width": 2}, marker={"symbol": MARKERS[i], "size": 8},
             )  # fmt: skip
     known = [value for value in (*told["rank"], *told["jaccard"]) if value is not None]
-    figure.update_xaxes(title="last layers randomised", tickvals=[0, *told["layers"]])
+    figure.update_xaxes(title="last layers randomised", type="category")
     figure.update_yaxes(title="like the model’s own", range=[min(0, *known, 0) - 0.02, 1.02], zeroline=True)
     figure.update_layout(width=640, height=380, showlegend=True, **_LAYOUT)
     return figure

@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
 @pytest.mark.real_model
 def test_the_pages_task_is_found_by_its_entry_point_and_checked(monkeypatch, tmp_path, smollm2, capsys):
     page = PAGE.read_text()
-    written, used = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    written, used, known = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (entry,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     ((name, value),) = tomllib.loads(entry)["project"]["entry-points"][plugins.GROUP].items()
     (tmp_path / f"{value.split(':')[0]}.py").write_text(written)
@@ -30,3 +30,7 @@ def test_the_pages_task_is_found_by_its_entry_point_and_checked(monkeypatch, tmp
     namespace = {}
     exec(compile(written + used, str(PAGE), "exec"), namespace)
     assert namespace["scores"] is not None
+    exec(compile(known, str(PAGE), "exec"), namespace)
+    task = namespace["YoungAndKnown"]()
+    assert isinstance(task, plugins.KnowsCircuits)
+    assert task.known_circuits(smollm2, namespace["pairs"], ablation="zero", metric=None)["found by hand"]
