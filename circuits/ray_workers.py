@@ -89,6 +89,7 @@ class RayWorkers:
         Raises:
             InputError: as a unit raised it; or a worker died over one unit time and again, or ran out of memory.
         """
+        from ray.exceptions import RayError, RayTaskError
         from ray.util import ActorPool
 
         common = self._ray.put((function, shared))
@@ -99,9 +100,9 @@ class RayWorkers:
         while pool.has_next():
             try:
                 number, kind, found = pool.get_next_unordered()
-            except self._ray.exceptions.RayTaskError as failure:
+            except RayTaskError as failure:
                 raise failure.cause from None
-            except self._ray.exceptions.RayError as death:
+            except RayError as death:
                 problem = InputError(_died(death))
                 continue
             if kind is None:
