@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import random
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,37 +89,45 @@ def test_too_many_workers():
         RayWorkers(number=10_000)
 
 
-def test_a_study_gives_the_same_table_though_a_worker_is_killed(ray_workers, tmp_path):
+def test_a_study_gives_the_same_table_though_workers_are_killed(ray_workers, tmp_path):
+    """`MECH_CIRCUITS_KILLS` of them, at most six in one go, each in the middle of some run."""
     import psutil
 
     study = write_small_study(tmp_path)
     assert len(study.requests) == 2 * 3 * 4 * 2
-    alone, shared = (StudyDirectory.begin(tmp_path / name) for name in ("alone", "shared"))
+    alone = StudyDirectory.begin(tmp_path / "alone")
     run_study(study, alone)
-    killed = []
+    left, draw = int(os.environ.get("MECH_CIRCUITS_KILLS", "2")), random.Random(0)
+    while left:
+        moments = set(draw.sample(range(2, 46), min(left, 6)))
+        left -= len(moments)
+        shared = StudyDirectory.begin(tmp_path / f"shared-{left}")
+        killed = []
 
-    def killing(done, total, note=""):
-        if done == 6 and total == 48 and not killed:
-            workers = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::_Worker")]
-            killed.append(workers[0].pid)
-            workers[0].kill()
+        def killing(done, total, note="", moments=moments, killed=killed):
+            if total == 48 and done in moments:
+                alive = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::_Worker")]
+                victim = draw.choice(alive)
+                killed.append(victim.pid)
+                victim.kill()
 
-    @contextlib.contextmanager
-    def stage(name):
-        yield killing
+        outcome = run_study(study, shared, workers=ray_workers, stage=partial(_reporting, killing))
+        assert len(killed) == len(moments)
+        assert outcome.states == {"done": 48}
+        for directory in (alone, shared):
+            for name in ("table.csv", "table.parquet"):
+                write_table(table(study, directory), directory.path / name)
+        for name in ("table.csv", "table.parquet"):
+            assert (alone.path / name).read_bytes() == (shared.path / name).read_bytes()
+        for run in (alone.path / "runs").iterdir():
+            for file in ("scores.safetensors", "circuit.json", "pairs.jsonl"):
+                if (run / file).exists():
+                    assert (run / file).read_bytes() == (shared.path / "runs" / run.name / file).read_bytes()
 
-    outcome = run_study(study, shared, workers=ray_workers, stage=stage)
-    assert killed
-    assert outcome.states == {"done": 48}
-    for directory in (alone, shared):
-        write_table(table(study, directory), directory.path / "table.csv")
-        write_table(table(study, directory), directory.path / "table.parquet")
-    for name in ("table.csv", "table.parquet"):
-        assert (alone.path / name).read_bytes() == (shared.path / name).read_bytes()
-    for run in (alone.path / "runs").iterdir():
-        same = shared.path / "runs" / run.name
-        for file in ("scores.safetensors", "circuit.json", "pairs.jsonl"):
-            assert not (run / file).exists() or (run / file).read_bytes() == (same / file).read_bytes()
+
+@contextlib.contextmanager
+def _reporting(report, stage):
+    yield report
 
 
 def test_runs_of_a_study_can_be_divided(ray_workers, tmp_path):

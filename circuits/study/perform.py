@@ -21,6 +21,8 @@ from circuits.terminal import quiet_libraries
 from circuits.worker_pieces import ModelSource
 from circuits.workers import Workers
 
+USUAL_PARTS = tuple(part for part in PARTS if part not in ("stability", "randomisation"))
+"""Of an evaluation, unless told: what does not run the method again."""
 FRESH_SEED = 10**9
 """Added to a run's seed for the fresh prompts that it is evaluated on."""
 
@@ -162,7 +164,7 @@ def _evaluated(request: Request, model: Model, pairs: PromptPairs, files: Mappin
         for name, contents in files.items():
             (run / name).write_bytes(contents)
         found = evaluate_run(
-            read_run(run), model, pairs, fresh=fresh is not None, parts=options.pop("parts", PARTS),
+            read_run(run), model, pairs, fresh=fresh is not None, parts=options.pop("parts", USUAL_PARTS),
             n_random=options.pop("random_circuits", 20), seed=seed, batch_size=request.batch_size, **options,
         )  # fmt: skip
     return found.to_dict()

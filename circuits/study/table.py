@@ -78,10 +78,13 @@ def _evaluated(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _auroc(told: Any) -> float | None:
-    """At the finest level that was ranked."""
+    """Of the scores, at the finest level that was ranked; against the edges that are active on the pairs, where a task tells
+    several kinds of true ones."""
+    rows = told.get("scores", []) if isinstance(told, dict) else []
     for level in ("edges", "nodes"):
-        if isinstance(told, dict) and isinstance(told.get(level), dict):
-            return told[level].get("auroc")
+        found = [row for row in rows if row["level"] == level]
+        if found:
+            return min(found, key=lambda row: "active" not in row["truth"])["auroc"]
     return None
 
 
