@@ -52,7 +52,7 @@ class RayWorkers:
                     f"{number} workers with {cpus} CPUs each do not fit this machine's {os.cpu_count()}; at most {most} do (a "
                     "worker takes as many CPUs as it has threads)"
                 )
-            _connect(ray, on, None if number is None else number * cpus, float(gpus * (number or 1)))
+            _connect(ray, on, None if number is None else number * cpus)
         try:
             there = ray.cluster_resources()
             room = int(there.get("CPU", 0) // cpus)
@@ -136,7 +136,7 @@ class _Worker:
             )
 
 
-def _connect(ray: Any, on: str, cpus: int | None, gpus: float) -> None:
+def _connect(ray: Any, on: str, cpus: int | None) -> None:
     import logging
 
     # The project's own default: nothing is told to others.
@@ -144,7 +144,6 @@ def _connect(ray: Any, on: str, cpus: int | None, gpus: float) -> None:
     quiet: dict[str, Any] = {"include_dashboard": False} if on == "ray" else {}
     if on == "ray":
         quiet |= {"num_cpus": cpus} if cpus else {}
-        quiet |= {"num_gpus": gpus} if gpus else {}
     try:
         ray.init(address="local" if on == "ray" else on, log_to_driver=False, logging_level=logging.CRITICAL, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as problem:

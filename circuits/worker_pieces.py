@@ -26,6 +26,7 @@ class ModelSource:
     Attributes:
         name, dtype, device, device_map, revision, trust_remote_code: for `circuits.load_model`.
         weights_hash: what its weights must be; None: any.
+        state: of its files, where these may change while a worker lives.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ModelSource:
     revision: str | None = None
     trust_remote_code: bool = False
     weights_hash: str | None = None
+    state: str = ""
 
     @classmethod
     def of(cls, model: Model) -> "ModelSource":
@@ -58,7 +60,7 @@ class ModelSource:
             InputError: it cannot be loaded, or has other weights than it should.
         """
         model = _loaded(
-            self.name, self.dtype, self.device, self.device_map, self.revision, self.trust_remote_code
+            self.name, self.dtype, self.device, self.device_map, self.revision, self.trust_remote_code, self.state
         )  # fmt: skip
         if self.weights_hash is not None and model.weights_hash != self.weights_hash:
             raise InputError(f"{self.name} has other weights here than where the work was begun")
@@ -67,7 +69,13 @@ class ModelSource:
 
 @lru_cache(maxsize=1)
 def _loaded(
-    name: str, dtype: str | None, device: str, device_map: str | None, revision: str | None, trust_remote_code: bool
+    name: str,
+    dtype: str | None,
+    device: str,
+    device_map: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    state: str,
 ) -> Model:
     return load_model(
         name, dtype=dtype, device=device, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code

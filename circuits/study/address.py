@@ -1,62 +1,101 @@
 """What tells one run from another: the address of a run is the hash of all that its numbers depend on.
 
-The same request has the same address in every study and on every machine; another option, other weights under the same name,
-other prompts of the same task, or another version of a package give another one. Weights and prompts are known only when a
-model was loaded, so they are looked up once and remembered, as long as the files they come from are the same.
+The same request has the same address in every study and on every machine of one kind; another option, another model under the
+same name (weights, configuration, device), other prompts of the same task, or another version of a package give another one. Model and
+prompts are known only when the model was loaded, so they are looked up once and remembered, as long as what they come from is the
+same.
 """
 
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from circuits import plugins, zoo
+from circuits.errors import InputError
+from circuits.model import Model
+from circuits.pairs import PromptPairs
 from circuits.provenance import plain, versions
 from circuits.study.spec import Request
+
+NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "device", "model_name", "tokenizer_name")
+"""Parts of a configuration that change no number."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a request turns out to ask about.
+    """What a request turns out to ask about, as hashes.
 
     Attributes:
-        weights: sha256 of the model's parameters and buffers.
-        pairs: digest of the prompts.
+        model: of weights, configuration and kind of device.
+        pairs: of prompts and the metric that they prefer.
+        versions: of the packages that they were made with.
     """
 
-    weights: str
+    model: str
     pairs: str
+    versions: str
 
 
 def digest(told: Any) -> str:
     """sha256 of something as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(plain(told), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(plain(told), sort_keys=True, default=str).encode()).hexdigest()
 
 
-def question_key(request: Request) -> str:
-    """Under which a request's identity is remembered: its model and task, and the state of what these come from."""
-    return digest(
-        {
-            **_named(request, ("model", "revision", "dtype", "task", "n", "seed")),
-            "model_source": _model_state(request.model_source, request.revision),
-            "task_source": _task_state(request.task_source),
-            "versions": versions(),
-        }
-    )
+def identity_of(model: Model, pairs: PromptPairs) -> Identity:
+    """The identity of a request whose model is loaded and whose prompts are made."""
+    own = getattr(model.bridge.original_model, "config", None)
+    config = own.to_dict() if hasattr(own, "to_dict") else vars(model.bridge.cfg)
+    told = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL and _simple(value)}
+    weights = digest({"weights": model.weights_hash, "config": told, "device": model.device.type})
+    return Identity(weights, digest({"pairs": pairs.digest(), "metric": pairs.metric}), package_versions())
+
+
+def _simple(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_simple(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return all(_simple(part) for part in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+@cache
+def package_versions() -> str:
+    """Hash of the versions that numbers depend on."""
+    return digest(versions())
+
+
+def request_key(request: Request) -> str:
+    """Tells requests of one study apart by their model and prompts, as they are named."""
+    names = ("model", "revision", "dtype", "device", "device_map", "task", "n", "seed")
+    return digest({name: getattr(request, name) for name in names})
+
+
+def question_keys(requests: Sequence[Request]) -> list[str]:
+    """Under which identities are remembered: model and prompts as they are named, and the state of what they come from."""
+    models: dict[tuple[str, str | None], str] = {}
+    tasks: dict[str, str] = {}
+    keys = []
+    for request in requests:
+        model, task = (request.model_source, request.revision), request.task_source
+        if model not in models:
+            models[model] = model_state(*model)
+        if task not in tasks:
+            tasks[task] = task_state(task)
+        keys.append(digest([request_key(request), models[model], tasks[task], package_versions()]))
+    return keys
 
 
 def run_address(request: Request, identity: Identity) -> str:
     """The address of a run, without its evaluation: 32 hexadecimal digits."""
-    asked = _named(
-        request,
-        ("model", "revision", "dtype", "device", "device_map", "task", "n", "seed", "method", "options", "metric", "ablation", "batch_size",
-         "threads"),
-    )  # fmt: skip
-    return digest({**asked, "weights": identity.weights, "pairs": identity.pairs, "versions": versions()})[:32]
+    names = ("model", "revision", "dtype", "device_map", "task", "n", "seed", "method", "options", "metric", "ablation",
+             "batch_size", "threads")  # fmt: skip
+    asked = {name: getattr(request, name) for name in names}
+    return digest({**asked, "is": [identity.model, identity.pairs, identity.versions]})[:32]
 
 
 def evaluation_address(request: Request, run: str) -> str | None:
@@ -64,30 +103,36 @@ def evaluation_address(request: Request, run: str) -> str | None:
     return None if request.evaluation is None else digest({"run": run, "evaluation": request.evaluation})[:32]
 
 
-def _named(request: Request, names: tuple[str, ...]) -> Mapping[str, Any]:
-    return {name: getattr(request, name) for name in names}
-
-
-@cache
-def _model_state(name: str, revision: str | None) -> str:
+def model_state(name: str, revision: str | None) -> str:
     """Changes when what a model is loaded from changes, without loading it."""
     if plugins.names_built_model(name):
         return _code_state(plugins.find_model(name).__module__)
     if name in zoo.names():
         return "zoo"  # its files are checked by hash at every load
-    if Path(name).is_dir():
-        files = sorted(path for path in Path(name).iterdir() if path.is_file())
-        return digest([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    try:
+        if Path(name).is_dir():
+            files = sorted(path for path in Path(name).iterdir() if path.is_file())
+            return digest([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
+    except (OSError, ValueError):  # a name that no file can have
+        return "no such name"
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:
+        return "no such name"
     return Path(cached).parent.name if isinstance(cached, str) else "not fetched"
 
 
-def _task_state(name: str) -> str:
+def task_state(name: str) -> str:
+    """Changes when what prompts come from changes."""
     if Path(name).is_file():
         return hashlib.sha256(Path(name).read_bytes()).hexdigest()
-    return _code_state(type(plugins.find_task(name)).__module__)
+    try:
+        return _code_state(type(plugins.find_task(name)).__module__)
+    except InputError:
+        return "no such task"
 
 
 @cache
@@ -99,7 +144,6 @@ def _code_state(module: str) -> str:
         return "no file"
     files = [Path(origin)]
     if top is not None and top.submodule_search_locations:
-        files = sorted(
-            path for path in Path(origin).parent.rglob("*") if path.suffix in (".py", ".json", ".safetensors")
-        )
+        suffixes = (".py", ".json", ".safetensors")
+        files = sorted(path for path in Path(origin).parent.rglob("*") if path.suffix in suffixes)
     return digest([(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])

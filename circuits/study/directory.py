@@ -26,8 +26,8 @@ from typing import Any, Literal
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.locks import sole_writer
-from circuits.runs import RUN_FILE, check_files, place_files, read_run_file
-from circuits.study.address import Identity, evaluation_address, question_key, run_address
+from circuits.runs import check_files, place_files, read_run_file
+from circuits.study.address import Identity, evaluation_address, request_key, run_address
 from circuits.study.perform import Performed
 from circuits.study.spec import Request, Study, parse_study
 from circuits.untrusted import check_plain, read_json, read_text
@@ -81,10 +81,11 @@ class StudyDirectory:
         try:
             if made.path.is_dir() and any(made.path.iterdir()) and not (made.path / TOKEN_FILE).exists():
                 raise InputError(f"{made.path} holds files that are no study of ours; choose another --out")
-            for name in ("runs", "evaluations", "failures"):
-                (made.path / name).mkdir(parents=True, exist_ok=True)
+            made.path.mkdir(parents=True, exist_ok=True)
             if not (made.path / TOKEN_FILE).exists():
                 made._write(TOKEN_FILE, f"{uuid.uuid4()}\n")
+            for name in ("runs", "evaluations", "failures"):
+                (made.path / name).mkdir(exist_ok=True)
         except OSError as problem:
             raise InputError(f"cannot write to {made.path}: {problem.strerror or problem}") from None
         return made
@@ -126,22 +127,24 @@ class StudyDirectory:
     def study(self) -> Study:
         """The study file that was run last."""
         path = self.path / STUDY_FILE
-        return parse_study(read_text(path), str(path), Path(read_text(self.path / BASE_FILE).strip()))
+        return parse_study(read_text(path), str(path), Path(read_text(self.path / BASE_FILE).strip()), False)
 
     @cached_property
     def _known(self) -> dict[str, Identity]:
         told = _read_json(self.path / KNOWN_FILE) or {}
         try:
-            return {key: Identity(str(of["weights"]), str(of["pairs"])) for key, of in told.items()}
+            return {key: Identity(of["model"], of["pairs"], of["versions"]) for key, of in told.items()}
         except (TypeError, KeyError):
             return {}  # they are found out again
 
-    def identity(self, request: Request) -> Identity | None:
-        """The request's weights and prompts, if they are known and still the same."""
-        return self._known.get(question_key(request))
+    def identity(self, key: str) -> Identity | None:
+        """What is known under a key: one of `question_keys`, or the `request_key` for what it was when the study was run last."""
+        return self._known.get(key)
 
     def keep_identities(self, found: Mapping[str, Identity]) -> None:
-        """By `question_key`."""
+        """By key."""
+        if all(self._known.get(key) == of for key, of in found.items()):
+            return
         self._known.update(found)
         told = {key: asdict(of) for key, of in sorted(self._known.items())}
         self._write(KNOWN_FILE, json.dumps(told, indent=0) + "\n")
@@ -150,9 +153,10 @@ class StudyDirectory:
 
     def entry(self, request: Request) -> Entry:
         """What is there of a request."""
-        identity = self.identity(request)
+        key = request_key(request)
+        identity = self.identity(key)
         if identity is None:
-            return self._failed(Entry(request, None, None, "missing"), question_key(request))
+            return self._failed(Entry(request, None, None, "missing"), key)
         address = run_address(request, identity)
         entry = Entry(request, address, evaluation_address(request, address), "missing")
         if self.has_run(address) and (entry.evaluation is None or self.evaluation(entry.evaluation) is not None):
@@ -173,7 +177,15 @@ class StudyDirectory:
         return (self.path / "runs" / f".{address}.unfinished").absolute()
 
     def has_run(self, address: str) -> bool:
-        return (self.run_path(address) / RUN_FILE).is_file()
+        """Whether a run is there and undamaged."""
+        return self._run(address) is not None
+
+    def _run(self, address: str) -> dict[str, Any] | None:
+        try:
+            told = read_run_file(self.run_path(address))
+        except InputError:
+            return None
+        return told if isinstance(told.get("summary"), dict) else None
 
     def run_files(self, address: str) -> dict[str, bytes]:
         """A finished run's files."""
@@ -185,9 +197,10 @@ class StudyDirectory:
         Raises:
             InputError: its file is damaged.
         """
-        path = self.run_path(address)
+        path, told = self.run_path(address), self._run(address)
+        if told is None:
+            raise InputError(f"{path} is damaged; remove it and run the study again")
         try:
-            told = read_run_file(path)
             check_files(path, told)
         except InputError as problem:
             raise InputError(f"{problem}; remove {path} and run the study again") from None
@@ -199,19 +212,20 @@ class StudyDirectory:
     def keep(self, entry: Entry, made: Performed) -> None:
         """Writes what a run gave."""
         assert entry.address is not None
+        if made.files is not None and not self.has_run(entry.address):
+            shutil.rmtree(self.run_path(entry.address), ignore_errors=True)  # a damaged one
+            place_files(made.files, self.run_path(entry.address))
+            shutil.rmtree(self.store_path(entry.address), ignore_errors=True)
         if made.failure is not None:
             self.fail(entry.address, made.failure, made.trace)
             return
-        if made.files is not None and not self.has_run(entry.address):
-            place_files(made.files, self.run_path(entry.address))
         if made.evaluation is not None:
             told = {**made.evaluation, "run": entry.address}
             self._write(f"evaluations/{entry.evaluation}.json", json.dumps(told, allow_nan=False) + "\n")
         self._failure(entry.address).unlink(missing_ok=True)
-        shutil.rmtree(self.store_path(entry.address), ignore_errors=True)
 
     def fail(self, key: str, reason: str, trace: str | None = None) -> None:
-        """Writes why a run (or, by `question_key`, a question) failed."""
+        """Writes why a run (or, by `request_key`, a question) failed."""
         self._write(f"failures/{key}.json", json.dumps({"reason": reason, "trace": trace}, indent=1) + "\n")
 
     def forgive(self, key: str) -> None:

@@ -15,7 +15,7 @@ from circuits.model import Model
 from circuits.pair_source import find_pairs
 from circuits.pairs import PromptPairs
 from circuits.runs import write_run
-from circuits.study.address import Identity
+from circuits.study.address import Identity, identity_of, model_state, package_versions
 from circuits.study.spec import Request
 from circuits.terminal import quiet_libraries
 from circuits.worker_pieces import ModelSource
@@ -51,7 +51,7 @@ class Performed:
     """What came of it.
 
     Attributes:
-        files: the run's, by name; None where they were given, or the run failed.
+        files: the run's, by name; None where they were given, or the run itself failed.
         evaluation: `evaluation.json`, as a dictionary; None without one.
         failure: why there is nothing, in a line.
         trace: where a failure is a bug, its traceback.
@@ -76,27 +76,47 @@ class Identified:
     refused: dict[int, str] = field(default_factory=dict)
 
 
-def source_of(request: Request, weights: str | None = None) -> ModelSource:
+def source_of(request: Request) -> ModelSource:
     """How a worker gets a request's model."""
+    state = model_state(request.model_source, request.revision)
     return ModelSource(
-        request.model_source, request.dtype, request.device, request.device_map, request.revision, weights_hash=weights
+        request.model_source, request.dtype, request.device, request.device_map, request.revision, state=state
     )
 
 
-def identify(shared: None, asked: Sequence[tuple[int, Request]]) -> Identified:
-    """Loads a model and makes its prompts, to know which they are."""
+def identify(versions: str, asked: Sequence[tuple[int, Request]]) -> Identified:
+    """Loads a model and makes its prompts, to know which they are.
+
+    Args:
+        versions: `package_versions` of the process that asks.
+        asked: requests of one model, by number.
+    """
+    done = Identified()
     with quiet_libraries():
         try:
+            _check_versions(versions)
             model = source_of(asked[0][1]).load()
-        except InputError as problem:
-            return Identified({}, {number: str(problem) for number, _ in asked})
-        done = Identified()
+        except Exception as problem:
+            return Identified({}, {number: _reason(problem) for number, _ in asked})
         for number, request in asked:
             try:
-                done.found[number] = Identity(model.weights_hash, _pairs(request, model).digest())
-            except InputError as problem:
-                done.refused[number] = str(problem)
+                done.found[number] = identity_of(model, _pairs(request, model))
+            except Exception as problem:
+                done.refused[number] = _reason(problem)
     return done
+
+
+def _check_versions(versions: str) -> None:
+    if versions != package_versions():
+        raise InputError(
+            "this worker has other versions of torch, transformers or our packages than where the study runs"
+        )
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, InputError):
+        return str(problem)
+    return f"a bug: {traceback.format_exception_only(problem)[-1].strip()}"
 
 
 def perform(workers: Workers | None, task: Task) -> Performed:
@@ -107,23 +127,29 @@ def perform(workers: Workers | None, task: Task) -> Performed:
         task: what is to be done.
     """
     request = task.request
+    files: dict[str, bytes] | None = None
     try:
         with quiet_libraries():
-            model = source_of(request, task.identity.weights).load()
+            _check_versions(task.identity.versions)
+            model = source_of(request).load()
             pairs = _pairs(request, model)
-            if pairs.digest() != task.identity.pairs:
-                raise InputError(f"{request.task} gives other prompts here than where the study was begun")
+            if identity_of(model, pairs) != task.identity:
+                raise InputError(
+                    f"{request.model} or the prompts of {request.task} are others here than where the study was begun: other "
+                    "weights or configuration, another kind of device, or another version of the task"
+                )
             files = _discovered(task, model, pairs, workers) if task.files is None else None
             told = None
             if request.evaluation is not None:
                 told = _evaluated(request, model, pairs, task.files if files is None else files)
     except InputError as problem:
-        return Performed(failure=str(problem))
+        return Performed(files, failure=str(problem))
     except MemoryError:
-        return Performed(failure="there is not enough memory for this run; give it more, or a smaller batch-size")
+        return Performed(
+            files, failure="there is not enough memory for this run; give it more, or a smaller batch-size"
+        )
     except Exception as problem:
-        last = traceback.format_exception_only(problem)[-1].strip()
-        return Performed(failure=f"a bug: {last}", trace=traceback.format_exc())
+        return Performed(files, failure=_reason(problem), trace=traceback.format_exc())
     return Performed(files, told)
 
 
@@ -157,7 +183,7 @@ def _evaluated(request: Request, model: Model, pairs: PromptPairs, files: Mappin
         other = find_pairs(request.task_source)
         if other.task is None:
             raise InputError(f"fresh pairs come from a task, and {request.task} is a file")
-        pairs = other(model, fresh, FRESH_SEED + request.seed)
+        pairs = other(model, fresh, (FRESH_SEED + request.seed) % 2**63)
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
         run.mkdir()

@@ -38,9 +38,10 @@ def write_report(directory: StudyDirectory, path: Path) -> None:
     counts = Counter(row["state"] for row in rows)
     told = ", ".join(f"{counts[state]} {state}" for state in ("done", "missing", "failed"))
     sections = [Section("What was asked", f"{len(rows)} runs: {told}.", study.text)]
+    done = _labelled(rows)
     for number, text in NUMBERS.items():
-        sections += _compared(rows, number, text)
-    sections += _agreement(rows, directory)
+        sections += _compared(done, number, text)
+    sections += _agreement(done, directory)
     sections += _failures(rows)
     sections += _runs(rows)
     write_page(f"Study: {directory.path.resolve().name}", sections, path)
@@ -51,22 +52,28 @@ def _question(row: Mapping[str, Any]) -> str:
     return f"{row['task']} in {row['model']}"
 
 
-def _method(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A method's label, with metric and ablation where the study asks for several."""
-    asked = [key for key in ("metric", "ablation") if len({other[key] for other in rows if _same(other, row)}) > 1]
-    return ", ".join([row["method"], *(str(row[key]) for key in asked)])
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return _question(one) == _question(other) and one["method"] == other["method"]
+def _labelled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that are done, with `label`: the method's, with metric and ablation where it was asked with several."""
+    done = [row for row in rows if row["state"] == "done"]
+    asked: dict[tuple[str, str], tuple[set[Any], set[Any]]] = {}
+    for row in done:
+        metrics, ablations = asked.setdefault((_question(row), row["method"]), (set(), set()))
+        metrics.add(row["metric"])
+        ablations.add(row["ablation"])
+    found = []
+    for row in done:
+        several = zip(("metric", "ablation"), asked[_question(row), row["method"]], strict=True)
+        more = [str(row[key]) for key, values in several if len(values) > 1]
+        found.append({**row, "label": ", ".join([row["method"], *more])})
+    return found
 
 
 def _grid(rows: Sequence[Mapping[str, Any]], number: str) -> dict[str, dict[str, list[float]]]:
     """Values over seeds, by question and method."""
     grid: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        if row["state"] == "done" and row[number] is not None:
-            grid.setdefault(_question(row), {}).setdefault(_method(row, rows), []).append(float(row[number]))
+        if row[number] is not None:
+            grid.setdefault(_question(row), {}).setdefault(row["label"], []).append(float(row[number]))
     return grid
 
 
@@ -96,8 +103,8 @@ def _agreement(rows: Sequence[Mapping[str, Any]], directory: StudyDirectory) -> 
     """How far circuits of several seeds are the same."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["state"] == "done" and row["edges"] is not None:
-            groups.setdefault((_question(row), _method(row, rows)), []).append(row)
+        if row["edges"] is not None:
+            groups.setdefault((_question(row), row["label"]), []).append(row)
     cells = []
     for (question, method), members in groups.items():
         if len(members) > 1:

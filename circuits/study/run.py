@@ -1,13 +1,13 @@
 """Runs what a study asks for and is missing, here or among workers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from circuits.errors import InputError
 from circuits.job import StageProgress, silent
-from circuits.study.address import Identity, question_key
+from circuits.study.address import package_versions, question_keys, request_key
 from circuits.study.directory import Entry, StudyDirectory
 from circuits.study.perform import Identified, Performed, Task, identify, perform
 from circuits.study.spec import Request, Study
@@ -57,8 +57,8 @@ def run_study(
     """
     with out.locked():
         out.keep_study(study)
-        _identify(study.requests, out, workers, stage)
-        wanted = _wanted(study, out)
+        refused = _identify(study.requests, out, workers, stage)
+        wanted = _wanted(study, out, refused)
         tasks = [_task(entry, out) for entry in wanted]
         made = 0
         with stage("runs") as progress:
@@ -84,43 +84,67 @@ def status(study: Study, out: StudyDirectory) -> tuple[Entry, ...]:
     return tuple(out.entry(request) for request in study.requests)
 
 
-def _identify(requests: Sequence[Request], out: StudyDirectory, workers: Workers | None, stage: StageProgress) -> None:
-    """Finds out weights and prompts of requests where they are not known."""
-    unknown: dict[str, Request] = {}
-    for request in requests:
-        if out.identity(request) is None:
-            unknown.setdefault(question_key(request), request)
-    if not unknown:
-        return
+def _identify(
+    requests: Sequence[Request], out: StudyDirectory, workers: Workers | None, stage: StageProgress
+) -> set[str]:
+    """Finds out models and prompts of requests where they are not known; gives the keys of those that cannot be."""
+    keys = question_keys(requests)
+    names = [request_key(request) for request in requests]
+    unknown: dict[str, tuple[str, Request]] = {}
+    for key, name, request in zip(keys, names, requests, strict=True):
+        if out.identity(key) is None:
+            unknown.setdefault(key, (name, request))
+    if unknown:
+        _find_out(unknown, out, workers, stage)
+    now = {name: out.identity(key) for key, name in zip(keys, names, strict=True)}
+    out.keep_identities({name: identity for name, identity in now.items() if identity is not None})
+    return {name for name, identity in now.items() if identity is None}
+
+
+def _find_out(
+    unknown: Mapping[str, tuple[str, Request]], out: StudyDirectory, workers: Workers | None, stage: StageProgress
+) -> None:
+    """Loads models and makes prompts; what cannot be is noted under the request's key."""
     keys, by_model = list(unknown), defaultdict(list)
-    for number, request in enumerate(unknown.values()):
+    for number, (_, request) in enumerate(unknown.values()):
         by_model[request.model].append((number, request))
     units = [tuple(asked) for asked in by_model.values()]
+    names = [name for name, _ in unknown.values()]
+    left = set(range(len(keys)))
     with stage("models and prompts") as progress:
         found: Iterator[tuple[int, Identified]]
-        found = workers.map(identify, None, units) if workers else enumerate(identify(None, unit) for unit in units)
-        for done, (_, identified) in enumerate(found):
-            known: dict[str, Identity] = {keys[number]: identity for number, identity in identified.found.items()}
-            for key in known:
-                out.forgive(key)
+        share = package_versions()
+        found = workers.map(identify, share, units) if workers else enumerate(identify(share, unit) for unit in units)
+        done = 0
+        while left:
+            try:
+                _, identified = next(found)
+            except InputError as problem:  # workers died over these
+                for number in left:
+                    out.fail(names[number], str(problem))
+                break
+            out.keep_identities({keys[number]: identity for number, identity in identified.found.items()})
+            for number in identified.found:
+                out.forgive(names[number])
             for number, reason in identified.refused.items():
-                out.fail(keys[number], reason)
-            out.keep_identities(known)
-            progress(done + 1, len(units))
+                out.fail(names[number], reason)
+            left -= {*identified.found, *identified.refused}
+            done += 1
+            progress(done, len(units))
 
 
-def _wanted(study: Study, out: StudyDirectory) -> list[Entry]:
+def _wanted(study: Study, out: StudyDirectory, refused: set[str]) -> list[Entry]:
     """What is to be made, each address once."""
     wanted: dict[str, Entry] = {}
     for entry in status(study, out):
-        if entry.state != "done" and entry.address is not None:
+        if entry.state != "done" and entry.address is not None and request_key(entry.request) not in refused:
             wanted.setdefault(entry.evaluation or entry.address, entry)
     return list(wanted.values())
 
 
 def _task(entry: Entry, out: StudyDirectory) -> Task:
     assert entry.address is not None
-    identity = out.identity(entry.request)
+    identity = out.identity(request_key(entry.request))
     assert identity is not None
     files = out.run_files(entry.address) if out.has_run(entry.address) else None
     return Task(entry.request, identity, files, out.store_path(entry.address), out.token)

@@ -35,6 +35,7 @@ from circuits.errors import InputError
 from circuits.untrusted import check_plain, parse_toml, read_text
 
 LARGEST_SEED = 2**63 - 1
+MOST_THREADS = 1024
 MOST_RUNS = 100_000
 """Runs of one study."""
 NOT_TOLD = ("store",)
@@ -78,13 +79,13 @@ class Request:
     def task_source(self) -> str:
         """The task's name, or where its file is."""
         path = Path(self.base) / self.task
-        return str(path) if path.is_file() else self.task
+        return str(path) if _is_file(path) else self.task
 
     @property
     def model_source(self) -> str:
         """The model's name, or where its directory is."""
         path = Path(self.base) / self.model
-        return str(path) if (path / "config.json").is_file() else self.model
+        return str(path) if _is_file(path / "config.json") else self.model
 
     def __str__(self) -> str:
         more = [part for part in (self.metric, self.ablation) if part is not None]
@@ -116,17 +117,18 @@ def read_study(path: str | Path) -> Study:
     return parse_study(read_text(path), str(path), path.absolute().parent)
 
 
-def parse_study(text: str, name: str = "the study", base: Path | None = None) -> Study:
+def parse_study(text: str, name: str = "the study", base: Path | None = None, check_tasks: bool = True) -> Study:
     """See `read_study`.
 
     Args:
         text: of a study file.
         name: what errors call it.
         base: the directory that files are relative to; None: the current one.
+        check_tasks: whether tasks and files of prompts must be there.
     """
     base = Path.cwd() if base is None else base
     given = check_plain(parse_toml(text, name), name)
-    return Study(_Reader(name, base).requests(given), text, base)
+    return Study(_Reader(name, base, check_tasks).requests(given), text, base)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class _Reader:
 
     name: str
     base: Path
+    check_tasks: bool
 
     def requests(self, given: Mapping[str, Any]) -> tuple[Request, ...]:
         top = self.known(
@@ -152,13 +155,13 @@ class _Reader:
         left_out = self.left_out(top.get("leave_out", []), models, tasks, [label for label, _, _ in methods])
         common = {
             "n": self.number(top, "n", 64), "batch_size": self.number(top, "batch_size", None),
-            "threads": self.number(top, "threads", 1), "evaluation": self.evaluation(top.get("evaluation")),
+            "threads": self.number(top, "threads", 1, MOST_THREADS), "evaluation": self.evaluation(top.get("evaluation")),
             **{key: self.text(top, key) for key in ("dtype", "revision", "device_map")}, "device": self.text(top, "device") or "auto",
             "base": str(self.base),
         }  # fmt: skip
         for kind, asked in (("metric", metrics), ("ablation", ablations)):
             _check_names(kind, [one for one in asked if one is not None], self)
-        for task in tasks:
+        for task in tasks if self.check_tasks else ():
             self.check_task(task)
         total = len(models) * len(tasks) * len(methods) * len(seeds) * len(metrics) * len(ablations)
         if total > MOST_RUNS:
@@ -211,13 +214,13 @@ class _Reader:
         value = top.get(key, default)
         whole = isinstance(value, list) and all(type(one) is int and 0 <= one <= LARGEST_SEED for one in value)
         if not whole or not value or len(set(value)) < len(value):
-            raise self.error(key, "must be a list of different whole numbers from 0")
+            raise self.error(key, f"must be a list of different whole numbers from 0 to {LARGEST_SEED}")
         return value
 
-    def number(self, top: Mapping[str, Any], key: str, default: int | None) -> Any:
+    def number(self, top: Mapping[str, Any], key: str, default: int | None, most: int = LARGEST_SEED) -> Any:
         value = top.get(key, default)
-        if value is not default and (type(value) is not int or not 1 <= value <= LARGEST_SEED):
-            raise self.error(key.replace("_", "-"), f"must be a whole number from 1, not {_kind(value)} {value!r:.40}")
+        if value is not default and (type(value) is not int or not 1 <= value <= most):
+            raise self.error(key.replace("_", "-"), f"must be a whole number from 1 to {most}, not {value!s:.40}")
         return value
 
     def text(self, top: Mapping[str, Any], key: str) -> str | None:
@@ -230,8 +233,8 @@ class _Reader:
         from circuits.pair_source import find_pairs
 
         try:
-            find_pairs(str(self.base / task) if (self.base / task).is_file() else task)
-        except InputError as problem:
+            find_pairs(str(self.base / task) if _is_file(self.base / task) else task)
+        except (InputError, OSError, ValueError) as problem:
             raise self.error("tasks", f"cannot be used: {problem}") from None
 
     def methods(self, given: Any) -> list[tuple[str, str, dict[str, Any]]]:
@@ -288,7 +291,9 @@ class _Reader:
         _check_names("ablation", found.get("ablations", ()), self)
         for key in ("random_circuits", "seed"):
             if key in table:
-                found[key] = self.numbers({key: [table[key]]}, key, [])[0]
+                value = found[key] = table[key]
+                if type(value) is not int or not 0 <= value <= LARGEST_SEED:
+                    raise self.error(f"evaluation.{key}".replace("_", "-"), "must be a whole number from 0")
         if "fresh" in table:
             found["fresh"] = self.number(table, "fresh", None)
         return found
@@ -309,6 +314,14 @@ class _Reader:
                     raise self.error(f"leave-out.{key}", f"must be one of {', '.join(known[key])}; got {value!r:.60}")
             found.append(left)
         return found
+
+
+def _is_file(path: Path) -> bool:
+    """Also of names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _check_names(kind: str, names: Sequence[str], reader: _Reader) -> None:

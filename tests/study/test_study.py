@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
@@ -174,25 +175,64 @@ def test_damage_is_found(finished):
     study = parse_study(SMALL)
     run_study(study, finished)
     entry = status(study, finished)[0]
-    path = finished.run_path(entry.address) / "run.json"
-    whole = path.read_text()
-    try:
-        path.write_text(whole[: len(whole) // 2])
-        with pytest.raises(InputError, match=r"remove .* and run the study again"):
-            table(study, finished)
-    finally:
-        path.write_text(whole)
+    path = finished.run_path(entry.address)
+    scores = (path / "scores.safetensors").read_bytes()
+    (path / "scores.safetensors").write_bytes(scores[:-1])
+    with pytest.raises(InputError, match=r"remove .* and run the study again"):
+        table(study, finished)
+    whole = (path / "run.json").read_text()
+    for damage in (whole[: len(whole) // 2], '{"provenance": {}}', None):
+        (path / "run.json").unlink() if damage is None else (path / "run.json").write_text(damage)
+        assert status(study, finished)[0].state == "missing"
+        assert run_study(study, finished).states == {"done": 4}
     (finished.path / "known.json").write_text("{")
     assert run_study(study, StudyDirectory.open(finished.path)).made == 0
 
 
-def test_other_weights_under_the_same_name_are_another_run(finished, monkeypatch):
+def test_an_evaluation_that_fails_keeps_the_run(tmp_path):
+    text = TEXT.replace('parts = ["faithfulness"]', 'parts = ["faithfulness"]\nfresh = 4').replace("[0, 1]", "[0]")
+    study = write_small_study(tmp_path, text.replace("[methods.acdc]\nthreshold = 0.05", ""))
+    out = StudyDirectory.begin(tmp_path / "out")
+    outcome = run_study(study, out)
+    assert outcome.states == {"failed": 18}
+    assert "fresh pairs come from a task" in outcome.entries[0].reason
+    assert len(list((out.path / "runs").iterdir())) == 18
+
+
+@pytest.mark.parametrize("name", ["../x", "no/such/model/at-all", "a" * 5000])
+def test_one_bad_model_leaves_the_others(name, tmp_path):
+    study = parse_study(SMALL.replace('["compiled/or-gate"]', f'["{name}", "compiled/or-gate"]', 1))
+    outcome = run_study(study, StudyDirectory.begin(tmp_path))
+    assert outcome.states == {"done": 4, "failed": 4}
+
+
+def test_other_configurations_and_preferred_metrics_are_other_runs(monkeypatch):
+    from circuits.study.address import identity_of
+    from tests.tiny_models import random_pairs, tiny
+
+    model, pairs = tiny("gpt2"), random_pairs()
+    identity = identity_of(model, pairs)
+    assert identity_of(model, random_pairs()) == identity
+    monkeypatch.setattr(model.bridge.original_model.config, "layer_norm_epsilon", 0.5)
+    assert identity_of(model, pairs).model != identity.model
+    assert identity_of(model, replace(pairs, metric="probability")).pairs != identity.pairs
+
+
+def test_a_table_needs_no_prompts_and_a_half_begun_directory_is_taken(tmp_path):
+    study = write_small_study(tmp_path, TEXT[: TEXT.index("[methods.acdc]")].replace("[0, 1]", "[0]"))
+    (tmp_path / "out").mkdir()
+    out = StudyDirectory.begin(tmp_path / "out")
+    assert run_study(study, out).states == {"done": 12}
+    rows = table(study, out)
+    for path in tmp_path.glob("*.jsonl"):
+        path.unlink()
+    opened = StudyDirectory.open(tmp_path / "out")
+    assert table(opened.study(), opened) == rows
+
+
+def test_other_weights_under_the_same_name_are_another_run():
     from circuits.study.address import Identity, run_address
 
     request = parse_study(SMALL).requests[0]
-    assert run_address(request, Identity("a", "p")) != run_address(request, Identity("b", "p"))
-    assert run_address(request, Identity("a", "p")) != run_address(request, Identity("a", "q"))
-    with monkeypatch.context() as patch:
-        known = run_address(request, Identity("a", "p"))
-        patch.setattr("circuits.study.address.versions", lambda: {"torch": "9"})
-        assert run_address(request, Identity("a", "p")) != known
+    identities = [Identity(*name) for name in ("apv", "bpv", "aqv", "apw")]
+    assert len({run_address(request, identity) for identity in identities}) == 4
