@@ -48,8 +48,8 @@ def digest(told: Any) -> str:
 
 def identity_of(model: Model, pairs: PromptPairs) -> Identity:
     """The identity of a request whose model is loaded and whose prompts are made."""
-    own = getattr(model.bridge.original_model, "config", None)
-    config = own.to_dict() if hasattr(own, "to_dict") else vars(model.bridge.cfg)
+    own: Any = getattr(model.bridge.original_model, "config", None)
+    config: dict[str, Any] = own.to_dict() if hasattr(own, "to_dict") else vars(model.bridge.cfg)
     told = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL and _simple(value)}
     weights = digest({"weights": model.weights_hash, "config": told, "device": model.device.type})
     return Identity(weights, digest({"pairs": pairs.digest(), "metric": pairs.metric}), package_versions())
