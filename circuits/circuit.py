@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.engine.ablate import live_nodes
@@ -16,6 +16,9 @@ from circuits.provenance import Provenance, frozen
 
 if TYPE_CHECKING:
     import networkx as nx
+
+Table = Literal["scores", "stderr"]
+TABLES: tuple[Table, ...] = ("scores", "stderr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +45,8 @@ class Circuit:
 
     graph: Graph
     mask: Bool[Tensor, "writer reader"]
-    scores: Float[Tensor, "writer reader"] | None = None
-    stderr: Float[Tensor, "writer reader"] | None = None
+    scores: Float[Tensor, "writer reader"] | None = field(default_factory=lambda: None)
+    stderr: Float[Tensor, "writer reader"] | None = field(default_factory=lambda: None)
     provenance: Provenance = field(default_factory=lambda: frozen(None))
 
     def __post_init__(self) -> None:
@@ -72,12 +75,55 @@ class Circuit:
         """A circuit from the names of its edges; InputError for a name that is no edge, with the nearest ones."""
         return cls(graph, graph.mask_of(names))
 
+    @classmethod
+    def from_places(
+        cls,
+        graph: Graph,
+        writers: Int[Tensor, " edge"],
+        readers: Int[Tensor, " edge"],
+        scores: Float[Tensor, " edge"] | None = None,
+        stderr: Float[Tensor, " edge"] | None = None,
+        provenance: Provenance | None = None,
+    ) -> "Circuit":
+        """A circuit from the indices of its edges' writers and readers, in any order; an edge that is there twice counts once.
+
+        `mask`, `scores` and `stderr` are made when they are first asked for: until then, a few edges of a model of seventy
+        billion parameters cost what a few edges cost, and not the 34 million pairs of writers and readers that it has.
+
+        Raises:
+            InputError: an edge that the graph does not have.
+        """
+        last = torch.tensor([reader.n_writers for reader in graph.reader_nodes])
+        for w, r in zip(*(index[(writers >= last[readers])][:1].tolist() for index in (writers, readers)), strict=True):
+            graph.edge_index(f"{graph.writer_names[w]}->{graph.reader_names[r]}")  # raises
+        cells = writers * graph.n_readers + readers
+        order = cells.argsort(stable=True)
+        order = order[cells[order].diff(prepend=cells.new_tensor([-1])) > 0]
+        columns: dict[Table, Tensor | None] = {"scores": scores, "stderr": stderr}
+        listed = _Listed(writers[order], readers[order], {k: v if v is None else v[order] for k, v in columns.items()})
+        circuit = object.__new__(cls)
+        origin = frozen(None) if provenance is None else provenance
+        circuit.__dict__.update(graph=graph, provenance=origin, _put_off=listed)
+        return circuit
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Makes what `from_places` has put off."""
+            listed = self._listed
+            if listed is None or name not in ("mask", *TABLES):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            made = listed.mask(self.graph) if name == "mask" else listed.table(self.graph, name)
+            return self.__dict__.setdefault(name, made)
+
     # --- what is in it ------------------------------------------------------------------------------------------------
 
     @property
     def edges(self) -> tuple[str, ...]:
         """Names of its edges, in graph order."""
-        return self.graph.edge_names(self.mask)
+        names, ends = self.graph.writer_names, self.graph.reader_names
+        writers, readers = self._places()
+        return tuple(f"{names[w]}->{ends[r]}" for w, r in zip(writers.tolist(), readers.tolist(), strict=True))
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -85,37 +131,56 @@ class Circuit:
 
         An edge into a shared key/value head touches those heads of its group that write an edge; all, if none does.
         """
-        writing = {w for w, used in zip(self.graph.writer_names, self.mask.any(1).tolist(), strict=True) if used}
+        writers, readers = (index.unique().tolist() for index in self._places())
+        writing = {self.graph.writer_names[w] for w in writers}
         touched = set(writing)
-        for reader, used in zip(self.graph.reader_nodes, self.mask.any(0).tolist(), strict=True):
-            if used:
-                fed = self.graph.nodes_fed_by(reader)
-                touched |= (writing & set(fed)) or set(fed)
-        return tuple(w for w in self.graph.writer_names if w in touched) + (
-            ("logits",) if self.mask[:, -1].any() else ()
-        )
+        for r in readers:
+            fed = self.graph.nodes_fed_by(self.graph.reader_nodes[r])
+            touched |= (writing & set(fed)) or set(fed)
+        logits = ("logits",) if self.graph.n_readers - 1 in readers else ()
+        return tuple(w for w in self.graph.writer_names if w in touched) + logits
 
     def entries(self) -> list[tuple[int, int, float | None, float | None]]:
         """Its edges in graph order: indices of writer and reader, score and standard error, None where it has none.
 
         For loops over all edges; asking the tensors for one at a time takes a hundred times as long.
         """
+        writers, readers = self._places()
+        columns = [self.column(name) for name in TABLES]
+        known = [[None] * len(writers) if column is None else _known(column) for column in columns]
+        return list(zip(writers.tolist(), readers.tolist(), *known, strict=True))
+
+    def column(self, name: Table) -> Float[Tensor, " edge"] | None:
+        """`scores` or `stderr` of its edges alone, in graph order, NaN where an edge has none; None if no edge has."""
+        if self._listed is not None:
+            return self._listed.columns[name]
+        table = getattr(self, name)
+        return None if table is None else table[self.mask]
+
+    def _places(self) -> tuple[Int[Tensor, " edge"], Int[Tensor, " edge"]]:
+        """Indices of its edges' writers and readers, in graph order."""
+        if self._listed is not None:
+            return self._listed.writers, self._listed.readers
         writers, readers = self.mask.nonzero(as_tuple=True)
-        columns = (_column(tensor, self.mask) for tensor in (self.scores, self.stderr))
-        return list(zip(writers.tolist(), readers.tolist(), *columns, strict=True))
+        return writers, readers
+
+    @property
+    def _listed(self) -> "_Listed | None":
+        return self.__dict__.get("_put_off")
 
     def score(self, edge: str) -> float | None:
         """An edge's score, None if it has none."""
         return _entry(self.scores, self.graph.edge_index(edge))
 
     def __len__(self) -> int:
-        return int(self.mask.sum())
+        return int(self.mask.sum()) if self._listed is None else len(self._listed.writers)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.edges)
 
     def __contains__(self, edge: str) -> bool:
-        return bool(self.mask[self.graph.edge_index(edge)])
+        w, r = self.graph.edge_index(edge)
+        return bool(self.mask[w, r])
 
     def __repr__(self) -> str:
         return f"Circuit({len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes)"
@@ -224,10 +289,30 @@ class Circuit:
         return replace(self, provenance=frozen({**self.provenance, **entries}))
 
 
-def _column(tensor: Tensor | None, mask: Tensor) -> list[float | None]:
-    if tensor is None:
-        return [None] * int(mask.sum())
-    return [None if value != value else value for value in tensor[mask].tolist()]
+@dataclass(frozen=True)
+class _Listed:
+    """The edges of a circuit as a list, in graph order, and their columns."""
+
+    writers: Int[Tensor, " edge"]
+    readers: Int[Tensor, " edge"]
+    columns: dict[Table, Float[Tensor, " edge"] | None]
+
+    def mask(self, graph: Graph) -> Bool[Tensor, "writer reader"]:
+        mask = torch.zeros(graph.n_writers, graph.n_readers, dtype=torch.bool)
+        mask[self.writers, self.readers] = True
+        return mask
+
+    def table(self, graph: Graph, name: Table) -> Float[Tensor, "writer reader"] | None:
+        column = self.columns[name]
+        if column is None:
+            return None
+        table = torch.full((graph.n_writers, graph.n_readers), torch.nan, dtype=column.dtype)
+        table[self.writers, self.readers] = column
+        return table
+
+
+def _known(column: Float[Tensor, " edge"]) -> list[float | None]:
+    return [None if value != value else value for value in column.tolist()]
 
 
 def _entry(tensor: Tensor | None, index: tuple[int, int]) -> float | None:

@@ -23,8 +23,8 @@ Part = Literal["q", "k", "v", "mlp", "logits"]
 
 
 LARGEST = 40_000_000
-"""Writers times readers that a file may ask for, since a circuit's tables take up to 17 bytes for each; a model of 70B
-parameters has 34 million."""
+"""Writers times readers that a file may ask for; a circuit's tables take up to 17 bytes for each, once they are asked for.
+A model of 70B parameters has 34 million."""
 LONGEST = 40
 """Characters of a name that the nearest ones are looked for; none has more."""
 

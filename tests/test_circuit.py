@@ -1,3 +1,5 @@
+import copy
+
 import networkx as nx
 import pytest
 import torch
@@ -115,3 +117,48 @@ def test_edges_that_the_graph_does_not_have_are_refused():
         Circuit(graph, torch.ones_like(graph.edge_mask))
     with pytest.raises(InputError, match="shape"):
         Circuit(graph, torch.zeros(2, 2, dtype=torch.bool))
+
+
+def scored(graph, seed, share):
+    """A circuit with tables, some of its edges without a score."""
+    chosen = subset(graph, seed, share)
+    draw = torch.Generator().manual_seed(seed + 1)
+    values = torch.randn(graph.edge_mask.shape, generator=draw, dtype=torch.float64)
+    values[torch.rand(values.shape, generator=draw) < 0.2] = torch.nan
+    return Circuit(graph, chosen.mask, values)
+
+
+@given(shapes, seeds, shares)
+def test_a_circuit_from_a_list_is_the_one_from_tables(shape, seed, share):
+    tables = scored(Graph(*GRAPHS[shape]), seed, share)
+    w, r = tables.mask.nonzero(as_tuple=True)
+    order = torch.randperm(len(w), generator=torch.Generator().manual_seed(seed))
+    twice = torch.cat([order, order[:3]])
+    listed = Circuit.from_places(tables.graph, w[twice], r[twice], tables.scores[w, r][twice])
+    for _ in range(2):  # the second time with the tables made
+        assert len(listed) == len(tables)
+        assert (listed.entries(), listed.edges, listed.nodes) == (tables.entries(), tables.edges, tables.nodes)
+        assert listed.column("stderr") is tables.column("stderr") is None
+        assert torch.equal(listed.column("scores").nan_to_num(), tables.column("scores").nan_to_num())
+        assert listed == tables
+        assert torch.equal(listed.mask, tables.mask)
+    inside = torch.where(tables.mask, tables.scores, torch.nan)
+    torch.testing.assert_close(listed.scores, inside, rtol=0, atol=0, equal_nan=True)
+    assert listed.stderr is None
+    assert (listed | tables).pruned() == tables.pruned()
+
+
+def test_a_listed_circuit_puts_its_tables_off():
+    graph = Graph(*GRAPHS["plain"])
+    circuit = Circuit.from_places(graph, torch.tensor([0]), torch.tensor([0]), torch.tensor([1.5]))
+    assert copy.deepcopy(circuit).edges == circuit.edges == ("input->a0.h0<q>",)
+    assert {"mask", "scores", "stderr"}.isdisjoint(vars(circuit))
+    assert circuit.score("input->a0.h0<q>") == 1.5
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        _ = circuit.colour
+
+
+def test_a_list_with_an_edge_that_the_graph_does_not_have_is_refused():
+    graph = Graph(*GRAPHS["plain"])
+    with pytest.raises(InputError, match=r"no edge .m1->a0\.h0<q>."):
+        Circuit.from_places(graph, torch.tensor([0, graph.n_writers - 1]), torch.tensor([0, 0]))

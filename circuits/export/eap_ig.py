@@ -30,6 +30,8 @@ from circuits.untrusted import check_regular, parse_json, read_json, shown
 
 FIELDS = ("score", "in_graph")
 """Keys of the edges and nodes in a file."""
+LARGEST_IN_PART = 1_000_000
+"""Writers times readers of a graph some of whose edges a file may leave out; the tables of a larger one need a file to match."""
 TENSORS = ("edges_scores", "edges_in_graph", "nodes_in_graph")
 
 
@@ -139,6 +141,10 @@ def _from_dict(data: Any) -> Circuit:
         raise InputError("expected EAP-IG's objects 'cfg', 'nodes' and 'edges'")
     graph = _graph(data["cfg"])
     flat = _flat(graph)
+    if len(data["edges"]) < flat.n_edges and flat.n_writers * flat.n_readers > LARGEST_IN_PART:
+        raise InputError(
+            f"'edges' has {len(data['edges']):,} of the model's {flat.n_edges:,} edges; EAP-IG writes them all"
+        )
     for name, node in data["nodes"].items():
         if name != "logits":
             flat.writer_index(name)

@@ -21,7 +21,7 @@ from typing import Any
 import networkx as nx
 import torch
 
-from circuits.circuit import Circuit
+from circuits.circuit import TABLES, Circuit
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.graph import Graph, Reader
@@ -72,8 +72,7 @@ def nodes_of(circuit: Circuit, expand_groups: bool = False) -> list[tuple[str, d
     for writer in graph.writer_nodes:
         if writer.name in touched:
             found[writer.name] = {"kind": writer.kind, "layer": writer.layer, "head": writer.head}
-    first = [(int(column.nonzero()[0, 0]), r) for r, column in enumerate(circuit.mask.T) if bool(column.any())]
-    for _, r in sorted(first):
+    for r in dict.fromkeys(r for _, r, *_ in circuit.entries()):
         reader = graph.reader_nodes[r]
         for target in _targets(graph, reader, expand_groups):
             found.setdefault(target, _reader_attributes(graph, reader))
@@ -174,24 +173,9 @@ def _circuit(
     places: _Places, found: list[tuple[int, int]], edges: Sequence[dict[str, Any]], origin: Provenance
 ) -> Circuit:
     """The circuit of edges at known places; `edges` hold their values."""
-    graph = places.graph
-    index = torch.tensor(found, dtype=torch.long).reshape(-1, 2)
-    w, r = index[:, 0], torch.tensor(places.readers)[index[:, 1]]
-    backward = w >= torch.tensor([reader.n_writers for reader in graph.reader_nodes])[r]
-    if bool(backward.any()):
-        at = int(backward.nonzero()[0, 0])
-        graph.edge_index(f"{graph.writer_names[int(w[at])]}->{graph.reader_names[int(r[at])]}")  # raises
-    mask = torch.zeros_like(graph.edge_mask)
-    mask[w, r] = True
-    tables = []
-    for name in _VALUES:
-        column = _column(edges, name)
-        table = None if column is None else torch.full(mask.shape, torch.nan, dtype=torch.float64)
-        if table is not None and column is not None:
-            table[w, r] = column
-        tables.append(table)
-    scores, stderr = tables
-    return Circuit(graph, mask, scores, stderr, origin)
+    w, ends = torch.tensor(found, dtype=torch.long).reshape(-1, 2).T
+    scores, stderr = (_column(edges, name) for name in _VALUES)
+    return Circuit.from_places(places.graph, w, torch.tensor(places.readers)[ends], scores, stderr, origin)
 
 
 def _column(edges: Sequence[dict[str, Any]], name: str) -> torch.Tensor | None:
@@ -268,8 +252,8 @@ def _written(circuit: Circuit) -> Iterator[str]:
 
 def check_finite(circuit: Circuit) -> None:
     """Refuses infinite scores, which no file can carry."""
-    for tensor in (circuit.scores, circuit.stderr):
-        if tensor is not None and bool(tensor[circuit.mask].isinf().any()):
+    for column in map(circuit.column, TABLES):
+        if column is not None and bool(column.isinf().any()):
             raise InputError("the circuit holds infinite scores, which no file can carry")
 
 

@@ -79,14 +79,15 @@ CIRCUITS = {
     "ten thousand layers": graph_of(10_000, 1),
     "layers that are a number of 400 digits": graph_of(10**400, 1),
 }
-LARGE = {"the largest graph, one edge": graph_of(1, 3600, EDGE)}
-"""A circuit's tables are as large as the graph that it names, whatever the file's size."""
+LARGE = {"the largest layer, one edge": graph_of(1, 3600, EDGE), "the largest model, one edge": graph_of(60, 60, EDGE)}
+"""Read alone: some of the formats that the others are written in as well hold every edge of the model."""
 EAP_IG = {
     "an edge of a megabyte": eap_ig(edges={LONG: {"score": 1.0, "in_graph": True}}),
     "a node of a megabyte": eap_ig(nodes={LONG: {"in_graph": True}}),
     "heads that share one key": eap_ig(
         cfg={"n_layers": 1, "n_heads": 6000, "n_key_value_heads": 1, "parallel_attn_mlp": False}
     ),
+    "the largest model, no edge": eap_ig(cfg={"n_layers": 60, "n_heads": 60, "parallel_attn_mlp": False}),
     "many heads": eap_ig(cfg={"n_layers": 200, "n_heads": 200, "parallel_attn_mlp": False}),
 }
 LINE = {"clean": [1, 2], "corrupted": [1, 3], "answers": [4]}
@@ -188,6 +189,13 @@ def measured(reader: Reader, path: Path) -> tuple[int, float, bool]:
     return status("VmHWM") - before, time.process_time() - start, taken
 
 
+def show_circuit(path: Path) -> None:
+    circuit = Circuit.from_json(path)
+    circuit.to_json(path)
+    assert len(circuit) == len(circuit.entries()) == len(circuit.edges) == 1
+    assert circuit.nodes == ("input", "m0")
+
+
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (4 * 2**30, 4 * 2**30))
     torch.set_num_threads(1)
@@ -197,7 +205,7 @@ def main() -> None:
                 (path := Path(place) / f"file{READERS[name].suffix}").write_bytes(data)
                 measured(READERS[name], path)
         for name, bombs in [*BOMBS.items(), ("alone", LARGE)]:
-            reader = READERS.get(name) or Reader(Circuit.from_json, ())
+            reader = READERS.get(name) or Reader(show_circuit, ())
             for bomb, data in bombs.items():
                 (path := Path(place) / f"file{reader.suffix}").write_bytes(data)
                 rise, seconds, taken = measured(reader, path)
