@@ -94,8 +94,8 @@ class RayWorkers:
 
         common = self._ray.put((function, shared))
         pool = ActorPool(self._actors)
-        for number, unit in enumerate(units):
-            pool.submit(lambda actor, numbered: actor.compute.remote(common, *numbered), (number, unit))
+        for number in range(len(units)):
+            pool.submit(lambda actor, number: actor.compute.remote(common, number, units[number]), number)
         problem: InputError | None = None
         while pool.has_next():
             try:

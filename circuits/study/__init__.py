@@ -9,8 +9,9 @@ rows = table(study, out)
 """
 
 from circuits.study.directory import Entry, StudyDirectory
+from circuits.study.request import Request, Study
 from circuits.study.run import Outcome, run_study, status
-from circuits.study.spec import Request, Study, parse_study, read_study
+from circuits.study.spec import parse_study, read_study
 from circuits.study.table import table, write_table
 
 __all__ = [

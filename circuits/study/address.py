@@ -20,7 +20,7 @@ from circuits.errors import InputError
 from circuits.model import Model
 from circuits.pairs import PromptPairs
 from circuits.provenance import plain, versions
-from circuits.study.spec import Request
+from circuits.study.request import Request
 
 NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "device", "model_name", "tokenizer_name")
 """Parts of a configuration that change no number."""
@@ -99,8 +99,14 @@ def run_address(request: Request, identity: Identity) -> str:
 
 
 def evaluation_address(request: Request, run: str) -> str | None:
-    """The address of a run's evaluation; None where none is asked for."""
-    return None if request.evaluation is None else digest({"run": run, "evaluation": request.evaluation})[:32]
+    """The address of a run's evaluation; None where none is asked for.
+
+    A task tells more than the run's prompts: fresh ones, and a circuit that is known. So its code counts.
+    """
+    if request.evaluation is None:
+        return None
+    task = None if Path(request.task_source).is_file() else task_state(request.task_source)
+    return digest({"run": run, "evaluation": request.evaluation, "task": task})[:32]
 
 
 def model_state(name: str, revision: str | None) -> str:

@@ -29,7 +29,8 @@ from circuits.locks import sole_writer
 from circuits.runs import check_files, place_files, read_run_file
 from circuits.study.address import Identity, evaluation_address, request_key, run_address
 from circuits.study.perform import Performed
-from circuits.study.spec import Request, Study, parse_study
+from circuits.study.request import Request, Study
+from circuits.study.spec import parse_study
 from circuits.untrusted import check_plain, read_json, read_text
 
 STUDY_FILE, KNOWN_FILE, TOKEN_FILE = "study.toml", "known.json", "study.id"
@@ -110,7 +111,14 @@ class StudyDirectory:
             InputError: another process has it.
         """
         with sole_writer(self.path):
+            self._tidy()
             yield
+
+    def _tidy(self) -> None:
+        """Removes what finished runs went on from: a process that died may have left it."""
+        for store in (self.path / "runs").glob(".*.unfinished"):
+            if self.has_run(store.name[1:].removesuffix(".unfinished")):
+                shutil.rmtree(store, ignore_errors=True)
 
     @property
     def token(self) -> tuple[Path, str]:

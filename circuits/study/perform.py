@@ -16,7 +16,7 @@ from circuits.pair_source import find_pairs
 from circuits.pairs import PromptPairs
 from circuits.runs import write_run
 from circuits.study.address import Identity, identity_of, model_state, package_versions
-from circuits.study.spec import Request
+from circuits.study.request import Request
 from circuits.terminal import quiet_libraries
 from circuits.worker_pieces import ModelSource
 from circuits.workers import Workers

@@ -10,7 +10,7 @@ from circuits.job import StageProgress, silent
 from circuits.study.address import package_versions, question_keys, request_key
 from circuits.study.directory import Entry, StudyDirectory
 from circuits.study.perform import Identified, Performed, Task, identify, perform
-from circuits.study.spec import Request, Study
+from circuits.study.request import Request, Study
 from circuits.workers import Workers, torch_threads
 
 
@@ -59,7 +59,7 @@ def run_study(
         out.keep_study(study)
         refused = _identify(study.requests, out, workers, stage)
         wanted = _wanted(study, out, refused)
-        tasks = [_task(entry, out) for entry in wanted]
+        tasks = _Tasks(wanted, out)
         made = 0
         with stage("runs") as progress:
             progress(0, len(tasks))
@@ -142,12 +142,23 @@ def _wanted(study: Study, out: StudyDirectory, refused: set[str]) -> list[Entry]
     return list(wanted.values())
 
 
-def _task(entry: Entry, out: StudyDirectory) -> Task:
-    assert entry.address is not None
-    identity = out.identity(request_key(entry.request))
-    assert identity is not None
-    files = out.run_files(entry.address) if out.has_run(entry.address) else None
-    return Task(entry.request, identity, files, out.store_path(entry.address), out.token)
+@dataclass(frozen=True)
+class _Tasks(Sequence[Task]):
+    """What is to be done for each entry; a finished run's files are read only when its turn has come."""
+
+    entries: Sequence[Entry]
+    out: StudyDirectory
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, number: Any) -> Any:
+        entry, out = self.entries[number], self.out
+        assert entry.address is not None
+        identity = out.identity(request_key(entry.request))
+        assert identity is not None
+        files = out.run_files(entry.address) if out.has_run(entry.address) else None
+        return Task(entry.request, identity, files, out.store_path(entry.address), out.token)
 
 
 def _performed(

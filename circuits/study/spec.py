@@ -23,15 +23,16 @@ Optional: `metrics` and `ablations` (lists; every run is made with each; default
 file.
 """
 
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from circuits.errors import InputError
+from circuits.study.option_kinds import choices, fits, kind_of, spelled
+from circuits.study.request import Request, Study, is_file
 from circuits.untrusted import check_plain, parse_toml, read_text
 
 LARGEST_SEED = 2**63 - 1
@@ -40,71 +41,6 @@ MOST_RUNS = 100_000
 """Runs of one study."""
 NOT_TOLD = ("store",)
 """Options of methods that a study decides itself."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One run that a study asks for.
-
-    Attributes:
-        model, revision, dtype, device, device_map: the model, for `circuits.load_model`.
-        task, n: where pairs come from, and how many.
-        label: what the study calls the method with these options.
-        method, options, metric, ablation, batch_size: for `circuits.discover.discover`.
-        seed: of pairs and all that is drawn.
-        threads: of one operation.
-        evaluation: options of `circuits.evaluate_run.evaluate_run`; None: no evaluation.
-        base: directory that files are relative to: the study file's.
-    """
-
-    model: str
-    revision: str | None
-    dtype: str | None
-    device: str
-    device_map: str | None
-    task: str
-    n: int
-    label: str
-    method: str
-    options: Mapping[str, Any]
-    metric: str | None
-    ablation: str | None
-    batch_size: int | None
-    seed: int
-    threads: int
-    evaluation: Mapping[str, Any] | None
-    base: str = ""
-
-    @property
-    def task_source(self) -> str:
-        """The task's name, or where its file is."""
-        path = Path(self.base) / self.task
-        return str(path) if _is_file(path) else self.task
-
-    @property
-    def model_source(self) -> str:
-        """The model's name, or where its directory is."""
-        path = Path(self.base) / self.model
-        return str(path) if _is_file(path / "config.json") else self.model
-
-    def __str__(self) -> str:
-        more = [part for part in (self.metric, self.ablation) if part is not None]
-        return ", ".join([f"{self.label} on {self.task} in {self.model}", *more, f"seed {self.seed}"])
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study file that was read.
-
-    Attributes:
-        requests: all runs that it asks for, those of one model together.
-        text: the file.
-        base: its directory.
-    """
-
-    requests: tuple[Request, ...]
-    text: str = field(repr=False)
-    base: Path = Path()
 
 
 def read_study(path: str | Path) -> Study:
@@ -155,7 +91,7 @@ class _Reader:
         left_out = self.left_out(top.get("leave_out", []), models, tasks, [label for label, _, _ in methods])
         common = {
             "n": self.number(top, "n", 64), "batch_size": self.number(top, "batch_size", None),
-            "threads": self.number(top, "threads", 1, MOST_THREADS), "evaluation": self.evaluation(top.get("evaluation")),
+            "threads": self.number(top, "threads", 1, MOST_THREADS), "evaluation": self.evaluation(top.get("evaluation"), tasks),
             **{key: self.text(top, key) for key in ("dtype", "revision", "device_map")}, "device": self.text(top, "device") or "auto",
             "base": str(self.base),
         }  # fmt: skip
@@ -189,7 +125,7 @@ class _Reader:
     def known(self, given: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
         """A table with these keys alone, `-` and `_` being the same in them."""
         if not isinstance(given, dict):
-            raise self.error(where, f"is {_kind(given)}; expected a table")
+            raise self.error(where, f"is {kind_of(given)}; expected a table")
         found: dict[str, Any] = {}
         for key, value in given.items():
             plain = key.replace("-", "_")
@@ -226,14 +162,14 @@ class _Reader:
     def text(self, top: Mapping[str, Any], key: str) -> str | None:
         value = top.get(key)
         if value is not None and not isinstance(value, str):
-            raise self.error(key, f"must be text, not {_kind(value)}")
+            raise self.error(key, f"must be text, not {kind_of(value)}")
         return value
 
     def check_task(self, task: str) -> None:
         from circuits.pair_source import find_pairs
 
         try:
-            find_pairs(str(self.base / task) if _is_file(self.base / task) else task)
+            find_pairs(str(self.base / task) if is_file(self.base / task) else task)
         except (InputError, OSError, ValueError) as problem:
             raise self.error("tasks", f"cannot be used: {problem}") from None
 
@@ -247,13 +183,13 @@ class _Reader:
         for label, table in given.items():
             where = f"methods.{label}"
             if not isinstance(table, dict):
-                raise self.error(where, f"is {_kind(table)}; expected a table of its options, which may be empty")
+                raise self.error(where, f"is {kind_of(table)}; expected a table of its options, which may be empty")
             options = {key.replace("-", "_"): value for key, value in table.items()}
             if len(options) < len(table):
                 raise self.error(where, "has an option twice, with - and with _")
             method = options.pop("method", label)
             if not isinstance(method, str):
-                raise self.error(f"{where}.method", f"must be text, not {_kind(method)}")
+                raise self.error(f"{where}.method", f"must be text, not {kind_of(method)}")
             for name in NOT_TOLD:
                 if name in options:
                     raise self.error(f"{where}.{name}", "is decided by the study itself")
@@ -269,13 +205,13 @@ class _Reader:
     def option(self, key: str, value: Any, parameter: Any) -> Any:
         """An option's value, if it is of the kind that the method takes."""
         wanted = parameter.annotation
-        if not _fits(value, wanted):
-            raise self.error(key.replace("_", "-"), f"is {_kind(value)}; expected {_spelled(wanted)}")
-        return (
-            float(value) if type(value) is int and float in _choices(wanted) and int not in _choices(wanted) else value
-        )
+        if not fits(value, wanted):
+            raise self.error(key.replace("_", "-"), f"is {kind_of(value)}; expected {spelled(wanted)}")
+        if type(value) is int and not 0 <= value <= LARGEST_SEED:
+            raise self.error(key.replace("_", "-"), f"must be from 0 to {LARGEST_SEED}")
+        return float(value) if type(value) is int and float in choices(wanted) and int not in choices(wanted) else value
 
-    def evaluation(self, given: Any) -> dict[str, Any] | None:
+    def evaluation(self, given: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
         from circuits.evaluate_run import PARTS
 
         if given is None:
@@ -296,6 +232,9 @@ class _Reader:
                     raise self.error(f"evaluation.{key}".replace("_", "-"), "must be a whole number from 0")
         if "fresh" in table:
             found["fresh"] = self.number(table, "fresh", None)
+            for task in tasks:
+                if self.check_tasks and is_file(self.base / task):
+                    raise self.error("evaluation.fresh", f"asks for pairs of a task, and {task} is a file")
         return found
 
     def left_out(
@@ -316,14 +255,6 @@ class _Reader:
         return found
 
 
-def _is_file(path: Path) -> bool:
-    """Also of names that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def _check_names(kind: str, names: Sequence[str], reader: _Reader) -> None:
     from circuits.ablations import get_ablation
     from circuits.metrics import get_metric
@@ -333,37 +264,3 @@ def _check_names(kind: str, names: Sequence[str], reader: _Reader) -> None:
             (get_metric if kind == "metric" else get_ablation)(name)
         except InputError as problem:
             raise reader.error(f"{kind}s", f"cannot be used: {problem}") from None
-
-
-def _choices(wanted: Any) -> tuple[Any, ...]:
-    """The kinds that an annotation allows."""
-    return get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    for kind in _choices(wanted):
-        if kind in (str, bool, int) and type(value) is kind:
-            return True
-        if kind is float and type(value) in (int, float):
-            return True
-        if get_origin(kind) is Sequence and isinstance(value, list) and all(isinstance(one, str) for one in value):
-            return True
-    return False
-
-
-def _spelled(wanted: Any) -> str:
-    names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
-    told = [names.get(kind, "a list of names" if get_origin(kind) is Sequence else "") for kind in _choices(wanted)]
-    return " or ".join(name for name in dict.fromkeys(told) if name)
-
-
-def _kind(value: Any) -> str:
-    names = {
-        str: "text",
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        list: "a list",
-        dict: "a table",
-    }
-    return names.get(type(value), "a date")

@@ -12,8 +12,8 @@ from typing import Any
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.study.directory import Entry, StudyDirectory
+from circuits.study.request import Study
 from circuits.study.run import status
-from circuits.study.spec import Study
 
 ASKED = {"model": str, "task": str, "method": str, "options": str, "seed": int, "n": int, "state": str}
 FOUND = {

@@ -189,14 +189,62 @@ def test_damage_is_found(finished):
     assert run_study(study, StudyDirectory.open(finished.path)).made == 0
 
 
-def test_an_evaluation_that_fails_keeps_the_run(tmp_path):
-    text = TEXT.replace('parts = ["faithfulness"]', 'parts = ["faithfulness"]\nfresh = 4').replace("[0, 1]", "[0]")
-    study = write_small_study(tmp_path, text.replace("[methods.acdc]\nthreshold = 0.05", ""))
+def test_an_evaluation_that_fails_keeps_the_run(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise InputError("nothing to measure")
+
+    monkeypatch.setattr("circuits.study.perform.evaluate_run", refuse)
     out = StudyDirectory.begin(tmp_path / "out")
-    outcome = run_study(study, out)
-    assert outcome.states == {"failed": 18}
-    assert "fresh pairs come from a task" in outcome.entries[0].reason
-    assert len(list((out.path / "runs").iterdir())) == 18
+    outcome = run_study(parse_study(SMALL), out)
+    assert outcome.states == {"failed": 4}
+    assert outcome.entries[0].reason == "nothing to measure"
+    assert len(list((out.path / "runs").iterdir())) == 4
+    monkeypatch.undo()
+    monkeypatch.setattr("circuits.study.perform.discover", None)  # runs are not made again
+    assert run_study(parse_study(SMALL), out).states == {"done": 4}
+
+
+def test_what_a_finished_run_went_on_from_is_removed(finished):
+    address = next(iter((finished.path / "runs").iterdir())).name
+    for name in (address, "0" * 32):
+        finished.store_path(name).mkdir()
+        (finished.store_path(name) / "piece").touch()
+    run_study(parse_study(SMALL), finished)
+    assert not finished.store_path(address).exists()
+    assert finished.store_path("0" * 32).exists()
+
+
+def test_an_evaluation_depends_on_what_its_task_tells(monkeypatch):
+    from circuits.study import address
+
+    request = parse_study(SMALL).requests[0]
+    before = address.evaluation_address(request, "run")
+    assert address.evaluation_address(request, "run") == before
+    monkeypatch.setattr(address, "task_state", lambda name: f"another {name}")
+    assert address.evaluation_address(request, "run") != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("steps = 2", "steps = -3", r"methods.eap-ig.steps must be from 0 to"),
+        ("steps = 2", "threshold = nan", r"methods.eap-ig.threshold is a number; expected a finite number"),
+        ("steps = 2", "threshold = true", r"threshold is true or false; expected a finite number"),
+        ("steps = 2", f"steps = 1{'0' * 30}", r"steps must be from 0 to"),
+        ("steps = 2", "stpes = 2", r"methods.eap-ig cannot be used: .*steps"),
+        ("n = 4", "n = 0", r"n must be a whole number from 1"),
+        (
+            '"compiled/and-gate"]',
+            '"FILE"]\nmetrics = ["logit_difference"]',
+            r"evaluation.fresh asks for pairs of a task",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(old, new, words, tmp_path):
+    (tmp_path / "file.jsonl").write_text('{"clean": [1, 2], "corrupted": [1, 3], "answers": [4]}\n')
+    text = SMALL.replace(old, new.replace("FILE", "file.jsonl")) + ("fresh = 3\n" if "FILE" in new else "")
+    with pytest.raises(InputError, match=words):
+        parse_study(text, base=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../x", "no/such/model/at-all", "a" * 5000])

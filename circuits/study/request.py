@@ -1,0 +1,79 @@
+"""What a study asks for: runs, one request each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run that a study asks for.
+
+    Attributes:
+        model, revision, dtype, device, device_map: the model, for `circuits.load_model`.
+        task, n: where pairs come from, and how many.
+        label: what the study calls the method with these options.
+        method, options, metric, ablation, batch_size: for `circuits.discover.discover`.
+        seed: of pairs and all that is drawn.
+        threads: of one operation.
+        evaluation: options of `circuits.evaluate_run.evaluate_run`; None: no evaluation.
+        base: directory that files are relative to: the study file's.
+    """
+
+    model: str
+    revision: str | None
+    dtype: str | None
+    device: str
+    device_map: str | None
+    task: str
+    n: int
+    label: str
+    method: str
+    options: Mapping[str, Any]
+    metric: str | None
+    ablation: str | None
+    batch_size: int | None
+    seed: int
+    threads: int
+    evaluation: Mapping[str, Any] | None
+    base: str = ""
+
+    @property
+    def task_source(self) -> str:
+        """The task's name, or where its file is."""
+        path = Path(self.base) / self.task
+        return str(path) if is_file(path) else self.task
+
+    @property
+    def model_source(self) -> str:
+        """The model's name, or where its directory is."""
+        path = Path(self.base) / self.model
+        return str(path) if is_file(path / "config.json") else self.model
+
+    def __str__(self) -> str:
+        more = [part for part in (self.metric, self.ablation) if part is not None]
+        return ", ".join([f"{self.label} on {self.task} in {self.model}", *more, f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file that was read.
+
+    Attributes:
+        requests: all runs that it asks for, those of one model together.
+        text: the file.
+        base: its directory.
+    """
+
+    requests: tuple[Request, ...]
+    text: str = field(repr=False)
+    base: Path = Path()
+
+
+def is_file(path: Path) -> bool:
+    """Also of names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
