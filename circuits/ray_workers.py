@@ -147,8 +147,9 @@ def _connect(ray: Any, on: str, cpus: int | None) -> None:
     try:
         ray.init(address="local" if on == "ray" else on, log_to_driver=False, logging_level=logging.CRITICAL, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
-        lines = str(problem).splitlines() or [type(problem).__name__]
-        raise InputError(f"Ray cannot be reached at {on!r}: {lines[0]}") from None
+        lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
+        hint = "; is its port right, and does it want a token (RAY_AUTH_MODE=token)?" if on.startswith("ray://") else ""
+        raise InputError(f"Ray cannot be reached at {on!r}: {' '.join(lines[:2])[:300]}{hint}") from None
 
 
 def _died(death: Exception) -> str:

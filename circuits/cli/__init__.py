@@ -89,5 +89,5 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:
-            print("circuits: interrupted; what was not finished was not written", file=sys.stderr)
+            print("circuits: interrupted; what is finished is kept, the rest was not written", file=sys.stderr)
         raise

@@ -1,5 +1,6 @@
 """A study as one page: how methods compare, how far seeds agree, what failed, and every run."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from circuits.circuit import Circuit
-from circuits.evaluation.stability import stability
+from circuits.evaluation.stability import Stability, stability
+from circuits.node_scores import NodeScores
 from circuits.plots.page import Section, Table, write_page
 from circuits.plots.study import grid_figure
 from circuits.study.directory import StudyDirectory
@@ -24,6 +26,8 @@ NUMBERS = {
 }
 """What the page compares methods by, and what it says of it."""
 SHOWN_ROWS = 500
+STRONGEST = 10
+"""Nodes of each run that are compared; of fewer than twice as many, half."""
 RUN = ("method", "seed", "metric", "ablation", "state", "edges", "faithfulness", "strongest", "address")
 
 
@@ -100,22 +104,35 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]], directory: StudyDirectory) -> list[Section]:
-    """How far circuits of several seeds are the same."""
+    """How far what several seeds found is the same: circuits, or the strongest nodes."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["edges"] is not None:
-            groups.setdefault((_question(row), row["label"]), []).append(row)
+        groups.setdefault((_question(row), row["label"]), []).append(row)
     cells = []
     for (question, method), members in groups.items():
-        if len(members) > 1:
-            paths = {row["address"]: directory.run_path(row["address"]) / "circuit.json" for row in members}
-            found = stability({address: Circuit.from_json(path) for address, path in paths.items()})
-            cells.append([question, method, str(len(members)), f"{found.mean_jaccard:.3f}", str(len(found.always))])
+        found = _alike(members, directory) if len(members) > 1 else None
+        if found is not None:
+            rank = "–" if math.isnan(found.mean_rank) else f"{found.mean_rank:.3f}"
+            what = "circuits" if found.k is None else f"{found.k} strongest {found.of}"
+            seeds, shared = str(len(members)), f"{len(found.always)} {found.of}"
+            cells.append([question, method, seeds, what, f"{found.mean_jaccard:.3f}", rank, shared])
     if not cells:
         return []
-    text = "Circuits of the same method on other prompts: the share of edges that two of them have in common (Jaccard), and how "
-    text += "many edges all of them have."
-    return [Section("Agreement between seeds", text, Table(("", "method", "seeds", "Jaccard", "in all"), cells))]
+    text = "The same method on other prompts: the share of edges or nodes that two seeds' results have in common (Jaccard), how alike "
+    text += "they rank all nodes (Spearman), and what all seeds have found. Means over pairs of seeds."
+    columns = ("", "method", "seeds", "compared", "Jaccard", "rank correlation", "in all")
+    return [Section("Agreement between seeds", text, Table(columns, cells))]
+
+
+def _alike(rows: Sequence[Mapping[str, Any]], directory: StudyDirectory) -> Stability | None:
+    """Circuits compared, or scores of nodes where there are no circuits; None where seeds' nodes are not the same."""
+    paths = {row["address"]: directory.run_path(row["address"]) for row in rows}
+    if all(row["edges"] is not None for row in rows):
+        return stability({address: Circuit.from_json(path / "circuit.json") for address, path in paths.items()})
+    scores = {address: NodeScores.load(path / "scores.safetensors") for address, path in paths.items()}
+    if len({(found.nodes, found.positions) for found in scores.values()}) > 1:
+        return None
+    return stability(scores, max(1, min(STRONGEST, next(iter(scores.values())).values.numel() // 2)))
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> list[Section]:

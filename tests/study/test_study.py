@@ -120,6 +120,24 @@ def test_a_report_tells_all(finished):
         assert told in page
 
 
+def test_a_report_compares_seeds(tmp_path):
+    text = """
+    models = ["compiled/or-gate"]
+    tasks = ["compiled/or-gate"]
+    n = 4
+    seeds = [0, 1, 2]
+    [methods.eap]
+    edges = 5
+    [methods.atp-star]
+    """
+    out = StudyDirectory.begin(tmp_path / "out")
+    assert run_study(parse_study(text), out).states == {"done": 6}
+    write_report(out, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    for told in ("Agreement between seeds", "circuits", " strongest nodes"):
+        assert told in page
+
+
 def test_what_cannot_be_asked_fails_alone(tmp_path):
     study = parse_study(SMALL.replace('"compiled/and-gate"', '"compiled/sort"'))
     out = StudyDirectory.begin(tmp_path)
