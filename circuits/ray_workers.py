@@ -78,10 +78,11 @@ class RayWorkers:
 
     def close(self) -> None:
         """Ends the workers, and Ray if it was started here."""
-        for actor in getattr(self, "_actors", ()):
-            self._ray.kill(actor)
         if self._own:
             self._ray.shutdown()
+            return
+        for actor in getattr(self, "_actors", ()):
+            self._ray.kill(actor)
 
     def map(self, function: Callable[[Any, Any], Any], shared: Any, units: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """See `circuits.workers.Workers`; all that can be done is done before an error is raised.
