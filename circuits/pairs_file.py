@@ -10,7 +10,6 @@ with any tool.
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,7 +31,7 @@ from circuits.pair import (
     show,
 )
 from circuits.pairs import PromptPairs
-from circuits.untrusted import check_size, open_regular
+from circuits.untrusted import check_size, keys_once, open_regular
 
 NEEDED = ("clean", "corrupted", "answers")
 COMMON = ("source", "seed", "metric")
@@ -123,7 +122,7 @@ def _record(raw: bytes, where: str) -> dict[str, Any]:
     try:
         text = raw.decode()
         check_size(text)
-        record = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+        record = json.loads(text, object_pairs_hook=keys_once, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise PairsError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
     except RecursionError:
@@ -144,14 +143,6 @@ def _record(raw: bytes, where: str) -> dict[str, Any]:
             raise PairsError(f"{where}: unknown key {show(key)}; {hint}")
     if missing := [key for key in NEEDED if key not in record]:
         raise PairsError(f"{where}: {missing[0]!r} is missing; found only the keys {', '.join(record) or '(none)'}")
-    return record
-
-
-def _no_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(items)
-    if len(record) < len(items):
-        twice = next(key for key, n in Counter(key for key, _ in items).items() if n > 1)
-        raise PairsError(f"key {show(twice)} is there twice; give it once")
     return record
 
 

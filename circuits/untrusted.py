@@ -123,11 +123,11 @@ def parse_json(text: str, known: Iterable[str] = ()) -> Any:
     """
     check_size(text, known)
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=keys_once, parse_constant=_no_constant)
     except RecursionError:
         raise InputError("is not JSON that can be read: nested too deeply") from None
-    except InputError:
-        raise
+    except InputError as problem:
+        raise InputError(f"is refused: {problem}") from None
     except ValueError as problem:  # not JSON, or a number of more digits than Python reads
         raise InputError(f"is not JSON: {problem}") from None
 
@@ -168,16 +168,17 @@ def check_size(text: str, known: Iterable[str] = ()) -> None:
         )
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `json.loads(…, object_pairs_hook=keys_once)`; InputError where a key is there twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-        raise InputError(f"is refused: key {shown(twice)} is there twice in one object")
+        raise InputError(f"key {shown(twice)} is there twice in one object")
     return found
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise InputError(f"is not JSON, whose numbers are finite: it holds {name}")
+    raise InputError(f"it holds {name}, and the numbers of JSON are finite")
 
 
 def check_plain(value: Any, what: str) -> Any:
