@@ -4,6 +4,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,11 @@ def identify(versions: str, asked: Sequence[tuple[int, Request]]) -> Identified:
             model = source_of(asked[0][1]).load()
         except Exception as problem:
             return Identified({}, {number: _reason(problem) for number, _ in asked})
+        find = cache(find_pairs)  # looking a task up takes longer than making its prompts
         for number, request in asked:
             try:
-                done.found[number] = identity_of(model, _pairs(request, model))
+                pairs = find(request.task_source)(model, request.n, request.seed)
+                done.found[number] = identity_of(model, pairs)
             except Exception as problem:
                 done.refused[number] = _reason(problem)
     return done

@@ -13,6 +13,9 @@ from circuits.study.perform import Identified, Performed, Task, identify, perfor
 from circuits.study.request import Request, Study
 from circuits.workers import Workers, torch_threads
 
+AT_ONCE = 1000
+"""Of how many requests of one model it is found out at once which they are; then they are remembered."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -108,7 +111,7 @@ def _find_out(
     keys, by_model = list(unknown), defaultdict(list)
     for number, (_, request) in enumerate(unknown.values()):
         by_model[request.model].append((number, request))
-    units = [tuple(asked) for asked in by_model.values()]
+    units = [tuple(asked[i : i + AT_ONCE]) for asked in by_model.values() for i in range(0, len(asked), AT_ONCE)]
     names = [name for name, _ in unknown.values()]
     left = set(range(len(keys)))
     with stage("models and prompts") as progress:
