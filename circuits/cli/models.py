@@ -59,7 +59,7 @@ def memory(
     from rich.table import Table
 
     with quiet_libraries():
-        from circuits.model import choose_dtype
+        from circuits.engine.placement import choose_dtype
         from circuits.needed_memory import memory_need, read_config
 
         kind = choose_dtype(dtype)
