@@ -19,12 +19,12 @@ import torch
 import circuits
 import tasks
 from circuits import AttributionWarning, Circuit, EdgeScores, InputError, Model, NodeScores, PromptPairs
+from circuits.evaluation.recovery import NEGLIGIBLE
 from tasks import compiled
 
 ABLATIONS = ("interchange", "zero", "mean")
 LEVELS = ("edges", "joint", "merged", "nodes")
 """What is ranked; `joint`: edges, against the jointly active ones."""
-SMALLEST = 1e-6
 SHARES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """ACDC's thresholds, as shares of what the metric loses from all edges to none (KL: of that KL)."""
 Found = EdgeScores | NodeScores
@@ -96,13 +96,7 @@ NODES: dict[str, Method] = {
 
 def auroc(found: Found, truth: Circuit, level: str) -> float:
     """Scores that would be rounding in float32 are zero."""
-    if isinstance(found, NodeScores):
-        largest = float(found.values.abs().max())
-        clean = NodeScores(found.nodes, found.per_prompt * (found.values.abs() > SMALLEST * largest)[:, None])
-        return circuits.recovery(clean, truth).auroc
-    large = found.values.abs() > SMALLEST * float(found.values.abs().max())
-    clean = EdgeScores(found.graph, found.values * large, found.stderr, found.n_prompts)
-    return circuits.recovery(clean, truth, level=level).auroc
+    return circuits.recovery(found, truth, level=level, negligible=NEGLIGIBLE).auroc
 
 
 def measure(names: Sequence[str], n: int) -> tuple[dict[tuple[str, str], dict], dict[tuple[str, str, str], tuple]]:

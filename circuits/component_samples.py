@@ -25,7 +25,7 @@ from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
 from circuits.provenance import Provenance, frozen, provenance
 from circuits.question import Progress, Question
-from circuits.worker_pieces import Asked, ModelSource, measure_pieces
+from circuits.worker_pieces import Asked, Measurement, measure_pieces
 from circuits.workers import Workers, in_units
 
 BLOCK = 16
@@ -77,23 +77,19 @@ class Samples:
 
 
 @dataclass(frozen=True, eq=False)
-class Sampler:
+class Sampler(Measurement):
     """A question of which sets of components are asked.
 
     Attributes:
-        question: model, pairs, metric and ablation.
         sites: the components.
         replacements: what takes their place.
-        pieces: where what is finished is kept.
         origin: provenance of the question.
         asked: the same as it is told to `workers`, who measure; None: this process does.
         workers: see there.
     """
 
-    question: Question
     sites: tuple[Site, ...]
     replacements: Replacements
-    pieces: Pieces
     origin: Provenance
     asked: Asked | None = None
     workers: Workers | None = None
@@ -132,11 +128,8 @@ class Sampler:
         pieces = Pieces(store, manifest, in_memory or workers is not None)
         with inference_state(model.bridge):
             replacements = Replacements.of(question, sites)
-        asked = None
-        if workers is not None:
-            same = {"nodes": nodes, "metric": question.metric, "ablation": ablation, "batch_size": question.batch_size}
-            asked = Asked(ModelSource.of(model), pairs, same)
-        return cls(question, sites, replacements, pieces, origin, asked, workers)
+        asked = None if workers is None else Asked.of(cls, question, nodes=nodes, ablation=ablation)
+        return cls(question, pieces, sites, replacements, origin, asked, workers)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -235,7 +228,11 @@ class Sampler:
             ]
             for blocks in in_units(list(masks), self.workers)
         }
-        measure_pieces(self.workers, self.pieces, _measure_blocks, self.asked, units, progress)
+        measure_pieces(self.workers, self.pieces, self.asked, units, progress)
+
+    def fill(self, unit: "_Blocks") -> None:
+        """A unit: blocks of sets."""
+        self.measured(unit.name, dict(unit.masks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,12 +241,6 @@ class _Blocks:
 
     name: str
     masks: tuple[tuple[int, Tensor], ...]
-
-
-def _measure_blocks(asked: Asked, unit: _Blocks) -> dict[str, Tensor]:
-    sampler = Sampler.ask(asked.model.load(), asked.pairs, **asked.options, in_memory=True)
-    sampler.measured(unit.name, dict(unit.masks))
-    return sampler.pieces.kept
 
 
 def _key(name: str, block: int, batch: int) -> str:

@@ -27,14 +27,14 @@ from circuits.engine.placement import (
     check_map_covers,
     check_placed_here,
     check_weights_are_there,
+    choose_device,
+    choose_dtype,
     devices,
     move_streams,
 )
 from circuits.errors import InputError, ModelError
 from circuits.graph import Graph
 from circuits.nodes import Widths
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +175,7 @@ def load_model(
     if device_map is not None:
         _check_map_belongs(model, device, device_map)
     own_tokenizer = tokenizer
-    wanted_device = torch.device(_choose_device(device))
+    wanted_device = choose_device(device)
     wanted_dtype = None if dtype is None else choose_dtype(dtype)
     if isinstance(model, TransformerBridge):
         bridge, name = model, str(getattr(model.cfg, "model_name", None) or "bridge")
@@ -189,12 +189,7 @@ def load_model(
     elif isinstance(model, str | Path):
         name = str(model)
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
-        hf_model, found = _load_files(name, wanted_dtype or torch.float32, device_map, options)
-        if device_map is None:
-            hf_model = hf_model.to(wanted_device)
-        else:
-            check_map_covers(hf_model, device_map, name)
-        bridge = _build(hf_model.eval().requires_grad_(False), name)
+        bridge, found = _from_files(name, wanted_dtype or torch.float32, wanted_device, device_map, options)
         tokenizer = tokenizer or found
     else:
         raise InputError(
@@ -211,35 +206,6 @@ def load_model(
     if isinstance(model, str) and model in zoo.names():
         _check_golden(loaded)
     return loaded
-
-
-def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A dtype by name.
-
-    Raises:
-        InputError: an unknown one.
-    """
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def _choose_device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise InputError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda' or 'cuda:0'") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, NotImplementedError, AssertionError) as problem:
-        raise InputError(f"device {device!r} cannot be used: {str(problem).splitlines()[0]}") from None
-    return device
 
 
 def _built(name: str, dtype: torch.dtype | None, device: torch.device, revision: str | None) -> TransformerBridge:
@@ -261,6 +227,18 @@ def _check_map_belongs(model: object, device: str, device_map: DeviceMap) -> Non
         what = model if isinstance(model, str) else f"a {type(model).__name__}"
         raise InputError(f"device_map places what is loaded from files, and {what} is not; leave it out")
     check_device_map(device_map)
+
+
+def _from_files(
+    name: str, dtype: torch.dtype, device: torch.device, device_map: DeviceMap | None, options: dict[str, Any]
+) -> tuple[TransformerBridge, Any]:
+    """A checkpoint's model, where it was asked for, and its tokenizer."""
+    model, tokenizer = _load_files(name, dtype, device_map, options)
+    if device_map is None:
+        model = model.to(device)
+    else:
+        check_map_covers(model, device_map, name)
+    return _build(model.eval().requires_grad_(False), name), tokenizer
 
 
 def _load_files(

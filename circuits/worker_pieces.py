@@ -1,13 +1,15 @@
 """A method's measurements made by workers: pieces come back, as they would be read from a store.
 
-A method that can be divided cuts its work into named pieces (`circuits.pieces`). Workers measure those that are missing; then
-the method goes through all of them as always, and finds nothing left to measure.
+A method that can be divided cuts its work into named pieces (`circuits.pieces`), and is a `Measurement`: asked again in a
+worker (`Asked`), it measures some of them there. Workers measure those that are missing; then the method goes through all of
+them as always, and finds nothing left to measure.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from circuits.errors import InputError
 from circuits.model import Model, load_model
 from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces
-from circuits.question import Progress
+from circuits.question import Progress, Question
 from circuits.workers import Workers
 
 
@@ -83,24 +85,54 @@ def _loaded(
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """A method's question, as it travels to workers.
+class Measurement(ABC):
+    """A measurement that is made in pieces.
 
     Attributes:
-        model: how to get it.
-        pairs: the prompts.
-        options: what else the method was asked, by name.
+        ask: `(model, pairs, metric=, batch_size=, in_memory=, …)`: validates, and makes one.
+        question: model, pairs, metric and ablation.
+        pieces: where what is finished is kept.
     """
 
+    ask: ClassVar[Callable[..., "Measurement"]]
+    question: Question
+    pieces: Pieces
+
+    @abstractmethod
+    def fill(self, unit: Any) -> None:
+        """Measures what is missing of the pieces of a unit of work, and keeps it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A measurement, as it travels to workers.
+
+    Attributes:
+        kind: whose `ask` is called; a class, which travels by its name.
+        model: how to get it.
+        pairs: the prompts.
+        options: what else is asked, by name.
+    """
+
+    kind: type[Measurement]
     model: ModelSource
     pairs: PromptPairs
     options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, kind: type[Measurement], question: Question, **options: Any) -> "Asked":
+        """With the metric and the batch size that the question has here.
+
+        Raises:
+            InputError: the model was given as an object; see `ModelSource.of`.
+        """
+        options |= {"metric": question.metric, "batch_size": question.batch_size}
+        return cls(kind, ModelSource.of(question.model), question.pairs, options)
 
 
 def measure_pieces(
     workers: Workers,
     pieces: Pieces,
-    measure: Callable[[Any, Any], dict[str, Tensor]],
     asked: Asked,
     units: Mapping[Any, Sequence[str]],
     progress: Progress | None = None,
@@ -110,17 +142,23 @@ def measure_pieces(
     Args:
         workers: who measures.
         pieces: where pieces are kept.
-        measure: `(asked, unit) -> pieces by name`; a function that can be imported.
-        asked: the question.
+        asked: the measurement.
         units: for each unit its pieces; a unit whose pieces are all there is not measured.
         progress: called with (pieces there, in all).
     """
     total = sum(map(len, units.values()))
     missing = [unit for unit, names in units.items() if any(pieces.get(name) is None for name in names)]
     done = total - sum(len(units[unit]) for unit in missing)
-    for _, found in workers.map(measure, asked, missing):
+    for _, found in workers.map(_measured, asked, missing):
         for name, piece in found.items():
             pieces.put(name, piece)
         done += len(found)
         if progress is not None:
             progress(done, total)
+
+
+def _measured(asked: Asked, unit: Any) -> dict[str, Tensor]:
+    """What a worker does: the pieces of one unit, by name."""
+    measurement = asked.kind.ask(asked.model.load(), asked.pairs, **asked.options, in_memory=True)
+    measurement.fill(unit)
+    return measurement.pieces.kept

@@ -14,19 +14,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2-135m"
 LARGEST_SEED = 2**63 - 1
-DEVICE_MAP_HELP = "Instead of --device: auto, balanced, sequential … spreads the layers over all devices."
-WORKERS = "More than one process"
-ON_HELP = (
-    "Where the work is done: 'ray' (processes of this machine) or the address of a Ray cluster (ray://host:10001). Default: "
-    "in this process."
-)
-NUMBER_HELP = "Processes. Default: as many as there are processors for."
-CPUS_HELP = "Processors that each takes. Default: its threads."
-GPUS_HELP = "GPUs that each takes; a half is allowed."
-THREADS_HELP = (
-    "Threads of one operation in each process. Numbers depend on it in the last bits at most, and on the number of workers "
-    "not at all. Default: torch's."
-)
 
 
 def names_in(text: str | None) -> list[str] | None:

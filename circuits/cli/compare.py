@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from circuits.cli.common import json_line, load, print_json
-from circuits.cli.config import read_config
+from circuits.cli.options import Config, Device
 from circuits.errors import InputError
 from circuits.terminal import console, print_rows, stage
 
@@ -23,12 +23,9 @@ def compare(
     by: Annotated[str, typer.Option(help="Rank nodes by 'abs' (size) or 'signed' effect.")] = "abs",
     seed: Annotated[int, typer.Option(help="Of the ablations and the bootstrap.", min=0)] = 0,
     model: Annotated[str | None, typer.Option(help="The runs' model. Default: the name that they give.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
+    device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True),
-    ] = None,
+    config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of tables.")] = False,
     page: Annotated[
         Path | None, typer.Option(help="Also write figures to this HTML page, which works offline.")

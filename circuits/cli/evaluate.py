@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from circuits.cli.common import DEVICE_MAP_HELP, LARGEST_SEED, find_pairs, json_line, load, names_in, print_json
-from circuits.cli.config import read_config
+from circuits.cli.common import LARGEST_SEED, find_pairs, json_line, load, names_in, print_json
+from circuits.cli.options import BatchSize, Config, Device, DeviceMap, RunModel
 from circuits.errors import InputError
 from circuits.terminal import console, console_stderr, print_rows, stage
 
@@ -28,14 +28,11 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of pairs and of all that is drawn.", min=0, max=LARGEST_SEED)] = 1,
     ablations: Annotated[str | None, typer.Option(help="For faithfulness, comma separated. Default: all.")] = None,
     random_circuits: Annotated[int, typer.Option(help="Random circuits for faithfulness.", min=0)] = 20,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)] = None,
-    model: Annotated[str | None, typer.Option(help="The run's model. Default: the name that it gives.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
-    device_map: Annotated[str | None, typer.Option(help=DEVICE_MAP_HELP)] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True),
-    ] = None,
+    batch_size: BatchSize = None,
+    model: RunModel = None,
+    device: Device = "auto",
+    device_map: DeviceMap = None,
+    config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON instead of tables.")] = False,
 ) -> None:
     """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from circuits.cli.common import print_json
+from circuits.cli.options import BatchSize, Revision
 from circuits.terminal import console, quiet_libraries
 
 models_app = typer.Typer(help="Models with a short name: list them, fetch them.", invoke_without_command=True)
@@ -49,16 +50,16 @@ def memory(
     ],
     tokens: Annotated[int, typer.Option(help="In a prompt, behind the common prefix.", min=1)] = 20,
     n: Annotated[int, typer.Option("--n", help="Pairs.", min=1)] = 64,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)] = None,
+    batch_size: BatchSize = None,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
-    revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face model.")] = None,
+    revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print bytes as JSON instead of a table.")] = False,
 ) -> None:
     """Predict the memory that edge attribution (EAP) needs, from the model's shape alone."""
     from rich.table import Table
 
     with quiet_libraries():
-        from circuits.model import choose_dtype
+        from circuits.engine.placement import choose_dtype
         from circuits.needed_memory import memory_need, read_config
 
         kind = choose_dtype(dtype)

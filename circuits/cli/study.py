@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from circuits.cli.common import CPUS_HELP, GPUS_HELP, NUMBER_HELP, ON_HELP, WORKERS, print_json, workers_on
+from circuits.cli.common import print_json, workers_on
+from circuits.cli.options import WORKERS, CpusPerWorker, GpusPerWorker, NumberOfWorkers, On
 from circuits.terminal import console, print_rows, stage
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ SHOWN_REASONS = 10
 def run(
     study: Annotated[Path, typer.Argument(help="A study file (TOML): models, tasks, seeds, methods, evaluation.")],
     out: Annotated[Path, typer.Option(help="The study's directory. What it has already is not computed again.")],
-    on: Annotated[str | None, typer.Option(help=ON_HELP, rich_help_panel=WORKERS)] = None,
-    workers: Annotated[int | None, typer.Option(help=NUMBER_HELP, rich_help_panel=WORKERS, min=1)] = None,
-    cpus_per_worker: Annotated[int | None, typer.Option(help=CPUS_HELP, rich_help_panel=WORKERS, min=1)] = None,
-    gpus_per_worker: Annotated[float, typer.Option(help=GPUS_HELP, rich_help_panel=WORKERS, min=0)] = 0.0,
+    on: On = None,
+    workers: NumberOfWorkers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = 0.0,
     divide_runs: Annotated[
         bool,
         typer.Option(

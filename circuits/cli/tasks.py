@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, no_type_check
 import typer
 
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load, print_json
+from circuits.cli.options import Device
 from circuits.errors import InputError
 from circuits.terminal import console, table
 
@@ -55,7 +56,7 @@ def check(
     dtype: Annotated[
         str | None, typer.Option(help="float32, float64, bfloat16 or float16. Default: float32; a built model's own.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")] = "auto",
+    device: Device = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face id.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the check as JSON instead of tables.")] = False,
 ) -> None:

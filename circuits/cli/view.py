@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from circuits.cli.common import load
+from circuits.cli.options import RunModel
 from circuits.terminal import console
 
 
@@ -20,7 +21,7 @@ def view(
     ] = None,
     pair: Annotated[int, typer.Option(help="The pair whose clean prompt shows attention.", min=0)] = 0,
     attention: Annotated[bool, typer.Option(help="Show attention of heads, which loads the model.")] = True,
-    model: Annotated[str | None, typer.Option(help="The run's model. Default: the name that it gives.")] = None,
+    model: RunModel = None,
 ) -> None:
     """Write one HTML page that shows a circuit, or two side by side; it works offline."""
     from circuits.export.source import read_source

@@ -1,8 +1,9 @@
-"""Models whose layers lie on several devices, as accelerate puts them there (`device_map`).
+"""Where a model's weights lie, and as which numbers: one device and dtype, or several devices (`device_map`).
 
-accelerate moves what a module is given to that module's device, inside TransformerLens' hook points: at a block's own input
-the residual stream would still be where the block before left it. Here it is moved before it gets there, so that whatever is
-seen in a block lies where its weights are. Sums over layers are made where the embedding is.
+Over several devices accelerate spreads the layers. It moves what a module is given to that module's device, inside
+TransformerLens' hook points: at a block's own input the residual stream would still be where the block before left it. Here it
+is moved before it gets there, so that whatever is seen in a block lies where its weights are. Sums over layers are made where
+the embedding is.
 """
 
 from collections.abc import Mapping
@@ -17,11 +18,47 @@ from transformer_lens.utilities.multi_gpu import find_misplaced_modules
 
 from circuits.errors import InputError, ModelError
 
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 DeviceMap = str | Mapping[str, str | int]
 """How layers are placed: `auto`, `balanced`, `balanced_low_0`, `sequential`, one device for all, or a device for each module
 by name (`{"model.layers.0": 0, …}`)."""
 PLANS = ("auto", "balanced", "balanced_low_0", "sequential")
 MAP_THAT_WORKS = "place all layers on accelerators (more of them, or dtype 'bfloat16'), or all on 'cpu'"
+
+
+def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A dtype by name.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def choose_device(device: str) -> torch.device:
+    """A device by name; `auto`: CUDA if there is one, else CPU.
+
+    Raises:
+        InputError: an unknown one, or one that is not here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda' or 'cuda:0'") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, NotImplementedError, AssertionError) as problem:
+        raise InputError(f"device {device!r} cannot be used: {str(problem).splitlines()[0]}") from None
+    return torch.device(device)
 
 
 def check_device_map(device_map: DeviceMap) -> None:

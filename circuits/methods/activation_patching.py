@@ -37,7 +37,7 @@ from circuits.pieces import Pieces, question_of
 from circuits.positions import place, position_axis
 from circuits.provenance import provenance
 from circuits.question import Batch, Progress, Question
-from circuits.worker_pieces import Asked, ModelSource, measure_pieces
+from circuits.worker_pieces import Asked, Measurement, measure_pieces
 from circuits.workers import UNITS_PER_WORKER, Workers
 
 DIRECTIONS = ("denoising", "noising")
@@ -91,12 +91,10 @@ def activation_patching(
     patching = _Patching.ask(model, pairs, **asked, store=store, in_memory=workers is not None)
     question, sweep = patching.question, patching.sweep
     if workers is not None:
-        fixed = {**asked, "metric": question.metric, "batch_size": question.batch_size}
         cuts = [(batch, layers) for batch in range(question.n_batches)
                 for layers in _cut(sweep.layers, workers, question.n_batches)]  # fmt: skip
         units = {unit: [_key(unit[0], layer) for layer in unit[1]] for unit in cuts}
-        shared = Asked(ModelSource.of(model), pairs, fixed)
-        measure_pieces(workers, patching.pieces, _measure_layers, shared, units, progress)
+        measure_pieces(workers, patching.pieces, Asked.of(_Patching, question, **asked), units, progress)
         progress = None
     numbers = iter(range(question.n_batches))
     return node_effects(
@@ -158,7 +156,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, eq=False)
-class _Patching:
+class _Patching(Measurement):
     """A sweep over a question's batches, whose pieces are one layer on one batch each.
 
     Attributes:
@@ -166,12 +164,10 @@ class _Patching:
         options: for the provenance.
     """
 
-    question: Question
     other: RunAblation
     sweep: Sweep
     direction: str
     options: dict[str, Any]
-    pieces: Pieces
 
     @classmethod
     def ask(
@@ -198,7 +194,7 @@ class _Patching:
                    "window": window, "direction": direction}  # fmt: skip
         origin = provenance(question, "activation_patching", {**options, "batch_size": question.batch_size})
         manifest = {"schema": 1, "question": question_of(origin), "nodes": [site.name for site in sites]}
-        return cls(question, other, sweep, direction, options, Pieces(store, manifest, in_memory))
+        return cls(question, Pieces(store, manifest, in_memory), other, sweep, direction, options)
 
     def effects(self, batch: Batch, number: int) -> BatchEffects:
         """Of all sites on one batch, from the store or measured."""
@@ -226,15 +222,13 @@ class _Patching:
                 self.pieces.put(_key(number, layer), piece)
             yield layer, piece
 
-
-def _measure_layers(asked: Asked, unit: tuple[int, tuple[int, ...]]) -> dict[str, Tensor]:
-    number, layers = unit
-    patching = _Patching.ask(asked.model.load(), asked.pairs, **asked.options, in_memory=True)
-    with inference_state(patching.question.model.bridge):
-        for batch in patching.question.batches(only=number):
-            for _ in patching.measured(batch, number, layers):
-                pass
-    return patching.pieces.kept
+    def fill(self, unit: tuple[int, Sequence[int]]) -> None:
+        """A unit: the number of a batch, and layers."""
+        number, layers = unit
+        with inference_state(self.question.model.bridge):
+            for batch in self.question.batches(only=number):
+                for _ in self.measured(batch, number, layers):
+                    pass
 
 
 def _cut(layers: Sequence[int], workers: Workers, batches: int) -> list[tuple[int, ...]]:

@@ -33,7 +33,7 @@ from circuits.provenance import Provenance, frozen, provenance
 from circuits.question import Progress, Question
 from circuits.scores import EdgeScores
 from circuits.single_edges import EdgeRuns, edge_effects
-from circuits.worker_pieces import Asked, ModelSource, measure_pieces
+from circuits.worker_pieces import Asked, Measurement, measure_pieces
 from circuits.workers import Workers, in_units
 
 
@@ -101,15 +101,12 @@ def exact_edge_effects(
     n = len(pairs)
     values = torch.zeros(*sweep.mask.shape, n, dtype=torch.float64)
     if workers is not None:
-        question = sweep.question
-        options = {"edges": edges, "context": context, "metric": question.metric, "ablation": ablation,
-                   "batch_size": question.batch_size}  # fmt: skip
-        asked = Asked(ModelSource.of(model), pairs, options)
+        asked = Asked.of(_Sweep, sweep.question, edges=edges, context=context, ablation=ablation)
         units = {
-            readers: [_key(batch, r) for r in readers for batch in range(question.n_batches)]
+            readers: [_key(batch, r) for r in readers for batch in range(sweep.question.n_batches)]
             for readers in in_units(list(sweep.by_reader), workers)
         }
-        measure_pieces(workers, sweep.pieces, _measure_readers, asked, units, progress)
+        measure_pieces(workers, sweep.pieces, asked, units, progress)
         progress = None
     done, total = 0, len(sweep.names) * n
     for r, index, piece in sweep.measured(list(sweep.by_reader)):
@@ -123,19 +120,17 @@ def exact_edge_effects(
 
 
 @dataclass(frozen=True, eq=False)
-class _Sweep:
+class _Sweep(Measurement):
     """Which edges are ablated, reader by reader, and where their effects are kept.
 
     Attributes:
         by_reader: for each reader the writers of its edges.
     """
 
-    question: Question
     context: Circuit | None
     mask: Bool[Tensor, "writer reader"]
     names: tuple[str, ...]
     by_reader: dict[int, list[int]]
-    pieces: Pieces
     origin: Provenance
 
     @classmethod
@@ -167,7 +162,7 @@ class _Sweep:
                     "context": None if context is None else list(context.edges)}  # fmt: skip
         pieces = Pieces(store, manifest, in_memory)
         by_reader = {r: mask[:, r].nonzero()[:, 0].tolist() for r in range(model.graph.n_readers) if mask[:, r].any()}
-        return cls(question, context, mask, names, by_reader, pieces, origin)
+        return cls(question, pieces, context, mask, names, by_reader, origin)
 
     def measured(
         self, readers: Sequence[int]
@@ -185,12 +180,10 @@ class _Sweep:
                         self.pieces.put(_key(number, r), piece)
                     yield r, batch.suffix.batch.index.cpu(), piece
 
-
-def _measure_readers(asked: Asked, readers: tuple[int, ...]) -> dict[str, Tensor]:
-    sweep = _Sweep.ask(asked.model.load(), asked.pairs, **asked.options, in_memory=True)
-    for _ in sweep.measured(readers):
-        pass
-    return sweep.pieces.kept
+    def fill(self, unit: Sequence[int]) -> None:
+        """A unit: readers."""
+        for _ in self.measured(unit):
+            pass
 
 
 def _key(batch: int, reader: int) -> str:
