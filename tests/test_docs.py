@@ -107,3 +107,12 @@ def test_every_page_is_in_the_navigation():
 def test_the_table_of_architectures_is_what_the_tests_check():
     table = runpy.run_path(str(DOCS / "architectures.py"))["table"]
     assert (DOCS / "architectures.md").read_text() == table(), "run: python docs/architectures.py"
+
+
+def test_every_table_begins_with_its_head():
+    """A blank line within a table ends it, and what follows is shown as text."""
+    for page in [*DOCS.rglob("*.md"), DOCS.with_name("README.md")]:
+        lines = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL).splitlines()
+        for i, line in enumerate(lines):
+            if line.startswith("|") and not (i and lines[i - 1].startswith("|")):
+                assert re.fullmatch(r"\|[-:| ]+\|", lines[i + 1]), f"{page.name}: {line}"
