@@ -68,6 +68,16 @@ def test_exact_edge_effects(tmp_path, kills):
     survives(work, tmp_path, kills, files)
 
 
+def test_activation_patching(tmp_path, kills):
+    model, pairs = tiny("native-attention-only"), random_pairs(n=4)
+
+    def work(progress):
+        asked = {"positions": "each", "batch_size": 2, "store": "store", "progress": progress}
+        circuits.activation_patching(model, pairs, **asked).save("scores.safetensors")
+
+    survives(work, tmp_path, kills, files)
+
+
 def test_a_models_conversion(tmp_path, kills, tiny, monkeypatch):
     monkeypatch.setenv(zoo.CACHE_VARIABLE, "cache")
     monkeypatch.setenv(zoo.WHEEL_VARIABLE, str(tiny.wheel))
