@@ -32,7 +32,7 @@ from circuits.engine.placement import (
     devices,
     move_streams,
 )
-from circuits.errors import InputError, ModelError
+from circuits.errors import InputError, ModelError, lacks_memory
 from circuits.graph import Graph
 from circuits.nodes import Widths
 
@@ -256,7 +256,7 @@ def _load_files(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options, **placed
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as problem:
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError) as problem:
         raise ModelError(_not_loaded(name, problem)) from problem
     finally:
         if bars:
@@ -285,6 +285,8 @@ def _fetched(name: str) -> str:
 def _not_loaded(name: str, problem: Exception) -> str:
     from difflib import get_close_matches
 
+    if lacks_memory(problem):
+        return f"there is not enough memory to load {name!r}; bfloat16 takes half of it ('circuits models memory' tells how much)"
     lines = [line for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
     near = get_close_matches(name, [*zoo.names(), *plugins.model_names()], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from circuits.errors import InputError, ModelError, PairsError
+from circuits.errors import NO_MEMORY, InputError, ModelError, PairsError, lacks_memory
 from circuits.workers import torch_threads
 
 RETRIES = 3
@@ -129,12 +129,10 @@ class _Worker:
         except InputError as problem:
             kind = type(problem).__name__
             return number, kind if kind in _KINDS else "InputError", str(problem)
-        except MemoryError:
-            return (
-                number,
-                "InputError",
-                "a worker has not enough memory for its work; give it more, or a smaller batch size",
-            )
+        except Exception as problem:
+            if not lacks_memory(problem):
+                raise
+            return number, "InputError", f"in a worker, {NO_MEMORY}"
 
 
 def _connect(ray: Any, on: str, cpus: int | None) -> None:

@@ -32,7 +32,7 @@ def _die(shared, unit):
 
 
 def _exhaust(shared, unit):
-    raise MemoryError
+    return torch.empty(10**15) if unit == "torch" else bytes(10**15)
 
 
 def _refuse(shared, unit):
@@ -74,8 +74,9 @@ def test_a_worker_that_always_dies(ray_workers):
 def test_errors_keep_their_kind_and_words(ray_workers):
     with pytest.raises(circuits.PairsError, match=r"^no pairs in 7$"):
         list(ray_workers.map(_refuse, None, [7]))
-    with pytest.raises(InputError, match="not enough memory"):
-        list(ray_workers.map(_exhaust, None, [7]))
+    for who in ("torch", "Python"):
+        with pytest.raises(InputError, match="^in a worker, there is not enough memory"):
+            list(ray_workers.map(_exhaust, None, [who]))
 
 
 def test_one_thread_a_worker(ray_workers):

@@ -22,7 +22,7 @@ from circuits.cli.report import report
 from circuits.cli.study import study_app
 from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
-from circuits.errors import DamageWarning, InputError
+from circuits.errors import NO_MEMORY, DamageWarning, InputError, lacks_memory
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What is wrong with a disk rather than with us, wherever it is met."""
@@ -86,6 +86,11 @@ def main() -> None:
             raise
         where = "" if problem.filename is None else f" ({problem.filename})"
         print(f"circuits: {problem.strerror}{where}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as problem:
+        if not lacks_memory(problem):
+            raise
+        print(f"circuits: {NO_MEMORY}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:

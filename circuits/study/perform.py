@@ -10,7 +10,7 @@ from typing import Any
 
 from circuits.compare_runs import read_run
 from circuits.discover import METHODS, choose_ablation, discover
-from circuits.errors import InputError
+from circuits.errors import NO_MEMORY, InputError, lacks_memory
 from circuits.evaluate_run import PARTS, evaluate_run
 from circuits.model import Model
 from circuits.pair_source import find_pairs
@@ -119,6 +119,8 @@ def _check_versions(versions: str) -> None:
 def _reason(problem: Exception) -> str:
     if isinstance(problem, InputError):
         return str(problem)
+    if lacks_memory(problem):
+        return NO_MEMORY
     return f"a bug: {traceback.format_exception_only(problem)[-1].strip()}"
 
 
@@ -147,12 +149,9 @@ def perform(workers: Workers | None, task: Task) -> Performed:
                 told = _evaluated(request, model, pairs, task.files if files is None else files)
     except InputError as problem:
         return Performed(files, failure=str(problem))
-    except MemoryError:
-        return Performed(
-            files, failure="there is not enough memory for this run; give it more, or a smaller batch-size"
-        )
     except Exception as problem:
-        return Performed(files, failure=_reason(problem), trace=traceback.format_exc())
+        trace = None if lacks_memory(problem) else traceback.format_exc()
+        return Performed(files, failure=_reason(problem), trace=trace)
     return Performed(files, told)
 
 
