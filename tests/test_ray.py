@@ -75,7 +75,7 @@ def test_errors_keep_their_kind_and_words(ray_workers):
     with pytest.raises(circuits.PairsError, match=r"^no pairs in 7$"):
         list(ray_workers.map(_refuse, None, [7]))
     for who in ("torch", "Python"):
-        with pytest.raises(InputError, match="^in a worker, there is not enough memory"):
+        with pytest.raises(InputError, match=r"^in a worker, there is not enough memory"):
             list(ray_workers.map(_exhaust, None, [who]))
 
 
