@@ -12,6 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from circuits.errors import InputError
+from circuits.untrusted import parse_json, read_text
+
 SUM = "sha256"
 BLANK = "0" * 64
 
@@ -39,6 +42,20 @@ def unsealed(data: Any) -> dict[str, Any] | None:
         return None
     rest = {key: value for key, value in data.items() if key != SUM}
     return rest if data.get(SUM) == json_sum(rest) else None
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What a file of a sealed object holds; None if it is damaged, or no such file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return unsealed(parse_json(read_text(path)))
+    except InputError:
+        if path.is_file():
+            return None
+        raise
 
 
 def sealed_tensor(tensor: Tensor, key: str) -> bytes:

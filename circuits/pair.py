@@ -5,6 +5,7 @@ messages: where it is (a line or a pair's number), what was found, what was expe
 """
 
 import reprlib
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Roles(Mapping[str, int]):
 
     @classmethod
     def of(cls, roles: Mapping[str, int]) -> "Roles":
-        return cls(tuple(roles.items()))
+        return cls(tuple((sys.intern(str(name)), index) for name, index in roles.items())) if roles else NO_ROLES
 
     @cached_property
     def _indices(self) -> dict[str, int]:
@@ -76,7 +77,10 @@ class Roles(Mapping[str, int]):
         return f"Roles({dict(self.entries)})"
 
 
-@dataclass(frozen=True)
+NO_ROLES = Roles()
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """One pair of prompts; made by `PromptPairs`, which checks it.
 
@@ -95,7 +99,7 @@ class Pair:
     answers: TokenIds
     distractors: TokenIds
     position: int
-    roles: Roles = Roles()
+    roles: Roles = NO_ROLES
     clean_text: str | None = None
     corrupted_text: str | None = None
 
@@ -139,6 +143,8 @@ def as_ids(value: object, what: str, where: str) -> TokenIds:
     ids = plain(value)
     if not isinstance(ids, list | tuple):
         raise PairsError(f"{where}: {what} is {show(ids)} ({type(ids).__name__}); expected a list of token ids")
+    if all(type(token) is int and 0 <= token <= LARGEST for token in ids):
+        return tuple(ids)  # no copy of what is a tuple already
     return tuple(as_index(token, f"{what}, entry {i},", where) for i, token in enumerate(ids))
 
 

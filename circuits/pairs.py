@@ -38,6 +38,7 @@ from circuits.pair import (
 __all__ = ["Encoder", "Pair", "PairBatch", "PromptPairs", "Roles"]
 
 Entries = Tensor | np.ndarray | Sequence[Any]
+NO_TEXTS = (None, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ class PromptPairs:
         if n == 0:
             raise PairsError("there are no pairs; give at least one")
         if not self.texts:
-            object.__setattr__(self, "texts", ((None, None),) * n)
+            object.__setattr__(self, "texts", (NO_TEXTS,) * n)
         for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts"):
             if (found := len(getattr(self, column))) != n:
                 raise PairsError(f"clean has {n} prompts, {column} {found} entries; give one for each pair")
@@ -132,7 +133,7 @@ class PromptPairs:
             distractors=tuple(pair.distractors for pair in pairs),
             positions=tuple(pair.position for pair in pairs),
             roles=tuple(pair.roles for pair in pairs),
-            texts=tuple((pair.clean_text, pair.corrupted_text) for pair in pairs),
+            texts=tuple(_texts(pair) for pair in pairs),
             source=source,
             seed=seed,
             metric=metric,
@@ -281,6 +282,11 @@ class PromptPairs:
             for pair in self
         ]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def _texts(pair: Pair) -> tuple[str | None, str | None]:
+    known = pair.clean_text is not None or pair.corrupted_text is not None
+    return (pair.clean_text, pair.corrupted_text) if known else NO_TEXTS
 
 
 def _column(value: object, what: str) -> list[Any]:

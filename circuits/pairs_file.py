@@ -10,7 +10,7 @@ with any tool.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +35,6 @@ from circuits.untrusted import check_size, keys_once, open_regular
 
 NEEDED = ("clean", "corrupted", "answers")
 COMMON = ("source", "seed", "metric")
-NOTHING: dict[str, Any] = {}
 KEYS = (*NEEDED, "distractors", "position", "roles", "clean_text", "corrupted_text", *COMMON)
 
 
@@ -49,7 +48,7 @@ def read(path: str | os.PathLike[str], model: Encoder | None = None) -> PromptPa
         PairsError: the file cannot be read or used; the message names the line, counted from 1.
     """
     name = str(path).encode(errors="replace").decode()
-    found: list[tuple[int, dict[str, Any]]] = []
+    common = _Common({"source": name, "seed": None, "metric": "logit_difference"}, name)
     pairs: list[Pair] = []
     for number, raw in enumerate(_lines(path), start=1):
         if not raw.strip():
@@ -57,14 +56,11 @@ def read(path: str | os.PathLike[str], model: Encoder | None = None) -> PromptPa
         where = f"{name}, line {number}"
         record = _record(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw, where)
         pairs.append(_pair(record, model, where))
-        common = {key: record[key] for key in COMMON if key in record}
-        found.append((number, common or NOTHING))
+        common.add(record, number)
     if not pairs:
         needed = ", ".join(NEEDED)
         raise PairsError(f"{name} has no pairs; expected one JSON object a line with the keys {needed}")
-    metric = _common(found, "metric", "logit_difference", refused_in=name)
-    source, seed = _common(found, "source", name), _common(found, "seed", None)
-    return PromptPairs.from_pairs(pairs, source, seed, metric)
+    return PromptPairs.from_pairs(pairs, **common.found)
 
 
 def write(pairs: PromptPairs, path: str | os.PathLike[str]) -> None:
@@ -220,15 +216,33 @@ def _need_tokenizer(model: Encoder | None, key: str, where: str) -> Encoder:
     return model
 
 
-def _common(found: list[tuple[int, dict[str, Any]]], key: str, default: Any, refused_in: str | None = None) -> Any:
-    """The one value that all lines give for `key`; where they differ, the default, or a refusal that names the file."""
-    line, first = found[0][0], found[0][1].get(key, default)
-    for number, record in found:
-        if record.get(key, default) != first:
-            if refused_in is None:
-                return default
+class _Common:
+    """What is on every line and goes for all of them, kept once and not a line.
+
+    Attributes:
+        found: the one value of each key that all lines give; where they differ, the default.
+    """
+
+    def __init__(self, defaults: Mapping[str, Any], name: str) -> None:
+        self.defaults, self.name = defaults, name
+        self.first: dict[str, Any] = {}
+        self.line = 0
+        self.found: dict[str, Any] = {}
+
+    def add(self, record: Mapping[str, Any], line: int) -> None:
+        """Takes in a line.
+
+        Raises:
+            PairsError: its metric is another one.
+        """
+        told = {key: record.get(key, default) for key, default in self.defaults.items()}
+        if not self.line:
+            self.line, self.first, self.found = line, told, dict(told)
+        if told["metric"] != self.first["metric"]:
             raise PairsError(
-                f"{refused_in}, line {number}: {key} is {show(record.get(key, default))}, but {show(first)} at line {line}; "
+                f"{self.name}, line {line}: metric is {show(told['metric'])}, but {show(self.first['metric'])} at line {self.line}; "
                 "all pairs of a file share one (make one file of each)"
             )
-    return first
+        for key, value in told.items():
+            if value != self.first[key]:
+                self.found[key] = self.defaults[key]

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from circuits.checksums import json_sum, sealed, sealed_tensor, unsealed, unsealed_tensor
+from circuits.checksums import json_sum, read_sealed, sealed, sealed_tensor, unsealed_tensor
 from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import replacing
 from circuits.provenance import Provenance, plain
@@ -98,13 +98,9 @@ def _claim(directory: Path, manifest: Mapping[str, Any]) -> None:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(sealed(manifest)), encoding="utf-8")
             return
-        raw = path.read_bytes()
     except OSError as problem:
         raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
-    try:
-        found = unsealed(json.loads(raw))
-    except (ValueError, RecursionError):
-        found = None
+    found = read_sealed(path)
     if found is None:
         raise InputError(
             f"{path} is damaged, or not ours; delete this one file if {directory} is the store of this question (its pieces "

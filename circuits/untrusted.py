@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -21,11 +22,14 @@ from circuits.errors import InputError
 
 DEEPEST = 32
 """Lists and objects inside one another, in free data such as a provenance."""
-LARGEST_FACTOR, LARGEST_FLOOR = 12, 2**24
-"""Bytes of Python objects to a byte of JSON, estimated from above; files that need less than the floor always pass."""
-LIST, OBJECT, STRING, KEY, ENTRY = 80, 216, 72, 60, 9
-"""Bytes that each takes at the least: an empty list, an object of up to five keys, a short string, a further key, a place in
-a list. A number takes 37 at most, and four bytes in the file."""
+LARGEST_FACTOR, LARGEST_FLOOR = 10.5, 2**24
+"""Bytes of Python objects to a byte of JSON, estimated from above; files that need less than the floor always pass. (Edges in
+EAP-IG's format take up to 10.)"""
+LIST, OBJECT, STRING, KEY, NUMBER, ENTRY = 104, 216, 72, 165, 32, 9
+"""Bytes that each takes at most: a list of up to four entries, an object of up to five keys, a short string, a place for a key in an
+object of many, a number, a place in a list."""
+MOST_NAMES = 2**14
+"""Names of which one copy is kept; the largest graph that a file may name has fewer nodes."""
 LARGEST_TOML, MOST_DOTS = 2**18, 100
 """Bytes of a TOML file, and dots on a line of it: the parser's time grows with the square of a key's parts."""
 _SURROGATES = range(0xD800, 0xE000)
@@ -119,11 +123,11 @@ def parse_json(text: str, known: Iterable[str] = ()) -> Any:
 
     Raises:
         InputError: not JSON, with numbers that are not finite, with a key that is there twice, or with so many small parts
-            that they would take over twelve times the text's size. The message goes on after a name ("is not JSON: …").
+            that they would take over ten times the text's size. The message goes on after a name ("is not JSON: …").
     """
     check_size(text, known)
     try:
-        return json.loads(text, object_pairs_hook=keys_once, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_Objects(), parse_constant=_no_constant)
     except RecursionError:
         raise InputError("is not JSON that can be read: nested too deeply") from None
     except InputError as problem:
@@ -155,13 +159,19 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
 
 
 def check_size(text: str, known: Iterable[str] = ()) -> None:
-    """Refuses JSON that would take over twelve times its size in memory; see `parse_json`."""
+    """Refuses JSON that would take over ten times its size in memory; see `parse_json`."""
     if len(text) * 30 < LARGEST_FLOOR:  # nothing takes more
         return
+    lists, objects, commas, keys, strings = (text.count(sign) for sign in '[{,:"')
+    strings //= 2
+    constants = sum(map(text.count, ("true", "false", "null")))
+    numbers = max(0, commas + 1 - (strings - keys) - constants)  # at most, for lists and objects are among them
     repeated = sum(text.count(f'"{key}"') for key in known)
-    strings, keys = (max(0, n - repeated) for n in (text.count('"') // 2, text.count(":")))
-    cost = LIST * text.count("[") + OBJECT * text.count("{") + STRING * strings + KEY * keys + ENTRY * text.count(",")
-    cost += sys.getsizeof(text) - len(text)
+    names = sum(text.count(f'"{key}":{gap}"') for key in known for gap in ("", " "))  # of which one copy is kept
+    cost = LIST * lists + OBJECT * objects + NUMBER * numbers + ENTRY * commas
+    cost += (
+        STRING * max(0, strings - repeated - names) + KEY * max(0, keys - repeated) + sys.getsizeof(text) - len(text)
+    )
     if cost > max(LARGEST_FLOOR, LARGEST_FACTOR * len(text)):
         raise InputError(
             f"is refused: it has so many small parts that its {len(text) / 1e6:.0f} MB would take {cost / 1e6:.0f} MB of memory"
@@ -177,6 +187,23 @@ def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+class _Objects:
+    """`keys_once`, which keeps one copy of a name that many objects hold as a value: nodes, of edges."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found, names = keys_once(pairs), self.names
+        for key, value in pairs:
+            if type(value) is str:
+                if value in names:
+                    found[key] = names[value]
+                elif len(names) < MOST_NAMES:
+                    names[value] = value
+        return found
+
+
 def _no_constant(name: str) -> NoReturn:
     raise InputError(f"it holds {name}, and the numbers of JSON are finite")
 
@@ -187,17 +214,18 @@ def check_plain(value: Any, what: str) -> Any:
     Raises:
         InputError: it is nested more than 32 deep, or holds half a character; the message names `what`.
     """
-    waiting = [(value, 0)]
-    while waiting:
-        entry, depth = waiting.pop()
-        if isinstance(entry, str):
+    around = [iter((value,))]  # of what is being walked, the innermost last
+    while around:
+        entry = next(around[-1], around)
+        if entry is around:
+            around.pop()
+        elif isinstance(entry, str):
             if not entry.isascii() and any(ord(sign) in _SURROGATES for sign in entry):
                 raise InputError(f"{what} holds {shown(entry)}, with half a character (a lone surrogate)")
-            continue
-        inner = (*entry, *entry.values()) if isinstance(entry, dict) else entry if isinstance(entry, list) else ()
-        if inner and depth == DEEPEST:
-            raise InputError(f"{what} is nested more than {DEEPEST} deep")
-        waiting += [(part, depth + 1) for part in inner]
+        elif isinstance(entry, dict | list) and entry:
+            if len(around) > DEEPEST:
+                raise InputError(f"{what} is nested more than {DEEPEST} deep")
+            around.append(chain(entry, entry.values()) if isinstance(entry, dict) else iter(entry))
     return value
 
 

@@ -13,12 +13,13 @@ carried; scores of 0 outside the circuit count as none.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -152,15 +153,15 @@ def _from_dict(data: Any) -> Circuit:
             raise InputError(f"node {shown(name)} needs 'in_graph', true or false, got {shown(node)}")
     mask = torch.zeros_like(flat.edge_mask)
     scores = torch.zeros(mask.shape, dtype=torch.float64)
-    w, r = _edge_places(flat, data["edges"]).T
-    values = [_edge_values(name, edge) for name, edge in data["edges"].items()]
-    mask[w, r] = torch.tensor([there for there, _ in values], dtype=torch.bool)
-    scores[w, r] = torch.tensor([score for _, score in values], dtype=torch.float64)
+    edges, n = data["edges"], len(data["edges"])
+    places = torch.from_numpy(np.fromiter(_edge_places(flat, edges), np.int64, n))
+    mask.view(-1)[places] = torch.from_numpy(np.fromiter((_in_graph(*edge) for edge in edges.items()), np.bool_, n))
+    scores.view(-1)[places] = torch.from_numpy(np.fromiter((_score(*edge) for edge in edges.items()), np.float64, n))
     return _grouped(graph, flat, mask, scores)
 
 
-def _edge_places(flat: Graph, names: Iterable[str]) -> Int[Tensor, "edge 2"]:
-    """(writer, reader) of each edge.
+def _edge_places(flat: Graph, names: Iterable[str]) -> Iterator[int]:
+    """Where each edge is in a flattened table [writer, reader].
 
     Raises:
         InputError: a name that is no edge, with the nearest ones.
@@ -168,26 +169,30 @@ def _edge_places(flat: Graph, names: Iterable[str]) -> Int[Tensor, "edge 2"]:
     writers = {name: w for w, name in enumerate(flat.writer_names)}
     readers = {name: r for r, name in enumerate(flat.reader_names)}
     visible = [reader.n_writers for reader in flat.reader_nodes]
-    found = []
     for name in names:
         source, _, target = name.partition("->")
         w, r = writers.get(source, -1), readers.get(target, -1)
-        found.append((w, r) if w >= 0 and r >= 0 and w < visible[r] else flat.edge_index(name))
-    return torch.tensor(found, dtype=torch.long).reshape(-1, 2)
+        if not (w >= 0 and r >= 0 and w < visible[r]):
+            w, r = flat.edge_index(name)
+        yield w * flat.n_readers + r
 
 
-def _edge_values(name: str, edge: Any) -> tuple[bool, float]:
-    """Whether an edge is in the circuit, and its score."""
-    there, score = (edge.get("in_graph"), edge.get("score", 0.0)) if isinstance(edge, dict) else (None, None)
+def _in_graph(name: str, edge: Any) -> bool:
+    there = edge.get("in_graph") if isinstance(edge, dict) else None
     if type(there) is not bool:
         raise InputError(f"edge {shown(name)} needs 'in_graph', true or false, got {shown(edge)}")
+    return there
+
+
+def _score(name: str, edge: dict[str, Any]) -> float:
+    score = edge.get("score", 0.0)
     try:
         number = math.nan if isinstance(score, bool) or not isinstance(score, int | float) else float(score)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
         raise InputError(f"edge {shown(name)} needs a finite number as its score, got {shown(score)}")
-    return there, number
+    return number
 
 
 def _graph(config: Any) -> Graph:

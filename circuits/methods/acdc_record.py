@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from circuits.checksums import sealed, unsealed
+from circuits.checksums import read_sealed, sealed
 from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
@@ -194,10 +194,7 @@ def _claim(directory: Path, asked: dict[str, Any]) -> None:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(sealed(asked)), encoding="utf-8")
         return
-    try:
-        found = unsealed(json.loads(path.read_bytes()))
-    except (ValueError, RecursionError):
-        found = None
+    found = read_sealed(path)
     if found is None:
         raise InputError(f"{path} is damaged, or not ours; delete {directory} to begin anew, or choose another store")
     if found != asked:

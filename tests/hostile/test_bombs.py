@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from circuits import InputError
+from circuits import Circuit, Graph, InputError, PromptPairs
 from circuits.export.node_link import FIELDS
 from circuits.untrusted import parse_json
+from tests.hostile.bombs import LINE, node_link
 
 BOMBS = Path(__file__).with_name("bombs.py")
 SPARE = 32 * 2**20
@@ -53,9 +55,43 @@ def test_large_files_of_different_keys_are_refused_before_they_are_read():
 
 @pytest.mark.parametrize("indent", [None, 1])
 def test_large_files_of_edges_are_not_refused(indent):
-    """The smallest edges that there are, as our writer and others have them."""
+    """Edges that say as little as possible, as our writer and others have them; EAP-IG's of GPT-2 small."""
     edge = {"source": "m0", "target": "m1", "key": "in"}
     text = json.dumps([edge] * 50_000, indent=indent)
     assert len(parse_json(text, FIELDS)) == 50_000
-    names = json.dumps({f"m{i}->m1": {"score": 0.0, "in_graph": True} for i in range(50_000)})
-    assert len(parse_json(names, ("score", "in_graph"))) == 50_000
+    gpt2 = Graph(12, 12, 12, (True,) * 12)
+    names = json.dumps({name: {"score": 0.0, "in_graph": True} for name in gpt2.edges}, indent=indent)
+    assert len(parse_json(names, ("score", "in_graph"))) == gpt2.n_edges == 32_491
+
+
+def circuit_text() -> bytes:
+    graph = Graph(6, 6, 6, (True,) * 6)
+    ends = (name.replace("<", ">").replace("->", ">").split(">") for name in graph.edges)
+    edges = [{"source": source, "target": target, "key": (key or ["in"])[0]} for source, target, *key in ends]
+    head = {"schema": 1, "graph": graph.to_dict(), "provenance": {}}
+    return json.dumps(node_link(graph=head, edges=edges)).encode()
+
+
+LARGER = {
+    "prompts": (PromptPairs.from_jsonl, lambda: (json.dumps(LINE) + "\n").encode() * 2000),
+    "prompts with roles": (
+        PromptPairs.from_jsonl,
+        lambda: (json.dumps({**LINE, "roles": {"IO": 0, "S2": 1}}) + "\n").encode() * 1500,
+    ),
+    "prompts of many tokens": (
+        PromptPairs.from_jsonl,
+        lambda: json.dumps({**LINE, "clean": [1] * 10**4, "corrupted": [2] * 10**4}).encode(),
+    ),
+    "circuit": (Circuit.from_json, circuit_text),
+}
+
+
+@pytest.mark.parametrize(("read", "made"), LARGER.values(), ids=LARGER)
+def test_valid_files_take_ten_times_their_size(read, made, tmp_path):
+    (path := tmp_path / "file").write_bytes(made())
+    read(path)  # what is imported late is not the file's
+    tracemalloc.start()
+    read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * path.stat().st_size
