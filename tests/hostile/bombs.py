@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from circuits import Circuit
+from circuits import Circuit, Graph, PromptPairs
 from tests.hostile.readers import READERS, Reader, edge_scores
 
 MOST = 2**20
@@ -101,6 +101,26 @@ PROMPTS = {
     "long prompts": json.dumps({**LINE, "clean": [1] * 10**5, "corrupted": [2] * 10**5}).encode(),
     "many roles": json.dumps({**LINE, "roles": {str(i): 0 for i in range(50_000)}}).encode(),
 }
+LONG_PROMPT = {"clean": [12345] * 400_000, "corrupted": [23456] * 400_000}
+
+
+def edges_of(layers: int, heads: int) -> bytes:
+    """All edges of a model, without scores."""
+    graph = Graph(layers, heads, heads, (True,) * layers)
+    ends = (name.replace("<", ">").replace("->", ">").strip(">").split(">") for name in graph.edges)
+    edges = [{"source": source, "target": target, "key": (key or ["in"])[0]} for source, target, *key in ends]
+    return json.dumps(node_link(graph={"schema": 1, "graph": graph.to_dict(), "provenance": {}}, edges=edges)).encode()
+
+
+VALID = {
+    "circuit": {"many edges": edges_of(20, 12)},
+    "prompts": {
+        "many pairs": (json.dumps(LINE) + "\n").encode() * 100_000,
+        "many pairs with roles": (json.dumps({**LINE, "roles": {"IO": 0, "S2": 1}}) + "\n").encode() * 60_000,
+        "long prompts": json.dumps({**LINE, **LONG_PROMPT}).encode(),
+    },
+}
+"""Larger, so that parsers' own memory counts for little."""
 TOML = {
     "dots": b"a." * 30_000 + b"a=1",
     "dots on many lines": b"\n".join(b"a." * 90 + b"a%d=1" % i for i in range(1000)),
@@ -204,8 +224,10 @@ def main() -> None:
             for data in READERS[name].files(Path(place)):
                 (path := Path(place) / f"file{READERS[name].suffix}").write_bytes(data)
                 measured(READERS[name], path)
-        for name, bombs in [*BOMBS.items(), ("alone", LARGE)]:
-            reader = READERS.get(name) or Reader(show_circuit, ())
+        alone = {"circuit": Reader(Circuit.from_json, ()), "prompts": Reader(PromptPairs.from_jsonl, ())}
+        work = [(name, READERS[name], bombs) for name, bombs in BOMBS.items()]
+        work += [("alone", alone[name], files) for name, files in VALID.items()]
+        for name, reader, bombs in [*work, ("alone", Reader(show_circuit, ()), LARGE)]:
             for bomb, data in bombs.items():
                 (path := Path(place) / f"file{reader.suffix}").write_bytes(data)
                 rise, seconds, taken = measured(reader, path)

@@ -3,15 +3,13 @@
 import json
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from circuits import Circuit, Graph, InputError, PromptPairs
+from circuits import Graph, InputError
 from circuits.export.node_link import FIELDS
 from circuits.untrusted import parse_json
-from tests.hostile.bombs import LINE, node_link
 
 BOMBS = Path(__file__).with_name("bombs.py")
 SPARE = 32 * 2**20
@@ -32,6 +30,12 @@ def test_no_bomb_takes_more_than_ten_times_its_size(told):
     assert len(told) > 150
     much = [row for row in told if row["rise"] > 10 * row["bytes"] + SPARE]
     assert much == []
+
+
+def test_what_is_valid_takes_ten_times_its_size_when_it_is_large(told):
+    much = [row for row in told if row["reader"] == "alone" and row["rise"] > 10 * row["bytes"] + SPARE / 8]
+    assert [row for row in much if row["bytes"] > 2**22] == []
+    assert sum(row["bytes"] > 2**22 for row in told) >= 4
 
 
 def test_no_bomb_makes_anybody_wait(told):
@@ -62,36 +66,3 @@ def test_large_files_of_edges_are_not_refused(indent):
     gpt2 = Graph(12, 12, 12, (True,) * 12)
     names = json.dumps({name: {"score": 0.0, "in_graph": True} for name in gpt2.edges}, indent=indent)
     assert len(parse_json(names, ("score", "in_graph"))) == gpt2.n_edges == 32_491
-
-
-def circuit_text() -> bytes:
-    graph = Graph(6, 6, 6, (True,) * 6)
-    ends = (name.replace("<", ">").replace("->", ">").split(">") for name in graph.edges)
-    edges = [{"source": source, "target": target, "key": (key or ["in"])[0]} for source, target, *key in ends]
-    head = {"schema": 1, "graph": graph.to_dict(), "provenance": {}}
-    return json.dumps(node_link(graph=head, edges=edges)).encode()
-
-
-LARGER = {
-    "prompts": (PromptPairs.from_jsonl, lambda: (json.dumps(LINE) + "\n").encode() * 2000),
-    "prompts with roles": (
-        PromptPairs.from_jsonl,
-        lambda: (json.dumps({**LINE, "roles": {"IO": 0, "S2": 1}}) + "\n").encode() * 1500,
-    ),
-    "prompts of many tokens": (
-        PromptPairs.from_jsonl,
-        lambda: json.dumps({**LINE, "clean": [1] * 10**4, "corrupted": [2] * 10**4}).encode(),
-    ),
-    "circuit": (Circuit.from_json, circuit_text),
-}
-
-
-@pytest.mark.parametrize(("read", "made"), LARGER.values(), ids=LARGER)
-def test_valid_files_take_ten_times_their_size(read, made, tmp_path):
-    (path := tmp_path / "file").write_bytes(made())
-    read(path)  # what is imported late is not the file's
-    tracemalloc.start()
-    read(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 10 * path.stat().st_size
