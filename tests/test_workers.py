@@ -2,15 +2,17 @@
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 import circuits
 import tasks
 from circuits import bootstrap
 from circuits.bootstrap import bootstrap_interval
 from circuits.errors import InputError
+from circuits.linear_fit import fit_linear
 from circuits.methods.exact_edges import exact_edge_effects
 from circuits.worker_pieces import ModelSource
-from circuits.workers import in_units
+from circuits.workers import in_units, torch_threads
 from tests.tiny_models import tiny
 
 
@@ -96,6 +98,19 @@ def test_bootstrap_in_parts(monkeypatch):
     alone, shared = (bootstrap_interval(per_prompt, resamples=100, workers=who) for who in (None, workers))
     assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
     assert len(workers.done) == 6
+
+
+@pytest.mark.parametrize("fit", ["ridge", "lasso"])
+def test_a_fit_does_not_depend_on_the_threads_that_the_environment_gives(fit):
+    """Ray sets them to 1 in its workers; who starts a study in a shell has as many as there are processors."""
+    draw = torch.Generator().manual_seed(0)
+    kept = (torch.rand(320, 300, generator=draw) > 0.1).double()
+    outcomes = kept @ torch.randn(300, 1, generator=draw).double() + torch.randn(320, 1, generator=draw).double()
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"), torch_threads(1):
+            found.append(fit_linear(kept, outcomes, fit).weights)
+    assert torch.equal(*found)
 
 
 def test_units_hold_everything_once():
