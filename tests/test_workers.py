@@ -129,3 +129,16 @@ def test_a_model_given_as_an_object_cannot_be_loaded_elsewhere():
 def test_other_weights_elsewhere_are_refused(model):
     with pytest.raises(InputError, match="other weights here"):
         ModelSource(model.name, weights_hash="0" * 64).load()
+
+
+def test_the_process_that_asks_has_as_many_threads_as_without_workers(monkeypatch):
+    from contextlib import nullcontext
+
+    from circuits.cli.common import workers_on
+
+    monkeypatch.setattr("circuits.ray_workers.RayWorkers", lambda *_, **__: nullcontext(Backwards()))
+    for on in (None, "ray"):
+        with torch_threads(2):
+            with workers_on(on, None, None, 0.0, 1):
+                assert torch.get_num_threads() == 1
+            assert torch.get_num_threads() == 2
