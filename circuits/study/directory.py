@@ -18,7 +18,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from circuits.untrusted import check_plain, read_json, read_text
 STUDY_FILE, KNOWN_FILE, TOKEN_FILE = "study.toml", "known.json", "study.id"
 BASE_FILE = "study.base"
 """Where the study file was, which names files relative to itself."""
+IDENTITY = tuple(field.name for field in fields(Identity))
 State = Literal["done", "missing", "failed"]
 
 
@@ -141,7 +142,7 @@ class StudyDirectory:
     def _known(self) -> dict[str, Identity]:
         told = _read_json(self.path / KNOWN_FILE) or {}
         try:
-            return {key: Identity(of["model"], of["pairs"], of["versions"]) for key, of in told.items()}
+            return {key: Identity(**{name: of[name] for name in IDENTITY}) for key, of in told.items()}
         except (TypeError, KeyError):
             return {}  # they are found out again
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from circuits.errors import InputError
 from circuits.study.option_kinds import choices, fits, kind_of, spelled
-from circuits.study.request import Request, Study, is_file
+from circuits.study.request import FILES, Request, Study, is_file
 from circuits.untrusted import check_plain, parse_toml, read_text
 
 LARGEST_SEED = 2**63 - 1
@@ -60,7 +60,7 @@ def parse_study(text: str, name: str = "the study", base: Path | None = None, ch
         text: of a study file.
         name: what errors call it.
         base: the directory that files are relative to; None: the current one.
-        check_tasks: whether tasks and files of prompts must be there.
+        check_tasks: whether tasks and files must be there.
     """
     base = Path.cwd() if base is None else base
     given = check_plain(parse_toml(text, name), name)
@@ -199,6 +199,9 @@ class _Reader:
                 raise self.error(where, f"cannot be used: {problem}") from None
             known = METHODS[method].options
             checked = {name: self.option(f"{where}.{name}", value, known[name]) for name, value in options.items()}
+            for name in FILES:
+                if self.check_tasks and name in checked and not is_file(self.base / checked[name]):
+                    raise self.error(f"{where}.{name}".replace("_", "-"), f"names no file: {self.base / checked[name]}")
             found.append((label, method, checked))
         return found
 
@@ -213,17 +216,22 @@ class _Reader:
 
     def evaluation(self, given: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
         from circuits.evaluate_run import PARTS
+        from circuits.study.perform import USUAL_PARTS
 
         if given is None:
             return None
         table = self.known(given, ("parts", "ablations", "random_circuits", "seed", "fresh"), "evaluation")
-        found: dict[str, Any] = {}
+        # Defaults are written down, so that to name them is no other evaluation.
+        found: dict[str, Any] = {"parts": list(USUAL_PARTS), "random_circuits": 20, "seed": 1}
         for key in ("parts", "ablations"):
             if key in table:
                 found[key] = self.names(table, key)
+        found["parts"].sort()
         for part in found.get("parts", ()):
             if part not in PARTS:
-                raise self.error("evaluation.parts", f"must be of {', '.join(PARTS)}; got {part!r:.60}")
+                near = get_close_matches(part, PARTS, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise self.error("evaluation.parts", f"must be of {', '.join(PARTS)}; got {part!r:.60}{hint}")
         _check_names("ablation", found.get("ablations", ()), self)
         for key in ("random_circuits", "seed"):
             if key in table:
