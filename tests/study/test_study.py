@@ -255,6 +255,16 @@ def test_an_evaluation_depends_on_what_its_task_tells(monkeypatch):
             'parts = ["faithfullness"',
             r"evaluation.parts must be of .*did you mean faithfulness",
         ),
+        ("steps = 2", "share = 3.0", r"methods.eap-ig.share must be from 0 to 1, not 3.0"),
+        ("steps = 2", "refine-top = 0", r"methods.eap-ig.refine-top must be at least 1, not 0"),
+        ("[methods.eap]", "[methods.coar]\nsamples = 1", r"methods.coar.samples must be at least 2, not 1"),
+        ("[methods.eap]", "[methods.activation-patching]\nwindow = 0", r"window must be at least 1, not 0"),
+        (
+            '["compiled/or-gate"]',
+            '["compiled/or-gat"]',
+            r"the study: models cannot be used: .*did you mean 'compiled/or-gate'",
+        ),
+        ("n = 4", "n = 4\ndtype = 'float23'", r"the study: dtype cannot be used: unknown dtype 'float23'"),
         ("n = 4", "n = 0", r"n must be a whole number from 1"),
         (
             '"compiled/and-gate"]',
