@@ -345,3 +345,21 @@ def test_a_file_among_options_is_beside_the_study_and_counts_by_what_it_holds(tm
         outcome = run_study(read_study(tmp_path / "study.toml"), out)
         assert outcome.states == {"done": 1}
         assert outcome.made == made
+
+
+@pytest.mark.parametrize(("kept", "loads"), [(2**31, 2), (0, 3)])
+def test_models_are_loaded_once_where_both_have_room(kept, loads, tmp_path, monkeypatch):
+    from circuits import worker_pieces
+
+    loaded, real = [], worker_pieces.load_model
+
+    def counting(name, **how):
+        loaded.append(name)
+        return real(name, **how)
+
+    monkeypatch.setattr(worker_pieces, "load_model", counting)
+    monkeypatch.setattr(worker_pieces, "_kept", {})
+    monkeypatch.setattr(worker_pieces, "KEPT_BYTES", kept)
+    text = TEXT[: TEXT.index("[methods.eap-ig]")].replace("[0, 1]", "[0]")
+    assert run_study(write_small_study(tmp_path, text), StudyDirectory.begin(tmp_path / "out")).states == {"done": 6}
+    assert len(loaded) == loads
