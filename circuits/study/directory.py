@@ -136,7 +136,7 @@ class StudyDirectory:
     def study(self) -> Study:
         """The study file that was run last."""
         path = self.path / STUDY_FILE
-        return parse_study(read_text(path), str(path), Path(read_text(self.path / BASE_FILE).strip()), False)
+        return parse_study(read_text(path), str(path), Path(read_text(self.path / BASE_FILE).removesuffix("\n")), False)
 
     @cached_property
     def _known(self) -> dict[str, Identity]:
@@ -251,6 +251,8 @@ class StudyDirectory:
                 temporary.write_text(text, encoding="utf-8")
         except OSError as problem:
             raise InputError(f"cannot write {path}: {problem.strerror or problem}") from None
+        except UnicodeEncodeError:
+            raise InputError(f"cannot write {path}: the study's own directory has a name that is no UTF-8") from None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -363,3 +363,16 @@ def test_models_are_loaded_once_where_both_have_room(kept, loads, tmp_path, monk
     text = TEXT[: TEXT.index("[methods.eap-ig]")].replace("[0, 1]", "[0]")
     assert run_study(write_small_study(tmp_path, text), StudyDirectory.begin(tmp_path / "out")).states == {"done": 6}
     assert len(loaded) == loads
+
+
+@pytest.mark.parametrize("name", ["ünï ☃ ", "bad\udcff"])
+def test_the_study_file_may_be_anywhere(name, tmp_path):
+    (tmp_path / name).mkdir()
+    study = write_small_study(tmp_path / name, TEXT[: TEXT.index("[methods.eap-ig]")])
+    out = StudyDirectory.begin(tmp_path / "out")
+    if name.isprintable():
+        out.keep_study(study)
+        assert out.study().base == tmp_path / name
+    else:
+        with pytest.raises(InputError, match="a name that is no UTF-8"):
+            out.keep_study(study)
