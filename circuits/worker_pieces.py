@@ -52,7 +52,10 @@ class ModelSource:
                 "it from there"
             )
         dtype = str(model.dtype).removeprefix("torch.")
-        return cls(dtype=dtype, weights_hash=model.weights_hash, revision=model.revision, **model.loaded_by)
+        asked = dict(model.loaded_by)
+        if asked.get("device") == "auto" and asked.get("device_map") is None:
+            asked["device"] = model.device.type  # a worker without a GPU would take its processor, and give other bits
+        return cls(dtype=dtype, weights_hash=model.weights_hash, revision=model.revision, **asked)
 
     def load(self) -> Model:
         """The model; this process keeps the last one that it loaded, and smaller ones besides (`KEPT_BYTES`).

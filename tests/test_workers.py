@@ -142,3 +142,8 @@ def test_the_process_that_asks_has_as_many_threads_as_without_workers(monkeypatc
             with workers_on(on, None, None, 0.0, 1):
                 assert torch.get_num_threads() == 1
             assert torch.get_num_threads() == 2
+
+
+def test_workers_use_the_kind_of_device_that_the_model_is_on(model):
+    assert model.loaded_by["device"] == "auto"
+    assert ModelSource.of(model).device == model.device.type
