@@ -7,6 +7,8 @@ condition, the weights' standard errors, and every sample's prediction by a fit 
 the residual left out is e_i / (1 - h_i); Allen 1974).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,16 +109,31 @@ def _least_squares(
     return weights, stderr, mean_stderr, left_out.masked_fill(alone, torch.nan), ()
 
 
+@contextmanager
+def _threads_of_torch() -> Iterator[None]:
+    """scikit-learn with as many threads as torch has here.
+
+    Its linear algebra reads a number of its own from the environment, which Ray sets in its workers; bits depend on it. Libraries
+    that are not loaded yet are not reached, so scikit-learn is imported before.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(torch.get_num_threads(), user_api="blas"):
+        yield
+
+
 def _ridge(x: Tensor, y: Tensor) -> _Found:
     from sklearn.linear_model import Ridge, RidgeCV
     from sklearn.model_selection import KFold, cross_val_predict
 
     scale = len(x) * max(float(x.var(0).mean()), 1e-12)
-    chosen = RidgeCV((STRENGTHS * scale).numpy(), fit_intercept=False, alpha_per_target=True).fit(x.numpy(), y.numpy())
-    strengths = torch.as_tensor(chosen.alpha_).reshape(-1)
-    penalties: Any = strengths.numpy()  # one for each prompt
-    final = Ridge(penalties, fit_intercept=False)
-    left_out = cross_val_predict(final, x.numpy(), y.numpy(), cv=KFold(min(FOLDS, len(x))))
+    with _threads_of_torch():
+        strengths_tried = (STRENGTHS * scale).numpy()
+        chosen = RidgeCV(strengths_tried, fit_intercept=False, alpha_per_target=True).fit(x.numpy(), y.numpy())
+        strengths = torch.as_tensor(chosen.alpha_).reshape(-1)
+        penalties: Any = strengths.numpy()  # one for each prompt
+        final = Ridge(penalties, fit_intercept=False)
+        left_out = cross_val_predict(final, x.numpy(), y.numpy(), cv=KFold(min(FOLDS, len(x))))
     weights = torch.as_tensor(chosen.coef_, dtype=x.dtype).reshape(-1, x.shape[1]).T.contiguous()
     return _shrunk(weights, torch.as_tensor(left_out, dtype=x.dtype).reshape(y.shape), strengths.tolist())
 
@@ -133,10 +150,12 @@ def _lasso(x: Tensor, y: Tensor) -> _Found:
             left_out.append(torch.zeros_like(column))
             strengths.append(0.0)
             continue
-        chosen = LassoCV(cv=folds, fit_intercept=False, max_iter=5000).fit(x.numpy(), column.numpy())
-        final = Lasso(chosen.alpha_, fit_intercept=False, max_iter=5000)
+        with _threads_of_torch():
+            chosen = LassoCV(cv=folds, fit_intercept=False, max_iter=5000).fit(x.numpy(), column.numpy())
+            final = Lasso(chosen.alpha_, fit_intercept=False, max_iter=5000)
+            predicted = cross_val_predict(final, x.numpy(), column.numpy(), cv=folds)
         weights.append(torch.as_tensor(chosen.coef_, dtype=x.dtype))
-        left_out.append(torch.as_tensor(cross_val_predict(final, x.numpy(), column.numpy(), cv=folds), dtype=x.dtype))
+        left_out.append(torch.as_tensor(predicted, dtype=x.dtype))
         strengths.append(float(chosen.alpha_))
     return _shrunk(torch.stack(weights, 1), torch.stack(left_out, 1), strengths)
 

@@ -5,13 +5,16 @@ work repeated; after `RETRIES` further deaths over one unit that unit is given u
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from circuits.errors import NO_MEMORY, InputError, ModelError, PairsError, lacks_memory
 from circuits.workers import torch_threads
 
 RETRIES = 3
+LISTENING_SECONDS = 10.0
+"""In which an address has to answer."""
 _KINDS = {kind.__name__: kind for kind in (InputError, ModelError, PairsError)}
 
 
@@ -39,6 +42,8 @@ class RayWorkers:
     ) -> None:
         if cpus < 1 or gpus < 0 or (number is not None and number < 1):
             raise InputError(f"workers must be at least 1, with at least 1 CPU each; got {number} with {cpus}")
+        if gpus > 1 and gpus != int(gpus):
+            raise InputError(f"a worker takes a part of one GPU, or a whole number of them; got {gpus:g}")
         try:
             import ray
         except ImportError:
@@ -55,14 +60,12 @@ class RayWorkers:
             _connect(ray, on, None if number is None else number * cpus)
         try:
             there = ray.cluster_resources()
-            room = int(there.get("CPU", 0) // cpus)
-            if gpus:
-                room = min(room, int(there.get("GPU", 0) / gpus))
+            room = sum(room_on(node["Resources"], cpus, gpus) for node in ray.nodes() if node["Alive"])
             self.number = room if number is None else number
             if not 1 <= self.number <= room:
                 raise InputError(
                     f"{number or 'workers'} with {cpus} CPUs and {gpus:g} GPUs each do not fit: Ray has "
-                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, and a worker takes all of its own on one machine"
                 )
             kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
             self._actors = [kind.remote(threads or cpus) for _ in range(self.number)]
@@ -114,6 +117,20 @@ class RayWorkers:
             raise problem
 
 
+def room_on(resources: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """How many workers fit on one machine: Ray waits without end for what fits on none.
+
+    Args:
+        resources: the machine's `CPU` and `GPU`.
+        cpus, gpus: what each worker takes; of a part of a GPU, all on the same one.
+    """
+    room = int(resources.get("CPU", 0) // cpus)
+    there = resources.get("GPU", 0)
+    if 0 < gpus < 1:
+        return min(room, int(there) * int(1 / gpus))
+    return min(room, int(there // gpus)) if gpus else room
+
+
 class _Worker:
     """One process."""
 
@@ -143,12 +160,28 @@ def _connect(ray: Any, on: str, cpus: int | None) -> None:
     quiet: dict[str, Any] = {"include_dashboard": False} if on == "ray" else {}
     if on == "ray":
         quiet |= {"num_cpus": cpus} if cpus else {}
+    _check_listening(on)
     try:
         ray.init(address="local" if on == "ray" else on, log_to_driver=False, logging_level=logging.CRITICAL, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
         lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
-        hint = "; is its port right, and does it want a token (RAY_AUTH_MODE=token)?" if on.startswith("ray://") else ""
+        hint = "; is its port right, and does it want a token (RAY_AUTH_MODE=token)?" if ":" in on else ""
         raise InputError(f"Ray cannot be reached at {on!r}: {' '.join(lines[:2])[:300]}{hint}") from None
+
+
+def _check_listening(on: str) -> None:
+    """Refuses an address at which nobody listens: Ray would try for a quarter of an hour.
+
+    Raises:
+        InputError: a connection was refused, or not taken in time, or there is no such host.
+    """
+    host, _, port = on.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # a name such as auto, or what Ray refuses at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), LISTENING_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as problem:
+        raise InputError(f"Ray cannot be reached at {on!r}: {problem}; is its port right?") from None
 
 
 def _died(death: Exception) -> str:

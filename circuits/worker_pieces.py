@@ -8,7 +8,6 @@ them as always, and finds nothing left to measure.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -53,10 +52,13 @@ class ModelSource:
                 "it from there"
             )
         dtype = str(model.dtype).removeprefix("torch.")
-        return cls(dtype=dtype, weights_hash=model.weights_hash, revision=model.revision, **model.loaded_by)
+        asked = dict(model.loaded_by)
+        if asked.get("device") == "auto" and asked.get("device_map") is None:
+            asked["device"] = model.device.type  # a worker without a GPU would take its processor, and give other bits
+        return cls(dtype=dtype, weights_hash=model.weights_hash, revision=model.revision, **asked)
 
     def load(self) -> Model:
-        """The model; this process keeps the last one that it loaded.
+        """The model; this process keeps the last one that it loaded, and smaller ones besides (`KEPT_BYTES`).
 
         Raises:
             InputError: it cannot be loaded, or has other weights than it should.
@@ -69,7 +71,13 @@ class ModelSource:
         return model
 
 
-@lru_cache(maxsize=1)
+KEPT_BYTES = 2**31
+"""Models that together take no more stay loaded, so that a study of small models loads each once in each process; of larger
+ones the last alone stays."""
+_kept: dict[tuple[Any, ...], Model] = {}
+"""Those that are loaded, by what they were asked for as; the last one asked for is the last."""
+
+
 def _loaded(
     name: str,
     dtype: str | None,
@@ -79,9 +87,25 @@ def _loaded(
     trust_remote_code: bool,
     state: str,
 ) -> Model:
-    return load_model(
-        name, dtype=dtype, device=device, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
-    )
+    asked = (name, dtype, device, device_map, revision, trust_remote_code, state)
+    model = _kept.pop(asked, None)
+    if model is None:
+        model = load_model(
+            name,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+    _kept[asked] = model
+    while len(_kept) > 1 and sum(map(_bytes, _kept.values())) > KEPT_BYTES:
+        del _kept[next(iter(_kept))]
+    return model
+
+
+def _bytes(model: Model) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in model.bridge.original_model.parameters())
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,6 +90,30 @@ def test_too_many_workers():
         RayWorkers(number=10_000)
 
 
+@pytest.mark.parametrize("on", ["ray://127.0.0.1:1", "127.0.0.1:1", "no-such-host.invalid:6379", "127.0.0.1:99999"])
+def test_where_nobody_listens(on, monkeypatch):
+    import ray
+
+    from circuits.ray_workers import RayWorkers
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray tries for a quarter of an hour"))
+    with pytest.raises(InputError, match=r"Ray cannot be reached at .*; is its port right\?"):
+        RayWorkers(on)
+
+
+def test_workers_that_would_be_waited_for_without_end():
+    from circuits.ray_workers import RayWorkers, room_on
+
+    assert room_on({"CPU": 8.0}, 3, 0.0) == 2
+    assert room_on({"CPU": 8.0}, 1, 1.0) == 0
+    assert room_on({"CPU": 8.0, "GPU": 2.0}, 1, 0.6) == 2  # not three: each GPU has room for one
+    assert room_on({"CPU": 8.0, "GPU": 2.0}, 1, 0.25) == 8
+    assert room_on({"CPU": 8.0, "GPU": 5.0}, 1, 2.0) == 2
+    with pytest.raises(InputError, match="a part of one GPU, or a whole number"):
+        RayWorkers(gpus=1.5)
+
+
 def test_a_study_gives_the_same_table_though_workers_are_killed(ray_workers, tmp_path):
     """`MECH_CIRCUITS_KILLS` of them, at most six in one go, each in the middle of some run."""
     import psutil

@@ -2,15 +2,17 @@
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 import circuits
 import tasks
 from circuits import bootstrap
 from circuits.bootstrap import bootstrap_interval
 from circuits.errors import InputError
+from circuits.linear_fit import fit_linear
 from circuits.methods.exact_edges import exact_edge_effects
 from circuits.worker_pieces import ModelSource
-from circuits.workers import in_units
+from circuits.workers import in_units, torch_threads
 from tests.tiny_models import tiny
 
 
@@ -98,6 +100,19 @@ def test_bootstrap_in_parts(monkeypatch):
     assert len(workers.done) == 6
 
 
+@pytest.mark.parametrize("fit", ["ridge", "lasso"])
+def test_a_fit_does_not_depend_on_the_threads_that_the_environment_gives(fit):
+    """Ray sets them to 1 in its workers; who starts a study in a shell has as many as there are processors."""
+    draw = torch.Generator().manual_seed(0)
+    kept = (torch.rand(320, 300, generator=draw) > 0.1).double()
+    outcomes = kept @ torch.randn(300, 1, generator=draw).double() + torch.randn(320, 1, generator=draw).double()
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"), torch_threads(1):
+            found.append(fit_linear(kept, outcomes, fit).weights)
+    assert torch.equal(*found)
+
+
 def test_units_hold_everything_once():
     workers = Backwards(2)
     for n in (0, 1, 7, 8, 9, 100):
@@ -114,3 +129,21 @@ def test_a_model_given_as_an_object_cannot_be_loaded_elsewhere():
 def test_other_weights_elsewhere_are_refused(model):
     with pytest.raises(InputError, match="other weights here"):
         ModelSource(model.name, weights_hash="0" * 64).load()
+
+
+def test_the_process_that_asks_has_as_many_threads_as_without_workers(monkeypatch):
+    from contextlib import nullcontext
+
+    from circuits.cli.common import workers_on
+
+    monkeypatch.setattr("circuits.ray_workers.RayWorkers", lambda *_, **__: nullcontext(Backwards()))
+    for on in (None, "ray"):
+        with torch_threads(2):
+            with workers_on(on, None, None, 0.0, 1):
+                assert torch.get_num_threads() == 1
+            assert torch.get_num_threads() == 2
+
+
+def test_workers_use_the_kind_of_device_that_the_model_is_on(model):
+    assert model.loaded_by["device"] == "auto"
+    assert ModelSource.of(model).device == model.device.type

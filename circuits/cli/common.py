@@ -47,18 +47,18 @@ def load(name: str, dtype: str | None, device: str, revision: str | None, device
 def workers_on(
     on: str | None, number: int | None, cpus: int | None, gpus: float, threads: int | None
 ) -> Iterator["Workers | None"]:
-    """Workers as they were asked for with `--on` and what goes with it; None: this process works, with so many threads.
+    """Workers as they were asked for with `--on` and what goes with it; None: this process works. It has so many
+    threads either way.
 
     Raises:
         InputError: options of workers without `--on`, or see `RayWorkers`.
     """
     from circuits.errors import InputError
+    from circuits.workers import torch_threads
 
     if on is None:
         if number is not None or cpus is not None or gpus:
             raise InputError("--workers, --cpus-per-worker and --gpus-per-worker go with --on")
-        from circuits.workers import torch_threads
-
         with torch_threads(threads):
             yield None
         return
@@ -69,5 +69,5 @@ def workers_on(
     threads = torch.get_num_threads() if threads is None else threads
     with console_stderr().status("starting workers"):
         made = RayWorkers(on, number, cpus=cpus or threads, gpus=gpus, threads=threads)
-    with made:
+    with made, torch_threads(threads):  # what is not divided, such as a fit, is computed here
         yield made

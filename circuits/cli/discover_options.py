@@ -8,6 +8,7 @@ import typer
 
 from circuits.cli.common import LARGEST_SEED, names_in
 from circuits.cli.options import WORKERS
+from circuits.option_limits import limits
 
 METHOD_HELP = (
     "Edges: eap (one gradient), eap-ig (gradients integrated over inputs), edge-attribution (any --gradient), "
@@ -83,7 +84,9 @@ Threshold = Annotated[
     float | None,
     _option(EDGES, "Every edge of at least this score; acdc: edges whose ablation raises the loss by less go."),
 ]
-RandomCircuits = Annotated[int | None, _option(EDGES, "Random circuits to compare with. Default: 5.", min=0)]
+RandomCircuits = Annotated[
+    int | None, _option(EDGES, "Random circuits to compare with. Default: 5.", **limits("random_circuits"))
+]
 Steps = Annotated[
     int | None,
     _option(EDGES, "Points on the path from ablated to clean, default 5; edge-pruning: of training, default 300."),
@@ -93,12 +96,12 @@ Quadrature = Annotated[str | None, _option(CHOICE, "left, midpoint or right rule
 Attention = Annotated[str | None, _option(CHOICE, "relp: live or detached. Default: live.")]
 Select = Annotated[str | None, _option(CHOICE, "Rule: top, greedy, positive-share or optimal. Default: top.")]
 By = Annotated[str | None, _option(CHOICE, "Rank edges by 'abs' (either sign) or 'signed'. Default: abs.")]
-Share = Annotated[float | None, _option(CHOICE, "positive-share: that share. Default: 0.5.", min=0, max=1)]
+Share = Annotated[float | None, _option(CHOICE, "positive-share: that share. Default: 0.5.", **limits("share"))]
 Fill = Annotated[
     bool | None, typer.Option("--fill", help="Go on until so many edges are connected.", rich_help_panel=CHOICE)
 ]
 Refine = Annotated[str | None, _option(CHOICE, REFINE_HELP)]
-RefineTop = Annotated[int | None, _option(CHOICE, "How many edges are refined. Default: 200.", min=1)]
+RefineTop = Annotated[int | None, _option(CHOICE, "How many edges are refined. Default: 200.", **limits("refine_top"))]
 Absolute = Annotated[
     bool | None,
     typer.Option("--absolute", help="acdc, edge-pruning: compare the size of a change.", rich_help_panel=EDGES),
@@ -112,7 +115,9 @@ ReaderTests = Annotated[
 Order = Annotated[
     str | None, _option(ACDC, "Test each reader's edges by the size of their score by 'eap' or 'eap-ig'.")
 ]
-StartLayer = Annotated[int | None, _option(ACDC, "Edges into earlier layers stay. Default: 0.", min=0)]
+StartLayer = Annotated[
+    int | None, _option(ACDC, "Edges into earlier layers stay. Default: 0.", **limits("start_layer"))
+]
 StartCircuit = Annotated[Path | None, _option(ACDC, "A circuit.json to prune further. Default: all edges.")]
 Resume = Annotated[
     bool,
@@ -125,7 +130,7 @@ Positions = Annotated[str | None, _option(NODES, POSITIONS_HELP)]
 Direction = Annotated[str | None, _option(NODES, "activation-patching: denoising or noising. Default: denoising.")]
 Window = Annotated[
     int | None,
-    _option(NODES, "activation-patching: neighbouring layers patched together. Default: 1.", min=1),
+    _option(NODES, "activation-patching: neighbouring layers patched together. Default: 1.", **limits("window")),
 ]
 QkFix = Annotated[
     bool | None,
@@ -145,7 +150,9 @@ Receivers = Annotated[
 Senders = Annotated[str | None, _option(PATHS, SENDERS_HELP)]
 Together = Annotated[bool | None, typer.Option("--together", help="Patch all senders at once.", rich_help_panel=PATHS)]
 Mlps = Annotated[str | None, _option(PATHS, "MLPs between are frozen or live. Default: frozen.")]
-Samples = Annotated[int | None, _option(LINEAR, "Random sets of ablated components. Default: 2000.", min=2)]
+Samples = Annotated[
+    int | None, _option(LINEAR, "Random sets of ablated components. Default: 2000.", **limits("samples"))
+]
 Alpha = Annotated[float | None, _option(LINEAR, "Chance of a component to be ablated. Default: 0.1.")]
 Fit = Annotated[str | None, _option(LINEAR, "least_squares, ridge or lasso. Default: least_squares.")]
 

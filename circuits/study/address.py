@@ -9,21 +9,26 @@ same.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from circuits import plugins, zoo
+from circuits.discover import METHODS
 from circuits.errors import InputError
 from circuits.model import Model
 from circuits.pairs import PromptPairs
 from circuits.provenance import plain, versions
-from circuits.study.request import Request
+from circuits.study.request import FILES, Request, is_file
 
 NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "device", "model_name", "tokenizer_name")
 """Parts of a configuration that change no number."""
+NO_TASK = "no such task"
+NUMERICAL = ("numpy", "scipy", "scikit-learn")
+"""Packages that fits and selections are computed with, besides those that a run names."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,15 @@ class Identity:
 
     Attributes:
         model: of weights, configuration and kind of device.
-        pairs: of prompts and the metric that they prefer.
+        pairs: of prompts.
         versions: of the packages that they were made with.
+        metric: that the prompts prefer, by name.
     """
 
     model: str
     pairs: str
     versions: str
+    metric: str
 
 
 def digest(told: Any) -> str:
@@ -52,7 +59,7 @@ def identity_of(model: Model, pairs: PromptPairs) -> Identity:
     config: dict[str, Any] = own.to_dict() if hasattr(own, "to_dict") else vars(model.bridge.cfg)
     told = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL and _simple(value)}
     weights = digest({"weights": model.weights_hash, "config": told, "device": model.device.type})
-    return Identity(weights, digest({"pairs": pairs.digest(), "metric": pairs.metric}), package_versions())
+    return Identity(weights, pairs.digest(), package_versions(), pairs.metric)
 
 
 def _simple(value: Any) -> bool:
@@ -66,7 +73,7 @@ def _simple(value: Any) -> bool:
 @cache
 def package_versions() -> str:
     """Hash of the versions that numbers depend on."""
-    return digest(versions())
+    return digest({**versions(), **{name: version(name) for name in NUMERICAL}})
 
 
 def request_key(request: Request) -> str:
@@ -91,21 +98,48 @@ def question_keys(requests: Sequence[Request]) -> list[str]:
 
 
 def run_address(request: Request, identity: Identity) -> str:
-    """The address of a run, without its evaluation: 32 hexadecimal digits."""
-    names = ("model", "revision", "dtype", "device_map", "task", "n", "seed", "method", "options", "metric", "ablation",
-             "batch_size", "threads")  # fmt: skip
-    asked = {name: getattr(request, name) for name in names}
+    """The address of a run, without its evaluation: 32 hexadecimal digits.
+
+    What is left out counts as what it stands for: to write down the default changes nothing. The dtype is that of the weights.
+    """
+    names = ("model", "revision", "device_map", "task", "n", "seed", "method", "batch_size", "threads")
+    asked = {name: getattr(request, name) for name in names} | {
+        "options": _told_options(request),
+        "metric": request.metric or identity.metric,
+        "ablation": request.ablation or METHODS[request.method].ablation,
+    }
     return digest({**asked, "is": [identity.model, identity.pairs, identity.versions]})[:32]
+
+
+def _told_options(request: Request) -> Mapping[str, Any]:
+    """Options that are not the defaults; of a file what it holds."""
+    known = METHODS[request.method].options
+    found = {}
+    for name, value in request.options.items():
+        if name in FILES:
+            found[name] = _contents(Path(request.base) / value)
+        elif value != known[name].default or type(value) is not type(known[name].default):
+            found[name] = value
+    return found
+
+
+def _contents(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return "no such file"
 
 
 def evaluation_address(request: Request, run: str) -> str | None:
     """The address of a run's evaluation; None where none is asked for.
 
-    A task tells more than the run's prompts: fresh ones, and a circuit that is known. So its code counts.
+    A task tells more than the run's prompts: fresh ones, and a circuit that is known. So its code counts. A file tells no more,
+    and need not be there any longer.
     """
     if request.evaluation is None:
         return None
-    task = None if Path(request.task_source).is_file() else task_state(request.task_source)
+    state = "a file" if is_file(Path(request.task_source)) else task_state(request.task_source)
+    task = None if state in ("a file", NO_TASK) else state
     return digest({"run": run, "evaluation": request.evaluation, "task": task})[:32]
 
 
@@ -138,7 +172,7 @@ def task_state(name: str) -> str:
     try:
         return _code_state(type(plugins.find_task(name)).__module__)
     except InputError:
-        return "no such task"
+        return NO_TASK
 
 
 @cache

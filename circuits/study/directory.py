@@ -18,7 +18,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from circuits.untrusted import check_plain, read_json, read_text
 STUDY_FILE, KNOWN_FILE, TOKEN_FILE = "study.toml", "known.json", "study.id"
 BASE_FILE = "study.base"
 """Where the study file was, which names files relative to itself."""
+IDENTITY = tuple(field.name for field in fields(Identity))
 State = Literal["done", "missing", "failed"]
 
 
@@ -135,13 +136,13 @@ class StudyDirectory:
     def study(self) -> Study:
         """The study file that was run last."""
         path = self.path / STUDY_FILE
-        return parse_study(read_text(path), str(path), Path(read_text(self.path / BASE_FILE).strip()), False)
+        return parse_study(read_text(path), str(path), Path(read_text(self.path / BASE_FILE).removesuffix("\n")), False)
 
     @cached_property
     def _known(self) -> dict[str, Identity]:
         told = _read_json(self.path / KNOWN_FILE) or {}
         try:
-            return {key: Identity(of["model"], of["pairs"], of["versions"]) for key, of in told.items()}
+            return {key: Identity(**{name: of[name] for name in IDENTITY}) for key, of in told.items()}
         except (TypeError, KeyError):
             return {}  # they are found out again
 
@@ -250,6 +251,8 @@ class StudyDirectory:
                 temporary.write_text(text, encoding="utf-8")
         except OSError as problem:
             raise InputError(f"cannot write {path}: {problem.strerror or problem}") from None
+        except UnicodeEncodeError:
+            raise InputError(f"cannot write {path}: the study's own directory has a name that is no UTF-8") from None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

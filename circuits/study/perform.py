@@ -161,7 +161,7 @@ def _pairs(request: Request, model: Model) -> PromptPairs:
 
 def _discovered(task: Task, model: Model, pairs: PromptPairs, workers: Workers | None) -> dict[str, bytes]:
     request = task.request
-    options = dict(request.options)
+    options = request.method_options
     method = METHODS[request.method]
     if task.store is not None and method.keeps_record(options) and _sees(task.token):
         options["store"] = task.store

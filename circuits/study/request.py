@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+FILES = ("start_circuit",)
+"""Options of methods that name a file."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -50,6 +53,12 @@ class Request:
         """The model's name, or where its directory is."""
         path = Path(self.base) / self.model
         return str(path) if is_file(path / "config.json") else self.model
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The options, with files where they are."""
+        placed = {name: str(Path(self.base) / self.options[name]) for name in FILES if name in self.options}
+        return {**self.options, **placed}
 
     def __str__(self) -> str:
         more = [part for part in (self.metric, self.ablation) if part is not None]

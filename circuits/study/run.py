@@ -111,7 +111,9 @@ def _find_out(
     keys, by_model = list(unknown), defaultdict(list)
     for number, (_, request) in enumerate(unknown.values()):
         by_model[request.model].append((number, request))
-    units = [tuple(asked[i : i + AT_ONCE]) for asked in by_model.values() for i in range(0, len(asked), AT_ONCE)]
+    # The first model last: it is still loaded when its runs begin.
+    by_turn = reversed(by_model.values())
+    units = [tuple(asked[i : i + AT_ONCE]) for asked in by_turn for i in range(0, len(asked), AT_ONCE)]
     names = [name for name, _ in unknown.values()]
     left = set(range(len(keys)))
     with stage("models and prompts") as progress:

@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
+from circuits.option_limits import LIMITS
 from circuits.study.option_kinds import choices, fits, kind_of, spelled
-from circuits.study.request import Request, Study, is_file
+from circuits.study.request import FILES, Request, Study, is_file
 from circuits.untrusted import check_plain, parse_toml, read_text
 
 LARGEST_SEED = 2**63 - 1
@@ -60,7 +61,7 @@ def parse_study(text: str, name: str = "the study", base: Path | None = None, ch
         text: of a study file.
         name: what errors call it.
         base: the directory that files are relative to; None: the current one.
-        check_tasks: whether tasks and files of prompts must be there.
+        check_tasks: whether tasks, built models and files must be there.
     """
     base = Path.cwd() if base is None else base
     given = check_plain(parse_toml(text, name), name)
@@ -95,10 +96,13 @@ class _Reader:
             **{key: self.text(top, key) for key in ("dtype", "revision", "device_map")}, "device": self.text(top, "device") or "auto",
             "base": str(self.base),
         }  # fmt: skip
+        self.check_dtype(common["dtype"])
         for kind, asked in (("metric", metrics), ("ablation", ablations)):
             _check_names(kind, [one for one in asked if one is not None], self)
         for task in tasks if self.check_tasks else ():
             self.check_task(task)
+        for model in models if self.check_tasks else ():
+            self.check_model(model)
         total = len(models) * len(tasks) * len(methods) * len(seeds) * len(metrics) * len(ablations)
         if total > MOST_RUNS:
             raise InputError(f"{self.name} asks for {total} runs; a study has at most {MOST_RUNS}")
@@ -173,6 +177,25 @@ class _Reader:
         except (InputError, OSError, ValueError) as problem:
             raise self.error("tasks", f"cannot be used: {problem}") from None
 
+    def check_dtype(self, dtype: str | None) -> None:
+        from circuits.engine.placement import choose_dtype
+
+        try:
+            if dtype is not None:
+                choose_dtype(dtype)
+        except InputError as problem:
+            raise self.error("dtype", f"cannot be used: {problem}") from None
+
+    def check_model(self, model: str) -> None:
+        """Of models that are built; whether others can be had is known when they are loaded."""
+        from circuits.plugins import find_model, names_built_model
+
+        try:
+            if names_built_model(model):
+                find_model(model)
+        except InputError as problem:
+            raise self.error("models", f"cannot be used: {problem}") from None
+
     def methods(self, given: Any) -> list[tuple[str, str, dict[str, Any]]]:
         """(label, method, options) of each."""
         from circuits.discover import METHODS, check_options
@@ -199,6 +222,9 @@ class _Reader:
                 raise self.error(where, f"cannot be used: {problem}") from None
             known = METHODS[method].options
             checked = {name: self.option(f"{where}.{name}", value, known[name]) for name, value in options.items()}
+            for name in FILES:
+                if self.check_tasks and name in checked and not is_file(self.base / checked[name]):
+                    raise self.error(f"{where}.{name}".replace("_", "-"), f"names no file: {self.base / checked[name]}")
             found.append((label, method, checked))
         return found
 
@@ -209,21 +235,30 @@ class _Reader:
             raise self.error(key.replace("_", "-"), f"is {kind_of(value)}; expected {spelled(wanted)}")
         if type(value) is int and not 0 <= value <= LARGEST_SEED:
             raise self.error(key.replace("_", "-"), f"must be from 0 to {LARGEST_SEED}")
+        least, most = LIMITS.get(key.rpartition(".")[2], (None, None))
+        if least is not None and (value < least or (most is not None and value > most)):
+            range_told = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise self.error(key.replace("_", "-"), f"must be {range_told}, not {value}")
         return float(value) if type(value) is int and float in choices(wanted) and int not in choices(wanted) else value
 
     def evaluation(self, given: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
         from circuits.evaluate_run import PARTS
+        from circuits.study.perform import USUAL_PARTS
 
         if given is None:
             return None
         table = self.known(given, ("parts", "ablations", "random_circuits", "seed", "fresh"), "evaluation")
-        found: dict[str, Any] = {}
+        # Defaults are written down, so that to name them is no other evaluation.
+        found: dict[str, Any] = {"parts": list(USUAL_PARTS), "random_circuits": 20, "seed": 1}
         for key in ("parts", "ablations"):
             if key in table:
                 found[key] = self.names(table, key)
+        found["parts"].sort()
         for part in found.get("parts", ()):
             if part not in PARTS:
-                raise self.error("evaluation.parts", f"must be of {', '.join(PARTS)}; got {part!r:.60}")
+                near = get_close_matches(part, PARTS, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise self.error("evaluation.parts", f"must be of {', '.join(PARTS)}; got {part!r:.60}{hint}")
         _check_names("ablation", found.get("ablations", ()), self)
         for key in ("random_circuits", "seed"):
             if key in table:

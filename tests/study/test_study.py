@@ -55,7 +55,7 @@ def test_the_same_study_again_computes_nothing(finished, monkeypatch):
         ("random_circuits = 2", "random_circuits = 1", 4),  # the evaluations alone; see the next test
         ("[methods.eap]", "[methods.other-name]\nmethod = 'eap'", 0),  # a label is no option
         ("n = 4", "n = 4\nthreads = 2", 4),
-        ("n = 4", "n = 4\nmetrics = ['probability', 'logit_difference']", 8),
+        ("n = 4", "n = 4\nmetrics = ['probability', 'logit_difference']", 4),  # the task prefers the second
     ],
 )
 def test_a_changed_option_is_a_new_run(finished, old, new, made):
@@ -249,7 +249,22 @@ def test_an_evaluation_depends_on_what_its_task_tells(monkeypatch):
         ("steps = 2", "threshold = nan", r"methods.eap-ig.threshold is a number; expected a finite number"),
         ("steps = 2", "threshold = true", r"threshold is true or false; expected a finite number"),
         ("steps = 2", f"steps = 1{'0' * 30}", r"steps must be from 0 to"),
-        ("steps = 2", "stpes = 2", r"methods.eap-ig cannot be used: .*steps"),
+        ("steps = 2", "stpes = 2", r"methods.eap-ig cannot be used: .*no option 'stpes'; did you mean steps\?"),
+        (
+            'parts = ["faithfulness"',
+            'parts = ["faithfullness"',
+            r"evaluation.parts must be of .*did you mean faithfulness",
+        ),
+        ("steps = 2", "share = 3.0", r"methods.eap-ig.share must be from 0 to 1, not 3.0"),
+        ("steps = 2", "refine-top = 0", r"methods.eap-ig.refine-top must be at least 1, not 0"),
+        ("[methods.eap]", "[methods.coar]\nsamples = 1", r"methods.coar.samples must be at least 2, not 1"),
+        ("[methods.eap]", "[methods.activation-patching]\nwindow = 0", r"window must be at least 1, not 0"),
+        (
+            '["compiled/or-gate"]',
+            '["compiled/or-gat"]',
+            r"the study: models cannot be used: .*did you mean 'compiled/or-gate'",
+        ),
+        ("n = 4", "n = 4\ndtype = 'float23'", r"the study: dtype cannot be used: unknown dtype 'float23'"),
         ("n = 4", "n = 0", r"n must be a whole number from 1"),
         (
             '"compiled/and-gate"]',
@@ -281,11 +296,12 @@ def test_other_configurations_and_preferred_metrics_are_other_runs(monkeypatch):
     assert identity_of(model, random_pairs()) == identity
     monkeypatch.setattr(model.bridge.original_model.config, "layer_norm_epsilon", 0.5)
     assert identity_of(model, pairs).model != identity.model
-    assert identity_of(model, replace(pairs, metric="probability")).pairs != identity.pairs
+    assert identity_of(model, replace(pairs, metric="probability")) != identity
 
 
 def test_a_table_needs_no_prompts_and_a_half_begun_directory_is_taken(tmp_path):
-    study = write_small_study(tmp_path, TEXT[: TEXT.index("[methods.acdc]")].replace("[0, 1]", "[0]"))
+    text = TEXT[: TEXT.index("[methods.acdc]")] + TEXT[TEXT.index("[evaluation]") :]
+    study = write_small_study(tmp_path, text.replace("[0, 1]", "[0]"))
     (tmp_path / "out").mkdir()
     out = StudyDirectory.begin(tmp_path / "out")
     assert run_study(study, out).states == {"done": 12}
@@ -300,5 +316,63 @@ def test_other_weights_under_the_same_name_are_another_run():
     from circuits.study.address import Identity, run_address
 
     request = parse_study(SMALL).requests[0]
-    identities = [Identity(*name) for name in ("apv", "bpv", "aqv", "apw")]
-    assert len({run_address(request, identity) for identity in identities}) == 4
+    identities = [Identity(*name) for name in ("apvm", "bpvm", "aqvm", "apwm", "apvn")]
+    assert len({run_address(request, identity) for identity in identities}) == 5
+
+
+def test_a_default_that_is_written_down_is_the_same_run(finished):
+    told = SMALL.replace(
+        "n = 4", 'n = 4\nmetrics = ["logit_difference"]\nablations = ["interchange"]\ndtype = "float64"', 1
+    )
+    told = told.replace("[methods.eap]", "[methods.eap]\nrandom-circuits = 5\nfill = false") + "seed = 1\n"
+    run_study(parse_study(SMALL), finished)
+    assert {entry.state for entry in _after_identifying(parse_study(told), finished)} == {"done"}
+
+
+def test_a_file_among_options_is_beside_the_study_and_counts_by_what_it_holds(tmp_path, monkeypatch):
+    text = SMALL[: SMALL.index("[methods")].replace(', "compiled/and-gate"', "")
+    out = StudyDirectory.begin(tmp_path / "eap")
+    run_study(parse_study(text + "[methods.eap]\nedges = 30\n[methods.other]\nmethod = 'eap'\nedges = 50\n"), out)
+    few, many = ((run / "circuit.json").read_bytes() for run in sorted((out.path / "runs").iterdir()))
+    (tmp_path / "study.toml").write_text(text + '[methods.acdc]\nthreshold = 0.1\nstart-circuit = "start.json"\n')
+    with pytest.raises(InputError, match=r"methods.acdc.start-circuit names no file: .*start.json"):
+        read_study(tmp_path / "study.toml")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    out = StudyDirectory.begin(tmp_path / "out")
+    for contents, made in ((few, 1), (few, 0), (many, 1), (few, 0)):
+        (tmp_path / "start.json").write_bytes(contents)
+        outcome = run_study(read_study(tmp_path / "study.toml"), out)
+        assert outcome.states == {"done": 1}
+        assert outcome.made == made
+
+
+@pytest.mark.parametrize(("kept", "loads"), [(2**31, 2), (0, 3)])
+def test_models_are_loaded_once_where_both_have_room(kept, loads, tmp_path, monkeypatch):
+    from circuits import worker_pieces
+
+    loaded, real = [], worker_pieces.load_model
+
+    def counting(name, **how):
+        loaded.append(name)
+        return real(name, **how)
+
+    monkeypatch.setattr(worker_pieces, "load_model", counting)
+    monkeypatch.setattr(worker_pieces, "_kept", {})
+    monkeypatch.setattr(worker_pieces, "KEPT_BYTES", kept)
+    text = TEXT[: TEXT.index("[methods.eap-ig]")].replace("[0, 1]", "[0]")
+    assert run_study(write_small_study(tmp_path, text), StudyDirectory.begin(tmp_path / "out")).states == {"done": 6}
+    assert len(loaded) == loads
+
+
+@pytest.mark.parametrize("name", ["ünï ☃ ", "bad\udcff"])
+def test_the_study_file_may_be_anywhere(name, tmp_path):
+    (tmp_path / name).mkdir()
+    study = write_small_study(tmp_path / name, TEXT[: TEXT.index("[methods.eap-ig]")])
+    out = StudyDirectory.begin(tmp_path / "out")
+    if name.isprintable():
+        out.keep_study(study)
+        assert out.study().base == tmp_path / name
+    else:
+        with pytest.raises(InputError, match="a name that is no UTF-8"):
+            out.keep_study(study)
