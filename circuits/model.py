@@ -244,8 +244,7 @@ def _from_files(
 def _load_files(
     name: str, dtype: torch.dtype, device_map: DeviceMap | None, options: dict[str, Any]
 ) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     path = _fetched(name) if name in zoo.names() else name
@@ -256,7 +255,7 @@ def _load_files(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options, **placed
         )
-    except (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError) as problem:
+    except Exception as problem:  # whatever a library meets in a directory that somebody else may have written
         raise ModelError(_not_loaded(name, problem)) from problem
     finally:
         if bars:
@@ -268,13 +267,19 @@ def _load_files(
             f"{name}: the checkpoint lacks {len(absent)} of the model's tensors ({', '.join(absent[:3])}"
             f"{' …' if len(absent) > 3 else ''}); they would be random numbers. Is the download complete?"
         )
+    return model, _tokenizer(path, options)
+
+
+def _tokenizer(path: str, options: dict[str, Any]) -> Any:
+    """A checkpoint's tokenizer; None where it has none that works."""
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        if tokenizer.vocab_size == 0:  # what transformers makes up where a directory has no tokenizer
-            tokenizer = None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        tokenizer = None
-    return model, tokenizer
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, **options)
+        tokenizer("a", add_special_tokens=False)
+    except Exception:  # the tokenizers' own errors are of no other kind
+        return None
+    return tokenizer if tokenizer.vocab_size else None  # transformers makes an empty one up where a directory has none
 
 
 def _fetched(name: str) -> str:

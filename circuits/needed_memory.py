@@ -17,6 +17,10 @@ from circuits.engine.gradient_sum import SLOTS_AT_ONCE
 from circuits.errors import InputError, ModelError
 from circuits.graph import Graph
 from circuits.question import default_batch_size
+from circuits.untrusted import shown
+
+LARGEST_SIZE, MOST_LAYERS = 2**20, 1000
+"""What a configuration may say: a model without weights takes its layers' time and memory all the same."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,14 @@ def memory_need(
     for name, value in (("tokens", tokens), ("n", n), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
+    shape = _shape(config, tokens)
+    graph = shape.graph
     model = without_weights(config, dtype)
-    text = config.get_text_config()
-    heads = text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    graph = Graph(text.num_hidden_layers, heads, kv_heads, (True,) * text.num_hidden_layers, parallel=False)
-    shape = _Shape(graph, text.hidden_size, getattr(text, "head_dim", None) or text.hidden_size // heads, tokens)
     wide = torch.promote_types(dtype, torch.float32).itemsize
     if batch_size is None:
         batch_size = default_batch_size(graph.n_writers * shape.d_model * wide, tokens, "cpu")
     batch_size = min(batch_size, n)
-    saved = saved_by_autograd(model, batch_size, tokens, text.hidden_size)
+    saved = saved_by_autograd(model, batch_size, tokens, shape.d_model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return MemoryNeed(
         graph=graph,
@@ -96,7 +97,7 @@ def memory_need(
 
 
 def read_config(name: str, revision: str | None = None) -> Any:
-    """The configuration of a short name that is in the cache, a directory, or a Hugging Face id.
+    """The configuration of a short name that is in the cache, a directory, or a Hugging Face id; no code of its is run.
 
     Raises:
         ModelError: there is none.
@@ -107,10 +108,34 @@ def read_config(name: str, revision: str | None = None) -> Any:
 
     path = str(zoo.path(name)) if name in zoo.names() else name
     try:
-        return AutoConfig.from_pretrained(path, revision=revision)
-    except (OSError, ValueError, KeyError) as problem:
-        first = str(problem).strip().splitlines()[0]
-        raise ModelError(f"cannot read the configuration of {name!r}: {first}") from None
+        # Left out, it means that transformers asks, and runs that code if it is told "y".
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except Exception as problem:  # whatever a library meets in a file that somebody else may have written
+        raise ModelError(f"cannot read the configuration of {name!r}: {_first_line(problem)}") from None
+
+
+def _first_line(problem: Exception) -> str:
+    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
+
+
+def _shape(config: Any, tokens: int) -> "_Shape":
+    """The sizes that a configuration says, once it is sure that a model of them can be built in time."""
+    try:
+        text = config.get_text_config()
+        heads = text.num_attention_heads
+        kv_heads = getattr(text, "num_key_value_heads", None) or heads
+        d_head = getattr(text, "head_dim", None) or text.hidden_size // heads
+        layers, d_model = text.num_hidden_layers, text.hidden_size
+    except (AttributeError, TypeError, ZeroDivisionError) as problem:
+        raise ModelError(f"a {type(config).__name__} does not say its sizes: {_first_line(problem)}") from None
+    for what, size in (("layers", layers), ("heads", heads), ("key/value heads", kv_heads), ("d_model", d_model)):
+        if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
+            raise ModelError(
+                f"the configuration's number of {what} must be from 1 to {LARGEST_SIZE:,}, got {shown(size)}"
+            )
+    if layers > MOST_LAYERS:
+        raise ModelError(f"the configuration has {layers:,} layers; models of up to {MOST_LAYERS:,} can be told of")
+    return _Shape(Graph(layers, heads, kv_heads, (True,) * layers, parallel=False), d_model, d_head, tokens)
 
 
 @dataclass(frozen=True)
@@ -176,9 +201,13 @@ def without_weights(config: Any, dtype: torch.dtype) -> nn.Module:
 
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype)
-    except (ValueError, KeyError, AttributeError) as problem:
-        raise ModelError(f"no causal language model can be built from a {type(config).__name__}: {problem}") from None
+            # Left out, transformers asks whether to run the code that a configuration names.
+            model = AutoModelForCausalLM.from_config(
+                config, attn_implementation="eager", dtype=dtype, trust_remote_code=False
+            )
+    except Exception as problem:  # whatever a configuration makes of it
+        what = f"no causal language model can be built from a {type(config).__name__}"
+        raise ModelError(f"{what}: {_first_line(problem)}") from None
     return model.eval().requires_grad_(False)
 
 
@@ -198,6 +227,6 @@ def saved_by_autograd(model: nn.Module, batch: int, tokens: int, d_model: int) -
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
             model(inputs_embeds=embedding, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as problem:
-        raise ModelError(f"a {type(model).__name__} cannot be run without numbers: {problem}") from None
+    except Exception as problem:  # whatever a model's own code meets
+        raise ModelError(f"a {type(model).__name__} cannot be run without numbers: {_first_line(problem)}") from None
     return sum(x.untyped_storage().nbytes() for x in saved.values())

@@ -95,3 +95,45 @@ def test_the_command_prints_it(capsys):
 def test_a_configuration_that_is_not_there_is_told(name):
     with pytest.raises(ModelError, match="cannot read the configuration"):
         read_config(name)
+
+
+SIZES = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 9}
+LYING = {
+    "a text": {"num_hidden_layers": "x"},
+    "a layer too many": {"num_hidden_layers": 10**9},
+    "no heads": {"num_attention_heads": 0},
+    "heads that are a list": {"num_attention_heads": [2]},
+    "a width below nothing": {"hidden_size": -8},
+    "a padding that there is not": {"pad_token_id": 10},
+    "a vocabulary below nothing": {"vocab_size": -1},
+    "a vocabulary beyond counting": {"vocab_size": 10**30},
+    "an activation that there is not": {"hidden_act": ["x"]},
+    "a kind of model that is a list": {"model_type": ["llama"]},
+    "a type that there is not": {"dtype": "nloat32"},
+    "a rope of no kind": {"rope_parameters": "x"},
+}
+
+
+@pytest.mark.parametrize("changed", LYING.values(), ids=LYING)
+def test_a_configuration_that_lies_is_told(changed, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"} | SIZES | changed))
+    with pytest.raises(ModelError):
+        memory_need(read_config(str(tmp_path)), tokens=2, n=1)
+    with pytest.raises(ModelError):
+        circuits.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_no_code_of_a_directory_is_run(known, tmp_path, monkeypatch):
+    """Nobody is asked either: whoever pipes an answer into the command has not named it."""
+    told = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    kind = "llama" if known else "unheard-of"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": told} | SIZES))
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was asked"))
+    if known:
+        assert memory_need(read_config(str(tmp_path)), tokens=2, n=1).graph.n_layers == 2
+    else:
+        with pytest.raises(ModelError, match="cannot read the configuration"):
+            read_config(str(tmp_path))
+    assert not (tmp_path / "ran").exists()

@@ -10,6 +10,7 @@ SOURCES = sorted(path for name in ("circuits", "tasks") for path in (ROOT / name
 MODULES = {"pickle", "cPickle", "_pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib", "yaml", "jsonpickle"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "execfile"}
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
+LOADERS = {"from_pretrained", "from_config"}
 UNPACKING = {"extract", "extractall", "unpack_archive"}
 
 
@@ -54,6 +55,8 @@ def refused_call(call: ast.Call) -> str | None:
         return f"{name}, which writes wherever an archive says"
     if constant(said(call, "trust_remote_code")) is True:
         return "trust_remote_code=True"
+    if last in LOADERS and not {"trust_remote_code", None} & {keyword.arg for keyword in call.keywords}:
+        return f"{name} without trust_remote_code, which asks whether to run a repository's code"
     return None
 
 
@@ -101,6 +104,7 @@ def test_no_source_runs_what_a_file_holds(path):
         "np.load(path, allow_pickle=True)", "subprocess.run(text, shell=True)", "os.system(text)", "archive.extractall()",
         "shutil.unpack_archive(path)", "AutoModel.from_pretrained(name, trust_remote_code=True)", "import yaml",
         "options = {'trust_remote_code': True}",
+        "AutoConfig.from_pretrained(name)", "AutoModelForCausalLM.from_config(config, dtype=dtype)",
         "def load(name, trust_remote_code=True): pass", "def load(name, *, trust_remote_code=None): pass",
     ],
 )  # fmt: skip
@@ -111,6 +115,7 @@ def test_the_search_finds_what_it_looks_for(source):
 def test_what_is_allowed_is_not_found():
     source = (
         "torch.load(path, weights_only=True)\nre.compile(text)\nmodel.eval()\nload(name, trust_remote_code=trust)\n"
+        "AutoConfig.from_pretrained(name, trust_remote_code=False)\nAutoConfig.from_pretrained(name, **options)\n"
     )
     assert (
         faults(source + "def load(name, trust_remote_code=False): pass\nsubprocess.run(['a'])\nnp.load(path)\n") == []
