@@ -13,15 +13,15 @@ from typing import Any
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.untrusted import parse_json, read_text
+from circuits.untrusted import open_regular, parse_json, read_text
 
 SUM = "sha256"
 BLANK = "0" * 64
 
 
 def file_sum(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    """The SHA-256 of a file, as 64 hexadecimal digits; InputError for a pipe or a device, see `open_regular`."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -17,6 +17,7 @@ from circuits.checksums import json_sum, read_sealed, sealed, sealed_tensor, uns
 from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import replacing
 from circuits.provenance import Provenance, plain
+from circuits.untrusted import read_bytes
 
 
 def question_of(origin: Provenance) -> dict[str, Any]:
@@ -57,10 +58,10 @@ class Pieces:
         if self.directory is None:
             return self.kept.get(name)
         try:
-            raw = self._path(name).read_bytes()
+            raw = read_bytes(self._path(name))
         except FileNotFoundError:
             return None
-        except OSError:
+        except (OSError, InputError):
             raw = b""
         piece = unsealed_tensor(raw, self._key(name))
         if piece is None and not self._told:

@@ -165,8 +165,8 @@ def _is_run(directory: Path) -> bool:
     if not _holds_ours(directory):
         return False
     try:
-        run = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        run = read_json(directory / RUN_FILE)
+    except InputError:
         return False
     return isinstance(run, dict) and run.get("schema") == 1 and "provenance" in run
 

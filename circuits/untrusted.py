@@ -14,9 +14,10 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from circuits.errors import InputError
 
@@ -78,7 +79,7 @@ def read_text(path: str | Path) -> str:
         raise InputError(f"cannot read {str(path)!r}: {problem}") from None
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Opens a file to be read; whatever `open` raises is passed on.
 
     Raises:
@@ -89,6 +90,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         file.close()
         raise InputError(f"cannot read {path}: it is no regular file")
     return file
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All of a file; raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:

@@ -69,6 +69,8 @@ def check(bridge: TransformerBridge, architecture: Architecture, name: str) -> C
     with torch.no_grad():
         plain = run(bridge, architecture.unembed, batch.clean, batch.position)
     scale = float(plain.abs().max())
+    if scale == 0:
+        raise ModelError(f"{name}: all logits on random tokens are 0; are its weights damaged?")
     residual = _check_residual(architecture, seen, writes, limit, name)
     mask = architecture.graph.edge_mask
     errors = {}

@@ -20,7 +20,7 @@ from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
 from circuits.pieces import question_of
 from circuits.provenance import Provenance
-from circuits.untrusted import open_regular
+from circuits.untrusted import open_regular, read_bytes
 
 STEPS_FILE = "steps.jsonl"
 SUMS_FILE = "steps.sha256"
@@ -77,7 +77,7 @@ class Record:
                 opened.enter_context(sole_writer(directory, inside=True))
                 _claim(self._name.parent, asked)
                 self._files = (_opened(self._name, opened), _opened(self._name.with_name(SUMS_FILE), opened))
-                self._check(self._name.read_bytes(), self._name.with_name(SUMS_FILE).read_bytes())
+                self._check(read_bytes(self._name), read_bytes(self._name.with_name(SUMS_FILE)))
             except OSError as problem:
                 raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
             self._open = opened.pop_all()

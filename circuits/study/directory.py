@@ -125,7 +125,7 @@ class StudyDirectory:
     def token(self) -> tuple[Path, str]:
         """A file that only this directory holds, and its contents."""
         path = (self.path / TOKEN_FILE).absolute()
-        return path, path.read_text(encoding="utf-8")
+        return path, read_text(path)
 
     # --- study file and identities ------------------------------------------------------------------------------------
 

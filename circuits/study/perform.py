@@ -19,6 +19,7 @@ from circuits.runs import write_run
 from circuits.study.address import Identity, identity_of, model_state, package_versions
 from circuits.study.request import Request
 from circuits.terminal import quiet_libraries
+from circuits.untrusted import read_text
 from circuits.worker_pieces import ModelSource
 from circuits.workers import Workers
 
@@ -203,6 +204,6 @@ def _sees(token: tuple[Path, str] | None) -> bool:
     if token is None:
         return False
     try:
-        return token[0].read_text(encoding="utf-8") == token[1]
-    except OSError:
+        return read_text(token[0]) == token[1]
+    except InputError:
         return False

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import DamageWarning
+from circuits.untrusted import read_bytes
 from circuits.zoo.entry import Progress, no_progress
 
 PROVENANCE = "provenance.json"
@@ -45,7 +46,7 @@ def problem(directory: Path, files: Collection[str], full: bool = False) -> str 
     if not os.path.lexists(directory):
         return MISSING
     try:
-        recorded = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))["files"]
+        recorded = json.loads(read_bytes(directory / PROVENANCE))["files"]
         sums = {name: (int(recorded[name]["bytes"]), str(recorded[name]["sha256"])) for name in files}
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         return f"{PROVENANCE} cannot be used ({type(error).__name__}: {error})"
