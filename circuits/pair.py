@@ -154,7 +154,8 @@ def as_roles(value: object, where: str) -> Roles:
         raise PairsError(f"{where}: roles are {show(value)}; expected names with token indices, such as {{'IO': 4}}")
     for name in value:
         as_text(name, "a role's name", where)
-    return Roles.of({name: as_index(index, f"role {show(name)}", where) for name, index in value.items()})
+    entries = value.entries if isinstance(value, Roles) else value.items()  # which need no dictionary
+    return Roles.of({name: as_index(index, f"role {show(name)}", where) for name, index in entries})
 
 
 def as_text(value: object, what: str, where: str) -> str:
@@ -206,7 +207,7 @@ def _check_length(pair: Pair, where: str) -> None:
             f"{where}: position {show(pair.position)} is outside the prompt; "
             f"it has {length} tokens, so 0 to {length - 1}"
         )
-    for name, index in pair.roles.items():
+    for name, index in pair.roles.entries:
         if index >= length:
             raise PairsError(
                 f"{where}: role {show(name)} is at {show(index)}, outside the prompt; "

@@ -29,6 +29,8 @@ EAP-IG's format take up to 10.)"""
 LIST, OBJECT, STRING, KEY, NUMBER, ENTRY = 104, 216, 72, 165, 32, 9
 """Bytes that each takes at most: a list of up to four entries, an object of up to five keys, a short string, a place for a key in an
 object of many, a number, a place in a list."""
+MOST_PER_BYTE, HEADER_ENTRY, HEADER_TEXT = 32, 56, 100
+"""Of the header of a safetensors file: bytes of memory to a byte at the most, to an entry, and to a text."""
 MOST_NAMES = 2**14
 """Names of which one copy is kept; the largest graph that a file may name has fewer nodes."""
 LARGEST_TOML, MOST_DOTS = 2**18, 100
@@ -96,6 +98,24 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """All of a file; raises as `open_regular`."""
     with open_regular(path) as file:
         return file.read()
+
+
+def check_tensors(path: str | os.PathLike[str]) -> None:
+    """Refuses a safetensors file that its library would wait for, or whose header would take far more than it takes in the file.
+
+    Raises:
+        InputError: see `open_regular` and `check_size`; what else is wrong is left to the library.
+    """
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length * MOST_PER_BYTE < LARGEST_FLOOR or length > os.fstat(file.fileno()).st_size:
+            return
+        header = file.read(length)
+    cost = HEADER_ENTRY * header.count(b",") + HEADER_TEXT * header.count(b'"') // 2
+    if cost > max(LARGEST_FLOOR, LARGEST_FACTOR * os.path.getsize(path)):
+        raise InputError(
+            f"its header has so many small parts that its {length / 1e6:.0f} MB would take {cost / 1e6:.0f} MB"
+        )
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:

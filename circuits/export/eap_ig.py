@@ -27,7 +27,7 @@ from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.export.atomic import replacing, write_tensors
 from circuits.graph import Graph
-from circuits.untrusted import check_regular, parse_json, read_json, shown
+from circuits.untrusted import check_tensors, parse_json, read_json, shown
 
 FIELDS = ("score", "in_graph")
 """Keys of the edges and nodes in a file."""
@@ -218,7 +218,7 @@ def _grouped(graph: Graph, flat: Graph, mask: Tensor, scores: Tensor) -> Circuit
 def is_eap_ig_tensors(path: str | Path) -> bool:
     """Whether a safetensors file has the tensors of EAP-IG."""
     try:
-        check_regular(path)
+        check_tensors(path)
         with safe_open(path, framework="pt") as file:
             return set(TENSORS) <= set(file.keys())
     except (OSError, SafetensorError, InputError):
@@ -232,7 +232,7 @@ def read_eap_ig_tensors(path: str | Path) -> Circuit:
         InputError: the file cannot be read, or its tensors do not fit its model.
     """
     try:
-        check_regular(path)
+        check_tensors(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             graph = _graph(parse_json(header["cfg"]))

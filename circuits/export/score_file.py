@@ -27,7 +27,7 @@ from circuits.methods.coar import LinearAttribution
 from circuits.node_scores import NodeScores
 from circuits.provenance import frozen, plain
 from circuits.scores import EdgeScores, check_shapes
-from circuits.untrusted import check_plain, check_regular, parse_json, shown
+from circuits.untrusted import check_plain, check_tensors, parse_json, shown
 
 SCHEMA = "mech-circuits edge scores 2"
 OLD_SCHEMA = "mech-circuits edge scores 1"
@@ -177,7 +177,7 @@ def _write(tensors: dict[str, Tensor], header: dict[str, str], path: str | Path)
 def _opened(path: str | Path, schemas: tuple[str, ...], what: str) -> Iterator[tuple[Any, dict[str, str]]]:
     """The file and its header; whatever is wrong with either becomes an InputError that names the file."""
     try:
-        check_regular(path)
+        check_tensors(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("schema") not in schemas:

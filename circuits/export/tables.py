@@ -33,11 +33,11 @@ def _write_csv(fields: Sequence[str], rows: Sequence[tuple], path: str | Path) -
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(fields)
-        writer.writerows([_cell(value) for value in row] for row in rows)
+        writer.writerows([cell(value) for value in row] for row in rows)
 
 
-def _cell(value: Any) -> Any:
-    # A spreadsheet would run such a text as a formula.
+def cell(value: Any) -> Any:
+    """A value as a spreadsheet shows it: a text that it would run as a formula gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 

@@ -20,7 +20,7 @@ from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
 from circuits.pieces import question_of
 from circuits.provenance import Provenance
-from circuits.untrusted import open_regular, read_bytes
+from circuits.untrusted import open_regular, parse_json, read_bytes
 
 STEPS_FILE = "steps.jsonl"
 SUMS_FILE = "steps.sha256"
@@ -213,8 +213,8 @@ def read_steps(path: str | Path) -> Iterator[Step]:
         with open_regular(path) as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield _step(json.loads(line.decode()))
-                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                    yield _step(parse_json(line.decode()))
+                except (ValueError, KeyError, TypeError, OverflowError):
                     raise InputError(f"{path}, line {number}: {line[:80]!r} is no step of ACDC") from None
     except OSError as problem:
         raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None

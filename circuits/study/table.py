@@ -11,6 +11,7 @@ from typing import Any
 
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
+from circuits.export.tables import cell
 from circuits.study.directory import Entry, StudyDirectory
 from circuits.study.request import Study
 from circuits.study.run import status
@@ -108,7 +109,7 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
 
 
 def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -162,6 +162,11 @@ SAFETENSORS = {
     "prompts in groups": scores(n_prompts=str(10**9), group=str(10**9)),
     "digits": scores(n_prompts="9" * MOST),
     "empty lists in the provenance": scores(provenance=JSON["empty lists"].decode()),
+    "numbers in the provenance": scores(provenance='{"a": [' + "300," * (MOST // 4) + "0]}"),
+    "many entries of a header": safetensors({"__metadata__": {f"{i:x}": "" for i in range(400_000)}}),
+    "a shape of many numbers": safetensors(
+        b'{"a":{"dtype":"F64","shape":[' + b"1," * (2 * MOST) + b'1],"data_offsets":[0,8]}}'
+    ),
     "lists in lists in the provenance": scores(provenance='{"a":' + "[" * 500 + "]" * 500 + "}"),
 }
 

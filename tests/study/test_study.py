@@ -376,3 +376,17 @@ def test_the_study_file_may_be_anywhere(name, tmp_path):
     else:
         with pytest.raises(InputError, match="a name that is no UTF-8"):
             out.keep_study(study)
+
+
+def test_labels_are_text_in_tables_and_pages(tmp_path):
+    label = "=1+<img src=x onerror=alert(1)>"
+    text = f'models = ["compiled/or-gate"]\ntasks = ["compiled/or-gate"]\nn = 2\n[methods."{label}"]\nmethod = "eap"\n'
+    out, study = StudyDirectory.begin(tmp_path), parse_study(text)
+    out.keep_study(study)
+    assert run_study(study, out).states == {"done": 1}
+    write_table(table(study, out), tmp_path / "table.csv")
+    assert f",'{label}," in (tmp_path / "table.csv").read_text()
+    write_report(out, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x" in page
