@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from circuits.errors import InputError
-from circuits.export.atomic import replacing
+from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
 from circuits.runs import check_files, place_files, read_run_file
 from circuits.study.address import Identity, evaluation_address, request_key, run_address
@@ -80,7 +80,7 @@ class StudyDirectory:
         """
         made = cls(path)
         try:
-            if made.path.is_dir() and any(made.path.iterdir()) and not (made.path / TOKEN_FILE).exists():
+            if made.path.is_dir() and not (made.path / TOKEN_FILE).exists() and _holds_others(made.path):
                 raise InputError(f"{made.path} holds files that are no study of ours; choose another --out")
             made.path.mkdir(parents=True, exist_ok=True)
             if not (made.path / TOKEN_FILE).exists():
@@ -250,6 +250,13 @@ class StudyDirectory:
                 temporary.write_text(text, encoding="utf-8")
         except OSError as problem:
             raise InputError(f"cannot write {path}: {problem.strerror or problem}") from None
+
+
+def _holds_others(directory: Path) -> bool:
+    """Whether there is more than what a study that was killed in its first moment leaves."""
+    return any(
+        not (path.name.startswith(f".{TOKEN_FILE}.") and path.name.endswith(PART)) for path in directory.iterdir()
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -46,6 +46,28 @@ def result(place):
     )
 
 
+def test_a_study_that_is_begun(tmp_path):
+    """At each of its moments: they are few."""
+    survives(lambda progress: StudyDirectory.begin("study"), tmp_path, 30, names)
+
+
+def names(place):
+    return names_in(place / "study")
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_no_study_is_not_begun_over(tmp_path):
+    for name in ("mine", ".mine.circuits-part", ".study.id.1.circuits-part.txt"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(InputError, match="no study of ours"):
+            StudyDirectory.begin(tmp_path / name)
+        assert names_in(tmp_path / name) == [name]
+
+
 def test_a_study(tmp_path, command_kills):
     survives(work, tmp_path, command_kills, result)
 
