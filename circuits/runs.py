@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from circuits.checksums import SUM, file_sum, sealed, unsealed
+from circuits.checksums import SUM, file_sum, sealed_json, unsealed
 from circuits.errors import InputError
 from circuits.export.atomic import PART, check_writable
 from circuits.locks import sole_writer
@@ -279,9 +279,7 @@ def _write_files(result: Result, pairs: PromptPairs, directory: Path, more: Mapp
         "seconds": result.seconds,
         "files": {path.name: file_sum(path) for path in sorted(directory.iterdir())},
     }
-    # Through JSON, so that the sum is that of what will be read.
-    run = sealed(json.loads(json.dumps(run, allow_nan=False)))
-    (directory / RUN_FILE).write_text(json.dumps(run, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (directory / RUN_FILE).write_text(sealed_json(run, indent=1) + "\n", encoding="utf-8")
 
 
 def place_files(files: Mapping[str, bytes], out: Path) -> None:

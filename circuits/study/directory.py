@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from circuits.checksums import SUM, sealed, unsealed
+from circuits.checksums import SUM, sealed_json, unsealed
 from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
@@ -157,7 +157,7 @@ class StudyDirectory:
             return
         self._known.update(found)
         told = {key: asdict(of) for key, of in sorted(self._known.items())}
-        self._write(KNOWN_FILE, json.dumps(sealed(told), indent=0) + "\n")
+        self._write(KNOWN_FILE, sealed_json(told, indent=0) + "\n")
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
@@ -239,9 +239,8 @@ class StudyDirectory:
             self.fail(entry.address, made.failure, made.trace)
             return
         if made.evaluation is not None:
-            # Through JSON, so that the sum is that of what will be read.
-            told = json.loads(json.dumps({**made.evaluation, "run": entry.address}, allow_nan=False))
-            self._write(f"evaluations/{entry.evaluation}.json", json.dumps(sealed(told)) + "\n")
+            told = {**made.evaluation, "run": entry.address}
+            self._write(f"evaluations/{entry.evaluation}.json", sealed_json(told) + "\n")
         self._failure(entry.address).unlink(missing_ok=True)
 
     def fail(self, key: str, reason: str, trace: str | None = None) -> None:
