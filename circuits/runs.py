@@ -137,7 +137,8 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
         overwrite: begin anew, whatever is there.
 
     Raises:
-        InputError: a killed run's record is there, and neither was said; or this run keeps no record to resume.
+        InputError: a killed run's record is there, and neither was said, or it cannot be deleted; or this run keeps no record
+            to resume.
     """
     if not recorded:
         if resume:
@@ -150,7 +151,10 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
     if record.exists() and not resume:
         if not overwrite:
             raise InputError(f"a run into {out} was killed; use --resume to continue it, or --overwrite to begin anew")
-        shutil.rmtree(record)
+        try:
+            shutil.rmtree(record)
+        except OSError as problem:
+            raise InputError(f"cannot delete {record}: {problem.strerror or problem}") from None
     return record
 
 
