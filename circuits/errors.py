@@ -47,13 +47,20 @@ def lacks_memory(problem: BaseException) -> bool:
     """
     if isinstance(problem, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__):
         return True
+    if isinstance(problem, OSError):
+        return problem.errno == errno.ENOMEM
     said = str(problem)
-    if isinstance(problem, OSError) and problem.errno == errno.ENOMEM:
-        return True
-    if isinstance(problem, ImportError):
-        return "failed to map segment" in said or "annot allocate memory" in said
-    of_torch = "DefaultCPUAllocator" in said and "memory" in said
-    return isinstance(problem, RuntimeError) and (of_torch or said == "can't start new thread")
+    return any(isinstance(problem, kind) and words in said for kind, words in OF_MEMORY)
+
+
+OF_MEMORY = (
+    (RuntimeError, "DefaultCPUAllocator: "),
+    (RuntimeError, "Cannot allocate memory"),
+    (RuntimeError, "can't start new thread"),
+    (ImportError, "failed to map segment"),
+    (ImportError, "cannot allocate memory"),
+)
+"""Errors that only their words tell from others."""
 
 
 class AttributionWarning(UserWarning):

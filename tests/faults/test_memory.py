@@ -36,6 +36,7 @@ def test_it_is_told_from_other_errors(exhausting):
     assert lacks_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert lacks_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     assert lacks_memory(ImportError("libtorch_cpu.so: failed to map segment from shared object"))
+    assert lacks_memory(RuntimeError("unable to mmap 9 bytes from file <m.safetensors>: Cannot allocate memory (12)"))
     assert lacks_memory(RuntimeError("can't start new thread"))
     assert not lacks_memory(ImportError("No module named 'ray'"))
     with pytest.raises(RuntimeError) as failed:
