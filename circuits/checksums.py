@@ -36,6 +36,15 @@ def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, SUM: json_sum(data)}
 
 
+def sealed_json(data: Mapping[str, Any], indent: int | None = None) -> str:
+    """The same as JSON; whatever JSON makes of it, `unsealed` knows it again.
+
+    >>> unsealed(json.loads(sealed_json({"a": (1, 2), 3: None})))
+    {'a': [1, 2], '3': None}
+    """
+    return json.dumps(sealed(json.loads(json.dumps(data, allow_nan=False))), indent=indent)
+
+
 def unsealed(data: Any) -> dict[str, Any] | None:
     """What was sealed; None if it is not that, or not any more."""
     if not isinstance(data, dict):

@@ -4,6 +4,8 @@ Everything below `InputError` is reported by the command line as one readable li
 is a bug of ours (exit code 1, with its traceback).
 """
 
+import errno
+
 
 class InputError(ValueError):
     """Something given to us cannot be used; the message says what was given, what was expected, and what to do."""
@@ -20,17 +22,45 @@ class PairsError(InputError):
 NO_MEMORY = "there is not enough memory for this; give it more, or a smaller batch size"
 
 
+CANNOT_WRITE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG,
+)  # fmt: skip
+"""What is wrong with a disk rather than with us, wherever it is met."""
+
+
+def of_machine(problem: BaseException) -> str | None:
+    """What to say of an error that is the machine's, which lacks memory or room; None for others, which are bugs."""
+    if lacks_memory(problem):
+        return NO_MEMORY
+    if not isinstance(problem, OSError) or problem.errno not in CANNOT_WRITE:
+        return None
+    return f"{problem.strerror}{'' if problem.filename is None else f' ({problem.filename})'}"
+
+
 def lacks_memory(problem: BaseException) -> bool:
-    """Whether there was not enough memory: Python's error and numpy's; torch's on an accelerator, told by its name so that
-    torch need not be imported here; and torch's on a CPU, which can be told by its words only.
+    """Whether there was not enough memory: Python's error and numpy's; the system's; torch's on an accelerator, told by
+    its name so that torch need not be imported here; and those that can be told by their words only: the linker's, torch's on
+    a CPU, and that of a thread that finds no room.
 
     >>> lacks_memory(MemoryError()), lacks_memory(RuntimeError("shapes differ"))
     (True, False)
     """
     if isinstance(problem, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__):
         return True
+    if isinstance(problem, OSError):
+        return problem.errno == errno.ENOMEM
     said = str(problem)
-    return isinstance(problem, RuntimeError) and "DefaultCPUAllocator" in said and "memory" in said
+    return any(isinstance(problem, kind) and words in said for kind, words in OF_MEMORY)
+
+
+OF_MEMORY = (
+    (RuntimeError, "DefaultCPUAllocator: "),
+    (RuntimeError, "Cannot allocate memory"),
+    (RuntimeError, "can't start new thread"),
+    (ImportError, "failed to map segment"),
+    (ImportError, "cannot allocate memory"),
+)
+"""Errors that only their words tell from others."""
 
 
 class AttributionWarning(UserWarning):

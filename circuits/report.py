@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from circuits.checksums import SUM, unsealed
 from circuits.circuit import Circuit
 from circuits.compare_runs import Run, compare_runs, read_runs
 from circuits.comparison_tables import tables as comparison_tables
@@ -120,8 +121,12 @@ def _of_run(run: Run) -> list[Section]:
     if evaluation.is_file():
         try:
             measured = check_plain(read_json(evaluation), str(evaluation))
+            if isinstance(measured, dict) and SUM in measured:  # older ones have none
+                measured = unsealed(measured)
         except InputError:
-            raise InputError(f"{evaluation} is damaged; delete it, or evaluate the run again") from None
+            measured = None
+        if measured is None:
+            raise InputError(f"{evaluation} is damaged; delete it, or evaluate the run again")
         with _as_ours(evaluation):
             sections += [
                 Section(f"{name}: {part.heading[0].lower()}{part.heading[1:]}", part.text, part.content)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from circuits.checksums import SUM, file_sum, sealed, unsealed
+from circuits.checksums import SUM, file_sum, sealed_json, unsealed
 from circuits.errors import InputError
 from circuits.export.atomic import PART, check_writable
 from circuits.locks import sole_writer
@@ -137,7 +137,8 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
         overwrite: begin anew, whatever is there.
 
     Raises:
-        InputError: a killed run's record is there, and neither was said; or this run keeps no record to resume.
+        InputError: a killed run's record is there, and neither was said, or it cannot be deleted; or this run keeps no record
+            to resume.
     """
     if not recorded:
         if resume:
@@ -150,7 +151,10 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
     if record.exists() and not resume:
         if not overwrite:
             raise InputError(f"a run into {out} was killed; use --resume to continue it, or --overwrite to begin anew")
-        shutil.rmtree(record)
+        try:
+            shutil.rmtree(record)
+        except OSError as problem:
+            raise InputError(f"cannot delete {record}: {problem.strerror or problem}") from None
     return record
 
 
@@ -279,9 +283,7 @@ def _write_files(result: Result, pairs: PromptPairs, directory: Path, more: Mapp
         "seconds": result.seconds,
         "files": {path.name: file_sum(path) for path in sorted(directory.iterdir())},
     }
-    # Through JSON, so that the sum is that of what will be read.
-    run = sealed(json.loads(json.dumps(run, allow_nan=False)))
-    (directory / RUN_FILE).write_text(json.dumps(run, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (directory / RUN_FILE).write_text(sealed_json(run, indent=1) + "\n", encoding="utf-8")
 
 
 def place_files(files: Mapping[str, bytes], out: Path) -> None:

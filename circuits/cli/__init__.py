@@ -4,7 +4,6 @@ One command a file. Exit codes: 0 done; 2 something given cannot be used (one re
 study in which runs failed; 1 a bug of ours (a traceback). Heavy packages are imported inside the commands, so that `circuits --help` answers at once.
 """
 
-import errno
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,10 +21,7 @@ from circuits.cli.report import report
 from circuits.cli.study import study_app
 from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
-from circuits.errors import NO_MEMORY, DamageWarning, InputError, lacks_memory
-
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What is wrong with a disk rather than with us, wherever it is met."""
+from circuits.errors import DamageWarning, InputError, of_machine
 
 app = typer.Typer(
     help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
@@ -81,16 +77,11 @@ def main() -> None:
     except InputError as problem:
         print(f"circuits: {problem}", file=sys.stderr)
         sys.exit(2)
-    except OSError as problem:
-        if problem.errno not in CANNOT_WRITE:
-            raise
-        where = "" if problem.filename is None else f" ({problem.filename})"
-        print(f"circuits: {problem.strerror}{where}", file=sys.stderr)
-        sys.exit(2)
     except Exception as problem:
-        if not lacks_memory(problem):
+        said = of_machine(problem)
+        if said is None:
             raise
-        print(f"circuits: {NO_MEMORY}", file=sys.stderr)
+        print(f"circuits: {said}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:

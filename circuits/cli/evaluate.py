@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuits.cli.common import LARGEST_SEED, find_pairs, json_line, load, names_in, print_json
+from circuits.cli.common import LARGEST_SEED, find_pairs, load, names_in, print_json
 from circuits.cli.options import BatchSize, Config, Device, DeviceMap, RunModel
 from circuits.errors import InputError
 from circuits.terminal import console, console_stderr, print_rows, stage
@@ -36,6 +36,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON instead of tables.")] = False,
 ) -> None:
     """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
+    from circuits.checksums import sealed_json
     from circuits.compare_runs import read_run
     from circuits.evaluate_run import evaluate_run
     from circuits.evaluation_record import Evaluation
@@ -54,7 +55,7 @@ def evaluate(
         title = f"Evaluation: {told['task']} in {told['model']}"
         write_page(title, evaluation_sections(told), run / "evaluation.html")
         with replacing(run / "evaluation.json") as temporary:
-            temporary.write_text(json_line(told) + "\n", encoding="utf-8")
+            temporary.write_text(sealed_json(told) + "\n", encoding="utf-8")
         return told
 
     def write_what_is_there(measured: Evaluation) -> None:

@@ -16,6 +16,7 @@ Runs of an older study file stay, and are found again when they are asked for ag
 import json
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -23,10 +24,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from circuits.errors import InputError
+from circuits.checksums import SUM, sealed_json, unsealed
+from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
-from circuits.runs import check_files, place_files, read_run_file
+from circuits.runs import RUN_FILE, check_files, place_files, read_run_file
 from circuits.study.address import Identity, evaluation_address, request_key, run_address
 from circuits.study.perform import Performed
 from circuits.study.request import Request, Study
@@ -140,7 +142,7 @@ class StudyDirectory:
 
     @cached_property
     def _known(self) -> dict[str, Identity]:
-        told = _read_json(self.path / KNOWN_FILE) or {}
+        told = _read_sealed(self.path / KNOWN_FILE) or {}
         try:
             return {key: Identity(**{name: of[name] for name in IDENTITY}) for key, of in told.items()}
         except (TypeError, KeyError):
@@ -156,7 +158,7 @@ class StudyDirectory:
             return
         self._known.update(found)
         told = {key: asdict(of) for key, of in sorted(self._known.items())}
-        self._write(KNOWN_FILE, json.dumps(told, indent=0) + "\n")
+        self._write(KNOWN_FILE, sealed_json(told, indent=0) + "\n")
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
@@ -190,11 +192,15 @@ class StudyDirectory:
         return self._run(address) is not None
 
     def _run(self, address: str) -> dict[str, Any] | None:
+        path = self.run_path(address)
         try:
-            told = read_run_file(self.run_path(address))
+            told = read_run_file(path)
         except InputError:
-            return None
-        return told if isinstance(told.get("summary"), dict) else None
+            told = {}
+        if isinstance(told.get("summary"), dict):
+            return told
+        _tell_damage(path / RUN_FILE)
+        return None
 
     def run_files(self, address: str) -> dict[str, bytes]:
         """A finished run's files."""
@@ -216,7 +222,12 @@ class StudyDirectory:
         return told["summary"]
 
     def evaluation(self, address: str) -> dict[str, Any] | None:
-        return _read_json(self.path / "evaluations" / f"{address}.json")
+        """The numbers of an evaluation; None where there is none, or not as it was written.
+
+        Warns:
+            DamageWarning: it was cut short or altered.
+        """
+        return _read_sealed(self.path / "evaluations" / f"{address}.json")
 
     def keep(self, entry: Entry, made: Performed) -> None:
         """Writes what a run gave."""
@@ -230,7 +241,7 @@ class StudyDirectory:
             return
         if made.evaluation is not None:
             told = {**made.evaluation, "run": entry.address}
-            self._write(f"evaluations/{entry.evaluation}.json", json.dumps(told, allow_nan=False) + "\n")
+            self._write(f"evaluations/{entry.evaluation}.json", sealed_json(told) + "\n")
         self._failure(entry.address).unlink(missing_ok=True)
 
     def fail(self, key: str, reason: str, trace: str | None = None) -> None:
@@ -253,6 +264,28 @@ class StudyDirectory:
             raise InputError(f"cannot write {path}: {problem.strerror or problem}") from None
         except UnicodeEncodeError:
             raise InputError(f"cannot write {path}: the study's own directory has a name that is no UTF-8") from None
+
+
+def _read_sealed(path: Path) -> dict[str, Any] | None:
+    """What was sealed and written to a file; None where there is none that is as it was written.
+
+    Files from before there were checksums are believed.
+
+    Warns:
+        DamageWarning: it was cut short or altered.
+    """
+    told = _read_json(path)
+    if told is not None and SUM in told:
+        told = unsealed(told)
+    if told is None:
+        _tell_damage(path)
+    return told
+
+
+def _tell_damage(path: Path) -> None:
+    if path.exists():
+        said = f"{path} was cut short or altered: it counts as missing, and circuits study run makes it again"
+        warnings.warn(said, DamageWarning, stacklevel=3)
 
 
 def _holds_others(directory: Path) -> bool:

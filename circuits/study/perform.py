@@ -10,7 +10,7 @@ from typing import Any
 
 from circuits.compare_runs import read_run
 from circuits.discover import METHODS, choose_ablation, discover
-from circuits.errors import NO_MEMORY, InputError, lacks_memory
+from circuits.errors import InputError, of_machine
 from circuits.evaluate_run import PARTS, evaluate_run
 from circuits.model import Model
 from circuits.pair_source import find_pairs
@@ -120,9 +120,7 @@ def _check_versions(versions: str) -> None:
 def _reason(problem: Exception) -> str:
     if isinstance(problem, InputError):
         return str(problem)
-    if lacks_memory(problem):
-        return NO_MEMORY
-    return f"a bug: {traceback.format_exception_only(problem)[-1].strip()}"
+    return of_machine(problem) or f"a bug: {traceback.format_exception_only(problem)[-1].strip()}"
 
 
 def perform(workers: Workers | None, task: Task) -> Performed:
@@ -151,7 +149,7 @@ def perform(workers: Workers | None, task: Task) -> Performed:
     except InputError as problem:
         return Performed(files, failure=str(problem))
     except Exception as problem:
-        trace = None if lacks_memory(problem) else traceback.format_exc()
+        trace = None if of_machine(problem) else traceback.format_exc()
         return Performed(files, failure=_reason(problem), trace=trace)
     return Performed(files, told)
 

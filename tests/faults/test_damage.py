@@ -264,14 +264,21 @@ def test_a_run_without_checksums_is_read(made, tmp_path):
             command(*reader)
 
 
-def test_figures_may_be_deleted_or_changed_and_what_comes_later_is_not_covered(made, tmp_path):
+def test_figures_may_be_deleted_and_an_evaluation_has_its_own_sum(made, tmp_path):
     shutil.copytree(made, tmp_path / "place")
     (tmp_path / "place" / "RUN" / "circuit.html").unlink()
     with chdir(tmp_path / "place"):
         command("evaluate", "RUN", "--parts", "scores")
         command("report", "RUN")
         evaluation = Path("RUN/evaluation.json")
-        evaluation.write_bytes(evaluation.read_bytes()[:-9])
-        command("report", "RUN", code=2)
+        raw = evaluation.read_bytes()
+        where = raw.index(b'"n_pairs": ') + len(b'"n_pairs": ')
+        for harmed in (raw[:-9], raw[:where] + b"7" + raw[where + 1 :], b"null"):
+            evaluation.write_bytes(harmed)
+            command("report", "RUN", code=2)
+        old = json.loads(raw)
+        del old["sha256"]
+        evaluation.write_text(json.dumps(old))
+        command("report", "RUN")
     circuit = Circuit.from_json(tmp_path / "place" / "RUN" / "circuit.json")
     assert circuits.EdgeScores.load(tmp_path / "place" / "RUN" / "scores.safetensors").graph == circuit.graph

@@ -1,5 +1,7 @@
 """A full disk and one that cannot be written end in one clear line; nothing half-written stays, and what was finished does."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -152,6 +154,33 @@ def test_a_models_conversion(disk, tiny, monkeypatch):
     (place / "ballast").unlink()
     zoo.fetch(tiny.name)
     assert zoo.is_cached(tiny.name, full=True)
+
+
+def test_a_record_that_cannot_be_deleted(tmp_path, capsys):
+    a_place(tmp_path / "place")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "place" / ".RUN.unfinished").symlink_to(tmp_path / "elsewhere")
+    with chdir(tmp_path / "place"):
+        discover("--method", "coar", "--samples", 48, "--overwrite", code=2)
+    assert "circuits: cannot delete .RUN.unfinished: " in capsys.readouterr().err.replace(f"{tmp_path}/place/", "")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EFBIG, errno.ENOSPC])
+def test_what_is_wrong_with_a_disk_is_one_line_wherever_it_is_met(tmp_path, monkeypatch, capsys, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number), "some/file")
+
+    monkeypatch.setattr("circuits.discover.discover", fail)
+    monkeypatch.setattr("circuits.study.perform.discover", fail)
+    a_place(tmp_path / "place")
+    with chdir(tmp_path / "place"):
+        discover(*EAP, code=2)
+        assert capsys.readouterr().err.splitlines()[-1] == f"circuits: {os.strerror(number)} (some/file)"
+        Path("s.toml").write_text(
+            'models = ["compiled/or-gate"]\ntasks = ["compiled/or-gate"]\nn = 2\n[methods.eap]\n[methods.eap-ig]\n'
+        )
+        command("study", "run", "s.toml", "--out", "S", code=3)
+        assert f"and 1 more: {os.strerror(number)} (some/file)" in capsys.readouterr().out
 
 
 def test_places_that_cannot_be_written(disk, capsys, tiny, monkeypatch):

@@ -1,6 +1,8 @@
 """Where memory is wanting, one line says so, and a study goes on with its other runs."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -32,6 +34,11 @@ def test_it_is_told_from_other_errors(exhausting):
         exhausting()
     assert lacks_memory(failed.value)
     assert lacks_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert lacks_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+    assert lacks_memory(ImportError("libtorch_cpu.so: failed to map segment from shared object"))
+    assert lacks_memory(RuntimeError("unable to mmap 9 bytes from file <m.safetensors>: Cannot allocate memory (12)"))
+    assert lacks_memory(RuntimeError("can't start new thread"))
+    assert not lacks_memory(ImportError("No module named 'ray'"))
     with pytest.raises(RuntimeError) as failed:
         torch.zeros(2) @ torch.zeros(3)
     assert not lacks_memory(failed.value)

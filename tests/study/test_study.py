@@ -3,12 +3,13 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
 
-from circuits.errors import InputError
+from circuits.errors import DamageWarning, InputError
 from circuits.study import StudyDirectory, parse_study, read_study, run_study, status, table, write_table
 from circuits.study.report import write_report
 from circuits.study.table import COLUMNS
@@ -201,10 +202,52 @@ def test_damage_is_found(finished):
     whole = (path / "run.json").read_text()
     for damage in (whole[: len(whole) // 2], '{"provenance": {}}', None):
         (path / "run.json").unlink() if damage is None else (path / "run.json").write_text(damage)
-        assert status(study, finished)[0].state == "missing"
-        assert run_study(study, finished).states == {"done": 4}
+        told = (
+            nullcontext()
+            if damage is None
+            else pytest.warns(DamageWarning, match=r"run\.json was cut short or altered")
+        )
+        with told:
+            assert status(study, finished)[0].state == "missing"
+            assert run_study(study, finished).states == {"done": 4}
     (finished.path / "known.json").write_text("{")
-    assert run_study(study, StudyDirectory.open(finished.path)).made == 0
+    with pytest.warns(DamageWarning, match=r"known\.json"):
+        assert run_study(study, StudyDirectory.open(finished.path)).made == 0
+
+
+def test_an_altered_file_counts_as_missing_and_is_told(finished):
+    """Each is made again; an evaluation's numbers are never taken from a file that is not as it was written."""
+    study = parse_study(SMALL)
+    run_study(study, finished)
+    wanted = table(study, finished)
+    entry = status(study, finished)[0]
+    evaluation, known = finished.path / "evaluations" / f"{entry.evaluation}.json", finished.path / "known.json"
+    told = json.loads(evaluation.read_text())
+    told["curves"]["cpr"] += 1
+    identities = json.loads(known.read_text())
+    identities[next(key for key in identities if key != "sha256")]["pairs"] = "0" * 64
+    for path, harmed in (
+        (evaluation, json.dumps(told)),
+        (evaluation, evaluation.read_text()[:-9]),
+        (known, json.dumps(identities)),
+        (known, ""),
+    ):
+        path.write_text(harmed)
+        with pytest.warns(DamageWarning, match=rf"{path.name} was cut short or altered: it counts as missing"):
+            assert status(study, StudyDirectory.open(finished.path))[0].state == "missing"
+        with pytest.warns(DamageWarning, match=path.name):
+            assert run_study(study, StudyDirectory.open(finished.path)).states == {"done": 4}
+        assert table(study, StudyDirectory.open(finished.path)) == wanted
+
+
+def test_files_of_a_study_from_before_there_were_checksums_are_read(finished):
+    study = parse_study(SMALL)
+    run_study(study, finished)
+    for path in (finished.path / "known.json", *(finished.path / "evaluations").iterdir()):
+        told = json.loads(path.read_text())
+        assert len(told.pop("sha256")) == 64
+        path.write_text(json.dumps(told))
+    assert [entry.state for entry in status(study, StudyDirectory.open(finished.path))] == ["done"] * 4
 
 
 def test_an_evaluation_that_fails_keeps_the_run(tmp_path, monkeypatch):
