@@ -20,8 +20,6 @@ class PairsError(InputError):
 
 
 NO_MEMORY = "there is not enough memory for this; give it more, or a smaller batch size"
-
-
 CANNOT_WRITE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG,
 )  # fmt: skip

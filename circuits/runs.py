@@ -4,7 +4,6 @@ A run `NAME` is written to `.NAME.circuits-part` and renamed; one that it replac
 Both belong to whoever holds the lock of `NAME` (`circuits.locks`), who first clears away, or puts back, what a killed run left.
 """
 
-import json
 import os
 import shutil
 import tempfile
