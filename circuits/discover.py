@@ -91,7 +91,7 @@ def check_options(method: str, options: dict[str, Any]) -> None:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
-            raise InputError(f"method {method} has no option {name.replace('_', '-')!r}{hint} (its own: {spelled})")
+            raise InputError(f"method {method} has no option {name.replace('_', '-')!r}; its own: {spelled}{hint}")
     for name, parameter in known.items():
         if parameter.default is parameter.empty and not options.get(name):
             raise InputError(f"method {method} needs the option {name.replace('_', '-')!r}")

@@ -77,6 +77,7 @@ def test_no_file_of_a_store_is_waited_for(kind, tmp_path):
         Record(tmp_path / "record", {})
 
 
+@pytest.mark.filterwarnings("ignore::circuits.errors.DamageWarning")  # that it is made again is told
 @pytest.mark.parametrize("name", [TOKEN_FILE, STUDY_FILE, KNOWN_FILE, "study.base"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_file_of_a_study_is_waited_for(kind, name, tmp_path):
