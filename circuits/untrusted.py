@@ -23,9 +23,9 @@ from circuits.errors import InputError
 
 DEEPEST = 32
 """Lists and objects inside one another, in free data such as a provenance."""
-LARGEST_FACTOR, LARGEST_FLOOR = 10.5, 2**24
-"""Bytes of Python objects to a byte of JSON, estimated from above; files that need less than the floor always pass. (Edges in
-EAP-IG's format take up to 10.)"""
+LARGEST_FACTOR, LARGEST_FLOOR = 10, 2**24
+"""Bytes of Python objects to a byte of JSON, estimated from above; files that need less than the floor always pass. (EAP-IG's
+edges take up to 9.5 as EAP-IG writes them; large files of them without white space and with all scores 0 are refused.)"""
 LIST, OBJECT, STRING, KEY, NUMBER, ENTRY = 104, 216, 72, 165, 32, 9
 """Bytes that each takes at most: a list of up to four entries, an object of up to five keys, a short string, a place for a key in an
 object of many, a number, a place in a list."""
