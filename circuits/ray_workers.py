@@ -1,18 +1,22 @@
 """Workers on Ray: processes of this machine, or of a cluster that Ray runs on (the extra `ray`).
 
 Scheduling, restarts and retries are Ray's own. A worker that dies (killed, or out of memory) is started again and its unit of
-work repeated; after `RETRIES` further deaths over one unit that unit is given up with a clear error.
+work repeated; after `RETRIES` further deaths over one unit that unit is given up with a clear error, and another worker takes
+the place. A worker that dies `RESTARTS` times before it has begun, as where memory is full already, is given up itself.
 """
 
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from circuits.errors import NO_MEMORY, InputError, ModelError, PairsError, lacks_memory
 from circuits.workers import torch_threads
 
 RETRIES = 3
+RESTARTS = 50
+"""Of one worker. Ray counts a death while the worker starts here alone, not as a try at its unit of work."""
 LISTENING_SECONDS = 10.0
 """In which an address has to answer."""
 _KINDS = {kind.__name__: kind for kind in (InputError, ModelError, PairsError)}
@@ -67,8 +71,10 @@ class RayWorkers:
                     f"{number or 'workers'} with {cpus} CPUs and {gpus:g} GPUs each do not fit: Ray has "
                     f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, and a worker takes all of its own on one machine"
                 )
-            kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
-            self._actors = [kind.remote(threads or cpus) for _ in range(self.number)]
+            kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RETRIES)(_Worker)
+            self._start = partial(kind.remote, threads or cpus)
+            self._begun: dict[Any, Any] = {}
+            self._fill()
         except BaseException:
             self.close()
             raise
@@ -84,8 +90,32 @@ class RayWorkers:
         if self._own:
             self._ray.shutdown()
             return
-        for actor in getattr(self, "_actors", ()):
+        for actor in getattr(self, "_begun", ()):
             self._ray.kill(actor)
+
+    def _fill(self) -> None:
+        """Adds the workers that are missing."""
+        while len(self._begun) < self.number:
+            self._add()
+
+    def _add(self) -> Any:
+        """Starts a worker, with a first call that tells whether it ever began."""
+        actor = self._start()
+        self._begun[actor] = actor.begin.remote()
+        return actor
+
+    def _dismiss(self, actor: Any) -> bool:
+        """Ends a worker that died too often.
+
+        Returns:
+            whether it had ever begun: then another one may do better in its place.
+        """
+        begun = self._begun.pop(actor)
+        self._ray.kill(actor)
+        try:
+            return bool(self._ray.wait([begun], timeout=0)[0]) and self._ray.get(begun)
+        except self._ray.exceptions.RayError:
+            return False
 
     def map(self, function: Callable[[Any, Any], Any], shared: Any, units: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """See `circuits.workers.Workers`; all that can be done is done before an error is raised.
@@ -94,21 +124,31 @@ class RayWorkers:
             InputError: as a unit raised it; or a worker died over one unit time and again, or ran out of memory.
         """
         from ray.exceptions import RayError, RayTaskError
-        from ray.util import ActorPool
 
         common = self._ray.put((function, shared))
-        pool = ActorPool(self._actors)
-        for number in range(len(units)):
-            pool.submit(lambda actor, number: actor.compute.remote(common, number, units[number]), number)
+        self._fill()
+        free, busy = list(self._begun), {}
+        numbers = iter(range(len(units)))
         problem: InputError | None = None
-        while pool.has_next():
+        while True:
+            while free and (number := next(numbers, None)) is not None:
+                worker = free.pop()
+                busy[worker.compute.remote(common, number, units[number])] = worker
+            if not busy:
+                break
+            answered = self._ray.wait(list(busy))[0][0]
+            worker = busy.pop(answered)
             try:
-                number, kind, found = pool.get_next_unordered()
+                number, kind, found = self._ray.get(answered)
             except RayTaskError as failure:
                 raise failure.cause from None
             except RayError as death:
-                problem = InputError(_died(death))
+                begun = self._dismiss(worker)
+                problem = InputError(_died(death, begun))
+                if begun:
+                    free.append(self._add())
                 continue
+            free.append(worker)
             if kind is None:
                 yield number, found
             else:
@@ -136,6 +176,9 @@ class _Worker:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
+
+    def begin(self) -> bool:
+        return True
 
     def compute(self, common: tuple[Any, Any], number: int, unit: Any) -> tuple[int, str | None, Any]:
         """(the unit's number, None, what came out), or the kind of an error and what it says."""
@@ -184,9 +227,10 @@ def _check_listening(on: str) -> None:
         raise InputError(f"Ray cannot be reached at {on!r}: {problem}; is its port right?") from None
 
 
-def _died(death: Exception) -> str:
+def _died(death: Exception, begun: bool) -> str:
     lines = [line.strip() for line in str(death).splitlines() if line.strip()]
+    how = f"over one unit of work {RETRIES + 1} times" if begun else f"{RESTARTS + 1} times before it began"
     return (
-        f"a worker died over one unit of work {RETRIES + 1} times; most often it has not enough memory: give workers more, fewer "
-        f"of them, or a smaller batch size. Ray says: {lines[0] if lines else type(death).__name__}"
+        f"a worker died {how}; most often there is not enough memory: give workers more, fewer of them, or a smaller batch "
+        f"size. Ray says: {lines[0] if lines else type(death).__name__}"
     )

@@ -3,7 +3,11 @@
 import contextlib
 import os
 import random
+import re
 import signal
+import subprocess
+import sys
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +37,12 @@ def _die(shared, unit):
 
 def _exhaust(shared, unit):
     return torch.empty(10**15) if unit == "torch" else bytes(10**15)
+
+
+def _die_below(shared, unit):
+    if unit < shared:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return unit
 
 
 def _refuse(shared, unit):
@@ -67,8 +77,39 @@ def test_a_killed_worker_is_replaced(ray_workers, tmp_path):
 
 
 def test_a_worker_that_always_dies(ray_workers):
-    with pytest.raises(InputError, match="a worker died over one unit of work 4 times; most often it has not enough"):
+    with pytest.raises(InputError, match="a worker died over one unit of work 4 times; most often there is not enough"):
         list(ray_workers.map(_die, None, [0]))
+
+
+def test_where_no_worker_can_start(tmp_path):
+    """As where memory is full already: Ray's monitor kills each worker while it starts. What was computed before is not lost."""
+    code = """
+        from circuits.ray_workers import RayWorkers
+        from circuits.errors import InputError
+        with RayWorkers(number=2) as workers:
+            try:
+                print(list(workers.map(print, None, range(5))))
+            except InputError as problem:
+                print(problem, flush=True)
+    """
+    full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "50"}
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | full,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert re.match("a worker died 51 times before it began; most often there is not enough memory", run.stdout), run
+
+
+def test_the_other_units_are_done_all_the_same(ray_workers):
+    """Each of two units kills more workers than there are; the last one finds one in their place."""
+    units = ray_workers.map(_die_below, 2, range(5))
+    found = [next(units) for _ in range(3)]
+    with pytest.raises(InputError, match="a worker died over one unit of work 4 times"):
+        next(units)
+    assert sorted(found) == [(2, 2), (3, 3), (4, 4)]
 
 
 def test_errors_keep_their_kind_and_words(ray_workers):
