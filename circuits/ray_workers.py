@@ -110,11 +110,13 @@ class RayWorkers:
         Returns:
             whether it had ever begun: then another one may do better in its place.
         """
+        from ray.exceptions import RayError
+
         begun = self._begun.pop(actor)
         self._ray.kill(actor)
         try:
             return bool(self._ray.wait([begun], timeout=0)[0]) and self._ray.get(begun)
-        except self._ray.exceptions.RayError:
+        except RayError:
             return False
 
     def map(self, function: Callable[[Any, Any], Any], shared: Any, units: Sequence[Any]) -> Iterator[tuple[int, Any]]:

@@ -4,6 +4,7 @@ One command a file. Exit codes: 0 done; 2 something given cannot be used (one re
 study in which runs failed; 1 a bug of ours (a traceback). Heavy packages are imported inside the commands, so that `circuits --help` answers at once.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -68,8 +69,15 @@ def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
     return show
 
 
+SPINS = "1000"
+"""How often a thread of torch's looks whether there is work before it sleeps: what libgomp itself takes where there are more threads
+than processors. Its default of 300,000 costs a machine that others use as well up to six times the time (README, Costs)."""
+
+
 def main() -> None:
     """Entry point of the `circuits` command."""
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+        os.environ["GOMP_SPINCOUNT"] = SPINS
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown(warnings.showwarning)
