@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from circuits.errors import NO_MEMORY, InputError, ModelError, PairsError, lacks_memory
@@ -220,13 +221,24 @@ def _check_listening(on: str) -> None:
     Raises:
         InputError: a connection was refused, or not taken in time, or there is no such host.
     """
-    host, _, port = on.removeprefix("ray://").rpartition(":")
+    address = on if on != "auto" else os.environ.get("RAY_ADDRESS") or _latest_cluster()
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        return  # a name such as auto, or what Ray refuses at once
+        return  # Ray refuses it at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), LISTENING_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as problem:
-        raise InputError(f"Ray cannot be reached at {on!r}: {problem}; is its port right?") from None
+        hint = "is its port right?" if on == address else f"auto is {address}: has that cluster ended?"
+        raise InputError(f"Ray cannot be reached at {on!r}: {problem}; {hint}") from None
+
+
+def _latest_cluster() -> str:
+    """The address that `ray start` left where `auto` looks for it (`ray.init`'s documentation); nothing if there is none."""
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    try:
+        return Path(temporary, "ray", "ray_current_cluster").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _died(death: Exception, begun: bool) -> str:

@@ -143,6 +143,25 @@ def test_where_nobody_listens(on, monkeypatch):
         RayWorkers(on)
 
 
+@pytest.mark.parametrize("told", ["environment", "file"])
+def test_auto_where_the_cluster_has_ended(told, monkeypatch, tmp_path):
+    import ray
+
+    from circuits.ray_workers import RayWorkers
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray tries for minutes"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if told == "file":
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:1")
+    with pytest.raises(InputError, match=r"'auto': .*refused; auto is .*127.0.0.1:1: has that cluster ended\?"):
+        RayWorkers("auto")
+
+
 def test_workers_that_would_be_waited_for_without_end():
     from circuits.ray_workers import RayWorkers, room_on
 
