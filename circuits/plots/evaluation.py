@@ -162,8 +162,8 @@ def stability_figure(told: Mapping[str, Any]) -> go.Figure:
     side = 42 * len(names)
     figure.update_xaxes(tickangle=-45, ticks="", showline=False)
     figure.update_yaxes(autorange="reversed", ticks="", showline=False)
-    layout = {**_LAYOUT, "margin": {"l": 170, "r": 90, "t": 30, "b": 150}}
-    figure.update_layout(width=side + 260, height=side + 180, **layout)
+    layout = {**_LAYOUT, "margin": {"l": 170, "r": 90, "t": 40, "b": 150}}
+    figure.update_layout(width=side + 260, height=side + 190, **layout)
     return figure
 
 

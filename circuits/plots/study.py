@@ -29,8 +29,8 @@ def grid_figure(
     )  # fmt: skip
     widest = max(map(len, questions))
     figure.update_layout(
-        width=min(1000, 200 + 7 * widest + 110 * len(methods)), height=110 + 44 * len(questions),
-        margin={"l": 30 + 7 * widest, "r": 20, "t": 20, "b": 60}, plot_bgcolor=NOT_MEASURED, font={"size": 13},
-        xaxis={"showgrid": False, "zeroline": False}, yaxis={"autorange": "reversed", "showgrid": False, "zeroline": False},
+        width=min(1000, 200 + 7 * widest + 110 * len(methods)), height=130 + 44 * len(questions),
+        margin={"l": 30 + 7 * widest, "r": 20, "t": 40, "b": 60}, plot_bgcolor=NOT_MEASURED, font={"size": 13},
+        xaxis={"showgrid": False, "zeroline": False}, yaxis={"autorange": "reversed", "ticklabelstandoff": 6, "showgrid": False, "zeroline": False},
     )  # fmt: skip
     return figure

@@ -97,8 +97,8 @@ class _Reader:
             "base": str(self.base),
         }  # fmt: skip
         self.check_dtype(common["dtype"])
-        for kind, asked in (("metric", metrics), ("ablation", ablations)):
-            _check_names(kind, [one for one in asked if one is not None], self)
+        for key, asked in (("metrics", metrics), ("ablations", ablations)):
+            _check_names(key, [one for one in asked if one is not None], self)
         for task in tasks if self.check_tasks else ():
             self.check_task(task)
         for model in models if self.check_tasks else ():
@@ -259,7 +259,7 @@ class _Reader:
                 near = get_close_matches(part, PARTS, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise self.error("evaluation.parts", f"must be of {', '.join(PARTS)}; got {part!r:.60}{hint}")
-        _check_names("ablation", found.get("ablations", ()), self)
+        _check_names("evaluation.ablations", found.get("ablations", ()), self)
         for key in ("random_circuits", "seed"):
             if key in table:
                 value = found[key] = table[key]
@@ -290,12 +290,12 @@ class _Reader:
         return found
 
 
-def _check_names(kind: str, names: Sequence[str], reader: _Reader) -> None:
+def _check_names(key: str, names: Sequence[str], reader: _Reader) -> None:
     from circuits.ablations import get_ablation
     from circuits.metrics import get_metric
 
     for name in names:
         try:
-            (get_metric if kind == "metric" else get_ablation)(name)
+            (get_metric if key == "metrics" else get_ablation)(name)
         except InputError as problem:
-            raise reader.error(f"{kind}s", f"cannot be used: {problem}") from None
+            raise reader.error(key, f"cannot be used: {problem}") from None

@@ -21,31 +21,39 @@ FOUND = {
     "metric": str, "ablation": str, "clean": float, "ablated": float, "circuit": float, "edges": int, "faithfulness": float,
     "random_faithfulness": float, "accuracy": float, "strongest": str, "strongest_effect": float,
 }  # fmt: skip
-EVALUATED = {
-    "evaluated_faithfulness": float, "p": float, "completeness": float, "cpr": float, "cmd": float, "auroc": float,
-}  # fmt: skip
-COLUMNS: dict[str, type] = {**ASKED, **FOUND, **EVALUATED, "reason": str, "address": str}
-"""All columns and their kinds; what a run does not have is empty.
+UNDER = ("evaluated_faithfulness", "evaluated_random_faithfulness", "p")
+"""Columns for each ablation of the evaluation: `p_zero` is `p` under zero ablation."""
+EVALUATED = {"completeness": float, "cpr": float, "cmd": float, "auroc": float}
+TOLD = {"reason": str, "address": str}
 
-`method` is the study's label; `clean`, `ablated` and `circuit` are the metric's means (for scores of nodes `ablated` is the
-corrupted run); `strongest` is the edge or node of the largest effect; columns from `evaluated_faithfulness` to `auroc` are of the
-run's evaluation."""
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, type]:
+    """All columns of a table and their kinds; what a run does not have is empty.
+
+    `method` is the study's label; `clean`, `ablated` and `circuit` are the metric's means (for scores of nodes `ablated` is the
+    corrupted run); `strongest` is the edge or node of the largest effect. `UNDER` and `EVALUATED` are of the run's evaluation,
+    completeness, CPR and CMD under the run's own ablation.
+    """
+    fixed = {*ASKED, *FOUND, *EVALUATED, *TOLD}
+    under = dict.fromkeys((name for row in rows for name in row if name not in fixed), float)
+    return {**ASKED, **FOUND, **under, **EVALUATED, **TOLD}
 
 
 def table(study: Study, out: StudyDirectory) -> list[dict[str, Any]]:
-    """One row for each request, in the study's order; keys are `COLUMNS`.
+    """One row for each request, in the study's order; keys are `columns`.
 
     Raises:
         InputError: a run's file is damaged.
     """
-    return [row(entry, out) for entry in status(study, out)]
+    rows = [_row(entry, out) for entry in status(study, out)]
+    empty = dict.fromkeys(columns(rows))
+    return [{**empty, **row} for row in rows]
 
 
-def row(entry: Entry, out: StudyDirectory) -> dict[str, Any]:
+def _row(entry: Entry, out: StudyDirectory) -> dict[str, Any]:
     """The row of one request."""
     request = entry.request
-    told: dict[str, Any] = dict.fromkeys(COLUMNS)
-    told |= {
+    told: dict[str, Any] = {
         "model": request.model, "task": request.task, "method": request.label,
         "options": json.dumps({"method": request.method, **request.options}, sort_keys=True),
         "seed": request.seed, "n": request.n, "metric": request.metric, "ablation": request.ablation,
@@ -68,11 +76,10 @@ def row(entry: Entry, out: StudyDirectory) -> dict[str, Any]:
 
 
 def _evaluated(told: Mapping[str, Any]) -> dict[str, Any]:
-    own = told.get("faithfulness", {}).get(told.get("ablation"), {})
-    found = {
-        "evaluated_faithfulness": own.get("ratio_of_means"), "p": own.get("p"),
-        "completeness": told.get("completeness", {}).get("value"),
-    }  # fmt: skip
+    found: dict[str, Any] = {"completeness": told.get("completeness", {}).get("value")}
+    for ablation, measured in told.get("faithfulness", {}).items():
+        values = (measured.get(name) for name in ("ratio_of_means", "random_faithfulness", "p"))
+        found |= {f"{name}_{ablation}": value for name, value in zip(UNDER, values, strict=True)}
     curves = told.get("curves") or {}
     found |= {name: curves.get(name) for name in ("cpr", "cmd")}
     return found | {"auroc": _auroc(told.get("recovery"))}
@@ -107,7 +114,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
+        writer = csv.DictWriter(file, list(columns(rows)), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
 
@@ -117,5 +124,5 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     import pyarrow.parquet
 
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
-    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns(rows).items()])
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows], schema), path)

@@ -12,7 +12,7 @@ import pytest
 from circuits.errors import DamageWarning, InputError
 from circuits.study import StudyDirectory, parse_study, read_study, run_study, status, table, write_table
 from circuits.study.report import write_report
-from circuits.study.table import COLUMNS
+from circuits.study.table import columns
 from tests.study.small import TEXT, write_small_study
 
 SMALL = """
@@ -24,7 +24,7 @@ n = 4
 steps = 2
 [evaluation]
 parts = ["faithfulness", "curves"]
-ablations = ["interchange"]
+ablations = ["interchange", "zero"]
 random_circuits = 2
 """
 
@@ -97,14 +97,18 @@ def test_rows_and_files_of_the_table(finished, tmp_path):
     study = parse_study(SMALL)
     rows = table(study, finished)
     assert [row["method"] for row in rows] == ["eap", "eap-ig"] * 2
-    assert all(set(row) == set(COLUMNS) for row in rows)
+    assert all(set(row) == set(columns(rows)) for row in rows)
     for row in rows:
         summary = json.loads((finished.run_path(row["address"]) / "run.json").read_text())["summary"]
         told = finished.evaluation(status(study, finished)[rows.index(row)].evaluation)
         assert row["faithfulness"] == summary["faithfulness"]
         assert row["strongest"] == summary["strongest"][0]["edge"]
         assert row["cpr"] == told["curves"]["cpr"]
-        assert row["evaluated_faithfulness"] == pytest.approx(row["faithfulness"])
+        for ablation, measured in told["faithfulness"].items():
+            assert row[f"evaluated_faithfulness_{ablation}"] == measured["ratio_of_means"]
+            assert row[f"evaluated_random_faithfulness_{ablation}"] == measured["random_faithfulness"]
+            assert row[f"p_{ablation}"] == measured["p"]
+        assert row["evaluated_faithfulness_interchange"] == pytest.approx(row["faithfulness"])
     write_table(rows, tmp_path / "t.parquet")
     assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist() == rows
     write_table(rows, tmp_path / "t.csv")
@@ -119,6 +123,32 @@ def test_a_report_tells_all(finished):
     page = (finished.path / "report.html").read_text()
     for told in ("4 runs: 4 done", "compiled/or-gate in compiled/or-gate", "CPR", "eap-ig", "All runs"):
         assert told in page
+    for ablation in ("interchange", "zero"):
+        assert f"Evaluated faithfulness, {ablation} ablation" in page
+        assert f"under {ablation} ablation, on the pairs that they were found on" in page
+    assert "Seeds draw other pairs of a task" in page
+
+
+def test_a_report_tells_other_pairs(tmp_path):
+    text = SMALL.replace('"compiled/and-gate"', "") + "fresh = 3\n"
+    out = StudyDirectory.begin(tmp_path / "out")
+    assert run_study(parse_study(text), out).states == {"done": 2}
+    write_report(out, tmp_path / "report.html")
+    assert "under zero ablation, on 3 new pairs of each task" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_tells_the_same_pairs(tmp_path):
+    """Of a file the first pairs are taken, whatever the seed."""
+    study = write_small_study(
+        tmp_path, TEXT.replace('[methods.coar]\nsamples = 48\nfit = "ridge"', "[methods.atp-star]")
+    )
+    out = StudyDirectory.begin(tmp_path / "out")
+    assert run_study(study, out).states == {"done": 48}
+    write_report(out, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "pairs are the same for all seeds" in page
+    assert "Seeds draw other pairs" not in page
+    assert "atp-star gives no circuit." in page
 
 
 def test_a_report_compares_seeds(tmp_path):
