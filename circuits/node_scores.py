@@ -56,6 +56,11 @@ class NodeScores:
         return self.per_prompt.std(-1) / n**0.5 if n > 1 else torch.full_like(self.values, torch.nan)
 
     @property
+    def signed(self) -> bool:
+        """Whether a sign tells that a node helps or hurts; the scores of AtP* are sizes."""
+        return self.provenance.get("options", {}).get("signed", True)
+
+    @property
     def n_prompts(self) -> int:
         return self.per_prompt.shape[-1]
 

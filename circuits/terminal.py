@@ -154,7 +154,7 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
 
 
 def _strongest_nodes(found: "NodeDiscovery") -> Any:
-    value = "effect" if found.provenance["options"].get("signed", True) else "contribution"
+    value = "effect" if found.scores.signed else "contribution"
     shown = table("strongest nodes", {"node": False, value: True, "std. error": True, "95% interval": True})
     for entry in found.summary()["strongest"]:
         interval = entry["interval"]

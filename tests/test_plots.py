@@ -120,6 +120,15 @@ def test_the_scale_is_symmetric_and_missing_cells_stay_blank():
     assert "grey" not in node_heatmap(scores_of(HEADS)).layout.title.subtitle.text
 
 
+def test_the_scale_of_sizes_begins_at_white():
+    scores = scores_of(HEADS, method="atp_star", options={"signed": False})
+    scores.per_prompt.abs_()
+    axis = node_heatmap(scores).layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (0, float(scores.values.max()))
+    assert axis.colorscale[0] == (0.0, "#ffffff")
+    assert len(axis.colorscale) == 2
+
+
 def test_a_few_outliers_do_not_leave_the_rest_pale():
     scores = scores_of(HEADS)
     scores.per_prompt[3] = 100.0

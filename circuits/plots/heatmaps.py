@@ -17,6 +17,7 @@ from circuits.plots.labels import colour_bar_title, figure_title, hover, short, 
 from circuits.plots.page import NEGATIVE, NOT_MEASURED, POSITIVE, escaped
 
 SCALE = [(0.0, NEGATIVE), (0.5, "#ffffff"), (1.0, POSITIVE)]
+SIZES = [(0.0, "#ffffff"), (1.0, POSITIVE)]
 PANELS = {
     "heads": "heads",
     "mlp": "MLPs",
@@ -180,11 +181,14 @@ def _figure(
     }
     figure.update_layout(
         template="plotly_white", plot_bgcolor=NOT_MEASURED,
-        coloraxis={"colorscale": SCALE, "cmin": -limit, "cmax": limit, "colorbar": bar},
+        coloraxis={
+            "colorscale": SCALE if scores.signed else SIZES, "cmin": -limit if scores.signed else 0, "cmax": limit, "colorbar": bar,
+        },
     )  # fmt: skip
     notes = ["grey: not measured"] if any(len(p.cells) < len(p.rows) * len(p.columns) for p in panels) else []
     largest = max(values, key=lambda value: abs(value) if math.isfinite(value) else 0.0)
-    notes += [f"colours end at ±{limit:.2g}, the largest effect is {largest:+.3g}"] if abs(largest) > limit else []
+    end, reached = (f"±{limit:.2g}", f"{largest:+.3g}") if scores.signed else (f"{limit:.2g}", f"{largest:.3g}")
+    notes += [f"colours end at {end}, the largest effect is {reached}"] if abs(largest) > limit else []
     _set_title(figure, scores, notes, inner, max(120, row_height * max(len(panel.rows) for panel in panels)))
     return figure
 
@@ -245,7 +249,7 @@ def _add_panel(
     )  # fmt: skip
     for number in panel.breaks:
         figure.add_hline(number - 0.5, line={"width": 0.5, "color": "#b8bec6"}, row=1, col=column)  # type: ignore[arg-type]
-    common = {"showgrid": False, "zeroline": False, "ticks": ""}
+    common = {"showgrid": False, "zeroline": False, "ticks": "", "ticklabelstandoff": 4}
     every = math.ceil(len(panel.columns) / LABELLED)
     figure.update_xaxes(
         tickvals=list(shape[1])[::every], ticktext=[escaped(label) for label in panel.columns[::every]],
