@@ -8,7 +8,7 @@ from typing import Any
 from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.evaluation.circuit_predictions import CircuitPrediction, predict_circuits
-from circuits.evaluation.comparison import Comparison, Judged, compare
+from circuits.evaluation.comparison import Comparison, Judged, comparable, compare
 from circuits.evaluation.counterfactual import counterfactuals
 from circuits.job import StageProgress, silent
 from circuits.methods.coar import LinearAttribution
@@ -113,6 +113,7 @@ def compare_runs(
         raise InputError("a comparison needs at least two runs")
     judge, predictions = None, ()
     results = {name: of for run in runs for name, of in run.results.items()}
+    comparable(results)  # refused before anything is computed
     faithfulness = {name: run.faithfulness for run in runs if run.faithfulness is not None for name in run.circuits}
     if samples and model is not None:
         if model.weights_hash != runs[0].provenance.get("weights_sha256"):

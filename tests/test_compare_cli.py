@@ -36,10 +36,19 @@ def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
         )
         == 0
     )
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
     assert "rank correlation over 6 nodes" in said
     assert "α = 0.3" in said
+    judged = "32 random sets of 6 components at each α, zero ablation, 4 prompts"
+    assert judged in said
+    caution = (
+        "Effects are those of different ablations, which need not agree: interchange ablation by eap, eap circuit, atp, "
+        "acdc circuit; zero ablation by coar; zero ablation of the fresh sets that they are judged by."
+    )
+    assert caution in warned
     written = json.loads(out.read_text())
+    assert written["caution"] == caution
+    assert written["judge"] == {"ablation": "zero", "samples": {"0.1": 32, "0.3": 32}}
     assert written["methods"] == ["eap", "eap circuit", "atp", "acdc circuit", "coar"]
     assert written["rank_correlation"][0][2] == pytest.approx(1.0)
     assert len(written["counterfactual"]["coar"]) == 2
@@ -49,6 +58,13 @@ def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
     text = page.read_text()
     assert text.count("Plotly.newPlot") == 5
     assert "Do the scores predict ablations?" in text
+    assert text.count(judged) == 2
+    assert text.count(caution) == 1
+    assert "Scores alone have no faithfulness: eap, atp, coar." in text
+    assert (
+        run(monkeypatch, ["compare", *runs[:2], "--samples", "8", "--alphas", "0.3", "--ablation", "interchange"]) == 0
+    )
+    assert "different ablations" not in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, capsys):
@@ -65,3 +81,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, c
         error = capsys.readouterr().err
         assert said in error
         assert "Traceback" not in error
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_computed(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("circuits.compare_runs.counterfactuals", None)
+    methods = ("attribution-patching", "atp-star")
+    runs = [discovered(monkeypatch, tmp_path, name, name, "--positions", "each") for name in methods]
+    assert run(monkeypatch, ["compare", *runs]) == 2
+    assert "scores split by position cannot be compared" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import typer
 from circuits.cli.common import json_line, load, print_json
 from circuits.cli.options import Config, Device
 from circuits.errors import InputError
-from circuits.terminal import console, print_rows, stage
+from circuits.terminal import console, console_stderr, print_rows, stage
 
 
 def compare(
@@ -60,9 +60,13 @@ def compare(
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(json_line(result.to_dict()) + "\n", encoding="utf-8")
+    if result.caution is not None:
+        console_stderr().print(result.caution, soft_wrap=True, highlight=False)
     if json:
         print_json(result.to_dict())
         return
     for rows in tables(result):
         print_rows(*rows)
+    if result.judge is not None:
+        console().print(f"Fresh ablations: {result.judge}.", soft_wrap=True, highlight=False)
     console().print("Agreement between methods is not faithfulness: they can agree and be wrong together.")

@@ -53,6 +53,7 @@ class Comparison:
         faithfulness: of the methods' circuits, where it is known.
         scores: what was compared, all brought to nodes.
         judge: the ablations.
+        ablations: under which each method measured, where it says so.
     """
 
     methods: tuple[str, ...]
@@ -67,6 +68,20 @@ class Comparison:
     faithfulness: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, NodeScores] = field(default_factory=dict)
     judge: Counterfactuals | None = None
+    ablations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def caution(self) -> str | None:
+        """Where what was measured under different ablations is compared: which; else None."""
+        by: dict[str, list[str]] = {}
+        for name, ablation in self.ablations.items():
+            by.setdefault(ablation, []).append(name)
+        told = [f"{ablation} ablation by {', '.join(names)}" for ablation, names in by.items()]
+        if self.judge is not None and {self.judge.ablation} != set(by):
+            told.append(f"{self.judge.ablation} ablation of the fresh sets that they are judged by")
+        if len(told) < 2:
+            return None
+        return f"Effects are those of different ablations, which need not agree: {'; '.join(told)}."
 
     @property
     def interactions(self) -> dict[str, tuple[Interaction, ...]]:
@@ -83,6 +98,14 @@ class Comparison:
             "methods": list(self.methods),
             "nodes": list(self.nodes),
             "by": self.by,
+            "ablations": dict(self.ablations),
+            "judge": None
+            if self.judge is None
+            else {
+                "ablation": self.judge.ablation,
+                "samples": {str(a): len(of) for a, of in self.judge.samples.items()},
+            },
+            "caution": self.caution,
             "rank_correlation": plain(self.rank),
             "rank_correlation_low": plain(self.low),
             "rank_correlation_high": plain(self.high),
@@ -127,7 +150,7 @@ class Comparison:
             for name, found in self.counterfactual.items():
                 cells = [f"{c.mean:.2f} ({c.low:.2f} to {c.high:.2f})" for c in found.values()]
                 lines.append(f"  {name:<{width}} {'  '.join(cells)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *([self.caution] if self.caution else [])])
 
 
 def compare(
@@ -156,16 +179,10 @@ def compare(
     """
     if by not in BY:
         raise InputError(f"by must be one of {', '.join(BY)}, got {by!r}")
-    if len(results) < 2:
-        raise InputError(f"a comparison needs at least two results, got {len(results)}")
     if resamples < 1:
         raise InputError(f"resamples must be at least 1, got {resamples}")
-    n_prompts = _prompts(results)
-    scored = {name: _as_nodes(name, result, n_prompts) for name, result in results.items()}
-    first = next(iter(scored.values()))
-    nodes = tuple(node for node in first.nodes if all(node in other.nodes for other in scored.values()))
-    if len(nodes) < 2:
-        raise InputError("the results have fewer than two nodes in common, so there is nothing to rank")
+    scored, nodes = comparable(results)
+    n_prompts = next(iter(scored.values())).n_prompts
     per_prompt = torch.stack([_at(of, nodes) for of in scored.values()])
     means = _ranked_by(per_prompt.mean(-1), by)
     pairs = _pairwise(means[None])[0]
@@ -176,6 +193,7 @@ def compare(
         dim=0,
     )
     known = ~pairs.isnan() & (n_prompts > 1)
+    given = {name: next(iter(of.values())) if isinstance(of, Mapping) else of for name, of in results.items()}
     judged = {} if judge is None else {name: judge.correlations(of, seed=seed) for name, of in scored.items()}
     return Comparison(
         methods=tuple(results),
@@ -190,7 +208,25 @@ def compare(
         faithfulness=dict(faithfulness or {}),
         scores=scored,
         judge=judge,
+        ablations={name: of.provenance["ablation"] for name, of in given.items() if of.provenance.get("ablation")},
     )
+
+
+def comparable(results: Mapping[str, Judged]) -> tuple[dict[str, NodeScores], tuple[str, ...]]:
+    """The results as scores of nodes, and the nodes that all of them score.
+
+    Raises:
+        InputError: they cannot be compared, see `compare`.
+    """
+    if len(results) < 2:
+        raise InputError(f"a comparison needs at least two results, got {len(results)}")
+    n_prompts = _prompts(results)
+    scored = {name: _as_nodes(name, result, n_prompts) for name, result in results.items()}
+    first = next(iter(scored.values()))
+    nodes = tuple(node for node in first.nodes if all(node in other.nodes for other in scored.values()))
+    if len(nodes) < 2:
+        raise InputError("the results have fewer than two nodes in common, so there is nothing to rank")
+    return scored, nodes
 
 
 def _prompts(results: Mapping[str, Judged]) -> int:

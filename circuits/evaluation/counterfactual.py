@@ -58,6 +58,17 @@ class Counterfactuals:
     def nodes(self) -> tuple[str, ...]:
         return next(iter(self.samples.values())).nodes
 
+    @property
+    def ablation(self) -> str:
+        return next(iter(self.samples.values())).origin["ablation"]
+
+    def __str__(self) -> str:
+        sets = " and ".join(sorted({str(len(samples)) for samples in self.samples.values()}))
+        prompts = len(next(iter(self.samples.values())).clean)
+        return (
+            f"{sets} random sets of {len(self.nodes)} components at each α, {self.ablation} ablation, {prompts} prompts"
+        )
+
     def prediction(self, scores: NodeScores, alpha: float) -> Float[Tensor, "sample prompt"]:
         """Σ over the kept components of their score; a component without a score counts 0.
 

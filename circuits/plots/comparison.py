@@ -18,7 +18,7 @@ from circuits.node_scores import NodeScores
 from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross")
 SHOWN_POINTS = 400
 MOST_PAIRS = 10
@@ -29,7 +29,8 @@ def comparison_sections(found: Comparison) -> list[Section]:
     """What a page on a comparison shows, in order; what was not measured is left out."""
     by = "size" if found.by == "abs" else "signed effect"
     told = [table for table in (methods_table(found), circuits_table(found)) if table[2]]
-    sections = [Section(title[0].upper() + title[1:], "", Table(headings, rows)) for title, headings, rows in told]
+    sections = [Section("What was compared", " ".join(_said(found)))]
+    sections += [Section(title[0].upper() + title[1:], "", Table(headings, rows)) for title, headings, rows in told]
     sections += [
         Section(
             "Rank correlation",
@@ -38,12 +39,13 @@ def comparison_sections(found: Comparison) -> list[Section]:
             rank_figure(found),
         )
     ]
-    if found.counterfactual:
+    if found.judge is not None:
         sections.append(
             Section(
                 "Do the scores predict ablations?",
                 "Random sets of components are ablated, each component with probability α; the sum of the scores of what was "
-                "kept is correlated with the metric over the sets, on each prompt. Mean over prompts, 95% bootstrap interval.",
+                "kept is correlated with the metric over the sets, on each prompt. Mean over prompts, 95% bootstrap interval. "
+                f"{found.judge}.",
                 counterfactual_figure(found),
             )
         )
@@ -75,6 +77,17 @@ def comparison_sections(found: Comparison) -> list[Section]:
         )
     )
     return sections
+
+
+def _said(found: Comparison) -> list[str]:
+    """By what, on how much, and what keeps the results from being alike."""
+    told = [f"{len(found.methods)} results, over the {len(found.nodes)} nodes that all of them score."]
+    if found.judge is not None:
+        told.append(f"The scores are judged by fresh ablations: {found.judge}.")
+    without = [name for name in found.scores if name not in found.faithfulness]
+    if without and found.faithfulness:
+        told.append(f"Scores alone have no faithfulness: {', '.join(without)}.")
+    return [*told, *([found.caution] if found.caution else [])]
 
 
 def rank_figure(found: Comparison) -> go.Figure:
@@ -152,7 +165,7 @@ def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], 
         )  # fmt: skip
     figure.update_xaxes(title={"text": "predicted change", "standoff": 4})
     figure.update_yaxes(title={"text": "true change", "standoff": 4})
-    figure.update_layout(width=290 * columns + 80, height=320 * rows + 60, **_layout())
+    figure.update_layout(width=290 * columns + 80, height=320 * rows + 84, **_layout(top=64))
     return figure
 
 
@@ -206,15 +219,17 @@ def learning_curve_figure(sizes: Sequence[int], held_out: Sequence[float], alpha
 
 
 def _style(i: int) -> dict[str, Any]:
-    colour = COLOURS[i % len(COLOURS)]
+    """Of the i-th line; after all colours the same again, with other dashes and markers."""
+    colour, shift = COLOURS[i % len(COLOURS)], i // len(COLOURS)
     return {
-        "line": {"color": colour, "width": 2, "dash": DASHES[i % len(DASHES)]},
-        "marker": {"color": colour, "size": 7, "symbol": MARKERS[i % len(MARKERS)]},
+        "line": {"color": colour, "width": 2, "dash": DASHES[(i + shift) % len(DASHES)]},
+        "marker": {"color": colour, "size": 7, "symbol": MARKERS[(i + shift) % len(MARKERS)]},
     }
 
 
-def _layout() -> dict[str, Any]:
-    return {"template": "simple_white", "margin": {"l": 70, "r": 30, "t": 40, "b": 60}, "font": {"size": 13}}
+def _layout(top: int = 40) -> dict[str, Any]:
+    """With room for plotly's bar at the top."""
+    return {"template": "simple_white", "margin": {"l": 70, "r": 30, "t": top, "b": 60}, "font": {"size": 13}}
 
 
 def _middle(alphas: tuple[float, ...]) -> float:
