@@ -1,6 +1,7 @@
 """`circuits export`: from a run, a circuit, scores or EAP-IG's files, to any format."""
 
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -38,6 +39,13 @@ def test_a_run_is_exported_by_suffix_and_by_name(monkeypatch, a_run, tmp_path, c
     assert ElementTree.parse(tmp_path / "c.gexf").getroot().tag.endswith("gexf")
     graph = json.loads((tmp_path / "g.json").read_text())
     assert len(graph["metadata"]["prompt_tokens"]) > 1
+
+
+def test_how_much_of_a_circuit_is_drawn_is_told(monkeypatch, a_run, tmp_path, capsys):
+    assert export(monkeypatch, a_run, "--to", "tikz", "--max-edges", 5, "--out", tmp_path / "c.tex") == 0
+    assert re.match(r"\d of 10 lines drawn, the strongest", capsys.readouterr().out)
+    assert export(monkeypatch, a_run, "--to", "latex-edges", "--max-edges", 5, "--out", tmp_path / "t.tex") == 0
+    assert "lines drawn" not in capsys.readouterr().out
 
 
 def test_a_run_gives_eap_ig_and_mib_the_scores_of_every_edge(monkeypatch, a_run, tmp_path):

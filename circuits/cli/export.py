@@ -26,7 +26,9 @@ def export(
         Path | None,
         typer.Option(help="TOML or JSON file with the tables 'labels' and 'groups': what nodes are called."),
     ] = None,
-    max_edges: Annotated[int | None, typer.Option(help="Show only so many edges, the strongest.", min=1)] = None,
+    max_edges: Annotated[
+        int | None, typer.Option(help="Show only so many edges, the strongest; pictures without dead ends.", min=1)
+    ] = None,
     colours: Annotated[
         str | None, typer.Option(help="What colours tell: 'sign' of the effect (default), or 'kind' (q, k, v).")
     ] = None,
@@ -56,4 +58,9 @@ def export(
     if "prompt" in form.takes:
         options |= {"prompt": found.prompt, "tokens": found.tokens}
     written = export_circuit(found.circuit, out, form.name, naming=naming, overwrite=overwrite, **options)
+    if max_edges is not None and "colours" in form.takes:
+        from circuits.export.drawing import draw
+
+        told = draw(found.circuit, naming, max_edges=max_edges).selection
+        console().print(told, markup=False, highlight=False, soft_wrap=True)
     console().print(f"written to {written}", markup=False, highlight=False)

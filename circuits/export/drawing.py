@@ -6,10 +6,12 @@ those of Okabe and Ito (2008), which differ for every common kind of colour blin
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Literal
+
+import networkx
 
 from circuits.circuit import Circuit
 from circuits.errors import InputError
@@ -102,7 +104,8 @@ class Drawing:
         edges: weak ones first, so that strong ones lie on top.
         colours: what colour tells: `sign` or `kind`.
         rightward: layers go to the right instead of up.
-        left_out: edges that `max_edges` left out.
+        left_out: lines that `max_edges` left out.
+        dead_ends: lines among the strongest that were left out with them, being on no path from `input` to `logits`.
     """
 
     nodes: tuple[DrawnNode, ...]
@@ -110,6 +113,14 @@ class Drawing:
     colours: str
     rightward: bool
     left_out: int
+    dead_ends: int
+
+    @property
+    def selection(self) -> str:
+        """How many lines are drawn of how many, in words."""
+        shown = len(self.edges)
+        without = f"; {self.dead_ends} on no path from input to logits were left out" if self.dead_ends else ""
+        return f"{shown} of {shown + self.left_out + self.dead_ends} lines drawn, the strongest{without}"
 
     @property
     def rows(self) -> tuple[tuple[DrawnNode, ...], ...]:
@@ -171,7 +182,8 @@ def draw(
     Args:
         circuit: any circuit.
         naming: labels and groups.
-        max_edges: only so many lines, the strongest; None: all.
+        max_edges: only so many lines, the strongest, and of them those on a path from `input` to `logits` (all of them
+            where there is no path); None: all.
         colours: `sign`: blue for positive effects, vermilion for negative ones; `kind`: by q, k and v.
         direction: of the layers, `up` or `right`.
 
@@ -189,7 +201,8 @@ def draw(
     box_of = {node: f"{GROUP}{homes[node]}" if node in homes else node for node in circuit.nodes}
     totals = _totals(circuit, box_of)
     order = sorted(totals, key=lambda key: abs(totals[key] or 0.0), reverse=True)
-    kept = order[:max_edges]
+    strongest = order[:max_edges]
+    kept = (len(strongest) < len(order) and _on_paths(strongest, box_of)) or strongest
     if len(kept) > MOST:
         raise InputError(
             f"{len(kept):,} lines are more than a picture holds; draw the strongest, with --max-edges (max_edges=) up to {MOST}"
@@ -198,14 +211,35 @@ def draw(
     ids = {box: node.id for box, node in nodes.items()}
     largest = max((abs(totals[key] or 0.0) for key in kept), default=0.0)
     edges = tuple(_edge(ids[s], ids[t], k, totals[s, t, k], largest, colours) for s, t, k in reversed(kept))
-    return Drawing(tuple(nodes.values()), edges, colours, direction == "right", len(order) - len(kept))
+    return Drawing(
+        tuple(nodes.values()),
+        edges,
+        colours,
+        direction == "right",
+        len(order) - len(strongest),
+        len(strongest) - len(kept),
+    )
 
 
-def _totals(circuit: Circuit, box_of: dict[str, str]) -> dict[tuple[str, str, Kind], float | None]:
-    """(source box, target box, kind) -> summed effect; an edge counts once for a box that holds several of its heads."""
+_Line = tuple[str, str, Kind]
+"""Source box, target box, kind."""
+
+
+def _on_paths(lines: Sequence[_Line], box_of: dict[str, str]) -> list[_Line]:
+    """Those that lie on a path from `input` to `logits`."""
+    graph = networkx.DiGraph((source, target) for source, target, _ in lines)
+    start, end = (box_of.get(node, node) for node in ("input", "logits"))
+    if start not in graph or end not in graph:
+        return []
+    alive = (networkx.descendants(graph, start) | {start}) & (networkx.ancestors(graph, end) | {end})
+    return [line for line in lines if line[0] in alive and line[1] in alive]
+
+
+def _totals(circuit: Circuit, box_of: dict[str, str]) -> dict[_Line, float | None]:
+    """Summed effects; an edge counts once for a box that holds several of its heads."""
     graph = circuit.graph
-    sums: dict[tuple[str, str, Kind], float | None] = {}
-    several: dict[tuple[str, str, Kind], list[float | None]] = {}
+    sums: dict[_Line, float | None] = {}
+    several: dict[_Line, list[float | None]] = {}
     sources = [box_of.get(name, name) for name in graph.writer_names]
     targets = [
         list(dict.fromkeys(box_of[node] for node in graph.nodes_fed_by(reader) or ("logits",) if node in box_of))

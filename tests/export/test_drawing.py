@@ -107,12 +107,21 @@ def test_a_group_may_be_called_like_a_node():
     assert sorted(node.label for node in drawing.nodes) == ["a1.h0", "a1.h1", "input", "logits", "m0", "m1", "m1"]
 
 
-def test_max_edges_keeps_the_strongest_and_says_how_many_it_left_out():
+@pytest.mark.parametrize("most", range(1, 12))
+def test_max_edges_keeps_the_strongest_without_dead_ends_and_says_how_many_it_left_out(most):
     circuit = scored(GRAPHS[0])
-    drawing = draw(circuit, max_edges=5)
-    strongest = sorted((abs(circuit.score(name)) for name in circuit.edges), reverse=True)[:5]
-    assert sorted((abs(edge.score) for edge in drawing.edges), reverse=True) == strongest
-    assert drawing.left_out == len(circuit) - 5
+    drawing = draw(circuit, max_edges=most)
+    strongest = sorted(circuit.edges, key=lambda name: -abs(circuit.score(name)))[:most]
+    wanted = Circuit.from_edges(circuit.graph, strongest).pruned().edges or strongest
+    assert {abs(edge.score) for edge in drawing.edges} == {abs(circuit.score(name)) for name in wanted}
+    assert drawing.left_out == len(circuit) - most
+    assert drawing.dead_ends == most - len(wanted)
+
+
+def test_all_edges_are_drawn_with_their_dead_ends():
+    circuit = Circuit.from_edges(GRAPH, ["input->a0.h0<q>", "input->logits"])
+    assert len(draw(circuit).edges) == len(draw(circuit, max_edges=2).edges) == 2
+    assert draw(circuit).selection == "2 of 2 lines drawn, the strongest"
 
 
 @pytest.mark.parametrize("options", [{"max_edges": 0}, {"colours": "rainbow"}, {"direction": "down"}])
