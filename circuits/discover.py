@@ -23,6 +23,7 @@ from circuits.node_jobs import (
     coar_job,
     path_patching_job,
 )
+from circuits.option_checks import check_values
 from circuits.pairs import PromptPairs
 from circuits.question import Question
 from circuits.search_jobs import acdc_job, edge_pruning_job
@@ -76,7 +77,17 @@ def discover(
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:
-    """Whether these options belong to this method; asked before a model is loaded.
+    """Whether these options belong to this method and may have these values; asked before a model is loaded.
+
+    Raises:
+        InputError: see `check_names` and `circuits.option_checks.check_values`.
+    """
+    check_names(method, options)
+    check_values(method, options)
+
+
+def check_names(method: str, options: dict[str, Any]) -> None:
+    """Whether these options belong to this method.
 
     Raises:
         InputError: there is no such method, an option is foreign to it, or one that it needs is missing.

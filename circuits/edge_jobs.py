@@ -12,10 +12,9 @@ from circuits.job import Job, tested
 from circuits.methods.edge_attribution import edge_attribution
 from circuits.methods.exact_edges import exact_edge_effects
 from circuits.methods.information_flow import information_flow
-from circuits.methods.refine import HOW
 from circuits.methods.refine import refine as refined
 from circuits.scores import EdgeScores
-from circuits.selection import check_rule
+from circuits.selection import check_choice
 
 EDGES = 200
 """To choose, unless told; in a smaller graph all."""
@@ -45,10 +44,6 @@ def edge_attribution_job(
     asked = {"gradient": gradient, "steps": steps, "quadrature": quadrature, "attention": attention}
     rule = {name: value for name, value in asked.items() if value is not None}
     choice = _Choice(job.question.model.graph, edges, threshold, select, by, fill, share)
-    if refine is not None and refine not in HOW:
-        raise InputError(f"refine must be one of {', '.join(HOW)}, got {refine!r}")
-    if refine is None and refine_top is not None:
-        raise InputError("refine-top says how many edges are refined: say with refine how")
     job.question.metric.require_gradient(f"method {method}", at_clean=gradient in AT_CLEAN)
     scores, notes = _attributed(job, rule)
     if refine is not None:
@@ -114,17 +109,12 @@ class _Choice:
         fill: bool,
         share: float | None,
     ) -> None:
-        asked = {"by": by, "fill": fill or None, "share": share}
-        self._rule: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        self._rule = check_choice(edges, threshold, select, by, fill, share)
         self._edges, self._threshold, self._select = edges, threshold, select
-        if threshold is not None:
-            if edges is not None or select is not None or fill or share is not None:
-                raise InputError("a threshold decides how many edges there are: of the rules, it goes with 'by' alone")
-        else:
+        if threshold is None:
             self._edges, self._select = min(EDGES, graph.n_edges) if edges is None else edges, select or "top"
             if not 1 <= self._edges <= graph.n_edges:
                 raise InputError(f"edges must be between 1 and the graph's {graph.n_edges}, got {edges}")
-            check_rule(self._select, self._rule)
         self.options = {"edges": self._edges, "threshold": threshold, "select": self._select, **self._rule}
 
     def circuit(self, scores: EdgeScores) -> Circuit:

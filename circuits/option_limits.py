@@ -1,8 +1,10 @@
 """What numbers methods' options may be: the same for what is typed and for what a study file says."""
 
 LIMITS: dict[str, tuple[int, int | None]] = {
+    "edges": (1, None),
     "random_circuits": (0, None),
     "share": (0, 1),
+    "steps": (1, None),
     "refine_top": (1, None),
     "start_layer": (0, None),
     "window": (1, None),

@@ -102,6 +102,29 @@ def check_rule(rule: str, options: Mapping[str, Any]) -> None:
     _check_share(options.get("share", 0.0))
 
 
+def check_choice(
+    edges: int | None, threshold: float | None, select: str | None, by: str | None, fill: bool, share: float | None
+) -> dict[str, Any]:
+    """Refuses what excludes each other among the ways to make a circuit of scores: so many edges by a rule, or a threshold.
+
+    Returns:
+        The rule's options.
+    """
+    if threshold is not None:
+        told = {"edges": edges, "select": select, "fill": fill or None, "share": share}
+        for name, value in told.items():
+            if value is not None:
+                raise InputError(
+                    f"a threshold and {name} exclude each other: a threshold takes every edge of at least that score, "
+                    f"and of the rules' options goes with 'by' alone"
+                )
+    rule = {
+        name: value for name, value in {"by": by, "fill": fill or None, "share": share}.items() if value is not None
+    }
+    check_rule(select or "top", rule)
+    return rule
+
+
 def _check_share(share: float) -> None:
     if not 0 <= share <= 1:
         raise InputError(f"share must be between 0 and 1, got {share}")

@@ -37,6 +37,33 @@ def command(monkeypatch, *arguments):
     return stopped.value.code or 0
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("discover",), "Missing argument"),
+        (("discover", "ioi", "--edgs", "3"), "No such option: --edgs"),
+        (("discover", "ioi", "--steps", "0"), "Invalid value for '--steps'"),
+        (("discover", "ioi", "--seed", "x"), "Invalid value for '--seed'"),
+        (("studdy",), "No such command 'studdy'"),
+    ],
+)
+def test_what_cannot_be_read_is_told_in_one_line(monkeypatch, capsys, typed, said):
+    assert command(monkeypatch, *typed) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith(f"circuits: {said}")
+    assert error.count("\n") == 1
+    assert error.endswith(" --help tells more)\n")
+    assert not out
+
+
+def test_a_command_alone_shows_its_help(monkeypatch, capsys):
+    for typed in ((), ("study",)):
+        assert command(monkeypatch, *typed) == 2
+        out, error = capsys.readouterr()
+        assert "Usage: circuits" in out + error
+        assert "circuits:" not in error
+
+
 def discover(monkeypatch, pairs_file, out, *more):
     return score(monkeypatch, pairs_file, out, "--edges", 12, *more)
 
@@ -112,7 +139,7 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(monkeypatch, 
     ("more", "said"),
     [
         (("--method", "acdx"), "no method"),
-        (("--edges", 0), "between 1 and"),
+        (("--edges", 0), "edges must be at least 1"),
         (("--edges", 10**9), "between 1 and"),
         (("--metric", "logit_diff"), "logit_difference"),
         (("--ablation", "zerro"), "zero"),
@@ -231,10 +258,10 @@ def test_runs_of_both_kinds_replace_each_other_only_when_told(monkeypatch, pairs
         ((*EDGES, "--select", "best"), "there is no selection rule 'best'"),
         ((*EDGES, "--select", "positive-share", "--by", "abs"), "no option 'by'; its own: share, fill"),
         ((*EDGES, "--by", "size"), "'abs' or 'signed'"),
-        ((*EDGES, "--threshold", 0.1, "--edges", 3), "a threshold decides"),
+        ((*EDGES, "--threshold", 0.1, "--edges", 3), "a threshold and edges exclude each other"),
         ((*EDGES, "--refine", "twice"), "node, exact"),
         ((*EDGES, "--refine-top", 3), "say with refine how"),
-        ((*EDGES, "--edges", 0), "between 1 and"),
+        ((*EDGES, "--edges", 0), "edges must be at least 1"),
         ((*EDGES, "--gradient", "clean", "--metric", "kl_divergence"), "minimum"),
         (("--method", "information-flow", "--by", "abs"), "has no option 'by'"),
         (("--method", "atp-star", "--metric", "kl_divergence"), "minimum"),
@@ -244,7 +271,7 @@ def test_runs_of_both_kinds_replace_each_other_only_when_told(monkeypatch, pairs
         (("--method", "path-patching", "--receivers", " , "), "needs the option 'receivers'"),
         (("--method", "path-patching", "--receivers", "a1.h9<q>"), "a1.h9<q>"),
         ((*PATHS, "--senders", "q"), "senders are writers"),
-        ((*PATHS, "--mlps", "warm"), "'frozen' or 'live'"),
+        ((*PATHS, "--mlps", "warm"), "mlps must be one of frozen, live"),
         ((*NODES, "--nodes", "haeds"), "did you mean heads"),
         ((*NODES, "--nodes", "a0.h9"), "nearest"),
         ((*NODES, "--nodes", ","), "no nodes chosen"),

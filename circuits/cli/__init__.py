@@ -69,6 +69,8 @@ def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
     return show
 
 
+USAGE: Any = typer.BadParameter.__mro__[1]
+"""What typer raises for a command line that it cannot read; it has a name in whichever click typer comes with, not in typer."""
 SPINS = "1000"
 """How often a thread of torch's looks whether there is work before it sleeps: what libgomp itself takes where there are more threads
 than processors. Its default of 300,000 costs a machine that others use as well up to six times the time (README, Costs)."""
@@ -81,17 +83,28 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown(warnings.showwarning)
-            app()
-    except InputError as problem:
-        print(f"circuits: {problem}", file=sys.stderr)
-        sys.exit(2)
+            code = app(standalone_mode=False) or 0
+    except (InputError, USAGE) as problem:
+        code = _refused(problem)
+    except typer.Abort:
+        code = 1
     except Exception as problem:
         said = of_machine(problem)
         if said is None:
             raise
-        print(f"circuits: {said}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == 130:
-            print("circuits: interrupted; what is finished is kept, the rest was not written", file=sys.stderr)
-        raise
+        code = _refused(InputError(said))
+    if code == 130:
+        print("circuits: interrupted; what is finished is kept, the rest was not written", file=sys.stderr)
+    sys.exit(code)
+
+
+def _refused(problem: Any) -> int:
+    """Says in one line what cannot be used; the exit code."""
+    if isinstance(problem, InputError):
+        print(f"circuits: {problem}", file=sys.stderr)
+    elif type(problem).__name__ == "NoArgsIsHelpError":
+        problem.show()
+    else:
+        command = problem.ctx.command_path if problem.ctx is not None else "circuits"
+        print(f"circuits: {problem.format_message()} ({command} --help tells more)", file=sys.stderr)
+    return 2

@@ -89,7 +89,11 @@ RandomCircuits = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    _option(EDGES, "Points on the path from ablated to clean, default 5; edge-pruning: of training, default 300."),
+    _option(
+        EDGES,
+        "Points on the path from ablated to clean, default 5; edge-pruning: of training, default 300.",
+        **limits("steps"),
+    ),
 ]
 Gradient = Annotated[str | None, _option(CHOICE, GRADIENT_HELP)]
 Quadrature = Annotated[str | None, _option(CHOICE, "left, midpoint or right rule. Default: midpoint.")]

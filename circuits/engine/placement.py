@@ -40,18 +40,29 @@ def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def check_device_name(device: str) -> str:
+    """The kind of a device that exists somewhere, or `auto`.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    if device == "auto":
+        return device
+    try:
+        return torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda' or 'cuda:0'") from None
+
+
 def choose_device(device: str) -> torch.device:
     """A device by name; `auto`: CUDA if there is one, else CPU.
 
     Raises:
         InputError: an unknown one, or one that is not here.
     """
-    if device == "auto":
+    kind = check_device_name(device)
+    if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise InputError(f"unknown device {device!r}; 'auto', 'cpu', 'cuda' or 'cuda:0'") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device!r} was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'")
     try:

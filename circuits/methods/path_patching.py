@@ -34,6 +34,8 @@ from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
 from circuits.question import Batch, Progress, Question
 
+MLPS = ("frozen", "live")
+
 
 def path_patching(
     model: Model,
@@ -65,8 +67,8 @@ def path_patching(
     """
     if isinstance(receivers, str) or not receivers:
         raise InputError(f"receivers must be a list of readers, such as ['logits', 'a9.h9<q>'], got {receivers!r}")
-    if mlps not in ("frozen", "live"):
-        raise InputError(f"mlps must be 'frozen' or 'live', got {mlps!r}")
+    if mlps not in MLPS:
+        raise InputError(f"mlps must be one of {', '.join(MLPS)}, got {mlps!r}")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     other = other_run(question, "path patching")
     sites = select_sites(model.graph, senders)

@@ -23,7 +23,8 @@ Optional: `metrics` and `ablations` (lists; every run is made with each; default
 file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import product
@@ -31,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.option_limits import LIMITS
 from circuits.study.option_kinds import choices, fits, kind_of, spelled
 from circuits.study.request import FILES, Request, Study, is_file
 from circuits.untrusted import check_plain, parse_toml, read_text
@@ -96,7 +96,7 @@ class _Reader:
             **{key: self.text(top, key) for key in ("dtype", "revision", "device_map")}, "device": self.text(top, "device") or "auto",
             "base": str(self.base),
         }  # fmt: skip
-        self.check_dtype(common["dtype"])
+        self.check_placement(common["dtype"], common["device"])
         for key, asked in (("metrics", metrics), ("ablations", ablations)):
             _check_names(key, [one for one in asked if one is not None], self)
         for task in tasks if self.check_tasks else ():
@@ -126,6 +126,14 @@ class _Reader:
     def error(self, key: str, what: str) -> InputError:
         return InputError(f"{self.name}: {key} {what}")
 
+    @contextmanager
+    def refusing(self, key: str) -> Iterator[None]:
+        """What is refused in it is refused by the name of the key."""
+        try:
+            yield
+        except InputError as problem:
+            raise self.error(key, f"cannot be used: {problem}") from None
+
     def known(self, given: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
         """A table with these keys alone, `-` and `_` being the same in them."""
         if not isinstance(given, dict):
@@ -146,6 +154,8 @@ class _Reader:
         value = top[key]
         if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
             raise self.error(key, "must be a list of one or more names, each in quotes")
+        if not all(map(str.isprintable, value)):
+            raise self.error(key, "must be names in one line each")
         if len(set(value)) < len(value):
             raise self.error(key, "names something twice")
         return value
@@ -160,7 +170,10 @@ class _Reader:
     def number(self, top: Mapping[str, Any], key: str, default: int | None, most: int = LARGEST_SEED) -> Any:
         value = top.get(key, default)
         if value is not default and (type(value) is not int or not 1 <= value <= most):
-            raise self.error(key.replace("_", "-"), f"must be a whole number from 1 to {most}, not {value!s:.40}")
+            raise self.error(
+                key.replace("_", "-"),
+                f"must be a whole number {'of at least 1' if most == LARGEST_SEED else f'from 1 to {most}'}, not {value!s:.40}",
+            )
         return value
 
     def text(self, top: Mapping[str, Any], key: str) -> str | None:
@@ -177,33 +190,39 @@ class _Reader:
         except (InputError, OSError, ValueError) as problem:
             raise self.error("tasks", f"cannot be used: {problem}") from None
 
-    def check_dtype(self, dtype: str | None) -> None:
-        from circuits.engine.placement import choose_dtype
+    def check_placement(self, dtype: str | None, device: str) -> None:
+        """Whether the device is there is known where the runs are made."""
+        from circuits.engine.placement import check_device_name, choose_dtype
 
-        try:
+        with self.refusing("device"):
+            check_device_name(device)
+        with self.refusing("dtype"):
             if dtype is not None:
                 choose_dtype(dtype)
-        except InputError as problem:
-            raise self.error("dtype", f"cannot be used: {problem}") from None
 
     def check_model(self, model: str) -> None:
-        """Of models that are built; whether others can be had is known when they are loaded."""
+        """Of models that are built, and of short names nearly right; whether others can be had is known when they are loaded."""
+        from circuits import zoo
         from circuits.plugins import find_model, names_built_model
 
-        try:
+        with self.refusing("models"):
             if names_built_model(model):
                 find_model(model)
-        except InputError as problem:
-            raise self.error("models", f"cannot be used: {problem}") from None
+        near = get_close_matches(model, zoo.names(), n=1, cutoff=0.8)
+        if near and model not in zoo.names() and not (self.base / model).exists():
+            raise self.error("models", f"cannot be used: there is no model {model!r}; did you mean {near[0]!r}?")
 
     def methods(self, given: Any) -> list[tuple[str, str, dict[str, Any]]]:
         """(label, method, options) of each."""
-        from circuits.discover import METHODS, check_options
+        from circuits.discover import METHODS, check_names
+        from circuits.option_checks import check_values
 
         if not isinstance(given, dict) or not given:
             raise self.error("methods", "must be tables, such as [methods.eap-ig]")
         found = []
         for label, table in given.items():
+            if not label.isprintable():
+                raise self.error("methods", f"must be names in one line each; got {label!r:.60}")
             where = f"methods.{label}"
             if not isinstance(table, dict):
                 raise self.error(where, f"is {kind_of(table)}; expected a table of its options, which may be empty")
@@ -216,12 +235,12 @@ class _Reader:
             for name in NOT_TOLD:
                 if name in options:
                     raise self.error(f"{where}.{name}", "is decided by the study itself")
-            try:
-                check_options(method, options)
-            except InputError as problem:
-                raise self.error(where, f"cannot be used: {problem}") from None
+            with self.refusing(where):
+                check_names(method, options)
             known = METHODS[method].options
             checked = {name: self.option(f"{where}.{name}", value, known[name]) for name, value in options.items()}
+            with self.refusing(where):
+                check_values(method, checked)
             for name in FILES:
                 if self.check_tasks and name in checked and not is_file(self.base / checked[name]):
                     raise self.error(f"{where}.{name}".replace("_", "-"), f"names no file: {self.base / checked[name]}")
@@ -235,10 +254,6 @@ class _Reader:
             raise self.error(key.replace("_", "-"), f"is {kind_of(value)}; expected {spelled(wanted)}")
         if type(value) is int and not 0 <= value <= LARGEST_SEED:
             raise self.error(key.replace("_", "-"), f"must be from 0 to {LARGEST_SEED}")
-        least, most = LIMITS.get(key.rpartition(".")[2], (None, None))
-        if least is not None and (value < least or (most is not None and value > most)):
-            range_told = f"at least {least}" if most is None else f"from {least} to {most}"
-            raise self.error(key.replace("_", "-"), f"must be {range_told}, not {value}")
         return float(value) if type(value) is int and float in choices(wanted) and int not in choices(wanted) else value
 
     def evaluation(self, given: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
@@ -295,7 +310,5 @@ def _check_names(key: str, names: Sequence[str], reader: _Reader) -> None:
     from circuits.metrics import get_metric
 
     for name in names:
-        try:
+        with reader.refusing(key):
             (get_metric if key == "metrics" else get_ablation)(name)
-        except InputError as problem:
-            raise reader.error(key, f"cannot be used: {problem}") from None

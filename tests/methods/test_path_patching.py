@@ -59,7 +59,7 @@ def test_live_mlps_carry_paths_that_frozen_ones_do_not():
         (["a9.h0<q>"], {}, "no reader"),
         ([], {}, "must be a list of readers"),
         (["logits"], {"senders": "q"}, "writers"),
-        (["logits"], {"mlps": "cold"}, "'frozen' or 'live'"),
+        (["logits"], {"mlps": "cold"}, "mlps must be one of frozen, live"),
         (["logits"], {"ablation": "zero"}, "another run"),
     ],
 )

@@ -1,0 +1,58 @@
+"""What methods' options may be: the same for what is typed, for what a study file says and for a call of `circuits.discover`.
+
+All of it is known before a model is loaded.
+"""
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from circuits.errors import InputError
+from circuits.linear_fit import FITS
+from circuits.methods.activation_patching import DIRECTIONS
+from circuits.methods.edge_attribution import ATTENTION, GRADIENTS, OFFSETS
+from circuits.methods.path_patching import MLPS
+from circuits.methods.refine import HOW
+from circuits.metrics import get_metric
+from circuits.option_limits import LIMITS
+from circuits.selection import check_choice
+
+CHOICES: dict[str, Collection[str]] = {
+    "gradient": GRADIENTS,
+    "quadrature": OFFSETS,
+    "attention": ATTENTION,
+    "refine": HOW,
+    "direction": DIRECTIONS,
+    "mlps": MLPS,
+    "fit": FITS,
+}
+"""What a text may be, by option."""
+
+
+def check_values(method: str, options: Mapping[str, Any]) -> None:
+    """Refuses what no model could make right; values of another kind than the option's are left to others.
+
+    Raises:
+        InputError: a number out of its limits, an unknown choice, or options that exclude each other.
+    """
+    for name, value in options.items():
+        told = name.replace("_", "-")
+        least, most = LIMITS.get(name, (None, None))
+        if (
+            type(value) in (int, float)
+            and least is not None
+            and not least <= value <= (value if most is None else most)
+        ):
+            bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise InputError(f"{told} must be {bounds}, not {value}")
+        if isinstance(value, str) and name in CHOICES and value not in CHOICES[name]:
+            near = get_close_matches(value, CHOICES[name], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{told} must be one of {', '.join(CHOICES[name])}, got {value!r}{hint}")
+    if isinstance(options.get("objective"), str):
+        get_metric(options["objective"])
+    if method != "acdc":
+        asked = {name: options.get(name) for name in ("edges", "threshold", "select", "by", "share")}
+        check_choice(**asked, fill=bool(options.get("fill")))
+    if options.get("refine") is None and options.get("refine_top") is not None:
+        raise InputError("refine-top says how many edges are refined: say with refine how")
