@@ -151,4 +151,4 @@ def _discovery(
     circuit = choice.circuit(scores)
     faith, accuracy = tested(job, circuit, random_circuits)
     options = options | choice.options | {"random_circuits": random_circuits, "seed": job.seed}
-    return Discovery(scores, circuit, faith, accuracy, options, job.seconds, notes=notes)
+    return Discovery(scores, circuit, faith, accuracy, options, job.seconds, remarks=notes)

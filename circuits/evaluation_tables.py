@@ -26,12 +26,18 @@ def _faithfulness(told: Mapping[str, Any]) -> Rows:
         [
             ablation, number(of["ratio_of_means"]), number(of["mean_of_ratios"]),
             f"{len(of['random'])} {of['random_circuits'].replace('_', ' ')}", number(of["random_faithfulness"]),
-            number(of["p"]),
+            _against_chance(of["p"], len(of["random"])),
         ]
         for ablation, of in shown
     ]  # fmt: skip
     headings = ("ablation", "ratio of means", "mean of ratios", "random circuits", "theirs", "p")
     return f"faithfulness of {told['n_edges']} edges ({told['metric']}, edges ablated at all positions)", headings, rows
+
+
+def _against_chance(p: float | None, n_random: int) -> str:
+    """p, and whether it is the least that so many random circuits can show."""
+    least = p is not None and n_random and p <= 1.001 / (1 + n_random)
+    return number(p) + (" (least)" if least else "")
 
 
 def _claims(told: Mapping[str, Any]) -> Rows:

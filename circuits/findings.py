@@ -30,7 +30,7 @@ class Discovery:
         options: how it was asked for.
         seconds: wall time per stage.
         steps: a `steps.jsonl` of the search, or None.
-        notes: what a reader of the numbers should know.
+        remarks: what the method has to say to a reader of the numbers.
     """
 
     scores: EdgeScores | None
@@ -40,7 +40,17 @@ class Discovery:
     options: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     steps: Path | None = None
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers should know."""
+        if len(self.circuit):
+            return self.remarks
+        largest = (
+            f"; the largest score is {float(self.scores.values.abs().max()):.4g}" if self.scores is not None else ""
+        )
+        return (*self.remarks, f"the circuit is empty: ask for more edges, or take a smaller threshold{largest}")
 
     @property
     def provenance(self) -> Provenance:

@@ -113,4 +113,4 @@ def edge_pruning_job(
         "method": "edge-pruning", "edges": edges, "objective": objective, **training, "random_circuits": random_circuits
     }  # fmt: skip
     notes = _past_the_model(faith, "masks trained on kl_divergence, or with --absolute, stay closer to the model")
-    return Discovery(None, found, faith, accuracy, options, job.seconds, notes=tuple(notes))
+    return Discovery(None, found, faith, accuracy, options, job.seconds, remarks=tuple(notes))

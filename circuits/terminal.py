@@ -49,14 +49,19 @@ def stage(name: str) -> Iterator["StageReport"]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
+    # Of a narrow terminal the note gives way, not the times.
+    note_column = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", table_column=note_column),
     )
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console_stderr()) as bar:
+    with Progress(*columns, console=console_stderr(), expand=True) as bar:
         task = bar.add_task(name, total=None, note="")
         yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
 
@@ -207,4 +212,4 @@ def _width(stream: Any) -> int | None:
 def console_stderr() -> Any:
     from rich.console import Console
 
-    return Console(stderr=True, markup=False)
+    return Console(stderr=True, markup=False, width=_width(sys.stderr))

@@ -59,7 +59,8 @@ class TokenTask(Source):
         if (model.d_vocab, model.n_ctx) != (len(self.words), self.n_ctx):
             raise InputError(
                 f"task {self.name} is made of the token ids of the model {self.model} ({len(self.words)} tokens, prompts of "
-                f"at most {self.n_ctx}); {model.name} has {model.d_vocab} tokens and reads at most {model.n_ctx}"
+                f"at most {self.n_ctx}); {model.name} has {model.d_vocab} tokens and reads at most {model.n_ctx}; "
+                f"ask that model (--model {self.model})"
             )
 
     def text(self, ids: Sequence[int], model: Encoder) -> str:

@@ -73,6 +73,22 @@ def score(monkeypatch, pairs_file, out, *more):
     return command(monkeypatch, "discover", pairs_file, *options, *more)
 
 
+@pytest.mark.parametrize("more", [("--method", "eap"), ("--method", "acdc")])
+def test_an_empty_circuit_is_told(monkeypatch, pairs_file, tmp_path, capsys, more):
+    asked = ("--metric", "logit_difference", "--threshold", 10**6, *more)
+    assert score(monkeypatch, pairs_file, tmp_path / "out", *asked) == 0
+    told = "the circuit is empty: ask for more edges, or take a smaller threshold"
+    assert told in capsys.readouterr().out
+    assert told in json.loads((tmp_path / "out" / "run.json").read_text())["summary"]["notes"][-1]
+
+
+def test_fewer_pairs_than_asked_for_are_told(monkeypatch, pairs_file, tmp_path, capsys):
+    there = len(pairs_file.read_text().splitlines())
+    for n, told in ((there, False), (there + 1, True)):
+        assert discover(monkeypatch, pairs_file, tmp_path / f"out-{n}", "--n", n) == 0
+        assert (f"has {there} pairs, not {n}" in capsys.readouterr().err) == told
+
+
 def test_a_run_directory_holds_what_the_design_says(monkeypatch, pairs_file, tmp_path, capsys):
     out = tmp_path / "runs" / "one"
     assert discover(monkeypatch, pairs_file, out) == 0

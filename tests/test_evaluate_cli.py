@@ -21,6 +21,9 @@ def test_a_circuit_is_evaluated_into_its_run_directory(monkeypatch, tmp_path, ca
     for part in ("faithfulness of", "ratio of", "CPR (95%)", "equivalence", "complexity"):
         assert part in said
     told = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
+    least = [of["p"] == 1 / (1 + 3) for of in (*told["faithfulness"].values(), told["same_layers"])]
+    assert said.count("(least)") == sum(least)
+    assert any(least)
     assert list(told["faithfulness"]) == ["interchange", "zero", "mean", "mean_positional", "resample"]
     first = told["faithfulness"]["interchange"]
     summary = json.loads((tmp_path / "eap" / "run.json").read_text())["summary"]

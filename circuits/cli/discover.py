@@ -16,7 +16,7 @@ from circuits.cli.options import (
     On,
     Revision,
 )
-from circuits.terminal import print_summary, stage
+from circuits.terminal import console_stderr, print_summary, stage
 
 
 def discover(
@@ -58,6 +58,8 @@ def discover(
             check_divided(method)
         loaded = load(model, dtype, device, revision, device_map)
         pairs = source(loaded, n, seed)
+        if n is not None and len(pairs) < n:
+            console_stderr().print(f"{target} has {len(pairs)} pairs, not {n}", soft_wrap=True, highlight=False)
         with workers_on(on, workers, cpus_per_worker, gpus_per_worker, threads) as who:
             found = run_discovery(
                 loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size,

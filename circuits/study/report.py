@@ -122,6 +122,7 @@ def _compared(rows: Sequence[Mapping[str, Any]], number: str, text: str) -> list
 def _evaluated(rows: Sequence[Mapping[str, Any]], study: Study) -> list[Section]:
     """A table for each ablation that the evaluation measured faithfulness under."""
     fresh = next((request.evaluation.get("fresh") for request in study.requests if request.evaluation), None)
+    drawn = next((request.evaluation["random_circuits"] for request in study.requests if request.evaluation), 0)
     pairs = "on the pairs that they were found on" if fresh is None else f"on {fresh} new pairs of each task"
     found = []
     for column in rows[0] if rows else ():
@@ -138,9 +139,7 @@ def _evaluated(rows: Sequence[Mapping[str, Any]], study: Study) -> list[Section]
             for question in grids[0]
         ]
         text = f"Faithfulness of the circuits under {ablation} ablation, {pairs}; behind it that of random circuits of as many edges, and "
-        text += (
-            f"p: the share of random circuits that come as near to the model. {SPREAD} p is the largest of the seeds'."
-        )
+        text += f"p: the share of random circuits that come as near to the model. {SPREAD} p is the largest of the seeds', and of {drawn} random circuits at least {1 / (1 + drawn):.2g}."
         found.append(Section(f"Evaluated faithfulness, {ablation} ablation", text, Table(("", *methods), cells)))
     return found
 
