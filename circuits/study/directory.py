@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from circuits.checksums import SUM, sealed_json, unsealed
+from circuits.checksums import read_sealed, sealed_json
 from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
@@ -142,7 +142,7 @@ class StudyDirectory:
 
     @cached_property
     def _known(self) -> dict[str, Identity]:
-        told = _read_sealed(self.path / KNOWN_FILE) or {}
+        told = _read_whole(self.path / KNOWN_FILE) or {}
         try:
             return {key: Identity(**{name: of[name] for name in IDENTITY}) for key, of in told.items()}
         except (TypeError, KeyError):
@@ -202,6 +202,22 @@ class StudyDirectory:
         _tell_damage(path / RUN_FILE)
         return None
 
+    def dismiss_damaged(self, address: str) -> None:
+        """Removes a finished run of which a file was cut short or altered, so that it is made again.
+
+        Warns:
+            DamageWarning: it was.
+        """
+        told = self._run(address)
+        if told is None:
+            return
+        path = self.run_path(address)
+        try:
+            check_files(path, told)
+        except InputError as damage:
+            warnings.warn(f"{str(damage).partition(';')[0]}; it is made again", DamageWarning, stacklevel=2)
+            shutil.rmtree(path)
+
     def run_files(self, address: str) -> dict[str, bytes]:
         """A finished run's files."""
         return {path.name: path.read_bytes() for path in sorted(self.run_path(address).iterdir()) if path.is_file()}
@@ -227,7 +243,7 @@ class StudyDirectory:
         Warns:
             DamageWarning: it was cut short or altered.
         """
-        return _read_sealed(self.path / "evaluations" / f"{address}.json")
+        return _read_whole(self.path / "evaluations" / f"{address}.json")
 
     def keep(self, entry: Entry, made: Performed) -> None:
         """Writes what a run gave."""
@@ -266,17 +282,16 @@ class StudyDirectory:
             raise InputError(f"cannot write {path}: the study's own directory has a name that is no UTF-8") from None
 
 
-def _read_sealed(path: Path) -> dict[str, Any] | None:
+def _read_whole(path: Path) -> dict[str, Any] | None:
     """What was sealed and written to a file; None where there is none that is as it was written.
-
-    Files from before there were checksums are believed.
 
     Warns:
         DamageWarning: it was cut short or altered.
     """
-    told = _read_json(path)
-    if told is not None and SUM in told:
-        told = unsealed(told)
+    try:
+        told = read_sealed(path)
+    except InputError:
+        told = None
     if told is None:
         _tell_damage(path)
     return told

@@ -270,14 +270,19 @@ def test_an_altered_file_counts_as_missing_and_is_told(finished):
         assert table(study, StudyDirectory.open(finished.path)) == wanted
 
 
-def test_files_of_a_study_from_before_there_were_checksums_are_read(finished):
+def test_a_finished_run_with_an_altered_file_is_made_again(finished):
     study = parse_study(SMALL)
     run_study(study, finished)
-    for path in (finished.path / "known.json", *(finished.path / "evaluations").iterdir()):
-        told = json.loads(path.read_text())
-        assert len(told.pop("sha256")) == 64
-        path.write_text(json.dumps(told))
-    assert [entry.state for entry in status(study, StudyDirectory.open(finished.path))] == ["done"] * 4
+    before = table(study, finished)
+    file = finished.run_path(before[0]["address"]) / "scores.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(InputError, match="cut short or altered"):
+        table(study, finished)
+    with pytest.warns(DamageWarning, match=r"scores.safetensors was cut short or altered .*; it is made again"):
+        assert run_study(study, finished).made == 1
+    assert table(study, finished) == before
 
 
 def test_an_evaluation_that_fails_keeps_the_run(tmp_path, monkeypatch):
