@@ -36,7 +36,7 @@ def circuits_table(found: Comparison) -> Rows:
     for of in found.circuits:
         means = (of.predicted, of.nodes_kept, of.edges_kept)
         rows.append([of.circuit, str(of.n_edges), str(of.n_nodes), *(f"{float(each.mean()):.2f}" for each in means)])
-    headings = ("circuit", "edges", "nodes", "predicted", "nodes kept", "edges kept")
+    headings = ("circuit", "edges", "components", "predicted", "nodes kept", "edges kept")
     return "circuits: metric predicted by COAR, and measured", headings, rows
 
 

@@ -182,7 +182,7 @@ def circuits_figure(found: Comparison) -> go.Figure:
         figure.add_scatter(
             x=[float(of.predicted.mean()) for of in found.circuits],
             y=[float(getattr(of, part).mean()) for of in found.circuits],
-            text=[f"{escaped(of.circuit)} ({of.n_edges} edges, {of.n_nodes} nodes)" for of in found.circuits],
+            text=[f"{escaped(of.circuit)} ({of.n_edges} edges, {of.n_nodes} components)" for of in found.circuits],
             mode="markers", name=name, hovertemplate="%{text}<br>predicted %{x:.3g}<br>measured %{y:.3g}<extra></extra>",
             marker={"size": 10, "symbol": MARKERS[i], "color": COLOURS[i]},
         )  # fmt: skip
