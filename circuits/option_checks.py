@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from circuits.component_samples import check_samples
 from circuits.errors import InputError
 from circuits.linear_fit import FITS
 from circuits.methods.activation_patching import DIRECTIONS
@@ -15,6 +16,7 @@ from circuits.methods.path_patching import MLPS
 from circuits.methods.refine import HOW
 from circuits.metrics import get_metric
 from circuits.option_limits import LIMITS
+from circuits.search_jobs import ORDERS
 from circuits.selection import check_choice
 
 CHOICES: dict[str, Collection[str]] = {
@@ -25,6 +27,7 @@ CHOICES: dict[str, Collection[str]] = {
     "direction": DIRECTIONS,
     "mlps": MLPS,
     "fit": FITS,
+    "order": ORDERS,
 }
 """What a text may be, by option."""
 
@@ -38,17 +41,16 @@ def check_values(method: str, options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         told = name.replace("_", "-")
         least, most = LIMITS.get(name, (None, None))
-        if (
-            type(value) in (int, float)
-            and least is not None
-            and not least <= value <= (value if most is None else most)
-        ):
+        number = least is not None and type(value) in (int, float)
+        if number and not least <= value <= (value if most is None else most):
             bounds = f"at least {least}" if most is None else f"from {least} to {most}"
             raise InputError(f"{told} must be {bounds}, not {value}")
         if isinstance(value, str) and name in CHOICES and value not in CHOICES[name]:
             near = get_close_matches(value, CHOICES[name], n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"{told} must be one of {', '.join(CHOICES[name])}, got {value!r}{hint}")
+    if isinstance(options.get("alpha"), float):
+        check_samples(1, options["alpha"])
     if isinstance(options.get("objective"), str):
         get_metric(options["objective"])
     if method != "acdc":

@@ -15,6 +15,9 @@ from circuits.methods.acdc_search import Tally
 from circuits.methods.edge_attribution import edge_attribution
 from circuits.methods.edge_pruning import PruningStep, edge_pruning
 
+ORDERS = ("eap", "eap-ig")
+"""By whose scores ACDC can test each reader's edges."""
+
 
 def acdc_job(
     job: Job,
@@ -31,8 +34,8 @@ def acdc_job(
 ) -> Discovery:
     """ACDC at a threshold, or for a number of edges; with a `store`, a killed search goes on."""
     model, pairs = job.question.model, job.question.pairs
-    if order not in (None, "eap", "eap-ig"):
-        raise InputError(f"edges can be tested in the order of 'eap' or 'eap-ig', not {order!r}")
+    if order is not None and order not in ORDERS:
+        raise InputError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     start = None if start_circuit is None else Circuit.from_json(start_circuit)
     rules: dict[str, Any] = {"absolute": absolute, "reader_tests": reader_tests, "start_layer": start_layer}
     if order is not None:

@@ -352,6 +352,8 @@ def test_an_evaluation_depends_on_what_its_task_tells(monkeypatch):
         ("steps = 2", 'select = "best"', r"there is no selection rule 'best'"),
         ("steps = 2", 'by = "size"', r"edges are ranked by 'abs' or 'signed', not 'size'"),
         ("steps = 2", "threshold = 1.0\nedges = 3", r"a threshold and edges exclude each other"),
+        ("[methods.eap]", "[methods.coar]\nalpha = 1.0", r"methods.coar cannot be used: alpha must be between 0 and 1"),
+        ("[methods.eap]", '[methods.acdc]\nedges = 3\norder = "ig"', r"order must be one of eap, eap-ig, got 'ig'"),
         ("steps = 2", "refine-top = 3", r"say with refine how"),
         ("[methods.eap]", '[methods.coar]\nfit = "ridg"', r"fit must be one of .*did you mean ridge"),
         ("[methods.eap]", '[methods.edge-pruning]\nobjective = "kl"', r"methods.edge-pruning cannot be used: .*kl"),
