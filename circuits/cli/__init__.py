@@ -73,7 +73,7 @@ USAGE: Any = typer.BadParameter.__mro__[1]
 """What typer raises for a command line that it cannot read; it has a name in whichever click typer comes with, not in typer."""
 SPINS = "1000"
 """How often a thread of torch's looks whether there is work before it sleeps: what libgomp itself takes where there are more threads
-than processors. Its default of 300,000 costs a machine that others use as well up to six times the time (README, Costs)."""
+than processors. Its default of 300,000 took up to six times as long on a machine that others used as well (README, What it costs)."""
 
 
 def main() -> None:
