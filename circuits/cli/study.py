@@ -45,8 +45,9 @@ def run(
     asked = read_study(study)
     if divide_runs and on is None:
         raise InputError("--divide-runs goes with --on")
-    directory = StudyDirectory.begin(out)
+    StudyDirectory.check_free(out)
     with workers_on(on, workers, cpus_per_worker, gpus_per_worker, asked.requests[0].threads) as who:
+        directory = StudyDirectory.begin(out)  # only now: without workers nothing is left behind
         outcome = run_study(asked, directory, workers=who, divide_runs=divide_runs, stage=stage)
     if json:
         print_json({"out": str(out), "made": outcome.made, **_counts(outcome.entries)})

@@ -81,10 +81,9 @@ class StudyDirectory:
         Raises:
             InputError: it holds something else, or cannot be written to.
         """
+        cls.check_free(path)
         made = cls(path)
         try:
-            if made.path.is_dir() and not (made.path / TOKEN_FILE).exists() and _holds_others(made.path):
-                raise InputError(f"{made.path} holds files that are no study of ours; choose another --out")
             made.path.mkdir(parents=True, exist_ok=True)
             if not (made.path / TOKEN_FILE).exists():
                 made._write(TOKEN_FILE, f"{uuid.uuid4()}\n")
@@ -93,6 +92,21 @@ class StudyDirectory:
         except OSError as problem:
             raise InputError(f"cannot write to {made.path}: {problem.strerror or problem}") from None
         return made
+
+    @staticmethod
+    def check_free(path: str | Path) -> None:
+        """Whether a study can begin there; nothing is written.
+
+        Raises:
+            InputError: it holds something else, or cannot be read.
+        """
+        path = Path(path)
+        try:
+            taken = path.is_dir() and not (path / TOKEN_FILE).exists() and _holds_others(path)
+        except OSError as problem:
+            raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
+        if taken:
+            raise InputError(f"{path} holds files that are no study of ours; choose another --out")
 
     @classmethod
     def open(cls, path: str | Path) -> "StudyDirectory":
