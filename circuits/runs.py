@@ -202,15 +202,15 @@ def read_run_file(directory: str | Path) -> dict[str, Any]:
     return told
 
 
-def check_files(directory: str | Path, told: Mapping[str, Any]) -> None:
-    """Whether the files of a run are as they were written; those of runs without checksums are believed.
+def altered_files(directory: str | Path, told: Mapping[str, Any]) -> Iterator[Path]:
+    """Files of a run that are not as they were written; those of runs without checksums are believed, and pages are not looked at.
 
     Args:
         directory: the run.
         told: its `run.json`.
 
     Raises:
-        InputError: a file was cut short or altered; one that is missing is told by who needs it.
+        InputError: one cannot be read; one that is missing is told by who needs it.
     """
     files = told.get("files")
     for name, expected in files.items() if isinstance(files, dict) else ():
@@ -218,11 +218,20 @@ def check_files(directory: str | Path, told: Mapping[str, Any]) -> None:
         if name not in RUN_FILES or path.suffix == ".html":
             continue
         try:
-            same = not path.exists() or file_sum(path) == expected
+            if path.exists() and file_sum(path) != expected:
+                yield path
         except OSError as problem:
             raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
-        if not same:
-            raise InputError(f"{path} {ALTERED}")
+
+
+def check_files(directory: str | Path, told: Mapping[str, Any]) -> None:
+    """Whether the files of a run are as they were written; see `altered_files`.
+
+    Raises:
+        InputError: a file was cut short or altered, or cannot be read.
+    """
+    for path in altered_files(directory, told):
+        raise InputError(f"{path} {ALTERED}")
 
 
 ALTERED = "was cut short or altered since the run was written; take it from a copy, or compute the run again"

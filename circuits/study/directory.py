@@ -18,7 +18,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from circuits.checksums import read_sealed, sealed_json
 from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
-from circuits.runs import RUN_FILE, check_files, place_files, read_run_file
+from circuits.runs import RUN_FILE, altered_files, place_files, read_run_file
 from circuits.study.address import Identity, evaluation_address, request_key, run_address
 from circuits.study.perform import Performed
 from circuits.study.request import Request, Study
@@ -206,31 +206,23 @@ class StudyDirectory:
         return self._run(address) is not None
 
     def _run(self, address: str) -> dict[str, Any] | None:
-        path = self.run_path(address)
-        try:
-            told = read_run_file(path)
-        except InputError:
-            told = {}
-        if isinstance(told.get("summary"), dict):
-            return told
-        _tell_damage(path / RUN_FILE)
-        return None
-
-    def dismiss_damaged(self, address: str) -> None:
-        """Removes a finished run of which a file was cut short or altered, so that it is made again.
+        """What a run's `run.json` tells; None where there is none, or a file of the run is not as it was written.
 
         Warns:
-            DamageWarning: it was.
+            DamageWarning: one was cut short or altered.
         """
-        told = self._run(address)
-        if told is None:
-            return
         path = self.run_path(address)
-        try:
-            check_files(path, told)
-        except InputError as damage:
-            warnings.warn(f"{str(damage).partition(';')[0]}; it is made again", DamageWarning, stacklevel=2)
-            shutil.rmtree(path)
+        damaged: Path | None = path / RUN_FILE
+        told: dict[str, Any] = {}
+        with suppress(InputError):  # what cannot be read is as good as damaged
+            told = read_run_file(path)
+            if isinstance(told.get("summary"), dict):
+                damaged = path
+                damaged = next(altered_files(path, told), None)
+        if damaged is None:
+            return told
+        _tell_damage(damaged)
+        return None
 
     def run_files(self, address: str) -> dict[str, bytes]:
         """A finished run's files."""
@@ -242,13 +234,9 @@ class StudyDirectory:
         Raises:
             InputError: its file is damaged.
         """
-        path, told = self.run_path(address), self._run(address)
+        told = self._run(address)
         if told is None:
-            raise InputError(f"{path} is damaged; remove it and run the study again")
-        try:
-            check_files(path, told)
-        except InputError as problem:
-            raise InputError(f"{problem}; remove {path} and run the study again") from None
+            raise InputError(f"{self.run_path(address)} is damaged; run the study again")
         return told["summary"]
 
     def evaluation(self, address: str) -> dict[str, Any] | None:

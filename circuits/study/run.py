@@ -142,9 +142,6 @@ def _wanted(study: Study, out: StudyDirectory, refused: set[str]) -> list[Entry]
     """What is to be made, each address once."""
     wanted: dict[str, Entry] = {}
     for entry in status(study, out):
-        if entry.address is not None:
-            out.dismiss_damaged(entry.address)
-    for entry in status(study, out):
         if entry.state != "done" and entry.address is not None and request_key(entry.request) not in refused:
             wanted.setdefault(entry.evaluation or entry.address, entry)
     return list(wanted.values())

@@ -225,10 +225,6 @@ def test_damage_is_found(finished):
     run_study(study, finished)
     entry = status(study, finished)[0]
     path = finished.run_path(entry.address)
-    scores = (path / "scores.safetensors").read_bytes()
-    (path / "scores.safetensors").write_bytes(scores[:-1])
-    with pytest.raises(InputError, match=r"remove .* and run the study again"):
-        table(study, finished)
     whole = (path / "run.json").read_text()
     for damage in (whole[: len(whole) // 2], '{"provenance": {}}', None):
         (path / "run.json").unlink() if damage is None else (path / "run.json").write_text(damage)
@@ -270,19 +266,27 @@ def test_an_altered_file_counts_as_missing_and_is_told(finished):
         assert table(study, StudyDirectory.open(finished.path)) == wanted
 
 
-def test_a_finished_run_with_an_altered_file_is_made_again(finished):
+@pytest.mark.parametrize("name", ["scores.safetensors", "circuit.json"])
+def test_a_finished_run_with_an_altered_file_is_missing_and_made_again(name, finished):
     study = parse_study(SMALL)
     run_study(study, finished)
     before = table(study, finished)
-    file = finished.run_path(before[0]["address"]) / "scores.safetensors"
+    file = finished.run_path(before[0]["address"]) / name
     raw = bytearray(file.read_bytes())
     raw[-1] ^= 1
-    file.write_bytes(raw)
-    with pytest.raises(InputError, match="cut short or altered"):
-        table(study, finished)
-    with pytest.warns(DamageWarning, match=r"scores.safetensors was cut short or altered .*; it is made again"):
-        assert run_study(study, finished).made == 1
-    assert table(study, finished) == before
+    for harmed in (bytes(raw), bytes(raw[:-1])):
+        file.write_bytes(harmed)
+        told = rf"{name} was cut short or altered: it counts as missing"
+        with pytest.warns(DamageWarning, match=told):
+            assert [entry.state for entry in status(study, finished)] == ["missing", "done", "done", "done"]
+        with pytest.warns(DamageWarning, match=told):
+            rows = table(study, finished)
+        assert rows[0]["state"] == "missing"
+        assert rows[0]["faithfulness"] is None
+        assert rows[1:] == before[1:]
+        with pytest.warns(DamageWarning, match=told):
+            assert run_study(study, finished).made == 1
+        assert table(study, finished) == before
 
 
 def test_an_evaluation_that_fails_keeps_the_run(tmp_path, monkeypatch):
