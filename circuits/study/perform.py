@@ -118,9 +118,9 @@ def _check_versions(versions: str) -> None:
 
 
 def _reason(problem: Exception) -> str:
-    if isinstance(problem, InputError):
-        return str(problem)
-    return of_machine(problem) or f"a bug: {traceback.format_exception_only(problem)[-1].strip()}"
+    """In a line."""
+    told = of_machine(problem) or f"a bug: {traceback.format_exception_only(problem)[-1]}"
+    return " ".join((str(problem) if isinstance(problem, InputError) else told).split())
 
 
 def perform(workers: Workers | None, task: Task) -> Performed:
@@ -146,10 +146,8 @@ def perform(workers: Workers | None, task: Task) -> Performed:
             told = None
             if request.evaluation is not None:
                 told = _evaluated(request, model, pairs, task.files if files is None else files)
-    except InputError as problem:
-        return Performed(files, failure=str(problem))
     except Exception as problem:
-        trace = None if of_machine(problem) else traceback.format_exc()
+        trace = None if isinstance(problem, InputError) or of_machine(problem) else traceback.format_exc()
         return Performed(files, failure=_reason(problem), trace=trace)
     return Performed(files, told)
 

@@ -189,13 +189,13 @@ def test_a_bug_in_one_run_is_told_and_tried_again(tmp_path, monkeypatch):
 
     def broken(model, pairs, *, method, **options):
         if method == "eap":
-            raise ZeroDivisionError("no")
+            raise ZeroDivisionError("no\n  such thing")
         return real(model, pairs, method=method, **options)
 
     monkeypatch.setattr("circuits.study.perform.discover", broken)
     outcome = run_study(study, out)
     assert outcome.states == {"done": 2, "failed": 2}
-    assert next(e.reason for e in outcome.entries if e.state == "failed") == "a bug: ZeroDivisionError: no"
+    assert next(e.reason for e in outcome.entries if e.state == "failed") == "a bug: ZeroDivisionError: no such thing"
     trace = json.loads(next((tmp_path / "failures").iterdir()).read_text())["trace"]
     assert "broken" in trace
     monkeypatch.setattr("circuits.study.perform.discover", real)
