@@ -173,7 +173,8 @@ def load_model(
     70651
     """
     if device_map is not None:
-        _check_map_belongs(model, device, device_map)
+        check_map_belongs(model, device)
+        check_device_map(device_map)
     own_tokenizer = tokenizer
     wanted_device = choose_device(device)
     wanted_dtype = None if dtype is None else choose_dtype(dtype)
@@ -220,13 +221,17 @@ def _built(name: str, dtype: torch.dtype | None, device: torch.device, revision:
     return bridge
 
 
-def _check_map_belongs(model: object, device: str, device_map: DeviceMap) -> None:
+def check_map_belongs(model: object, device: str) -> None:
+    """Whether a device map can go with this model and this device.
+
+    Raises:
+        InputError: it cannot.
+    """
     if device != "auto":
         raise InputError(f"both device {device!r} and a device_map are given; give one of them")
     if not isinstance(model, str | Path) or (isinstance(model, str) and plugins.names_built_model(model)):
         what = model if isinstance(model, str) else f"a {type(model).__name__}"
         raise InputError(f"device_map places what is loaded from files, and {what} is not; leave it out")
-    check_device_map(device_map)
 
 
 def _from_files(

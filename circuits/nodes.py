@@ -169,12 +169,7 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None
     if not isinstance(nodes, str):
         sites = [find_site(graph, name, widths) for name in nodes]
     else:
-        groups = nodes.split("+")
-        for group in groups:
-            if group not in GROUPS:
-                near = get_close_matches(group, GROUPS, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise InputError(f"unknown group of nodes {group!r} in {nodes!r}{hint} (groups: {', '.join(GROUPS)})")
+        groups = groups_in(nodes)
         points = {"heads": "z", "mlps": "mlp_out", "q": "q", "k": "k", "v": "v"}
         wanted = {points[group] for group in groups if group in points}
         sites = [site for site in _sites(graph).values() if site.point in wanted]
@@ -188,6 +183,21 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None
     if not sites:
         raise InputError(f"no nodes chosen by {nodes!r}")
     return tuple(sorted(sites, key=_order))
+
+
+def groups_in(text: str) -> list[str]:
+    """Groups of nodes that are joined by `+`.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    groups = text.split("+")
+    for group in groups:
+        if group not in GROUPS:
+            near = get_close_matches(group, GROUPS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"unknown group of nodes {group!r} in {text!r}{hint} (groups: {', '.join(GROUPS)})")
+    return groups
 
 
 def _order(site: Site) -> tuple[int, ...]:

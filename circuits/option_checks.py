@@ -3,6 +3,7 @@
 All of it is known before a model is loaded.
 """
 
+import inspect
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -12,11 +13,13 @@ from circuits.errors import InputError
 from circuits.linear_fit import FITS
 from circuits.methods.activation_patching import DIRECTIONS
 from circuits.methods.edge_attribution import ATTENTION, GRADIENTS, OFFSETS
+from circuits.methods.edge_pruning import check_training
 from circuits.methods.path_patching import MLPS
 from circuits.methods.refine import HOW
 from circuits.metrics import get_metric
+from circuits.nodes import groups_in
 from circuits.option_limits import LIMITS
-from circuits.search_jobs import ORDERS
+from circuits.search_jobs import ORDERS, edge_pruning_job
 from circuits.selection import check_choice
 
 CHOICES: dict[str, Collection[str]] = {
@@ -51,8 +54,13 @@ def check_values(method: str, options: Mapping[str, Any]) -> None:
             raise InputError(f"{told} must be one of {', '.join(CHOICES[name])}, got {value!r}{hint}")
     if isinstance(options.get("alpha"), float):
         check_samples(1, options["alpha"])
-    if isinstance(options.get("objective"), str):
-        get_metric(options["objective"])
+    for name in ("nodes", "senders"):
+        if isinstance(options.get(name), str):
+            groups_in(options[name])
+    if method == "edge-pruning":
+        known = inspect.signature(edge_pruning_job).parameters
+        objective, rate = (options.get(name, known[name].default) for name in ("objective", "learning_rate"))
+        check_training(get_metric(objective), rate)
     if method != "acdc":
         asked = {name: options.get(name) for name in ("edges", "threshold", "select", "by", "share")}
         check_choice(**asked, fill=bool(options.get("fill")))

@@ -64,6 +64,24 @@ def test_a_command_alone_shows_its_help(monkeypatch, capsys):
         assert "circuits:" not in error
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--metric", "logit_differense"), "no metric 'logit_differense'; did you mean logit_difference"),
+        (("--method", "atp-star", "--nodes", "hads"), "unknown group of nodes 'hads'"),
+        (("--method", "edge-pruning", "--learning-rate", "-1"), "learning_rate must be a positive number, got -1"),
+        (("--method", "edge-pruning", "--objective", "rank"), "edge pruning needs a gradient"),
+    ],
+)
+def test_what_no_model_could_make_right_is_refused_before_one_is_loaded(
+    more, words, pairs_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("circuits.model.load_model", None)
+    assert score(monkeypatch, pairs_file, tmp_path / "run", *more) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def discover(monkeypatch, pairs_file, out, *more):
     return score(monkeypatch, pairs_file, out, "--edges", 12, *more)
 

@@ -42,10 +42,13 @@ def discover(
     given = locals()  # all options, by name
     from circuits.discover import METHODS, check_divided, check_options, choose_ablation
     from circuits.discover import discover as run_discovery
+    from circuits.metrics import get_metric
     from circuits.runs import check_out, check_record, forget_record, write_run, writing_run
 
     options = of.of_method(given)
     check_options(method, options)
+    if metric is not None:
+        get_metric(metric)
     chosen = choose_ablation(ablation or METHODS[method].ablation, names_in(noise_tokens), seed)
     out = out or Path("runs") / f"{Path(target).stem}-{method}"
     with writing_run(out):

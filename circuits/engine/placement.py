@@ -72,8 +72,12 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def check_device_map(device_map: DeviceMap) -> None:
+def check_device_map(device_map: DeviceMap, here: bool = True) -> None:
     """Refuses, before anything is read from a disk, a map that cannot be followed.
+
+    Args:
+        device_map: any.
+        here: whether its devices must be on this machine.
 
     Raises:
         InputError: a plan or a device that does not exist, or a map that offloads weights.
@@ -83,7 +87,7 @@ def check_device_map(device_map: DeviceMap) -> None:
     places = [device_map] if isinstance(device_map, str) else list(device_map.values())
     if not places:
         raise InputError(f"device_map is empty; one of {', '.join(PLANS)}, a device, or a device for each module")
-    kinds = {_kind(place) for place in places}
+    kinds = {_kind(place, here) for place in places}
     if kinds & {"disk", "meta"} or (len(kinds) > 1 and "cpu" in kinds):
         raise InputError(
             f"device_map offloads weights (it names {' and '.join(sorted(kinds))}), so they could not be read between passes; "
@@ -91,8 +95,8 @@ def check_device_map(device_map: DeviceMap) -> None:
         )
 
 
-def _kind(place: object) -> str:
-    """Which kind of device a map names, if there is such a device here."""
+def _kind(place: object, here: bool) -> str:
+    """Which kind of device a map names; with `here`, if there is such a device."""
     if place == "disk":
         return "disk"
     try:
@@ -102,7 +106,7 @@ def _kind(place: object) -> str:
             f"device_map names {place!r}, which is no device; one of {', '.join(PLANS)}, 'cpu', 'cuda:0' …, or a device for "
             "each module"
         ) from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if here and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device_map names {str(device)!r}, but torch sees {torch.cuda.device_count()} CUDA devices")
     return device.type
 

@@ -116,10 +116,8 @@ def edge_pruning(
         raise InputError(f"edges must be between 1 and the graph's {model.graph.n_edges}, got {edges}")
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
-    if not (learning_rate > 0 and math.isfinite(learning_rate)):
-        raise InputError(f"learning_rate must be a positive number, got {learning_rate}")
     question = Question.ask(model, pairs, metric, ablation, LARGEST_BATCH if batch_size is None else batch_size)
-    question.metric.require_gradient("edge pruning", at_clean=False)
+    check_training(question.metric, learning_rate)
     options = {"edges": edges, "steps": steps, "learning_rate": learning_rate, "absolute": absolute, "seed": seed,
                "batch_size": question.batch_size}  # fmt: skip
     origin = provenance(question, "edge_pruning", options)
@@ -131,6 +129,17 @@ def edge_pruning(
             if progress is not None:
                 progress(done)
         return training.circuit(origin)
+
+
+def check_training(metric: Metric, learning_rate: float) -> None:
+    """Refuses what no masks can be trained with.
+
+    Raises:
+        InputError: a metric without a gradient, or a rate that is not positive.
+    """
+    metric.require_gradient("edge pruning", at_clean=False)
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise InputError(f"learning_rate must be a positive number, got {learning_rate}")
 
 
 @dataclass(frozen=True, eq=False)

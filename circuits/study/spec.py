@@ -96,7 +96,7 @@ class _Reader:
             **{key: self.text(top, key) for key in ("dtype", "revision", "device_map")}, "device": self.text(top, "device") or "auto",
             "base": str(self.base),
         }  # fmt: skip
-        self.check_placement(common["dtype"], common["device"])
+        self.check_placement(models, common["dtype"], common["device"], common["device_map"])
         for key, asked in (("metrics", metrics), ("ablations", ablations)):
             _check_names(key, [one for one in asked if one is not None], self)
         for task in tasks if self.check_tasks else ():
@@ -164,17 +164,29 @@ class _Reader:
         value = top.get(key, default)
         whole = isinstance(value, list) and all(type(one) is int and 0 <= one <= LARGEST_SEED for one in value)
         if not whole or not value or len(set(value)) < len(value):
-            raise self.error(key, f"must be a list of different whole numbers from 0 to {LARGEST_SEED}")
+            raise self.error(key, "must be a list of different whole numbers of at least 0 (and below 2**63)")
         return value
 
-    def number(self, top: Mapping[str, Any], key: str, default: int | None, most: int = LARGEST_SEED) -> Any:
-        value = top.get(key, default)
-        if value is not default and (type(value) is not int or not 1 <= value <= most):
-            raise self.error(
-                key.replace("_", "-"),
-                f"must be a whole number {'of at least 1' if most == LARGEST_SEED else f'from 1 to {most}'}, not {value!s:.40}",
-            )
+    def number(
+        self,
+        top: Mapping[str, Any],
+        key: str,
+        default: int | None,
+        most: int = LARGEST_SEED,
+        least: int = 1,
+        table: str = "",
+    ) -> Any:
+        value, where = top.get(key, default), table + key.replace("_", "-")
+        if value is not default:
+            self.check_size(where, value)
+            if type(value) is not int or not least <= value <= most:
+                bounds = f"of at least {least}" if most == LARGEST_SEED else f"from {least} to {most}"
+                raise self.error(where, f"must be a whole number {bounds}, not {value!s:.40}")
         return value
+
+    def check_size(self, key: str, value: Any) -> None:
+        if type(value) is int and abs(value) > LARGEST_SEED:
+            raise self.error(key, "is too large a number")
 
     def text(self, top: Mapping[str, Any], key: str) -> str | None:
         value = top.get(key)
@@ -190,15 +202,21 @@ class _Reader:
         except (InputError, OSError, ValueError) as problem:
             raise self.error("tasks", f"cannot be used: {problem}") from None
 
-    def check_placement(self, dtype: str | None, device: str) -> None:
-        """Whether the device is there is known where the runs are made."""
-        from circuits.engine.placement import check_device_name, choose_dtype
+    def check_placement(self, models: Sequence[str], dtype: str | None, device: str, device_map: str | None) -> None:
+        """Whether the devices are there is known where the runs are made."""
+        from circuits.engine.placement import check_device_map, check_device_name, choose_dtype
+        from circuits.model import check_map_belongs
 
         with self.refusing("device"):
             check_device_name(device)
         with self.refusing("dtype"):
             if dtype is not None:
                 choose_dtype(dtype)
+        with self.refusing("device-map"):
+            if device_map is not None:
+                for model in models:
+                    check_map_belongs(model, device)
+                check_device_map(device_map, here=False)
 
     def check_model(self, model: str) -> None:
         """Of models that are built, and of short names nearly right; whether others can be had is known when they are loaded."""
@@ -252,8 +270,7 @@ class _Reader:
         wanted = parameter.annotation
         if not fits(value, wanted):
             raise self.error(key.replace("_", "-"), f"is {kind_of(value)}; expected {spelled(wanted)}")
-        if type(value) is int and not 0 <= value <= LARGEST_SEED:
-            raise self.error(key.replace("_", "-"), f"must be from 0 to {LARGEST_SEED}")
+        self.check_size(key.replace("_", "-"), value)
         return float(value) if type(value) is int and float in choices(wanted) and int not in choices(wanted) else value
 
     def evaluation(self, given: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
@@ -276,12 +293,9 @@ class _Reader:
                 raise self.error("evaluation.parts", f"must be of {', '.join(PARTS)}; got {part!r:.60}{hint}")
         _check_names("evaluation.ablations", found.get("ablations", ()), self)
         for key in ("random_circuits", "seed"):
-            if key in table:
-                value = found[key] = table[key]
-                if type(value) is not int or not 0 <= value <= LARGEST_SEED:
-                    raise self.error(f"evaluation.{key}".replace("_", "-"), "must be a whole number from 0")
+            found[key] = self.number(table, key, found[key], least=0, table="evaluation.")
         if "fresh" in table:
-            found["fresh"] = self.number(table, "fresh", None)
+            found["fresh"] = self.number(table, "fresh", None, table="evaluation.")
             for task in tasks:
                 if self.check_tasks and is_file(self.base / task):
                     raise self.error("evaluation.fresh", f"asks for pairs of a task, and {task} is a file")

@@ -327,10 +327,11 @@ def test_an_evaluation_depends_on_what_its_task_tells(monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("steps = 2", "steps = -3", r"methods.eap-ig.steps must be from 0 to"),
+        ("steps = 2", "steps = -3", r"methods.eap-ig cannot be used: steps must be at least 1, not -3"),
         ("steps = 2", "threshold = nan", r"methods.eap-ig.threshold is a number; expected a finite number"),
         ("steps = 2", "threshold = true", r"threshold is true or false; expected a finite number"),
-        ("steps = 2", f"steps = 1{'0' * 30}", r"steps must be from 0 to"),
+        ("steps = 2", f"steps = 1{'0' * 30}", r"methods.eap-ig.steps is too large a number"),
+        ("steps = 2", f"threshold = -1{'0' * 400}", r"methods.eap-ig.threshold is too large a number"),
         ("steps = 2", "stpes = 2", r"methods.eap-ig cannot be used: .*no option 'stpes'.*; did you mean steps\?"),
         (
             'parts = ["faithfulness"',
@@ -365,6 +366,50 @@ def test_an_evaluation_depends_on_what_its_task_tells(monkeypatch):
         ("n = 4", "n = 4\ndevice = 'gpu'", r"the study: device cannot be used: unknown device 'gpu'"),
         ('["interchange", "zero"]', '["nil"]', r"the study: evaluation.ablations cannot be used: .*nil"),
         ("n = 4", "n = 4\ndtype = 'float23'", r"the study: dtype cannot be used: unknown dtype 'float23'"),
+        ("n = 4", "n = 4\nseeds = [-1]", r"the study: seeds must be a list of different whole numbers of at least 0"),
+        ("n = 4", f"n = {2**63}", r"the study: n is too large a number"),
+        ("n = 4", f"n = 0x{'f' * 5000}", r"the study: n is too large a number"),  # Python refuses to write it down
+        (
+            "n = 4",
+            "n = 4\ndevice = 'cpu'\ndevice-map = 'auto'",
+            r"device-map cannot be used: both device 'cpu' and a device_map",
+        ),
+        ("n = 4", "n = 4\ndevice-map = 'auto'", r"device-map cannot be used: .*compiled/or-gate is not; leave it out"),
+        (
+            'models = ["compiled/or-gate"]',
+            'models = ["smollm2-135m"]\ndevice-map = "atuo"',
+            r"device-map cannot be used: device_map names 'atuo', which is no device",
+        ),
+        (
+            "random_circuits = 2",
+            "fresh = 0",
+            r"the study: evaluation.fresh must be a whole number of at least 1, not 0",
+        ),
+        (
+            "random_circuits = 2",
+            "seed = -1",
+            r"the study: evaluation.seed must be a whole number of at least 0, not -1",
+        ),
+        (
+            "[methods.eap]",
+            '[methods.atp-star]\nnodes = "hads+mlps"',
+            r"methods.atp-star cannot be used: unknown group of nodes 'hads' .*did you mean heads",
+        ),
+        (
+            "[methods.eap]",
+            '[methods.path-patching]\nreceivers = ["logits"]\nsenders = "mlp"',
+            r"unknown group of nodes 'mlp' .*did you mean mlps",
+        ),
+        (
+            "[methods.eap]",
+            "[methods.edge-pruning]\nlearning-rate = 0",
+            r"methods.edge-pruning cannot be used: learning_rate must be a positive number, got 0",
+        ),
+        (
+            "[methods.eap]",
+            '[methods.edge-pruning]\nobjective = "rank"',
+            r"methods.edge-pruning cannot be used: edge pruning needs a gradient, and rank has none",
+        ),
         ("n = 4", "n = 0", r"n must be a whole number of at least 1, not 0"),
         (
             '"compiled/and-gate"]',
@@ -378,6 +423,31 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(old, new, words, tmp
     text = SMALL.replace(old, new.replace("FILE", "file.jsonl")) + ("fresh = 3\n" if "FILE" in new else "")
     with pytest.raises(InputError, match=words):
         parse_study(text, base=tmp_path)
+
+
+def test_every_whole_number_has_limits():
+    """What the methods take is read from their signatures."""
+    from circuits.discover import METHODS
+    from circuits.option_limits import LIMITS
+    from circuits.study.option_kinds import choices
+
+    whole = {
+        name
+        for method in METHODS.values()
+        for name, parameter in method.options.items()
+        if int in choices(parameter.annotation)
+    }
+    assert whole == set(LIMITS) - {"share"}
+
+
+def test_a_threshold_may_be_negative_as_a_whole_number_too():
+    asked = parse_study(SMALL.replace("steps = 2", "threshold = -1")).requests
+    assert {request.options.get("threshold") for request in asked} == {None, -1.0}
+
+
+def test_a_map_of_another_machines_devices_is_left_to_that_machine():
+    text = SMALL.replace('models = ["compiled/or-gate"]', 'models = ["smollm2-135m"]\ndevice-map = "cuda:31"')
+    assert {request.device_map for request in parse_study(text).requests} == {"cuda:31"}
 
 
 @pytest.mark.parametrize("name", ["../x", "no/such/model/at-all", "a" * 5000])
