@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,8 +13,9 @@ from circuits.evaluation.stability import Stability, stability
 from circuits.node_scores import NodeScores
 from circuits.plots.page import Section, Table, write_page
 from circuits.plots.study import grid_figure
+from circuits.study.address import request_key
 from circuits.study.directory import StudyDirectory
-from circuits.study.request import Study, is_file
+from circuits.study.request import Study
 from circuits.study.table import UNDER, table
 
 NUMBERS = {
@@ -25,7 +27,6 @@ NUMBERS = {
     "edges": "Edges of the circuits.",
 }
 """What the page compares methods by, and what it says of it; the faithfulness that an evaluation measured stands behind the first."""
-SPREAD = "Mean over seeds ± standard deviation."
 NO_BREAK = "\u00a0"
 """A space where no line is broken."""
 SHOWN_ROWS = 500
@@ -44,30 +45,91 @@ def write_report(directory: StudyDirectory, path: Path) -> None:
     rows = table(study, directory)
     counts = Counter(row["state"] for row in rows)
     told = ", ".join(f"{counts[state]} {state}" for state in ("done", "missing", "failed"))
-    sections = [Section("What was asked", f"{len(rows)} runs: {told}. {_seeds(study)}", study.text)]
+    seeds = Seeds.of(study, directory)
+    sections = [Section("What was asked", f"{len(rows)} runs: {told}. {seeds.told}", study.text)]
     done = _labelled(rows)
     for number, text in NUMBERS.items():
-        sections += _compared(done, number, text)
+        if number in ("cpr", "cmd"):
+            text += f" Measured {_pairs(study, 'on the pairs that edges were scored on')}."
+        sections += _compared(done, number, text, seeds)
         if number == "faithfulness":
-            sections += _evaluated(done, study)
-    sections += _agreement(done, directory, study)
+            sections += _evaluated(done, study, seeds)
+    sections += _agreement(done, directory, seeds)
     sections += _failures(rows)
     sections += _runs(rows)
     write_page(f"Study: {directory.path.resolve().name}", sections, path)
 
 
-def _question(row: Mapping[str, Any]) -> str:
+def _question(task: str, model: str) -> str:
     """What a method was asked, without the seed."""
-    return f"{row['task']} in {row['model']}"
+    return f"{task} in {model}"
 
 
-def _seeds(study: Study) -> str:
-    """What differs between the runs of several seeds."""
-    files = {is_file(Path(request.task_source)) for request in study.requests}
-    drawn = "A file's pairs are the same for all seeds, which differ in what a method draws"
-    if files == {True}:
-        return f"{drawn}."
-    return "Seeds draw other pairs of a task and all that a method draws." + (f" {drawn}." if True in files else "")
+def _asked(row: Mapping[str, Any]) -> str:
+    return _question(row["task"], row["model"])
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What differs between the runs of several seeds.
+
+    Attributes:
+        number: of seeds.
+        same: questions whose pairs are the same for all seeds, as those of files are.
+        tasks: theirs, and those of which seeds have other pairs.
+    """
+
+    number: int
+    same: frozenset[str]
+    tasks: tuple[Sequence[str], Sequence[str]]
+
+    @classmethod
+    def of(cls, study: Study, directory: StudyDirectory) -> "Seeds":
+        """By the prompts that were made, where they are known."""
+        made: dict[tuple[str, str], dict[int, str]] = {}
+        for request in study.requests:
+            identity = directory.identity(request_key(request))
+            if identity is not None:
+                made.setdefault((request.task, request.model), {})[request.seed] = identity.pairs
+        of_several = {question: set(by.values()) for question, by in made.items() if len(by) > 1}
+        same = [question for question, pairs in of_several.items() if len(pairs) == 1]
+        drawn = [question for question, pairs in of_several.items() if len(pairs) > 1]
+        tasks = tuple(list(dict.fromkeys(task for task, _ in questions)) for questions in (same, drawn))
+        number = len({request.seed for request in study.requests})
+        return cls(number, frozenset(_question(*question) for question in same), (tasks[0], tasks[1]))
+
+    @property
+    def told(self) -> str:
+        """For the reader of the page."""
+        same, drawn = self.tasks
+        told = "Seeds draw other pairs of a task and all that a method draws"
+        if same and drawn:
+            return f"{told}; of {', '.join(same)} all have the same pairs, and differ in what a method draws alone."
+        if same:
+            return "All seeds have the same pairs, and differ in what a method draws alone."
+        return f"{told}." if drawn else ""
+
+    @property
+    def spread(self) -> str:
+        """What is told of a number of several seeds."""
+        if self.number == 1:
+            return ""
+        if self.same:
+            return " Mean over seeds ± standard deviation; no ± where seeds have the same pairs and the same number."
+        return " Mean over seeds ± standard deviation."
+
+    def mean(self, question: str, values: Sequence[float]) -> str:
+        """A number's mean over seeds, and its spread where there is one to speak of."""
+        if not values:
+            return "–"
+        alike = len(values) == 1 or (question in self.same and len(set(values)) == 1)
+        return f"{mean(values):.3g}" + ("" if alike else f" ± {stdev(values):.2g}")
+
+
+def _pairs(study: Study, own: str) -> str:
+    """Which pairs the evaluation measured on."""
+    fresh = next((request.evaluation.get("fresh") for request in study.requests if request.evaluation), None)
+    return own if fresh is None else f"on {fresh} new pairs of each task"
 
 
 def _labelled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -75,12 +137,12 @@ def _labelled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     done = [row for row in rows if row["state"] == "done"]
     asked: dict[tuple[str, str], tuple[set[Any], set[Any]]] = {}
     for row in done:
-        metrics, ablations = asked.setdefault((_question(row), row["method"]), (set(), set()))
+        metrics, ablations = asked.setdefault((_asked(row), row["method"]), (set(), set()))
         metrics.add(row["metric"])
         ablations.add(row["ablation"])
     found = []
     for row in done:
-        several = zip(("metric", "ablation"), asked[_question(row), row["method"]], strict=True)
+        several = zip(("metric", "ablation"), asked[_asked(row), row["method"]], strict=True)
         more = [str(row[key]) for key, values in several if len(values) > 1]
         found.append({**row, "label": ", ".join([row["method"], *more])})
     return found
@@ -91,7 +153,7 @@ def _grid(rows: Sequence[Mapping[str, Any]], number: str) -> dict[str, dict[str,
     grid: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         if row[number] is not None:
-            grid.setdefault(_question(row), {}).setdefault(row["label"], []).append(float(row[number]))
+            grid.setdefault(_asked(row), {}).setdefault(row["label"], []).append(float(row[number]))
     return grid
 
 
@@ -99,15 +161,15 @@ def _methods(grid: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for by in grid.values() for name in by))
 
 
-def _compared(rows: Sequence[Mapping[str, Any]], number: str, text: str) -> list[Section]:
+def _compared(rows: Sequence[Mapping[str, Any]], number: str, text: str, seeds: Seeds) -> list[Section]:
     grid = _grid(rows, number)
     if not grid:
         return []
     methods = _methods(grid)
-    cells = [[question, *(_spread(by.get(name, [])) for name in methods)] for question, by in grid.items()]
+    cells = [[question, *(seeds.mean(question, by.get(name, [])) for name in methods)] for question, by in grid.items()]
     heading = number.replace("cpr", "CPR").replace("cmd", "CMD").replace("auroc", "AUROC")
     heading = heading[0].upper() + heading[1:]
-    told = f"{text} {SPREAD}"
+    told = text + seeds.spread
     if number == "faithfulness":
         without = dict.fromkeys(row["label"] for row in rows if row["label"] not in methods)
         told += f" {', '.join(without)} {'give' if len(without) > 1 else 'gives'} no circuit." if without else ""
@@ -119,11 +181,10 @@ def _compared(rows: Sequence[Mapping[str, Any]], number: str, text: str) -> list
     return found
 
 
-def _evaluated(rows: Sequence[Mapping[str, Any]], study: Study) -> list[Section]:
+def _evaluated(rows: Sequence[Mapping[str, Any]], study: Study, seeds: Seeds) -> list[Section]:
     """A table for each ablation that the evaluation measured faithfulness under."""
-    fresh = next((request.evaluation.get("fresh") for request in study.requests if request.evaluation), None)
     drawn = next((request.evaluation["random_circuits"] for request in study.requests if request.evaluation), 0)
-    pairs = "on the pairs that they were found on" if fresh is None else f"on {fresh} new pairs of each task"
+    pairs = _pairs(study, "on the pairs that they were found on")
     found = []
     for column in rows[0] if rows else ():
         if not column.startswith(f"{UNDER[0]}_"):
@@ -131,49 +192,43 @@ def _evaluated(rows: Sequence[Mapping[str, Any]], study: Study) -> list[Section]
         ablation = column.removeprefix(f"{UNDER[0]}_")
         grids = [_grid(rows, f"{name}_{ablation}") for name in UNDER]
         methods = _methods(grids[0])
-        cells = [
-            [
-                question,
-                *(_against_random(*(grid.get(question, {}).get(name, []) for grid in grids)) for name in methods),
-            ]
-            for question in grids[0]
-        ]
+        cells = []
+        for question in grids[0]:
+            by_method = ([grid.get(question, {}).get(name, []) for grid in grids] for name in methods)
+            cells.append([question, *(_against_random(seeds.mean(question, v), r, p) for v, r, p in by_method)])
         text = f"Faithfulness of the circuits under {ablation} ablation, {pairs}; behind it that of random circuits of as many edges, and "
-        text += f"p: the share of random circuits that come as near to the model. {SPREAD} p is the largest of the seeds', and of {drawn} random circuits at least {1 / (1 + drawn):.2g}."
+        largest = "of" if seeds.number == 1 else "the largest of the seeds', and of"
+        text += f"p: the share of random circuits that come as near to the model.{seeds.spread} p is {largest} {drawn} random circuits at least {1 / (1 + drawn):.2g}."
         found.append(Section(f"Evaluated faithfulness, {ablation} ablation", text, Table(("", *methods), cells)))
     return found
 
 
-def _against_random(values: Sequence[float], random: Sequence[float], p: Sequence[float]) -> str:
-    told = [_spread(values)]
+def _against_random(told_mean: str, random: Sequence[float], p: Sequence[float]) -> str:
+    told = [told_mean]
     told += [f"random {mean(random):.2g}"] if random else []
     told += [f"p = {max(p):.2g}"] if p else []
     return ", ".join(part.replace(" ", NO_BREAK) for part in told)
 
 
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    return f"{mean(values):.3g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
-
-
-def _agreement(rows: Sequence[Mapping[str, Any]], directory: StudyDirectory, study: Study) -> list[Section]:
+def _agreement(rows: Sequence[Mapping[str, Any]], directory: StudyDirectory, seeds: Seeds) -> list[Section]:
     """How far what several seeds found is the same: circuits, or the strongest nodes."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((_question(row), row["label"]), []).append(row)
+        groups.setdefault((_asked(row), row["label"]), []).append(row)
     cells = []
     for (question, method), members in groups.items():
         found = _alike(members, directory) if len(members) > 1 else None
         if found is not None:
             rank = "–" if math.isnan(found.mean_rank) else f"{found.mean_rank:.3f}"
             what = "circuits" if found.k is None else f"{found.k} strongest {found.of}"
-            seeds, shared = str(len(members)), f"{len(found.always)} {found.of}"
-            cells.append([question, method, seeds, what, f"{found.mean_jaccard:.3f}", rank, shared])
+            shared = f"{len(found.always)} {found.of}"
+            cells.append([question, method, str(len(members)), what, f"{found.mean_jaccard:.3f}", rank, shared])
     if not cells:
         return []
     text = "The same method with other seeds: the share of edges or nodes that two seeds' results have in common (Jaccard), how alike "
     text += "they rank all nodes (Spearman), and what all seeds have found. Means over pairs of seeds."
+    if seeds.same:
+        text += " Where their pairs are the same, what does not draw finds the same."
     columns = ("", "method", "seeds", "compared", "Jaccard", "rank correlation", "in all")
     return [Section("Agreement between seeds", text, Table(columns, cells))]
 
@@ -190,14 +245,14 @@ def _alike(rows: Sequence[Mapping[str, Any]], directory: StudyDirectory) -> Stab
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
-    reasons = Counter((_question(row), row["reason"]) for row in rows if row["state"] == "failed")
+    reasons = Counter((_asked(row), row["reason"]) for row in rows if row["state"] == "failed")
     cells = [[question, str(count), reason] for (question, reason), count in reasons.most_common(SHOWN_ROWS)]
     return [Section("Failed", "", Table(("", "runs", "why"), cells))] if cells else []
 
 
 def _runs(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
     cells = [
-        [_question(row), *(_cell(row[column]) for column in RUN)] for row in rows[:SHOWN_ROWS]
+        [_asked(row), *(_cell(row[column]) for column in RUN)] for row in rows[:SHOWN_ROWS]
     ]  # fmt: skip
     text = "A run's directory is runs/ADDRESS; circuits view, report, evaluate, compare and export take it."
     if len(rows) > SHOWN_ROWS:

@@ -4,7 +4,7 @@
 models = ["smollm2-135m"]           # names, Hugging Face ids, or directories
 tasks = ["ioi", "pairs.jsonl"]      # tasks, or files of prompt pairs (of which the first n are taken, whatever the seed)
 n = 32                              # pairs of each task
-seeds = [0, 1]                      # of the pairs and of all that is drawn
+seeds = [0, 1]                      # of a task's pairs and of all that is drawn
 
 [methods.eap-ig]                    # a method with its options, as `circuits discover` has them
 steps = 10

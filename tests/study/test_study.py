@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from statistics import mean, stdev
 
 import pyarrow.parquet
 import pytest
@@ -126,7 +128,7 @@ def test_a_report_tells_all(finished):
     for ablation in ("interchange", "zero"):
         assert f"Evaluated faithfulness, {ablation} ablation" in page
         assert f"under {ablation} ablation, on the pairs that they were found on" in page
-    assert "Seeds draw other pairs of a task" in page
+    assert "over seeds" not in page  # there is one
 
 
 def test_a_report_tells_other_pairs(tmp_path):
@@ -134,21 +136,43 @@ def test_a_report_tells_other_pairs(tmp_path):
     out = StudyDirectory.begin(tmp_path / "out")
     assert run_study(parse_study(text), out).states == {"done": 2}
     write_report(out, tmp_path / "report.html")
-    assert "under zero ablation, on 3 new pairs of each task" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "under zero ablation, on 3 new pairs of each task" in page
+    assert "by signed score; higher is better. Measured on 3 new pairs of each task." in page
 
 
 def test_a_report_tells_the_same_pairs(tmp_path):
-    """Of a file the first pairs are taken, whatever the seed."""
-    study = write_small_study(
-        tmp_path, TEXT.replace('[methods.coar]\nsamples = 48\nfit = "ridge"', "[methods.atp-star]")
-    )
+    """Of a file the first pairs are taken, whatever the seed: what does not draw has no spread, also when the file is gone."""
+    text = TEXT[: TEXT.index("[methods.eap-ig]")].replace(', "changed.jsonl", "short.jsonl"', "")
+    pruning = "[methods.edge-pruning]\nedges = 20\nsteps = 2\n[methods.atp-star]\n"
+    study = write_small_study(tmp_path, text.replace('"compiled/induction", ', "") + pruning)
     out = StudyDirectory.begin(tmp_path / "out")
-    assert run_study(study, out).states == {"done": 48}
+    assert run_study(study, out).states == {"done": 6}
+    (tmp_path / "repeat.jsonl").unlink()
     write_report(out, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "pairs are the same for all seeds" in page
+    assert "All seeds have the same pairs" in page
     assert "Seeds draw other pairs" not in page
     assert "atp-star gives no circuit." in page
+    eap, pruned = (
+        [row["faithfulness"] for row in table(study, out) if row["method"] == method]
+        for method in ("eap", "edge-pruning")
+    )
+    assert eap[0] == eap[1]
+    assert pruned[0] != pruned[1]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
+    assert cells[1:3] == [f"{eap[0]:.3g}", f"{mean(pruned):.3g} ± {stdev(pruned):.2g}"]
+
+
+def test_a_report_tells_which_seeds_have_the_same_pairs(tmp_path):
+    text = TEXT[: TEXT.index("[methods.eap-ig]")].replace('"changed.jsonl", "short.jsonl"', '"compiled/induction"')
+    study = write_small_study(tmp_path, text.replace(', "trained/induction"', ""))
+    out = StudyDirectory.begin(tmp_path / "out")
+    assert run_study(study, out).states == {"done": 4}
+    write_report(out, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Seeds draw other pairs of a task and all that a method draws" in page
+    assert "of repeat.jsonl all have the same pairs" in page
 
 
 def test_a_report_compares_seeds(tmp_path):
@@ -165,7 +189,7 @@ def test_a_report_compares_seeds(tmp_path):
     assert run_study(parse_study(text), out).states == {"done": 6}
     write_report(out, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    for told in ("Agreement between seeds", "circuits", " strongest nodes"):
+    for told in ("Agreement between seeds", "circuits", " strongest nodes", "Seeds draw other pairs of a task"):
         assert told in page
 
 
