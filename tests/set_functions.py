@@ -39,7 +39,9 @@ class SetFunction:
         """Δ of every node, by enumeration of K and of the number of others."""
         found = self.effects.clone()
         rest = N - self.k
-        rows = torch.tensor(list(itertools.product([False, True], repeat=self.k)), dtype=torch.bool).reshape(-1, self.k)
+        rows = torch.tensor(list(itertools.product([False, True], repeat=self.k)), dtype=torch.bool).reshape(
+            2**self.k, self.k
+        )
         for node in range(self.k):
             inside = rows.clone()
             inside[:, node] = True
