@@ -46,6 +46,7 @@ from circuits.engine.rules import relevance
 from circuits.errors import AttributionWarning, InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.norm_check import verdict
 from circuits.pairs import PromptPairs
 from circuits.positions import position_axis
 from circuits.provenance import provenance
@@ -96,7 +97,8 @@ def edge_attribution(
         Mean effects over the prompts in the metric's unit, with standard errors.
 
     Warns:
-        AttributionWarning: see `check_sign`.
+        AttributionWarning: see `check_sign`; and where a gradient is taken on a residual stream of (almost) zeros, as under zero
+            ablation at the ablated end (`corrupted`, `clean-corrupted`, the left rule): see `circuits.norm_check`.
 
     Raises:
         InputError: unknown option, or a metric without a gradient where it is needed.
@@ -112,16 +114,22 @@ def edge_attribution(
         rule = replace(rule, check=SignCheck(question))
     # Each of many passes reuses what the one before has freed; anew from the system it costs a fifth of their time.
     memory = kept_for_reuse() if rule.many_passes else freed_at_once()
+    empty = 0
     with inference_state(model.bridge), memory:
         for batch in question.batches():
             contraction = Contraction(question, batch, labels)
             rule.function(contraction, rule)
             contraction.give_to(statistics)
+            empty += int(contraction.empty.sum())
             if progress is not None:
                 progress(statistics.n, len(pairs))
     scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
-    said = None if rule.check is None else rule.check.verdict(scores)
-    if said is not None:
+    largest = float(scores.values.abs().max())
+    warned = [
+        None if rule.check is None else rule.check.verdict(scores),
+        verdict(empty, len(pairs), largest, question.ablation.name, gradient, quadrature),
+    ]
+    for said in filter(None, warned):
         warnings.warn(said, AttributionWarning, stacklevel=2)
     return scores
 
