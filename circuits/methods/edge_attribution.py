@@ -25,7 +25,9 @@ input's out-edges sums to the metric, in a model without biases.
 We depart from EAP-IG in the quadrature: its code for inputs uses the left rule, which never looks at the clean run, and
 its code for activations the right rule; the midpoint rule is the default here, and `left` and `right` give theirs. Its
 code for activations also adds every run's gradients to all edges, whichever writer was interpolated; here they count for
-that writer's edges only. As there, all heads of a layer are interpolated together. `conductance` explains what the
+that writer's edges only. As there, all heads of a layer are interpolated together. CEAP (Wu, Tonin & Cevher 2026, 2606.16920)
+scores edges by conductance as well. We know its formula at second hand: that is `conductance` by the left rule under
+interchange ablation; paper and code were not compared. `conductance` explains what the
 embedding's change does: of an ablation it sees the embedding only.
 """
 
@@ -84,8 +86,8 @@ def edge_attribution(
             as many as `ig` for each of the 2 · layers + 1 groups of writers.
         quadrature: where the points lie on each of the `steps` equal pieces of the path from ablated to clean: `left`,
             `midpoint`, `right`.
-        attention: for `relp`: whether gradients go through the attention pattern (`live`), or not (`detached`: as
-            published; then every edge into a query or key scores 0).
+        attention: for `relp`: whether gradients go through the attention pattern (`live`: as in the authors' example), or
+            not (`detached`: the AH-rule, which their code has as an option; then every edge into a query or key scores 0).
         metric: what is explained; None: the one the task prefers.
         ablation: what an edge's value is replaced by.
         positions: also split each effect by token position: `each`, `roles`, or names of roles; see `circuits.positions`.
