@@ -2,8 +2,8 @@
 
 A norm divides by sqrt(mean square + eps). At an input of zeros its gradient is 1/sqrt(eps), some hundred times what it is on
 text; without biases the stream then stays zero through all layers, and every layer multiplies by that. Zero ablation gets
-there at the ablated end of the embedding's path: scores say there what `eps` is, and come out too large by many orders of magnitude. So edge attribution
-looks at the stream of every gradient, whatever brought it there.
+there at the ablated end of the embedding's path: scores say there what `eps` is, and come out too large by many orders of
+magnitude. So edge attribution looks at the stream of every gradient, whatever brought it there.
 """
 
 from collections.abc import Sequence
