@@ -53,6 +53,8 @@ class Question:
     Attributes:
         model, pairs, metric, ablation: see there.
         batch_size: pairs at a time.
+        whole_prompts: never leave out what clean and corrupted prompts have in common in front, because the method counts
+            those positions although nothing is ablated there.
     """
 
     model: Model
@@ -60,6 +62,7 @@ class Question:
     metric: Metric
     ablation: Ablation
     batch_size: int
+    whole_prompts: bool = False
 
     @classmethod
     def ask(
@@ -71,6 +74,7 @@ class Question:
         batch_size: int | None = None,
         *,
         large_batches: bool = False,
+        whole_prompts: bool = False,
     ) -> "Question":
         """Validates and completes a question.
 
@@ -82,6 +86,7 @@ class Question:
             batch_size: pairs at a time; None: as many as keep one copy of all writers' outputs, behind the common prefix,
                 under 64 MiB (256 MiB on an accelerator), at most 64. Results do not depend on it.
             large_batches: let that be 192 MiB.
+            whole_prompts: see the attributes.
 
         Raises:
             PairsError: no pairs, or pairs that do not fit the model or the metric.
@@ -105,10 +110,11 @@ class Question:
                     raise PairsError(f"pair {i}: {chosen.name} needs distractors, but this pair has none")
         wanted = get_ablation(ablation)
         if batch_size is None:
-            batch_size = _fitting_batch_size(model, pairs, _shares_prefix(model, wanted), large_batches)
+            shares_prefix = not whole_prompts and _shares_prefix(model, wanted)
+            batch_size = _fitting_batch_size(model, pairs, shares_prefix, large_batches)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        return cls(model, pairs, chosen, wanted.prepared(model, pairs, batch_size), batch_size)
+        return cls(model, pairs, chosen, wanted.prepared(model, pairs, batch_size), batch_size, whole_prompts)
 
     def batches(self, share_prefix: bool | None = None, only: int | None = None) -> Iterator[Batch]:
         """The pairs in batches of equal length.
@@ -137,7 +143,7 @@ class Question:
     @property
     def shares_prefix(self) -> bool:
         """Whether positions in front of a pair's first difference are left out."""
-        return _shares_prefix(self.model, self.ablation)
+        return not self.whole_prompts and _shares_prefix(self.model, self.ablation)
 
     def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
         """Logits and writers' outputs on the clean prompts."""

@@ -136,7 +136,8 @@ class EdgeScores:
         resamples: int = 1000,
         seed: int = 0,
     ) -> "EdgeScores":
-        """Only the edges whose interval excludes zero.
+        """Only the edges whose interval excludes zero (for a bootstrap of scores before edges are chosen: Nikankin et al. 2025,
+        2510.25786).
 
         The result has the same graph, but every other edge counts as none: it scores 0, is not listed and is never selected;
         files and provenance say so. Without a correction, 1 - level of all edges without any effect pass: 3,500 of SmolLM2's
@@ -232,7 +233,7 @@ class EdgeScores:
 
     def positive_share(self, n: int, share: float = 0.5, fill: bool = False) -> Circuit:
         """A circuit that spends at least part of its budget on edges that help: the `share`·n most positive edges (rounded down; fewer
-        if fewer are positive) and the strongest others of either sign, dead ends pruned.
+        if fewer are positive) and the strongest others of either sign, dead ends pruned (after Nikankin et al. 2025, 2510.25786).
 
         Args:
             n: see `top`.
@@ -243,7 +244,8 @@ class EdgeScores:
         return selection.positive_share(self, n, share, fill)
 
     def optimal(self, n: int, by: str = "abs", time_limit: float | None = 60.0) -> Circuit:
-        """The connected circuit of at most n edges with the largest sum of effects; see `circuits.optimal_selection`.
+        """The connected circuit of at most n edges with the largest sum of effects; see `circuits.optimal_selection` (idea:
+        Nikankin et al. 2025, 2510.25786).
 
         `provenance["selection"]` holds that `sum`, an upper `bound` of what any such circuit has, and the `gap` between them
         as a share of the sum: 0 when the circuit is proven best. Unlike other rules it breaks ties as the solver does.

@@ -145,6 +145,7 @@ class Architecture:
         blocks: one description per layer.
         final: where the residual stream enters the final norm: the reader `logits`.
         unembed: where the normed stream enters the unembedding.
+        final_norm: between these two.
     """
 
     blocks: tuple[Block, ...]
@@ -152,6 +153,7 @@ class Architecture:
     unembed: HookPoint
     n_heads: int
     n_kv_heads: int
+    final_norm: Norm
 
     @cached_property
     def graph(self) -> Graph:
@@ -192,7 +194,10 @@ def describe(bridge: TransformerBridge) -> Architecture:
         _check_shapes(blocks[-1], n_heads, n_kv_heads, config.d_model, name)
     if len({block.parallel for block in blocks}) > 1:
         raise ModelError(f"{name}: parallel and sequential blocks in one model are not supported")
-    return Architecture(tuple(blocks), points["ln_final.hook_in"], points["unembed.hook_in"], n_heads, n_kv_heads)
+    final_norm = describe_norm(bridge.ln_final)
+    return Architecture(
+        tuple(blocks), points["ln_final.hook_in"], points["unembed.hook_in"], n_heads, n_kv_heads, final_norm
+    )
 
 
 def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Block:

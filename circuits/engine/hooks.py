@@ -59,6 +59,23 @@ def inference_state(bridge: TransformerBridge) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+class Reached(Exception):  # noqa: N818 - a way out, no error
+    """Ends a forward pass at a hook; what is behind it is not wanted.
+
+    Attributes:
+        value: the activation there.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+def stop(value: Tensor) -> None:
+    """A hook that ends the pass by raising `Reached`."""
+    raise Reached(value)
+
+
 def run(
     bridge: TransformerBridge,
     unembed: HookPoint,

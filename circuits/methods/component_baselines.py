@@ -130,6 +130,9 @@ def internal_influence(
 ) -> NodeScores:
     """The mean gradient at each component along the embedding's path, summed over its entries and positions, per prompt.
 
+    All positions count, also those in front of the first token in which a pair differs: no difference is multiplied with the
+    gradient that would be zero there.
+
     Args:
         model, pairs, metric, nodes, steps, ablation, batch_size, progress: see `neuron_conductance`.
     """
@@ -147,8 +150,9 @@ def internal_influence(
         return _batch_effects(_run(question, batch, keys), effects)
 
     return _along_path(
-        "internal_influence", model, pairs, nodes, steps, metric, ablation, batch_size, progress, measure
-    )
+        "internal_influence", model, pairs, nodes, steps, metric, ablation, batch_size, progress, measure,
+        whole_prompts=True,
+    )  # fmt: skip
 
 
 def _along_path(
@@ -162,10 +166,11 @@ def _along_path(
     batch_size: int | None,
     progress: Progress | None,
     measure: Callable[[Question, Batch, Sequence[Site], list[Key]], BatchEffects],
+    whole_prompts: bool = False,
 ) -> NodeScores:
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    question = Question.ask(model, pairs, metric, ablation, batch_size, whole_prompts=whole_prompts)
     question.metric.require_gradient(method.replace("_", " "), at_clean=False)
     sites = select_sites(model.graph, nodes, model.widths)
     keys = sorted({(site.layer, site.point) for site in sites})
