@@ -12,6 +12,7 @@ and softmax in float32 although their weights are float64 count as float32. A sp
 Where the logits are not known (scores read from a file), it is ROUNDING[dtype] × the larger of the two metrics.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,9 @@ def metric_rounding(
     ]
     worst = torch.stack(moved).amax(0)
     if metric.needs_clean_logits:
-        # Near the clean logits a divergence moves with the square of the step, and its own logarithms cancel.
-        worst = worst.clamp(min=torch.finfo(wide.dtype).eps * largest[:, 0])
+        # Near the clean logits a divergence moves with the square of the step; what is left is that its logarithms cancel.
+        sizes = largest[:, 0] + math.log(wide.shape[1])
+        worst = worst.clamp(min=8 * torch.finfo(wide.dtype).eps * sizes)
     return worst.nan_to_num(0.0).detach()
 
 

@@ -14,7 +14,7 @@ from circuits.evaluation.faithfulness import Faithfulness, measure_circuits
 from circuits.metrics import METRICS
 from circuits.question import Question
 from circuits.span import ROUNDING, Span, computed_dtype, share_of_span
-from tests.tiny_models import FEW, random_pairs, random_subset, tiny
+from tests.tiny_models import random_pairs, random_subset, tiny
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 DIFFERENTIABLE = [name for name, metric in METRICS.items() if metric.differentiable]
@@ -26,13 +26,15 @@ def identical(n=6, seed=0):
     return dataclasses.replace(pairs, corrupted=pairs.clean)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", [*FEW, "granite"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("gpt2", DTYPES[0]), ("gpt2", DTYPES[1]), ("llama", DTYPES[0]), ("neox", DTYPES[2]), ("gemma2", DTYPES[1])],
+)
 def test_identical_prompts_have_no_faithfulness_whatever_the_metric(name, dtype):
     model = tiny(name, dtype)
     circuit = circuits.random_circuit(model.graph, 20, torch.Generator().manual_seed(1))
-    for metric in DIFFERENTIABLE:
-        found = circuits.faithfulness(model, identical(), circuit, metric=metric, n_random=3)
+    for metric in ("logit_difference", "kl_divergence", "log_probability"):
+        found = circuits.faithfulness(model, identical(n=3), circuit, metric=metric, n_random=2)
         assert math.isnan(found.value), (metric, found.value)
         assert math.isnan(found.mean_of_ratios)
         assert math.isnan(found.random_value)
@@ -42,9 +44,9 @@ def test_identical_prompts_have_no_faithfulness_whatever_the_metric(name, dtype)
         assert found.p_value == 1  # all tie, to rounding
 
 
-@pytest.mark.parametrize("name", [*FEW, "granite"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "native-attention-only"])
 def test_a_span_that_is_there_is_the_plain_ratio(name):
-    for dtype in DTYPES[:2]:
+    for dtype in (torch.float64,):
         model, pairs = tiny(name, dtype), random_pairs(n=4)
         circuit = random_subset(model, 0.6)
         for metric in DIFFERENTIABLE:
@@ -65,13 +67,13 @@ def test_what_counts_as_rounding_is_above_what_rounding_does_and_below_what_a_ch
         ("neox", DTYPES[2]),
     ):
         model = tiny(name, dtype)
-        some = [circuits.random_circuit(model.graph, n, torch.Generator().manual_seed(n)) for n in (1, 8, 30)]
+        some = [circuits.random_circuit(model.graph, n, torch.Generator().manual_seed(n)) for n in (8, 30)]
         asked = [Circuit.full(model.graph), Circuit.empty(model.graph), *some]
         for metric in DIFFERENTIABLE:
-            same = measure_circuits(Question.ask(model, identical(), metric), asked)
+            same = measure_circuits(Question.ask(model, identical(n=3), metric), asked)
             errors = (same.values - same.values[0]).abs().amax(0)
             assert bool((errors <= same.rounding).all()), (name, metric, errors, same.rounding)
-            other = measure_circuits(Question.ask(model, random_pairs(n=6), metric), asked[:2])
+            other = measure_circuits(Question.ask(model, random_pairs(n=3), metric), asked[:2])
             spans = (other.values[0] - other.values[1]).abs()
             assert float(other.rounding.mean()) < 0.3 * float(spans.mean()), (name, metric)
 
