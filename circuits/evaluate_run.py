@@ -14,10 +14,10 @@ from typing import Any
 from circuits.circuit import Circuit
 from circuits.compare_runs import Run
 from circuits.errors import InputError
-from circuits.evaluation.completeness import completeness, minimality
+from circuits.evaluation.completeness import Completeness, completeness, minimality
 from circuits.evaluation.curves import faithfulness_curves
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness
-from circuits.evaluation.hypothesis import hypothesis_tests
+from circuits.evaluation.hypothesis import HypothesisTests, hypothesis_tests
 from circuits.evaluation.randomisation import randomisation
 from circuits.evaluation.score_quality import complexity, sensitivity
 from circuits.evaluation.stability import prompt_stability
@@ -164,9 +164,14 @@ class _Work:
         seeded = {} if function is minimality else {"seed": self.seed}
         title = "hypothesis tests" if name == "hypothesis" else name
         with self._telling(title), self._timed(title) as progress:
-            self.found[name] = function(
+            found = function(
                 self.model, self.pairs, of, ablation=self.ablation, progress=progress, **seeded, **self.asked
             )
+            self.found[name] = found
+            if isinstance(found, Completeness) and found.undefined is not None:
+                self.skipped[title] = found.undefined
+            if isinstance(found, HypothesisTests):
+                self.skipped |= {f"{title}, {names}": reason for reason, names in found.not_made.items()}
 
     def faithfulness(self, circuit: Circuit, ablations: Sequence[str] | None, n_random: int) -> None:
         own = self.ablation.label
@@ -176,8 +181,14 @@ class _Work:
             with self._telling(f"faithfulness under {ablation}"):
                 found = self._faithfulness(circuit, ablation, KINDS[0], n_random)
                 self.found.setdefault("faithfulness", {})[ablation] = found
+                if found.undefined is not None:
+                    self.skipped[f"faithfulness under {ablation}"] = found.undefined
+                if found.too_few_random is not None:
+                    self.skipped["faithfulness, random circuits"] = found.too_few_random
         with self._telling("faithfulness, random circuits of the same layers"):
-            self.found["same_layers"] = self._faithfulness(circuit, own, KINDS[1], n_random)
+            found = self.found["same_layers"] = self._faithfulness(circuit, own, KINDS[1], n_random)
+            if found.too_few_random is not None:
+                self.skipped["faithfulness, random circuits of the same layers"] = found.too_few_random
 
     def _faithfulness(self, circuit: Circuit, ablation: str, kind: str, n_random: int) -> Faithfulness:
         with self._timed(f"faithfulness, {ablation}, {kind.replace('_', ' ')}") as progress:

@@ -85,7 +85,7 @@ class Evaluation:
             told["completeness"] = {
                 "value": finite(of.value), "complement": finite(of.complement), "incompleteness": finite(of.incompleteness),
                 "circuit_without": [finite(x) for x in of.circuit_without.tolist()],
-                "model_without": [finite(x) for x in of.model_without.tolist()],
+                "model_without": [finite(x) for x in of.model_without.tolist()], "undefined": of.undefined,
             }  # fmt: skip
         if self.minimality is not None:
             part = self.minimality
@@ -133,4 +133,5 @@ def _faithfulness(of: Faithfulness) -> dict[str, Any]:
         "clean": float(of.clean.mean()), "ablated": float(of.ablated.mean()), "circuit": float(of.circuit.mean()),
         "random_circuits": of.random_kind, "random": [float(x) for x in of.random],
         "random_faithfulness": finite(of.random_value), "p": finite(of.p_value),
+        "undefined": of.undefined, "too_few_random": of.too_few_random,
     }  # fmt: skip

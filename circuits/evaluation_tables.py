@@ -61,10 +61,15 @@ def _claims(told: Mapping[str, Any]) -> Rows:
 
 def _hypothesis(told: Mapping[str, Any]) -> Rows:
     rows = [
-        [test["name"], number(test["statistic"]), f"{test['corrected']:.2g}", SAID[test["supports"]]]
+        [
+            test["name"],
+            number(test["statistic"]),
+            "–" if test["corrected"] is None else f"{test['corrected']:.2g}",
+            SAID[test["supports"]],
+        ]
         for test in told.get("hypothesis", {}).get("tests", ())
     ]
-    return "hypothesis tests, Holm's correction", ("test", "statistic", "p", "speaks"), rows
+    return "hypothesis tests, Holm's correction for the last two", ("test", "statistic", "p", "speaks"), rows
 
 
 def _scores(told: Mapping[str, Any]) -> Rows:
@@ -168,5 +173,5 @@ def number(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3f}"
 
 
-def interval(value: float, ends: Sequence[float]) -> str:
-    return f"{value:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+def interval(value: float, ends: Sequence[float | None]) -> str:
+    return f"{value:.3f} ({number(ends[0])} to {number(ends[1])})"

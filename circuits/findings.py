@@ -45,12 +45,14 @@ class Discovery:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers should know."""
-        if len(self.circuit):
-            return self.remarks
+        about = (self.faithfulness.undefined, self.faithfulness.too_few_random)
+        remarks = (*self.remarks, *(f"faithfulness: {why}" for why in about if why is not None))
+        if len(self.circuit) or self.faithfulness.undefined is not None:
+            return remarks
         largest = (
             f"; the largest score is {float(self.scores.values.abs().max()):.4g}" if self.scores is not None else ""
         )
-        return (*self.remarks, f"the circuit is empty: ask for more edges, or take a smaller threshold{largest}")
+        return (*remarks, f"the circuit is empty: ask for more edges, or take a smaller threshold{largest}")
 
     @property
     def provenance(self) -> Provenance:
@@ -77,6 +79,7 @@ class Discovery:
             "faithfulness": finite(faith.value),
             "random_circuits": [float(value) for value in faith.random],
             "random_faithfulness": finite(faith.random_value),
+            "faithfulness_undefined": faith.undefined,
             "edges": len(self.circuit),
             "nodes": len(self.circuit.nodes),
             "edges_in_graph": self.circuit.graph.n_edges,
@@ -98,9 +101,10 @@ class Discovery:
         self.circuit.to_json(directory / "circuit.json")
         self.circuit.to_graphml(directory / "circuit.graphml")
         origin = self.provenance
+        share = "undefined" if self.faithfulness.undefined is not None else f"{self.faithfulness.value:.2f}"
         title = (
             f"{origin.get('task') or 'circuit'} in {origin.get('model')}: {len(self.circuit)} edges by "
-            f"{self.options.get('method')}, faithfulness {self.faithfulness.value:.2f}"
+            f"{self.options.get('method')}, faithfulness {share}"
         )
         write_html(circuit_figure(self.circuit, title=title), directory / "circuit.html")
 

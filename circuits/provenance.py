@@ -60,7 +60,10 @@ def versions() -> dict[str, str]:
 
 def provenance(question: "Question", method: str, options: Mapping[str, Any]) -> Provenance:
     """The origin of a result of `method` with these options."""
+    from circuits.span import computed_dtype
+
     model, pairs = question.model, question.pairs
+    dtype, computed = (str(of).removeprefix("torch.") for of in (model.dtype, computed_dtype(model)))
     return frozen(
         {
             "method": method,
@@ -70,7 +73,8 @@ def provenance(question: "Question", method: str, options: Mapping[str, Any]) ->
             "model": model.name,
             "revision": model.revision,
             "weights_sha256": model.weights_hash,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": dtype,
+            **({"computed_in": computed} if computed != dtype else {}),
             "device": model.device.type,
             "task": pairs.source,
             "seed": pairs.seed,

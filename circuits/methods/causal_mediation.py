@@ -36,6 +36,7 @@ from circuits.pairs import PromptPairs
 from circuits.positions import place, position_axis
 from circuits.provenance import Provenance, frozen, provenance
 from circuits.question import Batch, Progress, Question
+from circuits.span import Span
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +95,9 @@ class Mediation:
 
     @property
     def share(self) -> float:
-        """indirect / total, on means over prompts; NaN where the total effect is 0."""
-        return self.indirect / self.total if self.total else float("nan")
+        """indirect / total, on means over prompts; NaN where the total effect is rounding (see `circuits.span`)."""
+        known = Span.of(self.clean, self.corrupted, origin=self.provenance).missing is None
+        return self.indirect / self.total if known else float("nan")
 
     @property
     def n_prompts(self) -> int:

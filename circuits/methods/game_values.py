@@ -30,6 +30,7 @@ from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, frozen
 from circuits.question import Progress
+from circuits.span import ROUNDING, rounding_share
 
 
 def shapley(
@@ -176,7 +177,7 @@ def sobol(
     name = f"switched-alpha-{alpha:g}-seed-{seed}"
     found = sampler.measured(name, in_blocks(switched.flatten(0, 1)), progress)
     outcomes = found.outcomes.reshape(samples, d + 1, -1)
-    return sobol_indices(sampler.nodes, drawn, outcomes, alpha)
+    return sobol_indices(sampler.nodes, drawn, outcomes, alpha, rounding_share(model))
 
 
 def sobol_indices(
@@ -184,6 +185,7 @@ def sobol_indices(
     ablated: Bool[Tensor, "sample node"],
     outcomes: Float[Tensor, "sample switched prompt"],
     alpha: float,
+    rounding: float = ROUNDING[torch.float64],
 ) -> SobolIndices:
     """From outcomes of random sets, and of each set with every component switched.
 
@@ -192,6 +194,7 @@ def sobol_indices(
         ablated: the sets.
         outcomes: of the set (entry 0) and with component j switched (entry j + 1).
         alpha: the probability of a component to be ablated.
+        rounding: a metric that varies by no more than this share of its size does not vary.
     """
     n, spread = len(outcomes), alpha * (1 - alpha)
     sign = torch.where(ablated, 1.0, -1.0).double()[:, :, None]  # keeping less not keeping
@@ -199,7 +202,8 @@ def sobol_indices(
     variance = outcomes[:, 0].var(0)
     square, mean = change.square().mean(0), change.mean(0)
     alone = (mean.square() - change.var(0) / n).clamp(min=0)
-    share = torch.where(variance > 0, spread / variance, torch.nan)
+    least = rounding * outcomes[:, 0].abs().amax(0)
+    share = torch.where(variance > least.square(), spread / variance, torch.nan)
     return SobolIndices(nodes, square * share, alone * share, variance, n)
 
 

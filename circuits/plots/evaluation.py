@@ -72,8 +72,8 @@ def curves_figure(told: Mapping[str, Any]) -> go.Figure:
             line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
             error_y={
                 "type": "data", "symmetric": False, "thickness": 1, "width": 3,
-                "array": [max(0, high - y) for high, y in zip(curve["high"], f, strict=True)],
-                "arrayminus": [max(0, y - low) for low, y in zip(curve["low"], f, strict=True)],
+                "array": [None if high is None else max(0, high - y) for high, y in zip(curve["high"], f, strict=True)],
+                "arrayminus": [None if low is None else max(0, y - low) for low, y in zip(curve["low"], f, strict=True)],
             },
             text=[f"{n} edges" for n in curve["edges"]], hovertemplate="%{text}<br>%{y:.3f}<extra></extra>",
         )  # fmt: skip
