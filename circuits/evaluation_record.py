@@ -25,8 +25,8 @@ def check_evaluation(told: Mapping[str, Any], what: str) -> None:
     Raises:
         SchemaError: another version wrote it; `what` names the file.
     """
-    if told.get("schema", OLD_SCHEMA) != OLD_SCHEMA:
-        check_schema(told["schema"], SCHEMA, what)
+    schema = told.get("schema", OLD_SCHEMA)
+    check_schema(schema, OLD_SCHEMA if type(schema) is int and schema == OLD_SCHEMA else SCHEMA, what)
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,9 +120,7 @@ def from_networkx(graph: nx.MultiDiGraph) -> Circuit:
 
 
 def _read_head(attributes: dict[str, Any]) -> tuple[Graph, Provenance]:
-    schema = attributes.get("schema")
-    if schema != SCHEMA:
-        raise InputError(f"circuit has schema {shown(schema)}; this version reads schema {SCHEMA}")
+    check_schema(attributes.get("schema"), SCHEMA, "circuit")
     origin = check_plain(_object(attributes.get("provenance"), "provenance"), "provenance")
     return Graph.from_dict(attributes.get("graph")), frozen(origin)
 
