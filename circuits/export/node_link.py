@@ -26,7 +26,7 @@ from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.graph import Graph, Reader
 from circuits.provenance import Provenance, frozen, plain
-from circuits.untrusted import check_plain, shown
+from circuits.untrusted import check_plain, check_schema, shown
 from circuits.untrusted import read_json as read_plain_json
 
 SCHEMA = 1
