@@ -1,5 +1,6 @@
 """What came out of an evaluation, and how it is written down (`evaluation.json`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,19 @@ from circuits.evaluation.stability import Stability
 from circuits.provenance import finite
 from circuits.run_recovery import Recovered
 from circuits.run_variations import Variations
+from circuits.untrusted import check_schema
+
+SCHEMA, OLD_SCHEMA = 2, 1
+
+
+def check_evaluation(told: Mapping[str, Any], what: str) -> None:
+    """Whether an `evaluation.json` is of a kind that this version reads; one without a schema is an old one.
+
+    Raises:
+        SchemaError: another version wrote it; `what` names the file.
+    """
+    schema = told.get("schema", OLD_SCHEMA)
+    check_schema(schema, OLD_SCHEMA if type(schema) is int and schema == OLD_SCHEMA else SCHEMA, what)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +90,7 @@ class Evaluation:
                 "seconds",
             )
         }
-        told["schema"] = 2
+        told["schema"] = SCHEMA
         told["faithfulness"] = {name: _faithfulness(of) for name, of in self.faithfulness.items()}
         if self.same_layers is not None:
             told["same_layers"] = _faithfulness(self.same_layers)

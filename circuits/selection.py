@@ -46,8 +46,9 @@ def top(scores: "EdgeScores", n: int, by: str = "abs", fill: bool = False) -> Ci
 def threshold(scores: "EdgeScores", tau: float, by: str = "abs") -> Circuit:
     """Every edge of at least `tau`, dead ends pruned; see `EdgeScores.threshold`."""
     check_ranking(by)
-    if math.isnan(tau):
-        raise InputError("tau is not a number; give the smallest score that an edge may have")
+    if not math.isfinite(tau):
+        what = "not a number" if math.isnan(tau) else f"{tau}, which is not finite"
+        raise InputError(f"tau is {what}; give the smallest score that an edge may have")
     strong = (scores.values.abs() if by == "abs" else scores.values) >= tau
     return _noted(scores, strong & scores.candidates, {"rule": "threshold", "by": by, "tau": float(tau)})
 

@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from circuits.errors import InputError
+from circuits.errors import InputError, SchemaError
 
 DEEPEST = 32
 """Lists and objects inside one another, in free data such as a provenance."""
@@ -176,7 +176,7 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
     """What a TOML text of options holds; see `read_toml`. `name` is what errors call it."""
     if len(text) > LARGEST_TOML:
         raise InputError(f"{name} has {len(text):,} characters; a file of options has at most {LARGEST_TOML:,}")
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") > MOST_DOTS:
             raise InputError(f"{name}, line {number} has more than {MOST_DOTS} dots")
     try:
@@ -254,6 +254,22 @@ def check_plain(value: Any, what: str) -> Any:
                 raise InputError(f"{what} is nested more than {DEEPEST} deep")
             around.append(chain(entry, entry.values()) if isinstance(entry, dict) else iter(entry))
     return value
+
+
+def check_schema(found: Any, known: int, what: str) -> None:
+    """Whether a file was written in the form that this version reads.
+
+    Raises:
+        SchemaError: it was not; `what` names the file.
+        InputError: it does not say.
+    """
+    if found is None:
+        raise InputError(f"{what} does not say its schema; this version reads schema {known}")
+    if type(found) is not int or found != known:
+        raise SchemaError(
+            f"{what} has schema {shown(found)}; this version reads schema {known}: read it with the version of mech-circuits "
+            "that wrote it"
+        )
 
 
 def text_or_none(value: Any, what: str) -> str | None:

@@ -19,6 +19,7 @@ from circuits.cli.evaluate import evaluate
 from circuits.cli.export import export
 from circuits.cli.models import models_app
 from circuits.cli.report import report
+from circuits.cli.streams import lasting_streams
 from circuits.cli.study import study_app
 from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
@@ -81,6 +82,16 @@ def main() -> None:
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = SPINS
     try:
+        with lasting_streams():
+            code = _performed()
+    except InputError as problem:  # of standard output itself
+        code = _refused(problem)
+    sys.exit(code)
+
+
+def _performed() -> int:
+    """Does what the command line asks; the exit code."""
+    try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown(warnings.showwarning)
             code = app(standalone_mode=False) or 0
@@ -95,7 +106,7 @@ def main() -> None:
         code = _refused(InputError(said))
     if code == 130:
         print("circuits: interrupted; what is finished is kept, the rest was not written", file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 def _refused(problem: Any) -> int:

@@ -1,10 +1,12 @@
 """`circuits discover`: scores and circuits of a model on a task."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from circuits.cli import discover_options as of
 from circuits.cli.common import DEFAULT_MODEL, find_pairs, load, names_in, print_json, workers_on
-from circuits.cli.config import CONFIG_FILE, config_text
+from circuits.cli.config import CONFIG_FILE, config_text, finished_already
 from circuits.cli.options import (
     BatchSize,
     Config,
@@ -16,7 +18,7 @@ from circuits.cli.options import (
     On,
     Revision,
 )
-from circuits.terminal import console_stderr, print_summary, stage
+from circuits.terminal import console, console_stderr, print_summary, stage
 
 
 def discover(
@@ -43,7 +45,7 @@ def discover(
     from circuits.discover import METHODS, check_divided, check_options, choose_ablation
     from circuits.discover import discover as run_discovery
     from circuits.metrics import get_metric
-    from circuits.runs import check_out, check_record, forget_record, write_run, writing_run
+    from circuits.runs import check_out, check_record, finish, forget_record, write_run, writing_run
 
     options = of.of_method(given)
     check_options(method, options)
@@ -52,8 +54,14 @@ def discover(
     chosen = choose_ablation(ablation or METHODS[method].ablation, names_in(noise_tokens), seed)
     out = out or Path("runs") / f"{Path(target).stem}-{method}"
     with writing_run(out):
+        recorded = METHODS[method].keeps_record(options)
+        there = finished_already(out, given) if resume and recorded and not overwrite else None
+        if there is not None and there.whole:
+            finish(out, check_record(out, recorded, resume, overwrite))
+            return print_finished(there.told, out, json)
+        overwrite = overwrite or there is not None  # a damaged run of the same options is made again
         check_out(out, overwrite)
-        record = check_record(out, METHODS[method].keeps_record(options), resume, overwrite)
+        record = check_record(out, recorded, resume, overwrite)
         if record is not None:
             options["store"] = record
         source = find_pairs(target)
@@ -74,3 +82,11 @@ def discover(
         print_json({"out": str(out), **found.summary()})
     else:
         print_summary(found, loaded, pairs, out)
+
+
+def print_finished(told: Mapping[str, Any], out: Path, json: bool) -> None:
+    """What `--resume` says of a run that is finished."""
+    if json:
+        print_json({"out": str(out), **told["summary"]})
+    else:
+        console().print(f"{out} is finished already; there is nothing to resume", soft_wrap=True)
