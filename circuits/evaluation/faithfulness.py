@@ -17,7 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
+from circuits.answers import Answers, watched
 from circuits.circuit import Circuit
+from circuits.doubts import about_answers, doubt
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
@@ -39,6 +41,7 @@ class Faithfulness:
         n_edges: size of the circuit.
         metric, ablation: what it was measured with.
         random_kind: how the random circuits were drawn; see `circuits.random_circuits`.
+        answers: where the model itself ranks the answers on the clean prompts; None where that was not measured.
     """
 
     value: float
@@ -50,6 +53,17 @@ class Faithfulness:
     metric: str
     ablation: str
     random_kind: str = "connected"
+    answers: Answers | None = None
+
+    @property
+    def top_1_rate(self) -> float:
+        """Share of clean prompts on which an answer is the model's first choice; NaN if not measured."""
+        return float("nan") if self.answers is None else self.answers.top_1_rate
+
+    @property
+    def median_rank(self) -> float:
+        """Of the best answer on the clean prompts, 1 = the model's first choice; NaN if not measured."""
+        return float("nan") if self.answers is None else self.answers.median_rank
 
     @property
     def mean_of_ratios(self) -> float:
@@ -83,7 +97,8 @@ class Faithfulness:
 
     def __str__(self) -> str:
         text = f"faithfulness {self.value:.3f} ({self.n_edges} edges, {self.metric}, {self.ablation} ablation"
-        return text + (f"; random circuits {self.random_value:.3f})" if len(self.random) else ")")
+        text += f"; random circuits {self.random_value:.3f}" if len(self.random) else ""
+        return text + (")" if self.answers is None else f"; {self.answers})")
 
 
 def _ratio(part: Tensor, clean: Tensor, ablated: Tensor) -> float:
@@ -179,21 +194,27 @@ def faithfulness(
         random_kind: how they are drawn: `connected`, or `same_layers`; see `circuits.random_circuits`.
         seed: of the random circuits.
         batch_size, progress: see `circuit_metrics`.
+
+    Warns:
+        PairsWarning: the model does not do what the pairs ask, or the pairs say little; see `circuits.doubts`.
     """
     rivals = random_circuits(circuit, n_random, random_kind, seed)
     asked = [Circuit.full(model.graph), Circuit.empty(model.graph), circuit, *rivals]
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    values = circuit_metrics(
-        model,
-        pairs,
-        asked,
-        metric=question.metric,
-        ablation=question.ablation,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    with watched(len(pairs), model.d_vocab) as answers:
+        values = ask_circuits(question, asked, progress)
+    doubt(about_answers(model, pairs, answers))
     clean, ablated, found, random = values[0], values[1], values[2], values[3:].mean(1)
     value = _ratio(found, clean, ablated)
     return Faithfulness(
-        value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.label, random_kind
+        value,
+        clean,
+        ablated,
+        found,
+        random,
+        len(circuit),
+        question.metric.name,
+        question.ablation.label,
+        random_kind,
+        answers,
     )
