@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from circuits.answer_tokens import spaced, written
@@ -24,7 +25,8 @@ LOWEST_ACCURACY = 0.8
 """Below it a model is said not to do the task."""
 FIRST = 100
 """An answer is expected among so many tokens that the model ranks first."""
-PACKAGES = ("circuits", "tasks")
+PACKAGES = ("circuits", "tasks", "jaxtyping", "beartype")
+"""Whose lines are not the user's."""
 
 _COLLECTED: ContextVar[dict[str, None] | None] = ContextVar("collected", default=None)
 
@@ -34,7 +36,7 @@ def doubt(messages: Iterable[str]) -> None:
     collected = _COLLECTED.get()
     for message in messages:
         if collected is None:
-            warnings.warn(f"about these pairs: {message}", PairsWarning, stacklevel=_level_outside())
+            warnings.warn(f"about these pairs: {message}", PairsWarning, stacklevel=_level_outside(sys._getframe()))
         else:
             collected[message] = None
 
@@ -172,9 +174,14 @@ def _which(numbers: Sequence[int], n: int) -> str:
     return f"in {len(numbers)} of {n} pairs ({one})"
 
 
-def _level_outside() -> int:
-    """The `stacklevel` for `warnings.warn` in the caller, of the first line outside the project."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PACKAGES:
+def _level_outside(frame: FrameType) -> int:
+    """The `stacklevel` for `warnings.warn` in this frame, of the first line outside the project and its type checks."""
+    level = 1
+    while frame.f_back is not None and _is_ours(frame):
         level, frame = level + 1, frame.f_back
     return level
+
+
+def _is_ours(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package in PACKAGES or frame.f_code.co_filename.startswith("<@beartype")
