@@ -47,6 +47,11 @@ class Ablation(ABC):
     keeps_prefix: ClassVar[bool] = False
 
     @property
+    def needs_difference(self) -> bool:
+        """Whether it changes nothing where the two prompts of a pair are the same."""
+        return self.keeps_prefix
+
+    @property
     def label(self) -> str:
         """Name and options, for provenance."""
         return self.name
@@ -220,6 +225,10 @@ class _GaussianOn(RunAblation):
     @property
     def label(self) -> str:
         return self.gaussian.label
+
+    @property
+    def needs_difference(self) -> bool:
+        return not self.gaussian.tokens
 
     def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
         return self.gaussian.prepared(model, pairs, batch_size)

@@ -69,5 +69,9 @@ class AttributionWarning(UserWarning):
     """Scores that a measurement contradicts."""
 
 
+class PairsWarning(UserWarning):
+    """Prompt pairs that say little, see `circuits.doubts`: numbers about them look like any other."""
+
+
 class DamageWarning(UserWarning):
     """Stored work that was cut short or altered; it is done again."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from circuits.answers import Answers
 from circuits.evaluation.completeness import Completeness, Minimality
 from circuits.evaluation.curves import FaithfulnessCurves
 from circuits.evaluation.faithfulness import Faithfulness
@@ -46,6 +47,8 @@ class Evaluation:
         prompts: stability of the scores over resampled prompts.
         variations: what the method finds when it is asked a little differently.
         randomisation: what it finds in a model whose last layers are shuffled.
+        answers: where the model ranks the answers; None where that was not measured.
+        warnings: what speaks against the pairs, see `circuits.doubts`.
         skipped: what could not be measured, and why.
         seconds: wall time a part.
     """
@@ -70,6 +73,8 @@ class Evaluation:
     prompts: Stability | None = None
     variations: Variations | None = None
     randomisation: Randomisation | None = None
+    answers: Answers | None = None
+    warnings: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -91,6 +96,11 @@ class Evaluation:
             )
         }
         told["schema"] = SCHEMA
+        told["warnings"] = list(self.warnings)
+        if (answers := self.answers) is not None:
+            told["answers"] = {
+                "accuracy": answers.accuracy, "top_1_rate": answers.top_1_rate, "median_rank": answers.median_rank
+            }  # fmt: skip
         told["faithfulness"] = {name: _faithfulness(of) for name, of in self.faithfulness.items()}
         if self.same_layers is not None:
             told["same_layers"] = _faithfulness(self.same_layers)

@@ -12,10 +12,24 @@ SAID = {True: "for the circuit", False: "against it", None: "could not be made"}
 def tables(told: Mapping[str, Any]) -> list[Rows]:
     """What was measured, a table a part."""
     made = [
-        _faithfulness(told), _claims(told), _hypothesis(told), _scores(told), *_recovery(told), _stability(told),
+        _answers(told), _faithfulness(told), _claims(told), _hypothesis(told), _scores(told), *_recovery(told), _stability(told),
         _randomisation(told),
     ]  # fmt: skip
     return [table for table in made if table[2]]
+
+
+def _answers(told: Mapping[str, Any]) -> Rows:
+    """How well the model itself answers; evaluations of older versions do not say."""
+    of = told.get("answers")
+    names = {
+        "accuracy": "accuracy",
+        "top_1_rate": "top-1 rate of the answer",
+        "median_rank": "median rank of the answer",
+    }
+    rows = (
+        [] if of is None else [[label, "–" if of[name] is None else f"{of[name]:.4g}"] for name, label in names.items()]
+    )
+    return f"the model on {told['n_pairs']} clean prompts", ("", ""), rows
 
 
 def _faithfulness(told: Mapping[str, Any]) -> Rows:

@@ -13,7 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation, get_ablation
+from circuits.answers import is_unseen, saw
+from circuits.doubts import about_prompts, doubt
 from circuits.engine.capture import Writes, capture_writes
+from circuits.engine.hooks import inference_state, run
 from circuits.engine.prefix import Suffix, split
 from circuits.errors import InputError, PairsError
 from circuits.metrics import Metric, MetricFunction, Targets, get_metric, targets_of
@@ -91,6 +94,9 @@ class Question:
         Raises:
             PairsError: no pairs, or pairs that do not fit the model or the metric.
             InputError: unknown metric or ablation, or a batch size below one.
+
+        Warns:
+            PairsWarning: prompts that say little, see `circuits.doubts.about_prompts`.
         """
         if not isinstance(model, Model):
             raise InputError(
@@ -114,7 +120,9 @@ class Question:
             batch_size = _fitting_batch_size(model, pairs, shares_prefix, large_batches)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        return cls(model, pairs, chosen, wanted.prepared(model, pairs, batch_size), batch_size, whole_prompts)
+        prepared = wanted.prepared(model, pairs, batch_size)
+        doubt(about_prompts(model, pairs, prepared.name if prepared.needs_difference else None))
+        return cls(model, pairs, chosen, prepared, batch_size, whole_prompts)
 
     def batches(self, share_prefix: bool | None = None, only: int | None = None) -> Iterator[Batch]:
         """The pairs in batches of equal length.
@@ -147,7 +155,15 @@ class Question:
 
     def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
         """Logits and writers' outputs on the clean prompts."""
-        return capture_writes(self.model.bridge, self.model.architecture, suffix.clean, suffix.position, suffix.cache())
+        model = self.model
+        logits, writes = capture_writes(model.bridge, model.architecture, suffix.clean, suffix.position, suffix.cache())
+        saw(suffix.batch, logits)
+        return logits, writes
+
+    def clean_metric(self, batch: Batch, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+        """The metric of a batch's clean run; where the answers are watched, it is seen (`circuits.answers`)."""
+        saw(batch.suffix.batch, logits)
+        return self.metric(logits, batch.targets)
 
     def replacement(self, suffix: Suffix, clean: Writes) -> Writes:
         """What replaces ablated writers."""
@@ -157,6 +173,19 @@ class Question:
     def sum_dtype(self) -> torch.dtype:
         """In which scores of one prompt are summed: float32 or wider."""
         return torch.promote_types(self.model.dtype, torch.float32)
+
+
+def look(question: Question) -> None:
+    """Makes clean runs of pairs whose answers are watched and were not seen yet (`circuits.answers`)."""
+    model = question.model
+    with inference_state(model.bridge), torch.no_grad():
+        for batch in question.pairs.batches(question.batch_size):
+            if is_unseen(batch):
+                suffix = split(model.bridge, batch.to(model.device), question.shares_prefix)
+                logits = run(
+                    model.bridge, model.architecture.unembed, suffix.clean, suffix.position, cache=suffix.cache()
+                )
+                saw(suffix.batch, logits)
 
 
 def _shares_prefix(model: Model, ablation: Ablation) -> bool:

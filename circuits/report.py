@@ -148,7 +148,8 @@ def _told(name: str, told: dict[str, Any]) -> list[Section]:
     sections = [Section(f"{name}: {method}", "All options.", Table(("option", "value"), rows))]
     summary = {k: v for k, v in told.get("summary", {}).items() if isinstance(v, int | float | str)}
     rows = [[key.replace("_", " "), _number(value)] for key, value in summary.items()]
-    notes = "\n\n".join(f"Note: {note}" for note in told.get("summary", {}).get("notes", ()))
+    said = told.get("summary", {})
+    notes = "\n\n".join(f"{kind}: {text}" for kind in ("Warning", "Note") for text in said.get(f"{kind.lower()}s", ()))
     return [*sections, Section(f"{name}: result", notes, Table(("", ""), rows))]
 
 

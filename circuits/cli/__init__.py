@@ -23,7 +23,7 @@ from circuits.cli.streams import lasting_streams
 from circuits.cli.study import study_app
 from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
-from circuits.errors import DamageWarning, InputError, of_machine
+from circuits.errors import DamageWarning, InputError, PairsWarning, of_machine
 
 app = typer.Typer(
     help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
@@ -59,11 +59,16 @@ app.add_typer(models_app, name="models")
 
 
 def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
-    """Shows our warnings about files in one line."""
+    """Shows our warnings about files and pairs in one line, each once."""
+    seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
         if issubclass(category, DamageWarning):
             print(f"circuits: {message}", file=sys.stderr)
+        elif issubclass(category, PairsWarning):
+            if str(message) not in seen:
+                print(f"circuits: warning: {message}", file=sys.stderr)
+            seen.add(str(message))
         else:
             usual(message, category, *more, **named)
 

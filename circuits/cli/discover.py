@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.cli import discover_options as of
-from circuits.cli.common import DEFAULT_MODEL, find_pairs, load, names_in, print_json, workers_on
+from circuits.cli.common import DEFAULT_MODEL, find_pairs, load, names_in, print_json, print_warnings, workers_on
 from circuits.cli.config import CONFIG_FILE, config_text, finished_already
 from circuits.cli.options import (
     BatchSize,
@@ -44,6 +44,7 @@ def discover(
     given = locals()  # all options, by name
     from circuits.discover import METHODS, check_divided, check_options, choose_ablation
     from circuits.discover import discover as run_discovery
+    from circuits.doubts import collected
     from circuits.metrics import get_metric
     from circuits.runs import check_out, check_record, finish, forget_record, write_run, writing_run
 
@@ -71,7 +72,7 @@ def discover(
         pairs = source(loaded, n, seed)
         if n is not None and len(pairs) < n:
             console_stderr().print(f"{target} has {len(pairs)} pairs, not {n}", soft_wrap=True, highlight=False)
-        with workers_on(on, workers, cpus_per_worker, gpus_per_worker, threads) as who:
+        with workers_on(on, workers, cpus_per_worker, gpus_per_worker, threads) as who, collected():
             found = run_discovery(
                 loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size,
                 stage=stage, workers=who, **options,
@@ -80,6 +81,7 @@ def discover(
         forget_record(record)
     if json:
         print_json({"out": str(out), **found.summary()})
+        print_warnings(found.warnings)
     else:
         print_summary(found, loaded, pairs, out)
 

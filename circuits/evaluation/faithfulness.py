@@ -18,7 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
+from circuits.answers import Answers, watched
 from circuits.circuit import Circuit
+from circuits.doubts import about_answers, doubt
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
@@ -44,6 +46,7 @@ class Faithfulness:
         random_kind: how the random circuits were drawn; see `circuits.random_circuits`.
         rounding: how much of each prompt's metric may be rounding; None: judged by the metric alone, see `circuits.span`.
         random_asked: how many random circuits were asked for; None: as many as there are.
+        answers: where the model itself ranks the answers on the clean prompts; None where that was not measured.
     """
 
     value: float
@@ -57,6 +60,7 @@ class Faithfulness:
     random_kind: str = "connected"
     rounding: Float[Tensor, " prompt"] | None = None
     random_asked: int | None = None
+    answers: Answers | None = None
 
     @property
     def span(self) -> Span:
@@ -75,6 +79,16 @@ class Faithfulness:
         if asked is None or len(self.random) >= asked:
             return None
         return too_few(len(self.random), asked, self.n_edges, self.random_kind)
+
+    @property
+    def top_1_rate(self) -> float:
+        """Share of clean prompts on which an answer is the model's first choice; NaN if not measured."""
+        return float("nan") if self.answers is None else self.answers.top_1_rate
+
+    @property
+    def median_rank(self) -> float:
+        """Of the best answer on the clean prompts, 1 = the model's first choice; NaN if not measured."""
+        return float("nan") if self.answers is None else self.answers.median_rank
 
     @property
     def mean_of_ratios(self) -> float:
@@ -113,11 +127,12 @@ class Faithfulness:
 
     def __str__(self) -> str:
         measured = f"{self.n_edges} edges, {self.metric}, {self.ablation} ablation"
+        answers = "" if self.answers is None else f"; {self.answers}"
         if self.undefined is not None:
-            return f"faithfulness undefined ({measured}): {self.undefined}"
+            return f"faithfulness undefined ({measured}{answers}): {self.undefined}"
         random = f"; random circuits {self.random_value:.3f}" if len(self.random) else ""
         few = f"; {self.too_few_random}" if self.too_few_random else ""
-        return f"faithfulness {self.value:.3f} ({measured}{random}{few})"
+        return f"faithfulness {self.value:.3f} ({measured}{random}{few}{answers})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,14 +248,19 @@ def faithfulness(
         random_kind: how they are drawn: `connected`, or `same_layers`; see `circuits.random_circuits`.
         seed: of the random circuits.
         batch_size, progress: see `circuit_metrics`.
+
+    Warns:
+        PairsWarning: the model does not do what the pairs ask, or the pairs say little; see `circuits.doubts`.
     """
     rivals = distinct_rivals(circuit, n_random, random_kind, seed)
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     asked = [Circuit.full(model.graph), Circuit.empty(model.graph), circuit, *rivals]
-    measured = measure_circuits(question, asked, progress)
+    with watched(len(pairs), model.d_vocab) as answers:
+        measured = measure_circuits(question, asked, progress)
+    doubt(about_answers(model, pairs, answers))
     clean, ablated, found, random = *measured.values[:3], measured.values[3:].mean(1)
     value = float(Span.of(clean, ablated, measured.rounding).share(found.mean()))
     return Faithfulness(
         value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.label, random_kind,
-        measured.rounding, n_random,
+        measured.rounding, n_random, answers,
     )  # fmt: skip

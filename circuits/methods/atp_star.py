@@ -173,7 +173,7 @@ def _clean_run(question: Question, batch: Batch, plan: _Plan) -> tuple[LiveRun, 
     with scores if by_key else nullcontext():
         live = live_run(
             model.bridge, model.architecture, suffix.clean, suffix.position,
-            lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(), scores.hooks(),
+            lambda logits: question.clean_metric(batch, logits), keys, suffix.cache(), scores.hooks(),
         )  # fmt: skip
     return live, scores
 

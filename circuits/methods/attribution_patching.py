@@ -76,7 +76,7 @@ def _attribute(
     keys = sorted({(site.layer, site.point) for site in sites})
     live = live_run(
         model.bridge, model.architecture, suffix.clean, suffix.position,
-        lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(),
+        lambda logits: question.clean_metric(batch, logits), keys, suffix.cache(),
     )  # fmt: skip
     gradients, _ = live.gradients(keys)
     wide = question.sum_dtype

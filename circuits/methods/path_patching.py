@@ -118,7 +118,7 @@ def _patch_batch(
         bridge, architecture, suffix.clean, suffix.position, suffix.cache(), [*own.hooks(), *stream.hooks()],
         model.report.resume_exact,
     )  # fmt: skip
-    clean_metric = question.metric(base.logits, batch.targets)
+    clean_metric = question.clean_metric(batch, base.logits)
     metrics = []
     for group in groups:
         sent = _first_pass(model, base, plan, group, own.values, corrupted)

@@ -21,6 +21,8 @@ def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
         Section(title[0].upper() + title[1:], f"On {told['n_pairs']} {where}." if i == 0 else "", Table(headings, rows))
         for i, (title, headings, rows) in enumerate(tables(told))
     ]
+    if told.get("warnings"):  # older evaluations have none
+        sections.insert(0, Section("Warnings", "\n\n".join(map(str, told["warnings"]))))
     if "curves" in told:
         text = (
             "Faithfulness of circuits of growing size, edges by signed and by absolute score; bars are 95% bootstrap "
