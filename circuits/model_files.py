@@ -55,7 +55,7 @@ def find_directory(name: str, revision: str | None = None) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     found = cached_file(name, CONFIG, revision=revision)
     if found is None:
@@ -230,12 +230,15 @@ def _held(file: Path) -> Weights:
     if file.suffix != ".safetensors":
         return Weights(size, _entries(file) or size // TENSOR)
     header = _header(file, size)
-    shapes = [
-        entry.get("shape") for name, entry in header.items() if name != "__metadata__" and isinstance(entry, dict)
-    ]
-    if not all(isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape) for shape in shapes):
+    entries = [entry for name, entry in header.items() if name != "__metadata__" and isinstance(entry, dict)]
+    sizes = [_size(entry.get("shape"), file) for entry in entries]
+    return Weights(min(sum(sizes), 8 * size), len(sizes))
+
+
+def _size(shape: Any, file: Path) -> int:
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise ModelError(f"{file}: its header has a tensor without a shape; is it damaged?")
-    return Weights(min(sum(map(prod, shapes)), 8 * size), len(shapes))
+    return prod(shape)
 
 
 def _entries(file: Path) -> int:
