@@ -34,6 +34,8 @@ from circuits.engine.placement import (
 )
 from circuits.errors import InputError, ModelError, lacks_memory
 from circuits.graph import Graph
+from circuits.model_files import why_no_tokenizer
+from circuits.model_sizes import built_within, checked_files
 from circuits.nodes import Widths
 
 
@@ -166,7 +168,8 @@ def load_model(
 
     Raises:
         InputError: an unknown dtype or device, or a `device_map` that cannot be followed.
-        ModelError: the model cannot be found, is not supported, or its graph does not check out.
+        ModelError: the model cannot be found, is not supported, its files lead out of their directory or are of other sizes than
+            its configuration states, or its graph does not check out.
 
     >>> model = load_model("smollm2-135m")  # doctest: +SKIP
     >>> model.graph.n_edges  # doctest: +SKIP
@@ -257,9 +260,12 @@ def _load_files(
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options, **placed
-        )
+        with built_within(checked_files(path, name, options["revision"])):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options, **placed
+            )
+    except InputError:
+        raise
     except Exception as problem:  # whatever a library meets in a directory that somebody else may have written
         raise ModelError(_not_loaded(name, problem)) from problem
     finally:
@@ -283,6 +289,8 @@ def _tokenizer(path: str, options: dict[str, Any]) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **options)
         tokenizer("a", add_special_tokens=False)
     except Exception:  # the tokenizers' own errors are of no other kind
+        if (wrong := why_no_tokenizer(Path(path))) is not None:
+            raise ModelError(f"the tokenizer of {path} cannot be loaded: {wrong}") from None
         return None
     return tokenizer if tokenizer.vocab_size else None  # transformers makes an empty one up where a directory has none
 

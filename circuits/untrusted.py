@@ -189,6 +189,15 @@ def check_size(text: str, known: Iterable[str] = ()) -> None:
     """Refuses JSON that would take over ten times its size in memory; see `parse_json`."""
     if len(text) * 30 < LARGEST_FLOOR:  # nothing takes more
         return
+    cost = estimated_memory(text, known)
+    if cost > max(LARGEST_FLOOR, LARGEST_FACTOR * len(text)):
+        raise InputError(
+            f"is refused: it has so many small parts that its {len(text) / 1e6:.0f} MB would take {cost / 1e6:.0f} MB of memory"
+        )
+
+
+def estimated_memory(text: str, known: Iterable[str] = ()) -> int:
+    """Bytes that a JSON text takes at most once it is read, from its signs alone; `known` as for `read_json`."""
     lists, objects, commas, keys, strings = (text.count(sign) for sign in '[{,:"')
     strings //= 2
     constants = sum(map(text.count, ("true", "false", "null")))
@@ -196,13 +205,8 @@ def check_size(text: str, known: Iterable[str] = ()) -> None:
     repeated = sum(text.count(f'"{key}"') for key in known)
     names = sum(text.count(f'"{key}":{gap}"') for key in known for gap in ("", " "))  # of which one copy is kept
     cost = LIST * lists + OBJECT * objects + NUMBER * numbers + ENTRY * commas
-    cost += (
-        STRING * max(0, strings - repeated - names) + KEY * max(0, keys - repeated) + sys.getsizeof(text) - len(text)
-    )
-    if cost > max(LARGEST_FLOOR, LARGEST_FACTOR * len(text)):
-        raise InputError(
-            f"is refused: it has so many small parts that its {len(text) / 1e6:.0f} MB would take {cost / 1e6:.0f} MB of memory"
-        )
+    cost += STRING * max(0, strings - repeated - names) + KEY * max(0, keys - repeated)
+    return cost + sys.getsizeof(text) - len(text)
 
 
 def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
