@@ -16,7 +16,7 @@ the gate's row set to zero, the neuron is zero (an activation is 0 at 0). Behind
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
 
@@ -123,6 +123,16 @@ def _find_row(graph: Graph, name: str, row: re.Match[str], widths: Widths) -> Si
         return Site(name, layer, "mlp_out", number)
     point: Point = "q" if part == "q" else "k" if part == "k" else "v"
     return Site(name, layer, point, number // widths.d_head, number % widths.d_head)
+
+
+def in_layer(site: Site, layer: int, graph: Graph) -> Site | None:
+    """The same node of another layer; None: there is none (the layer does not exist, has no MLP, or the node is `input`)."""
+    if layer == site.layer:
+        return site
+    in_mlp = site.point in ("neurons", "mlp_out")
+    if site.point == "resid_pre" or not 0 <= layer < graph.n_layers or (in_mlp and not graph.mlps[layer]):
+        return None
+    return replace(site, name=f"{site.name[0]}{layer}{site.name.lstrip('am0123456789')}", layer=layer)
 
 
 def _rows(graph: Graph, widths: Widths) -> list[Site]:
