@@ -42,7 +42,8 @@ def gradient_times_parameter(
 
     A linear map's weights and biases together give exactly Σ output · ∂metric/∂output, so that one backward pass serves all
     prompts and components. A head has the parameters of its query, key and value projections and of its part of `W_O`; keys
-    and values that heads share count in equal parts for each. An output bias of attention belongs to no head.
+    and values that heads share count in equal parts for each. An output bias of attention belongs to no head, and the weights
+    of norms, in front of a component, behind it or on queries and keys, belong to none.
 
     Args:
         model, pairs: what is asked.
@@ -195,8 +196,9 @@ def _linear_maps(model: Model, site: Site) -> _Maps:
                 f"layer {site.layer}: its MLP shows no input matrix (experts?), so its parameters are unknown"
             )
         inner: _Maps = [("inner", site.where, 1.0)] + ([("gate", site.where, 1.0)] if block.gate is not None else [])
-        return inner if site.point == "neurons" else [*inner, ("mlp_out", every, 1.0)]
-    return [(site.point, site.where, 1.0)]
+        return inner if site.point == "neurons" else [*inner, ("mlp_projected", every, 1.0)]
+    projected = {"attn_out": "attn_projected", "mlp_out": "mlp_projected"}
+    return [(projected.get(site.point, site.point), site.where, 1.0)]
 
 
 def _ends(question: Question, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, frozen
 from circuits.question import Progress
+from circuits.rounding import computed_in, rounding
 
 
 def shapley(
@@ -114,7 +115,8 @@ class SobolIndices:
 
     Attributes:
         nodes: the components.
-        total: per prompt, the share that would remain if all others were fixed: alone or with others.
+        total: per prompt, the share that would remain if all others were fixed: alone or with others; NaN where the metric
+            does not vary by more than rounding.
         first: per prompt, the share that a component explains alone.
         variance: of the metric, per prompt.
         samples: sets that were drawn.
@@ -176,7 +178,7 @@ def sobol(
     name = f"switched-alpha-{alpha:g}-seed-{seed}"
     found = sampler.measured(name, in_blocks(switched.flatten(0, 1)), progress)
     outcomes = found.outcomes.reshape(samples, d + 1, -1)
-    return sobol_indices(sampler.nodes, drawn, outcomes, alpha)
+    return sobol_indices(sampler.nodes, drawn, outcomes, alpha, computed_in(outcomes, found.origin))
 
 
 def sobol_indices(
@@ -184,6 +186,7 @@ def sobol_indices(
     ablated: Bool[Tensor, "sample node"],
     outcomes: Float[Tensor, "sample switched prompt"],
     alpha: float,
+    dtype: torch.dtype | None = None,
 ) -> SobolIndices:
     """From outcomes of random sets, and of each set with every component switched.
 
@@ -192,6 +195,7 @@ def sobol_indices(
         ablated: the sets.
         outcomes: of the set (entry 0) and with component j switched (entry j + 1).
         alpha: the probability of a component to be ablated.
+        dtype: in which the outcomes were computed; None: see `circuits.rounding.computed_in`.
     """
     n, spread = len(outcomes), alpha * (1 - alpha)
     sign = torch.where(ablated, 1.0, -1.0).double()[:, :, None]  # keeping less not keeping
@@ -199,7 +203,8 @@ def sobol_indices(
     variance = outcomes[:, 0].var(0)
     square, mean = change.square().mean(0), change.mean(0)
     alone = (mean.square() - change.var(0) / n).clamp(min=0)
-    share = torch.where(variance > 0, spread / variance, torch.nan)
+    rounded = rounding(outcomes.abs().amax((0, 1)), dtype or computed_in(outcomes))
+    share = torch.where(variance > rounded.square(), spread / variance, torch.nan)
     return SobolIndices(nodes, square * share, alone * share, variance, n)
 
 

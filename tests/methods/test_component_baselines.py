@@ -34,6 +34,52 @@ def test_gradient_times_parameter_is_that_of_the_parameters():
             torch.testing.assert_close(got.per_prompt[rows].sum(0), wanted, rtol=1e-4, atol=1e-5)
 
 
+def products_by_map(model, pairs, layer):
+    """{`q_proj`: θ · ∂metric/∂θ of its weight, [prompt, out, in], and of its bias, [prompt, out, 1], if it has one}, by autograd."""
+    named = dict(model.bridge.original_model.model.layers[layer].named_parameters())
+    named = {name: parameter for name, parameter in named.items() if "_proj" in name}
+    products = theta_times_gradient(model, pairs, list(named.values()))
+    found = {}
+    for i, name in enumerate(named):
+        stacked = torch.stack([prompt[i] for prompt in products]).double()
+        part = next(word for word in name.split(".") if word.endswith("_proj"))
+        found.setdefault(part, []).append(stacked.reshape(2, stacked.shape[1], -1))
+    return found
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "olmo2", "qwen2", "llama", "granite"])
+def test_components_behind_and_without_post_norms_against_autograd_on_their_own_parameters(name):
+    """Separate projections: heads with shared keys and values, MLPs, neurons, queries, keys, values and output rows."""
+    model, pairs = circuits.load_model(random_hf_model(name)), random_pairs(n=2)
+    layer, d_head = 1, model.widths.d_head
+    n_heads, n_kv = model.graph.n_heads, model.graph.n_kv_heads
+    products = products_by_map(model, pairs, layer)
+
+    def by_head(part, heads):
+        return sum(value.reshape(2, heads, d_head, -1).sum((2, 3)) for value in products[f"{part}_proj"])
+
+    q, k, v = by_head("q", n_heads), by_head("k", n_kv), by_head("v", n_kv)
+    o = next(value for value in products["o_proj"] if value.shape[2] > 1)
+    group = n_heads // n_kv
+    kv = "kv" if model.graph.grouped else "h"
+    wanted = {}
+    for h in range(n_heads):
+        shared = (k + v)[:, h // group] / group
+        wanted[f"a1.h{h}"] = q[:, h] + shared + o.reshape(2, -1, n_heads, d_head)[:, :, h].sum((1, 2))
+    wanted |= {"a1.h1<q>": q[:, 1], f"a1.{kv}0<k>": k[:, 0], f"a1.{kv}1<v>": v[:, 1]}
+    mlp = [*products["up_proj"], *products["gate_proj"]]
+    wanted["m1"] = sum(value.sum((1, 2)) for value in [*mlp, *products["down_proj"]])
+    wanted["m1.n5"] = sum(value[:, 5].sum(1) for value in mlp)
+    for node, part in (("a1.W_O[3]", "o"), ("m1.W_out[7]", "down"), ("a1.W_Q[9]", "q")):
+        row = int(node[:-1].split("[")[1])
+        wanted[node] = sum(value[:, row].sum(1) for value in products[f"{part}_proj"])
+    got = circuits.gradient_times_parameter(model, pairs, nodes=list(wanted))
+    for row, node in enumerate(got.nodes):
+        torch.testing.assert_close(
+            got.per_prompt[row], wanted[node], rtol=1e-3, atol=1e-4, msg=lambda m, node=node: f"{node}: {m}"
+        )
+
+
 def test_gradient_times_parameter_of_single_heads_and_neurons_biases_included():
     model, pairs = circuits.load_model(random_native_bridge("native")), random_pairs(n=2)
     named = dict(model.bridge.blocks[1].attn.named_parameters())
