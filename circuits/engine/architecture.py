@@ -54,6 +54,7 @@ class Block:
     Attributes:
         layer: its index.
         resid_pre: where the residual stream enters.
+        attn_in: what the q, k and v projections read, behind the norm.
         q, k, v: the projections' outputs per head, before rotary embeddings and query/key norms: [batch, pos, head, d_head].
         z: the heads' mixed values, before the output projection: [batch, pos, head, d_head].
         attn_out: attention's write into the residual stream.
@@ -76,6 +77,7 @@ class Block:
 
     layer: int
     resid_pre: HookPoint
+    attn_in: HookPoint
     q: HookPoint
     k: HookPoint
     v: HookPoint
@@ -213,6 +215,7 @@ def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Blo
     return Block(
         layer=layer,
         resid_pre=point("hook_in"),
+        attn_in=point("attn.hook_in"),
         q=point("attn.hook_q"),
         k=point("attn.hook_k"),
         v=point("attn.hook_v"),

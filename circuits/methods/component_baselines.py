@@ -47,7 +47,7 @@ def gradient_times_parameter(
 
     Args:
         model, pairs: what is asked.
-        nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices) or rows.
+        nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices), rows or input rows.
         metric: None: the one the task prefers. It must have a gradient at the clean run.
         batch_size, progress: see `circuits.coar`.
 
@@ -185,6 +185,8 @@ def _linear_maps(model: Model, site: Site) -> _Maps:
     every = (slice(None), slice(None))
     if site.point == "resid_pre":
         raise InputError("the embedding's parameters belong to no component alone; leave `input` out")
+    if site.is_input_row:  # a matrix's product of what it reads is linear in each row, without the biases
+        return [(site.point, site.where, 1.0)]
     if site.point == "z":
         assert site.index is not None
         group = graph.n_heads // graph.n_kv_heads
