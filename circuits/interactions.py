@@ -7,17 +7,27 @@ With r the residual of a sample, averaged over the prompts, and x̃ = kept - its
 the coefficient of the product if it alone were added to the model, in the metric's unit: positive = each helps more where the
 other is there, as a head that reads what the other writes; negative = they back each other up. Its standard error does not
 assume equal variances (White 1980); p values are corrected for the number of pairs (Bonferroni).
+
+Residuals at the level of rounding are no evidence, however regular: where their root mean square is not above what rounding may
+leave, every p is 1.
+
+What the p values hold: with 20 and 100 components, alpha = 0.1 and 200 to 2,000 samples of additive metrics, the most significant of all
+pairs had p < 0.05 in PLACEHOLDER
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.rounding import rounding as rounding_of
+from circuits.rounding import size_before_cancellation
+
 MOST = 4096
 """Components up to which all pairs are looked at."""
+TESTED = 4096
+"""Pairs, the furthest from 0 in standard errors, among which those with the smallest p values are chosen."""
 
 
 class Interaction(NamedTuple):
@@ -27,7 +37,7 @@ class Interaction(NamedTuple):
         first, second: their names.
         effect: c_ij, in the metric's unit.
         stderr: its standard error.
-        p: two-sided, times the number of pairs; at most 1.
+        p: two-sided, times the number of pairs; at most 1, and 1 where the residuals are rounding.
     """
 
     first: str
@@ -42,14 +52,17 @@ def interactions(
     kept: Float[Tensor, "sample node"],
     residuals: Float[Tensor, "sample prompt"],
     top: int = 20,
+    rounding: float | None = None,
 ) -> tuple[Interaction, ...]:
     """The pairs whose interaction is furthest from 0 in standard errors.
 
     Args:
         nodes: the components.
         kept: 1 where a component was kept.
-        residuals: of the linear fit.
+        residuals: of a linear fit by least squares: what a penalised fit shrinks away would look like interactions.
         top: how many pairs.
+        rounding: what rounding may leave in a residual, averaged over the prompts (`LinearFit.rounding`); None: read from
+            the residuals' last bits, for metrics computed in float64.
 
     Returns:
         Strongest first; none with more than `MOST` components, or where no pair was ever ablated together.
@@ -58,6 +71,8 @@ def interactions(
     if d < 2 or d > MOST:
         return ()
     x, r = kept - kept.mean(0), residuals.mean(1)
+    if rounding is None:
+        rounding = float(rounding_of(torch.tensor(size_before_cancellation(residuals)), torch.float64))
     squares = x.square()
     norm = squares.T @ squares
     product = x.T @ (r[:, None] * x)
@@ -65,11 +80,25 @@ def interactions(
     gone = 1 - kept
     together = gone.T @ gone >= 2  # ablated together once, an outlier would decide
     known = together & (norm > 0) & (noise > 0) & torch.ones(d, d, dtype=torch.bool).triu(1)
-    z = torch.where(known, product / noise.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
-    order = torch.sort(z.abs().flatten(), descending=True, stable=True).indices[: min(top, int(known.sum()))]
+    evidence = known & (r.square().mean().sqrt() > rounding)
+    z = torch.where(evidence, product / noise.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
+    rank = torch.where(known, z.abs(), -1.0).flatten()
+    order = torch.sort(rank, descending=True, stable=True).indices[: min(max(top, TESTED), int(known.sum()))]
+    fourth = squares.square().T @ (r.pow(4)[:, None] * squares.square())
+    p = _p_values(z.flatten()[order], noise.pow(4).flatten()[order], fourth.flatten()[order]) * (d * (d - 1) / 2)
     found = []
-    for i, j in ((int(at) // d, int(at) % d) for at in order):
-        p = min(1.0, math.erfc(abs(float(z[i, j])) / math.sqrt(2)) * d * (d - 1) / 2)
+    for k in torch.sort(p, stable=True).indices[:top].tolist():
+        i, j = divmod(int(order[k]), d)
         effect, stderr = float(product[i, j] / norm[i, j]), float(noise[i, j] / norm[i, j])
-        found.append(Interaction(nodes[i], nodes[j], effect, stderr, p))
+        found.append(Interaction(nodes[i], nodes[j], effect, stderr, min(1.0, float(p[k]))))
     return tuple(found)
+
+
+def _p_values(
+    z: Float[Tensor, " pair"], square_of_squares: Float[Tensor, " pair"], fourth: Float[Tensor, " pair"]
+) -> Float[Tensor, " pair"]:
+    """Two-sided, of Student's t with one degree of freedom less than the number of samples that carry the noise."""
+    from scipy.stats import t
+
+    carrying = torch.where(fourth > 0, square_of_squares / fourth, 2.0)
+    return torch.from_numpy(2 * t.sf(z.abs().numpy(), (carrying - 1).clamp(min=1).numpy()))

@@ -15,7 +15,7 @@ from circuits.linear_fit import FITS
 from circuits.methods.activation_patching import DIRECTIONS
 from circuits.methods.edge_attribution import ATTENTION, GRADIENTS, OFFSETS
 from circuits.methods.edge_pruning import check_training
-from circuits.methods.path_patching import MLPS
+from circuits.methods.path_patching import INPUTS, MLPS
 from circuits.methods.refine import HOW
 from circuits.metrics import get_metric
 from circuits.nodes import groups_in
@@ -30,6 +30,7 @@ CHOICES: dict[str, Collection[str]] = {
     "refine": HOW,
     "direction": DIRECTIONS,
     "mlps": MLPS,
+    "inputs": INPUTS,
     "fit": FITS,
     "order": ORDERS,
 }

@@ -166,7 +166,8 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
             ("rank, condition", f"{worth['rank']}, {_decimal(worth['condition'])}"),
         ]
     if "receivers" in options:
-        return [*rows, ("receivers", ", ".join(options["receivers"])), ("MLPs", options["mlps"])]
+        how = [("MLPs", options["mlps"]), ("inputs of the receivers", options["inputs"])]
+        return [*rows, ("receivers", ", ".join(options["receivers"])), *how]
     if options.get("window", 1) > 1:
         rows.append(("layers patched together", str(options["window"])))
     return [*rows, ("direction", options["direction"])] if "direction" in options else rows

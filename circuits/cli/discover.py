@@ -37,7 +37,7 @@ def discover(
     learning_rate: of.LearningRate = None, nodes: of.Nodes = None, positions: of.Positions = None,
     direction: of.Direction = None, window: of.Window = None, qk_fix: of.QkFix = None,
     grad_drop: of.GradDrop = None, receivers: of.Receivers = None, senders: of.Senders = None,
-    together: of.Together = None, mlps: of.Mlps = None, samples: of.Samples = None, alpha: of.Alpha = None,
+    together: of.Together = None, mlps: of.Mlps = None, inputs: of.Inputs = None, samples: of.Samples = None, alpha: of.Alpha = None,
     fit: of.Fit = None,
 ) -> None:  # fmt: skip
     """Score the edges of a model on a task, choose a circuit and test it; or score nodes. Written down."""

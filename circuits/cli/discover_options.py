@@ -22,9 +22,7 @@ ABLATION_HELP = (
     "on the embedding), resample (its value on another prompt). Patching: interchange, gaussian, resample. Default: "
     "interchange; coar: zero."
 )
-NODES_HELP = (
-    "Groups joined by + (heads, mlps, input, q, k, v, neurons), or names, comma separated. Default: heads+mlps."
-)
+NODES_HELP = "Groups joined by + (heads, mlps, input, q, k, v, neurons; coar: rows, input_rows), or names, comma separated. Default: heads+mlps."
 POSITIONS_HELP = (
     "each, roles, names of roles, comma separated, or all (at once). Default: each for atp-star, all for the others."
 )
@@ -154,6 +152,9 @@ Receivers = Annotated[
 Senders = Annotated[str | None, _option(PATHS, SENDERS_HELP)]
 Together = Annotated[bool | None, typer.Option("--together", help="Patch all senders at once.", rich_help_panel=PATHS)]
 Mlps = Annotated[str | None, _option(PATHS, "MLPs between are frozen or live. Default: frozen.")]
+Inputs = Annotated[
+    str | None, _option(PATHS, "Receivers' inputs are shifted by what arrives, or set to it. Default: shifted.")
+]
 Samples = Annotated[
     int | None, _option(LINEAR, "Random sets of ablated components. Default: 2000.", **limits("samples"))
 ]

@@ -35,6 +35,7 @@ from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
 from circuits.provenance import frozen
 from circuits.question import Progress
+from circuits.rounding import computed_in
 from circuits.workers import Workers
 
 WEAK = 0.5
@@ -193,7 +194,11 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
         samples: what was ablated, and what became of the metric.
         fit: `least_squares`, `ridge` or `lasso`.
     """
-    found = fit_linear(samples.kept, samples.outcomes, fit)
+    dtype = computed_in(samples.outcomes, samples.origin)
+    found = fit_linear(samples.kept, samples.outcomes, fit, dtype)
+    plain = found if fit == "least_squares" else fit_linear(samples.kept, samples.outcomes, dtype=dtype)
+    left = float(plain.rounding.mean())
+    pairs = interactions(samples.nodes, samples.kept, _residuals(samples, plain), rounding=left)
     tested = ~found.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
     held_out = correlation(found.left_out[tested], samples.outcomes[tested]).nanmean()
     worth = {
@@ -204,7 +209,7 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
         "condition": found.condition,
         "held_out": None if bool(held_out.isnan()) else float(held_out),
         "strength": list(found.strength),
-        "interactions": [list(pair) for pair in interactions(samples.nodes, samples.kept, _residuals(samples, found))],
+        "interactions": [list(pair) for pair in pairs],
     }
     options = {**samples.origin["options"], "samples": len(samples), "fit": fit}
     origin = frozen({**samples.origin, "method": "coar", "options": options})

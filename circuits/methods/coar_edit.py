@@ -25,6 +25,7 @@ from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.pairs import PromptPairs
 from circuits.question import Progress
+from circuits.rounding import computed_in, rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,10 @@ def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: b
     weights = reference.per_prompt[rows]
     spread = weights.var(1)
     own = target.per_prompt.var(1) if n_target > 1 else spread
-    error = (own / n_target + spread / n_reference).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    # Weights that differ by rounding only have no spread to be measured against.
+    sizes = torch.cat([target.per_prompt, weights], 1).abs().max()
+    least = rounding(sizes, computed_in(target.per_prompt, target.provenance))
+    error = (own / n_target + spread / n_reference).sqrt().clamp(min=float(least) or torch.finfo(torch.float64).tiny)
     statistic = (target.per_prompt.mean(1) - weights.mean(1)) / error
     order = torch.sort(statistic, descending=not raises, stable=True).indices
     return Edit(tuple(target.nodes[i] for i in order.tolist()), statistic[order], raises)

@@ -42,11 +42,12 @@ def gradient_times_parameter(
 
     A linear map's weights and biases together give exactly Σ output · ∂metric/∂output, so that one backward pass serves all
     prompts and components. A head has the parameters of its query, key and value projections and of its part of `W_O`; keys
-    and values that heads share count in equal parts for each. An output bias of attention belongs to no head.
+    and values that heads share count in equal parts for each. An output bias of attention belongs to no head, and the weights
+    of norms, in front of a component, behind it or on queries and keys, belong to none.
 
     Args:
         model, pairs: what is asked.
-        nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices) or rows.
+        nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices), rows or input rows.
         metric: None: the one the task prefers. It must have a gradient at the clean run.
         batch_size, progress: see `circuits.coar`.
 
@@ -189,6 +190,8 @@ def _linear_maps(model: Model, site: Site) -> _Maps:
     every = (slice(None), slice(None))
     if site.point == "resid_pre":
         raise InputError("the embedding's parameters belong to no component alone; leave `input` out")
+    if site.is_input_row:  # a matrix's product of what it reads is linear in each row, without the biases
+        return [(site.point, site.where, 1.0)]
     if site.point == "z":
         assert site.index is not None
         group = graph.n_heads // graph.n_kv_heads
@@ -200,8 +203,9 @@ def _linear_maps(model: Model, site: Site) -> _Maps:
                 f"layer {site.layer}: its MLP shows no input matrix (experts?), so its parameters are unknown"
             )
         inner: _Maps = [("inner", site.where, 1.0)] + ([("gate", site.where, 1.0)] if block.gate is not None else [])
-        return inner if site.point == "neurons" else [*inner, ("mlp_out", every, 1.0)]
-    return [(site.point, site.where, 1.0)]
+        return inner if site.point == "neurons" else [*inner, ("mlp_projected", every, 1.0)]
+    projected = {"attn_out": "attn_projected", "mlp_out": "mlp_projected"}
+    return [(projected.get(site.point, site.point), site.where, 1.0)]
 
 
 def _ends(question: Question, batch: Batch) -> tuple[Tensor, Tensor]:

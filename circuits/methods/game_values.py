@@ -115,7 +115,8 @@ class SobolIndices:
 
     Attributes:
         nodes: the components.
-        total: per prompt, the share that would remain if all others were fixed: alone or with others.
+        total: per prompt, the share that would remain if all others were fixed: alone or with others; NaN where the metric
+            does not vary by more than rounding.
         first: per prompt, the share that a component explains alone.
         variance: of the metric, per prompt.
         samples: sets that were drawn.
