@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import InputError
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
 from circuits.welch import Differences, differences
 
@@ -27,6 +28,7 @@ SIZES = ("mean", "contribution")
 the prompts of its absolute value."""
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
     """Samples of random subsets, and what follows from them.

@@ -16,6 +16,7 @@ from circuits.contraction import tiles
 from circuits.engine.gradient_sum import SLOTS_AT_ONCE
 from circuits.errors import InputError, ModelError
 from circuits.graph import Graph
+from circuits.plain_torch import plain_torch
 from circuits.question import default_batch_size
 from circuits.untrusted import shown
 
@@ -57,6 +58,7 @@ class MemoryNeed:
         return {"edges": self.graph.n_edges, **{part: getattr(self, part) for part in parts}}
 
 
+@plain_torch
 def memory_need(
     config: Any, *, tokens: int, n: int = 64, batch_size: int | None = None, dtype: torch.dtype = torch.float32
 ) -> MemoryNeed:

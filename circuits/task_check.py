@@ -18,8 +18,10 @@ from torch import Tensor
 from circuits.engine.hooks import inference_state, run
 from circuits.metrics import Metric, get_metric, targets_of
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pair import Pair, TokenIds
 from circuits.pairs import PairBatch, PromptPairs
+from circuits.plain_torch import plain_methods
 
 LOWEST_ACCURACY = 0.8
 """Below it a warning is given."""
@@ -57,6 +59,7 @@ class Merging:
     example: str | None
 
 
+@plain_methods
 @dataclass(frozen=True)
 class TaskCheck:
     """What `check_pairs` found.
@@ -117,6 +120,7 @@ class TaskCheck:
         return {**asdict(self, dict_factory=_finite), "warnings": list(self.warnings)}
 
 
+@on_model
 def check_task(model: Model, task: Any, n: int = 100, seed: int = 0) -> TaskCheck:
     """`check_pairs` of n pairs of a task, and what the model's tokenizer leaves of its word lists.
 
@@ -134,6 +138,7 @@ def check_task(model: Model, task: Any, n: int = 100, seed: int = 0) -> TaskChec
     return check_pairs(model, pairs, word_lists=lists)
 
 
+@on_model
 def check_pairs(
     model: Model,
     pairs: PromptPairs,

@@ -18,10 +18,13 @@ from circuits.evaluation.faithfulness import circuit_metrics
 from circuits.methods.exact_edges import exact_edge_effects
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress, Question
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Completeness:
     """How much of the behaviour needs the circuit.
@@ -52,6 +55,7 @@ class Completeness:
         return float((self.circuit_without - self.model_without).abs().mean())
 
 
+@on_model
 def completeness(
     model: Model,
     pairs: PromptPairs,
@@ -101,6 +105,7 @@ def completeness(
     )  # fmt: skip
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Minimality:
     """What each edge of a circuit adds to it.
@@ -128,6 +133,7 @@ class Minimality:
         return tuple(edge for edge, size in zip(self.edges, sizes.tolist(), strict=True) if size <= least)
 
 
+@on_model
 def minimality(
     model: Model,
     pairs: PromptPairs,

@@ -25,7 +25,9 @@ from circuits.errors import InputError
 from circuits.evaluation.faithfulness import circuit_metrics
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress, Question
 from circuits.scores import EdgeScores
 from circuits.selection import check_rule
@@ -64,6 +66,7 @@ class Curve:
         return _faithfulness(self.circuit.mean(1), self.clean.mean(), self.ablated.mean())
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class FaithfulnessCurves:
     """Both curves and their areas.
@@ -105,6 +108,7 @@ class FaithfulnessCurves:
         }  # fmt: skip
 
 
+@on_model
 def faithfulness_curves(
     model: Model,
     pairs: PromptPairs,

@@ -23,11 +23,14 @@ from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress, Question
 from circuits.random_circuits import random_circuits
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
     """How much of the behaviour a circuit keeps.
@@ -91,6 +94,7 @@ def _ratio(part: Tensor, clean: Tensor, ablated: Tensor) -> float:
     return float(part.mean() - ablated.mean()) / span if span else float("nan")
 
 
+@on_model
 def circuit_metrics(
     model: Model,
     pairs: PromptPairs,
@@ -144,6 +148,7 @@ def ask_circuits(
     return values
 
 
+@on_model
 def circuit_metric(
     model: Model,
     pairs: PromptPairs,
@@ -156,6 +161,7 @@ def circuit_metric(
     return circuit_metrics(model, pairs, [circuit], metric=metric, ablation=ablation, batch_size=batch_size)[0]
 
 
+@on_model
 def faithfulness(
     model: Model,
     pairs: PromptPairs,

@@ -32,7 +32,9 @@ from circuits.evaluation.completeness import minimality
 from circuits.evaluation.faithfulness import circuit_metrics
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.provenance import finite
 from circuits.question import Progress, Question
 from circuits.random_circuits import random_circuit, random_circuits
@@ -67,6 +69,7 @@ class HypothesisTest:
     n: int
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class HypothesisTests:
     """All of them.
@@ -111,6 +114,7 @@ class HypothesisTests:
         }  # fmt: skip
 
 
+@on_model
 def hypothesis_tests(
     model: Model,
     pairs: PromptPairs,

@@ -29,6 +29,7 @@ from circuits.engine.patch import Patch
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
@@ -43,6 +44,7 @@ from circuits.workers import UNITS_PER_WORKER, Workers
 DIRECTIONS = ("denoising", "noising")
 
 
+@on_model
 def activation_patching(
     model: Model,
     pairs: PromptPairs,

@@ -35,6 +35,7 @@ from circuits.engine.patch import Values, record_values
 from circuits.engine.qk_fix import KeyFix, RowFix
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
@@ -44,6 +45,7 @@ from circuits.question import Batch, Progress, Question
 NODES = "q+k+v+heads+mlps"
 
 
+@on_model
 def atp_star(
     model: Model,
     pairs: PromptPairs,

@@ -46,6 +46,7 @@ from circuits.engine.rules import relevance
 from circuits.errors import AttributionWarning, InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 from circuits.positions import position_axis
 from circuits.provenance import provenance
@@ -57,6 +58,7 @@ OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 ATTENTION = ("live", "detached")
 
 
+@on_model
 def edge_attribution(
     model: Model,
     pairs: PromptPairs,
@@ -122,7 +124,7 @@ def edge_attribution(
     scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
     said = None if rule.check is None else rule.check.verdict(scores)
     if said is not None:
-        warnings.warn(said, AttributionWarning, stacklevel=2)
+        warnings.warn(said, AttributionWarning, stacklevel=3)
     return scores
 
 

@@ -29,6 +29,7 @@ from circuits.errors import InputError
 from circuits.graph import Reader
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
@@ -37,6 +38,7 @@ from circuits.question import Batch, Progress, Question
 MLPS = ("frozen", "live")
 
 
+@on_model
 def path_patching(
     model: Model,
     pairs: PromptPairs,

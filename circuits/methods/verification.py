@@ -28,10 +28,12 @@ from circuits.effects import other_run
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores, node_scores
 from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
 from circuits.placed_nodes import PlacedNode, placed_nodes
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, provenance
 from circuits.question import Progress, Question
 from circuits.subsets import SetRuns, draw_subsets, whole_share
@@ -54,6 +56,7 @@ class Round:
     bound: float
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Verification:
     """Exact effects of the nodes that were patched, and how much the others may still do.
@@ -108,6 +111,7 @@ class Verification:
         )
 
 
+@on_model
 def verify(
     model: Model,
     pairs: PromptPairs,
