@@ -35,6 +35,7 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.joint_sets import Spread, leading_joint_sets, spread_of
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
 from circuits.welch import Differences, differences
 
@@ -49,6 +50,7 @@ ASSUMPTION = (
 """On which every bound and interval depends."""
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
     """Samples of random subsets, and what follows from them.

@@ -18,6 +18,7 @@ from circuits.errors import InputError
 from circuits.findings import Discovery, NodeDiscovery
 from circuits.job import Job, StageProgress, silent
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_jobs import (
     activation_patching_job,
     atp_star_job,
@@ -35,6 +36,7 @@ LARGEST_NOISE_SEED = 2**40
 """Each pair has a seed of its own, a million times this one's and its number, in 64 bits."""
 
 
+@on_model
 def discover(
     model: Model,
     pairs: PromptPairs,

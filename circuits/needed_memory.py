@@ -18,6 +18,7 @@ from circuits.errors import InputError, ModelError
 from circuits.graph import Graph
 from circuits.model_files import find_directory
 from circuits.model_sizes import LARGEST_SIZE, MOST_LAYERS, Budget, built_within, checked_config
+from circuits.plain_torch import plain_torch
 from circuits.question import default_batch_size
 from circuits.untrusted import shown
 
@@ -56,6 +57,7 @@ class MemoryNeed:
         return {"edges": self.graph.n_edges, **{part: getattr(self, part) for part in parts}}
 
 
+@plain_torch
 def memory_need(
     config: Any, *, tokens: int, n: int = 64, batch_size: int | None = None, dtype: torch.dtype = torch.float32
 ) -> MemoryNeed:

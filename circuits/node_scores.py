@@ -11,11 +11,13 @@ from torch import Tensor
 
 from circuits.bootstrap import bootstrap_interval
 from circuits.errors import InputError
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
 from circuits.span import Span
 from circuits.workers import Workers
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class NodeScores:
     """An effect per node, or per node and position, in the metric's unit; positive = the node helps.

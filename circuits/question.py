@@ -21,6 +21,7 @@ from circuits.engine.prefix import Suffix, split
 from circuits.errors import InputError, PairsError
 from circuits.metrics import Metric, MetricFunction, Targets, get_metric, targets_of
 from circuits.model import Model
+from circuits.model_calls import hooks_of, using
 from circuits.pairs import PromptPairs
 
 Progress = Callable[[int, int], None]
@@ -93,7 +94,7 @@ class Question:
 
         Raises:
             PairsError: no pairs, or pairs that do not fit the model or the metric.
-            InputError: unknown metric or ablation, or a batch size below one.
+            InputError: unknown metric or ablation, a batch size below one, or a model with hooks that it does not allow.
 
         Warns:
             PairsWarning: prompts that say little, see `circuits.doubts.about_prompts`.
@@ -102,6 +103,19 @@ class Question:
             raise InputError(
                 f"expected a circuits.Model, got {type(model).__name__}; load it with circuits.load_model(…)"
             )
+        with using(model):
+            return cls._ask(model, pairs, metric, ablation, batch_size, large_batches)
+
+    @classmethod
+    def _ask(
+        cls,
+        model: Model,
+        pairs: PromptPairs,
+        metric: str | Metric | MetricFunction | None,
+        ablation: str | Ablation,
+        batch_size: int | None,
+        large_batches: bool,
+    ) -> "Question":
         if bool(model.bridge.compatibility_mode) != model.compatibility_mode:
             raise InputError(
                 f"the compatibility mode of {model.name} was switched after loading; load_model(its bridge) again"
@@ -191,7 +205,7 @@ def look(question: Question) -> None:
 def _shares_prefix(model: Model, ablation: Ablation) -> bool:
     """Not under the user's own hooks, which may speak of positions."""
     hooked = any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
-    return ablation.keeps_prefix and model.report.prefix_exact and not hooked
+    return ablation.keeps_prefix and model.report.prefix_exact and not hooked and not hooks_of(model)
 
 
 def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, large: bool) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor
 from circuits.circuit import Circuit, readers_by_node
 from circuits.errors import InputError
 from circuits.graph import Graph
+from circuits.plain_torch import plain_torch
 
 KINDS = ("connected", "same_layers")
 
@@ -114,6 +115,7 @@ def _exchange(graph: Graph, generator: torch.Generator) -> Int[Tensor, " head"]:
 _ATTEMPTS = 20
 
 
+@plain_torch
 def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Circuit:
     """A random connected circuit: every edge lies on a path from `input` to `logits`.
 

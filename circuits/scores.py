@@ -21,6 +21,7 @@ from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.graph import Graph
 from circuits.node_scores import NodeScores
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
 from circuits.rounding import computed_in, rounding
 from circuits.selection import check_ranking as check_ranking
@@ -29,6 +30,7 @@ from circuits.workers import Workers
 TENSORS = ("values", "stderr", "by_position", "by_position_stderr", "per_prompt", "kept")
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class EdgeScores:
     """An effect per edge, in the metric's unit; positive = the edge helps.

@@ -20,8 +20,10 @@ from circuits.doubts import about_answers, about_prompts, padded, same_up_to_ans
 from circuits.engine.hooks import inference_state, run
 from circuits.metrics import Metric, get_metric, targets_of
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pair import Pair, TokenIds
 from circuits.pairs import PairBatch, PromptPairs
+from circuits.plain_torch import plain_methods
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Merging:
     example: str | None
 
 
+@plain_methods
 @dataclass(frozen=True)
 class TaskCheck:
     """What `check_pairs` found.
@@ -123,6 +126,7 @@ class TaskCheck:
         return told
 
 
+@on_model
 def check_task(model: Model, task: Any, n: int = 100, seed: int = 0) -> TaskCheck:
     """`check_pairs` of n pairs of a task, and what the model's tokenizer leaves of its word lists.
 
@@ -140,6 +144,7 @@ def check_task(model: Model, task: Any, n: int = 100, seed: int = 0) -> TaskChec
     return check_pairs(model, pairs, word_lists=lists)
 
 
+@on_model
 def check_pairs(
     model: Model,
     pairs: PromptPairs,

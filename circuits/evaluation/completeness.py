@@ -18,11 +18,14 @@ from circuits.evaluation.faithfulness import measure_circuits
 from circuits.methods.exact_edges import exact_edge_effects
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress, Question
 from circuits.span import Span
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Completeness:
     """How much of the behaviour needs the circuit.
@@ -55,6 +58,7 @@ class Completeness:
         return float((self.circuit_without - self.model_without).abs().mean())
 
 
+@on_model
 def completeness(
     model: Model,
     pairs: PromptPairs,
@@ -97,6 +101,7 @@ def completeness(
     )  # fmt: skip
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Minimality:
     """What each edge of a circuit adds to it.
@@ -126,6 +131,7 @@ class Minimality:
         return tuple(edge for edge, size in zip(self.edges, sizes.tolist(), strict=True) if size <= least)
 
 
+@on_model
 def minimality(
     model: Model,
     pairs: PromptPairs,

@@ -25,7 +25,9 @@ from circuits.errors import InputError
 from circuits.evaluation.faithfulness import measure_circuits
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.provenance import finite
 from circuits.question import Progress, Question
 from circuits.scores import EdgeScores
@@ -65,6 +67,7 @@ class Curve:
         return (self.circuit.mean(1) - self.ablated.mean()) / (self.clean.mean() - self.ablated.mean())
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class FaithfulnessCurves:
     """Both curves and their areas.
@@ -108,6 +111,7 @@ class FaithfulnessCurves:
         }  # fmt: skip
 
 
+@on_model
 def faithfulness_curves(
     model: Model,
     pairs: PromptPairs,

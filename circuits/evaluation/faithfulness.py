@@ -26,12 +26,15 @@ from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress, Question
 from circuits.random_circuits import distinct_rivals, too_few
 from circuits.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
     """How much of the behaviour a circuit keeps.
@@ -149,6 +152,7 @@ class CircuitMetrics:
     rounding: Float[Tensor, " prompt"]
 
 
+@on_model
 def circuit_metrics(
     model: Model,
     pairs: PromptPairs,
@@ -213,6 +217,7 @@ def measure_circuits(
     return CircuitMetrics(values, rounding)
 
 
+@on_model
 def circuit_metric(
     model: Model,
     pairs: PromptPairs,
@@ -225,6 +230,7 @@ def circuit_metric(
     return circuit_metrics(model, pairs, [circuit], metric=metric, ablation=ablation, batch_size=batch_size)[0]
 
 
+@on_model
 def faithfulness(
     model: Model,
     pairs: PromptPairs,

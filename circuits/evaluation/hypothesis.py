@@ -44,7 +44,9 @@ from circuits.evaluation.faithfulness import measure_circuits
 from circuits.evaluation.hypothesis_statistics import binomial, equivalence, holm, hsic
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.provenance import finite
 from circuits.question import Progress, Question
 from circuits.random_circuits import distinct_rivals, inflated, too_few
@@ -82,6 +84,7 @@ class HypothesisTest:
     reason: str | None = None
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class HypothesisTests:
     """All of them.
@@ -135,6 +138,7 @@ class HypothesisTests:
         }  # fmt: skip
 
 
+@on_model
 def hypothesis_tests(
     model: Model,
     pairs: PromptPairs,

@@ -31,6 +31,7 @@ from circuits.errors import InputError
 from circuits.graph import Graph
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, in_layer, select_sites
 from circuits.pairs import PromptPairs
@@ -45,6 +46,7 @@ from circuits.workers import UNITS_PER_WORKER, Workers
 DIRECTIONS = ("denoising", "noising")
 
 
+@on_model
 def activation_patching(
     model: Model,
     pairs: PromptPairs,

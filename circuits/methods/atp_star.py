@@ -36,6 +36,7 @@ from circuits.engine.qk_fix import KeyFix, RowFix
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
@@ -45,6 +46,7 @@ from circuits.question import Batch, Progress, Question
 NODES = "q+k+v+heads+mlps"
 
 
+@on_model
 def atp_star(
     model: Model,
     pairs: PromptPairs,

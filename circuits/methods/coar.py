@@ -31,8 +31,10 @@ from circuits.interactions import Interaction, interactions
 from circuits.linear_fit import FITS, LinearFit, fit_linear
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods, plain_torch
 from circuits.provenance import frozen
 from circuits.question import Progress
 from circuits.rounding import computed_in
@@ -42,6 +44,7 @@ WEAK = 0.5
 """A correlation on samples left out below which a fit is said to be weak."""
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class LinearAttribution(NodeScores):
     """A linear model of the metric under ablations; as `NodeScores`, the weights per prompt.
@@ -90,6 +93,7 @@ class LinearAttribution(NodeScores):
         return None
 
 
+@on_model
 def coar(
     model: Model,
     pairs: PromptPairs,
@@ -134,10 +138,11 @@ def coar(
     sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store, workers)
     found = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
     if (said := found.statement) is not None:
-        warnings.warn(said, AttributionWarning, stacklevel=2)
+        warnings.warn(said, AttributionWarning, stacklevel=3)
     return found
 
 
+@on_model
 def draw_samples(
     model: Model,
     pairs: PromptPairs,
@@ -164,6 +169,7 @@ def draw_samples(
     return sampler.bernoulli(samples, alpha, seed, progress, share)
 
 
+@on_model
 def leave_one_out(
     model: Model,
     pairs: PromptPairs,
@@ -187,6 +193,7 @@ def leave_one_out(
     return NodeScores(sampler.nodes, found.clean - found.outcomes, clean=found.clean, provenance=frozen(origin))
 
 
+@plain_torch
 def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttribution:
     """A linear attribution from samples that are there.
 

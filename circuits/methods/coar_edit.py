@@ -23,11 +23,14 @@ from circuits.errors import InputError
 from circuits.methods.coar import LinearAttribution
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods, plain_torch
 from circuits.question import Progress
 from circuits.rounding import computed_in, rounding
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Edit:
     """Components in the order in which they are to be ablated.
@@ -43,6 +46,7 @@ class Edit:
     raises: bool
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class EditOutcome:
     """What an edit does, step by step.
@@ -74,6 +78,7 @@ class EditOutcome:
         return "\n".join(["mean metric (share of prompts above 0)", *lines])
 
 
+@plain_torch
 def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: bool = True) -> Edit:
     """Ranks components by how much more they matter to the targets than to the references.
 
@@ -104,6 +109,7 @@ def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: b
     return Edit(tuple(target.nodes[i] for i in order.tolist()), statistic[order], raises)
 
 
+@on_model
 def apply_edit(
     model: Model,
     edit: Edit,

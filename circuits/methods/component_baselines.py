@@ -23,12 +23,14 @@ from circuits.engine.patch import Values
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
 from circuits.question import Batch, Progress, Question
 
 
+@on_model
 def gradient_times_parameter(
     model: Model,
     pairs: PromptPairs,
@@ -77,6 +79,7 @@ def gradient_times_parameter(
     return node_effects(question, "gradient_times_parameter", _options(nodes), _names(sites), None, measure, progress)
 
 
+@on_model
 def neuron_conductance(
     model: Model,
     pairs: PromptPairs,
@@ -118,6 +121,7 @@ def neuron_conductance(
     )
 
 
+@on_model
 def internal_influence(
     model: Model,
     pairs: PromptPairs,

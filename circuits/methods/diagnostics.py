@@ -18,6 +18,7 @@ from circuits.effects import other_run
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
 from circuits.placed_nodes import placed_nodes
@@ -26,6 +27,7 @@ from circuits.question import Progress, Question
 from circuits.subsets import SetRuns, draw_subsets, whole_share
 
 
+@on_model
 def diagnose(
     model: Model,
     pairs: PromptPairs,

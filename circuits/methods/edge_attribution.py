@@ -48,6 +48,7 @@ from circuits.engine.rules import relevance
 from circuits.errors import AttributionWarning, InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.norm_check import verdict
 from circuits.pairs import PromptPairs
 from circuits.positions import position_axis
@@ -60,6 +61,7 @@ OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 ATTENTION = ("live", "detached")
 
 
+@on_model
 def edge_attribution(
     model: Model,
     pairs: PromptPairs,
@@ -132,7 +134,7 @@ def edge_attribution(
         verdict(empty, len(pairs), largest, question.ablation.name, gradient, quadrature),
     ]
     for said in filter(None, warned):
-        warnings.warn(said, AttributionWarning, stacklevel=2)
+        warnings.warn(said, AttributionWarning, stacklevel=3)
     return scores
 
 

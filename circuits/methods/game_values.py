@@ -26,13 +26,16 @@ from circuits.component_samples import BLOCK, Sampler, check_samples, draw_block
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
 from circuits.question import Progress
 from circuits.span import ROUNDING, rounding_share
 
 
+@on_model
 def shapley(
     model: Model,
     pairs: PromptPairs,
@@ -74,6 +77,7 @@ def shapley(
     )
 
 
+@on_model
 def banzhaf(
     model: Model,
     pairs: PromptPairs,
@@ -109,6 +113,7 @@ def banzhaf(
     )
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class SobolIndices:
     """Shares of the metric's variance under random ablation.
@@ -140,6 +145,7 @@ class SobolIndices:
         return [(self.nodes[i], float(total[i]), float(first[i])) for i in order]
 
 
+@on_model
 def sobol(
     model: Model,
     pairs: PromptPairs,

@@ -36,6 +36,7 @@ from circuits.engine.resume import BaseRun, base_run, resume
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
@@ -45,6 +46,7 @@ MLPS = ("frozen", "live")
 INPUTS = ("shifted", "set")
 
 
+@on_model
 def path_patching(
     model: Model,
     pairs: PromptPairs,

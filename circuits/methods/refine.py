@@ -27,6 +27,7 @@ from circuits.engine.resume import resume
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, frozen, plain, provenance
 from circuits.question import Batch, Progress, Question
@@ -39,6 +40,7 @@ TOKENS_AT_ONCE = 4096
 """Tokens in one pass through a single layer."""
 
 
+@on_model
 def refine(
     model: Model,
     pairs: PromptPairs,

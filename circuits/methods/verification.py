@@ -30,10 +30,12 @@ from circuits.errors import InputError
 from circuits.joint_sets import JOINT_SETS, spread_of
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores, node_scores
 from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
 from circuits.placed_nodes import PlacedNode, placed_nodes
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, provenance
 from circuits.question import Progress, Question
 from circuits.subsets import SetRuns, draw_subsets, whole_share
@@ -58,6 +60,7 @@ class Round:
     spread: float
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Verification:
     """Exact effects of the nodes that were patched, and how much the others may still do.
@@ -120,6 +123,7 @@ class Verification:
         )
 
 
+@on_model
 def verify(
     model: Model,
     pairs: PromptPairs,
