@@ -3,9 +3,8 @@
 import math
 from collections.abc import Sequence
 
-import plotly.graph_objects as go
-
 from circuits.circuit import Circuit
+from circuits.plots.figure import Figure
 from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, escaped
 
 NODE_COLOURS = {"input": "#e8eaed", "head": "#ffffff", "mlp": "#f3e6c4", "logits": "#e8eaed"}
@@ -15,7 +14,7 @@ CURVE_POINTS = 24
 Point = tuple[float, float]
 
 
-def circuit_figure(circuit: Circuit, title: str | None = None) -> go.Figure:
+def circuit_figure(circuit: Circuit, title: str | None = None) -> Figure:
     """A circuit as an interactive picture, layers upward.
 
     Blue, solid edges help (positive score), vermilion, dashed ones hurt; width grows with the score's size. Hovering
@@ -27,7 +26,7 @@ def circuit_figure(circuit: Circuit, title: str | None = None) -> go.Figure:
     """
     edges = drawn_edges(circuit)
     places = node_places(circuit, edges)
-    figure = go.Figure()
+    figure = Figure()
     _add_edges(figure, edges, places)
     _add_nodes(figure, circuit, edges, places)
     rows = sorted({y for _, y in places.values()})
@@ -144,7 +143,7 @@ def _curve(start: Point, end: Point) -> list[Point]:
     return points  # type: ignore[return-value]
 
 
-def _add_edges(figure: go.Figure, edges: Sequence[_Edge], places: dict[str, Point]) -> None:
+def _add_edges(figure: Figure, edges: Sequence[_Edge], places: dict[str, Point]) -> None:
     largest = max((abs(edge.score) for edge in edges if edge.score is not None), default=0.0) or 1.0
     groups: dict[tuple[str, int], list[_Edge]] = {}
     for edge in edges:
@@ -174,7 +173,7 @@ def _add_edges(figure: go.Figure, edges: Sequence[_Edge], places: dict[str, Poin
         shown.add(sign)
 
 
-def _add_nodes(figure: go.Figure, circuit: Circuit, edges: Sequence[_Edge], places: dict[str, Point]) -> None:
+def _add_nodes(figure: Figure, circuit: Circuit, edges: Sequence[_Edge], places: dict[str, Point]) -> None:
     into: dict[str, set[str]] = {node: set() for node in places}
     out: dict[str, set[str]] = {node: set() for node in places}
     for edge in edges:

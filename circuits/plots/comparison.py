@@ -15,6 +15,7 @@ from circuits.errors import InputError
 from circuits.evaluation.comparison import Comparison
 from circuits.evaluation.counterfactual import Counterfactuals
 from circuits.node_scores import NodeScores
+from circuits.plots.figure import Figure, subplots
 from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -90,7 +91,7 @@ def _said(found: Comparison) -> list[str]:
     return [*told, *([found.caution] if found.caution else [])]
 
 
-def rank_figure(found: Comparison) -> go.Figure:
+def rank_figure(found: Comparison) -> Figure:
     """Rank correlations, methods × methods."""
     names = [escaped(name) for name in found.methods]
     rank, low, high = found.rank.tolist(), found.low.tolist(), found.high.tolist()
@@ -99,7 +100,7 @@ def rank_figure(found: Comparison) -> go.Figure:
         [f"{a} and {b}<br>{rank[i][j]:.3f} ({low[i][j]:.3f} to {high[i][j]:.3f})" for j, b in enumerate(names)]
         for i, a in enumerate(names)
     ]
-    figure = go.Figure(
+    figure = Figure(
         go.Heatmap(
             z=[[None if value != value else value for value in row] for row in rank],
             x=names, y=names, text=text, texttemplate="%{text}", hovertext=hover, hoverinfo="text",
@@ -113,9 +114,9 @@ def rank_figure(found: Comparison) -> go.Figure:
     return figure
 
 
-def counterfactual_figure(found: Comparison) -> go.Figure:
+def counterfactual_figure(found: Comparison) -> Figure:
     """Correlation between predicted and true metric against alpha, a line a method."""
-    figure = go.Figure()
+    figure = Figure()
     for i, (name, each) in enumerate(found.counterfactual.items()):
         means = [c.mean for c in each.values()]
         figure.add_scatter(
@@ -131,7 +132,7 @@ def counterfactual_figure(found: Comparison) -> go.Figure:
     return figure
 
 
-def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], alpha: float) -> go.Figure:
+def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], alpha: float) -> Figure:
     """Predicted against true metric under fresh ablations, within prompts.
 
     Args:
@@ -144,12 +145,10 @@ def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], 
     """
     if alpha not in judge.samples:
         raise InputError(f"no samples were drawn at alpha {alpha:g}; there are {', '.join(map(str, judge.samples))}")
-    from plotly.subplots import make_subplots
-
     columns = min(3, len(scores))
     rows = -(-len(scores) // columns)
     titles = [f"{escaped(name)}, r = {judge.correlations(of)[alpha].mean:.2f}" for name, of in scores.items()]
-    figure = make_subplots(
+    figure = subplots(
         rows=rows, cols=columns, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.36 / rows
     )
     true = judge.samples[alpha].outcomes
@@ -169,9 +168,9 @@ def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], 
     return figure
 
 
-def circuits_figure(found: Comparison) -> go.Figure:
+def circuits_figure(found: Comparison) -> Figure:
     """Predicted metric of circuits against the measured one, with nodes kept and with edges kept."""
-    figure = go.Figure()
+    figure = Figure()
     ends = [float(x.mean()) for of in found.circuits for x in (of.predicted, of.nodes_kept, of.edges_kept)]
     low, high = min(ends), max(ends)
     figure.add_scatter(
@@ -192,9 +191,9 @@ def circuits_figure(found: Comparison) -> go.Figure:
     return figure
 
 
-def overlap_figure(found: Comparison) -> go.Figure:
+def overlap_figure(found: Comparison) -> Figure:
     """Overlap of the k strongest nodes against k, a line for every two methods (the first pairs, where there are many)."""
-    figure = go.Figure()
+    figure = Figure()
     pairs = [(i, j) for j in range(1, len(found.methods)) for i in range(j)][:MOST_PAIRS]
     for number, (i, j) in enumerate(pairs):
         shares = found.overlap[i, j].tolist()
@@ -209,9 +208,9 @@ def overlap_figure(found: Comparison) -> go.Figure:
     return figure
 
 
-def learning_curve_figure(sizes: Sequence[int], held_out: Sequence[float], alpha: float) -> go.Figure:
+def learning_curve_figure(sizes: Sequence[int], held_out: Sequence[float], alpha: float) -> Figure:
     """Correlation between a COAR fit's prediction and the truth, against the number of samples it was fitted to."""
-    figure = go.Figure(go.Scatter(x=list(sizes), y=list(held_out), mode="lines+markers", **_style(0)))
+    figure = Figure(go.Scatter(x=list(sizes), y=list(held_out), mode="lines+markers", **_style(0)))
     figure.update_xaxes(title="samples", type="log")
     figure.update_yaxes(title=f"correlation on fresh ablations, α = {alpha:g}", range=[min(0, *held_out), 1])
     figure.update_layout(width=560, height=400, **_layout())

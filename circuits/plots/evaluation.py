@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from circuits.evaluation_tables import tables
 from circuits.plots.comparison import COLOURS, DASHES, MARKERS
+from circuits.plots.figure import Figure, subplots
 from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped
 
 MOST_EDGES = 60
@@ -56,13 +56,13 @@ def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
     return sections
 
 
-def curves_figure(told: Mapping[str, Any]) -> go.Figure:
+def curves_figure(told: Mapping[str, Any]) -> Figure:
     """Faithfulness against the share of the graph's edges, on a logarithmic axis.
 
     Args:
         told: `FaithfulnessCurves.to_dict()`.
     """
-    figure = go.Figure()
+    figure = Figure()
     for name, colour, dash, symbol, label in (
         ("signed", POSITIVE, "solid", "circle", f"by signed score, CPR {told['cpr']:.2f}"),
         ("absolute", NEGATIVE, "dash", "square", f"by absolute score, CMD {told['cmd']:.3f}"),
@@ -87,7 +87,7 @@ def curves_figure(told: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def minimality_figure(told: Mapping[str, Any], metric: str) -> go.Figure:
+def minimality_figure(told: Mapping[str, Any], metric: str) -> Figure:
     """Mean effect of each edge inside the circuit, largest first, with its standard error over prompts.
 
     Args:
@@ -97,7 +97,7 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> go.Figure:
     effects = told["effects"]
     order = sorted(effects, key=lambda edge: -abs(effects[edge]))[:MOST_EDGES][::-1]
     values = [effects[edge] for edge in order]
-    figure = go.Figure(
+    figure = Figure(
         go.Bar(
             y=[escaped(edge) for edge in order], x=values, orientation="h",
             marker={
@@ -113,7 +113,7 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> go.Figure:
     return figure
 
 
-def roc_figure(told: Mapping[str, Any]) -> go.Figure:
+def roc_figure(told: Mapping[str, Any]) -> Figure:
     """ROC curves of the scores and the circuit as a point, by level; a panel for each meaning of "true".
 
     Args:
@@ -122,7 +122,7 @@ def roc_figure(told: Mapping[str, Any]) -> go.Figure:
     truths = list(told["truths"])
     levels = list(dict.fromkeys(row["level"] for row in (*told["scores"], *told["circuit"])))
     titles = [escaped(f"what is {truth}") if len(truths) > 1 else "" for truth in truths]
-    figure = make_subplots(cols=len(truths), subplot_titles=titles, horizontal_spacing=0.12)
+    figure = subplots(cols=len(truths), subplot_titles=titles, horizontal_spacing=0.12)
     for column in range(1, len(truths) + 1):
         chance = {"mode": "lines", "line": {"width": 1, "color": NEUTRAL, "dash": "dot"}, "hoverinfo": "skip"}
         figure.add_scatter(x=[0, 1], y=[0, 1], showlegend=False, row=1, col=column, **chance)
@@ -145,7 +145,7 @@ def roc_figure(told: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def stability_figure(told: Mapping[str, Any]) -> go.Figure:
+def stability_figure(told: Mapping[str, Any]) -> Figure:
     """Jaccard overlap of every two runs of the method.
 
     Args:
@@ -153,7 +153,7 @@ def stability_figure(told: Mapping[str, Any]) -> go.Figure:
     """
     names = [escaped(name.replace("_", " ")) for name in told["runs"]]
     overlap = told["jaccard"]
-    figure = go.Figure(
+    figure = Figure(
         go.Heatmap(
             z=overlap, x=names, y=names, zmin=0, zmax=1, colorscale=[(0, "#ffffff"), (1, POSITIVE)], xgap=1, ygap=1,
             text=[[f"{value:.2f}" for value in row] for row in overlap], texttemplate="%{text}", textfont={"size": 11},
@@ -169,13 +169,13 @@ def stability_figure(told: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def randomisation_figure(told: Mapping[str, Any]) -> go.Figure:
+def randomisation_figure(told: Mapping[str, Any]) -> Figure:
     """How much stays of what the method finds, as more layers are randomised.
 
     Args:
         told: `randomisation` of `evaluation.json`.
     """
-    figure = go.Figure()
+    figure = Figure()
     what = "circuits" if told["k"] is None else f"the {told['k']} strongest"
     for i, (name, values) in enumerate((("rank correlation", told["rank"]), (f"Jaccard of {what}", told["jaccard"]))):
         if any(value is not None for value in values):

@@ -8,11 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
 from circuits.errors import InputError
 from circuits.node_scores import NodeScores
+from circuits.plots.figure import Figure, subplots
 from circuits.plots.labels import colour_bar_title, figure_title, hover, short, windows
 from circuits.plots.page import NEGATIVE, NOT_MEASURED, POSITIVE, escaped
 
@@ -76,7 +74,7 @@ class _Panel:
     breaks: Sequence[int] = field(default_factory=tuple)
 
 
-def node_heatmap(scores: NodeScores, normalised: bool = False) -> go.Figure:
+def node_heatmap(scores: NodeScores, normalised: bool = False) -> Figure:
     """Layers × heads, with the MLPs as a column of their own; queries, keys, values and neurons have a panel each.
 
     Args:
@@ -114,7 +112,7 @@ def _layer_panels(places: Sequence[_Place], window: str) -> list[_Panel]:
     return panels
 
 
-def position_heatmap(scores: NodeScores, tokens: Sequence[str] | None = None, normalised: bool = False) -> go.Figure:
+def position_heatmap(scores: NodeScores, tokens: Sequence[str] | None = None, normalised: bool = False) -> Figure:
     """Nodes × positions, layers upward; MLPs, heads, queries … have a panel each.
 
     Args:
@@ -159,14 +157,14 @@ def _position_panel(scores: NodeScores, kind: str, members: Sequence[int], colum
 
 def _figure(
     scores: NodeScores, panels: Sequence[_Panel], normalised: bool, row_height: int, column_width: int
-) -> go.Figure:
+) -> Figure:
     values = (scores.normalised() if normalised else scores.values).flatten().tolist()
     texts = [escaped(text).replace("\n", "<br>") for text in hover(scores, values, normalised)]
     widths = [max(1.0, min(column_width, 900 / len(panel.columns))) * len(panel.columns) for panel in panels]
     own_rows = any(panel.rows != panels[0].rows for panel in panels)
     gap = 90 if own_rows else 22
     inner = sum(widths, start=float(gap * (len(panels) - 1)))
-    figure = make_subplots(
+    figure = subplots(
         rows=1, cols=len(panels), column_widths=widths, horizontal_spacing=gap / inner if len(panels) > 1 else 0,
         subplot_titles=[panel.title for panel in panels],
     )  # fmt: skip
@@ -203,7 +201,7 @@ def _colour_limit(values: Sequence[float]) -> float:
     return sizes[cut] if sizes and sizes[cut] > 0 else 1.0
 
 
-def _write_beyond(figure: go.Figure, column: int, panel: _Panel, values: Sequence[float], limit: float) -> None:
+def _write_beyond(figure: Figure, column: int, panel: _Panel, values: Sequence[float], limit: float) -> None:
     """Cells beyond the colours carry their value."""
     if _fine(panel):
         return
@@ -213,9 +211,7 @@ def _write_beyond(figure: go.Figure, column: int, panel: _Panel, values: Sequenc
             figure.add_annotation(x=x, y=y, text=f"{values[i]:.3g}", showarrow=False, font=font, row=1, col=column)
 
 
-def _set_title(
-    figure: go.Figure, scores: NodeScores, notes: Sequence[str], inner_width: float, inner_height: int
-) -> None:
+def _set_title(figure: Figure, scores: NodeScores, notes: Sequence[str], inner_width: float, inner_height: int) -> None:
     """Title, subtitle and notes, and a size at which all of them and the cells fit."""
     title, facts = figure_title(scores)
     lines = [facts, ", ".join(notes)] if notes else [facts]
@@ -237,7 +233,7 @@ def _fine(panel: _Panel) -> bool:
 
 
 def _add_panel(
-    figure: go.Figure, column: int, panel: _Panel, values: Sequence[float], texts: Sequence[str], labelled: bool
+    figure: Figure, column: int, panel: _Panel, values: Sequence[float], texts: Sequence[str], labelled: bool
 ) -> None:
     shape = range(len(panel.rows)), range(len(panel.columns))
     numbers = [[panel.cells.get((y, x)) for x in shape[1]] for y in shape[0]]

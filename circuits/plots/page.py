@@ -12,9 +12,9 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from circuits.export.atomic import replacing
+from circuits.plots.figure import CONFIG
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#5f6b7a"
-CONFIG = {"displaylogo": False}
 NOT_MEASURED = "#e4e7eb"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1f26; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; }
@@ -61,9 +61,9 @@ def escaped(text: str) -> str:
 
 
 def write_html(figure: go.Figure, path: str | Path) -> None:
-    """Writes a figure as one page that works offline."""
+    """Writes a figure as one page that works offline and has no button that uploads anything."""
     with replacing(path) as temporary:
-        figure.write_html(temporary, include_plotlyjs=True, full_html=True)
+        figure.write_html(temporary, include_plotlyjs=True, full_html=True, config=CONFIG)
 
 
 def write_page(title: str, sections: Sequence[Section], path: str | Path) -> None:

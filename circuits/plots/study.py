@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from circuits.plots.figure import Figure
 from circuits.plots.page import NOT_MEASURED, POSITIVE, escaped
 
 
 def grid_figure(
     means: Sequence[Sequence[float | None]], questions: Sequence[str], methods: Sequence[str], title: str
-) -> go.Figure:
+) -> Figure:
     """A number for each question (rows) and method (columns), written into its cell; darker is more, grey was not measured.
 
     Args:
@@ -19,7 +20,7 @@ def grid_figure(
     """
     text = [["" if value is None else f"{value:.2f}" for value in row] for row in means]
     top = max((value for row in means for value in row if value is not None), default=1.0)
-    figure = go.Figure(
+    figure = Figure(
         go.Heatmap(
             z=means, x=[escaped(name) for name in methods], y=[escaped(name) for name in questions], text=text,
             texttemplate="%{text}", textfont={"size": 13}, colorscale=[(0.0, "#ffffff"), (1.0, POSITIVE)], zmin=0,

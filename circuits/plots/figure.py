@@ -1,0 +1,63 @@
+"""Plotly figures that stay on the machine, wherever they are shown.
+
+Plotly's own figures have a button that uploads the chart to a cloud service, and a logo that is a link. A page can be written
+without them, but a notebook shows a figure with plotly's configuration. So all our figures are of this class: the button is
+removed in the figure itself, which every way to show it respects, and the configuration in every way that we are asked to
+show it.
+"""
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+CONFIG = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
+"""Plotly's configuration of every page; all versions that we allow know these names."""
+UPLOADS = ("sendChartToCloud", "sendDataToCloud", "editInChartStudio")
+"""The buttons that upload, by their names in all versions of plotly.js."""
+
+
+class Figure(go.Figure):
+    """A plotly figure without buttons that upload or links that lead elsewhere.
+
+    >>> Figure().layout.modebar.remove[0]
+    'sendChartToCloud'
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.update_layout(modebar={"remove": list(UPLOADS)})
+
+    def show(self, *args: Any, **kwargs: Any) -> Any:
+        return super().show(*args, **_configured(kwargs))
+
+    def to_html(self, *args: Any, **kwargs: Any) -> Any:
+        return super().to_html(*args, **_configured(kwargs))
+
+    def write_html(self, *args: Any, **kwargs: Any) -> Any:
+        return super().write_html(*args, **_configured(kwargs))
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, validate: bool = True, **kwargs: Any) -> Any:
+        return super()._repr_mimebundle_(include, exclude, validate, **_configured(kwargs))
+
+    def _ipython_display_(self) -> None:
+        """As plotly's own, through our `show`."""
+        import plotly.io as pio
+
+        if pio.renderers.render_on_display and pio.renderers.default:
+            self.show()
+        else:
+            print(repr(self))
+
+
+def subplots(**options: Any) -> Figure:
+    """Panels side by side; options as plotly's `make_subplots` takes them."""
+    from plotly.subplots import make_subplots
+
+    figure = Figure()
+    make_subplots(figure=figure, **options)
+    return figure
+
+
+def _configured(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a call, with our configuration below the caller's own."""
+    return {**options, "config": {**CONFIG, **(options.get("config") or {})}}
