@@ -95,7 +95,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
         [[3, 4]] * len(g.pairs),
         {"x": "a0.h0"},
         token_of=int,
-    ),  # fmt: skip
+    ),
     "internal_influence": lambda g: circuits.internal_influence(g.model, g.pairs, steps=2),
     "leave_one_out": lambda g: circuits.leave_one_out(g.model, g.pairs),
     "minimality": lambda g: circuits.minimality(g.model, g.pairs, g.edges.top(5)),
