@@ -104,7 +104,7 @@ class Question:
                 f"expected a circuits.Model, got {type(model).__name__}; load it with circuits.load_model(…)"
             )
         with using(model):
-            return cls._ask(model, pairs, metric, ablation, batch_size, large_batches)
+            return cls._ask(model, pairs, metric, ablation, batch_size, large_batches, whole_prompts)
 
     @classmethod
     def _ask(
@@ -115,6 +115,7 @@ class Question:
         ablation: str | Ablation,
         batch_size: int | None,
         large_batches: bool,
+        whole_prompts: bool,
     ) -> "Question":
         if bool(model.bridge.compatibility_mode) != model.compatibility_mode:
             raise InputError(
