@@ -6,13 +6,25 @@ With r the residual of a sample, averaged over the prompts, and x̃ = kept - its
 
 the coefficient of the product if it alone were added to the model, in the metric's unit: positive = each helps more where the
 other is there, as a head that reads what the other writes; negative = they back each other up. Its standard error does not
-assume equal variances (White 1980); p values are corrected for the number of pairs (Bonferroni).
+assume equal variances (White 1980). p values are Student's with ν = (Σ x̃_i² x̃_j²)² / Σ x̃_i⁴ x̃_j⁴ degrees of freedom (after Bell &
+McCaffrey 2002): the number of samples that carry the estimate, 30 of 2,000 at alpha = 0.1; and corrected for the number of pairs
+(Bonferroni).
 
 Residuals at the level of rounding are no evidence, however regular: where their root mean square is not above what rounding may
 leave, every p is 1.
 
-What the p values hold: with 20 and 100 components, alpha = 0.1 and 200 to 2,000 samples of additive metrics, the most significant of all
-pairs had p < 0.05 in PLACEHOLDER
+What the p values hold, by simulation (20 components, 2,000 samples, 150 to 400 metrics; the share that has any wrong pair with p < 0.05):
+
+| residuals | alpha | share |
+|---|---|---|
+| an additive metric plus normal, Student's t(3) or lognormal noise, with equal variances or growing with what is ablated | 0.1 | at most 1% |
+| normal noise | 0.3 | 6% |
+| the first plus one true interaction as strong as the noise | 0.1; 0.3 | 0%; 5% |
+| the same, noise a tenth as strong | 0.1; 0.3 | 15%; 6% |
+| one true interaction and no noise | 0.1; 0.3 | 23%; 7% |
+
+So a pair that shares a component with a much stronger pair is not shown to interact: what the stronger one leaves in the residuals
+is not independent of it.
 """
 
 from typing import NamedTuple
@@ -84,8 +96,8 @@ def interactions(
     z = torch.where(evidence, product / noise.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
     rank = torch.where(known, z.abs(), -1.0).flatten()
     order = torch.sort(rank, descending=True, stable=True).indices[: min(max(top, TESTED), int(known.sum()))]
-    fourth = squares.square().T @ (r.pow(4)[:, None] * squares.square())
-    p = _p_values(z.flatten()[order], noise.pow(4).flatten()[order], fourth.flatten()[order]) * (d * (d - 1) / 2)
+    fourth = squares.square().T @ squares.square()
+    p = _p_values(z.flatten()[order], norm.flatten()[order], fourth.flatten()[order]) * (d * (d - 1) / 2)
     found = []
     for k in torch.sort(p, stable=True).indices[:top].tolist():
         i, j = divmod(int(order[k]), d)
@@ -95,10 +107,10 @@ def interactions(
 
 
 def _p_values(
-    z: Float[Tensor, " pair"], square_of_squares: Float[Tensor, " pair"], fourth: Float[Tensor, " pair"]
+    z: Float[Tensor, " pair"], norm: Float[Tensor, " pair"], fourth: Float[Tensor, " pair"]
 ) -> Float[Tensor, " pair"]:
-    """Two-sided, of Student's t with one degree of freedom less than the number of samples that carry the noise."""
+    """Two-sided, by Student's t with ν of the module docstring."""
     from scipy.stats import t
 
-    carrying = torch.where(fourth > 0, square_of_squares / fourth, 2.0)
-    return torch.from_numpy(2 * t.sf(z.abs().numpy(), (carrying - 1).clamp(min=1).numpy()))
+    freedom = (norm.square() / fourth).clamp(min=1)
+    return torch.from_numpy(2 * t.sf(z.abs().numpy(), freedom.numpy()))

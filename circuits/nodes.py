@@ -11,12 +11,11 @@
 | `a5.W_QKV.in[17]`, `a5.W_O.in[…]`, `m5.W_in.in[…]`, `m5.W_out.in[…]` | an input row: one entry of what the matrix reads; biases stay |
 
 COAR's authors take rows of weight tensors for components, set them to zero and leave biases as they are. In their vision
-transformer, of `nn.Linear` layers, a row is one of the outputs; in their GPT-2, of `Conv1D` layers, which are stored transposed,
-it is one of the inputs. `input_rows` are the latter, exactly: 64,512 in GPT-2 small (each layer 768 of `c_attn`, that is of `W_Q`,
-`W_K` and `W_V` together, 768 of `W_O`, 768 of `W_in`, with a gate's, and 3,072 of `W_out`). `rows` are outputs, 82,944 in GPT-2
-small, and an output is replaced with its bias. A row of an MLP's input matrix is its neuron there: with the row set to zero, and
-with the gate's row set to zero, the neuron is zero (an activation is 0 at 0). Behind a post-norm (Gemma 2, OLMo 2) a row of `W_O`
-or `W_out` stands for the entry of what that norm gives.
+transformer, of `nn.Linear` layers, a row is an output; in their GPT-2, of `Conv1D` layers, which are stored transposed, it is an
+input. `input_rows` are the latter, exactly: 64,512 in GPT-2 small, in each layer 768 of `c_attn` (`W_Q`, `W_K` and `W_V` together),
+768 of `W_O`, 768 of `W_in` (a gate's with it) and 3,072 of `W_out`. `rows` are outputs, 82,944 in GPT-2 small, and an output is
+replaced with its bias; for an MLP's input matrices that is the neuron, replaced behind its activation. Behind a post-norm
+(Gemma 2, OLMo 2) a row of `W_O` or `W_out` stands for the entry of what that norm gives.
 """
 
 import re

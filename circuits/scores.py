@@ -23,7 +23,7 @@ from circuits.graph import Graph
 from circuits.node_scores import NodeScores
 from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
-from circuits.rounding import computed_in, rounding
+from circuits.rounding import computed_in
 from circuits.selection import check_ranking as check_ranking
 from circuits.workers import Workers
 
@@ -144,7 +144,8 @@ class EdgeScores:
 
         The result has the same graph, but every other edge counts as none: it scores 0, is not listed and is never selected;
         files and provenance say so. Without a correction, 1 - level of all edges without any effect pass: 3,500 of SmolLM2's
-        70,651 at 0.95. Effects that are rounding next to the largest one are never significant.
+        70,651 at 0.95. Effects below the last digit of the largest one, in the dtype they were computed in, are never
+        significant.
 
         Args:
             level: the interval's coverage.
@@ -177,9 +178,9 @@ class EdgeScores:
 
     @property
     def _above_rounding(self) -> Bool[Tensor, "writer reader"]:
-        """Edges whose effect is more than rounding next to the largest: how steady a smaller one is says nothing."""
+        """Edges whose effect is more than the last digit of the largest: how steady a smaller one is says nothing."""
         size = self.values.abs()
-        return size > rounding(size.max(), computed_in(self.values, self.provenance))
+        return size > torch.finfo(computed_in(self.values, self.provenance)).eps * size.max()
 
     def _restricted(self, kept: Bool[Tensor, "writer reader"], how: dict[str, Any]) -> "EdgeScores":
         return replace(

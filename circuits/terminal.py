@@ -166,7 +166,7 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
             ("rank, condition", f"{worth['rank']}, {_decimal(worth['condition'])}"),
         ]
     if "receivers" in options:
-        how = [("MLPs", options["mlps"]), ("inputs of the receivers", options["inputs"])]
+        how = [("MLPs", options["mlps"]), ("inputs of the receivers", options.get("inputs", "shifted"))]
         return [*rows, ("receivers", ", ".join(options["receivers"])), *how]
     if options.get("window", 1) > 1:
         rows.append(("layers patched together", str(options["window"])))

@@ -22,7 +22,10 @@ ABLATION_HELP = (
     "on the embedding), resample (its value on another prompt). Patching: interchange, gaussian, resample. Default: "
     "interchange; coar: zero."
 )
-NODES_HELP = "Groups joined by + (heads, mlps, input, q, k, v, neurons; coar: rows, input_rows), or names, comma separated. Default: heads+mlps."
+NODES_HELP = (
+    "Groups joined by + (heads, mlps, input, q, k, v, neurons; coar: rows and input_rows too), or names, comma separated. "
+    "Default: heads+mlps."
+)
 POSITIONS_HELP = (
     "each, roles, names of roles, comma separated, or all (at once). Default: each for atp-star, all for the others."
 )
