@@ -29,7 +29,7 @@ LEFT_ALONE = ("__new__", "__setattr__", "__delattr__", "__getstate__", "__setsta
 def is_plain() -> bool:
     """Whether torch is in its default state in this thread."""
     new = torch.empty(0)
-    default = new.dtype is torch.float32 and new.device == CPU and not new.is_inference()
+    default = new.dtype is torch.float32 and _FLOAT32.users == 0 and new.device == CPU and not new.is_inference()
     return default and torch.is_grad_enabled() and not any(map(torch.is_autocast_enabled, AUTOCAST))
 
 
@@ -45,13 +45,15 @@ def plain_state() -> Iterator[None]:
             stack.enter_context(_replaced_device())
         for kind in filter(torch.is_autocast_enabled, AUTOCAST):
             stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_dtype() is not torch.float32:
-            stack.enter_context(_FLOAT32.default())
+        stack.enter_context(_FLOAT32.default())
         yield
 
 
 class _Float32Default:
-    """The default dtype belongs to the whole process: the first who needs float32 sets it, the last puts the user's back."""
+    """The default dtype belongs to the whole process: the first who needs float32 sets it, the last puts the user's back.
+
+    Whoever comes while it is set so must count, too, or it would be put back under its feet.
+    """
 
     def __init__(self) -> None:
         self.lock, self.users, self.before = threading.Lock(), 0, torch.float32

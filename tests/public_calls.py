@@ -20,6 +20,9 @@ def _input(prompt: Any, values: Any) -> Any:
     return prompt
 
 
+COPIES = circuits.CausalModel({"x": _input}, output="x")
+
+
 @dataclass(frozen=True, eq=False)
 class Given:
     """A model, pairs, and results that some calls need."""
@@ -37,7 +40,7 @@ class Given:
 
     @cached_property
     def circuit(self) -> Circuit:
-        return self.edges.top(20)
+        return self.edges.top(60)
 
     @cached_property
     def linear(self) -> circuits.LinearAttribution:
@@ -88,17 +91,10 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "gradient_times_parameter": lambda g: circuits.gradient_times_parameter(g.model, g.pairs),
     "hypothesis_tests": lambda g: circuits.hypothesis_tests(g.model, g.pairs, g.circuit, n_random=10, permutations=20),
     "information_flow": lambda g: circuits.information_flow(g.model, g.pairs),
-    "interchange_interventions": lambda g: circuits.interchange_interventions(
-        g.model,
-        g.pairs,
-        circuits.CausalModel({"x": _input}, output="x"),
-        [[3, 4]] * len(g.pairs),
-        {"x": "a0.h0"},
-        token_of=int,
-    ),
+    "interchange_interventions": lambda g: _interchanged(g),
     "internal_influence": lambda g: circuits.internal_influence(g.model, g.pairs, steps=2),
     "leave_one_out": lambda g: circuits.leave_one_out(g.model, g.pairs),
-    "minimality": lambda g: circuits.minimality(g.model, g.pairs, g.edges.top(5)),
+    "minimality": lambda g: circuits.minimality(g.model, g.pairs, g.edges.top(40)),
     "neuron_conductance": lambda g: circuits.neuron_conductance(g.model, g.pairs, steps=2),
     "path_patching": lambda g: circuits.path_patching(g.model, g.pairs, ["logits"]),
     "plan_edit": lambda g: circuits.plan_edit(g.linear, g.linear),
@@ -123,6 +119,11 @@ CALLS: dict[str, Callable[[Given], Any]] = {
 }
 NOT_CALLED = {"check_task", "load_model", "memory_need"}
 """Public functions that need a task or a name."""
+
+
+def _interchanged(g: Given) -> Any:
+    inputs = [[3, 4]] * len(g.pairs)
+    return circuits.interchange_interventions(g.model, g.pairs, COPIES, inputs, {"x": "a0.h0"}, token_of=int)
 
 
 def _of_scores(scores: circuits.EdgeScores) -> Any:

@@ -1,7 +1,7 @@
 """No result depends on torch's settings where it is computed, and none of the user's settings is changed."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import pytest
@@ -36,14 +36,35 @@ def default_device(device):
         torch.set_default_device(None)
 
 
+@contextmanager
+def everything_at_once():
+    both = default_dtype(torch.bfloat16), default_device("meta")
+    with stack(*both, torch.autocast("cpu", torch.bfloat16), torch.inference_mode()):
+        yield
+
+
 STATES = {
+    "everything at once": everything_at_once,
+    "no grad, float64": lambda: stack(torch.no_grad(), default_dtype(torch.float64)),
+}
+"""What could go wrong in one of them alone is tried on one method, below."""
+ALONE = {
     "inference mode": torch.inference_mode,
     "no grad": torch.no_grad,
     "default device meta": lambda: default_device("meta"),
+    "device context": lambda: torch.device("meta"),
     "default dtype float64": lambda: default_dtype(torch.float64),
     "default dtype bfloat16": lambda: default_dtype(torch.bfloat16),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
 }
+
+
+@contextmanager
+def stack(*contexts):
+    with ExitStack() as entered:
+        for context in contexts:
+            entered.enter_context(context)
+        yield
 
 
 @cache
@@ -67,6 +88,16 @@ def test_every_public_function_is_called_here():
 def test_the_same_numbers_come_out_in_every_state_of_torch(name, state):
     right = expected(name)
     with STATES[state]():
+        found = CALLS[name](given())
+    assert same(found, right)
+    assert is_plain()
+
+
+@pytest.mark.parametrize("state", ALONE)
+@pytest.mark.parametrize("name", ["coar", "exact_edge_effects", "activation_patching", "edge_attribution"])
+def test_each_state_alone(name, state):
+    right = expected(name)
+    with ALONE[state]():
         found = CALLS[name](given())
     assert same(found, right)
     assert is_plain()
