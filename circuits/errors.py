@@ -65,5 +65,9 @@ class AttributionWarning(UserWarning):
     """Scores that a measurement contradicts."""
 
 
+class ContentWarning(UserWarning):
+    """A file, read or written, that holds less than its reader may expect."""
+
+
 class DamageWarning(UserWarning):
     """Stored work that was cut short or altered; it is done again."""

@@ -22,7 +22,7 @@ from circuits.cli.report import report
 from circuits.cli.study import study_app
 from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
-from circuits.errors import DamageWarning, InputError, of_machine
+from circuits.errors import ContentWarning, DamageWarning, InputError, of_machine
 
 app = typer.Typer(
     help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
@@ -61,7 +61,7 @@ def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
     """Shows our warnings about files in one line."""
 
     def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
-        if issubclass(category, DamageWarning):
+        if issubclass(category, DamageWarning | ContentWarning):
             print(f"circuits: {message}", file=sys.stderr)
         else:
             usual(message, category, *more, **named)
@@ -83,6 +83,7 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown(warnings.showwarning)
+            warnings.simplefilter("always", ContentWarning)
             code = app(standalone_mode=False) or 0
     except (InputError, USAGE) as problem:
         code = _refused(problem)
