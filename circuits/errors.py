@@ -73,5 +73,9 @@ class PairsWarning(UserWarning):
     """Prompt pairs that say little, see `circuits.doubts`: numbers about them look like any other."""
 
 
+class ContentWarning(UserWarning):
+    """A file, read or written, that holds less than its reader may expect."""
+
+
 class DamageWarning(UserWarning):
     """Stored work that was cut short or altered; it is done again."""

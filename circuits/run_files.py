@@ -47,6 +47,10 @@ def read_run_file(directory: str | Path) -> dict[str, Any]:
         InputError: there is none that can be read, it is no run's, it is not as it was written, or another version wrote it.
     """
     path = Path(directory) / RUN_FILE
+    if Path(directory).is_file():
+        raise InputError(
+            f"{directory} is a file and not a run directory; circuits and scores in files are read by circuits export and view"
+        )
     try:
         told = check_plain(read_json(path), RUN_FILE)
         if not isinstance(told, dict) or "provenance" not in told:

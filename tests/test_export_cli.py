@@ -7,9 +7,10 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from circuits import Circuit, EdgeScores
+from circuits import Circuit, EdgeScores, Graph
+from circuits.errors import ContentWarning
 from circuits.export.eap_ig import write_eap_ig, write_eap_ig_tensors
-from circuits.export.formats import FORMATS
+from circuits.export.formats import FORMATS, export_circuit
 from tests.exported import GRAPHS, scored
 from tests.test_acdc_cli import GOLDEN, run, write_pairs
 
@@ -69,7 +70,9 @@ def test_edges_are_chosen_from_scores(monkeypatch, a_run, tmp_path, capsys):
     expected = EdgeScores.load(scores).top(5)
     assert Circuit.from_json(tmp_path / "c.json") == Circuit.from_json(tmp_path / "d.json") == expected
     assert export(monkeypatch, scores, "--out", tmp_path / "e.json") == 2
-    assert "--edges N" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no edge that was chosen is on a path" in told  # of five, none
+    assert "--edges N" in told
     assert export(monkeypatch, tmp_path / "c.json", "--edges", 5, "--out", tmp_path / "f.json") == 2
 
 
@@ -132,3 +135,92 @@ def test_the_help_names_every_format():
     from circuits.cli.export import NAMES
 
     assert NAMES.split(", ") == list(FORMATS)
+
+
+def importances(folder, scores):
+    """A file of EAP-IG or MIB with scores and nothing in its graph, as their scoring scripts write it; one layer of one head."""
+    nodes = {name: {"in_graph": False} for name in ("input", "a0.h0", "m0", "logits")}
+    edges = {name: {"score": score, "in_graph": False} for name, score in scores.items()}
+    config = {"n_layers": 1, "n_heads": 1, "parallel_attn_mlp": False, "d_model": 8}
+    path = folder / "importances.json"
+    path.write_text(json.dumps({"cfg": config, "nodes": nodes, "edges": edges}))
+    return path
+
+
+IMPORTANCES = {
+    "input->a0.h0<q>": 0.1, "input->a0.h0<k>": 0.2, "input->a0.h0<v>": 0.9, "input->m0": -0.4, "a0.h0->m0": 0.3,
+    "input->logits": 0.05, "a0.h0->logits": 0.8, "m0->logits": -0.7,
+}  # fmt: skip
+
+
+def test_edges_are_chosen_by_the_scores_of_a_file_with_nothing_in_its_graph(monkeypatch, tmp_path, capsys):
+    path = importances(tmp_path, IMPORTANCES)
+    assert export(monkeypatch, path, "--edges", 4, "--out", tmp_path / "x.json") == 0
+    strongest = sorted(IMPORTANCES, key=lambda edge: -abs(IMPORTANCES[edge]))[:4]
+    found = Circuit.from_json(tmp_path / "x.json")
+    assert set(found.edges) == set(strongest)
+    assert {edge: found.score(edge) for edge in strongest} == {edge: IMPORTANCES[edge] for edge in strongest}
+    assert capsys.readouterr().err == ""
+    assert run(monkeypatch, ["view", str(path), "--edges", "4", "--out", str(tmp_path / "x.html")]) == 0
+    assert "4 edges" in (tmp_path / "x.html").read_text()
+
+
+@pytest.mark.parametrize("form", ["csv-edges", "latex-edges", "json", "dot", "tikz"])
+def test_an_empty_export_warns_and_says_what_to_do(monkeypatch, tmp_path, capsys, form):
+    path = importances(tmp_path, IMPORTANCES)
+    assert export(monkeypatch, path, "--to", form, "--out", tmp_path / "x") == 0
+    error = capsys.readouterr().err
+    assert "no edges" in error
+    assert "--edges N" in error
+    assert error.count("\n") == 1
+    assert run(monkeypatch, ["view", str(path), "--out", str(tmp_path / "x.html")]) == 2
+    assert "--edges N" in capsys.readouterr().err
+
+
+def test_scores_go_from_one_file_of_eap_ig_to_another_without_a_circuit(monkeypatch, tmp_path, capsys):
+    path = importances(tmp_path, IMPORTANCES)
+    assert export(monkeypatch, path, "--to", "eap-ig-tensors", "--out", tmp_path / "x.safetensors") == 0
+    assert export(monkeypatch, tmp_path / "x.safetensors", "--edges", 4, "--out", tmp_path / "y.json") == 0
+    assert len(Circuit.from_json(tmp_path / "y.json")) == 4
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("form", ["eap-ig", "eap-ig-tensors", "mib"])
+def test_our_own_exports_give_the_choice_that_the_run_gives(monkeypatch, a_run, tmp_path, form):
+    out = tmp_path / "x"
+    names = ("--mib-task", "ioi", "--mib-model", "gpt2") if form == "mib" else ()
+    if form == "eap-ig-tensors":
+        out = tmp_path / "x.safetensors"
+    assert export(monkeypatch, a_run, "--to", form, *names, "--out", out) == 0
+    source = out / "ioi_gpt2" / "importances.json" if form == "mib" else out
+    assert export(monkeypatch, source, "--edges", 20, "--out", tmp_path / "y.json") == 0
+    assert Circuit.from_json(tmp_path / "y.json") == EdgeScores.load(a_run / "scores.safetensors").top(20)
+
+
+def test_more_edges_than_have_a_score_are_not_taken_silently(monkeypatch, a_run, tmp_path, capsys):
+    few = {edge: score if abs(score) > 0.5 else 0.0 for edge, score in IMPORTANCES.items()}
+    path = importances(tmp_path, few)
+    assert export(monkeypatch, path, "--edges", 5, "--out", tmp_path / "x.json") == 0
+    assert "only 3 edges have a score other than 0" in capsys.readouterr().err
+    path = importances(tmp_path, dict.fromkeys(IMPORTANCES, 0.0))
+    assert export(monkeypatch, path, "--edges", 5, "--out", tmp_path / "y.json") == 2
+    assert "no score other than 0" in capsys.readouterr().err
+    circuit = Circuit.from_json(a_run / "circuit.json")
+    assert export(monkeypatch, a_run / "circuit.json", "--edges", 3, "--out", tmp_path / "z.json") == 0
+    assert Circuit.from_json(tmp_path / "z.json") <= circuit
+    circuit.from_edges(circuit.graph, circuit.edges).to_json(tmp_path / "bare.json")
+    assert export(monkeypatch, tmp_path / "bare.json", "--edges", 3, "--out", tmp_path / "u.json") == 2
+    assert "without scores" in capsys.readouterr().err
+
+
+def test_an_empty_circuit_warns_in_the_library_too(tmp_path):
+    with pytest.warns(ContentWarning, match="no edges"):
+        export_circuit(Circuit.empty(Graph(*GRAPHS[0])), tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("command", ["compare", "evaluate", "report"])
+def test_what_needs_a_run_says_so_of_a_file_of_scores(monkeypatch, tmp_path, capsys, command):
+    path = str(importances(tmp_path, IMPORTANCES))
+    more = [path] if command == "compare" else ["--out", str(tmp_path / "r.html")] if command == "report" else []
+    assert run(monkeypatch, [command, path, *more]) == 2
+    assert "is a file and not a run directory" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from circuits.cli.streams import lasting_streams
 from circuits.cli.study import study_app
 from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
-from circuits.errors import DamageWarning, InputError, PairsWarning, of_machine
+from circuits.errors import ContentWarning, DamageWarning, InputError, PairsWarning, of_machine
 
 app = typer.Typer(
     help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
@@ -63,7 +63,7 @@ def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
     seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
-        if issubclass(category, DamageWarning):
+        if issubclass(category, DamageWarning | ContentWarning):
             print(f"circuits: {message}", file=sys.stderr)
         elif issubclass(category, PairsWarning):
             if str(message) not in seen:
@@ -99,6 +99,7 @@ def _performed() -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown(warnings.showwarning)
+            warnings.simplefilter("always", ContentWarning)
             code = app(standalone_mode=False) or 0
     except (InputError, USAGE) as problem:
         code = _refused(problem)

@@ -18,12 +18,14 @@ def export(
         Path,
         typer.Argument(
             metavar="RUN_OR_CIRCUIT",
-            help="A run directory, a circuit.json, a scores.safetensors, or a file of EAP-IG.",
+            help="A run directory, a circuit.json, a scores.safetensors, or a file of EAP-IG or MIB.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write; for mib the submission's folder.")],
     to: Annotated[str | None, typer.Option(help=f"Format: {NAMES}. Default: by the suffix of --out.")] = None,
-    edges: Annotated[int | None, typer.Option(help="Take the N strongest edges of the scores instead.", min=1)] = None,
+    edges: Annotated[
+        int | None, typer.Option(help="Take the N strongest edges by the scores instead of the circuit.", min=1)
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="TOML or JSON file with the tables 'labels' and 'groups': what nodes are called."),

@@ -11,7 +11,9 @@ from circuits.terminal import console
 
 
 def view(
-    target: Annotated[Path, typer.Argument(help="A run directory or a circuit.json.")],
+    target: Annotated[
+        Path, typer.Argument(help="A run directory, a circuit.json, a scores.safetensors, or a file of EAP-IG or MIB.")
+    ],
     other: Annotated[Path | None, typer.Argument(help="Another, to be shown beside it.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="The page. Default: view.html in the run, or beside the file.")

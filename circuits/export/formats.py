@@ -1,5 +1,6 @@
 """All formats by name: one table for the command line, for `circuits.export_circuit`, and for the docs."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.circuit import Circuit
-from circuits.errors import InputError
+from circuits.errors import ContentWarning, InputError
 from circuits.export.naming import Naming
 from circuits.plain_torch import plain_torch
 
@@ -132,6 +133,7 @@ def export_circuit(
         takers = [other.name for other in FORMATS.values() if unused[0] in other.takes]
         others = f"; these do: {', '.join(takers)}" if takers else ""
         raise InputError(f"format {form.name} takes no {_told(unused[0])}{others}")
+    _warn_if_empty(form, circuit, out)
     if not form.suffix:
         return form.write(circuit, out, overwrite=overwrite, **given)
     if out.is_dir():
@@ -140,6 +142,18 @@ def export_circuit(
         raise InputError(f"{out} is there already; use --overwrite to replace it, or choose another --out")
     form.write(circuit, out, **given)
     return out
+
+
+def _warn_if_empty(form: Format, circuit: Circuit, out: Path) -> None:
+    """Nothing is wrong with an empty circuit, but most who export one have asked for something else."""
+    if len(circuit) or (form.every_edge and circuit.scores is not None):
+        return
+    reason = ""
+    if "selection" in circuit.provenance:
+        reason = ": no edge that was chosen is on a path from input to logits; choose more"
+    elif circuit.scores is not None:
+        reason = "; there are scores: choose the strongest edges by them, with --edges N (circuits.EdgeScores.top)"
+    warnings.warn(f"the circuit has no edges, so {out} has none{reason}", ContentWarning, stacklevel=3)
 
 
 def _told(option: str) -> str:

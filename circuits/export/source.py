@@ -1,10 +1,17 @@
-"""What an export begins with: a run directory, a circuit, scores, or a file of EAP-IG."""
+"""What `circuits export` and `circuits view` begin with: a run directory, a circuit, scores, or a file of EAP-IG or MIB.
 
+Whatever holds scores is a file of scores: the strongest edges can be chosen by them, however the file was written.
+"""
+
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from circuits.circuit import Circuit
-from circuits.errors import InputError
+from circuits.errors import ContentWarning, InputError
 from circuits.export import eap_ig, node_link
 from circuits.pairs import PromptPairs
 from circuits.run_files import check_files, read_run_file
@@ -32,11 +39,12 @@ def read_source(path: str | Path, edges: int | None = None, every_edge: bool = F
 
     Args:
         path: a run directory, a circuit (node-link or EAP-IG's JSON), or a safetensors file of edge scores or of EAP-IG.
-        edges: choose the circuit of so many strongest edges instead, from the scores.
+        edges: choose the circuit of so many strongest edges instead, by the scores; see `EdgeScores.top`. A circuit's file has
+            scores of its own edges, a file of EAP-IG of all.
         every_edge: give the circuit the scores of all edges of the model, where they are known.
 
     Raises:
-        InputError: nothing of the kind is there; with what is missing.
+        InputError: nothing of the kind is there, with what is missing; or fewer scores than edges are asked for.
     """
     path = Path(path)
     if path.is_dir():
@@ -45,21 +53,56 @@ def read_source(path: str | Path, edges: int | None = None, every_edge: bool = F
         raise InputError(f"there is no run directory or file {path}")
     if path.suffix.lower() == ".safetensors":
         if eap_ig.is_eap_ig_tensors(path):
-            return Source(_no_choice(eap_ig.read_eap_ig_tensors(path), edges, path))
+            return Source(_of_eap_ig(eap_ig.read_eap_ig_tensors(path), edges, path))
         return Source(_from_scores(EdgeScores.load(path), edges, every_edge, path))
-    return Source(_no_choice(_from_json(path), edges, path))
+    return Source(_from_json(path, edges))
 
 
-def _no_choice(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
-    if edges is not None:
-        raise InputError(f"{path} holds a circuit; --edges chooses from scores, so give a run or scores.safetensors")
-    return circuit
-
-
-def _from_json(path: Path) -> Circuit:
+def _from_json(path: Path, edges: int | None) -> Circuit:
     data = read_json(path, (*eap_ig.FIELDS, *node_link.FIELDS))
-    read = eap_ig.from_plain if isinstance(data, dict) and "cfg" in data else node_link.from_plain
-    return read(data, path)
+    if isinstance(data, dict) and "cfg" in data:
+        return _of_eap_ig(eap_ig.from_plain(data, path), edges, path)
+    return _part(node_link.from_plain(data, path), edges, path)
+
+
+def _of_eap_ig(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
+    """What its `in_graph` says, or the strongest edges. EAP-IG writes a score of every edge; 0 is one too."""
+    if edges is None:
+        return circuit
+    if circuit.scores is None:
+        raise InputError(f"{path} holds no score other than 0, so that --edges has nothing to choose by")
+    known = int((circuit.scores.nan_to_num() != 0).sum())
+    chosen = _scores(circuit, circuit.graph.edge_mask).top(edges)
+    if edges > known:
+        warnings.warn(
+            f"{path}: only {known} edges have a score other than 0; the others of the {edges} were taken in the order of the graph",
+            ContentWarning,
+            stacklevel=4,
+        )
+    return chosen
+
+
+def _part(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
+    """A circuit, or the strongest of its edges: it has no scores of others."""
+    if edges is None:
+        return circuit
+    if circuit.scores is None:
+        raise InputError(f"{path} holds a circuit without scores, so that --edges has nothing to choose by")
+    known = circuit.mask & ~circuit.scores.isnan()
+    if edges >= int(known.sum()):
+        raise InputError(
+            f"{path} holds a circuit and the scores of {int(known.sum())} of its edges; --edges {edges} chooses from more: give "
+            "a run with scores, scores.safetensors, or fewer edges"
+        )
+    return _scores(circuit, known).top(edges)
+
+
+def _scores(circuit: Circuit, known: Tensor) -> EdgeScores:
+    """A circuit's scores as scores of the edges that have one; how many prompts they are of is not known."""
+    assert circuit.scores is not None
+    values = circuit.scores.nan_to_num(nan=0.0) * known
+    stderr = torch.full_like(values, torch.nan) if circuit.stderr is None else circuit.stderr
+    return EdgeScores(circuit.graph, values, stderr, 1, circuit.provenance, kept=known)
 
 
 def _from_scores(scores: EdgeScores, edges: int | None, every_edge: bool, path: Path) -> Circuit:
@@ -74,8 +117,8 @@ def _from_run(path: Path, edges: int | None, every_edge: bool) -> Source:
     files = {name: path / name for name in ("circuit.json", "scores.safetensors", "pairs.jsonl")}
     check_files(path, read_run_file(path))
     has_circuit, has_scores = files["circuit.json"].is_file(), files["scores.safetensors"].is_file()
-    if has_circuit and edges is None:
-        circuit = Circuit.from_json(files["circuit.json"])
+    if has_circuit and (edges is None or not has_scores):
+        circuit = _part(Circuit.from_json(files["circuit.json"]), edges, path)
         if every_edge and has_scores:
             scores = EdgeScores.load(files["scores.safetensors"])
             if scores.graph == circuit.graph:
@@ -83,9 +126,7 @@ def _from_run(path: Path, edges: int | None, every_edge: bool) -> Source:
     elif has_scores:
         circuit = _from_scores(EdgeScores.load(files["scores.safetensors"]), edges, every_edge, path)
     else:
-        raise InputError(
-            f"{path} holds no {'scores of edges to choose from' if has_circuit else 'circuit and no scores'}"
-        )
+        raise InputError(f"{path} holds no circuit and no scores")
     prompt, tokens = _example(files["pairs.jsonl"])
     return Source(circuit, prompt, tokens)
 

@@ -52,8 +52,8 @@ def write_viewer(
     for name, circuit in circuits.items():
         if not 1 <= len(circuit) <= MOST:
             raise InputError(
-                f"{name} has {len(circuit):,} edges; the viewer draws 1 to {MOST:,}: choose the strongest, with --edges N of a "
-                "run or its scores.safetensors"
+                f"{name} has {len(circuit):,} edges; the viewer draws 1 to {MOST:,}: choose the strongest by their scores, "
+                "with --edges N"
             )
     data = _data(circuits, about, tokens, patterns or {})
     written = title or " and ".join(circuits)
