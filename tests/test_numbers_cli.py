@@ -1,0 +1,72 @@
+"""Numbers that are not finite are refused in one line before a model is loaded; every option that is a number is tried."""
+
+from contextlib import chdir
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from circuits import InputError
+from circuits.cli import app
+from circuits.discover import METHODS, check_options
+from tests.faults.test_kills import a_place, command
+
+NEEDED = {"path-patching": {"receivers": ["logits"]}}
+OTHERS = {"share": {"edges": 5, "select": "positive-share"}}
+
+
+def test_all_options_that_are_numbers_are_tried_below():
+    apps = [app, *(group.typer_instance for group in app.registered_groups)]
+    callbacks = [found.callback for one in apps if one is not None for found in one.registered_commands]
+    hints = [
+        (name, kind)
+        for callback in callbacks
+        if callback is not None
+        for name, kind in get_type_hints(callback).items()
+    ]
+    found = {name for name, kind in hints if float in (kind, *get_args(kind))}
+    assert found == {"threshold", "share", "learning_rate", "alpha", "gpus_per_worker", "dpi"}
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("discover", "P", "--method", "eap", "--threshold"),
+        ("discover", "P", "--method", "exact-edges", "--threshold"),
+        ("discover", "P", "--method", "information-flow", "--threshold"),
+        ("discover", "P", "--method", "eap", "--edges", 5, "--select", "positive-share", "--share"),
+        ("discover", "P", "--method", "edge-pruning", "--learning-rate"),
+        ("discover", "P", "--method", "coar", "--alpha"),
+        ("discover", "P", "--method", "coar", "--on", "ray", "--gpus-per-worker"),
+        ("export", "RUN", "--out", "c.png", "--dpi"),
+        ("compare", "RUN", "OTHER", "--alphas"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_before_a_model_is_loaded(given, value, tmp_path, monkeypatch, capsys):
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("circuits.model.load_model", load)
+    monkeypatch.setattr("circuits.compare_runs.read_runs", lambda paths: [None, None])
+    a_place(tmp_path / "place")
+    with chdir(tmp_path / "place"):
+        command(*given[:-1], f"{given[-1]}={value}", code=2)
+        assert [path.name for path in Path().iterdir()] == ["PAIRS.jsonl"]
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert any(words in line for words in ("number", "between 0 and 1", "than or equal to"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_takes_a_number_that_is_not_finite(method):
+    for name in METHODS[method].options:
+        for value in (float("inf"), float("-inf"), float("nan")):
+            asked = {**NEEDED.get(method, {}), **OTHERS.get(name, {}), name: value}
+            if method == "acdc" and name == "threshold" and value == value:
+                check_options(method, asked)  # which removes every edge, or none
+                continue
+            if method == "acdc" and name != "edges":
+                asked.setdefault("threshold", 0.1)
+            with pytest.raises(InputError, match="number"):
+                check_options(method, asked)
