@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from circuits import Circuit, circuit_metric, circuit_metrics, random_circuit
+from circuits import Circuit, InputError, circuit_metric, circuit_metrics, random_circuit
 from circuits.ablations import Zero
 from circuits.engine.ablate import ablated_logits, live_nodes
 from circuits.engine.capture import capture_writes, stack
@@ -126,7 +126,7 @@ def test_zero_ablation_of_everything_leaves_the_constants():
 def test_hooks_come_off_and_the_model_stays_as_it_was_also_when_a_pass_fails():
     model, pairs = tiny("gpt2"), random_pairs()
     before = {name: len(point._forward_hooks) for name, point in model.bridge.hook_dict.items()}
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(InputError, match="on purpose"):
         circuit_metric(model, pairs, Circuit.full(model.graph), metric=fail)
     assert {name: len(point._forward_hooks) for name, point in model.bridge.hook_dict.items()} == before
     assert all(not point.fwd_hooks for point in model.bridge.hook_dict.values())

@@ -209,8 +209,9 @@ def test_a_reset_leaves_no_trace_in_the_last_bit(name):
         assert torch.equal(state.logits(), fresh)
 
 
-def test_hooks_of_the_users_own_are_respected_by_computing_whole_layers():
+def test_hooks_that_the_user_allowed_are_respected_by_computing_whole_layers(monkeypatch):
     model = tiny("gpt2")
+    monkeypatch.setitem(vars(model), "allow_hooks", True)
     point = model.bridge.hook_dict["blocks.1.hook_mlp_out"]
     point.add_hook(lambda value, hook: value * 0.5)
     try:

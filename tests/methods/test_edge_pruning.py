@@ -176,7 +176,7 @@ def broken(logits, targets):
         ({"learning_rate": 0.0}, InputError, "learning_rate must be a positive number, got 0"),
         ({"learning_rate": float("nan")}, InputError, "learning_rate must be a positive number, got nan"),
         ({"metric": "accuracy"}, InputError, "edge pruning needs a gradient, and accuracy has none"),
-        ({"metric": lambda logits, targets: logits.argmax(-1).double()}, InputError, "needs a gradient"),
+        ({"metric": lambda logits, targets: logits.argmax(-1).double()}, InputError, "gave values without a gradient"),
         ({"metric": Metric("broken", broken)}, ModelError, "broken is .*nan|broken is .*inf"),
         ({"metric": "nothing"}, InputError, "no metric 'nothing'"),
         ({"batch_size": 0}, InputError, "batch_size"),

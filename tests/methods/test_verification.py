@@ -237,7 +237,7 @@ def backing_up():
     """
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=12, n_positions=8, n_embd=16, n_layer=2, n_head=2, n_inner=60, bos_token_id=1, eos_token_id=2
+        vocab_size=12, n_positions=8, n_embd=16, n_layer=2, n_head=2, n_inner=150, bos_token_id=1, eos_token_id=2
     )
     model = transformers.GPT2LMHeadModel(config).double().eval()
     unit = torch.eye(16, dtype=torch.float64)
@@ -266,10 +266,10 @@ def test_heads_that_back_each_other_up_are_not_bounded_below_their_average_effec
     assert both > 10 * max(a, b)
     average = {"a1.h0": a + (both - a - b) / 16, "a1.h1": b + (both - a - b) / 16}
     truth = max(average.values())
-    for seed in range(6):
-        found = verify(model, pairs, scores, below=0.8 * truth, samples=32, metric=metric, seed=seed)
+    for seed in range(3):
+        found = verify(model, pairs, scores, below=0.8 * truth, metric=metric, seed=seed)
         assert found.rounds[0].spread >= 0.9 * (both - a - b)
         assert found.bound >= max((average[node] for node in found.unverified if node in average), default=0)
-        wide = verify(model, pairs, scores, below=8 * truth, samples=32, metric=metric, seed=seed)
+        wide = verify(model, pairs, scores, below=12 * truth, metric=metric, seed=seed)
         assert wide.unverified
         assert wide.bound >= truth
