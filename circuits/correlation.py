@@ -1,33 +1,46 @@
 """Correlation between predicted and true values, a column each."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import InputError
+from circuits.span import ROUNDING
 
 KINDS = ("pearson", "spearman")
 
 
 def correlation(
-    a: Float[Tensor, "sample column"], b: Float[Tensor, "sample column"], kind: str = "pearson"
+    a: Float[Tensor, "sample column"],
+    b: Float[Tensor, "sample column"],
+    kind: str = "pearson",
+    rounding: float = ROUNDING[torch.float64],
 ) -> Float[Tensor, " column"]:
-    """Over the samples, for each column; NaN where either is constant, or where a value is NaN.
+    """Over the samples, for each column; NaN where either is constant to rounding, or where a value is NaN.
 
     Args:
         a, b: values.
         kind: `pearson`, or `spearman`: of ranks, ties at their mean rank.
+        rounding: of b: values that vary by no more than this share of the largest are constant; see `circuits.span`.
 
     Raises:
         InputError: no such kind.
     """
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    constant = _constant(a, ROUNDING[torch.float64]) | _constant(b, rounding)
     if kind == "spearman":
         a, b = _ranks(a), _ranks(b)
     a, b = a.double() - a.double().mean(0), b.double() - b.double().mean(0)
     scale = (a.square().sum(0) * b.square().sum(0)).sqrt()
-    return torch.where(scale > 0, (a * b).sum(0) / scale, torch.nan)
+    return torch.where((scale > 0) & ~constant, (a * b).sum(0) / scale, torch.nan)
+
+
+def _constant(values: Float[Tensor, "sample column"], rounding: float) -> Bool[Tensor, " column"]:
+    wide = values.double()
+    if not len(wide):
+        return torch.ones(wide.shape[1:], dtype=torch.bool)
+    return wide.amax(0) - wide.amin(0) <= rounding * wide.abs().amax(0)
 
 
 def _ranks(values: Float[Tensor, "sample column"]) -> Float[Tensor, "sample column"]:

@@ -23,6 +23,7 @@ from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
 from circuits.question import Progress
+from circuits.span import share_known
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ class Counterfactuals:
         """
         found = {}
         for alpha, samples in self.samples.items():
-            each = correlation(self.prediction(scores, alpha), samples.outcomes, kind)
+            each = correlation(self.prediction(scores, alpha), samples.outcomes, kind, share_known(samples.origin))
             low, high = bootstrap_interval(each[~each.isnan()][None], seed=seed)
             found[alpha] = Correlation(each, float(low[0]), float(high[0]))
         return found

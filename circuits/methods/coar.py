@@ -35,6 +35,7 @@ from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
 from circuits.provenance import frozen
 from circuits.question import Progress
+from circuits.span import share_known
 from circuits.workers import Workers
 
 WEAK = 0.5
@@ -195,7 +196,9 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
     """
     found = fit_linear(samples.kept, samples.outcomes, fit)
     tested = ~found.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
-    held_out = correlation(found.left_out[tested], samples.outcomes[tested]).nanmean()
+    held_out = correlation(
+        found.left_out[tested], samples.outcomes[tested], rounding=share_known(samples.origin)
+    ).nanmean()
     worth = {
         "kind": fit,
         "samples": len(samples),
