@@ -32,7 +32,7 @@ class Correlation:
 
     Attributes:
         per_prompt: the correlation over the samples; NaN on a prompt where prediction or metric is constant.
-        low, high: 95% bootstrap interval of its mean over the prompts.
+        low, high: 95% bootstrap interval of its mean over the prompts; nominal, see `circuits.bootstrap`.
     """
 
     per_prompt: Float[Tensor, " prompt"]
