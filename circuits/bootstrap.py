@@ -1,7 +1,16 @@
 """How far a mean over prompts would move had other prompts of the same kind been drawn: percentile bootstrap, Student's t.
 
-The percentile bootstrap assumes no distribution, but its intervals are too narrow for few prompts: with 8 prompts and
-normal effects a 95% interval covers the truth in 89% of cases, with 16 in 92%, with 32 in 94% (Student's t: 95%).
+Neither holds its level for every distribution. A 95% interval of n prompts holds the true mean in so many cases
+(`benchmarks/coverage.py`; docs/selection.md has more):
+
+| effects | interval | n = 8 | n = 16 | n = 32 | n = 64 |
+|---|---|---|---|---|---|
+| normal | percentile | 89% | 93% | 94% | 94% |
+| normal | t | 95% | 95% | 96% | 95% |
+| lognormal | percentile | 78% | 84% | 88% | 91% |
+| lognormal | t | 83% | 86% | 89% | 91% |
+
+So "95%" is nominal: it holds for normal effects and many prompts, and falls well short where a few prompts have most of the effect.
 """
 
 import torch
@@ -30,7 +39,7 @@ def bootstrap_interval(
 
     Args:
         per_prompt: values on each prompt.
-        level: the interval's coverage.
+        level: the interval's nominal coverage; see the module docstring for what it covers.
         resamples: how many.
         seed: of the resampling.
         sizes: how many prompts each value is the mean of, where prompts come in groups; None: one each. Groups are then

@@ -94,7 +94,7 @@ class NodeScores:
         """Percentile bootstrap interval of the mean over prompts; NaN with a single prompt.
 
         Args:
-            level: its coverage.
+            level: its nominal coverage; `circuits.bootstrap` tells what it covers.
             resamples: how many.
             seed: of the resampling.
             workers: who computes; None: this process.

@@ -24,8 +24,8 @@ MANIFEST_FILE = "manifest.json"
 
 
 def question_of(origin: Provenance) -> dict[str, Any]:
-    """What of a provenance tells one question from another: all of it but the versions of packages."""
-    return {key: value for key, value in plain(origin).items() if key != "versions"}
+    """What of a provenance tells one question from another: all of it but the versions of packages and what follows from the model."""
+    return {key: value for key, value in plain(origin).items() if key not in ("versions", "computed_in")}
 
 
 class Pieces:

@@ -12,6 +12,8 @@ circuit and from each other, after dead ends are pruned. Of some circuits there 
 `input->logits`, none of the same layers where no head takes part.
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -53,14 +55,12 @@ def distinct_rivals(circuit: Circuit, n: int, kind: str = "connected", seed: int
     if n < 0:
         raise InputError(f"the number of random circuits must be at least 0, got {n}")
     generator = torch.Generator().manual_seed(seed)
-    seen, rivals, in_vain = {circuit.pruned()}, [], 0
-    while len(rivals) < n and in_vain < _DRAWS_IN_VAIN and 0 < len(circuit) < circuit.graph.n_edges:
-        same_layers = kind == "same_layers"
-        drawn = (
-            exchanged_heads(circuit, generator)
-            if same_layers
-            else random_circuit(circuit.graph, len(circuit), generator)
-        )
+    seen, rivals, in_vain, most = {circuit.pruned()}, [], 0, min(n, _most_rivals(circuit, kind))
+    while len(rivals) < most and in_vain < _DRAWS_IN_VAIN:
+        if kind == "same_layers":
+            drawn = exchanged_heads(circuit, generator)
+        else:
+            drawn = random_circuit(circuit.graph, len(circuit), generator)
         pruned = drawn.pruned()
         if pruned in seen:
             in_vain += 1
@@ -69,6 +69,20 @@ def distinct_rivals(circuit: Circuit, n: int, kind: str = "connected", seed: int
         rivals.append(drawn)
         in_vain = 0
     return rivals
+
+
+def _most_rivals(circuit: Circuit, kind: str) -> float:
+    """How many rivals there can be, where that is plain without drawing any."""
+    graph = circuit.graph
+    if not 0 < len(circuit) < graph.n_edges:
+        return 0
+    if kind == "connected" and len(circuit) == 1:  # `input->logits` alone connects the two
+        return 0 if circuit.pruned() == circuit else 1
+    if kind == "same_layers":
+        edges = circuit.mask.nonzero().tolist()
+        heads = [(graph.writer_nodes[w].head, graph.reader_nodes[r].head) for w, r in edges]
+        return 0 if all(pair == (None, None) for pair in heads) else math.inf
+    return math.inf
 
 
 def too_few(found: int, asked: int, n_edges: int, kind: str) -> str:

@@ -109,10 +109,11 @@ class EdgeScores:
         """Interval of each mean effect over prompts; 0 to 0 where there is no edge, NaN with a single prompt.
 
         Args:
-            level: its coverage.
+            level: its nominal coverage; `circuits.bootstrap` tells what it covers.
             kind: `bootstrap`: percentile bootstrap, prompts drawn with replacement, all edges on the same draws (groups of
                 prompts where `group` is above 1); `t`: Student's, mean ± t·stderr. Below some twenty prompts the bootstrap
-                is too narrow (89% instead of 95% for 8 prompts with normal effects): take `t`.
+                is too narrow (89% instead of 95% for 8 prompts with normal effects): take `t`. With skewed effects both are
+                (lognormal, 16 prompts: 84% and 86%).
             resamples, seed: of the bootstrap.
             workers: who resamples; None: this process.
 
@@ -144,11 +145,11 @@ class EdgeScores:
 
         The result has the same graph, but every other edge counts as none: it scores 0, is not listed and is never selected;
         files and provenance say so. Without a correction, 1 - level of all edges without any effect pass: 3,500 of SmolLM2's
-        70,651 at 0.95. Effects below the last digit of the largest one, in the dtype they were computed in, are never
-        significant.
+        70,651 at 0.95; more where prompts are few or effects skewed, see `circuits.bootstrap`. Effects below the last digit of the
+        largest one, in the dtype they were computed in, are never significant.
 
         Args:
-            level: the interval's coverage.
+            level: the interval's nominal coverage.
             kind, resamples, seed: see `interval`.
             correction: for so many edges being tested; only for `kind="t"`, since a bootstrap cannot resolve levels so high.
                 `bonferroni`: the chance of even one wrong edge is at most 1 - level; `bh` (Benjamini and Hochberg 1995): at

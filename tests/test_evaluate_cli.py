@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.test_acdc_cli import run
-from tests.test_compare_cli import discovered
+from tests.test_acdc_cli import GOLDEN, run, write_pairs
+from tests.test_compare_cli import CASE, discovered
 
 
 @pytest.fixture
@@ -61,3 +61,46 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(monkeypatch, tmp_path, 
         error = capsys.readouterr().err
         assert said in error
         assert "Traceback" not in error
+
+
+def test_identical_prompts_have_no_faithfulness_and_the_reason_is_shown_everywhere(monkeypatch, tmp_path, capsys, made):
+    assert run(monkeypatch, ["evaluate", made, "--pairs", str(identical(tmp_path)), "--random-circuits", "2"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    told = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
+    page = (tmp_path / "eap" / "evaluation.html").read_text()
+    under = told["faithfulness"]["interchange"]
+    assert (under["ratio_of_means"], under["mean_of_ratios"], under["random_faithfulness"]) == (None, None, None)
+    assert "rounding" in under["undefined"]
+    assert told["faithfulness"]["zero"]["undefined"] is None
+    assert told["completeness"]["value"] is None
+    for name in ("faithfulness under interchange", "completeness", "curves"):
+        assert f"not measured: {name}: the metric is" in said
+        assert "rounding" in told["skipped"][name]
+    assert "there is nothing to test" in said
+    assert "there is nothing to test" in page
+    assert all(test["supports"] is None for test in told["hypothesis"]["tests"])
+
+
+def test_a_discovered_circuit_of_identical_prompts_says_why_it_has_no_faithfulness(monkeypatch, tmp_path, capsys):
+    given = [
+        "discover", identical(tmp_path), "--model", GOLDEN / CASE / "model", "--method", "eap", "--edges", 12, "--metric",
+        "logit_difference", "--ablation", "zero", "--out", tmp_path / "zero",
+    ]  # fmt: skip
+    assert run(monkeypatch, list(map(str, given))) == 0
+    assert json.loads((tmp_path / "zero" / "run.json").read_text())["summary"]["faithfulness_undefined"] is None
+    capsys.readouterr()
+    given[given.index("zero")], given[-1] = "interchange", tmp_path / "same"
+    assert run(monkeypatch, list(map(str, given))) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    summary = json.loads((tmp_path / "same" / "run.json").read_text())["summary"]
+    assert summary["faithfulness"] is None
+    assert "rounding" in summary["faithfulness_undefined"]
+    assert "note: faithfulness: the metric is" in said
+    assert "ask for more edges" not in said
+    assert "faithfulness undefined" in (tmp_path / "same" / "circuit.html").read_text()
+
+
+def identical(folder):
+    """The golden case's pairs, each with its clean prompt twice."""
+    case = json.loads((GOLDEN / CASE / "case.json").read_text())
+    return write_pairs(case | {"ablated": case["clean"]}, folder / "SAME.jsonl")

@@ -9,6 +9,7 @@ import torch
 
 import circuits
 from circuits import Circuit, InputError, NodeScores
+from circuits.correlation import correlation
 from circuits.evaluation.completeness import Completeness
 from circuits.evaluation.faithfulness import Faithfulness, measure_circuits
 from circuits.metrics import METRICS
@@ -154,6 +155,18 @@ def test_a_metric_that_does_not_vary_has_no_sobol_indices():
 
     found = sobol_indices(("a", "b"), ablated, outcomes, 0.5)
     assert bool(found.total.isnan().all())
+
+
+def test_a_column_that_is_constant_to_rounding_correlates_with_nothing():
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(30, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    flat = torch.full((30, 2), 0.1, dtype=torch.float64)  # its mean is not exactly 0.1
+    for kind in ("pearson", "spearman"):
+        assert bool(correlation(x, flat, kind).isnan().all())
+        assert bool(correlation(flat, x, kind).isnan().all())
+        assert bool(correlation(x, 3 + 1e-7 * noise, kind, rounding=ROUNDING[torch.float32]).isnan().all())
+        assert not bool(correlation(x, 3 + 1e-7 * noise, kind).isnan().any())
+    assert bool(correlation(x[:0], x[:0]).isnan().all())
 
 
 def test_a_faithfulness_made_by_hand_judges_its_span_by_the_metric():

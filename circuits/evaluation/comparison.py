@@ -47,7 +47,7 @@ class Comparison:
         nodes: the components that all of them score.
         by: `abs`: nodes are ranked by the size of their mean effect; `signed`: from the most helpful to the most harmful.
         rank: Spearman's correlation of two methods' means over the nodes.
-        low, high: its 95% interval, had other prompts been drawn.
+        low, high: its 95% bootstrap interval, had other prompts been drawn; nominal, see `circuits.bootstrap`.
         overlap: entry k - 1: the share of the k strongest nodes that two methods have in common; NaN where one of them
             does not say which k these are (a circuit: other than for all of its nodes).
         counterfactual: by method and alpha; empty where no ablations were given.

@@ -25,6 +25,7 @@ from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
 from circuits.question import Progress
+from circuits.span import share_known
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Correlation:
 
     Attributes:
         per_prompt: the correlation over the samples; NaN on a prompt where prediction or metric is constant.
-        low, high: 95% bootstrap interval of its mean over the prompts.
+        low, high: 95% bootstrap interval of its mean over the prompts; nominal, see `circuits.bootstrap`.
     """
 
     per_prompt: Float[Tensor, " prompt"]
@@ -102,7 +103,7 @@ class Counterfactuals:
         """
         found = {}
         for alpha, samples in self.samples.items():
-            each = correlation(self.prediction(scores, alpha), samples.outcomes, kind)
+            each = correlation(self.prediction(scores, alpha), samples.outcomes, kind, share_known(samples.origin))
             low, high = bootstrap_interval(each[~each.isnan()][None], seed=seed)
             found[alpha] = Correlation(each, float(low[0]), float(high[0]))
         return found

@@ -109,7 +109,7 @@ class Mediation:
         """Percentile bootstrap interval of each mean over prompts: `{"direct": (low, high), …}`.
 
         Args:
-            level: its coverage.
+            level: its nominal coverage; `circuits.bootstrap` tells what it covers.
             resamples: how many; the same for all four effects.
             seed: of the resampling.
 

@@ -38,6 +38,7 @@ from circuits.plain_torch import plain_methods, plain_torch
 from circuits.provenance import frozen
 from circuits.question import Progress
 from circuits.rounding import computed_in
+from circuits.span import share_known
 from circuits.workers import Workers
 
 WEAK = 0.5
@@ -207,7 +208,9 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
     left = float(plain.rounding.mean())
     pairs = interactions(samples.nodes, samples.kept, _residuals(samples, plain), rounding=left)
     tested = ~found.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
-    held_out = correlation(found.left_out[tested], samples.outcomes[tested]).nanmean()
+    held_out = correlation(
+        found.left_out[tested], samples.outcomes[tested], rounding=share_known(samples.origin)
+    ).nanmean()
     worth = {
         "kind": fit,
         "samples": len(samples),

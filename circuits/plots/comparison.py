@@ -86,8 +86,12 @@ def _said(found: Comparison) -> list[str]:
     if found.judge is not None:
         told.append(f"The scores are judged by fresh ablations: {found.judge}.")
     without = [name for name in found.scores if name not in found.faithfulness]
-    if without and found.faithfulness:
-        told.append(f"Scores alone have no faithfulness: {', '.join(without)}.")
+    circuits = [name for name in without if name.endswith(" circuit")]
+    alone = [name for name in without if name not in circuits]
+    if alone and found.faithfulness:
+        told.append(f"Scores alone have no faithfulness: {', '.join(alone)}.")
+    if circuits and found.faithfulness:
+        told.append(f"Faithfulness is undefined, or was not measured: {', '.join(circuits)}.")
     return [*told, *([found.caution] if found.caution else [])]
 
 
