@@ -12,6 +12,7 @@ from torch import Tensor
 from circuits.bootstrap import bootstrap_interval
 from circuits.errors import InputError
 from circuits.provenance import Provenance, frozen
+from circuits.quantity import Quantity, quantity_of
 from circuits.workers import Workers
 
 
@@ -58,7 +59,12 @@ class NodeScores:
     @property
     def signed(self) -> bool:
         """Whether a sign tells that a node helps or hurts; the scores of AtP* are sizes."""
-        return self.provenance.get("options", {}).get("signed", True)
+        return self.quantity.signed
+
+    @property
+    def quantity(self) -> Quantity:
+        """What the scores are: effects, or what their method calls them."""
+        return quantity_of(self.provenance)
 
     @property
     def n_prompts(self) -> int:

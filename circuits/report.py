@@ -16,6 +16,7 @@ from circuits.errors import InputError
 from circuits.plots import circuit_figure, node_heatmap
 from circuits.plots.evaluation import evaluation_sections
 from circuits.plots.page import Section, Table
+from circuits.quantity import edge_caption, node_caption
 from circuits.runs import RUN_FILE, read_run_file
 from circuits.scores import EdgeScores
 from circuits.untrusted import check_plain, parse_json, read_json, read_text, shown
@@ -160,8 +161,8 @@ def _picture(result: Any) -> Any:
 
 def _caption(result: Any) -> str:
     if isinstance(result, Circuit):
-        return "Layers upward; blue edges help, vermilion, dashed ones hurt; width is the size of the effect."
-    return "Blue helps, vermilion hurts."
+        return edge_caption(result)
+    return node_caption(result.quantity)
 
 
 def _number(value: Any) -> str:

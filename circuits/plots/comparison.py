@@ -88,7 +88,7 @@ def _said(found: Comparison) -> list[str]:
     without = [name for name in found.scores if name not in found.faithfulness]
     if without and found.faithfulness:
         told.append(f"Scores alone have no faithfulness: {', '.join(without)}.")
-    return [*told, *([found.caution] if found.caution else [])]
+    return [*told, *(line for line in (found.caution, found.on_signs) if line)]
 
 
 def rank_figure(found: Comparison) -> Figure:
