@@ -133,7 +133,8 @@ def hierarchical(groups: Groups, n: int, branches: int) -> Tensor:
 
 def subsampled(found: Diagnosis) -> Tensor:
     """The estimated contribution of each node."""
-    return differences(found.included, found.outcomes).mean.nan_to_num(0).abs().mean(1)
+    drawn = slice(found.n_joint, None)
+    return differences(found.included[drawn], found.outcomes[drawn]).mean.nan_to_num(0).abs().mean(1)
 
 
 def curves(

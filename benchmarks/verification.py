@@ -2,6 +2,7 @@
 
     python benchmarks/verification.py [--pairs 8] [--tasks ioi greater-than subject-verb-agreement] [--each]
     python benchmarks/verification.py --redraw    # from the last run
+    python benchmarks/verification.py --bounds [--seeds 400]    # how often bounds fail on functions made to break them; no model
 
 On SmolLM2-135M, each node at all positions together: 270 queries, 90 keys, 90 values, 270 heads, 30 MLPs; with `--each` also
 greater-than with a node for each position, which takes most of the time. The size of an effect is the absolute value of its mean
@@ -12,6 +13,7 @@ Prints tables of docs/verification.md; writes docs/bounds.png, and what they are
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,11 +25,13 @@ from recall_figures import bounds_figure
 
 import circuits
 import tasks
-from circuits import Model, NodeScores, PromptPairs
+from circuits import Diagnosis, Model, NodeScores, PromptPairs
+from circuits.subsets import draw_subsets
 
 ROOT = Path(__file__).parents[1]
 NODES = "q+k+v+heads+mlps"
 PATCHED, SAMPLES, SHOWN = (0, 30, 100), (32, 64, 96, 128, 192, 256), (64, 128, 256)
+BOUNDED = (128, 256, 1024)
 BELOW = 0.02
 EACH = "greater-than, each position"
 
@@ -89,6 +93,29 @@ def measure(model: Model, task: str, n: int) -> dict[str, Any]:
     }
 
 
+def miss_rates(seeds: int, share: float = 0.0625, confidence: float = 0.95) -> None:
+    """Prints how often a stated bound is below the largest average effect, on the set functions of the tests."""
+    sys.path.insert(0, str(ROOT))
+    from tests.set_functions import FUNCTIONS, N
+
+    print(
+        f"{N} nodes, share {share}, confidence {confidence}, {seeds} seeds: bound failed / median bound over the truth"
+    )
+    print("\n| function | " + " | ".join(f"{n} samples" for n in BOUNDED) + " |\n" + "|---" * (1 + len(BOUNDED)) + "|")
+    names = tuple(map(str, range(N)))
+    for name, function in FUNCTIONS.items():
+        truth, cells = float(function.average_effects(share).abs().max()), []
+        for samples in BOUNDED:
+            bounds = []
+            for seed in range(seeds):
+                included = draw_subsets(N, samples, share, seed)
+                bounds.append(Diagnosis(names, included, function(included)[:, None], confidence).bound)
+            drawn = torch.tensor(bounds, dtype=torch.float64)
+            missed = float((drawn < truth - 1e-12).double().mean())
+            cells.append(f"{missed:.1%} / {float(drawn.median()) / truth:.1f}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
 def report(measured: Mapping[str, Any]) -> None:
     """Prints the tables."""
     print("\n| task | patched | largest effect left | bound, 64 | 128 | 256 samples | intervals that cover |")
@@ -113,9 +140,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--tasks", nargs="*", default=["ioi", "greater-than", "subject-verb-agreement"])
     parser.add_argument("--each", action="store_true", help="also greater-than with a node for each position")
+    parser.add_argument("--bounds", action="store_true", help="only how often bounds fail on set functions")
+    parser.add_argument("--seeds", type=int, default=400)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--redraw", action="store_true", help="only tables and the figure of the last run")
     asked = parser.parse_args()
+    if asked.bounds:
+        torch.set_num_threads(asked.threads)
+        return miss_rates(asked.seeds)
     results = ROOT / "runs" / "verification.json"
     if not asked.redraw:
         torch.set_num_threads(asked.threads)

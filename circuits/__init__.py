@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from circuits.errors import InputError as InputError
     from circuits.errors import ModelError as ModelError
     from circuits.errors import PairsError as PairsError
+    from circuits.errors import PairsWarning as PairsWarning
     from circuits.evaluation.circuit_predictions import CircuitPrediction as CircuitPrediction
     from circuits.evaluation.circuit_predictions import predict_circuits as predict_circuits
     from circuits.evaluation.comparison import Comparison as Comparison
@@ -123,6 +124,7 @@ _WHERE = {
     "ModelError": "errors",
     "Naming": "export.naming",
     "PairsError": "errors",
+    "PairsWarning": "errors",
     "PromptPairs": "pairs",
     "Recovery": "evaluation.recovery",
     "Verification": "methods.verification",

@@ -9,7 +9,7 @@ biases) belong to no writer: they stay under every ablation.
 | `zero` | zero |
 | `mean` | its mean over all positions of the clean prompts of a reference set |
 | `mean_positional` | its mean over the reference prompts of the same length, position by position |
-| `gaussian` | its value when noise is added to the embeddings of chosen tokens (Meng et al. 2022, 2202.05262) |
+| `gaussian` | its value when noise is added to the embeddings of chosen tokens (Meng et al. 2022, 2202.05262): its standard deviation is 3 times that of the embeddings as they enter the residual stream |
 | `resample` | its value on another clean prompt of the same length, drawn once per pair |
 """
 
@@ -24,6 +24,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.engine.capture import Writes, capture_writes
+from circuits.engine.embedding import embedding_std
 from circuits.engine.hooks import Hook, inference_state
 from circuits.engine.prefix import Suffix
 from circuits.errors import InputError
@@ -44,6 +45,11 @@ class Ablation(ABC):
 
     name: ClassVar[str]
     keeps_prefix: ClassVar[bool] = False
+
+    @property
+    def needs_difference(self) -> bool:
+        """Whether it changes nothing where the two prompts of a pair are the same."""
+        return self.keeps_prefix
 
     @property
     def label(self) -> str:
@@ -176,7 +182,8 @@ class Gaussian(Ablation):
 
     Attributes:
         tokens: names of roles; empty: the tokens in which clean and corrupted prompts differ.
-        scale: the noise's standard deviation, in standard deviations of the embedding matrix's entries.
+        scale: the noise's standard deviation, in standard deviations of the embeddings' entries as they enter the residual
+            stream: behind whatever the model multiplies its embedding matrix by, and over the whole vocabulary.
         seed: of the noise; each pair has noise of its own, whatever the batches.
     """
 
@@ -195,7 +202,8 @@ class Gaussian(Ablation):
                 if token not in roles:
                     known = ", ".join(roles) or "none"
                     raise InputError(f"gaussian ablation: pair {i} has no role {token!r} (its roles: {known})")
-        return _GaussianOn(self, pairs)
+        with inference_state(model.bridge):
+            return _GaussianOn(self, pairs, self.scale * embedding_std(model.bridge, model.architecture))
 
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
         raise NotImplementedError("prepare it first")
@@ -203,29 +211,37 @@ class Gaussian(Ablation):
 
 @dataclass(frozen=True, eq=False)
 class _GaussianOn(RunAblation):
-    """`Gaussian` with the pairs whose tokens it hits."""
+    """`Gaussian` with the pairs whose tokens it hits.
+
+    Attributes:
+        sigma: the noise's standard deviation.
+    """
 
     gaussian: Gaussian
     pairs: "PromptPairs"
+    sigma: float
     name: ClassVar[str] = "gaussian"
 
     @property
     def label(self) -> str:
         return self.gaussian.label
 
+    @property
+    def needs_difference(self) -> bool:
+        return not self.gaussian.tokens
+
     def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
         return self.gaussian.prepared(model, pairs, batch_size)
 
     def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
         noise = torch.zeros(*suffix.clean.shape, int(model.bridge.cfg.d_model))
-        sigma = self.gaussian.scale * float(model.bridge.W_E.detach().float().std())
         for row, index in enumerate(suffix.batch.index.tolist()):
             pair = self.pairs.pair(index)
             hit = [pair.roles[token] for token in self.gaussian.tokens] or [
                 i for i, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b
             ]
             generator = torch.Generator().manual_seed((self.gaussian.seed * 1_000_003 + index) % 2**63)
-            noise[row, hit] = sigma * torch.randn(len(hit), noise.shape[-1], generator=generator)
+            noise[row, hit] = self.sigma * torch.randn(len(hit), noise.shape[-1], generator=generator)
         noise = noise.to(model.device, model.dtype)
         return suffix.clean, [(model.architecture.blocks[0].resid_pre, lambda x: x + noise)]
 

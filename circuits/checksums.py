@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.untrusted import open_regular, parse_json, read_text
+from circuits.untrusted import open_regular, parse_json, read_bytes, read_text
 
 SUM = "sha256"
 BLANK = "0" * 64
@@ -23,6 +23,11 @@ def file_sum(path: Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits; InputError for a pipe or a device, see `open_regular`."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sum(path: Path) -> str:
+    """The SHA-256 that a text file had before its line ends became CRLF; our own files have LF alone. Raises as `file_sum`."""
+    return hashlib.sha256(read_bytes(path).replace(b"\r\n", b"\n")).hexdigest()
 
 
 def json_sum(data: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from circuits.engine.ablate import live_nodes
 from circuits.errors import InputError
 from circuits.graph import Graph
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Table = Literal["scores", "stderr"]
 TABLES: tuple[Table, ...] = ("scores", "stderr")
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Circuit:
     """A set of edges, with the scores they were chosen by.

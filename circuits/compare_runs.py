@@ -16,7 +16,7 @@ from circuits.model import Model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
 from circuits.provenance import said
-from circuits.runs import check_files, read_run_file
+from circuits.run_files import check_files, read_run_file
 from circuits.scores import EdgeScores
 
 SAME = {"weights_sha256": "models", "pairs_sha256": "prompts", "metric": "metrics", "dtype": "dtypes"}

@@ -121,7 +121,7 @@ class ComponentRuns:
             model.report.resume_exact,
         )
         values = replacements.values(question, batch, own.values)
-        return cls(question, batch, sites, base, values, question.metric(base.logits, batch.targets))
+        return cls(question, batch, sites, base, values, question.clean_metric(batch, base.logits))
 
     def metrics(self, ablated: Bool[Tensor, "sample node"]) -> Float[Tensor, "sample batch"]:
         """The metric with these components ablated, a set to each row."""

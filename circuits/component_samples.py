@@ -23,6 +23,7 @@ from circuits.model import Model
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen, provenance
 from circuits.question import Progress, Question
 from circuits.worker_pieces import Asked, Measurement, measure_pieces
@@ -49,6 +50,7 @@ def check_samples(samples: int, alpha: float) -> None:
         raise InputError(f"alpha must be between 0 and 1, got {alpha}")
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Sets of ablated components, and what became of the metric.

@@ -10,6 +10,7 @@ from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Gradients, Writes, capture_gradients, capture_writes, stack
 from circuits.engine.gradient_sum import GradientSum
 from circuits.engine.hooks import Hook
+from circuits.norm_check import sees_nothing
 from circuits.positions import place
 from circuits.question import Batch, Question
 
@@ -44,6 +45,8 @@ class Contraction:
     Attributes:
         question, batch: what is asked.
         scores: the products so far.
+        empty: on which prompts a gradient was taken on an empty residual stream, at a position whose embedding is ablated; see
+            `circuits.norm_check`.
     """
 
     def __init__(self, question: Question, batch: Batch, labels: tuple[str, ...] | None = None) -> None:
@@ -51,6 +54,8 @@ class Contraction:
         shape = (self.graph.n_writers, self.graph.n_readers)
         device, dtype = batch.suffix.clean.device, question.sum_dtype
         self.scores = torch.zeros(len(batch), *shape, device=device, dtype=dtype)
+        self.empty = torch.zeros(len(batch), dtype=torch.bool, device=device)
+        self._sees_nothing = torch.zeros_like(batch.suffix.clean, dtype=torch.bool)
         self._places = self._split = None
         if labels is not None:
             self._places = torch.stack([place(label, batch, question.pairs) for label in labels], dim=1)
@@ -59,7 +64,7 @@ class Contraction:
     def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
         """A forward and a backward pass on the clean prompts, from `embedding` if it is given."""
         model, suffix = self.question.model, self.batch.suffix
-        return capture_gradients(
+        found = capture_gradients(
             model.bridge,
             model.architecture,
             suffix.clean,
@@ -69,6 +74,8 @@ class Contraction:
             embedding,
             hooks,
         )
+        self._sees_nothing |= sees_nothing(model.architecture, (*found.resid_pre, found.resid_final))
+        return found
 
     def writes(self, embedding: Tensor) -> Writes:
         """Every writer's output where `embedding` enters the first block."""
@@ -98,6 +105,7 @@ class Contraction:
 
         Tile by tile, so that the written-out difference stays small.
         """
+        self.empty |= (self._sees_nothing & difference.embedding.any(-1)).any(1)
         writers = writers or slice(0, self.graph.n_writers)
         batch, pos, d_model = difference.embedding.shape
         dtype = self.question.sum_dtype

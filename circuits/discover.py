@@ -6,16 +6,19 @@ method takes is refused, never ignored.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 from circuits.ablations import Ablation, Gaussian, Resample, get_ablation
+from circuits.answers import watched
+from circuits.doubts import about_answers, collected, doubt, same_up_to_answer
 from circuits.edge_jobs import edge_attribution_job, exact_edges_job, information_flow_job
 from circuits.errors import InputError
 from circuits.findings import Discovery, NodeDiscovery
 from circuits.job import Job, StageProgress, silent
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_jobs import (
     activation_patching_job,
     atp_star_job,
@@ -25,7 +28,7 @@ from circuits.node_jobs import (
 )
 from circuits.option_checks import check_values
 from circuits.pairs import PromptPairs
-from circuits.question import Question
+from circuits.question import Question, look
 from circuits.search_jobs import acdc_job, edge_pruning_job
 from circuits.workers import Workers
 
@@ -33,6 +36,7 @@ LARGEST_NOISE_SEED = 2**40
 """Each pair has a seed of its own, a million times this one's and its number, in 64 bits."""
 
 
+@on_model
 def discover(
     model: Model,
     pairs: PromptPairs,
@@ -65,15 +69,26 @@ def discover(
 
     Raises:
         InputError: an option that cannot be used, or that belongs to another method.
+
+    Warns:
+        PairsWarning: the model does not do what the pairs ask, or the pairs say little; also in `warnings` of the result.
     """
     check_options(method, options)
     chosen_method = METHODS[method]
     if workers is not None:
         check_divided(method)
     chosen = choose_ablation(ablation or chosen_method.ablation, noise_tokens, seed)
-    question = Question.ask(model, pairs, metric, chosen, batch_size)
-    job = Job(question, batch_size, seed, stage, {}, test=test, workers=workers)
-    return chosen_method.job(job, **chosen_method.fixed, **options)
+    with collected() as warnings, watched(len(pairs), model.d_vocab) as answers:
+        question = Question.ask(model, pairs, metric, chosen, batch_size)
+        job = Job(question, batch_size, seed, stage, {}, test=test, workers=workers)
+        found = chosen_method.job(job, **chosen_method.fixed, **options)
+        if test:
+            look(question)
+            doubt(about_answers(model, pairs, answers))
+    doubt(warnings)
+    differ = not question.ablation.needs_difference or len(same_up_to_answer(pairs)) < len(pairs)
+    seen = answers if answers.complete else None
+    return replace(found, answers=seen, warnings=tuple(warnings), pairs_differ=differ)
 
 
 def check_options(method: str, options: dict[str, Any]) -> None:

@@ -19,6 +19,10 @@ class PairsError(InputError):
     """Prompt pairs that cannot be used, with the pair or line number."""
 
 
+class SchemaError(InputError):
+    """A file in a form of another version of this project, newer or older than what is read."""
+
+
 NO_MEMORY = "there is not enough memory for this; give it more, or a smaller batch size"
 CANNOT_WRITE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG,
@@ -63,6 +67,10 @@ OF_MEMORY = (
 
 class AttributionWarning(UserWarning):
     """Scores that a measurement contradicts."""
+
+
+class PairsWarning(UserWarning):
+    """Prompt pairs that say little, see `circuits.doubts`: numbers about them look like any other."""
 
 
 class ContentWarning(UserWarning):

@@ -13,11 +13,12 @@ from typing import Any
 
 from circuits.circuit import Circuit
 from circuits.compare_runs import Run
+from circuits.doubts import about_prompts, collected, doubt
 from circuits.errors import InputError
-from circuits.evaluation.completeness import completeness, minimality
+from circuits.evaluation.completeness import Completeness, completeness, minimality
 from circuits.evaluation.curves import faithfulness_curves
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness
-from circuits.evaluation.hypothesis import hypothesis_tests
+from circuits.evaluation.hypothesis import HypothesisTests, hypothesis_tests
 from circuits.evaluation.randomisation import randomisation
 from circuits.evaluation.score_quality import complexity, sensitivity
 from circuits.evaluation.stability import prompt_stability
@@ -35,6 +36,8 @@ from circuits.scores import EdgeScores
 PARTS = (
     "faithfulness", "completeness", "minimality", "curves", "hypothesis", "scores", "recovery", "stability", "randomisation",
 )  # fmt: skip
+AGAIN = ("recovery", "stability", "randomisation")
+"""Parts of the run's own pairs, whichever are given."""
 AGAIN_SECONDS = 300.0
 RESAMPLES = 100
 
@@ -69,6 +72,9 @@ def evaluate_run(
 
     Raises:
         InputError: an unknown part, or another model than the run's.
+
+    Warns:
+        PairsWarning: what speaks against the pairs; also in `warnings` of the result.
     """
     wanted = PARTS if parts is None else tuple(parts)
     unknown = [part for part in wanted if part not in PARTS]
@@ -87,6 +93,7 @@ def evaluate_run(
             stopped = {part: "interrupted" for part in left}
             interrupted(replace(work.evaluation(), skipped={**work.skipped, **stopped}))
         raise
+    doubt(work.warnings)
     return work.evaluation()
 
 
@@ -97,6 +104,7 @@ class _Work:
         found: what is measured, by the names of `Evaluation`.
         skipped: what could not be, and why.
         seconds: wall time a stage.
+        warnings: what speaks against the pairs, in order.
     """
 
     def __init__(
@@ -120,18 +128,30 @@ class _Work:
         self.found: dict[str, Any] = {}
         self.skipped: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        named = self.ablation.name if self.ablation.needs_difference else None
+        self.warnings = dict.fromkeys(about_prompts(model, pairs, named))
 
     def evaluation(self) -> Evaluation:
         """What is there."""
         origin = self.run.provenance
+        measured = [*self.found.get("faithfulness", {}).values(), self.found.get("same_layers")]
+        answers = next((of.answers for of in measured if of is not None), None)
         return Evaluation(
             self.run.path.resolve().name, str(origin.get("task") or "pairs"), str(origin.get("model")), len(self.pairs),
             self.fresh, None if self.circuit is None else len(self.circuit), self.ablation.label, self.metric,
-            **self.found, skipped=dict(self.skipped), seconds=dict(self.seconds),
+            **self.found, answers=answers, warnings=tuple(self.warnings), skipped=dict(self.skipped), seconds=dict(self.seconds),
         )  # fmt: skip
 
     def measure(self, part: str, ablations: Sequence[str] | None, n_random: int) -> None:
-        """One part, where the run has something for it."""
+        """One part, where the run has something for it; warnings about the pairs are kept."""
+        with collected() as warnings:
+            try:
+                self._measure(part, ablations, n_random)
+            finally:
+                if part not in AGAIN:  # which have other pairs, and models that were altered on purpose
+                    self.warnings |= warnings
+
+    def _measure(self, part: str, ablations: Sequence[str] | None, n_random: int) -> None:
         of_circuit = {"completeness": completeness, "minimality": minimality, "hypothesis": hypothesis_tests}
         if part == "faithfulness" and self.circuit is not None:
             self.faithfulness(self.circuit, ablations, n_random)
@@ -141,7 +161,7 @@ class _Work:
             self.measured(part, faithfulness_curves, self.scores)
         elif part == "scores" and self.scores is not None:
             self.of_scores(self.scores)
-        elif part in ("recovery", "stability", "randomisation"):
+        elif part in AGAIN:
             with self._telling(part):
                 getattr(self, part)()
 
@@ -164,9 +184,14 @@ class _Work:
         seeded = {} if function is minimality else {"seed": self.seed}
         title = "hypothesis tests" if name == "hypothesis" else name
         with self._telling(title), self._timed(title) as progress:
-            self.found[name] = function(
+            found = function(
                 self.model, self.pairs, of, ablation=self.ablation, progress=progress, **seeded, **self.asked
             )
+            self.found[name] = found
+            if isinstance(found, Completeness) and found.undefined is not None:
+                self.skipped[title] = found.undefined
+            if isinstance(found, HypothesisTests):
+                self.skipped |= {f"{title}, {names}": reason for reason, names in found.not_made.items()}
 
     def faithfulness(self, circuit: Circuit, ablations: Sequence[str] | None, n_random: int) -> None:
         own = self.ablation.label
@@ -176,8 +201,14 @@ class _Work:
             with self._telling(f"faithfulness under {ablation}"):
                 found = self._faithfulness(circuit, ablation, KINDS[0], n_random)
                 self.found.setdefault("faithfulness", {})[ablation] = found
+                if found.undefined is not None:
+                    self.skipped[f"faithfulness under {ablation}"] = found.undefined
+                if found.too_few_random is not None:
+                    self.skipped["faithfulness, random circuits"] = found.too_few_random
         with self._telling("faithfulness, random circuits of the same layers"):
-            self.found["same_layers"] = self._faithfulness(circuit, own, KINDS[1], n_random)
+            found = self.found["same_layers"] = self._faithfulness(circuit, own, KINDS[1], n_random)
+            if found.too_few_random is not None:
+                self.skipped["faithfulness, random circuits of the same layers"] = found.too_few_random
 
     def _faithfulness(self, circuit: Circuit, ablation: str, kind: str, n_random: int) -> Faithfulness:
         with self._timed(f"faithfulness, {ablation}, {kind.replace('_', ' ')}") as progress:

@@ -1,8 +1,10 @@
 """What came out of an evaluation, and how it is written down (`evaluation.json`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from circuits.answers import Answers
 from circuits.evaluation.completeness import Completeness, Minimality
 from circuits.evaluation.curves import FaithfulnessCurves
 from circuits.evaluation.faithfulness import Faithfulness
@@ -13,6 +15,19 @@ from circuits.evaluation.stability import Stability
 from circuits.provenance import finite
 from circuits.run_recovery import Recovered
 from circuits.run_variations import Variations
+from circuits.untrusted import check_schema
+
+SCHEMA, OLD_SCHEMA = 2, 1
+
+
+def check_evaluation(told: Mapping[str, Any], what: str) -> None:
+    """Whether an `evaluation.json` is of a kind that this version reads; one without a schema is an old one.
+
+    Raises:
+        SchemaError: another version wrote it; `what` names the file.
+    """
+    schema = told.get("schema", OLD_SCHEMA)
+    check_schema(schema, OLD_SCHEMA if type(schema) is int and schema == OLD_SCHEMA else SCHEMA, what)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +47,8 @@ class Evaluation:
         prompts: stability of the scores over resampled prompts.
         variations: what the method finds when it is asked a little differently.
         randomisation: what it finds in a model whose last layers are shuffled.
+        answers: where the model ranks the answers; None where that was not measured.
+        warnings: what speaks against the pairs, see `circuits.doubts`.
         skipped: what could not be measured, and why.
         seconds: wall time a part.
     """
@@ -56,6 +73,8 @@ class Evaluation:
     prompts: Stability | None = None
     variations: Variations | None = None
     randomisation: Randomisation | None = None
+    answers: Answers | None = None
+    warnings: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -76,7 +95,12 @@ class Evaluation:
                 "seconds",
             )
         }
-        told["schema"] = 2
+        told["schema"] = SCHEMA
+        told["warnings"] = list(self.warnings)
+        if (answers := self.answers) is not None:
+            told["answers"] = {
+                "accuracy": answers.accuracy, "top_1_rate": answers.top_1_rate, "median_rank": answers.median_rank
+            }  # fmt: skip
         told["faithfulness"] = {name: _faithfulness(of) for name, of in self.faithfulness.items()}
         if self.same_layers is not None:
             told["same_layers"] = _faithfulness(self.same_layers)
@@ -85,7 +109,7 @@ class Evaluation:
             told["completeness"] = {
                 "value": finite(of.value), "complement": finite(of.complement), "incompleteness": finite(of.incompleteness),
                 "circuit_without": [finite(x) for x in of.circuit_without.tolist()],
-                "model_without": [finite(x) for x in of.model_without.tolist()],
+                "model_without": [finite(x) for x in of.model_without.tolist()], "undefined": of.undefined,
             }  # fmt: skip
         if self.minimality is not None:
             part = self.minimality
@@ -133,4 +157,5 @@ def _faithfulness(of: Faithfulness) -> dict[str, Any]:
         "clean": float(of.clean.mean()), "ablated": float(of.ablated.mean()), "circuit": float(of.circuit.mean()),
         "random_circuits": of.random_kind, "random": [float(x) for x in of.random],
         "random_faithfulness": finite(of.random_value), "p": finite(of.p_value),
+        "undefined": of.undefined, "too_few_random": of.too_few_random,
     }  # fmt: skip

@@ -12,10 +12,24 @@ SAID = {True: "for the circuit", False: "against it", None: "could not be made"}
 def tables(told: Mapping[str, Any]) -> list[Rows]:
     """What was measured, a table a part."""
     made = [
-        _faithfulness(told), _claims(told), _hypothesis(told), _scores(told), *_recovery(told), _stability(told),
+        _answers(told), _faithfulness(told), _claims(told), _hypothesis(told), _scores(told), *_recovery(told), _stability(told),
         _randomisation(told),
     ]  # fmt: skip
     return [table for table in made if table[2]]
+
+
+def _answers(told: Mapping[str, Any]) -> Rows:
+    """How well the model itself answers; evaluations of older versions do not say."""
+    of = told.get("answers")
+    names = {
+        "accuracy": "accuracy",
+        "top_1_rate": "top-1 rate of the answer",
+        "median_rank": "median rank of the answer",
+    }
+    rows = (
+        [] if of is None else [[label, "–" if of[name] is None else f"{of[name]:.4g}"] for name, label in names.items()]
+    )
+    return f"the model on {told['n_pairs']} clean prompts", ("", ""), rows
 
 
 def _faithfulness(told: Mapping[str, Any]) -> Rows:
@@ -61,10 +75,15 @@ def _claims(told: Mapping[str, Any]) -> Rows:
 
 def _hypothesis(told: Mapping[str, Any]) -> Rows:
     rows = [
-        [test["name"], number(test["statistic"]), f"{test['corrected']:.2g}", SAID[test["supports"]]]
+        [
+            test["name"],
+            number(test["statistic"]),
+            "–" if test["corrected"] is None else f"{test['corrected']:.2g}",
+            SAID[test["supports"]],
+        ]
         for test in told.get("hypothesis", {}).get("tests", ())
     ]
-    return "hypothesis tests, Holm's correction", ("test", "statistic", "p", "speaks"), rows
+    return "hypothesis tests, Holm's correction for the last two", ("test", "statistic", "p", "speaks"), rows
 
 
 def _scores(told: Mapping[str, Any]) -> Rows:
@@ -168,5 +187,5 @@ def number(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3f}"
 
 
-def interval(value: float, ends: Sequence[float]) -> str:
-    return f"{value:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
+def interval(value: float, ends: Sequence[float | None]) -> str:
+    return f"{value:.3f} ({number(ends[0])} to {number(ends[1])})"

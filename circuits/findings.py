@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from circuits.answers import Answers
 from circuits.circuit import Circuit
 from circuits.evaluation.faithfulness import Faithfulness
 from circuits.methods.coar import LinearAttribution
@@ -31,6 +32,9 @@ class Discovery:
         seconds: wall time per stage.
         steps: a `steps.jsonl` of the search, or None.
         remarks: what the method has to say to a reader of the numbers.
+        answers: where the model ranks the answers; None where that was not measured.
+        warnings: what speaks against the pairs, see `circuits.doubts`.
+        pairs_differ: False where no pair's prompts differ in what the ablation looks at.
     """
 
     scores: EdgeScores | None
@@ -41,16 +45,28 @@ class Discovery:
     seconds: dict[str, float] = field(default_factory=dict)
     steps: Path | None = None
     remarks: tuple[str, ...] = ()
+    answers: Answers | None = None
+    warnings: tuple[str, ...] = ()
+    pairs_differ: bool = True
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers should know."""
+        about = (self.faithfulness.undefined, self.faithfulness.too_few_random)
+        remarks = (*self.remarks, *(f"faithfulness: {why}" for why in about if why is not None))
         if len(self.circuit):
-            return self.remarks
+            return remarks
+        if not self.pairs_differ:
+            return (
+                *remarks,
+                "the circuit is empty: no prompt differs from its corrupted one, so no edge has an effect",
+            )
+        if self.faithfulness.undefined is not None:
+            return remarks
         largest = (
             f"; the largest score is {float(self.scores.values.abs().max()):.4g}" if self.scores is not None else ""
         )
-        return (*self.remarks, f"the circuit is empty: ask for more edges, or take a smaller threshold{largest}")
+        return (*remarks, f"the circuit is empty: ask for more edges, or take a smaller threshold{largest}")
 
     @property
     def provenance(self) -> Provenance:
@@ -69,6 +85,7 @@ class Discovery:
         faith = self.faithfulness
         return {
             "accuracy": self.accuracy,
+            **ranked(self.answers),
             "metric": faith.metric,
             "ablation": faith.ablation,
             "clean": float(faith.clean.mean()),
@@ -77,6 +94,7 @@ class Discovery:
             "faithfulness": finite(faith.value),
             "random_circuits": [float(value) for value in faith.random],
             "random_faithfulness": finite(faith.random_value),
+            "faithfulness_undefined": faith.undefined,
             "edges": len(self.circuit),
             "nodes": len(self.circuit.nodes),
             "edges_in_graph": self.circuit.graph.n_edges,
@@ -85,6 +103,7 @@ class Discovery:
                 for edge, score, stderr in self.strongest(10)
             ],
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
         }
 
     def write_files(self, directory: Path) -> None:
@@ -98,9 +117,10 @@ class Discovery:
         self.circuit.to_json(directory / "circuit.json")
         self.circuit.to_graphml(directory / "circuit.graphml")
         origin = self.provenance
+        share = "undefined" if self.faithfulness.undefined is not None else f"{self.faithfulness.value:.2f}"
         title = (
             f"{origin.get('task') or 'circuit'} in {origin.get('model')}: {len(self.circuit)} edges by "
-            f"{self.options.get('method')}, faithfulness {self.faithfulness.value:.2f}"
+            f"{self.options.get('method')}, faithfulness {share}"
         )
         write_html(circuit_figure(self.circuit, title=title), directory / "circuit.html")
 
@@ -115,6 +135,9 @@ class NodeDiscovery:
         seconds: wall time per stage.
         tokens: what to write under each position; None: the labels of the scores.
         notes: what a reader of the numbers should know.
+        answers: where the model ranks the answers; None where that was not measured.
+        warnings: what speaks against the pairs, see `circuits.doubts`.
+        pairs_differ: False where no pair's prompts differ in what the ablation looks at.
     """
 
     scores: NodeScores
@@ -122,6 +145,9 @@ class NodeDiscovery:
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: Sequence[str] | None = None
     notes: tuple[str, ...] = ()
+    answers: Answers | None = None
+    warnings: tuple[str, ...] = ()
+    pairs_differ: bool = True
 
     @property
     def provenance(self) -> Provenance:
@@ -135,6 +161,8 @@ class NodeDiscovery:
         sign = 1 if metric is None else metric.sign
         ends = [None if run is None else finite(sign * float(run.mean())) for run in (scores.clean, scores.corrupted)]
         return {
+            **({} if self.answers is None else {"accuracy": self.answers.accuracy}),
+            **ranked(self.answers),
             "metric": self.provenance.get("metric"),
             "ablation": self.provenance.get("ablation"),
             "clean": ends[0],
@@ -143,6 +171,7 @@ class NodeDiscovery:
             "positions": None if scores.positions is None else len(scores.positions),
             "strongest": strongest(scores, 10, int(self.options.get("seed", 0))),
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
             **({"fit": scores.fit} if isinstance(scores, LinearAttribution) else {}),
         }
 
@@ -154,6 +183,13 @@ class NodeDiscovery:
         with_positions = self.scores.positions is not None
         figure = position_heatmap(self.scores, self.tokens) if with_positions else node_heatmap(self.scores)
         write_html(figure, directory / "heatmap.html")
+
+
+def ranked(answers: Answers | None) -> dict[str, float | None]:
+    """Where the model ranks the answers, as plain JSON values."""
+    if answers is None:
+        return {"top_1_rate": None, "median_rank": None}
+    return {"top_1_rate": finite(answers.top_1_rate), "median_rank": finite(answers.median_rank)}
 
 
 def strongest(scores: NodeScores, n: int = 10, seed: int = 0) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.errors import InputError
+from circuits.plain_torch import plain_torch
 from circuits.untrusted import shown
 
 Kind = Literal["q", "k", "v", "in"]
@@ -219,6 +220,7 @@ class Graph:
         return self.reader_names
 
     @cached_property
+    @plain_torch
     def edge_mask(self) -> Bool[Tensor, "writer reader"]:
         """True where an edge exists."""
         n_writers = torch.tensor([reader.n_writers for reader in self.reader_nodes])
@@ -234,6 +236,7 @@ class Graph:
         writers, readers = self.writer_names, self.reader_names
         return tuple(f"{writers[w]}->{readers[r]}" for w, r in mask.nonzero().tolist())
 
+    @plain_torch
     def mask_of(self, names: Iterable[str]) -> Bool[Tensor, "writer reader"]:
         """True at the named edges.
 

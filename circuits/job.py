@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from circuits.circuit import Circuit
-from circuits.evaluation.faithfulness import Faithfulness, circuit_metric, faithfulness
+from circuits.evaluation.faithfulness import Faithfulness, faithfulness
 from circuits.question import Question
 from circuits.workers import Workers
 
@@ -78,8 +78,4 @@ def tested(job: Job, circuit: Circuit, random_circuits: int) -> tuple[Faithfulne
         faith = faithfulness(
             model, pairs, circuit, n_random=random_circuits, seed=job.seed, progress=progress, **job.asked
         )
-        if not all(pairs.distractors):
-            return faith, None
-        everything = Circuit.full(model.graph)
-        per_prompt = circuit_metric(model, pairs, everything, "accuracy", job.question.ablation, job.batch_size)
-    return faith, float(per_prompt.mean())
+    return faith, None if faith.answers is None else faith.answers.accuracy

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import InputError
+from circuits.rounding import computed_in, rounding
 
 FITS = ("least_squares", "ridge", "lasso")
 STRENGTHS = torch.logspace(-4, 4, 17, dtype=torch.float64)
@@ -30,12 +31,14 @@ class LinearFit:
 
     Attributes:
         weights, bias: of each prompt's own model.
-        stderr: of each weight, from the residuals; NaN where samples leave no residual, or where weights are shrunk.
+        stderr: of each weight, from the residuals, or from what rounding may leave in them where that is more; NaN where
+            samples leave no residual, or where weights are shrunk.
         mean_stderr: the same of the weights averaged over the prompts.
         left_out: every sample's prediction by fits that have not seen it; NaN where there is none.
         rank: of the centred masks; with fewer than there are components, some weights cannot be told from each other.
         condition: largest over smallest of their singular values that count.
         strength: the chosen penalty of each prompt, or none.
+        rounding: what rounding may leave in each prompt's residuals: smaller ones are no evidence of anything.
     """
 
     weights: Float[Tensor, "node prompt"]
@@ -46,10 +49,14 @@ class LinearFit:
     rank: int
     condition: float
     strength: tuple[float, ...] = field(default=())
+    rounding: Float[Tensor, " prompt"] = field(default_factory=lambda: torch.zeros(0))
 
 
 def fit_linear(
-    kept: Float[Tensor, "sample node"], outcomes: Float[Tensor, "sample prompt"], fit: str = "least_squares"
+    kept: Float[Tensor, "sample node"],
+    outcomes: Float[Tensor, "sample prompt"],
+    fit: str = "least_squares",
+    dtype: torch.dtype | None = None,
 ) -> LinearFit:
     """Fits a model to every prompt.
 
@@ -58,6 +65,7 @@ def fit_linear(
         outcomes: the metric.
         fit: `least_squares` (of smallest norm, where it is not unique), `ridge` or `lasso`, with a strength chosen for each
             prompt by cross-validation.
+        dtype: in which the outcomes were computed; None: see `circuits.rounding.computed_in`.
 
     Raises:
         InputError: no such fit, or fewer than two samples.
@@ -72,15 +80,17 @@ def fit_linear(
     rank = int((s > s.max() * max(x.shape) * torch.finfo(s.dtype).eps).sum()) if bool(s.max() > 0) else 0
     u, s, vt = u[:, :rank], s[:rank], vt[:rank]
     condition = float(s[0] / s[-1]) if rank else torch.inf
+    left = rounding(outcomes.abs().amax(0), dtype or computed_in(outcomes))
     if fit == "least_squares":
-        found = _least_squares(u, s, vt, y)
+        found = _least_squares(u, s, vt, y, left)
     elif fit == "ridge":
         found = _ridge(x, y)
     else:
         found = _lasso(x, y)
     weights, stderr, mean_stderr, left_out, strength = found
+    left = left + rounding(weights.abs().sum(0), weights.dtype)  # of the fit's own sums
     return LinearFit(
-        weights, level - centre @ weights, stderr, mean_stderr, left_out + level, rank, condition, strength
+        weights, level - centre @ weights, stderr, mean_stderr, left_out + level, rank, condition, strength, left
     )
 
 
@@ -92,6 +102,7 @@ def _least_squares(
     s: Float[Tensor, " rank"],
     vt: Float[Tensor, "rank node"],
     y: Float[Tensor, "sample prompt"],
+    left: Float[Tensor, " prompt"],
 ) -> _Found:
     along = u.T @ y
     weights = vt.T @ (along / s[:, None])
@@ -99,8 +110,10 @@ def _least_squares(
     freedom = len(y) - 1 - u.shape[1]
     spread = (vt.T / s).square().sum(1)
     if freedom > 0:
-        stderr = (spread[:, None] * residuals.square().sum(0) / freedom).sqrt()
-        mean_stderr = (spread * residuals.mean(1).square().sum() / freedom).sqrt()
+        variance = spread[:, None] * residuals.square().sum(0) / freedom
+        stderr = torch.maximum(variance, spread[:, None] * left.square()).sqrt()
+        mean_variance = spread * residuals.mean(1).square().sum() / freedom
+        mean_stderr = torch.maximum(mean_variance, spread * left.mean().square()).sqrt()
     else:
         stderr, mean_stderr = torch.full_like(weights, torch.nan), torch.full_like(spread, torch.nan)
     leverage = (1 / len(y) + u.square().sum(1))[:, None]

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from circuits.durable import beside
 from circuits.errors import InputError
 
 _held: dict[tuple[int, Path], bool] = {}
@@ -41,7 +42,7 @@ def sole_writer(directory: str | Path, inside: bool = False) -> Iterator[bool]:
     if me in _held:
         yield _held[me]
         return
-    path = place / ".lock" if inside else place.with_name(f".{place.name}.circuits-lock")
+    path = place / ".lock" if inside else beside(place, ".circuits-lock")
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

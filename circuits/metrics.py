@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import InputError
+from circuits.metric_values import check_function, check_known, values_of_own
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class Targets:
         answers, answers_mask: ids of the right tokens; False where a row is padded.
         distractors, distractors_mask: ids of the wrong ones.
         clean_logits: the model's own logits on the clean prompts, where the metric asks for them.
+        index: numbers of the pairs, counted from 0.
     """
 
     answers: Int[Tensor, "batch n_answers"]
@@ -32,6 +34,7 @@ class Targets:
     distractors: Int[Tensor, "batch n_distractors"]
     distractors_mask: Bool[Tensor, "batch n_distractors"]
     clean_logits: Float[Tensor, "batch d_vocab"] | None = None
+    index: Int[Tensor, " batch"] | None = None
 
 
 MetricFunction = Callable[[Float[Tensor, "batch d_vocab"], Targets], Float[Tensor, " batch"]]
@@ -70,13 +73,16 @@ class Metric:
         return 1 if self.higher_is_more else -1
 
     def __call__(self, logits: Float[Tensor, "batch d_vocab"], targets: Targets) -> Float[Tensor, " batch"]:
-        """One number per prompt, in float32 or wider."""
-        values = self.function(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
-        if values.shape != logits.shape[:1]:
-            raise InputError(
-                f"metric {self.name} gave shape {tuple(values.shape)} for {len(logits)} prompts; it must give one number per "
-                "prompt (no mean over the batch)"
-            )
+        """One number per prompt, in float32 or wider.
+
+        Raises:
+            InputError: the function fails, or gives something else; see `circuits.metric_values`.
+        """
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if METRICS.get(self.name) is not self:
+            return values_of_own(self.name, self.function, wide, targets)
+        values = self.function(wide, targets)
+        check_known(self.name, values, targets)
         return values
 
     def require_gradient(self, method: str, at_clean: bool = True) -> None:
@@ -171,16 +177,19 @@ def get_metric(metric: "str | Metric | MetricFunction") -> Metric:
     Own functions are taken as "higher is more"; wrap them in a `Metric` to say otherwise.
 
     Raises:
-        InputError: no such metric; the nearest names are offered.
+        InputError: no such metric (the nearest names are offered), or a function that does not take logits and targets.
 
     >>> get_metric("logit_difference").unit
     'logits'
     """
     if isinstance(metric, Metric):
+        check_function(metric.name, metric.function)
         return metric
     if callable(metric):
-        return Metric(getattr(metric, "__name__", "custom"), metric)
-    if metric in METRICS:
+        name = getattr(metric, "__name__", "custom")
+        check_function(name, metric)
+        return Metric(name, metric)
+    if isinstance(metric, str) and metric in METRICS:
         return METRICS[metric]
     near = get_close_matches(str(metric), METRICS, n=2)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -189,4 +198,6 @@ def get_metric(metric: "str | Metric | MetricFunction") -> Metric:
 
 def targets_of(batch: Any, clean_logits: Tensor | None = None) -> Targets:
     """The targets of a `PairBatch`."""
-    return Targets(batch.answers, batch.answers_mask, batch.distractors, batch.distractors_mask, clean_logits)
+    return Targets(
+        batch.answers, batch.answers_mask, batch.distractors, batch.distractors_mask, clean_logits, batch.index
+    )

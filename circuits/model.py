@@ -7,10 +7,10 @@ user already has.
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -20,6 +20,8 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from circuits import plugins, zoo
 from circuits.engine.architecture import Architecture, describe
 from circuits.engine.check import CheckReport, check
+from circuits.engine.foreign_hooks import refuse_hooks
+from circuits.engine.held import held
 from circuits.engine.hooks import inference_state
 from circuits.engine.placement import (
     DeviceMap,
@@ -32,9 +34,13 @@ from circuits.engine.placement import (
     devices,
     move_streams,
 )
+from circuits.engine.usable_weights import check_no_adapter, check_weights_usable
 from circuits.errors import InputError, ModelError, lacks_memory
 from circuits.graph import Graph
+from circuits.model_files import why_no_tokenizer
+from circuits.model_sizes import built_within, checked_files
 from circuits.nodes import Widths
+from circuits.plain_torch import plain_torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +56,7 @@ class Model:
         report: what the check at loading found.
         compatibility_mode: whether TransformerLens' compatibility mode was on at loading; a later change is refused.
         loaded_by: how another process can load it: options of `load_model`; None for a model that was given as an object.
+        allow_hooks: whether hooks that somebody else put on it are allowed; results name them in their provenance.
     """
 
     bridge: TransformerBridge
@@ -60,10 +67,26 @@ class Model:
     report: CheckReport
     compatibility_mode: bool = False
     loaded_by: dict[str, Any] | None = None
+    allow_hooks: bool = False
 
     def __repr__(self) -> str:
         where = ", ".join(map(str, devices(self.bridge)))
         return f"Model({self.name!r}, {self.graph.n_layers} layers, {self.graph.n_edges} edges, {self.dtype}, {where})"
+
+    def __copy__(self) -> "Model":
+        return replace(self)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Neither pickled nor deep-copied: hooks of the bridge would go on to refer to the first model's weights.
+
+        Raises:
+            InputError: always.
+        """
+        how = f"load_model({self.name!r})" if self.loaded_by is not None else "load_model(…) on a copy of the original"
+        raise InputError(
+            f"the loaded model {self.name} can be neither pickled nor deep-copied; load it again where it is needed, with {how}. "
+            "Pairs, scores and circuits can be pickled"
+        )
 
     @property
     def graph(self) -> Graph:
@@ -138,6 +161,7 @@ class Model:
         return digest.hexdigest()
 
 
+@plain_torch
 def load_model(
     model: str | Path | nn.Module,
     *,
@@ -147,6 +171,7 @@ def load_model(
     revision: str | None = None,
     tokenizer: Any = None,
     trust_remote_code: bool = False,
+    allow_hooks: bool = False,
 ) -> Model:
     """Loads a model and checks that its graph is exact.
 
@@ -163,10 +188,13 @@ def load_model(
         revision: branch, tag or commit of a Hugging Face id.
         tokenizer: a tokenizer to use instead of the checkpoint's own.
         trust_remote_code: let a Hugging Face repository run code of its own.
+        allow_hooks: compute even where somebody else's hooks are on the model, now or later; they change results, which name
+            them in their provenance (`hooks`). Otherwise such a model is refused.
 
     Raises:
-        InputError: an unknown dtype or device, or a `device_map` that cannot be followed.
-        ModelError: the model cannot be found, is not supported, or its graph does not check out.
+        InputError: an unknown dtype or device, a `device_map` that cannot be followed, or hooks that are not allowed.
+        ModelError: the model cannot be found, is not supported, its files lead out of their directory or are of other sizes than
+            its configuration states, or its graph does not check out.
 
     >>> model = load_model("smollm2-135m")  # doctest: +SKIP
     >>> model.graph.n_edges  # doctest: +SKIP
@@ -196,14 +224,19 @@ def load_model(
         raise InputError(
             f"cannot load a {type(model).__name__}; give a name, a directory, a model or a TransformerBridge"
         )
-    architecture = describe(bridge)
-    with inference_state(bridge):
-        report = check(bridge, architecture, name)
+    with held(bridge, name) as here:
+        if not allow_hooks:
+            refuse_hooks(here.foreign_hooks, name)
+        check_weights_usable(here.modules, name)
+        architecture = describe(bridge)
+        with inference_state(bridge):
+            report = check(bridge, architecture, name)
     by_name = isinstance(model, str | Path) and own_tokenizer is None and isinstance(device_map, str | None)
     origin = None
     if by_name:
         origin = {"name": name, "device": device, "device_map": device_map, "trust_remote_code": trust_remote_code}
-    loaded = Model(bridge, architecture, tokenizer, name, revision, report, bool(bridge.compatibility_mode), origin)
+    mode = bool(bridge.compatibility_mode)
+    loaded = Model(bridge, architecture, tokenizer, name, revision, report, mode, origin, allow_hooks)
     if isinstance(model, str) and model in zoo.names():
         _check_golden(loaded)
     return loaded
@@ -253,13 +286,17 @@ def _load_files(
     from transformers.utils import logging
 
     path = _fetched(name) if name in zoo.names() else name
+    check_no_adapter(path)
     placed: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options, **placed
-        )
+        with built_within(checked_files(path, name, options["revision"])):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options, **placed
+            )
+    except InputError:
+        raise
     except Exception as problem:  # whatever a library meets in a directory that somebody else may have written
         raise ModelError(_not_loaded(name, problem)) from problem
     finally:
@@ -283,6 +320,8 @@ def _tokenizer(path: str, options: dict[str, Any]) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **options)
         tokenizer("a", add_special_tokens=False)
     except Exception:  # the tokenizers' own errors are of no other kind
+        if (wrong := why_no_tokenizer(Path(path))) is not None:
+            raise ModelError(f"the tokenizer of {path} cannot be loaded: {wrong}") from None
         return None
     return tokenizer if tokenizer.vocab_size else None  # transformers makes an empty one up where a directory has none
 
@@ -306,6 +345,7 @@ def _not_loaded(name: str, problem: Exception) -> str:
 
 def _bridge_around_copy(model: nn.Module) -> TransformerBridge:
     """A bridge around a copy of the module tree; the weights themselves are shared."""
+    check_weights_usable(model.modules(), getattr(model, "name_or_path", "") or type(model).__name__)
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     twin = copy.deepcopy(model, dict(shared))
     return _build(twin, getattr(model, "name_or_path", "") or type(model).__name__)
@@ -320,6 +360,7 @@ def _build(hf_model: Any, name: str) -> TransformerBridge:
     if hasattr(hf_model, "set_attn_implementation"):
         hf_model.set_attn_implementation("eager")
     check_weights_are_there(hf_model, name)
+    check_weights_usable(hf_model.modules(), name)
     try:
         bridge = build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=config, model_name=name)
     except (ValueError, KeyError, AttributeError, NotImplementedError, RuntimeError) as problem:

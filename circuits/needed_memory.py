@@ -16,11 +16,11 @@ from circuits.contraction import tiles
 from circuits.engine.gradient_sum import SLOTS_AT_ONCE
 from circuits.errors import InputError, ModelError
 from circuits.graph import Graph
+from circuits.model_files import find_directory
+from circuits.model_sizes import LARGEST_SIZE, MOST_LAYERS, Budget, built_within, checked_config
+from circuits.plain_torch import plain_torch
 from circuits.question import default_batch_size
 from circuits.untrusted import shown
-
-LARGEST_SIZE, MOST_LAYERS = 2**20, 1000
-"""What a configuration may say: a model without weights takes its layers' time and memory all the same."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class MemoryNeed:
         return {"edges": self.graph.n_edges, **{part: getattr(self, part) for part in parts}}
 
 
+@plain_torch
 def memory_need(
     config: Any, *, tokens: int, n: int = 64, batch_size: int | None = None, dtype: torch.dtype = torch.float32
 ) -> MemoryNeed:
@@ -108,8 +109,11 @@ def read_config(name: str, revision: str | None = None) -> Any:
 
     path = str(zoo.path(name)) if name in zoo.names() else name
     try:
+        checked_config(find_directory(path, revision))
         # Left out, it means that transformers asks, and runs that code if it is told "y".
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except InputError:
+        raise
     except Exception as problem:  # whatever a library meets in a file that somebody else may have written
         raise ModelError(f"cannot read the configuration of {name!r}: {_first_line(problem)}") from None
 
@@ -199,15 +203,17 @@ class _Shape:
 def without_weights(config: Any, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
+    what = f"a {type(config).__name__}"
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), built_within(Budget(what)):
             # Left out, transformers asks whether to run the code that a configuration names.
             model = AutoModelForCausalLM.from_config(
                 config, attn_implementation="eager", dtype=dtype, trust_remote_code=False
             )
+    except InputError:
+        raise
     except Exception as problem:  # whatever a configuration makes of it
-        what = f"no causal language model can be built from a {type(config).__name__}"
-        raise ModelError(f"{what}: {_first_line(problem)}") from None
+        raise ModelError(f"no causal language model can be built from {what}: {_first_line(problem)}") from None
     return model.eval().requires_grad_(False)
 
 

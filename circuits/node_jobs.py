@@ -39,9 +39,10 @@ def path_patching_job(
     senders: str | Sequence[str] = "heads+mlps",
     together: bool = False,
     mlps: str = "frozen",
+    inputs: str = "shifted",
 ) -> NodeDiscovery:
     """`circuits.path_patching`."""
-    options = {"receivers": receivers, "senders": senders, "together": together, "mlps": mlps}
+    options = {"receivers": receivers, "senders": senders, "together": together, "mlps": mlps, "inputs": inputs}
     return _scored(job, "path-patching", ("patching", "patching paths"), path_patching, options)
 
 

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from circuits.bootstrap import bootstrap_interval
 from circuits.errors import InputError
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
 from circuits.quantity import Quantity, quantity_of
+from circuits.span import Span
 from circuits.workers import Workers
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class NodeScores:
     """An effect per node, or per node and position, in the metric's unit; positive = the node helps.
@@ -71,15 +74,25 @@ class NodeScores:
         return self.per_prompt.shape[-1]
 
     def normalised(self) -> Float[Tensor, "node *position"]:
-        """Mean effect as a share of mean(clean) - mean(corrupted): a ratio of dataset means, never a mean of ratios."""
+        """Mean effect as a share of mean(clean) - mean(corrupted): a ratio of dataset means, never a mean of ratios.
+
+        Raises:
+            InputError: the difference is unknown, or rounding (see `circuits.span`).
+        """
+        return self.values / self._span
+
+    def normalised_stderr(self) -> Float[Tensor, "node *position"]:
+        """Standard error of `normalised`, with the span taken as known."""
+        return self.stderr / abs(self._span)
+
+    @property
+    def _span(self) -> float:
         if self.clean is None or self.corrupted is None:
             raise InputError("these scores carry no clean and corrupted metric, so there is nothing to normalise by")
-        span = float(self.clean.mean() - self.corrupted.mean())
-        if span == 0:
-            raise InputError(
-                "clean and corrupted prompts have the same metric on average: there is nothing to normalise by"
-            )
-        return self.values / span
+        span = Span.of(self.clean, self.corrupted, origin=self.provenance)
+        if span.missing is not None:
+            raise InputError(span.missing)
+        return span.clean - span.ablated
 
     def interval(
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0, workers: Workers | None = None

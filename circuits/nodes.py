@@ -7,25 +7,30 @@
 | `m5` | an MLP's output |
 | `m5.n17` | one of its neurons, behind the activation |
 | `input` | the embedding: what enters the first block |
-| `a5.W_Q[17]`, `a5.W_K[…]`, `a5.W_V[…]`, `a5.W_O[…]`, `m5.W_out[…]` | an output row of a weight matrix: one entry of what it gives |
+| `a5.W_Q[17]`, `a5.W_K[…]`, `a5.W_V[…]`, `a5.W_O[…]`, `m5.W_out[…]` | an output row of a weight matrix: one entry of what it gives, bias included |
+| `a5.W_QKV.in[17]`, `a5.W_O.in[…]`, `m5.W_in.in[…]`, `m5.W_out.in[…]` | an input row: one entry of what the matrix reads; biases stay |
 
-Rows are what COAR's paper takes for components. A row of an MLP's input matrix is its neuron: with the row set to zero, and with
-the gate's row set to zero, the neuron is zero (an activation is 0 at 0). Behind a post-norm (Gemma 2, OLMo 2) a row of `W_O` or
-`W_out` stands for the entry of what that norm gives.
+COAR's authors take rows of weight tensors for components, set them to zero and leave biases as they are. In their vision
+transformer, of `nn.Linear` layers, a row is an output; in their GPT-2, of `Conv1D` layers, which are stored transposed, it is an
+input. `input_rows` are the latter, exactly: 64,512 in GPT-2 small, in each layer 768 of `c_attn` (`W_Q`, `W_K` and `W_V` together),
+768 of `W_O`, 768 of `W_in` (a gate's with it) and 3,072 of `W_out`. `rows` are outputs, 82,944 in GPT-2 small, and an output is
+replaced with its bias; for an MLP's input matrices that is the neuron, replaced behind its activation. Behind a post-norm
+(Gemma 2, OLMo 2) a row of `W_O` or `W_out` stands for the entry of what that norm gives.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
 
 from circuits.errors import InputError
 from circuits.graph import Graph
 
-Point = Literal["resid_pre", "q", "k", "v", "z", "attn_out", "mlp_out", "neurons"]
-GROUPS = ("heads", "mlps", "input", "q", "k", "v", "neurons", "rows")
+Point = Literal["resid_pre", "attn_in", "q", "k", "v", "z", "attn_out", "mlp_in", "mlp_out", "neurons"]
+GROUPS = ("heads", "mlps", "input", "q", "k", "v", "neurons", "rows", "input_rows")
 _NEURON = re.compile(r"m(\d{1,5})\.n(\d{1,7})")
+_INPUT_ROW = re.compile(r"(?:a(\d{1,5})\.W_(QKV|O)|m(\d{1,5})\.W_(in|out))\.in\[(\d{1,7})\]")
 _ROW = re.compile(r"(?:a(\d{1,5})\.W_([QKVO])|m(\d{1,5})\.W_(out))\[(\d{1,7})\]")
 
 
@@ -54,6 +59,7 @@ class Site:
         point: the hook point, as `engine.architecture.Block` calls it.
         index: the head's slot, the neuron or the entry; None: the whole activation.
         entry: of a head's vector; None: all of it.
+        is_input_row: whether it stands for the row of a weight matrix that reads this value.
     """
 
     name: str
@@ -61,12 +67,14 @@ class Site:
     point: Point
     index: int | None
     entry: int | None = None
+    is_input_row: bool = False
 
     @property
     def stage(self) -> int:
-        """When it is computed within a block: 0 the block's input, 1 q, k and v, 2 heads, 3 their sum, 4 neurons, 5 the MLP's
-        output."""
-        return {"q": 1, "k": 1, "v": 1, "z": 2, "attn_out": 3, "neurons": 4, "mlp_out": 5}.get(self.point, 0)
+        """When it is computed within a block: 0 the block's input, 1 what attention reads, 2 q, k and v, 3 heads, 4 their sum,
+        5 what the MLP reads, 6 neurons, 7 its output."""
+        order = ("resid_pre", "attn_in", "qkv", "z", "attn_out", "mlp_in", "neurons", "mlp_out")
+        return order.index("qkv" if self.point in ("q", "k", "v") else self.point)
 
     @property
     def where(self) -> tuple[slice | int, ...]:
@@ -97,6 +105,9 @@ def find_site(graph: Graph, name: str, widths: Widths | None = None) -> Site:
         raise InputError(
             f"there is no neuron {name!r}: this model has {graph.n_layers} layers of {widths.neurons} neurons"
         )
+    read = _INPUT_ROW.fullmatch(name)
+    if read:
+        return _find_input_row(graph, name, read, widths)
     row = _ROW.fullmatch(name)
     if row:
         return _find_row(graph, name, row, widths)
@@ -123,6 +134,44 @@ def _find_row(graph: Graph, name: str, row: re.Match[str], widths: Widths) -> Si
         return Site(name, layer, "mlp_out", number)
     point: Point = "q" if part == "q" else "k" if part == "k" else "v"
     return Site(name, layer, point, number // widths.d_head, number % widths.d_head)
+
+
+def _find_input_row(graph: Graph, name: str, row: re.Match[str], widths: Widths) -> Site:
+    layer, number, part = int(row[1] or row[3]), int(row[5]), row[2] or row[4]
+    of_mlp = layer < graph.n_layers and graph.mlps[layer] and widths.neurons > 0  # experts share what they read
+    rows = {"QKV": widths.d_model, "O": graph.n_heads * widths.d_head, "in": widths.d_model, "out": widths.neurons}[
+        part
+    ]
+    if layer >= graph.n_layers or (part in ("in", "out") and not of_mlp) or number >= rows:
+        raise InputError(
+            f"there is no input row {name!r}: this model has {graph.n_layers} layers, and {rows} input rows in such a matrix"
+            + ("" if part in ("QKV", "O") or of_mlp else ", and no such matrix in this layer")
+        )
+    if part == "O":
+        return Site(name, layer, "z", number // widths.d_head, number % widths.d_head, is_input_row=True)
+    point: Point = "attn_in" if part == "QKV" else "mlp_in" if part == "in" else "neurons"
+    return Site(name, layer, point, number, is_input_row=True)
+
+
+def _input_rows(graph: Graph, widths: Widths) -> list[Site]:
+    names = []
+    for layer in range(graph.n_layers):
+        names += [f"a{layer}.W_QKV.in[{i}]" for i in range(widths.d_model)]
+        names += [f"a{layer}.W_O.in[{i}]" for i in range(graph.n_heads * widths.d_head)]
+        if graph.mlps[layer] and widths.neurons:
+            names += [f"m{layer}.W_in.in[{i}]" for i in range(widths.d_model)]
+            names += [f"m{layer}.W_out.in[{i}]" for i in range(widths.neurons)]
+    return [find_site(graph, name, widths) for name in names]
+
+
+def in_layer(site: Site, layer: int, graph: Graph) -> Site | None:
+    """The same node of another layer; None: there is none (the layer does not exist, has no MLP, or the node is `input`)."""
+    if layer == site.layer:
+        return site
+    in_mlp = site.point in ("mlp_in", "neurons", "mlp_out")
+    if site.point == "resid_pre" or not 0 <= layer < graph.n_layers or (in_mlp and not graph.mlps[layer]):
+        return None
+    return replace(site, name=f"{site.name[0]}{layer}{site.name.lstrip('am0123456789')}", layer=layer)
 
 
 def _rows(graph: Graph, widths: Widths) -> list[Site]:
@@ -155,7 +204,7 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None
     Args:
         graph: the model's graph.
         nodes: names of nodes, or groups of them joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`,
-            `neurons`, `rows` (of all weight matrices, neurons among them).
+            `neurons`, `rows` (output rows of all weight matrices, neurons among them), `input_rows`.
         widths: of the model's activations, for neurons and rows.
 
     Raises:
@@ -177,6 +226,8 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None
             sites.append(find_site(graph, "input"))
         if "rows" in groups:
             sites += _rows(graph, widths)
+        if "input_rows" in groups:
+            sites += _input_rows(graph, widths)
         if "neurons" in groups or "rows" in groups:
             layers = [layer for layer in range(graph.n_layers) if graph.mlps[layer]]
             sites += [Site(f"m{layer}.n{i}", layer, "neurons", i) for layer in layers for i in range(widths.neurons)]

@@ -1,5 +1,7 @@
 """The connected circuit with the largest sum of scores under a budget of edges, as an integer programme.
 
+(The idea is Nikankin et al.'s, 2025, 2510.25786; this formulation was not compared with theirs.)
+
     maximise Σ gain_e x_e   over x_e (edge e = w→r is kept) and y_v (node v is there), all 0 or 1, such that
     Σ x_e ≤ n
     x_e ≤ y_w,  x_e ≤ Σ y_v over the nodes v that r feeds       an edge joins two nodes that are there

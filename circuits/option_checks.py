@@ -4,6 +4,7 @@ All of it is known before a model is loaded.
 """
 
 import inspect
+import math
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -14,7 +15,7 @@ from circuits.linear_fit import FITS
 from circuits.methods.activation_patching import DIRECTIONS
 from circuits.methods.edge_attribution import ATTENTION, GRADIENTS, OFFSETS
 from circuits.methods.edge_pruning import check_training
-from circuits.methods.path_patching import MLPS
+from circuits.methods.path_patching import INPUTS, MLPS
 from circuits.methods.refine import HOW
 from circuits.metrics import get_metric
 from circuits.nodes import groups_in
@@ -29,6 +30,7 @@ CHOICES: dict[str, Collection[str]] = {
     "refine": HOW,
     "direction": DIRECTIONS,
     "mlps": MLPS,
+    "inputs": INPUTS,
     "fit": FITS,
     "order": ORDERS,
 }
@@ -43,6 +45,8 @@ def check_values(method: str, options: Mapping[str, Any]) -> None:
     """
     for name, value in options.items():
         told = name.replace("_", "-")
+        if isinstance(value, float) and not _finite(method, name, value):
+            raise InputError(f"{told} must be a finite number, not {value}")
         least, most = LIMITS.get(name, (None, None))
         number = least is not None and type(value) in (int, float)
         if number and not least <= value <= (value if most is None else most):
@@ -66,3 +70,8 @@ def check_values(method: str, options: Mapping[str, Any]) -> None:
         check_choice(**asked, fill=bool(options.get("fill")))
     if options.get("refine") is None and options.get("refine_top") is not None:
         raise InputError("refine-top says how many edges are refined: say with refine how")
+
+
+def _finite(method: str, name: str, value: float) -> bool:
+    """Whether a number can be used at all; ACDC's threshold may be infinite, which removes every edge, or none."""
+    return math.isfinite(value) or ((method, name) == ("acdc", "threshold") and not math.isnan(value))

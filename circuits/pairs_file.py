@@ -12,9 +12,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from circuits.answer_tokens import answer_tokens, is_unknown, written
 from circuits.errors import InputError, PairsError
 from circuits.export.atomic import replacing
 from circuits.pair import (
@@ -42,7 +44,8 @@ def read(path: str | os.PathLike[str], model: Encoder | None = None) -> PromptPa
     """The pairs of a file; empty lines are skipped.
 
     Text is encoded by `model.encode`, which puts BOS first: `position` and `roles` count it. Answers given as text are
-    encoded alone, as they stand (`" Mary"` with its space). Ids are checked against the model if one is given.
+    encoded as they follow the clean prompt (`" Mary"` with its space), see `circuits.answer_tokens`. Ids are checked against
+    the model if one is given.
 
     Raises:
         PairsError: the file cannot be read or used; the message names the line, counted from 1.
@@ -150,12 +153,14 @@ def _pair(record: dict[str, Any], model: Encoder | None, where: str) -> Pair:
     """A line's object as a checked pair."""
     clean, clean_text = _prompt(record, "clean", model, where)
     corrupted, corrupted_text = _prompt(record, "corrupted", model, where)
+    position = as_index(record.get("position", max(len(clean) - 1, 0)), "position", where)
+    behind = _Behind(model, clean, position, record["clean"], where)
     pair = Pair(
         clean=clean,
         corrupted=corrupted,
-        answers=_answers(record["answers"], "answers", model, where),
-        distractors=_answers(record.get("distractors", []), "distractors", model, where),
-        position=as_index(record.get("position", max(len(clean) - 1, 0)), "position", where),
+        answers=_answers(record["answers"], "answers", behind),
+        distractors=_answers(record.get("distractors", []), "distractors", behind),
+        position=position,
         roles=as_roles(record.get("roles", {}), where),
         clean_text=clean_text,
         corrupted_text=corrupted_text,
@@ -185,28 +190,52 @@ def _prompt(record: dict[str, Any], key: str, model: Encoder | None, where: str)
     return as_ids(value, key, where), None if text is None else as_text(text, text_key, where)
 
 
-def _answers(value: object, key: str, model: Encoder | None, where: str) -> TokenIds:
+def _answers(value: object, key: str, behind: "_Behind") -> TokenIds:
     """Answers or distractors as ids; strings must be one token each."""
     if not isinstance(value, list):
         expected = 'a list of single-token strings or token ids, such as [" Mary"]'
-        raise PairsError(f"{where}: {key} is {show(value)} ({type(value).__name__}); expected {expected}")
+        raise PairsError(f"{behind.where}: {key} is {show(value)} ({type(value).__name__}); expected {expected}")
     return tuple(
-        _one_token(entry, key, _need_tokenizer(model, key, where), where)
-        if isinstance(entry, str)
-        else as_index(entry, f"{key}, entry {i},", where)
+        behind.one_token(entry, key) if isinstance(entry, str) else as_index(entry, f"{key}, entry {i},", behind.where)
         for i, entry in enumerate(value)
     )
 
 
-def _one_token(answer: str, key: str, model: Encoder, where: str) -> int:
-    ids = model.tokenizer(as_text(answer, f"an entry of {key}", where), add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        tokens = ", ".join(repr(model.tokenizer.decode([token])) for token in ids)
-        raise PairsError(
-            f"{where}: {show(answer)} in {key} is {len(ids)} tokens of {model.name} ({tokens}); expected exactly one: "
-            "use another word, begin it with a space if it follows one, or give ids"
-        )
-    return ids[0]
+class _Behind:
+    """The place behind a clean prompt, where answers are expected.
+
+    Attributes:
+        model: whose tokenizer reads them, if any.
+        prompt: the ids in front of it.
+        where: the line.
+    """
+
+    def __init__(self, model: Encoder | None, clean: TokenIds, position: int, given: object, where: str) -> None:
+        self.model, self.where, self.prompt = model, where, clean[: position + 1]
+        self._given = given if isinstance(given, str) and position == len(clean) - 1 else None
+
+    @cached_property
+    def text(self) -> str | None:
+        """The prompt as text; None where it is not known."""
+        assert self.model is not None
+        return written(self.model, self.prompt) if self._given is None else self._given
+
+    def one_token(self, answer: str, key: str) -> int:
+        """The id of an answer."""
+        model, where = _need_tokenizer(self.model, key, self.where), self.where
+        ids = answer_tokens(model, self.text, as_text(answer, f"an entry of {key}", where))
+        if len(ids) != 1:
+            tokens = ", ".join(repr(model.tokenizer.decode([token])) for token in ids)
+            space = "" if answer[0].isspace() else "begin it with a space if it follows one, "
+            raise PairsError(
+                f"{where}: {show(answer)} in {key} is {len(ids)} tokens of {model.name} ({tokens}); expected exactly one: "
+                f"use another word, {space}or give ids"
+            )
+        if is_unknown(model, ids[0], answer):
+            raise PairsError(
+                f"{where}: {show(answer)} in {key} is unknown to the tokenizer of {model.name}; use another word, or give ids"
+            )
+        return ids[0]
 
 
 def _need_tokenizer(model: Encoder | None, key: str, where: str) -> Encoder:

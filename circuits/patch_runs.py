@@ -66,11 +66,10 @@ class PatchRuns:
         own = ValueRecorder(architecture, sites)
         hooks = [*hooks, *own.hooks()]
         base = base_run(bridge, architecture, tokens, suffix.position, suffix.cache(), hooks, model.report.resume_exact)
-        ends = {
-            source_name: question.metric(logits, batch.targets),
-            base_name: question.metric(base.logits, batch.targets),
-        }
-        return cls(question, batch, base, own.values, values, ends["clean"], ends["corrupted"], direction)
+        ends_logits = {source_name: logits, base_name: base.logits}
+        clean = question.clean_metric(batch, ends_logits["clean"])
+        corrupted = question.metric(ends_logits["corrupted"], batch.targets)
+        return cls(question, batch, base, own.values, values, clean, corrupted, direction)
 
     def metrics(self, interventions: Sequence[Intervention]) -> Float[Tensor, "intervention batch"]:
         """The metric under each intervention; exactly that of the base run where an intervention changes nothing."""

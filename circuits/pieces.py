@@ -14,10 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from circuits.checksums import json_sum, read_sealed, sealed, sealed_tensor, unsealed_tensor
+from circuits.durable import make_directory
 from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import replacing
 from circuits.provenance import Provenance, plain
-from circuits.untrusted import read_bytes
+from circuits.untrusted import check_schema, read_bytes
+
+MANIFEST_FILE = "manifest.json"
 
 
 def question_of(origin: Provenance) -> dict[str, Any]:
@@ -92,9 +95,9 @@ class Pieces:
 
 def _claim(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Writes down whose pieces these are, or finds it written."""
-    path = directory / "manifest.json"
+    path = directory / MANIFEST_FILE
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         if not path.exists():
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(sealed(manifest)), encoding="utf-8")
@@ -107,5 +110,7 @@ def _claim(directory: Path, manifest: Mapping[str, Any]) -> None:
             f"{path} is damaged, or not ours; delete this one file if {directory} is the store of this question (its pieces "
             "tell whether they are), or choose another store"
         )
+    if "schema" in manifest:
+        check_schema(found.get("schema"), manifest["schema"], str(path))
     if found != manifest:
         raise InputError(f"{directory} holds pieces of another question; choose another store")

@@ -2,10 +2,9 @@
 
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from circuits.errors import InputError
 
@@ -16,9 +15,47 @@ Provenance = Mapping[str, Any]
 PACKAGES = ("mech-circuits", "transformer-lens", "transformers", "torch", "networkx")
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Frozen(Mapping[K, V]):
+    """A mapping that cannot be changed, and, unlike Python's own read-only view, can be copied and pickled.
+
+    >>> Frozen({"seed": 0}) | {"n": 2}
+    {'seed': 0, 'n': 2}
+    """
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: Mapping[K, V]) -> None:
+        self._data = dict(data)
+
+    def __getitem__(self, key: K) -> V:
+        return self._data[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"Frozen({self._data!r})"
+
+    def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {**self._data, **other}
+
+    def __ror__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {**other, **self._data}
+
+    def __reduce__(self) -> tuple[type, tuple[dict[K, V]]]:
+        return type(self), (self._data,)
+
+
 def frozen(data: Mapping[str, Any] | None) -> Provenance:
-    """A read-only view of a copy."""
-    return MappingProxyType(dict(data or {}))
+    """A read-only copy."""
+    return Frozen(data or {})
 
 
 def said(origin: Provenance, name: str) -> str:
@@ -60,7 +97,12 @@ def versions() -> dict[str, str]:
 
 def provenance(question: "Question", method: str, options: Mapping[str, Any]) -> Provenance:
     """The origin of a result of `method` with these options."""
+    from circuits.model_calls import hooks_of
+    from circuits.span import computed_dtype
+
     model, pairs = question.model, question.pairs
+    dtype, computed = (str(of).removeprefix("torch.") for of in (model.dtype, computed_dtype(model)))
+    hooks = hooks_of(model)
     return frozen(
         {
             "method": method,
@@ -70,7 +112,8 @@ def provenance(question: "Question", method: str, options: Mapping[str, Any]) ->
             "model": model.name,
             "revision": model.revision,
             "weights_sha256": model.weights_hash,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": dtype,
+            **({"computed_in": computed} if computed != dtype else {}),
             "device": model.device.type,
             "task": pairs.source,
             "seed": pairs.seed,
@@ -79,4 +122,5 @@ def provenance(question: "Question", method: str, options: Mapping[str, Any]) ->
             "prefix_shared": question.shares_prefix,
             "versions": versions(),
         }
+        | ({"hooks": list(hooks)} if hooks else {})
     )

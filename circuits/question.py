@@ -13,11 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation, get_ablation
+from circuits.answers import is_unseen, saw
+from circuits.doubts import about_prompts, doubt
 from circuits.engine.capture import Writes, capture_writes
+from circuits.engine.hooks import inference_state, run
 from circuits.engine.prefix import Suffix, split
 from circuits.errors import InputError, PairsError
 from circuits.metrics import Metric, MetricFunction, Targets, get_metric, targets_of
 from circuits.model import Model
+from circuits.model_calls import hooks_of, using
 from circuits.pairs import PromptPairs
 
 Progress = Callable[[int, int], None]
@@ -53,6 +57,8 @@ class Question:
     Attributes:
         model, pairs, metric, ablation: see there.
         batch_size: pairs at a time.
+        whole_prompts: never leave out what clean and corrupted prompts have in common in front, because the method counts
+            those positions although nothing is ablated there.
     """
 
     model: Model
@@ -60,6 +66,7 @@ class Question:
     metric: Metric
     ablation: Ablation
     batch_size: int
+    whole_prompts: bool = False
 
     @classmethod
     def ask(
@@ -71,6 +78,7 @@ class Question:
         batch_size: int | None = None,
         *,
         large_batches: bool = False,
+        whole_prompts: bool = False,
     ) -> "Question":
         """Validates and completes a question.
 
@@ -82,15 +90,33 @@ class Question:
             batch_size: pairs at a time; None: as many as keep one copy of all writers' outputs, behind the common prefix,
                 under 64 MiB (256 MiB on an accelerator), at most 64. Results do not depend on it.
             large_batches: let that be 192 MiB.
+            whole_prompts: see the attributes.
 
         Raises:
             PairsError: no pairs, or pairs that do not fit the model or the metric.
-            InputError: unknown metric or ablation, or a batch size below one.
+            InputError: unknown metric or ablation, a batch size below one, or a model with hooks that it does not allow.
+
+        Warns:
+            PairsWarning: prompts that say little, see `circuits.doubts.about_prompts`.
         """
         if not isinstance(model, Model):
             raise InputError(
                 f"expected a circuits.Model, got {type(model).__name__}; load it with circuits.load_model(…)"
             )
+        with using(model):
+            return cls._ask(model, pairs, metric, ablation, batch_size, large_batches, whole_prompts)
+
+    @classmethod
+    def _ask(
+        cls,
+        model: Model,
+        pairs: PromptPairs,
+        metric: str | Metric | MetricFunction | None,
+        ablation: str | Ablation,
+        batch_size: int | None,
+        large_batches: bool,
+        whole_prompts: bool,
+    ) -> "Question":
         if bool(model.bridge.compatibility_mode) != model.compatibility_mode:
             raise InputError(
                 f"the compatibility mode of {model.name} was switched after loading; load_model(its bridge) again"
@@ -105,10 +131,13 @@ class Question:
                     raise PairsError(f"pair {i}: {chosen.name} needs distractors, but this pair has none")
         wanted = get_ablation(ablation)
         if batch_size is None:
-            batch_size = _fitting_batch_size(model, pairs, _shares_prefix(model, wanted), large_batches)
+            shares_prefix = not whole_prompts and _shares_prefix(model, wanted)
+            batch_size = _fitting_batch_size(model, pairs, shares_prefix, large_batches)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        return cls(model, pairs, chosen, wanted.prepared(model, pairs, batch_size), batch_size)
+        prepared = wanted.prepared(model, pairs, batch_size)
+        doubt(about_prompts(model, pairs, prepared.name if prepared.needs_difference else None))
+        return cls(model, pairs, chosen, prepared, batch_size, whole_prompts)
 
     def batches(self, share_prefix: bool | None = None, only: int | None = None) -> Iterator[Batch]:
         """The pairs in batches of equal length.
@@ -137,11 +166,19 @@ class Question:
     @property
     def shares_prefix(self) -> bool:
         """Whether positions in front of a pair's first difference are left out."""
-        return _shares_prefix(self.model, self.ablation)
+        return not self.whole_prompts and _shares_prefix(self.model, self.ablation)
 
     def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
         """Logits and writers' outputs on the clean prompts."""
-        return capture_writes(self.model.bridge, self.model.architecture, suffix.clean, suffix.position, suffix.cache())
+        model = self.model
+        logits, writes = capture_writes(model.bridge, model.architecture, suffix.clean, suffix.position, suffix.cache())
+        saw(suffix.batch, logits)
+        return logits, writes
+
+    def clean_metric(self, batch: Batch, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+        """The metric of a batch's clean run; where the answers are watched, it is seen (`circuits.answers`)."""
+        saw(batch.suffix.batch, logits)
+        return self.metric(logits, batch.targets)
 
     def replacement(self, suffix: Suffix, clean: Writes) -> Writes:
         """What replaces ablated writers."""
@@ -153,10 +190,23 @@ class Question:
         return torch.promote_types(self.model.dtype, torch.float32)
 
 
+def look(question: Question) -> None:
+    """Makes clean runs of pairs whose answers are watched and were not seen yet (`circuits.answers`)."""
+    model = question.model
+    with inference_state(model.bridge), torch.no_grad():
+        for batch in question.pairs.batches(question.batch_size):
+            if is_unseen(batch):
+                suffix = split(model.bridge, batch.to(model.device), question.shares_prefix)
+                logits = run(
+                    model.bridge, model.architecture.unembed, suffix.clean, suffix.position, cache=suffix.cache()
+                )
+                saw(suffix.batch, logits)
+
+
 def _shares_prefix(model: Model, ablation: Ablation) -> bool:
     """Not under the user's own hooks, which may speak of positions."""
     hooked = any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
-    return ablation.keeps_prefix and model.report.prefix_exact and not hooked
+    return ablation.keeps_prefix and model.report.prefix_exact and not hooked and not hooks_of(model)
 
 
 def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, large: bool) -> int:

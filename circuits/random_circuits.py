@@ -6,6 +6,10 @@
 | `same_layers` | the circuit itself with the heads of each layer exchanged at random: equal size, connected, between the same layers, of the same shape |
 
 The second is the harder rival: it shares what a circuit owes to its layers and to the MLPs alone.
+
+A circuit compared with itself would win by a tie, and a rival that is drawn twice would count twice. So all rivals differ, from the
+circuit and from each other, after dead ends are pruned. Of some circuits there are few: none of the whole graph, none of
+`input->logits`, none of the same layers where no head takes part.
 """
 
 import torch
@@ -15,12 +19,17 @@ from torch import Tensor
 from circuits.circuit import Circuit, readers_by_node
 from circuits.errors import InputError
 from circuits.graph import Graph
+from circuits.plain_torch import plain_torch
 
 KINDS = ("connected", "same_layers")
 
 
+_DRAWS_IN_VAIN = 200
+"""After so many draws in a row that bring no new rival, there are taken to be no more."""
+
+
 def random_circuits(circuit: Circuit, n: int, kind: str = "connected", seed: int = 0) -> list[Circuit]:
-    """Rivals of a circuit.
+    """Rivals of a circuit, all different.
 
     Args:
         circuit: what they are to be like.
@@ -29,16 +38,48 @@ def random_circuits(circuit: Circuit, n: int, kind: str = "connected", seed: int
         seed: of the draws.
 
     Raises:
-        InputError: no such kind, or a negative number.
+        InputError: no such kind, a negative number, or fewer rivals exist.
     """
+    rivals = distinct_rivals(circuit, n, kind, seed)
+    if len(rivals) < n:
+        raise InputError(too_few(len(rivals), n, len(circuit), kind))
+    return rivals
+
+
+def distinct_rivals(circuit: Circuit, n: int, kind: str = "connected", seed: int = 0) -> list[Circuit]:
+    """`random_circuits`, or as many of them as there are."""
     if kind not in KINDS:
         raise InputError(f"random circuits must be one of {', '.join(KINDS)}, got {kind!r}")
     if n < 0:
         raise InputError(f"the number of random circuits must be at least 0, got {n}")
     generator = torch.Generator().manual_seed(seed)
-    if kind == "same_layers":
-        return [exchanged_heads(circuit, generator) for _ in range(n)]
-    return [random_circuit(circuit.graph, len(circuit), generator) for _ in range(n)]
+    seen, rivals, in_vain = {circuit.pruned()}, [], 0
+    while len(rivals) < n and in_vain < _DRAWS_IN_VAIN and 0 < len(circuit) < circuit.graph.n_edges:
+        same_layers = kind == "same_layers"
+        drawn = (
+            exchanged_heads(circuit, generator)
+            if same_layers
+            else random_circuit(circuit.graph, len(circuit), generator)
+        )
+        pruned = drawn.pruned()
+        if pruned in seen:
+            in_vain += 1
+            continue
+        seen.add(pruned)
+        rivals.append(drawn)
+        in_vain = 0
+    return rivals
+
+
+def too_few(found: int, asked: int, n_edges: int, kind: str) -> str:
+    """What to say where there are fewer rivals than were asked for."""
+    like = (
+        f"of {n_edges} edge{'s' if n_edges > 1 else ''}"
+        if kind == "connected"
+        else "with the heads of its layers exchanged"
+    )
+    there = f"only {found} of {asked}" if found else f"none of {asked}"
+    return f"{there} random circuits {like} could be drawn that differ from the circuit and from each other"
 
 
 def exchanged_heads(circuit: Circuit, generator: torch.Generator) -> Circuit:
@@ -74,6 +115,7 @@ def _exchange(graph: Graph, generator: torch.Generator) -> Int[Tensor, " head"]:
 _ATTEMPTS = 20
 
 
+@plain_torch
 def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Circuit:
     """A random connected circuit: every edge lies on a path from `input` to `logits`.
 
@@ -141,3 +183,28 @@ def _filled_up(graph: Graph, mask: Tensor, n_edges: int, generator: torch.Genera
         mask = mask.clone()
         mask[candidates[order, 0], candidates[order, 1]] = True
     return mask
+
+
+INFLATION_ATTEMPTS = 50
+
+
+def inflated(circuit: Circuit, n: int, seed: int = 0) -> list[tuple[Circuit, Circuit]]:
+    """The circuit with a random path added, and the same without a random edge of what was added; n such pairs.
+
+    Fewer, or none, where the graph has no paths beside the circuit.
+    """
+    generator = torch.Generator().manual_seed(seed + 1)
+    found = []
+    for _ in range(n):
+        for _ in range(INFLATION_ATTEMPTS):
+            length = int(torch.randint(2, 2 + circuit.graph.n_layers, (1,), generator=generator))
+            path = random_circuit(circuit.graph, min(length, circuit.graph.n_edges), generator)
+            added = (path.mask & ~circuit.mask).nonzero()
+            if len(added):
+                larger = Circuit(circuit.graph, circuit.mask | path.mask)
+                w, r = added[int(torch.randint(len(added), (1,), generator=generator))].tolist()
+                cut = larger.mask.clone()
+                cut[w, r] = False
+                found.append((larger, Circuit(circuit.graph, cut)))
+                break
+    return found

@@ -12,18 +12,19 @@ from circuits.checksums import SUM, unsealed
 from circuits.circuit import Circuit
 from circuits.compare_runs import Run, compare_runs, read_runs
 from circuits.comparison_tables import tables as comparison_tables
-from circuits.errors import InputError
+from circuits.errors import InputError, SchemaError
+from circuits.evaluation_record import check_evaluation
 from circuits.plots import circuit_figure, node_heatmap
 from circuits.plots.evaluation import evaluation_sections
 from circuits.plots.page import Section, Table
 from circuits.quantity import edge_caption, node_caption
-from circuits.runs import RUN_FILE, read_run_file
+from circuits.run_files import CONFIG_FILE, RUN_FILE, config_is_as_written, read_run_file
 from circuits.scores import EdgeScores
 from circuits.untrusted import check_plain, parse_json, read_json, read_text, shown
 
 EXAMPLES = 5
 MOST_TOKENS = 12
-CONFIG_FILE, EVALUATION_FILE = "config.toml", "evaluation.json"
+EVALUATION_FILE = "evaluation.json"
 SHOWN_FIRST = (
     "task",
     "n_pairs",
@@ -122,8 +123,12 @@ def _of_run(run: Run) -> list[Section]:
     if evaluation.is_file():
         try:
             measured = check_plain(read_json(evaluation), str(evaluation))
+            if isinstance(measured, dict):
+                check_evaluation(measured, str(evaluation))
             if isinstance(measured, dict) and SUM in measured:  # older ones have none
                 measured = unsealed(measured)
+        except SchemaError:
+            raise
         except InputError:
             measured = None
         if measured is None:
@@ -144,7 +149,8 @@ def _told(name: str, told: dict[str, Any]) -> list[Section]:
     sections = [Section(f"{name}: {method}", "All options.", Table(("option", "value"), rows))]
     summary = {k: v for k, v in told.get("summary", {}).items() if isinstance(v, int | float | str)}
     rows = [[key.replace("_", " "), _number(value)] for key, value in summary.items()]
-    notes = "\n\n".join(f"Note: {note}" for note in told.get("summary", {}).get("notes", ()))
+    said = told.get("summary", {})
+    notes = "\n\n".join(f"{kind}: {text}" for kind in ("Warning", "Note") for text in said.get(f"{kind.lower()}s", ()))
     return [*sections, Section(f"{name}: result", notes, Table(("", ""), rows))]
 
 
@@ -184,18 +190,30 @@ def _comparison(runs: Sequence[Run]) -> list[Section]:
 
 def _commands(runs: Sequence[Run]) -> Section:
     """What gives the same again: each run's own options, as a file."""
-    parts = []
-    for run in runs:
-        config = run.path / CONFIG_FILE
-        name = run.path.resolve().name
-        if config.is_file():
-            kept = read_text(config).strip()
-            parts.append(f"# {name}.toml\n{kept}\n\ncircuits discover --config {name}.toml --out {name}")
+    parts = [part for run in runs if (part := _command(run)) is not None]
     if not parts:
         return Section("To compute it again", "The runs hold no config.toml; their options are above.")
     text = "Save each block as the file that it names; the command below it gives the same run on the same versions."
     return Section("To compute it again", text, "\n\n\n".join(parts))
 
 
+def _command(run: Run) -> str | None:
+    """The options that a run keeps as a file, and the command; None: it keeps none. A changed file is shown, and said to be changed."""
+    config, name = run.path / CONFIG_FILE, run.path.resolve().name
+    if not config.is_file():
+        return None
+    try:
+        kept = read_text(config).strip()
+    except InputError as problem:
+        return f"# {name}.toml cannot be shown: {problem}; the run's options are above"
+    changed = (
+        ""
+        if config_is_as_written(run.path, run.told)
+        else "# This file was changed since the run was written; the run's own options are above.\n"
+    )
+    return f"# {name}.toml\n{changed}{kept}\n\ncircuits discover --config {name}.toml --out {name}"
+
+
 def _lines(path: Path) -> list[str]:
-    return [line for line in read_text(path).splitlines() if line.strip()]
+    """The lines of a JSONL file: prompts may hold characters, such as U+2028, at which `str.splitlines` would cut."""
+    return [line for line in read_text(path).split("\n") if line.strip()]

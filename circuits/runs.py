@@ -1,32 +1,31 @@
 """Run directories: they appear whole, under their final name, or not at all; what is not a run of ours is never touched.
 
-A run `NAME` is written to `.NAME.circuits-part` and renamed; one that it replaces waits in `.NAME.circuits-old` meanwhile.
-Both belong to whoever holds the lock of `NAME` (`circuits.locks`), who first clears away, or puts back, what a killed run left.
+A run `NAME` is written to `.NAME.circuits-part`, synced to the disk and renamed; one that it replaces waits in
+`.NAME.circuits-old` meanwhile. Both belong to whoever holds the lock of `NAME` (`circuits.locks`), who first clears away, or puts
+back, what a killed run left. Where `NAME` is a link, all this happens where it leads, and the link stays.
 """
 
 import os
+import secrets
 import shutil
-import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from circuits.checksums import SUM, file_sum, sealed_json, unsealed
-from circuits.errors import InputError
+from circuits.checksums import file_sum, sealed_json
+from circuits.durable import beside, is_emptied, make_directory, sync_directory, sync_tree, synced_later
+from circuits.errors import DamageWarning, InputError, SchemaError
 from circuits.export.atomic import PART, check_writable
 from circuits.locks import sole_writer
+from circuits.methods.acdc_record import QUESTION_FILE
 from circuits.pairs import PromptPairs
+from circuits.pieces import MANIFEST_FILE
 from circuits.provenance import Provenance, plain
-from circuits.untrusted import check_plain, read_json, text_or_none
+from circuits.run_files import RUN_FILE, SCHEMA, check_files, holds_ours, is_run, is_whole, read_run_file
 
-RUN_FILE = "run.json"
 OLD = ".circuits-old"
-RUN_FILES = (
-    "pairs.jsonl", "scores.safetensors", "steps.jsonl", "circuit.json", "circuit.graphml", "circuit.html", "heatmap.html",
-    "evaluation.json", "evaluation.html", "view.html", "report.html", "config.toml",
-)  # fmt: skip
-"""What a run may hold besides `run.json`; a directory with anything else is not replaced."""
 
 
 @runtime_checkable
@@ -61,20 +60,43 @@ def check_out(out: str | Path, overwrite: bool) -> Path:
     try:
         if out.is_symlink() and not out.exists():
             raise InputError(f"{out} is a link to nothing")
+        out = _followed(out)
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; --out names a directory")
         if out.is_dir() and any(out.iterdir()):
-            if not _is_run(out):
-                raise InputError(f"{out} holds files that are no run of ours; choose another --out")
-            if not overwrite:
-                raise InputError(f"{out} holds a finished run; use --overwrite to replace it, or choose another --out")
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+            _check_replaceable(out, overwrite)
+        make_directory(out.absolute().parent)
         check_writable(out.absolute())
         if out.resolve() == Path.cwd():
             raise InputError(f"{out} is the current directory, which cannot be replaced as a whole; name a new one")
     except OSError as problem:
         raise InputError(f"cannot write to {out}: {problem.strerror or problem}") from None
     return out
+
+
+def _check_replaceable(out: Path, overwrite: bool) -> None:
+    """Whether a directory that holds something may be replaced as a whole."""
+    if not is_run(out):
+        if holds_ours(out):
+            try:
+                read_run_file(out)
+            except SchemaError:
+                raise
+            except InputError:
+                pass
+        raise InputError(f"{out} holds files that are no run of ours; choose another --out")
+    if overwrite:
+        return
+    try:
+        check_files(out, read_run_file(out))
+    except InputError as problem:
+        raise InputError(f"{out} holds a damaged run ({problem}); --overwrite replaces it") from None
+    raise InputError(f"{out} holds a finished run; use --overwrite to replace it, or choose another --out")
+
+
+def _followed(out: Path) -> Path:
+    """Where a run is written: the directory that a link leads to, so that the link stays one."""
+    return Path(os.path.realpath(out)) if os.path.islink(out) else out
 
 
 @contextmanager
@@ -87,9 +109,9 @@ def writing_run(out: str | Path) -> Iterator[bool]:
     Raises:
         InputError: another run is writing there.
     """
-    out = Path(out)
+    out = _followed(Path(out))
     with suppress(OSError):  # told by `check_out`
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        make_directory(out.absolute().parent)
     with sole_writer(out) as alone:
         if alone:
             with suppress(OSError):
@@ -98,30 +120,40 @@ def writing_run(out: str | Path) -> Iterator[bool]:
 
 
 def _mend(out: Path) -> None:
-    """Clears away what a killed run left; a run that was being replaced is put back, unless the new one is there."""
+    """Clears away what a killed run left; a run that was being replaced is put back, unless the new one is there and whole."""
     part, old = _beside(out, PART), _beside(out, OLD)
-    if part.is_dir() and _holds_ours(part):
+    if part.is_dir() and holds_ours(part):
         shutil.rmtree(part)
     elif part.is_file():
         part.unlink()
     if not old.is_dir() or any(path.name != out.name for path in old.iterdir()):
         return
     waiting = old / out.name
+    if waiting.is_dir() and out.is_dir() and is_run(out) and not is_whole(out) and is_whole(waiting):
+        shutil.rmtree(out)
     if waiting.is_dir() and not os.path.lexists(out):
         os.rename(waiting, out)
-    if not waiting.exists() or _holds_ours(waiting):
+    if not waiting.exists() or holds_ours(waiting):
+        _sync(out)
         shutil.rmtree(old)
 
 
+def _sync(out: Path) -> None:
+    """Has a run on the disk, with its name: before what could make it again is deleted."""
+    if out.is_dir():
+        sync_tree(out)
+    sync_directory(out.absolute().parent)
+
+
 def _beside(out: Path, suffix: str) -> Path:
-    return out.absolute().parent / f".{out.name}{suffix}"
+    return beside(out.absolute(), suffix)
 
 
 def _workspace(out: Path, suffix: str, alone: bool) -> Path:
     """A new directory beside the run; without a lock its name is random, as others may be at work."""
     made = _beside(out, suffix)
-    if not alone or made.exists():
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=suffix, dir=out.absolute().parent))
+    while not alone or made.exists():
+        made, alone = _beside(out, f".{secrets.token_hex(4)}{suffix}"), True
     made.mkdir(mode=0o700)
     return made
 
@@ -146,8 +178,10 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
                 "this run keeps no record"
             )
         return None
-    record = _beside(out, ".unfinished")
-    if record.exists() and not resume:
+    record = _beside(_followed(out), ".unfinished")
+    if resume:
+        mend_record(record)
+    elif record.exists():
         if not overwrite:
             raise InputError(f"a run into {out} was killed; use --resume to continue it, or --overwrite to begin anew")
         try:
@@ -157,88 +191,40 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
     return record
 
 
+def mend_record(record: Path) -> None:
+    """Makes a record usable again of which a power cut left files empty; the pieces and steps in it are checked by who reads them.
+
+    Warns:
+        DamageWarning: it was the question of a record of ACDC, whose steps cannot be used without it: the search begins anew.
+    """
+    manifest, question = record / MANIFEST_FILE, record / QUESTION_FILE
+    with suppress(OSError):
+        if is_emptied(manifest):  # it is written again: the pieces know their question themselves
+            manifest.unlink()
+        if is_emptied(question):
+            warnings.warn(f"{question} is empty; the search begins anew", DamageWarning, stacklevel=2)
+            shutil.rmtree(record)
+
+
 def forget_record(record: Path | None) -> None:
-    """The run is written; its record is not needed any more."""
+    """The run is written, and on the disk (`write_run`); its record is not needed any more."""
     if record is not None:
         shutil.rmtree(record, ignore_errors=True)
 
 
-def _is_run(directory: Path) -> bool:
-    """Whether all files here are a run's, or what was being written to one, and `run.json` is one of ours."""
-    if not _holds_ours(directory):
-        return False
+def finish(out: str | Path, record: Path | None) -> None:
+    """Deletes the record of a run that was finished already, and killed before it had tidied up.
+
+    Raises:
+        InputError: the run cannot be synced to the disk; the record stays.
+    """
+    if record is None or not record.exists():
+        return
     try:
-        run = read_json(directory / RUN_FILE)
-    except InputError:
-        return False
-    return isinstance(run, dict) and run.get("schema") == 1 and "provenance" in run
-
-
-def _holds_ours(directory: Path) -> bool:
-    """Whether all files here are a run's, or what was being written to one."""
-    ours = {RUN_FILE, *RUN_FILES}
-    return all(path.name in ours or path.name.endswith(PART) for path in directory.iterdir())
-
-
-def read_run_file(directory: str | Path) -> dict[str, Any]:
-    """A run's `run.json`, unaltered.
-
-    Raises:
-        InputError: there is none that can be read, it is no run's, or it is not as it was written.
-    """
-    path = Path(directory) / RUN_FILE
-    if Path(directory).is_file():
-        raise InputError(
-            f"{directory} is a file and no run directory of ours; circuits and scores in files are read by circuits export and view"
-        )
-    try:
-        told = check_plain(read_json(path), RUN_FILE)
-        if not isinstance(told, dict) or "provenance" not in told:
-            raise InputError("it has no provenance")
-    except InputError:
-        raise InputError(f"{directory} is no run directory of ours: there is no {RUN_FILE} that can be read") from None
-    if not isinstance(told["provenance"], dict):
-        raise InputError(f"{path} does not say where its result comes from")
-    for name in ("model", "revision", "dtype", "metric", "ablation"):
-        text_or_none(told["provenance"].get(name), f"{path}: {name}")
-    if SUM in told and unsealed(told) is None:
-        raise InputError(f"{path} {ALTERED}")
-    return told
-
-
-def altered_files(directory: str | Path, told: Mapping[str, Any]) -> Iterator[Path]:
-    """Files of a run that are not as they were written; those of runs without checksums are believed, and pages are not looked at.
-
-    Args:
-        directory: the run.
-        told: its `run.json`.
-
-    Raises:
-        InputError: one cannot be read; one that is missing is told by who needs it.
-    """
-    files = told.get("files")
-    for name, expected in files.items() if isinstance(files, dict) else ():
-        path = Path(directory) / str(name)
-        if name not in RUN_FILES or path.suffix == ".html":
-            continue
-        try:
-            if path.exists() and file_sum(path) != expected:
-                yield path
-        except OSError as problem:
-            raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
-
-
-def check_files(directory: str | Path, told: Mapping[str, Any]) -> None:
-    """Whether the files of a run are as they were written; see `altered_files`.
-
-    Raises:
-        InputError: a file was cut short or altered, or cannot be read.
-    """
-    for path in altered_files(directory, told):
-        raise InputError(f"{path} {ALTERED}")
-
-
-ALTERED = "was cut short or altered since the run was written; take it from a copy, or compute the run again"
+        _sync(_followed(Path(out)))
+    except OSError as problem:
+        raise InputError(f"cannot sync {out}: {problem.strerror or problem}") from None
+    forget_record(record)
 
 
 def write_run(
@@ -249,7 +235,7 @@ def write_run(
     overwrite: bool = False,
     more: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes a run directory: it appears whole, under its final name, or not at all.
+    """Writes a run directory: it appears whole, under its final name, or not at all, and is on the disk then.
 
     Files: `run.json` (options, provenance, numbers, timings, the SHA-256 of all files), `pairs.jsonl`, and the result's own.
 
@@ -262,16 +248,18 @@ def write_run(
     Raises:
         InputError: see `check_out`.
     """
-    out = Path(out)
+    given, out = Path(out), _followed(Path(out))
     with writing_run(out) as alone:
-        check_out(out, overwrite)
+        check_out(given, overwrite)
         try:
             temporary = _workspace(out, PART, alone)
         except OSError as problem:
             raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
         try:
-            _write_files(result, pairs, temporary, more or {})
+            with synced_later():
+                _write_files(result, pairs, temporary, more or {})
             temporary.chmod(0o755)
+            sync_tree(temporary)
             _move_into_place(temporary, out, overwrite, alone)
         except OSError as problem:
             raise InputError(f"cannot write {out}: {problem.strerror or problem}") from None
@@ -279,7 +267,7 @@ def write_run(
             raise InputError(str(problem).replace(str(temporary), str(out))) from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return out
+    return given
 
 
 def _write_files(result: Result, pairs: PromptPairs, directory: Path, more: Mapping[str, str]) -> None:
@@ -288,7 +276,7 @@ def _write_files(result: Result, pairs: PromptPairs, directory: Path, more: Mapp
     for name, text in more.items():
         (directory / name).write_text(text, encoding="utf-8")
     run = {
-        "schema": 1,
+        "schema": SCHEMA,
         "options": result.options,
         "provenance": plain(result.provenance),
         "summary": result.summary(),
@@ -299,7 +287,7 @@ def _write_files(result: Result, pairs: PromptPairs, directory: Path, more: Mapp
 
 
 def place_files(files: Mapping[str, bytes], out: Path) -> None:
-    """Writes a run directory made elsewhere: it appears whole, under its final name, or not at all.
+    """Writes a run directory made elsewhere: it appears whole, under its final name, or not at all, and is on the disk then.
 
     The caller sees to it that nobody else does so at the same time; what a killed call left is taken over.
 
@@ -314,7 +302,9 @@ def place_files(files: Mapping[str, bytes], out: Path) -> None:
             for name, contents in files.items():
                 (temporary / name).write_bytes(contents)
             temporary.chmod(0o755)
+            sync_tree(temporary)
             os.rename(temporary, out)
+            sync_directory(out.absolute().parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as problem:
@@ -326,6 +316,7 @@ def _move_into_place(temporary: Path, out: Path, overwrite: bool, alone: bool) -
     check_out(out, overwrite)
     if not (overwrite and out.exists()):
         os.rename(temporary, out)
+        sync_directory(out.absolute().parent)
         return
     old = _workspace(out, OLD, alone)
     os.rename(out, old / out.name)
@@ -333,6 +324,7 @@ def _move_into_place(temporary: Path, out: Path, overwrite: bool, alone: bool) -
         os.rename(temporary, out)
     except OSError:
         os.rename(old / out.name, out)
-        raise
-    finally:
         shutil.rmtree(old, ignore_errors=True)
+        raise
+    sync_directory(out.absolute().parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -9,8 +9,11 @@ chooses an edge outside `scores.candidates`, breaks ties by graph order (except 
 | `top` | the n strongest edges |
 | `threshold` | every edge of at least a given strength |
 | `greedy` | n times the strongest edge into a node that the circuit has already, beginning at `logits` (EAP-IG: Hanna et al. 2024, 2403.17806) |
-| `positive-share` | at least a part of the budget for the most positive edges, the rest by absolute value (after the ratio-based selection of Nikankin et al. 2025, 2510.25786; their code was not compared) |
+| `positive-share` | at least a part of the budget for the most positive edges, the rest by absolute value (after the ratio-based selection of Nikankin et al. 2025, 2510.25786) |
 | `optimal` | the connected circuit with the largest sum of scores, by integer programming (idea: Nikankin et al. 2025) |
+
+So is the idea to keep only edges whose scores hold up under a bootstrap over prompts (`EdgeScores.significant`). Their code was
+not compared with any of these.
 
 The first rules rank edges, take the first n and prune, which may leave far fewer than n; with `fill=True` they go on down
 their ranking for as long as no more than n edges remain after pruning.
@@ -43,8 +46,9 @@ def top(scores: "EdgeScores", n: int, by: str = "abs", fill: bool = False) -> Ci
 def threshold(scores: "EdgeScores", tau: float, by: str = "abs") -> Circuit:
     """Every edge of at least `tau`, dead ends pruned; see `EdgeScores.threshold`."""
     check_ranking(by)
-    if math.isnan(tau):
-        raise InputError("tau is not a number; give the smallest score that an edge may have")
+    if not math.isfinite(tau):
+        what = "not a number" if math.isnan(tau) else f"{tau}, which is not finite"
+        raise InputError(f"tau is {what}; give the smallest score that an edge may have")
     strong = (scores.values.abs() if by == "abs" else scores.values) >= tau
     return _noted(scores, strong & scores.candidates, {"rule": "threshold", "by": by, "tau": float(tau)})
 

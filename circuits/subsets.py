@@ -16,6 +16,7 @@ from torch import Tensor
 from circuits.ablations import RunAblation
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
+from circuits.joint_sets import draw_joint_sets
 from circuits.patch_runs import PatchRuns
 from circuits.pieces import Pieces
 from circuits.placed_nodes import PlacedNode
@@ -26,15 +27,16 @@ BLOCK = 32
 
 
 def draw_subsets(n_nodes: int, samples: int, share: float, seed: int, stream: str = "") -> Bool[Tensor, "sample node"]:
-    """Random sets, in each of which every node is with the same probability, independently of all others.
+    """The joint sets of these nodes (`circuits.joint_sets`), and behind them random sets, in each of which every node is with the
+    same probability, independently of all others.
 
-    Of every 32 sets each node is in the same number, so that no node happens to be in very few. Which ones is drawn for
+    Of every 32 random sets each node is in the same number, so that no node happens to be in very few. Which ones is drawn for
     each node by itself: within one set nodes are independent. Set i depends on the seed, the stream, the number of
     nodes and i alone, so the first of many are those drawn alone.
 
     Args:
         n_nodes: how many nodes there are.
-        samples: how many sets.
+        samples: how many random sets; `JOINT_SETS` more come before them.
         share: the probability; taken to the nearest of 1/32, 2/32, …, 31/32.
         seed: of the draw.
         stream: a name that keeps draws of one seed apart.
@@ -47,7 +49,7 @@ def draw_subsets(n_nodes: int, samples: int, share: float, seed: int, stream: st
     for block in range(-(-samples // BLOCK)):
         generator = torch.Generator().manual_seed(Random(f"{seed} {stream} {block}").getrandbits(63))
         blocks.append(torch.rand(BLOCK, n_nodes, generator=generator).argsort(0).argsort(0))
-    return torch.cat(blocks)[:samples] < inside
+    return torch.cat([draw_joint_sets(n_nodes, seed, stream), torch.cat(blocks)[:samples] < inside])
 
 
 def whole_share(share: float) -> float:

@@ -15,14 +15,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits.answers import saw, watched
+from circuits.doubts import about_answers, about_prompts, padded, same_up_to_answer
 from circuits.engine.hooks import inference_state, run
 from circuits.metrics import Metric, get_metric, targets_of
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pair import Pair, TokenIds
 from circuits.pairs import PairBatch, PromptPairs
-
-LOWEST_ACCURACY = 0.8
-"""Below it a warning is given."""
+from circuits.plain_torch import plain_methods
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Merging:
     example: str | None
 
 
+@plain_methods
 @dataclass(frozen=True)
 class TaskCheck:
     """What `check_pairs` found.
@@ -75,6 +77,11 @@ class TaskCheck:
         merging: answers that merge with the prompt; None without a tokenizer.
         equal_pairs, equal_clean: pairs whose two prompts, or whose clean prompt, an earlier pair has too.
         word_lists: of the task, by name; empty for pairs from elsewhere.
+        top_1_rate: share of clean prompts on which an answer is the model's first choice.
+        median_rank: of the best answer on the clean prompts, 1 = the first choice.
+        same_prompts: pairs whose prompts are the same up to the token whose logits are read.
+        padded: pairs with padding tokens.
+        doubts: what `circuits.doubts` says of them.
     """
 
     source: str
@@ -91,18 +98,18 @@ class TaskCheck:
     equal_pairs: int
     equal_clean: int
     word_lists: Mapping[str, WordList] = field(default_factory=dict)
+    top_1_rate: float | None = None
+    median_rank: float | None = None
+    same_prompts: int = 0
+    padded: int = 0
+    doubts: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What speaks against using these pairs, a sentence each."""
-        found = []
+        found = list(self.doubts)
         if self.accuracy is None:
-            found.append("pairs without distractors: there is no accuracy and no logit difference")
-        elif (right := self.accuracy.clean.value) < LOWEST_ACCURACY:
-            found.append(
-                f"accuracy {right:.2f} is below {LOWEST_ACCURACY}: {self.model} hardly does this, so a circuit of it would "
-                "explain little (use another model, or other words)"
-            )
+            found.insert(0, "pairs without distractors: there is no accuracy and no logit difference")
         if self.merging is not None and self.merging.pairs:
             found.append(
                 f"in {self.merging.pairs} of {self.pairs} pairs an answer or distractor merges with the end of the prompt "
@@ -114,9 +121,12 @@ class TaskCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values for JSON."""
-        return {**asdict(self, dict_factory=_finite), "warnings": list(self.warnings)}
+        told = {**asdict(self, dict_factory=_finite), "warnings": list(self.warnings)}
+        del told["doubts"]  # which are among the warnings
+        return told
 
 
+@on_model
 def check_task(model: Model, task: Any, n: int = 100, seed: int = 0) -> TaskCheck:
     """`check_pairs` of n pairs of a task, and what the model's tokenizer leaves of its word lists.
 
@@ -134,6 +144,7 @@ def check_task(model: Model, task: Any, n: int = 100, seed: int = 0) -> TaskChec
     return check_pairs(model, pairs, word_lists=lists)
 
 
+@on_model
 def check_pairs(
     model: Model,
     pairs: PromptPairs,
@@ -157,7 +168,8 @@ def check_pairs(
     preferred = get_metric(pairs.metric)
     asked = [get_metric("accuracy"), get_metric("logit_difference"), preferred]
     metrics = list(dict.fromkeys(metric for metric in asked if has_distractors or not metric.needs_distractors))
-    measured = _measure(model, pairs, metrics, batch_size)
+    with watched(len(pairs), model.d_vocab) as answers:
+        measured = _measure(model, pairs, metrics, batch_size)
     values = {name: Values(_mean(clean), _mean(corrupted)) for name, (clean, corrupted) in measured.items()}
     signs = preferred.name if preferred.name == "probability_difference" else "logit_difference"
     flips = float((measured[signs].prod(0) < 0).double().mean()) if has_distractors else None
@@ -177,6 +189,11 @@ def check_pairs(
         equal_pairs=len(texts) - len(set(texts)),
         equal_clean=len(texts) - len(set(pairs.clean)),
         word_lists=word_lists or {},
+        top_1_rate=answers.top_1_rate,
+        median_rank=answers.median_rank,
+        same_prompts=len(same_up_to_answer(pairs)),
+        padded=len(padded(model, pairs)[0]),
+        doubts=tuple([*about_answers(model, pairs, answers), *about_prompts(model, pairs)]),
     )
 
 
@@ -189,6 +206,7 @@ def _measure(
         for batch in pairs.batches(batch_size):
             here = batch.to(model.device)
             clean, corrupted = (_logits(model, here, tokens) for tokens in (here.clean, here.corrupted))
+            saw(here, clean)
             targets = targets_of(here, clean)
             for metric in metrics:
                 for row, logits in enumerate((clean, corrupted)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from circuits.answers import Answers
     from circuits.findings import Discovery, NodeDiscovery
     from circuits.job import StageReport
     from circuits.model import Model
@@ -80,6 +81,8 @@ def print_summary(found: "Discovery | NodeDiscovery", model: "Model", pairs: "Pr
         shown.add_row(*row)
     screen = console()
     screen.print(shown, strongest)
+    for warning in found.warnings:
+        screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     for note in found.notes:
         screen.print(f"note: {note}", style="yellow", soft_wrap=True)
     screen.print(f"written to {out} (open {out / page} in a browser)", soft_wrap=True)
@@ -90,6 +93,7 @@ def _edge_rows(found: "Discovery") -> list[tuple[str, str]]:
     metric = numbers["metric"]
     return [
         ("accuracy of the model", "–" if found.accuracy is None else f"{found.accuracy:.2f}"),
+        *answer_rows(found.answers),
         (f"{metric}, clean", _decimal(numbers["clean"])),
         (f"{metric}, everything ablated ({numbers['ablation']})", _decimal(numbers["ablated"])),
         (f"{metric}, circuit", _decimal(numbers["circuit"])),
@@ -102,6 +106,14 @@ def _edge_rows(found: "Discovery") -> list[tuple[str, str]]:
             _decimal(numbers["random_faithfulness"]),
         ),
     ]
+
+
+def answer_rows(answers: "Answers | None") -> list[tuple[str, str]]:
+    """Where the model ranks the answers."""
+    if answers is None:
+        return []
+    return [("top-1 rate of the answer", f"{answers.top_1_rate:.2f}"),
+            ("median rank of the answer", f"{answers.median_rank:g}")]  # fmt: skip
 
 
 def _search_rows(found: "Discovery") -> list[tuple[str, str]]:
@@ -137,7 +149,9 @@ def _strongest_edges(found: "Discovery") -> Any:
 def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
     numbers, options = found.summary(), found.options
     where = "" if numbers["positions"] is None else f" × {numbers['positions']} positions"
+    ranks = answer_rows(found.answers)
     rows = [
+        *ranks,
         (f"{numbers['metric']}, clean", _decimal(numbers["clean"])),
         (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"])),
         ("nodes", f"{numbers['nodes']}{where}"),
@@ -146,7 +160,7 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
 
     if isinstance(found.scores, LinearAttribution):
         worth = found.scores.fit
-        rows[1] = ("components ablated by", numbers["ablation"])
+        rows[len(ranks) + 1] = ("components ablated by", numbers["ablation"])
         return [
             *rows,
             ("samples, alpha", f"{worth['samples']}, {options['alpha']:g}"),
@@ -154,7 +168,8 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
             ("rank, condition", f"{worth['rank']}, {_decimal(worth['condition'])}"),
         ]
     if "receivers" in options:
-        return [*rows, ("receivers", ", ".join(options["receivers"])), ("MLPs", options["mlps"])]
+        how = [("MLPs", options["mlps"]), ("inputs of the receivers", options.get("inputs", "shifted"))]
+        return [*rows, ("receivers", ", ".join(options["receivers"])), *how]
     if options.get("window", 1) > 1:
         rows.append(("layers patched together", str(options["window"])))
     return [*rows, ("direction", options["direction"])] if "direction" in options else rows

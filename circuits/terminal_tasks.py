@@ -32,6 +32,11 @@ def _measured(found: "TaskCheck") -> Any:
         rows[found.metric.replace("_", " ")] = found.values
     for name, values in rows.items():
         shown.add_row(name, *_cells(values))
+    for name, value in (
+        ("top-1 rate of the answer", found.top_1_rate),
+        ("median rank of the answer", found.median_rank),
+    ):
+        shown.add_row(name, "–" if value is None else f"{value:.4g}", "")
     return shown
 
 
@@ -50,6 +55,8 @@ def _prompts(found: "TaskCheck") -> Any:
     shown.add_row("tokens", _distribution(found.lengths))
     shown.add_row("leading tokens that a pair shares", _distribution(found.prefixes))
     shown.add_row("answers that merge with the prompt", "–" if merging is None else f"{merging.pairs} pairs")
+    shown.add_row("the same clean and corrupted prompt", f"{found.same_prompts} pairs")
+    shown.add_row("with padding tokens", f"{found.padded} pairs")
     shown.add_row("duplicates", f"{found.equal_pairs} pairs, {found.equal_clean} clean prompts")
     return shown
 

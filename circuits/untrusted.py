@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from circuits.errors import InputError
+from circuits.errors import InputError, SchemaError
 
 DEEPEST = 32
 """Lists and objects inside one another, in free data such as a provenance."""
@@ -176,7 +176,7 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
     """What a TOML text of options holds; see `read_toml`. `name` is what errors call it."""
     if len(text) > LARGEST_TOML:
         raise InputError(f"{name} has {len(text):,} characters; a file of options has at most {LARGEST_TOML:,}")
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") > MOST_DOTS:
             raise InputError(f"{name}, line {number} has more than {MOST_DOTS} dots")
     try:
@@ -189,6 +189,15 @@ def check_size(text: str, known: Iterable[str] = ()) -> None:
     """Refuses JSON that would take over ten times its size in memory; see `parse_json`."""
     if len(text) * 30 < LARGEST_FLOOR:  # nothing takes more
         return
+    cost = estimated_memory(text, known)
+    if cost > max(LARGEST_FLOOR, LARGEST_FACTOR * len(text)):
+        raise InputError(
+            f"is refused: it has so many small parts that its {len(text) / 1e6:.0f} MB would take {cost / 1e6:.0f} MB of memory"
+        )
+
+
+def estimated_memory(text: str, known: Iterable[str] = ()) -> int:
+    """Bytes that a JSON text takes at most once it is read, from its signs alone; `known` as for `read_json`."""
     lists, objects, commas, keys, strings = (text.count(sign) for sign in '[{,:"')
     strings //= 2
     constants = sum(map(text.count, ("true", "false", "null")))
@@ -196,13 +205,8 @@ def check_size(text: str, known: Iterable[str] = ()) -> None:
     repeated = sum(text.count(f'"{key}"') for key in known)
     names = sum(text.count(f'"{key}":{gap}"') for key in known for gap in ("", " "))  # of which one copy is kept
     cost = LIST * lists + OBJECT * objects + NUMBER * numbers + ENTRY * commas
-    cost += (
-        STRING * max(0, strings - repeated - names) + KEY * max(0, keys - repeated) + sys.getsizeof(text) - len(text)
-    )
-    if cost > max(LARGEST_FLOOR, LARGEST_FACTOR * len(text)):
-        raise InputError(
-            f"is refused: it has so many small parts that its {len(text) / 1e6:.0f} MB would take {cost / 1e6:.0f} MB of memory"
-        )
+    cost += STRING * max(0, strings - repeated - names) + KEY * max(0, keys - repeated)
+    return cost + sys.getsizeof(text) - len(text)
 
 
 def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -254,6 +258,22 @@ def check_plain(value: Any, what: str) -> Any:
                 raise InputError(f"{what} is nested more than {DEEPEST} deep")
             around.append(chain(entry, entry.values()) if isinstance(entry, dict) else iter(entry))
     return value
+
+
+def check_schema(found: Any, known: int, what: str) -> None:
+    """Whether a file was written in the form that this version reads.
+
+    Raises:
+        SchemaError: it was not; `what` names the file.
+        InputError: it does not say.
+    """
+    if found is None:
+        raise InputError(f"{what} does not say its schema; this version reads schema {known}")
+    if type(found) is not int or found != known:
+        raise SchemaError(
+            f"{what} has schema {shown(found)}; this version reads schema {known}: read it with the version of mech-circuits "
+            "that wrote it"
+        )
 
 
 def text_or_none(value: Any, what: str) -> str | None:

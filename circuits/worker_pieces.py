@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.model import Model, load_model
+from circuits.model_calls import hooks_of
 from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces
 from circuits.question import Progress, Question
@@ -44,12 +45,16 @@ class ModelSource:
         """The source of a loaded model.
 
         Raises:
-            InputError: it was given as an object, so that no other process can load it.
+            InputError: it was given as an object, so that no other process can load it, or has hooks that would stay behind.
         """
         if model.loaded_by is None:
             raise InputError(
                 f"workers load a model by its name, and {model.name} was given as an object; save it to a directory and load "
                 "it from there"
+            )
+        if hooks := hooks_of(model):
+            raise InputError(
+                f"workers load a model by its name, and the hooks on {model.name} ({hooks[0]}) stay behind; compute in this process"
             )
         dtype = str(model.dtype).removeprefix("torch.")
         asked = dict(model.loaded_by)

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from circuits.answer_tokens import by_itself, continuation
 from circuits.errors import InputError
 from circuits.pair import TokenIds
 from circuits.pairs import Encoder, Pair, PromptPairs, Roles
@@ -228,12 +229,6 @@ class Task(Source):
             )
 
 
-def continuation(model: Encoder, text: str, more: str) -> list[int] | None:
-    """The tokens that `more` adds to `text`; None where the end of `text` and `more` merge."""
-    head, whole = model.encode(text), model.encode(text + more)
-    return whole[len(head) :] if whole[: len(head)] == head else None
-
-
 def _single_tokens(model: Encoder, rows: Sequence[str | Row]) -> tuple[Row, ...]:
     """The rows whose words are all one known token behind a space."""
     unknown = getattr(model.tokenizer, "unk_token_id", None)
@@ -257,8 +252,8 @@ def _encode(example: Example, model: Encoder) -> Pair:
         raise UnusableError("clean and corrupted prompt of unequal length")
     if clean == corrupted:
         raise UnusableError("clean and corrupted prompt are the same tokens")
-    answers = tuple(_answer(model, example.clean, clean, answer) for answer in example.answers)
-    distractors = tuple(_answer(model, example.clean, clean, answer) for answer in example.distractors)
+    answers = tuple(_answer(model, example.clean, answer) for answer in example.answers)
+    distractors = tuple(_answer(model, example.clean, answer) for answer in example.distractors)
     if len({*answers, *distractors}) < len(answers) + len(distractors):
         raise UnusableError("two answers or distractors are the same token")
     ends = {name: At(word) if isinstance(word, str) else word for name, word in example.roles.items()}
@@ -276,13 +271,11 @@ def _encode(example: Example, model: Encoder) -> Pair:
     )
 
 
-def _answer(model: Encoder, prompt: str, tokens: tuple[int, ...], answer: str) -> int:
+def _answer(model: Encoder, prompt: str, answer: str) -> int:
     """The one token that `answer` adds to the prompt."""
-    whole = tuple(model.encode(prompt + answer))
-    if whole[: len(tokens)] == tokens:
-        added = whole[len(tokens) :]
-    else:  # They merge, as "17" and "00" may: what is asked is the token by itself.
-        added = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    added = continuation(model, prompt, answer)
+    if added is None:  # They merge, as "17" and "00" may: what is asked is the token by itself.
+        added = by_itself(model, answer)
     if len(added) != 1:
         raise UnusableError("an answer or distractor that is not one token")
     return added[0]

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from circuits.answer_tokens import continuation
 from tasks import words
-from tasks.base import At, Draw, Example, Row, Task, UnusableError, continuation
+from tasks.base import At, Draw, Example, Row, Task, UnusableError
 
 
 @dataclass(frozen=True)

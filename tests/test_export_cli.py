@@ -223,4 +223,4 @@ def test_what_needs_a_run_says_so_of_a_file_of_scores(monkeypatch, tmp_path, cap
     path = str(importances(tmp_path, IMPORTANCES))
     more = [path] if command == "compare" else ["--out", str(tmp_path / "r.html")] if command == "report" else []
     assert run(monkeypatch, [command, path, *more]) == 2
-    assert "is a file and no run directory of ours" in capsys.readouterr().err
+    assert "is a file and not a run directory" in capsys.readouterr().err

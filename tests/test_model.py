@@ -91,7 +91,7 @@ def test_a_model_whose_writers_do_not_sum_to_its_residual_stream_is_refused_with
     bridge = build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config)
     bridge.blocks[1].register_forward_hook(lambda m, args, out: Leaking(lambda x: x)(out))
     with pytest.raises(ModelError, match=r"layer 1 adds something.*"):
-        circuits.load_model(bridge)
+        circuits.load_model(bridge, allow_hooks=True)
 
 
 def test_damaged_weights_are_refused():
@@ -157,7 +157,7 @@ def test_a_model_switched_to_compatibility_mode_after_loading_is_refused():
 
 
 def test_positions_are_left_out_only_while_nobody_else_has_hooks_on():
-    model, pairs = circuits.load_model(random_hf_model("gpt2")), random_pairs(prefix=3)
+    model, pairs = circuits.load_model(random_hf_model("gpt2"), allow_hooks=True), random_pairs(prefix=3)
     question = Question.ask(model, pairs)
     assert question.shares_prefix
     seen = []

@@ -19,10 +19,11 @@ from circuits.cli.evaluate import evaluate
 from circuits.cli.export import export
 from circuits.cli.models import models_app
 from circuits.cli.report import report
+from circuits.cli.streams import lasting_streams
 from circuits.cli.study import study_app
 from circuits.cli.tasks import tasks_app
 from circuits.cli.view import view
-from circuits.errors import ContentWarning, DamageWarning, InputError, of_machine
+from circuits.errors import ContentWarning, DamageWarning, InputError, PairsWarning, of_machine
 
 app = typer.Typer(
     help="Find which heads and MLPs of a language model produce a behaviour, and how they are wired.",
@@ -58,11 +59,16 @@ app.add_typer(models_app, name="models")
 
 
 def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
-    """Shows our warnings about files in one line."""
+    """Shows our warnings about files and pairs in one line, each once."""
+    seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
         if issubclass(category, DamageWarning | ContentWarning):
             print(f"circuits: {message}", file=sys.stderr)
+        elif issubclass(category, PairsWarning):
+            if str(message) not in seen:
+                print(f"circuits: warning: {message}", file=sys.stderr)
+            seen.add(str(message))
         else:
             usual(message, category, *more, **named)
 
@@ -81,6 +87,16 @@ def main() -> None:
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = SPINS
     try:
+        with lasting_streams():
+            code = _performed()
+    except InputError as problem:  # of standard output itself
+        code = _refused(problem)
+    sys.exit(code)
+
+
+def _performed() -> int:
+    """Does what the command line asks; the exit code."""
+    try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown(warnings.showwarning)
             warnings.simplefilter("always", ContentWarning)
@@ -96,7 +112,7 @@ def main() -> None:
         code = _refused(InputError(said))
     if code == 130:
         print("circuits: interrupted; what is finished is kept, the rest was not written", file=sys.stderr)
-    sys.exit(code)
+    return code
 
 
 def _refused(problem: Any) -> int:

@@ -1,7 +1,8 @@
 """What several commands need: models, workers and prompt pairs from what was typed, and lists of names."""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ def names_in(text: str | None) -> list[str] | None:
 def print_json(told: Any) -> None:
     """For machines: one line of JSON on standard output."""
     print(json_line(told))
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """For people who read along: a line each on standard error."""
+    for warning in warnings:
+        print(f"circuits: warning: {warning}", file=sys.stderr)
 
 
 def json_line(told: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.common import json_line, load, print_json
+from circuits.cli.common import LARGEST_SEED, json_line, load, print_json
 from circuits.cli.options import Config, Device
 from circuits.errors import InputError
 from circuits.terminal import console, console_stderr, print_rows, stage
@@ -21,7 +21,7 @@ def compare(
     ] = "0.05,0.1,0.2",
     ablation: Annotated[str, typer.Option(help="What takes an ablated component's place.")] = "zero",
     by: Annotated[str, typer.Option(help="Rank nodes by 'abs' (size) or 'signed' effect.")] = "abs",
-    seed: Annotated[int, typer.Option(help="Of the ablations and the bootstrap.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the ablations and the bootstrap.", min=0, max=LARGEST_SEED - 1)] = 0,
     model: Annotated[str | None, typer.Option(help="The runs' model. Default: the name that they give.")] = None,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
@@ -34,6 +34,7 @@ def compare(
     """Compare the scores and circuits of finished runs: rankings, overlap, and how well each predicts ablations."""
     from circuits.compare_runs import compare_runs, read_runs
     from circuits.comparison_tables import tables
+    from circuits.component_samples import check_samples
     from circuits.export.atomic import replacing
     from circuits.provenance import said
 
@@ -44,6 +45,8 @@ def compare(
         chances = [float(alpha) for alpha in alphas.split(",")]
     except ValueError:
         raise InputError(f"alphas must be numbers, comma separated, got {alphas!r}") from None
+    for alpha in chances:
+        check_samples(1, alpha)
     origin = found[0].provenance
     loaded = (
         load(model or said(origin, "model"), said(origin, "dtype"), device, origin.get("revision")) if samples else None

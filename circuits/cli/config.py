@@ -10,19 +10,22 @@ repeated.
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
 from circuits.pair import LARGEST
-from circuits.untrusted import read_toml, shown
+from circuits.untrusted import parse_toml, read_toml, shown
 
 CONFIG_FILE = "config.toml"
 NOT_CONFIGURED = (
     "config", "overwrite", "resume", "out", "json", "on", "workers", "cpus_per_worker", "gpus_per_worker",
 )  # fmt: skip
 """Options that belong to a call, not to a run."""
+SPEED = ("batch-size", "device", "device-map", "threads")
+"""Options that do not change what a run is about."""
 
 
 def read_config(context: Any, path: Path | None) -> Path | None:
@@ -69,3 +72,51 @@ def config_text(given: Mapping[str, Any]) -> str:
         lines.append(f"{name.replace('_', '-')} = {text.replace(chr(127), chr(92) + 'u007f')}")
     # A file name that is no UTF-8 cannot be written down.
     return ("\n".join(lines) + "\n").encode("utf-8", "replace").decode("utf-8")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that `--resume` finds under the name that it is to write.
+
+    Attributes:
+        told: its `run.json`; empty if that is damaged.
+        whole: whether all its files are there, as they were written.
+    """
+
+    told: Mapping[str, Any]
+    whole: bool
+
+
+def finished_already(out: Path, given: Mapping[str, Any]) -> Finished | None:
+    """The run in a directory, if there is one and it has these options; None: there is none.
+
+    Raises:
+        InputError: there is one with other options.
+    """
+    from circuits.run_files import config_is_as_written, is_run, is_whole, read_run_file
+
+    try:
+        if not out.is_dir() or not any(out.iterdir()) or not is_run(out):
+            return None
+        told = read_run_file(out)
+    except OSError:
+        return None  # `check_out` says why
+    except InputError:
+        return Finished({}, False)
+    asked = parse_toml(config_text(given), CONFIG_FILE)
+    options = told.get("options")
+    recorded: dict[str, Any] = {"method": options.get("method")} if isinstance(options, dict) else {}
+    try:
+        if config_is_as_written(out, told):
+            recorded = read_toml(out / CONFIG_FILE)
+    except (InputError, OSError):
+        pass  # it is missing or damaged; the method is known from `run.json`
+    names = {*recorded, *asked} if len(recorded) > 1 else {*recorded}
+    differing = sorted(name for name in names - {*SPEED} if recorded.get(name) != asked.get(name))
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"{out} holds a finished run with other options ({name}: {shown(recorded.get(name))}, now {shown(asked.get(name))}); "
+            "use --overwrite to replace it, or choose another --out"
+        )
+    return Finished(told, is_whole(out))

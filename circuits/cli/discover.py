@@ -1,10 +1,12 @@
 """`circuits discover`: scores and circuits of a model on a task."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from circuits.cli import discover_options as of
-from circuits.cli.common import DEFAULT_MODEL, find_pairs, load, names_in, print_json, workers_on
-from circuits.cli.config import CONFIG_FILE, config_text
+from circuits.cli.common import DEFAULT_MODEL, find_pairs, load, names_in, print_json, print_warnings, workers_on
+from circuits.cli.config import CONFIG_FILE, config_text, finished_already
 from circuits.cli.options import (
     BatchSize,
     Config,
@@ -16,7 +18,7 @@ from circuits.cli.options import (
     On,
     Revision,
 )
-from circuits.terminal import console_stderr, print_summary, stage
+from circuits.terminal import console, console_stderr, print_summary, stage
 
 
 def discover(
@@ -35,15 +37,16 @@ def discover(
     learning_rate: of.LearningRate = None, nodes: of.Nodes = None, positions: of.Positions = None,
     direction: of.Direction = None, window: of.Window = None, qk_fix: of.QkFix = None,
     grad_drop: of.GradDrop = None, receivers: of.Receivers = None, senders: of.Senders = None,
-    together: of.Together = None, mlps: of.Mlps = None, samples: of.Samples = None, alpha: of.Alpha = None,
+    together: of.Together = None, mlps: of.Mlps = None, inputs: of.Inputs = None, samples: of.Samples = None, alpha: of.Alpha = None,
     fit: of.Fit = None,
 ) -> None:  # fmt: skip
     """Score the edges of a model on a task, choose a circuit and test it; or score nodes. Written down."""
     given = locals()  # all options, by name
     from circuits.discover import METHODS, check_divided, check_options, choose_ablation
     from circuits.discover import discover as run_discovery
+    from circuits.doubts import collected
     from circuits.metrics import get_metric
-    from circuits.runs import check_out, check_record, forget_record, write_run, writing_run
+    from circuits.runs import check_out, check_record, finish, forget_record, write_run, writing_run
 
     options = of.of_method(given)
     check_options(method, options)
@@ -52,8 +55,14 @@ def discover(
     chosen = choose_ablation(ablation or METHODS[method].ablation, names_in(noise_tokens), seed)
     out = out or Path("runs") / f"{Path(target).stem}-{method}"
     with writing_run(out):
+        recorded = METHODS[method].keeps_record(options)
+        there = finished_already(out, given) if resume and recorded and not overwrite else None
+        if there is not None and there.whole:
+            finish(out, check_record(out, recorded, resume, overwrite))
+            return print_finished(there.told, out, json)
+        overwrite = overwrite or there is not None  # a damaged run of the same options is made again
         check_out(out, overwrite)
-        record = check_record(out, METHODS[method].keeps_record(options), resume, overwrite)
+        record = check_record(out, recorded, resume, overwrite)
         if record is not None:
             options["store"] = record
         source = find_pairs(target)
@@ -63,7 +72,7 @@ def discover(
         pairs = source(loaded, n, seed)
         if n is not None and len(pairs) < n:
             console_stderr().print(f"{target} has {len(pairs)} pairs, not {n}", soft_wrap=True, highlight=False)
-        with workers_on(on, workers, cpus_per_worker, gpus_per_worker, threads) as who:
+        with workers_on(on, workers, cpus_per_worker, gpus_per_worker, threads) as who, collected():
             found = run_discovery(
                 loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size,
                 stage=stage, workers=who, **options,
@@ -72,5 +81,14 @@ def discover(
         forget_record(record)
     if json:
         print_json({"out": str(out), **found.summary()})
+        print_warnings(found.warnings)
     else:
         print_summary(found, loaded, pairs, out)
+
+
+def print_finished(told: Mapping[str, Any], out: Path, json: bool) -> None:
+    """What `--resume` says of a run that is finished."""
+    if json:
+        print_json({"out": str(out), **told["summary"]})
+    else:
+        console().print(f"{out} is finished already; there is nothing to resume", soft_wrap=True)

@@ -23,7 +23,8 @@ ABLATION_HELP = (
     "interchange; coar: zero."
 )
 NODES_HELP = (
-    "Groups joined by + (heads, mlps, input, q, k, v, neurons), or names, comma separated. Default: heads+mlps."
+    "Groups joined by + (heads, mlps, input, q, k, v, neurons; coar: rows and input_rows too), or names, comma separated. "
+    "Default: heads+mlps."
 )
 POSITIONS_HELP = (
     "each, roles, names of roles, comma separated, or all (at once). Default: each for atp-star, all for the others."
@@ -154,6 +155,9 @@ Receivers = Annotated[
 Senders = Annotated[str | None, _option(PATHS, SENDERS_HELP)]
 Together = Annotated[bool | None, typer.Option("--together", help="Patch all senders at once.", rich_help_panel=PATHS)]
 Mlps = Annotated[str | None, _option(PATHS, "MLPs between are frozen or live. Default: frozen.")]
+Inputs = Annotated[
+    str | None, _option(PATHS, "Receivers' inputs are shifted by what arrives, or set to it. Default: shifted.")
+]
 Samples = Annotated[
     int | None, _option(LINEAR, "Random sets of ablated components. Default: 2000.", **limits("samples"))
 ]

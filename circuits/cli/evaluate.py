@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuits.cli.common import LARGEST_SEED, find_pairs, load, names_in, print_json
+from circuits.cli.common import LARGEST_SEED, find_pairs, load, names_in, print_json, print_warnings
 from circuits.cli.options import BatchSize, Config, Device, DeviceMap, RunModel
 from circuits.errors import InputError
 from circuits.terminal import console, console_stderr, print_rows, stage
@@ -38,6 +38,7 @@ def evaluate(
     """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
     from circuits.checksums import sealed_json
     from circuits.compare_runs import read_run
+    from circuits.doubts import collected
     from circuits.evaluate_run import evaluate_run
     from circuits.evaluation_record import Evaluation
     from circuits.evaluation_tables import tables
@@ -63,7 +64,7 @@ def evaluate(
             write(measured)
             console_stderr().print(f"what was measured is in {run / 'evaluation.json'}", soft_wrap=True)
 
-    with sole_writer(run):
+    with sole_writer(run), collected():
         read = read_run(run)
         try:
             check_writable(run / "evaluation.json")
@@ -81,10 +82,13 @@ def evaluate(
         )  # fmt: skip
     if json:
         print_json(told)
+        print_warnings(told["warnings"])
         return
     screen = console()
     for rows in tables(told):
         print_rows(*rows)
+    for warning in told["warnings"]:
+        screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     for name, why in told["skipped"].items():
         screen.print(f"not measured: {name}: {why}", style="yellow", soft_wrap=True)
     screen.print(f"written to {run / 'evaluation.json'} and {run / 'evaluation.html'}", soft_wrap=True)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from circuits.cli.options import finite
+
 NAMES = (
     "json, graphml, gexf, dot, tikz, tikzpicture, svg, pdf, png, latex-edges, latex-nodes, csv-edges, csv-nodes, eap-ig, "
     "eap-ig-tensors, mib, neuronpedia"
@@ -35,7 +37,7 @@ def export(
         str | None, typer.Option(help="What colours tell: 'sign' of the effect (default), or 'kind' (q, k, v).")
     ] = None,
     direction: Annotated[str | None, typer.Option(help="Layers go 'up' (default) or 'right'.")] = None,
-    dpi: Annotated[float | None, typer.Option(help="Resolution of a PNG. Default: 200.")] = None,
+    dpi: Annotated[float | None, typer.Option(help="Resolution of a PNG. Default: 200.", callback=finite)] = None,
     d_model: Annotated[
         int | None, typer.Option(help="Width of the residual stream, for EAP-IG's and MIB's files.", min=1)
     ] = None,

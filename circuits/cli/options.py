@@ -1,5 +1,6 @@
 """Options that several commands have, as types of their parameters."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,18 @@ Config = Annotated[
     typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True),
 ]
 
+
+def finite(value: float | None) -> float | None:
+    """Refuses nan and infinities, which no limits of typer do: its callback for options that are any number.
+
+    Raises:
+        typer.BadParameter: the number is not finite.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"must be a finite number, not {value}")
+    return value
+
+
 WORKERS = "More than one process"
 On = Annotated[
     str | None,
@@ -37,5 +50,6 @@ CpusPerWorker = Annotated[
     int | None, typer.Option(help="Processors that each takes. Default: its threads.", rich_help_panel=WORKERS, min=1)
 ]
 GpusPerWorker = Annotated[
-    float, typer.Option(help="GPUs that each takes; a half is allowed.", rich_help_panel=WORKERS, min=0)
+    float,
+    typer.Option(help="GPUs that each takes; a half is allowed.", rich_help_panel=WORKERS, min=0, callback=finite),
 ]

@@ -54,9 +54,12 @@ class Block:
     Attributes:
         layer: its index.
         resid_pre: where the residual stream enters.
+        attn_in: what the q, k and v projections read, behind the norm.
         q, k, v: the projections' outputs per head, before rotary embeddings and query/key norms: [batch, pos, head, d_head].
         z: the heads' mixed values, before the output projection: [batch, pos, head, d_head].
         attn_out: attention's write into the residual stream.
+        attn_projected, mlp_projected: what `W_O` and the MLP's output matrix give, biases included: the writes, but in front
+            of a post-norm.
         mlp_in: the MLP's input, after its norm (None without an MLP).
         resid_mid: the MLP's input before its norm, where that is a hook of its own; else None (it is `mlp_in` itself,
             or `resid_pre` in parallel blocks that share one norm).
@@ -74,14 +77,17 @@ class Block:
 
     layer: int
     resid_pre: HookPoint
+    attn_in: HookPoint
     q: HookPoint
     k: HookPoint
     v: HookPoint
     z: HookPoint
     attn_out: HookPoint
+    attn_projected: HookPoint
     mlp_in: HookPoint | None
     resid_mid: HookPoint | None
     mlp_out: HookPoint | None
+    mlp_projected: HookPoint | None
     neurons: HookPoint | None
     inner: HookPoint | None
     gate: HookPoint | None
@@ -145,6 +151,7 @@ class Architecture:
         blocks: one description per layer.
         final: where the residual stream enters the final norm: the reader `logits`.
         unembed: where the normed stream enters the unembedding.
+        final_norm: between these two.
     """
 
     blocks: tuple[Block, ...]
@@ -152,6 +159,7 @@ class Architecture:
     unembed: HookPoint
     n_heads: int
     n_kv_heads: int
+    final_norm: Norm
 
     @cached_property
     def graph(self) -> Graph:
@@ -192,7 +200,10 @@ def describe(bridge: TransformerBridge) -> Architecture:
         _check_shapes(blocks[-1], n_heads, n_kv_heads, config.d_model, name)
     if len({block.parallel for block in blocks}) > 1:
         raise ModelError(f"{name}: parallel and sequential blocks in one model are not supported")
-    return Architecture(tuple(blocks), points["ln_final.hook_in"], points["unembed.hook_in"], n_heads, n_kv_heads)
+    final_norm = describe_norm(bridge.ln_final)
+    return Architecture(
+        tuple(blocks), points["ln_final.hook_in"], points["unembed.hook_in"], n_heads, n_kv_heads, final_norm
+    )
 
 
 def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Block:
@@ -209,14 +220,17 @@ def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Blo
     return Block(
         layer=layer,
         resid_pre=point("hook_in"),
+        attn_in=point("attn.hook_in"),
         q=point("attn.hook_q"),
         k=point("attn.hook_k"),
         v=point("attn.hook_v"),
         z=point("attn.hook_z"),
         attn_out=point(attn_out),
+        attn_projected=point("attn.hook_out" if "ln1_post" in parts else attn_out),
         mlp_in=point("mlp.hook_in") if has_mlp else None,
         resid_mid=point("ln2.hook_in") if has_mlp and has_ln2 else None,
         mlp_out=point("hook_mlp_out") if has_mlp else None,
+        mlp_projected=point("mlp.hook_out" if "ln2_post" in parts else "hook_mlp_out") if has_mlp else None,
         neurons=points.get(f"blocks.{layer}.mlp.hook_post"),
         inner=points.get(f"blocks.{layer}.mlp.in.hook_out"),
         gate=points.get(f"blocks.{layer}.mlp.gate.hook_out"),

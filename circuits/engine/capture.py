@@ -154,6 +154,7 @@ class Gradients:
         logits: the logits it was computed from, detached.
         writes: every writer's output.
         resid_pre, resid_mid: the readers' inputs before the norm: attention's and the MLP's, per layer.
+        resid_final: the end of the residual stream, before the final norm.
         q, k, v: gradients of the summed metric at each layer's projections: [batch, pos, head, d_head].
         mlp_in: gradients at the MLPs' inputs, behind the norm.
         final: gradient at the end of the residual stream.
@@ -164,6 +165,7 @@ class Gradients:
     writes: Writes
     resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
     resid_mid: tuple[Float[Tensor, "batch pos d_model"] | None, ...]
+    resid_final: Float[Tensor, "batch pos d_model"]
     q: tuple[Float[Tensor, "batch pos head d_head"], ...]
     k: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
     v: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
@@ -184,6 +186,7 @@ class _GradientRecorder(_WriteRecorder):
         self.leaf: Tensor | None = None
         self.resid_pre: list[Tensor] = []
         self.resid_mid: list[Tensor | None] = [None] * n
+        self.resid_final: Tensor | None = None
         self.gradients: dict[tuple[str, int], Tensor] = {}
         self.absent: dict[tuple[str, int], Callable[[], Tensor]] = {}
 
@@ -198,7 +201,7 @@ class _GradientRecorder(_WriteRecorder):
                 resid_mid = block.resid_mid or (block.resid_pre if block.parallel else block.mlp_in)
                 hooks.append((resid_mid, lambda x, layer=block.layer: self._keep_mid(layer, x)))
                 hooks.append((block.mlp_in, lambda x, key=("mlp", block.layer): self._keep(key, x)))
-        hooks.append((architecture.final, lambda x: self._keep(("final", 0), x)))
+        hooks.append((architecture.final, self._keep_final))
         return hooks
 
     def _start(self, embedding: Tensor) -> Tensor:
@@ -220,6 +223,10 @@ class _GradientRecorder(_WriteRecorder):
         assert self.leaf is not None
         torch.autograd.grad(total, self.leaf, allow_unused=True)
         self.gradients |= {key: zeros() for key, zeros in self.absent.items() if key not in self.gradients}
+
+    def _keep_final(self, x: Tensor) -> Tensor:
+        self.resid_final = x.detach()
+        return self._keep(("final", 0), x)
 
     def _keep_mid(self, layer: int, x: Tensor) -> None:
         self.resid_mid[layer] = x.detach()
@@ -251,6 +258,7 @@ def capture_gradients(
         logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *recorder.hooks()], cache)
         values = metric(logits)
         recorder.backward(values.sum())
+    assert recorder.resid_final is not None
     gradients = recorder.gradients
     layers = range(len(architecture.blocks))
     return Gradients(
@@ -259,6 +267,7 @@ def capture_gradients(
         writes=recorder.writes(),
         resid_pre=tuple(recorder.resid_pre),
         resid_mid=tuple(recorder.resid_mid),
+        resid_final=recorder.resid_final,
         q=tuple(gradients["q", layer] for layer in layers),
         k=tuple(gradients["k", layer] for layer in layers),
         v=tuple(gradients["v", layer] for layer in layers),

@@ -10,6 +10,9 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 from transformer_lens.hook_points import HookPoint
 
+from circuits.engine.held import held
+from circuits.plain_torch import plain_state
+
 Hook = tuple[HookPoint, Callable[[Tensor], Tensor | None]]
 Cache = Any
 
@@ -37,26 +40,42 @@ def _as_transformer_lens_hook(function: Callable[[Tensor], Tensor | None]) -> An
 
 @contextmanager
 def inference_state(bridge: TransformerBridge) -> Iterator[None]:
-    """Evaluation mode and frozen weights; both as they were afterwards.
+    """Evaluation mode and frozen weights, both as they were afterwards; for this thread alone, and in torch's default state.
 
     Frozen weights keep autograd from saving what only their gradients would need.
     """
-    # Some parts of the original model are not among the bridge's own modules (GPT-2's dropout is one).
-    modules = dict.fromkeys([*bridge.modules(), *bridge.original_model.modules()])
-    training = [module for module in modules if module.training]
-    trainable = [parameter for parameter in bridge.parameters() if parameter.requires_grad]
-    try:
-        for module in training:
-            module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False):
-            yield
-    finally:
-        for module in training:
-            module.training = True
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+    with plain_state(), held(bridge) as here:
+        training = [module for module in here.modules if module.training]
+        trainable = [parameter for parameter in here.parameters if parameter.requires_grad]
+        try:
+            for module in training:
+                module.training = False
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            with torch.inference_mode(False):
+                yield
+        finally:
+            for module in training:
+                module.training = True
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+
+class Reached(Exception):  # noqa: N818 - a way out, no error
+    """Ends a forward pass at a hook; what is behind it is not wanted.
+
+    Attributes:
+        value: the activation there.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+def stop(value: Tensor) -> None:
+    """A hook that ends the pass by raising `Reached`."""
+    raise Reached(value)
 
 
 def run(

@@ -17,6 +17,7 @@ from circuits.engine.ablate import Ablated
 from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Writes
 from circuits.engine.check import tolerance
+from circuits.engine.held import held
 from circuits.engine.incremental import TRIAL_BYTES, Edge, Incremental, Trial, switched_rows
 from circuits.engine.line import lay_out
 from circuits.engine.node_functions import NodeFunctions
@@ -145,7 +146,8 @@ def incremental_states(
         resume_exact: whether passes may begin in the middle.
     """
     # A user's own hooks, node functions would miss.
-    hooked = any(point.fwd_hooks for point in bridge.hook_dict.values())
+    with held(bridge) as here:
+        hooked = any(point.fwd_hooks for point in bridge.hook_dict.values()) or bool(here.foreign_hooks)
     spread = len(devices(bridge)) > 1
     if not hooked and not spread and all(block.linear_heads for block in architecture.blocks):
         line = lay_out([batch.suffix for batch in batches])

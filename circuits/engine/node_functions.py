@@ -15,7 +15,6 @@ from transformer_lens import TransformerBridge
 from circuits.engine.architecture import Architecture
 from circuits.engine.line import Line
 from circuits.engine.mlp import MlpFormula, mlp_formula
-from circuits.engine.norms import Norm, describe_norm
 from circuits.engine.recorded_run import RecordedRun
 
 
@@ -43,10 +42,6 @@ class NodeFunctions:
         self.bridge, self.architecture, self.line, self.run, self.tokens = bridge, architecture, line, run, tokens
         self._weights: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
         self._formulas: dict[int, MlpFormula | None] = {}
-
-    @cached_property
-    def final_norm(self) -> Norm:
-        return describe_norm(self.bridge.ln_final)
 
     @cached_property
     def _unembedding(self) -> tuple[Float[Tensor, "d_model d_out"], Float[Tensor, " d_out"]]:
@@ -122,7 +117,7 @@ class NodeFunctions:
 
     def logits(self, x: Float[Tensor, "row pair d_model"]) -> Float[Tensor, "row pair d_out"]:
         """Logits from the end of the residual stream; of the wanted tokens."""
-        normed = self.final_norm(x)
+        normed = self.architecture.final_norm(x)
         if self.tokens is None:
             return self.bridge.unembed(normed)
         weight, bias = self._unembedding

@@ -58,6 +58,20 @@ class Norm:
         r = (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         return (wide * r).to(x.dtype), r.to(x.dtype)
 
+    def share_of_eps(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes"]:
+        """How much of the norm's scale is `eps` rather than the input: 0 for an input of ordinary size, 1 for none at all.
+
+        Near 1 the gradient behind the norm says what `eps` is. Where `eps` is unknown, only an input of zeros counts.
+        """
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.kind == "identity":
+            return torch.zeros_like(wide[..., 0])
+        if self.kind == "other":
+            return (wide == 0).all(-1).to(wide.dtype)
+        if self.kind == "layer":
+            wide = wide - wide.mean(-1, keepdim=True)
+        return 1 / (1 + wide.square().mean(-1) / self.eps) if self.eps > 0 else (wide == 0).all(-1).to(wide.dtype)
+
     def frozen(
         self, x: Float[Tensor, "batch pos d_model"], v: Float[Tensor, "batch pos *slots d_model"]
     ) -> Float[Tensor, "batch pos *slots d_model"]:

@@ -6,10 +6,14 @@ constant", each non-linear step is differentiated as if it were
     norm           y = w · (x - mean) · sg(r) + b          LN-rule: the scale does not react
     activation     y = x · sg(act(x) / x)                  identity rule
     gated MLP      y = ½ (a · sg(b) + sg(a) · b)            half rule, a = act(gate), b = up: both factors share
-    attention      pattern as it is, or sg(pattern)         live, or as published (then no query or key gets any gradient)
+    attention      pattern as it is, or sg(pattern)         live, or detached: the AH-rule (no query or key gets a gradient)
 
 so that a node's contribution is its value times a coefficient, without the saturation that a gradient sees. Soft caps on
 attention scores and logits, and rotary embeddings, are differentiated as they are.
+
+Each rule has a switch in the authors' code (github.com/FarnoushRJ/RelP). Its README's table of rules has the AH-rule for
+attention, but its example and its defaults switch on the other three only, as `live` does here; the defaults of its first
+version had the AH-rule too.
 """
 
 from collections.abc import Callable, Iterator, Sequence

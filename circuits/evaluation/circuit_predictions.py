@@ -23,10 +23,13 @@ from circuits.evaluation.faithfulness import circuit_metrics
 from circuits.methods.coar import LinearAttribution
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class CircuitPrediction:
     """Of one circuit; metrics are per prompt and signed like the behaviour.
@@ -50,6 +53,7 @@ class CircuitPrediction:
     ablation: str
 
 
+@on_model
 def predict_circuits(
     model: Model,
     pairs: PromptPairs,

@@ -29,6 +29,7 @@ from circuits.evaluation.counterfactual import Correlation, Counterfactuals
 from circuits.interactions import Interaction
 from circuits.methods.coar import LinearAttribution
 from circuits.node_scores import NodeScores
+from circuits.plain_torch import plain_methods, plain_torch
 from circuits.provenance import finite
 from circuits.scores import EdgeScores
 
@@ -36,6 +37,7 @@ Judged = NodeScores | EdgeScores | Circuit | Mapping[float, Circuit]
 BY = ("abs", "signed")
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """What came out.
@@ -171,6 +173,7 @@ class Comparison:
         return "\n".join([*lines, *(line for line in (self.caution, self.on_signs) if line)])
 
 
+@plain_torch
 def compare(
     results: Mapping[str, Judged],
     *,

@@ -14,14 +14,18 @@ from torch import Tensor
 from circuits.ablations import Ablation
 from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.evaluation.faithfulness import circuit_metrics
+from circuits.evaluation.faithfulness import measure_circuits
 from circuits.methods.exact_edges import exact_edge_effects
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress, Question
+from circuits.span import Span
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Completeness:
     """How much of the behaviour needs the circuit.
@@ -32,6 +36,7 @@ class Completeness:
             circuit's edges; equal in a complete circuit.
         sizes: edges in each K.
         metric, ablation: what it was measured with.
+        undefined: why these shares are NaN: the model's metric is that with everything ablated, see `circuits.span`; else None.
     """
 
     complement: float
@@ -40,6 +45,7 @@ class Completeness:
     sizes: tuple[int, ...]
     metric: str
     ablation: str
+    undefined: str | None = None
 
     @property
     def value(self) -> float:
@@ -52,6 +58,7 @@ class Completeness:
         return float((self.circuit_without - self.model_without).abs().mean())
 
 
+@on_model
 def completeness(
     model: Model,
     pairs: PromptPairs,
@@ -84,23 +91,17 @@ def completeness(
         for _ in range(subsets)
     ]
     asked = [full, empty, ~circuit, *(circuit - k for k in knocked), *(full - k for k in knocked)]
-    values = circuit_metrics(
-        model,
-        pairs,
-        asked,
-        metric=question.metric,
-        ablation=question.ablation,
-        batch_size=batch_size,
-        progress=progress,
-    ).mean(1)
-    shares = (values - values[1]) / (values[0] - values[1])
+    measured = measure_circuits(question, asked, progress)
+    span = Span.of(measured.values[0], measured.values[1], measured.rounding)
+    shares = span.share(measured.values.mean(1))
     sizes = tuple(len(k) for k in knocked)
     return Completeness(
         float(shares[2]), shares[3 : 3 + subsets], shares[3 + subsets :], sizes, question.metric.name,
-        question.ablation.label,
+        question.ablation.label, span.missing,
     )  # fmt: skip
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Minimality:
     """What each edge of a circuit adds to it.
@@ -109,12 +110,14 @@ class Minimality:
         edges: names.
         effects: m(C) - m(C without the edge) per prompt, signed like the behaviour.
         metric, ablation: what it was measured with.
+        rounding: effects of at most this size are rounding, see `circuits.span`.
     """
 
     edges: tuple[str, ...]
     effects: Float[Tensor, "edge prompt"]
     metric: str
     ablation: str
+    rounding: float = 0.0
 
     @property
     def values(self) -> Float[Tensor, " edge"]:
@@ -122,12 +125,13 @@ class Minimality:
         return self.effects.mean(1)
 
     def idle(self, share: float = 0.01) -> tuple[str, ...]:
-        """Edges whose mean effect is below a share of the largest one's size."""
+        """Edges whose mean effect is below a share of the largest one's size, or rounding."""
         sizes = self.values.abs()
-        least = share * float(sizes.max()) if len(sizes) else 0.0
+        least = max(share * float(sizes.max()) if len(sizes) else 0.0, self.rounding)
         return tuple(edge for edge, size in zip(self.edges, sizes.tolist(), strict=True) if size <= least)
 
 
+@on_model
 def minimality(
     model: Model,
     pairs: PromptPairs,
@@ -153,4 +157,5 @@ def minimality(
         model, pairs, circuit.edges, context=circuit, metric=question.metric, ablation=question.ablation,
         batch_size=batch_size, progress=progress,
     )  # fmt: skip
-    return Minimality(found.edges, found.per_prompt, question.metric.name, question.ablation.label)
+    rounding = float(measure_circuits(question, [circuit]).rounding.mean())
+    return Minimality(found.edges, found.per_prompt, question.metric.name, question.ablation.label, rounding)

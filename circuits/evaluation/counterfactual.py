@@ -20,8 +20,10 @@ from circuits.correlation import correlation
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress
 
 
@@ -44,6 +46,7 @@ class Correlation:
         return float(self.per_prompt.nanmean())
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Counterfactuals:
     """Fresh ablations at several alphas, which no scores have seen.
@@ -105,6 +108,7 @@ class Counterfactuals:
         return found
 
 
+@on_model
 def counterfactuals(
     model: Model,
     pairs: PromptPairs,

@@ -22,18 +22,20 @@ from circuits.ablations import Ablation
 from circuits.bootstrap import resampling_weights
 from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.evaluation.faithfulness import circuit_metrics
+from circuits.evaluation.faithfulness import measure_circuits
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
+from circuits.provenance import finite
 from circuits.question import Progress, Question
 from circuits.scores import EdgeScores
 from circuits.selection import check_rule
+from circuits.span import Span, share_of_span
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's."""
-NO_SPAN = 1e-9
-"""A difference between the model and everything ablated, relative to the metric, that is rounding alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,8 @@ class Curve:
         edges: how many edges each circuit has, dead ends pruned.
         circuit: metric per prompt of each.
         clean, ablated: metric per prompt of the model, and with all edges ablated.
-        low, high: 95% bootstrap interval of f over prompts.
+        low, high: 95% bootstrap interval of f over prompts (`circuits.bootstrap` tells what such intervals cover); NaN where
+            some resamples have no span to divide by.
     """
 
     by: str
@@ -61,9 +64,10 @@ class Curve:
     @property
     def faithfulness(self) -> Float[Tensor, " size"]:
         """f(p)."""
-        return _faithfulness(self.circuit.mean(1), self.clean.mean(), self.ablated.mean())
+        return (self.circuit.mean(1) - self.ablated.mean()) / (self.clean.mean() - self.ablated.mean())
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class FaithfulnessCurves:
     """Both curves and their areas.
@@ -93,18 +97,21 @@ class FaithfulnessCurves:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return {
-            "cpr": self.cpr, "cpr_interval": list(self.cpr_interval), "cmd": self.cmd, "cmd_interval": list(self.cmd_interval),
+            "cpr": self.cpr, "cpr_interval": [*map(finite, self.cpr_interval)],
+            "cmd": self.cmd, "cmd_interval": [*map(finite, self.cmd_interval)],
             "rule": self.rule, "metric": self.metric, "ablation": self.ablation,
             **{
                 name: {
                     "fractions": curve.fractions.tolist(), "edges": list(curve.edges),
-                    "faithfulness": curve.faithfulness.tolist(), "low": curve.low.tolist(), "high": curve.high.tolist(),
+                    "faithfulness": curve.faithfulness.tolist(),
+                    "low": [*map(finite, curve.low.tolist())], "high": [*map(finite, curve.high.tolist())],
                 }
                 for name, curve in (("signed", self.signed), ("absolute", self.absolute))
             },
         }  # fmt: skip
 
 
+@on_model
 def faithfulness_curves(
     model: Model,
     pairs: PromptPairs,
@@ -150,20 +157,18 @@ def faithfulness_curves(
     for order in orders:
         sizes = [int(p * model.graph.n_edges) for p in points[:-1]]
         circuits += [scores.select(n, rule, **order, **options) if n else circuits[1] for n in sizes]
-    values = circuit_metrics(
-        model, pairs, circuits, metric=question.metric, ablation=question.ablation, batch_size=batch_size,
-        progress=progress,
-    ) * question.metric.sign  # fmt: skip
+    measured = measure_circuits(question, circuits, progress)
+    values = measured.values * question.metric.sign
     clean, ablated = values[0], values[1]
-    if abs(float(clean.mean() - ablated.mean())) <= NO_SPAN * float(clean.abs().mean()):
-        raise InputError("the metric is the same with all edges ablated, so that faithfulness is not defined")
+    if missing := Span.of(measured.values[0], measured.values[1], measured.rounding).missing:
+        raise InputError(missing)
     draws = resampling_weights(len(pairs), resamples, seed)
     curves, areas = [], []
     for i, by in enumerate(("signed", "abs")):
         start = 2 + (i % len(orders)) * (len(points) - 1)
         rows = torch.cat([values[start : start + len(points) - 1], clean[None]])
         sizes = (*(len(c) for c in circuits[start : start + len(points) - 1]), model.graph.n_edges)
-        resampled = _faithfulness(rows @ draws.T, clean @ draws.T, ablated @ draws.T)
+        resampled = share_of_span(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
         low, high = _ends(resampled)
         p = torch.tensor(points, dtype=torch.float64)
         curves.append(Curve(by, p, sizes, rows, clean, ablated, low, high))
@@ -174,12 +179,6 @@ def faithfulness_curves(
     return FaithfulnessCurves(
         curves[0], curves[1], cpr, cmd, cpr_interval, cmd_interval, rule, question.metric.name, question.ablation.label
     )
-
-
-def _faithfulness(
-    circuit: Float[Tensor, "size *draw"], clean: Float[Tensor, "*draw"], ablated: Float[Tensor, "*draw"]
-) -> Float[Tensor, "size *draw"]:
-    return (circuit - ablated) / (clean - ablated)
 
 
 def _area(f: Float[Tensor, "size draw"], p: Float[Tensor, " size"], by: str) -> Float[Tensor, " draw"]:

@@ -6,7 +6,8 @@ on dataset means, where m(C) is the metric with every edge outside C ablated, m(
 interchange: the corrupted prompts' metric) and m(all) the model's own. The number means something only beside the
 ablation it was taken with, what was ablated (here edges, at all positions) and beside random circuits of equal size (Miller et
 al. 2024, 2407.08734). The mean over prompts of each prompt's own ratio is another number, which prompts with m(all) ≈ m(∅)
-can throw anywhere; both are told.
+can throw anywhere; both are reported. Where m(all) and m(∅) are the same to rounding (`circuits.span`), neither is defined, and
+`Faithfulness.undefined` says so.
 """
 
 from collections.abc import Sequence
@@ -17,28 +18,38 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
+from circuits.answers import Answers, watched
 from circuits.circuit import Circuit
+from circuits.doubts import about_answers, doubt
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress, Question
-from circuits.random_circuits import random_circuits
+from circuits.random_circuits import distinct_rivals, too_few
+from circuits.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
     """How much of the behaviour a circuit keeps.
 
     Attributes:
-        value: the ratio of dataset means; 1 = as the model, 0 = as with everything ablated.
+        value: the ratio of dataset means; 1 = as the model, 0 = as with everything ablated; NaN where that is undefined.
         clean, ablated, circuit: the metric per prompt of the model, with all edges ablated, and of the circuit.
-        random: metric of each random circuit of equal size, averaged over prompts.
+        random: metric of each random circuit of equal size, averaged over prompts; all differ from the circuit and from
+            each other, so there may be fewer than were asked for.
         n_edges: size of the circuit.
         metric, ablation: what it was measured with.
         random_kind: how the random circuits were drawn; see `circuits.random_circuits`.
+        rounding: how much of each prompt's metric may be rounding; None: judged by the metric alone, see `circuits.span`.
+        random_asked: how many random circuits were asked for; None: as many as there are.
+        answers: where the model itself ranks the answers on the clean prompts; None where that was not measured.
     """
 
     value: float
@@ -50,23 +61,59 @@ class Faithfulness:
     metric: str
     ablation: str
     random_kind: str = "connected"
+    rounding: Float[Tensor, " prompt"] | None = None
+    random_asked: int | None = None
+    answers: Answers | None = None
+
+    @property
+    def span(self) -> Span:
+        """What the value is a share of."""
+        return Span.of(self.clean, self.ablated, self.rounding)
+
+    @property
+    def undefined(self) -> str | None:
+        """Why there is no value; None where there is one, or where nothing was measured."""
+        return self.span.missing
+
+    @property
+    def too_few_random(self) -> str | None:
+        """Why there are fewer random circuits than were asked for; None where there are as many."""
+        asked = self.random_asked
+        if asked is None or len(self.random) >= asked:
+            return None
+        return too_few(len(self.random), asked, self.n_edges, self.random_kind)
+
+    @property
+    def top_1_rate(self) -> float:
+        """Share of clean prompts on which an answer is the model's first choice; NaN if not measured."""
+        return float("nan") if self.answers is None else self.answers.top_1_rate
+
+    @property
+    def median_rank(self) -> float:
+        """Of the best answer on the clean prompts, 1 = the model's first choice; NaN if not measured."""
+        return float("nan") if self.answers is None else self.answers.median_rank
 
     @property
     def mean_of_ratios(self) -> float:
-        """The mean over prompts of each prompt's own ratio, prompts without a difference left out; NaN without any."""
-        span = self.clean - self.ablated
-        return float(((self.circuit - self.ablated) / span)[span != 0].mean())
+        """The mean over prompts of each prompt's own ratio, prompts without a span left out; NaN without any."""
+        ratios = share_of_span(self.circuit, self.clean, self.ablated, self._rounding)
+        return float(ratios[~ratios.isnan()].mean())
+
+    @property
+    def _rounding(self) -> Float[Tensor, " prompt"]:
+        return assumed_rounding(self.clean, self.ablated) if self.rounding is None else self.rounding
 
     @property
     def p_value(self) -> float:
         """Of the circuit being one of the random ones: (1 + those at least as faithful) / (1 + all); NaN without any.
 
-        At least as faithful: mean metric at least as near to the model's.
+        At least as faithful: mean metric at least as near to the model's, to rounding. None of the random circuits is the
+        circuit itself, and no two are the same.
         """
         if not len(self.random):
             return float("nan")
         wanted = self.clean.mean()
-        as_good = (self.random - wanted).abs() <= (self.circuit.mean() - wanted).abs()
+        as_good = (self.random - wanted).abs() <= (self.circuit.mean() - wanted).abs() + self._rounding.mean()
         return (1 + int(as_good.sum())) / (1 + len(self.random))
 
     @property
@@ -79,18 +126,33 @@ class Faithfulness:
     @property
     def random_value(self) -> float:
         """Faithfulness of the random circuits, on average; NaN without any."""
-        return _ratio(self.random, self.clean, self.ablated)
+        return float(self.span.share(self.random.mean()))
 
     def __str__(self) -> str:
-        text = f"faithfulness {self.value:.3f} ({self.n_edges} edges, {self.metric}, {self.ablation} ablation"
-        return text + (f"; random circuits {self.random_value:.3f})" if len(self.random) else ")")
+        measured = f"{self.n_edges} edges, {self.metric}, {self.ablation} ablation"
+        answers = "" if self.answers is None else f"; {self.answers}"
+        if self.undefined is not None:
+            return f"faithfulness undefined ({measured}{answers}): {self.undefined}"
+        random = f"; random circuits {self.random_value:.3f}" if len(self.random) else ""
+        few = f"; {self.too_few_random}" if self.too_few_random else ""
+        return f"faithfulness {self.value:.3f} ({measured}{random}{few}{answers})"
 
 
-def _ratio(part: Tensor, clean: Tensor, ablated: Tensor) -> float:
-    span = float(clean.mean() - ablated.mean())
-    return float(part.mean() - ablated.mean()) / span if span else float("nan")
+@dataclass(frozen=True, eq=False)
+class CircuitMetrics:
+    """What circuits of one question gave.
+
+    Attributes:
+        values: the metric per prompt of each.
+        rounding: how much of each prompt's may be rounding, see `circuits.span`: the larger of what the model's own logits and
+            those with everything ablated have.
+    """
+
+    values: Float[Tensor, "circuit prompt"]
+    rounding: Float[Tensor, " prompt"]
 
 
+@on_model
 def circuit_metrics(
     model: Model,
     pairs: PromptPairs,
@@ -121,6 +183,13 @@ def ask_circuits(
     question: Question, circuits: Sequence[Circuit], progress: Progress | None = None
 ) -> Float[Tensor, "circuit prompt"]:
     """`circuit_metrics` of a question that was asked already."""
+    return measure_circuits(question, circuits, progress).values
+
+
+def measure_circuits(
+    question: Question, circuits: Sequence[Circuit], progress: Progress | None = None
+) -> CircuitMetrics:
+    """`ask_circuits`, with what of it is rounding."""
     model, pairs = question.model, question.pairs
     for circuit in circuits:
         if circuit.graph != model.graph:
@@ -128,22 +197,27 @@ def ask_circuits(
                 f"the circuit belongs to another graph ({circuit.graph}) than {model.name} ({model.graph})"
             )
     values = torch.empty(len(circuits), len(pairs), dtype=torch.float64)
-    done = 0
+    rounding = torch.zeros(len(pairs), dtype=torch.float64)
+    share, done = rounding_share(model), 0
     with inference_state(model.bridge):
         for batch in question.batches():
-            _, clean = question.clean_run(batch.suffix)
+            index = batch.suffix.batch.index.cpu()
+            own, clean = question.clean_run(batch.suffix)
+            rounding[index] = metric_rounding(question.metric, own, batch.targets, share).to("cpu", torch.float64)
             replacement = question.replacement(batch.suffix, clean)
             for i, circuit in enumerate(circuits):
                 logits = ablated_logits(model.bridge, model.architecture, batch.suffix, replacement, circuit.mask)
-                values[i, batch.suffix.batch.index.cpu()] = question.metric(logits, batch.targets).to(
-                    "cpu", torch.float64
-                )
+                values[i, index] = question.metric(logits, batch.targets).to("cpu", torch.float64)
+                if not len(circuit):
+                    moved = metric_rounding(question.metric, logits, batch.targets, share).to("cpu", torch.float64)
+                    rounding[index] = torch.maximum(rounding[index], moved)
                 done += len(batch)
                 if progress is not None:
                     progress(done, len(circuits) * len(pairs))
-    return values
+    return CircuitMetrics(values, rounding)
 
 
+@on_model
 def circuit_metric(
     model: Model,
     pairs: PromptPairs,
@@ -156,6 +230,7 @@ def circuit_metric(
     return circuit_metrics(model, pairs, [circuit], metric=metric, ablation=ablation, batch_size=batch_size)[0]
 
 
+@on_model
 def faithfulness(
     model: Model,
     pairs: PromptPairs,
@@ -175,25 +250,23 @@ def faithfulness(
         model, pairs, circuit: what is asked.
         metric: None: the one the task prefers.
         ablation: what replaces an ablated edge's value.
-        n_random: how many random circuits; 0: none.
+        n_random: how many random circuits; 0: none. Where fewer exist that differ from the circuit, there are fewer.
         random_kind: how they are drawn: `connected`, or `same_layers`; see `circuits.random_circuits`.
         seed: of the random circuits.
         batch_size, progress: see `circuit_metrics`.
+
+    Warns:
+        PairsWarning: the model does not do what the pairs ask, or the pairs say little; see `circuits.doubts`.
     """
-    rivals = random_circuits(circuit, n_random, random_kind, seed)
-    asked = [Circuit.full(model.graph), Circuit.empty(model.graph), circuit, *rivals]
+    rivals = distinct_rivals(circuit, n_random, random_kind, seed)
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    values = circuit_metrics(
-        model,
-        pairs,
-        asked,
-        metric=question.metric,
-        ablation=question.ablation,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    clean, ablated, found, random = values[0], values[1], values[2], values[3:].mean(1)
-    value = _ratio(found, clean, ablated)
+    asked = [Circuit.full(model.graph), Circuit.empty(model.graph), circuit, *rivals]
+    with watched(len(pairs), model.d_vocab) as answers:
+        measured = measure_circuits(question, asked, progress)
+    doubt(about_answers(model, pairs, answers))
+    clean, ablated, found, random = *measured.values[:3], measured.values[3:].mean(1)
+    value = float(Span.of(clean, ablated, measured.rounding).share(found.mean()))
     return Faithfulness(
-        value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.label, random_kind
-    )
+        value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.label, random_kind,
+        measured.rounding, n_random, answers,
+    )  # fmt: skip

@@ -10,37 +10,52 @@ With m the metric, M the model, C the circuit, ¬C the rest and ∅ all edges ab
 | sufficiency | C is more faithful than a random circuit of equal size in at most a share q of cases | rejected |
 | partial necessity | leaving out C hurts more than leaving out a random circuit of equal size in at most a share q of cases | rejected |
 
-p values are corrected by Holm (1979): over the edges within minimality, whose smallest is its p value, and over the tests.
+Two numbers that differ by rounding (`circuits.span`) are a tie, and a tie is no win: C does not come out as more faithful, or as
+more needed, than a random circuit that does the same. All random circuits differ from C and from each other.
+
+Holm's correction (1979) is for what would otherwise be claimed too easily. Sufficiency and partial necessity are claims for the
+circuit, and are corrected for being two. In the first three tests not rejecting speaks for the circuit, and a correction
+would make that easier: each is at the level by itself. Minimality alone is corrected within, over the edges, since its null
+hypothesis is that every edge matters; its p value is the smallest of them.
+
+A test that could not have been rejected, or supported, whatever the numbers is not made, and `reason` says so: with nothing to
+tell apart (the metric with everything ablated is the model's on every prompt), with too few prompts, or with too few circuits
+that differ.
 
 We depart from the paper in two points. Prompts on which C and M give the same metric count half for each side. And independence
 is asked of what is left above ∅: under interchange m(∅) is the corrupted prompt's metric, which depends on the prompt as
-m(M) does even where the complement keeps nothing.
+m(M) does even where the complement keeps nothing. The authors' code counts ties as wins in sufficiency alone; we do nowhere.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
 from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.evaluation.completeness import minimality
-from circuits.evaluation.faithfulness import circuit_metrics
+from circuits.evaluation.faithfulness import measure_circuits
+from circuits.evaluation.hypothesis_statistics import binomial, equivalence, holm, hsic
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.provenance import finite
 from circuits.question import Progress, Question
-from circuits.random_circuits import random_circuit, random_circuits
+from circuits.random_circuits import distinct_rivals, inflated, too_few
 
 NAMES = ("equivalence", "independence", "minimality", "sufficiency", "partial necessity")
+CLAIMS = ("sufficiency", "partial necessity")
+"""Tests in which rejecting speaks for the circuit."""
 TIE = 1e-6
-"""Metrics closer than this, relative to the model's spread, are equal."""
-INFLATION_ATTEMPTS = 50
+"""Metrics closer than this, relative to the model's spread, are equal; and those that differ by rounding."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +66,12 @@ class HypothesisTest:
         name: see the module docstring.
         statistic: what was computed: the share of prompts on which C is above M; HSIC; the smallest share of random edges
             that an edge of C outdoes; the share of random circuits that C outdoes (twice).
-        p: p value.
-        corrected: after Holm's correction over the tests.
+        p: p value; NaN where the test could not be made.
+        corrected: what is compared with the level: p, or for sufficiency and partial necessity p after Holm's correction.
         rejected: the null hypothesis, at the level.
         supports: whether the outcome speaks for the circuit; None where the test could not be made.
         n: prompts, permutations, edges or random circuits that it rests on.
+        reason: why the test could not be made; else None.
     """
 
     name: str
@@ -65,8 +81,10 @@ class HypothesisTest:
     rejected: bool
     supports: bool | None
     n: int
+    reason: str | None = None
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class HypothesisTests:
     """All of them.
@@ -97,7 +115,16 @@ class HypothesisTests:
     def __str__(self) -> str:
         said = {True: "for the circuit", False: "against it", None: "could not be made"}
         lines = [f"{t.name:<18} {t.statistic:8.3g}  p {t.corrected:8.3g}  {said[t.supports]}" for t in self.tests]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"{names}: {reason}" for reason, names in self.not_made.items())])
+
+    @property
+    def not_made(self) -> dict[str, str]:
+        """Why tests could not be made, and which."""
+        by: dict[str, list[str]] = {}
+        for test in self.tests:
+            if test.reason is not None:
+                by.setdefault(test.reason, []).append(test.name)
+        return {reason: ", ".join(names) for reason, names in by.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -111,6 +138,7 @@ class HypothesisTests:
         }  # fmt: skip
 
 
+@on_model
 def hypothesis_tests(
     model: Model,
     pairs: PromptPairs,
@@ -130,15 +158,15 @@ def hypothesis_tests(
     """Tests a circuit.
 
     Args:
-        model, pairs, circuit: what is asked; best pairs that the circuit was not found on.
+        model, pairs, circuit: a loaded model, the prompts and the circuit; best prompts that the circuit was not found on.
         epsilon: ε of equivalence.
         quantile: q of minimality, sufficiency and partial necessity.
-        n_random: random circuits, and inflated circuits. With q = 0.9 below 44 nothing can be significant after correction.
+        n_random: random circuits, and inflated circuits. With q = 0.9 and level 0.05 sufficiency and partial necessity need 36.
         permutations: of independence.
         level: of significance.
         metric: None: the one the task prefers.
         ablation: what replaces an ablated edge's value.
-        seed: of all that is drawn.
+        seed: random seed.
         batch_size, progress: see `circuits.circuit_metrics`.
 
     Raises:
@@ -152,131 +180,140 @@ def hypothesis_tests(
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     asked: dict[str, Any] = {"metric": question.metric, "ablation": question.ablation, "batch_size": batch_size}
     full, empty = Circuit.full(model.graph), Circuit.empty(model.graph)
-    rivals = random_circuits(circuit, n_random, "connected", seed)
+    rivals = distinct_rivals(circuit, n_random, "connected", seed)
+    n = len(rivals)
     grown = inflated(circuit, n_random, seed)
-    values = circuit_metrics(
-        model, pairs,
-        [full, empty, circuit, ~circuit, *rivals, *(~r for r in rivals), *(c for pair in grown for c in pair)],
-        progress=progress, **asked,
-    ) * question.metric.sign  # fmt: skip
+    compared = [full, empty, circuit, ~circuit, *rivals, *(~r for r in rivals), *(c for pair in grown for c in pair)]
+    measured = measure_circuits(question, compared, progress)
+    values = measured.values * question.metric.sign
     own, none, kept, left = values[:4]
-    random, without = values[4 : 4 + n_random], values[4 + n_random : 4 + 2 * n_random]
+    equal = max(TIE * float(own.std(correction=0)), float(measured.rounding.mean()))
     matter = minimality(model, pairs, circuit, **asked).effects.abs().mean(1)
-    steps = values[4 + 2 * n_random :].reshape(len(grown), 2, len(pairs))
-    rates = _outdone(matter, (steps[:, 0] - steps[:, 1]).abs().mean(1))
-    edge_p = holm(binomial(rates, len(grown), quantile, "less")) if len(grown) else torch.ones(len(matter)).double()
-    losses = [(x - own).abs().mean(-1) for x in (kept, random, left, without)]
-    equal = TIE * (float(own.std(correction=0)) or 1.0)
-    raw = [
-        _equivalence(kept - own, epsilon, equal),
-        _independence(left - none, own - none, permutations, seed),
-        (float(rates.min()), float(edge_p.min()), len(matter)),
-        _above(losses[0] <= losses[1] + equal, quantile),
-        _above(losses[2] >= losses[3] - equal, quantile),
+    steps = values[4 + 2 * n :].reshape(len(grown), 2, len(pairs))
+    lost = (steps[:, 0] - steps[:, 1]).abs().mean(1)
+    losses = [(x - own).abs().mean(-1) for x in (kept, values[4 : 4 + n], left, values[4 + n : 4 + 2 * n])]
+    minimal, edge_p = _minimality(matter, lost, quantile, equal, level, len(set(grown)))
+    few = _too_few_rivals(n, n_random, quantile, level, len(circuit))
+    made = [
+        _equivalence_or_why_not(kept - own, epsilon, equal, level),
+        _independence(left - none, own - none, permutations, seed, equal, level),
+        minimal,
+        _above(losses[0] < losses[1] - equal, quantile, few),
+        _above(losses[2] > losses[3] + equal, quantile, few),
     ]
-    corrected = holm(torch.tensor([p for _, p, _ in raw], dtype=torch.float64)).tolist()
+    if float((own - none).abs().mean()) <= equal:
+        nothing = (
+            "with everything ablated the metric is the model's own on every prompt, so that there is nothing to test"
+        )
+        made = [raw._replace(reason=nothing) for raw in made]
+        edge_p = torch.ones_like(edge_p)
+    return HypothesisTests(
+        _judged(made, level), circuit.edges, edge_p, level, question.metric.name, question.ablation.label
+    )
+
+
+class _Raw(NamedTuple):
+    statistic: float
+    p: float
+    n: int
+    reason: str | None = None
+
+
+def _judged(made: list[_Raw], level: float) -> tuple[HypothesisTest, ...]:
+    """Each with what is compared with the level, and what that speaks for."""
+    claims = [name for name, raw in zip(NAMES, made, strict=True) if name in CLAIMS and raw.reason is None]
+    p = torch.tensor([made[NAMES.index(name)].p for name in claims], dtype=torch.float64)
+    corrected = dict(zip(claims, holm(p).tolist(), strict=True))
     tests = []
-    for name, (statistic, p, n), c in zip(NAMES, raw, corrected, strict=True):
-        rejected = c < level
-        supports = rejected if name in ("sufficiency", "partial necessity") else not rejected
-        possible = not (name == "minimality" and not grown)
-        tests.append(HypothesisTest(name, statistic, p, c, rejected, supports if possible else None, n))
-    return HypothesisTests(tuple(tests), circuit.edges, edge_p, level, question.metric.name, question.ablation.label)
+    for name, (statistic, own, n, reason) in zip(NAMES, made, strict=True):
+        if reason is not None:
+            tests.append(HypothesisTest(name, statistic, math.nan, math.nan, False, None, n, reason))
+            continue
+        compared = corrected.get(name, own)
+        rejected = compared < level
+        tests.append(HypothesisTest(name, statistic, own, compared, rejected, rejected == (name in CLAIMS), n))
+    return tuple(tests)
 
 
-def inflated(circuit: Circuit, n: int, seed: int = 0) -> list[tuple[Circuit, Circuit]]:
-    """The circuit with a random path added, and the same without a random edge of what was added; n such pairs.
+def _least(condition: Callable[[int], bool]) -> int:
+    """The smallest number from 1 on of which this holds."""
+    return next(n for n in range(1, 10_000_000) if condition(n))
 
-    Fewer, or none, where the graph has no paths beside the circuit.
+
+def _equivalence(difference: Float[Tensor, " prompt"], epsilon: float, equal: float) -> tuple[float, float, int]:
+    """`hypothesis_statistics.equivalence`, and the number of prompts."""
+    return (*equivalence(difference, epsilon, equal), len(difference))
+
+
+def _equivalence_or_why_not(difference: Float[Tensor, " prompt"], epsilon: float, equal: float, level: float) -> _Raw:
+    raw = _Raw(*_equivalence(difference, epsilon, equal))
+
+    def shows(n: int) -> bool:
+        return (0.5 + epsilon) ** n + (0.5 - epsilon) ** n < level
+
+    if shows(raw.n):
+        return raw
+    return raw._replace(
+        reason=f"{raw.n} prompts cannot tell them apart at this level; at least {_least(shows)} are needed"
+    )
+
+
+def _independence(left: Tensor, own: Tensor, permutations: int, seed: int, equal: float, level: float) -> _Raw:
+    orders = math.factorial(min(len(own), 20))
+    if min(1 + permutations, orders) * level <= 1:
+        what = f"{permutations} permutations" if permutations < orders else f"{len(own)} prompts"
+        return _Raw(math.nan, 1.0, permutations, f"{what} cannot show a dependence at this level")
+    if float(left.abs().max()) <= max(equal, TIE * float(own.abs().mean())):
+        return _Raw(0.0, 1.0, permutations)  # the complement keeps nothing at all
+    return _Raw(*hsic(left, own, permutations, seed, equal), permutations)
+
+
+def _minimality(
+    matter: Float[Tensor, " edge"],
+    lost: Float[Tensor, " draw"],
+    quantile: float,
+    equal: float,
+    level: float,
+    distinct: int,
+) -> tuple[_Raw, Float[Tensor, " edge"]]:
+    """The test, and the p value of each edge after Holm's correction over the edges.
+
+    Args:
+        matter: what leaving out each edge of the circuit changes.
+        lost: what leaving out a random edge of an inflated circuit changes.
+        quantile, equal, level: q, what is a tie, and the level.
+        distinct: how many of the inflated circuits differ.
     """
-    generator = torch.Generator().manual_seed(seed + 1)
-    found = []
-    for _ in range(n):
-        for _ in range(INFLATION_ATTEMPTS):
-            length = int(torch.randint(2, 2 + circuit.graph.n_layers, (1,), generator=generator))
-            path = random_circuit(circuit.graph, min(length, circuit.graph.n_edges), generator)
-            added = (path.mask & ~circuit.mask).nonzero()
-            if len(added):
-                larger = Circuit(circuit.graph, circuit.mask | path.mask)
-                w, r = added[int(torch.randint(len(added), (1,), generator=generator))].tolist()
-                cut = larger.mask.clone()
-                cut[w, r] = False
-                found.append((larger, Circuit(circuit.graph, cut)))
-                break
-    return found
+    ones = torch.ones(len(matter), dtype=torch.float64)
+    if not len(lost):
+        return _Raw(1.0, 1.0, len(matter), "the graph has no path beside the circuit to inflate it by"), ones
+    rates = (matter[:, None] > lost + equal).double().mean(1)
+    raw = _Raw(float(rates.min()), 1.0, len(matter))
+    if max(float(matter.max()), float(lost.max())) <= equal:
+        same = "neither leaving out an edge of the circuit nor a random one changes the metric by more than rounding"
+        return raw._replace(reason=same), ones
+    if (1 - quantile) ** distinct * len(matter) >= level:
+        few = f"the circuit can be inflated in {distinct} ways only, too few to show that an edge does not matter"
+        return raw._replace(reason=few), ones
+    edge_p = holm(binomial(rates, len(lost), quantile, "less"))
+    return raw._replace(p=float(edge_p.min())), edge_p
 
 
-def holm(p: Float[Tensor, " test"]) -> Float[Tensor, " test"]:
-    """p values after Holm's correction for their number."""
-    order = p.argsort(stable=True)
-    factors = torch.arange(len(p), 0, -1, dtype=p.dtype)
-    stepped = (p[order] * factors).cummax(0).values.clamp(max=1)
-    return torch.empty_like(p).scatter_(0, order, stepped)
+def _too_few_rivals(n: int, asked: int, quantile: float, level: float, n_edges: int) -> str | None:
+    """Why so many random circuits cannot show anything; None where they can."""
+
+    def shows(rivals: int) -> bool:
+        return quantile**rivals * len(CLAIMS) < level
+
+    if shows(n):
+        return None
+    there = too_few(n, asked, n_edges, "connected") if n < asked else f"{n} random circuits were asked for"
+    return f"{there}; at least {_least(shows)} are needed at this level"
 
 
-def binomial(shares: Float[Tensor, " test"], n: int, q: float, alternative: str) -> Float[Tensor, " test"]:
-    """p values of shares of n draws, the null being a chance of q; `alternative`: less or greater."""
-    from scipy.stats import binom
-
-    counts = (shares * n).round().numpy()
-    p = binom.cdf(counts, n, q) if alternative == "less" else binom.sf(counts - 1, n, q)
-    return torch.as_tensor(p, dtype=torch.float64)
-
-
-def hsic(x: Float[Tensor, " n"], y: Float[Tensor, " n"], permutations: int, seed: int) -> tuple[float, float]:
-    """The Hilbert-Schmidt independence criterion with Gaussian kernels of median width, and its permutation p value.
-
-    (Gretton et al. 2007.) A constant is independent of everything: 0 and 1.
-    """
-    centre = torch.eye(len(x), dtype=torch.float64) - 1 / len(x)
-    kernels = []
-    for values in (x, y):
-        distance = (values.double()[:, None] - values.double()).abs()
-        width = distance[distance > 0].median() if bool((distance > 0).any()) else None
-        if width is None:
-            return 0.0, 1.0
-        kernels.append(torch.exp(-0.5 * (distance / width).square()))
-    centred, other = centre @ kernels[0] @ centre, kernels[1]
-    generator = torch.Generator().manual_seed(seed)
-    found = float((centred * other).sum())
-    drawn = torch.stack([torch.randperm(len(x), generator=generator) for _ in range(permutations)])
-    random = torch.stack([(centred * other[order][:, order]).sum() for order in drawn])
-    p = (1 + int((random >= found - 1e-12 * abs(found)).sum())) / (1 + permutations)
-    return found / (len(x) - 1) ** 2, p
-
-
-_Raw = tuple[float, float, int]
-
-
-def _equivalence(difference: Float[Tensor, " prompt"], epsilon: float, equal: float) -> _Raw:
-    """The share of prompts on which the circuit is above the model, and the p value of it being within ε of ½."""
-    from scipy.stats import binom
-
-    n = len(difference)
-    same = difference.abs() <= equal
-    above = float(((difference > 0) & ~same).sum() + 0.5 * same.sum())
-    far = abs(above / n - 0.5)
-    counts = torch.arange(n + 1, dtype=torch.float64)
-    extreme = (counts / n - 0.5).abs() >= far - 1e-12
-    p = float((torch.as_tensor(binom.pmf(counts.numpy(), n, 0.5 + epsilon)) * extreme).sum())
-    return above / n, min(1.0, p), n
-
-
-def _independence(left: Tensor, own: Tensor, permutations: int, seed: int) -> _Raw:
-    spread = float(own.abs().mean())
-    if float(left.abs().max()) <= TIE * spread:
-        return 0.0, 1.0, permutations  # the complement keeps nothing at all
-    statistic, p = hsic(left, own, permutations, seed)
-    return statistic, p, permutations
-
-
-def _outdone(candidates: Float[Tensor, " edge"], random: Float[Tensor, " draw"]) -> Float[Tensor, " edge"]:
-    """For each edge the share of random edges that it matters more than; 1 without any."""
-    if not len(random):
-        return torch.ones(len(candidates), dtype=torch.float64)
-    return (candidates[:, None] > random).double().mean(1)
-
-
-def _above(won: Sequence[bool] | Tensor, quantile: float) -> _Raw:
-    share = torch.as_tensor(won).double().mean()
-    return float(share), float(binomial(share[None], len(won), quantile, "greater")[0]), len(won)
+def _above(won: Bool[Tensor, " draw"], quantile: float, few: str | None) -> _Raw:
+    """Whether the circuit wins against more than a share q of the random ones."""
+    if not len(won):
+        return _Raw(math.nan, 1.0, 0, few)
+    share = won.double().mean()
+    return _Raw(float(share), float(binomial(share[None], len(won), quantile, "greater")[0]), len(won), few)

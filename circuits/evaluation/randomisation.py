@@ -16,13 +16,16 @@ from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.evaluation.stability import stability
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
+from circuits.plain_torch import plain_methods
 from circuits.question import Progress
 from circuits.scores import EdgeScores
 
 Found = EdgeScores | NodeScores | Circuit
 
 
+@plain_methods
 @dataclass(frozen=True)
 class Randomisation:
     """What became of the scores.
@@ -75,6 +78,7 @@ def shuffled_layers(model: Model, layers: Sequence[int], seed: int = 0) -> Itera
                 parameter.copy_(value)
 
 
+@on_model
 def randomisation(
     model: Model,
     attribute: Callable[[Model], Found],

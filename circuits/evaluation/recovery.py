@@ -30,6 +30,7 @@ from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.graph import Graph
 from circuits.node_scores import NodeScores
+from circuits.plain_torch import plain_methods, plain_torch
 from circuits.scores import EdgeScores
 from circuits.selection import check_ranking
 
@@ -38,6 +39,7 @@ NEGLIGIBLE = 1e-6
 """Share of the largest score: what is smaller would be rounding in float32."""
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Recovery:
     """What was ranked, and how well the ranking finds what is true.
@@ -77,6 +79,7 @@ class Recovery:
         )
 
 
+@plain_torch
 def recovery(
     found: EdgeScores | NodeScores | Circuit,
     truth: Circuit | Iterable[str],

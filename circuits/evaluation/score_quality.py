@@ -12,9 +12,11 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.node_scores import NodeScores
+from circuits.plain_torch import plain_torch
 from circuits.scores import EdgeScores
 
 
+@plain_torch
 def complexity(scores: EdgeScores | NodeScores) -> float:
     """The entropy of the shares |score| / Σ|score| in nats (Bhatt et al., definition 3): 0 if one part has all, ln n if all have
     the same; its exponential is the number of parts that would have the same entropy with equal shares.
@@ -46,6 +48,7 @@ class Sensitivity:
     pairs: int
 
 
+@plain_torch
 def sensitivity(scores: EdgeScores | NodeScores) -> Sensitivity:
     """Mean and largest distance between prompts' scores (Bhatt et al., definitions 1 and 2, with the prompts of the task for the
     neighbourhood of an input).

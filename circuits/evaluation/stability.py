@@ -18,9 +18,11 @@ from circuits.circuit import Circuit
 from circuits.correlation import correlation
 from circuits.errors import InputError
 from circuits.node_scores import NodeScores
+from circuits.plain_torch import plain_methods, plain_torch
 from circuits.scores import EdgeScores
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Stability:
     """How alike several runs are.
@@ -70,6 +72,7 @@ class Stability:
         )
 
 
+@plain_torch
 def stability(runs: Mapping[str, EdgeScores | NodeScores | Circuit], k: int | None = None) -> Stability:
     """Compares runs with each other.
 
@@ -124,6 +127,7 @@ def _of_edges(runs: Mapping[str, EdgeScores | Circuit], k: int | None, mixed: bo
     return Stability(tuple(runs), k, _jaccard(members), rank, members.double().mean(0), graph.edges)
 
 
+@plain_torch
 def prompt_stability(scores: EdgeScores, k: int, resamples: int = 200, seed: int = 0) -> Stability:
     """What other prompts of the same kind would have given: runs are bootstrap resamples of the prompts.
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written under a temporary name beside the target, then renamed.
+"""Files appear whole or not at all: written under a temporary name beside the target, synced to the disk, then renamed.
 
 The temporary name of `NAME` is `.NAME.circuits-part`. Its writer holds a lock on it, which the system takes back when the process
 dies, however it dies: so what a killed process left is taken over by the next writer of the same file, and what a living
@@ -7,13 +7,14 @@ one is writing is never touched (a second writer takes `.NAME.1.circuits-part`).
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from circuits.durable import beside, sync_directory, sync_file
 from circuits.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
+        sync_file(temporary)
         os.replace(temporary, path)
+        sync_directory(path.parent)
     except BaseException as problem:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -86,6 +89,8 @@ def write_tensors(tensors: Mapping[str, "Tensor"], path: str | Path, header: dic
 
 def _claim(path: Path) -> tuple[int, Path]:
     """An empty temporary file for `path` that nobody else writes to, and the open handle that holds its lock."""
+    with suppress(FileNotFoundError):
+        os.lstat(path)  # a name that is too long, and would be refused by the rename only
     if fcntl is None:
         return _random(path)
     for number in count():
@@ -137,12 +142,14 @@ def _sweep(path: Path, number: int) -> None:
 
 
 def _name(path: Path, number: int) -> Path:
-    return path.with_name(f".{path.name}.{number}{PART}" if number else f".{path.name}{PART}")
+    return beside(path, f".{number}{PART}" if number else PART)
 
 
 def _random(path: Path) -> tuple[int, Path]:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-    return handle, Path(name)
+    while True:
+        temporary = beside(path, f".{secrets.token_hex(4)}{PART}")
+        with suppress(FileExistsError):
+            return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), temporary
 
 
 def _umask() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from circuits.circuit import Circuit
 from circuits.errors import ContentWarning, InputError
 from circuits.export.naming import Naming
+from circuits.plain_torch import plain_torch
 
 DRAWN = ("naming", "max_edges", "colours", "direction")
 
@@ -99,6 +100,7 @@ def find_format(name: str | None, out: str | Path) -> Format:
     return FORMATS[name]
 
 
+@plain_torch
 def export_circuit(
     circuit: Circuit,
     out: str | Path,

@@ -26,7 +26,7 @@ from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.graph import Graph, Reader
 from circuits.provenance import Provenance, frozen, plain
-from circuits.untrusted import check_plain, shown
+from circuits.untrusted import check_plain, check_schema, shown
 from circuits.untrusted import read_json as read_plain_json
 
 SCHEMA = 1
@@ -120,9 +120,7 @@ def from_networkx(graph: nx.MultiDiGraph) -> Circuit:
 
 
 def _read_head(attributes: dict[str, Any]) -> tuple[Graph, Provenance]:
-    schema = attributes.get("schema")
-    if schema != SCHEMA:
-        raise InputError(f"circuit has schema {shown(schema)}; this version reads schema {SCHEMA}")
+    check_schema(attributes.get("schema"), SCHEMA, "circuit")
     origin = check_plain(_object(attributes.get("provenance"), "provenance"), "provenance")
     return Graph.from_dict(attributes.get("graph")), frozen(origin)
 

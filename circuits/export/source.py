@@ -14,7 +14,7 @@ from circuits.circuit import Circuit
 from circuits.errors import ContentWarning, InputError
 from circuits.export import eap_ig, node_link
 from circuits.pairs import PromptPairs
-from circuits.runs import check_files, read_run_file
+from circuits.run_files import check_files, read_run_file
 from circuits.scores import EdgeScores
 from circuits.untrusted import read_json
 

@@ -17,7 +17,8 @@ from circuits.quantity import quantity_of
 PAGE = 45
 """Rows of a LaTeX table that fit a page; longer ones are a `longtable`."""
 
-_FORMULA = ("=", "+", "-", "@")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a formula begins with in a spreadsheet; some drop white space in front of it."""
 
 
 def write_csv_edges(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:

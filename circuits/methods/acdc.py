@@ -31,12 +31,14 @@ from circuits.methods.acdc_record import Record
 from circuits.methods.acdc_search import MOST_ROWS, Report, Rules, Search
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, provenance
 from circuits.question import Question
 from circuits.scores import EdgeScores
 
 
+@on_model
 def acdc(
     model: Model,
     pairs: PromptPairs,
@@ -85,6 +87,7 @@ def acdc(
         return _searched(Loss(question), rules, start, origin, store, progress)
 
 
+@on_model
 def acdc_sweep(
     model: Model,
     pairs: PromptPairs,
@@ -124,6 +127,7 @@ def acdc_sweep(
     return tuple(found[float(threshold)] for threshold in thresholds)
 
 
+@on_model
 def acdc_of_size(
     model: Model,
     pairs: PromptPairs,

@@ -146,7 +146,7 @@ def _joined(batches: Sequence[Targets]) -> Targets:
     joined: dict[str, Tensor | None] = {}
     for field in fields(Targets):
         values = [value for batch in batches if (value := getattr(batch, field.name)) is not None]
-        width = max((value.shape[1] for value in values), default=0)
-        filled = [F.pad(value, (0, width - value.shape[1])) for value in values]
+        width = max((value.shape[-1] for value in values), default=0)
+        filled = values if field.name == "index" else [F.pad(value, (0, width - value.shape[1])) for value in values]
         joined[field.name] = torch.cat(filled) if filled else None
     return Targets(**joined)  # pyright: ignore[reportArgumentType]

@@ -3,28 +3,35 @@
 A killed run leaves whole lines and at most one torn one. A run that finds them replays the decisions, layer by layer, and
 begins to compute with the first layer whose tests are not all there: that layer's lines are cut off and made again, so
 that the file ends the same, byte by byte, wherever a run was killed. Lines that were altered are cut off with all behind them.
+After a power cut, at most the tests of the last second (`SYNC_SECONDS`), or of one layer, are made again.
 """
 
 import hashlib
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from circuits.checksums import read_sealed, sealed
+from circuits.durable import make_directory, sync_directory, sync_handle
 from circuits.errors import DamageWarning, InputError
 from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
 from circuits.pieces import question_of
 from circuits.provenance import Provenance
-from circuits.untrusted import open_regular, parse_json, read_bytes
+from circuits.untrusted import check_schema, open_regular, parse_json, read_bytes
 
 STEPS_FILE = "steps.jsonl"
 SUMS_FILE = "steps.sha256"
 QUESTION_FILE = "question.json"
+SCHEMA = 1
+"""Of a record; one that does not say is of the first."""
+SYNC_SECONDS = 1.0
+"""Between syncs to the disk, at least: a small model makes thousands of tests a second."""
 
 
 class Step(NamedTuple):
@@ -67,23 +74,36 @@ class Record:
         self._files: tuple[int, int] | None = None
         self._content, self._at = bytearray(), 0
         self._sum, self._sums = hashlib.sha256(), [(0, 0)]
+        self._synced = -SYNC_SECONDS
         if directory is None:
             return
         self._name = Path(directory) / STEPS_FILE
         asked = question_of(origin)
         with ExitStack() as opened:
             try:
-                self._name.parent.mkdir(parents=True, exist_ok=True)
+                make_directory(self._name.parent)
                 opened.enter_context(sole_writer(directory, inside=True))
                 _claim(self._name.parent, asked)
                 self._files = (_opened(self._name, opened), _opened(self._name.with_name(SUMS_FILE), opened))
                 self._check(read_bytes(self._name), read_bytes(self._name.with_name(SUMS_FILE)))
+                sync_directory(self._name.parent)
             except OSError as problem:
                 raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
             self._open = opened.pop_all()
 
     def close(self) -> None:
+        if self._files is not None:
+            with suppress(OSError):  # what is not on the disk is made again
+                self._sync()
+            self._files = None
         self._open.close()
+
+    def _sync(self) -> None:
+        """Has the steps on the disk, and then their sums."""
+        assert self._files is not None
+        for handle in self._files:
+            sync_handle(handle)
+        self._synced = time.monotonic()
 
     def mark(self) -> int:
         """The place in the file."""
@@ -136,6 +156,8 @@ class Record:
             self._content += data
             self._at += len(data)
             self._note(self._at)
+            if time.monotonic() - self._synced >= SYNC_SECONDS:
+                self._sync()
         except OSError as problem:
             raise InputError(
                 f"cannot write {self._name}: {problem.strerror or problem}; what was written before is kept, and the same "
@@ -192,11 +214,12 @@ def _claim(directory: Path, asked: dict[str, Any]) -> None:
         if any(not file.name.endswith((PART, ".lock")) for file in directory.iterdir()):
             raise InputError(f"{directory} holds files that are no record of ACDC; choose another store")
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(sealed(asked)), encoding="utf-8")
+            temporary.write_text(json.dumps(sealed({"schema": SCHEMA, **asked})), encoding="utf-8")
         return
     found = read_sealed(path)
     if found is None:
         raise InputError(f"{path} is damaged, or not ours; delete {directory} to begin anew, or choose another store")
+    check_schema(found.pop("schema", SCHEMA), SCHEMA, str(path))
     if found != asked:
         raise InputError(
             f"{directory} holds the record of another question ({_difference(found, asked)}); choose another store"

@@ -10,7 +10,8 @@ Two directions (Zhang & Nanda 2024, 2309.16042). *Denoising* runs the corrupted 
 
 Positive = the node helps. Normalised on dataset means: effect / (metric(clean) - metric(corrupted)), which for denoising is
 (patched - corrupted) / (clean - corrupted). With `window`, nodes of neighbouring layers are patched together (Meng et al.
-2022): such effects are larger, and say nothing of a single layer.
+2022): such effects are larger, and say nothing of a single layer. A window reaches over the neighbouring layers whether or
+not their nodes were asked for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,10 +28,12 @@ from circuits.effects import BatchEffects, node_effects, other_run
 from circuits.engine.hooks import inference_state
 from circuits.engine.patch import Patch
 from circuits.errors import InputError
+from circuits.graph import Graph
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
-from circuits.nodes import Site, select_sites
+from circuits.nodes import Site, in_layer, select_sites
 from circuits.pairs import PromptPairs
 from circuits.patch_runs import PatchRuns
 from circuits.pieces import Pieces, question_of
@@ -43,6 +46,7 @@ from circuits.workers import UNITS_PER_WORKER, Workers
 DIRECTIONS = ("denoising", "noising")
 
 
+@on_model
 def activation_patching(
     model: Model,
     pairs: PromptPairs,
@@ -66,7 +70,9 @@ def activation_patching(
         positions: None: a node at all positions at once; `each`: every position for itself (prompts of equal length);
             `roles`: the positions that the task names; or names of roles.
         direction: `denoising` or `noising`.
-        window: how many neighbouring layers are patched together; the score of a node is that of the window centred on it.
+        window: how many neighbouring layers are patched together; the score of a node is that of the window centred on it (an
+            even one reaches one layer further up), which holds the same node of each layer, asked for or not. It ends at
+            the first and the last layer; `input` has no neighbours.
         metric: None: the one the task prefers.
         ablation: where corrupted values come from: `interchange` (the corrupted prompt), `gaussian` (noise on the
             embedding), or `resample`.
@@ -110,17 +116,24 @@ class Sweep:
     Attributes:
         sites: the nodes.
         positions: labels of the positions, None without.
+        graph: the model's: a window reaches over its layers.
         window: layers patched together.
     """
 
     sites: tuple[Site, ...]
     positions: tuple[str, ...] | None
+    graph: Graph
     window: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Axes of the scores."""
         return (len(self.sites),) if self.positions is None else (len(self.sites), len(self.positions))
+
+    @property
+    def patched(self) -> tuple[Site, ...]:
+        """All sites that some intervention patches: those asked for, then their neighbours."""
+        return tuple(dict.fromkeys([*self.sites, *(other for site in self.sites for other in self._around(site))]))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -144,15 +157,9 @@ class Sweep:
         return [[Patch(s, place) for s in self._around(site)] for site in chosen for place in places]
 
     def _around(self, site: Site) -> list[Site]:
-        if self.window == 1:
-            return [site]
         first = site.layer - (self.window - 1) // 2
-        layers = range(first, first + self.window)
-        return [
-            other
-            for other in self.sites
-            if other.layer in layers and other.where == site.where and other.point == site.point
-        ]
+        reached = [in_layer(site, layer, self.graph) for layer in range(first, first + self.window)]
+        return [other for other in reached if other is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,11 +196,15 @@ class _Patching(Measurement):
         question = Question.ask(model, pairs, metric, ablation, batch_size)
         other = other_run(question, "activation patching")
         sites = select_sites(model.graph, nodes, model.widths)
-        sweep = Sweep(sites, position_axis(pairs, positions), window)
+        sweep = Sweep(sites, position_axis(pairs, positions), model.graph, window)
         options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": sweep.positions,
                    "window": window, "direction": direction}  # fmt: skip
         origin = provenance(question, "activation_patching", {**options, "batch_size": question.batch_size})
         manifest = {"schema": 1, "question": question_of(origin), "nodes": [site.name for site in sites]}
+        if len(sweep.patched) > len(sites):
+            manifest["patched"] = [
+                site.name for site in sweep.patched
+            ]  # stores from before windows reached over all layers
         return cls(question, Pieces(store, manifest, in_memory), other, sweep, direction, options)
 
     def effects(self, batch: Batch, number: int) -> BatchEffects:
@@ -214,7 +225,7 @@ class _Patching(Measurement):
         for layer in layers:
             piece = self.pieces.get(_key(number, layer))
             if piece is None:
-                runs = runs or PatchRuns.of(self.question, self.other, batch, self.sweep.sites, self.direction)
+                runs = runs or PatchRuns.of(self.question, self.other, batch, self.sweep.patched, self.direction)
                 chosen = self.sweep.of_layer(layer)
                 metrics = runs.metrics(self.sweep.interventions(batch, self.question.pairs, chosen))
                 effects = metrics - runs.corrupted if self.direction == "denoising" else runs.clean - metrics

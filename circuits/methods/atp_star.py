@@ -33,8 +33,10 @@ from circuits.engine.attention import AttentionScores, CleanAttention, Part, att
 from circuits.engine.live import Key, LiveRun, live_run
 from circuits.engine.patch import Values, record_values
 from circuits.engine.qk_fix import KeyFix, RowFix
+from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
@@ -44,6 +46,7 @@ from circuits.question import Batch, Progress, Question
 NODES = "q+k+v+heads+mlps"
 
 
+@on_model
 def atp_star(
     model: Model,
     pairs: PromptPairs,
@@ -83,7 +86,7 @@ def atp_star(
         batch_size, progress: see `activation_patching`.
 
     Raises:
-        InputError: an unknown node, a metric without a gradient, or an ablation that is no run of the model.
+        InputError: an unknown node, a row of a matrix, a metric without a gradient, or an ablation that is no run of the model.
         PairsError: positions that the pairs do not have.
         ModelError: the model's attention cannot be recomputed; `qk_fix=False` does without.
     """
@@ -92,6 +95,9 @@ def atp_star(
     other = other_run(question, "AtP*")
     groups = [g for g in NODES.split("+") if g != "mlps" or any(model.graph.mlps)]
     sites = select_sites(model.graph, "+".join(groups) if nodes is None else nodes, model.widths)
+    rows = [s.name for s in sites if s.entry is not None or (s.index is not None and s.point.endswith(("_in", "_out")))]
+    if rows:
+        raise InputError(f"AtP* scores whole nodes, not rows of matrices such as {rows[0]!r}; use attribution_patching")
     axis = ("each" if positions else None) if isinstance(positions, bool) else positions
     plan = _Plan(sites, position_axis(pairs, axis), qk_fix, grad_drop)
     names = [site.name for site in sites]
@@ -173,7 +179,7 @@ def _clean_run(question: Question, batch: Batch, plan: _Plan) -> tuple[LiveRun, 
     with scores if by_key else nullcontext():
         live = live_run(
             model.bridge, model.architecture, suffix.clean, suffix.position,
-            lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(), scores.hooks(),
+            lambda logits: question.clean_metric(batch, logits), keys, suffix.cache(), scores.hooks(),
         )  # fmt: skip
     return live, scores
 

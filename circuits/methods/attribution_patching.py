@@ -21,6 +21,7 @@ from circuits.engine.live import live_run
 from circuits.engine.patch import record_values
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
@@ -28,6 +29,7 @@ from circuits.positions import position_axis
 from circuits.question import Batch, Progress, Question
 
 
+@on_model
 def attribution_patching(
     model: Model,
     pairs: PromptPairs,
@@ -76,7 +78,7 @@ def _attribute(
     keys = sorted({(site.layer, site.point) for site in sites})
     live = live_run(
         model.bridge, model.architecture, suffix.clean, suffix.position,
-        lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(),
+        lambda logits: question.clean_metric(batch, logits), keys, suffix.cache(),
     )  # fmt: skip
     gradients, _ = live.gradients(keys)
     wide = question.sum_dtype

@@ -17,7 +17,6 @@ Vig et al. divide by the metric of the base run, prompt by prompt; here effects 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -31,13 +30,17 @@ from circuits.engine.resume import base_run
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.positions import place, position_axis
-from circuits.provenance import Provenance, frozen, provenance
+from circuits.provenance import Frozen, Provenance, frozen, provenance
 from circuits.question import Batch, Progress, Question
+from circuits.span import Span
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Mediation:
     """Total, direct and indirect effect of a set of nodes, in the metric's unit; positive = helps.
@@ -70,7 +73,7 @@ class Mediation:
         direct = self.clean - self.corrupted_patched
         indirect = self.clean - self.clean_patched
         effects = {"total": total, "direct": direct, "indirect": indirect, "interaction": total - direct - indirect}
-        return MappingProxyType(effects)
+        return Frozen(effects)
 
     @property
     def total(self) -> float:
@@ -94,8 +97,9 @@ class Mediation:
 
     @property
     def share(self) -> float:
-        """indirect / total, on means over prompts; NaN where the total effect is 0."""
-        return self.indirect / self.total if self.total else float("nan")
+        """indirect / total, on means over prompts; NaN where the total effect is rounding (see `circuits.span`)."""
+        known = Span.of(self.clean, self.corrupted, origin=self.provenance).missing is None
+        return self.indirect / self.total if known else float("nan")
 
     @property
     def n_prompts(self) -> int:
@@ -134,6 +138,7 @@ class Mediation:
     __repr__ = __str__
 
 
+@on_model
 def causal_mediation(
     model: Model,
     pairs: PromptPairs,

@@ -31,16 +31,20 @@ from circuits.interactions import Interaction, interactions
 from circuits.linear_fit import FITS, LinearFit, fit_linear
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods, plain_torch
 from circuits.provenance import frozen
 from circuits.question import Progress
+from circuits.rounding import computed_in
 from circuits.workers import Workers
 
 WEAK = 0.5
 """A correlation on samples left out below which a fit is said to be weak."""
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class LinearAttribution(NodeScores):
     """A linear model of the metric under ablations; as `NodeScores`, the weights per prompt.
@@ -89,6 +93,7 @@ class LinearAttribution(NodeScores):
         return None
 
 
+@on_model
 def coar(
     model: Model,
     pairs: PromptPairs,
@@ -133,10 +138,11 @@ def coar(
     sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store, workers)
     found = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
     if (said := found.statement) is not None:
-        warnings.warn(said, AttributionWarning, stacklevel=2)
+        warnings.warn(said, AttributionWarning, stacklevel=3)
     return found
 
 
+@on_model
 def draw_samples(
     model: Model,
     pairs: PromptPairs,
@@ -163,6 +169,7 @@ def draw_samples(
     return sampler.bernoulli(samples, alpha, seed, progress, share)
 
 
+@on_model
 def leave_one_out(
     model: Model,
     pairs: PromptPairs,
@@ -186,6 +193,7 @@ def leave_one_out(
     return NodeScores(sampler.nodes, found.clean - found.outcomes, clean=found.clean, provenance=frozen(origin))
 
 
+@plain_torch
 def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttribution:
     """A linear attribution from samples that are there.
 
@@ -193,7 +201,11 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
         samples: what was ablated, and what became of the metric.
         fit: `least_squares`, `ridge` or `lasso`.
     """
-    found = fit_linear(samples.kept, samples.outcomes, fit)
+    dtype = computed_in(samples.outcomes, samples.origin)
+    found = fit_linear(samples.kept, samples.outcomes, fit, dtype)
+    plain = found if fit == "least_squares" else fit_linear(samples.kept, samples.outcomes, dtype=dtype)
+    left = float(plain.rounding.mean())
+    pairs = interactions(samples.nodes, samples.kept, _residuals(samples, plain), rounding=left)
     tested = ~found.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
     held_out = correlation(found.left_out[tested], samples.outcomes[tested]).nanmean()
     worth = {
@@ -204,7 +216,7 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
         "condition": found.condition,
         "held_out": None if bool(held_out.isnan()) else float(held_out),
         "strength": list(found.strength),
-        "interactions": [list(pair) for pair in interactions(samples.nodes, samples.kept, _residuals(samples, found))],
+        "interactions": [list(pair) for pair in pairs],
     }
     options = {**samples.origin["options"], "samples": len(samples), "fit": fit}
     origin = frozen({**samples.origin, "method": "coar", "options": options})

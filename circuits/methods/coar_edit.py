@@ -23,10 +23,14 @@ from circuits.errors import InputError
 from circuits.methods.coar import LinearAttribution
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods, plain_torch
 from circuits.question import Progress
+from circuits.rounding import computed_in, rounding
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Edit:
     """Components in the order in which they are to be ablated.
@@ -42,6 +46,7 @@ class Edit:
     raises: bool
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class EditOutcome:
     """What an edit does, step by step.
@@ -73,6 +78,7 @@ class EditOutcome:
         return "\n".join(["mean metric (share of prompts above 0)", *lines])
 
 
+@plain_torch
 def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: bool = True) -> Edit:
     """Ranks components by how much more they matter to the targets than to the references.
 
@@ -94,12 +100,16 @@ def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: b
     weights = reference.per_prompt[rows]
     spread = weights.var(1)
     own = target.per_prompt.var(1) if n_target > 1 else spread
-    error = (own / n_target + spread / n_reference).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    # Weights that differ by rounding only have no spread to be measured against.
+    sizes = torch.cat([target.per_prompt, weights], 1).abs().max()
+    least = rounding(sizes, computed_in(target.per_prompt, target.provenance))
+    error = (own / n_target + spread / n_reference).sqrt().clamp(min=float(least) or torch.finfo(torch.float64).tiny)
     statistic = (target.per_prompt.mean(1) - weights.mean(1)) / error
     order = torch.sort(statistic, descending=not raises, stable=True).indices
     return Edit(tuple(target.nodes[i] for i in order.tolist()), statistic[order], raises)
 
 
+@on_model
 def apply_edit(
     model: Model,
     edit: Edit,

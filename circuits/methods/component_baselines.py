@@ -23,12 +23,14 @@ from circuits.engine.patch import Values
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
 from circuits.question import Batch, Progress, Question
 
 
+@on_model
 def gradient_times_parameter(
     model: Model,
     pairs: PromptPairs,
@@ -42,11 +44,12 @@ def gradient_times_parameter(
 
     A linear map's weights and biases together give exactly Σ output · ∂metric/∂output, so that one backward pass serves all
     prompts and components. A head has the parameters of its query, key and value projections and of its part of `W_O`; keys
-    and values that heads share count in equal parts for each. An output bias of attention belongs to no head.
+    and values that heads share count in equal parts for each. An output bias of attention belongs to no head, and the weights
+    of norms, in front of a component, behind it or on queries and keys, belong to none.
 
     Args:
         model, pairs: what is asked.
-        nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices) or rows.
+        nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices), rows or input rows.
         metric: None: the one the task prefers. It must have a gradient at the clean run.
         batch_size, progress: see `circuits.coar`.
 
@@ -76,6 +79,7 @@ def gradient_times_parameter(
     return node_effects(question, "gradient_times_parameter", _options(nodes), _names(sites), None, measure, progress)
 
 
+@on_model
 def neuron_conductance(
     model: Model,
     pairs: PromptPairs,
@@ -117,6 +121,7 @@ def neuron_conductance(
     )
 
 
+@on_model
 def internal_influence(
     model: Model,
     pairs: PromptPairs,
@@ -129,6 +134,9 @@ def internal_influence(
     progress: Progress | None = None,
 ) -> NodeScores:
     """The mean gradient at each component along the embedding's path, summed over its entries and positions, per prompt.
+
+    All positions count, also those in front of the first token in which a pair differs: no difference is multiplied with the
+    gradient that would be zero there.
 
     Args:
         model, pairs, metric, nodes, steps, ablation, batch_size, progress: see `neuron_conductance`.
@@ -147,8 +155,9 @@ def internal_influence(
         return _batch_effects(_run(question, batch, keys), effects)
 
     return _along_path(
-        "internal_influence", model, pairs, nodes, steps, metric, ablation, batch_size, progress, measure
-    )
+        "internal_influence", model, pairs, nodes, steps, metric, ablation, batch_size, progress, measure,
+        whole_prompts=True,
+    )  # fmt: skip
 
 
 def _along_path(
@@ -162,10 +171,11 @@ def _along_path(
     batch_size: int | None,
     progress: Progress | None,
     measure: Callable[[Question, Batch, Sequence[Site], list[Key]], BatchEffects],
+    whole_prompts: bool = False,
 ) -> NodeScores:
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    question = Question.ask(model, pairs, metric, ablation, batch_size, whole_prompts=whole_prompts)
     question.metric.require_gradient(method.replace("_", " "), at_clean=False)
     sites = select_sites(model.graph, nodes, model.widths)
     keys = sorted({(site.layer, site.point) for site in sites})
@@ -184,6 +194,8 @@ def _linear_maps(model: Model, site: Site) -> _Maps:
     every = (slice(None), slice(None))
     if site.point == "resid_pre":
         raise InputError("the embedding's parameters belong to no component alone; leave `input` out")
+    if site.is_input_row:  # a matrix's product of what it reads is linear in each row, without the biases
+        return [(site.point, site.where, 1.0)]
     if site.point == "z":
         assert site.index is not None
         group = graph.n_heads // graph.n_kv_heads
@@ -195,8 +207,9 @@ def _linear_maps(model: Model, site: Site) -> _Maps:
                 f"layer {site.layer}: its MLP shows no input matrix (experts?), so its parameters are unknown"
             )
         inner: _Maps = [("inner", site.where, 1.0)] + ([("gate", site.where, 1.0)] if block.gate is not None else [])
-        return inner if site.point == "neurons" else [*inner, ("mlp_out", every, 1.0)]
-    return [(site.point, site.where, 1.0)]
+        return inner if site.point == "neurons" else [*inner, ("mlp_projected", every, 1.0)]
+    projected = {"attn_out": "attn_projected", "mlp_out": "mlp_projected"}
+    return [(projected.get(site.point, site.point), site.where, 1.0)]
 
 
 def _ends(question: Question, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Diagnostics: how large an effect may still be among nodes that were not patched (2403.00745, "Diagnostics").
 
 Random subsets of those nodes are patched as one, each node in a subset with probability p = `share`. Per node the outcomes
-with it are compared with those without it (Welch); the largest upper limit bounds the largest effect still missed. What is
-bounded is a node's effect averaged over random company, not its effect alone: see `circuits.diagnosis`.
+with it are compared with those without it; joint sets, which hold all, half or a quarter of the nodes, say how much effects may
+depend on company that no subset had. The largest upper limit bounds the largest effect still missed. What is bounded is a
+node's effect averaged over random company, not its effect alone; what is assumed stands in `circuits.diagnosis`.
 
 Where effects add up, an estimate's standard error is about (Σ effect²)^½ / samples^½ for every p: the strong nodes make it
 wide. They are also those whose effects do not add up. So patch them one by one, and exclude them here.
@@ -17,6 +18,7 @@ from circuits.effects import other_run
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
 from circuits.placed_nodes import placed_nodes
@@ -25,6 +27,7 @@ from circuits.question import Progress, Question
 from circuits.subsets import SetRuns, draw_subsets, whole_share
 
 
+@on_model
 def diagnose(
     model: Model,
     pairs: PromptPairs,
@@ -45,7 +48,7 @@ def diagnose(
 ) -> Diagnosis:
     """Patches random subsets of nodes together.
 
-    Cost: one forward pass over the pairs a sample, and two.
+    Cost: one forward pass over the pairs a sample, 49 for the joint sets, and two.
 
     Args:
         model, pairs: what is asked. Effects are those on these pairs; that others may differ is not part of any interval.
@@ -53,9 +56,9 @@ def diagnose(
             keys, values, heads and MLPs.
         excluding: names of nodes to leave out: those patched already.
         positions: None: a node at all positions together; `each`, `roles` or names of roles: each by itself.
-        samples: how many subsets.
+        samples: how many subsets, besides the joint sets.
         share: with which probability a node is in a subset, to the nearest 1/32. The smaller, the nearer to effects
-            alone; but have `samples · share` at least 8, for Welch's test is no better than the rarer side.
+            alone; but have `samples · share` at least 8: a node that is in few subsets is bounded loosely.
         confidence: of intervals and bounds.
         size: what counts as an effect's size: `mean` or `contribution`; see `circuits.diagnosis`.
         metric: None: the one the task prefers.

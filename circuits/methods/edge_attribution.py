@@ -25,7 +25,9 @@ input's out-edges sums to the metric, in a model without biases.
 We depart from EAP-IG in the quadrature: its code for inputs uses the left rule, which never looks at the clean run, and
 its code for activations the right rule; the midpoint rule is the default here, and `left` and `right` give theirs. Its
 code for activations also adds every run's gradients to all edges, whichever writer was interpolated; here they count for
-that writer's edges only. As there, all heads of a layer are interpolated together. `conductance` explains what the
+that writer's edges only. As there, all heads of a layer are interpolated together. CEAP (Wu, Tonin & Cevher 2026, 2606.16920)
+scores edges by conductance as well. We know its formula at second hand: that is `conductance` by the left rule under
+interchange ablation; paper and code were not compared. `conductance` explains what the
 embedding's change does: of an ablation it sees the embedding only.
 """
 
@@ -46,6 +48,8 @@ from circuits.engine.rules import relevance
 from circuits.errors import AttributionWarning, InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
+from circuits.norm_check import verdict
 from circuits.pairs import PromptPairs
 from circuits.positions import position_axis
 from circuits.provenance import provenance
@@ -57,6 +61,7 @@ OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 ATTENTION = ("live", "detached")
 
 
+@on_model
 def edge_attribution(
     model: Model,
     pairs: PromptPairs,
@@ -83,8 +88,8 @@ def edge_attribution(
             as many as `ig` for each of the 2 · layers + 1 groups of writers.
         quadrature: where the points lie on each of the `steps` equal pieces of the path from ablated to clean: `left`,
             `midpoint`, `right`.
-        attention: for `relp`: whether gradients go through the attention pattern (`live`), or not (`detached`: as
-            published; then every edge into a query or key scores 0).
+        attention: for `relp`: whether gradients go through the attention pattern (`live`: as in the authors' example), or
+            not (`detached`: the AH-rule, which their code has as an option; then every edge into a query or key scores 0).
         metric: what is explained; None: the one the task prefers.
         ablation: what an edge's value is replaced by.
         positions: also split each effect by token position: `each`, `roles`, or names of roles; see `circuits.positions`.
@@ -96,7 +101,8 @@ def edge_attribution(
         Mean effects over the prompts in the metric's unit, with standard errors.
 
     Warns:
-        AttributionWarning: see `check_sign`.
+        AttributionWarning: see `check_sign`; and where a gradient is taken on a residual stream of (almost) zeros, as under zero
+            ablation at the ablated end (`corrupted`, `clean-corrupted`, the left rule): see `circuits.norm_check`.
 
     Raises:
         InputError: unknown option, or a metric without a gradient where it is needed.
@@ -112,17 +118,23 @@ def edge_attribution(
         rule = replace(rule, check=SignCheck(question))
     # Each of many passes reuses what the one before has freed; anew from the system it costs a fifth of their time.
     memory = kept_for_reuse() if rule.many_passes else freed_at_once()
+    empty = 0
     with inference_state(model.bridge), memory:
         for batch in question.batches():
             contraction = Contraction(question, batch, labels)
             rule.function(contraction, rule)
             contraction.give_to(statistics)
+            empty += int(contraction.empty.sum())
             if progress is not None:
                 progress(statistics.n, len(pairs))
     scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
-    said = None if rule.check is None else rule.check.verdict(scores)
-    if said is not None:
-        warnings.warn(said, AttributionWarning, stacklevel=2)
+    largest = float(scores.values.abs().max())
+    warned = [
+        None if rule.check is None else rule.check.verdict(scores),
+        verdict(empty, len(pairs), largest, question.ablation.name, gradient, quadrature),
+    ]
+    for said in filter(None, warned):
+        warnings.warn(said, AttributionWarning, stacklevel=3)
     return scores
 
 

@@ -39,6 +39,7 @@ from circuits.graph import Graph
 from circuits.hard_concrete import OPEN, chance_open, draw
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, provenance
 from circuits.question import Batch, Question
@@ -73,6 +74,7 @@ class PruningStep:
 Report = Callable[[PruningStep], None]
 
 
+@on_model
 def edge_pruning(
     model: Model,
     pairs: PromptPairs,

@@ -27,8 +27,10 @@ from circuits.errors import InputError
 from circuits.graph import Graph
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen, provenance
 from circuits.question import Progress, Question
 from circuits.scores import EdgeScores
@@ -37,6 +39,7 @@ from circuits.worker_pieces import Asked, Measurement, measure_pieces
 from circuits.workers import Workers, in_units
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class ExactEffects:
     """Measured effects of edges.
@@ -68,6 +71,7 @@ class ExactEffects:
         return statistics.scores(self.provenance)
 
 
+@on_model
 def exact_edge_effects(
     model: Model,
     pairs: PromptPairs,

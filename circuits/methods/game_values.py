@@ -26,12 +26,16 @@ from circuits.component_samples import BLOCK, Sampler, check_samples, draw_block
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
 from circuits.question import Progress
+from circuits.span import ROUNDING, rounding_share
 
 
+@on_model
 def shapley(
     model: Model,
     pairs: PromptPairs,
@@ -73,6 +77,7 @@ def shapley(
     )
 
 
+@on_model
 def banzhaf(
     model: Model,
     pairs: PromptPairs,
@@ -108,13 +113,15 @@ def banzhaf(
     )
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class SobolIndices:
     """Shares of the metric's variance under random ablation.
 
     Attributes:
         nodes: the components.
-        total: per prompt, the share that would remain if all others were fixed: alone or with others.
+        total: per prompt, the share that would remain if all others were fixed: alone or with others; NaN where the metric
+            does not vary by more than rounding.
         first: per prompt, the share that a component explains alone.
         variance: of the metric, per prompt.
         samples: sets that were drawn.
@@ -138,6 +145,7 @@ class SobolIndices:
         return [(self.nodes[i], float(total[i]), float(first[i])) for i in order]
 
 
+@on_model
 def sobol(
     model: Model,
     pairs: PromptPairs,
@@ -176,7 +184,7 @@ def sobol(
     name = f"switched-alpha-{alpha:g}-seed-{seed}"
     found = sampler.measured(name, in_blocks(switched.flatten(0, 1)), progress)
     outcomes = found.outcomes.reshape(samples, d + 1, -1)
-    return sobol_indices(sampler.nodes, drawn, outcomes, alpha)
+    return sobol_indices(sampler.nodes, drawn, outcomes, alpha, rounding_share(model))
 
 
 def sobol_indices(
@@ -184,6 +192,7 @@ def sobol_indices(
     ablated: Bool[Tensor, "sample node"],
     outcomes: Float[Tensor, "sample switched prompt"],
     alpha: float,
+    rounding: float = ROUNDING[torch.float64],
 ) -> SobolIndices:
     """From outcomes of random sets, and of each set with every component switched.
 
@@ -192,6 +201,7 @@ def sobol_indices(
         ablated: the sets.
         outcomes: of the set (entry 0) and with component j switched (entry j + 1).
         alpha: the probability of a component to be ablated.
+        rounding: a metric that varies by no more than this share of its size does not vary.
     """
     n, spread = len(outcomes), alpha * (1 - alpha)
     sign = torch.where(ablated, 1.0, -1.0).double()[:, :, None]  # keeping less not keeping
@@ -199,7 +209,8 @@ def sobol_indices(
     variance = outcomes[:, 0].var(0)
     square, mean = change.square().mean(0), change.mean(0)
     alone = (mean.square() - change.var(0) / n).clamp(min=0)
-    share = torch.where(variance > 0, spread / variance, torch.nan)
+    least = rounding * outcomes[:, 0].abs().amax(0)
+    share = torch.where(variance > least.square(), spread / variance, torch.nan)
     return SobolIndices(nodes, square * share, alone * share, variance, n)
 
 

@@ -26,12 +26,14 @@ from circuits.engine.hooks import inference_state
 from circuits.engine.recorded_run import record_run
 from circuits.errors import InputError
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 from circuits.provenance import frozen, provenance
 from circuits.question import Batch, Progress, Question
 from circuits.scores import EdgeScores
 
 
+@on_model
 def information_flow(
     model: Model,
     pairs: PromptPairs,

@@ -33,12 +33,15 @@ from circuits.engine.patch import Patch, patched_logits, record_values
 from circuits.engine.resume import base_run
 from circuits.errors import InputError
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
+from circuits.plain_torch import plain_methods
 from circuits.positions import place
 from circuits.provenance import Provenance, frozen, provenance
 from circuits.question import Batch, Progress, Question
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class InterchangeAccuracy:
     """How often the model does under an intervention what the causal model says.
@@ -141,6 +144,7 @@ class InterchangeAccuracy:
     __repr__ = __str__
 
 
+@on_model
 def interchange_interventions(
     model: Model,
     pairs: PromptPairs,

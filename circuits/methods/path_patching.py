@@ -5,11 +5,19 @@
 1. the senders take their corrupted values; every other head keeps its clean value, and so does every MLP
    (`mlps="frozen"`: paths through the residual stream only) or not (`mlps="live"`: through MLPs as well, as in the IOI
    paper). What arrives in front of each receiver is kept.
-2. each receiver's input is shifted by what arrived there; everything behind it runs.
+2. the receivers see what arrived; everything behind them runs. `inputs` says how a receiver sees it:
+   `shifted`: its input, as pass 2 has it, is moved by what arrived (arrived - clean), and what the senders themselves write in
+   pass 2 counts as clean. A receiver behind another one also sees what became of that one.
+   `set`: its input is what arrived, as in Wang et al.: a receiver behind another one does not see it.
 
     effect = metric(clean) - metric(pass 2)
 
-Positive = the paths help. With frozen MLPs this is the ablation of the edges sender -> receiver under interchange.
+Positive = the paths help. With frozen MLPs and shifted inputs this is the ablation of the edges sender -> receiver under
+interchange. With receivers in one place (queries, keys and values of one layer, or one MLP, or `logits`) the two are the same.
+
+What a head adds to the residual stream is its value as an edge of the graph. Where a norm follows attention (Gemma 2, Gemma 3, OLMo 2)
+that is its part of what the norm gives, at the scale of its own run: the clean run's for a frozen head, the corrupted run's for a
+sender. So the norm does not react to a sender that is patched alone.
 """
 
 from collections.abc import Sequence
@@ -23,20 +31,22 @@ from circuits.effects import BatchEffects, node_effects, other_run
 from circuits.engine.architecture import Architecture
 from circuits.engine.hooks import Hook
 from circuits.engine.patch import Patch, ValueRecorder, Values, patch_hooks, record_values
-from circuits.engine.readers import ShiftedReaders
+from circuits.engine.receivers import SetReaders, ShiftedReceivers, StreamRecorder
 from circuits.engine.resume import BaseRun, base_run, resume
 from circuits.errors import InputError
-from circuits.graph import Reader
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores
 from circuits.nodes import Site, select_sites
 from circuits.pairs import PromptPairs
 from circuits.question import Batch, Progress, Question
 
 MLPS = ("frozen", "live")
+INPUTS = ("shifted", "set")
 
 
+@on_model
 def path_patching(
     model: Model,
     pairs: PromptPairs,
@@ -45,6 +55,7 @@ def path_patching(
     senders: str | Sequence[str] = "heads+mlps",
     together: bool = False,
     mlps: str = "frozen",
+    inputs: str = "shifted",
     metric: str | Metric | MetricFunction | None = None,
     ablation: str | Ablation = "interchange",
     batch_size: int | None = None,
@@ -58,6 +69,7 @@ def path_patching(
         senders: writers, by name or group (`heads`, `mlps`, `input`, joined by `+`).
         together: patch all senders at once instead of one after the other; the result has one score, named by all.
         mlps: `frozen` or `live`, see the module docstring.
+        inputs: `shifted` or `set`, see there; it matters for receivers in several places only.
         metric: None: the one the task prefers.
         ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
         batch_size, progress: see `activation_patching`.
@@ -69,6 +81,8 @@ def path_patching(
         raise InputError(f"receivers must be a list of readers, such as ['logits', 'a9.h9<q>'], got {receivers!r}")
     if mlps not in MLPS:
         raise InputError(f"mlps must be one of {', '.join(MLPS)}, got {mlps!r}")
+    if inputs not in INPUTS:
+        raise InputError(f"inputs must be one of {', '.join(INPUTS)}, got {inputs!r}")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     other = other_run(question, "path patching")
     sites = select_sites(model.graph, senders)
@@ -76,13 +90,14 @@ def path_patching(
     if wrong:
         raise InputError(f"senders are writers (heads, MLPs, input), not {wrong[0]!r}")
     frozen = "heads+mlps" if mlps == "frozen" and any(model.graph.mlps) else "heads"
-    plan = _Plan(tuple(map(model.graph.reader_index, receivers)), select_sites(model.graph, frozen))
+    plan = _Plan(tuple(map(model.graph.reader_index, receivers)), select_sites(model.graph, frozen), inputs)
     groups = [list(sites)] if together else [[site] for site in sites]
     options = {
         "receivers": list(receivers),
         "senders": [site.name for site in sites],
         "together": together,
         "mlps": mlps,
+        "inputs": inputs,
     }
     names = ["+".join(site.name for site in group) for group in groups]
     return node_effects(
@@ -98,10 +113,12 @@ class _Plan:
     Attributes:
         receivers: positions of the receiving readers.
         frozen: nodes that keep their clean values in the first pass (senders excepted).
+        inputs: see `path_patching`.
     """
 
     receivers: tuple[int, ...]
     frozen: tuple[Site, ...]
+    inputs: str
 
 
 def _patch_batch(
@@ -113,67 +130,78 @@ def _patch_batch(
     senders = [site for group in groups for site in group]
     logits, corrupted = record_values(bridge, architecture, tokens, suffix.position, senders, suffix.cache(), noise)
     corrupted_metric = question.metric(logits, batch.targets)
-    own, stream = ValueRecorder(architecture, plan.frozen), _StreamRecorder(architecture)
+    own, stream = ValueRecorder(architecture, [*plan.frozen, *senders]), StreamRecorder(architecture)
     base = base_run(
         bridge, architecture, suffix.clean, suffix.position, suffix.cache(), [*own.hooks(), *stream.hooks()],
         model.report.resume_exact,
     )  # fmt: skip
-    clean_metric = question.metric(base.logits, batch.targets)
+    clean_metric = question.clean_metric(batch, base.logits)
     metrics = []
     for group in groups:
         sent = _first_pass(model, base, plan, group, own.values, corrupted)
-        metrics.append(question.metric(_second_pass(model, base, plan, stream, sent), batch.targets))
+        metrics.append(question.metric(_second_pass(model, base, plan, group, own.values, stream, sent), batch.targets))
     return BatchEffects(clean_metric - torch.stack(metrics), clean_metric, corrupted_metric)
-
-
-class _StreamRecorder:
-    """The residual stream where attention, MLPs and `logits` read it: (layer, part) -> value."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        self.architecture, self.seen = architecture, {}
-
-    def hooks(self) -> list[Hook]:
-        hooks: list[Hook] = []
-        for block in self.architecture.blocks:
-            hooks.append((block.resid_pre, lambda x, key=(block.layer, "attention"): self.seen.__setitem__(key, x)))
-            mid = block.resid_mid or (block.resid_pre if block.parallel else block.mlp_in)
-            if mid is not None:
-                hooks.append((mid, lambda x, key=(block.layer, "mlp"): self.seen.__setitem__(key, x)))
-        end = (len(self.architecture.blocks), "attention")
-        hooks.append((self.architecture.final, lambda x: self.seen.__setitem__(end, x)))
-        return hooks
-
-    def at(self, reader: Reader) -> Tensor | None:
-        """What a reader sees before its norm; None if the pass began behind it."""
-        return self.seen.get((reader.layer, "mlp" if reader.part == "mlp" else "attention"))
 
 
 def _first_pass(
     model: Model, base: BaseRun, plan: _Plan, senders: Sequence[Site], clean: Values, corrupted: Values
-) -> _StreamRecorder:
+) -> StreamRecorder:
     """The residual stream with the senders corrupted and the rest frozen."""
     first = min(site.layer for site in senders)
-    held = [Patch(site) for site in plan.frozen if site not in senders and site.layer >= first]
-    stream = _StreamRecorder(model.architecture)
+    behind = [site for site in plan.frozen if site not in senders and site.layer >= first]
+    writing = [*behind, *senders]
+    if not all(block.linear_heads for block in model.architecture.blocks):
+        # Behind a post-norm heads are held by what they write: at z, the norm would react to those that are patched.
+        writing = [site for site in writing if site.point != "z"]
+    stream = StreamRecorder(model.architecture)
     hooks = [
-        *patch_hooks(model.architecture, clean, [held]),
-        *patch_hooks(model.architecture, corrupted, [[Patch(site) for site in senders]]),
+        *patch_hooks(model.architecture, clean, [[Patch(site) for site in behind if site in writing]]),
+        *patch_hooks(model.architecture, corrupted, [[Patch(site) for site in senders if site in writing]]),
+        *_held_attention(model.architecture, first, senders, clean, corrupted),
         *stream.hooks(),
     ]
     resume(model.bridge, model.architecture, base, first, hooks)
     return stream
 
 
-def _second_pass(model: Model, base: BaseRun, plan: _Plan, clean: _StreamRecorder, sent: _StreamRecorder) -> Tensor:
-    """Logits with the receivers shifted by what was sent to them, and everything behind them live."""
-    shifts, layers = {}, []
+def _held_attention(
+    architecture: Architecture, first: int, senders: Sequence[Site], clean: Values, corrupted: Values
+) -> list[Hook]:
+    """Hooks that give layers with a post-norm the sum of what their heads write, each in its own run."""
+    hooks: list[Hook] = []
+    for block in architecture.blocks[first:]:
+        if not block.linear_heads:
+            written = block.head_writes(clean[block.layer, "z"])
+            heads = [site.index for site in senders if (site.layer, site.point) == (block.layer, "z")]
+            if heads:
+                written = written.clone()
+                written[:, :, heads] = block.head_writes(corrupted[block.layer, "z"])[:, :, heads]
+            total = written.sum(2)
+            hooks.append((block.attn_out, lambda x, total=total: total))
+    return hooks
+
+
+def _second_pass(
+    model: Model,
+    base: BaseRun,
+    plan: _Plan,
+    senders: Sequence[Site],
+    values: Values,
+    clean: StreamRecorder,
+    sent: StreamRecorder,
+) -> Tensor:
+    """Logits with what was sent in front of the receivers, and everything behind them live."""
+    arrived, layers = {}, []
     for r in plan.receivers:
         reader = model.graph.reader_nodes[r]
         before, after = clean.at(reader), sent.at(reader)
         if before is not None and after is not None:
-            shifts[r] = after - before
+            arrived[r] = after if plan.inputs == "set" else after - before
             layers.append(min(reader.layer, model.graph.n_layers - 1))
-    if not shifts:
+    if not arrived:
         return base.logits
-    shifted = ShiftedReaders(model.architecture, shifts)
-    return resume(model.bridge, model.architecture, base, min(layers), shifted.hooks())
+    if plan.inputs == "set":
+        receiving = SetReaders(model.architecture, arrived)
+    else:
+        receiving = ShiftedReceivers(model.architecture, arrived, senders, values, min(layers))
+    return resume(model.bridge, model.architecture, base, min(layers), receiving.hooks())

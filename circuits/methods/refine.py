@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
-from circuits.engine.hooks import Hook, inference_state
+from circuits.engine.hooks import Hook, Reached, inference_state, stop
 from circuits.engine.live import Key, live_run
 from circuits.engine.patch import hook_point
 from circuits.engine.readers import ShiftedReaders
@@ -27,6 +27,7 @@ from circuits.engine.resume import resume
 from circuits.errors import InputError
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 from circuits.provenance import Provenance, frozen, plain, provenance
 from circuits.question import Batch, Progress, Question
@@ -39,6 +40,7 @@ TOKENS_AT_ONCE = 4096
 """Tokens in one pass through a single layer."""
 
 
+@on_model
 def refine(
     model: Model,
     pairs: PromptPairs,
@@ -180,23 +182,11 @@ def _node_outputs(
         shift[tile] = runs.difference[:, w]
     readers = ShiftedReaders(model.architecture, {r: shift.flatten(0, 1) for r, shift in shifts.items()})
     try:
-        end: Hook = (hook_point(model.architecture, *key), _stop)
+        end: Hook = (hook_point(model.architecture, *key), stop)
         resume(model.bridge, model.architecture, runs.base, key[0], [*readers.hooks(), end], len(edges))
-    except _Reached as reached:
+    except Reached as reached:
         return reached.value.unflatten(0, (len(edges), batch))
     raise AssertionError(f"the pass never came to {key}")
-
-
-class _Reached(Exception):  # noqa: N818 - a way out, no error
-    """Ends a forward pass at a hook; what is behind it is not wanted."""
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.value = value
-
-
-def _stop(value: Tensor) -> None:
-    raise _Reached(value)
 
 
 def _with(

@@ -2,15 +2,16 @@
 
 First the nodes whose scores reach `below` are patched, each alone (exact effects). Then round r = 1, 2, …:
 
-1. fresh random subsets of the nodes that are left, samples · 2^(r-1) of them, give an upper bound on the largest size of an
-   average effect among them (`circuits.diagnosis`), with confidence 1 - α/(r(r+1)) where α = 1 - confidence;
+1. fresh random subsets of the nodes that are left, samples · 2^(r-1) of them and the joint sets, give an upper bound on the
+   largest size of an average effect among them (`circuits.diagnosis`), with confidence 1 - α/(r(r+1)) where α = 1 - confidence;
 2. if it is under `below`, that is the end;
 3. else as many nodes are patched as subsets were drawn: those whose estimate reaches `below`, then the next by score.
 
-When a round would draw as many subsets as there are nodes left, all of them are patched: nothing is left, and the
-result is exact. Rounds double, so patching and sampling cost about the same, and the whole less than three forward passes a
-node. Samples are fresh in every round, and Σ α/(r(r+1)) = α: the probability of stopping while a node of average effect
-`below` or more is left is at most α, however many rounds there are, as far as Welch's test keeps its level.
+When a round would draw as many sets as there are nodes left, all of them are patched: nothing is left, and the
+result is exact. Rounds double, so patching and sampling cost about the same, and the whole less than two forward passes a
+node and the joint sets of all rounds but one. Samples are fresh in every round, and Σ α/(r(r+1)) = α: the probability of stopping
+while a node of average effect `below` or more is left is at most α, however many rounds there are, as far as each bound holds
+with the confidence it states, and on the assumption that `circuits.diagnosis` names.
 """
 
 from collections.abc import Sequence
@@ -23,15 +24,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.ablations import Ablation
-from circuits.diagnosis import Diagnosis, check_confidence, check_size, sizes
+from circuits.diagnosis import ASSUMPTION, Diagnosis, check_confidence, check_size, sizes
 from circuits.effects import other_run
 from circuits.errors import InputError
+from circuits.joint_sets import JOINT_SETS, spread_of
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.node_scores import NodeScores, node_scores
 from circuits.pairs import PromptPairs
 from circuits.pieces import Pieces, question_of
 from circuits.placed_nodes import PlacedNode, placed_nodes
+from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, provenance
 from circuits.question import Progress, Question
 from circuits.subsets import SetRuns, draw_subsets, whole_share
@@ -43,17 +47,20 @@ class Round:
 
     Attributes:
         patched: nodes patched before it.
-        samples: subsets drawn in it.
+        samples: subsets drawn in it, besides the joint sets.
         confidence: of its bound.
         bound: on the size of the average effect of every node that was left.
+        spread: how much the marginal effect of a node may depend on its company: see `circuits.joint_sets`.
     """
 
     patched: int
     samples: int
     confidence: float
     bound: float
+    spread: float
 
 
+@plain_methods
 @dataclass(frozen=True, eq=False)
 class Verification:
     """Exact effects of the nodes that were patched, and how much the others may still do.
@@ -63,7 +70,7 @@ class Verification:
         unverified: the nodes that were not.
         below: the size that was asked for.
         bound: on the size of the average effect of every unverified node; 0 if there are none.
-        confidence: with which it holds.
+        confidence: with which it holds, on the assumption that `circuits.diagnosis` names.
         size: what the size of an effect is: see `circuits.diagnosis`.
         rounds: the diagnoses on the way.
         passes: forward passes over the pairs that it took, each patched run counted as one.
@@ -94,6 +101,7 @@ class Verification:
             "unverified": list(self.unverified),
             "below": self.below,
             "bound": self.bound,
+            "assumes": ASSUMPTION if self.unverified else None,
             "confidence": self.confidence,
             "size": self.size,
             "rounds": [vars(done) for done in self.rounds],
@@ -103,11 +111,19 @@ class Verification:
     def __repr__(self) -> str:
         return (
             f"Verification({len(self.found)} nodes of {self.below:g} or more, {len(self.effects)} patched, "
-            f"{len(self.unverified)} not: none above {self.bound:.3g} with confidence {self.confidence:g}; "
-            f"{self.passes} passes)"
+            f"{len(self.unverified)} not: {self._rest()}; {self.passes} passes)"
+        )
+
+    def _rest(self) -> str:
+        if not self.unverified:
+            return "exact"
+        return (
+            f"no average effect above {self.bound:.3g} with confidence {self.confidence:g}, if interactions show when half or a "
+            "quarter of them is patched"
         )
 
 
+@on_model
 def verify(
     model: Model,
     pairs: PromptPairs,
@@ -133,7 +149,7 @@ def verify(
         below: the size of effects that must not be missed, in the metric's unit.
         confidence: with which none is.
         size: what the size of an effect is: `mean` or `contribution`; see `circuits.diagnosis`.
-        samples: subsets in the first round.
+        samples: subsets in the first round, besides the joint sets.
         share: with which probability a node is in a subset, to the nearest 1/32; see `diagnose`.
         metric: None: the one the task prefers. Not necessarily that of the scores.
         ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
@@ -169,7 +185,7 @@ def verify(
     while search.left:
         number = len(search.rounds) + 1
         n = samples * 2 ** (number - 1)
-        if n >= len(search.left):
+        if n + JOINT_SETS >= len(search.left):
             search.patch(search.left)
             break
         found = search.diagnose(n, share, seed, 1 - (1 - confidence) / (number * (number + 1)))
@@ -213,8 +229,8 @@ class _Search:
         self.left, self.done = list(nodes), []
         self.rounds: list[Round] = []
         self.passes, self.most = 0, len(nodes)
-        while samples < len(nodes):
-            self.most, samples = self.most + samples, 2 * samples
+        while samples + JOINT_SETS < len(nodes):
+            self.most, samples = self.most + samples + JOINT_SETS, 2 * samples
         n = len(runs.question.pairs)
         self.effects, self.ends = torch.empty(0, n, dtype=torch.float64), torch.empty(2, n, dtype=torch.float64)
 
@@ -236,7 +252,8 @@ class _Search:
         outcomes = self._outcomes(f"round-{number:03d}", sets)
         names = tuple(node.name for node in self.left)
         found = Diagnosis(names, included, outcomes, confidence, self.size)
-        self.rounds.append(Round(len(self.done), samples, confidence, found.bound))
+        spread = float(spread_of(outcomes[:JOINT_SETS].mean(1, keepdim=True)).spread)
+        self.rounds.append(Round(len(self.done), samples, confidence, found.bound, spread))
         return found
 
     def _outcomes(self, name: str, sets: Sequence[Sequence[PlacedNode]]) -> Float[Tensor, "set prompt"]:

@@ -21,6 +21,8 @@ def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
         Section(title[0].upper() + title[1:], f"On {told['n_pairs']} {where}." if i == 0 else "", Table(headings, rows))
         for i, (title, headings, rows) in enumerate(tables(told))
     ]
+    if told.get("warnings"):  # older evaluations have none
+        sections.insert(0, Section("Warnings", "\n\n".join(map(str, told["warnings"]))))
     if "curves" in told:
         text = (
             "Faithfulness of circuits of growing size, edges by signed and by absolute score; bars are 95% bootstrap "
@@ -72,8 +74,8 @@ def curves_figure(told: Mapping[str, Any]) -> Figure:
             line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
             error_y={
                 "type": "data", "symmetric": False, "thickness": 1, "width": 3,
-                "array": [max(0, high - y) for high, y in zip(curve["high"], f, strict=True)],
-                "arrayminus": [max(0, y - low) for low, y in zip(curve["low"], f, strict=True)],
+                "array": [None if high is None else max(0, high - y) for high, y in zip(curve["high"], f, strict=True)],
+                "arrayminus": [None if low is None else max(0, y - low) for low, y in zip(curve["low"], f, strict=True)],
             },
             text=[f"{n} edges" for n in curve["edges"]], hovertemplate="%{text}<br>%{y:.3f}<extra></extra>",
         )  # fmt: skip

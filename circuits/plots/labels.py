@@ -54,10 +54,7 @@ def colour_bar_title(scores: NodeScores, normalised: bool) -> str:
 
 def hover(scores: NodeScores, values: Sequence[float], normalised: bool) -> list[str]:
     """What each score says of itself: name and position, effect, standard error."""
-    span = 1.0
-    if normalised and scores.clean is not None and scores.corrupted is not None:
-        span = abs(float(scores.clean.mean() - scores.corrupted.mean()))
-    errors = (scores.stderr / span).flatten().tolist()
+    errors = (scores.normalised_stderr() if normalised else scores.stderr).flatten().tolist()
     quantity = scores.quantity
     unit = "" if normalised or not quantity.unit else f" {quantity.unit}"
     names = [short(name, 120) for name in scores.nodes]

@@ -18,17 +18,20 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from circuits.checksums import read_sealed, sealed_json
-from circuits.errors import DamageWarning, InputError
+from circuits.durable import is_emptied, make_directory, sync_directory
+from circuits.errors import DamageWarning, InputError, SchemaError
+from circuits.evaluation_record import check_evaluation
 from circuits.export.atomic import PART, replacing
 from circuits.locks import sole_writer
-from circuits.runs import RUN_FILE, altered_files, place_files, read_run_file
+from circuits.run_files import RUN_FILE, faults, read_run_file
+from circuits.runs import mend_record, place_files
 from circuits.study.address import Identity, evaluation_address, request_key, run_address
 from circuits.study.perform import Performed
 from circuits.study.request import Request, Study
@@ -84,11 +87,12 @@ class StudyDirectory:
         cls.check_free(path)
         made = cls(path)
         try:
-            made.path.mkdir(parents=True, exist_ok=True)
-            if not (made.path / TOKEN_FILE).exists():
+            make_directory(made.path)
+            token = made.path / TOKEN_FILE
+            if not token.exists() or is_emptied(token):
                 made._write(TOKEN_FILE, f"{uuid.uuid4()}\n")
             for name in ("runs", "evaluations", "failures"):
-                (made.path / name).mkdir(exist_ok=True)
+                make_directory(made.path / name)
         except OSError as problem:
             raise InputError(f"cannot write to {made.path}: {problem.strerror or problem}") from None
         return made
@@ -132,10 +136,13 @@ class StudyDirectory:
             yield
 
     def _tidy(self) -> None:
-        """Removes what finished runs went on from: a process that died may have left it."""
+        """Removes what finished runs went on from: a process that died may have left it. What others go on from is made usable."""
         for store in (self.path / "runs").glob(".*.unfinished"):
             if self.has_run(store.name[1:].removesuffix(".unfinished")):
+                sync_directory(self.path / "runs")
                 shutil.rmtree(store, ignore_errors=True)
+            else:
+                mend_record(store)
 
     @property
     def token(self) -> tuple[Path, str]:
@@ -151,8 +158,14 @@ class StudyDirectory:
 
     def study(self) -> Study:
         """The study file that was run last."""
-        path = self.path / STUDY_FILE
-        return parse_study(read_text(path), str(path), Path(read_text(self.path / BASE_FILE).removesuffix("\n")), False)
+        path, base = self.path / STUDY_FILE, self.path / BASE_FILE
+        told = read_text(path), read_text(base).removesuffix("\n")
+        for file, text in zip((path, base), told, strict=True):
+            if not text:
+                raise InputError(
+                    f"{file} is empty, as a power cut leaves files; circuits study run STUDY.toml writes it again"
+                )
+        return parse_study(told[0], str(path), Path(told[1]), False)
 
     @cached_property
     def _known(self) -> dict[str, Identity]:
@@ -206,22 +219,30 @@ class StudyDirectory:
         return self._run(address) is not None
 
     def _run(self, address: str) -> dict[str, Any] | None:
-        """What a run's `run.json` tells; None where there is none, or a file of the run is not as it was written.
+        """What a run's `run.json` tells; None where there is none, or a file of the run is missing or not as it was written.
 
         Warns:
-            DamageWarning: one was cut short or altered.
+            DamageWarning: one is missing, was cut short or altered.
+
+        Raises:
+            SchemaError: another version wrote it.
         """
         path = self.run_path(address)
-        damaged: Path | None = path / RUN_FILE
-        told: dict[str, Any] = {}
-        with suppress(InputError):  # what cannot be read is as good as damaged
+        damaged = path / RUN_FILE
+        try:
             told = read_run_file(path)
             if isinstance(told.get("summary"), dict):
                 damaged = path
-                damaged = next(altered_files(path, told), None)
-        if damaged is None:
-            return told
-        _tell_damage(damaged)
+                fault = next(faults(path, told), None)
+                if fault is None:
+                    return told
+                damaged = fault.path
+        except SchemaError:
+            raise
+        except InputError:
+            pass  # what cannot be read is as good as damaged
+        if damaged.name != RUN_FILE or damaged.exists():
+            _tell_damage(damaged)
         return None
 
     def run_files(self, address: str) -> dict[str, bytes]:
@@ -244,8 +265,15 @@ class StudyDirectory:
 
         Warns:
             DamageWarning: it was cut short or altered.
+
+        Raises:
+            SchemaError: another version wrote it.
         """
-        return _read_whole(self.path / "evaluations" / f"{address}.json")
+        path = self.path / "evaluations" / f"{address}.json"
+        told = _read_whole(path)
+        if told is not None:
+            check_evaluation(told, str(path))
+        return told
 
     def keep(self, entry: Entry, made: Performed) -> None:
         """Writes what a run gave."""
@@ -294,15 +322,15 @@ def _read_whole(path: Path) -> dict[str, Any] | None:
         told = read_sealed(path)
     except InputError:
         told = None
-    if told is None:
+    if told is None and path.exists():
         _tell_damage(path)
     return told
 
 
 def _tell_damage(path: Path) -> None:
-    if path.exists():
-        said = f"{path} was cut short or altered: it counts as missing, and circuits study run makes it again"
-        warnings.warn(said, DamageWarning, stacklevel=3)
+    what = "was cut short or altered: it" if path.exists() else "is missing: its run"
+    said = f"{path} {what} counts as missing, and circuits study run makes it again"
+    warnings.warn(said, DamageWarning, stacklevel=3)
 
 
 def _holds_others(directory: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from circuits.compare_runs import read_run
 from circuits.discover import METHODS, choose_ablation, discover
+from circuits.doubts import collected
 from circuits.errors import InputError, of_machine
 from circuits.evaluate_run import PARTS, evaluate_run
 from circuits.model import Model
@@ -162,11 +163,12 @@ def _discovered(task: Task, model: Model, pairs: PromptPairs, workers: Workers |
     method = METHODS[request.method]
     if task.store is not None and method.keeps_record(options) and _sees(task.token):
         options["store"] = task.store
-    found = discover(
-        model, pairs, method=request.method, metric=request.metric,
-        ablation=choose_ablation(request.ablation or method.ablation, None, request.seed), seed=request.seed,
-        batch_size=request.batch_size, workers=workers if method.divided else None, **options,
-    )  # fmt: skip
+    with collected():  # the run's own record has them
+        found = discover(
+            model, pairs, method=request.method, metric=request.metric,
+            ablation=choose_ablation(request.ablation or method.ablation, None, request.seed), seed=request.seed,
+            batch_size=request.batch_size, workers=workers if method.divided else None, **options,
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         out = write_run(found, pairs, Path(directory) / "run")
         # Pages hold megabytes of plotly each; `circuits view` and `circuits report` make them of any run.
@@ -183,7 +185,7 @@ def _evaluated(request: Request, model: Model, pairs: PromptPairs, files: Mappin
         if other.task is None:
             raise InputError(f"fresh pairs come from a task, and {request.task} is a file")
         pairs = other(model, fresh, (FRESH_SEED + request.seed) % 2**63)
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, collected():
         run = Path(directory) / "run"
         run.mkdir()
         for name, contents in files.items():

@@ -198,7 +198,7 @@ def _evaluated(rows: Sequence[Mapping[str, Any]], study: Study, seeds: Seeds) ->
             cells.append([question, *(_against_random(seeds.mean(question, v), r, p) for v, r, p in by_method)])
         text = f"Faithfulness of the circuits under {ablation} ablation, {pairs}; behind it that of random circuits of as many edges, and "
         largest = "of" if seeds.number == 1 else "the largest of the seeds', and of"
-        text += f"p: the share of random circuits that come as near to the model.{seeds.spread} p is {largest} {drawn} random circuits at least {1 / (1 + drawn):.2g}."
+        text += f"p: the share of random circuits that come as near to the model.{seeds.spread} p is {largest} {drawn} random circuits (fewer where no more differ) at least {1 / (1 + drawn):.2g}."
         found.append(Section(f"Evaluated faithfulness, {ablation} ablation", text, Table(("", *methods), cells)))
     return found
 

@@ -7,9 +7,11 @@ import torch
 from circuits.engine.hooks import Hook, inference_state, run
 from circuits.errors import InputError, ModelError
 from circuits.model import Model
+from circuits.model_calls import on_model
 from circuits.pairs import PromptPairs
 
 
+@on_model
 def attention_patterns(
     model: Model, pairs: PromptPairs, heads: Sequence[str], pair: int = 0
 ) -> tuple[list[str], dict[str, list[list[float]]]]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from circuits.durable import sync_directory, sync_tree
 from circuits.errors import DamageWarning
 from circuits.untrusted import read_bytes
 from circuits.zoo.entry import Progress, no_progress
@@ -158,10 +159,7 @@ def _seal(output: Path, files: Collection[str], facts: dict[str, Any], progress:
         sums[name] = {"bytes": path.stat().st_size, "sha256": sha256(path, progress, f"hash {name}")}
     text = json.dumps({"schema": 1, **facts, "files": sums}, indent=2, ensure_ascii=False) + "\n"
     (output / PROVENANCE).write_text(text, encoding="utf-8")
-    for path in output.iterdir():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
-    _sync_directory(output)
+    sync_tree(output)
 
 
 def _publish(output: Path, final: Path, replaced: Path, files: Collection[str]) -> None:
@@ -173,14 +171,4 @@ def _publish(output: Path, final: Path, replaced: Path, files: Collection[str]) 
     except OSError:
         if problem(final, files) is not None:  # otherwise, without a lock, another process was first: as good as ours
             raise
-    _sync_directory(final.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name == "nt":  # a directory cannot be opened there
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(final.parent)

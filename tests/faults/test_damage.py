@@ -13,6 +13,7 @@ import torch
 import circuits
 from circuits import Circuit, InputError
 from circuits.checksums import json_sum, sealed, sealed_tensor, unsealed, unsealed_tensor
+from circuits.compare_runs import read_run
 from circuits.errors import DamageWarning
 from circuits.methods.acdc import acdc
 from circuits.methods.acdc_record import QUESTION_FILE, STEPS_FILE, SUMS_FILE, EndOfRecordError, Record, Step
@@ -233,7 +234,7 @@ READERS = (
 )
 
 
-@pytest.mark.parametrize("name", ["circuit.json", "scores.safetensors", "pairs.jsonl", "config.toml", "run.json"])
+@pytest.mark.parametrize("name", ["circuit.json", "scores.safetensors", "pairs.jsonl", "run.json"])
 def test_an_altered_or_shortened_file_of_a_run_is_refused_by_name(made, tmp_path, capsys, name):
     shutil.copytree(made, tmp_path / "place")
     path = tmp_path / "place" / "RUN" / name
@@ -248,6 +249,89 @@ def test_an_altered_or_shortened_file_of_a_run_is_refused_by_name(made, tmp_path
                 told = capsys.readouterr().err.splitlines()
                 assert len(told) == 1
                 assert name in told[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["circuit.json", "scores.safetensors", "pairs.jsonl", "circuit.graphml", "config.toml"]
+)
+def test_a_run_of_which_a_file_is_missing_is_refused_by_name(made, tmp_path, capsys, name):
+    shutil.copytree(made, tmp_path / "place")
+    shutil.copytree(made / "RUN", tmp_path / "place" / "OTHER")
+    (tmp_path / "place" / "RUN" / name).unlink()
+    with chdir(tmp_path / "place"):
+        for reader in READERS:
+            capsys.readouterr()
+            command(*reader, code=2)
+            told = capsys.readouterr().err.splitlines()
+            assert len(told) == 1
+            assert f"RUN/{name} is missing" in told[0]
+        command("export", "OTHER", "--out", "whole.graphml")
+
+
+def test_line_ends_and_options_that_were_edited_leave_a_run_readable(made, tmp_path, capsys):
+    """Git and editors write CRLF on Windows; results are the same, and so is what is measured."""
+    shutil.copytree(made, tmp_path / "place")
+    run = tmp_path / "place" / "RUN"
+    whole = read_run(run)
+    for path in (run / name for name in ("run.json", "circuit.json", "pairs.jsonl", "circuit.graphml", "config.toml")):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_run(run).circuits == whole.circuits
+    with chdir(tmp_path / "place"):
+        readers = [reader for reader in READERS if reader[0] not in ("compare", "export")]
+        command("export", "RUN", "--out", "c.graphml")
+        for reader in readers:
+            command(*reader)
+        assert "was changed since the run was written" not in Path("report.html").read_text()
+        for edited, told in (
+            (b"# mine\nmethod = 'eap'\n", "This file was changed since the run was written"),
+            (b"", "This file was changed since the run was written"),
+            (b"\xff\xfe", "cannot be shown"),
+        ):
+            (run / "config.toml").write_bytes(edited)
+            for reader in readers:
+                command(*reader)
+            assert told in Path("report.html").read_text()
+        circuit = run / "circuit.json"
+        circuit.write_bytes(circuit.read_bytes().replace(b"\r\n", b"\n").replace(b"1", b"2", 1))
+        command("report", "RUN", code=2)
+
+
+def test_files_of_another_schema_are_refused(made, tmp_path, capsys):
+    """As a later version may write them: sealed, with all that this version looks for."""
+    shutil.copytree(made, tmp_path / "place")
+    with chdir(tmp_path / "place"):
+        command("evaluate", "RUN", "--parts", "scores")
+        shutil.copytree("RUN", "OTHER")
+        for name, readers in (("evaluation.json", READERS[3:4]), ("run.json", READERS)):
+            path = Path("RUN", name)
+            told = unsealed(json.loads(path.read_text()))
+            assert told is not None
+            for schema in (7, "1", True, 1.0):
+                path.write_text(json.dumps(sealed({**told, "schema": schema})))
+                for reader in readers:
+                    capsys.readouterr()
+                    command(*reader, code=2)
+                    line = capsys.readouterr().err
+                    assert f"{name} has schema {schema!r}; this version reads schema" in line
+            if name == "run.json":
+                discover("--method", "eap", "--overwrite", code=2)
+                assert "RUN/run.json has schema 1.0" in capsys.readouterr().err
+            path.write_text(json.dumps(sealed(told)))
+
+
+def test_stores_of_another_schema_are_refused(tmp_path):
+    Pieces(tmp_path / "s", MANIFEST)
+    (tmp_path / "s" / "manifest.json").write_text(json.dumps(sealed({**MANIFEST, "schema": 2})))
+    with pytest.raises(InputError, match=r"manifest\.json has schema 2; this version reads schema 1"):
+        Pieces(tmp_path / "s", MANIFEST)
+    Record(tmp_path / "acdc", frozen({"method": "acdc"})).close()
+    question = tmp_path / "acdc" / QUESTION_FILE
+    assert json.loads(question.read_text())["schema"] == 1
+    question.write_text(json.dumps(sealed({"method": "acdc"})))  # as it was before it said so
+    Record(tmp_path / "acdc", frozen({"method": "acdc"})).close()
+    question.write_text(json.dumps(sealed({"method": "acdc", "schema": 2})))
+    with pytest.raises(InputError, match=r"question\.json has schema 2; this version reads schema 1"):
+        Record(tmp_path / "acdc", frozen({"method": "acdc"}))
 
 
 def test_a_run_without_checksums_is_read(made, tmp_path):

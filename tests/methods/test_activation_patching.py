@@ -100,6 +100,54 @@ def test_a_window_patches_neighbouring_layers_together(window):
     assert scores.provenance["options"]["window"] == window
 
 
+LAYERS = 3
+
+
+def naive_window(model, name, window):
+    """The node and its neighbours by name, whichever of them exist."""
+    kind, layer, rest = name[0], int(name[1]), name[2:]
+    first = layer - (window - 1) // 2
+    names = [f"{kind}{i}{rest}" for i in range(first, first + window) if 0 <= i < LAYERS]
+    return list(select_sites(model.graph, names, model.widths))
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "direction"),
+    [("gpt2", 2, "denoising"), ("llama", 3, "noising"), ("neox", 7, "denoising"), ("gemma2", 3, "denoising")],
+)
+def test_a_window_reaches_over_layers_that_were_not_asked_for(name, window, direction):
+    model, pairs = tiny(name), random_pairs(n=2)
+    kv = "kv" if model.graph.grouped else "h"
+    asked = ["m1", "a2.h0", "a0.h1<q>", f"a1.{kv}1<v>", "m2.n3"]
+    scores = activation_patching(model, pairs, nodes=asked, window=window, direction=direction)
+    for row, node in enumerate(scores.nodes):
+        wanted = naive_effects(model, pairs, direction, naive_window(model, node, window))
+        assert scores.per_prompt[row].tolist() == pytest.approx(wanted, abs=max(1e-5, atol(name)), rel=1e-4)
+    alone = activation_patching(model, pairs, nodes=asked, direction=direction)
+    assert (alone.per_prompt - scores.per_prompt).abs()[:2].min() > 1e-6  # of layers with a neighbour above
+
+
+def test_a_window_of_a_subset_is_that_of_all_nodes_at_each_position_too_and_the_input_has_none():
+    model, pairs = tiny("gpt2"), random_pairs(n=2, length=5)
+    whole = activation_patching(model, pairs, positions="each", window=3)
+    some = activation_patching(model, pairs, nodes=["input", "m1", "a0.h2"], positions="each", window=3)
+    for node in ("m1", "a0.h2"):
+        torch.testing.assert_close(
+            some.per_prompt[some.nodes.index(node)], whole.per_prompt[whole.nodes.index(node)], rtol=1e-9, atol=1e-9
+        )
+    single = activation_patching(model, pairs, nodes=["input"], positions="each")
+    torch.testing.assert_close(some.per_prompt[0], single.per_prompt[0])
+
+
+def test_a_store_of_a_window_is_that_of_its_patches(tmp_path):
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    options = {"nodes": ["m1"], "window": 3, "store": tmp_path / "store"}
+    first, again = (activation_patching(model, pairs, **options) for _ in range(2))
+    assert torch.equal(first.per_prompt, again.per_prompt)
+    with pytest.raises(InputError, match="another question"):
+        activation_patching(model, pairs, **{**options, "window": 2})
+
+
 def test_roles_name_the_positions_also_where_prompts_differ_in_length():
     model = tiny("gpt2")
     rows = [random_pairs(n=1, length=length, seed=length) for length in (5, 6, 7)]

@@ -1,5 +1,7 @@
 """AtP* against its slow definition: one patched softmax a node and position, one backward pass a dropped layer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformer_lens import TransformerBridge, TransformerBridgeConfig
@@ -301,7 +303,7 @@ def count_blocks(model, work):
 
 
 def test_the_qk_fix_costs_two_passes_and_grad_drop_half_a_backward_pass_a_layer():
-    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    model, pairs = replace(tiny("gpt2"), allow_hooks=True), random_pairs(n=2)
     L = model.graph.n_layers
     atp_star(model, pairs)  # the check that heads do not touch each other is made once a model
     for qk_fix, grad_drop in [(False, False), *FIXES]:

@@ -6,6 +6,8 @@ import torch
 import circuits
 from circuits import InputError, PromptPairs
 from circuits.component_samples import Sampler, in_blocks
+from circuits.graph import Graph
+from circuits.nodes import Widths, select_sites
 from tests.tiny_models import random_hf_model, random_native_bridge, random_pairs, tiny
 
 
@@ -32,6 +34,52 @@ def test_gradient_times_parameter_is_that_of_the_parameters():
             products = theta_times_gradient(model, pairs, parameters)
             wanted = torch.tensor([sum(float(p.sum()) for p in prompt) for prompt in products], dtype=torch.float64)
             torch.testing.assert_close(got.per_prompt[rows].sum(0), wanted, rtol=1e-4, atol=1e-5)
+
+
+def products_by_map(model, pairs, layer):
+    """{`q_proj`: θ · ∂metric/∂θ of its weight, [prompt, out, in], and of its bias, [prompt, out, 1], if it has one}, by autograd."""
+    named = dict(model.bridge.original_model.model.layers[layer].named_parameters())
+    named = {name: parameter for name, parameter in named.items() if "_proj" in name}
+    products = theta_times_gradient(model, pairs, list(named.values()))
+    found = {}
+    for i, name in enumerate(named):
+        stacked = torch.stack([prompt[i] for prompt in products]).double()
+        part = next(word for word in name.split(".") if word.endswith("_proj"))
+        found.setdefault(part, []).append(stacked.reshape(2, stacked.shape[1], -1))
+    return found
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "olmo2", "qwen2", "llama", "granite"])
+def test_components_behind_and_without_post_norms_against_autograd_on_their_own_parameters(name):
+    """Separate projections: heads with shared keys and values, MLPs, neurons, queries, keys, values and output rows."""
+    model, pairs = circuits.load_model(random_hf_model(name)), random_pairs(n=2)
+    layer, d_head = 1, model.widths.d_head
+    n_heads, n_kv = model.graph.n_heads, model.graph.n_kv_heads
+    products = products_by_map(model, pairs, layer)
+
+    def by_head(part, heads):
+        return sum(value.reshape(2, heads, d_head, -1).sum((2, 3)) for value in products[f"{part}_proj"])
+
+    q, k, v = by_head("q", n_heads), by_head("k", n_kv), by_head("v", n_kv)
+    o = next(value for value in products["o_proj"] if value.shape[2] > 1)
+    group = n_heads // n_kv
+    kv = "kv" if model.graph.grouped else "h"
+    wanted = {}
+    for h in range(n_heads):
+        shared = (k + v)[:, h // group] / group
+        wanted[f"a1.h{h}"] = q[:, h] + shared + o.reshape(2, -1, n_heads, d_head)[:, :, h].sum((1, 2))
+    wanted |= {"a1.h1<q>": q[:, 1], f"a1.{kv}0<k>": k[:, 0], f"a1.{kv}1<v>": v[:, 1]}
+    mlp = [*products["up_proj"], *products["gate_proj"]]
+    wanted["m1"] = sum(value.sum((1, 2)) for value in [*mlp, *products["down_proj"]])
+    wanted["m1.n5"] = sum(value[:, 5].sum(1) for value in mlp)
+    for node, part in (("a1.W_O[3]", "o"), ("m1.W_out[7]", "down"), ("a1.W_Q[9]", "q")):
+        row = int(node[:-1].split("[")[1])
+        wanted[node] = sum(value[:, row].sum(1) for value in products[f"{part}_proj"])
+    got = circuits.gradient_times_parameter(model, pairs, nodes=list(wanted))
+    for row, node in enumerate(got.nodes):
+        torch.testing.assert_close(
+            got.per_prompt[row], wanted[node], rtol=1e-3, atol=1e-4, msg=lambda m, node=node: f"{node}: {m}"
+        )
 
 
 def test_gradient_times_parameter_of_single_heads_and_neurons_biases_included():
@@ -133,3 +181,93 @@ def test_what_baselines_cannot_score_is_refused():
         circuits.internal_influence(model, pairs, metric="accuracy")
     with pytest.raises(InputError, match="experts"):
         circuits.gradient_times_parameter(tiny("mixtral"), pairs, nodes="mlps")
+
+
+INPUT_ROWS = {
+    "a1.W_QKV.in[5]": ("attn.c_attn", 5), "a1.W_O.in[17]": ("attn.c_proj", 17),
+    "m1.W_in.in[3]": ("mlp.c_fc", 3), "m1.W_out.in[40]": ("mlp.c_proj", 40),
+}  # fmt: skip
+"""Rows of GPT-2's Conv1D weights, as COAR's authors zero them."""
+
+
+def test_input_rows_are_rows_of_conv1d_weights_with_their_biases_kept():
+    model, pairs = tiny("gpt2"), random_pairs(n=3)
+    block = model.bridge.original_model.transformer.h[1]
+    assert all(bool(block.get_submodule(name).bias.abs().min() > 0) for name, _ in INPUT_ROWS.values())
+    sampler = Sampler.ask(model, pairs, list(INPUT_ROWS), None, "zero", None)
+    masks = torch.cat([torch.eye(4).bool(), torch.ones(1, 4).bool()])
+    got = sampler.measured("rows", in_blocks(masks)).outcomes
+    for mask, outcome in zip(masks, got, strict=True):
+        cut = random_hf_model("gpt2")
+        with torch.no_grad():
+            for name, gone in zip(sampler.nodes, mask.tolist(), strict=True):
+                module, row = INPUT_ROWS[name]
+                if gone:
+                    cut.transformer.h[1].get_submodule(module).weight[row] = 0
+        without = circuits.load_model(cut)
+        wanted = circuits.circuit_metric(without, pairs, circuits.Circuit.full(without.graph))
+        torch.testing.assert_close(outcome, wanted.double(), rtol=1e-8, atol=1e-8)
+
+
+def test_gradient_times_parameter_of_input_rows_leaves_biases_out():
+    model, pairs = circuits.load_model(random_hf_model("gpt2")), random_pairs(n=2)
+    block, attention = (
+        model.bridge.original_model.transformer.h[1],
+        dict(model.bridge.blocks[1].attn.named_parameters()),
+    )
+    weights = [block.get_submodule(name).weight for name, _ in INPUT_ROWS.values() if name != "attn.c_attn"]
+    split = [
+        attention[f"{part}._original_component.weight"] for part in "qkv"
+    ]  # of c_attn, as the model uses it: [out, in]
+    whole = block.attn.c_attn.weight
+    assert torch.equal(torch.cat(split).T, whole)
+    products = theta_times_gradient(model, pairs, [*weights, *split])
+    got = circuits.gradient_times_parameter(model, pairs, nodes=list(INPUT_ROWS))
+    wanted = {"a1.W_QKV.in[5]": [sum(product[:, 5].sum() for product in prompt[3:]) for prompt in products]}
+    for i, (node, (_, row)) in enumerate(list(INPUT_ROWS.items())[1:]):
+        wanted[node] = [prompt[i][row].sum() for prompt in products]
+    for node, values in wanted.items():
+        torch.testing.assert_close(got.per_prompt[got.nodes.index(node)], torch.stack(values), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "neox"])
+def test_input_rows_of_separate_matrices_are_zeroed_together(name):
+    """The queries', keys' and values' columns; the gate's and the input matrix's."""
+    model, pairs = tiny(name), random_pairs(n=2)
+    sampler = Sampler.ask(model, pairs, ["a1.W_QKV.in[5]", "m1.W_in.in[7]"], None, "zero", None)
+    got = sampler.measured("rows", in_blocks(torch.eye(2).bool())).outcomes
+    for i, (column, which) in enumerate(
+        [(5, ("q_proj", "k_proj", "v_proj", "query_key_value")), (7, ("gate_proj", "up_proj", "dense_h_to_4h"))]
+    ):
+        cut = random_hf_model(name)
+        layers = cut.gpt_neox.layers if name == "neox" else cut.model.layers
+        with torch.no_grad():
+            for path, module in layers[1].named_modules():
+                if path.split(".")[-1] in which:
+                    module.weight[:, column] = 0
+        without = circuits.load_model(cut)
+        wanted = circuits.circuit_metric(without, pairs, circuits.Circuit.full(without.graph))
+        torch.testing.assert_close(got[i], wanted.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_gpt2_small_has_the_authors_number_of_input_rows_and_ours_of_output_rows():
+    graph = Graph(n_layers=12, n_heads=12, n_kv_heads=12, mlps=(True,) * 12)
+    widths = Widths(d_head=64, d_model=768, neurons=3072)
+    assert len(select_sites(graph, "input_rows", widths)) == 64_512
+    assert len(select_sites(graph, "rows", widths)) == 82_944
+
+
+@pytest.mark.parametrize(
+    "name", ["a1.W_QKV.in[24]", "a9.W_O.in[0]", "m1.W_in.in[24]", "m1.W_out.in[99]", "a1.W_Q.in[0]"]
+)
+def test_input_rows_that_are_not_there_are_refused(name):
+    with pytest.raises(InputError, match="there is no"):
+        circuits.coar(tiny("llama"), random_pairs(n=2), nodes=[name], samples=4)
+    with pytest.raises(InputError, match="no such matrix"):
+        circuits.coar(tiny("native-attention-only"), random_pairs(n=2), nodes=["m1.W_in.in[0]"], samples=4)
+
+
+def test_atp_star_refuses_rows_that_it_cannot_score():
+    for node in ("a1.W_Q[3]", "m1.W_out[3]", "a1.W_O.in[3]", "m1.W_in.in[2]"):
+        with pytest.raises(InputError, match="whole nodes"):
+            circuits.atp_star(tiny("gpt2"), random_pairs(n=2), nodes=[node])

@@ -1,0 +1,146 @@
+"""One thread at a time uses a set of weights; a second one waits.
+
+Hooks, gradients and modes belong to a model, not to a call, so that two threads on one model would each see what the other does
+to it. Weights are told apart by where they are in memory: models that share some of them share the lock. A thread may take
+again what it holds.
+
+Waiting that could not end is an error: two threads that wait for each other, be it for weights or because the one that holds
+them waits for the other to end (`Thread.join`, `Future.result`).
+"""
+
+import concurrent.futures._base as futures
+import concurrent.futures.thread as pools
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from circuits.errors import InputError
+
+Keys = frozenset[int]
+
+LOOK_EVERY = 0.5
+"""Seconds after which a waiting thread looks again whether its waiting can end."""
+
+
+class Exclusive:
+    """Who holds what, and who waits for what. Threads that wait for the same are served in turn."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.owners: dict[int, int] = {}
+        self.waiting: dict[int, Keys] = {}
+
+    @contextmanager
+    def hold(self, keys: Keys, name: str) -> Iterator[None]:
+        """Waits until nobody else holds any of these, and holds them.
+
+        Raises:
+            InputError: waiting would never end.
+        """
+        me = threading.get_ident()
+        with self.changed:
+            mine = self._take(me, keys, name)
+        try:
+            yield
+        finally:
+            with self.changed:
+                for key in mine:
+                    self.owners.pop(key, None)
+                self.changed.notify_all()
+
+    def _take(self, me: int, keys: Keys, name: str) -> Keys:
+        self.waiting[me] = keys
+        try:
+            while True:
+                owners = {owner for key in keys if (owner := self.owners.get(key, me)) != me}
+                for owner in owners:
+                    if me in self._behind(owner):
+                        raise InputError(_never(name, owner))
+                if not owners and not self._should_let_pass(me, keys):
+                    break
+                self.changed.wait(LOOK_EVERY)
+        finally:
+            del self.waiting[me]
+        mine = frozenset(key for key in keys if key not in self.owners)
+        self.owners.update(dict.fromkeys(mine, me))
+        return mine
+
+    def _should_let_pass(self, me: int, keys: Keys) -> bool:
+        """Whether another thread came before, for some of the same. Who holds something already passes it."""
+        if me in self.owners.values():
+            return False
+        for other, wanted in self.waiting.items():  # in the order in which they came
+            if other == me:
+                return False
+            if not wanted.isdisjoint(keys) and me not in self._behind(other):
+                return True
+        return False
+
+    def _behind(self, thread: int) -> set[int]:
+        """All threads that this one waits for, those that they wait for, and so on."""
+        found: set[int] = set()
+        frames = sys._current_frames()
+        todo = [thread]
+        while todo:
+            other = todo.pop()
+            wanted = self.waiting.get(other, frozenset())
+            next_ones = {owner for key in wanted if (owner := self.owners.get(key, other)) != other}
+            for one in next_ones | _joined(frames, other):
+                if one not in found:
+                    found.add(one)
+                    todo.append(one)
+        return found
+
+    def after_fork(self) -> None:
+        """In a new process there are no other threads, and what they held is free."""
+        me = threading.get_ident()
+        self.changed = threading.Condition()
+        self.owners = {key: owner for key, owner in self.owners.items() if owner == me}
+        self.waiting = {}
+
+
+def _joined(frames: dict[int, FrameType], thread: int) -> set[int]:
+    """Threads whose end, or whose result, a thread is waiting for."""
+    found: set[int] = set()
+    for each in _stack(frames.get(thread)):
+        where, function = each.f_code.co_filename, each.f_code.co_name
+        if where == threading.__file__ and function == "join":
+            joined = each.f_locals.get("self")
+            found |= {joined.ident or 0} if isinstance(joined, threading.Thread) else set()
+        elif where == futures.__file__ and function == "result":
+            found |= _computing(frames, each.f_locals.get("self"))
+        elif where == futures.__file__ and function in ("wait", "as_completed"):
+            found |= {one for future in each.f_locals.get("fs") or () for one in _computing(frames, future)}
+    return found
+
+
+def _computing(frames: dict[int, FrameType], future: object) -> set[int]:
+    """The thread of a pool that computes a future."""
+    return {
+        thread
+        for thread, frame in frames.items()
+        for each in _stack(frame)
+        if each.f_code.co_filename == pools.__file__ and getattr(each.f_locals.get("self"), "future", None) is future
+    }
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _never(name: str, thread: int) -> str:
+    names = {each.ident: each.name for each in threading.enumerate()}
+    return (
+        f"{name} is used by thread {names.get(thread, thread)!r}, which waits for this one: neither could go on. Make the call in "
+        "the thread that uses the model, wait for the other thread after the call, or load the model twice"
+    )
+
+
+EXCLUSIVE = Exclusive()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=EXCLUSIVE.after_fork)

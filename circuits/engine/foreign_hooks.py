@@ -1,0 +1,109 @@
+"""Hooks on a model that neither a library nor this package put there.
+
+Such a hook changes every score. TransformerLens wires its bridges with hooks, and transformers and accelerate put some on, too:
+these belong to the model and are recognised by the module that their function is from. Looked at are TransformerLens' hook
+points, torch's forward and backward hooks of every module (also those that torch puts in front of all modules), and functions
+in place of a module's `forward`.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as torch_module
+from transformer_lens import TransformerBridge
+from transformer_lens.hook_points import HookPoint
+
+from circuits.errors import InputError
+
+OURS = ("transformer_lens.model_bridge.", "transformers.", "accelerate.", "torch.nn.utils.", "circuits.engine.")
+"""Where functions are from that belong to a model. Not all of TransformerLens: a user may put its patching functions on."""
+KINDS = {
+    "_forward_hooks": "forward",
+    "_forward_pre_hooks": "forward pre",
+    "_backward_hooks": "backward",
+    "_backward_pre_hooks": "backward pre",
+}
+GLOBAL = {
+    "_global_forward_hooks": "forward",
+    "_global_forward_pre_hooks": "forward pre",
+    "_global_backward_hooks": "backward",
+    "_global_backward_pre_hooks": "backward pre",
+}
+
+
+def foreign_hooks(bridge: TransformerBridge, modules: Iterable[nn.Module]) -> tuple[str, ...]:
+    """Each as text: where it is, its kind, its function.
+
+    Args:
+        bridge: the model.
+        modules: all of its modules.
+    """
+    everywhere = [
+        f"all modules: {kind} {_called(hook)}"
+        for attribute, kind in GLOBAL.items()
+        for hook in getattr(torch_module, attribute, {}).values()
+        if not _belongs(hook)
+    ]
+    found = [(module, kind, hook) for module in modules for kind, hook in _hooks(module) if not _belongs(hook)]
+    if not found:
+        return tuple(everywhere)
+    names = _names(bridge)
+    here = [f"{names.get(module, type(module).__name__)}: {kind} {_called(hook)}" for module, kind, hook in found]
+    return (*dict.fromkeys(everywhere + here),)
+
+
+def refuse_hooks(hooks: tuple[str, ...], name: str) -> None:
+    """Refuses a model that has some.
+
+    Raises:
+        InputError: naming them.
+    """
+    if hooks:
+        more = f" and {len(hooks) - 3} more" if len(hooks) > 3 else ""
+        raise InputError(
+            f"{name} has hooks that would change every result: {'; '.join(hooks[:3])}{more}. Take them off (handle.remove(), or "
+            "bridge.reset_hooks(including_permanent=True)), or load the model with load_model(…, allow_hooks=True): results "
+            "then name them in their provenance"
+        )
+
+
+def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    own = vars(module)
+    wrapped: set[int] = set()
+    if isinstance(module, HookPoint):
+        for kind, handles in (("forward", module.fwd_hooks), ("backward", module.bwd_hooks)):
+            for handle in handles:
+                if handle.hook.id in own[f"_{kind}_hooks"]:  # it may have been taken off behind TransformerLens' back
+                    wrapped.add(handle.hook.id)
+                    yield kind, handle.user_hook
+    for attribute, kind in KINDS.items():
+        if own[attribute]:
+            yield from ((kind, hook) for number, hook in own[attribute].items() if number not in wrapped)
+    if "forward" in own:
+        yield "in place of", own["forward"]
+
+
+def _function(hook: Any) -> Any:
+    """What a hook calls in the end."""
+    while isinstance(hook, partial):
+        hook = hook.func
+    hook = getattr(hook, "__func__", hook)
+    return hook if getattr(hook, "__qualname__", None) is not None else type(hook)
+
+
+def _belongs(hook: Any) -> bool:
+    return f"{getattr(_function(hook), '__module__', None)}.".startswith(OURS)
+
+
+def _called(hook: Any) -> str:
+    function = _function(hook)
+    return f"{getattr(function, '__module__', None)}.{function.__qualname__}"
+
+
+def _names(bridge: TransformerBridge) -> dict[nn.Module, str]:
+    """What modules are called: in the bridge, or else in the model underneath."""
+    names = {module: f"original_model.{name}" for name, module in bridge.original_model.named_modules()}
+    names |= {module: name for name, module in bridge.named_modules() if name}
+    return names | {point: name for name, point in bridge.hook_dict.items()}

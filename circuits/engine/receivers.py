@@ -1,0 +1,116 @@
+"""The readers that path patching patches: what arrived in front of them, and how they see it."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.engine.architecture import Architecture, Block
+from circuits.engine.hooks import Hook
+from circuits.engine.patch import Values, hook_point
+from circuits.engine.readers import EditedReaders, ShiftedReaders
+from circuits.graph import Reader
+from circuits.nodes import Site
+
+
+class StreamRecorder:
+    """The residual stream where attention, MLPs and `logits` read it: (layer, part) -> value."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture, self.seen = architecture, {}
+
+    def hooks(self) -> list[Hook]:
+        hooks: list[Hook] = []
+        for block in self.architecture.blocks:
+            hooks.append((block.resid_pre, lambda x, key=(block.layer, "attention"): self.seen.__setitem__(key, x)))
+            mid = block.resid_mid or (block.resid_pre if block.parallel else block.mlp_in)
+            if mid is not None:
+                hooks.append((mid, lambda x, key=(block.layer, "mlp"): self.seen.__setitem__(key, x)))
+        end = (len(self.architecture.blocks), "attention")
+        hooks.append((self.architecture.final, lambda x: self.seen.__setitem__(end, x)))
+        return hooks
+
+    def at(self, reader: Reader) -> Tensor | None:
+        """What a reader sees before its norm; None if the pass began behind it."""
+        return self.seen.get((reader.layer, "mlp" if reader.part == "mlp" else "attention"))
+
+
+class SetReaders(EditedReaders):
+    """Readers that see a given residual stream, whatever theirs is.
+
+    Attributes:
+        seen: reader -> what it sees.
+    """
+
+    def __init__(self, architecture: Architecture, seen: dict[int, Float[Tensor, "batch pos d_model"]]) -> None:
+        super().__init__(architecture, [r in seen for r in range(architecture.graph.n_readers)])
+        self.seen = seen
+
+    def inputs(
+        self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch slot pos d_model"]:
+        return torch.stack([self.seen[r].to(x.device) for r in readers], dim=1)
+
+
+class ShiftedReceivers(ShiftedReaders):
+    """Readers that see the residual stream plus a fixed shift, in which the senders' own writes count as clean.
+
+    A sender behind one receiver and in front of another writes something else in this pass than in the clean run: that change is
+    taken out again for the receivers behind it, which see the sender's corrupted value in its place.
+
+    Attributes:
+        moved: by writer, what it writes in this pass less what it writes in the clean run.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        shifts: dict[int, Float[Tensor, "batch pos d_model"]],
+        senders: Sequence[Site],
+        clean: Values,
+        first: int,
+    ) -> None:
+        """
+        Args:
+            architecture, shifts: see `ShiftedReaders`.
+            senders: writers.
+            clean: their values in the clean run.
+            first: the layer of the first receiver; no sender below changes.
+        """
+        super().__init__(architecture, shifts)
+        self.moved: dict[int, Tensor] = {}
+        names = {name: w for w, name in enumerate(self.graph.writer_names)}
+        last = max(self.graph.reader_nodes[r].n_writers for r in shifts)
+        behind = [(site, names[site.name]) for site in senders if site.layer >= first and site.point != "resid_pre"]
+        self.watched: dict[tuple[int, str], list[tuple[Site, int]]] = {}
+        for site, w in behind:
+            if w < last:
+                self.watched.setdefault((site.layer, site.point), []).append((site, w))
+        self.clean = clean
+
+    def hooks(self) -> list[Hook]:
+        watching: list[Hook] = []
+        for (layer, point), senders in self.watched.items():
+            block = self.architecture.blocks[layer]
+            at = hook_point(self.architecture, layer, point)
+            watching.append((at, lambda x, block=block, senders=senders: self._watch(block, senders, x)))
+        return [*watching, *super().hooks()]
+
+    def _watch(self, block: Block, senders: Sequence[tuple[Site, int]], value: Tensor) -> None:
+        for site, w in senders:
+            before = self.clean[block.layer, site.point]
+            if site.point == "z":
+                self.moved[w] = (block.head_writes(value) - block.head_writes(before))[:, :, site.index]
+            else:
+                self.moved[w] = value - before
+
+    def inputs(
+        self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch slot pos d_model"]:
+        seen = super().inputs(readers, x)
+        before = self.graph.reader_nodes[readers[0]].n_writers
+        for w, moved in self.moved.items():
+            if w < before:
+                seen = seen - moved.to(seen.device)[:, None]
+        return seen

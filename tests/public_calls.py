@@ -1,0 +1,171 @@
+"""One small call of every public function that computes something, and what comes out as plain numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import circuits
+from circuits import Circuit, Model, PromptPairs
+from circuits.methods.coar import fit_samples
+from circuits.viewer.attention import attention_patterns
+
+
+def _input(prompt: Any, values: Any) -> Any:
+    return prompt
+
+
+COPIES = circuits.CausalModel({"x": _input}, output="x")
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A model, pairs, and results that some calls need."""
+
+    model: Model
+    pairs: PromptPairs
+
+    @cached_property
+    def edges(self) -> circuits.EdgeScores:
+        return circuits.edge_attribution(self.model, self.pairs)
+
+    @cached_property
+    def nodes(self) -> circuits.NodeScores:
+        return circuits.attribution_patching(self.model, self.pairs)
+
+    @cached_property
+    def circuit(self) -> Circuit:
+        return self.edges.top(60)
+
+    @cached_property
+    def linear(self) -> circuits.LinearAttribution:
+        return circuits.coar(self.model, self.pairs, samples=48, alpha=0.3)
+
+    @cached_property
+    def judge(self) -> circuits.Counterfactuals:
+        return circuits.counterfactuals(self.model, self.pairs, samples=8)
+
+    def ready(self) -> "Given":
+        """With all of them computed."""
+        _ = self.edges, self.nodes, self.circuit, self.linear, self.judge
+        return self
+
+
+CALLS: dict[str, Callable[[Given], Any]] = {
+    "acdc": lambda g: circuits.acdc(g.model, g.pairs, 0.1),
+    "acdc_of_size": lambda g: circuits.acdc_of_size(g.model, g.pairs, 20, rounds=2),
+    "acdc_sweep": lambda g: circuits.acdc_sweep(g.model, g.pairs, [0.1, 0.5]),
+    "activation_patching": lambda g: circuits.activation_patching(g.model, g.pairs),
+    "apply_edit": lambda g: circuits.apply_edit(
+        g.model, circuits.plan_edit(g.linear, g.linear), {"own": g.pairs}, ks=(0, 2)
+    ),
+    "atp_star": lambda g: circuits.atp_star(g.model, g.pairs),
+    "attribution_patching": lambda g: circuits.attribution_patching(g.model, g.pairs),
+    "banzhaf": lambda g: circuits.banzhaf(g.model, g.pairs, samples=48),
+    "causal_mediation": lambda g: circuits.causal_mediation(g.model, g.pairs, ["a0.h0"]),
+    "check_pairs": lambda g: circuits.check_pairs(g.model, g.pairs),
+    "circuit_metric": lambda g: circuits.circuit_metric(g.model, g.pairs, g.circuit),
+    "circuit_metrics": lambda g: circuits.circuit_metrics(g.model, g.pairs, [g.circuit, Circuit.full(g.model.graph)]),
+    "coar": lambda g: circuits.coar(g.model, g.pairs, samples=48, alpha=0.3),
+    "compare": lambda g: circuits.compare({"a": g.edges, "b": g.nodes}, judge=g.judge, resamples=20),
+    "completeness": lambda g: circuits.completeness(g.model, g.pairs, g.circuit, subsets=3),
+    "complexity": lambda g: circuits.complexity(g.edges),
+    "counterfactuals": lambda g: circuits.counterfactuals(g.model, g.pairs, samples=8),
+    "diagnose": lambda g: circuits.diagnose(g.model, g.pairs, samples=16),
+    "draw_samples": lambda g: _in_directory(
+        lambda out: fit_samples(circuits.draw_samples(g.model, g.pairs, out, samples=48, alpha=0.3))
+    ),
+    "edge_attribution": lambda g: circuits.edge_attribution(g.model, g.pairs, gradient="ig", steps=2),
+    "edge_pruning": lambda g: circuits.edge_pruning(g.model, g.pairs, 20, steps=3),
+    "exact_edge_effects": lambda g: circuits.exact_edge_effects(g.model, g.pairs, g.circuit.edges, context=g.circuit),
+    "export_circuit": lambda g: _in_directory(
+        lambda out: circuits.export_circuit(g.circuit, out / "circuit.csv").read_text()
+    ),
+    "faithfulness": lambda g: circuits.faithfulness(g.model, g.pairs, g.circuit),
+    "faithfulness_curves": lambda g: circuits.faithfulness_curves(g.model, g.pairs, g.edges, resamples=20),
+    "gradient_times_parameter": lambda g: circuits.gradient_times_parameter(g.model, g.pairs),
+    "hypothesis_tests": lambda g: circuits.hypothesis_tests(g.model, g.pairs, g.circuit, n_random=10, permutations=20),
+    "information_flow": lambda g: circuits.information_flow(g.model, g.pairs),
+    "interchange_interventions": lambda g: _interchanged(g),
+    "internal_influence": lambda g: circuits.internal_influence(g.model, g.pairs, steps=2),
+    "leave_one_out": lambda g: circuits.leave_one_out(g.model, g.pairs),
+    "minimality": lambda g: circuits.minimality(g.model, g.pairs, g.edges.top(40)),
+    "neuron_conductance": lambda g: circuits.neuron_conductance(g.model, g.pairs, steps=2),
+    "path_patching": lambda g: circuits.path_patching(g.model, g.pairs, ["logits"]),
+    "plan_edit": lambda g: circuits.plan_edit(g.linear, g.linear),
+    "predict_circuits": lambda g: circuits.predict_circuits(
+        g.model, g.pairs, g.linear, {"one": g.circuit}, ablation="zero"
+    ),
+    "prompt_stability": lambda g: circuits.prompt_stability(g.edges, 5, resamples=10),
+    "random_circuit": lambda g: circuits.random_circuit(g.model.graph, 10, torch.Generator("cpu").manual_seed(0)),
+    "randomisation": lambda g: circuits.randomisation(
+        g.model, lambda model: circuits.edge_attribution(model, g.pairs), layers=[1]
+    ),
+    "recovery": lambda g: circuits.recovery(g.edges, g.circuit),
+    "refine": lambda g: circuits.refine(g.model, g.pairs, g.edges, top=5),
+    "sensitivity": lambda g: circuits.sensitivity(g.edges),
+    "shapley": lambda g: circuits.shapley(g.model, g.pairs, orders=2),
+    "sobol": lambda g: circuits.sobol(g.model, g.pairs, samples=4),
+    "stability": lambda g: circuits.stability({"a": g.edges, "b": circuits.information_flow(g.model, g.pairs)}, k=5),
+    "verify": lambda g: circuits.verify(g.model, g.pairs, g.nodes, below=0.1, samples=16),
+    "attention patterns": lambda g: attention_patterns(g.model, g.pairs, ["a0.h0"])[1],
+    "methods of scores": lambda g: _of_scores(g.edges),
+    "methods of circuits": lambda g: _of_circuits(Circuit.from_edges(g.model.graph, g.circuit.edges), g.circuit),
+}
+NOT_CALLED = {"check_task", "load_model", "memory_need"}
+"""Public functions that need a task or a name."""
+
+
+def _interchanged(g: Given) -> Any:
+    inputs = [[3, 4]] * len(g.pairs)
+    return circuits.interchange_interventions(g.model, g.pairs, COPIES, inputs, {"x": "a0.h0"}, token_of=int)
+
+
+def _of_scores(scores: circuits.EdgeScores) -> Any:
+    return [scores.top(5), scores.to_dict(), scores.to_nodes(), scores.interval(), scores.significant(),
+            _in_directory(lambda out: _saved(scores, out / "scores.safetensors"))]  # fmt: skip
+
+
+def _saved(scores: circuits.EdgeScores, path: Path) -> circuits.EdgeScores:
+    scores.save(path)
+    return type(scores).load(path)
+
+
+def _of_circuits(circuit: Circuit, other: Circuit) -> Any:
+    empty, full = Circuit.empty(circuit.graph), Circuit.full(circuit.graph)
+    return [full - circuit, empty | circuit, circuit & other, circuit == other, sorted(circuit.to_networkx().nodes)]
+
+
+def _in_directory(work: Callable[[Path], Any]) -> Any:
+    with TemporaryDirectory() as out:
+        return work(Path(out))
+
+
+def numbers(result: Any) -> Any:
+    """A result as nested lists of numbers and text, the same for equal results; provenance aside."""
+    if isinstance(result, Tensor):
+        assert not result.is_inference(), "an inference tensor"
+        return [str(result.dtype), result.tolist()]
+    if isinstance(result, circuits.Graph | torch.Generator | PromptPairs):
+        return None
+    if isinstance(result, Circuit):
+        return [list(result.edges), numbers(result.scores), numbers(result.stderr)]
+    if is_dataclass(result):
+        return {
+            f.name: numbers(getattr(result, f.name)) for f in fields(result) if f.name not in ("provenance", "origin")
+        }
+    if isinstance(result, Mapping):
+        return {key: numbers(value) for key, value in result.items()}
+    if isinstance(result, Sequence) and not isinstance(result, str):
+        return [numbers(value) for value in result]
+    return repr(result) if isinstance(result, float) else result
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two results are the same to the last bit."""
+    return repr(numbers(one)) == repr(numbers(other))
