@@ -1,11 +1,11 @@
 """What a score is: most are effects, whose sign tells help from harm; some are sizes or shares, which have none.
 
-Every picture, table and caption asks here, from the provenance of what it shows, so that none speaks of helping and hurting
+Every picture, table and caption asks here, with the provenance of what it shows, so that none speaks of helping and hurting
 where the scores do not.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from circuits.metrics import METRICS
@@ -64,8 +64,11 @@ QUANTITIES = {
     "edge_pruning": Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of=""),
     "internal_influence": Quantity("influence", positive="raises the metric", negative="lowers the metric"),
     "acdc": Quantity("change when tested", of="of"),
+    "coar": Quantity("weight", of="for"),
+    "shapley": Quantity("Shapley value", of="for"),
+    "banzhaf": Quantity("Banzhaf value", of="for"),
 }
-"""By method; the scores of all others are effects."""
+"""By method; all others give effects."""
 WITHOUT_UNIT = ("information_flow", "edge_pruning", "internal_influence")
 """Methods whose scores are not in the unit of the metric."""
 
@@ -86,13 +89,13 @@ def quantity_of(origin: Mapping[str, Any]) -> Quantity:
         known = Quantity("size of the effect", **_UNSIGNED)
     metric = METRICS.get(str(origin.get("metric")))
     unit = "" if metric is None or method in WITHOUT_UNIT else metric.unit
-    return Quantity(known.name, unit, known.positive, known.negative, known.of)
+    return replace(known, unit=unit)
 
 
 def node_caption(quantity: Quantity) -> str:
     """What the colours of a heat map mean."""
     if not quantity.signed:
-        return f"Darker green is a larger {quantity.name}; it has no sign, so that it does not tell help from harm."
+        return f"Darker green is a larger {quantity.name}; it has no sign, so it does not tell help from harm."
     return f"Blue {quantity.positive}, vermilion {quantity.negative}."
 
 
@@ -102,9 +105,7 @@ def edge_caption(circuit: "Circuit") -> str:
     if column is None or bool(column.isnan().all()):
         return "Layers upward; the edges have no scores."
     if not quantity.signed:
-        return (
-            f"Layers upward; width is the {quantity.name}, which has no sign, so that it does not tell help from harm."
-        )
+        return f"Layers upward; width is the {quantity.name}, which has no sign, so it does not tell help from harm."
     return (
         f"Layers upward; blue edges: {quantity.positive}; vermilion, dashed ones: {quantity.negative}; width is the size of the "
         f"{quantity.name}."

@@ -93,13 +93,13 @@ class Comparison:
 
     @property
     def on_signs(self) -> str | None:
-        """What scores without sign do not tell; None where all have one."""
+        """A line on scores that have no sign; None where all have one."""
         told = [f"{name} ({what})" for name, what in self.without_sign.items()]
         if not told:
             return None
         return (
-            f"Without sign: {', '.join(told)}. They rank by size, and say neither whether a node helps or hurts nor, summed, by how "
-            "much the metric changes."
+            f"Scores without sign: {', '.join(told)}. They rank nodes by size; they do not say in which direction a node moves the "
+            "metric, and their sum does not predict the metric."
         )
 
     @property

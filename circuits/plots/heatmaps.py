@@ -1,7 +1,7 @@
 """Heat maps of node scores: layers × heads, or nodes × positions.
 
-Where scores have a sign, blue is positive, vermilion negative and white is 0, and the scale is symmetric about 0; sizes, which have none,
-go from white to green. `circuits.quantity` knows which is which. Grey cells were not measured.
+Where scores have a sign, blue is positive, vermilion negative and white is 0, and the scale is symmetric about 0; sizes, which
+have none, go from white (0) to green. `circuits.quantity` knows which is which. Grey cells were not measured.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The viewer: one HTML file that works offline, with one circuit, or two side by side.
 
-Layers upward; zoom and pan; a slider for the number of edges; colours by sign (where scores have one), by query, key and value, or by what two circuits
-share; hovering tells an edge's score and interval; a click on a node lists its edges and, for a head, shows its attention on an
+Layers upward; zoom and pan; a slider for the number of edges; colours by sign (where scores have one), by query, key and value,
+or by what two circuits share; hovering tells an edge's score and interval; a click on a node lists its edges and, for a head, shows its attention on an
 example. Nothing is fetched, and all names are written as text, so that none of them can do anything.
 """
 

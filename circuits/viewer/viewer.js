@@ -26,7 +26,7 @@ function html(tag, className = "", text = null) {
   return element;
 }
 const signed = (value, quantity) => (quantity.signed && value >= 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toPrecision(3);
-function told(edge, method, quantity) {
+function told(edge, method, quantity = { signed: true }) {
   const by = method ? `\nby ${method}` : "";
   if (edge.score === null) return edge.name + by;
   let text = `${edge.name}\n${signed(edge.score, quantity)}`;
