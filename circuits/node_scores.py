@@ -13,6 +13,7 @@ from circuits.bootstrap import bootstrap_interval
 from circuits.errors import InputError
 from circuits.plain_torch import plain_methods
 from circuits.provenance import Provenance, frozen
+from circuits.quantity import Quantity, quantity_of
 from circuits.span import Span
 from circuits.workers import Workers
 
@@ -61,7 +62,12 @@ class NodeScores:
     @property
     def signed(self) -> bool:
         """Whether a sign tells that a node helps or hurts; the scores of AtP* are sizes."""
-        return self.provenance.get("options", {}).get("signed", True)
+        return self.quantity.signed
+
+    @property
+    def quantity(self) -> Quantity:
+        """What the scores are: effects, or what their method calls them."""
+        return quantity_of(self.provenance)
 
     @property
     def n_prompts(self) -> int:

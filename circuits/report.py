@@ -17,6 +17,7 @@ from circuits.evaluation_record import check_evaluation
 from circuits.plots import circuit_figure, node_heatmap
 from circuits.plots.evaluation import evaluation_sections
 from circuits.plots.page import Section, Table
+from circuits.quantity import edge_caption, node_caption
 from circuits.run_files import CONFIG_FILE, RUN_FILE, config_is_as_written, read_run_file
 from circuits.scores import EdgeScores
 from circuits.untrusted import check_plain, parse_json, read_json, read_text, shown
@@ -166,8 +167,8 @@ def _picture(result: Any) -> Any:
 
 def _caption(result: Any) -> str:
     if isinstance(result, Circuit):
-        return "Layers upward; blue edges help, vermilion, dashed ones hurt; width is the size of the effect."
-    return "Blue helps, vermilion hurts."
+        return edge_caption(result)
+    return node_caption(result.quantity)
 
 
 def _number(value: Any) -> str:

@@ -132,13 +132,15 @@ def _search_rows(found: "Discovery") -> list[tuple[str, str]]:
 
 
 def _strongest_edges(found: "Discovery") -> Any:
-    score = "log-odds of the mask" if "training" in found.provenance else "effect"
-    shown = table("strongest edges", {"edge": False, "in the circuit": False, score: True, "std. error": True})
+    from circuits.quantity import quantity_of
+
+    quantity = quantity_of(found.provenance)
+    shown = table("strongest edges", {"edge": False, "in the circuit": False, quantity.name: True, "std. error": True})
     for edge, score, stderr in found.strongest(10):
         shown.add_row(
             edge,
             "yes" if edge in found.circuit else "no",
-            f"{score:+.4f}",
+            f"{score:+.4f}" if quantity.signed else f"{score:.4f}",
             "–" if math.isnan(stderr) else f"{stderr:.4f}",
         )
     return shown
@@ -174,14 +176,15 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
 
 
 def _strongest_nodes(found: "NodeDiscovery") -> Any:
-    value = "effect" if found.scores.signed else "contribution"
-    shown = table("strongest nodes", {"node": False, value: True, "std. error": True, "95% interval": True})
+    quantity = found.scores.quantity
+    plus = "+" if quantity.signed else ""
+    shown = table("strongest nodes", {"node": False, quantity.name: True, "std. error": True, "95% interval": True})
     for entry in found.summary()["strongest"]:
         interval = entry["interval"]
-        between = "–" if interval is None or None in interval else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+        between = "–" if interval is None or None in interval else f"{interval[0]:{plus}.4f} to {interval[1]:{plus}.4f}"
         shown.add_row(
             entry["node"],
-            "–" if entry["effect"] is None else f"{entry['effect']:+.4f}",
+            "–" if entry["effect"] is None else f"{entry['effect']:{plus}.4f}",
             "–" if entry["stderr"] is None else f"{entry['stderr']:.4f}",
             between,
         )

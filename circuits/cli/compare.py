@@ -63,8 +63,9 @@ def compare(
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(json_line(result.to_dict()) + "\n", encoding="utf-8")
-    if result.caution is not None:
-        console_stderr().print(result.caution, soft_wrap=True, highlight=False)
+    for line in (result.caution, result.on_signs):
+        if line is not None:
+            console_stderr().print(line, soft_wrap=True, highlight=False)
     if json:
         print_json(result.to_dict())
         return

@@ -86,6 +86,23 @@ class Comparison:
         return f"Effects are those of different ablations, which need not agree: {'; '.join(told)}."
 
     @property
+    def without_sign(self) -> dict[str, str]:
+        """Methods whose scores have no sign, and what these are called."""
+        kinds = {name: of.quantity for name, of in self.scores.items()}
+        return {name: kind.name for name, kind in kinds.items() if not kind.signed}
+
+    @property
+    def on_signs(self) -> str | None:
+        """A line on scores that have no sign; None where all have one."""
+        told = [f"{name} ({what})" for name, what in self.without_sign.items()]
+        if not told:
+            return None
+        return (
+            f"Scores without sign: {', '.join(told)}. They rank nodes by size; they do not say in which direction a node moves the "
+            "metric, and their sum does not predict the metric."
+        )
+
+    @property
     def interactions(self) -> dict[str, tuple[Interaction, ...]]:
         """By COAR fit: the strongest pairs that its sum does not describe."""
         return {name: of.interactions for name, of in self.scores.items() if isinstance(of, LinearAttribution)}
@@ -108,6 +125,7 @@ class Comparison:
                 "samples": {str(a): len(of) for a, of in self.judge.samples.items()},
             },
             "caution": self.caution,
+            "without_sign": self.without_sign,
             "rank_correlation": plain(self.rank),
             "rank_correlation_low": plain(self.low),
             "rank_correlation_high": plain(self.high),
@@ -152,7 +170,7 @@ class Comparison:
             for name, found in self.counterfactual.items():
                 cells = [f"{c.mean:.2f} ({c.low:.2f} to {c.high:.2f})" for c in found.values()]
                 lines.append(f"  {name:<{width}} {'  '.join(cells)}")
-        return "\n".join([*lines, *([self.caution] if self.caution else [])])
+        return "\n".join([*lines, *(line for line in (self.caution, self.on_signs) if line)])
 
 
 @plain_torch

@@ -17,10 +17,12 @@ from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.export.naming import Naming
 from circuits.graph import Graph, Kind
+from circuits.quantity import EFFECT, Quantity, quantity_of
 
-Sign = Literal["helps", "hurts", "unscored"]
+Sign = Literal["helps", "hurts", "size", "unscored"]
+"""`size`: of a score that has no sign."""
 
-SIGN_COLOURS: dict[str, str] = {"helps": "#0072B2", "hurts": "#D55E00", "unscored": "#555555"}
+SIGN_COLOURS: dict[str, str] = {"helps": "#0072B2", "hurts": "#D55E00", "size": "#009E73", "unscored": "#555555"}
 KIND_COLOURS: dict[str, str] = {"q": "#D55E00", "k": "#009E73", "v": "#0072B2", "in": "#555555"}
 KIND_WORDS: dict[str, str] = {"q": "query", "k": "key", "v": "value", "in": "MLP, logits"}
 FILLS = {"input": "#E6E6E6", "head": "#FFFFFF", "mlp": "#FBF3C6", "logits": "#E6E6E6", "group": "#DCEEF9"}
@@ -77,6 +79,7 @@ class DrawnEdge:
         score: its effect (of merged nodes: the sum), None if unknown.
         width: in points; grows with the square root of the effect's size.
         colour: hexadecimal.
+        signed: whether the score's sign says something, see `circuits.quantity`.
     """
 
     source: str
@@ -85,10 +88,11 @@ class DrawnEdge:
     score: float | None
     width: float
     colour: str
+    signed: bool = True
 
     @property
     def sign(self) -> Sign:
-        return "unscored" if self.score is None else "helps" if self.score >= 0 else "hurts"
+        return _sign(self.score, self.signed)
 
     @property
     def dashed(self) -> bool:
@@ -106,6 +110,7 @@ class Drawing:
         rightward: layers go to the right instead of up.
         left_out: lines that `max_edges` left out.
         dead_ends: lines among the strongest that were left out with them, being on no path from `input` to `logits`.
+        quantity: what the scores are.
     """
 
     nodes: tuple[DrawnNode, ...]
@@ -114,6 +119,7 @@ class Drawing:
     rightward: bool
     left_out: int
     dead_ends: int
+    quantity: Quantity = EFFECT
 
     @property
     def selection(self) -> str:
@@ -132,11 +138,16 @@ class Drawing:
     def legend(self) -> tuple["LegendLine", ...]:
         """One entry for each kind of line that is there."""
         signs = {edge.sign for edge in self.edges}
-        words = {"helps": "positive effect", "hurts": "negative effect"}
+        name = self.quantity.name
+        words = {
+            "helps": f"positive {name}",
+            "hurts": f"negative {name}",
+            "size": f"{name}, without sign: wider is more",
+        }
         by_sign = self.colours == "sign"
         entries = [
             LegendLine(words[sign], "none", SIGN_COLOURS[sign] if by_sign else "#000000", sign == "hurts")
-            for sign in ("helps", "hurts")
+            for sign in ("helps", "hurts", "size")
             if sign in signs
         ]
         kinds = {edge.kind for edge in self.edges}
@@ -184,7 +195,8 @@ def draw(
         naming: labels and groups.
         max_edges: only so many lines, the strongest, and of them those on a path from `input` to `logits` (all of them
             where there is no path); None: all.
-        colours: `sign`: blue for positive effects, vermilion for negative ones; `kind`: by q, k and v.
+        colours: `sign`: blue for positive effects, vermilion for negative ones, green for sizes without sign; `kind`: by q, k
+            and v.
         direction: of the layers, `up` or `right`.
 
     Raises:
@@ -210,7 +222,10 @@ def draw(
     nodes = _boxes(circuit, naming, box_of, {end for source, target, _ in kept for end in (source, target)})
     ids = {box: node.id for box, node in nodes.items()}
     largest = max((abs(totals[key] or 0.0) for key in kept), default=0.0)
-    edges = tuple(_edge(ids[s], ids[t], k, totals[s, t, k], largest, colours) for s, t, k in reversed(kept))
+    quantity = quantity_of(circuit.provenance)
+    edges = tuple(
+        _edge(ids[s], ids[t], k, totals[s, t, k], largest, colours, quantity.signed) for s, t, k in reversed(kept)
+    )
     return Drawing(
         tuple(nodes.values()),
         edges,
@@ -218,6 +233,7 @@ def draw(
         direction == "right",
         len(order) - len(strongest),
         len(strongest) - len(kept),
+        quantity,
     )
 
 
@@ -297,8 +313,15 @@ def _listed(nodes: tuple[str, ...], most: int = 4) -> str:
     )
 
 
-def _edge(source: str, target: str, kind: Kind, score: float | None, largest: float, colours: str) -> DrawnEdge:
+def _sign(score: float | None, signed: bool) -> Sign:
+    if score is None:
+        return "unscored"
+    return ("helps" if score >= 0 else "hurts") if signed else "size"
+
+
+def _edge(
+    source: str, target: str, kind: Kind, score: float | None, largest: float, colours: str, signed: bool
+) -> DrawnEdge:
     share = math.sqrt(abs(score) / largest) if score is not None and largest else 0.25
-    sign = "unscored" if score is None else "helps" if score >= 0 else "hurts"
-    colour = KIND_COLOURS[kind] if colours == "kind" else SIGN_COLOURS[sign]
-    return DrawnEdge(source, target, kind, score, round(THINNEST + (THICKEST - THINNEST) * share, 2), colour)
+    colour = KIND_COLOURS[kind] if colours == "kind" else SIGN_COLOURS[_sign(score, signed)]
+    return DrawnEdge(source, target, kind, score, round(THINNEST + (THICKEST - THINNEST) * share, 2), colour, signed)

@@ -20,6 +20,7 @@ from circuits.export.atomic import replacing
 from circuits.export.naming import Naming
 from circuits.graph import Graph
 from circuits.provenance import plain
+from circuits.quantity import quantity_of
 
 TYPES = {"input": "embedding", "head": "attention head", "mlp": "mlp", "logits": "logit"}
 
@@ -84,7 +85,7 @@ def attribution_graph(
             "prompt": prompt,
             "schema_version": 1,
             "info": {
-                "description": "Heads and MLPs of a circuit; weights are effects on the metric, positive = helps.",
+                "description": f"Heads and MLPs of a circuit; {_weights(circuit)}.",
                 "generator": {"name": "mech-circuits", "version": _version()},
             },
             "generation_settings": plain(origin),
@@ -147,6 +148,13 @@ def _links(circuit: Circuit, nodes: dict[str, dict[str, Any]]) -> list[dict[str,
         }
         for (source, target), inputs in found.items()
     ]
+
+
+def _weights(circuit: Circuit) -> str:
+    """What the weights of its links are."""
+    quantity = quantity_of(circuit.provenance)
+    sign = f"positive: {quantity.positive}" if quantity.signed else "without sign"
+    return f"weights: {quantity.over('the metric')}, {sign}"
 
 
 def _slug(text: str) -> str:

@@ -12,6 +12,7 @@ from circuits.export.atomic import replacing
 from circuits.export.latex import escape
 from circuits.export.naming import Naming
 from circuits.export.rows import EdgeRow, NodeRow, edge_rows, node_rows
+from circuits.quantity import quantity_of
 
 PAGE = 45
 """Rows of a LaTeX table that fit a page; longer ones are a `longtable`."""
@@ -52,11 +53,12 @@ def write_latex_edges(
     """
     if max_edges is not None and max_edges < 1:
         raise InputError(f"max_edges must be at least 1, got {max_edges}")
-    heads = ("from", "to", "input", "effect", "std.\\ error")
+    quantity = quantity_of(circuit.provenance)
+    heads = ("from", "to", "input", escape(quantity.name), "std.\\ error")
     named = cache(_named)
     rows = [
         (named(row.source, row.source_label), named(row.target, row.target_label), row.input,
-         _number(row.effect), _number(row.stderr, plus=False))
+         _number(row.effect, quantity.signed), _number(row.stderr, plus=False))
         for row in edge_rows(circuit, naming)[:max_edges]
     ]  # fmt: skip
     _write_table("lllrr", heads, rows, path)
@@ -64,10 +66,11 @@ def write_latex_edges(
 
 def write_latex_nodes(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
     """Writes the nodes as a LaTeX table, in the order of the forward pass."""
-    heads = ("node", "kind", "edges in", "edges out", "effect of out-edges")
+    quantity = quantity_of(circuit.provenance)
+    heads = ("node", "kind", "edges in", "edges out", f"{escape(quantity.name)} of out-edges")
     rows = [
         (_named(row.node, row.label), "MLP" if row.kind == "mlp" else row.kind, str(row.edges_in), str(row.edges_out),
-         _number(row.effect_out))
+         _number(row.effect_out, quantity.signed))
         for row in node_rows(circuit, naming)
     ]  # fmt: skip
     _write_table("llrrr", heads, rows, path)

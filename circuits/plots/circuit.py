@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from circuits.circuit import Circuit
 from circuits.plots.figure import Figure
-from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, escaped
+from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, SIZE, escaped
+from circuits.quantity import Quantity, quantity_of
 
 NODE_COLOURS = {"input": "#e8eaed", "head": "#ffffff", "mlp": "#f3e6c4", "logits": "#e8eaed"}
 N_WIDTHS = 8
@@ -17,8 +18,8 @@ Point = tuple[float, float]
 def circuit_figure(circuit: Circuit, title: str | None = None) -> Figure:
     """A circuit as an interactive picture, layers upward.
 
-    Blue, solid edges help (positive score), vermilion, dashed ones hurt; width grows with the score's size. Hovering
-    over an edge or node shows names and numbers.
+    Width grows with the score's size. Where scores have a sign, blue, solid edges are positive ones (of effects: they help) and
+    vermilion, dashed ones negative; see `circuits.quantity`. Hovering over an edge or node shows names and numbers.
 
     Args:
         circuit: any circuit; without scores all edges look alike.
@@ -27,7 +28,7 @@ def circuit_figure(circuit: Circuit, title: str | None = None) -> Figure:
     edges = drawn_edges(circuit)
     places = node_places(circuit, edges)
     figure = Figure()
-    _add_edges(figure, edges, places)
+    _add_edges(figure, edges, places, quantity_of(circuit.provenance))
     _add_nodes(figure, circuit, edges, places)
     rows = sorted({y for _, y in places.values()})
     labels = [next(row_label(node) for node, (_, row) in places.items() if row == y) for y in rows]
@@ -56,12 +57,11 @@ class _Edge:
         self.name, self.source, self.target, self.kind = name, source, target, kind
         self.score, self.stderr = score, stderr
 
-    @property
-    def hover(self) -> str:
+    def hover(self, quantity: Quantity) -> str:
         if self.score is None:
             return escaped(self.name)
         error = f" ± {self.stderr:.2g}" if self.stderr is not None and not math.isnan(self.stderr) else ""
-        return f"{escaped(self.name)}<br>{self.score:+.4g}{error}"
+        return f"{escaped(self.name)}<br>{quantity.number(self.score)}{error}"
 
 
 def drawn_edges(circuit: Circuit) -> list[_Edge]:
@@ -143,14 +143,17 @@ def _curve(start: Point, end: Point) -> list[Point]:
     return points  # type: ignore[return-value]
 
 
-def _add_edges(figure: Figure, edges: Sequence[_Edge], places: dict[str, Point]) -> None:
+def _add_edges(figure: Figure, edges: Sequence[_Edge], places: dict[str, Point], quantity: Quantity) -> None:
     largest = max((abs(edge.score) for edge in edges if edge.score is not None), default=0.0) or 1.0
     groups: dict[tuple[str, int], list[_Edge]] = {}
     for edge in edges:
         size = 1.0 if edge.score is None else math.sqrt(abs(edge.score) / largest)
-        sign = "edge" if edge.score is None else "helps" if edge.score >= 0 else "hurts"
+        sign = quantity.says(edge.score) or "edge"
         groups.setdefault((sign, round(size * (N_WIDTHS - 1))), []).append(edge)
-    styles = {"edge": (NEUTRAL, "solid"), "helps": (POSITIVE, "solid"), "hurts": (NEGATIVE, "dash")}
+    styles = {
+        "edge": (NEUTRAL, "solid"), quantity.name: (SIZE, "solid"), quantity.positive: (POSITIVE, "solid"),
+        quantity.negative: (NEGATIVE, "dash"),
+    }  # fmt: skip
     shown: set[str] = set()
     for (sign, bucket), group in sorted(groups.items(), key=lambda item: item[0][1]):
         colour, dash = styles[sign]
@@ -161,7 +164,7 @@ def _add_edges(figure: Figure, edges: Sequence[_Edge], places: dict[str, Point])
             for x, y in _curve(places[edge.source], places[edge.target]):
                 xs.append(x)
                 ys.append(y)
-                hover.append(edge.hover)
+                hover.append(edge.hover(quantity))
             xs.append(None)
             ys.append(None)
             hover.append(None)

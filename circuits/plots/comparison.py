@@ -92,7 +92,7 @@ def _said(found: Comparison) -> list[str]:
         told.append(f"Scores alone have no faithfulness: {', '.join(alone)}.")
     if circuits and found.faithfulness:
         told.append(f"Faithfulness is undefined, or was not measured: {', '.join(circuits)}.")
-    return [*told, *([found.caution] if found.caution else [])]
+    return [*told, *(line for line in (found.caution, found.on_signs) if line)]
 
 
 def rank_figure(found: Comparison) -> Figure:

@@ -1,6 +1,7 @@
 """Heat maps of node scores: layers × heads, or nodes × positions.
 
-Blue helps, vermilion hurts, white is no effect; the scale is symmetric about 0. Grey cells were not measured.
+Where scores have a sign, blue is positive, vermilion negative and white is 0, and the scale is symmetric about 0; sizes, which
+have none, go from white (0) to green. `circuits.quantity` knows which is which. Grey cells were not measured.
 """
 
 import math
@@ -12,10 +13,10 @@ from circuits.errors import InputError
 from circuits.node_scores import NodeScores
 from circuits.plots.figure import Figure, subplots
 from circuits.plots.labels import colour_bar_title, figure_title, hover, short, windows
-from circuits.plots.page import NEGATIVE, NOT_MEASURED, POSITIVE, escaped
+from circuits.plots.page import NEGATIVE, NOT_MEASURED, POSITIVE, SIZE, escaped
 
 SCALE = [(0.0, NEGATIVE), (0.5, "#ffffff"), (1.0, POSITIVE)]
-SIZES = [(0.0, "#ffffff"), (1.0, POSITIVE)]
+SIZES = [(0.0, "#ffffff"), (1.0, SIZE)]
 PANELS = {
     "heads": "heads",
     "mlp": "MLPs",
@@ -158,7 +159,9 @@ def _position_panel(scores: NodeScores, kind: str, members: Sequence[int], colum
 def _figure(
     scores: NodeScores, panels: Sequence[_Panel], normalised: bool, row_height: int, column_width: int
 ) -> Figure:
-    values = (scores.normalised() if normalised else scores.values).flatten().tolist()
+    shares = scores.normalised() if normalised else scores.values
+    # A size has no sign to turn, whichever of the two runs has more of the metric.
+    values = (shares if scores.signed else shares.abs()).flatten().tolist()
     texts = [escaped(text).replace("\n", "<br>") for text in hover(scores, values, normalised)]
     widths = [max(1.0, min(column_width, 900 / len(panel.columns))) * len(panel.columns) for panel in panels]
     own_rows = any(panel.rows != panels[0].rows for panel in panels)
@@ -186,7 +189,7 @@ def _figure(
     notes = ["grey: not measured"] if any(len(p.cells) < len(p.rows) * len(p.columns) for p in panels) else []
     largest = max(values, key=lambda value: abs(value) if math.isfinite(value) else 0.0)
     end, reached = (f"±{limit:.2g}", f"{largest:+.3g}") if scores.signed else (f"{limit:.2g}", f"{largest:.3g}")
-    notes += [f"colours end at {end}, the largest effect is {reached}"] if abs(largest) > limit else []
+    notes += [f"colours end at {end}, the largest {scores.quantity.name} is {reached}"] if abs(largest) > limit else []
     _set_title(figure, scores, notes, inner, max(120, row_height * max(len(panel.rows) for panel in panels)))
     return figure
 

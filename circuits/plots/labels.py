@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuits.metrics import METRICS
 from circuits.node_scores import NodeScores
 
 WRITTEN = {"coar": "COAR", "atp_star": "AtP*"}
@@ -36,7 +35,7 @@ def figure_title(scores: NodeScores) -> tuple[str, str]:
     title = method + (f" ({direction})" if direction else "")
     if origin.get("task") and origin.get("model"):
         title += f": {_name(origin['task'])} in {_name(origin['model'])}"
-    facts = [f"effect on {str(origin.get('metric', 'the metric')).replace('_', ' ')}"]
+    facts = [scores.quantity.over(str(origin.get("metric") or "the metric"))]
     facts += [f"{origin['ablation']} ablation"] if origin.get("ablation") else []
     facts += [windows(scores)] if windows(scores) else []
     if samples := _option(scores, "samples", 0):
@@ -49,20 +48,20 @@ def figure_title(scores: NodeScores) -> tuple[str, str]:
 def colour_bar_title(scores: NodeScores, normalised: bool) -> str:
     """What the colours measure, with the unit."""
     if normalised:
-        return "effect / (clean − corrupted)"
-    unit = _unit(scores)
-    return f"effect ({unit})" if unit else "effect"
+        return f"{scores.quantity.name} / {'(clean − corrupted)' if scores.signed else '|clean − corrupted|'}"
+    return scores.quantity.label
 
 
 def hover(scores: NodeScores, values: Sequence[float], normalised: bool) -> list[str]:
     """What each score says of itself: name and position, effect, standard error."""
     errors = (scores.normalised_stderr() if normalised else scores.stderr).flatten().tolist()
-    unit = "" if normalised or not _unit(scores) else f" {_unit(scores)}"
+    quantity = scores.quantity
+    unit = "" if normalised or not quantity.unit else f" {quantity.unit}"
     names = [short(name, 120) for name in scores.nodes]
     if scores.positions is not None:
         names = [f"{name} at {place}" for name in names for place in scores.positions]
     return [
-        f"{name}\n{value:+.4g}{'' if error != error else f' ± {error:.2g}'}{unit}"
+        f"{name}\n{quantity.number(value)}{'' if error != error else f' ± {error:.2g}'}{unit}"
         for name, value, error in zip(names, values, errors, strict=True)
     ]
 
@@ -70,11 +69,6 @@ def hover(scores: NodeScores, values: Sequence[float], normalised: bool) -> list
 def _option(scores: NodeScores, name: str, default: Any) -> Any:
     options = scores.provenance.get("options")
     return options.get(name, default) if isinstance(options, Mapping) else default
-
-
-def _unit(scores: NodeScores) -> str:
-    metric = METRICS.get(str(scores.provenance.get("metric")))
-    return metric.unit if metric else ""
 
 
 def _name(value: object) -> str:

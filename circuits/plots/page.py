@@ -15,6 +15,8 @@ from circuits.export.atomic import replacing
 from circuits.plots.figure import CONFIG
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#5f6b7a"
+SIZE = "#009E73"
+"""Of scores without sign: neither of the two above."""
 NOT_MEASURED = "#e4e7eb"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1f26; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; }

@@ -1,7 +1,7 @@
 """The viewer: one HTML file that works offline, with one circuit, or two side by side.
 
-Layers upward; zoom and pan; a slider for the number of edges; colours by sign, by query, key and value, or by what two circuits
-share; hovering tells an edge's score and interval; a click on a node lists its edges and, for a head, shows its attention on an
+Layers upward; zoom and pan; a slider for the number of edges; colours by sign (where scores have one), by query, key and value,
+or by what two circuits share; hovering tells an edge's score and interval; a click on a node lists its edges and, for a head, shows its attention on an
 example. Nothing is fetched, and all names are written as text, so that none of them can do anything.
 """
 
@@ -15,6 +15,7 @@ from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.export.atomic import replacing
 from circuits.plots.circuit import drawn_edges, node_places, row_label
+from circuits.quantity import EFFECT, quantity_of
 
 START = 150
 """Edges that are shown at first."""
@@ -80,6 +81,7 @@ def _data(
             {
                 "name": name,
                 "facts": _facts(circuit),
+                "quantity": _quantity(circuit),
                 "method": str(circuit.provenance.get("method") or "").replace("_", " "),
                 "edges": [
                     [edge.source, edge.target, edge.kind, _short(edge.score), _short(edge.stderr), edge.name, edge.name in both]
@@ -101,10 +103,18 @@ def _facts(circuit: Circuit) -> str:
     """A line on where a circuit comes from."""
     origin = circuit.provenance
     told = [f"{len(circuit)} edges, {len(circuit.nodes)} nodes"]
-    for key, words in (("method", "by {}"), ("metric", "effects on {}"), ("ablation", "{} ablation")):
-        if origin.get(key):
-            told.append(words.format(str(origin[key]).replace("_", " ")))
+    quantity = quantity_of(origin)
+    told += [f"by {str(origin['method']).replace('_', ' ')}"] if origin.get("method") else []
+    if quantity != EFFECT or origin.get("metric"):
+        told.append(quantity.over(str(origin.get("metric") or "the metric")))
+    told += [f"{origin['ablation']} ablation"] if origin.get("ablation") else []
     return ", ".join(told)
+
+
+def _quantity(circuit: Circuit) -> dict[str, Any]:
+    """What the page says of the sign of a score."""
+    quantity = quantity_of(circuit.provenance)
+    return {"name": quantity.name, "signed": quantity.signed, "helps": quantity.positive, "hurts": quantity.negative}
 
 
 def _short(value: float | None) -> float | None:
@@ -119,13 +129,15 @@ def _page(title: str, data: dict[str, Any], n: int) -> str:
     }
     # In a script element only `<` can end it; as \u003c it is the same JSON.
     written = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    names = dict.fromkeys(circuit["quantity"]["name"] for circuit in data["circuits"] if circuit["quantity"]["signed"])
+    sign = f"sign of the {' and '.join(names)}" if names else "nothing: scores without sign"
     shared = '<option value="shared">what both have</option>' if n > 1 else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{parts["viewer.css"]}</style></head>
 <body><header><h1>{escape(title)}</h1>
 <label>strongest <input id="slider" type="range" min="1" value="1"><span id="count"></span></label>
-<label>colour by <select id="colour"><option value="sign">sign of the effect</option>
+<label>colour by <select id="colour"><option value="sign">{escape(sign)}</option>
 <option value="part">query, key, value</option>{shared}</select></label>
 <button id="reset" type="button">fit</button><span id="legend"></span></header>
 <main><aside></aside></main><div id="tip"></div>

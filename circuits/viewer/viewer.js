@@ -2,8 +2,8 @@
 // The data is written by circuits/viewer/__init__.py; all names are shown by textContent, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
-const COLOURS = { helps: "#0072B2", hurts: "#D55E00", none: "#5f6b7a", q: "#0072B2", k: "#E69F00", v: "#009E73", in: "#5f6b7a", shared: "#5f6b7a", own: "#CC79A7" };
-const DASHES = { helps: "", hurts: "7 4", none: "", q: "", k: "7 4", v: "2 3", in: "", shared: "", own: "" };
+const COLOURS = { helps: "#0072B2", hurts: "#D55E00", size: "#009E73", none: "#5f6b7a", q: "#0072B2", k: "#E69F00", v: "#009E73", in: "#5f6b7a", shared: "#5f6b7a", own: "#CC79A7" };
+const DASHES = { helps: "", hurts: "7 4", size: "", none: "", q: "", k: "7 4", v: "2 3", in: "", shared: "", own: "" };
 const ROW = 34, HEIGHT = 20;
 // As wide as the window is high, so that tall circuits are not drawn small.
 const spans = data.nodes.map((node) => Math.abs(node[2]));
@@ -25,18 +25,19 @@ function html(tag, className = "", text = null) {
   if (text !== null) element.textContent = text;
   return element;
 }
-const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toPrecision(3);
-function told(edge, method) {
+const signed = (value, quantity) => (quantity.signed && value >= 0 ? "+" : value < 0 ? "−" : "") + Math.abs(value).toPrecision(3);
+function told(edge, method, quantity = { signed: true }) {
   const by = method ? `\nby ${method}` : "";
   if (edge.score === null) return edge.name + by;
-  let text = `${edge.name}\n${signed(edge.score)}`;
-  if (edge.stderr !== null) text += ` ± ${edge.stderr.toPrecision(2)} (95%: ${signed(edge.score - 1.96 * edge.stderr)} to ${signed(edge.score + 1.96 * edge.stderr)})`;
+  let text = `${edge.name}\n${signed(edge.score, quantity)}`;
+  if (edge.stderr !== null) text += ` ± ${edge.stderr.toPrecision(2)} (95%: ${signed(edge.score - 1.96 * edge.stderr, quantity)} to ${signed(edge.score + 1.96 * edge.stderr, quantity)})`;
   return text + by;
 }
-function kindOf(edge) {
+function kindOf(edge, quantity) {
   if (state.colour === "part") return edge.part;
   if (state.colour === "shared") return edge.shared ? "shared" : "own";
-  return edge.score === null ? "none" : edge.score >= 0 ? "helps" : "hurts";
+  if (edge.score === null) return "none";
+  return !quantity.signed ? "size" : edge.score >= 0 ? "helps" : "hurts";
 }
 function curve(a, b) {
   const y0 = a.y - HEIGHT / 2, y1 = b.y + HEIGHT / 2, rise = (y0 - y1) / 2;
@@ -79,7 +80,7 @@ class Panel {
       edge.width = edge.score === null ? 1.5 : 0.8 + 5 * Math.sqrt(Math.abs(edge.score) / largest);
       edge.strength = edge.score === null ? 0.7 : 0.35 + 0.6 * Math.sqrt(Math.abs(edge.score) / largest);
       edge.path = make("path", { class: "edge", d: curve(nodes.get(edge.source), nodes.get(edge.target)), "stroke-width": edge.width, opacity: edge.strength });
-      edge.path.addEventListener("pointermove", (event) => showTip(event, told(edge, circuit.method)));
+      edge.path.addEventListener("pointermove", (event) => showTip(event, told(edge, circuit.method, circuit.quantity)));
       edge.path.addEventListener("pointerleave", hideTip);
       this.stage.append(edge.path);
     }
@@ -120,7 +121,7 @@ class Panel {
   }
   paint() {
     for (const edge of this.edges) {
-      const kind = kindOf(edge);
+      const kind = kindOf(edge, this.circuit.quantity);
       edge.path.setAttribute("stroke", COLOURS[kind]);
       edge.path.setAttribute("stroke-dasharray", DASHES[kind]);
     }
@@ -183,17 +184,17 @@ function describe() {
   for (const panel of panels) {
     if (panels.length > 1) side.append(html("h3", "", panel.circuit.name));
     const shown = panel.visible();
-    list(side, "incoming", shown.filter((e) => e.target === state.chosen), (e) => e.source);
-    list(side, "outgoing", shown.filter((e) => e.source === state.chosen), (e) => e.target);
+    list(side, "incoming", shown.filter((e) => e.target === state.chosen), (e) => e.source, panel.circuit.quantity);
+    list(side, "outgoing", shown.filter((e) => e.source === state.chosen), (e) => e.target, panel.circuit.quantity);
   }
   if (data.patterns[state.chosen]) pattern(side, state.chosen);
 }
-function list(side, title, edges, other) {
+function list(side, title, edges, other, quantity) {
   side.append(html("h3", "", `${edges.length} ${title}`));
   const table = html("table");
   for (const edge of edges) {
     const row = html("tr");
-    row.append(html("td", "", other(edge) + (edge.part === "in" ? "" : ` (${edge.part})`)), html("td", "number", edge.score === null ? "" : signed(edge.score)), html("td", "number", edge.stderr === null ? "" : `± ${edge.stderr.toPrecision(2)}`));
+    row.append(html("td", "", other(edge) + (edge.part === "in" ? "" : ` (${edge.part})`)), html("td", "number", edge.score === null ? "" : signed(edge.score, quantity)), html("td", "number", edge.stderr === null ? "" : `± ${edge.stderr.toPrecision(2)}`));
     row.addEventListener("click", () => choose(other(edge)));
     table.append(row);
   }
@@ -220,10 +221,19 @@ function pattern(side, head) {
   const last = rows[n - 1].map((weight, j) => [weight, j]).sort((a, b) => b[0] - a[0]).slice(0, 3);
   side.append(html("p", "", `the last token attends to ${last.map(([w, j]) => `“${data.tokens[j]}” ${w.toFixed(2)}`).join(", ")}`));
 }
+function signs() { // an entry for each kind of line and each meaning that it has in one of the panels
+  const found = new Map();
+  for (const panel of panels) {
+    const quantity = panel.circuit.quantity;
+    const there = quantity.signed ? [["helps", quantity.helps], ["hurts", quantity.hurts]] : [["size", `${quantity.name} (no sign)`]];
+    for (const entry of panel.edges.some((edge) => edge.score !== null) ? there : [["none", "no scores"]]) found.set(entry.join(), entry);
+  }
+  return [...found.values()];
+}
 function legend() {
   const kinds = state.colour === "part" ? [["q", "into queries"], ["k", "into keys"], ["v", "into values"], ["in", "into MLPs and logits"]]
     : state.colour === "shared" ? [["shared", "in both"], ["own", "in this one only"]]
-    : [["helps", "helps"], ["hurts", "hurts"]];
+    : signs();
   const place = document.getElementById("legend");
   place.replaceChildren();
   for (const [kind, label] of kinds) {

@@ -98,6 +98,33 @@ def test_two_circuits_stand_side_by_side_with_what_they_share(browser, tmp_path)
     assert browser.execute_script("return window.broken") is None
 
 
+def test_scores_without_sign_are_not_said_to_help_or_hurt(browser, tmp_path):
+    graph = tiny("gpt2").graph
+    effects, other = scored(graph, 30, 1), scored(graph, 40, 2)
+    shares = Circuit(graph, other.mask, other.scores.abs(), None, {"method": "information_flow"})
+
+    def legend_and_colours(**circuits):
+        write_viewer(circuits, tmp_path / "v.html")
+        opened(browser, tmp_path / "v.html")
+        paths = "return [...document.querySelectorAll('.edge')].map(e => [e.getAttribute('stroke'), e.getAttribute('stroke-dasharray')].join())"
+        return browser.execute_script("return document.getElementById('legend').innerText"), set(
+            browser.execute_script(paths)
+        )
+
+    legend, colours = legend_and_colours(shares=shares)
+    assert "share of the reader's input" in legend
+    assert not re.search("helps|hurts", browser.execute_script("return document.body.innerText"))
+    assert colours == {"#009E73,"}
+    told = browser.execute_script("return told(panels[0].edges[0], '', panels[0].circuit.quantity)")
+    assert re.fullmatch(r".+->.+\n[\d.e-]+", told)
+    legend, colours = legend_and_colours(effects=effects)
+    assert re.search("helps.*hurts", legend, re.DOTALL)
+    assert colours == {"#0072B2,", "#D55E00,7 4"}
+    legend, colours = legend_and_colours(effects=effects, shares=shares)
+    assert re.search("helps.*hurts.*share of the reader's input", legend, re.DOTALL)
+    assert colours == {"#0072B2,", "#D55E00,7 4", "#009E73,"}
+
+
 def test_two_thousand_edges_stay_usable(browser, tmp_path):
     graph = Graph(n_layers=30, n_heads=9, n_kv_heads=3, mlps=(True,) * 30)
     write_viewer({"large": scored(graph, 2000)}, tmp_path / "v.html")
