@@ -1,6 +1,7 @@
 """Where the boxes and lines of a drawing go: by Graphviz where pygraphviz is installed, else in plain rows.
 
-Both pictures and TikZ are made of the same positions. Lengths are points, the origin is at the bottom left.
+Both pictures and TikZ are made of the same positions, and in all of them no line passes behind a box that it does not touch
+(`circuits.export.routing`). Lengths are points, the origin is at the bottom left.
 """
 
 from collections.abc import Sequence
@@ -8,13 +9,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from circuits.export.dot import layout_text, points_down
-from circuits.export.drawing import SMALL_FONT, Drawing, LegendLine, text_width
+from circuits.export.dot import FRAME, layout_text, points_down
+from circuits.export.drawing import SMALL_FONT, Drawing, DrawnNode, LegendLine, text_width
+from circuits.export.placing import placed_in_rows
+from circuits.export.routing import Box, Point, Streets
 
-Point = tuple[float, float]
-
-ROW, GAP = 38.0, 10.0
+ROW, GAP = 38.0, 16.0
 """Between rows and between boxes of a row, where Graphviz is not there."""
+CLEAR, APART, HEAD = 3.0, 3.0, 8.5
+"""From a line to a box that it passes, between two lines that pass it, and how far a line is straight before its arrow head."""
+HIDDEN = 0.5
+"""A line of Graphviz's that comes nearer to a box that it passes is led anew."""
 SAMPLE = 26.0
 """Length of a sample line in the legend."""
 LEGEND_ROW = 12.0
@@ -45,8 +50,8 @@ def has_graphviz() -> bool:
 
 def lay_out(drawing: Drawing) -> Layout:
     """Places for everything in a drawing."""
-    nodes, curves = _by_graphviz(drawing) if has_graphviz() and drawing.nodes else _in_rows(drawing)
-    return _framed(drawing, nodes, curves)
+    nodes, given = _by_graphviz(drawing) if has_graphviz() and drawing.nodes else (_in_rows(drawing), None)
+    return _framed(drawing, nodes, _routed(drawing, nodes, given))
 
 
 def _by_graphviz(drawing: Drawing) -> tuple[list[Point], list[tuple[Point, ...]]]:
@@ -72,43 +77,45 @@ def _point(text: str) -> Point:
     return float(x), float(y)
 
 
-def _in_rows(drawing: Drawing) -> tuple[list[Point], list[tuple[Point, ...]]]:
-    """Rows centred above one another, each ordered by where its boxes' neighbours are."""
-    rows, nodes = [list(row) for row in drawing.rows], {node.id: node for node in drawing.nodes}
-    x = {node.id: float(i) for row in rows for i, node in enumerate(row)}
-    neighbours: dict[str, list[str]] = {node: [] for node in nodes}
+def _in_rows(drawing: Drawing) -> list[Point]:
+    """Rows above one another, each box near those that it is wired to."""
+    boxes = {node.id: _box(drawing, node, (0.0, 0.0)) for node in drawing.nodes}
+    neighbours: dict[str, list[str]] = {node: [] for node in boxes}
     for edge in drawing.edges:
         neighbours[edge.source].append(edge.target)
         neighbours[edge.target].append(edge.source)
+    rows = [[node.id for node in row] for row in drawing.rows]
+    x = placed_in_rows(rows, neighbours, {node: box.width for node, box in boxes.items()}, GAP)
+    step = max([ROW, *(box.height + ROW / 2 for box in boxes.values())])
+    y = {node: i * step for i, row in enumerate(rows) for node in row}
+    return [_turned((x[node], y[node]), drawing) for node in boxes]
 
-    def extent(node: str) -> tuple[float, float]:
-        box = nodes[node]
-        return (box.height, box.width) if drawing.rightward else (box.width, box.height)
 
-    for sweep in range(8):
-        for row in rows if sweep % 2 == 0 else reversed(rows):
-            wish = {n.id: sum(x[m] for m in neighbours[n.id]) / max(1, len(neighbours[n.id])) for n in row}
-            row.sort(key=lambda node: wish[node.id])
-            start = -sum(extent(node.id)[0] + GAP for node in row) / 2
-            for node in row:
-                x[node.id] = start + (extent(node.id)[0] + GAP) / 2
-                start += extent(node.id)[0] + GAP
-    step = max([ROW, *(extent(node)[1] + ROW / 2 for node in nodes)])
-    y = {node.id: i * step for i, row in enumerate(rows) for node in row}
-    curves = []
-    for edge in drawing.edges:
-        up = 1.0 if y[edge.source] <= y[edge.target] else -1.0
-        start, end = y[edge.source] + up * extent(edge.source)[1] / 2, y[edge.target] - up * extent(edge.target)[1] / 2
-        bend = (end - start) / 2
-        # A line that passes rows swings out, so as not to lie behind their boxes.
-        swing = 0.25 * (abs(end - start) // step) * step
-        swing *= 1 if x[edge.source] + x[edge.target] >= 0 else -1
-        xs, xt = x[edge.source], x[edge.target]
-        curves.append(((xs, start), (xs + swing, start + bend), (xt + swing, end - bend), (xt, end)))
-    places = [(x[node], y[node]) for node in nodes]
-    if drawing.rightward:
-        return [(b, a) for a, b in places], [tuple((b, a) for a, b in curve) for curve in curves]
-    return places, curves
+def _box(drawing: Drawing, node: DrawnNode, place: Point) -> Box:
+    """A box with its frame, as rows go upward."""
+    frame = 2 * FRAME if node.kind == "group" else 0.0
+    size = _turned((node.width + frame, node.height + frame), drawing)
+    return Box(*_turned(place, drawing), *size)
+
+
+def _turned(point: Point, drawing: Drawing) -> Point:
+    """Axes exchanged where layers go to the right; twice is back again."""
+    return (point[1], point[0]) if drawing.rightward else point
+
+
+def _routed(
+    drawing: Drawing, nodes: Sequence[Point], given: Sequence[tuple[Point, ...]] | None
+) -> list[tuple[Point, ...]]:
+    """Lines past the boxes; of those that are given, only the ones that a box would hide are led anew."""
+    numbers = {node.id: i for i, node in enumerate(drawing.nodes)}
+    lines = [(numbers[edge.source], numbers[edge.target]) for edge in drawing.edges]
+    streets = Streets([_box(drawing, *at) for at in zip(drawing.nodes, nodes, strict=True)], CLEAR, APART)
+    curves = [tuple(_turned(point, drawing) for point in curve) for curve in given or ()]
+    anew = [i for i, line in enumerate(lines) if not curves or streets.hidden(line, curves[i], HIDDEN)]
+    curves = curves or [()] * len(lines)
+    for i, crossings in zip(anew, streets.crossings([lines[i] for i in anew]), strict=True):
+        curves[i] = streets.curve(lines[i], crossings, HEAD)
+    return [tuple(_turned(point, drawing) for point in curve) for curve in curves]
 
 
 def _framed(drawing: Drawing, nodes: Sequence[Point], curves: Sequence[tuple[Point, ...]]) -> Layout:
