@@ -154,7 +154,7 @@ def test_normalised_effects_are_shares_of_the_whole():
     assert cells(figure)["a0.h1"][0] == scores["a0.h1"] / 2
     assert "logits" not in figure.data[0].text[0][0]
     assert "clean − corrupted" in figure.layout.coloraxis.colorbar.title.text
-    with pytest.raises(InputError, match="normalise"):
+    with pytest.raises(InputError, match="not defined"):
         node_heatmap(scores_of(HEADS, corrupted=1.0), normalised=True)
 
 
