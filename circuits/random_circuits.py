@@ -55,7 +55,7 @@ def distinct_rivals(circuit: Circuit, n: int, kind: str = "connected", seed: int
     if n < 0:
         raise InputError(f"the number of random circuits must be at least 0, got {n}")
     generator = torch.Generator().manual_seed(seed)
-    seen, rivals, in_vain, most = {circuit.pruned()}, [], 0, min(n, _most_rivals(circuit, kind))
+    seen, rivals, in_vain, most = {circuit.pruned()}, [], 0, min(float(n), _most_rivals(circuit, kind))
     while len(rivals) < most and in_vain < _DRAWS_IN_VAIN:
         if kind == "same_layers":
             drawn = exchanged_heads(circuit, generator)
@@ -75,13 +75,13 @@ def _most_rivals(circuit: Circuit, kind: str) -> float:
     """How many rivals there can be, where that is plain without drawing any."""
     graph = circuit.graph
     if not 0 < len(circuit) < graph.n_edges:
-        return 0
+        return 0.0
     if kind == "connected" and len(circuit) == 1:  # `input->logits` alone connects the two
-        return 0 if circuit.pruned() == circuit else 1
+        return 0.0 if circuit.pruned() == circuit else 1.0
     if kind == "same_layers":
         edges = circuit.mask.nonzero().tolist()
         heads = [(graph.writer_nodes[w].head, graph.reader_nodes[r].head) for w, r in edges]
-        return 0 if all(pair == (None, None) for pair in heads) else math.inf
+        return 0.0 if all(pair == (None, None) for pair in heads) else math.inf
     return math.inf
 
 
