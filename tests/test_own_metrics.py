@@ -119,8 +119,8 @@ OTHERS = {
         model, pairs, ["input->logits"], metric=metric
     ),
     "acdc": lambda model, pairs, metric: circuits.acdc(model, pairs, 0.5, metric=metric),
-    "faithfulness": lambda model, pairs, metric: circuits.faithfulness(
-        model, pairs, circuits.Circuit.full(model.graph), metric=metric
+    "faithfulness": lambda model, pairs, metric: (
+        circuits.faithfulness(model, pairs, circuits.Circuit.full(model.graph), metric=metric).circuit
     ),
     "circuit_metric": lambda model, pairs, metric: circuits.circuit_metric(
         model, pairs, circuits.Circuit.full(model.graph), metric
