@@ -91,7 +91,7 @@ class NodeScores:
             raise InputError("these scores carry no clean and corrupted metric, so there is nothing to normalise by")
         span = Span.of(self.clean, self.corrupted, origin=self.provenance)
         if span.missing is not None:
-            raise InputError(span.missing)
+            raise InputError(f"there is nothing to normalise by: {span.missing}")
         return span.clean - span.ablated
 
     def interval(

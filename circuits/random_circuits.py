@@ -12,8 +12,6 @@ circuit and from each other, after dead ends are pruned. Of some circuits there 
 `input->logits`, none of the same layers where no head takes part.
 """
 
-import math
-
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -55,7 +53,7 @@ def distinct_rivals(circuit: Circuit, n: int, kind: str = "connected", seed: int
     if n < 0:
         raise InputError(f"the number of random circuits must be at least 0, got {n}")
     generator = torch.Generator().manual_seed(seed)
-    seen, rivals, in_vain, most = {circuit.pruned()}, [], 0, min(float(n), _most_rivals(circuit, kind))
+    seen, rivals, in_vain, most = {circuit.pruned()}, [], 0, _most_rivals(circuit, n, kind)
     while len(rivals) < most and in_vain < _DRAWS_IN_VAIN:
         if kind == "same_layers":
             drawn = exchanged_heads(circuit, generator)
@@ -71,18 +69,17 @@ def distinct_rivals(circuit: Circuit, n: int, kind: str = "connected", seed: int
     return rivals
 
 
-def _most_rivals(circuit: Circuit, kind: str) -> float:
-    """How many rivals there can be, where that is plain without drawing any."""
+def _most_rivals(circuit: Circuit, n: int, kind: str) -> int:
+    """How many of n rivals there can be at most, where that is plain without drawing any."""
     graph = circuit.graph
     if not 0 < len(circuit) < graph.n_edges:
-        return 0.0
+        return 0
     if kind == "connected" and len(circuit) == 1:  # `input->logits` alone connects the two
-        return 0.0 if circuit.pruned() == circuit else 1.0
+        return min(n, int(circuit.pruned() != circuit))
     if kind == "same_layers":
-        edges = circuit.mask.nonzero().tolist()
-        heads = [(graph.writer_nodes[w].head, graph.reader_nodes[r].head) for w, r in edges]
-        return 0.0 if all(pair == (None, None) for pair in heads) else math.inf
-    return math.inf
+        ends = ((graph.writer_nodes[w].head, graph.reader_nodes[r].head) for w, r in circuit.mask.nonzero().tolist())
+        return 0 if all(pair == (None, None) for pair in ends) else n
+    return n
 
 
 def too_few(found: int, asked: int, n_edges: int, kind: str) -> str:

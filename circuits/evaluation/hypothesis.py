@@ -28,7 +28,6 @@ m(M) does even where the complement keeps nothing. The authors' code counts ties
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,7 +40,7 @@ from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.evaluation.completeness import minimality
 from circuits.evaluation.faithfulness import measure_circuits
-from circuits.evaluation.hypothesis_statistics import binomial, equivalence, holm, hsic
+from circuits.evaluation.hypothesis_statistics import binomial, equivalence, holm, hsic, least
 from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -235,11 +234,6 @@ def _judged(made: list[_Raw], level: float) -> tuple[HypothesisTest, ...]:
     return tuple(tests)
 
 
-def _least(condition: Callable[[int], bool]) -> int:
-    """The smallest number from 1 on of which this holds."""
-    return next(n for n in range(1, 10_000_000) if condition(n))
-
-
 def _equivalence(difference: Float[Tensor, " prompt"], epsilon: float, equal: float) -> tuple[float, float, int]:
     """`hypothesis_statistics.equivalence`, and the number of prompts."""
     return (*equivalence(difference, epsilon, equal), len(difference))
@@ -254,7 +248,7 @@ def _equivalence_or_why_not(difference: Float[Tensor, " prompt"], epsilon: float
     if shows(raw.n):
         return raw
     return raw._replace(
-        reason=f"{raw.n} prompts cannot tell them apart at this level; at least {_least(shows)} are needed"
+        reason=f"{raw.n} prompts cannot tell them apart at this level; at least {least(shows)} are needed"
     )
 
 
@@ -308,7 +302,7 @@ def _too_few_rivals(n: int, asked: int, quantile: float, level: float, n_edges: 
     if shows(n):
         return None
     there = too_few(n, asked, n_edges, "connected") if n < asked else f"{n} random circuits were asked for"
-    return f"{there}; at least {_least(shows)} are needed at this level"
+    return f"{there}; at least {least(shows)} are needed at this level"
 
 
 def _above(won: Bool[Tensor, " draw"], quantile: float, few: str | None) -> _Raw:

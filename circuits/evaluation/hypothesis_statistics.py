@@ -5,6 +5,8 @@ the share nearer to ½, so that `equivalence` then rejects less often), `hsic` i
 is simulated in `tests/evaluation/test_hypothesis_levels.py`, on normal, discrete, tied and heavy-tailed data.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -67,3 +69,8 @@ def equivalence(difference: Float[Tensor, " prompt"], epsilon: float, equal: flo
     extreme = (counts / n - 0.5).abs() >= far - 1e-12
     p = float((torch.as_tensor(binom.pmf(counts.numpy(), n, 0.5 + epsilon)) * extreme).sum())
     return above / n, min(1.0, p)
+
+
+def least(condition: Callable[[int], bool]) -> int:
+    """The smallest number from 1 on of which this holds."""
+    return next(n for n in range(1, 10_000_000) if condition(n))
