@@ -48,8 +48,8 @@ def check_values(method: str, options: Mapping[str, Any]) -> None:
         if isinstance(value, float) and not _finite(method, name, value):
             raise InputError(f"{told} must be a finite number, not {value}")
         least, most = LIMITS.get(name, (None, None))
-        number = least is not None and type(value) in (int, float)
-        if number and not least <= value <= (value if most is None else most):
+        number = type(value) in (int, float)
+        if least is not None and number and not least <= value <= (value if most is None else most):
             bounds = f"at least {least}" if most is None else f"from {least} to {most}"
             raise InputError(f"{told} must be {bounds}, not {value}")
         if isinstance(value, str) and name in CHOICES and value not in CHOICES[name]:
