@@ -1,5 +1,6 @@
 """Where prompt pairs come from: a task or a file, by what was typed."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,19 @@ class Source:
     """Where pairs come from: a task, or else a file."""
 
     task: Any
-    path: Path
+    path: Path = Path()
 
-    def __call__(self, model: "Model", n: int | None, seed: int) -> "PromptPairs":
+    def __call__(self, model: "Model", n: int | None, seed: int, one_length: bool = False) -> "PromptPairs":
+        """n pairs (None: 64 of a task, all of a file); with `one_length`, those of the most frequent length only."""
         if self.task is not None:
-            return self.task.pairs(model, n=64 if n is None else n, seed=seed)
+            # A task of another package may know nothing of lengths.
+            return self.task.pairs(
+                model, n=64 if n is None else n, seed=seed, **({"one_length": True} if one_length else {})
+            )
         from circuits.pairs import PromptPairs
 
-        return first_pairs(PromptPairs.from_jsonl(self.path, model), n)
+        pairs = PromptPairs.from_jsonl(self.path, model)
+        return first_pairs(of_one_length(pairs) if one_length else pairs, n)
 
 
 def find_pairs(target: str) -> Source:
@@ -40,3 +46,9 @@ def find_pairs(target: str) -> Source:
 
 def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":
     return pairs if n is None or len(pairs) <= n else pairs[:n]
+
+
+def of_one_length(pairs: "PromptPairs") -> "PromptPairs":
+    """The pairs whose prompts have the most frequent number of tokens; of two equally frequent, the first."""
+    usual = Counter(len(tokens) for tokens in pairs.clean).most_common(1)[0][0]
+    return pairs[[i for i, tokens in enumerate(pairs.clean) if len(tokens) == usual]]

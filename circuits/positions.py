@@ -29,7 +29,8 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
         if len(lengths) > 1:
             raise PairsError(
                 f"positions='each' needs prompts of equal length, and these have {min(lengths)} to {max(lengths)} tokens; "
-                "use positions='roles', or pairs of one length"
+                "use positions='roles', or pairs of one length (of a task: task.pairs(…, one_length=True); on the command "
+                "line: --one-length)"
             )
         return tuple(map(str, range(lengths.pop())))
     if positions == "roles":

@@ -141,7 +141,8 @@ def is_run(directory: Path) -> bool:
         run = read_json(directory / RUN_FILE)
     except (InputError, OSError):
         return False
-    return isinstance(run, dict) and run.get("schema") == SCHEMA and "provenance" in run
+    # By its type too: 1.0 and true are equal to 1, and no schema of ours.
+    return isinstance(run, dict) and repr(run.get("schema")) == repr(SCHEMA) and "provenance" in run
 
 
 def holds_ours(directory: Path) -> bool:

@@ -14,6 +14,7 @@ out, a row of this table at a time, and told.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,16 +204,10 @@ def _redrawn(pairs: PromptPairs, model: Model, other: int) -> PromptPairs:
     Raises:
         InputError: they are from no task, or from one that gives other pairs today.
     """
-    seed = pairs.seed
-    try:
-        if seed is None:
-            raise InputError("no seed")
-        task = find_task(pairs.source)
-        same = task.pairs(model, n=len(pairs), seed=seed).digest() == pairs.digest()
-    except InputError:
-        same = False
-    if seed is None or not same:
-        raise InputError(
-            f"the pairs ({pairs.source}) are not a task's as it draws them, so that no others can be drawn"
-        )
-    return task.pairs(model, n=len(pairs), seed=seed + other)
+    if pairs.seed is not None:
+        for options in ({}, {"one_length": True}):
+            with suppress(InputError):
+                task = find_task(pairs.source)
+                if task.pairs(model, n=len(pairs), seed=pairs.seed, **options).digest() == pairs.digest():
+                    return task.pairs(model, n=len(pairs), seed=pairs.seed + other, **options)
+    raise InputError(f"the pairs ({pairs.source}) are not a task's as it draws them, so that no others can be drawn")

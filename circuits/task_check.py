@@ -22,6 +22,7 @@ from circuits.metrics import Metric, get_metric, targets_of
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.pair import Pair, TokenIds
+from circuits.pair_source import Source
 from circuits.pairs import PairBatch, PromptPairs
 from circuits.plain_torch import plain_methods
 
@@ -127,18 +128,18 @@ class TaskCheck:
 
 
 @on_model
-def check_task(model: Model, task: Any, n: int = 100, seed: int = 0) -> TaskCheck:
+def check_task(model: Model, task: Any, n: int = 100, seed: int = 0, *, one_length: bool = False) -> TaskCheck:
     """`check_pairs` of n pairs of a task, and what the model's tokenizer leaves of its word lists.
 
     Args:
         model: a loaded model.
         task: a `tasks.Task`.
-        n, seed: see its `pairs`.
+        n, seed, one_length: see its `pairs`.
 
     Raises:
         InputError: the task cannot make n pairs for this model.
     """
-    pairs = task.pairs(model, n=n, seed=seed)
+    pairs = Source(task)(model, n, seed, one_length)
     usable = task.usable_words(model)
     lists = {name: _word_list(entries, usable[name]) for name, entries in task.word_lists.items()}
     return check_pairs(model, pairs, word_lists=lists)

@@ -14,9 +14,10 @@ import random
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from itertools import count
+from typing import ClassVar
 
 from circuits.answer_tokens import by_itself, continuation
 from circuits.errors import InputError
@@ -24,7 +25,14 @@ from circuits.pair import TokenIds
 from circuits.pairs import Encoder, Pair, PromptPairs, Roles
 
 Row = tuple[str, ...]
+Lists = Mapping[str, tuple[Row, ...]]
+Prompts = tuple[TokenIds, TokenIds]
 ATTEMPTS = 2000  # candidates for one pair before giving up: enough to find the last free one among some hundreds
+SAMPLED_LENGTHS = 32  # candidates from which the usual length of a task's prompts is taken
+ATTEMPTS_AT_A_LENGTH = 50  # candidates for one pair of that length before the next number has its turn
+FRUITLESS_NUMBERS = (
+    40  # numbers in a row without a pair of that length before giving up: as many candidates as `ATTEMPTS`
+)
 
 
 class UnusableError(Exception):
@@ -146,8 +154,16 @@ class Source(ABC):
         """Token ids as people read them."""
         return model.tokenizer.decode(list(ids))
 
-    def pairs(self, model: Encoder, n: int = 64, seed: int = 0) -> PromptPairs:
+    def pairs(self, model: Encoder, n: int = 64, seed: int = 0, *, one_length: bool = False) -> PromptPairs:
         """n different pairs.
+
+        Args:
+            model: whose tokenizer makes the tokens.
+            n: how many.
+            seed: random seed.
+            one_length: draw prompts of one number of tokens only, the most frequent one in this task; then scores can have
+                an axis of all positions (`positions="each"`). A task that alternates templates alternates the templates
+                of that length.
 
         Raises:
             InputError: n is not positive, the task cannot be put to this model, or there are fewer different pairs.
@@ -158,9 +174,14 @@ class Source(ABC):
             raise InputError(f"task {self.name}: seed is {seed!r}; expected a whole number")
         self.check(model)
         lists = self.usable_words(model)
-        found: dict[tuple[TokenIds, TokenIds], Pair] = {}
-        for index in range(n):
-            pair = self._next(model, lists, seed, index, found)
+        found: dict[Prompts, Pair] = {}
+        drawn = (
+            self._drawn_at_one_length(model, lists, seed, found)
+            if one_length
+            else self._drawn(model, lists, seed, found)
+        )
+        while len(found) < n:
+            pair = next(drawn)
             found[pair.clean, pair.corrupted] = pair
         pairs = PromptPairs.from_pairs(list(found.values()), source=self.label, seed=seed, metric=self.metric)
         pairs.validate_for(model)
@@ -177,31 +198,77 @@ class Source(ABC):
         listed = ", ".join(f"{name}={value}" for name, value in options.items())
         return f"{self.name}({listed})" if options else self.name
 
-    def _next(
+    def _drawn(self, model: Encoder, lists: Lists, seed: int, found: Container[Prompts]) -> Iterator[Pair]:
+        """Pair after pair: for each number the first candidate that is usable and new."""
+        for index in count():
+            reasons: Counter[str] = Counter()
+            pair = self._first(model, lists, seed, index, found, ATTEMPTS, reasons)
+            if pair is None:
+                raise self._exhausted(model, index, ATTEMPTS, reasons)
+            yield pair
+
+    def _drawn_at_one_length(
+        self, model: Encoder, lists: Lists, seed: int, found: Collection[Prompts]
+    ) -> Iterator[Pair]:
+        """Pair after pair of the most frequent length. A number whose template has another length is passed over."""
+        length = self._usual_length(model, lists, seed)
+        fruitless, reasons = 0, Counter[str]()
+        for index in count():
+            pair = self._first(model, lists, seed, index, found, ATTEMPTS_AT_A_LENGTH, reasons, length)
+            if pair is not None:
+                fruitless, reasons = 0, Counter()
+                yield pair
+                continue
+            fruitless += 1
+            if fruitless == FRUITLESS_NUMBERS:
+                raise self._exhausted(model, len(found), FRUITLESS_NUMBERS * ATTEMPTS_AT_A_LENGTH, reasons, length)
+
+    def _usual_length(self, model: Encoder, lists: Lists, seed: int) -> int | None:
+        """The most frequent number of tokens of a clean prompt; None: there are no prompts."""
+        firsts = (
+            self._first(model, lists, seed, index, (), ATTEMPTS_AT_A_LENGTH, Counter())
+            for index in range(SAMPLED_LENGTHS)
+        )
+        lengths = Counter(len(pair.clean) for pair in firsts if pair is not None)
+        return lengths.most_common(1)[0][0] if lengths else None
+
+    def _first(
         self,
         model: Encoder,
-        lists: Mapping[str, tuple[Row, ...]],
+        lists: Lists,
         seed: int,
         index: int,
-        found: Mapping[tuple[TokenIds, TokenIds], Any],
-    ) -> Pair:
-        """Pair number `index`: the first candidate that is usable and new."""
-        reasons: Counter[str] = Counter()
-        for attempt in range(ATTEMPTS):
+        found: Container[Prompts],
+        attempts: int,
+        reasons: Counter[str],
+        length: int | None = None,
+    ) -> Pair | None:
+        """Pair number `index`: the first candidate that is usable, new, and of that length; `reasons` counts why others are not."""
+        for attempt in range(attempts):
             # Text seeds by its SHA-512, the same everywhere. Options stay out, so that they share the clean prompts.
             source = random.Random(f"{self.name} {seed} {index} {attempt}")
             try:
                 pair = self.pair(Draw(index, source, lists, model, self))
-                if (pair.clean, pair.corrupted) in found:
-                    raise UnusableError("there already")
-                return pair
             except UnusableError as reason:
                 reasons[str(reason)] += 1
+                continue
+            if length is not None and len(pair.clean) != length:
+                reasons["another length"] += 1
+            elif (pair.clean, pair.corrupted) in found:
+                reasons["there already"] += 1
+            else:
+                return pair
+        return None
+
+    def _exhausted(
+        self, model: Encoder, n: int, attempts: int, reasons: Counter[str], length: int | None = None
+    ) -> InputError:
         why = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
-        raise InputError(
-            f"task {self.label} gives {index} pairs for the tokenizer of {model.name}, but more were asked for: "
-            f"{ATTEMPTS} further candidates were of no use ({why}). "
-            + (f"Ask for at most {index}" if index else "Use a model with another tokenizer")
+        pairs = "pairs" if length is None else f"pairs of {length} tokens"
+        return InputError(
+            f"task {self.label} gives {n} {pairs} for the tokenizer of {model.name}, but more were asked for: "
+            f"{attempts} further candidates were of no use ({why}). "
+            + (f"Ask for at most {n}" if n else "Use a model with another tokenizer")
         )
 
 

@@ -12,7 +12,7 @@ import transformers
 import circuits
 import tasks
 from circuits import PromptPairs
-from tests.tiny_models import COMMON, GROUPED, random_pairs
+from tests.tiny_models import COMMON, GROUPED
 
 DOCS = Path(__file__).parents[1] / "docs"
 # tasks.md has a test of its own.
@@ -53,28 +53,27 @@ SMALLER = {
 
 @cache
 def model_of_the_pages() -> circuits.Model:
-    """Random, with enough edges for the examples' numbers."""
+    """Random, with enough edges for the examples' numbers, and SmolLM2's tokenizer."""
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(**{**COMMON, **GROUPED, "num_hidden_layers": 5})
-    return circuits.load_model(transformers.LlamaForCausalLM(config).eval())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(zoo.fetch("smollm2-135m"))
+    shape = {**COMMON, **GROUPED, "num_hidden_layers": 5, "vocab_size": len(tokenizer)}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape)).eval()
+    return circuits.load_model(model, tokenizer=tokenizer)
 
 
 @cache
 def pairs_of_the_pages() -> PromptPairs:
-    """Six, with roles."""
-    pairs = random_pairs(n=6, prefix=1)
-    asked = (pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors)
-    return PromptPairs.from_tokens(*map(list, asked), roles=[{"S2": 3, "end": 6}] * len(pairs))
+    """Six, of several lengths, with roles."""
+    pairs = tasks.load("ioi").pairs(model_of_the_pages(), n=6)
+    assert len({len(prompt) for prompt in pairs.clean}) > 1
+    return pairs
 
 
+@pytest.mark.real_model
 @pytest.mark.filterwarnings("default::circuits.errors.AttributionWarning")
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, marks=[pytest.mark.real_model] if page in OWN_MODEL else [])
-        for page, blocks in sorted(PAGES.items())
-        if blocks
-    ],
+    [page for page, blocks in sorted(PAGES.items()) if blocks],
 )
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

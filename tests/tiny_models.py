@@ -97,6 +97,7 @@ def random_native_bridge(name: str, dtype: torch.dtype = torch.float64, seed: in
     config = TransformerBridgeConfig(
         d_model=24, d_head=8, n_layers=3, n_ctx=32, n_heads=3, d_vocab=D_VOCAB, seed=seed, **NATIVE[name]
     )
+    torch.manual_seed(seed)  # the configuration's seeds the weights only, not what is added to them
     bridge = TransformerBridge.boot_native(config).double()
     _enlarge(bridge, 4)
     return bridge.to(dtype)

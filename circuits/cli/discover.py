@@ -16,6 +16,7 @@ from circuits.cli.options import (
     GpusPerWorker,
     NumberOfWorkers,
     On,
+    OneLength,
     Revision,
 )
 from circuits.terminal import console, console_stderr, print_summary, stage
@@ -24,7 +25,7 @@ from circuits.terminal import console, console_stderr, print_summary, stage
 def discover(
     target: of.Target, model: of.Model = DEFAULT_MODEL, method: of.Method = "eap-ig", metric: of.Metric = None,
     ablation: of.Ablation = None, noise_tokens: of.NoiseTokens = None, n: of.N = None, seed: of.Seed = 0,
-    batch_size: BatchSize = None, dtype: of.Dtype = None, device: Device = "auto", device_map: DeviceMap = None,
+    one_length: OneLength = None, batch_size: BatchSize = None, dtype: of.Dtype = None, device: Device = "auto", device_map: DeviceMap = None,
     revision: Revision = None, out: of.Out = None, overwrite: of.Overwrite = False, config: Config = None,
     json: of.Json = False, on: On = None, workers: NumberOfWorkers = None, cpus_per_worker: CpusPerWorker = None,
     gpus_per_worker: GpusPerWorker = 0, threads: of.Threads = None, edges: of.Edges = None,
@@ -69,9 +70,12 @@ def discover(
         if on is not None:
             check_divided(method)
         loaded = load(model, dtype, device, revision, device_map)
-        pairs = source(loaded, n, seed)
+        pairs = source(loaded, n, seed, bool(one_length))
         if n is not None and len(pairs) < n:
-            console_stderr().print(f"{target} has {len(pairs)} pairs, not {n}", soft_wrap=True, highlight=False)
+            of_length = " of one length" if one_length else ""
+            console_stderr().print(
+                f"{target} has {len(pairs)} pairs{of_length}, not {n}", soft_wrap=True, highlight=False
+            )
         with workers_on(on, workers, cpus_per_worker, gpus_per_worker, threads) as who, collected():
             found = run_discovery(
                 loaded, pairs, method=method, metric=metric, ablation=chosen, seed=seed, batch_size=batch_size,

@@ -175,7 +175,7 @@ def _positions(text: str) -> str | list[str] | None:
 
 
 GENERAL = (
-    "target", "model", "method", "metric", "ablation", "noise_tokens", "n", "seed", "batch_size", "dtype", "device",
+    "target", "model", "method", "metric", "ablation", "noise_tokens", "n", "seed", "one_length", "batch_size", "dtype", "device",
     "device_map", "revision", "out", "overwrite", "resume", "config", "json", "on", "workers", "cpus_per_worker",
     "gpus_per_worker", "threads",
 )  # fmt: skip

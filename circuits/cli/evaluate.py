@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from circuits.cli.common import LARGEST_SEED, find_pairs, load, names_in, print_json, print_warnings
-from circuits.cli.options import BatchSize, Config, Device, DeviceMap, RunModel
+from circuits.cli.options import BatchSize, Config, Device, DeviceMap, OneLength, RunModel
 from circuits.errors import InputError
 from circuits.terminal import console, console_stderr, print_rows, stage
 
@@ -26,6 +26,7 @@ def evaluate(
     ] = None,
     n: Annotated[int | None, typer.Option("--n", help="With --pairs: how many. Default: 64 of a task.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of pairs and of all that is drawn.", min=0, max=LARGEST_SEED)] = 1,
+    one_length: OneLength = None,
     ablations: Annotated[str | None, typer.Option(help="For faithfulness, comma separated. Default: all.")] = None,
     random_circuits: Annotated[int, typer.Option(help="Random circuits for faithfulness.", min=0)] = 20,
     batch_size: BatchSize = None,
@@ -73,7 +74,11 @@ def evaluate(
         origin = read.provenance
         name, dtype = model or said(origin, "model"), said(origin, "dtype")
         loaded = load(name, dtype, device, origin.get("revision"), device_map)
-        asked = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded) if source is None else source(loaded, n, seed)
+        asked = (
+            PromptPairs.from_jsonl(run / "pairs.jsonl", loaded)
+            if source is None
+            else source(loaded, n, seed, bool(one_length))
+        )
         told = write(
             evaluate_run(
                 read, loaded, asked, fresh=source is not None, parts=names_in(parts), ablations=names_in(ablations),

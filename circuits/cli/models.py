@@ -1,7 +1,7 @@
 """`circuits models`: models that have a short name."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, no_type_check
 
 import typer
 
@@ -13,6 +13,7 @@ models_app = typer.Typer(help="Models with a short name: list them, fetch them."
 
 
 @models_app.callback()
+@no_type_check  # typer passes a context that is no typer.Context
 def models(context: typer.Context) -> None:
     """List the models that have a short name, and whether they are in the cache."""
     if context.invoked_subcommand is not None:

@@ -14,6 +14,14 @@ DeviceMap = Annotated[
     typer.Option(help="Instead of --device: auto, balanced, sequential … spreads the layers over all devices."),
 ]
 Revision = Annotated[str | None, typer.Option(help="Revision of a Hugging Face model.")]
+OneLength = Annotated[
+    bool | None,
+    typer.Option(
+        "--one-length",
+        help="Only prompts of the most frequent number of tokens, as --positions each needs them.",
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(help="Pairs at a time. Default: by size.", min=1)]
 RunModel = Annotated[str | None, typer.Option(help="The run's model. Default: the name that it gives.")]
 Config = Annotated[

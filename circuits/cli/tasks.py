@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, no_type_check
 import typer
 
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load, print_json
-from circuits.cli.options import Device
+from circuits.cli.options import Device, OneLength
 from circuits.errors import InputError
 from circuits.terminal import console, table
 
@@ -53,6 +53,7 @@ def check(
     ] = DEFAULT_MODEL,
     n: Annotated[int | None, typer.Option(help="Pairs. Default: 100 of a task, all of a file.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the pairs.", min=0, max=LARGEST_SEED)] = 0,
+    one_length: OneLength = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, float64, bfloat16 or float16. Default: float32; a built model's own.")
     ] = None,
@@ -67,9 +68,9 @@ def check(
     from circuits.terminal_tasks import print_check
 
     if source.task is None:
-        found = check_pairs(loaded, source(loaded, n, seed))
+        found = check_pairs(loaded, source(loaded, n, seed, bool(one_length)))
     else:
-        found = check_task(loaded, source.task, 100 if n is None else n, seed)
+        found = check_task(loaded, source.task, 100 if n is None else n, seed, one_length=bool(one_length))
     if json:
         print_json(found.to_dict())
     else:

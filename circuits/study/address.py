@@ -78,8 +78,8 @@ def package_versions() -> str:
 
 def request_key(request: Request) -> str:
     """Tells requests of one study apart by their model and prompts, as they are named."""
-    names = ("model", "revision", "dtype", "device", "device_map", "task", "n", "seed")
-    return digest({name: getattr(request, name) for name in names})
+    names = ("model", "revision", "dtype", "device", "device_map", "task")
+    return digest({name: getattr(request, name) for name in names} | request.pairs_asked)
 
 
 def question_keys(requests: Sequence[Request]) -> list[str]:
@@ -102,12 +102,16 @@ def run_address(request: Request, identity: Identity) -> str:
 
     What is left out counts as what it stands for: to write down the default changes nothing. The dtype is that of the weights.
     """
-    names = ("model", "revision", "device_map", "task", "n", "seed", "method", "batch_size", "threads")
-    asked = {name: getattr(request, name) for name in names} | {
-        "options": _told_options(request),
-        "metric": request.metric or identity.metric,
-        "ablation": request.ablation or METHODS[request.method].ablation,
-    }
+    names = ("model", "revision", "device_map", "task", "method", "batch_size", "threads")
+    asked = (
+        {name: getattr(request, name) for name in names}
+        | request.pairs_asked
+        | {
+            "options": _told_options(request),
+            "metric": request.metric or identity.metric,
+            "ablation": request.ablation or METHODS[request.method].ablation,
+        }
+    )
     return digest({**asked, "is": [identity.model, identity.pairs, identity.versions]})[:32]
 
 

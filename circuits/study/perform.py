@@ -104,7 +104,7 @@ def identify(versions: str, asked: Sequence[tuple[int, Request]]) -> Identified:
         find = cache(find_pairs)  # looking a task up takes longer than making its prompts
         for number, request in asked:
             try:
-                pairs = find(request.task_source)(model, request.n, request.seed)
+                pairs = find(request.task_source)(model, **request.pairs_asked)
                 done.found[number] = identity_of(model, pairs)
             except Exception as problem:
                 done.refused[number] = _reason(problem)
@@ -154,7 +154,7 @@ def perform(workers: Workers | None, task: Task) -> Performed:
 
 
 def _pairs(request: Request, model: Model) -> PromptPairs:
-    return find_pairs(request.task_source)(model, request.n, request.seed)
+    return find_pairs(request.task_source)(model, **request.pairs_asked)
 
 
 def _discovered(task: Task, model: Model, pairs: PromptPairs, workers: Workers | None) -> dict[str, bytes]:
@@ -184,7 +184,7 @@ def _evaluated(request: Request, model: Model, pairs: PromptPairs, files: Mappin
         other = find_pairs(request.task_source)
         if other.task is None:
             raise InputError(f"fresh pairs come from a task, and {request.task} is a file")
-        pairs = other(model, fresh, (FRESH_SEED + request.seed) % 2**63)
+        pairs = other(model, fresh, (FRESH_SEED + request.seed) % 2**63, request.one_length)
     with tempfile.TemporaryDirectory() as directory, collected():
         run = Path(directory) / "run"
         run.mkdir()

@@ -15,7 +15,7 @@ class Request:
 
     Attributes:
         model, revision, dtype, device, device_map: the model, for `circuits.load_model`.
-        task, n: where pairs come from, and how many.
+        task, n, one_length: where pairs come from, how many, and whether they have one number of tokens.
         label: what the study calls the method with these options.
         method, options, metric, ablation, batch_size: for `circuits.discover.discover`.
         seed: of pairs and all that is drawn.
@@ -41,12 +41,19 @@ class Request:
     threads: int
     evaluation: Mapping[str, Any] | None
     base: str = ""
+    one_length: bool = False
 
     @property
     def task_source(self) -> str:
         """The task's name, or where its file is."""
         path = Path(self.base) / self.task
         return str(path) if is_file(path) else self.task
+
+    @property
+    def pairs_asked(self) -> dict[str, Any]:
+        """What of the prompts is asked, other than their task."""
+        length = {"one_length": True} if self.one_length else {}  # left out otherwise, so that addresses stay
+        return {"n": self.n, "seed": self.seed, **length}
 
     @property
     def model_source(self) -> str:

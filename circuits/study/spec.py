@@ -79,7 +79,7 @@ class _Reader:
     def requests(self, given: Mapping[str, Any]) -> tuple[Request, ...]:
         top = self.known(
             given,
-            ("models", "tasks", "n", "seeds", "metrics", "ablations", "methods", "evaluation", "dtype", "device",
+            ("models", "tasks", "n", "one_length", "seeds", "metrics", "ablations", "methods", "evaluation", "dtype", "device",
              "device_map", "revision", "batch_size", "threads", "leave_out"), "",
         )  # fmt: skip
         for needed in ("models", "tasks", "methods"):
@@ -94,7 +94,7 @@ class _Reader:
             "n": self.number(top, "n", 64), "batch_size": self.number(top, "batch_size", None),
             "threads": self.number(top, "threads", 1, MOST_THREADS), "evaluation": self.evaluation(top.get("evaluation"), tasks),
             **{key: self.text(top, key) for key in ("dtype", "revision", "device_map")}, "device": self.text(top, "device") or "auto",
-            "base": str(self.base),
+            "base": str(self.base), "one_length": self.flag(top, "one_length"),
         }  # fmt: skip
         self.check_placement(models, common["dtype"], common["device"], common["device_map"])
         for key, asked in (("metrics", metrics), ("ablations", ablations)):
@@ -192,6 +192,12 @@ class _Reader:
         value = top.get(key)
         if value is not None and not isinstance(value, str):
             raise self.error(key, f"must be text, not {kind_of(value)}")
+        return value
+
+    def flag(self, top: Mapping[str, Any], key: str) -> bool:
+        value = top.get(key, False)
+        if not isinstance(value, bool):
+            raise self.error(key, f"must be true or false, not {kind_of(value)}")
         return value
 
     def check_task(self, task: str) -> None:

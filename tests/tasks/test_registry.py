@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
@@ -132,6 +133,34 @@ class TestDrawing:
         assert len({*pairs.texts, *others.texts}) > 160  # successor has no more than 360 pairs
         assert (pairs.seed, others.seed) == (0, 1)
         assert pairs.source == name
+
+    @pytest.mark.parametrize("name", TEXT)
+    def test_pairs_of_one_length_are_the_most_frequent_length_of_the_task(self, toy: Toys, name: str) -> None:
+        model, task = toy(), tasks.load(name)
+        usual = Counter(len(prompt) for prompt in task.pairs(model, 32, seed=4).clean).most_common()
+        pairs = task.pairs(model, 12, seed=4, one_length=True)
+        lengths = {len(prompt) for prompt in (*pairs.clean, *pairs.corrupted)}
+        assert len(lengths) == 1
+        assert lengths <= {length for length, n in usual if n == usual[0][1]}
+        assert len(set(pairs.texts)) == 12
+        assert pairs[:5] == task.pairs(model, 5, seed=4, one_length=True)
+
+    def test_pairs_of_one_length_are_the_same_where_all_have_it(self, toy: Toys) -> None:
+        assert Opposites().pairs(toy(), 12, one_length=True) == Opposites().pairs(toy(), 12)
+
+    def test_no_more_pairs_of_one_length_than_there_are(self, toy: Toys) -> None:
+        with pytest.raises(InputError, match=r"gives 12 pairs of \d+ tokens .*Ask for at most 12"):
+            Opposites().pairs(toy(), 13, one_length=True)
+
+    def test_templates_of_the_length_alternate_still(self, toy: Toys) -> None:
+        def example(draw: Draw) -> Example:
+            (word, opposite), (other, wrong) = draw.rows("pairs", 2)
+            prompt = ("The opposite of {} is", "So the opposite of {} is", "It was known {} is not")[draw.index % 3]
+            return Example(prompt.format(word), prompt.format(other), (f" {opposite}",), (f" {wrong}",))
+
+        pairs = of(example).pairs(toy(), 10, one_length=True)
+        firsts = [texts[0].split()[0] for texts in pairs.texts if texts[0]]
+        assert firsts == ["So", "It"] * 5
 
     def test_pairs_are_the_same_in_every_process(self, toy: Toys) -> None:
         """Pinned: neither the hash seed, nor the machine, nor a new version changes what a seed means."""

@@ -1,0 +1,138 @@
+"""Every shell command of the README and the documentation runs as it is written, on the task that it names.
+
+The model is a random one of SmolLM2-135M's shape (30 layers of 9 heads) with its tokenizer, but narrow, so that prompts have the
+lengths that they have for a reader. Numbers that only cost time are made smaller, see `SMALLER`.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import circuits
+import tasks
+from circuits import zoo
+
+pytestmark = [pytest.mark.real_model, pytest.mark.xdist_group("documented commands")]
+ROOT = Path(__file__).parents[1]
+PAGES = {str(page.relative_to(ROOT)): page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))}
+NOT_RUN = {
+    "make demo": "what it runs is in the Makefile and takes minutes; its commands are run here one by one, from other pages",
+    "make test": "it would run this test",
+    "make setup": "it installs",
+    ". .venv/bin/activate": "it belongs to a shell",
+    "python docs/path_patching_ioi.py": "three minutes; tests/test_path_patching_example.py runs it on a small model",
+    "circuits models memory meta-llama/Llama-3.1-8B --dtype bfloat16 --tokens 20": "needs the hub",
+    "circuits discover pairs.jsonl --model meta-llama/Llama-3.1-70B --device-map auto --dtype bfloat16": "needs the hub",
+}
+"""Commands that are not run, and why."""
+SMALLER = [
+    (r" --on ray --workers \d", ""),  # tests/test_ray.py runs with Ray
+    (r"(--method acdc --(threshold|edges) [\d.]+)", r"\1 --n 1 --start-layer 28"),
+    (r"--method coar(?! --samples)", "--method coar --samples 310"),
+    (r"--samples (2000|5000)", "--samples 310"),
+    (r"--samples 200 ", "--samples 20 "),
+    (r"--steps 300", "--steps 3"),
+    (r"--refine-top 100", "--refine-top 10"),
+    (r"^circuits study run docs/studies/induction.toml", "circuits study run docs/studies/small.toml"),
+    (r"^(circuits (?:discover|evaluate) .*)--n (?:16|32)", r"\1--n 3"),
+    (r"^(circuits discover (?!.*(--n|--config|pairs\.jsonl|PAIRS\.jsonl)).*)$", r"\1 --n 3"),
+]
+"""What is written otherwise here; each must apply to some command."""
+SMALLER_STUDY = [(', "changed.jsonl", "short.jsonl"', ""), ("seeds = [0, 1]", "seeds = [0]"), ("n = 16", "n = 4"), ("400", "40")]
+PREPARED = """
+circuits discover ioi --n 3 --edges 50 --random-circuits 0 --out runs/ioi
+circuits discover ioi --n 3 --method eap --edges 50 --random-circuits 0 --out runs/ioi-eap
+circuits discover ioi --n 3 --method acdc --edges 50 --start-layer 28 --out runs/ioi-acdc
+circuits discover ioi --n 3 --method coar --samples 310 --out runs/ioi-coar
+"""
+"""Runs that pages take for granted."""
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of a page's shell blocks, one line each, without comments."""
+    blocks = re.findall(r"^```(?:sh|bash|console|shell)\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    bare = [" ".join(re.sub(r"(^|\s)#.*", "", line).split()) for line in lines]
+    return [line for line in bare if line]
+
+
+def smaller(command: str) -> str:
+    for written, instead in SMALLER:
+        command = re.sub(written, instead, command)
+    return command
+
+
+COMMANDS = {name: found for name, page in PAGES.items() if (found := commands(page))}
+ALL = [command for found in COMMANDS.values() for command in found]
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a narrow model of SmolLM2-135M's shape, and its tokenizer."""
+    place = tmp_path_factory.mktemp("model")
+    own = transformers.AutoConfig.from_pretrained(zoo.fetch("smollm2-135m"))
+    torch.manual_seed(0)
+    own.update({"hidden_size": 36, "head_dim": 4, "intermediate_size": 8, "initializer_range": 0.3, "dtype": "float32"})
+    transformers.LlamaForCausalLM(own).save_pretrained(place)
+    transformers.AutoTokenizer.from_pretrained(zoo.fetch("smollm2-135m")).save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def place(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in which the pages' commands can be typed."""
+    place = tmp_path_factory.mktemp("workplace")
+    pairs = tasks.load("ioi").pairs(circuits.load_model(str(small_model)), 6)
+    assert len({len(prompt) for prompt in pairs.clean}) > 1
+    for name in ("pairs.jsonl", "PAIRS.jsonl", "mine.jsonl"):
+        pairs.to_jsonl(place / name)
+    (place / "path/to").mkdir(parents=True)
+    for name in ("path/to/model", "DIR"):
+        (place / name).symlink_to(small_model)
+    shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("*.png", "*.md"))
+    (place / "study.toml").write_text('method = "eap"\nedges = 20\n')
+    (place / "roles.toml").write_text('[labels]\n"m0" = "first MLP"\n')
+    study = (ROOT / "docs/studies/induction.toml").read_text()
+    for written, instead in SMALLER_STUDY:
+        assert written in study
+        study = study.replace(written, instead)
+    (place / "docs/studies/small.toml").write_text(study)
+    return place
+
+
+@pytest.fixture(scope="module")
+def outcomes(small_model: Path, place: Path) -> dict[str, str]:
+    """What was wrong with each command, by command: the runs that pages take for granted, then page after page."""
+    wanted = [command for command in ALL if command not in NOT_RUN]
+    lines = [*PREPARED.strip().splitlines(), *map(smaller, wanted)]
+    asked = {"place": str(place), "model": str(small_model), "lines": lines}
+    # In a process of its own, without the checks of shapes, which would take most of the time.
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.typed_commands"], cwd=ROOT, input=json.dumps(asked), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    problems = json.loads((place / "problems.json").read_text())
+    assert not any(problems[: len(lines) - len(wanted)]), problems
+    return dict(zip(wanted, problems[len(lines) - len(wanted) :], strict=True))
+
+
+@pytest.mark.parametrize("page", COMMANDS)
+def test_the_commands_of_a_page_run(page: str, outcomes: dict[str, str]) -> None:
+    assert {command: outcomes[command] for command in COMMANDS[page] if outcomes.get(command)} == {}
+
+
+@pytest.mark.parametrize("command", NOT_RUN)
+def test_commands_that_are_not_run_are_documented(command: str) -> None:
+    assert command in ALL
+
+
+@pytest.mark.parametrize("written", [written for written, _ in SMALLER])
+def test_what_is_made_smaller_is_documented(written: str) -> None:
+    assert any(re.search(written, command) for command in ALL)
