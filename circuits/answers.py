@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.metrics import METRICS, Targets, targets_of
@@ -25,11 +25,13 @@ class Answers:
         ranks: of the best answer among all tokens, per prompt; 1 = the model's first choice, NaN = not seen.
         right: per prompt, 1 where the best answer is above every distractor, else 0; NaN where there is no distractor.
         d_vocab: how many tokens there are.
+        first: the model's first choice, per prompt; -1 = not seen.
     """
 
     ranks: Float[Tensor, " prompt"]
     right: Float[Tensor, " prompt"]
     d_vocab: int
+    first: Int[Tensor, " prompt"]
 
     @property
     def complete(self) -> bool:
@@ -62,7 +64,7 @@ _WATCHING: ContextVar[tuple[Answers, ...]] = ContextVar("watching", default=())
 def watched(n_pairs: int, d_vocab: int) -> Iterator[Answers]:
     """Collects the answers of so many pairs from clean runs; what was not seen stays NaN."""
     unseen = torch.full((n_pairs,), torch.nan, dtype=torch.float64)
-    answers = Answers(unseen, unseen.clone(), d_vocab)
+    answers = Answers(unseen, unseen.clone(), d_vocab, torch.full((n_pairs,), -1))
     token = _WATCHING.set((*_WATCHING.get(), answers))
     try:
         yield answers
@@ -92,6 +94,7 @@ def saw(batch: PairBatch, logits: Float[Tensor, "batch d_vocab"]) -> None:
     with torch.no_grad():
         wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         targets = targets_of(batch)
+        first = wide.argmax(-1).cpu()
         ranks = _ranks(wide, targets).to("cpu", torch.float64)
         with_distractors = batch.distractors_mask.any(1).cpu()
         right = torch.full(ranks.shape, torch.nan, dtype=torch.float64)
@@ -99,7 +102,7 @@ def saw(batch: PairBatch, logits: Float[Tensor, "batch d_vocab"]) -> None:
             accurate = METRICS["accuracy"](wide, targets).to("cpu", torch.float64)
             right = torch.where(with_distractors, accurate, right)
     for answers in missing:
-        answers.ranks[index], answers.right[index] = ranks, right
+        answers.ranks[index], answers.right[index], answers.first[index] = ranks, right, first
 
 
 def _ranks(logits: Float[Tensor, "batch d_vocab"], targets: Targets) -> Float[Tensor, " batch"]:

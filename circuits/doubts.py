@@ -13,7 +13,9 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from circuits.answer_tokens import spaced, written
+from torch import Tensor
+
+from circuits.answer_tokens import continuation, spaced, written
 from circuits.answers import Answers
 from circuits.errors import PairsWarning
 from circuits.pair import Encoder, Pair, TokenIds
@@ -83,7 +85,7 @@ def about_answers(model: Encoder, pairs: "PromptPairs", answers: Answers) -> lis
         pairs: prompt pairs.
         answers: how well it answers them.
     """
-    said = [*_far_down(model, pairs, answers)]
+    said = [*_far_down(model, pairs, answers), *_without_its_space(model, pairs, answers)]
     if answers.accuracy is not None and answers.accuracy < LOWEST_ACCURACY:
         said.append(
             f"accuracy {answers.accuracy:.2f} is below {LOWEST_ACCURACY}: {model.name} hardly does this, so a circuit of it "
@@ -155,6 +157,27 @@ def _far_down(model: Encoder, pairs: "PromptPairs", answers: Answers) -> Iterato
         yield f"the answer is never among the first {FIRST} tokens ({median}); {hint}"
     else:
         yield f"{_which(far, len(pairs))} the answer is not among the first {FIRST} tokens ({median}); {hint}"
+
+
+def _without_its_space(model: Encoder, pairs: "PromptPairs", answers: Answers) -> Iterator[str]:
+    """That the model's first choice is an answer with the space that is missing, where the answer itself is not far down."""
+    if model.tokenizer is None:
+        return
+    near = ((answers.ranks > 1) & (answers.ranks <= FIRST)).nonzero()[:, 0].tolist()
+    meant = {
+        i: word
+        for i in near
+        if (word := spaced(model, pair := pairs.pair(i))) and _is(model, pair, word, answers.first[i])
+    }
+    if meant:
+        word = Counter(meant.values()).most_common(1)[0][0]
+        yield f"{_which(list(meant), len(pairs))} the model's first choice is the answer with a space before it; did you mean {word!r}?"
+
+
+def _is(model: Encoder, pair: Pair, word: str, token: Tensor) -> bool:
+    """Whether a word that follows the prompt is this token."""
+    text = written(model, pair.clean[: pair.position + 1])
+    return text is not None and continuation(model, text, word) == [int(token)]
 
 
 def _hint(model: Encoder, pair: Pair) -> str | None:

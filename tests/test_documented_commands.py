@@ -34,7 +34,8 @@ NOT_RUN = {
 """Commands that are not run, and why."""
 SMALLER = [
     (r" --on ray --workers \d", ""),  # tests/test_ray.py runs with Ray
-    (r"(--method acdc --(threshold|edges) [\d.]+)", r"\1 --n 1 --start-layer 28"),
+    (r"--method acdc --threshold 0.02", "--method acdc --threshold 1"),
+    (r"(--method acdc --(threshold|edges) [\d.]+)", r"\1 --n 1 --start-layer 29"),
     (r"--method coar(?! --samples)", "--method coar --samples 310"),
     (r"--samples (2000|5000)", "--samples 310"),
     (r"--samples 200 ", "--samples 20 "),
@@ -45,7 +46,12 @@ SMALLER = [
     (r"^(circuits discover (?!.*(--n|--config|pairs\.jsonl|PAIRS\.jsonl)).*)$", r"\1 --n 3"),
 ]
 """What is written otherwise here; each must apply to some command."""
-SMALLER_STUDY = [(', "changed.jsonl", "short.jsonl"', ""), ("seeds = [0, 1]", "seeds = [0]"), ("n = 16", "n = 4"), ("400", "40")]
+SMALLER_STUDY = [
+    (', "changed.jsonl", "short.jsonl"', ""),
+    ("seeds = [0, 1]", "seeds = [0]"),
+    ("n = 16", "n = 4"),
+    ("400", "40"),
+]
 PREPARED = """
 circuits discover ioi --n 3 --edges 50 --random-circuits 0 --out runs/ioi
 circuits discover ioi --n 3 --method eap --edges 50 --random-circuits 0 --out runs/ioi-eap
@@ -115,7 +121,11 @@ def outcomes(small_model: Path, place: Path) -> dict[str, str]:
     asked = {"place": str(place), "model": str(small_model), "lines": lines}
     # In a process of its own, without the checks of shapes, which would take most of the time.
     done = subprocess.run(
-        [sys.executable, "-m", "tests.typed_commands"], cwd=ROOT, input=json.dumps(asked), capture_output=True, text=True
+        [sys.executable, "-m", "tests.typed_commands"],
+        cwd=ROOT,
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     problems = json.loads((place / "problems.json").read_text())

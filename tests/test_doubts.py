@@ -182,8 +182,9 @@ def test_an_empty_circuit_of_one_prompt_gets_no_advice_to_ask_for_more():
     assert any("more edges" in note for note in with_difference.notes)
 
 
-def seen(model, *ranks, right=1.0, d_vocab=1000):
-    return Answers(torch.tensor(ranks).double(), torch.full((len(ranks),), right).double(), d_vocab)
+def seen(model, *ranks, right=1.0, d_vocab=1000, first=0):
+    n = len(ranks)
+    return Answers(torch.tensor(ranks).double(), torch.full((n,), right).double(), d_vocab, torch.full((n,), first))
 
 
 def of_text(model, tmp_path, *lines):
@@ -212,6 +213,19 @@ def test_an_answer_without_its_space_is_guessed(kind, tmp_path):
     assert about_answers(model, mixed, seen(model, 401, 1, 1)) == [], "one hard pair of three, well written"
     (most,) = about_answers(model, mixed, seen(model, 401, 501, 1))
     assert most.endswith("does it follow the prompt as it is written?")
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "legacy", "metaspace-first", "metaspace-always"])
+def test_an_answer_below_itself_with_a_space_is_warned_of(kind, tmp_path):
+    model = Reader(tokenizer(kind))
+    without, good = of_text(model, tmp_path, gift(""), gift("")), of_text(model, tmp_path, gift(), gift())
+    mary = good.answers[0][0]
+    (said,) = about_answers(model, without, seen(model, 1, 57, first=mary))
+    assert said == (
+        "in 1 of 2 pairs (pair 1) the model's first choice is the answer with a space before it; did you mean ' Mary'?"
+    )
+    assert about_answers(model, without, seen(model, 2, 57, first=mary + 1)) == []
+    assert about_answers(model, good, seen(model, 1, 57, first=mary)) == []
 
 
 def test_a_prompt_that_ends_with_a_space_is_seen(tmp_path):

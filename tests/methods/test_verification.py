@@ -270,6 +270,6 @@ def test_heads_that_back_each_other_up_are_not_bounded_below_their_average_effec
         found = verify(model, pairs, scores, below=0.8 * truth, metric=metric, seed=seed)
         assert found.rounds[0].spread >= 0.9 * (both - a - b)
         assert found.bound >= max((average[node] for node in found.unverified if node in average), default=0)
-        wide = verify(model, pairs, scores, below=12 * truth, metric=metric, seed=seed)
-        assert wide.unverified
+        wide = verify(model, pairs, scores, below=1.1 * both, metric=metric, seed=seed)
+        assert {*average} <= {*wide.unverified}
         assert wide.bound >= truth
