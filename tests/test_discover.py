@@ -388,5 +388,5 @@ def test_information_flow_is_on_the_command_line(monkeypatch, pairs_file, tmp_pa
 def test_what_a_method_warns_of_is_a_note_of_the_run(monkeypatch, pairs_file, tmp_path):
     monkeypatch.setattr("circuits.sign_check.SignCheck.verdict", lambda self, scores: "input->m0 has the wrong sign")
     out = tmp_path / "out"
-    assert score(monkeypatch, pairs_file, out, "--method", "eap") == 0
+    assert score(monkeypatch, pairs_file, out, "--method", "eap", "--random-circuits", 0) == 0
     assert json.loads((out / "run.json").read_text())["summary"]["notes"] == ["input->m0 has the wrong sign"]

@@ -11,7 +11,7 @@ import transformers
 
 import circuits
 import tasks
-from circuits import PromptPairs
+from circuits import PromptPairs, zoo
 from tests.tiny_models import COMMON, GROUPED
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -25,8 +25,8 @@ OWN_MODEL = {"index.md"}
 """Pages that load the default model."""
 BEFORE = {
     "acdc.md": """
-from tests.tiny_models import tiny
-small = tiny("llama")
+from tests.tiny_models import random_pairs, tiny
+small, few = tiny("llama"), random_pairs(n=1)
 """,
     "comparison.md": """
 scores = circuits.edge_attribution(model, pairs)
@@ -41,7 +41,7 @@ circuits.export_circuit(found, "ioi.safetensors", "eap-ig-tensors")
 """What the text of a page takes for granted."""
 SMALLER = {
     "index.md": [("n=16", "n=2")],
-    "acdc.md": [("model, pairs,", "small, pairs[:1],"), ("edges=250", "edges=40")],
+    "acdc.md": [("model, pairs,", "small, few,"), ("edges=250", "edges=40")],
     "export.md": [("a23.h3", "a3.h3"), ('"m17", "m18"', '"m1", "m2"')],
     "edge_pruning.md": [("400, seed", "400, steps=20, seed")],
     "evaluation.md": [("n_random=50", "n_random=5"), ("model, pairs,", "model, pairs[:3],")],

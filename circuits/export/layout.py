@@ -1,4 +1,4 @@
-"""Where the boxes and lines of a drawing go: by Graphviz where pygraphviz is installed, else in plain rows.
+"""Where the boxes and lines of a drawing go: by Graphviz where pygraphviz is installed, else (and for very many lines) in plain rows.
 
 Both pictures and TikZ are made of the same positions, and in all of them no line passes behind a box that it does not touch
 (`circuits.export.routing`). Lengths are points, the origin is at the bottom left.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from circuits.export.dot import FRAME, layout_text, points_down
+from circuits.export.dot import FRAME, STRAIGHT, layout_text, points_down
 from circuits.export.drawing import SMALL_FONT, Drawing, DrawnNode, LegendLine, text_width
 from circuits.export.placing import placed_in_rows
 from circuits.export.routing import Box, Point, Streets
@@ -50,7 +50,9 @@ def has_graphviz() -> bool:
 
 def lay_out(drawing: Drawing) -> Layout:
     """Places for everything in a drawing."""
-    nodes, given = _by_graphviz(drawing) if has_graphviz() and drawing.nodes else (_in_rows(drawing), None)
+    # Graphviz's boxes leave no room to lead thousands of lines past them, and it draws those straight.
+    by_graphviz = has_graphviz() and drawing.nodes and len(drawing.edges) <= STRAIGHT
+    nodes, given = _by_graphviz(drawing) if by_graphviz else (_in_rows(drawing), None)
     return _framed(drawing, nodes, _routed(drawing, nodes, given))
 
 
