@@ -34,7 +34,7 @@ NOT_RUN = {
 """Commands that are not run, and why."""
 SMALLER = [
     (r" --on ray --workers \d", ""),  # tests/test_ray.py runs with Ray
-    (r"--method acdc --threshold 0.02", "--method acdc --threshold 0.3"),
+    (r"--method acdc --threshold 0.02", "--method acdc --threshold 0.05"),
     (r"(--method acdc --(threshold|edges) [\d.]+)", r"\1 --n 3 --start-layer 29"),
     (r"--method coar(?! --samples)", "--method coar --samples 310"),
     (r"--samples (2000|5000)", "--samples 310"),
@@ -45,7 +45,7 @@ SMALLER = [
     (r"^circuits evaluate runs/ioi --pairs ioi --n 32", r"\g<0> --parts completeness,scores,recovery"),
     (r"^circuits evaluate ", r"\g<0>--random-circuits 2 "),
     (r"--senders heads --n 4", "--senders heads --n 1"),
-    (r"^(circuits (?:discover|evaluate) .*)--n (?:16|32)", r"\1--n 3"),
+    (r"^(circuits (?:discover|evaluate) .*)--n (?:8|16|32)", r"\1--n 3"),
     (r"^(circuits discover (?!.*(--n|--config|pairs\.jsonl|PAIRS\.jsonl)).*)$", r"\1 --n 3"),
 ]
 """What is written otherwise here; each must apply to some command."""

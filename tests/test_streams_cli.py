@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 
 import pytest
@@ -22,11 +22,17 @@ FULL = Path("/dev/full")
 def streams(monkeypatch):
     """Gives the process other streams: `streams(out=…, err=…)`."""
 
+    opened = []
+
     def become(**given):
         for name, stream in given.items():
+            opened.append(stream)
             monkeypatch.setattr(f"sys.std{name}", stream)
 
-    return become
+    yield become
+    for stream in opened:
+        with suppress(OSError, AttributeError):  # a full one has something left; None is none
+            stream.close()
 
 
 def nobody_reads():
@@ -45,7 +51,7 @@ def test_any_encoding(encoding, given, streams):
     text = out.buffer.getvalue().decode(encoding)
     assert err.buffer.getvalue() == b""
     assert "\\x" not in text
-    assert "mech-circuits" in text or "circuits" in text.lower()
+    assert ("docstring" if given == ("tasks",) else "circuits") in text.lower()
     if given == ("tasks",):
         assert ("García" if encoding in ("latin-1", "cp1252", "utf-16-le", "utf-8") else "Garcia") in text
 
@@ -90,6 +96,7 @@ def test_a_full_disk_is_one_line(given, streams):
     err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     streams(out=FULL.open("w"), err=err)
     command(*given, code=2)
+    err.flush()
     assert err.buffer.getvalue() == b"circuits: cannot write to standard output: No space left on device\n"
     streams(err=FULL.open("w"))
     command("report", "nothing", code=2)

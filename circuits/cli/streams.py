@@ -52,15 +52,19 @@ def lasting_streams() -> Iterator[None]:
     """
     _fill_handles()
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_lasting(name, stream) for name, stream in zip(("output", "error"), before, strict=True))
-    try:
-        yield
-        sys.stdout.flush()
-    finally:
-        with suppress(InputError):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        sys.stdout, sys.stderr = (
+            nowhere if stream is None else _lasting(name, stream)
+            for name, stream in zip(("output", "error"), before, strict=True)
+        )
+        try:
+            yield
             sys.stdout.flush()
-            sys.stderr.flush()
-        sys.stdout, sys.stderr = before
+        finally:
+            with suppress(InputError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            sys.stdout, sys.stderr = before
 
 
 def _fill_handles() -> None:
@@ -73,8 +77,6 @@ def _fill_handles() -> None:
 
 
 def _lasting(name: str, stream: Any) -> Any:
-    if stream is None:
-        return open(os.devnull, "w", encoding="utf-8")
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=ERRORS)
     return _Stream(name, stream)
