@@ -9,10 +9,11 @@ import sys
 import warnings
 from contextlib import chdir, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from circuits import InputError
+from circuits import InputError, durable
 from circuits.durable import make_directory, sync_tree, synced_later
 from circuits.errors import DamageWarning
 from circuits.export.atomic import replacing
@@ -251,3 +252,8 @@ def test_an_emptied_manifest_is_written_again_by_resume_alone(tmp_path):
     (tmp_path / "s" / MANIFEST_FILE).write_bytes(b"")
     with pytest.raises(InputError, match="delete this one file"):
         Pieces(tmp_path / "s", {"schema": 1})
+
+
+def test_directories_are_not_synced_where_they_cannot_be_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(durable, "os", SimpleNamespace(name="nt"))  # as on Windows
+    durable.sync_directory(tmp_path / "nothing")

@@ -236,10 +236,3 @@ def test_the_damaged_copy_stays_until_the_new_one_is_ready(final: Path) -> None:
     with pytest.warns(UserWarning, match="damaged"), pytest.raises(RuntimeError, match="no network"):
         ensure(final, failing)
     assert left_in(final) == ["b.json", "provenance.json"]
-
-
-def test_directories_are_not_synced_where_they_cannot_be_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store.os, "name", "nt")
-    store._sync_directory(tmp_path / "nothing")
