@@ -25,7 +25,7 @@ def connected(graph, n):
 @pytest.mark.parametrize("n", range(1, SMALL.n_edges + 1))
 def test_rivals_in_a_small_graph_are_other_connected_circuits_and_all_of_them_where_all_can_be_drawn(n):
     every = connected(SMALL, n)
-    for circuit in list(every)[:3]:
+    for circuit in list(every)[:2]:
         rivals = distinct_rivals(circuit, 100)
         assert circuit not in rivals
         assert len(set(rivals)) == len(rivals)
