@@ -176,12 +176,8 @@ def _prompt(record: dict[str, Any], key: str, model: Encoder | None, where: str)
     """A prompt's ids, and its text where known."""
     value, text_key = record[key], f"{key}_text"
     if isinstance(value, str):
-        if text_key in record:
-            raise PairsError(
-                f"{where}: {key} is text and there is {text_key!r} too; {text_key!r} goes with ids, leave it out"
-            )
-        text = as_text(value, key, where)
-        return tuple(_need_tokenizer(model, key, where).encode(text)), text
+        ids = tuple(_need_tokenizer(model, key, where).encode(as_text(value, key, where)))
+        return ids, as_text(record.get(text_key, value), text_key, where)
     if not isinstance(value, list):
         raise PairsError(
             f"{where}: {key} is {show(value)} ({type(value).__name__}); expected text or a list of token ids"

@@ -41,6 +41,20 @@ def test_a_run_on_prompts_with_line_separators_is_reported(raw, tmp_path):
         assert "two &lt;b&gt;" in page
 
 
+@pytest.mark.real_model
+def test_a_prompt_given_as_text_may_have_another_text_for_display(smollm2, tmp_path):
+    line = {
+        "clean": "The keys near the door",
+        "corrupted": "The key near the door",
+        "answers": [" are"],
+        "distractors": [" is"],
+    }
+    (tmp_path / "p.jsonl").write_text(json.dumps({**line, "clean_text": f"The keys{ENDS}"}) + "\n")
+    pairs = PromptPairs.from_jsonl(tmp_path / "p.jsonl", smollm2)
+    assert pairs.texts[0] == (f"The keys{ENDS}", "The key near the door")
+    assert list(pairs.clean[0]) == smollm2.encode("The keys near the door")
+
+
 def test_lines_of_toml_end_at_line_feeds_so_that_none_hides_its_dots():
     key = '"\u2028"' + ".a" * (MOST_DOTS // 2 + 1)
     with pytest.raises(InputError, match="line 1 has more than"):
