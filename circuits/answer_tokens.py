@@ -54,11 +54,34 @@ def written(model: Encoder, tokens: Sequence[int]) -> str | None:
 
 def spaced(model: Encoder, pair: Pair) -> str | None:
     """The pair's first answer with a space before it, where it has none and would be another single token."""
+    return _spaced(model, pair, pair.answers[0])
+
+
+def spaced_distractor(model: Encoder, pair: Pair) -> str | None:
+    """A distractor with a space before it, where the answer has one and the distractor, a word, would be another single token."""
+    bare = [distractor for distractor in pair.distractors if not _is_marked(model, distractor)]
+    if not bare or spaced(model, pair) is not None or not _has_space(model, pair, pair.answers[0]):
+        return None
+    words = (_spaced(model, pair, distractor) for distractor in bare)
+    return next((word for word in words if word is not None and len(word) > 2 and word.strip().isalpha()), None)
+
+
+def _is_marked(model: Encoder, token: int) -> bool:
+    """Whether a tokenizer's own name of a token begins with its mark for a space."""
+    return str(model.tokenizer.convert_ids_to_tokens(token)).startswith(("Ġ", "▁"))
+
+
+def _has_space(model: Encoder, pair: Pair, answer: int) -> bool:
+    prompt = pair.clean[: pair.position + 1]
+    text, whole = written(model, prompt), _decoded(model, (*prompt, answer))
+    return text is not None and whole.startswith(text) and whole[len(text) :][:1].isspace()
+
+
+def _spaced(model: Encoder, pair: Pair, answer: int) -> str | None:
     prompt = pair.clean[: pair.position + 1]
     text = written(model, prompt)
     if text is None:
         return None
-    answer = pair.answers[0]
     whole = _decoded(model, (*prompt, answer))
     word = whole[len(text) :] if whole.startswith(text) else ""
     if not word or word[0].isspace() or text[-1].isspace():

@@ -7,7 +7,7 @@ padded. None of it is an error (a circuit can be computed), and every number com
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from circuits.answer_tokens import continuation, spaced, written
+from circuits.answer_tokens import continuation, spaced, spaced_distractor, written
 from circuits.answers import Answers
 from circuits.errors import PairsWarning
 from circuits.pair import Encoder, Pair, TokenIds
@@ -85,7 +85,7 @@ def about_answers(model: Encoder, pairs: "PromptPairs", answers: Answers) -> lis
         pairs: prompt pairs.
         answers: how well it answers them.
     """
-    said = [*_far_down(model, pairs, answers), *_without_its_space(model, pairs, answers)]
+    said = [*_far_down(model, pairs, answers), *_without_its_space(model, pairs, answers), *_mixed_spaces(model, pairs)]
     if answers.accuracy is not None and answers.accuracy < LOWEST_ACCURACY:
         said.append(
             f"accuracy {answers.accuracy:.2f} is below {LOWEST_ACCURACY}: {model.name} hardly does this, so a circuit of it "
@@ -99,25 +99,37 @@ def padded(model: Encoder, pairs: "PromptPairs") -> tuple[list[int], str]:
 
     A token that is nothing but padding is padding wherever it stands. One that also begins, ends or separates texts (GPT-2 pads
     with its one special token) is padding where it fills an end of the prompt: at the beginning, but for the first one if all
-    prompts begin so; at the end, if there are several, or if the logits are read there.
+    prompts begin so; at the end, if there are several, or if the logits are read there. So is a token that ends texts where the
+    tokenizer pads with another one, or with none, if there are several.
     """
     tokenizer = model.tokenizer
-    found_id = getattr(tokenizer, "pad_token_id", None)
-    if found_id is None:
-        return [], ""
-    pad = int(found_id)
-    others = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk")]
-    all_begin = all(prompt[0] == pad for prompt in (*pairs.clean, *pairs.corrupted))
+    pad, eos, *others = (getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos", "bos", "unk"))
+    if pad is not None:
+        alone = pad not in (eos, *others)
+        found = _with_padding(pairs, lambda text, position: alone or _fills_an_end(text, int(pad), position), int(pad))
+        if found:
+            return found, repr(str(tokenizer.pad_token))
+    if eos is not None and eos != pad and not isinstance(eos, list):
+        found = _with_padding(pairs, lambda text, _: _is_repeated_at_an_end(text, int(eos)), int(eos))
+        if found:
+            return found, repr(str(tokenizer.eos_token))
+    return [], ""
+
+
+def _with_padding(pairs: "PromptPairs", pads: Callable[[TokenIds, int], bool], token: int) -> list[int]:
+    """Numbers of the pairs in which this token pads a prompt, as `pads` says of its tokens (without the first, where all begin with
+    the token) and the position of its answer."""
+    all_begin = all(prompt[0] == token for prompt in (*pairs.clean, *pairs.corrupted))
 
     def has_padding(pair: Pair) -> bool:
-        for prompt in (pair.clean, pair.corrupted):
-            text = prompt[1:] if all_begin else prompt
-            if pad in text and (pad not in others or _fills_an_end(text, pad, pair.position - all_begin)):
-                return True
-        return False
+        texts = [prompt[1:] if all_begin else prompt for prompt in (pair.clean, pair.corrupted)]
+        return any(token in text and pads(text, pair.position - all_begin) for text in texts)
 
-    found = [i for i, pair in enumerate(pairs) if has_padding(pair)]
-    return found, repr(str(tokenizer.pad_token)) if found else ""
+    return [i for i, pair in enumerate(pairs) if has_padding(pair)]
+
+
+def _is_repeated_at_an_end(text: TokenIds, token: int) -> bool:
+    return text[:2] == (token,) * 2 or text[-2:] == (token,) * 2
 
 
 def _fills_an_end(text: TokenIds, pad: int, position: int) -> bool:
@@ -172,6 +184,16 @@ def _without_its_space(model: Encoder, pairs: "PromptPairs", answers: Answers) -
     if meant:
         word = Counter(meant.values()).most_common(1)[0][0]
         yield f"{_which(list(meant), len(pairs))} the model's first choice is the answer with a space before it; did you mean {word!r}?"
+
+
+def _mixed_spaces(model: Encoder, pairs: "PromptPairs") -> Iterator[str]:
+    """That distractors lack the space that their answers have."""
+    if model.tokenizer is None:
+        return
+    meant = {i: word for i, pair in enumerate(pairs) if (word := spaced_distractor(model, pair))}
+    if meant:
+        word = Counter(meant.values()).most_common(1)[0][0]
+        yield f"{_which(list(meant), len(pairs))} the answer begins with a space and a distractor does not; did you mean {word!r}?"
 
 
 def _is(model: Encoder, pair: Pair, word: str, token: Tensor) -> bool:

@@ -52,8 +52,7 @@ def values_of_own(name: str, function: Callable[..., Any], logits: Tensor, targe
         targets: with the numbers of the pairs, `index`, if they are known.
 
     Raises:
-        InputError: it raises an error, changes the logits, or gives something else than one finite or infinite number per
-            prompt, with a gradient where the logits have one. Its gradient is looked at, too.
+        InputError: it raises an error, changes the logits, or gives something else than one finite number per prompt, with a gradient where the logits have one. Its gradient is looked at, too.
     """
     given = logits
     if logits.requires_grad:
@@ -80,6 +79,9 @@ def values_of_own(name: str, function: Callable[..., Any], logits: Tensor, targe
 def _checked(name: str, values: Any, logits: Tensor, targets: Any) -> Tensor:
     if not isinstance(values, Tensor):
         raise InputError(f"metric {name} gave a {type(values).__module__}.{type(values).__name__}; {EXPECTED}")
+    if values.layout is not torch.strided or values.is_nested or values.is_meta:
+        kind = "meta" if values.is_meta else "nested" if values.is_nested else "sparse"
+        raise InputError(f"metric {name} gave a {kind} tensor; {EXPECTED}")
     _check_shape(name, values, logits)
     if not values.is_floating_point():
         raise InputError(f"metric {name} gave {values.dtype} numbers; {EXPECTED} (add .to(logits.dtype))")
@@ -91,8 +93,28 @@ def _checked(name: str, values: Any, logits: Tensor, targets: Any) -> Tensor:
             f"metric {name} gave values without a gradient (a detach(), item(), numpy() or a comparison is in the way), and this "
             f"method needs one; {EXPECTED}, or use a method without gradients, such as activation_patching or coar"
         )
+    elif logits.numel() and not _depends(values, logits):
+        raise InputError(
+            f"metric {name} gave values that do not depend on the logits, as far as their gradient tells (they were made anew, with "
+            f"torch.tensor(…), say), and this method needs a gradient; {EXPECTED}, or use a method without gradients, such as "
+            "activation_patching or coar"
+        )
     _check_numbers(name, values, targets)
+    _check_finite(name, values, targets)
     return values
+
+
+def _depends(values: Tensor, logits: Tensor) -> bool:
+    """Whether values were computed from these logits in a way that gradients can follow."""
+    wanted, seen, todo = logits.grad_fn, set(), [values.grad_fn]
+    while todo:
+        step = todo.pop()
+        if step is wanted:
+            return True
+        if step is not None and step not in seen:
+            seen.add(step)
+            todo += [before for before, _ in step.next_functions]
+    return False
 
 
 def check_known(name: str, values: Tensor, targets: Any) -> None:
@@ -109,6 +131,14 @@ def _check_shape(name: str, values: Tensor, logits: Tensor) -> None:
         raise InputError(
             f"metric {name} gave shape {tuple(values.shape)} for {len(logits)} prompts; it must give one number per "
             "prompt (no mean over the batch)"
+        )
+
+
+def _check_finite(name: str, values: Tensor, targets: Any) -> None:
+    if bool((wrong := values.detach().isinf()).any()):
+        raise InputError(
+            f"metric {name} is infinite for {_pair(wrong, targets)} (as the log of 0 is), so that differences of it are not numbers; it "
+            "must be a finite number for every prompt"
         )
 
 

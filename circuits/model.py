@@ -7,6 +7,8 @@ user already has.
 
 import copy
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -218,7 +220,8 @@ def load_model(
     elif isinstance(model, str | Path):
         name = str(model)
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
-        bridge, found = _from_files(name, wanted_dtype or torch.float32, wanted_device, device_map, options)
+        with _refusing(name):
+            bridge, found = _from_files(name, wanted_dtype or torch.float32, wanted_device, device_map, options)
         tokenizer = tokenizer or found
     else:
         raise InputError(
@@ -228,9 +231,10 @@ def load_model(
         if not allow_hooks:
             refuse_hooks(here.foreign_hooks, name)
         check_weights_usable(here.modules, name)
-        architecture = describe(bridge)
-        with inference_state(bridge):
-            report = check(bridge, architecture, name)
+        with _refusing(name) if isinstance(model, str | Path) else nullcontext():
+            architecture = describe(bridge)
+            with inference_state(bridge):
+                report = check(bridge, architecture, name)
     by_name = isinstance(model, str | Path) and own_tokenizer is None and isinstance(device_map, str | None)
     origin = None
     if by_name:
@@ -295,10 +299,6 @@ def _load_files(
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options, **placed
             )
-    except InputError:
-        raise
-    except Exception as problem:  # whatever a library meets in a directory that somebody else may have written
-        raise ModelError(_not_loaded(name, problem)) from problem
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -331,6 +331,17 @@ def _fetched(name: str) -> str:
         return str(zoo.fetch(name, progress, full=True))
 
 
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Whatever a library meets in files that somebody else may have written is a `ModelError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as problem:
+        raise ModelError(_not_loaded(name, problem)) from problem
+
+
 def _not_loaded(name: str, problem: Exception) -> str:
     from difflib import get_close_matches
 
@@ -347,8 +358,17 @@ def _bridge_around_copy(model: nn.Module) -> TransformerBridge:
     """A bridge around a copy of the module tree; the weights themselves are shared."""
     check_weights_usable(model.modules(), getattr(model, "name_or_path", "") or type(model).__name__)
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    twin = copy.deepcopy(model, dict(shared))
-    return _build(twin, getattr(model, "name_or_path", "") or type(model).__name__)
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    try:
+        twin = copy.deepcopy(model, dict(shared))
+    except RuntimeError as problem:
+        if lacks_memory(problem):
+            raise
+        raise ModelError(
+            f"{name} cannot be copied: {str(problem).strip().partition(chr(10))[0]} (a module computes its weights anew in every pass; "
+            "of torch.nn.utils.prune, call prune.remove first)"
+        ) from problem
+    return _build(twin, name)
 
 
 def _build(hf_model: Any, name: str) -> TransformerBridge:

@@ -31,10 +31,14 @@ from circuits.model_files import (
 )
 from circuits.untrusted import shown
 
-MOST_LAYERS, LARGEST_SIZE, LARGEST_VOCABULARY = 1000, 2**20, 2**26
-"""What a configuration may state: about eight times the largest in use."""
+MOST_LAYERS, LARGEST_SIZE, LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_LABELS = 1000, 2**20, 2**26, 2**26, 2**16
+"""What a configuration may state: about eight times the largest in use (three times, of labels)."""
 LAYERS = re.compile(r"layers?$|layers?_|^depth$|_depth$|blocks?$|cycles$|stages$|attention_types")
 VOCABULARY = re.compile(r"vocab")
+CONTEXT = re.compile(
+    r"^(max_)?seq(uence)?_len(gth)?$|^max_position_embeddings$|^n_positions$|^n_ctx$|^(max_)?context_length$"
+)
+LABELS = re.compile(r"^num_labels$|^n_labels$")
 COUNTS = re.compile(
     r"head|expert|group|label|hidden|embd|embed|dim|size|width|inner|intermediate|d_model|d_ff|dff|ffn|channel|rank|classes"
     r"|codebook|bucket|extra_ids|layer|^n_|^num_"
@@ -64,7 +68,8 @@ def check_config(config: dict[str, Any], name: str) -> None:
         name: of the file, for errors.
 
     Raises:
-        ModelError: a number of layers above 1,000, of a vocabulary's tokens above 67 million, or another count above a million.
+        ModelError: a number of layers above 1,000, of labels above 65,536, of a vocabulary's or a context's tokens above 67 million,
+            or another count above a million.
     """
     for key, value in _numbers(config):
         largest = _largest(key.rpartition(".")[2].lower())
@@ -90,6 +95,10 @@ def _largest(name: str) -> int | None:
         return MOST_LAYERS
     if VOCABULARY.search(name):
         return LARGEST_VOCABULARY
+    if CONTEXT.search(name):
+        return LONGEST_CONTEXT
+    if LABELS.search(name):
+        return MOST_LABELS
     return LARGEST_SIZE if COUNTS.search(name) and not NO_COUNTS.search(name) else None
 
 

@@ -228,6 +228,36 @@ def test_an_answer_below_itself_with_a_space_is_warned_of(kind, tmp_path):
     assert about_answers(model, good, seen(model, 1, 57, first=mary)) == []
 
 
+@pytest.mark.parametrize("kind", ["byte-level", "legacy", "metaspace-first", "metaspace-always"])
+def test_a_distractor_without_the_space_of_its_answer_is_warned_of(kind, tmp_path):
+    model = Reader(tokenizer(kind))
+    line = gift() | {"distractors": ["John"]}
+    (said,) = about_answers(model, of_text(model, tmp_path, gift(), line), seen(model, 1, 1))
+    assert said == (
+        "in 1 of 2 pairs (pair 1) the answer begins with a space and a distractor does not; did you mean ' John'?"
+    )
+
+
+@pytest.mark.parametrize("pad", ["<pad>", None])
+def test_several_ends_of_text_are_padding_whatever_the_tokenizer_pads_with(pad):
+    model = Reader(tokenizer("byte-level"))
+    model.tokenizer.pad_token, model.tokenizer.eos_token, model.tokenizer.bos_token = pad, "</s>", "<s>"
+    end = model.tokenizer.eos_token_id
+
+    def found(*prompts, position=None):
+        length = len(prompts[0])
+        places = [length - 1 if position is None else position] * len(prompts)
+        return padded(
+            model, PromptPairs.from_tokens(list(prompts), list(prompts), [9] * len(prompts), positions=places)
+        )
+
+    assert found([end, end, 8, 9], [5, 6, 7, 8]) == ([0], "'</s>'")
+    assert found([8, 9, end, end], position=1) == ([0], "'</s>'")
+    assert found([end, 7, 8, 9], [end, 8, 8, 9]) == ([], ""), "it begins all texts"
+    assert found([end, end, 8, 9], [end, end, 7, 8])[0] == []
+    assert found([end, end, end, 9], [end, end, end, 8])[0] == [0, 1]
+
+
 def test_a_prompt_that_ends_with_a_space_is_seen(tmp_path):
     model = Reader(tokenizer("byte-level"))
     pairs = of_text(model, tmp_path, gift("", " "))

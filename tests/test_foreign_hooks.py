@@ -1,5 +1,6 @@
 """Hooks of the user's own are refused by name, or allowed and recorded; those of libraries belong to the model."""
 
+import functools
 import inspect
 from contextlib import contextmanager
 from functools import partial
@@ -98,6 +99,43 @@ def on_all_modules():
         yield
     finally:
         handle.remove()
+
+
+def test_a_class_of_the_users_own_put_on_with_accelerate_is_refused():
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    class Double(ModelHook):
+        def post_forward(self, module, output):
+            return 2 * output
+
+    hf = random_hf_model("llama")
+    add_hook_to_module(hf.model.layers[1].mlp, Double())
+    with pytest.raises(InputError, match="Double"):
+        circuits.load_model(hf)
+    hf = random_hf_model("llama")
+    add_hook_to_module(hf.model.layers[1].mlp, ModelHook())
+    add_hook_to_module(hf.model.layers[1].mlp, Double(), append=True)
+    with pytest.raises(InputError, match="hooks that would change"):
+        circuits.load_model(hf)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_forward_that_is_wrapped_around_the_models_own_is_refused(name):
+    hf = random_hf_model(name)
+    mlp = next(module for path, module in hf.named_modules() if path.endswith("mlp"))
+    own = mlp.forward
+
+    @functools.wraps(own)
+    def patched(*args, **kwargs):
+        return 2 * own(*args, **kwargs)
+
+    mlp.forward = patched
+    with pytest.raises(InputError, match="in place of"):
+        circuits.load_model(hf)
+    mlp.forward = own
+    mlp.register_forward_hook(functools.wraps(torch.nn.utils.parameters_to_vector)(lambda *_: None))
+    with pytest.raises(InputError, match="forward"):
+        circuits.load_model(hf)
 
 
 def test_hooks_on_all_modules_are_refused(given):

@@ -173,3 +173,15 @@ def test_the_weights_hash_follows_the_weights():
     with torch.no_grad():
         next(model.bridge.original_model.parameters()).add_(1)
     assert model.weights_hash != before
+
+
+def test_a_model_that_is_being_pruned_is_refused_in_one_line():
+    from torch.nn.utils import prune
+
+    hf = random_hf_model("llama")
+    prune.l1_unstructured(hf.model.layers[0].mlp.down_proj, "weight", 0.5)
+    with torch.enable_grad():
+        hf(torch.tensor([[3, 4]]))
+    with pytest.raises(InputError, match=r"cannot be copied.*prune\.remove") as refused:
+        circuits.load_model(hf)
+    assert "\n" not in str(refused.value)

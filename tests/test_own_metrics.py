@@ -182,6 +182,45 @@ def test_a_gradient_that_is_nan_is_refused_with_the_pair():
         circuits.edge_attribution(tiny("gpt2"), pairs(), metric=root_of_zero)
 
 
+def made_anew(logits, targets):
+    return torch.tensor(right(logits, targets).tolist(), requires_grad=True)
+
+
+def a_parameter(logits, targets):
+    return torch.nn.Parameter(torch.ones(len(logits)))
+
+
+@pytest.mark.parametrize("metric", [made_anew, a_parameter], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_values_that_only_seem_to_have_a_gradient_are_refused(method, metric):
+    with pytest.raises(InputError, match=f"{metric.__name__} gave values that do not depend on the logits"):
+        GRADIENT_METHODS[method](tiny("gpt2"), random_pairs(n=2), metric)
+
+
+@pytest.mark.parametrize("method", {**GRADIENT_METHODS, **OTHERS})
+def test_an_infinite_value_is_refused_with_its_pair(method):
+    with pytest.raises(InputError, match=r"of_the_third is infinite for pair 2"):
+        {**GRADIENT_METHODS, **OTHERS}[method](
+            tiny("gpt2"), random_pairs(n=4), Metric("of_the_third", lambda *given: of_the_third(*given, torch.inf))
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("nested", lambda x: torch.nested.nested_tensor([x], layout=torch.jagged)),
+        ("meta", lambda x: x.to("meta")),
+        ("sparse", lambda x: x.to_sparse()),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(kind, change):
+    def strange(logits, targets):
+        return change(right(logits, targets))
+
+    with pytest.raises(InputError, match=f"strange gave a {kind} tensor"):
+        circuits.activation_patching(tiny("gpt2"), random_pairs(n=2), metric=strange)
+
+
 def test_pairs_of_mixed_lengths_are_counted_as_the_user_counts_them():
     mixed = PromptPairs.from_tokens(
         [[3, 4, 5, 6], [3, 4], [5, 6, 7], [8, 9]],

@@ -1,10 +1,13 @@
 """Threads on one set of weights wait for each other; where waiting would never end they say so."""
 
+import asyncio
 import os
+import queue
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from multiprocessing.pool import ThreadPool
 
 import pytest
 import torch
@@ -114,6 +117,50 @@ def test_a_pool_on_the_same_model_ends_in_an_error(how):
             elif how == "map":
                 assert list(pool.map(work, [1, 2])) == [True, True]
         assert all(future.result() for future in futures)
+
+
+def by_event(work):
+    done = threading.Event()
+
+    def run():
+        try:
+            work()
+        finally:
+            done.set()
+
+    threading.Thread(target=run).start()
+    done.wait()
+
+
+def by_queue(work):
+    answers = queue.Queue()
+    threading.Thread(target=lambda: (work(), answers.put(1))).start()
+    answers.get()
+
+
+def by_process_pool_of_threads(work):
+    with ThreadPool(1) as pool:
+        pool.apply(work)
+
+
+def by_event_loop(work):
+    asyncio.run(asyncio.to_thread(work))
+
+
+@pytest.mark.parametrize("wait_for", [by_event, by_queue, by_process_pool_of_threads, by_event_loop])
+def test_a_thread_that_holds_the_model_and_only_waits_is_not_waited_for(wait_for, monkeypatch):
+    monkeypatch.setattr("circuits.engine.exclusive.PATIENCE", 0.5)
+    model, said = circuits.load_model(random_hf_model("gpt2")), []
+
+    def work():
+        try:
+            circuits.edge_attribution(model, PAIRS)
+        except InputError as problem:
+            said.append(str(problem))
+
+    with using(model):
+        wait_for(work)
+    assert "has done nothing but wait for 0.5 seconds" in said[0]
 
 
 def test_two_threads_that_wait_for_each_others_models_end_in_an_error():

@@ -5,14 +5,17 @@ to it. Weights are told apart by where they are in memory: models that share som
 again what it holds.
 
 Waiting that could not end is an error: two threads that wait for each other, be it for weights or because the one that holds
-them waits for the other to end (`Thread.join`, `Future.result`).
+them waits for the other to end (`Thread.join`, `Future.result`). For what else a thread waits (an event, a queue, a pool of
+`multiprocessing`, an event loop) cannot be known; one that holds weights and only waits for `PATIENCE` seconds gives no hope either.
 """
 
 import concurrent.futures._base as futures
 import concurrent.futures.thread as pools
 import os
+import selectors
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,6 +26,12 @@ Keys = frozenset[int]
 
 LOOK_EVERY = 0.5
 """Seconds after which a waiting thread looks again whether its waiting can end."""
+PATIENCE = 10.0
+"""Seconds for which a thread that holds weights may itself wait, before those that wait for it give up."""
+
+
+WAITING = {threading.__file__, selectors.__file__}
+"""Where a thread is that waits for an event, a condition, a queue, a pool or an event loop."""
 
 
 class Exclusive:
@@ -53,12 +62,15 @@ class Exclusive:
 
     def _take(self, me: int, keys: Keys, name: str) -> Keys:
         self.waiting[me] = keys
+        idle: dict[int, tuple[FrameType, float]] = {}
         try:
             while True:
                 owners = {owner for key in keys if (owner := self.owners.get(key, me)) != me}
                 for owner in owners:
                     if me in self._behind(owner):
                         raise InputError(_never(name, owner))
+                    if self._only_waits(owner, idle):
+                        raise InputError(_never(name, owner, f"has done nothing but wait for {PATIENCE:g} seconds"))
                 if not owners and not self._should_let_pass(me, keys):
                     break
                 self.changed.wait(LOOK_EVERY)
@@ -67,6 +79,16 @@ class Exclusive:
         mine = frozenset(key for key in keys if key not in self.owners)
         self.owners.update(dict.fromkeys(mine, me))
         return mine
+
+    def _only_waits(self, owner: int, idle: dict[int, tuple[FrameType, float]]) -> bool:
+        """Whether a thread has waited in one place since `PATIENCE` seconds, and not for weights; `idle` remembers since when."""
+        frame = sys._current_frames().get(owner)
+        if frame is None or owner in self.waiting or frame.f_code.co_filename not in WAITING:
+            idle.pop(owner, None)
+            return False
+        since = idle[owner][1] if owner in idle and idle[owner][0] is frame else time.monotonic()
+        idle[owner] = frame, since
+        return time.monotonic() - since > PATIENCE
 
     def _should_let_pass(self, me: int, keys: Keys) -> bool:
         """Whether another thread came before, for some of the same. Who holds something already passes it."""
@@ -133,10 +155,10 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _never(name: str, thread: int) -> str:
+def _never(name: str, thread: int, waits: str = "waits for this one: neither could go on") -> str:
     names = {each.ident: each.name for each in threading.enumerate()}
     return (
-        f"{name} is used by thread {names.get(thread, thread)!r}, which waits for this one: neither could go on. Make the call in "
+        f"{name} is used by thread {names.get(thread, thread)!r}, which {waits}. Make the call in "
         "the thread that uses the model, wait for the other thread after the call, or load the model twice"
     )
 

@@ -1,7 +1,7 @@
 """Hooks on a model that neither a library nor this package put there.
 
 Such a hook changes every score. TransformerLens wires its bridges with hooks, and transformers and accelerate put some on, too:
-these belong to the model and are recognised by the module that their function is from. Looked at are TransformerLens' hook
+these belong to the model and are recognised by the module in which their function was written. Looked at are TransformerLens' hook
 points, torch's forward and backward hooks of every module (also those that torch puts in front of all modules), and functions
 in place of a module's `forward`.
 """
@@ -83,6 +83,10 @@ def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield from ((kind, hook) for number, hook in own[attribute].items() if number not in wrapped)
     if "forward" in own:
         yield "in place of", own["forward"]
+    if "_call_impl" in own:
+        yield "in place of", own["_call_impl"]
+    if "_hf_hook" in own:  # what accelerate calls around `forward`; a user may derive a class of their own
+        yield "accelerate", own["_hf_hook"]
 
 
 def _function(hook: Any) -> Any:
@@ -94,12 +98,21 @@ def _function(hook: Any) -> Any:
 
 
 def _belongs(hook: Any) -> bool:
-    return f"{getattr(_function(hook), '__module__', None)}.".startswith(OURS)
+    chained = getattr(hook, "hooks", None)  # accelerate's SequentialHook
+    if isinstance(chained, tuple | list) and not all(map(_belongs, chained)):
+        return False
+    return f"{_module_of(_function(hook))}.".startswith(OURS)
+
+
+def _module_of(function: Any) -> Any:
+    """Where a function was written: `functools.wraps` gives it another's name and `__module__`, but not its globals."""
+    own = getattr(function, "__globals__", None)
+    return getattr(function, "__module__", None) if own is None else own.get("__name__")
 
 
 def _called(hook: Any) -> str:
     function = _function(hook)
-    return f"{getattr(function, '__module__', None)}.{function.__qualname__}"
+    return f"{_module_of(function)}.{function.__qualname__}"
 
 
 def _names(bridge: TransformerBridge) -> dict[nn.Module, str]:

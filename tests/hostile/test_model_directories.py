@@ -111,6 +111,25 @@ def refused(model, said):
     assert time.monotonic() - start < SECONDS
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("mpt", {"max_seq_len": 10**9}, "max_seq_len is 1000000000; a model's max_seq_len is at most"),
+        ("mpt", {"max_seq_len": -1}, "cannot load"),
+        ("llama", {"max_position_embeddings": 2**40}, "is at most"),
+        ("llama", {"max_position_embeddings": -1}, "cannot load"),
+        ("bloom", {"seq_length": -1}, "cannot load"),
+        ("llama", {"num_labels": 10**6}, "num_labels is 1000000"),
+        ("llama", {"architectures": 2.5}, "cannot load"),
+        ("mixtral", {"num_experts_per_tok": -1}, "cannot load"),
+    ],
+)
+def test_odd_numbers_are_one_line(kind, changes, said, directory):
+    model = directory(kind)
+    configure(model, **changes)
+    refused(model, said)
+
+
 # What an index names.
 
 
