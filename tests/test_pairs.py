@@ -329,7 +329,7 @@ class TestFiles:
             ({**TEXT, "answers": [""]}, "an entry of answers is ''; expected text"),
             ({**TEXT, "clean": ""}, "clean is ''; expected text"),
             ({**TEXT, "clean": "\ud800"}, "half a character"),
-            ({**TEXT, "clean_text": "When"}, "clean is text and there is 'clean_text' too"),
+            ({**TEXT, "clean_text": 3}, "clean_text is 3; expected text"),
             ({**IDS, "clean_text": 3}, "clean_text is 3; expected text"),
             ({**IDS, "answer": [8]}, "unknown key 'answer'; did you mean 'answers'?"),
             ({**IDS, "zzz": 1}, "unknown key 'zzz'; known keys are clean, corrupted"),
