@@ -56,7 +56,9 @@ def test_a_span_that_is_there_is_the_plain_ratio(name):
             assert found.undefined is None, metric
             assert found.value == float(wanted)
             ratios = (found.circuit - found.ablated) / (found.clean - found.ablated)
-            assert found.mean_of_ratios == float(ratios.mean())
+            there = (found.clean - found.ablated).abs() > 1e-9  # a saturated model has a divergence of 1e-88
+            assert there.sum() >= 3
+            assert found.mean_of_ratios == float(ratios[there].mean())
 
 
 def test_what_counts_as_rounding_is_above_what_rounding_does_and_below_what_a_changed_token_does():
