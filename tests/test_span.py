@@ -45,7 +45,7 @@ def test_identical_prompts_have_no_faithfulness_whatever_the_metric(name, dtype)
         assert found.p_value == 1  # all tie, to rounding
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma2", "native-attention-only"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "neox"])
 def test_a_span_that_is_there_is_the_plain_ratio(name):
     for dtype in (torch.float64,):
         model, pairs = tiny(name, dtype), random_pairs(n=4)
@@ -56,9 +56,7 @@ def test_a_span_that_is_there_is_the_plain_ratio(name):
             assert found.undefined is None, metric
             assert found.value == float(wanted)
             ratios = (found.circuit - found.ablated) / (found.clean - found.ablated)
-            there = (found.clean - found.ablated).abs() > 1e-9  # a saturated model has a divergence of 1e-88
-            assert there.sum() >= 3
-            assert found.mean_of_ratios == float(ratios[there].mean())
+            assert found.mean_of_ratios == float(ratios.mean())
 
 
 def test_what_counts_as_rounding_is_above_what_rounding_does_and_below_what_a_changed_token_does():
