@@ -16,6 +16,22 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+WHOLE_FILES = ("tests/test_ray.py", "tests/test_documented_commands.py", "tests/hostile/test_bombs.py")
+"""Their tests share what takes long to make, so one process gets them all. (xdist_group does not hold with pytest 9.2.)"""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadGroupScheduling
+
+    class FilesTogether(LoadGroupScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return path if path in WHOLE_FILES else nodeid
+
+    return FilesTogether(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _threads():
     """Tiny models are faster on one thread, and pytest-xdist brings the others."""

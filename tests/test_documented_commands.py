@@ -19,7 +19,7 @@ import circuits
 import tasks
 from circuits import zoo
 
-pytestmark = [pytest.mark.real_model, pytest.mark.xdist_group("documented commands")]
+pytestmark = pytest.mark.real_model
 ROOT = Path(__file__).parents[1]
 PAGES = {str(page.relative_to(ROOT)): page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))}
 NOT_RUN = {

@@ -22,7 +22,7 @@ from circuits.study import StudyDirectory, parse_study, run_study, table, write_
 from tests.study.small import write_small_study
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def _die(shared, unit):

@@ -16,9 +16,6 @@ SPARE = 32 * 2**20
 """Bytes beyond ten times the file: the parsers' own, and what the allocator rounds up to."""
 
 
-pytestmark = pytest.mark.xdist_group("bombs")  # they are set off once
-
-
 @pytest.fixture(scope="module")
 def told():
     """Every bomb in a process of its own, which the system would stop at four gigabytes; a hang is killed."""
