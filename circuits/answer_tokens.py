@@ -68,7 +68,8 @@ def spaced_distractor(model: Encoder, pair: Pair) -> str | None:
 
 def _is_marked(model: Encoder, token: int) -> bool:
     """Whether a tokenizer's own name of a token begins with its mark for a space."""
-    return str(model.tokenizer.convert_ids_to_tokens(token)).startswith(("Ġ", "▁"))
+    named = getattr(model.tokenizer, "convert_ids_to_tokens", None)
+    return named is not None and str(named(token)).startswith(("Ġ", "▁"))
 
 
 def _has_space(model: Encoder, pair: Pair, answer: int) -> bool:
