@@ -138,6 +138,17 @@ def test_a_forward_that_is_wrapped_around_the_models_own_is_refused(name):
         circuits.load_model(hf)
 
 
+def test_a_decorator_hides_nobodys_function():
+    """Libraries decorate their hooks with torch.no_grad and jaxtyping, and so may a user."""
+    model = circuits.load_model(random_hf_model("gpt2"))
+    handle = inner(model, "lm_head").register_forward_hook(torch.no_grad()(torch.nn.utils.parameters_to_vector))
+    assert Held(model.bridge).foreign_hooks == ()
+    handle.remove()
+    inner(model, "lm_head").register_forward_hook(torch.no_grad()(doubled_output))
+    (told,) = Held(model.bridge).foreign_hooks
+    assert "doubled_output" in told
+
+
 def test_hooks_on_all_modules_are_refused(given):
     with on_all_modules(), pytest.raises(InputError, match="all modules: forward"):
         circuits.edge_attribution(given.model, PAIRS)

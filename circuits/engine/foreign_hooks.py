@@ -19,6 +19,8 @@ from circuits.errors import InputError
 
 OURS = ("transformer_lens.model_bridge.", "transformers.", "accelerate.", "torch.nn.utils.", "circuits.engine.")
 """Where functions are from that belong to a model. Not all of TransformerLens: a user may put its patching functions on."""
+DECORATORS = ("jaxtyping.", "contextlib.", "functools.", "torch.")
+"""Whose wrappers are looked through, to the function within."""
 KINDS = {
     "_forward_hooks": "forward",
     "_forward_pre_hooks": "forward pre",
@@ -94,6 +96,8 @@ def _function(hook: Any) -> Any:
     while isinstance(hook, partial):
         hook = hook.func
     hook = getattr(hook, "__func__", hook)
+    while hasattr(hook, "__wrapped__") and f"{_module_of(hook)}.".startswith(DECORATORS):
+        hook = hook.__wrapped__
     return hook if getattr(hook, "__qualname__", None) is not None else type(hook)
 
 
