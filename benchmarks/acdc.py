@@ -25,9 +25,9 @@ from measuring import THREADS, peak_bytes, random_pairs
 import circuits
 import tasks
 from circuits.engine.ablate import ablated_logits
-from circuits.methods.acdc_record import STEPS_FILE, Step
-from circuits.methods.acdc_search import Tally
-from circuits.question import Question
+from circuits.methods.acdc.record import STEPS_FILE, Step
+from circuits.methods.acdc.search import Tally
+from circuits.question.question import Question
 
 
 @dataclass

@@ -16,12 +16,12 @@ from measuring import PAIRS, THREADS, medians, peak_bytes, random_pairs
 
 import circuits
 import tasks
-from circuits.component_runs import ComponentRuns
-from circuits.component_samples import BLOCK, Sampler, draw_block
 from circuits.engine.hooks import inference_state
-from circuits.linear_fit import fit_linear
+from circuits.measure.component_runs import ComponentRuns
+from circuits.measure.component_samples import BLOCK, Sampler, draw_block
 from circuits.methods.coar import fit_samples
-from circuits.plots.comparison import learning_curve_figure, prediction_figure
+from circuits.pages.comparison import learning_curve_figure, prediction_figure
+from circuits.stats.linear_fit import fit_linear
 
 
 def cost(model: circuits.Model) -> None:

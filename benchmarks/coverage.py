@@ -2,7 +2,7 @@
 
     python benchmarks/coverage.py
 
-`percentile` and `t` are those of the package (`circuits.bootstrap`); `BCa` and `bootstrap-t` were tried beside them.
+`percentile` and `t` are those of the package (`circuits.stats.bootstrap`); `BCa` and `bootstrap-t` were tried beside them.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from circuits.bootstrap import bootstrap_interval, t_interval
+from circuits.stats.bootstrap import bootstrap_interval, t_interval
 
 DISTRIBUTIONS = {
     "normal": (lambda draw, shape: draw.standard_normal(shape), 0.0),

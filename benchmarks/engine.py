@@ -15,7 +15,7 @@ from measuring import MODELS, PAIRS, THREADS, in_new_process, medians, peak_byte
 import circuits
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
-from circuits.question import Question
+from circuits.question.question import Question
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import torch
 
 from circuits import Graph, random_circuit
 from circuits.export.formats import FORMATS, export_circuit
-from circuits.provenance import frozen
+from circuits.results.provenance import frozen
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ MAKE = """
 import sys, json, torch
 from pathlib import Path
 from circuits import Circuit, EdgeScores, Graph
-from circuits.provenance import frozen
+from circuits.results.provenance import frozen
 layers, heads, kv_heads = map(int, sys.argv[1:])
 graph = Graph(layers, heads, kv_heads, (True,) * layers)
 draw = torch.Generator().manual_seed(0)

@@ -30,12 +30,12 @@ from torch import Tensor
 import circuits
 import tasks
 from circuits import Diagnosis, Model, NodeScores, PromptPairs
-from circuits.ablations import RunAblation
-from circuits.pieces import Pieces
-from circuits.placed_nodes import placed_nodes
-from circuits.question import Question
-from circuits.subsets import SetRuns
-from circuits.welch import differences
+from circuits.measure.placed_nodes import placed_nodes
+from circuits.measure.store import Pieces
+from circuits.measure.subsets import SetRuns
+from circuits.question.ablations import RunAblation
+from circuits.question.question import Question
+from circuits.stats.welch import differences
 
 ROOT = Path(__file__).parents[1]
 NODES = "q+k+v+heads+mlps"

@@ -14,7 +14,7 @@ import torch
 
 import circuits
 import tasks
-from circuits.task_check import Mean
+from circuits.evaluation.task import Mean
 
 CHOSEN = {
     "ioi": (0.98, 5.55, -4.99),

@@ -26,7 +26,7 @@ from recall_figures import bounds_figure
 import circuits
 import tasks
 from circuits import Diagnosis, Model, NodeScores, PromptPairs
-from circuits.subsets import draw_subsets
+from circuits.measure.subsets import draw_subsets
 
 ROOT = Path(__file__).parents[1]
 NODES = "q+k+v+heads+mlps"

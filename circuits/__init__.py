@@ -7,10 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuits.ablations import Ablation as Ablation
-    from circuits.causal_model import CausalModel as CausalModel
-    from circuits.circuit import Circuit as Circuit
-    from circuits.diagnosis import Diagnosis as Diagnosis
     from circuits.errors import AttributionWarning as AttributionWarning
     from circuits.errors import DamageWarning as DamageWarning
     from circuits.errors import InputError as InputError
@@ -44,10 +40,12 @@ if TYPE_CHECKING:
     from circuits.evaluation.stability import Stability as Stability
     from circuits.evaluation.stability import prompt_stability as prompt_stability
     from circuits.evaluation.stability import stability as stability
+    from circuits.evaluation.task import TaskCheck as TaskCheck
+    from circuits.evaluation.task import check_pairs as check_pairs
+    from circuits.evaluation.task import check_task as check_task
     from circuits.export.formats import export_circuit as export_circuit
     from circuits.export.naming import Naming as Naming
-    from circuits.graph import Graph as Graph
-    from circuits.interactions import Interaction as Interaction
+    from circuits.graph.graph import Graph as Graph
     from circuits.methods.acdc import acdc as acdc
     from circuits.methods.acdc import acdc_of_size as acdc_of_size
     from circuits.methods.acdc import acdc_sweep as acdc_sweep
@@ -56,6 +54,7 @@ if TYPE_CHECKING:
     from circuits.methods.attribution_patching import attribution_patching as attribution_patching
     from circuits.methods.causal_mediation import Mediation as Mediation
     from circuits.methods.causal_mediation import causal_mediation as causal_mediation
+    from circuits.methods.causal_model import CausalModel as CausalModel
     from circuits.methods.coar import LinearAttribution as LinearAttribution
     from circuits.methods.coar import coar as coar
     from circuits.methods.coar import draw_samples as draw_samples
@@ -67,8 +66,11 @@ if TYPE_CHECKING:
     from circuits.methods.component_baselines import gradient_times_parameter as gradient_times_parameter
     from circuits.methods.component_baselines import internal_influence as internal_influence
     from circuits.methods.component_baselines import neuron_conductance as neuron_conductance
+    from circuits.methods.diagnosis import Diagnosis as Diagnosis
     from circuits.methods.diagnostics import diagnose as diagnose
     from circuits.methods.edge_attribution import edge_attribution as edge_attribution
+    from circuits.methods.edge_memory import MemoryNeed as MemoryNeed
+    from circuits.methods.edge_memory import memory_need as memory_need
     from circuits.methods.edge_pruning import edge_pruning as edge_pruning
     from circuits.methods.exact_edges import exact_edge_effects as exact_edge_effects
     from circuits.methods.game_values import SobolIndices as SobolIndices
@@ -82,55 +84,53 @@ if TYPE_CHECKING:
     from circuits.methods.refine import refine as refine
     from circuits.methods.verification import Verification as Verification
     from circuits.methods.verification import verify as verify
-    from circuits.metrics import Metric as Metric
     from circuits.model import Model as Model
     from circuits.model import load_model as load_model
-    from circuits.needed_memory import MemoryNeed as MemoryNeed
-    from circuits.needed_memory import memory_need as memory_need
-    from circuits.node_scores import NodeScores as NodeScores
-    from circuits.pairs import PromptPairs as PromptPairs
-    from circuits.random_circuits import random_circuit as random_circuit
-    from circuits.scores import EdgeScores as EdgeScores
-    from circuits.task_check import TaskCheck as TaskCheck
-    from circuits.task_check import check_pairs as check_pairs
-    from circuits.task_check import check_task as check_task
+    from circuits.prompts.pairs import PromptPairs as PromptPairs
+    from circuits.question.ablations import Ablation as Ablation
+    from circuits.question.metrics import Metric as Metric
+    from circuits.results.circuit import Circuit as Circuit
+    from circuits.results.edge_scores import EdgeScores as EdgeScores
+    from circuits.results.node_scores import NodeScores as NodeScores
+    from circuits.results.random_circuits import random_circuit as random_circuit
+    from circuits.stats.interactions import Interaction as Interaction
 
 _WHERE = {
-    "NodeScores": "node_scores",
+    "NodeScores": "results.node_scores",
     "acdc": "methods.acdc",
     "acdc_of_size": "methods.acdc",
     "acdc_sweep": "methods.acdc",
     "activation_patching": "methods.activation_patching",
     "atp_star": "methods.atp_star",
     "attribution_patching": "methods.attribution_patching",
-    "Ablation": "ablations",
+    "Ablation": "question.ablations",
     "AttributionWarning": "errors",
     "DamageWarning": "errors",
-    "CausalModel": "causal_model",
-    "Circuit": "circuit",
+    "CausalModel": "methods.causal_model",
+    "Circuit": "results.circuit",
     "Comparison": "evaluation.comparison",
     "Counterfactuals": "evaluation.counterfactual",
-    "Diagnosis": "diagnosis",
-    "EdgeScores": "scores",
+    "Diagnosis": "methods.diagnosis",
+    "EdgeScores": "results.edge_scores",
     "Faithfulness": "evaluation.faithfulness",
-    "Graph": "graph",
+    "Graph": "graph.graph",
     "InputError": "errors",
     "InterchangeAccuracy": "methods.interchange_intervention",
     "LinearAttribution": "methods.coar",
     "Mediation": "methods.causal_mediation",
-    "MemoryNeed": "needed_memory",
-    "Metric": "metrics",
+    "MemoryNeed": "methods.edge_memory",
+    "Metric": "question.metrics",
     "Model": "model",
     "ModelError": "errors",
     "Naming": "export.naming",
     "PairsError": "errors",
     "PairsWarning": "errors",
-    "PromptPairs": "pairs",
+    "PromptPairs": "prompts.pairs",
     "Recovery": "evaluation.recovery",
     "Verification": "methods.verification",
-    "TaskCheck": "task_check",
-    "check_pairs": "task_check",
-    "check_task": "task_check",
+    "TaskCheck": "evaluation.task",
+    "check_pairs": "evaluation.task",
+    "check_task": "evaluation.task",
     "causal_mediation": "methods.causal_mediation",
     "circuit_metric": "evaluation.faithfulness",
     "circuit_metrics": "evaluation.faithfulness",
@@ -148,9 +148,9 @@ _WHERE = {
     "interchange_interventions": "methods.interchange_intervention",
     "leave_one_out": "methods.coar",
     "load_model": "model",
-    "memory_need": "needed_memory",
+    "memory_need": "methods.edge_memory",
     "path_patching": "methods.path_patching",
-    "random_circuit": "random_circuits",
+    "random_circuit": "results.random_circuits",
     "recovery": "evaluation.recovery",
     "refine": "methods.refine",
     "verify": "methods.verification",
@@ -175,7 +175,7 @@ _WHERE = {
     "EditOutcome": "methods.coar_edit",
     "apply_edit": "methods.coar_edit",
     "plan_edit": "methods.coar_edit",
-    "Interaction": "interactions",
+    "Interaction": "stats.interactions",
     "gradient_times_parameter": "methods.component_baselines",
     "internal_influence": "methods.component_baselines",
     "neuron_conductance": "methods.component_baselines",

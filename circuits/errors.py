@@ -70,7 +70,7 @@ class AttributionWarning(UserWarning):
 
 
 class PairsWarning(UserWarning):
-    """Prompt pairs that say little, see `circuits.doubts`: numbers about them look like any other."""
+    """Prompt pairs that say little, see `circuits.question.doubts`: numbers about them look like any other."""
 
 
 class ContentWarning(UserWarning):

@@ -38,10 +38,10 @@ from circuits.engine.placement import (
 )
 from circuits.engine.usable_weights import check_no_adapter, check_weights_usable
 from circuits.errors import InputError, ModelError, lacks_memory
-from circuits.graph import Graph
+from circuits.graph.graph import Graph
+from circuits.graph.nodes import Widths
 from circuits.model_files import why_no_tokenizer
 from circuits.model_sizes import built_within, checked_files
-from circuits.nodes import Widths
 from circuits.plain_torch import plain_torch
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from circuits.errors import InputError, ModelError
-from circuits.untrusted import check_plain, check_tensors, estimated_memory, open_regular, shown
+from circuits.files.untrusted import check_plain, check_tensors, estimated_memory, open_regular, shown
 
 CONFIG, TOKENIZER_CONFIG, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
 INDEXES = {"model.safetensors.index.json": "model.safetensors", "pytorch_model.bin.index.json": "pytorch_model.bin"}

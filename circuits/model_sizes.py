@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.modules import module as registration
 
 from circuits.errors import ModelError
+from circuits.files.untrusted import shown
 from circuits.model_files import (
     CONFIG,
     TOKENIZER_CONFIG,
@@ -29,7 +30,6 @@ from circuits.model_files import (
     read_small,
     weights_in,
 )
-from circuits.untrusted import shown
 
 MOST_LAYERS, LARGEST_SIZE, LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_LABELS = 1000, 2**20, 2**26, 2**26, 2**16
 """What a configuration may state: about eight times the largest in use (three times, of labels)."""

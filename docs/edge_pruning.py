@@ -19,7 +19,7 @@ import tasks
 from circuits import Circuit, Model, PromptPairs
 from circuits.engine.hooks import inference_state, run
 from circuits.methods.edge_pruning import Objective, Training
-from circuits.question import Question
+from circuits.question.question import Question
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from measuring import medians, peak_bytes

@@ -95,7 +95,7 @@ print(found)
 # components of this model add up well, and measuring each alone is as good as COAR; under zero ablation they do not.
 
 # %%
-from circuits.plots.comparison import counterfactual_figure, rank_figure
+from circuits.pages.comparison import counterfactual_figure, rank_figure
 
 rank_figure(found)
 

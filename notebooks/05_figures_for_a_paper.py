@@ -88,7 +88,7 @@ circuits.export_circuit(circuit, out / "eap-ig.json", "eap-ig", overwrite=True)
 # **Curves** with intervals.
 
 # %%
-from circuits.plots.evaluation import curves_figure
+from circuits.pages.evaluation import curves_figure
 
 fresh = tasks.load("ioi").pairs(model, n=4 if SMOKE else 32, seed=1)
 points = (0.001, 0.1) if SMOKE else (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)

@@ -11,7 +11,7 @@ Where a space and a digit are two tokens (SmolLM2), the prompt ends with that sp
 from dataclasses import dataclass
 from typing import ClassVar
 
-from circuits.answer_tokens import continuation
+from circuits.prompts.answer_tokens import continuation
 from tasks.base import At, Draw, Example, Task, UnusableError
 
 SUMS = tuple((a, b) for a in range(1, 9) for b in range(1, 10 - a))

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, fields
 from itertools import count
 from typing import ClassVar
 
-from circuits.answer_tokens import by_itself, continuation
 from circuits.errors import InputError
-from circuits.pair import TokenIds
-from circuits.pairs import Encoder, Pair, PromptPairs, Roles
+from circuits.prompts.answer_tokens import by_itself, continuation
+from circuits.prompts.pair import TokenIds
+from circuits.prompts.pairs import Encoder, Pair, PromptPairs, Roles
 
 Row = tuple[str, ...]
 Lists = Mapping[str, tuple[Row, ...]]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from circuits.answer_tokens import continuation
+from circuits.prompts.answer_tokens import continuation
 from tasks import words
 from tasks.base import At, Draw, Example, Row, Task, UnusableError
 

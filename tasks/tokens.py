@@ -8,7 +8,7 @@ from typing import ClassVar
 from transformer_lens import TransformerBridge
 
 from circuits.errors import InputError
-from circuits.pair import Encoder, Pair, Roles
+from circuits.prompts.pair import Encoder, Pair, Roles
 from tasks.base import Draw, Source, UnusableError
 
 Ids = tuple[int, ...]

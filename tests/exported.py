@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuits import Circuit, Graph
-from circuits.provenance import frozen
+from circuits.results.provenance import frozen
 
 GRAPHS = [(2, 2, 2, (True, True), False), (2, 4, 2, (True, True), False), (3, 2, 1, (True, True, True), True)]
 HOSTILE = (

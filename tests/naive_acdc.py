@@ -4,7 +4,7 @@ import torch
 
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
-from circuits.question import Question
+from circuits.question.question import Question
 
 
 def naive_acdc(model, pairs, threshold, metric, ablation="interchange", absolute=False, reader_tests=True, **options):

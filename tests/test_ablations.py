@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from circuits import Circuit, InputError, PromptPairs, circuit_metric
-from circuits.ablations import ABLATIONS, Gaussian, Mean, MeanPositional, Resample, get_ablation
-from circuits.question import Question
+from circuits.question.ablations import ABLATIONS, Gaussian, Mean, MeanPositional, Resample, get_ablation
+from circuits.question.question import Question
 from tests.naive_gpt2 import NaiveGPT2
 from tests.tiny_models import random_hf_model, random_pairs, random_subset, tiny
 

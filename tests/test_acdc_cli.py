@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from circuits import Circuit, cli
-from circuits.methods.acdc_record import read_steps
+from circuits.methods.acdc.record import read_steps
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("acdc_2l2h_kl", "acdc_2l2h_zero", "acdc_2l3h_ld")

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from circuits.answer_tokens import continuation, spaced
 from circuits.errors import PairsError
-from circuits.pairs import PromptPairs
+from circuits.prompts.answer_tokens import continuation, spaced
+from circuits.prompts.pairs import PromptPairs
 from tasks.base import Draw, Example, Task
 from tests.small_tokenizers import KINDS, Reader, tokenizer
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from circuits.node_scores import NodeScores
+from circuits.results.node_scores import NodeScores
 from tests.test_acdc_cli import GOLDEN, run, write_pairs
 
 CASE = "acdc_2l2h_kl"

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuits import contraction, edge_attribution
-from circuits.contraction import tiles
+from circuits import edge_attribution
+from circuits.measure import contraction
+from circuits.measure.contraction import tiles
 from circuits.methods.edge_attribution import GRADIENTS
 from tests.tiny_models import random_pairs, tiny
 

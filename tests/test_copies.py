@@ -10,8 +10,8 @@ import torch
 
 import circuits
 from circuits import Circuit, InputError
-from circuits.metrics import METRICS
-from circuits.provenance import frozen, plain
+from circuits.question.metrics import METRICS
+from circuits.results.provenance import frozen, plain
 from tests.public_calls import CALLS, COPIES, Given, same
 from tests.tiny_models import random_pairs, tiny
 

@@ -7,9 +7,9 @@ import torch
 from scipy import stats
 
 from circuits import Diagnosis, InputError
-from circuits.joint_sets import JOINT_SETS, draw_joint_sets, leading_joint_sets, spread_of
-from circuits.subsets import BLOCK, draw_subsets, whole_share
-from circuits.welch import differences
+from circuits.measure.joint_sets import JOINT_SETS, draw_joint_sets, leading_joint_sets, spread_of
+from circuits.measure.subsets import BLOCK, draw_subsets, whole_share
+from circuits.stats.welch import differences
 from tests.set_functions import FUNCTIONS, N
 
 

@@ -8,10 +8,10 @@ import pytest
 
 import circuits
 from circuits import Circuit, EdgeScores, NodeScores, cli
-from circuits.ablations import ABLATIONS
-from circuits.discover import METHODS
-from circuits.discover import discover as run_discovery
-from circuits.runs import write_run
+from circuits.question.ablations import ABLATIONS
+from circuits.runs.directory import write_run
+from circuits.runs.discover import METHODS
+from circuits.runs.discover import discover as run_discovery
 
 GOLDEN = Path(__file__).parent / "golden" / "acdc_2l2h_kl"
 
@@ -386,7 +386,9 @@ def test_information_flow_is_on_the_command_line(monkeypatch, pairs_file, tmp_pa
 
 
 def test_what_a_method_warns_of_is_a_note_of_the_run(monkeypatch, pairs_file, tmp_path):
-    monkeypatch.setattr("circuits.sign_check.SignCheck.verdict", lambda self, scores: "input->m0 has the wrong sign")
+    monkeypatch.setattr(
+        "circuits.measure.sign_check.SignCheck.verdict", lambda self, scores: "input->m0 has the wrong sign"
+    )
     out = tmp_path / "out"
     assert score(monkeypatch, pairs_file, out, "--method", "eap", "--random-circuits", 0) == 0
     assert json.loads((out / "run.json").read_text())["summary"]["notes"] == ["input->m0 has the wrong sign"]

@@ -10,11 +10,11 @@ import torch
 
 import circuits
 from circuits import Circuit, PairsWarning, PromptPairs
-from circuits.ablations import Gaussian
-from circuits.answers import Answers
-from circuits.discover import discover
-from circuits.doubts import about_answers, about_prompts, collected, padded
-from circuits.question import Question
+from circuits.question.ablations import Gaussian
+from circuits.question.answers import Answers
+from circuits.question.doubts import about_answers, about_prompts, collected, padded
+from circuits.question.question import Question
+from circuits.runs.discover import discover
 from tests.small_tokenizers import Reader, tokenizer
 from tests.test_acdc_cli import GOLDEN, run
 from tests.tiny_models import random_pairs, tiny
@@ -71,7 +71,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_every_job_tells_them_without_a_run_of_its_own(method, monkeypatch):
     model, pairs = tiny("gpt2"), awkward()
-    monkeypatch.setattr("circuits.question.run", None)
+    monkeypatch.setattr("circuits.question.question.run", None)
     found = discover(model, pairs, method=method, **METHODS[method])
     assert found.answers.ranks.tolist() == naive(model, pairs)[0]
     told = found.summary()
@@ -272,7 +272,7 @@ def test_a_model_without_a_tokenizer_is_warned_of_without_a_guess():
 
 
 def test_logits_that_are_no_numbers_are_no_first_choice():
-    from circuits.answers import saw, watched
+    from circuits.question.answers import saw, watched
 
     pairs = awkward()[:1]
     (batch,) = pairs.batches(4)
@@ -376,8 +376,8 @@ def test_the_evaluation_says_them_once_and_older_ones_are_read(monkeypatch, tmp_
     assert "median rank of the answer" in said
     told = json.loads((out / "evaluation.json").read_text())
     assert set(told["answers"]) == {"accuracy", "top_1_rate", "median_rank"}
-    from circuits.evaluation_tables import tables
-    from circuits.plots.evaluation import evaluation_sections
+    from circuits.pages.evaluation import evaluation_sections
+    from circuits.pages.evaluation_tables import tables
 
     del told["answers"], told["warnings"]  # as an older version wrote it
     assert tables(told)

@@ -18,9 +18,9 @@ from circuits import (
     gradient_times_parameter,
     path_patching,
 )
-from circuits.contraction import Contraction
 from circuits.engine.capture import stack
-from circuits.question import Question
+from circuits.measure.contraction import Contraction
+from circuits.question.question import Question
 from tests.tiny_models import FEW, random_hf_model, random_native_bridge, random_pairs, random_subset
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

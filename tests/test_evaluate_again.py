@@ -9,14 +9,14 @@ import torch
 import circuits
 import tasks
 from circuits import Circuit, InputError
-from circuits.compare_runs import read_run
-from circuits.discover import discover
-from circuits.evaluate_run import evaluate_run
-from circuits.plots.evaluation import evaluation_sections
+from circuits.pages.evaluation import evaluation_sections
 from circuits.plugins import KnowsCircuits
-from circuits.run_again import Asked, ablation_called, what_was_asked
-from circuits.run_variations import OWN, changes
-from circuits.runs import write_run
+from circuits.runs.again import Asked, ablation_called, what_was_asked
+from circuits.runs.compare import read_run
+from circuits.runs.directory import write_run
+from circuits.runs.discover import discover
+from circuits.runs.evaluate import evaluate_run
+from circuits.runs.variations import OWN, changes
 from tasks import compiled
 from tests.test_acdc_cli import run
 from tests.test_compare_cli import discovered
@@ -199,12 +199,12 @@ def test_labels_that_say_too_little_are_refused(label):
 def test_what_would_take_long_is_left_out_unless_it_is_asked_for(monkeypatch, tmp_path, capsys):
     made = discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0)
     monkeypatch.setattr(
-        "circuits.evaluate_run.hypothesis_tests", lambda *given, **options: None
+        "circuits.runs.evaluate.hypothesis_tests", lambda *given, **options: None
     )  # slow, and tested elsewhere
 
     def took(seconds):
         monkeypatch.setattr(
-            "circuits.evaluate_run.what_was_asked", lambda run: replace(what_was_asked(run), seconds=seconds)
+            "circuits.runs.evaluate.what_was_asked", lambda run: replace(what_was_asked(run), seconds=seconds)
         )
 
     took(70.0)
@@ -236,7 +236,7 @@ def test_an_interrupt_keeps_what_was_measured(model, pairs, tmp_path, monkeypatc
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("circuits.evaluate_run.completeness", stop)
+    monkeypatch.setattr("circuits.runs.evaluate.completeness", stop)
     kept = []
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(read, model, pairs, n_random=0, ablations=["zero"], interrupted=kept.append)
@@ -258,7 +258,7 @@ def test_ctrl_c_writes_what_is_there_and_nothing_is_touched_before(monkeypatch, 
         assert sorted(path.name for path in (tmp_path / "eap").iterdir()) == files
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("circuits.evaluate_run.minimality", stop)
+    monkeypatch.setattr("circuits.runs.evaluate.minimality", stop)
     capsys.readouterr()
     assert run(monkeypatch, ["evaluate", made, "--parts", "completeness,minimality,curves"]) == 130
     told = json.loads(written.read_text())
@@ -266,7 +266,7 @@ def test_ctrl_c_writes_what_is_there_and_nothing_is_touched_before(monkeypatch, 
     assert told["skipped"] == {"minimality": "interrupted", "curves": "interrupted"}
     assert "what was measured is in" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "eap" / "evaluation.html").is_file()
-    monkeypatch.setattr("circuits.evaluate_run.completeness", stop)
+    monkeypatch.setattr("circuits.runs.evaluate.completeness", stop)
     written.write_text("{}")
     files = sorted(path.name for path in (tmp_path / "eap").iterdir())
     assert run(monkeypatch, ["evaluate", made, "--parts", "completeness"]) == 130

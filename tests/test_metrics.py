@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from circuits import InputError, Metric
-from circuits.metrics import METRICS, Targets, get_metric
+from circuits.question.metrics import METRICS, Targets, get_metric
 
 
 def example():

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 
 import circuits
 from circuits import InputError, ModelError
-from circuits.question import Question
+from circuits.question.question import Question
 from tests.tiny_models import CONFIGS, random_hf_model, random_pairs, tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "acdc_2l2h_kl" / "model"

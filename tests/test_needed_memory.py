@@ -9,8 +9,8 @@ import transformers
 import circuits
 from circuits import InputError, ModelError, memory_need
 from circuits.cli.models import memory
-from circuits.needed_memory import read_config, saved_by_autograd, without_weights
-from circuits.question import Question
+from circuits.methods.edge_memory import read_config, saved_by_autograd, without_weights
+from circuits.question.question import Question
 from tests.test_device_map import GOLDEN
 from tests.tiny_models import CONFIGS, config_class, random_hf_model, random_pairs, tiny
 

@@ -8,7 +8,7 @@ import torch
 
 import circuits
 from circuits import AttributionWarning, PromptPairs, cli, edge_attribution
-from circuits.ablations import Ablation
+from circuits.question.ablations import Ablation
 from tests.tiny_models import random_hf_model, random_pairs, tiny
 
 AT_THE_END = {

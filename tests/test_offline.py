@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from circuits import Circuit, Graph, random_circuit
-from circuits.plots import circuit, comparison, evaluation, heatmaps, page, study
+from circuits.pages import comparison, evaluation, study
+from circuits.plots import circuit, heatmaps, page
 from circuits.plots.figure import CONFIG, UPLOADS, Figure
 from circuits.viewer import write_viewer
 from tests.viewer.conftest import browser  # noqa: F401 - a fixture

@@ -6,7 +6,7 @@ import torch
 
 import circuits
 from circuits import InputError, Metric, PromptPairs
-from circuits.metric_values import check_function
+from circuits.question.metric_values import check_function
 from tests.public_calls import same
 from tests.tiny_models import random_pairs, tiny
 

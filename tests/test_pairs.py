@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.errors import PairsError
-from circuits.pair import Pair, Roles
-from circuits.pairs import PromptPairs
+from circuits.prompts.pair import Pair, Roles
+from circuits.prompts.pairs import PromptPairs
 
 
 class WordTokenizer:

@@ -5,7 +5,7 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from circuits.pair import Roles
+from circuits.prompts.pair import Roles
 from tests.tiny_models import random_pairs, tiny
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from circuits import Circuit, Graph, InputError, random_circuit
-from circuits.node_scores import node_scores
 from circuits.plots import circuit_figure, node_heatmap, position_heatmap, write_html
 from circuits.plots.circuit import drawn_edges, node_places
-from circuits.provenance import frozen
+from circuits.results.node_scores import node_scores
+from circuits.results.provenance import frozen
 
 
 def example(scores=True):

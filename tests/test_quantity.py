@@ -16,11 +16,11 @@ from circuits.export.latex import escape
 from circuits.export.neuronpedia import attribution_graph
 from circuits.export.tables import write_latex_edges, write_latex_nodes
 from circuits.export.tikz import write_tikz
-from circuits.node_scores import node_scores
 from circuits.plots import circuit_figure, node_heatmap
 from circuits.plots.page import NEGATIVE, POSITIVE, SIZE
-from circuits.provenance import frozen
-from circuits.quantity import edge_caption, node_caption, quantity_of
+from circuits.results.node_scores import node_scores
+from circuits.results.provenance import frozen
+from circuits.results.quantity import edge_caption, node_caption, quantity_of
 from circuits.viewer import write_viewer
 from tests.test_acdc_cli import run
 from tests.test_compare_cli import discovered

@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-from circuits.question import BATCH_BYTES, LARGEST_BATCH, Question
+from circuits.question.question import BATCH_BYTES, LARGEST_BATCH, Question
 from tests.tiny_models import random_pairs, tiny
 
 

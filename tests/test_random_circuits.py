@@ -8,7 +8,7 @@ import torch
 
 import circuits
 from circuits import Circuit, Graph, InputError
-from circuits.random_circuits import KINDS, distinct_rivals, random_circuits
+from circuits.results.random_circuits import KINDS, distinct_rivals, random_circuits
 from tests.tiny_models import random_pairs, tiny
 
 SMALL = Graph(1, 1, 1, (True,))

@@ -55,7 +55,7 @@ def _threads(shared, unit):
 
 @pytest.fixture(scope="module")
 def ray_workers():
-    from circuits.ray_workers import RayWorkers
+    from circuits.workers.ray import RayWorkers
 
     with RayWorkers(number=min(2, os.cpu_count() or 1)) as workers:
         yield workers
@@ -84,7 +84,7 @@ def test_a_worker_that_always_dies(ray_workers):
 def test_where_no_worker_can_start(tmp_path):
     """As where memory is full already: Ray's monitor kills each worker while it starts. What was computed before is not lost."""
     code = """
-        from circuits.ray_workers import RayWorkers
+        from circuits.workers.ray import RayWorkers
         from circuits.errors import InputError
         with RayWorkers(number=2) as workers:
             try:
@@ -125,7 +125,7 @@ def test_one_thread_a_worker(ray_workers):
 
 
 def test_too_many_workers():
-    from circuits.ray_workers import RayWorkers
+    from circuits.workers.ray import RayWorkers
 
     with pytest.raises(InputError, match="do not fit"):
         RayWorkers(number=10_000)
@@ -135,7 +135,7 @@ def test_too_many_workers():
 def test_where_nobody_listens(on, monkeypatch):
     import ray
 
-    from circuits.ray_workers import RayWorkers
+    from circuits.workers.ray import RayWorkers
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray tries for a quarter of an hour"))
@@ -147,7 +147,7 @@ def test_where_nobody_listens(on, monkeypatch):
 def test_auto_where_the_cluster_has_ended(told, monkeypatch, tmp_path):
     import ray
 
-    from circuits.ray_workers import RayWorkers
+    from circuits.workers.ray import RayWorkers
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray tries for minutes"))
@@ -163,7 +163,7 @@ def test_auto_where_the_cluster_has_ended(told, monkeypatch, tmp_path):
 
 
 def test_workers_that_would_be_waited_for_without_end():
-    from circuits.ray_workers import RayWorkers, room_on
+    from circuits.workers.ray import RayWorkers, room_on
 
     assert room_on({"CPU": 8.0}, 3, 0.0) == 2
     assert room_on({"CPU": 8.0}, 1, 1.0) == 0

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 import circuits
-from circuits.circuit import Circuit
-from circuits.component_samples import Samples
-from circuits.correlation import correlation
-from circuits.edge_statistics import EdgeStatistics
-from circuits.interactions import interactions
-from circuits.linear_fit import fit_linear
+from circuits.measure.component_samples import Samples
+from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.methods.coar import LinearAttribution, fit_samples
 from circuits.methods.game_values import sobol_indices
-from circuits.provenance import frozen
-from circuits.rounding import computed_in, rounding, size_before_cancellation
+from circuits.results.circuit import Circuit
+from circuits.results.provenance import frozen
+from circuits.stats.correlation import correlation
+from circuits.stats.interactions import interactions
+from circuits.stats.linear_fit import fit_linear
+from circuits.stats.rounding import computed_in, rounding, size_before_cancellation
 from tests.tiny_models import random_native_bridge, random_pairs, tiny
 
 NAMES = tuple(f"n{i}" for i in range(20))

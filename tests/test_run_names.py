@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from circuits import InputError
-from circuits.compare_runs import read_run
-from circuits.durable import LONGEST_NAME, beside
-from circuits.export.atomic import replacing
+from circuits.files.atomic import replacing
+from circuits.files.durable import LONGEST_NAME, beside
+from circuits.runs.compare import read_run
 from tests.faults.test_kills import a_place, command, discover
 
 EAP = ("--method", "eap", "--edges", 12, "--random-circuits", 0)

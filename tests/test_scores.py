@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from scipy import stats
 
 from circuits import EdgeScores, Graph, InputError, edge_attribution
-from circuits.bootstrap import PromptRows, bootstrap_interval, row_sizes, t_interval, t_p_values
-from circuits.edge_statistics import EdgeStatistics
-from circuits.provenance import frozen
-from circuits.scores import TENSORS
+from circuits.measure.edge_statistics import EdgeStatistics
+from circuits.results.edge_scores import TENSORS
+from circuits.results.provenance import frozen
+from circuits.stats.bootstrap import PromptRows, bootstrap_interval, row_sizes, t_interval, t_p_values
 from tests.tiny_models import random_pairs, tiny
 
 GRAPH = Graph(2, 4, 2, (True, True))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits import Circuit, EdgeScores, Graph, InputError
-from circuits import optimal_selection as solver
-from circuits.provenance import frozen
-from circuits.selection import RULES
+from circuits.results import optimal_selection as solver
+from circuits.results.provenance import frozen
+from circuits.results.selection import RULES
 
 GRAPHS = {
     "plain": Graph(2, 2, 2, (True, True)),

@@ -9,12 +9,12 @@ import torch
 
 import circuits
 from circuits import Circuit, InputError, NodeScores
-from circuits.correlation import correlation
 from circuits.evaluation.completeness import Completeness
 from circuits.evaluation.faithfulness import Faithfulness, measure_circuits
-from circuits.metrics import METRICS
-from circuits.question import Question
-from circuits.span import ROUNDING, Span, computed_dtype, share_of_span
+from circuits.question.metrics import METRICS
+from circuits.question.question import Question
+from circuits.question.span import ROUNDING, Span, computed_dtype, share_of_span
+from circuits.stats.correlation import correlation
 from tests.tiny_models import random_pairs, random_subset, tiny
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from circuits.terminal import stage
+from circuits.cli.terminal import stage
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

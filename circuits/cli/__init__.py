@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuits import terminal
+from circuits.cli import terminal
 from circuits.cli.compare import compare
 from circuits.cli.discover import discover
 from circuits.cli.evaluate import evaluate
@@ -44,7 +44,7 @@ def settings(
     ] = False,
 ) -> None:
     if version:
-        from circuits.provenance import versions
+        from circuits.results.provenance import versions
 
         print("\n".join(f"{name} {number}" for name, number in versions().items()))
         raise typer.Exit

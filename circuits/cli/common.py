@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from circuits.pair_source import find_pairs as find_pairs
-from circuits.terminal import console_stderr, quiet_libraries
+from circuits.cli.terminal import console_stderr, quiet_libraries
+from circuits.prompts.source import find_pairs as find_pairs
 
 if TYPE_CHECKING:
     from circuits.model import Model
-    from circuits.workers import Workers
+    from circuits.workers.workers import Workers
 
 DEFAULT_MODEL = "smollm2-135m"
 LARGEST_SEED = 2**63 - 1
@@ -61,7 +61,7 @@ def workers_on(
         InputError: options of workers without `--on`, or see `RayWorkers`.
     """
     from circuits.errors import InputError
-    from circuits.workers import torch_threads
+    from circuits.workers.workers import torch_threads
 
     if on is None:
         if number is not None or cpus is not None or gpus:
@@ -71,7 +71,7 @@ def workers_on(
         return
     import torch
 
-    from circuits.ray_workers import RayWorkers
+    from circuits.workers.ray import RayWorkers
 
     threads = torch.get_num_threads() if threads is None else threads
     with console_stderr().status("starting workers"):

@@ -7,8 +7,8 @@ import typer
 
 from circuits.cli.common import LARGEST_SEED, json_line, load, print_json
 from circuits.cli.options import Config, Device
+from circuits.cli.terminal import console, console_stderr, print_rows, stage
 from circuits.errors import InputError
-from circuits.terminal import console, console_stderr, print_rows, stage
 
 
 def compare(
@@ -32,11 +32,11 @@ def compare(
     ] = None,
 ) -> None:
     """Compare the scores and circuits of finished runs: rankings, overlap, and how well each predicts ablations."""
-    from circuits.compare_runs import compare_runs, read_runs
-    from circuits.comparison_tables import tables
-    from circuits.component_samples import check_samples
-    from circuits.export.atomic import replacing
-    from circuits.provenance import said
+    from circuits.files.atomic import replacing
+    from circuits.measure.component_samples import check_samples
+    from circuits.pages.comparison_tables import tables
+    from circuits.results.provenance import said
+    from circuits.runs.compare import compare_runs, read_runs
 
     found = read_runs(runs)
     if len(found) < 2:
@@ -55,8 +55,8 @@ def compare(
         found, loaded, samples=samples, alphas=chances, ablation=ablation, by=by, seed=seed, stage=stage
     )
     if page is not None:
+        from circuits.pages.comparison import comparison_sections
         from circuits.plots import write_page
-        from circuits.plots.comparison import comparison_sections
 
         title = f"Methods compared: {origin.get('task') or 'pairs'} in {origin.get('model')}"
         write_page(title, comparison_sections(result), page)

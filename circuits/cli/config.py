@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.pair import LARGEST
-from circuits.untrusted import parse_toml, read_toml, shown
+from circuits.files.untrusted import parse_toml, read_toml, shown
+from circuits.prompts.pair import LARGEST
 
 CONFIG_FILE = "config.toml"
 NOT_CONFIGURED = (
@@ -93,7 +93,7 @@ def finished_already(out: Path, given: Mapping[str, Any]) -> Finished | None:
     Raises:
         InputError: there is one with other options.
     """
-    from circuits.run_files import config_is_as_written, is_run, is_whole, read_run_file
+    from circuits.runs.files import config_is_as_written, is_run, is_whole, read_run_file
 
     try:
         if not out.is_dir() or not any(out.iterdir()) or not is_run(out):

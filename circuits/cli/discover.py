@@ -19,7 +19,7 @@ from circuits.cli.options import (
     OneLength,
     Revision,
 )
-from circuits.terminal import console, console_stderr, print_summary, stage
+from circuits.cli.terminal import console, console_stderr, print_summary, stage
 
 
 def discover(
@@ -43,11 +43,11 @@ def discover(
 ) -> None:  # fmt: skip
     """Score the edges of a model on a task, choose a circuit and test it; or score nodes. Written down."""
     given = locals()  # all options, by name
-    from circuits.discover import METHODS, check_divided, check_options, choose_ablation
-    from circuits.discover import discover as run_discovery
-    from circuits.doubts import collected
-    from circuits.metrics import get_metric
-    from circuits.runs import check_out, check_record, finish, forget_record, write_run, writing_run
+    from circuits.question.doubts import collected
+    from circuits.question.metrics import get_metric
+    from circuits.runs.directory import check_out, check_record, finish, forget_record, write_run, writing_run
+    from circuits.runs.discover import METHODS, check_divided, check_options, choose_ablation
+    from circuits.runs.discover import discover as run_discovery
 
     options = of.of_method(given)
     check_options(method, options)

@@ -8,7 +8,7 @@ import typer
 
 from circuits.cli.common import LARGEST_SEED, names_in
 from circuits.cli.options import WORKERS
-from circuits.option_limits import limits
+from circuits.runs.option_limits import limits
 
 METHOD_HELP = (
     "Edges: eap (one gradient), eap-ig (gradients integrated over inputs), edge-attribution (any --gradient), "

@@ -7,8 +7,8 @@ import typer
 
 from circuits.cli.common import LARGEST_SEED, find_pairs, load, names_in, print_json, print_warnings
 from circuits.cli.options import BatchSize, Config, Device, DeviceMap, OneLength, RunModel
+from circuits.cli.terminal import console, console_stderr, print_rows, stage
 from circuits.errors import InputError
-from circuits.terminal import console, console_stderr, print_rows, stage
 
 PARTS_HELP = (
     "Comma separated: faithfulness (under every ablation, against random circuits), completeness, minimality, curves (CPR and "
@@ -37,18 +37,18 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON instead of tables.")] = False,
 ) -> None:
     """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
-    from circuits.checksums import sealed_json
-    from circuits.compare_runs import read_run
-    from circuits.doubts import collected
-    from circuits.evaluate_run import evaluate_run
-    from circuits.evaluation_record import Evaluation
-    from circuits.evaluation_tables import tables
-    from circuits.export.atomic import check_writable, replacing
-    from circuits.locks import sole_writer
-    from circuits.pairs import PromptPairs
+    from circuits.files.atomic import check_writable, replacing
+    from circuits.files.checksums import sealed_json
+    from circuits.files.locks import sole_writer
+    from circuits.pages.evaluation import evaluation_sections
+    from circuits.pages.evaluation_tables import tables
     from circuits.plots import write_page
-    from circuits.plots.evaluation import evaluation_sections
-    from circuits.provenance import said
+    from circuits.prompts.pairs import PromptPairs
+    from circuits.question.doubts import collected
+    from circuits.results.provenance import said
+    from circuits.runs.compare import read_run
+    from circuits.runs.evaluate import evaluate_run
+    from circuits.runs.evaluation import Evaluation
 
     source = None if pairs is None else find_pairs(pairs)
 

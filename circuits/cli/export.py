@@ -46,10 +46,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Write a circuit for a paper, for another tool, or for a benchmark."""
+    from circuits.cli.terminal import console
     from circuits.export.formats import export_circuit, find_format
     from circuits.export.naming import read_naming
-    from circuits.export.source import read_source
-    from circuits.terminal import console
+    from circuits.runs.source import read_source
 
     form = find_format(to, out)
     naming = read_naming(labels) if labels is not None else None

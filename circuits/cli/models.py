@@ -7,7 +7,7 @@ import typer
 
 from circuits.cli.common import print_json
 from circuits.cli.options import BatchSize, Revision
-from circuits.terminal import console, quiet_libraries
+from circuits.cli.terminal import console, quiet_libraries
 
 models_app = typer.Typer(help="Models with a short name: list them, fetch them.", invoke_without_command=True)
 
@@ -61,7 +61,7 @@ def memory(
 
     with quiet_libraries():
         from circuits.engine.placement import choose_dtype
-        from circuits.needed_memory import memory_need, read_config
+        from circuits.methods.edge_memory import memory_need, read_config
 
         kind = choose_dtype(dtype)
         need = memory_need(read_config(name, revision), tokens=tokens, n=n, batch_size=batch_size, dtype=kind)

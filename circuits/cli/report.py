@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from circuits.cli.common import load
+from circuits.cli.terminal import console
 from circuits.errors import InputError
-from circuits.terminal import console
 
 
 def report(
@@ -15,8 +15,8 @@ def report(
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
 ) -> None:
     """Write one page on runs for a reader: task, model, methods, circuits, evaluations, comparison, commands."""
+    from circuits.pages.report import report_sections
     from circuits.plots import write_page
-    from circuits.report import report_sections
 
     title, sections = report_sections(runs, _decoder(runs[0]))
     write_page(title, sections, out)
@@ -25,7 +25,7 @@ def report(
 
 def _decoder(run: Path) -> Any:
     """What shows the tokens of a run's model as text; None where that model is not there, or has no tokenizer."""
-    from circuits.compare_runs import read_run
+    from circuits.runs.compare import read_run
 
     origin = read_run(run).provenance
     try:

@@ -9,7 +9,7 @@ import typer
 
 from circuits.cli.common import print_json, workers_on
 from circuits.cli.options import WORKERS, CpusPerWorker, GpusPerWorker, NumberOfWorkers, On
-from circuits.terminal import console, print_rows, stage
+from circuits.cli.terminal import console, print_rows, stage
 
 if TYPE_CHECKING:
     from circuits.study import Entry

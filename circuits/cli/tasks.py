@@ -6,8 +6,8 @@ import typer
 
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load, print_json
 from circuits.cli.options import Device, OneLength
+from circuits.cli.terminal import console, table
 from circuits.errors import InputError
-from circuits.terminal import console, table
 
 if TYPE_CHECKING:
     from circuits.model import Model
@@ -64,8 +64,8 @@ def check(
     """Does the model do this task? Accuracy, logit differences, and what the tokenizer makes of its words."""
     source = find_pairs(target)
     loaded = load(model, dtype, device, revision)
-    from circuits.task_check import check_pairs, check_task
-    from circuits.terminal_tasks import print_check
+    from circuits.cli.terminal_tasks import print_check
+    from circuits.evaluation.task import check_pairs, check_task
 
     if source.task is None:
         found = check_pairs(loaded, source(loaded, n, seed, bool(one_length)))

@@ -7,7 +7,7 @@ import typer
 
 from circuits.cli.common import load
 from circuits.cli.options import RunModel
-from circuits.terminal import console
+from circuits.cli.terminal import console
 
 
 def view(
@@ -26,10 +26,10 @@ def view(
     model: RunModel = None,
 ) -> None:
     """Write one HTML page that shows a circuit, or two side by side; it works offline."""
-    from circuits.export.source import read_source
-    from circuits.pairs import PromptPairs
-    from circuits.provenance import said
-    from circuits.untrusted import text_or_none
+    from circuits.files.untrusted import text_or_none
+    from circuits.prompts.pairs import PromptPairs
+    from circuits.results.provenance import said
+    from circuits.runs.source import read_source
     from circuits.viewer import write_viewer
     from circuits.viewer.attention import attention_patterns
 

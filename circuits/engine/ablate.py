@@ -17,7 +17,7 @@ from circuits.engine.capture import Writes, expanded_heads, stored_heads
 from circuits.engine.hooks import Hook, run
 from circuits.engine.prefix import Suffix
 from circuits.engine.readers import EditedReaders
-from circuits.graph import Graph, Reader
+from circuits.graph.graph import Graph, Reader
 
 
 def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool = False) -> set[str]:

@@ -17,7 +17,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.engine.norms import Norm, describe_norm
 from circuits.errors import ModelError
-from circuits.graph import Graph
+from circuits.graph.graph import Graph
 
 
 @dataclass(frozen=True, eq=False)

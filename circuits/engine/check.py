@@ -17,7 +17,7 @@ from circuits.engine.hooks import run
 from circuits.engine.prefix import Suffix, prefix_cache
 from circuits.engine.resume import base_run, resume
 from circuits.errors import ModelError
-from circuits.pairs import PairBatch, PromptPairs
+from circuits.prompts.pairs import PairBatch, PromptPairs
 
 
 @dataclass(frozen=True)

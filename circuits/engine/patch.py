@@ -18,7 +18,7 @@ from circuits.engine.hooks import Cache, Hook, run
 from circuits.engine.prefix import copy_cache
 from circuits.engine.resume import BaseRun, resume
 from circuits.errors import ModelError
-from circuits.nodes import Site
+from circuits.graph.nodes import Site
 
 Values = dict[tuple[int, str], Tensor]
 """(layer, hook point) -> the activation there, [batch, pos, …]."""

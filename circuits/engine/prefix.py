@@ -14,7 +14,7 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from circuits.engine.hooks import Cache
-from circuits.pairs import PairBatch
+from circuits.prompts.pairs import PairBatch
 
 
 @dataclass(frozen=True, eq=False)

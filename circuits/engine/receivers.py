@@ -10,8 +10,8 @@ from circuits.engine.architecture import Architecture, Block
 from circuits.engine.hooks import Hook
 from circuits.engine.patch import Values, hook_point
 from circuits.engine.readers import EditedReaders, ShiftedReaders
-from circuits.graph import Reader
-from circuits.nodes import Site
+from circuits.graph.graph import Reader
+from circuits.graph.nodes import Site
 
 
 class StreamRecorder:

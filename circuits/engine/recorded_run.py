@@ -13,9 +13,9 @@ from transformer_lens import TransformerBridge
 from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Writes, capture_writes
 from circuits.engine.hooks import Hook
-from circuits.engine.line import Line
 from circuits.engine.prefix import Suffix
-from circuits.graph import Reader
+from circuits.engine.token_line import Line
+from circuits.graph.graph import Reader
 
 
 @dataclass(frozen=True, eq=False)

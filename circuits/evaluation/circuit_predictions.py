@@ -15,18 +15,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation, get_ablation
-from circuits.circuit import Circuit
-from circuits.component_samples import Sampler, in_blocks
 from circuits.errors import InputError
 from circuits.evaluation.faithfulness import circuit_metrics
+from circuits.measure.component_samples import Sampler, in_blocks
 from circuits.methods.coar import LinearAttribution
-from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
-from circuits.question import Progress
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation, get_ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress
+from circuits.results.circuit import Circuit
 
 
 @plain_methods

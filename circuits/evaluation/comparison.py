@@ -20,18 +20,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.bootstrap import resampling_weights
-from circuits.circuit import Circuit
-from circuits.correlation import correlation
 from circuits.errors import InputError
 from circuits.evaluation.circuit_predictions import CircuitPrediction
 from circuits.evaluation.counterfactual import Correlation, Counterfactuals
-from circuits.interactions import Interaction
 from circuits.methods.coar import LinearAttribution
-from circuits.node_scores import NodeScores
 from circuits.plain_torch import plain_methods, plain_torch
-from circuits.provenance import finite
-from circuits.scores import EdgeScores
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import finite
+from circuits.stats.bootstrap import resampling_weights
+from circuits.stats.correlation import correlation
+from circuits.stats.interactions import Interaction
 
 Judged = NodeScores | EdgeScores | Circuit | Mapping[float, Circuit]
 BY = ("abs", "signed")
@@ -47,7 +47,7 @@ class Comparison:
         nodes: the components that all of them score.
         by: `abs`: nodes are ranked by the size of their mean effect; `signed`: from the most helpful to the most harmful.
         rank: Spearman's correlation of two methods' means over the nodes.
-        low, high: its 95% bootstrap interval, had other prompts been drawn; nominal, see `circuits.bootstrap`.
+        low, high: its 95% bootstrap interval, had other prompts been drawn; nominal, see `circuits.stats.bootstrap`.
         overlap: entry k - 1: the share of the k strongest nodes that two methods have in common; NaN where one of them
             does not say which k these are (a circuit: other than for all of its nodes).
         counterfactual: by method and alpha; empty where no ablations were given.

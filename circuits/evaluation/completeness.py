@@ -11,18 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.evaluation.faithfulness import measure_circuits
 from circuits.methods.exact_edges import exact_edge_effects
-from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
-from circuits.question import Progress, Question
-from circuits.span import Span
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress, Question
+from circuits.question.span import Span
+from circuits.results.circuit import Circuit
 
 
 @plain_methods
@@ -36,7 +36,7 @@ class Completeness:
             circuit's edges; equal in a complete circuit.
         sizes: edges in each K.
         metric, ablation: what it was measured with.
-        undefined: why these shares are NaN: the model's metric is that with everything ablated, see `circuits.span`; else None.
+        undefined: why these shares are NaN: the model's metric is that with everything ablated, see `circuits.question.span`; else None.
     """
 
     complement: float
@@ -110,7 +110,7 @@ class Minimality:
         edges: names.
         effects: m(C) - m(C without the edge) per prompt, signed like the behaviour.
         metric, ablation: what it was measured with.
-        rounding: effects of at most this size are rounding, see `circuits.span`.
+        rounding: effects of at most this size are rounding, see `circuits.question.span`.
     """
 
     edges: tuple[str, ...]

@@ -13,19 +13,19 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.bootstrap import bootstrap_interval
-from circuits.component_samples import Sampler, Samples
-from circuits.correlation import correlation
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
+from circuits.measure.component_samples import Sampler, Samples
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
-from circuits.question import Progress
-from circuits.span import share_known
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress
+from circuits.question.span import share_known
+from circuits.results.node_scores import NodeScores
+from circuits.stats.bootstrap import bootstrap_interval
+from circuits.stats.correlation import correlation
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Correlation:
 
     Attributes:
         per_prompt: the correlation over the samples; NaN on a prompt where prediction or metric is constant.
-        low, high: 95% bootstrap interval of its mean over the prompts; nominal, see `circuits.bootstrap`.
+        low, high: 95% bootstrap interval of its mean over the prompts; nominal, see `circuits.stats.bootstrap`.
     """
 
     per_prompt: Float[Tensor, " prompt"]

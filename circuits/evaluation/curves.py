@@ -18,21 +18,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.bootstrap import resampling_weights
-from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.evaluation.faithfulness import measure_circuits
-from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
-from circuits.provenance import finite
-from circuits.question import Progress, Question
-from circuits.scores import EdgeScores
-from circuits.selection import check_rule
-from circuits.span import Span, share_of_span
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress, Question
+from circuits.question.span import Span, share_of_span
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.provenance import finite
+from circuits.results.selection import check_rule
+from circuits.stats.bootstrap import resampling_weights
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's."""
@@ -48,7 +48,7 @@ class Curve:
         edges: how many edges each circuit has, dead ends pruned.
         circuit: metric per prompt of each.
         clean, ablated: metric per prompt of the model, and with all edges ablated.
-        low, high: 95% bootstrap interval of f over prompts (`circuits.bootstrap` tells what such intervals cover); NaN where
+        low, high: 95% bootstrap interval of f over prompts (`circuits.stats.bootstrap` tells what such intervals cover); NaN where
             some resamples have no span to divide by.
     """
 

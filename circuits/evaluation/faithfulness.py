@@ -6,7 +6,7 @@ on dataset means, where m(C) is the metric with every edge outside C ablated, m(
 interchange: the corrupted prompts' metric) and m(all) the model's own. The number means something only beside the
 ablation it was taken with, what was ablated (here edges, at all positions) and beside random circuits of equal size (Miller et
 al. 2024, 2407.08734). The mean over prompts of each prompt's own ratio is another number, which prompts with m(all) ≈ m(∅)
-can throw anywhere; both are reported. Where m(all) and m(∅) are the same to rounding (`circuits.span`), neither is defined, and
+can throw anywhere; both are reported. Where m(all) and m(∅) are the same to rounding (`circuits.question.span`), neither is defined, and
 `Faithfulness.undefined` says so.
 """
 
@@ -17,21 +17,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.answers import Answers, watched
-from circuits.circuit import Circuit
-from circuits.doubts import about_answers, doubt
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
-from circuits.question import Progress, Question
-from circuits.random_circuits import distinct_rivals, too_few
-from circuits.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.answers import Answers, watched
+from circuits.question.doubts import about_answers, doubt
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress, Question
+from circuits.question.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
+from circuits.results.circuit import Circuit
+from circuits.results.random_circuits import distinct_rivals, too_few
 
 
 @plain_methods
@@ -46,8 +46,8 @@ class Faithfulness:
             each other, so there may be fewer than were asked for.
         n_edges: size of the circuit.
         metric, ablation: what it was measured with.
-        random_kind: how the random circuits were drawn; see `circuits.random_circuits`.
-        rounding: how much of each prompt's metric may be rounding; None: judged by the metric alone, see `circuits.span`.
+        random_kind: how the random circuits were drawn; see `circuits.results.random_circuits`.
+        rounding: how much of each prompt's metric may be rounding; None: judged by the metric alone, see `circuits.question.span`.
         random_asked: how many random circuits were asked for; None: as many as there are.
         answers: where the model itself ranks the answers on the clean prompts; None where that was not measured.
     """
@@ -144,7 +144,7 @@ class CircuitMetrics:
 
     Attributes:
         values: the metric per prompt of each.
-        rounding: how much of each prompt's may be rounding, see `circuits.span`: the larger of what the model's own logits and
+        rounding: how much of each prompt's may be rounding, see `circuits.question.span`: the larger of what the model's own logits and
             those with everything ablated have.
     """
 
@@ -251,12 +251,12 @@ def faithfulness(
         metric: None: the one the task prefers.
         ablation: what replaces an ablated edge's value.
         n_random: how many random circuits; 0: none. Where fewer exist that differ from the circuit, there are fewer.
-        random_kind: how they are drawn: `connected`, or `same_layers`; see `circuits.random_circuits`.
+        random_kind: how they are drawn: `connected`, or `same_layers`; see `circuits.results.random_circuits`.
         seed: of the random circuits.
         batch_size, progress: see `circuit_metrics`.
 
     Warns:
-        PairsWarning: the model does not do what the pairs ask, or the pairs say little; see `circuits.doubts`.
+        PairsWarning: the model does not do what the pairs ask, or the pairs say little; see `circuits.question.doubts`.
     """
     rivals = distinct_rivals(circuit, n_random, random_kind, seed)
     question = Question.ask(model, pairs, metric, ablation, batch_size)

@@ -10,7 +10,7 @@ With m the metric, M the model, C the circuit, ¬C the rest and ∅ all edges ab
 | sufficiency | C is more faithful than a random circuit of equal size in at most a share q of cases | rejected |
 | partial necessity | leaving out C hurts more than leaving out a random circuit of equal size in at most a share q of cases | rejected |
 
-Two numbers that differ by rounding (`circuits.span`) are a tie, and a tie is no win: C does not come out as more faithful, or as
+Two numbers that differ by rounding (`circuits.question.span`) are a tie, and a tie is no win: C does not come out as more faithful, or as
 more needed, than a random circuit that does the same. All random circuits differ from C and from each other.
 
 Holm's correction (1979) is for what would otherwise be claimed too easily. Sufficiency and partial necessity are claims for the
@@ -35,20 +35,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.evaluation.completeness import minimality
 from circuits.evaluation.faithfulness import measure_circuits
 from circuits.evaluation.hypothesis_statistics import binomial, equivalence, holm, hsic, least
-from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
-from circuits.provenance import finite
-from circuits.question import Progress, Question
-from circuits.random_circuits import distinct_rivals, inflated, too_few
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress, Question
+from circuits.results.circuit import Circuit
+from circuits.results.provenance import finite
+from circuits.results.random_circuits import distinct_rivals, inflated, too_few
 
 NAMES = ("equivalence", "independence", "minimality", "sufficiency", "partial necessity")
 CLAIMS = ("sufficiency", "partial necessity")

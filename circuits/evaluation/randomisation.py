@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.evaluation.stability import stability
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores
 from circuits.plain_torch import plain_methods
-from circuits.question import Progress
-from circuits.scores import EdgeScores
+from circuits.question.question import Progress
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.node_scores import NodeScores
 
 Found = EdgeScores | NodeScores | Circuit
 

@@ -26,13 +26,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.graph import Graph
-from circuits.node_scores import NodeScores
+from circuits.graph.graph import Graph
 from circuits.plain_torch import plain_methods, plain_torch
-from circuits.scores import EdgeScores
-from circuits.selection import check_ranking
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.node_scores import NodeScores
+from circuits.results.selection import check_ranking
 
 LEVELS = ("edges", "merged", "nodes")
 NEGLIGIBLE = 1e-6

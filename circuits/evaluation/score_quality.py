@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.node_scores import NodeScores
 from circuits.plain_torch import plain_torch
-from circuits.scores import EdgeScores
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.node_scores import NodeScores
 
 
 @plain_torch

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.bootstrap import resampling_weights, row_sizes
-from circuits.circuit import Circuit
-from circuits.correlation import correlation
 from circuits.errors import InputError
-from circuits.node_scores import NodeScores
 from circuits.plain_torch import plain_methods, plain_torch
-from circuits.scores import EdgeScores
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.node_scores import NodeScores
+from circuits.stats.bootstrap import resampling_weights, row_sizes
+from circuits.stats.correlation import correlation
 
 
 @plain_methods

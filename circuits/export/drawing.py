@@ -13,11 +13,11 @@ from typing import Literal
 
 import networkx
 
-from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.export.naming import Naming
-from circuits.graph import Graph, Kind
-from circuits.quantity import EFFECT, Quantity, quantity_of
+from circuits.graph.graph import Graph, Kind
+from circuits.results.circuit import Circuit
+from circuits.results.quantity import EFFECT, Quantity, quantity_of
 
 Sign = Literal["helps", "hurts", "size", "unscored"]
 """`size`: of a score that has no sign."""
@@ -79,7 +79,7 @@ class DrawnEdge:
         score: its effect (of merged nodes: the sum), None if unknown.
         width: in points; grows with the square root of the effect's size.
         colour: hexadecimal.
-        signed: whether the score's sign says something, see `circuits.quantity`.
+        signed: whether the score's sign says something, see `circuits.results.quantity`.
     """
 
     source: str

@@ -23,11 +23,11 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.export.atomic import replacing, write_tensors
-from circuits.graph import Graph
-from circuits.untrusted import check_tensors, parse_json, read_json, shown
+from circuits.files.atomic import replacing, write_tensors
+from circuits.files.untrusted import check_tensors, parse_json, read_json, shown
+from circuits.graph.graph import Graph
+from circuits.results.circuit import Circuit
 
 FIELDS = ("score", "in_graph")
 """Keys of the edges and nodes in a file."""

@@ -8,10 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from circuits.circuit import Circuit
 from circuits.errors import ContentWarning, InputError
 from circuits.export.naming import Naming
 from circuits.plain_torch import plain_torch
+from circuits.results.circuit import Circuit
 
 DRAWN = ("naming", "max_edges", "colours", "direction")
 

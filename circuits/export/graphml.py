@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from circuits.circuit import Circuit
-from circuits.export.atomic import replacing
 from circuits.export.naming import Naming
-from circuits.export.node_link import check_finite, header, nodes_of
+from circuits.files.atomic import replacing
+from circuits.results.circuit import Circuit
+from circuits.results.circuit_file import check_finite, header, nodes_of
 
 GRAPH = {"schema": "long", "graph": "string", "provenance": "string"}
 NODE = {"kind": "string", "layer": "long", "head": "long", "heads": "string", "role": "string"}

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from circuits.circuit import Circuit
 from circuits.errors import InputError
 from circuits.export.eap_ig import write_eap_ig
+from circuits.results.circuit import Circuit
 
 FILE = "importances.json"
 MODELS = {

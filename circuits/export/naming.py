@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.graph import Graph
-from circuits.untrusted import read_json, read_toml, shown
+from circuits.files.untrusted import read_json, read_toml, shown
+from circuits.graph.graph import Graph
 
 LONGEST = 200
 """Characters of a label."""

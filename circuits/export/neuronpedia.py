@@ -14,13 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.export.atomic import replacing
 from circuits.export.naming import Naming
-from circuits.graph import Graph
-from circuits.provenance import plain
-from circuits.quantity import quantity_of
+from circuits.files.atomic import replacing
+from circuits.graph.graph import Graph
+from circuits.results.circuit import Circuit
+from circuits.results.provenance import plain
+from circuits.results.quantity import quantity_of
 
 TYPES = {"input": "embedding", "head": "attention head", "mlp": "mlp", "logits": "logit"}
 

@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.export.atomic import replacing
 from circuits.export.latex import escape
 from circuits.export.naming import Naming
 from circuits.export.rows import EdgeRow, NodeRow, edge_rows, node_rows
-from circuits.quantity import quantity_of
+from circuits.files.atomic import replacing
+from circuits.results.circuit import Circuit
+from circuits.results.quantity import quantity_of
 
 PAGE = 45
 """Rows of a LaTeX table that fit a page; longer ones are a `longtable`."""

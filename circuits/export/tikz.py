@@ -6,13 +6,13 @@ the picture's size, as the class `standalone` does, which small TeX installation
 
 from pathlib import Path
 
-from circuits.circuit import Circuit
-from circuits.export.atomic import replacing
 from circuits.export.dot import FRAME, arrow_size
 from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
 from circuits.export.latex import escape
 from circuits.export.layout import SAMPLE, Layout, Point, lay_out
 from circuits.export.naming import Naming
+from circuits.files.atomic import replacing
+from circuits.results.circuit import Circuit
 
 ARROWS = {
     "q": ("Diamond", 1.4, 0.7),

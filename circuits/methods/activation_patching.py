@@ -23,25 +23,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation, RunAblation
-from circuits.effects import BatchEffects, node_effects, other_run
 from circuits.engine.hooks import inference_state
 from circuits.engine.patch import Patch
 from circuits.errors import InputError
-from circuits.graph import Graph
-from circuits.metrics import Metric, MetricFunction
+from circuits.graph.graph import Graph
+from circuits.graph.nodes import Site, in_layer, select_sites
+from circuits.measure.divided import Asked, Measurement, measure_pieces
+from circuits.measure.node_effects import BatchEffects, node_effects, other_run
+from circuits.measure.patch_runs import PatchRuns
+from circuits.measure.store import Pieces, question_of
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores
-from circuits.nodes import Site, in_layer, select_sites
-from circuits.pairs import PromptPairs
-from circuits.patch_runs import PatchRuns
-from circuits.pieces import Pieces, question_of
-from circuits.positions import place, position_axis
-from circuits.provenance import provenance
-from circuits.question import Batch, Progress, Question
-from circuits.worker_pieces import Asked, Measurement, measure_pieces
-from circuits.workers import UNITS_PER_WORKER, Workers
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation, RunAblation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.positions import place, position_axis
+from circuits.question.question import Batch, Progress, Question
+from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import provenance
+from circuits.workers.workers import UNITS_PER_WORKER, Workers
 
 DIRECTIONS = ("denoising", "noising")
 

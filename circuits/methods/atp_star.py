@@ -27,21 +27,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation, RunAblation
-from circuits.effects import BatchEffects, at_positions, node_effects, other_run
 from circuits.engine.attention import AttentionScores, CleanAttention, Part, attention_fixes
-from circuits.engine.live import Key, LiveRun, live_run
+from circuits.engine.live_run import Key, LiveRun, live_run
 from circuits.engine.patch import Values, record_values
 from circuits.engine.qk_fix import KeyFix, RowFix
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
+from circuits.graph.nodes import Site, select_sites
+from circuits.measure.node_effects import BatchEffects, at_positions, node_effects, other_run
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores
-from circuits.nodes import Site, select_sites
-from circuits.pairs import PromptPairs
-from circuits.positions import position_axis
-from circuits.question import Batch, Progress, Question
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation, RunAblation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.positions import position_axis
+from circuits.question.question import Batch, Progress, Question
+from circuits.results.node_scores import NodeScores
 
 NODES = "q+k+v+heads+mlps"
 
@@ -79,8 +79,8 @@ def atp_star(
         grad_drop: average over gradients with a layer dropped.
         positions: True (or `each`): every position is a node of its own, and a key is patched alone. False (or None): a node
             is patched at all its positions together; for keys that is another question, and the softmax is recomputed with
-            all of them corrupted. `roles` or names of roles: those positions, each by itself; see `circuits.positions`.
-        nodes: names, or groups joined by `+`: see `circuits.nodes`. None: queries, keys, values, heads and MLPs.
+            all of them corrupted. `roles` or names of roles: those positions, each by itself; see `circuits.question.positions`.
+        nodes: names, or groups joined by `+`: see `circuits.graph.nodes`. None: queries, keys, values, heads and MLPs.
         metric: None: the one the task prefers. It must have a gradient at the clean run.
         ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
         batch_size, progress: see `activation_patching`.

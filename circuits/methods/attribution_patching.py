@@ -15,18 +15,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation, RunAblation
-from circuits.effects import BatchEffects, at_positions, node_effects, other_run
-from circuits.engine.live import live_run
+from circuits.engine.live_run import live_run
 from circuits.engine.patch import record_values
-from circuits.metrics import Metric, MetricFunction
+from circuits.graph.nodes import Site, select_sites
+from circuits.measure.node_effects import BatchEffects, at_positions, node_effects, other_run
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores
-from circuits.nodes import Site, select_sites
-from circuits.pairs import PromptPairs
-from circuits.positions import position_axis
-from circuits.question import Batch, Progress, Question
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation, RunAblation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.positions import position_axis
+from circuits.question.question import Batch, Progress, Question
+from circuits.results.node_scores import NodeScores
 
 
 @on_model
@@ -46,7 +46,7 @@ def attribution_patching(
     Args:
         model, pairs: what is asked.
         nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
-        positions: None: all positions together; `each`, `roles` or names of roles: see `circuits.positions`.
+        positions: None: all positions together; `each`, `roles` or names of roles: see `circuits.question.positions`.
         metric: None: the one the task prefers. It must have a gradient at the clean run.
         ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
         batch_size, progress: see `activation_patching`.

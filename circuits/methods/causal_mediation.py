@@ -22,22 +22,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation, RunAblation
-from circuits.bootstrap import bootstrap_interval
 from circuits.engine.hooks import inference_state
 from circuits.engine.patch import Patch, ValueRecorder, changed_prompts, patched_logits
 from circuits.engine.resume import base_run
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
+from circuits.graph.nodes import Site, select_sites
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.nodes import Site, select_sites
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
-from circuits.positions import place, position_axis
-from circuits.provenance import Frozen, Provenance, frozen, provenance
-from circuits.question import Batch, Progress, Question
-from circuits.span import Span
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation, RunAblation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.positions import place, position_axis
+from circuits.question.question import Batch, Progress, Question
+from circuits.question.span import Span
+from circuits.results.provenance import Frozen, Provenance, frozen, provenance
+from circuits.stats.bootstrap import bootstrap_interval
 
 
 @plain_methods
@@ -97,7 +97,7 @@ class Mediation:
 
     @property
     def share(self) -> float:
-        """indirect / total, on means over prompts; NaN where the total effect is rounding (see `circuits.span`)."""
+        """indirect / total, on means over prompts; NaN where the total effect is rounding (see `circuits.question.span`)."""
         known = Span.of(self.clean, self.corrupted, origin=self.provenance).missing is None
         return self.indirect / self.total if known else float("nan")
 
@@ -109,7 +109,7 @@ class Mediation:
         """Percentile bootstrap interval of each mean over prompts: `{"direct": (low, high), …}`.
 
         Args:
-            level: its nominal coverage; `circuits.bootstrap` tells what it covers.
+            level: its nominal coverage; `circuits.stats.bootstrap` tells what it covers.
             resamples: how many; the same for all four effects.
             seed: of the resampling.
 

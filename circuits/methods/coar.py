@@ -23,23 +23,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.component_samples import Sampler, Samples, in_blocks
-from circuits.correlation import correlation
 from circuits.errors import AttributionWarning, InputError
-from circuits.interactions import Interaction, interactions
-from circuits.linear_fit import FITS, LinearFit, fit_linear
-from circuits.metrics import Metric, MetricFunction
+from circuits.measure.component_samples import Sampler, Samples, in_blocks
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods, plain_torch
-from circuits.provenance import frozen
-from circuits.question import Progress
-from circuits.rounding import computed_in
-from circuits.span import share_known
-from circuits.workers import Workers
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress
+from circuits.question.span import share_known
+from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import frozen
+from circuits.stats.correlation import correlation
+from circuits.stats.interactions import Interaction, interactions
+from circuits.stats.linear_fit import FITS, LinearFit, fit_linear
+from circuits.stats.rounding import computed_in
+from circuits.workers.workers import Workers
 
 WEAK = 0.5
 """A correlation on samples left out below which a fit is said to be weak."""
@@ -70,7 +70,7 @@ class LinearAttribution(NodeScores):
 
     @property
     def interactions(self) -> tuple[Interaction, ...]:
-        """The strongest pairs that the sum does not describe; see `circuits.interactions`."""
+        """The strongest pairs that the sum does not describe; see `circuits.stats.interactions`."""
         return tuple(Interaction(*pair) for pair in self.fit.get("interactions", ()))
 
     @property

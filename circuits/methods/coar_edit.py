@@ -17,17 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.component_samples import Sampler, in_blocks
 from circuits.errors import InputError
+from circuits.measure.component_samples import Sampler, in_blocks
 from circuits.methods.coar import LinearAttribution
-from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods, plain_torch
-from circuits.question import Progress
-from circuits.rounding import computed_in, rounding
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress
+from circuits.stats.rounding import computed_in, rounding
 
 
 @plain_methods

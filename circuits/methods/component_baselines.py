@@ -16,18 +16,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.effects import BatchEffects, node_effects
-from circuits.engine.live import Key, LiveRun, live_run
+from circuits.engine.live_run import Key, LiveRun, live_run
 from circuits.engine.patch import Values
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
+from circuits.graph.nodes import Site, select_sites
+from circuits.measure.node_effects import BatchEffects, node_effects
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores
-from circuits.nodes import Site, select_sites
-from circuits.pairs import PromptPairs
-from circuits.question import Batch, Progress, Question
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Batch, Progress, Question
+from circuits.results.node_scores import NodeScores
 
 
 @on_model
@@ -95,7 +95,7 @@ def neuron_conductance(
 
     Args:
         model, pairs, metric: see `gradient_times_parameter`.
-        nodes: see `circuits.nodes`.
+        nodes: see `circuits.graph.nodes`.
         steps: pieces of the path, each with a gradient in its middle.
         ablation: where the embedding starts; `zero` as in the paper.
         batch_size, progress: see `circuits.coar`.

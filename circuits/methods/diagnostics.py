@@ -3,7 +3,7 @@
 Random subsets of those nodes are patched as one, each node in a subset with probability p = `share`. Per node the outcomes
 with it are compared with those without it; joint sets, which hold all, half or a quarter of the nodes, say how much effects may
 depend on company that no subset had. The largest upper limit bounds the largest effect still missed. What is bounded is a
-node's effect averaged over random company, not its effect alone; what is assumed stands in `circuits.diagnosis`.
+node's effect averaged over random company, not its effect alone; what is assumed stands in `circuits.methods.diagnosis`.
 
 Where effects add up, an estimate's standard error is about (Σ effect²)^½ / samples^½ for every p: the strong nodes make it
 wide. They are also those whose effects do not add up. So patch them one by one, and exclude them here.
@@ -12,19 +12,19 @@ wide. They are also those whose effects do not add up. So patch them one by one,
 from collections.abc import Sequence
 from pathlib import Path
 
-from circuits.ablations import Ablation
-from circuits.diagnosis import Diagnosis, check_confidence, check_size
-from circuits.effects import other_run
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
+from circuits.measure.node_effects import other_run
+from circuits.measure.placed_nodes import placed_nodes
+from circuits.measure.store import Pieces, question_of
+from circuits.measure.subsets import SetRuns, draw_subsets, whole_share
+from circuits.methods.diagnosis import Diagnosis, check_confidence, check_size
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
-from circuits.pieces import Pieces, question_of
-from circuits.placed_nodes import placed_nodes
-from circuits.provenance import frozen, provenance
-from circuits.question import Progress, Question
-from circuits.subsets import SetRuns, draw_subsets, whole_share
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress, Question
+from circuits.results.provenance import frozen, provenance
 
 
 @on_model
@@ -52,7 +52,7 @@ def diagnose(
 
     Args:
         model, pairs: what is asked. Effects are those on these pairs; that others may differ is not part of any interval.
-        nodes: names (`a0.h1`, or at one position `a0.h1@3`), or groups joined by `+`: see `circuits.nodes`. None: queries,
+        nodes: names (`a0.h1`, or at one position `a0.h1@3`), or groups joined by `+`: see `circuits.graph.nodes`. None: queries,
             keys, values, heads and MLPs.
         excluding: names of nodes to leave out: those patched already.
         positions: None: a node at all positions together; `each`, `roles` or names of roles: each by itself.
@@ -60,7 +60,7 @@ def diagnose(
         share: with which probability a node is in a subset, to the nearest 1/32. The smaller, the nearer to effects
             alone; but have `samples · share` at least 8: a node that is in few subsets is bounded loosely.
         confidence: of intervals and bounds.
-        size: what counts as an effect's size: `mean` or `contribution`; see `circuits.diagnosis`.
+        size: what counts as an effect's size: `mean` or `contribution`; see `circuits.methods.diagnosis`.
         metric: None: the one the task prefers.
         ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
         batch_size: pairs at a time; results do not depend on it.

@@ -38,24 +38,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.contraction import Contraction
-from circuits.edge_statistics import EdgeStatistics
 from circuits.engine.capture import Writes
 from circuits.engine.hooks import Hook, inference_state
 from circuits.engine.memory import freed_at_once, kept_for_reuse
-from circuits.engine.rules import relevance
+from circuits.engine.relp_rules import relevance
 from circuits.errors import AttributionWarning, InputError
-from circuits.metrics import Metric, MetricFunction
+from circuits.measure.contraction import Contraction
+from circuits.measure.edge_statistics import EdgeStatistics
+from circuits.measure.norm_check import verdict
+from circuits.measure.sign_check import SignCheck
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.norm_check import verdict
-from circuits.pairs import PromptPairs
-from circuits.positions import position_axis
-from circuits.provenance import provenance
-from circuits.question import Progress, Question
-from circuits.scores import EdgeScores
-from circuits.sign_check import SignCheck
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.positions import position_axis
+from circuits.question.question import Progress, Question
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.provenance import provenance
 
 OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 ATTENTION = ("live", "detached")
@@ -92,8 +92,8 @@ def edge_attribution(
             not (`detached`: the AH-rule, which their code has as an option; then every edge into a query or key scores 0).
         metric: what is explained; None: the one the task prefers.
         ablation: what an edge's value is replaced by.
-        positions: also split each effect by token position: `each`, `roles`, or names of roles; see `circuits.positions`.
-        check_sign: for `clean`: warn if the edge `input->m0` is given the wrong sign; see `circuits.sign_check`.
+        positions: also split each effect by token position: `each`, `roles`, or names of roles; see `circuits.question.positions`.
+        check_sign: for `clean`: warn if the edge `input->m0` is given the wrong sign; see `circuits.measure.sign_check`.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (pairs done, pairs in all).
 
@@ -102,7 +102,7 @@ def edge_attribution(
 
     Warns:
         AttributionWarning: see `check_sign`; and where a gradient is taken on a residual stream of (almost) zeros, as under zero
-            ablation at the ablated end (`corrupted`, `clean-corrupted`, the left rule): see `circuits.norm_check`.
+            ablation at the ablated end (`corrupted`, `clean-corrupted`, the left rule): see `circuits.measure.norm_check`.
 
     Raises:
         InputError: unknown option, or a metric without a gradient where it is needed.

@@ -1,6 +1,6 @@
 """Edge pruning: all edges' masks are trained together, by gradient, under a budget (Bhaskar et al. 2024, 2406.16778).
 
-Every edge has a hard concrete mask z (Louizos et al. 2018; `circuits.hard_concrete`) with a parameter log α. A reader sees
+Every edge has a hard concrete mask z (Louizos et al. 2018; `circuits.stats.hard_concrete`) with a parameter log α. A reader sees
 z · current + (1 - z) · replacement from each writer (`engine.masked`). Each step draws all masks anew and some pairs, and
 Adam descends in log α on
 
@@ -28,22 +28,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.circuit import Circuit
 from circuits.engine.ablate import replaced_stream
 from circuits.engine.capture import Writes
 from circuits.engine.hooks import inference_state
-from circuits.engine.masked import Streams, masked_logits
+from circuits.engine.soft_masks import Streams, masked_logits
 from circuits.errors import InputError, ModelError
-from circuits.graph import Graph
-from circuits.hard_concrete import OPEN, chance_open, draw
-from circuits.metrics import Metric, MetricFunction
+from circuits.graph.graph import Graph
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
-from circuits.provenance import Provenance, provenance
-from circuits.question import Batch, Question
-from circuits.scores import EdgeScores
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Batch, Question
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.provenance import Provenance, provenance
+from circuits.stats.hard_concrete import OPEN, chance_open, draw
 
 FIRST_LOG_ALPHA, FIRST_SPREAD = 2.0, 0.01
 GAIN = 50.0

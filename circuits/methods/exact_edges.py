@@ -19,24 +19,24 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.circuit import Circuit
-from circuits.edge_statistics import EdgeStatistics
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
-from circuits.graph import Graph
-from circuits.metrics import Metric, MetricFunction
+from circuits.graph.graph import Graph
+from circuits.measure.divided import Asked, Measurement, measure_pieces
+from circuits.measure.edge_statistics import EdgeStatistics
+from circuits.measure.single_edges import EdgeRuns, edge_effects
+from circuits.measure.store import Pieces, question_of
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
-from circuits.pieces import Pieces, question_of
 from circuits.plain_torch import plain_methods
-from circuits.provenance import Provenance, frozen, provenance
-from circuits.question import Progress, Question
-from circuits.scores import EdgeScores
-from circuits.single_edges import EdgeRuns, edge_effects
-from circuits.worker_pieces import Asked, Measurement, measure_pieces
-from circuits.workers import Workers, in_units
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress, Question
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.provenance import Provenance, frozen, provenance
+from circuits.workers.workers import Workers, in_units
 
 
 @plain_methods

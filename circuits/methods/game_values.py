@@ -21,18 +21,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.component_samples import BLOCK, Sampler, check_samples, draw_block, in_blocks
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
+from circuits.measure.component_samples import BLOCK, Sampler, check_samples, draw_block, in_blocks
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
-from circuits.provenance import Provenance, frozen
-from circuits.question import Progress
-from circuits.span import ROUNDING, rounding_share
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress
+from circuits.question.span import ROUNDING, rounding_share
+from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import Provenance, frozen
 
 
 @on_model

@@ -20,17 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.edge_statistics import EdgeStatistics
 from circuits.engine.capture import stack
 from circuits.engine.hooks import inference_state
 from circuits.engine.recorded_run import record_run
 from circuits.errors import InputError
+from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
-from circuits.provenance import frozen, provenance
-from circuits.question import Batch, Progress, Question
-from circuits.scores import EdgeScores
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.question import Batch, Progress, Question
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.provenance import frozen, provenance
 
 
 @on_model

@@ -26,19 +26,19 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import binomtest
 from torch import Tensor
 
-from circuits.alignment import NodeAt, align
-from circuits.causal_model import CausalModel
 from circuits.engine.hooks import inference_state
 from circuits.engine.patch import Patch, patched_logits, record_values
 from circuits.engine.resume import base_run
 from circuits.errors import InputError
+from circuits.methods.alignment import NodeAt, align
+from circuits.methods.causal_model import CausalModel
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
 from circuits.plain_torch import plain_methods
-from circuits.positions import place
-from circuits.provenance import Provenance, frozen, provenance
-from circuits.question import Batch, Progress, Question
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.positions import place
+from circuits.question.question import Batch, Progress, Question
+from circuits.results.provenance import Provenance, frozen, provenance
 
 
 @plain_methods

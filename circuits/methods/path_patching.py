@@ -26,21 +26,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuits.ablations import Ablation, RunAblation
-from circuits.effects import BatchEffects, node_effects, other_run
 from circuits.engine.architecture import Architecture
 from circuits.engine.hooks import Hook
 from circuits.engine.patch import Patch, ValueRecorder, Values, patch_hooks, record_values
 from circuits.engine.receivers import SetReaders, ShiftedReceivers, StreamRecorder
 from circuits.engine.resume import BaseRun, base_run, resume
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
+from circuits.graph.nodes import Site, select_sites
+from circuits.measure.node_effects import BatchEffects, node_effects, other_run
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores
-from circuits.nodes import Site, select_sites
-from circuits.pairs import PromptPairs
-from circuits.question import Batch, Progress, Question
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation, RunAblation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Batch, Progress, Question
+from circuits.results.node_scores import NodeScores
 
 MLPS = ("frozen", "live")
 INPUTS = ("shifted", "set")

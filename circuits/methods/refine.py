@@ -18,22 +18,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
 from circuits.engine.hooks import Hook, Reached, inference_state, stop
-from circuits.engine.live import Key, live_run
+from circuits.engine.live_run import Key, live_run
 from circuits.engine.patch import hook_point
 from circuits.engine.readers import ShiftedReaders
 from circuits.engine.resume import resume
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
+from circuits.measure.single_edges import EdgeRuns, edge_effects
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
-from circuits.provenance import Provenance, frozen, plain, provenance
-from circuits.question import Batch, Progress, Question
-from circuits.scores import EdgeScores
-from circuits.selection import ranking
-from circuits.single_edges import EdgeRuns, edge_effects
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Batch, Progress, Question
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.provenance import Provenance, frozen, plain, provenance
+from circuits.results.selection import ranking
 
 HOW = ("node", "exact")
 TOKENS_AT_ONCE = 4096

@@ -3,7 +3,7 @@
 First the nodes whose scores reach `below` are patched, each alone (exact effects). Then round r = 1, 2, …:
 
 1. fresh random subsets of the nodes that are left, samples · 2^(r-1) of them and the joint sets, give an upper bound on the
-   largest size of an average effect among them (`circuits.diagnosis`), with confidence 1 - α/(r(r+1)) where α = 1 - confidence;
+   largest size of an average effect among them (`circuits.methods.diagnosis`), with confidence 1 - α/(r(r+1)) where α = 1 - confidence;
 2. if it is under `below`, that is the end;
 3. else as many nodes are patched as subsets were drawn: those whose estimate reaches `below`, then the next by score.
 
@@ -11,7 +11,7 @@ When a round would draw as many sets as there are nodes left, all of them are pa
 result is exact. Rounds double, so patching and sampling cost about the same, and the whole less than two forward passes a
 node and the joint sets of all rounds but one. Samples are fresh in every round, and Σ α/(r(r+1)) = α: the probability of stopping
 while a node of average effect `below` or more is left is at most α, however many rounds there are, as far as each bound holds
-with the confidence it states, and on the assumption that `circuits.diagnosis` names.
+with the confidence it states, and on the assumption that `circuits.methods.diagnosis` names.
 """
 
 from collections.abc import Sequence
@@ -23,22 +23,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
-from circuits.diagnosis import ASSUMPTION, Diagnosis, check_confidence, check_size, sizes
-from circuits.effects import other_run
 from circuits.errors import InputError
-from circuits.joint_sets import JOINT_SETS, spread_of
-from circuits.metrics import Metric, MetricFunction
+from circuits.measure.joint_sets import JOINT_SETS, spread_of
+from circuits.measure.node_effects import other_run
+from circuits.measure.placed_nodes import PlacedNode, placed_nodes
+from circuits.measure.store import Pieces, question_of
+from circuits.measure.subsets import SetRuns, draw_subsets, whole_share
+from circuits.methods.diagnosis import ASSUMPTION, Diagnosis, check_confidence, check_size, sizes
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.node_scores import NodeScores, node_scores
-from circuits.pairs import PromptPairs
-from circuits.pieces import Pieces, question_of
-from circuits.placed_nodes import PlacedNode, placed_nodes
 from circuits.plain_torch import plain_methods
-from circuits.provenance import Provenance, provenance
-from circuits.question import Progress, Question
-from circuits.subsets import SetRuns, draw_subsets, whole_share
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress, Question
+from circuits.results.node_scores import NodeScores, node_scores
+from circuits.results.provenance import Provenance, provenance
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Round:
         samples: subsets drawn in it, besides the joint sets.
         confidence: of its bound.
         bound: on the size of the average effect of every node that was left.
-        spread: how much the marginal effect of a node may depend on its company: see `circuits.joint_sets`.
+        spread: how much the marginal effect of a node may depend on its company: see `circuits.measure.joint_sets`.
     """
 
     patched: int
@@ -70,8 +70,8 @@ class Verification:
         unverified: the nodes that were not.
         below: the size that was asked for.
         bound: on the size of the average effect of every unverified node; 0 if there are none.
-        confidence: with which it holds, on the assumption that `circuits.diagnosis` names.
-        size: what the size of an effect is: see `circuits.diagnosis`.
+        confidence: with which it holds, on the assumption that `circuits.methods.diagnosis` names.
+        size: what the size of an effect is: see `circuits.methods.diagnosis`.
         rounds: the diagnoses on the way.
         passes: forward passes over the pairs that it took, each patched run counted as one.
     """
@@ -148,7 +148,7 @@ def verify(
         scores: of the nodes that are asked about, best from `atp_star`; they are ordered by size.
         below: the size of effects that must not be missed, in the metric's unit.
         confidence: with which none is.
-        size: what the size of an effect is: `mean` or `contribution`; see `circuits.diagnosis`.
+        size: what the size of an effect is: `mean` or `contribution`; see `circuits.methods.diagnosis`.
         samples: subsets in the first round, besides the joint sets.
         share: with which probability a node is in a subset, to the nearest 1/32; see `diagnose`.
         metric: None: the one the task prefers. Not necessarily that of the scores.

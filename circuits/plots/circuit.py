@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from circuits.circuit import Circuit
 from circuits.plots.figure import Figure
 from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, SIZE, escaped
-from circuits.quantity import Quantity, quantity_of
+from circuits.results.circuit import Circuit
+from circuits.results.quantity import Quantity, quantity_of
 
 NODE_COLOURS = {"input": "#e8eaed", "head": "#ffffff", "mlp": "#f3e6c4", "logits": "#e8eaed"}
 N_WIDTHS = 8
@@ -19,7 +19,7 @@ def circuit_figure(circuit: Circuit, title: str | None = None) -> Figure:
     """A circuit as an interactive picture, layers upward.
 
     Width grows with the score's size. Where scores have a sign, blue, solid edges are positive ones (of effects: they help) and
-    vermilion, dashed ones negative; see `circuits.quantity`. Hovering over an edge or node shows names and numbers.
+    vermilion, dashed ones negative; see `circuits.results.quantity`. Hovering over an edge or node shows names and numbers.
 
     Args:
         circuit: any circuit; without scores all edges look alike.

@@ -1,7 +1,7 @@
 """Heat maps of node scores: layers × heads, or nodes × positions.
 
 Where scores have a sign, blue is positive, vermilion negative and white is 0, and the scale is symmetric about 0; sizes, which
-have none, go from white (0) to green. `circuits.quantity` knows which is which. Grey cells were not measured.
+have none, go from white (0) to green. `circuits.results.quantity` knows which is which. Grey cells were not measured.
 """
 
 import math
@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from circuits.errors import InputError
-from circuits.node_scores import NodeScores
 from circuits.plots.figure import Figure, subplots
 from circuits.plots.labels import colour_bar_title, figure_title, hover, short, windows
 from circuits.plots.page import NEGATIVE, NOT_MEASURED, POSITIVE, SIZE, escaped
+from circuits.results.node_scores import NodeScores
 
 SCALE = [(0.0, NEGATIVE), (0.5, "#ffffff"), (1.0, POSITIVE)]
 SIZES = [(0.0, "#ffffff"), (1.0, SIZE)]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuits.node_scores import NodeScores
+from circuits.results.node_scores import NodeScores
 
 WRITTEN = {"coar": "COAR", "atp_star": "AtP*"}
 """Methods whose names are not words."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from circuits.export.atomic import replacing
+from circuits.files.atomic import replacing
 from circuits.plots.figure import CONFIG
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#5f6b7a"

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from circuits import plugins, zoo
-from circuits.discover import METHODS
 from circuits.errors import InputError
 from circuits.model import Model
-from circuits.pairs import PromptPairs
-from circuits.provenance import plain, versions
+from circuits.prompts.pairs import PromptPairs
+from circuits.results.provenance import plain, versions
+from circuits.runs.discover import METHODS
 from circuits.study.request import FILES, Request, is_file
 
 NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "device", "model_name", "tokenizer_name")

@@ -24,19 +24,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from circuits.checksums import read_sealed, sealed_json
-from circuits.durable import is_emptied, make_directory, sync_directory
 from circuits.errors import DamageWarning, InputError, SchemaError
-from circuits.evaluation_record import check_evaluation
-from circuits.export.atomic import PART, replacing
-from circuits.locks import sole_writer
-from circuits.run_files import RUN_FILE, faults, read_run_file
-from circuits.runs import mend_record, place_files
+from circuits.files.atomic import PART, replacing
+from circuits.files.checksums import read_sealed, sealed_json
+from circuits.files.durable import is_emptied, make_directory, sync_directory
+from circuits.files.locks import sole_writer
+from circuits.files.untrusted import check_plain, read_json, read_text
+from circuits.runs.directory import mend_record, place_files
+from circuits.runs.evaluation import check_evaluation
+from circuits.runs.files import RUN_FILE, faults, read_run_file
 from circuits.study.address import Identity, evaluation_address, request_key, run_address
 from circuits.study.perform import Performed
 from circuits.study.request import Request, Study
 from circuits.study.spec import parse_study
-from circuits.untrusted import check_plain, read_json, read_text
 
 STUDY_FILE, KNOWN_FILE, TOKEN_FILE = "study.toml", "known.json", "study.id"
 BASE_FILE = "study.base"

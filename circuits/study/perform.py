@@ -8,21 +8,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuits.compare_runs import read_run
-from circuits.discover import METHODS, choose_ablation, discover
-from circuits.doubts import collected
+from circuits.cli.terminal import quiet_libraries
 from circuits.errors import InputError, of_machine
-from circuits.evaluate_run import PARTS, evaluate_run
+from circuits.files.untrusted import read_text
+from circuits.measure.divided import ModelSource
 from circuits.model import Model
-from circuits.pair_source import find_pairs
-from circuits.pairs import PromptPairs
-from circuits.runs import write_run
+from circuits.prompts.pairs import PromptPairs
+from circuits.prompts.source import find_pairs
+from circuits.question.doubts import collected
+from circuits.runs.compare import read_run
+from circuits.runs.directory import write_run
+from circuits.runs.discover import METHODS, choose_ablation, discover
+from circuits.runs.evaluate import PARTS, evaluate_run
 from circuits.study.address import Identity, identity_of, model_state, package_versions
 from circuits.study.request import Request
-from circuits.terminal import quiet_libraries
-from circuits.untrusted import read_text
-from circuits.worker_pieces import ModelSource
-from circuits.workers import Workers
+from circuits.workers.workers import Workers
 
 USUAL_PARTS = tuple(part for part in PARTS if part not in ("stability", "randomisation"))
 """Of an evaluation, unless told: what does not run the method again."""

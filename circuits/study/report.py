@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from circuits.circuit import Circuit
 from circuits.evaluation.stability import Stability, stability
-from circuits.node_scores import NodeScores
+from circuits.pages.study import grid_figure
 from circuits.plots.page import Section, Table, write_page
-from circuits.plots.study import grid_figure
+from circuits.results.circuit import Circuit
+from circuits.results.node_scores import NodeScores
 from circuits.study.address import request_key
 from circuits.study.directory import StudyDirectory
 from circuits.study.request import Study

@@ -17,10 +17,10 @@ class Request:
         model, revision, dtype, device, device_map: the model, for `circuits.load_model`.
         task, n, one_length: where pairs come from, how many, and whether they have one number of tokens.
         label: what the study calls the method with these options.
-        method, options, metric, ablation, batch_size: for `circuits.discover.discover`.
+        method, options, metric, ablation, batch_size: for `circuits.runs.discover.discover`.
         seed: of pairs and all that is drawn.
         threads: of one operation.
-        evaluation: options of `circuits.evaluate_run.evaluate_run`; None: no evaluation.
+        evaluation: options of `circuits.runs.evaluate.evaluate_run`; None: no evaluation.
         base: directory that files are relative to: the study file's.
     """
 

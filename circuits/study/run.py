@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.job import StageProgress, silent
+from circuits.runs.job import StageProgress, silent
 from circuits.study.address import package_versions, question_keys, request_key
 from circuits.study.directory import Entry, StudyDirectory
 from circuits.study.perform import Identified, Performed, Task, identify, perform
 from circuits.study.request import Request, Study
-from circuits.workers import Workers, torch_threads
+from circuits.workers.workers import Workers, torch_threads
 
 AT_ONCE = 1000
 """Of how many requests of one model it is found out at once which they are; then they are remembered."""

@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
+from circuits.files.untrusted import check_plain, parse_toml, read_text
 from circuits.study.option_kinds import choices, fits, kind_of, spelled
 from circuits.study.request import FILES, Request, Study, is_file
-from circuits.untrusted import check_plain, parse_toml, read_text
 
 LARGEST_SEED = 2**63 - 1
 MOST_THREADS = 1024
@@ -201,7 +201,7 @@ class _Reader:
         return value
 
     def check_task(self, task: str) -> None:
-        from circuits.pair_source import find_pairs
+        from circuits.prompts.source import find_pairs
 
         try:
             find_pairs(str(self.base / task) if is_file(self.base / task) else task)
@@ -238,8 +238,8 @@ class _Reader:
 
     def methods(self, given: Any) -> list[tuple[str, str, dict[str, Any]]]:
         """(label, method, options) of each."""
-        from circuits.discover import METHODS, check_names
-        from circuits.option_checks import check_values
+        from circuits.runs.discover import METHODS, check_names
+        from circuits.runs.option_checks import check_values
 
         if not isinstance(given, dict) or not given:
             raise self.error("methods", "must be tables, such as [methods.eap-ig]")
@@ -280,7 +280,7 @@ class _Reader:
         return float(value) if type(value) is int and float in choices(wanted) and int not in choices(wanted) else value
 
     def evaluation(self, given: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
-        from circuits.evaluate_run import PARTS
+        from circuits.runs.evaluate import PARTS
         from circuits.study.perform import USUAL_PARTS
 
         if given is None:
@@ -326,8 +326,8 @@ class _Reader:
 
 
 def _check_names(key: str, names: Sequence[str], reader: _Reader) -> None:
-    from circuits.ablations import get_ablation
-    from circuits.metrics import get_metric
+    from circuits.question.ablations import get_ablation
+    from circuits.question.metrics import get_metric
 
     for name in names:
         with reader.refusing(key):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.export.atomic import replacing
 from circuits.export.tables import cell
+from circuits.files.atomic import replacing
 from circuits.study.directory import Entry, StudyDirectory
 from circuits.study.request import Study
 from circuits.study.run import status

@@ -11,11 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.export.atomic import replacing
+from circuits.files.atomic import replacing
 from circuits.plots.circuit import drawn_edges, node_places, row_label
-from circuits.quantity import EFFECT, quantity_of
+from circuits.results.circuit import Circuit
+from circuits.results.quantity import EFFECT, quantity_of
 
 START = 150
 """Edges that are shown at first."""

@@ -8,7 +8,7 @@ from circuits.engine.hooks import Hook, inference_state, run
 from circuits.errors import InputError, ModelError
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.pairs import PromptPairs
+from circuits.prompts.pairs import PromptPairs
 
 
 @on_model

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from circuits.durable import sync_directory, sync_tree
 from circuits.errors import DamageWarning
-from circuits.untrusted import read_bytes
+from circuits.files.durable import sync_directory, sync_tree
+from circuits.files.untrusted import read_bytes
 from circuits.zoo.entry import Progress, no_progress
 
 PROVENANCE = "provenance.json"

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from transformer_lens import TransformerBridge
 
-from circuits.ablations import Ablation
-from circuits.circuit import Circuit
 from circuits.model import Model
-from circuits.pairs import PromptPairs
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.results.circuit import Circuit
 from tasks.compiled.compiler import Network, compile_network
 from tasks.compiled.truth import active_edges, jointly_active_edges
 from tasks.tokens import Ids as Ids

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.circuit import Circuit
 from circuits.errors import InputError
-from circuits.graph import Reader, Writer
+from circuits.graph.graph import Reader, Writer
 from circuits.model import Model
+from circuits.results.circuit import Circuit
 
 ROUNDING = 1e-12
 

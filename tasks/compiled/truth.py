@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.ablations import Ablation
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.engine.prefix import Suffix
 from circuits.errors import InputError
-from circuits.metrics import Metric, MetricFunction
 from circuits.model import Model
-from circuits.pairs import PromptPairs
-from circuits.question import Question
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Question
 from tasks.compiled.structure import structural_edges
 
 LIMIT = 1e-9

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from circuits.export.atomic import write_tensors
+from circuits.files.atomic import write_tensors
 from tasks.trained.induction import BOS, CONFIG, WEIGHTS, parameters, untrained
 
 STEPS, BATCH, RATE = 1500, 64, 3e-3

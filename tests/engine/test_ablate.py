@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from circuits import Circuit, InputError, circuit_metric, circuit_metrics, random_circuit
-from circuits.ablations import Zero
 from circuits.engine.ablate import ablated_logits, live_nodes
 from circuits.engine.capture import capture_writes, stack
 from circuits.engine.prefix import split
-from circuits.metrics import get_metric, targets_of
+from circuits.question.ablations import Zero
+from circuits.question.metrics import get_metric, targets_of
 from tests.naive_gpt2 import NaiveGPT2
 from tests.naive_llama import NaiveLlama
 from tests.tiny_models import ALL, atol, random_hf_model, random_pairs, random_subset, tiny

@@ -6,9 +6,9 @@ import transformers
 
 import circuits
 from circuits import Circuit
-from circuits.ablations import Gaussian
 from circuits.engine.embedding import embedding_std
-from circuits.question import Question
+from circuits.question.ablations import Gaussian
+from circuits.question.question import Question
 from tests.tiny_models import ALL, COMMON, GROUPED, random_hf_model, random_pairs, tiny
 
 SCALED = ("gemma", "gemma2", "gemma3", "granite")

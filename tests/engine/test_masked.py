@@ -8,8 +8,8 @@ import torch
 from circuits import edge_attribution
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
-from circuits.engine.masked import masked_logits
-from circuits.question import Question
+from circuits.engine.soft_masks import masked_logits
+from circuits.question.question import Question
 from tests.naive_gpt2 import NaiveGPT2
 from tests.tiny_models import ALL, FEW, atol, random_hf_model, random_pairs, random_subset, tiny
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 import circuits
 from circuits import Circuit, InputError
-from circuits.node_scores import node_scores
+from circuits.results.node_scores import node_scores
 from tests.tiny_models import random_pairs, tiny
 
 NODES = tuple(f"n{i}" for i in range(9))

@@ -5,7 +5,7 @@ import torch
 
 import circuits
 from circuits import Circuit, InputError
-from circuits.random_circuits import exchanged_heads, random_circuits
+from circuits.results.random_circuits import exchanged_heads, random_circuits
 from tests.tiny_models import random_pairs, random_subset, tiny
 
 

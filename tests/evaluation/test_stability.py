@@ -10,7 +10,7 @@ import circuits
 from circuits import Circuit, InputError
 from circuits.evaluation.randomisation import shuffled_layers
 from circuits.evaluation.score_quality import complexity, sensitivity
-from circuits.node_scores import node_scores
+from circuits.results.node_scores import node_scores
 from tests.tiny_models import random_hf_model, random_pairs, tiny
 
 

@@ -12,7 +12,7 @@ from circuits.export.graphml import write_gexf, write_graphml
 from circuits.export.mib import write_mib
 from circuits.export.neuronpedia import attribution_graph, write_neuronpedia
 from circuits.export.tables import write_csv_edges, write_csv_nodes
-from circuits.provenance import frozen
+from circuits.results.provenance import frozen
 from tests.exported import GRAPHS, HOSTILE, scored
 
 NODES = ("input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1")

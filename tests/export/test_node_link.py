@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from circuits import Circuit, Graph, InputError
 from circuits.export.graphml import write_graphml
-from circuits.export.node_link import from_networkx, read_json, to_networkx, write_json
-from circuits.provenance import frozen
+from circuits.results.circuit_file import from_networkx, read_json, to_networkx, write_json
+from circuits.results.provenance import frozen
 
 GRAPHS = [(2, 2, 2, (True, True), False), (2, 4, 2, (True, False), False), (2, 2, 1, (True, True), True)]
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from circuits import EdgeScores, InputError, NodeScores
-from circuits.node_scores import node_scores
+from circuits.results.node_scores import node_scores
 
 HEADER = {
     "schema": "mech-circuits node scores 1",

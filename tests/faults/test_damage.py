@@ -12,13 +12,13 @@ import torch
 
 import circuits
 from circuits import Circuit, InputError
-from circuits.checksums import json_sum, sealed, sealed_tensor, unsealed, unsealed_tensor
-from circuits.compare_runs import read_run
 from circuits.errors import DamageWarning
+from circuits.files.checksums import json_sum, sealed, sealed_tensor, unsealed, unsealed_tensor
+from circuits.measure.store import Pieces
 from circuits.methods.acdc import acdc
-from circuits.methods.acdc_record import QUESTION_FILE, STEPS_FILE, SUMS_FILE, EndOfRecordError, Record, Step
-from circuits.pieces import Pieces
-from circuits.provenance import frozen
+from circuits.methods.acdc.record import QUESTION_FILE, STEPS_FILE, SUMS_FILE, EndOfRecordError, Record, Step
+from circuits.results.provenance import frozen
+from circuits.runs.compare import read_run
 from tests.faults.killing import files
 from tests.faults.test_kills import a_place, command, discover, finished
 from tests.tiny_models import random_pairs, tiny
@@ -203,7 +203,7 @@ def test_a_resumed_command_tells_damage_in_one_line(tmp_path, capsys, monkeypatc
     coar = ("--method", "coar", "--samples", 48)
     with chdir(tmp_path / "place"):
         with monkeypatch.context() as killed:  # before it had tidied up, and the run is lost
-            killed.setattr("circuits.runs.forget_record", lambda record: shutil.rmtree("RUN"))
+            killed.setattr("circuits.runs.directory.forget_record", lambda record: shutil.rmtree("RUN"))
             discover(*coar)
         piece = next(Path(".RUN.unfinished").resolve().glob("alpha*batch*"))
         piece.write_bytes(piece.read_bytes()[:-1])

@@ -170,7 +170,7 @@ def test_what_is_wrong_with_a_disk_is_one_line_wherever_it_is_met(tmp_path, monk
     def fail(*_, **__):
         raise OSError(number, os.strerror(number), "some/file")
 
-    monkeypatch.setattr("circuits.discover.discover", fail)
+    monkeypatch.setattr("circuits.runs.discover.discover", fail)
     monkeypatch.setattr("circuits.study.perform.discover", fail)
     a_place(tmp_path / "place")
     with chdir(tmp_path / "place"):

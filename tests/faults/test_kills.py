@@ -14,10 +14,10 @@ import pytest
 
 import circuits
 from circuits import cli, zoo
-from circuits.compare_runs import read_run
 from circuits.methods.acdc import acdc
 from circuits.methods.exact_edges import exact_edge_effects
-from circuits.runs import writing_run
+from circuits.runs.compare import read_run
+from circuits.runs.directory import writing_run
 from tests.faults.killing import files, kill_command, survives
 from tests.test_acdc_cli import GOLDEN, write_pairs
 from tests.tiny_models import random_pairs, tiny

@@ -13,13 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from circuits import InputError, durable
-from circuits.durable import make_directory, sync_tree, synced_later
+from circuits import InputError
 from circuits.errors import DamageWarning
-from circuits.export.atomic import replacing
+from circuits.files import durable
+from circuits.files.atomic import replacing
+from circuits.files.durable import make_directory, sync_tree, synced_later
+from circuits.measure.store import MANIFEST_FILE, Pieces
 from circuits.methods.acdc import acdc
-from circuits.pieces import MANIFEST_FILE, Pieces
-from circuits.runs import writing_run
+from circuits.runs.directory import writing_run
 from tests.faults.killing import files
 from tests.faults.test_kills import a_place, discover, finished, run_of
 from tests.tiny_models import random_pairs, tiny
@@ -131,7 +132,7 @@ def test_a_record_left_by_a_kill_goes_when_the_run_is_on_the_disk(tmp_path, monk
     a_place(tmp_path / "place")
     with chdir(tmp_path / "place"):
         with monkeypatch.context() as killed:
-            killed.setattr("circuits.runs.forget_record", lambda record: None)
+            killed.setattr("circuits.runs.directory.forget_record", lambda record: None)
             discover(*COAR)
         before = files(Path("RUN"))
         discover(*COAR, code=2)
@@ -215,7 +216,7 @@ def test_resume_makes_again_what_was_emptied(method, tmp_path, monkeypatch):
     a_place(tmp_path / "place")
     with chdir(tmp_path / "place"):
         with monkeypatch.context() as killed:
-            killed.setattr("circuits.runs.forget_record", lambda record: None)
+            killed.setattr("circuits.runs.directory.forget_record", lambda record: None)
             discover(*method)
         wanted = run_of(Path.cwd())
         record = sorted(path.name for path in Path(".RUN.unfinished").iterdir())

@@ -12,10 +12,10 @@ import torch
 
 import circuits
 from circuits import InputError
-from circuits.export.atomic import replacing
-from circuits.locks import sole_writer
+from circuits.files.atomic import replacing
+from circuits.files.locks import sole_writer
 from circuits.methods.acdc import acdc
-from circuits.runs import write_run, writing_run
+from circuits.runs.directory import write_run, writing_run
 from tests.faults.killing import at_work, attempt
 from tests.faults.test_kills import a_place, command, discover, finished
 from tests.tiny_models import random_pairs, tiny
@@ -157,7 +157,7 @@ def test_temporaries_have_random_names_where_files_cannot_be_locked(tmp_path, mo
     def no_locks(*_):
         raise OSError(95, "not supported")
 
-    monkeypatch.setattr("circuits.export.atomic.fcntl.flock", no_locks)
+    monkeypatch.setattr("circuits.files.atomic.fcntl.flock", no_locks)
     with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as other:
         assert one != other
         one.write_text("1")
@@ -182,7 +182,7 @@ def test_a_run_is_overwritten_though_a_killed_command_left_a_temporary_in_it(tmp
 
 
 def test_a_run_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monkeypatch):
-    from circuits.discover import discover as discovery
+    from circuits.runs.discover import discover as discovery
 
     finished(tmp_path / "place", "--method", "eap", "--edges", 12, "--random-circuits", 0)
     run = tmp_path / "place" / "RUN"
@@ -196,7 +196,7 @@ def test_a_run_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monk
 
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     found = discovery(model, pairs, method="eap", edges=5, random_circuits=0)
-    monkeypatch.setattr("circuits.runs.os.rename", failing)
+    monkeypatch.setattr("circuits.runs.directory.os.rename", failing)
     with pytest.raises(InputError, match="Input/output error"):
         write_run(found, pairs, run, overwrite=True)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before

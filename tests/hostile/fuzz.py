@@ -23,8 +23,8 @@ def main() -> None:
 
     with atheris.instrument_imports(include=["circuits", "json", "tomllib", "zipfile"]):
         import circuits.cli
-        import circuits.export.source
-        import circuits.pairs_file
+        import circuits.prompts.jsonl
+        import circuits.runs.source
         import circuits.zoo.gguf
         import circuits.zoo.wheel  # noqa: F401
         from tests.hostile.readers import READERS

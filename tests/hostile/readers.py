@@ -18,8 +18,8 @@ import torch
 import typer
 
 from circuits import Circuit, EdgeScores, Graph, InputError, NodeScores
-from circuits.node_scores import node_scores
-from circuits.provenance import frozen
+from circuits.results.node_scores import node_scores
+from circuits.results.provenance import frozen
 
 Writer = Callable[[Path], None]
 
@@ -105,7 +105,7 @@ def read_circuit(path: Path) -> None:
 
 
 def read_source(path: Path) -> None:
-    from circuits.export.source import read_source
+    from circuits.runs.source import read_source
 
     use(read_source(path).circuit, path)
 
@@ -195,10 +195,10 @@ def in_run(name: str) -> Callable[[Path], None]:
     """Reads a run of which one file is another: as `compare`, `export`, `view` and `report` do."""
 
     def read(path: Path) -> None:
-        from circuits.compare_runs import read_runs
-        from circuits.export.source import read_source
+        from circuits.pages.report import report_sections
         from circuits.plots import write_page
-        from circuits.report import report_sections
+        from circuits.runs.compare import read_runs
+        from circuits.runs.source import read_source
 
         place = run_directory(path.parent / "run")
         (place / name).write_bytes(path.read_bytes())
@@ -217,13 +217,13 @@ def from_run(name: str) -> Writer:
 
 
 def read_steps(path: Path) -> None:
-    from circuits.methods.acdc_record import read_steps
+    from circuits.methods.acdc.record import read_steps
 
     list(read_steps(path))
 
 
 def read_pieces(path: Path) -> None:
-    from circuits.pieces import Pieces
+    from circuits.measure.store import Pieces
 
     place = path.parent / "pieces"
     place.mkdir(exist_ok=True)
@@ -232,7 +232,7 @@ def read_pieces(path: Path) -> None:
 
 
 def read_piece(path: Path) -> None:
-    from circuits.pieces import Pieces
+    from circuits.measure.store import Pieces
 
     place = path.parent / "pieces"
     (place / "manifest.json").unlink(missing_ok=True)
@@ -244,7 +244,7 @@ def read_piece(path: Path) -> None:
 
 
 def write_manifest(path: Path) -> None:
-    from circuits.pieces import Pieces
+    from circuits.measure.store import Pieces
 
     place = path.parent / "store"
     Pieces(place, {"a": 1})

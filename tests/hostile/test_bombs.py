@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from circuits import Graph, InputError
-from circuits.export.node_link import FIELDS
-from circuits.untrusted import parse_json
+from circuits.files.untrusted import parse_json
+from circuits.results.circuit_file import FIELDS
 
 BOMBS = Path(__file__).with_name("bombs.py")
 SPARE = 32 * 2**20

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 import circuits
 from circuits import InputError, ModelError
 from circuits.cli.models import memory
+from circuits.methods.edge_memory import memory_need, read_config
 from circuits.model_files import check_directory
 from circuits.model_sizes import Budget, built_within, check_config
-from circuits.needed_memory import memory_need, read_config
 from tests.test_acdc_cli import run
 from tests.tiny_models import CONFIGS, random_hf_model
 

@@ -20,8 +20,8 @@ from circuits import (
     edge_attribution,
     load_model,
 )  # fmt: skip
-from circuits.methods.acdc_record import STEPS_FILE, read_steps
-from circuits.methods.acdc_search import Search
+from circuits.methods.acdc.record import STEPS_FILE, read_steps
+from circuits.methods.acdc.search import Search
 from tests.naive_acdc import as_mask, naive_acdc
 from tests.tiny_models import random_pairs, random_subset, tiny
 
@@ -185,7 +185,7 @@ def test_equal_prompts_leave_nothing():
 def test_whole_layers_where_nodes_are_not_described_find_the_same(tmp_path, monkeypatch):
     model, pairs = tiny("llama"), random_pairs(n=2, prefix=2)
     by_node, _ = search(model, pairs, 0.01, tmp_path / "a", metric="kl_divergence")
-    monkeypatch.setattr("circuits.engine.node_functions.NodeFunctions.agrees", lambda *arguments: False)
+    monkeypatch.setattr("circuits.engine.incremental.node_functions.NodeFunctions.agrees", lambda *arguments: False)
     by_layer, _ = search(model, pairs, 0.01, tmp_path / "b", metric="kl_divergence")
     assert by_node.provenance["search"]["by_node"]
     assert not by_layer.provenance["search"]["by_node"]

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from circuits import InputError, PairsError, PromptPairs, activation_patching
-from circuits.ablations import Gaussian
 from circuits.engine.hooks import run
 from circuits.engine.resume import base_run, resume
-from circuits.metrics import get_metric, targets_of
-from circuits.nodes import select_sites
+from circuits.graph.nodes import select_sites
+from circuits.question.ablations import Gaussian
+from circuits.question.metrics import get_metric, targets_of
 from tests.tiny_models import ALL, FEW, atol, random_pairs, tiny
 
 

@@ -13,8 +13,8 @@ from circuits.engine import attention
 from circuits.engine.attention import heads_apart
 from circuits.engine.hooks import inference_state, run
 from circuits.engine.qk_fix import key_fix
-from circuits.metrics import get_metric, targets_of
-from circuits.nodes import select_sites
+from circuits.graph.nodes import select_sites
+from circuits.question.metrics import get_metric, targets_of
 from tests.tiny_models import FEW, atol, random_pairs, tiny
 
 QK = "q+k"

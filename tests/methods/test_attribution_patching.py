@@ -6,7 +6,7 @@ from transformer_lens import TransformerBridge, TransformerBridgeConfig
 
 import circuits
 from circuits import InputError, Metric, PromptPairs, activation_patching, attribution_patching, edge_attribution
-from circuits.nodes import select_sites
+from circuits.graph.nodes import select_sites
 from tests.tiny_models import ALL, FEW, atol, random_pairs, tiny
 
 PRE_NORM = [name for name in ALL if name not in ("gemma2", "gemma3", "olmo2")]

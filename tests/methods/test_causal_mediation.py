@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from circuits import InputError, PairsError, PromptPairs, activation_patching, causal_mediation
-from circuits.bootstrap import bootstrap_interval
-from circuits.metrics import get_metric, targets_of
-from circuits.nodes import select_sites
+from circuits.graph.nodes import select_sites
+from circuits.question.metrics import get_metric, targets_of
+from circuits.stats.bootstrap import bootstrap_interval
 from tests.tiny_models import ALL, FEW, atol, random_pairs, tiny
 
 SETS = (["a0.h1", "m0", "a1.h0"], ["a1.h0<q>", "a1.h2"])

@@ -10,16 +10,16 @@ from safetensors.torch import save_file
 
 import circuits
 from circuits import InputError
-from circuits.component_runs import ComponentRuns, Replacements
-from circuits.component_samples import BLOCK, Sampler, Samples, draw_block, in_blocks
-from circuits.correlation import correlation
 from circuits.engine.hooks import inference_state
 from circuits.errors import DamageWarning
 from circuits.evaluation.counterfactual import Counterfactuals
-from circuits.linear_fit import fit_linear
+from circuits.measure.component_runs import ComponentRuns, Replacements
+from circuits.measure.component_samples import BLOCK, Sampler, Samples, draw_block, in_blocks
 from circuits.methods.coar import fit_samples
-from circuits.node_scores import NodeScores, node_scores
-from circuits.provenance import frozen
+from circuits.results.node_scores import NodeScores, node_scores
+from circuits.results.provenance import frozen
+from circuits.stats.correlation import correlation
+from circuits.stats.linear_fit import fit_linear
 from tests.tiny_models import random_pairs, tiny
 
 NODES = tuple("abcdefgh")
@@ -228,7 +228,7 @@ def test_a_stores_masks_count_even_if_others_would_be_drawn_now(tmp_path, monkey
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     options = {"samples": 4 * BLOCK, "ablation": "interchange", "store": tmp_path / "store"}
     first = circuits.coar(model, pairs, **options)
-    monkeypatch.setattr("circuits.component_samples.draw_block", lambda n, *args: torch.zeros(BLOCK, n).bool())
+    monkeypatch.setattr("circuits.measure.component_samples.draw_block", lambda n, *args: torch.zeros(BLOCK, n).bool())
     assert torch.equal(circuits.coar(model, pairs, **options).per_prompt, first.per_prompt)
 
 

@@ -7,10 +7,10 @@ import torch
 
 import circuits
 from circuits import InputError
-from circuits.component_samples import draw_block
-from circuits.interactions import interactions
+from circuits.measure.component_samples import draw_block
 from circuits.methods.coar import LinearAttribution
-from circuits.provenance import frozen
+from circuits.results.provenance import frozen
+from circuits.stats.interactions import interactions
 from tests.tiny_models import random_pairs, tiny
 
 NODES = tuple("abcdef")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import circuits
-import circuits.question
+import circuits.question.question
 from circuits import PromptPairs
 from tests.tiny_models import atol, random_pairs, random_subset, tiny
 
@@ -89,9 +89,9 @@ def asked(name, model, pairs, **options):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_result_does_not_depend_on_the_prefix_cache(name, model_name, monkeypatch):
     model, pairs = tiny(model_name), awkward_pairs()
-    assert circuits.question.Question.ask(model, pairs).shares_prefix
+    assert circuits.question.question.Question.ask(model, pairs).shares_prefix
     cached = asked(name, model, pairs)
-    monkeypatch.setattr(circuits.question, "_shares_prefix", lambda model, ablation: False)
+    monkeypatch.setattr(circuits.question.question, "_shares_prefix", lambda model, ablation: False)
     whole = asked(name, model, pairs)
     assert cached.abs().max() > 1e-3
     torch.testing.assert_close(cached, whole, rtol=1e-4, atol=max(1e-8, atol(model_name)))
@@ -102,7 +102,7 @@ def test_masks_are_trained_the_same_with_and_without_the_prefix_cache(model_name
     model, pairs = tiny(model_name), awkward_pairs()
     train = partial(circuits.edge_pruning, model, pairs, 20, steps=3, metric="logit_difference")
     cached = train().scores
-    monkeypatch.setattr(circuits.question, "_shares_prefix", lambda model, ablation: False)
+    monkeypatch.setattr(circuits.question.question, "_shares_prefix", lambda model, ablation: False)
     whole = train().scores
     assert cached == pytest.approx(whole, rel=1e-3, nan_ok=True)
 

@@ -5,9 +5,9 @@ import torch
 
 import circuits
 from circuits import InputError, PromptPairs
-from circuits.component_samples import Sampler, in_blocks
-from circuits.graph import Graph
-from circuits.nodes import Widths, select_sites
+from circuits.graph.graph import Graph
+from circuits.graph.nodes import Widths, select_sites
+from circuits.measure.component_samples import Sampler, in_blocks
 from tests.tiny_models import random_hf_model, random_native_bridge, random_pairs, tiny
 
 

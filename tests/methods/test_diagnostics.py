@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
-import circuits.subsets as subsets
+import circuits.measure.subsets as subsets
 from circuits import Diagnosis, InputError, PairsError, PromptPairs, activation_patching, diagnose
 from circuits.engine.hooks import run
-from circuits.metrics import get_metric, targets_of
-from circuits.nodes import find_site
-from circuits.subsets import draw_subsets
+from circuits.graph.nodes import find_site
+from circuits.measure.subsets import draw_subsets
+from circuits.question.metrics import get_metric, targets_of
 from tests.tiny_models import FEW, atol, random_pairs, tiny
 
 

@@ -10,7 +10,7 @@ import circuits
 from circuits import Circuit, InputError, PromptPairs, circuit_metrics, edge_attribution
 from circuits.engine.capture import capture_writes, stack
 from circuits.engine.hooks import run
-from circuits.metrics import get_metric, targets_of
+from circuits.question.metrics import get_metric, targets_of
 from tests.naive_gpt2 import NaiveGPT2
 from tests.tiny_models import ALL, FEW, atol, random_hf_model, random_pairs, tiny
 

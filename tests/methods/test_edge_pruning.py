@@ -17,9 +17,9 @@ from circuits import (
     edge_pruning,
     exact_edge_effects,
 )
-from circuits.hard_concrete import chance_open, draw
-from circuits.provenance import plain
-from circuits.random_circuits import random_circuit
+from circuits.results.provenance import plain
+from circuits.results.random_circuits import random_circuit
+from circuits.stats.hard_concrete import chance_open, draw
 from tests.tiny_models import random_hf_model, random_pairs, tiny
 
 PAIRS = random_pairs(n=8)

@@ -17,8 +17,8 @@ from circuits import (
     edge_attribution,
 )
 from circuits.engine.capture import capture_gradients
-from circuits.engine.rules import relevance
-from circuits.metrics import get_metric, targets_of
+from circuits.engine.relp_rules import relevance
+from circuits.question.metrics import get_metric, targets_of
 from tests.naive_edges import LeafGPT2, LeafLlama, RelevanceGPT2, edge_gradients, mean_products
 from tests.tiny_models import FEW, atol, random_hf_model, random_pairs, tiny
 

@@ -8,7 +8,7 @@ import torch
 
 import circuits
 from circuits import InputError
-from circuits.component_samples import Sampler, in_blocks
+from circuits.measure.component_samples import Sampler, in_blocks
 from tests.tiny_models import random_pairs, tiny
 
 NODES = ["a0.h1", "a1.h0", "m1", "a2.h2", "m2"]

@@ -10,7 +10,7 @@ from transformer_lens import TransformerBridge, TransformerBridgeConfig
 
 import circuits
 from circuits import CausalModel, InputError, PairsError, PromptPairs, interchange_interventions
-from circuits.nodes import find_site
+from circuits.graph.nodes import find_site
 from tests.tiny_models import FEW, random_pairs, tiny
 
 END, FIRST_OUTPUT = 2, 3

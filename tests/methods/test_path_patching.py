@@ -5,7 +5,7 @@ import torch
 
 from circuits import Circuit, InputError, circuit_metrics, path_patching
 from circuits.engine.hooks import run
-from circuits.metrics import get_metric, targets_of
+from circuits.question.metrics import get_metric, targets_of
 from tests.tiny_models import FEW, atol, random_pairs, tiny
 
 MANY = (*FEW, "olmo2", "gemma3")

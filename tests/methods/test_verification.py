@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-import circuits.subsets as subsets
+import circuits.measure.subsets as subsets
 from circuits import (
     InputError,
     Metric,
@@ -18,9 +18,9 @@ from circuits import (
     load_model,
     verify,
 )
-from circuits.joint_sets import JOINT_SETS
+from circuits.measure.joint_sets import JOINT_SETS
 from circuits.methods.verification import SetRuns
-from circuits.node_scores import node_scores
+from circuits.results.node_scores import node_scores
 from tests.tiny_models import FEW, atol, random_pairs, tiny
 
 

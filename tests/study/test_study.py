@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
 
 def test_the_same_study_again_computes_nothing(finished, monkeypatch):
     monkeypatch.setattr("circuits.study.perform.discover", None)
-    monkeypatch.setattr("circuits.worker_pieces.load_model", None)
+    monkeypatch.setattr("circuits.measure.divided.load_model", None)
     outcome = run_study(parse_study(SMALL), finished)
     assert outcome.made == 0
     assert outcome.states == {"done": 4}
@@ -70,7 +70,7 @@ def test_a_changed_option_is_a_new_run(finished, old, new, made):
 
 
 def _after_identifying(study, out):
-    from circuits.job import silent
+    from circuits.runs.job import silent
     from circuits.study.run import _identify
 
     _identify(study.requests, out, None, silent)
@@ -452,8 +452,8 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(old, new, words, tmp
 
 def test_every_whole_number_has_limits():
     """What the methods take is read from their signatures."""
-    from circuits.discover import METHODS
-    from circuits.option_limits import LIMITS
+    from circuits.runs.discover import METHODS
+    from circuits.runs.option_limits import LIMITS
     from circuits.study.option_kinds import choices
 
     whole = {
@@ -544,7 +544,7 @@ def test_a_file_among_options_is_beside_the_study_and_counts_by_what_it_holds(tm
 
 @pytest.mark.parametrize(("kept", "loads"), [(2**31, 2), (0, 3)])
 def test_models_are_loaded_once_where_both_have_room(kept, loads, tmp_path, monkeypatch):
-    from circuits import worker_pieces
+    from circuits.measure import divided as worker_pieces
 
     loaded, real = [], worker_pieces.load_model
 

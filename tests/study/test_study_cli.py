@@ -40,7 +40,7 @@ def test_workers_that_cannot_be_had_leave_no_directory(more, words, study, tmp_p
 
 
 def test_a_directory_of_others_is_refused_before_workers_start(study, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("circuits.ray_workers.RayWorkers", None)
+    monkeypatch.setattr("circuits.workers.ray.RayWorkers", None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").touch()
     assert command(monkeypatch, "run", study, "--out", tmp_path / "out", "--on", "ray") == 2

@@ -8,7 +8,7 @@ import pytest
 
 import tasks
 from circuits.errors import InputError
-from circuits.task_check import check_task
+from circuits.evaluation.task import check_task
 from tasks import words
 from tests.tasks.right_answers import RIGHT
 

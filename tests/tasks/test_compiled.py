@@ -15,7 +15,7 @@ import tasks
 from circuits import Circuit, InputError, Model, ModelError, PromptPairs, circuit_metrics, exact_edge_effects, recovery
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
-from circuits.question import Question
+from circuits.question.question import Question
 from tasks import compiled
 from tasks.compiled import Head, Mlp, Network, compile_network
 
@@ -182,7 +182,7 @@ class TestNames:
 
     def test_the_command_discovers_what_is_there(self, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
         from circuits.cli import app
-        from circuits.export.node_link import read_json
+        from circuits.results.circuit_file import read_json
 
         out = tmp_path / "run"
         name = "compiled/induction"

@@ -9,7 +9,7 @@ import torch
 
 import tasks
 from circuits.errors import InputError
-from circuits.pairs import PromptPairs
+from circuits.prompts.pairs import PromptPairs
 from tasks.greater_than import GreaterThan
 
 Toys = Callable[..., Any]

@@ -10,7 +10,7 @@ import torch
 
 import tasks
 from circuits.errors import InputError
-from circuits.pairs import PromptPairs
+from circuits.prompts.pairs import PromptPairs
 from tasks.ioi import COUNTERFACTUALS, IOI, TEMPLATES
 
 Toys = Callable[..., Any]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tasks
-from circuits.pairs import PromptPairs
+from circuits.prompts.pairs import PromptPairs
 from tasks import words
 from tasks.subject_verb_agreement import PREPOSITIONS, SubjectVerbAgreement
 

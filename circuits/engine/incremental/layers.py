@@ -1,0 +1,169 @@
+"""`Incremental` for architectures that cannot be computed node by node: whole layers, from the changed one on.
+
+What lies in front of the first changed layer is kept from the last accepted state; the rows of a trial are tiles of one
+batch, each with its own circuit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from circuits.engine.ablate import Ablated
+from circuits.engine.architecture import Architecture
+from circuits.engine.capture import Writes
+from circuits.engine.check import tolerance
+from circuits.engine.held import held
+from circuits.engine.incremental import TRIAL_BYTES, Edge, Incremental, Trial, switched_rows
+from circuits.engine.incremental.node_functions import NodeFunctions
+from circuits.engine.incremental.node_state import NodeState
+from circuits.engine.placement import devices
+from circuits.engine.prefix import Suffix
+from circuits.engine.recorded_run import RecordedRun, join_runs, join_writes
+from circuits.engine.resume import BaseRun, base_run, resume
+from circuits.engine.token_line import lay_out
+
+
+class LayerState(Incremental):
+    """`Incremental`, layer by layer."""
+
+    by_node = False
+
+    def rows_worth(self, reader: int) -> int:
+        batch, pos, d_model = self.replacement.embedding.shape
+        one = self.graph.n_writers * batch * pos * d_model * self.replacement.embedding.itemsize
+        return max(1, TRIAL_BYTES // one)
+
+    def __init__(
+        self,
+        bridge: TransformerBridge,
+        architecture: Architecture,
+        suffix: Suffix,
+        replacement: Writes,
+        tokens: Int[Tensor, " d_out"] | None = None,
+        resume_exact: bool = True,
+    ) -> None:
+        """Starts with every edge kept.
+
+        Args:
+            bridge, architecture: the model.
+            suffix: the prompts.
+            replacement: what takes an ablated writer's place.
+            tokens: whose logits are wanted; None: all.
+            resume_exact: whether passes may begin in the middle.
+        """
+        self.bridge, self.architecture, self.suffix = bridge, architecture, suffix
+        self.graph, self.replacement, self.tokens = architecture.graph, replacement, tokens
+        self.resume_exact = resume_exact
+        self.reset(self.graph.edge_mask)
+
+    def reset(self, keep: Bool[Tensor, "writer reader"]) -> None:
+        self.keep = (keep & self.graph.edge_mask).cpu().numpy().copy()
+        self._base: tuple[BaseRun, Tensor] | None = None
+
+    def base(self) -> tuple[BaseRun, Float[Tensor, "batch writer pos d_model"]]:
+        """The state's own run, and every writer's (replacement - current) in it."""
+        if self._base is None:
+            # Every node as the circuit has it, for a restored edge may bring a node to life.
+            ablated = Ablated(self.architecture, self.replacement, torch.from_numpy(self.keep), edit="lacking")
+            suffix = self.suffix
+            run = base_run(
+                self.bridge, self.architecture, suffix.clean, suffix.position, suffix.cache(), ablated.hooks(),
+                self.resume_exact,
+            )  # fmt: skip
+            self._base = run, ablated.difference
+        return self._base
+
+    def chosen(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_out"]:
+        """The logits that are wanted."""
+        return logits if self.tokens is None else logits[:, self.tokens]
+
+    def logits(self) -> Float[Tensor, "pair d_out"]:
+        return self.chosen(self.base()[0].logits)
+
+    def trial(self, switches: Sequence[Sequence[Edge]]) -> Trial:
+        rows = switched_rows(switches)
+        base, difference = self.base()
+        masks = np.repeat(self.keep[None], len(switches), axis=0)
+        for (w, r), row in rows.items():
+            masks[row:, w, r] ^= True
+        tiles, batch = len(switches), len(base)
+        layer = min(self.graph.reader_nodes[r].layer for _, r in rows) if rows else self.graph.n_layers
+        layer = min(layer, self.graph.n_layers - 1)
+        tiled = self.replacement.map(lambda x: x.repeat(tiles, *[1] * (x.ndim - 1)))
+        ablated = Ablated(self.architecture, tiled, torch.from_numpy(masks).repeat_interleave(batch, dim=0))
+        before = self.graph.n_writers_before_layer(layer)
+        ablated.difference[:, :before] = difference[:, :before].repeat(tiles, 1, 1, 1)
+        logits = resume(self.bridge, self.architecture, base, layer, ablated.hooks(), tiles)
+        return _LayerTrial(self, self.chosen(logits).reshape(tiles, batch, -1), masks)
+
+
+class _LayerTrial(Trial):
+    """Rows of a `LayerState`."""
+
+    def __init__(self, state: LayerState, logits: Tensor, masks: Bool[np.ndarray, "row writer reader"]) -> None:
+        self.state, self._logits, self.masks = state, logits, masks
+
+    def logits(self, rows: slice) -> Float[Tensor, "row pair d_out"]:
+        return self._logits[rows]
+
+    def accept(self, row: int) -> None:
+        self.state.keep = self.masks[row].copy()
+        self.state._base = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A batch of pairs with its clean run, recorded, and what takes an ablated writer's place."""
+
+    suffix: Suffix
+    run: RecordedRun
+    replacement: Writes
+
+    @property
+    def n_tokens(self) -> int:
+        return self.suffix.clean.numel()
+
+
+def incremental_states(
+    bridge: TransformerBridge,
+    architecture: Architecture,
+    batches: Sequence[Prepared],
+    tokens: Int[Tensor, " d_out"] | None = None,
+    resume_exact: bool = True,
+) -> list[Incremental]:
+    """States with every edge kept: one of all batches, node by node, where that gives what the model computes on one
+    device; else one for each batch, layer by layer.
+
+    Args:
+        bridge, architecture: the model.
+        batches: the pairs.
+        tokens: whose logits are wanted; None: all.
+        resume_exact: whether passes may begin in the middle.
+    """
+    # A user's own hooks, node functions would miss.
+    with held(bridge) as here:
+        hooked = any(point.fwd_hooks for point in bridge.hook_dict.values()) or bool(here.foreign_hooks)
+    spread = len(devices(bridge)) > 1
+    if not hooked and not spread and all(block.linear_heads for block in architecture.blocks):
+        line = lay_out([batch.suffix for batch in batches])
+        run = join_runs(line, [batch.run for batch in batches])
+        functions = NodeFunctions(bridge, architecture, line, run, tokens)
+        if functions.agrees(tolerance(run.final.dtype)):
+            replacement = join_writes(line, [batch.replacement for batch in batches])
+            functions, kept = functions.behind(_same(replacement, run.writes))
+            return [NodeState(functions, replacement.map(lambda x: x.index_select(1, kept)))]
+    return [
+        LayerState(bridge, architecture, batch.suffix, batch.replacement, tokens, resume_exact) for batch in batches
+    ]
+
+
+def _same(replacement: Writes, clean: Writes) -> Bool[Tensor, " token"]:
+    """Which tokens of a line have nothing to replace."""
+    difference = replacement.minus(clean)
+    parts = [difference.embedding, *difference.heads, *(mlp for mlp in difference.mlps if mlp is not None)]
+    return torch.stack([(part[0] == 0).flatten(1).all(1) for part in parts]).all(0)

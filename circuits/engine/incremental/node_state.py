@@ -1,0 +1,134 @@
+"""`Incremental` for architectures that can be computed node by node: what a trial changes, in several rows at once."""
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.engine.capture import Writes
+from circuits.engine.incremental import Edge, Incremental, Trial, switched_rows
+from circuits.engine.incremental.node_functions import NodeFunctions
+from circuits.engine.incremental.node_values import NodeValues
+
+TRIAL_TOKENS = 448
+"""Tokens in one trial that keep a processor core's matrix products at their best; more make more rows that are not used."""
+
+
+class NodeState(NodeValues, Incremental):
+    """`Incremental`, node by node."""
+
+    by_node = True
+
+    def __init__(self, functions: NodeFunctions, replacement: Writes) -> None:
+        super().__init__(functions, replacement)
+        self._logits: Tensor | None = None
+
+    def reset(self, keep: Bool[Tensor, "writer reader"]) -> None:
+        self.restart(keep)
+        self._logits = None
+
+    def rows_worth(self, reader: int) -> int:
+        fed = self.fed[reader]
+        start = min(int(self.need[w]) for w in fed) if fed else self.answers
+        return max(1, round(TRIAL_TOKENS / max(1, self.dead - start)))
+
+    def logits(self) -> Float[Tensor, "pair d_out"]:
+        if self._logits is None:
+            self._logits = self.functions.logits(self.input(self.graph.n_readers - 1))[0]
+        return self._logits
+
+    def trial(self, switches: Sequence[Sequence[Edge]]) -> Trial:
+        rows = switched_rows(switches)
+        self.widen([edge for edge in rows if not self.keep[edge]])
+        return _NodeTrial(self, switches, rows)
+
+    def accept(self, trial: "_NodeTrial", row: int) -> None:
+        """Takes over what one row of a trial computed."""
+        for theirs, mine in (
+            (trial.inputs, self.inputs), (trial.outputs, self.outputs), (trial.projections, self.projections)
+        ):  # fmt: skip
+            for i, value in theirs.items():
+                mine[i] = value if len(value) == 1 else value[row : row + 1].clone()
+        for r in trial.inputs.keys() - trial.projections.keys():
+            self.projections.pop(r, None)
+        switched = [edge for edge, at in trial.rows.items() if at <= row]
+        for edge in switched:
+            self.keep[edge] ^= True
+        self._logits = None
+        self.settle([w for w, _ in switched])
+
+
+class _NodeTrial(Trial):
+    """Rows of a `NodeState`, and what they change in it."""
+
+    def __init__(self, state: NodeState, switches: Sequence[Sequence[Edge]], rows: dict[Edge, int]) -> None:
+        self.state, self.switches, self.rows = state, switches, rows
+        self.inputs: dict[int, Tensor] = {}
+        self.outputs: dict[int, Tensor] = {}
+        self.projections: dict[int, Tensor] = {}
+        self._queue: list[int] = []
+        for r in sorted({r for _, r in rows if state.start[r] < state.dead}):
+            self.inputs[r] = self._switched_input(r)
+            self._queue_nodes(r)
+        while self._queue:
+            self._compute(heappop(self._queue))
+
+    def _switched_input(self, r: int) -> Float[Tensor, "row token d_model"]:
+        x = self.state.input(r)
+        rows = x.new_empty(len(self.switches), *x.shape[1:])
+        for row, edges in enumerate(self.switches):
+            here = [edge for edge in edges if edge[1] == r]
+            if here:
+                x = x + self.state.shift(r, here)
+            rows[row] = x[0]
+        return rows
+
+    def _queue_nodes(self, r: int) -> None:
+        for w in self.state.fed[r]:
+            if self.state.need[w] < self.state.dead and w not in self._queue:
+                heappush(self._queue, w)
+
+    def _seen(self, r: int) -> Tensor:
+        return self.inputs[r]
+
+    def _project(self, r: int) -> Tensor:
+        if r not in self.inputs:
+            return self.state.projected(r)
+        if r not in self.projections:
+            self.projections[r] = self.state.project(r, self.inputs[r])
+        return self.projections[r]
+
+    def _compute(self, w: int) -> None:
+        state = self.state
+        self.outputs[w] = state.compute(w, self._seen, self._project)
+        delta = state.written(w, self.outputs[w] - state.output(w))
+        kept = state.keep[w].copy()
+        kept[[r for writer, r in self.rows if writer == w]] = True
+        for r in np.flatnonzero(kept & (state.start < state.dead)).tolist():
+            arriving = self._through(w, r, delta[:, state.start[r] - state.need[w] :])
+            if r in self.inputs:
+                self.inputs[r].add_(arriving)
+            else:
+                self.inputs[r] = state.input(r) + arriving
+                self._queue_nodes(r)
+
+    def _through(self, w: int, r: int, delta: Tensor) -> Tensor:
+        """What of a change arrives at a reader: nothing in the rows in which the edge is ablated."""
+        row = self.rows.get((w, r))
+        if row is None:
+            return delta
+        delta = delta.clone()
+        (delta[row:] if self.state.keep[w, r] else delta[:row]).zero_()
+        return delta
+
+    def logits(self, rows: slice) -> Float[Tensor, "row pair d_out"]:
+        last = self.state.graph.n_readers - 1
+        if last in self.inputs:
+            return self.state.functions.logits(self.inputs[last][rows])
+        n = len(range(*rows.indices(len(self.switches))))
+        return self.state.logits().expand(n, -1, -1)
+
+    def accept(self, row: int) -> None:
+        self.state.accept(self, row)

@@ -1,0 +1,217 @@
+"""What each node of a model sees and computes while some edges are ablated: kept, cut to what somebody needs, built anew.
+
+All pairs lie in one line of tokens, the answers last (`engine.line`). Values that are still the clean run's take no memory of
+their own: `input`, `output` and `projected` look there. The sums that make a reader's input are written down at
+`engine.incremental` and `engine.ablate`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.engine.ablate import replaced_stream
+from circuits.engine.capture import Writes, stack
+from circuits.engine.incremental import Edge
+from circuits.engine.incremental.node_functions import NodeFunctions
+
+
+class NodeValues:
+    """The values under one circuit.
+
+    Attributes:
+        keep: True at the edges that are not ablated.
+        start: per reader the first token at which its input is kept: 0, or the answers; the number of tokens: its node is
+            dead.
+        need: per writer the first token at which a live reader sees it, likewise.
+        inputs, outputs, projections: those that differ from the clean run's, by reader, writer, reader.
+        computed: per writer, how often (in rows) it was computed.
+    """
+
+    keep: Bool[np.ndarray, "writer reader"]
+
+    def __init__(self, functions: NodeFunctions, replacement: Writes) -> None:
+        """Starts with every edge kept.
+
+        Args:
+            functions: the model's nodes, on the recorded clean run.
+            replacement: what takes an ablated writer's place, joined to the same line.
+        """
+        architecture, run, line = functions.architecture, functions.run, functions.line
+        self.functions, self.run, self.graph = functions, run, architecture.graph
+        self.dead, self.answers, self.n_pairs = len(line), line.answers, line.n_pairs
+        graph, differences = self.graph, replacement.minus(run.writes)
+        self.difference: Float[Tensor, "writer token d_model"] = stack(architecture, differences, run.final.dtype)[0]
+        self.replaced = replaced_stream(architecture, replacement)
+        names = {name: w for w, name in enumerate(graph.writer_names)}
+        self.fed = [[names[node] for node in graph.nodes_fed_by(reader)] for reader in graph.reader_nodes]
+        self.readers_of: list[list[int]] = [[] for _ in names]
+        for r, fed in enumerate(self.fed):
+            for w in fed:
+                self.readers_of[w].append(r)  # in the graph's order: q, k, v
+        self.computed = [0] * graph.n_writers
+        self.inputs: dict[int, Tensor] = {}
+        self.outputs: dict[int, Tensor] = {}
+        self.projections: dict[int, Tensor] = {}
+        self.restart(graph.edge_mask)
+
+    def restart(self, keep: Bool[Tensor, "writer reader"]) -> None:
+        """Keeps exactly these edges, and computes everything from the clean run."""
+        self.keep = (keep & self.graph.edge_mask).cpu().numpy().copy()
+        self.inputs.clear()
+        self.outputs.clear()
+        self.projections.clear()
+        self.start, self.need = self._reach(self.keep)
+        self._widened = False
+        self._build([int(w) for w in np.flatnonzero(self.need < self.dead)])
+        self._build_input(self.graph.n_readers - 1)
+
+    def input(self, r: int) -> Float[Tensor, "1 token d_model"]:
+        """What a live reader sees, from `start[r]` on."""
+        found = self.inputs.get(r)
+        return self.run.seen_by(self.graph.reader_nodes[r])[:, self.start[r] :] if found is None else found
+
+    def output(self, w: int) -> Float[Tensor, "1 token d_any"]:
+        """A live node's output, from `need[w]` on: an MLP's write, a head's z."""
+        return self.outputs[w] if w in self.outputs else self._clean_output(w)
+
+    def projected(self, r: int) -> Float[Tensor, "1 *seen d_head"]:
+        """A live head's query from `start[r]` on, or its keys or values, pair by pair."""
+        if r not in self.projections:
+            self.projections[r] = self.project(r, self.input(r))
+        return self.projections[r]
+
+    def project(self, r: int, x: Float[Tensor, "row token d_model"]) -> Float[Tensor, "row *seen d_head"]:
+        """The same of other inputs."""
+        reader = self.graph.reader_nodes[r]
+        assert reader.head is not None
+        y = self.functions.projected(reader.layer, reader.part, reader.head, x, int(self.start[r]))
+        return y if reader.part == "q" else self.functions.with_past(reader.layer, reader.part, reader.head, y)
+
+    def compute(
+        self, w: int, seen: Callable[[int], Tensor], projected: Callable[[int], Tensor]
+    ) -> Float[Tensor, "row token d_any"]:
+        """A node's output from what its readers see."""
+        writer, readers = self.graph.writer_nodes[w], self.readers_of[w]
+        if writer.kind == "mlp":
+            output = self.functions.mlp(writer.layer, seen(readers[0]))
+        else:
+            output = self.functions.mixed(writer.layer, *(projected(r) for r in readers))
+        self.computed[w] += len(output)
+        return output
+
+    def written(self, w: int, output: Float[Tensor, "row token d_any"]) -> Float[Tensor, "row token d_model"]:
+        """What a node writes, from its output; linear."""
+        writer = self.graph.writer_nodes[w]
+        return output if writer.head is None else self.functions.head_write(writer.layer, writer.head, output)
+
+    def change(self, w: int, start: int) -> Float[Tensor, "1 token d_model"] | None:
+        """How a live node's write differs from the clean run's, from a token on; None: not at all."""
+        if w not in self.outputs:
+            return None
+        here = start - int(self.need[w])
+        return self.written(w, self.outputs[w][:, here:] - self._clean_output(w)[:, here:])
+
+    def shift(self, r: int, edges: Sequence[Edge]) -> Float[Tensor, "#row token d_model"]:
+        """What switching these edges, all into r, adds to its input."""
+        start = int(self.start[r])
+        if len(edges) > 2:
+            kept = self.keep[:, r].copy()
+            kept[[w for w, _ in edges]] ^= True
+            after = self._summed_input(r, kept)
+            return (self.run.seen_by(self.graph.reader_nodes[r])[:, start:] if after is None else after) - self.input(r)
+        total = None
+        for w, _ in edges:
+            change, term = self.change(w, start), self.difference[None, w, start:]
+            term = term if change is None else term - change
+            term = term if self.keep[w, r] else -term
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def _clean_output(self, w: int) -> Tensor:
+        writer, writes, need = self.graph.writer_nodes[w], self.run.writes, int(self.need[w])
+        if writer.head is not None:
+            return writes.heads[writer.layer][:, need:, writer.head]
+        mlp = writes.mlps[writer.layer]
+        assert mlp is not None
+        return mlp[:, need:]
+
+    # --- who is needed, and from where on --------------------------------------------------------------------------------
+
+    def _reach(self, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`start` and `need` under a mask."""
+        dead = self.dead
+        start, need = np.full(self.graph.n_readers, dead), np.full(self.graph.n_writers, dead)
+        start[-1] = self.answers
+        for w in range(self.graph.n_writers - 1, -1, -1):
+            need[w] = start[keep[w]].min(initial=dead)
+            if need[w] < dead:
+                for r in self.readers_of[w]:
+                    start[r] = 0 if self.graph.reader_nodes[r].part in ("k", "v") else need[w]
+        return start, need
+
+    def widen(self, restored: Sequence[Edge]) -> None:
+        """Lets take part who would be live with these edges restored: then restoring them is a change like any other."""
+        if restored or self._widened:
+            keep = self.keep.copy()
+            for edge in restored:
+                keep[edge] = True
+            self._set_reach(*self._reach(keep))
+            self._widened = bool(restored)
+
+    def settle(self, writers: Sequence[int]) -> None:
+        """Forgets what nobody needs any more, after out-edges of these writers were switched."""
+        if self._widened or any(self.start[self.keep[w]].min(initial=self.dead) != self.need[w] for w in writers):
+            self._set_reach(*self._reach(self.keep))
+            self._widened = False
+
+    def _set_reach(self, start: np.ndarray, need: np.ndarray) -> None:
+        """Cuts values that are needed from later on, drops dead ones, and builds what is needed from earlier on."""
+        old_start, old_need = self.start, self.need
+        self.start, self.need = start, need
+        # Keys and values are of all tokens, with the prefix in front: they stay whole, or go.
+        whole = {r for r in self.projections if self.graph.reader_nodes[r].part != "q"}
+        for values, old, new in (
+            (self.inputs, old_start, start),
+            (self.projections, old_start, start),
+            (self.outputs, old_need, need),
+        ):
+            for i in [i for i in values if new[i] != old[i]]:
+                value = values.pop(i)
+                if old[i] < new[i] < self.dead and not (values is self.projections and i in whole):
+                    values[i] = value[:, new[i] - old[i] :]
+        self._build([int(w) for w in np.flatnonzero(need < old_need)])
+
+    def _build(self, writers: Sequence[int]) -> None:
+        """Computes live nodes, in order, from the mask and what comes before them; clean ones stay the clean run's."""
+        for w in writers:
+            for r in self.readers_of[w]:
+                self._build_input(r)
+            if any(r in self.inputs for r in self.readers_of[w]):
+                self.outputs[w] = self.compute(w, self.input, self.projected)
+
+    def _build_input(self, r: int) -> None:
+        if r not in self.inputs:
+            summed = self._summed_input(r, self.keep[:, r])
+            if summed is not None:
+                self.inputs[r] = summed
+
+    def _summed_input(self, r: int, kept: np.ndarray) -> Float[Tensor, "1 token d_model"] | None:
+        """What a reader with these in-edges sees; None: what it sees in the clean run. Of the two sums that `Ablated`
+        describes, the one with fewer terms."""
+        reader, start = self.graph.reader_nodes[r], int(self.start[r])
+        n = reader.n_writers
+        changes = [c for w in sorted(self.outputs) if w < n and kept[w] and (c := self.change(w, start)) is not None]
+        missing = np.flatnonzero(~kept[:n])
+        if not len(missing) and not changes:
+            return None
+        if 2 * len(missing) <= n:
+            x = self.run.seen_by(reader)[:, start:] + self.difference[missing, start:].sum(0)
+        else:
+            place = "mlp" if reader.part == "mlp" and not self.graph.parallel else "attention"
+            x = self.replaced[reader.layer, place][:, start:] - self.difference[np.flatnonzero(kept), start:].sum(0)
+        for change in changes:
+            x = x + change
+        return x

@@ -1,0 +1,259 @@
+"""Is a set of prompt pairs a fair question to a model?
+
+A circuit of a behaviour that the model does not show, or of prompts that repeat each other, means nothing. So before
+anything is attributed: how often the model is right, how far clean and corrupted prompts are apart, and what the tokenizer
+made of the text.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.engine.hooks import inference_state, run
+from circuits.model import Model
+from circuits.model_calls import on_model
+from circuits.plain_torch import plain_methods
+from circuits.prompts.pair import Pair, TokenIds
+from circuits.prompts.pairs import PairBatch, PromptPairs
+from circuits.prompts.source import Source
+from circuits.question.answers import saw, watched
+from circuits.question.doubts import about_answers, about_prompts, padded, same_up_to_answer
+from circuits.question.metrics import Metric, get_metric, targets_of
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over pairs, and its standard error (None for a single pair)."""
+
+    value: float
+    stderr: float | None
+
+
+@dataclass(frozen=True)
+class Values:
+    """One number on the clean and on the corrupted prompts, always for the clean prompts' answers."""
+
+    clean: Mean
+    corrupted: Mean
+
+
+@dataclass(frozen=True)
+class WordList:
+    """A task's word list: how many entries there are, and those that are not single tokens of the model, left out."""
+
+    entries: int
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Merging:
+    """Pairs in which an answer or distractor merges with the end of the prompt when they are written as text."""
+
+    pairs: int
+    example: str | None
+
+
+@plain_methods
+@dataclass(frozen=True)
+class TaskCheck:
+    """What `check_pairs` found.
+
+    Attributes:
+        source, model: what was asked of whom.
+        pairs: how many.
+        metric: the metric that the pairs prefer.
+        accuracy: share of prompts on which the best answer is above every distractor; None where pairs lack distractors.
+        values: that metric; None where it needs distractors and pairs lack them.
+        logit_difference: the answers' mean logit minus the distractors'; None where pairs lack distractors.
+        flips: share of pairs whose logit difference has another sign on the corrupted prompt than on the clean one (for
+            pairs that prefer a probability difference: its sign); None where pairs lack distractors.
+        lengths: tokens of a prompt -> number of pairs.
+        prefixes: leading tokens in which a pair's two prompts agree -> number of pairs.
+        merging: answers that merge with the prompt; None without a tokenizer.
+        equal_pairs, equal_clean: pairs whose two prompts, or whose clean prompt, an earlier pair has too.
+        word_lists: of the task, by name; empty for pairs from elsewhere.
+        top_1_rate: share of clean prompts on which an answer is the model's first choice.
+        median_rank: of the best answer on the clean prompts, 1 = the first choice.
+        same_prompts: pairs whose prompts are the same up to the token whose logits are read.
+        padded: pairs with padding tokens.
+        doubts: what `circuits.question.doubts` says of them.
+    """
+
+    source: str
+    model: str
+    pairs: int
+    metric: str
+    accuracy: Values | None
+    values: Values | None
+    logit_difference: Values | None
+    flips: float | None
+    lengths: Mapping[int, int]
+    prefixes: Mapping[int, int]
+    merging: Merging | None
+    equal_pairs: int
+    equal_clean: int
+    word_lists: Mapping[str, WordList] = field(default_factory=dict)
+    top_1_rate: float | None = None
+    median_rank: float | None = None
+    same_prompts: int = 0
+    padded: int = 0
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against using these pairs, a sentence each."""
+        found = list(self.doubts)
+        if self.accuracy is None:
+            found.insert(0, "pairs without distractors: there is no accuracy and no logit difference")
+        if self.merging is not None and self.merging.pairs:
+            found.append(
+                f"in {self.merging.pairs} of {self.pairs} pairs an answer or distractor merges with the end of the prompt "
+                f"(such as {self.merging.example}): the model hardly ever saw these tokens in this order"
+            )
+        if self.equal_pairs:
+            found.append(f"{self.equal_pairs} of {self.pairs} pairs repeat an earlier pair, and so count twice")
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values for JSON."""
+        told = {**asdict(self, dict_factory=_finite), "warnings": list(self.warnings)}
+        del told["doubts"]  # which are among the warnings
+        return told
+
+
+@on_model
+def check_task(model: Model, task: Any, n: int = 100, seed: int = 0, *, one_length: bool = False) -> TaskCheck:
+    """`check_pairs` of n pairs of a task, and what the model's tokenizer leaves of its word lists.
+
+    Args:
+        model: a loaded model.
+        task: a `tasks.Task`.
+        n, seed, one_length: see its `pairs`.
+
+    Raises:
+        InputError: the task cannot make n pairs for this model.
+    """
+    pairs = Source(task)(model, n, seed, one_length)
+    usable = task.usable_words(model)
+    lists = {name: _word_list(entries, usable[name]) for name, entries in task.word_lists.items()}
+    return check_pairs(model, pairs, word_lists=lists)
+
+
+@on_model
+def check_pairs(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    word_lists: Mapping[str, WordList] | None = None,
+    batch_size: int = 32,
+) -> TaskCheck:
+    """How well a model does what pairs ask, and what is odd about them.
+
+    Args:
+        model: a loaded model.
+        pairs: prompt pairs.
+        word_lists: for the report, see `TaskCheck`.
+        batch_size: pairs at a time; results do not depend on it.
+
+    Raises:
+        InputError: the pairs do not fit the model, or prefer a metric that does not exist.
+    """
+    pairs.validate_for(model)
+    has_distractors = all(pairs.distractors)
+    preferred = get_metric(pairs.metric)
+    asked = [get_metric("accuracy"), get_metric("logit_difference"), preferred]
+    metrics = list(dict.fromkeys(metric for metric in asked if has_distractors or not metric.needs_distractors))
+    with watched(len(pairs), model.d_vocab) as answers:
+        measured = _measure(model, pairs, metrics, batch_size)
+    values = {name: Values(_mean(clean), _mean(corrupted)) for name, (clean, corrupted) in measured.items()}
+    signs = preferred.name if preferred.name == "probability_difference" else "logit_difference"
+    flips = float((measured[signs].prod(0) < 0).double().mean()) if has_distractors else None
+    texts = list(zip(pairs.clean, pairs.corrupted, strict=True))
+    return TaskCheck(
+        source=pairs.source,
+        model=model.name,
+        pairs=len(pairs),
+        metric=preferred.name,
+        accuracy=values.get("accuracy"),
+        values=values.get(preferred.name),
+        logit_difference=values.get("logit_difference"),
+        flips=flips,
+        lengths=_counts(len(pair) for pair in pairs),
+        prefixes=_counts(pair.prefix for pair in pairs),
+        merging=None if model.tokenizer is None else _merging(model, pairs),
+        equal_pairs=len(texts) - len(set(texts)),
+        equal_clean=len(texts) - len(set(pairs.clean)),
+        word_lists=word_lists or {},
+        top_1_rate=answers.top_1_rate,
+        median_rank=answers.median_rank,
+        same_prompts=len(same_up_to_answer(pairs)),
+        padded=len(padded(model, pairs)[0]),
+        doubts=tuple([*about_answers(model, pairs, answers), *about_prompts(model, pairs)]),
+    )
+
+
+def _measure(
+    model: Model, pairs: PromptPairs, metrics: Sequence[Metric], batch_size: int
+) -> dict[str, Float[Tensor, "run prompt"]]:
+    """Each metric on the clean (row 0) and on the corrupted prompts (row 1)."""
+    values = {metric.name: torch.empty(2, len(pairs), dtype=torch.float64) for metric in metrics}
+    with inference_state(model.bridge), torch.no_grad():
+        for batch in pairs.batches(batch_size):
+            here = batch.to(model.device)
+            clean, corrupted = (_logits(model, here, tokens) for tokens in (here.clean, here.corrupted))
+            saw(here, clean)
+            targets = targets_of(here, clean)
+            for metric in metrics:
+                for row, logits in enumerate((clean, corrupted)):
+                    values[metric.name][row, batch.index] = metric(logits, targets).to("cpu", torch.float64)
+    return values
+
+
+def _logits(model: Model, batch: PairBatch, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch d_vocab"]:
+    return run(model.bridge, model.architecture.unembed, tokens, batch.position)
+
+
+def _mean(values: Float[Tensor, " prompt"]) -> Mean:
+    n = len(values)
+    return Mean(float(values.mean()), float(values.std()) / n**0.5 if n > 1 else None)
+
+
+def _finite(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """NaN and infinities as None, since JSON has neither."""
+    return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in items}
+
+
+def _counts(values: Iterable[int]) -> dict[int, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _word_list(entries: Sequence[str | tuple[str, ...]], usable: Sequence[tuple[str, ...]]) -> WordList:
+    rows = [(entry,) if isinstance(entry, str) else tuple(entry) for entry in entries]
+    kept = set(usable)
+    return WordList(len(rows), tuple(" ".join(row) for row in rows if row not in kept))
+
+
+def _merging(model: Model, pairs: PromptPairs) -> Merging:
+    """The pairs whose prompt comes back as it was from text, but not with an answer or distractor behind it."""
+    found = [token for pair in pairs for token in [_merged_token(model, pair)] if token is not None]
+    return Merging(len(found), repr(model.tokenizer.decode([found[0]])) if found else None)
+
+
+def _merged_token(model: Model, pair: Pair) -> int | None:
+    prompt = pair.clean[: pair.position + 1]
+    if not _survives(model, prompt):
+        return None
+    return next((token for token in pair.answers + pair.distractors if not _survives(model, (*prompt, token))), None)
+
+
+def _survives(model: Model, tokens: TokenIds) -> bool:
+    """Whether the tokens, written as text, are read as the same tokens."""
+    start = 1 if tokens[0] == model.tokenizer.bos_token_id else 0
+    text = model.tokenizer.decode(list(tokens[start:]), clean_up_tokenization_spaces=False)
+    return tuple(model.encode(text)) == tokens

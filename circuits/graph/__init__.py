@@ -1,0 +1,1 @@
+"""The computational graph of a model: its nodes and edges, and their names."""

@@ -1,0 +1,257 @@
+"""Nodes by name: what can be patched or scored besides edges.
+
+| name | what it is |
+|---|---|
+| `a5.h2` | a head's output |
+| `a5.h2<q>`, `a5.h2<k>`, `a5.h2<v>` | its query, key and value (`a5.kv0<k>`, `a5.kv0<v>` where heads share them) |
+| `m5` | an MLP's output |
+| `m5.n17` | one of its neurons, behind the activation |
+| `input` | the embedding: what enters the first block |
+| `a5.W_Q[17]`, `a5.W_K[…]`, `a5.W_V[…]`, `a5.W_O[…]`, `m5.W_out[…]` | an output row of a weight matrix: one entry of what it gives, bias included |
+| `a5.W_QKV.in[17]`, `a5.W_O.in[…]`, `m5.W_in.in[…]`, `m5.W_out.in[…]` | an input row: one entry of what the matrix reads; biases stay |
+
+COAR's authors take rows of weight tensors for components, set them to zero and leave biases as they are. In their vision
+transformer, of `nn.Linear` layers, a row is an output; in their GPT-2, of `Conv1D` layers, which are stored transposed, it is an
+input. `input_rows` are the latter, exactly: 64,512 in GPT-2 small, in each layer 768 of `c_attn` (`W_Q`, `W_K` and `W_V` together),
+768 of `W_O`, 768 of `W_in` (a gate's with it) and 3,072 of `W_out`. `rows` are outputs, 82,944 in GPT-2 small, and an output is
+replaced with its bias; for an MLP's input matrices that is the neuron, replaced behind its activation. Behind a post-norm
+(Gemma 2, OLMo 2) a row of `W_O` or `W_out` stands for the entry of what that norm gives.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Literal
+
+from circuits.errors import InputError
+from circuits.graph.graph import Graph
+
+Point = Literal["resid_pre", "attn_in", "q", "k", "v", "z", "attn_out", "mlp_in", "mlp_out", "neurons"]
+GROUPS = ("heads", "mlps", "input", "q", "k", "v", "neurons", "rows", "input_rows")
+_NEURON = re.compile(r"m(\d{1,5})\.n(\d{1,7})")
+_INPUT_ROW = re.compile(r"(?:a(\d{1,5})\.W_(QKV|O)|m(\d{1,5})\.W_(in|out))\.in\[(\d{1,7})\]")
+_ROW = re.compile(r"(?:a(\d{1,5})\.W_([QKVO])|m(\d{1,5})\.W_(out))\[(\d{1,7})\]")
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How many entries a model's activations have.
+
+    Attributes:
+        d_head: of one head's query, key or value.
+        d_model: of the residual stream.
+        neurons: of an MLP; 0: they have no hook.
+    """
+
+    d_head: int = 0
+    d_model: int = 0
+    neurons: int = 0
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a node's value appears in a forward pass.
+
+    Attributes:
+        name: the node's name.
+        layer: its block.
+        point: the hook point, as `engine.architecture.Block` calls it.
+        index: the head's slot, the neuron or the entry; None: the whole activation.
+        entry: of a head's vector; None: all of it.
+        is_input_row: whether it stands for the row of a weight matrix that reads this value.
+    """
+
+    name: str
+    layer: int
+    point: Point
+    index: int | None
+    entry: int | None = None
+    is_input_row: bool = False
+
+    @property
+    def stage(self) -> int:
+        """When it is computed within a block: 0 the block's input, 1 what attention reads, 2 q, k and v, 3 heads, 4 their sum,
+        5 what the MLP reads, 6 neurons, 7 its output."""
+        order = ("resid_pre", "attn_in", "qkv", "z", "attn_out", "mlp_in", "neurons", "mlp_out")
+        return order.index("qkv" if self.point in ("q", "k", "v") else self.point)
+
+    @property
+    def where(self) -> tuple[slice | int, ...]:
+        """The node's part of the activation [batch, pos, …], as an index."""
+        part = [number for number in (self.index, self.entry) if number is not None]
+        return (slice(None), slice(None), *part)
+
+
+def find_site(graph: Graph, name: str, widths: Widths | None = None) -> Site:
+    """The site of a node.
+
+    Args:
+        graph: the model's graph.
+        name: see the module docstring.
+        widths: of the model's activations, for neurons and rows.
+
+    Raises:
+        InputError: there is no such node; the nearest names are offered.
+    """
+    widths = widths or Widths()
+    if name == "input":
+        return Site(name, 0, "resid_pre", None)
+    neuron = _NEURON.fullmatch(name)
+    if neuron:
+        layer, index = int(neuron[1]), int(neuron[2])
+        if layer < graph.n_layers and graph.mlps[layer] and index < widths.neurons:
+            return Site(name, layer, "neurons", index)
+        raise InputError(
+            f"there is no neuron {name!r}: this model has {graph.n_layers} layers of {widths.neurons} neurons"
+        )
+    read = _INPUT_ROW.fullmatch(name)
+    if read:
+        return _find_input_row(graph, name, read, widths)
+    row = _ROW.fullmatch(name)
+    if row:
+        return _find_row(graph, name, row, widths)
+    sites = _sites(graph)
+    if name in sites:
+        return sites[name]
+    near = get_close_matches(name, sites, n=3, cutoff=0.3)
+    raise InputError(f"there is no node {name!r} in this graph; the nearest: {', '.join(near) or 'none'}")
+
+
+def _find_row(graph: Graph, name: str, row: re.Match[str], widths: Widths) -> Site:
+    layer, number, part = int(row[1] or row[3]), int(row[5]), (row[2] or row[4]).lower()
+    there = layer < graph.n_layers and (part != "out" or graph.mlps[layer])
+    heads = {"q": graph.n_heads, "k": graph.n_kv_heads, "v": graph.n_kv_heads}.get(part, 0)
+    rows = (heads * widths.d_head if heads else widths.d_model) if there else 0
+    if number >= rows:
+        raise InputError(
+            f"there is no row {name!r}: this model has {graph.n_layers} layers"
+            + (f", this matrix {rows} rows" if rows else "")
+        )
+    if part == "o":
+        return Site(name, layer, "attn_out", number)
+    if part == "out":
+        return Site(name, layer, "mlp_out", number)
+    point: Point = "q" if part == "q" else "k" if part == "k" else "v"
+    return Site(name, layer, point, number // widths.d_head, number % widths.d_head)
+
+
+def _find_input_row(graph: Graph, name: str, row: re.Match[str], widths: Widths) -> Site:
+    layer, number, part = int(row[1] or row[3]), int(row[5]), row[2] or row[4]
+    of_mlp = layer < graph.n_layers and graph.mlps[layer] and widths.neurons > 0  # experts share what they read
+    rows = {"QKV": widths.d_model, "O": graph.n_heads * widths.d_head, "in": widths.d_model, "out": widths.neurons}[
+        part
+    ]
+    if layer >= graph.n_layers or (part in ("in", "out") and not of_mlp) or number >= rows:
+        raise InputError(
+            f"there is no input row {name!r}: this model has {graph.n_layers} layers, and {rows} input rows in such a matrix"
+            + ("" if part in ("QKV", "O") or of_mlp else ", and no such matrix in this layer")
+        )
+    if part == "O":
+        return Site(name, layer, "z", number // widths.d_head, number % widths.d_head, is_input_row=True)
+    point: Point = "attn_in" if part == "QKV" else "mlp_in" if part == "in" else "neurons"
+    return Site(name, layer, point, number, is_input_row=True)
+
+
+def _input_rows(graph: Graph, widths: Widths) -> list[Site]:
+    names = []
+    for layer in range(graph.n_layers):
+        names += [f"a{layer}.W_QKV.in[{i}]" for i in range(widths.d_model)]
+        names += [f"a{layer}.W_O.in[{i}]" for i in range(graph.n_heads * widths.d_head)]
+        if graph.mlps[layer] and widths.neurons:
+            names += [f"m{layer}.W_in.in[{i}]" for i in range(widths.d_model)]
+            names += [f"m{layer}.W_out.in[{i}]" for i in range(widths.neurons)]
+    return [find_site(graph, name, widths) for name in names]
+
+
+def in_layer(site: Site, layer: int, graph: Graph) -> Site | None:
+    """The same node of another layer; None: there is none (the layer does not exist, has no MLP, or the node is `input`)."""
+    if layer == site.layer:
+        return site
+    in_mlp = site.point in ("mlp_in", "neurons", "mlp_out")
+    if site.point == "resid_pre" or not 0 <= layer < graph.n_layers or (in_mlp and not graph.mlps[layer]):
+        return None
+    return replace(site, name=f"{site.name[0]}{layer}{site.name.lstrip('am0123456789')}", layer=layer)
+
+
+def _rows(graph: Graph, widths: Widths) -> list[Site]:
+    """Of all matrices but an MLP's input ones: these are its neurons."""
+    names = []
+    for layer in range(graph.n_layers):
+        heads = {"Q": graph.n_heads, "K": graph.n_kv_heads, "V": graph.n_kv_heads}
+        names += [f"a{layer}.W_{part}[{i}]" for part, n in heads.items() for i in range(n * widths.d_head)]
+        names += [f"a{layer}.W_O[{i}]" for i in range(widths.d_model)]
+        names += [f"m{layer}.W_out[{i}]" for i in range(widths.d_model) if graph.mlps[layer]]
+    return [find_site(graph, name, widths) for name in names]
+
+
+def _sites(graph: Graph) -> dict[str, Site]:
+    sites = {}
+    for writer in graph.writer_nodes:
+        if writer.kind == "head":
+            sites[writer.name] = Site(writer.name, writer.layer, "z", writer.head)
+        elif writer.kind == "mlp":
+            sites[writer.name] = Site(writer.name, writer.layer, "mlp_out", None)
+    for reader in graph.reader_nodes:
+        if reader.part in ("q", "k", "v"):
+            sites[reader.name] = Site(reader.name, reader.layer, reader.part, reader.head)
+    return sites
+
+
+def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None = None) -> tuple[Site, ...]:
+    """The sites of some nodes, in the order of the forward pass.
+
+    Args:
+        graph: the model's graph.
+        nodes: names of nodes, or groups of them joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`,
+            `neurons`, `rows` (output rows of all weight matrices, neurons among them), `input_rows`.
+        widths: of the model's activations, for neurons and rows.
+
+    Raises:
+        InputError: an unknown node or group, or none at all.
+
+    >>> graph = Graph(n_layers=1, n_heads=2, n_kv_heads=1, mlps=(True,))
+    >>> [site.name for site in select_sites(graph, "heads+mlps+k")]
+    ['a0.kv0<k>', 'a0.h0', 'a0.h1', 'm0']
+    """
+    widths = widths or Widths()
+    if not isinstance(nodes, str):
+        sites = [find_site(graph, name, widths) for name in nodes]
+    else:
+        groups = groups_in(nodes)
+        points = {"heads": "z", "mlps": "mlp_out", "q": "q", "k": "k", "v": "v"}
+        wanted = {points[group] for group in groups if group in points}
+        sites = [site for site in _sites(graph).values() if site.point in wanted]
+        if "input" in groups:
+            sites.append(find_site(graph, "input"))
+        if "rows" in groups:
+            sites += _rows(graph, widths)
+        if "input_rows" in groups:
+            sites += _input_rows(graph, widths)
+        if "neurons" in groups or "rows" in groups:
+            layers = [layer for layer in range(graph.n_layers) if graph.mlps[layer]]
+            sites += [Site(f"m{layer}.n{i}", layer, "neurons", i) for layer in layers for i in range(widths.neurons)]
+    if not sites:
+        raise InputError(f"no nodes chosen by {nodes!r}")
+    return tuple(sorted(sites, key=_order))
+
+
+def groups_in(text: str) -> list[str]:
+    """Groups of nodes that are joined by `+`.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    groups = text.split("+")
+    for group in groups:
+        if group not in GROUPS:
+            near = get_close_matches(group, GROUPS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"unknown group of nodes {group!r} in {text!r}{hint} (groups: {', '.join(GROUPS)})")
+    return groups
+
+
+def _order(site: Site) -> tuple[int, ...]:
+    whole = -1  # a whole activation comes before its parts
+    index = whole if site.index is None else site.index
+    return site.layer, site.stage, "qkv".find(site.point), index, whole if site.entry is None else site.entry

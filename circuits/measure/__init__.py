@@ -1,0 +1,1 @@
+"""Measuring what nodes and edges do: many forward passes of one question, divided and stored."""

@@ -1,0 +1,189 @@
+"""The metric of runs in which many components are ablated at once, a set to each run; for one batch.
+
+Unlike `patch_runs`, which patches few nodes at chosen positions, a run here has dozens of components ablated at all
+positions. So each hook point gets one masked copy for all of its components, and sets share passes tile by tile.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.engine.hooks import Hook, inference_state
+from circuits.engine.patch import ValueRecorder, Values, hook_point, record_values
+from circuits.engine.resume import BaseRun, base_run, resume
+from circuits.errors import InputError
+from circuits.graph.nodes import Site
+from circuits.measure.patch_runs import TOKENS_AT_ONCE
+from circuits.model import Model
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation, Mean, MeanPositional, RunAblation, Zero
+from circuits.question.question import Batch, Question
+
+
+@dataclass(frozen=True, eq=False)
+class Replacements:
+    """What replaces ablated components.
+
+    Attributes:
+        ablation: which kind.
+        sites: the components.
+        means: of the values at their hook points, by the length of the prompts (0: of any length).
+    """
+
+    ablation: Ablation
+    sites: tuple[Site, ...]
+    means: dict[int, Values]
+
+    @classmethod
+    def of(cls, question: Question, sites: tuple[Site, ...]) -> "Replacements":
+        """Ready for this question.
+
+        Raises:
+            InputError: an ablation of the user's own, which is defined for writers only.
+        """
+        ablation, means = question.ablation, {}
+        if isinstance(ablation, Mean | MeanPositional):
+            reference = question.pairs if ablation.reference is None else ablation.reference
+            means = _means(question.model, reference, question.batch_size, sites, isinstance(ablation, MeanPositional))
+        elif not isinstance(ablation, RunAblation | Zero):
+            raise InputError(f"components cannot be ablated by {ablation.name}: it says only what writers become")
+        return cls(ablation, sites, means)
+
+    def values(self, question: Question, batch: Batch, own: Values) -> Values:
+        """For one batch, whose own values are `own`."""
+        model, suffix = question.model, batch.suffix
+        if isinstance(self.ablation, RunAblation):
+            tokens, hooks = self.ablation.run(model, suffix)
+            cache = suffix.cache()
+            return record_values(model.bridge, model.architecture, tokens, suffix.position, self.sites, cache, hooks)[1]
+        if isinstance(self.ablation, Zero):
+            return {key: torch.zeros_like(value) for key, value in own.items()}
+        length = suffix.start + suffix.clean.shape[1]
+        means = self.means.get(length) or self.means[0]
+        return {key: means[key].expand_as(value) for key, value in own.items()}
+
+
+def _means(
+    model: Model, reference: PromptPairs, batch_size: int, sites: tuple[Site, ...], by_length: bool
+) -> dict[int, Values]:
+    totals: dict[int, Values] = {}
+    counts: dict[int, int] = {}
+    with inference_state(model.bridge):
+        for batch in reference.batches(batch_size):
+            batch = batch.to(model.device)
+            _, values = record_values(model.bridge, model.architecture, batch.clean, batch.position, sites)
+            group, axes = (batch.clean.shape[1], (0,)) if by_length else (0, (0, 1))
+            total = totals.setdefault(group, {})
+            for key, value in values.items():
+                summed = value.to(torch.promote_types(value.dtype, torch.float32)).sum(axes, keepdim=True)
+                total[key] = total[key] + summed if key in total else summed
+            counts[group] = counts.get(group, 0) + (len(batch.clean) if by_length else batch.clean.numel())
+    return {
+        group: {key: (value / counts[group]).to(model.dtype) for key, value in total.items()}
+        for group, total in totals.items()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class ComponentRuns:
+    """A batch, ready for its components to be ablated.
+
+    Attributes:
+        question, batch: what is asked.
+        sites: the components.
+        base: the clean run.
+        values: what replaces them, by hook point.
+        clean: the metric of the clean run, in the metric's own direction.
+    """
+
+    question: Question
+    batch: Batch
+    sites: tuple[Site, ...]
+    base: BaseRun
+    values: Values
+    clean: Float[Tensor, " batch"]
+
+    @classmethod
+    def of(cls, question: Question, batch: Batch, replacements: Replacements) -> "ComponentRuns":
+        """Makes the clean run and the replacing values."""
+        model, suffix, sites = question.model, batch.suffix, replacements.sites
+        own = ValueRecorder(model.architecture, sites)
+        base = base_run(
+            model.bridge,
+            model.architecture,
+            suffix.clean,
+            suffix.position,
+            suffix.cache(),
+            own.hooks(),
+            model.report.resume_exact,
+        )
+        values = replacements.values(question, batch, own.values)
+        return cls(question, batch, sites, base, values, question.clean_metric(batch, base.logits))
+
+    def metrics(self, ablated: Bool[Tensor, "sample node"]) -> Float[Tensor, "sample batch"]:
+        """The metric with these components ablated, a set to each row."""
+        found = self.clean.repeat(len(ablated), 1)
+        layers = torch.tensor([site.layer for site in self.sites])
+        first = torch.where(ablated, layers, len(self.base.resid_pre)).amin(1)
+        order = first.argsort(stable=True)
+        order = order[first[order] < len(self.base.resid_pre)]
+        tiles = max(1, TOKENS_AT_ONCE // self.base.tokens.numel())
+        model, targets = self.question.model, self.batch.targets
+        for chunk in order.split(tiles) if len(order) else ():
+            hooks = self._hooks(ablated[chunk].to(model.device))
+            logits = resume(
+                model.bridge, model.architecture, self.base, int(first[chunk[0]]), hooks, len(chunk)
+            ).reshape(len(chunk), len(self.base), -1)
+            for i, row in zip(chunk.tolist(), logits, strict=True):
+                found[i] = self.question.metric(row, targets)
+        return found
+
+    def _hooks(self, ablated: Bool[Tensor, "tile node"]) -> list[Hook]:
+        by_point: dict[tuple[int, str], list[int]] = {}
+        for i, site in enumerate(self.sites):
+            by_point.setdefault((site.layer, site.point), []).append(i)
+        hooks: list[Hook] = []
+        for (layer, point), nodes in by_point.items():
+            some = ablated[:, nodes]
+            if some.any():
+                value = self.values[layer, point]
+                mask = _mask(some.to(value.device), [self.sites[i] for i in nodes], value.shape[2:])
+                at = hook_point(self.question.model.architecture, layer, point)
+                hooks.append((at, lambda x, mask=mask, value=value: _ablate(x, value, mask)))
+        return hooks
+
+
+def _mask(
+    ablated: Bool[Tensor, "tile some"], sites: Sequence[Site], shape: torch.Size
+) -> Bool[Tensor, "tile #batch #pos *entry"]:
+    """Which entries of an activation [tile, batch, pos, …] are replaced."""
+    heads, entries = (
+        any(kind) for kind in zip(*((s.index is not None, s.entry is not None) for s in sites), strict=True)
+    )
+    sizes = shape if entries else ((shape[0] if heads else 1), *[1] * (len(shape) - 1))
+    mask = ablated.new_zeros(len(ablated), 1, 1, *sizes)
+    for depth, which in _by_depth(sites).items():
+        some = ablated[:, which]
+        if depth == 0:
+            mask |= some.any(1).reshape(-1, *[1] * (mask.ndim - 1))
+            continue
+        index = [sites[i].index for i in which]
+        at = (index,) if depth == 1 else (index, [sites[i].entry for i in which])
+        mask[:, 0, 0, *at] |= some.reshape(*some.shape, *[1] * (mask.ndim - 3 - depth))
+    return mask
+
+
+def _by_depth(sites: Sequence[Site]) -> dict[int, list[int]]:
+    """Numbers of the sites that are a whole activation (0), a part of it (1), and an entry of a part (2)."""
+    found: dict[int, list[int]] = {}
+    for i, site in enumerate(sites):
+        found.setdefault((site.index is not None) + (site.entry is not None), []).append(i)
+    return found
+
+
+def _ablate(x: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    tiles = x.reshape(len(mask), len(value), *x.shape[1:])
+    return torch.where(mask, value, tiles).reshape(x.shape)

@@ -1,0 +1,254 @@
+"""Outcomes of ablating sets of components, kept as they are measured.
+
+Sets come in blocks of 16, and a block's masks and its outcomes on one batch of prompts are a piece of the store each. So a
+killed run goes on behind the last finished piece, and measures none again; more samples can be added; and several
+processes can share the blocks between them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.engine.hooks import inference_state
+from circuits.errors import InputError
+from circuits.graph.nodes import Site, select_sites
+from circuits.measure.component_runs import ComponentRuns, Replacements
+from circuits.measure.divided import Asked, Measurement, measure_pieces
+from circuits.measure.store import Pieces, question_of
+from circuits.model import Model
+from circuits.plain_torch import plain_methods
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Progress, Question
+from circuits.results.provenance import Provenance, frozen, provenance
+from circuits.workers.workers import Workers, in_units
+
+BLOCK = 16
+"""Sets to a piece."""
+
+
+def draw_block(n_nodes: int, block: int, alpha: float, seed: int) -> Bool[Tensor, "sample node"]:
+    """The masks of one block: each component is ablated with probability alpha, independently of all others.
+
+    They depend on these numbers alone, so that a sample is the same however the work is cut.
+    """
+    generator = torch.Generator().manual_seed(Random(f"{seed} {alpha!r} {block}").getrandbits(63))
+    return torch.rand(BLOCK, n_nodes, generator=generator, dtype=torch.float64) < alpha
+
+
+def check_samples(samples: int, alpha: float) -> None:
+    """Refuses numbers that no sample can be drawn with."""
+    if samples < 1:
+        raise InputError(f"samples must be at least 1, got {samples}")
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must be between 0 and 1, got {alpha}")
+
+
+@plain_methods
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Sets of ablated components, and what became of the metric.
+
+    Attributes:
+        nodes: names of the components.
+        ablated: which of them each sample ablates.
+        outcomes: the metric on each prompt, signed like the behaviour.
+        clean: the same with nothing ablated.
+        origin: provenance of the question.
+    """
+
+    nodes: tuple[str, ...]
+    ablated: Bool[Tensor, "sample node"]
+    outcomes: Float[Tensor, "sample prompt"]
+    clean: Float[Tensor, " prompt"]
+    origin: Provenance
+
+    def __len__(self) -> int:
+        return len(self.ablated)
+
+    @property
+    def kept(self) -> Float[Tensor, "sample node"]:
+        """1 where a component is kept."""
+        return (~self.ablated).double()
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler(Measurement):
+    """A question of which sets of components are asked.
+
+    Attributes:
+        sites: the components.
+        replacements: what takes their place.
+        origin: provenance of the question.
+        asked: the same as it is told to `workers`, who measure; None: this process does.
+        workers: see there.
+    """
+
+    sites: tuple[Site, ...]
+    replacements: Replacements
+    origin: Provenance
+    asked: Asked | None = None
+    workers: Workers | None = None
+
+    @classmethod
+    def ask(
+        cls,
+        model: Model,
+        pairs: PromptPairs,
+        nodes: str | Sequence[str],
+        metric: str | Metric | MetricFunction | None,
+        ablation: str | Ablation,
+        batch_size: int | None,
+        store: str | Path | None = None,
+        workers: Workers | None = None,
+        in_memory: bool = False,
+    ) -> "Sampler":
+        """Validates.
+
+        Args:
+            model, pairs, metric, ablation, batch_size: see `Question.ask`.
+            nodes: the components; see `circuits.graph.nodes.select_sites`.
+            store: a directory for what is finished.
+            workers: who measures; None: this process.
+            in_memory: keep what is finished in memory where there is no store.
+
+        Raises:
+            InputError: an unknown component, an ablation of the user's own, or a store that belongs to another question.
+        """
+        question = Question.ask(model, pairs, metric, ablation, batch_size)
+        sites = select_sites(model.graph, nodes, model.widths)
+        options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "batch_size": question.batch_size}
+        origin = provenance(question, "ablation samples", options)
+        names = [site.name for site in sites]
+        manifest = {"schema": 1, "question": question_of(origin), "components": names}
+        pieces = Pieces(store, manifest, in_memory or workers is not None)
+        with inference_state(model.bridge):
+            replacements = Replacements.of(question, sites)
+        asked = None if workers is None else Asked.of(cls, question, nodes=nodes, ablation=ablation)
+        return cls(question, pieces, sites, replacements, origin, asked, workers)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(site.name for site in self.sites)
+
+    def bernoulli(
+        self, samples: int, alpha: float, seed: int, progress: Progress | None = None, share: tuple[int, int] = (0, 1)
+    ) -> Samples:
+        """Random sets, from the store or measured.
+
+        Args:
+            samples: how many.
+            alpha: the probability of each component to be ablated.
+            seed: of the sets.
+            progress: called with (samples times prompts done, in all).
+            share: (i, n): only the i-th of n shares of the blocks, so that n processes can fill one store.
+        """
+        check_samples(samples, alpha)
+        mine, of = share
+        if not 0 <= mine < of:
+            raise InputError(f"share must be (i, n) with 0 <= i < n, got {share}")
+        name = f"alpha-{alpha:g}-seed-{seed}"
+        blocks = range(mine, -(-samples // BLOCK), of)
+        masks = {block: self._masks(name, block, alpha, seed) for block in blocks}
+        found = self.measured(name, masks, progress)
+        wanted = min(len(found), samples) if of == 1 else len(found)
+        return Samples(
+            found.nodes, found.ablated[:wanted], found.outcomes[:wanted], found.clean, self._origin(alpha, seed)
+        )
+
+    def _origin(self, alpha: float, seed: int) -> Provenance:
+        options = {**self.origin["options"], "alpha": alpha, "seed": seed}
+        return frozen({**self.origin, "options": options})
+
+    def _masks(self, name: str, block: int, alpha: float, seed: int) -> Bool[Tensor, "sample node"]:
+        """A stored block's masks count, should another version of torch draw others."""
+        key = f"{name}-block-{block:06d}-masks"
+        stored = self.pieces.get(key)
+        if stored is not None and stored.shape == (BLOCK, len(self.sites)):
+            return stored.bool()
+        drawn = draw_block(len(self.sites), block, alpha, seed)
+        self.pieces.put(key, drawn.to(torch.uint8))
+        return drawn
+
+    def measured(
+        self, name: str, masks: dict[int, Bool[Tensor, "sample node"]], progress: Progress | None = None
+    ) -> Samples:
+        """Outcomes of blocks of sets, from the store or measured.
+
+        Args:
+            name: of these sets in the store; the same name and number must mean the same block.
+            masks: the blocks, by number.
+            progress: called with (samples times prompts done, in all).
+        """
+        if self.workers is not None:
+            self._share(name, masks, progress)
+            progress = None
+        question, n = self.question, len(self.question.pairs)
+        starts: dict[int, int] = {}
+        total = 0
+        for block, mask in masks.items():
+            starts[block] = total
+            total += len(mask)
+        outcomes, clean = torch.zeros(total, n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+        done = 0
+        with inference_state(question.model.bridge):
+            for number, batch in enumerate(question.batches()):
+                index = batch.suffix.batch.index.cpu()
+                runs = None
+                for block, mask in masks.items():
+                    key = _key(name, block, number)
+                    piece = self.pieces.get(key)
+                    if piece is None or piece.shape != (1 + len(mask), len(index)):
+                        runs = runs or ComponentRuns.of(question, batch, self.replacements)
+                        piece = torch.cat([runs.clean[None], runs.metrics(mask)]).to("cpu", torch.float64)
+                        self.pieces.put(key, piece)
+                    clean[index] = piece[0]
+                    outcomes[starts[block] : starts[block] + len(mask), index] = piece[1:]
+                    done += len(mask) * len(index)
+                    if progress is not None:
+                        progress(done, total * n)
+        sign = question.metric.sign
+        ablated = torch.cat(list(masks.values())) if masks else torch.zeros(0, len(self.sites), dtype=torch.bool)
+        return Samples(self.nodes, ablated, outcomes * sign, clean * sign, self.origin)
+
+    def _share(
+        self, name: str, masks: dict[int, Bool[Tensor, "sample node"]], progress: Progress | None = None
+    ) -> None:
+        """Lets the workers measure, some blocks each."""
+        assert self.workers is not None
+        assert self.asked is not None
+        batches = range(self.question.n_batches)
+        units = {
+            _Blocks(name, tuple((block, masks[block]) for block in blocks)): [
+                _key(name, block, batch) for block in blocks for batch in batches
+            ]
+            for blocks in in_units(list(masks), self.workers)
+        }
+        measure_pieces(self.workers, self.pieces, self.asked, units, progress)
+
+    def fill(self, unit: "_Blocks") -> None:
+        """A unit: blocks of sets."""
+        self.measured(unit.name, dict(unit.masks))
+
+
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """What a worker measures at a time."""
+
+    name: str
+    masks: tuple[tuple[int, Tensor], ...]
+
+
+def _key(name: str, block: int, batch: int) -> str:
+    return f"{name}-block-{block:06d}-batch-{batch:05d}"
+
+
+def in_blocks(masks: Bool[Tensor, "sample node"]) -> dict[int, Bool[Tensor, "block node"]]:
+    """Chosen sets, cut into blocks."""
+    return dict(enumerate(masks.split(BLOCK)))

@@ -1,0 +1,136 @@
+"""From gradients at readers to the effects of edges: what every rule of edge attribution does around its own gradients."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from circuits.engine.architecture import Architecture
+from circuits.engine.capture import Gradients, Writes, capture_gradients, capture_writes, stack
+from circuits.engine.gradient_sum import GradientSum
+from circuits.engine.hooks import Hook
+from circuits.measure.edge_statistics import EdgeStatistics
+from circuits.measure.norm_check import sees_nothing
+from circuits.question.positions import place
+from circuits.question.question import Batch, Question
+
+STACK_BYTES = 48 * 2**20
+"""Of the writers' differences that lie in memory together."""
+FEWEST_POSITIONS = 8
+"""That lie in memory together, however many bytes: for each tile every layer's weights are read once."""
+
+
+def tiles(n_prompts: int, n_positions: int, place_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """A batch cut into tiles of prompts and positions, in which writers are written out together.
+
+    As many whole prompts as fit into `STACK_BYTES`; where not even one does, some of its positions. What is summed over
+    positions is the same however they are cut, and nothing is computed twice.
+
+    Args:
+        n_prompts, n_positions: of the batch.
+        place_bytes: that all writers take at one position of one prompt.
+    """
+    prompts = max(1, STACK_BYTES // (n_positions * place_bytes))
+    positions = n_positions if prompts > 1 else max(FEWEST_POSITIONS, STACK_BYTES // place_bytes)
+    for row in range(0, n_prompts, prompts):
+        for position in range(0, n_positions, positions):
+            yield slice(row, row + prompts), slice(position, position + positions)
+
+
+class Contraction:
+    """Σ over positions and d_model of difference times gradient, for every edge of every prompt of a batch.
+
+    A rule asks for gradients (`gradients`), sums them (`sum`) and adds the products with differences of writers' outputs.
+
+    Attributes:
+        question, batch: what is asked.
+        scores: the products so far.
+        empty: on which prompts a gradient was taken on an empty residual stream, at a position whose embedding is ablated; see
+            `circuits.measure.norm_check`.
+    """
+
+    def __init__(self, question: Question, batch: Batch, labels: tuple[str, ...] | None = None) -> None:
+        self.question, self.batch, self.graph = question, batch, question.model.graph
+        shape = (self.graph.n_writers, self.graph.n_readers)
+        device, dtype = batch.suffix.clean.device, question.sum_dtype
+        self.scores = torch.zeros(len(batch), *shape, device=device, dtype=dtype)
+        self.empty = torch.zeros(len(batch), dtype=torch.bool, device=device)
+        self._sees_nothing = torch.zeros_like(batch.suffix.clean, dtype=torch.bool)
+        self._places = self._split = None
+        if labels is not None:
+            self._places = torch.stack([place(label, batch, question.pairs) for label in labels], dim=1)
+            self._split = torch.zeros(len(batch), len(labels), *shape, device=device, dtype=dtype)
+
+    def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
+        """A forward and a backward pass on the clean prompts, from `embedding` if it is given."""
+        model, suffix = self.question.model, self.batch.suffix
+        found = capture_gradients(
+            model.bridge,
+            model.architecture,
+            suffix.clean,
+            suffix.position,
+            lambda logits: self.question.metric(logits, self.batch.targets),
+            suffix.cache(),
+            embedding,
+            hooks,
+        )
+        self._sees_nothing |= sees_nothing(model.architecture, (*found.resid_pre, found.resid_final))
+        return found
+
+    def writes(self, embedding: Tensor) -> Writes:
+        """Every writer's output where `embedding` enters the first block."""
+        model, suffix = self.question.model, self.batch.suffix
+        start: Hook = (model.architecture.blocks[0].resid_pre, lambda x: embedding)
+        return capture_writes(model.bridge, model.architecture, suffix.clean, suffix.position, suffix.cache(), [start])[
+            1
+        ]
+
+    def clean_and_replacement(self) -> tuple[Writes, Writes]:
+        """Every writer's output on the clean prompts, and what replaces it."""
+        _, clean = self.question.clean_run(self.batch.suffix)
+        return clean, self.question.replacement(self.batch.suffix, clean)
+
+    def difference(self, clean: Writes, replacement: Writes) -> Writes:
+        """What ablation takes from every writer, in the precision of sums."""
+        wide = self.question.sum_dtype
+        return clean.combine(replacement, lambda a, b: a.to(wide) - b.to(wide))
+
+    def sum(self, architecture: Architecture | None = None) -> GradientSum:
+        """A sum of gradients, to be given to `add`; `architecture`: how they go back through the norms, if not as the
+        model's do."""
+        return GradientSum(architecture or self.question.model.architecture, self.question.sum_dtype)
+
+    def add(self, gradients: GradientSum, difference: Writes, writers: slice | None = None) -> None:
+        """Takes in the products of gradients and differences of writers' outputs; of some writers only, if asked.
+
+        Tile by tile, so that the written-out difference stays small.
+        """
+        self.empty |= (self._sees_nothing & difference.embedding.any(-1)).any(1)
+        writers = writers or slice(0, self.graph.n_writers)
+        batch, pos, d_model = difference.embedding.shape
+        dtype = self.question.sum_dtype
+        for tile in tiles(batch, pos, (writers.stop - writers.start) * d_model * dtype.itemsize):
+            some = difference.map(lambda x, tile=tile: x[tile])
+            stacked = stack(self.question.model.architecture, some, dtype, writers)
+            self.scores[tile[0], writers] += gradients.tile(*tile).products(stacked, writers.start)
+            if self._places is not None:
+                self._add_places(gradients, stacked, tile, writers)
+
+    def _add_places(self, gradients: GradientSum, stacked: Tensor, tile: tuple[slice, slice], writers: slice) -> None:
+        """The same at each place alone, of those in the tile."""
+        assert self._places is not None
+        assert self._split is not None
+        rows, positions = tile
+        for prompt, places in enumerate(self._places[rows]):
+            labels = ((places >= positions.start) & (places < positions.stop)).nonzero()[:, 0]
+            at, row = places[labels], torch.full_like(labels, prompt)
+            picked = gradients.places(row + rows.start, at)
+            self._split[prompt + rows.start, labels, writers] += picked.products(
+                stacked[row, :, at - positions.start][:, :, None], writers.start
+            )
+
+    def give_to(self, statistics: EdgeStatistics) -> None:
+        """Hands the finished batch on, signed so that positive = helps."""
+        statistics.add(self.scores * self.question.metric.sign, self.batch.suffix.batch.index)
+        if self._split is not None:
+            statistics.add_positions(self._split.permute(0, 2, 3, 1) * self.question.metric.sign)

@@ -1,0 +1,92 @@
+"""Edge scores gathered over prompts, batch by batch."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.errors import ModelError
+from circuits.graph.graph import Graph
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.provenance import frozen
+from circuits.stats.bootstrap import KEPT_BYTES, PromptRows
+
+
+class EdgeStatistics:
+    """Mean and standard error over prompts, batch by batch, in float64; and the prompts' own effects, in bounded memory.
+
+    Args:
+        graph: whose edges.
+        limit: bytes that effects on single prompts may take, see `circuits.stats.bootstrap.PromptRows`.
+    """
+
+    def __init__(self, graph: Graph, limit: int = KEPT_BYTES) -> None:
+        self.graph = graph
+        self.n = 0
+        self.sums = _Sums()
+        self.sums_by_position: _Sums | None = None
+        self.rows = PromptRows(graph.n_edges, limit)
+        self.order: list[int] = []
+
+    def add(self, scores: Float[Tensor, "batch writer reader"], index: Int[Tensor, " batch"] | None = None) -> None:
+        """Takes in the scores of more prompts.
+
+        Args:
+            scores: their effects.
+            index: which prompts they are; None: the next ones.
+        """
+        wide = scores.to("cpu", torch.float64)
+        self.order += list(range(self.n, self.n + len(wide))) if index is None else index.tolist()
+        self.n += len(wide)
+        self.rows.add(wide[:, self.graph.edge_mask])
+        self.sums.add(wide)
+
+    def add_positions(self, effects: Float[Tensor, "batch writer reader position"]) -> None:
+        """Takes in the same prompts' effects split by position."""
+        self.sums_by_position = self.sums_by_position or _Sums()
+        self.sums_by_position.add(effects.to("cpu", torch.float64))
+
+    def scores(self, origin: Mapping[str, object], positions: tuple[str, ...] | None = None) -> EdgeScores:
+        mean, stderr = self.sums.mean_and_stderr(self.n)
+        if not bool(mean.isfinite().all()):
+            raise ModelError("some scores are not finite: the gradients overflow in this dtype; use float32")
+        split = None if self.sums_by_position is None else self.sums_by_position.mean_and_stderr(self.n)
+        rows = self.rows.means()
+        if self.rows.group == 1:
+            rows = rows[torch.tensor(self.order).argsort()]
+        stderr = stderr.masked_fill(~self.graph.edge_mask, 0.0)
+        by_position = None if split is None else split[0]
+        by_position_stderr = None if split is None else split[1].masked_fill(~self.graph.edge_mask[..., None], 0.0)
+        return EdgeScores(
+            self.graph,
+            mean,
+            stderr,
+            self.n,
+            frozen(origin),
+            positions,
+            by_position,
+            by_position_stderr,
+            rows,
+            self.rows.group,
+        )
+
+
+class _Sums:
+    """Of values over prompts, and of their squares."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def add(self, values: Float[Tensor, "batch *axes"]) -> None:
+        self.total = self.total + values.sum(0)
+        self.squares = self.squares + values.square().sum(0)
+
+    def mean_and_stderr(self, n: int) -> tuple[Tensor, Tensor]:
+        """Over n prompts; the standard error of one prompt's mean is NaN."""
+        mean = torch.as_tensor(self.total) / n
+        if n == 1:
+            return mean, mean * torch.nan
+        variance = (torch.as_tensor(self.squares) - n * mean.square()).clamp(min=0) / (n - 1)
+        return mean, (variance / n).sqrt()

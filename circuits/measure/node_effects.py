@@ -1,0 +1,100 @@
+"""From a batch's effects to `NodeScores`: what every method that scores nodes does around its own computation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.engine.hooks import inference_state
+from circuits.errors import InputError
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import RunAblation
+from circuits.question.positions import place
+from circuits.question.question import Batch, Progress, Question
+from circuits.results.node_scores import NodeScores, node_scores
+from circuits.results.provenance import provenance
+
+
+class BatchEffects(NamedTuple):
+    """What a method finds on one batch, in the metric's own direction.
+
+    Attributes:
+        effects: of each node (and position) on each prompt.
+        clean, corrupted: the metric of both runs; None where a method makes no corrupted one.
+    """
+
+    effects: Float[Tensor, "node *position batch"]
+    clean: Float[Tensor, " batch"]
+    corrupted: Float[Tensor, " batch"] | None = None
+
+
+def node_effects(
+    question: Question,
+    method: str,
+    options: Mapping[str, Any],
+    nodes: Sequence[str],
+    positions: tuple[str, ...] | None,
+    measure: Callable[[Batch], BatchEffects],
+    progress: Progress | None = None,
+) -> NodeScores:
+    """Measures all batches, on a model in evaluation mode, and signs the effects so that positive = the node helps.
+
+    Args:
+        question: what is asked.
+        method, options: for the provenance.
+        nodes, positions: labels of the scores' axes.
+        measure: the method itself.
+        progress: called with (pairs done, pairs in all).
+    """
+    n = len(question.pairs)
+    axes = (len(nodes),) if positions is None else (len(nodes), len(positions))
+    effects = torch.zeros(*axes, n, dtype=torch.float64)
+    clean, corrupted = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
+    known = True
+    done = 0
+    with inference_state(question.model.bridge):
+        for batch in question.batches():
+            index = batch.suffix.batch.index.cpu()
+            found = measure(batch)
+            effects[..., index] = found.effects.to("cpu", torch.float64)
+            clean[index] = found.clean.to("cpu", torch.float64)
+            known = found.corrupted is not None
+            if found.corrupted is not None:
+                corrupted[index] = found.corrupted.to("cpu", torch.float64)
+            done += len(index)
+            if progress is not None:
+                progress(done, n)
+    sign = question.metric.sign
+    origin = provenance(question, method, options)
+    other = corrupted * sign if known else None
+    return node_scores(tuple(nodes), effects * sign, origin, positions, clean * sign, other)
+
+
+def other_run(question: Question, method: str) -> RunAblation:
+    """The question's ablation, for a method that takes values from another run of the model.
+
+    Raises:
+        InputError: the ablation is no run.
+    """
+    if not isinstance(question.ablation, RunAblation):
+        raise InputError(
+            f"{method} takes values from another run of the model, and {question.ablation.name} ablation is none; use "
+            "interchange, gaussian or resample"
+        )
+    return question.ablation
+
+
+def at_positions(
+    by_position: Float[Tensor, "node batch pos"],
+    labels: tuple[str, ...] | None,
+    batch: Batch,
+    pairs: PromptPairs,
+) -> Float[Tensor, "node *position batch"]:
+    """Effects by position of the suffix, summed (labels None) or picked at labelled positions; 0 in the common prefix."""
+    if labels is None:
+        return by_position.sum(-1)
+    where = torch.stack([place(label, batch, pairs) for label in labels])[None]
+    at = where.clamp(min=0).movedim(1, 2).expand(len(by_position), -1, -1)
+    return by_position.gather(2, at).movedim(1, 2) * (where >= 0)

@@ -1,0 +1,101 @@
+"""The metric of runs in which sets of nodes take their values from the other run, for one batch.
+
+*Denoising* starts from the corrupted run and takes clean values, *noising* from the clean run and takes corrupted ones. A
+pass begins at the first layer that it patches, and interventions that begin there share passes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.engine.patch import Intervention, ValueRecorder, Values, changed_prompts, patched_logits, record_values
+from circuits.engine.resume import BaseRun, base_run
+from circuits.graph.nodes import Site
+from circuits.question.ablations import RunAblation
+from circuits.question.question import Batch, Question
+
+TOKENS_AT_ONCE = 1024
+"""Tokens in one pass, when several interventions share it."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatchRuns:
+    """A batch, ready to be patched.
+
+    Attributes:
+        question, batch: what is asked.
+        base: the run that is changed.
+        own: its values.
+        values: those that replace them.
+        clean, corrupted: the metric of both runs, in the metric's own direction.
+        direction: `denoising` or `noising`.
+    """
+
+    question: Question
+    batch: Batch
+    base: BaseRun
+    own: Values
+    values: Values
+    clean: Float[Tensor, " batch"]
+    corrupted: Float[Tensor, " batch"]
+    direction: str
+
+    @classmethod
+    def of(
+        cls, question: Question, other: RunAblation, batch: Batch, sites: Sequence[Site], direction: str = "noising"
+    ) -> "PatchRuns":
+        """Makes both runs.
+
+        Args:
+            question, batch: what is asked.
+            other: where corrupted values come from.
+            sites: all that will be patched.
+            direction: see the module docstring.
+        """
+        model, suffix = question.model, batch.suffix
+        bridge, architecture = model.bridge, model.architecture
+        corrupted_tokens, noise = other.run(model, suffix)
+        runs = {"clean": (suffix.clean, []), "corrupted": (corrupted_tokens, noise)}
+        base_name, source_name = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
+        tokens, hooks = runs[source_name]
+        logits, values = record_values(bridge, architecture, tokens, suffix.position, sites, suffix.cache(), hooks)
+        tokens, hooks = runs[base_name]
+        own = ValueRecorder(architecture, sites)
+        hooks = [*hooks, *own.hooks()]
+        base = base_run(bridge, architecture, tokens, suffix.position, suffix.cache(), hooks, model.report.resume_exact)
+        ends_logits = {source_name: logits, base_name: base.logits}
+        clean = question.clean_metric(batch, ends_logits["clean"])
+        corrupted = question.metric(ends_logits["corrupted"], batch.targets)
+        return cls(question, batch, base, own.values, values, clean, corrupted, direction)
+
+    def metrics(self, interventions: Sequence[Intervention]) -> Float[Tensor, "intervention batch"]:
+        """The metric under each intervention; exactly that of the base run where an intervention changes nothing."""
+        start = self.corrupted if self.direction == "denoising" else self.clean
+        found = start.repeat(len(interventions), 1)
+        changes = {
+            i: changed_prompts(self.own, self.values, patches, start.device)
+            for i, patches in enumerate(interventions)
+            if patches
+        }
+        useful = [i for i, changed in changes.items() if changed.any()]
+        model, targets = self.question.model, self.batch.targets
+        for chunk in _chunks(useful, interventions, max(1, TOKENS_AT_ONCE // self.batch.suffix.clean.numel())):
+            wanted = [interventions[i] for i in chunk]
+            logits = patched_logits(model.bridge, model.architecture, self.base, self.values, wanted)
+            for i, row in zip(chunk, logits, strict=True):
+                found[i] = torch.where(changes[i], self.question.metric(row, targets), found[i])
+        return found
+
+
+def _chunks(which: Sequence[int], interventions: Sequence[Intervention], tiles: int) -> list[list[int]]:
+    """Numbers of interventions, cut so that a pass begins as late as it can: those of one first layer together."""
+    first = {i: min(patch.site.layer for patch in interventions[i]) for i in which}
+    chunks: list[list[int]] = []
+    for i in sorted(which, key=lambda i: first[i]):
+        if not chunks or len(chunks[-1]) == tiles or first[chunks[-1][-1]] != first[i]:
+            chunks.append([])
+        chunks[-1].append(i)
+    return chunks

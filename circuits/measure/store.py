@@ -1,0 +1,116 @@
+"""Finished pieces of a long measurement in a directory, so that a killed run goes on where it was.
+
+Each piece is there whole or not at all, and holds a checksum over its bytes, its name and its question. A manifest says
+which question the pieces belong to, and those of another are refused; a piece that was cut short or altered counts as
+missing. Several processes may fill one directory.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from circuits.errors import DamageWarning, InputError
+from circuits.files.atomic import replacing
+from circuits.files.checksums import json_sum, read_sealed, sealed, sealed_tensor, unsealed_tensor
+from circuits.files.durable import make_directory
+from circuits.files.untrusted import check_schema, read_bytes
+from circuits.results.provenance import Provenance, plain
+
+MANIFEST_FILE = "manifest.json"
+
+
+def question_of(origin: Provenance) -> dict[str, Any]:
+    """What of a provenance tells one question from another: all of it but the versions of packages and what follows from the model."""
+    return {key: value for key, value in plain(origin).items() if key not in ("versions", "computed_in")}
+
+
+class Pieces:
+    """A directory of pieces, or nothing at all, or pieces in memory.
+
+    Args:
+        directory: None: none.
+        manifest: what the pieces belong to, as JSON gives it back.
+        in_memory: without a directory, keep pieces in memory.
+
+    Attributes:
+        kept: the pieces in memory, by name.
+
+    Raises:
+        InputError: the directory cannot be used, or holds pieces of another question.
+    """
+
+    def __init__(self, directory: str | Path | None, manifest: Mapping[str, Any], in_memory: bool = False) -> None:
+        self.directory = None if directory is None else Path(directory)
+        self.kept: dict[str, Tensor] = {}
+        self._in_memory = in_memory
+        self._question = json_sum(manifest)
+        self._told = False
+        if self.directory is not None:
+            _claim(self.directory, manifest)
+
+    def get(self, name: str) -> Tensor | None:
+        """The piece of that name, if it is there and whole.
+
+        Warns:
+            DamageWarning: it is there and damaged; only the first is told.
+        """
+        if self.directory is None:
+            return self.kept.get(name)
+        try:
+            raw = read_bytes(self._path(name))
+        except FileNotFoundError:
+            return None
+        except (OSError, InputError):
+            raw = b""
+        piece = unsealed_tensor(raw, self._key(name))
+        if piece is None and not self._told:
+            self._told = True
+            said = f"{self._path(name)} is damaged: it is measured again, and so is every other damaged piece"
+            warnings.warn(said, DamageWarning, stacklevel=2)
+        return piece
+
+    def put(self, name: str, piece: Tensor) -> None:
+        """Keeps a piece; one of the same name is replaced.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        if self._in_memory and self.directory is None:
+            self.kept[name] = piece
+        if self.directory is not None:
+            with replacing(self._path(name)) as temporary:
+                temporary.write_bytes(sealed_tensor(piece, self._key(name)))
+
+    def _key(self, name: str) -> str:
+        return f"{self._question} {name}"
+
+    def _path(self, name: str) -> Path:
+        assert self.directory is not None
+        return self.directory / f"{name}.safetensors"
+
+
+def _claim(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes down whose pieces these are, or finds it written."""
+    path = directory / MANIFEST_FILE
+    try:
+        make_directory(directory)
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(sealed(manifest)), encoding="utf-8")
+            return
+    except OSError as problem:
+        raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
+    found = read_sealed(path)
+    if found is None:
+        raise InputError(
+            f"{path} is damaged, or not ours; delete this one file if {directory} is the store of this question (its pieces "
+            "tell whether they are), or choose another store"
+        )
+    if "schema" in manifest:
+        check_schema(found.get("schema"), manifest["schema"], str(path))
+    if found != manifest:
+        raise InputError(f"{directory} holds pieces of another question; choose another store")

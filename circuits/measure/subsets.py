@@ -1,0 +1,123 @@
+"""Sets of nodes patched together, measured piece by piece: what diagnostics and verification ask of a model.
+
+    outcome(set) = metric(clean) - metric(clean, every node of the set <- its corrupted value)
+
+Positive = the set helps. A single node's outcome is its exact effect (activation patching, noising).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.engine.hooks import inference_state
+from circuits.errors import InputError
+from circuits.measure.joint_sets import draw_joint_sets
+from circuits.measure.patch_runs import PatchRuns
+from circuits.measure.placed_nodes import PlacedNode
+from circuits.measure.store import Pieces
+from circuits.question.ablations import RunAblation
+from circuits.question.question import Batch, Progress, Question
+
+BLOCK = 32
+"""Sets to a piece: measured together, kept together, and drawn from one seed."""
+
+
+def draw_subsets(n_nodes: int, samples: int, share: float, seed: int, stream: str = "") -> Bool[Tensor, "sample node"]:
+    """The joint sets of these nodes (`circuits.measure.joint_sets`), and behind them random sets, in each of which every node is with the
+    same probability, independently of all others.
+
+    Of every 32 random sets each node is in the same number, so that no node happens to be in very few. Which ones is drawn for
+    each node by itself: within one set nodes are independent. Set i depends on the seed, the stream, the number of
+    nodes and i alone, so the first of many are those drawn alone.
+
+    Args:
+        n_nodes: how many nodes there are.
+        samples: how many random sets; `JOINT_SETS` more come before them.
+        share: the probability; taken to the nearest of 1/32, 2/32, …, 31/32.
+        seed: of the draw.
+        stream: a name that keeps draws of one seed apart.
+
+    Raises:
+        InputError: a share that is not between 0 and 1.
+    """
+    inside = round(BLOCK * whole_share(share))
+    blocks = [torch.empty(0, n_nodes, dtype=torch.long)]
+    for block in range(-(-samples // BLOCK)):
+        generator = torch.Generator().manual_seed(Random(f"{seed} {stream} {block}").getrandbits(63))
+        blocks.append(torch.rand(BLOCK, n_nodes, generator=generator).argsort(0).argsort(0))
+    return torch.cat([draw_joint_sets(n_nodes, seed, stream), torch.cat(blocks)[:samples] < inside])
+
+
+def whole_share(share: float) -> float:
+    """The nearest share that is a whole number of 32nds.
+
+    Raises:
+        InputError: a share that is not between 0 and 1.
+
+    >>> whole_share(0.1)
+    0.09375
+    """
+    if not 0 < share < 1:
+        raise InputError(f"share must be between 0 and 1, got {share}")
+    return min(max(round(BLOCK * share), 1), BLOCK - 1) / BLOCK
+
+
+@dataclass(frozen=True, eq=False)
+class SetRuns:
+    """A question of which sets of nodes are asked.
+
+    Attributes:
+        question: model, pairs, metric and ablation.
+        other: where corrupted values come from.
+        pieces: where finished pieces are kept.
+    """
+
+    question: Question
+    other: RunAblation
+    pieces: Pieces
+
+    def outcomes(
+        self, name: str, sets: Sequence[Sequence[PlacedNode]], progress: Progress | None = None
+    ) -> tuple[Float[Tensor, "set prompt"], Float[Tensor, "2 prompt"]]:
+        """The sets' outcomes, and the metric of the clean and of the corrupted run, signed so that more is more of the
+        behaviour.
+
+        Args:
+            name: of these sets among the pieces; the same name must mean the same sets.
+            sets: the nodes of each.
+            progress: called with (sets times prompts done, in all).
+        """
+        question, n = self.question, len(self.question.pairs)
+        found, ends = torch.zeros(len(sets), n, dtype=torch.float64), torch.zeros(2, n, dtype=torch.float64)
+        done, total = 0, len(sets) * n
+        with inference_state(question.model.bridge):
+            for number, batch in enumerate(question.batches()):
+                index = batch.suffix.batch.index.cpu()
+                runs = None
+                for block in _blocks(len(sets)):
+                    key = f"{name}-batch-{number:05d}-block-{block.start // BLOCK:05d}"
+                    piece = self.pieces.get(key)
+                    if piece is None or len(piece) < 2 + len(block):
+                        runs = runs or self._runs(batch, sets)
+                        patches = [[node.patch(batch, question.pairs) for node in sets[i]] for i in block]
+                        ran = [runs.clean[None], runs.corrupted[None], runs.metrics(patches)]
+                        piece = torch.cat(ran).to("cpu", torch.float64)
+                        self.pieces.put(key, piece)
+                    ends[:, index] = piece[:2]
+                    found[block.start : block.stop, index] = piece[0] - piece[2 : 2 + len(block)]
+                    done += len(block) * len(index)
+                    if progress is not None:
+                        progress(done, total)
+        return found * question.metric.sign, ends * question.metric.sign
+
+    def _runs(self, batch: Batch, sets: Sequence[Sequence[PlacedNode]]) -> PatchRuns:
+        sites = list(dict.fromkeys(node.site for nodes in sets for node in nodes))
+        return PatchRuns.of(self.question, self.other, batch, sites)
+
+
+def _blocks(n: int) -> Iterator[range]:
+    return (range(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))

@@ -1,0 +1,227 @@
+"""ACDC: edges are ablated one after the other, and stay away if the metric hardly minds (Conmy et al. 2023, 2304.14997).
+
+The metric is taken as a loss L to be kept low: a divergence as it is, anything of which more is more of the behaviour with
+a minus. Starting from all edges, readers are visited from the end, `logits` first; then, per layer from the last: its MLP,
+the tests of whole value, key and query inputs, the edges into values, keys and queries (heads from the last). Edges of one
+reader go from the latest writer to the earliest. An edge is removed, for good, where
+
+    L(without it) - L(now) < threshold           (strict, signed; `absolute`: |L(without it) - L(now)| < threshold)
+
+A reader whose whole input can be ablated at once in the same way loses its edges untested, and so does a node without
+out-edges. All that is as the published reference does it, edge for edge (golden files are among the tests). Keys and values
+that a group of heads shares are tested once.
+
+Tests are made speculatively: row i of a batch assumes that the edges 1 … i go; rows are read up to the first edge that
+stays. So the result is the sequential one. Each row computes only what a change reaches (`engine.incremental`).
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuits.engine.hooks import inference_state
+from circuits.errors import InputError
+from circuits.methods.acdc.loss import Loss
+from circuits.methods.acdc.record import Record
+from circuits.methods.acdc.search import MOST_ROWS, Report, Rules, Search
+from circuits.model import Model
+from circuits.model_calls import on_model
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.question import Question
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.provenance import Provenance, provenance
+
+
+@on_model
+def acdc(
+    model: Model,
+    pairs: PromptPairs,
+    threshold: float,
+    *,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    absolute: bool = False,
+    reader_tests: bool = True,
+    order: EdgeScores | None = None,
+    start_layer: int = 0,
+    start: Circuit | None = None,
+    batch_size: int | None = None,
+    most_rows: int = MOST_ROWS,
+    store: str | Path | None = None,
+    progress: Report | None = None,
+) -> Circuit:
+    """Prunes edges one after the other.
+
+    Args:
+        model, pairs: what is asked.
+        threshold: in the metric's unit; edges whose removal raises the loss by less go.
+        metric: None: the one the task prefers. The reference uses `kl_divergence`.
+        ablation: what replaces an ablated edge's value.
+        absolute, reader_tests, order, start_layer, most_rows: see `Rules`.
+        start: a circuit to prune further; None: all edges.
+        batch_size: pairs in one state; results do not depend on it.
+        store: a directory for the record `steps.jsonl`; a call with the same question continues from it.
+        progress: called with a `Tally`.
+
+    Returns:
+        The circuit. An edge's score is the change that its test saw, in the metric's unit and positive where the edge
+        helps; NaN where it was not tested. `provenance["search"]` tells the loss before and after, the tests made, the
+        closest that any change came to the threshold (in float32, changes move by about 1e-6 of the metric with the batch
+        size; edge-for-edge equality is promised in float64), and whether single nodes were computed again (`by_node`) or
+        whole layers, where the architecture has no description node by node.
+
+    Raises:
+        InputError: an option that cannot be used, or a store that belongs to another question.
+    """
+    rules = Rules(float(threshold), absolute, reader_tests, start_layer, order, most_rows)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    start = _checked(model, rules, start)
+    origin = provenance(question, "acdc", _options(rules, start, question))
+    with inference_state(model.bridge), torch.no_grad():
+        return _searched(Loss(question), rules, start, origin, store, progress)
+
+
+@on_model
+def acdc_sweep(
+    model: Model,
+    pairs: PromptPairs,
+    thresholds: Sequence[float],
+    *,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    batch_size: int | None = None,
+    start: Circuit | None = None,
+    progress: Report | None = None,
+    **rules: Any,
+) -> tuple[Circuit, ...]:
+    """ACDC at several thresholds, from the loosest (most edges) to the tightest, each pruning the circuit before it further.
+
+    So the circuits are nested, and all but the first cost little. The first is what `acdc` gives; a later one need not be,
+    since it started from fewer edges.
+
+    Args:
+        model, pairs, metric, ablation, batch_size, start, progress: see `acdc`.
+        thresholds: in any order.
+        rules: see `Rules`.
+
+    Returns:
+        A circuit for each threshold, in the order given.
+    """
+    if not thresholds:
+        raise InputError("a sweep needs at least one threshold")
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    found: dict[float, Circuit] = {}
+    with inference_state(model.bridge), torch.no_grad():
+        loss = Loss(question)
+        for threshold in sorted(set(map(float, thresholds))):
+            these = Rules(threshold, **rules)
+            start = _checked(model, these, start)
+            origin = provenance(question, "acdc", _options(these, start, question))
+            start = found[threshold] = _searched(loss, these, start, origin, None, progress)
+    return tuple(found[float(threshold)] for threshold in thresholds)
+
+
+@on_model
+def acdc_of_size(
+    model: Model,
+    pairs: PromptPairs,
+    edges: int,
+    *,
+    rounds: int = 12,
+    metric: str | Metric | MetricFunction | None = None,
+    ablation: str | Ablation = "interchange",
+    batch_size: int | None = None,
+    progress: Report | None = None,
+    **rules: Any,
+) -> Circuit:
+    """A circuit of at most that many edges: the threshold is found by bisection, on a logarithmic scale.
+
+    Each round prunes the smallest circuit found so far that is still too large, so that all rounds but the first cost
+    little; the circuit is the largest found that is small enough. `provenance["rounds"]` has each round's threshold and
+    number of edges.
+
+    Args:
+        model, pairs, metric, ablation, batch_size, progress: see `acdc`.
+        edges: how many are wanted.
+        rounds: searches at most.
+        rules: see `Rules`.
+
+    Raises:
+        InputError: a number of edges that the graph does not have.
+    """
+    if not 0 <= edges <= model.graph.n_edges:
+        raise InputError(f"edges must be between 0 and the graph's {model.graph.n_edges}, got {edges}")
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    large, best = (
+        Circuit.full(model.graph),
+        Circuit.empty(model.graph).with_provenance(**provenance(question, "acdc", {"wanted": edges})),
+    )
+    with inference_state(model.bridge), torch.no_grad():
+        loss = Loss(question)
+        low, high = 0.0, math.inf
+        threshold = loss.range() / FIRST_FRACTION
+        tried: list[tuple[float, int]] = []
+        for _ in range(rounds):
+            these = Rules(threshold, **rules)
+            large = _checked(model, these, large)
+            options = _options(these, large, question) | {"wanted": edges}
+            found = _searched(loss, these, large, provenance(question, "acdc", options), None, progress)
+            tried.append((threshold, len(found)))
+            if len(found) > edges:
+                large, low = found, threshold
+            else:
+                high = threshold
+                best = found if len(found) >= len(best) else best
+            if len(best) == edges or high < low * 1.01:
+                break
+            threshold = low * 4 if high == math.inf else high / 4 if low == 0.0 else (low * high) ** 0.5
+    return best.with_provenance(rounds=tuple(tried))
+
+
+FIRST_FRACTION = 200
+"""A search for a number of edges begins with the metric's range, clean to everything ablated, divided by this."""
+
+
+def _checked(model: Model, rules: Rules, start: Circuit | None) -> Circuit:
+    """The circuit to begin with; InputError for rules that cannot be followed."""
+    graph = model.graph
+    if math.isnan(rules.threshold):
+        raise InputError("the threshold is not a number")
+    if not 0 <= rules.start_layer <= graph.n_layers:
+        raise InputError(f"start_layer must be between 0 and {graph.n_layers} (logits only), got {rules.start_layer}")
+    if rules.most_rows < 1:
+        raise InputError(f"most_rows must be at least 1, got {rules.most_rows}")
+    for what, given in (("the circuit to start from", start), ("the scores to order by", rules.order)):
+        if given is not None and given.graph != graph:
+            raise InputError(f"{what} belong to another graph ({given.graph}) than {model.name}")
+    return Circuit.full(graph) if start is None else start
+
+
+def _options(rules: Rules, start: Circuit, question: Question) -> dict[str, Any]:
+    """The options that decide the result, and the batch size."""
+    return {
+        # JSON has no infinities.
+        "threshold": rules.threshold if math.isfinite(rules.threshold) else str(rules.threshold),
+        "absolute": rules.absolute,
+        "reader_tests": rules.reader_tests,
+        "start_layer": rules.start_layer,
+        "order": "latest writer first" if rules.order is None else f"scores of {rules.order.provenance.get('method')}",
+        "start_edges": len(start),
+        "batch_size": question.batch_size,
+    }
+
+
+def _searched(
+    loss: Loss, rules: Rules, start: Circuit, origin: Provenance, store: str | Path | None, report: Report | None
+) -> Circuit:
+    record = Record(store, origin)
+    try:
+        return Search(loss, rules, start, record, report).run(origin)
+    finally:
+        record.close()

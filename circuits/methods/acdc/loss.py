@@ -1,0 +1,152 @@
+"""A metric over all pairs as one number to be kept low, kept up to date while edges are ablated."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.engine.incremental import Edge, Incremental, Trial
+from circuits.engine.incremental.layers import Prepared, incremental_states
+from circuits.engine.recorded_run import record_run
+from circuits.errors import ModelError
+from circuits.question.metrics import Targets
+from circuits.question.question import Batch, Question
+
+STATE_TOKENS = 1024
+"""Batches are joined to one state up to about that many tokens."""
+LOGIT_ROWS = 64
+"""Logits of the whole vocabulary are computed for about that many pairs at once: fewer read its weights too often, more are
+not used."""
+
+
+class Loss:
+    """The mean over all pairs of the metric, with a minus where higher is more of the behaviour.
+
+    All pairs are held at once, with their clean run and every writer's (replacement - clean). Call it within
+    `inference_state`.
+
+    Attributes:
+        by_node: whether single nodes are computed again after a change, or whole layers.
+        coupled: whether the heads of a layer depend on each other through one post-norm, so that all live together.
+    """
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self.states: list[Incremental] = []
+        self.targets: list[Targets] = []
+        for batches in _groups(question):
+            states, targets = _states(question, batches)
+            self.states += states
+            self.targets += targets
+        self.by_node = all(state.by_node for state in self.states)
+        self.coupled = any(not block.linear_heads for block in question.model.architecture.blocks)
+
+    def rows_worth(self, reader: int) -> int:
+        """How many switches of edges into this reader a trial should hold at most."""
+        return min(state.rows_worth(reader) for state in self.states)
+
+    def reset(self, keep: Bool[Tensor, "writer reader"]) -> None:
+        """Ablates exactly the edges outside `keep`."""
+        for state in self.states:
+            state.reset(keep)
+
+    def value(self) -> float:
+        """The loss now."""
+        return self.of([state.logits() for state in self.states])
+
+    def range(self) -> float:
+        """How far the loss moves from all edges kept to none."""
+        ends = []
+        for keep in (self.question.model.graph.edge_mask, torch.zeros_like(self.question.model.graph.edge_mask)):
+            self.reset(keep)
+            ends.append(self.value())
+        return abs(ends[1] - ends[0])
+
+    def trial(self, switches: Sequence[Sequence[Edge]]) -> "LossTrial":
+        """See `Incremental.trial`."""
+        return LossTrial(self, [state.trial(switches) for state in self.states])
+
+    def of(self, logits: Sequence[Float[Tensor, "pair d_out"]]) -> float:
+        """The loss of these logits, a tensor for each state.
+
+        Raises:
+            ModelError: it is not finite.
+        """
+        metric, total = self.question.metric, 0.0
+        for each, targets in zip(logits, self.targets, strict=True):
+            total += float(metric(each, targets).double().sum())
+        value = -metric.sign * total / len(self.question.pairs)
+        if value != value or abs(value) == float("inf"):
+            raise ModelError(
+                f"{metric.name} is {value} with some edges ablated; a search cannot go on (use float32 or wider)"
+            )
+        return value
+
+
+class LossTrial:
+    """`Trial` over all states; losses are computed when they are asked for, some rows at once."""
+
+    def __init__(self, loss: Loss, trials: Sequence[Trial]) -> None:
+        self.loss, self.trials = loss, trials
+        few = loss.question.metric.answers_only
+        self._rows = 2**31 if few else max(1, LOGIT_ROWS // len(loss.question.pairs))
+        self._first = 0
+        self._logits: list[Tensor] = []
+
+    def value(self, row: int) -> float:
+        """The loss with the switches 0 … row made."""
+        at = row - self._first
+        if not self._logits or not 0 <= at < len(self._logits[0]):
+            self._first, at = row, 0
+            self._logits = [trial.logits(slice(row, row + self._rows)) for trial in self.trials]
+        return self.loss.of([logits[at] for logits in self._logits])
+
+    def accept(self, row: int) -> None:
+        for trial in self.trials:
+            trial.accept(row)
+
+
+def _groups(question: Question) -> Iterator[list[tuple[Batch, Prepared]]]:
+    """The batches, prepared, in groups of about `STATE_TOKENS` tokens."""
+    model, group = question.model, []
+    for batch in question.batches():
+        run = record_run(model.bridge, model.architecture, batch.suffix)
+        group.append((batch, Prepared(batch.suffix, run, question.replacement(batch.suffix, run.writes))))
+        if sum(prepared.n_tokens for _, prepared in group) >= STATE_TOKENS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _states(question: Question, batches: Sequence[tuple[Batch, Prepared]]) -> tuple[list[Incremental], list[Targets]]:
+    model, targets, tokens = question.model, [batch.targets for batch, _ in batches], None
+    if question.metric.answers_only:
+        tokens = torch.unique(
+            torch.cat([ids.flatten() for each in targets for ids in (each.answers, each.distractors)])
+        )
+        targets = [
+            replace(
+                each,
+                answers=torch.searchsorted(tokens, each.answers),
+                distractors=torch.searchsorted(tokens, each.distractors),
+            )
+            for each in targets
+        ]
+    prepared = [each for _, each in batches]
+    states = incremental_states(model.bridge, model.architecture, prepared, tokens, model.report.resume_exact)
+    return states, targets if len(states) == len(batches) else [_joined(targets)]
+
+
+def _joined(batches: Sequence[Targets]) -> Targets:
+    """Targets one behind the other, filled up to the widest."""
+    joined: dict[str, Tensor | None] = {}
+    for field in fields(Targets):
+        values = [value for batch in batches if (value := getattr(batch, field.name)) is not None]
+        width = max((value.shape[-1] for value in values), default=0)
+        filled = values if field.name == "index" else [F.pad(value, (0, width - value.shape[1])) for value in values]
+        joined[field.name] = torch.cat(filled) if filled else None
+    return Targets(**joined)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,255 @@
+"""ACDC's record: `steps.jsonl`, one line a test in the order made, written as it goes.
+
+A killed run leaves whole lines and at most one torn one. A run that finds them replays the decisions, layer by layer, and
+begins to compute with the first layer whose tests are not all there: that layer's lines are cut off and made again, so
+that the file ends the same, byte by byte, wherever a run was killed. Lines that were altered are cut off with all behind them.
+After a power cut, at most the tests of the last second (`SYNC_SECONDS`), or of one layer, are made again.
+"""
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from circuits.errors import DamageWarning, InputError
+from circuits.files.atomic import PART, replacing
+from circuits.files.checksums import read_sealed, sealed
+from circuits.files.durable import make_directory, sync_directory, sync_handle
+from circuits.files.locks import sole_writer
+from circuits.files.untrusted import check_schema, open_regular, parse_json, read_bytes
+from circuits.measure.store import question_of
+from circuits.results.provenance import Provenance
+
+STEPS_FILE = "steps.jsonl"
+SUMS_FILE = "steps.sha256"
+QUESTION_FILE = "question.json"
+SCHEMA = 1
+"""Of a record; one that does not say is of the first."""
+SYNC_SECONDS = 1.0
+"""Between syncs to the disk, at least: a small model makes thousands of tests a second."""
+
+
+class Step(NamedTuple):
+    """One test.
+
+    Attributes:
+        writer: the edge's writer; None: the reader's whole input was tested at once.
+        reader: the reader.
+        change: of the loss, when the edge (or the input) was ablated.
+        kept: whether it stays.
+    """
+
+    writer: str | None
+    reader: str
+    change: float
+    kept: bool
+
+
+class EndOfRecordError(Exception):
+    """The record holds no further test."""
+
+
+class Record:
+    """The file of one search; without a directory nothing is kept.
+
+    Only one process may write to it. Beside the steps, `SUMS_FILE` has a line for each write: how many bytes of steps there
+    are, and their SHA-256. What does not agree with it is cut off.
+    """
+
+    def __init__(self, directory: str | Path | None, origin: Provenance) -> None:
+        """Opens or makes the record of a question.
+
+        Raises:
+            InputError: the directory holds another question's record, cannot be used, or is in use.
+
+        Warns:
+            DamageWarning: the record was altered; its tests are made again from there.
+        """
+        self._open = ExitStack()
+        self._files: tuple[int, int] | None = None
+        self._content, self._at = bytearray(), 0
+        self._sum, self._sums = hashlib.sha256(), [(0, 0)]
+        self._synced = -SYNC_SECONDS
+        if directory is None:
+            return
+        self._name = Path(directory) / STEPS_FILE
+        asked = question_of(origin)
+        with ExitStack() as opened:
+            try:
+                make_directory(self._name.parent)
+                opened.enter_context(sole_writer(directory, inside=True))
+                _claim(self._name.parent, asked)
+                self._files = (_opened(self._name, opened), _opened(self._name.with_name(SUMS_FILE), opened))
+                self._check(read_bytes(self._name), read_bytes(self._name.with_name(SUMS_FILE)))
+                sync_directory(self._name.parent)
+            except OSError as problem:
+                raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
+            self._open = opened.pop_all()
+
+    def close(self) -> None:
+        if self._files is not None:
+            with suppress(OSError):  # what is not on the disk is made again
+                self._sync()
+            self._files = None
+        self._open.close()
+
+    def _sync(self) -> None:
+        """Has the steps on the disk, and then their sums."""
+        assert self._files is not None
+        for handle in self._files:
+            sync_handle(handle)
+        self._synced = time.monotonic()
+
+    def mark(self) -> int:
+        """The place in the file."""
+        return self._at
+
+    def next(self) -> Step:
+        """The next test of an earlier run.
+
+        Raises:
+            EndOfRecordError: there is none.
+        """
+        end = self._content.find(b"\n", self._at) + 1
+        if not end:
+            raise EndOfRecordError
+        line, self._at = bytes(self._content[self._at : end]), end
+        try:
+            return _step(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{self._name}: {line[:80]!r} is no step of ACDC; remove the store to start anew"
+            ) from None
+
+    def cut(self, mark: int) -> None:
+        """Forgets what was recorded behind `mark`."""
+        del self._content[mark:]
+        self._at = mark
+        if self._files is None:
+            return
+        while self._sums[-1][0] > mark:
+            self._sums.pop()
+        steps, sums = self._files
+        os.ftruncate(sums, self._sums[-1][1])  # first, so that a kill leaves steps without sums and never the reverse
+        os.ftruncate(steps, mark)
+        self._sum = hashlib.sha256(self._content)
+        if self._sums[-1][0] < mark:
+            self._note(mark)
+
+    def write(self, steps: list[Step]) -> None:
+        """Appends tests; they survive the death of this process.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        if self._files is None:
+            return
+        data = b"".join(json.dumps(step._asdict()).encode() + b"\n" for step in steps)
+        try:
+            _append(self._files[0], data)
+            self._sum.update(data)
+            self._content += data
+            self._at += len(data)
+            self._note(self._at)
+            if time.monotonic() - self._synced >= SYNC_SECONDS:
+                self._sync()
+        except OSError as problem:
+            raise InputError(
+                f"cannot write {self._name}: {problem.strerror or problem}; what was written before is kept, and the same "
+                "search goes on from it"
+            ) from None
+
+    def _note(self, size: int) -> None:
+        """Writes down the sum of all steps so far, after them."""
+        assert self._files is not None
+        line = f"{size} {self._sum.hexdigest()}\n".encode()
+        _append(self._files[1], line)
+        self._sums.append((size, self._sums[-1][1] + len(line)))
+
+    def _check(self, steps: bytes, sums: bytes) -> None:
+        """Finds how much of the record is whole, and cuts off the rest."""
+        running = hashlib.sha256()
+        size = told = 0
+        for line in sums.splitlines(keepends=True):
+            try:
+                upto = int(line.split()[0])
+            except (ValueError, IndexError):
+                break
+            further = running.copy()
+            further.update(steps[size:upto])
+            if not size < upto <= len(steps) or line != f"{upto} {further.hexdigest()}\n".encode():
+                break
+            running, size, told = further, upto, told + len(line)
+            self._sums.append((size, told))
+        # A killed process leaves at most one write without its sum, and a torn line of sums: neither is damage.
+        if told < len(sums) and sums.endswith(b"\n"):
+            said = f"{self._name} was altered or cut short after {size} bytes; the tests from there on are made again"
+            warnings.warn(said, DamageWarning, stacklevel=4)
+        self._content = bytearray(steps[:size])
+        self.cut(size)
+        self._at = 0
+
+
+def _opened(path: Path, stack: ExitStack) -> int:
+    """A file to append to."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+    stack.callback(os.close, handle)
+    return handle
+
+
+def _append(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _claim(directory: Path, asked: dict[str, Any]) -> None:
+    """Writes down whose record this is, or finds it written."""
+    path = directory / QUESTION_FILE
+    if not path.exists():
+        if any(not file.name.endswith((PART, ".lock")) for file in directory.iterdir()):
+            raise InputError(f"{directory} holds files that are no record of ACDC; choose another store")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(sealed({"schema": SCHEMA, **asked})), encoding="utf-8")
+        return
+    found = read_sealed(path)
+    if found is None:
+        raise InputError(f"{path} is damaged, or not ours; delete {directory} to begin anew, or choose another store")
+    check_schema(found.pop("schema", SCHEMA), SCHEMA, str(path))
+    if found != asked:
+        raise InputError(
+            f"{directory} holds the record of another question ({_difference(found, asked)}); choose another store"
+        )
+
+
+def read_steps(path: str | Path) -> Iterator[Step]:
+    """The tests in a `steps.jsonl`.
+
+    Raises:
+        InputError: no such file, or a line is no test.
+    """
+    try:
+        with open_regular(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield _step(parse_json(line.decode()))
+                except (ValueError, KeyError, TypeError, OverflowError):
+                    raise InputError(f"{path}, line {number}: {line[:80]!r} is no step of ACDC") from None
+    except OSError as problem:
+        raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
+
+
+def _step(data: Any) -> Step:
+    step = Step(data["writer"], data["reader"], float(data["change"]), data["kept"])
+    if not isinstance(step.reader, str) or not isinstance(step.kept, bool) or not isinstance(step.writer, str | None):
+        raise ValueError
+    return step
+
+
+def _difference(found: dict[str, Any], asked: dict[str, Any]) -> str:
+    names = [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
+    return ", ".join(f"{name}: {str(found.get(name))[:60]!r}, now {str(asked.get(name))[:60]!r}" for name in names[:3])

@@ -1,0 +1,238 @@
+"""What random subsets say about nodes that were not patched one by one (Kramár et al. 2024, 2403.00745, "Diagnostics").
+
+Every node of a set N is put into a random subset with probability p, independently, and the subset is patched as one.
+With f(S) = metric(clean) - metric(clean, S <- corrupted), S the random subset, node n's *average effect* is
+
+    Δ(n) = E[f(S) | n ∈ S] - E[f(S) | n ∉ S] = E over S without n of  f(S ∪ {n}) - f(S)
+
+It is the effect of patching n where each other node of N is patched already with probability p. If effects add up, it is n's
+effect alone, f({n}), for every p. If they do not, it is that only in the limit p -> 0: a node whose work another one
+takes over has a small effect alone and a larger one on average, and a node in series with others (a head and its own
+query) has a smaller one on average. No number of samples tells the two apart.
+
+An upper limit of |Δ(n)| must also hold for what the samples did not show. With d the difference between the mean outcomes of the m
+samples with n and of those without it, at confidence 1 - α:
+
+    |Δ(n)| ≤ |d| + t·se + (1 - α^(1/m)) · spread + p² · largest
+
+t·se is the larger margin of Welch's and of Student's comparison (`circuits.stats.welch`). *spread* and *largest* come from joint sets
+(`circuits.measure.joint_sets`): the spread is how much the marginal effect of a node may depend on its company. Company that all
+m samples with n missed has probability 1 - α^(1/m) at most, except with probability α: the third term is what n may do there.
+The last one is for three or more nodes that act only together: each needs two others, who are there with probability p².
+
+What remains assumed: that an effect which depends on its company also does so when a half or a quarter of all nodes is patched at
+once. Two nodes whose backing up shows only while nearly all others are intact, because the metric saturates else, can be
+missed. And t·se is approximate; `benchmarks/verification.py --bounds` counts how often bounds fail, on functions made to break them.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.errors import InputError
+from circuits.measure.joint_sets import Spread, leading_joint_sets, spread_of
+from circuits.plain_torch import plain_methods
+from circuits.results.provenance import Provenance, frozen
+from circuits.stats.welch import Differences, differences
+
+SIZES = ("mean", "contribution")
+"""What counts as the size of an effect: of its mean over the prompts the absolute value, or (as AtP* ranks) the mean over
+the prompts of its absolute value."""
+
+ASSUMPTION = (
+    "interactions among nodes that were not patched show when half or a quarter of these nodes is patched at once; nodes that "
+    "back each other up only while nearly all others are intact can be missed"
+)
+"""On which every bound and interval depends."""
+
+
+@plain_methods
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """Samples of random subsets, and what follows from them.
+
+    Attributes:
+        nodes: the set from which subsets were drawn.
+        included: which nodes each subset holds; the joint sets first, as `circuits.measure.subsets.draw_subsets` gives them.
+        outcomes: f(S), per subset and prompt, in the metric's unit; positive = the subset helps.
+        confidence: of intervals and bounds.
+        size: of an effect: see `SIZES`.
+        provenance: where they come from.
+    """
+
+    nodes: tuple[str, ...]
+    included: Bool[Tensor, "sample node"]
+    outcomes: Float[Tensor, "sample prompt"]
+    confidence: float = 0.95
+    size: str = "mean"
+    provenance: Provenance = field(default_factory=lambda: frozen(None))
+
+    def __post_init__(self) -> None:
+        check_confidence(self.confidence)
+        check_size(self.size)
+
+    @cached_property
+    def n_joint(self) -> int:
+        """How many of the sets are joint sets."""
+        return leading_joint_sets(self.included)
+
+    @property
+    def n_samples(self) -> int:
+        """How many of the sets are random subsets."""
+        return len(self.outcomes) - self.n_joint
+
+    @property
+    def counts(self) -> Int[Tensor, " node"]:
+        """In how many random subsets each node is."""
+        return self.included[self.n_joint :].sum(0)
+
+    @property
+    def estimates(self) -> Float[Tensor, " node"]:
+        """Unbiased estimates of Δ, averaged over the prompts; NaN where all subsets hold the node or none does."""
+        return self._differences(self._mean).mean[:, 0]
+
+    @property
+    def interactions(self) -> Spread | None:
+        """What the joint sets say, averaged over the prompts; None: there are none."""
+        return spread_of(self._mean[: self.n_joint]) if self.n_joint else None
+
+    @property
+    def reason(self) -> str | None:
+        """Why there is no bound; None if there is one."""
+        if not self.nodes:
+            return None
+        if not self.n_joint:
+            return "no joint sets were measured, so nodes that act only together may have been missed"
+        counts = self.counts
+        few = (counts < 2) | (counts > self.n_samples - 2)
+        if bool(few.any()):
+            return f"too few samples: {int(few.sum())} of {len(self.nodes)} nodes are in fewer than two, or missing from fewer than two"
+        return None if bool(self.outcomes.isfinite().all()) else "some outcomes are not finite"
+
+    def interval(
+        self, confidence: float | None = None, simultaneous: bool = False
+    ) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
+        """Two-sided interval for each node's Δ, averaged over the prompts; infinite where a node is in fewer than
+        two subsets, or missing from fewer than two, and where there are no joint sets.
+
+        Args:
+            confidence: with which it holds for a node chosen beforehand; None: the diagnosis' own.
+            simultaneous: hold for all nodes at once with that confidence (Bonferroni).
+        """
+        confidence = self.confidence if confidence is None else confidence
+        check_confidence(confidence)
+        missed = (1 - confidence) / (len(self.nodes) if simultaneous else 1)
+        compared = self._differences(self._mean)
+        middle = compared.mean[:, 0].nan_to_num(0)
+        margin = self._margin(compared, self._mean, 1 - missed / 2)[:, 0]
+        return middle - margin, middle + margin
+
+    def upper(self, confidence: float | None = None) -> Float[Tensor, " node"]:
+        """One-sided upper limit of the size of each node's Δ, for a node chosen beforehand (the equation above).
+
+        Size `contribution`: the mean over prompts of each prompt's own limit, since the standard deviation of a mean is at most
+        the mean of the standard deviations, whatever the correlations; t with the smallest degrees of freedom of the prompts.
+        """
+        confidence = self.confidence if confidence is None else confidence
+        check_confidence(confidence)
+        outcomes = self._mean if self.size == "mean" else self.outcomes.to("cpu", torch.float64)
+        compared = self._differences(outcomes)
+        compared = replace(compared, df=compared.df.amin(1, keepdim=True).expand_as(compared.df))
+        return (compared.mean.nan_to_num(0).abs() + self._margin(compared, outcomes, confidence)).mean(1)
+
+    @property
+    def bound(self) -> float:
+        """Upper limit of the largest size among all nodes' Δ: the largest of their upper limits; infinite where none can be
+        stated (`reason` says why).
+
+        No correction for the number of nodes is needed: it is wrong only if the upper limit of the one node whose effect is
+        largest is wrong. It speaks of the samples as they are: do not look at it to decide whether to draw more
+        (`verify` may). Zero if there are no nodes.
+        """
+        return float(self.upper().max()) if self.nodes else 0.0
+
+    def first(self, samples: int) -> "Diagnosis":
+        """What the first samples say alone, with the joint sets.
+
+        Raises:
+            InputError: there are not so many.
+        """
+        if not 0 < samples <= self.n_samples:
+            raise InputError(f"there are {self.n_samples} samples, and the first {samples} were asked for")
+        end = self.n_joint + samples
+        return replace(self, included=self.included[:end], outcomes=self.outcomes[:end])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON: the bound (None: `reason` says why), and per node the estimate and both ends of its interval (None where unknown)."""
+        ends = torch.stack([self.estimates, *self.interval(), self.upper()], dim=1).tolist()
+        keys = ("estimate", "low", "high", "upper")
+        seen = self.interactions
+        return {
+            "bound": _finite(self.bound),
+            "reason": self.reason,
+            "assumes": ASSUMPTION,
+            "confidence": self.confidence,
+            "size": self.size,
+            "samples": self.n_samples,
+            "joint_sets": self.n_joint,
+            "interactions": None
+            if seen is None
+            else {key: _finite(float(value)) for key, value in seen._asdict().items()},
+            "nodes": {
+                node: {key: _finite(value) for key, value in zip(keys, values, strict=True)}
+                for node, values in zip(self.nodes, ends, strict=True)
+            },
+        }
+
+    def __repr__(self) -> str:
+        start = f"Diagnosis({len(self.nodes)} nodes, {self.n_samples} samples and {self.n_joint} joint sets: "
+        if self.reason is not None:
+            return f"{start}no bound, {self.reason})"
+        return (
+            f"{start}no average effect above {self.bound:.3g} with confidence {self.confidence:g}, if interactions show when half "
+            "or a quarter of the nodes is patched)"
+        )
+
+    @cached_property
+    def _mean(self) -> Float[Tensor, "sample 1"]:
+        return self.outcomes.to("cpu", torch.float64).mean(1, keepdim=True)
+
+    def _differences(self, outcomes: Float[Tensor, "sample outcome"]) -> Differences:
+        return differences(self.included[self.n_joint :], outcomes[self.n_joint :])
+
+    def _margin(
+        self, compared: Differences, outcomes: Float[Tensor, "sample outcome"], level: float
+    ) -> Float[Tensor, "node outcome"]:
+        """All but |d| of the equation above."""
+        if not self.n_joint:
+            return torch.full_like(compared.mean, torch.inf)
+        seen = spread_of(outcomes[: self.n_joint])
+        fewest = torch.minimum(compared.n_with, compared.n_without).clamp(min=1)
+        company = 1 - (1 - level) ** (1 / fewest)
+        share = float(self.included[self.n_joint :].double().mean()) if self.n_samples else 1.0
+        return compared.larger_margin(level) + company * seen.spread + share**2 * seen.largest
+
+
+def sizes(per_prompt: Float[Tensor, "node prompt"], size: str) -> Float[Tensor, " node"]:
+    """The sizes of effects: see `SIZES`."""
+    return per_prompt.mean(1).abs() if size == "mean" else per_prompt.abs().mean(1)
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuses a confidence at which nothing is bounded."""
+    if not 0.5 < confidence < 1:
+        raise InputError(f"confidence must be between 0.5 and 1, got {confidence}")
+
+
+def check_size(size: str) -> None:
+    """Refuses what is no size."""
+    if size not in SIZES:
+        raise InputError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < torch.inf else None

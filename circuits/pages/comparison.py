@@ -1,0 +1,239 @@
+"""Figures of a comparison of methods, and of how well scores predict ablations.
+
+Methods keep one colour (Okabe & Ito 2008), one dash and one marker in all figures, so that they can be told apart without
+colours too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+
+from circuits.errors import InputError
+from circuits.evaluation.comparison import Comparison
+from circuits.evaluation.counterfactual import Counterfactuals
+from circuits.pages.comparison_tables import circuits_table, methods_table
+from circuits.plots.figure import Figure, subplots
+from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped
+from circuits.results.node_scores import NodeScores
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross")
+SHOWN_POINTS = 400
+MOST_PAIRS = 10
+"""Of methods, whose overlap is drawn."""
+
+
+def comparison_sections(found: Comparison) -> list[Section]:
+    """What a page on a comparison shows, in order; what was not measured is left out."""
+    by = "size" if found.by == "abs" else "signed effect"
+    told = [table for table in (methods_table(found), circuits_table(found)) if table[2]]
+    sections = [Section("What was compared", " ".join(_said(found)))]
+    sections += [Section(title[0].upper() + title[1:], "", Table(headings, rows)) for title, headings, rows in told]
+    sections += [
+        Section(
+            "Rank correlation",
+            f"Spearman's correlation of mean effects over {len(found.nodes)} nodes, by {by}; hover for 95% bootstrap intervals "
+            "over prompts. Methods can agree and be wrong together.",
+            rank_figure(found),
+        )
+    ]
+    if found.judge is not None:
+        sections.append(
+            Section(
+                "Do the scores predict ablations?",
+                "Random sets of components are ablated, each component with probability α; the sum of the scores of what was "
+                "kept is correlated with the metric over the sets, on each prompt. Mean over prompts, 95% bootstrap interval. "
+                f"{found.judge}.",
+                counterfactual_figure(found),
+            )
+        )
+    if found.judge is not None:
+        alpha = _middle(tuple(found.judge.samples))
+        sections.append(
+            Section(
+                "Predicted against true",
+                f"The same at α = {alpha:g}, a point for a set and a prompt (at most {SHOWN_POINTS} of them); each prompt's mean "
+                "is subtracted, since the correlation is taken within prompts.",
+                prediction_figure(found.judge, found.scores, alpha),
+            )
+        )
+    if found.circuits:
+        sections.append(
+            Section(
+                "Circuits: predicted and measured",
+                "What the linear model of COAR says of each circuit's nodes, beside the metric with exactly these nodes kept "
+                f"({found.circuits[0].node_ablation} ablation) and with exactly the circuit's edges kept "
+                f"({found.circuits[0].ablation} ablation). The linear model was fitted to few ablations, a circuit ablates most.",
+                circuits_figure(found),
+            )
+        )
+    sections.append(
+        Section(
+            "Overlap",
+            "The share that the k strongest nodes of two methods have in common. A circuit has one k only: all of its nodes.",
+            overlap_figure(found),
+        )
+    )
+    return sections
+
+
+def _said(found: Comparison) -> list[str]:
+    """By what, on how much, and what keeps the results from being alike."""
+    told = [f"{len(found.methods)} results, over the {len(found.nodes)} nodes that all of them score."]
+    if found.judge is not None:
+        told.append(f"The scores are judged by fresh ablations: {found.judge}.")
+    without = [name for name in found.scores if name not in found.faithfulness]
+    circuits = [name for name in without if name.endswith(" circuit")]
+    alone = [name for name in without if name not in circuits]
+    if alone and found.faithfulness:
+        told.append(f"Scores alone have no faithfulness: {', '.join(alone)}.")
+    if circuits and found.faithfulness:
+        told.append(f"Faithfulness is undefined, or was not measured: {', '.join(circuits)}.")
+    return [*told, *(line for line in (found.caution, found.on_signs) if line)]
+
+
+def rank_figure(found: Comparison) -> Figure:
+    """Rank correlations, methods × methods."""
+    names = [escaped(name) for name in found.methods]
+    rank, low, high = found.rank.tolist(), found.low.tolist(), found.high.tolist()
+    text = [["" if value != value else f"{value:.2f}" for value in row] for row in rank]
+    hover = [
+        [f"{a} and {b}<br>{rank[i][j]:.3f} ({low[i][j]:.3f} to {high[i][j]:.3f})" for j, b in enumerate(names)]
+        for i, a in enumerate(names)
+    ]
+    figure = Figure(
+        go.Heatmap(
+            z=[[None if value != value else value for value in row] for row in rank],
+            x=names, y=names, text=text, texttemplate="%{text}", hovertext=hover, hoverinfo="text",
+            zmin=-1, zmax=1, colorscale=[(0, NEGATIVE), (0.5, "#ffffff"), (1, POSITIVE)], xgap=1, ygap=1,
+            colorbar={"title": {"text": "Spearman’s ρ", "side": "right"}, "thickness": 14},
+        )
+    )  # fmt: skip
+    size = 44 * len(names) + 260
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(width=max(520, size + 100), height=max(380, size), **_layout())
+    return figure
+
+
+def counterfactual_figure(found: Comparison) -> Figure:
+    """Correlation between predicted and true metric against alpha, a line a method."""
+    figure = Figure()
+    for i, (name, each) in enumerate(found.counterfactual.items()):
+        means = [c.mean for c in each.values()]
+        figure.add_scatter(
+            x=list(each), y=means, name=escaped(name), mode="lines+markers", **_style(i),
+            error_y={
+                "type": "data", "symmetric": False, "thickness": 1, "width": 3,
+                "array": [c.high - c.mean for c in each.values()], "arrayminus": [c.mean - c.low for c in each.values()],
+            },
+        )  # fmt: skip
+    figure.update_xaxes(title="α, the chance of a component to be ablated", rangemode="tozero")
+    figure.update_yaxes(title="correlation with the metric", zeroline=True, zerolinecolor=NEUTRAL)
+    figure.update_layout(width=760, height=440, **_layout())
+    return figure
+
+
+def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], alpha: float) -> Figure:
+    """Predicted against true metric under fresh ablations, within prompts.
+
+    Args:
+        judge: the ablations.
+        scores: by method.
+        alpha: one of the judge's.
+
+    Raises:
+        InputError: another alpha.
+    """
+    if alpha not in judge.samples:
+        raise InputError(f"no samples were drawn at alpha {alpha:g}; there are {', '.join(map(str, judge.samples))}")
+    columns = min(3, len(scores))
+    rows = -(-len(scores) // columns)
+    titles = [f"{escaped(name)}, r = {judge.correlations(of)[alpha].mean:.2f}" for name, of in scores.items()]
+    figure = subplots(
+        rows=rows, cols=columns, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.36 / rows
+    )
+    true = judge.samples[alpha].outcomes
+    true = (true - true.mean(0)).flatten()
+    pick = torch.randperm(len(true), generator=torch.Generator().manual_seed(0))[:SHOWN_POINTS]
+    for i, of in enumerate(scores.values()):
+        predicted = judge.prediction(of, alpha)
+        predicted = (predicted - predicted.mean(0)).flatten()
+        figure.add_scatter(
+            x=predicted[pick].tolist(), y=true[pick].tolist(), mode="markers", showlegend=False, row=i // columns + 1,
+            col=i % columns + 1, marker={"size": 4, "opacity": 0.45, "color": COLOURS[i % len(COLOURS)]},
+            hovertemplate="predicted %{x:.3g}<br>true %{y:.3g}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title={"text": "predicted change", "standoff": 4})
+    figure.update_yaxes(title={"text": "true change", "standoff": 4})
+    figure.update_layout(width=290 * columns + 80, height=320 * rows + 84, **_layout(top=64))
+    return figure
+
+
+def circuits_figure(found: Comparison) -> Figure:
+    """Predicted metric of circuits against the measured one, with nodes kept and with edges kept."""
+    figure = Figure()
+    ends = [float(x.mean()) for of in found.circuits for x in (of.predicted, of.nodes_kept, of.edges_kept)]
+    low, high = min(ends), max(ends)
+    figure.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", line={"color": NEUTRAL, "width": 1, "dash": "dot"}, name="equal",
+        hoverinfo="skip",
+    )  # fmt: skip
+    for i, (name, part) in enumerate((("nodes kept", "nodes_kept"), ("edges kept", "edges_kept"))):
+        figure.add_scatter(
+            x=[float(of.predicted.mean()) for of in found.circuits],
+            y=[float(getattr(of, part).mean()) for of in found.circuits],
+            text=[f"{escaped(of.circuit)} ({of.n_edges} edges, {of.n_nodes} components)" for of in found.circuits],
+            mode="markers", name=name, hovertemplate="%{text}<br>predicted %{x:.3g}<br>measured %{y:.3g}<extra></extra>",
+            marker={"size": 10, "symbol": MARKERS[i], "color": COLOURS[i]},
+        )  # fmt: skip
+    figure.update_xaxes(title="predicted by the linear model")
+    figure.update_yaxes(title="measured")
+    figure.update_layout(width=640, height=440, **_layout())
+    return figure
+
+
+def overlap_figure(found: Comparison) -> Figure:
+    """Overlap of the k strongest nodes against k, a line for every two methods (the first pairs, where there are many)."""
+    figure = Figure()
+    pairs = [(i, j) for j in range(1, len(found.methods)) for i in range(j)][:MOST_PAIRS]
+    for number, (i, j) in enumerate(pairs):
+        shares = found.overlap[i, j].tolist()
+        known = [k for k, share in enumerate(shares, 1) if share == share]
+        figure.add_scatter(
+            x=known, y=[shares[k - 1] for k in known], name=escaped(f"{found.methods[i]}, {found.methods[j]}"),
+            mode="lines" if len(known) > 3 else "markers", **_style(number),
+        )  # fmt: skip
+    figure.update_xaxes(title="k")
+    figure.update_yaxes(title="share in common", range=[0, 1.02])
+    figure.update_layout(width=860, height=440, **_layout())
+    return figure
+
+
+def learning_curve_figure(sizes: Sequence[int], held_out: Sequence[float], alpha: float) -> Figure:
+    """Correlation between a COAR fit's prediction and the truth, against the number of samples it was fitted to."""
+    figure = Figure(go.Scatter(x=list(sizes), y=list(held_out), mode="lines+markers", **_style(0)))
+    figure.update_xaxes(title="samples", type="log")
+    figure.update_yaxes(title=f"correlation on fresh ablations, α = {alpha:g}", range=[min(0, *held_out), 1])
+    figure.update_layout(width=560, height=400, **_layout())
+    return figure
+
+
+def _style(i: int) -> dict[str, Any]:
+    """Of the i-th line; after all colours the same again, with other dashes and markers."""
+    colour, shift = COLOURS[i % len(COLOURS)], i // len(COLOURS)
+    return {
+        "line": {"color": colour, "width": 2, "dash": DASHES[(i + shift) % len(DASHES)]},
+        "marker": {"color": colour, "size": 7, "symbol": MARKERS[(i + shift) % len(MARKERS)]},
+    }
+
+
+def _layout(top: int = 40) -> dict[str, Any]:
+    """With room for plotly's bar at the top."""
+    return {"template": "simple_white", "margin": {"l": 70, "r": 30, "t": top, "b": 60}, "font": {"size": 13}}
+
+
+def _middle(alphas: tuple[float, ...]) -> float:
+    return sorted(alphas)[len(alphas) // 2]

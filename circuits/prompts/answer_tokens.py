@@ -1,0 +1,103 @@
+"""Which token an answer is: the one that follows its prompt when both are written as one text.
+
+Alone, a word is read otherwise than behind a prompt: tokenizers in the manner of sentencepiece (Llama 2, Mistral 0.1,
+TinyLlama) put a space before any text, so that `" Mary"` alone is two tokens, and behind a prompt one. So an answer is
+encoded behind its prompt, and only where the two merge (`"17"` and `"00"` may be read as `"1700"`) by itself.
+"""
+
+from collections.abc import Sequence
+
+from circuits.prompts.pair import Encoder, Pair
+
+
+def continuation(model: Encoder, text: str, more: str) -> list[int] | None:
+    """The tokens that `more` adds to `text`; None where the end of `text` and `more` merge."""
+    head, whole = model.encode(text), model.encode(text + more)
+    return whole[len(head) :] if whole[: len(head)] == head else None
+
+
+def by_itself(model: Encoder, more: str) -> list[int]:
+    """The tokens of `more` at the beginning of nothing, without a space that the tokenizer puts before any text."""
+    plain = list(model.tokenizer(more, add_special_tokens=False)["input_ids"])
+    after = continuation(model, "\n", more) if _puts_a_space_first(model) else None
+    return plain if after is None else after
+
+
+def answer_tokens(model: Encoder, prompt: str | None, answer: str) -> list[int]:
+    """The tokens of an answer behind a prompt, or by itself where only that is one token.
+
+    Args:
+        model: whose tokenizer reads them.
+        prompt: the text behind which the answer is expected; None: it is not known.
+        answer: with its space, if it follows one.
+    """
+    follows = None if prompt is None else continuation(model, prompt, answer)
+    if follows is not None and len(follows) == 1:
+        return follows
+    plain = list(model.tokenizer(answer, add_special_tokens=False)["input_ids"])
+    return next((ids for ids in (by_itself(model, answer), plain) if len(ids) == 1), follows or plain)
+
+
+def is_unknown(model: Encoder, token: int, answer: str) -> bool:
+    """Whether the token is the tokenizer's mark for what it does not know."""
+    mark = getattr(model.tokenizer, "unk_token", None)
+    return mark is not None and token == model.tokenizer.unk_token_id and answer.strip() != str(mark)
+
+
+def written(model: Encoder, tokens: Sequence[int]) -> str | None:
+    """The tokens as text, without BOS; None where that text is read as other tokens."""
+    if not tokens or max(tokens) >= model.d_vocab:
+        return None
+    text = _decoded(model, tokens)
+    return text if text and model.encode(text) == list(tokens) else None
+
+
+def spaced(model: Encoder, pair: Pair) -> str | None:
+    """The pair's first answer with a space before it, where it has none and would be another single token."""
+    return _spaced(model, pair, pair.answers[0])
+
+
+def spaced_distractor(model: Encoder, pair: Pair) -> str | None:
+    """A distractor with a space before it, where the answer has one and the distractor, a word, would be another single token."""
+    bare = [distractor for distractor in pair.distractors if not _is_marked(model, distractor)]
+    if not bare or spaced(model, pair) is not None or not _has_space(model, pair, pair.answers[0]):
+        return None
+    words = (_spaced(model, pair, distractor) for distractor in bare)
+    return next((word for word in words if word is not None and len(word) > 2 and word.strip().isalpha()), None)
+
+
+def _is_marked(model: Encoder, token: int) -> bool:
+    """Whether a tokenizer's own name of a token begins with its mark for a space."""
+    named = getattr(model.tokenizer, "convert_ids_to_tokens", None)
+    return named is not None and str(named(token)).startswith(("Ġ", "▁"))
+
+
+def _has_space(model: Encoder, pair: Pair, answer: int) -> bool:
+    prompt = pair.clean[: pair.position + 1]
+    text, whole = written(model, prompt), _decoded(model, (*prompt, answer))
+    return text is not None and whole.startswith(text) and whole[len(text) :][:1].isspace()
+
+
+def _spaced(model: Encoder, pair: Pair, answer: int) -> str | None:
+    prompt = pair.clean[: pair.position + 1]
+    text = written(model, prompt)
+    if text is None:
+        return None
+    whole = _decoded(model, (*prompt, answer))
+    word = whole[len(text) :] if whole.startswith(text) else ""
+    if not word or word[0].isspace() or text[-1].isspace():
+        return None
+    follows = continuation(model, text, f" {word}")
+    known = follows is not None and len(follows) == 1 and not is_unknown(model, follows[0], word)
+    return f" {word}" if known and follows != [answer] else None
+
+
+def _decoded(model: Encoder, tokens: Sequence[int]) -> str:
+    start = 1 if tokens[0] == getattr(model.tokenizer, "bos_token_id", None) else 0
+    return model.tokenizer.decode(list(tokens[start:]))
+
+
+def _puts_a_space_first(model: Encoder) -> bool:
+    """Whether a word alone is read as the same word behind a space."""
+    one, two = (list(model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("a", "a a"))
+    return two == one * 2

@@ -1,0 +1,323 @@
+"""Prompt pairs: the question that every method is asked.
+
+A pair is a clean prompt, its corrupted twin of equal length, and the tokens that are right and wrong after it.
+Everything that can be wrong with a researcher's data is refused here, once, so that no method has to look again:
+`PromptPairs` that exist are valid. They hold token ids (text is kept for display only), so a model without a tokenizer
+works as well.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from circuits.errors import PairsError
+from circuits.prompts.pair import (
+    Encoder,
+    Pair,
+    Roles,
+    TokenIds,
+    as_ids,
+    as_index,
+    as_roles,
+    check_for,
+    check_pair,
+    check_provenance,
+    plain,
+    show,
+)
+
+__all__ = ["Encoder", "Pair", "PairBatch", "PromptPairs", "Roles"]
+
+Entries = Tensor | np.ndarray | Sequence[Any]
+NO_TEXTS = (None, None)
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """Pairs of one length, as tensors.
+
+    Attributes:
+        index: where each pair stands in its `PromptPairs`: `out[batch.index] = result` puts results back in order.
+        clean, corrupted: token ids; there is never padding.
+        position: the token whose logits are read.
+        answers, distractors: token ids, filled up with 0 where a pair has fewer than others.
+        answers_mask, distractors_mask: False at the filling.
+        prefix: number of leading tokens in which every pair's two prompts agree; at most the smallest position, so that
+            the tokens after the prefix include all that is read.
+    """
+
+    index: Int[Tensor, "batch"]
+    clean: Int[Tensor, "batch pos"]
+    corrupted: Int[Tensor, "batch pos"]
+    position: Int[Tensor, "batch"]
+    answers: Int[Tensor, "batch n_answers"]
+    answers_mask: Bool[Tensor, "batch n_answers"]
+    distractors: Int[Tensor, "batch n_distractors"]
+    distractors_mask: Bool[Tensor, "batch n_distractors"]
+    prefix: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> "PairBatch":
+        """The same batch with its tensors on `device`."""
+        return replace(self, **{name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)})
+
+
+@dataclass(frozen=True, repr=False)
+class PromptPairs:
+    """Pairs of prompts, in order; every field holds one entry a pair.
+
+    Attributes:
+        clean, corrupted, answers, distractors: token ids, see `Pair`.
+        positions: index of the token whose logits are read.
+        roles: name -> token index.
+        texts: the clean and the corrupted prompt as text, None where unknown.
+        source: where the pairs come from: a task, a file, or `tokens`.
+        seed: the seed they were drawn with, if any.
+        metric: name of the metric that suits them.
+
+    Raises:
+        PairsError: something in them cannot be used; messages count pairs from 0, as `pairs[17]` does.
+
+    >>> clean, corrupted = [[0, 5, 6], [0, 7, 6]], [[0, 7, 6], [0, 5, 6]]
+    >>> pairs = PromptPairs.from_tokens(clean, corrupted, answers=[8, 9], distractors=[9, 8])
+    >>> pairs
+    PromptPairs(2 pairs of 3 tokens, source='tokens', seed=None, metric='logit_difference')
+    >>> pairs.prefix(0), pairs.positions, pairs[1].clean
+    (1, (2, 2), ((0, 7, 6),))
+    """
+
+    clean: tuple[TokenIds, ...]
+    corrupted: tuple[TokenIds, ...]
+    answers: tuple[TokenIds, ...]
+    distractors: tuple[TokenIds, ...]
+    positions: tuple[int, ...]
+    roles: tuple[Roles, ...]
+    texts: tuple[tuple[str | None, str | None], ...] = ()
+    source: str = "tokens"
+    seed: int | None = None
+    metric: str = "logit_difference"
+
+    def __post_init__(self) -> None:
+        n = len(self.clean)
+        if n == 0:
+            raise PairsError("there are no pairs; give at least one")
+        if not self.texts:
+            object.__setattr__(self, "texts", (NO_TEXTS,) * n)
+        for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts"):
+            if (found := len(getattr(self, column))) != n:
+                raise PairsError(f"clean has {n} prompts, {column} {found} entries; give one for each pair")
+        for number, pair in enumerate(self):
+            check_pair(pair, f"pair {number}")
+        check_provenance(self.source, self.seed, self.metric, "pairs")
+
+    @classmethod
+    def from_pairs(
+        cls, pairs: Sequence[Pair], source: str = "tokens", seed: int | None = None, metric: str = "logit_difference"
+    ) -> "PromptPairs":
+        """`PromptPairs` of single pairs, in their order."""
+        return cls(
+            clean=tuple(pair.clean for pair in pairs),
+            corrupted=tuple(pair.corrupted for pair in pairs),
+            answers=tuple(pair.answers for pair in pairs),
+            distractors=tuple(pair.distractors for pair in pairs),
+            positions=tuple(pair.position for pair in pairs),
+            roles=tuple(pair.roles for pair in pairs),
+            texts=tuple(_texts(pair) for pair in pairs),
+            source=source,
+            seed=seed,
+            metric=metric,
+        )
+
+    @classmethod
+    def from_tokens(
+        cls,
+        clean: Entries,
+        corrupted: Entries,
+        answers: Entries,
+        distractors: Entries | None = None,
+        positions: Entries | None = None,
+        roles: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        source: str = "tokens",
+        seed: int | None = None,
+        metric: str = "logit_difference",
+    ) -> "PromptPairs":
+        """Pairs from token ids, as lists, tensors or arrays. BOS is not added: the ids are taken as they are.
+
+        Args:
+            clean, corrupted: one list of ids a pair, or a tensor [batch, pos].
+            answers, distractors: an id or a list of ids a pair; no distractors if left out.
+            positions: index of the token whose logits are read; the last one if left out.
+            roles: a mapping from name to token index for each pair.
+
+        Raises:
+            PairsError: something in them cannot be used.
+        """
+        prompts = _ids(_column(clean, "clean"), "clean")
+        n = len(prompts)
+        right = [_listed(entry) for entry in _column(answers, "answers")]
+        wrong = [()] * n if distractors is None else [_listed(entry) for entry in _column(distractors, "distractors")]
+        last = [max(len(prompt) - 1, 0) for prompt in prompts]
+        places = enumerate(last if positions is None else _column(positions, "positions"))
+        names = enumerate([{}] * n if roles is None else _column(roles, "roles"))
+        return cls(
+            clean=prompts,
+            corrupted=_ids(_column(corrupted, "corrupted"), "corrupted"),
+            answers=_ids(right, "answers"),
+            distractors=_ids(wrong, "distractors"),
+            positions=tuple(as_index(place, "position", f"pair {number}") for number, place in places),
+            roles=tuple(as_roles(entry, f"pair {number}") for number, entry in names),
+            source=source,
+            seed=seed,
+            metric=metric,
+        )
+
+    @classmethod
+    def from_jsonl(cls, path: str | os.PathLike[str], model: Encoder | None = None) -> "PromptPairs":
+        """Pairs from a file, see `circuits.prompts.jsonl.read`; only text needs a model, ids are checked against it."""
+        from circuits.prompts import jsonl as pairs_file
+
+        return pairs_file.read(path, model)
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write a file from which `from_jsonl` makes equal pairs, see `circuits.prompts.jsonl.write`."""
+        from circuits.prompts import jsonl as pairs_file
+
+        pairs_file.write(self, path)
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self.pair(i) for i in range(len(self)))
+
+    def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> "PromptPairs":
+        """The chosen pairs, always as `PromptPairs`; iterate, or call `pair(i)`, for single ones."""
+        all_of_them = range(len(self))
+        chosen = all_of_them[which] if isinstance(which, slice) else [_signed(i) for i in _listed(which)]
+        return self.from_pairs([self.pair(i) for i in chosen], self.source, self.seed, self.metric)
+
+    def __repr__(self) -> str:
+        lengths = sorted({len(prompt) for prompt in self.clean})
+        tokens = f"{lengths[0]}-{lengths[-1]}" if len(lengths) > 1 else f"{lengths[0]}"
+        about = f"source={self.source!r}, seed={self.seed}, metric={self.metric!r}"
+        return f"PromptPairs({len(self)} pair{'s' * (len(self) != 1)} of {tokens} tokens, {about})"
+
+    def pair(self, i: int) -> Pair:
+        """Pair number i."""
+        return Pair(
+            self.clean[i],
+            self.corrupted[i],
+            self.answers[i],
+            self.distractors[i],
+            self.positions[i],
+            self.roles[i],
+            *self.texts[i],
+        )
+
+    def prefix(self, i: int) -> int:
+        """The number of leading tokens in which pair i's prompts agree: the index of the first difference, if any."""
+        return self.pair(i).prefix
+
+    def batches(self, batch_size: int) -> Iterator[PairBatch]:
+        """All pairs once, in batches of equal length, sorted by length and then by prefix.
+
+        The order of the pairs is the same for every batch size.
+
+        Raises:
+            PairsError: batch_size is not a whole number of at least 1.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise PairsError(f"batch_size is {show(batch_size)}; expected a whole number of at least 1")
+        return self._batches(batch_size)
+
+    def _batches(self, batch_size: int) -> Iterator[PairBatch]:
+        keys = [(len(pair), pair.prefix) for pair in self]
+        order = sorted(range(len(self)), key=lambda i: keys[i])
+        for _, same_length in groupby(order, key=lambda i: keys[i][0]):
+            indices = list(same_length)
+            for start in range(0, len(indices), batch_size):
+                yield self._batch(indices[start : start + batch_size])
+
+    def _batch(self, indices: list[int]) -> PairBatch:
+        chosen = [self.pair(i) for i in indices]
+        answers, answers_mask = _filled([pair.answers for pair in chosen])
+        distractors, distractors_mask = _filled([pair.distractors for pair in chosen])
+        return PairBatch(
+            index=torch.tensor(indices),
+            clean=torch.tensor([pair.clean for pair in chosen]),
+            corrupted=torch.tensor([pair.corrupted for pair in chosen]),
+            position=torch.tensor([pair.position for pair in chosen]),
+            answers=answers,
+            answers_mask=answers_mask,
+            distractors=distractors,
+            distractors_mask=distractors_mask,
+            prefix=min(min(pair.prefix, pair.position) for pair in chosen),
+        )
+
+    def validate_for(self, model: Encoder) -> None:
+        """Check that the model can read them.
+
+        Raises:
+            PairsError: an id outside the vocabulary, or a prompt longer than the context.
+        """
+        for number, pair in enumerate(self):
+            check_for(pair, model, f"pair {number}")
+
+    def digest(self) -> str:
+        """SHA-256 of all that a model is asked (not of texts, source, seed and metric), for provenance."""
+        content = [
+            [pair.clean, pair.corrupted, pair.answers, pair.distractors, pair.position, sorted(pair.roles.items())]
+            for pair in self
+        ]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+
+def _texts(pair: Pair) -> tuple[str | None, str | None]:
+    known = pair.clean_text is not None or pair.corrupted_text is not None
+    return (pair.clean_text, pair.corrupted_text) if known else NO_TEXTS
+
+
+def _column(value: object, what: str) -> list[Any]:
+    """`value` as a list with one entry a pair."""
+    column = plain(value)
+    if not isinstance(column, list | tuple):
+        raise PairsError(f"{what} is {show(column)} ({type(column).__name__}); expected a list with one entry a pair")
+    return list(column)
+
+
+def _ids(column: Sequence[Any], what: str) -> tuple[TokenIds, ...]:
+    return tuple(as_ids(entry, what, f"pair {number}") for number, entry in enumerate(column))
+
+
+def _listed(entry: object) -> list[Any] | tuple[Any, ...]:
+    """A single id as a list of one; lists, tuples, tensors and arrays as lists."""
+    entry = plain(entry)
+    return entry if isinstance(entry, list | tuple) else [entry]
+
+
+def _signed(index: object) -> int:
+    """An index into the pairs, which may count from the end."""
+    number = plain(index)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise PairsError(f"pairs are chosen by whole numbers, a slice or a list of numbers, not by {show(number)}")
+    return number
+
+
+def _filled(ids: list[TokenIds]) -> tuple[Int[Tensor, "batch most"], Bool[Tensor, "batch most"]]:
+    """Ragged ids as a tensor filled up with 0, and a mask that is False at the filling."""
+    most = max(len(tokens) for tokens in ids)
+    filled = torch.tensor([tokens + (0,) * (most - len(tokens)) for tokens in ids], dtype=torch.long)
+    mask = torch.tensor([[i < len(tokens) for i in range(most)] for tokens in ids], dtype=torch.bool)
+    return filled.reshape(len(ids), most), mask.reshape(len(ids), most)

@@ -1,0 +1,1 @@
+"""What is asked: the model, the prompts, a metric, an ablation, and the positions that count."""

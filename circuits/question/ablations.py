@@ -1,0 +1,313 @@
+"""What replaces a value that is ablated.
+
+An ablation says, for every writer of a batch, the value that takes its place. Constants (attention output biases, norm
+biases) belong to no writer: they stay under every ablation.
+
+| name | a writer's value becomes |
+|---|---|
+| `interchange` | its value on the corrupted prompt |
+| `zero` | zero |
+| `mean` | its mean over all positions of the clean prompts of a reference set |
+| `mean_positional` | its mean over the reference prompts of the same length, position by position |
+| `gaussian` | its value when noise is added to the embeddings of chosen tokens (Meng et al. 2022, 2202.05262): its standard deviation is 3 times that of the embeddings as they enter the residual stream |
+| `resample` | its value on another clean prompt of the same length, drawn once per pair |
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from circuits.engine.capture import Writes, capture_writes
+from circuits.engine.embedding import embedding_std
+from circuits.engine.hooks import Hook, inference_state
+from circuits.engine.prefix import Suffix
+from circuits.errors import InputError
+
+if TYPE_CHECKING:
+    from circuits.model import Model
+    from circuits.prompts.pairs import PromptPairs
+
+
+class Ablation(ABC):
+    """One way to ablate. Subclass it for your own.
+
+    Attributes:
+        name: how it is written in files and on the command line.
+        keeps_prefix: whether replacements equal the clean values in front of the first token in which a pair differs, so
+            that those positions need not be computed again.
+    """
+
+    name: ClassVar[str]
+    keeps_prefix: ClassVar[bool] = False
+
+    @property
+    def needs_difference(self) -> bool:
+        """Whether it changes nothing where the two prompts of a pair are the same."""
+        return self.keeps_prefix
+
+    @property
+    def label(self) -> str:
+        """Name and options, for provenance."""
+        return self.name
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        """The same, ready for these pairs: what is estimated over a data set is estimated here, once."""
+        return self
+
+    @abstractmethod
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        """The replacing values.
+
+        Args:
+            model: the model.
+            suffix: the prompts.
+            clean: every writer's output on the clean prompts.
+        """
+
+
+class RunAblation(Ablation):
+    """An ablation whose values all come from one other run of the model."""
+
+    @abstractmethod
+    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
+        """That run: its tokens, and hooks to put on."""
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        tokens, hooks = self.run(model, suffix)
+        return capture_writes(model.bridge, model.architecture, tokens, suffix.position, suffix.cache(), hooks)[1]
+
+
+class Interchange(RunAblation):
+    """A writer's value on the corrupted prompt."""
+
+    name = "interchange"
+    keeps_prefix = True
+
+    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
+        return suffix.corrupted, []
+
+
+class Zero(Ablation):
+    """Zero, also for the embedding."""
+
+    name = "zero"
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        return clean.map(torch.zeros_like)
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Ablation):
+    """A writer's mean over the clean prompts of a reference set and over their positions.
+
+    Attributes:
+        reference: the set; None: the pairs that are asked about.
+    """
+
+    reference: "PromptPairs | None" = None
+    means: Writes | None = field(default=None, repr=False)
+    name: ClassVar[str] = "mean"
+
+    @property
+    def label(self) -> str:
+        return self.name if self.reference is None else f"{self.name}(over {self.reference.source})"
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        reference = pairs if self.reference is None else self.reference
+        reference.validate_for(model)
+        total, n = None, 0
+        for writes in _clean_writes(model, reference, batch_size):
+            summed = writes.map(lambda x: x.to(_wide(x)).sum((0, 1), keepdim=True))
+            total = summed if total is None else total.plus(summed)
+            n += writes.embedding.shape[0] * writes.embedding.shape[1]
+        assert total is not None
+        return replace(self, means=total.map(lambda x: (x / n).to(model.dtype)))
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        assert self.means is not None
+        return clean.combine(self.means, lambda value, mean: mean.expand_as(value))
+
+
+@dataclass(frozen=True, eq=False)
+class MeanPositional(Ablation):
+    """A writer's mean, position by position, over the clean reference prompts of the same length.
+
+    Attributes:
+        reference: the set; None: the pairs that are asked about.
+    """
+
+    reference: "PromptPairs | None" = None
+    means: dict[int, Writes] = field(default_factory=dict, repr=False)
+    name: ClassVar[str] = "mean_positional"
+
+    @property
+    def label(self) -> str:
+        return self.name if self.reference is None else f"{self.name}(over {self.reference.source})"
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        reference = pairs if self.reference is None else self.reference
+        reference.validate_for(model)
+        counts: dict[int, int] = {}
+        totals: dict[int, Writes] = {}
+        for writes in _clean_writes(model, reference, batch_size):
+            length = writes.embedding.shape[1]
+            summed = writes.map(lambda x: x.to(_wide(x)).sum(0, keepdim=True))
+            totals[length] = totals[length].plus(summed) if length in totals else summed
+            counts[length] = counts.get(length, 0) + writes.embedding.shape[0]
+        for i, tokens in enumerate(pairs.clean):
+            if counts.get(len(tokens), 0) < 2:
+                raise InputError(
+                    f"pair {i} has {len(tokens)} tokens, and the reference set {counts.get(len(tokens), 0)} prompts of that "
+                    "length: a mean by position needs at least 2 (use more pairs, or ablation 'mean')"
+                )
+        means = {
+            length: total.map(lambda x, n=counts[length]: (x / n).to(model.dtype)) for length, total in totals.items()
+        }
+        return replace(self, means=means)
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        means = self.means[suffix.start + suffix.clean.shape[1]]
+        return clean.combine(means, lambda value, mean: mean[:, suffix.start :].expand_as(value))
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian(Ablation):
+    """A writer's value when Gaussian noise is added to the embeddings of some tokens of the clean prompt.
+
+    Attributes:
+        tokens: names of roles; empty: the tokens in which clean and corrupted prompts differ.
+        scale: the noise's standard deviation, in standard deviations of the embeddings' entries as they enter the residual
+            stream: behind whatever the model multiplies its embedding matrix by, and over the whole vocabulary.
+        seed: of the noise; each pair has noise of its own, whatever the batches.
+    """
+
+    tokens: tuple[str, ...] = ()
+    scale: float = 3.0
+    seed: int = 0
+    name: ClassVar[str] = "gaussian"
+
+    @property
+    def label(self) -> str:
+        return f"gaussian(tokens={'+'.join(self.tokens) or 'differing'}, scale={self.scale:g}, seed={self.seed})"
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        for i, roles in enumerate(pairs.roles):
+            for token in self.tokens:
+                if token not in roles:
+                    known = ", ".join(roles) or "none"
+                    raise InputError(f"gaussian ablation: pair {i} has no role {token!r} (its roles: {known})")
+        with inference_state(model.bridge):
+            return _GaussianOn(self, pairs, self.scale * embedding_std(model.bridge, model.architecture))
+
+    def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
+        raise NotImplementedError("prepare it first")
+
+
+@dataclass(frozen=True, eq=False)
+class _GaussianOn(RunAblation):
+    """`Gaussian` with the pairs whose tokens it hits.
+
+    Attributes:
+        sigma: the noise's standard deviation.
+    """
+
+    gaussian: Gaussian
+    pairs: "PromptPairs"
+    sigma: float
+    name: ClassVar[str] = "gaussian"
+
+    @property
+    def label(self) -> str:
+        return self.gaussian.label
+
+    @property
+    def needs_difference(self) -> bool:
+        return not self.gaussian.tokens
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        return self.gaussian.prepared(model, pairs, batch_size)
+
+    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
+        noise = torch.zeros(*suffix.clean.shape, int(model.bridge.cfg.d_model))
+        for row, index in enumerate(suffix.batch.index.tolist()):
+            pair = self.pairs.pair(index)
+            hit = [pair.roles[token] for token in self.gaussian.tokens] or [
+                i for i, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b
+            ]
+            generator = torch.Generator().manual_seed((self.gaussian.seed * 1_000_003 + index) % 2**63)
+            noise[row, hit] = self.sigma * torch.randn(len(hit), noise.shape[-1], generator=generator)
+        noise = noise.to(model.device, model.dtype)
+        return suffix.clean, [(model.architecture.blocks[0].resid_pre, lambda x: x + noise)]
+
+
+@dataclass(frozen=True, eq=False)
+class Resample(RunAblation):
+    """A writer's value on another pair's clean prompt of the same length.
+
+    Attributes:
+        seed: of the draw.
+    """
+
+    seed: int = 0
+    partners: "tuple[tuple[int, ...], ...]" = field(default=(), repr=False)
+    name: ClassVar[str] = "resample"
+
+    @property
+    def label(self) -> str:
+        return f"resample(seed={self.seed})"
+
+    def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        generator = torch.Generator().manual_seed(self.seed)
+        by_length: dict[int, list[int]] = {}
+        for i, tokens in enumerate(pairs.clean):
+            by_length.setdefault(len(tokens), []).append(i)
+        partners: dict[int, int] = {}
+        for length, members in by_length.items():
+            if len(members) < 2:
+                raise InputError(
+                    f"pair {members[0]} is the only one of {length} tokens: there is no other to resample from"
+                )
+            order = [members[k] for k in torch.randperm(len(members), generator=generator).tolist()]
+            partners |= dict(zip(order, [*order[1:], order[0]], strict=True))
+        return replace(self, partners=tuple(pairs.clean[partners[i]] for i in range(len(pairs))))
+
+    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
+        tokens = torch.tensor([self.partners[i] for i in suffix.batch.index.tolist()], device=suffix.clean.device)
+        return tokens[:, suffix.start :], []
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _clean_writes(model: "Model", pairs: "PromptPairs", batch_size: int) -> Iterator[Writes]:
+    with inference_state(model.bridge):
+        for batch in pairs.batches(batch_size):
+            batch = batch.to(model.device)
+            yield capture_writes(model.bridge, model.architecture, batch.clean, batch.position)[1]
+
+
+ABLATIONS: dict[str, type[Ablation]] = {
+    ablation.name: ablation for ablation in (Interchange, Zero, Mean, MeanPositional, Gaussian, Resample)
+}
+
+
+def get_ablation(ablation: str | Ablation) -> Ablation:
+    """An ablation by name or as it is.
+
+    Raises:
+        InputError: no such ablation; the nearest names are offered.
+    """
+    if isinstance(ablation, Ablation):
+        return ablation
+    if ablation in ABLATIONS:
+        return ABLATIONS[ablation]()
+    near = get_close_matches(str(ablation), ABLATIONS, n=2)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise InputError(f"there is no ablation {ablation!r}{hint} (one of {', '.join(ABLATIONS)})")

@@ -1,0 +1,164 @@
+"""What a metric's function may give, and what is said when it gives something else.
+
+A function of the user's own is asked for one number per prompt. Anything else would end in an error of some library, or, worse,
+in scores that look like any others: a detached value has no gradient, NaN turns sums into NaN, a list has no sign.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuits.errors import InputError, lacks_memory
+from circuits.plain_torch import users_device
+
+EXPECTED = "it must give one number per prompt, as a floating-point tensor computed from the logits with torch"
+
+
+def check_function(name: str, function: Any) -> None:
+    """Refuses what cannot be called with logits and targets.
+
+    Raises:
+        InputError: naming the metric.
+    """
+    if not callable(function):
+        raise InputError(
+            f"metric {name}: its function is a {type(function).__name__}; expected a function of (logits, targets)"
+        )
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        raise InputError(
+            f"metric {name} cannot be called with two arguments: {name}{_signature(function)}; it gets (logits, targets): the "
+            "logits at the answer position, [prompt, token], and a circuits.question.metrics.Targets"
+        ) from None
+    except ValueError:  # a builtin without a signature
+        return
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    return str(inspect.signature(function))
+
+
+def values_of_own(name: str, function: Callable[..., Any], logits: Tensor, targets: Any) -> Tensor:
+    """The values of a user's own function, once they are known to be usable.
+
+    Args:
+        name: of the metric.
+        function: of logits and targets.
+        logits: in float32 or wider.
+        targets: with the numbers of the pairs, `index`, if they are known.
+
+    Raises:
+        InputError: it raises an error, changes the logits, or gives something else than one finite number per prompt, with a gradient where the logits have one. Its gradient is looked at, too.
+    """
+    given = logits
+    if logits.requires_grad:
+        given = logits.view_as(logits)
+        given.register_hook(lambda gradient: _check_gradient(name, gradient, targets))
+    version = given._version
+    try:
+        with users_device(logits.device):
+            values = function(given, targets)
+    except InputError:
+        raise
+    except Exception as problem:
+        if lacks_memory(problem):
+            raise
+        lines = str(problem).strip().splitlines() or ["no message"]
+        raise InputError(f"metric {name} failed: {type(problem).__name__}: {lines[0]}; {EXPECTED}") from problem
+    if given._version != version:
+        raise InputError(
+            f"metric {name} changed the logits in place, which others read, too; let it work on logits.clone()"
+        )
+    return _checked(name, values, given, targets)
+
+
+def _checked(name: str, values: Any, logits: Tensor, targets: Any) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise InputError(f"metric {name} gave a {type(values).__module__}.{type(values).__name__}; {EXPECTED}")
+    if values.layout is not torch.strided or values.is_nested or values.is_meta:
+        kind = "meta" if values.is_meta else "nested" if values.is_nested else "sparse"
+        raise InputError(f"metric {name} gave a {kind} tensor; {EXPECTED}")
+    _check_shape(name, values, logits)
+    if not values.is_floating_point():
+        raise InputError(f"metric {name} gave {values.dtype} numbers; {EXPECTED} (add .to(logits.dtype))")
+    values = values.to(logits.device, torch.promote_types(values.dtype, torch.float32))
+    if not logits.requires_grad:
+        values = values.detach()
+    elif not values.requires_grad:
+        raise InputError(
+            f"metric {name} gave values without a gradient (a detach(), item(), numpy() or a comparison is in the way), and this "
+            f"method needs one; {EXPECTED}, or use a method without gradients, such as activation_patching or coar"
+        )
+    elif logits.numel() and not _depends(values, logits):
+        raise InputError(
+            f"metric {name} gave values that do not depend on the logits, as far as their gradient tells (they were made anew, with "
+            f"torch.tensor(…), say), and this method needs a gradient; {EXPECTED}, or use a method without gradients, such as "
+            "activation_patching or coar"
+        )
+    _check_numbers(name, values, targets)
+    _check_finite(name, values, targets)
+    return values
+
+
+def _depends(values: Tensor, logits: Tensor) -> bool:
+    """Whether values were computed from these logits in a way that gradients can follow."""
+    wanted, seen, todo = logits.grad_fn, set(), [values.grad_fn]
+    while todo:
+        step = todo.pop()
+        if step is wanted:
+            return True
+        if step is not None and step not in seen:
+            seen.add(step)
+            todo += [before for before, _ in step.next_functions]
+    return False
+
+
+def check_known(name: str, values: Tensor, targets: Any) -> None:
+    """Refuses NaN in the values of a metric of this package: the logits are NaN.
+
+    Raises:
+        InputError: naming the pair.
+    """
+    _check_numbers(name, values, targets, " (the model's logits are not finite there: use float32 or wider)")
+
+
+def _check_shape(name: str, values: Tensor, logits: Tensor) -> None:
+    if values.shape != logits.shape[:1]:
+        raise InputError(
+            f"metric {name} gave shape {tuple(values.shape)} for {len(logits)} prompts; it must give one number per "
+            "prompt (no mean over the batch)"
+        )
+
+
+def _check_finite(name: str, values: Tensor, targets: Any) -> None:
+    if bool((wrong := values.detach().isinf()).any()):
+        raise InputError(
+            f"metric {name} is infinite for {_pair(wrong, targets)} (as the log of 0 is), so that differences of it are not numbers; it "
+            "must be a finite number for every prompt"
+        )
+
+
+def _check_numbers(name: str, values: Tensor, targets: Any, why: str = "") -> None:
+    if bool(values.detach().sum().isnan()) and (wrong := values.detach().isnan()).any():
+        raise InputError(f"metric {name} is NaN for {_pair(wrong, targets)}{why}; it must be a number for every prompt")
+
+
+def _check_gradient(name: str, gradient: Tensor, targets: Any) -> None:
+    if bool(gradient.sum().isnan()) and (wrong := gradient.isnan().any(-1)).any():
+        raise InputError(
+            f"the gradient of metric {name} is NaN for {_pair(wrong, targets)} (as that of sqrt or log at 0 times 0 is); it must be "
+            "a number for every prompt"
+        )
+
+
+def _pair(wrong: Tensor, targets: Any) -> str:
+    """The first pair that is wrong, by its number where it is known."""
+    row = int(wrong.nonzero()[0, 0])
+    index = getattr(targets, "index", None)
+    if index is None or len(index) != len(wrong):
+        return f"prompt {row} of a batch"
+    return f"pair {int(index[row])}"

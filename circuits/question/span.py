@@ -1,0 +1,144 @@
+"""Is there anything to divide by? The one definition of "no span", for everything that is a share of a difference.
+
+Faithfulness and its kin divide by the span m(all) - m(∅). Where clean and corrupted prompts give the same metric, that difference
+is rounding, and the quotient any number at all. Rounding is known from how the numbers were computed:
+
+    rounding = how far the metric moves when the logits move by ROUNDING[dtype] × the largest logit
+
+on each prompt, and its mean for means over prompts. So it is relative to the scale of the metric, whatever the metric
+(a divergence, which is 0 at the clean logits, has one too), and to the dtype of the computation: models that compute norms
+and softmax in float32 although their weights are float64 count as float32. A span that is not above it is no span.
+
+Where the logits are not known (scores read from a file), it is ROUNDING[dtype] × the larger of the two metrics.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from circuits.model import Model
+    from circuits.question.metrics import Metric, Targets
+
+ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""How far logits that should be equal may differ, as a share of the largest: at least twice what was measured when every edge is
+computed anew, on models of eight architectures in float64 (4e-14), float32 (5e-6), and in bfloat16 (1.3e-2) once."""
+_WIDE_ERROR = 1e-10
+"""A float64 model whose check found more than this computes parts of itself in float32."""
+
+
+def computed_dtype(model: "Model") -> torch.dtype:
+    """In which a model computes: some compute norms and softmax in float32 although their weights are float64."""
+    report = model.report
+    coarse = max(report.residual, report.all_kept, report.none_kept) > _WIDE_ERROR
+    return torch.float32 if model.dtype == torch.float64 and coarse else model.dtype
+
+
+def rounding_share(model: "Model") -> float:
+    """`ROUNDING` of a model's computation."""
+    return ROUNDING[computed_dtype(model)]
+
+
+def metric_rounding(
+    metric: "Metric", logits: Float[Tensor, "batch d_vocab"], targets: "Targets", share: float
+) -> Float[Tensor, " batch"]:
+    """How far rounding may move the metric on each prompt; see the module docstring.
+
+    Args:
+        metric, logits, targets: what was measured.
+        share: from `rounding_share`.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    largest = wide.masked_fill(~wide.isfinite(), 0).abs().amax(1, keepdim=True)
+    own = metric(wide, targets)
+    answers = torch.zeros_like(wide).scatter_add_(1, targets.answers, targets.answers_mask.to(wide.dtype)) > 0
+    odd = (torch.arange(wide.shape[1], device=wide.device) % 2).bool().expand_as(wide)
+    moved = [
+        (metric(wide + torch.where(up, 1.0, -1.0) * share * largest, targets) - own).abs()
+        for up in (answers, ~answers, odd)
+    ]
+    worst = torch.stack(moved).amax(0)
+    if metric.needs_clean_logits:
+        # Near the clean logits a divergence moves with the square of the step; what is left is that its logarithms cancel.
+        sizes = largest[:, 0] + math.log(wide.shape[1])
+        worst = worst.clamp(min=8 * torch.finfo(wide.dtype).eps * sizes)
+    return worst.nan_to_num(0.0).detach()
+
+
+def assumed_rounding(
+    clean: Float[Tensor, " prompt"], ablated: Float[Tensor, " prompt"], origin: Mapping[str, Any] | None = None
+) -> Float[Tensor, " prompt"]:
+    """Rounding on each prompt where only the metric is known.
+
+    Args:
+        clean, ablated: the metric.
+        origin: the provenance of these numbers, which names dtype and metric; None: float64.
+    """
+    from circuits.question.metrics import METRICS
+
+    share, metric = share_known(origin), METRICS.get(str((origin or {}).get("metric")))
+    largest = torch.maximum(clean.abs(), ablated.abs())
+    divergence = metric is not None and metric.needs_clean_logits
+    return share * (
+        largest.clamp(min=1.0) if divergence else largest
+    )  # it is 0 at the clean logits, whatever their size
+
+
+def share_known(origin: Mapping[str, Any] | None) -> float:
+    """`ROUNDING` of the computation that a provenance tells of; without one, of float64."""
+    name = "float64" if origin is None else str(origin.get("computed_in") or origin.get("dtype") or "float64")
+    return ROUNDING.get(getattr(torch, name, torch.float32), ROUNDING[torch.float32])
+
+
+def share_of_span(part: Tensor, clean: Tensor, ablated: Tensor, rounding: Tensor | float) -> Tensor:
+    """(part - ablated) / (clean - ablated); NaN where the difference below is rounding."""
+    span = clean - ablated
+    return torch.where(span.abs() > rounding, (part - ablated) / span, torch.nan)
+
+
+@dataclass(frozen=True)
+class Span:
+    """What there is to divide by: a difference of means over prompts.
+
+    Attributes:
+        clean, ablated: the means.
+        rounding: how much of their difference may be rounding.
+    """
+
+    clean: float
+    ablated: float
+    rounding: float
+
+    @classmethod
+    def of(
+        cls,
+        clean: Float[Tensor, " prompt"],
+        ablated: Float[Tensor, " prompt"],
+        rounding: Float[Tensor, " prompt"] | None = None,
+        origin: Mapping[str, Any] | None = None,
+    ) -> "Span":
+        """From the metric per prompt; rounding None: `assumed_rounding`."""
+        known = assumed_rounding(clean, ablated, origin) if rounding is None else rounding
+        return cls(float(clean.mean()), float(ablated.mean()), float(known.mean()))
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is nothing to divide by; None where there is, or where nothing was measured (NaN)."""
+        difference = abs(self.clean - self.ablated)
+        if not difference <= self.rounding:
+            return None
+        return (
+            f"the metric is {self.clean:.4g} on the clean prompts and {self.ablated:.4g} with everything ablated; they differ by "
+            f"{difference:.1g}, and up to {self.rounding:.1g} is rounding, so that faithfulness and other shares of it are not defined "
+            "(are the clean and corrupted prompts the same?)"
+        )
+
+    def share(self, part: Float[Tensor, " *axes"]) -> Float[Tensor, " *axes"]:
+        """Which share of the span each of these means is; NaN without a span."""
+        ends = torch.tensor([self.clean, self.ablated], dtype=torch.float64)
+        return share_of_span(part.double(), ends[0], ends[1], self.rounding)

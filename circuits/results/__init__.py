@@ -1,0 +1,1 @@
+"""What methods return: circuits, scored edges and scored nodes, and the files they are kept in."""

@@ -1,0 +1,333 @@
+"""A circuit: a set of edges of a graph, and so of nodes. Everything outside it is ablated."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.engine.ablate import live_nodes
+from circuits.errors import InputError
+from circuits.graph.graph import Graph
+from circuits.plain_torch import plain_methods
+from circuits.results.provenance import Provenance, frozen
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+Table = Literal["scores", "stderr"]
+TABLES: tuple[Table, ...] = ("scores", "stderr")
+
+
+@plain_methods
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A set of edges, with the scores they were chosen by.
+
+    Two circuits are equal when they have the same edges of the same graph. Sets combine with `|`, `&`, `-`, `^` and
+    compare with `<=`; a combination keeps the left circuit's scores.
+
+    Attributes:
+        graph: the graph it is part of.
+        mask: True at its edges.
+        scores: per edge its score, NaN where it has none; None if no edge has.
+        stderr: the scores' standard errors, likewise.
+        provenance: where it comes from.
+
+    >>> graph = Graph(n_layers=1, n_heads=2, n_kv_heads=2, mlps=(True,))
+    >>> circuit = Circuit.from_edges(graph, ["input->a0.h1<v>", "a0.h1->logits"])
+    >>> len(circuit), circuit.nodes
+    (2, ('input', 'a0.h1', 'logits'))
+    >>> circuit <= Circuit.full(graph)
+    True
+    """
+
+    graph: Graph
+    mask: Bool[Tensor, "writer reader"]
+    scores: Float[Tensor, "writer reader"] | None = field(default_factory=lambda: None)
+    stderr: Float[Tensor, "writer reader"] | None = field(default_factory=lambda: None)
+    provenance: Provenance = field(default_factory=lambda: frozen(None))
+
+    def __post_init__(self) -> None:
+        shape = self.graph.edge_mask.shape
+        for name in ("mask", "scores", "stderr"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape != shape:
+                raise InputError(
+                    f"{name} has shape {tuple(tensor.shape)}; this graph has {tuple(shape)} (writer, reader)"
+                )
+        if bool((self.mask & ~self.graph.edge_mask).any()):
+            raise InputError("the circuit holds edges that the graph does not have")
+
+    @classmethod
+    def full(cls, graph: Graph) -> "Circuit":
+        """All edges: the model itself."""
+        return cls(graph, graph.edge_mask.clone())
+
+    @classmethod
+    def empty(cls, graph: Graph) -> "Circuit":
+        """No edges: everything ablated."""
+        return cls(graph, torch.zeros_like(graph.edge_mask))
+
+    @classmethod
+    def from_edges(cls, graph: Graph, names: Iterable[str]) -> "Circuit":
+        """A circuit from the names of its edges; InputError for a name that is no edge, with the nearest ones."""
+        return cls(graph, graph.mask_of(names))
+
+    @classmethod
+    def from_places(
+        cls,
+        graph: Graph,
+        writers: Int[Tensor, " edge"],
+        readers: Int[Tensor, " edge"],
+        scores: Float[Tensor, " edge"] | None = None,
+        stderr: Float[Tensor, " edge"] | None = None,
+        provenance: Provenance | None = None,
+    ) -> "Circuit":
+        """A circuit from the indices of its edges' writers and readers, in any order; an edge that is there twice counts once.
+
+        `mask`, `scores` and `stderr` are made when they are first asked for: until then, a few edges of a model of seventy
+        billion parameters cost what a few edges cost, and not the 34 million pairs of writers and readers that it has.
+
+        Raises:
+            InputError: an edge that the graph does not have.
+        """
+        last = torch.tensor([reader.n_writers for reader in graph.reader_nodes])
+        for w, r in zip(*(index[(writers >= last[readers])][:1].tolist() for index in (writers, readers)), strict=True):
+            graph.edge_index(f"{graph.writer_names[w]}->{graph.reader_names[r]}")  # raises
+        cells = writers * graph.n_readers + readers
+        order = cells.argsort(stable=True)
+        order = order[cells[order].diff(prepend=cells.new_tensor([-1])) > 0]
+        columns: dict[Table, Tensor | None] = {"scores": scores, "stderr": stderr}
+        listed = _Listed(writers[order], readers[order], {k: v if v is None else v[order] for k, v in columns.items()})
+        circuit = object.__new__(cls)
+        origin = frozen(None) if provenance is None else provenance
+        circuit.__dict__.update(graph=graph, provenance=origin, _put_off=listed)
+        return circuit
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Makes what `from_places` has put off."""
+            listed = self._listed
+            if listed is None or name not in ("mask", *TABLES):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            made = listed.mask(self.graph) if name == "mask" else listed.table(self.graph, name)
+            return self.__dict__.setdefault(name, made)
+
+    # --- what is in it ------------------------------------------------------------------------------------------------
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Names of its edges, in graph order."""
+        names, ends = self.graph.writer_names, self.graph.reader_names
+        writers, readers = self._places()
+        return tuple(f"{names[w]}->{ends[r]}" for w, r in zip(writers.tolist(), readers.tolist(), strict=True))
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that its edges touch, in graph order, `logits` last.
+
+        An edge into a shared key/value head touches those heads of its group that write an edge; all, if none does.
+        """
+        writers, readers = (index.unique().tolist() for index in self._places())
+        writing = {self.graph.writer_names[w] for w in writers}
+        touched = set(writing)
+        for r in readers:
+            fed = self.graph.nodes_fed_by(self.graph.reader_nodes[r])
+            touched |= (writing & set(fed)) or set(fed)
+        logits = ("logits",) if self.graph.n_readers - 1 in readers else ()
+        return tuple(w for w in self.graph.writer_names if w in touched) + logits
+
+    def entries(self) -> list[tuple[int, int, float | None, float | None]]:
+        """Its edges in graph order: indices of writer and reader, score and standard error, None where it has none.
+
+        For loops over all edges; asking the tensors for one at a time takes a hundred times as long.
+        """
+        writers, readers = self._places()
+        columns = [self.column(name) for name in TABLES]
+        known = [[None] * len(writers) if column is None else _known(column) for column in columns]
+        return list(zip(writers.tolist(), readers.tolist(), *known, strict=True))
+
+    def column(self, name: Table) -> Float[Tensor, " edge"] | None:
+        """`scores` or `stderr` of its edges alone, in graph order, NaN where an edge has none; None if no edge has."""
+        if self._listed is not None:
+            return self._listed.columns[name]
+        table = getattr(self, name)
+        return None if table is None else table[self.mask]
+
+    def _places(self) -> tuple[Int[Tensor, " edge"], Int[Tensor, " edge"]]:
+        """Indices of its edges' writers and readers, in graph order."""
+        if self._listed is not None:
+            return self._listed.writers, self._listed.readers
+        writers, readers = self.mask.nonzero(as_tuple=True)
+        return writers, readers
+
+    @property
+    def _listed(self) -> "_Listed | None":
+        return self.__dict__.get("_put_off")
+
+    def score(self, edge: str) -> float | None:
+        """An edge's score, None if it has none."""
+        return _entry(self.scores, self.graph.edge_index(edge))
+
+    def __len__(self) -> int:
+        return int(self.mask.sum()) if self._listed is None else len(self._listed.writers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.edges)
+
+    def __contains__(self, edge: str) -> bool:
+        w, r = self.graph.edge_index(edge)
+        return bool(self.mask[w, r])
+
+    def __repr__(self) -> str:
+        return f"Circuit({len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes)"
+
+    # --- as a set -----------------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return self.graph == other.graph and bool(torch.equal(self.mask, other.mask))
+
+    def __hash__(self) -> int:
+        return hash((self.graph, self.mask.numpy().tobytes()))
+
+    def __or__(self, other: "Circuit") -> "Circuit":
+        return self._with(self.mask | self._same(other).mask)
+
+    def __and__(self, other: "Circuit") -> "Circuit":
+        return self._with(self.mask & self._same(other).mask)
+
+    def __sub__(self, other: "Circuit") -> "Circuit":
+        return self._with(self.mask & ~self._same(other).mask)
+
+    def __xor__(self, other: "Circuit") -> "Circuit":
+        return self._with(self.mask ^ self._same(other).mask)
+
+    def __invert__(self) -> "Circuit":
+        """The complement: every edge of the graph that is not in this circuit."""
+        return self._with(self.graph.edge_mask & ~self.mask)
+
+    def __le__(self, other: "Circuit") -> bool:
+        return not bool((self.mask & ~self._same(other).mask).any())
+
+    def _with(self, mask: Tensor) -> "Circuit":
+        return replace(self, mask=mask)
+
+    def _same(self, other: "Circuit") -> "Circuit":
+        if not isinstance(other, Circuit):
+            raise InputError(f"expected a Circuit, got {type(other).__name__}")
+        if other.graph != self.graph:
+            raise InputError(f"circuits of two graphs cannot be combined: {self.graph} and {other.graph}")
+        return other
+
+    # --- pruning ------------------------------------------------------------------------------------------------------
+
+    def pruned(self) -> "Circuit":
+        """Without dead ends: only edges that lie on a path from `input` to `logits` remain.
+
+        A head is on a path if any of q, k and v is. Removing what cannot reach `logits` never changes the metric (except
+        in post-norm models such as Gemma-2, where all heads of a layer share one norm).
+        Removing nodes without inputs does not change it under interchange ablation (they compute their corrupted
+        value); under others it ablates what such a node computes from nothing but constants.
+        """
+        mask = self.mask & self._fed_from_input()
+        alive = live_nodes(self.graph, mask)
+        feeds = [any(n in alive for n in self.graph.nodes_fed_by(r) or ("logits",)) for r in self.graph.reader_nodes]
+        return self._with(mask & torch.tensor(feeds)[None, :])
+
+    def _fed_from_input(self) -> Bool[Tensor, "writer reader"]:
+        """Edges whose writer can be reached from `input`."""
+        fed = torch.zeros(self.graph.n_writers, dtype=torch.bool)
+        fed[0] = True
+        positions = {name: i for i, name in enumerate(self.graph.writer_names)}
+        for r, reader in enumerate(self.graph.reader_nodes):
+            if bool((self.mask[:, r] & fed).any()):
+                for name in self.graph.nodes_fed_by(reader):
+                    fed[positions[name]] = True
+        return fed[:, None].expand_as(self.mask)
+
+    # --- other shapes -------------------------------------------------------------------------------------------------
+
+    def to_networkx(self, expand_groups: bool = False) -> "nx.MultiDiGraph":
+        """The circuit as a MultiDiGraph; see `circuits.results.circuit_file.to_networkx`."""
+        from circuits.results.circuit_file import to_networkx
+
+        return to_networkx(self, expand_groups=expand_groups)
+
+    @classmethod
+    def from_networkx(cls, graph: "nx.MultiDiGraph") -> "Circuit":
+        """Inverse of `to_networkx`."""
+        from circuits.results.circuit_file import from_networkx
+
+        return from_networkx(graph)
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes the circuit as node-link JSON; see `circuits.results.circuit_file`."""
+        from circuits.results.circuit_file import write_json
+
+        write_json(self, path)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "Circuit":
+        """Reads what `to_json` wrote; InputError says what is wrong with any other file."""
+        from circuits.results.circuit_file import read_json
+
+        return read_json(path)
+
+    def to_graphml(self, path: str | Path) -> None:
+        """Writes the circuit as GraphML; see `circuits.export.graphml`."""
+        from circuits.export.graphml import write_graphml
+
+        write_graphml(self, path)
+
+    def with_provenance(self, **entries: Any) -> "Circuit":
+        """The same circuit with entries added to its provenance."""
+        return replace(self, provenance=frozen({**self.provenance, **entries}))
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The edges of a circuit as a list, in graph order, and their columns."""
+
+    writers: Int[Tensor, " edge"]
+    readers: Int[Tensor, " edge"]
+    columns: dict[Table, Float[Tensor, " edge"] | None]
+
+    def mask(self, graph: Graph) -> Bool[Tensor, "writer reader"]:
+        mask = torch.zeros(graph.n_writers, graph.n_readers, dtype=torch.bool)
+        mask[self.writers, self.readers] = True
+        return mask
+
+    def table(self, graph: Graph, name: Table) -> Float[Tensor, "writer reader"] | None:
+        column = self.columns[name]
+        if column is None:
+            return None
+        table = torch.full((graph.n_writers, graph.n_readers), torch.nan, dtype=column.dtype)
+        table[self.writers, self.readers] = column
+        return table
+
+
+def _known(column: Float[Tensor, " edge"]) -> list[float | None]:
+    return [None if value != value else value for value in column.tolist()]
+
+
+def _entry(tensor: Tensor | None, index: tuple[int, int]) -> float | None:
+    if tensor is None:
+        return None
+    value = float(tensor[index])
+    return None if value != value else value
+
+
+def readers_by_node(graph: Graph) -> dict[str, list[int]]:
+    """The readers of every node that has any, by index; a shared key/value head's belong to all heads of its group."""
+    found: dict[str, list[int]] = {}
+    for r, reader in enumerate(graph.reader_nodes):
+        for node in graph.nodes_fed_by(reader) or ("logits",):
+            found.setdefault(node, []).append(r)
+    return found

@@ -1,0 +1,306 @@
+"""A circuit as a networkx MultiDiGraph and as node-link JSON; both ways, exactly.
+
+Nodes: `id, kind, layer, head`, with kind `input`, `head`, `kv` (a key/value head that several query heads share), `mlp` or
+`logits`. Edges: `source, target, key` with key `q`, `k`, `v` or `in`, and `score`, `stderr` where known. Graph attributes:
+`schema`, `graph` (the model's five numbers) and `provenance`.
+
+An edge into a shared key/value head ends at that node (`a5.kv0`), whose attribute `heads` names the query heads that use
+it. Where paths through heads matter more than the exact round trip, `expand_groups` writes such an edge once per query head.
+
+A whole model of eight billion parameters has 805,681 edges, so files are read and written without a networkx graph, and
+checked with one look-up an edge; only where that fails is it asked what was wrong.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import torch
+
+from circuits.errors import InputError
+from circuits.files.atomic import replacing
+from circuits.files.untrusted import check_plain, check_schema, shown
+from circuits.files.untrusted import read_json as read_plain_json
+from circuits.graph.graph import Graph, Reader
+from circuits.results.circuit import TABLES, Circuit
+from circuits.results.provenance import Provenance, frozen, plain
+
+SCHEMA = 1
+KEYS = ("q", "k", "v", "in")
+FIELDS = ("source", "target", "key", "score", "stderr", "id", "kind", "layer", "head")
+"""Keys of the edges and nodes in a file."""
+_VALUES = ("score", "stderr")
+
+
+def to_networkx(circuit: Circuit, expand_groups: bool = False) -> nx.MultiDiGraph:
+    """The circuit as a MultiDiGraph.
+
+    Args:
+        circuit: any circuit.
+        expand_groups: write edges into shared key/value heads once per query head instead of once per group. More edges
+            than the circuit has; `from_networkx` still gives the circuit back.
+    """
+    graph = circuit.graph
+    result = nx.MultiDiGraph(**header(circuit))
+    result.add_nodes_from(nodes_of(circuit, expand_groups))
+    writers = graph.writer_names
+    targets = [_targets(graph, reader, expand_groups) for reader in graph.reader_nodes]
+    kinds = [reader.kind for reader in graph.reader_nodes]
+    edges: Iterable[Any] = (
+        (writers[w], target, kinds[r], _values(score, stderr))
+        for w, r, score, stderr in circuit.entries()
+        for target in targets[r]
+    )
+    result.add_edges_from(edges)
+    return result
+
+
+def header(circuit: Circuit) -> dict[str, Any]:
+    """The graph attributes."""
+    return {"schema": SCHEMA, "graph": circuit.graph.to_dict(), "provenance": plain(circuit.provenance)}
+
+
+def nodes_of(circuit: Circuit, expand_groups: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """Names and attributes of the nodes in a circuit's multigraph: its writers, then what else its edges end at."""
+    graph = circuit.graph
+    touched = set(circuit.nodes)
+    found: dict[str, dict[str, Any]] = {}
+    for writer in graph.writer_nodes:
+        if writer.name in touched:
+            found[writer.name] = {"kind": writer.kind, "layer": writer.layer, "head": writer.head}
+    for r in dict.fromkeys(r for _, r, *_ in circuit.entries()):
+        reader = graph.reader_nodes[r]
+        for target in _targets(graph, reader, expand_groups):
+            found.setdefault(target, _reader_attributes(graph, reader))
+    return list(found.items())
+
+
+def _targets(graph: Graph, reader: Reader, expand_groups: bool) -> tuple[str, ...]:
+    shared = graph.grouped and reader.part in ("k", "v")
+    return graph.nodes_fed_by(reader) if shared and expand_groups else (reader.node,)
+
+
+def _reader_attributes(graph: Graph, reader: Reader) -> dict[str, Any]:
+    if reader.part == "logits":
+        return {"kind": "logits", "layer": reader.layer, "head": None}
+    if reader.part == "mlp":
+        return {"kind": "mlp", "layer": reader.layer, "head": None}
+    if graph.grouped and reader.part in ("k", "v"):
+        return {
+            "kind": "kv", "layer": reader.layer, "head": reader.head, "heads": list(graph.nodes_fed_by(reader))
+        }  # fmt: skip
+    return {"kind": "head", "layer": reader.layer, "head": reader.head}
+
+
+def _values(score: float | None, stderr: float | None) -> dict[str, float]:
+    return {name: value for name, value in zip(_VALUES, (score, stderr), strict=True) if value is not None}
+
+
+def from_networkx(graph: nx.MultiDiGraph) -> Circuit:
+    """The circuit that `to_networkx` made a graph of.
+
+    Raises:
+        InputError: not a MultiDiGraph of this schema, or an edge that the model's graph does not have.
+    """
+    if not isinstance(graph, nx.MultiDiGraph):
+        raise InputError(f"expected a networkx.MultiDiGraph, got {type(graph).__name__}")
+    shape, origin = _read_head(graph.graph)
+    edges = list(graph.edges(keys=True, data=True))
+    _check_nodes(shape, graph.nodes)
+    places = _Places(shape)
+    try:
+        found = [(places.writers[source], places.ends[target, key]) for source, target, key, _ in edges]
+    except (KeyError, TypeError):
+        found = [places.place(source, target, key) for source, target, key, _ in edges]
+    return _circuit(places, found, [data for *_, data in edges], origin)
+
+
+def _read_head(attributes: dict[str, Any]) -> tuple[Graph, Provenance]:
+    check_schema(attributes.get("schema"), SCHEMA, "circuit")
+    origin = check_plain(_object(attributes.get("provenance"), "provenance"), "provenance")
+    return Graph.from_dict(attributes.get("graph")), frozen(origin)
+
+
+def _check_nodes(graph: Graph, names: Iterable[Hashable]) -> None:
+    known = {*graph.writer_names, *(reader.node for reader in graph.reader_nodes)}
+    for name in names:
+        if name not in known:
+            raise InputError(f"there is no node {shown(name)} in this graph")
+
+
+class _Places:
+    """Where an edge that is named by its source, target and key lies in a graph.
+
+    Attributes:
+        writers: index of a writer, by its name.
+        ends: index into `readers`, by target and key; the heads of a group stand beside their key/value head.
+        readers: the reader of each end.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.writers = {name: w for w, name in enumerate(graph.writer_names)}
+        self.ends: dict[tuple[str, str], int] = {}
+        self.readers: list[int] = []
+        for r, reader in enumerate(graph.reader_nodes):
+            targets = dict.fromkeys(_targets(graph, reader, False) + _targets(graph, reader, True))
+            for target in targets:
+                self.ends[target, reader.kind] = len(self.readers)
+                self.readers.append(r)
+
+    def place(self, source: Hashable, target: Hashable, key: Hashable) -> tuple[int, int]:
+        """(writer, end) of an edge.
+
+        Raises:
+            InputError: there is no such edge.
+        """
+        if not isinstance(target, str) or key not in KEYS:
+            raise InputError(f"edge into {shown(target)} has key {shown(key)}; expected one of {', '.join(KEYS)}")
+        end = self.ends.get((target, str(key)))
+        if end is None:
+            self.graph.reader_index(target if key == "in" else f"{target}<{key}>")  # raises, with the nearest names
+            raise InputError(f"edge into {shown(target)} has key {shown(key)}, which does not go with it")
+        return self.graph.edge_index(f"{source}->{self.graph.reader_names[self.readers[end]]}")[0], end
+
+
+def _circuit(
+    places: _Places, found: list[tuple[int, int]], edges: Sequence[dict[str, Any]], origin: Provenance
+) -> Circuit:
+    """The circuit of edges at known places; `edges` hold their values."""
+    w, ends = torch.tensor(found, dtype=torch.long).reshape(-1, 2).T
+    scores, stderr = (_column(edges, name) for name in _VALUES)
+    return Circuit.from_places(places.graph, w, torch.tensor(places.readers)[ends], scores, stderr, origin)
+
+
+def _column(edges: Sequence[dict[str, Any]], name: str) -> torch.Tensor | None:
+    """A value of each edge, NaN where it has none; None if no edge has."""
+    there = sum(name in edge for edge in edges)
+    values = [edge.get(name, math.nan) for edge in edges]
+    try:
+        if not {type(value) for value in values} <= {float, int}:
+            raise ValueError
+        column = torch.tensor([float(value) for value in values], dtype=torch.float64)
+        if int(column.isfinite().sum()) < there:
+            raise ValueError
+    except (ValueError, OverflowError):
+        for number, edge in enumerate(edges):
+            if name in edge:
+                _number(edge[name], f"{name} of edge {number}")
+        raise
+    return column if there else None
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{what} must be a finite number, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{what} must be a finite number, got {shown(value)}")
+    return number
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{what} must be an object, got {type(value).__name__}")
+    return value
+
+
+# --- files ----------------------------------------------------------------------------------------------------------------
+
+
+def write_json(circuit: Circuit, path: str | Path) -> None:
+    """Writes the circuit as node-link JSON, whole or not at all: node-link data of `to_networkx`, edges in graph
+    order.
+
+    Raises:
+        InputError: a score that is infinite, which JSON does not have, or a place that cannot be written.
+    """
+    check_finite(circuit)
+    nodes = [{**attributes, "id": name} for name, attributes in nodes_of(circuit)]
+    data = {"directed": True, "multigraph": True, "graph": header(circuit), "nodes": nodes, "edges": []}
+    head, tail = json.dumps(data, indent=1, allow_nan=False).rsplit("[]", 1)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(head)
+        file.writelines(_written(circuit))
+        file.write(f"{tail}\n")
+
+
+def _written(circuit: Circuit) -> Iterator[str]:
+    """The list of edges, as `json.dumps(…, indent=1)` would write it in ten times the time."""
+    graph = circuit.graph
+    sources = [f'   "source": "{name}",\n' for name in graph.writer_names]
+    ends = [f'   "target": "{reader.node}",\n   "key": "{reader.kind}"\n  }}' for reader in graph.reader_nodes]
+    before = "[\n  {\n"
+    for w, r, score, stderr in circuit.entries():
+        first = "" if score is None else f'   "score": {score!r},\n'
+        second = "" if stderr is None else f'   "stderr": {stderr!r},\n'
+        yield f"{before}{first}{second}{sources[w]}{ends[r]}"
+        before = ",\n  {\n"
+    yield "[]" if before == "[\n  {\n" else "\n ]"
+
+
+def check_finite(circuit: Circuit) -> None:
+    """Refuses infinite scores, which no file can carry."""
+    for column in map(circuit.column, TABLES):
+        if column is not None and bool(column.isinf().any()):
+            raise InputError("the circuit holds infinite scores, which no file can carry")
+
+
+def read_json(path: str | Path) -> Circuit:
+    """Reads what `write_json` wrote.
+
+    Raises:
+        InputError: the file cannot be read, is no JSON, or is no circuit of this schema; with the reason.
+    """
+    return from_plain(read_plain_json(path, FIELDS), path)
+
+
+def from_plain(data: Any, path: str | Path) -> Circuit:
+    """The circuit that the JSON of a file says; see `read_json`."""
+    try:
+        return _from_data(data)
+    except InputError as problem:
+        raise InputError(f"{path}: {problem}") from None
+
+
+def _from_data(data: Any) -> Circuit:
+    """Node-link data as a circuit, read by hand: networkx takes anything, and we check every entry."""
+    data = _object(data, "a circuit file")
+    if data.get("directed") is not True or data.get("multigraph") is not True:
+        raise InputError("expected node-link data of a directed multigraph")
+    nodes, edges = data.get("nodes", []), data.get("edges")
+    if not isinstance(edges, list) or not isinstance(nodes, list):
+        raise InputError("expected the lists 'nodes' and 'edges'")
+    graph, origin = _read_head(_object(data.get("graph"), "graph"))
+    names = [_object(node, f"node {number}").get("id") for number, node in enumerate(nodes)]
+    for number, name in enumerate(names):
+        if not isinstance(name, str):
+            raise InputError(f"node {number} needs a string 'id', got {shown(nodes[number])}")
+    _check_nodes(graph, names)
+    places = _Places(graph)
+    try:
+        found = [(places.writers[e["source"]], places.ends[e["target"], e["key"]]) for e in edges]
+    except (KeyError, TypeError, AttributeError):
+        found = [_place(places, edge, number) for number, edge in enumerate(edges)]
+    if len(set(found)) < len(found):
+        twice = next(place for place, n in Counter(found).items() if n > 1)
+        number = len(found) - 1 - found[::-1].index(twice)
+        raise InputError(f"edge {number} ({shown(edges[number])}) is there twice")
+    return _circuit(places, found, edges, origin)
+
+
+def _place(places: _Places, edge: Any, number: int) -> tuple[int, int]:
+    edge = _object(edge, f"edge {number}")
+    source, target, key = (edge.get(name) for name in ("source", "target", "key"))
+    if not all(isinstance(name, str) for name in (source, target, key)):
+        raise InputError(f"edge {number} needs the strings 'source', 'target' and 'key', got {shown(edge)}")
+    return places.place(source, target, key)

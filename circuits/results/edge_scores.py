@@ -1,0 +1,314 @@
+"""Scores of edges: what a method says each one does, how sure it is, and the circuits that can be chosen by them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.errors import InputError
+from circuits.graph.graph import Graph
+from circuits.plain_torch import plain_methods
+from circuits.results import selection
+from circuits.results.circuit import Circuit
+from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import Provenance, frozen
+from circuits.results.selection import check_ranking as check_ranking
+from circuits.stats.bootstrap import (
+    bootstrap_interval,
+    check_level,
+    row_sizes,
+    t_interval,
+    t_p_values,
+)
+from circuits.stats.rounding import computed_in
+from circuits.workers.workers import Workers
+
+TENSORS = ("values", "stderr", "by_position", "by_position_stderr", "per_prompt", "kept")
+
+
+@plain_methods
+@dataclass(frozen=True, eq=False)
+class EdgeScores:
+    """An effect per edge, in the metric's unit; positive = the edge helps.
+
+    Attributes:
+        graph: the graph whose edges are scored.
+        values: mean effect over the prompts; 0 where there is no edge.
+        stderr: standard error of that mean over the prompts (NaN with a single prompt).
+        n_prompts: how many prompts.
+        provenance: where they come from.
+        positions: labels of the positions that effects were split by, or None.
+        by_position, by_position_stderr: mean effect at each of them, and its standard error. For an edge into k or v the
+            position is that of the token attended to.
+        per_prompt: effects on each prompt, edges in graph order; None where they were not kept. Of more than 128 prompts
+            (`circuits.stats.bootstrap.KEPT_ROWS`) each row is the mean over `group` prompts.
+        group: prompts to a row of `per_prompt` (the last row may hold fewer).
+        kept: the edges that `significant` kept; None: all. Any other edge counts as none: it scores 0 and is never selected.
+    """
+
+    graph: Graph
+    values: Float[Tensor, "writer reader"]
+    stderr: Float[Tensor, "writer reader"]
+    n_prompts: int
+    provenance: Provenance = field(default_factory=lambda: frozen(None))
+    positions: tuple[str, ...] | None = None
+    by_position: Float[Tensor, "writer reader position"] | None = None
+    by_position_stderr: Float[Tensor, "writer reader position"] | None = None
+    per_prompt: Float[Tensor, "row edge"] | None = None
+    group: int = 1
+    kept: Bool[Tensor, "writer reader"] | None = None
+
+    def __post_init__(self) -> None:
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        check_shapes(self.graph, self.n_prompts, self.positions, self.group, tensors)
+
+    @property
+    def candidates(self) -> Bool[Tensor, "writer reader"]:
+        """The edges that count: all of the graph, or those that were found significant."""
+        return self.graph.edge_mask if self.kept is None else self.graph.edge_mask & self.kept
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{edge name: effect}` in graph order; lists of effects where they were split by position."""
+        split = self.values if self.by_position is None else self.by_position
+        names = self.graph.edge_names(self.candidates)
+        return dict(zip(names, split[self.candidates].tolist(), strict=True))
+
+    def __getitem__(self, edge: str) -> float:
+        """The effect of one edge, by name."""
+        return float(self.values[self.graph.edge_index(edge)])
+
+    def __len__(self) -> int:
+        return int(self.candidates.sum())
+
+    def __repr__(self) -> str:
+        return f"EdgeScores({len(self)} edges, {self.n_prompts} prompts, {self.provenance.get('method', 'unknown method')})"
+
+    def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
+        """(edge, effect, standard error) of the n largest effects by absolute value, strongest first."""
+        order = selection.ranking(self, "abs")[:n]
+        writers, readers = self.graph.writer_names, self.graph.reader_names
+        return [
+            (f"{writers[w]}->{readers[r]}", float(self.values[w, r]), float(self.stderr[w, r]))
+            for w, r in order.tolist()
+        ]
+
+    # --- spread -------------------------------------------------------------------------------------------------------
+
+    def interval(
+        self,
+        level: float = 0.95,
+        kind: str = "bootstrap",
+        resamples: int = 1000,
+        seed: int = 0,
+        workers: Workers | None = None,
+    ) -> tuple[Float[Tensor, "writer reader"], Float[Tensor, "writer reader"]]:
+        """Interval of each mean effect over prompts; 0 to 0 where there is no edge, NaN with a single prompt.
+
+        Args:
+            level: its nominal coverage; `circuits.stats.bootstrap` tells what it covers.
+            kind: `bootstrap`: percentile bootstrap, prompts drawn with replacement, all edges on the same draws (groups of
+                prompts where `group` is above 1); `t`: Student's, mean ± t·stderr. Below some twenty prompts the bootstrap
+                is too narrow (89% instead of 95% for 8 prompts with normal effects): take `t`. With skewed effects both are
+                (lognormal, 16 prompts: 84% and 86%).
+            resamples, seed: of the bootstrap.
+            workers: who resamples; None: this process.
+
+        Raises:
+            InputError: an option that cannot be used, or a bootstrap of scores without `per_prompt`.
+        """
+        if kind not in ("bootstrap", "t"):
+            raise InputError(f"kind must be 'bootstrap' or 't', got {kind!r}")
+        if kind == "t":
+            return t_interval(self.values, self.stderr, self.n_prompts, level)
+        if self.per_prompt is None:
+            raise InputError("these scores do not hold effects per prompt, so nothing can be resampled; use kind='t'")
+        sizes = row_sizes(self.n_prompts, self.group)
+        ends = bootstrap_interval(self.per_prompt.T, level, resamples, seed, sizes, workers)
+        low, high = torch.zeros(2, *self.values.shape, dtype=torch.float64)
+        low[self.graph.edge_mask], high[self.graph.edge_mask] = ends
+        return low, high
+
+    def significant(
+        self,
+        level: float = 0.95,
+        kind: str = "bootstrap",
+        correction: str = "none",
+        resamples: int = 1000,
+        seed: int = 0,
+    ) -> "EdgeScores":
+        """Only the edges whose interval excludes zero (for a bootstrap of scores before edges are chosen: Nikankin et al. 2025,
+        2510.25786).
+
+        The result has the same graph, but every other edge counts as none: it scores 0, is not listed and is never selected;
+        files and provenance say so. Without a correction, 1 - level of all edges without any effect pass: 3,500 of SmolLM2's
+        70,651 at 0.95; more where prompts are few or effects skewed, see `circuits.stats.bootstrap`. Effects below the last digit of the
+        largest one, in the dtype they were computed in, are never significant.
+
+        Args:
+            level: the interval's nominal coverage.
+            kind, resamples, seed: see `interval`.
+            correction: for so many edges being tested; only for `kind="t"`, since a bootstrap cannot resolve levels so high.
+                `bonferroni`: the chance of even one wrong edge is at most 1 - level; `bh` (Benjamini and Hochberg 1995): at
+                most 1 - level of the edges kept are wrong, on average.
+
+        Raises:
+            InputError: an option that cannot be used, or a single prompt.
+        """
+        if self.n_prompts < 2:
+            raise InputError("a single prompt says nothing of how effects vary between prompts; score at least two")
+        if correction not in ("none", "bonferroni", "bh"):
+            raise InputError(f"correction must be 'none', 'bonferroni' or 'bh', got {correction!r}")
+        if correction != "none" and kind == "bootstrap":
+            raise InputError("a bootstrap cannot resolve corrected levels; use kind='t' with a correction")
+        if kind == "t":
+            check_level(level)
+            tested = self.candidates
+            p = t_p_values(self.values[tested], self.stderr[tested], self.n_prompts, correction)
+            kept = torch.zeros_like(tested).masked_scatter_(tested, p < 1 - level)
+        else:
+            low, high = self.interval(level, kind, resamples, seed)
+            kept = (low > 0) | (high < 0)
+        how = {"level": level, "kind": kind, "correction": correction}
+        if kind == "bootstrap":
+            how |= {"resamples": resamples, "seed": seed}
+        return self._restricted(kept & self.candidates & self._above_rounding, how)
+
+    @property
+    def _above_rounding(self) -> Bool[Tensor, "writer reader"]:
+        """Edges whose effect is more than the last digit of the largest: how steady a smaller one is says nothing."""
+        size = self.values.abs()
+        return size > torch.finfo(computed_in(self.values, self.provenance)).eps * size.max()
+
+    def _restricted(self, kept: Bool[Tensor, "writer reader"], how: dict[str, Any]) -> "EdgeScores":
+        return replace(
+            self,
+            values=self.values * kept,
+            stderr=self.stderr * kept,
+            by_position=None if self.by_position is None else self.by_position * kept[:, :, None],
+            by_position_stderr=None if self.by_position_stderr is None else self.by_position_stderr * kept[:, :, None],
+            per_prompt=None if self.per_prompt is None else self.per_prompt * kept[self.graph.edge_mask],
+            kept=kept,
+            provenance=frozen({**self.provenance, "significance": {**how, "kept": int(kept.sum())}}),
+        )
+
+    def to_nodes(self) -> NodeScores:
+        """Each node's score as a sum over its out-edges: for `gradient="clean"` its attribution patching effect.
+
+        Of more than 128 prompts each stands with the mean of its group (`group`), so that spreads are smaller than they are.
+
+        Raises:
+            InputError: scores without effects per prompt.
+        """
+        if self.per_prompt is None:
+            raise InputError("these scores do not hold effects per prompt, so they cannot be summed to nodes")
+        writers = self.graph.edge_mask.nonzero()[:, 0]
+        rows = torch.zeros(len(self.graph.writers), len(self.per_prompt), dtype=torch.float64)
+        rows.index_add_(0, writers, self.per_prompt.T.double())
+        sizes = row_sizes(self.n_prompts, self.group).long()
+        origin = {**self.provenance, "summed": "out-edges"}
+        return NodeScores(self.graph.writer_names, rows.repeat_interleave(sizes, 1), provenance=frozen(origin))
+
+    # --- selection: the rules are in circuits.results.selection -----------------------------------------------------------------
+
+    def top(self, n: int, by: str = "abs", fill: bool = False) -> Circuit:
+        """The circuit of the n strongest edges, dead ends pruned.
+
+        Ties are broken by graph order, so the choice is the same everywhere.
+
+        Args:
+            n: how many edges are chosen before pruning; the circuit may be smaller (its length, and
+                `provenance["selection"]`, say by how much).
+            by: `abs`: the largest effects of either sign; `signed`: the most positive.
+            fill: go on down the ranking for as long as no more than n edges remain after pruning.
+
+        Raises:
+            InputError: n is negative or more than the graph has, or `by` is unknown.
+        """
+        return selection.top(self, n, by, fill)
+
+    def threshold(self, tau: float, by: str = "abs") -> Circuit:
+        """The circuit of every edge with an effect of at least `tau` (`abs`: of either sign), dead ends pruned."""
+        return selection.threshold(self, tau, by)
+
+    def greedy(self, n: int, by: str = "abs", fill: bool = False) -> Circuit:
+        """A circuit grown from `logits`: n times the strongest edge into a node that is there already, dead ends pruned.
+
+        Args:
+            n, by, fill: see `top`. What was grown reaches `logits`; pruning takes what nothing from `input` feeds.
+        """
+        return selection.greedy(self, n, by, fill)
+
+    def positive_share(self, n: int, share: float = 0.5, fill: bool = False) -> Circuit:
+        """A circuit that spends at least part of its budget on edges that help: the `share`·n most positive edges (rounded down; fewer
+        if fewer are positive) and the strongest others of either sign, dead ends pruned (after Nikankin et al. 2025, 2510.25786).
+
+        Args:
+            n: see `top`.
+            share: 0: as `top(n, by="abs")`, and so is any share that the strongest edges have anyway; 1: as
+                `top(n, by="signed")`, as long as there are n positive edges.
+            fill: see `top`; the share is then of all edges chosen before pruning.
+        """
+        return selection.positive_share(self, n, share, fill)
+
+    def optimal(self, n: int, by: str = "abs", time_limit: float | None = 60.0) -> Circuit:
+        """The connected circuit of at most n edges with the largest sum of effects; see `circuits.results.optimal_selection` (idea:
+        Nikankin et al. 2025, 2510.25786).
+
+        `provenance["selection"]` holds that `sum`, an upper `bound` of what any such circuit has, and the `gap` between them
+        as a share of the sum: 0 when the circuit is proven best. Unlike other rules it breaks ties as the solver does.
+
+        Args:
+            n: at most so many edges.
+            by: `abs`: effects count by absolute value; `signed`: as they are, so that edges that hurt are kept only where
+                they connect others.
+            time_limit: seconds after which the best circuit found is given; None: no limit. A result cut short may differ
+                between machines.
+        """
+        return selection.optimal(self, n, by, time_limit)
+
+    def select(self, n: int, rule: str = "top", **options: Any) -> Circuit:
+        """A circuit of at most n edges by a rule's name: `top`, `greedy`, `positive-share` or `optimal`.
+
+        Args:
+            n: the budget.
+            rule: which.
+            options: the rule's own, as `by="signed"`.
+
+        Raises:
+            InputError: no such rule, or an option that it does not have.
+        """
+        return selection.select(self, n, rule, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Writes everything to one safetensors file (JSON header, no pickle); see `circuits.results.score_file`."""
+        from circuits.results.score_file import write_scores
+
+        write_scores(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EdgeScores":
+        """Reads what `save` wrote; InputError says what is wrong with any other file."""
+        from circuits.results.score_file import read_scores
+
+        return read_scores(path)
+
+
+def check_shapes(
+    graph: Graph, n_prompts: int, positions: tuple[str, ...] | None, group: int, tensors: Mapping[str, Tensor | None]
+) -> None:
+    """Refuses tensors of `EdgeScores`, by name, that fit neither its graph nor each other."""
+    shape = tuple(graph.edge_mask.shape)
+    expected = {name: shape for name in ("values", "stderr", "kept")}
+    expected["by_position"] = expected["by_position_stderr"] = (*shape, len(positions or ()))
+    expected["per_prompt"] = (-(-n_prompts // group), graph.n_edges)
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.shape != expected[name]:
+            raise InputError(
+                f"{name} has shape {tuple(tensor.shape)}, which does not fit its graph; expected {expected[name]}"
+            )
+    if (positions is None) != (tensors.get("by_position") is None):
+        raise InputError("positions and by_position come together; give both or neither")

@@ -1,0 +1,159 @@
+"""Scores of nodes, with or without positions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.errors import InputError
+from circuits.plain_torch import plain_methods
+from circuits.question.span import Span
+from circuits.results.provenance import Provenance, frozen
+from circuits.results.quantity import Quantity, quantity_of
+from circuits.stats.bootstrap import bootstrap_interval
+from circuits.workers.workers import Workers
+
+
+@plain_methods
+@dataclass(frozen=True, eq=False)
+class NodeScores:
+    """An effect per node, or per node and position, in the metric's unit; positive = the node helps.
+
+    Attributes:
+        nodes: names, in the order of the forward pass.
+        per_prompt: effects on each prompt.
+        positions: labels of the position axis: names of roles or token numbers; None without positions.
+        clean, corrupted: the metric per prompt of both runs, signed like the behaviour; None where a method has none.
+        provenance: where the scores come from.
+    """
+
+    nodes: tuple[str, ...]
+    per_prompt: Float[Tensor, "node *position prompt"]
+    positions: tuple[str, ...] | None = None
+    clean: Float[Tensor, " prompt"] | None = None
+    corrupted: Float[Tensor, " prompt"] | None = None
+    provenance: Provenance = field(default_factory=lambda: frozen(None))
+
+    def __post_init__(self) -> None:
+        axes = (len(self.nodes),) if self.positions is None else (len(self.nodes), len(self.positions))
+        if self.per_prompt.shape[:-1] != axes:
+            raise InputError(f"scores have shape {tuple(self.per_prompt.shape)}; expected {axes} and the prompts")
+
+    @property
+    def values(self) -> Float[Tensor, "node *position"]:
+        """Mean effect over the prompts."""
+        return self.per_prompt.mean(-1)
+
+    @property
+    def contributions(self) -> Float[Tensor, "node *position"]:
+        """Mean over the prompts of the effect's absolute value: for ranking, since opposite signs don't cancel."""
+        return self.per_prompt.abs().mean(-1)
+
+    @property
+    def stderr(self) -> Float[Tensor, "node *position"]:
+        """Standard error of the mean over the prompts (NaN with a single prompt)."""
+        n = self.n_prompts
+        return self.per_prompt.std(-1) / n**0.5 if n > 1 else torch.full_like(self.values, torch.nan)
+
+    @property
+    def signed(self) -> bool:
+        """Whether a sign tells that a node helps or hurts; the scores of AtP* are sizes."""
+        return self.quantity.signed
+
+    @property
+    def quantity(self) -> Quantity:
+        """What the scores are: effects, or what their method calls them."""
+        return quantity_of(self.provenance)
+
+    @property
+    def n_prompts(self) -> int:
+        return self.per_prompt.shape[-1]
+
+    def normalised(self) -> Float[Tensor, "node *position"]:
+        """Mean effect as a share of mean(clean) - mean(corrupted): a ratio of dataset means, never a mean of ratios.
+
+        Raises:
+            InputError: the difference is unknown, or rounding (see `circuits.question.span`).
+        """
+        return self.values / self._span
+
+    def normalised_stderr(self) -> Float[Tensor, "node *position"]:
+        """Standard error of `normalised`, with the span taken as known."""
+        return self.stderr / abs(self._span)
+
+    @property
+    def _span(self) -> float:
+        if self.clean is None or self.corrupted is None:
+            raise InputError("these scores carry no clean and corrupted metric, so there is nothing to normalise by")
+        span = Span.of(self.clean, self.corrupted, origin=self.provenance)
+        if span.missing is not None:
+            raise InputError(f"there is nothing to normalise by: {span.missing}")
+        return span.clean - span.ablated
+
+    def interval(
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0, workers: Workers | None = None
+    ) -> tuple[Float[Tensor, "node *position"], Float[Tensor, "node *position"]]:
+        """Percentile bootstrap interval of the mean over prompts; NaN with a single prompt.
+
+        Args:
+            level: its nominal coverage; `circuits.stats.bootstrap` tells what it covers.
+            resamples: how many.
+            seed: of the resampling.
+            workers: who computes; None: this process.
+        """
+        return bootstrap_interval(self.per_prompt, level, resamples, seed, workers=workers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{node: effect}`; with positions `{node: [effect per position]}`."""
+        return dict(zip(self.nodes, self.values.tolist(), strict=True))
+
+    def __getitem__(self, node: str) -> Any:
+        """The effect of one node, by name; a list where there are positions."""
+        if node not in self.nodes:
+            raise InputError(f"there is no score of {node!r}")
+        return self.values[self.nodes.index(node)].tolist()
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        where = "" if self.positions is None else f" × {len(self.positions)} positions"
+        return f"NodeScores({len(self)} nodes{where}, {self.n_prompts} prompts, {self.provenance.get('method')})"
+
+    def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
+        """(node, effect, standard error) of the n largest effects by absolute value; `node@position` with positions."""
+        values, errors = self.values.flatten(), self.stderr.flatten()
+        order = torch.sort(values.abs(), descending=True, stable=True).indices[:n].tolist()
+        names = list(self.nodes) if self.positions is None else [f"{a}@{b}" for a in self.nodes for b in self.positions]
+        return [(names[i], float(values[i]), float(errors[i])) for i in order]
+
+    def save(self, path: str | Path) -> None:
+        """Writes effects, both runs and provenance to one safetensors file (JSON header, no pickle)."""
+        from circuits.results.score_file import write_node_scores
+
+        write_node_scores(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NodeScores":
+        """Reads what `save` wrote; InputError says what is wrong with any other file."""
+        from circuits.results.score_file import read_node_scores
+
+        return read_node_scores(path)
+
+
+def node_scores(
+    nodes: tuple[str, ...],
+    per_prompt: Tensor,
+    origin: Mapping[str, Any],
+    positions: tuple[str, ...] | None = None,
+    clean: Tensor | None = None,
+    corrupted: Tensor | None = None,
+) -> NodeScores:
+    """`NodeScores` in float64 on the CPU."""
+    wide = [None if t is None else t.to("cpu", torch.float64) for t in (per_prompt, clean, corrupted)]
+    assert wide[0] is not None
+    return NodeScores(nodes, wide[0], positions, wide[1], wide[2], frozen(origin))

@@ -1,0 +1,190 @@
+"""The connected circuit with the largest sum of scores under a budget of edges, as an integer programme.
+
+(The idea is Nikankin et al.'s, 2025, 2510.25786; this formulation was not compared with theirs.)
+
+    maximise Σ gain_e x_e   over x_e (edge e = w→r is kept) and y_v (node v is there), all 0 or 1, such that
+    Σ x_e ≤ n
+    x_e ≤ y_w,  x_e ≤ Σ y_v over the nodes v that r feeds       an edge joins two nodes that are there
+    y_v ≤ Σ x_e over the edges into v,  y_v ≤ Σ x_e out of v    a node has an input and an output
+
+`input` and `logits` are always there. A head is fed by any of its q, k and v, and a shared key or value leads on if any head
+of its group does, as in `Circuit.pruned`. Edges only lead from earlier to later nodes, so what satisfies this is connected: a
+circuit satisfies it exactly if pruning leaves it as it is.
+
+On the scores of language models the linear relaxation is nearly always integral, and then it is the answer: 0.6 s for
+SmolLM2's 70,651 edges, where the integer programme takes up to a minute. Where it is not, edges whose reduced cost shows that
+no circuit with them can beat the best one known are set aside, which loses nothing, and the rest is solved by branch and bound.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.graph.graph import Graph
+from circuits.results.circuit import Circuit
+
+_FIRST = 2000
+"""Edges that branch and bound tries first: a good circuit of few edges lets more of the others be set aside."""
+_ROUNDING = 1e-6
+"""How far from 0 and 1 the solver's numbers may lie (its own tolerance), and by what share sums may differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """The best circuit found.
+
+    Attributes:
+        mask: its edges.
+        total: the sum of their gains.
+        bound: no connected circuit within the budget has a larger sum.
+    """
+
+    mask: Bool[Tensor, "writer reader"]
+    total: float
+    bound: float
+
+    @property
+    def gap(self) -> float:
+        """By what share of the sum a better circuit could be better; 0: proven best."""
+        if self.bound - self.total <= _ROUNDING * max(1.0, abs(self.bound)):
+            return 0.0
+        return (self.bound - self.total) / self.total if self.total > 0 else float("inf")
+
+
+def best_connected(
+    graph: Graph,
+    candidates: Bool[Tensor, "writer reader"],
+    gains: Float[Tensor, "writer reader"],
+    n: int,
+    guesses: Sequence[Bool[Tensor, "writer reader"]],
+    time_limit: float | None = None,
+) -> Optimum:
+    """The best connected circuit of at most n candidates.
+
+    Args:
+        graph: what the edges are edges of.
+        candidates: edges that may be kept.
+        gains: what each is worth.
+        n: the budget.
+        guesses: connected circuits within the budget to begin with; the best is given back if nothing better is found.
+        time_limit: in seconds; None: until it is proven. With a limit the result may depend on the machine.
+    """
+    from scipy.optimize import linprog
+
+    stop = None if time_limit is None else time.monotonic() + time_limit
+    known = [Circuit.empty(graph).mask, *guesses]
+    best = max(known, key=lambda mask: float(gains[mask].sum()))
+    total = float(gains[best].sum())
+    index = candidates.nonzero()
+    bound = float(gains[candidates].clamp(min=0).sort(descending=True).values[:n].sum())
+    if n == 0 or bound <= total:
+        return Optimum(best, total, max(bound, total))
+    programme = _Programme(graph, index, gains, n)
+    relaxed = linprog(
+        programme.costs, A_ub=programme.matrix, b_ub=programme.limits, bounds=(0, 1), options=_time_left(stop)
+    )
+    if relaxed.x is None or relaxed.status != 0:
+        return Optimum(best, total, bound)
+    bound = min(bound, -float(relaxed.fun))
+    mask = programme.circuit(relaxed.x)
+    if mask is not None:
+        return Optimum(mask, float(gains[mask].sum()), bound)
+    # A circuit with an edge has at most the relaxation's sum less this.
+    reduced_cost, order = torch.from_numpy(relaxed.lower.marginals[: len(index)]).sort(stable=True)
+    for limit in (_FIRST, len(index)):
+        useful = min(limit, _affordable(reduced_cost, bound, total))
+        found = _Programme(graph, index[order[:useful]], gains, n).branch_and_bound(stop)
+        if found.mask is not None and float(gains[found.mask].sum()) > total:
+            best, total = found.mask, float(gains[found.mask].sum())
+        if _affordable(reduced_cost, bound, total) <= useful:
+            return Optimum(best, total, min(bound, max(total, found.bound)))
+    return Optimum(best, total, bound)
+
+
+def _affordable(reduced_cost: Float[Tensor, " edge"], bound: float, total: float) -> int:
+    """How many edges, by ascending reduced cost, a circuit of more than `total` may have."""
+    return int((reduced_cost <= bound - total + _ROUNDING * max(1.0, abs(bound))).sum())
+
+
+class _Found(NamedTuple):
+    """What branch and bound found (None: nothing), and the largest sum that these edges allow as far as it knows."""
+
+    mask: Tensor | None
+    bound: float
+
+
+def _time_left(stop: float | None) -> dict[str, float]:
+    return {} if stop is None else {"time_limit": max(0.01, stop - time.monotonic())}
+
+
+def _eye(n: int) -> Any:
+    from scipy import sparse
+
+    return sparse.csr_matrix(sparse.identity(n))
+
+
+class _Programme:
+    """The programme for some edges, in the form `costs · z` to be made small with `matrix z ≤ limits`, z = (x, y).
+
+    Attributes:
+        costs: minus the gains, and 0 for nodes.
+        matrix, limits: the constraints.
+    """
+
+    def __init__(self, graph: Graph, index: Tensor, gains: Tensor, n: int) -> None:
+        from scipy import sparse
+
+        self.graph, self.index, self.n = graph, index, n
+        writers, readers = index.numpy().T
+        positions = {name: i for i, name in enumerate(graph.writer_names)}
+        fed = sparse.lil_matrix((graph.n_readers, graph.n_writers))
+        for r, reader in enumerate(graph.reader_nodes):
+            fed[r, [positions[name] for name in graph.nodes_fed_by(reader)]] = 1
+        # `input` needs no variable, so its column goes.
+        out_of = _eye(graph.n_writers)[writers][:, 1:]
+        into = sparse.csr_matrix(fed)[readers][:, 1:]
+        edges, nodes = _eye(len(index)), _eye(graph.n_writers - 1)
+        has_writer, has_node = writers > 0, readers < graph.n_readers - 1
+        rows = [
+            [edges[has_writer], -out_of[has_writer]],
+            [edges[has_node], -into[has_node]],
+            [-into.T, nodes],
+            [-out_of.T, nodes],
+            [sparse.csr_matrix(np.ones((1, len(index)))), None],
+        ]
+        self.matrix = sparse.csr_matrix(sparse.bmat(rows))
+        self.limits = np.zeros(int(has_writer.sum() + has_node.sum()) + 2 * (graph.n_writers - 1) + 1)
+        self.limits[-1] = n
+        self.costs = np.concatenate([-gains[index[:, 0], index[:, 1]].double().numpy(), np.zeros(graph.n_writers - 1)])
+
+    def branch_and_bound(self, stop: float | None) -> _Found:
+        """The best circuit, or the best within the time."""
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        limits: Any = self.limits
+        found = milp(
+            self.costs,
+            integrality=np.ones(len(self.costs)),
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(self.matrix, ub=limits),
+            options={"mip_rel_gap": 0.0, **_time_left(stop)},
+        )
+        bound = float("inf") if found.mip_dual_bound is None else -float(found.mip_dual_bound)
+        return _Found(None if found.x is None else self.circuit(found.x), bound)
+
+    def circuit(self, solution: np.ndarray) -> Bool[Tensor, "writer reader"] | None:
+        """The circuit that a solution describes; None if it is fractional."""
+        x = solution[: len(self.index)]
+        if np.abs(x - x.round()).max(initial=0.0) > _ROUNDING:
+            return None
+        chosen = self.index[torch.from_numpy(x.round() == 1)]
+        mask = torch.zeros_like(self.graph.edge_mask)
+        mask[chosen[:, 0], chosen[:, 1]] = True
+        circuit = Circuit(self.graph, mask)
+        return mask if len(circuit) <= self.n and circuit.pruned() == circuit else None

@@ -1,0 +1,126 @@
+"""Where a result comes from: enough to compute it again, and to tell two results apart."""
+
+import math
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from circuits.errors import InputError
+
+if TYPE_CHECKING:
+    from circuits.question.question import Question
+
+Provenance = Mapping[str, Any]
+PACKAGES = ("mech-circuits", "transformer-lens", "transformers", "torch", "networkx")
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Frozen(Mapping[K, V]):
+    """A mapping that cannot be changed, and, unlike Python's own read-only view, can be copied and pickled.
+
+    >>> Frozen({"seed": 0}) | {"n": 2}
+    {'seed': 0, 'n': 2}
+    """
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: Mapping[K, V]) -> None:
+        self._data = dict(data)
+
+    def __getitem__(self, key: K) -> V:
+        return self._data[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"Frozen({self._data!r})"
+
+    def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {**self._data, **other}
+
+    def __ror__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {**other, **self._data}
+
+    def __reduce__(self) -> tuple[type, tuple[dict[K, V]]]:
+        return type(self), (self._data,)
+
+
+def frozen(data: Mapping[str, Any] | None) -> Provenance:
+    """A read-only copy."""
+    return Frozen(data or {})
+
+
+def said(origin: Provenance, name: str) -> str:
+    """What a result's origin says of its `model`, `dtype`, `metric` …; files of others may not say it.
+
+    Raises:
+        InputError: it says nothing, or something that is no text.
+    """
+    found = origin.get(name)
+    if not isinstance(found, str):
+        raise InputError(f"the result does not say its {name}, so that it cannot be measured further")
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Mappings and tuples as the dicts and lists that JSON gives back."""
+    if hasattr(value, "items"):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def finite(value: float) -> float | None:
+    """NaN and infinities as None, since JSON has neither."""
+    return value if math.isfinite(value) else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def provenance(question: "Question", method: str, options: Mapping[str, Any]) -> Provenance:
+    """The origin of a result of `method` with these options."""
+    from circuits.model_calls import hooks_of
+    from circuits.question.span import computed_dtype
+
+    model, pairs = question.model, question.pairs
+    dtype, computed = (str(of).removeprefix("torch.") for of in (model.dtype, computed_dtype(model)))
+    hooks = hooks_of(model)
+    return frozen(
+        {
+            "method": method,
+            "options": dict(options),
+            "metric": question.metric.name,
+            "ablation": question.ablation.label,
+            "model": model.name,
+            "revision": model.revision,
+            "weights_sha256": model.weights_hash,
+            "dtype": dtype,
+            **({"computed_in": computed} if computed != dtype else {}),
+            "device": model.device.type,
+            "task": pairs.source,
+            "seed": pairs.seed,
+            "n_pairs": len(pairs),
+            "pairs_sha256": pairs.digest(),
+            "prefix_shared": question.shares_prefix,
+            "versions": versions(),
+        }
+        | ({"hooks": list(hooks)} if hooks else {})
+    )

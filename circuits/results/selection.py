@@ -1,0 +1,222 @@
+"""Which edges make the circuit: rules that turn scores into a connected circuit of at most n edges.
+
+Every rule gives a circuit without dead ends (each edge lies on a path from `input` to `logits`, see `Circuit.pruned`), never
+chooses an edge outside `scores.candidates`, breaks ties by graph order (except `optimal`, where the solver does), and notes in
+`provenance["selection"]` how many edges were asked for and how many were kept.
+
+| rule | takes |
+|---|---|
+| `top` | the n strongest edges |
+| `threshold` | every edge of at least a given strength |
+| `greedy` | n times the strongest edge into a node that the circuit has already, beginning at `logits` (EAP-IG: Hanna et al. 2024, 2403.17806) |
+| `positive-share` | at least a part of the budget for the most positive edges, the rest by absolute value (after the ratio-based selection of Nikankin et al. 2025, 2510.25786) |
+| `optimal` | the connected circuit with the largest sum of scores, by integer programming (idea: Nikankin et al. 2025) |
+
+So is the idea to keep only edges whose scores hold up under a bootstrap over prompts (`EdgeScores.significant`). Their code was
+not compared with any of these.
+
+The first rules rank edges, take the first n and prune, which may leave far fewer than n; with `fill=True` they go on down
+their ranking for as long as no more than n edges remain after pruning.
+"""
+
+import heapq
+import inspect
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from circuits.errors import InputError
+from circuits.results.circuit import Circuit, readers_by_node
+
+if TYPE_CHECKING:
+    from circuits.results.edge_scores import EdgeScores
+
+
+def top(scores: "EdgeScores", n: int, by: str = "abs", fill: bool = False) -> Circuit:
+    """The n strongest edges, dead ends pruned; see `EdgeScores.top`."""
+    _check_budget(scores, n)
+    return _first(scores, ranking(scores, by), n, fill, {"rule": "top", "by": by})
+
+
+def threshold(scores: "EdgeScores", tau: float, by: str = "abs") -> Circuit:
+    """Every edge of at least `tau`, dead ends pruned; see `EdgeScores.threshold`."""
+    check_ranking(by)
+    if not math.isfinite(tau):
+        what = "not a number" if math.isnan(tau) else f"{tau}, which is not finite"
+        raise InputError(f"tau is {what}; give the smallest score that an edge may have")
+    strong = (scores.values.abs() if by == "abs" else scores.values) >= tau
+    return _noted(scores, strong & scores.candidates, {"rule": "threshold", "by": by, "tau": float(tau)})
+
+
+def greedy(scores: "EdgeScores", n: int, by: str = "abs", fill: bool = False) -> Circuit:
+    """Grown from `logits`, the strongest edge first; see `EdgeScores.greedy`."""
+    _check_budget(scores, n)
+    return _first(scores, _growth(scores, by), n, fill, {"rule": "greedy", "by": by})
+
+
+def positive_share(scores: "EdgeScores", n: int, share: float = 0.5, fill: bool = False) -> Circuit:
+    """A share of the budget for positive edges; see `EdgeScores.positive_share`."""
+    _check_budget(scores, n)
+    _check_share(share)
+    return _first(scores, _shared(scores, share), n, fill, {"rule": "positive-share", "share": share})
+
+
+def optimal(scores: "EdgeScores", n: int, by: str = "abs", time_limit: float | None = 60.0) -> Circuit:
+    """The best connected circuit; see `EdgeScores.optimal`."""
+    from circuits.results.optimal_selection import best_connected
+
+    _check_budget(scores, n)
+    check_ranking(by)
+    if time_limit is not None and not time_limit > 0:
+        raise InputError(f"time_limit must be a positive number of seconds or None, got {time_limit}")
+    gains = scores.values.abs() if by == "abs" else scores.values
+    # Negative edges past the budget of positive ones would only make these worse.
+    budget = min(n, int((gains[scores.candidates] > 0).sum()))
+    guesses = [rule(scores, budget, by=by, fill=True).mask for rule in (top, greedy)]
+    found = best_connected(scores.graph, scores.candidates, gains, n, guesses, time_limit)
+    how = {"rule": "optimal", "by": by, "n": n, "sum": found.total, "bound": found.bound, "gap": found.gap}
+    return _noted(scores, found.mask, how)
+
+
+RULES = {"top": top, "greedy": greedy, "positive-share": positive_share, "optimal": optimal}
+"""The rules that take a budget, by name."""
+
+
+def select(scores: "EdgeScores", n: int, rule: str = "top", **options: Any) -> Circuit:
+    """A circuit by the name of a rule; see `EdgeScores.select`."""
+    check_rule(rule, options)
+    return RULES[rule](scores, n, **options)
+
+
+def check_rule(rule: str, options: Mapping[str, Any]) -> None:
+    """Refuses an unknown rule, and options that are another rule's."""
+    if rule not in RULES:
+        raise InputError(f"there is no selection rule {rule!r} (one of {', '.join(RULES)})")
+    known = list(inspect.signature(RULES[rule]).parameters)[2:]
+    for name in options:
+        if name not in known:
+            raise InputError(f"rule {rule} has no option {name!r}; its own: {', '.join(known)}")
+    if "by" in options:
+        check_ranking(options["by"])
+    _check_share(options.get("share", 0.0))
+
+
+def check_choice(
+    edges: int | None, threshold: float | None, select: str | None, by: str | None, fill: bool, share: float | None
+) -> dict[str, Any]:
+    """Refuses what excludes each other among the ways to make a circuit of scores: so many edges by a rule, or a threshold.
+
+    Returns:
+        The rule's options.
+    """
+    if threshold is not None:
+        told = {"edges": edges, "select": select, "fill": fill or None, "share": share}
+        for name, value in told.items():
+            if value is not None:
+                raise InputError(
+                    f"a threshold and {name} exclude each other: a threshold takes every edge of at least that score, "
+                    f"and of the rules' options goes with 'by' alone"
+                )
+    rule = {
+        name: value for name, value in {"by": by, "fill": fill or None, "share": share}.items() if value is not None
+    }
+    check_rule(select or "top", rule)
+    return rule
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise InputError(f"share must be between 0 and 1, got {share}")
+
+
+def check_ranking(by: str) -> None:
+    """Refuses an unknown way to rank edges."""
+    if by not in ("abs", "signed"):
+        raise InputError(f"edges are ranked by 'abs' or 'signed', not {by!r}")
+
+
+def ranking(scores: "EdgeScores", by: str) -> Int[Tensor, "edge 2"]:
+    """(writer, reader) of every candidate, strongest first; ties in graph order."""
+    check_ranking(by)
+    values = scores.values[scores.candidates]
+    order = torch.sort(values.abs() if by == "abs" else values, descending=True, stable=True).indices
+    return scores.candidates.nonzero()[order]
+
+
+def _growth(scores: "EdgeScores", by: str) -> Int[Tensor, "edge 2"]:
+    """Candidates in the order in which a circuit that grows from `logits` takes them.
+
+    The next edge is the strongest one into a reader of a node that is there; its writer, if new, opens its own readers.
+    """
+    ranked = ranking(scores, by)
+    into: list[list[int]] = [[] for _ in scores.graph.reader_nodes]
+    for rank, (_, r) in enumerate(ranked.tolist()):
+        into[r].append(rank)
+    by_node, names, writers = readers_by_node(scores.graph), scores.graph.writer_names, ranked[:, 0].tolist()
+    opened: set[int] = set()
+    heap: list[int] = []
+    order: list[int] = []
+
+    def open_node(node: str) -> None:
+        for r in by_node.get(node, ()):
+            if r not in opened:
+                opened.add(r)
+                for rank in into[r]:
+                    heapq.heappush(heap, rank)
+
+    open_node("logits")
+    while heap:
+        order.append(heapq.heappop(heap))
+        open_node(names[writers[order[-1]]])
+    return ranked[torch.tensor(order, dtype=torch.long)]
+
+
+def _shared(scores: "EdgeScores", share: float) -> Int[Tensor, "edge 2"]:
+    """Candidates in an order whose first k are the ⌊share·k⌋ most positive edges and the strongest others, for every k."""
+    strongest = ranking(scores, "abs")
+    values = scores.values[strongest[:, 0], strongest[:, 1]]
+    # Ties are in graph order on both sides, since equal positive values keep their order here.
+    positive = (values > 0).nonzero()[:, 0].tolist()
+    taken: set[int] = set()
+    order: list[int] = []
+    next_positive, next_strongest = iter(positive), iter(range(len(strongest)))
+    for k in range(1, len(strongest) + 1):
+        due = math.floor(share * k) > math.floor(share * (k - 1))
+        edge = next(next_positive, None) if due else None
+        while edge is None or edge in taken:
+            edge = next(next_strongest)
+        taken.add(edge)
+        order.append(edge)
+    return strongest[torch.tensor(order, dtype=torch.long)]
+
+
+def _first(scores: "EdgeScores", order: Int[Tensor, "edge 2"], n: int, fill: bool, how: dict[str, object]) -> Circuit:
+    """The first n edges of an order, or with `fill` as many as leave at most n after pruning."""
+
+    def mask(k: int) -> Tensor:
+        chosen = torch.zeros_like(scores.candidates)
+        chosen[order[:k, 0], order[:k, 1]] = True
+        return chosen
+
+    k = min(n, len(order))
+    if fill:
+        # Longer beginnings leave no fewer edges, so the longest that fits is found by bisection.
+        sizes = range(k, len(order) + 1)
+        k += bisect_right(sizes, n, key=lambda k: len(Circuit(scores.graph, mask(k)).pruned())) - 1
+        how = {**how, "fill": True, "considered": k}
+    return _noted(scores, mask(k), {**how, "n": n})
+
+
+def _noted(scores: "EdgeScores", mask: Tensor, how: dict[str, object]) -> Circuit:
+    circuit = Circuit(scores.graph, mask, scores.values, scores.stderr, scores.provenance).pruned()
+    return circuit.with_provenance(selection={**how, "kept": len(circuit)})
+
+
+def _check_budget(scores: "EdgeScores", n: int) -> None:
+    if not 0 <= n <= scores.graph.n_edges:
+        raise InputError(f"cannot choose {n} edges: this graph has {scores.graph.n_edges}")

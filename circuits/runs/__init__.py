@@ -1,0 +1,1 @@
+"""A run directory: made by `discover`, read, evaluated, compared."""

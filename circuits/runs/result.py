@@ -1,0 +1,215 @@
+"""What a job found: edges and a circuit, or nodes; its numbers for a summary, and its files."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuits.evaluation.faithfulness import Faithfulness
+from circuits.methods.coar import LinearAttribution
+from circuits.question.answers import Answers
+from circuits.question.metrics import METRICS
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import Provenance, finite
+
+
+@dataclass(frozen=True, eq=False)
+class Discovery:
+    """A scored, tested circuit.
+
+    Attributes:
+        scores: every edge's effect; None where the method chooses edges without scoring all.
+        circuit: the chosen edges.
+        faithfulness: the circuit against the model, against everything ablated, and against random circuits.
+        accuracy: share of prompts on which the model prefers an answer to every distractor; None without distractors.
+        options: how it was asked for.
+        seconds: wall time per stage.
+        steps: a `steps.jsonl` of the search, or None.
+        remarks: what the method has to say to a reader of the numbers.
+        answers: where the model ranks the answers; None where that was not measured.
+        warnings: what speaks against the pairs, see `circuits.question.doubts`.
+        pairs_differ: False where no pair's prompts differ in what the ablation looks at.
+    """
+
+    scores: EdgeScores | None
+    circuit: Circuit
+    faithfulness: Faithfulness
+    accuracy: float | None
+    options: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    steps: Path | None = None
+    remarks: tuple[str, ...] = ()
+    answers: Answers | None = None
+    warnings: tuple[str, ...] = ()
+    pairs_differ: bool = True
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers should know."""
+        about = (self.faithfulness.undefined, self.faithfulness.too_few_random)
+        remarks = (*self.remarks, *(f"faithfulness: {why}" for why in about if why is not None))
+        if len(self.circuit):
+            return remarks
+        if not self.pairs_differ:
+            return (
+                *remarks,
+                "the circuit is empty: no prompt differs from its corrupted one, so no edge has an effect",
+            )
+        if self.faithfulness.undefined is not None:
+            return remarks
+        largest = (
+            f"; the largest score is {float(self.scores.values.abs().max()):.4g}" if self.scores is not None else ""
+        )
+        return (*remarks, f"the circuit is empty: ask for more edges, or take a smaller threshold{largest}")
+
+    @property
+    def provenance(self) -> Provenance:
+        return self.circuit.provenance
+
+    def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
+        """(edge, effect, standard error) of the largest effects by absolute value: of all edges, or of the circuit's where
+        only these are known."""
+        if self.scores is not None:
+            return self.scores.strongest(n)
+        known = [(edge, score) for edge in self.circuit.edges if (score := self.circuit.score(edge)) is not None]
+        return [(edge, score, math.nan) for edge, score in sorted(known, key=lambda entry: -abs(entry[1]))[:n]]
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the summary table, as plain JSON values."""
+        faith = self.faithfulness
+        return {
+            "accuracy": self.accuracy,
+            **ranked(self.answers),
+            "metric": faith.metric,
+            "ablation": faith.ablation,
+            "clean": float(faith.clean.mean()),
+            "ablated": float(faith.ablated.mean()),
+            "circuit": float(faith.circuit.mean()),
+            "faithfulness": finite(faith.value),
+            "random_circuits": [float(value) for value in faith.random],
+            "random_faithfulness": finite(faith.random_value),
+            "faithfulness_undefined": faith.undefined,
+            "edges": len(self.circuit),
+            "nodes": len(self.circuit.nodes),
+            "edges_in_graph": self.circuit.graph.n_edges,
+            "strongest": [
+                {"edge": edge, "score": score, "stderr": finite(stderr), "in_circuit": edge in self.circuit}
+                for edge, score, stderr in self.strongest(10)
+            ],
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+    def write_files(self, directory: Path) -> None:
+        """`scores.safetensors`, `steps.jsonl`, `circuit.json`, `circuit.graphml`, `circuit.html`."""
+        from circuits.plots import circuit_figure, write_html
+
+        if self.scores is not None:
+            self.scores.save(directory / "scores.safetensors")
+        if self.steps is not None:
+            shutil.copyfile(self.steps, directory / "steps.jsonl")
+        self.circuit.to_json(directory / "circuit.json")
+        self.circuit.to_graphml(directory / "circuit.graphml")
+        origin = self.provenance
+        share = "undefined" if self.faithfulness.undefined is not None else f"{self.faithfulness.value:.2f}"
+        title = (
+            f"{origin.get('task') or 'circuit'} in {origin.get('model')}: {len(self.circuit)} edges by "
+            f"{self.options.get('method')}, faithfulness {share}"
+        )
+        write_html(circuit_figure(self.circuit, title=title), directory / "circuit.html")
+
+
+@dataclass(frozen=True, eq=False)
+class NodeDiscovery:
+    """Scored nodes.
+
+    Attributes:
+        scores: every node's effect, with the metric of the clean and the corrupted run.
+        options: how it was asked for.
+        seconds: wall time per stage.
+        tokens: what to write under each position; None: the labels of the scores.
+        notes: what a reader of the numbers should know.
+        answers: where the model ranks the answers; None where that was not measured.
+        warnings: what speaks against the pairs, see `circuits.question.doubts`.
+        pairs_differ: False where no pair's prompts differ in what the ablation looks at.
+    """
+
+    scores: NodeScores
+    options: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    tokens: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
+    answers: Answers | None = None
+    warnings: tuple[str, ...] = ()
+    pairs_differ: bool = True
+
+    @property
+    def provenance(self) -> Provenance:
+        return self.scores.provenance
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the summary table, as plain JSON values."""
+        scores = self.scores
+        metric = METRICS.get(str(self.provenance.get("metric")))
+        # Scores are signed like the behaviour; here the metric's own values are told.
+        sign = 1 if metric is None else metric.sign
+        ends = [None if run is None else finite(sign * float(run.mean())) for run in (scores.clean, scores.corrupted)]
+        return {
+            **({} if self.answers is None else {"accuracy": self.answers.accuracy}),
+            **ranked(self.answers),
+            "metric": self.provenance.get("metric"),
+            "ablation": self.provenance.get("ablation"),
+            "clean": ends[0],
+            "corrupted": ends[1],
+            "nodes": len(scores),
+            "positions": None if scores.positions is None else len(scores.positions),
+            "strongest": strongest(scores, 10, int(self.options.get("seed", 0))),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+            **({"fit": scores.fit} if isinstance(scores, LinearAttribution) else {}),
+        }
+
+    def write_files(self, directory: Path) -> None:
+        """`scores.safetensors`, `heatmap.html`."""
+        from circuits.plots import node_heatmap, position_heatmap, write_html
+
+        self.scores.save(directory / "scores.safetensors")
+        with_positions = self.scores.positions is not None
+        figure = position_heatmap(self.scores, self.tokens) if with_positions else node_heatmap(self.scores)
+        write_html(figure, directory / "heatmap.html")
+
+
+def ranked(answers: Answers | None) -> dict[str, float | None]:
+    """Where the model ranks the answers, as plain JSON values."""
+    if answers is None:
+        return {"top_1_rate": None, "median_rank": None}
+    return {"top_1_rate": finite(answers.top_1_rate), "median_rank": finite(answers.median_rank)}
+
+
+def strongest(scores: NodeScores, n: int = 10, seed: int = 0) -> list[dict[str, Any]]:
+    """The n largest effects by absolute value, each with its 95% bootstrap interval (None with a single prompt)."""
+    shown = scores.nodes
+    if scores.positions is not None:
+        shown = tuple(f"{node}@{position}" for node in scores.nodes for position in scores.positions)
+    order = torch.sort(scores.values.flatten().abs(), descending=True, stable=True).indices[:n]
+    flat = scores.per_prompt.reshape(-1, scores.n_prompts)[order]
+    # Bootstrapping the chosen few only: with neurons and positions there may be a million.
+    chosen = replace(scores, nodes=tuple(shown[i] for i in order.tolist()), per_prompt=flat, positions=None)
+    low, high = chosen.interval(seed=seed)
+    known = scores.n_prompts > 1
+    rows = zip(chosen.nodes, chosen.values.tolist(), chosen.stderr.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [
+        {
+            "node": node,
+            "effect": finite(effect),
+            "stderr": finite(stderr),
+            "interval": [finite(a), finite(b)] if known else None,
+        }
+        for node, effect, stderr, a, b in rows
+    ]

@@ -1,0 +1,141 @@
+"""What `circuits export` and `circuits view` begin with: a run directory, a circuit, scores, or a file of EAP-IG or MIB.
+
+Whatever holds scores is a file of scores: the strongest edges can be chosen by them, however the file was written.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from circuits.errors import ContentWarning, InputError
+from circuits.export import eap_ig
+from circuits.files.untrusted import read_json
+from circuits.prompts.pairs import PromptPairs
+from circuits.results import circuit_file as node_link
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.runs.files import check_files, read_run_file
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A circuit, and what a run knows besides.
+
+    Attributes:
+        circuit: what is exported.
+        prompt: the first clean prompt; empty if unknown.
+        tokens: what stands for its tokens: roles such as `S2`, or ids.
+    """
+
+    circuit: Circuit
+    prompt: str = ""
+    tokens: tuple[str, ...] = ()
+
+
+def read_source(path: str | Path, edges: int | None = None, every_edge: bool = False) -> Source:
+    """Reads what is to be exported.
+
+    Args:
+        path: a run directory, a circuit (node-link or EAP-IG's JSON), or a safetensors file of edge scores or of EAP-IG.
+        edges: choose the circuit of so many strongest edges instead, by the scores; see `EdgeScores.top`. A circuit's file has
+            scores of its own edges, a file of EAP-IG of all.
+        every_edge: give the circuit the scores of all edges of the model, where they are known.
+
+    Raises:
+        InputError: nothing of the kind is there, with what is missing; or fewer scores than edges are asked for.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _from_run(path, edges, every_edge)
+    if not path.is_file():
+        raise InputError(f"there is no run directory or file {path}")
+    if path.suffix.lower() == ".safetensors":
+        if eap_ig.is_eap_ig_tensors(path):
+            return Source(_of_eap_ig(eap_ig.read_eap_ig_tensors(path), edges, path))
+        return Source(_from_scores(EdgeScores.load(path), edges, every_edge, path))
+    return Source(_from_json(path, edges))
+
+
+def _from_json(path: Path, edges: int | None) -> Circuit:
+    data = read_json(path, (*eap_ig.FIELDS, *node_link.FIELDS))
+    if isinstance(data, dict) and "cfg" in data:
+        return _of_eap_ig(eap_ig.from_plain(data, path), edges, path)
+    return _part(node_link.from_plain(data, path), edges, path)
+
+
+def _of_eap_ig(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
+    """What its `in_graph` says, or the strongest edges. EAP-IG writes a score of every edge; 0 is one too."""
+    if edges is None:
+        return circuit
+    if circuit.scores is None:
+        raise InputError(f"{path} holds no score other than 0, so that --edges has nothing to choose by")
+    known = int((circuit.scores.nan_to_num() != 0).sum())
+    chosen = _scores(circuit, circuit.graph.edge_mask).top(edges)
+    if edges > known:
+        warnings.warn(
+            f"{path}: only {known} edges have a score other than 0; the others of the {edges} were taken in the order of the graph",
+            ContentWarning,
+            stacklevel=4,
+        )
+    return chosen
+
+
+def _part(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
+    """A circuit, or the strongest of its edges: it has no scores of others."""
+    if edges is None:
+        return circuit
+    if circuit.scores is None:
+        raise InputError(f"{path} holds a circuit without scores, so that --edges has nothing to choose by")
+    known = circuit.mask & ~circuit.scores.isnan()
+    if edges >= int(known.sum()):
+        raise InputError(
+            f"{path} holds a circuit and the scores of {int(known.sum())} of its edges; --edges {edges} chooses from more: give "
+            "a run with scores, scores.safetensors, or fewer edges"
+        )
+    return _scores(circuit, known).top(edges)
+
+
+def _scores(circuit: Circuit, known: Tensor) -> EdgeScores:
+    """A circuit's scores as scores of the edges that have one; how many prompts they are of is not known."""
+    assert circuit.scores is not None
+    values = circuit.scores.nan_to_num(nan=0.0) * known
+    stderr = torch.full_like(values, torch.nan) if circuit.stderr is None else circuit.stderr
+    return EdgeScores(circuit.graph, values, stderr, 1, circuit.provenance, kept=known)
+
+
+def _from_scores(scores: EdgeScores, edges: int | None, every_edge: bool, path: Path) -> Circuit:
+    if edges is None and every_edge:
+        return Circuit(scores.graph, Circuit.empty(scores.graph).mask, scores.values, scores.stderr, scores.provenance)
+    if edges is None:
+        raise InputError(f"{path} holds scores and no circuit; choose one with --edges N, the N strongest edges")
+    return scores.top(edges)
+
+
+def _from_run(path: Path, edges: int | None, every_edge: bool) -> Source:
+    files = {name: path / name for name in ("circuit.json", "scores.safetensors", "pairs.jsonl")}
+    check_files(path, read_run_file(path))
+    has_circuit, has_scores = files["circuit.json"].is_file(), files["scores.safetensors"].is_file()
+    if has_circuit and (edges is None or not has_scores):
+        circuit = _part(Circuit.from_json(files["circuit.json"]), edges, path)
+        if every_edge and has_scores:
+            scores = EdgeScores.load(files["scores.safetensors"])
+            if scores.graph == circuit.graph:
+                circuit = replace(circuit, scores=scores.values)
+    elif has_scores:
+        circuit = _from_scores(EdgeScores.load(files["scores.safetensors"]), edges, every_edge, path)
+    else:
+        raise InputError(f"{path} holds no circuit and no scores")
+    prompt, tokens = _example(files["pairs.jsonl"])
+    return Source(circuit, prompt, tokens)
+
+
+def _example(path: Path) -> tuple[str, tuple[str, ...]]:
+    """The first clean prompt, and its tokens: by role where they have one, else by id."""
+    if not path.is_file():
+        return "", ()
+    pair = next(iter(PromptPairs.from_jsonl(path)))
+    roles = {index: name for name, index in pair.roles.items()}
+    return pair.clean_text or "", tuple(roles.get(i, str(token)) for i, token in enumerate(pair.clean))

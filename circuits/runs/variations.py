@@ -1,0 +1,213 @@
+"""Would the run have found the same, had it been asked a little differently? One thing is changed at a time.
+
+| what | changed to |
+|---|---|
+| `pairs` | as many pairs, drawn with two other seeds from the run's task |
+| `seed` | two other seeds, where the method or the ablation draws anything |
+| `steps` | twice as many points on the path, for integrated gradients |
+| `alpha` | half and twice the chance of ablation, for COAR |
+| `ablation` | each other one that the method takes |
+| `metric` | each other one that the pairs support: of logits, probabilities and KL (edge pruning: the objective) |
+
+All results are compared with each other (`circuits.stability`). Each costs a run of the method; what would take too long is left
+out, a row of this table at a time, and told.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from circuits.errors import InputError
+from circuits.evaluation.randomisation import Found
+from circuits.evaluation.stability import Stability, stability
+from circuits.model import Model
+from circuits.plugins import find_task
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Gaussian, Resample
+from circuits.results.provenance import finite
+from circuits.runs.again import Asked
+from circuits.runs.job import StageProgress
+
+AXES = ("pairs", "seed", "steps", "alpha", "ablation", "metric")
+ABLATIONS = ("interchange", "zero", "mean", "mean_positional", "resample")
+METRICS = ("logit_difference", "probability", "log_probability", "probability_difference", "kl_divergence")
+"""Those that say something of their own: cross entropy is minus the log probability; ranks and accuracy are counts."""
+OTHER_SEEDS = 2
+OWN = "as it was run"
+IG_STEPS = 5
+"""Points on the path, unless the run was asked for another number."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing changed.
+
+    Attributes:
+        name: what to.
+        given: what `Asked.again` is given.
+        cost: in runs of the method.
+        pairs_seed: other pairs, of this seed; None: the run's own.
+    """
+
+    name: str
+    given: Mapping[str, Any]
+    cost: float = 1.0
+    pairs_seed: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Variations:
+    """What the method found in each case.
+
+    Attributes:
+        k: how many of the strongest are compared; None for circuits.
+        found: by name, the run's own first.
+        changed: what was changed in each of the others.
+    """
+
+    k: int | None
+    found: dict[str, Found]
+    changed: dict[str, str] = field(default_factory=dict)
+
+    def compared(self, axis: str | None = None) -> Stability:
+        """Of all, or of the run's own and those in which one thing was changed."""
+        chosen = [name for name in self.found if name == OWN or axis in (None, self.changed[name])]
+        return stability({name: self.found[name] for name in chosen}, self.k)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        every = self.compared()
+        axes = list(dict.fromkeys(self.changed.values()))
+        return {
+            "k": self.k, "of": every.of, "runs": list(every.runs), "always": list(every.always),
+            "jaccard": every.jaccard.tolist(), "rank": [[finite(x) for x in row] for row in every.rank.tolist()],
+            "by": {axis: _axis(self.compared(axis)) for axis in axes},
+        }  # fmt: skip
+
+
+def _axis(of: Stability) -> dict[str, Any]:
+    return {
+        "runs": len(of.runs), "jaccard": of.mean_jaccard, "rank": finite(of.mean_rank), "always": len(of.always)
+    }  # fmt: skip
+
+
+def changes(asked: Asked) -> dict[str, list[Change]]:
+    """All that can be changed, by axis."""
+    made: dict[str, list[Change]] = {axis: [] for axis in AXES}
+    made["pairs"] = [Change(f"other pairs, {i}", {}, pairs_seed=i) for i in range(1, OTHER_SEEDS + 1)]
+    if asked.method in ("coar", "edge-pruning") or asked.ablation.name in ("gaussian", "resample"):
+        made["seed"] = [_seed(asked, asked.seed + i) for i in range(1, OTHER_SEEDS + 1)]
+    gradient = "ig" if asked.method == "eap-ig" else asked.options.get("gradient", "")
+    if asked.method in ("eap-ig", "edge-attribution") and (gradient.startswith("ig") or gradient == "conductance"):
+        steps = 2 * int(asked.options.get("steps") or IG_STEPS)
+        made["steps"] = [Change(f"{steps} steps", {"steps": steps}, cost=2.0)]
+    if asked.method == "coar":
+        alphas = (factor * float(asked.options.get("alpha", 0.1)) for factor in (0.5, 2.0))
+        made["alpha"] = [Change(f"α = {alpha:g}", {"alpha": alpha}) for alpha in alphas if alpha < 1]
+    if asked.method != "information-flow":
+        made["ablation"] = [Change(name, {"ablation": name}) for name in ABLATIONS if name != asked.ablation.name]
+        made["metric"] = _metrics(asked)
+    return {axis: some for axis, some in made.items() if some}
+
+
+def _seed(asked: Asked, seed: int) -> Change:
+    """Of the method's draws, and of its ablation's."""
+    given: dict[str, Any] = {"seed": seed}
+    if isinstance(asked.ablation, Resample):
+        given["ablation"] = Resample(seed)
+    elif isinstance(asked.ablation, Gaussian):
+        given["ablation"] = Gaussian(asked.ablation.tokens, asked.ablation.scale, seed)
+    return Change(f"seed {seed}", given)
+
+
+def _metrics(asked: Asked) -> list[Change]:
+    option = "objective" if asked.method == "edge-pruning" else "metric"
+    own = str(asked.options.get("objective", "kl_divergence")) if option == "objective" else asked.metric
+    same = {"cross_entropy": "log_probability"}.get(own, own)
+    return [Change(name, {option: name}) for name in METRICS if name != same]
+
+
+def vary(
+    asked: Asked,
+    own: Found,
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    k: int | None,
+    at_most: float,
+    skipped: dict[str, str],
+    stage: StageProgress,
+    batch_size: int | None = None,
+) -> Iterator[Variations]:
+    """Runs the method again, what is quick or matters most first; after each axis, all that is there.
+
+    Args:
+        asked: what the run was asked.
+        own: what it found.
+        model, pairs: the run's own.
+        k: how many of the strongest are compared.
+        at_most: seconds that all of it may take, by what the run itself took.
+        skipped: filled in with what was not done, and why.
+        stage: progress reporting.
+        batch_size: pairs at a time.
+    """
+    found, changed, planned = {OWN: own}, {}, 0.0
+    for axis, some in changes(asked).items():
+        told = f"stability, other {axis if axis in ('pairs', 'steps') else f'{axis}s'}"
+        cost = asked.seconds * sum(change.cost for change in some)
+        why = _left_out(asked, axis, cost, planned, at_most)
+        if why is not None:
+            skipped[told] = why
+            continue
+        with stage(told) as progress:
+            for done, change in enumerate(some):
+                progress(done, len(some), change.name)
+                try:
+                    chosen = pairs if change.pairs_seed is None else _redrawn(pairs, model, change.pairs_seed)
+                    result = asked.again(model, chosen, batch_size=batch_size, **change.given)
+                    stability({OWN: own, change.name: result}, k)  # refuses other nodes or positions
+                except InputError as reason:
+                    skipped[told if axis == "pairs" else f"stability, {axis} {change.name}"] = str(reason)
+                else:
+                    found[change.name], changed[change.name] = result, axis
+                    planned += asked.seconds * change.cost
+            progress(len(some), len(some))
+        if len(found) > 1:
+            yield Variations(k, dict(found), dict(changed))
+
+
+def _left_out(asked: Asked, axis: str, cost: float, planned: float, at_most: float) -> str | None:
+    """Why an axis is not measured; None: it is."""
+    if axis == "metric" and asked.method == "acdc" and "threshold" in asked.options:
+        return "the threshold is in the unit of the metric"
+    if planned + cost > at_most:
+        return too_long(cost, at_most, "stability")
+    return None
+
+
+def too_long(cost: float, at_most: float, part: str) -> str:
+    """Why a part is left out, and how to have it."""
+    return (
+        f"running the method again would take about {_minutes(cost)}; unless it is asked for (--parts {part}), {part} takes no "
+        f"more than {_minutes(at_most)} in all"
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def _redrawn(pairs: PromptPairs, model: Model, other: int) -> PromptPairs:
+    """As many pairs of the run's task, of another seed.
+
+    Raises:
+        InputError: they are from no task, or from one that gives other pairs today.
+    """
+    if pairs.seed is not None:
+        for options in ({}, {"one_length": True}):
+            with suppress(InputError):
+                task = find_task(pairs.source)
+                if task.pairs(model, n=len(pairs), seed=pairs.seed, **options).digest() == pairs.digest():
+                    return task.pairs(model, n=len(pairs), seed=pairs.seed + other, **options)
+    raise InputError(f"the pairs ({pairs.source}) are not a task's as it draws them, so that no others can be drawn")

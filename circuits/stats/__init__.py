@@ -1,0 +1,1 @@
+"""Statistics on plain tensors, which know nothing of models."""

@@ -1,0 +1,54 @@
+"""Correlation between predicted and true values, a column each."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.errors import InputError
+from circuits.question.span import ROUNDING
+from circuits.stats.rounding import computed_in
+from circuits.stats.rounding import rounding as rounding_of
+
+KINDS = ("pearson", "spearman")
+
+
+def correlation(
+    a: Float[Tensor, "sample column"],
+    b: Float[Tensor, "sample column"],
+    kind: str = "pearson",
+    rounding: float = ROUNDING[torch.float64],
+) -> Float[Tensor, " column"]:
+    """Over the samples, for each column; NaN where either is constant to rounding, or where a value is NaN.
+
+    Args:
+        a, b: values.
+        kind: `pearson`, or `spearman`: of ranks, ties at their mean rank.
+        rounding: of b: values that vary by no more than this share of the largest are constant; see `circuits.question.span`.
+
+    Raises:
+        InputError: no such kind.
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    constant = _constant(a) | _constant(b, rounding)
+    if kind == "spearman":
+        a, b = _ranks(a), _ranks(b)
+    a, b = a.double() - a.double().mean(0), b.double() - b.double().mean(0)
+    scale = (a.square().sum(0) * b.square().sum(0)).sqrt()
+    return torch.where((scale > 0) & ~constant, (a * b).sum(0) / scale, torch.nan)
+
+
+def _constant(values: Float[Tensor, "sample column"], share: float = 0.0) -> Bool[Tensor, " column"]:
+    """Whether the values of a column differ by rounding only: of the dtype they were computed in, or this share of the largest."""
+    wide = values.double()
+    if not len(wide):
+        return torch.ones(wide.shape[1:], dtype=torch.bool)
+    largest = wide.abs().amax(0)
+    least = torch.maximum(rounding_of(largest, computed_in(values)), share * largest)
+    return wide.amax(0) - wide.amin(0) <= least
+
+
+def _ranks(values: Float[Tensor, "sample column"]) -> Float[Tensor, "sample column"]:
+    from scipy.stats import rankdata
+
+    return torch.as_tensor(rankdata(values.double().cpu().numpy(), axis=0))

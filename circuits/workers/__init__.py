@@ -1,0 +1,1 @@
+"""Who measures: this process, or processes of Ray."""
