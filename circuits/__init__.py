@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from circuits.methods.causal_mediation import Mediation as Mediation
     from circuits.methods.causal_mediation import causal_mediation as causal_mediation
     from circuits.methods.causal_model import CausalModel as CausalModel
-    from circuits.methods.coar import LinearAttribution as LinearAttribution
     from circuits.methods.coar import coar as coar
     from circuits.methods.coar import draw_samples as draw_samples
     from circuits.methods.coar import leave_one_out as leave_one_out
@@ -91,6 +90,7 @@ if TYPE_CHECKING:
     from circuits.question.metrics import Metric as Metric
     from circuits.results.circuit import Circuit as Circuit
     from circuits.results.edge_scores import EdgeScores as EdgeScores
+    from circuits.results.linear_attribution import LinearAttribution as LinearAttribution
     from circuits.results.node_scores import NodeScores as NodeScores
     from circuits.results.random_circuits import random_circuit as random_circuit
     from circuits.stats.interactions import Interaction as Interaction
@@ -116,7 +116,7 @@ _WHERE = {
     "Graph": "graph.graph",
     "InputError": "errors",
     "InterchangeAccuracy": "methods.interchange_intervention",
-    "LinearAttribution": "methods.coar",
+    "LinearAttribution": "results.linear_attribution",
     "Mediation": "methods.causal_mediation",
     "MemoryNeed": "methods.edge_memory",
     "Metric": "question.metrics",

@@ -12,10 +12,10 @@ from circuits import Circuit, InputError
 from circuits.pages.evaluation import evaluation_sections
 from circuits.plugins import KnowsCircuits
 from circuits.runs.again import Asked, ablation_called, what_was_asked
-from circuits.runs.compare import read_run
 from circuits.runs.directory import write_run
 from circuits.runs.discover import discover
 from circuits.runs.evaluate import evaluate_run
+from circuits.runs.read import read_run
 from circuits.runs.variations import OWN, changes
 from tasks import compiled
 from tests.test_acdc_cli import run

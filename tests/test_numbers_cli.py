@@ -48,7 +48,7 @@ def test_a_number_that_is_not_finite_is_refused_before_a_model_is_loaded(given, 
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("circuits.model.load_model", load)
-    monkeypatch.setattr("circuits.runs.compare.read_runs", lambda paths: [None, None])
+    monkeypatch.setattr("circuits.runs.read.read_runs", lambda paths: [None, None])
     a_place(tmp_path / "place")
     with chdir(tmp_path / "place"):
         command(*given[:-1], f"{given[-1]}={value}", code=2)

@@ -8,9 +8,10 @@ import torch
 import circuits
 from circuits.measure.component_samples import Samples
 from circuits.measure.edge_statistics import EdgeStatistics
-from circuits.methods.coar import LinearAttribution, fit_samples
+from circuits.methods.coar import fit_samples
 from circuits.methods.game_values import sobol_indices
 from circuits.results.circuit import Circuit
+from circuits.results.linear_attribution import LinearAttribution
 from circuits.results.provenance import frozen
 from circuits.stats.correlation import correlation
 from circuits.stats.interactions import interactions

@@ -9,7 +9,7 @@ import pytest
 from circuits import InputError
 from circuits.files.atomic import replacing
 from circuits.files.durable import LONGEST_NAME, beside
-from circuits.runs.compare import read_run
+from circuits.runs.read import read_run
 from tests.faults.test_kills import a_place, command, discover
 
 EAP = ("--method", "eap", "--edges", 12, "--random-circuits", 0)

@@ -13,8 +13,9 @@ from circuits.evaluation.completeness import Completeness
 from circuits.evaluation.faithfulness import Faithfulness, measure_circuits
 from circuits.question.metrics import METRICS
 from circuits.question.question import Question
-from circuits.question.span import ROUNDING, Span, computed_dtype, share_of_span
+from circuits.question.span import Span, computed_dtype, share_of_span
 from circuits.stats.correlation import correlation
+from circuits.stats.rounding import ROUNDING
 from tests.tiny_models import random_pairs, random_subset, tiny
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from circuits.cli import terminal
+from circuits import quiet
 from circuits.cli.compare import compare
 from circuits.cli.discover import discover
 from circuits.cli.evaluate import evaluate
@@ -48,7 +48,7 @@ def settings(
 
         print("\n".join(f"{name} {number}" for name, number in versions().items()))
         raise typer.Exit
-    terminal.verbose = verbose
+    quiet.verbose = verbose
 
 
 for command in (discover, evaluate, compare, export, view, report):

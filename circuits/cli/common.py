@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from circuits.cli.terminal import console_stderr, quiet_libraries
+from circuits.cli.terminal import console_stderr
 from circuits.prompts.source import find_pairs as find_pairs
+from circuits.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from circuits.model import Model

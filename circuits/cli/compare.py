@@ -36,7 +36,8 @@ def compare(
     from circuits.measure.component_samples import check_samples
     from circuits.pages.comparison_tables import tables
     from circuits.results.provenance import said
-    from circuits.runs.compare import compare_runs, read_runs
+    from circuits.runs.compare import compare_runs
+    from circuits.runs.read import read_runs
 
     found = read_runs(runs)
     if len(found) < 2:

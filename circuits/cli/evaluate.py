@@ -46,9 +46,9 @@ def evaluate(
     from circuits.prompts.pairs import PromptPairs
     from circuits.question.doubts import collected
     from circuits.results.provenance import said
-    from circuits.runs.compare import read_run
     from circuits.runs.evaluate import evaluate_run
     from circuits.runs.evaluation import Evaluation
+    from circuits.runs.read import read_run
 
     source = None if pairs is None else find_pairs(pairs)
 

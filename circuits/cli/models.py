@@ -7,7 +7,8 @@ import typer
 
 from circuits.cli.common import print_json
 from circuits.cli.options import BatchSize, Revision
-from circuits.cli.terminal import console, quiet_libraries
+from circuits.cli.terminal import console
+from circuits.quiet import quiet_libraries
 
 models_app = typer.Typer(help="Models with a short name: list them, fetch them.", invoke_without_command=True)
 

@@ -25,7 +25,7 @@ def report(
 
 def _decoder(run: Path) -> Any:
     """What shows the tokens of a run's model as text; None where that model is not there, or has no tokenizer."""
-    from circuits.runs.compare import read_run
+    from circuits.runs.read import read_run
 
     origin = read_run(run).provenance
     try:

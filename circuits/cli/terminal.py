@@ -10,33 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuits.model import Model
+    from circuits.progress import StageReport
     from circuits.prompts.pairs import PromptPairs
     from circuits.question.answers import Answers
-    from circuits.runs.job import StageReport
     from circuits.runs.result import Discovery, NodeDiscovery
-
-
-verbose = False
-"""Whether the user asked to see what libraries say."""
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Without the warnings that transformers and TransformerLens print while loading."""
-    import logging
-    import warnings
-
-    if verbose:
-        yield
-        return
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 @contextlib.contextmanager
@@ -156,7 +133,7 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
         (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"])),
         ("nodes", f"{numbers['nodes']}{where}"),
     ]
-    from circuits.methods.coar import LinearAttribution
+    from circuits.results.linear_attribution import LinearAttribution
 
     if isinstance(found.scores, LinearAttribution):
         worth = found.scores.fit

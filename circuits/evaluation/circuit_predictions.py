@@ -18,15 +18,15 @@ from torch import Tensor
 from circuits.errors import InputError
 from circuits.evaluation.faithfulness import circuit_metrics
 from circuits.measure.component_samples import Sampler, in_blocks
-from circuits.methods.coar import LinearAttribution
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, get_ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress
 from circuits.results.circuit import Circuit
+from circuits.results.linear_attribution import LinearAttribution
 
 
 @plain_methods

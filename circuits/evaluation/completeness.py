@@ -17,10 +17,11 @@ from circuits.methods.exact_edges import exact_edge_effects
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress, Question
+from circuits.question.question import Question
 from circuits.question.span import Span
 from circuits.results.circuit import Circuit
 

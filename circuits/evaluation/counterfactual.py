@@ -18,10 +18,10 @@ from circuits.measure.component_samples import Sampler, Samples
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress
 from circuits.question.span import share_known
 from circuits.results.node_scores import NodeScores
 from circuits.stats.bootstrap import bootstrap_interval

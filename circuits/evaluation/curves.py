@@ -23,10 +23,11 @@ from circuits.evaluation.faithfulness import measure_circuits
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress, Question
+from circuits.question.question import Question
 from circuits.question.span import Span, share_of_span
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores

@@ -23,12 +23,13 @@ from circuits.errors import InputError
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.answers import Answers, watched
 from circuits.question.doubts import about_answers, doubt
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress, Question
+from circuits.question.question import Question
 from circuits.question.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
 from circuits.results.circuit import Circuit
 from circuits.results.random_circuits import distinct_rivals, too_few

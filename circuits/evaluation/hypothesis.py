@@ -42,10 +42,11 @@ from circuits.evaluation.hypothesis_statistics import binomial, equivalence, hol
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress, Question
+from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
 from circuits.results.random_circuits import distinct_rivals, inflated, too_few

@@ -17,7 +17,7 @@ from circuits.evaluation.stability import stability
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
-from circuits.question.question import Progress
+from circuits.progress import Progress
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores

@@ -323,3 +323,27 @@ def _lookup(positions: dict[str, int], name: str, what: str) -> int:
 
 def _short(name: str) -> str:
     return name if len(name) <= 2 * LONGEST else f"{name[: 2 * LONGEST]}…"
+
+
+def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool = False) -> set[str]:
+    """Names of the nodes whose output reaches `logits` along kept edges (`logits` among them).
+
+    What any other node computes makes no difference: every reader that counts sees its replacement.
+
+    Args:
+        graph, keep: the circuit.
+        coupled: the heads of a layer go through one post-norm, so that each one's write depends on all: if one is live,
+            all are.
+    """
+    live = {"logits"}
+    writers, readers = graph.writer_nodes, graph.reader_nodes
+    reads = keep.t().tolist()
+    for r in range(len(readers) - 1, -1, -1):
+        reader = readers[r]
+        fed = graph.nodes_fed_by(reader) or ("logits",)
+        if coupled and reader.kind != "in":
+            fed = graph.writer_names[graph.head_writers(reader.layer)]
+        if any(node in live for node in fed):
+            live.update(fed if coupled else ())
+            live.update(writers[w].name for w, kept in enumerate(reads[r][: reader.n_writers]) if kept)
+    return live

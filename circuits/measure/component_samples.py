@@ -22,10 +22,11 @@ from circuits.measure.divided import Asked, Measurement, measure_pieces
 from circuits.measure.store import Pieces, question_of
 from circuits.model import Model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress, Question
+from circuits.question.question import Question
 from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.workers.workers import Workers, in_units
 

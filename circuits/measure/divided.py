@@ -16,8 +16,9 @@ from circuits.errors import InputError
 from circuits.measure.store import Pieces
 from circuits.model import Model, load_model
 from circuits.model_calls import hooks_of
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.question import Progress, Question
+from circuits.question.question import Question
 from circuits.workers.workers import Workers
 
 

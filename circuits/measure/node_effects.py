@@ -9,10 +9,11 @@ from torch import Tensor
 
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import RunAblation
 from circuits.question.positions import place
-from circuits.question.question import Batch, Progress, Question
+from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores, node_scores
 from circuits.results.provenance import provenance
 

@@ -19,8 +19,9 @@ from circuits.measure.joint_sets import draw_joint_sets
 from circuits.measure.patch_runs import PatchRuns
 from circuits.measure.placed_nodes import PlacedNode
 from circuits.measure.store import Pieces
+from circuits.progress import Progress
 from circuits.question.ablations import RunAblation
-from circuits.question.question import Batch, Progress, Question
+from circuits.question.question import Batch, Question
 
 BLOCK = 32
 """Sets to a piece: measured together, kept together, and drawn from one seed."""

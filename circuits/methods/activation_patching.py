@@ -34,11 +34,12 @@ from circuits.measure.patch_runs import PatchRuns
 from circuits.measure.store import Pieces, question_of
 from circuits.model import Model
 from circuits.model_calls import on_model
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, RunAblation
 from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.positions import place, position_axis
-from circuits.question.question import Batch, Progress, Question
+from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import provenance
 from circuits.workers.workers import UNITS_PER_WORKER, Workers

@@ -21,11 +21,12 @@ from circuits.graph.nodes import Site, select_sites
 from circuits.measure.node_effects import BatchEffects, at_positions, node_effects, other_run
 from circuits.model import Model
 from circuits.model_calls import on_model
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, RunAblation
 from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.positions import position_axis
-from circuits.question.question import Batch, Progress, Question
+from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
 
 

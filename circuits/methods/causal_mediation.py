@@ -30,11 +30,12 @@ from circuits.graph.nodes import Site, select_sites
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, RunAblation
 from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.positions import place, position_axis
-from circuits.question.question import Batch, Progress, Question
+from circuits.question.question import Batch, Question
 from circuits.question.span import Span
 from circuits.results.provenance import Frozen, Provenance, frozen, provenance
 from circuits.stats.bootstrap import bootstrap_interval

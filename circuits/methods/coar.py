@@ -15,7 +15,6 @@ missing, so that there ablating a head is not the ablation of its edges.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,71 +26,20 @@ from circuits.errors import AttributionWarning, InputError
 from circuits.measure.component_samples import Sampler, Samples, in_blocks
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.plain_torch import plain_methods, plain_torch
+from circuits.plain_torch import plain_torch
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress
 from circuits.question.span import share_known
+from circuits.results.linear_attribution import LinearAttribution
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import frozen
 from circuits.stats.correlation import correlation
-from circuits.stats.interactions import Interaction, interactions
+from circuits.stats.interactions import interactions
 from circuits.stats.linear_fit import FITS, LinearFit, fit_linear
 from circuits.stats.rounding import computed_in
 from circuits.workers.workers import Workers
-
-WEAK = 0.5
-"""A correlation on samples left out below which a fit is said to be weak."""
-
-
-@plain_methods
-@dataclass(frozen=True, eq=False)
-class LinearAttribution(NodeScores):
-    """A linear model of the metric under ablations; as `NodeScores`, the weights per prompt.
-
-    Attributes:
-        bias: per prompt.
-        weight_stderr: of each weight from the residuals of its fit (NaN for ridge and lasso); `stderr` is over prompts.
-        mean_weight_stderr: of each weight averaged over the prompts, these prompts taken as given.
-        fit: what the fit is worth: `samples`, `components`, `rank`, `condition`, `held_out` (the correlation, averaged over
-            the prompts, between the metric and its prediction by a fit that has not seen the sample; None where there is
-            none), `strength`, and the strongest `interactions`: pairs that the sum does not describe.
-    """
-
-    bias: Float[Tensor, " prompt"] = field(default_factory=lambda: torch.zeros(0))
-    weight_stderr: Float[Tensor, "node prompt"] = field(default_factory=lambda: torch.zeros(0, 0))
-    mean_weight_stderr: Float[Tensor, " node"] = field(default_factory=lambda: torch.zeros(0))
-    fit: dict[str, Any] = field(default_factory=dict)
-
-    def predict(self, kept: Float[Tensor, "sample node"]) -> Float[Tensor, "sample prompt"]:
-        """The metric where these components are kept."""
-        return self.bias + kept.to(self.per_prompt.dtype) @ self.per_prompt
-
-    @property
-    def interactions(self) -> tuple[Interaction, ...]:
-        """The strongest pairs that the sum does not describe; see `circuits.stats.interactions`."""
-        return tuple(Interaction(*pair) for pair in self.fit.get("interactions", ()))
-
-    @property
-    def statement(self) -> str | None:
-        """In plain words, what a reader should know before using the weights; None where there is nothing to say."""
-        samples, components, rank = (self.fit[name] for name in ("samples", "components", "rank"))
-        held_out = self.fit["held_out"]
-        if rank < components:
-            return (
-                f"{samples} samples cannot tell {components} components apart (rank {rank}): the weights are one of many "
-                f"solutions; draw more than {components + 1} samples, better several times as many"
-            )
-        if held_out is None or held_out < WEAK:
-            told = (
-                "cannot be tested" if held_out is None else f"has a correlation of {held_out:.2f} on samples left out"
-            )
-            return (
-                f"{samples} samples are few for {components} components: the fit {told} (condition "
-                f"{self.fit['condition']:.1f}); draw more samples, or take a smaller alpha if components interact"
-            )
-        return None
 
 
 @on_model

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.measure.component_samples import Sampler, in_blocks
-from circuits.methods.coar import LinearAttribution
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods, plain_torch
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress
+from circuits.results.linear_attribution import LinearAttribution
 from circuits.stats.rounding import computed_in, rounding
 
 

@@ -20,10 +20,11 @@ from circuits.measure.subsets import SetRuns, draw_subsets, whole_share
 from circuits.methods.diagnosis import Diagnosis, check_confidence, check_size
 from circuits.model import Model
 from circuits.model_calls import on_model
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress, Question
+from circuits.question.question import Question
 from circuits.results.provenance import frozen, provenance
 
 

@@ -49,11 +49,12 @@ from circuits.measure.norm_check import verdict
 from circuits.measure.sign_check import SignCheck
 from circuits.model import Model
 from circuits.model_calls import on_model
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.positions import position_axis
-from circuits.question.question import Progress, Question
+from circuits.question.question import Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import provenance
 

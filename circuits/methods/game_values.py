@@ -26,13 +26,14 @@ from circuits.measure.component_samples import BLOCK, Sampler, check_samples, dr
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress
-from circuits.question.span import ROUNDING, rounding_share
+from circuits.question.span import rounding_share
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
+from circuits.stats.rounding import ROUNDING
 
 
 @on_model

@@ -27,8 +27,9 @@ from circuits.errors import InputError
 from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.model import Model
 from circuits.model_calls import on_model
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.question import Batch, Progress, Question
+from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import frozen, provenance
 

@@ -35,9 +35,10 @@ from circuits.methods.causal_model import CausalModel
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.positions import place
-from circuits.question.question import Batch, Progress, Question
+from circuits.question.question import Batch, Question
 from circuits.results.provenance import Provenance, frozen, provenance
 
 

@@ -27,10 +27,11 @@ from circuits.errors import InputError
 from circuits.measure.single_edges import EdgeRuns, edge_effects
 from circuits.model import Model
 from circuits.model_calls import on_model
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Batch, Progress, Question
+from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, frozen, plain, provenance
 from circuits.results.selection import ranking

@@ -33,10 +33,11 @@ from circuits.methods.diagnosis import ASSUMPTION, Diagnosis, check_confidence, 
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.question.question import Progress, Question
+from circuits.question.question import Question
 from circuits.results.node_scores import NodeScores, node_scores
 from circuits.results.provenance import Provenance, provenance
 

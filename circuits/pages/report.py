@@ -18,9 +18,10 @@ from circuits.plots.page import Section, Table
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.quantity import edge_caption, node_caption
-from circuits.runs.compare import Run, compare_runs, read_runs
+from circuits.runs.compare import compare_runs
 from circuits.runs.evaluation import check_evaluation
 from circuits.runs.files import CONFIG_FILE, RUN_FILE, config_is_as_written, read_run_file
+from circuits.runs.read import Run, read_runs
 
 EXAMPLES = 5
 MOST_TOKENS = 12

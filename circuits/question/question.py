@@ -4,7 +4,7 @@ Every method and every evaluation asks the same kind of question; what they shar
 the common prefix, computing the clean logits that a metric compares with, choosing a batch size) is here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,9 +23,6 @@ from circuits.question.ablations import Ablation, get_ablation
 from circuits.question.answers import is_unseen, saw
 from circuits.question.doubts import about_prompts, doubt
 from circuits.question.metrics import Metric, MetricFunction, Targets, get_metric, targets_of
-
-Progress = Callable[[int, int], None]
-"""Called with (pairs or steps done, in all)."""
 
 BATCH_BYTES = {"cpu": 64 * 2**20}
 ACCELERATOR_BATCH_BYTES = 256 * 2**20

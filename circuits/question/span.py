@@ -21,13 +21,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.stats.rounding import ROUNDING
+
 if TYPE_CHECKING:
     from circuits.model import Model
     from circuits.question.metrics import Metric, Targets
 
-ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""How far logits that should be equal may differ, as a share of the largest: at least twice what was measured when every edge is
-computed anew, on models of eight architectures in float64 (4e-14), float32 (5e-6), and in bfloat16 (1.3e-2) once."""
 _WIDE_ERROR = 1e-10
 """A float64 model whose check found more than this computes parts of itself in float32."""
 

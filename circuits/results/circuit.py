@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.engine.ablate import live_nodes
 from circuits.errors import InputError
-from circuits.graph.graph import Graph
+from circuits.graph.graph import Graph, live_nodes
 from circuits.plain_torch import plain_methods
 from circuits.results.provenance import Provenance, frozen
 

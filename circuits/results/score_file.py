@@ -23,9 +23,9 @@ from circuits.errors import InputError
 from circuits.files.atomic import write_tensors
 from circuits.files.untrusted import check_plain, check_tensors, parse_json, shown
 from circuits.graph.graph import Graph
-from circuits.methods.coar import LinearAttribution
 from circuits.results.circuit_file import _object
 from circuits.results.edge_scores import EdgeScores, check_shapes
+from circuits.results.linear_attribution import LinearAttribution
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import frozen, plain
 

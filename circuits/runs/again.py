@@ -18,8 +18,8 @@ from circuits.question.ablations import Ablation, Gaussian, Resample, get_ablati
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
-from circuits.runs.compare import Run
 from circuits.runs.discover import METHODS, check_options, discover
+from circuits.runs.read import Run
 from circuits.runs.result import NodeDiscovery
 
 CHOICE = ("edges", "threshold", "select", "by", "fill", "share")

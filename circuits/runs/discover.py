@@ -13,13 +13,14 @@ from typing import Any
 from circuits.errors import InputError
 from circuits.model import Model
 from circuits.model_calls import on_model
+from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, Gaussian, Resample, get_ablation
 from circuits.question.answers import watched
 from circuits.question.doubts import about_answers, collected, doubt, same_up_to_answer
 from circuits.question.question import Question, look
 from circuits.runs.edge_jobs import edge_attribution_job, exact_edges_job, information_flow_job
-from circuits.runs.job import Job, StageProgress, silent
+from circuits.runs.job import Job
 from circuits.runs.node_jobs import (
     activation_patching_job,
     atp_star_job,

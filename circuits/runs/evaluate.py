@@ -20,6 +20,7 @@ from circuits.evaluation.randomisation import randomisation
 from circuits.evaluation.score_quality import complexity, sensitivity
 from circuits.evaluation.stability import prompt_stability
 from circuits.model import Model
+from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.doubts import about_prompts, collected, doubt
 from circuits.results.circuit import Circuit
@@ -27,9 +28,8 @@ from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.random_circuits import KINDS
 from circuits.runs.again import ablation_called, asked_about, compared_at_once, own_result, what_was_asked
-from circuits.runs.compare import Run
 from circuits.runs.evaluation import Evaluation
-from circuits.runs.job import StageProgress, silent
+from circuits.runs.read import Run
 from circuits.runs.recovery import known_circuits, recovered
 from circuits.runs.variations import ABLATIONS, too_long, vary
 
@@ -59,7 +59,7 @@ def evaluate_run(
     """Measures what is asked for.
 
     Args:
-        run: from `circuits.runs.compare.read_run`.
+        run: from `circuits.runs.read.read_run`.
         model: the run's.
         pairs: the run's own, or `fresh` ones; `recovery`, `stability` and `randomisation` are of the run's own always.
         parts: of `PARTS`; None: all, where running the method again takes no more than `AGAIN_SECONDS` a part.

@@ -3,32 +3,17 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness
+from circuits.progress import StageProgress, StageReport
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.workers.workers import Workers
-
-
-@runtime_checkable
-class StageReport(Protocol):
-    """Called with (done, in all) during a stage, and with a note where more can be told."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
-
-
-StageProgress = Callable[[str], contextlib.AbstractContextManager[StageReport]]
-"""Called with a stage's name; gives a `StageReport`."""
-
-
-@contextlib.contextmanager
-def silent(stage: str) -> Iterator[StageReport]:
-    yield lambda done, total, note="": None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any
 from circuits.errors import InputError
 from circuits.graph.nodes import groups_in
 from circuits.measure.component_samples import check_samples
+from circuits.methods.acdc import ORDERS
 from circuits.methods.activation_patching import DIRECTIONS
 from circuits.methods.edge_attribution import ATTENTION, GRADIENTS, OFFSETS
 from circuits.methods.edge_pruning import check_training
@@ -20,7 +21,7 @@ from circuits.methods.refine import HOW
 from circuits.question.metrics import get_metric
 from circuits.results.selection import check_choice
 from circuits.runs.option_limits import LIMITS
-from circuits.runs.search_jobs import ORDERS, edge_pruning_job
+from circuits.runs.search_jobs import edge_pruning_job
 from circuits.stats.linear_fit import FITS
 
 CHOICES: dict[str, Collection[str]] = {

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from circuits.evaluation.faithfulness import Faithfulness
-from circuits.methods.coar import LinearAttribution
 from circuits.question.answers import Answers
 from circuits.question.metrics import METRICS
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
+from circuits.results.linear_attribution import LinearAttribution
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, finite
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from circuits.errors import InputError
 from circuits.evaluation.faithfulness import Faithfulness
-from circuits.methods.acdc import acdc, acdc_of_size
+from circuits.methods.acdc import ORDERS, acdc, acdc_of_size
 from circuits.methods.acdc.record import STEPS_FILE
 from circuits.methods.acdc.search import Tally
 from circuits.methods.edge_attribution import edge_attribution
@@ -14,9 +14,6 @@ from circuits.methods.edge_pruning import PruningStep, edge_pruning
 from circuits.results.circuit import Circuit
 from circuits.runs.job import Job, tested
 from circuits.runs.result import Discovery
-
-ORDERS = ("eap", "eap-ig")
-"""By whose scores ACDC can test each reader's edges."""
 
 
 def acdc_job(

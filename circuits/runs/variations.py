@@ -23,11 +23,11 @@ from circuits.evaluation.randomisation import Found
 from circuits.evaluation.stability import Stability, stability
 from circuits.model import Model
 from circuits.plugins import find_task
+from circuits.progress import StageProgress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Gaussian, Resample
 from circuits.results.provenance import finite
 from circuits.runs.again import Asked
-from circuits.runs.job import StageProgress
 
 AXES = ("pairs", "seed", "steps", "alpha", "ablation", "metric")
 ABLATIONS = ("interchange", "zero", "mean", "mean_positional", "resample")

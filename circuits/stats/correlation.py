@@ -5,8 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.question.span import ROUNDING
-from circuits.stats.rounding import computed_in
+from circuits.stats.rounding import ROUNDING, computed_in
 from circuits.stats.rounding import rounding as rounding_of
 
 KINDS = ("pearson", "spearman")

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuits.cli.terminal import quiet_libraries
 from circuits.errors import InputError, of_machine
 from circuits.files.untrusted import read_text
 from circuits.measure.divided import ModelSource
@@ -16,10 +15,11 @@ from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
 from circuits.prompts.source import find_pairs
 from circuits.question.doubts import collected
-from circuits.runs.compare import read_run
+from circuits.quiet import quiet_libraries
 from circuits.runs.directory import write_run
 from circuits.runs.discover import METHODS, choose_ablation, discover
 from circuits.runs.evaluate import PARTS, evaluate_run
+from circuits.runs.read import read_run
 from circuits.study.address import Identity, identity_of, model_state, package_versions
 from circuits.study.request import Request
 from circuits.workers.workers import Workers

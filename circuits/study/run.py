@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.runs.job import StageProgress, silent
+from circuits.progress import StageProgress, silent
 from circuits.study.address import package_versions, question_keys, request_key
 from circuits.study.directory import Entry, StudyDirectory
 from circuits.study.perform import Identified, Performed, Task, identify, perform

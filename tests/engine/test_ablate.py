@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from circuits import Circuit, InputError, circuit_metric, circuit_metrics, random_circuit
-from circuits.engine.ablate import ablated_logits, live_nodes
+from circuits.engine.ablate import ablated_logits
 from circuits.engine.capture import capture_writes, stack
 from circuits.engine.prefix import split
+from circuits.graph.graph import live_nodes
 from circuits.question.ablations import Zero
 from circuits.question.metrics import get_metric, targets_of
 from tests.naive_gpt2 import NaiveGPT2

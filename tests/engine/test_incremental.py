@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from circuits import InputError, PromptPairs
-from circuits.engine.ablate import ablated_logits, live_nodes
+from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.engine.incremental.layers import LayerState, Prepared, incremental_states
 from circuits.engine.incremental.node_state import NodeState
 from circuits.engine.mlp import mlp_formula
 from circuits.engine.recorded_run import record_run
+from circuits.graph.graph import live_nodes
 from circuits.question.question import Question
 from tests.tiny_models import ALL, CONFIGS, FEW, atol, random_pairs, random_subset, tiny
 

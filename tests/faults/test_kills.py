@@ -16,8 +16,8 @@ import circuits
 from circuits import cli, zoo
 from circuits.methods.acdc import acdc
 from circuits.methods.exact_edges import exact_edge_effects
-from circuits.runs.compare import read_run
 from circuits.runs.directory import writing_run
+from circuits.runs.read import read_run
 from tests.faults.killing import files, kill_command, survives
 from tests.test_acdc_cli import GOLDEN, write_pairs
 from tests.tiny_models import random_pairs, tiny

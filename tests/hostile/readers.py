@@ -197,7 +197,7 @@ def in_run(name: str) -> Callable[[Path], None]:
     def read(path: Path) -> None:
         from circuits.pages.report import report_sections
         from circuits.plots import write_page
-        from circuits.runs.compare import read_runs
+        from circuits.runs.read import read_runs
         from circuits.runs.source import read_source
 
         place = run_directory(path.parent / "run")

@@ -10,8 +10,8 @@ from circuits import InputError
 from circuits.measure.store import Pieces
 from circuits.methods.acdc.record import QUESTION_FILE, Record
 from circuits.pages.report import report_sections
-from circuits.runs.compare import read_runs
 from circuits.runs.directory import RUN_FILE, check_out
+from circuits.runs.read import read_runs
 from circuits.runs.source import read_source
 from circuits.study.directory import KNOWN_FILE, STUDY_FILE, TOKEN_FILE, StudyDirectory
 from tests.hostile.readers import EVALUATION, STUDY, run_directory

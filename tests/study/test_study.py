@@ -70,7 +70,7 @@ def test_a_changed_option_is_a_new_run(finished, old, new, made):
 
 
 def _after_identifying(study, out):
-    from circuits.runs.job import silent
+    from circuits.progress import silent
     from circuits.study.run import _identify
 
     _identify(study.requests, out, None, silent)

@@ -37,6 +37,9 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, provenance
 
+ORDERS = ("eap", "eap-ig")
+"""By whose scores ACDC can test each reader's edges."""
+
 
 @on_model
 def acdc(

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.engine.ablate import live_nodes
 from circuits.errors import InputError
-from circuits.graph.graph import Graph
+from circuits.graph.graph import Graph, live_nodes
 from circuits.methods.acdc.loss import Loss
 from circuits.methods.acdc.record import EndOfRecordError, Record, Step
 from circuits.results.circuit import Circuit
