@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from circuits.evaluation.task import check_pairs as check_pairs
     from circuits.evaluation.task import check_task as check_task
     from circuits.export.formats import export_circuit as export_circuit
-    from circuits.export.naming import Naming as Naming
     from circuits.graph.graph import Graph as Graph
     from circuits.methods.acdc import acdc as acdc
     from circuits.methods.acdc import acdc_of_size as acdc_of_size
@@ -90,7 +89,8 @@ if TYPE_CHECKING:
     from circuits.question.metrics import Metric as Metric
     from circuits.results.circuit import Circuit as Circuit
     from circuits.results.edge_scores import EdgeScores as EdgeScores
-    from circuits.results.linear_attribution import LinearAttribution as LinearAttribution
+    from circuits.results.naming import Naming as Naming
+    from circuits.results.node_scores import LinearAttribution as LinearAttribution
     from circuits.results.node_scores import NodeScores as NodeScores
     from circuits.results.random_circuits import random_circuit as random_circuit
     from circuits.stats.interactions import Interaction as Interaction
@@ -116,13 +116,13 @@ _WHERE = {
     "Graph": "graph.graph",
     "InputError": "errors",
     "InterchangeAccuracy": "methods.interchange_intervention",
-    "LinearAttribution": "results.linear_attribution",
+    "LinearAttribution": "results.node_scores",
     "Mediation": "methods.causal_mediation",
     "MemoryNeed": "methods.edge_memory",
     "Metric": "question.metrics",
     "Model": "model",
     "ModelError": "errors",
-    "Naming": "export.naming",
+    "Naming": "results.naming",
     "PairsError": "errors",
     "PairsWarning": "errors",
     "PromptPairs": "prompts.pairs",

@@ -11,7 +11,7 @@ from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.methods.coar import fit_samples
 from circuits.methods.game_values import sobol_indices
 from circuits.results.circuit import Circuit
-from circuits.results.linear_attribution import LinearAttribution
+from circuits.results.node_scores import LinearAttribution
 from circuits.results.provenance import frozen
 from circuits.stats.correlation import correlation
 from circuits.stats.interactions import interactions

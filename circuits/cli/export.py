@@ -48,7 +48,7 @@ def export(
     """Write a circuit for a paper, for another tool, or for a benchmark."""
     from circuits.cli.terminal import console
     from circuits.export.formats import export_circuit, find_format
-    from circuits.export.naming import read_naming
+    from circuits.results.naming import read_naming
     from circuits.runs.source import read_source
 
     form = find_format(to, out)

@@ -133,7 +133,7 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
         (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"])),
         ("nodes", f"{numbers['nodes']}{where}"),
     ]
-    from circuits.results.linear_attribution import LinearAttribution
+    from circuits.results.node_scores import LinearAttribution
 
     if isinstance(found.scores, LinearAttribution):
         worth = found.scores.fit

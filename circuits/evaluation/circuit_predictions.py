@@ -26,7 +26,7 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, get_ablation
 from circuits.question.metrics import Metric, MetricFunction
 from circuits.results.circuit import Circuit
-from circuits.results.linear_attribution import LinearAttribution
+from circuits.results.node_scores import LinearAttribution
 
 
 @plain_methods

@@ -26,8 +26,7 @@ from circuits.evaluation.counterfactual import Correlation, Counterfactuals
 from circuits.plain_torch import plain_methods, plain_torch
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
-from circuits.results.linear_attribution import LinearAttribution
-from circuits.results.node_scores import NodeScores
+from circuits.results.node_scores import LinearAttribution, NodeScores
 from circuits.results.provenance import finite
 from circuits.stats.bootstrap import resampling_weights
 from circuits.stats.correlation import correlation

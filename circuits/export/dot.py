@@ -6,9 +6,9 @@ Text is quoted here rather than by pygraphviz, which takes a label `<…>` for H
 from pathlib import Path
 
 from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
-from circuits.export.naming import Naming
 from circuits.files.atomic import replacing
 from circuits.results.circuit import Circuit
+from circuits.results.naming import Naming
 
 ARROWS = {"q": "diamond", "k": "tee", "v": "dot", "in": "normal", "none": "none"}
 """Arrow heads: diamond, bar, disc, triangle; told apart at any angle and width."""

@@ -14,9 +14,9 @@ from typing import Literal
 import networkx
 
 from circuits.errors import InputError
-from circuits.export.naming import Naming
 from circuits.graph.graph import Graph, Kind
 from circuits.results.circuit import Circuit
+from circuits.results.naming import Naming
 from circuits.results.quantity import EFFECT, Quantity, quantity_of
 
 Sign = Literal["helps", "hurts", "size", "unscored"]

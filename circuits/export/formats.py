@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import ContentWarning, InputError
-from circuits.export.naming import Naming
 from circuits.plain_torch import plain_torch
 from circuits.results.circuit import Circuit
+from circuits.results.naming import Naming
 
 DRAWN = ("naming", "max_edges", "colours", "direction")
 

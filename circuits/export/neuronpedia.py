@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.export.naming import Naming
 from circuits.files.atomic import replacing
 from circuits.graph.graph import Graph
 from circuits.results.circuit import Circuit
+from circuits.results.naming import Naming
 from circuits.results.provenance import plain
 from circuits.results.quantity import quantity_of
 

@@ -12,9 +12,9 @@ from circuits.errors import InputError
 from circuits.export.dot import ARROWS, FACE, NODE_STYLE, arrow_size, edge_style, node_style, quoted
 from circuits.export.drawing import SMALL_FONT, Drawing, DrawnEdge, LegendLine, draw, text_width
 from circuits.export.layout import SAMPLE, Layout, Point, has_graphviz, lay_out
-from circuits.export.naming import Naming
 from circuits.files.atomic import replacing
 from circuits.results.circuit import Circuit
+from circuits.results.naming import Naming
 
 LARGEST_PNG = 8_000
 """Pixels along the longer side; beyond it the resolution is lowered."""

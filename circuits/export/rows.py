@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
-from circuits.export.naming import Naming
 from circuits.results.circuit import Circuit
+from circuits.results.naming import Naming
 
 
 class EdgeRow(NamedTuple):

@@ -8,10 +8,10 @@ from typing import Any
 
 from circuits.errors import InputError
 from circuits.export.latex import escape
-from circuits.export.naming import Naming
 from circuits.export.rows import EdgeRow, NodeRow, edge_rows, node_rows
 from circuits.files.atomic import replacing
 from circuits.results.circuit import Circuit
+from circuits.results.naming import Naming
 from circuits.results.quantity import quantity_of
 
 PAGE = 45

@@ -10,9 +10,9 @@ from circuits.export.dot import FRAME, arrow_size
 from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
 from circuits.export.latex import escape
 from circuits.export.layout import SAMPLE, Layout, Point, lay_out
-from circuits.export.naming import Naming
 from circuits.files.atomic import replacing
 from circuits.results.circuit import Circuit
+from circuits.results.naming import Naming
 
 ARROWS = {
     "q": ("Diamond", 1.4, 0.7),

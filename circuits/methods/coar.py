@@ -32,8 +32,7 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.span import share_known
-from circuits.results.linear_attribution import LinearAttribution
-from circuits.results.node_scores import NodeScores
+from circuits.results.node_scores import LinearAttribution, NodeScores
 from circuits.results.provenance import frozen
 from circuits.stats.correlation import correlation
 from circuits.stats.interactions import interactions

@@ -26,7 +26,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
-from circuits.results.linear_attribution import LinearAttribution
+from circuits.results.node_scores import LinearAttribution
 from circuits.stats.rounding import computed_in, rounding
 
 

@@ -10,7 +10,7 @@ with any tool.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -33,15 +33,14 @@ from circuits.prompts.pair import (
     check_provenance,
     show,
 )
-from circuits.prompts.pairs import PromptPairs
 
 NEEDED = ("clean", "corrupted", "answers")
 COMMON = ("source", "seed", "metric")
 KEYS = (*NEEDED, "distractors", "position", "roles", "clean_text", "corrupted_text", *COMMON)
 
 
-def read(path: str | os.PathLike[str], model: Encoder | None = None) -> PromptPairs:
-    """The pairs of a file; empty lines are skipped.
+def read(path: str | os.PathLike[str], model: Encoder | None = None) -> tuple[list[Pair], dict[str, Any]]:
+    """The pairs of a file, and what all of them share: source, seed and metric. Empty lines are skipped.
 
     Text is encoded by `model.encode`, which puts BOS first: `position` and `roles` count it. Answers given as text are
     encoded as they follow the clean prompt (`" Mary"` with its space), see `circuits.prompts.answer_tokens`. Ids are checked against
@@ -63,11 +62,11 @@ def read(path: str | os.PathLike[str], model: Encoder | None = None) -> PromptPa
     if not pairs:
         needed = ", ".join(NEEDED)
         raise PairsError(f"{name} has no pairs; expected one JSON object a line with the keys {needed}")
-    return PromptPairs.from_pairs(pairs, **common.found)
+    return pairs, common.found
 
 
-def write(pairs: PromptPairs, path: str | os.PathLike[str]) -> None:
-    """Write pairs so that `read` gives equal ones. The file appears whole or not at all.
+def write(pairs: Iterable[Pair], shared: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write pairs, and what they share, so that `read` gives equal ones. The file appears whole or not at all.
 
     Raises:
         PairsError: it cannot be written there.
@@ -75,14 +74,14 @@ def write(pairs: PromptPairs, path: str | os.PathLike[str]) -> None:
     try:
         with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             for pair in pairs:
-                file.write(json.dumps(_to_record(pair, pairs), ensure_ascii=False) + "\n")
+                file.write(json.dumps(_to_record(pair, shared), ensure_ascii=False) + "\n")
     except InputError as error:
         raise PairsError(str(error).replace("cannot write", "pairs cannot be written to", 1)) from None
     except ValueError as error:  # a NUL in the path
         raise PairsError(f"pairs cannot be written to {str(path)!r}: {error}") from error
 
 
-def _to_record(pair: Pair, pairs: PromptPairs) -> dict[str, Any]:
+def _to_record(pair: Pair, shared: Mapping[str, Any]) -> dict[str, Any]:
     record = {
         "clean": pair.clean,
         "corrupted": pair.corrupted,
@@ -92,9 +91,7 @@ def _to_record(pair: Pair, pairs: PromptPairs) -> dict[str, Any]:
         "roles": dict(pair.roles),
         "clean_text": pair.clean_text,
         "corrupted_text": pair.corrupted_text,
-        "source": pairs.source,
-        "seed": pairs.seed,
-        "metric": pairs.metric,
+        **{key: shared[key] for key in COMMON},
     }
     return {key: value for key, value in record.items() if value is not None}
 

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuits.errors import PairsError
+from circuits.prompts import jsonl
 from circuits.prompts.pair import (
     Encoder,
     Pair,
@@ -186,15 +187,12 @@ class PromptPairs:
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str], model: Encoder | None = None) -> "PromptPairs":
         """Pairs from a file, see `circuits.prompts.jsonl.read`; only text needs a model, ids are checked against it."""
-        from circuits.prompts import jsonl as pairs_file
-
-        return pairs_file.read(path, model)
+        pairs, shared = jsonl.read(path, model)
+        return cls.from_pairs(pairs, **shared)
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write a file from which `from_jsonl` makes equal pairs, see `circuits.prompts.jsonl.write`."""
-        from circuits.prompts import jsonl as pairs_file
-
-        pairs_file.write(self, path)
+        jsonl.write(self, {"source": self.source, "seed": self.seed, "metric": self.metric}, path)
 
     def __len__(self) -> int:
         return len(self.clean)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from circuits.errors import InputError
 
 if TYPE_CHECKING:
-    from circuits.model import Model
+    from circuits.prompts.pair import Encoder
     from circuits.prompts.pairs import PromptPairs
 
 
@@ -19,7 +19,7 @@ class Source:
     task: Any
     path: Path = Path()
 
-    def __call__(self, model: "Model", n: int | None, seed: int, one_length: bool = False) -> "PromptPairs":
+    def __call__(self, model: "Encoder", n: int | None, seed: int, one_length: bool = False) -> "PromptPairs":
         """n pairs (None: 64 of a task, all of a file); with `one_length`, those of the most frequent length only."""
         if self.task is not None:
             # A task of another package may know nothing of lengths.

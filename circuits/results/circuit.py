@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,13 +12,11 @@ from torch import Tensor
 from circuits.errors import InputError
 from circuits.graph.graph import Graph, live_nodes
 from circuits.plain_torch import plain_methods
+from circuits.results.circuit_file import TABLES, Table
 from circuits.results.provenance import Provenance, frozen
 
 if TYPE_CHECKING:
     import networkx as nx
-
-Table = Literal["scores", "stderr"]
-TABLES: tuple[Table, ...] = ("scores", "stderr")
 
 
 @plain_methods
@@ -264,7 +262,7 @@ class Circuit:
         """Inverse of `to_networkx`."""
         from circuits.results.circuit_file import from_networkx
 
-        return from_networkx(graph)
+        return cls.from_places(**from_networkx(graph))
 
     def to_json(self, path: str | Path) -> None:
         """Writes the circuit as node-link JSON; see `circuits.results.circuit_file`."""
@@ -277,11 +275,11 @@ class Circuit:
         """Reads what `to_json` wrote; InputError says what is wrong with any other file."""
         from circuits.results.circuit_file import read_json
 
-        return read_json(path)
+        return cls.from_places(**read_json(path))
 
     def to_graphml(self, path: str | Path) -> None:
-        """Writes the circuit as GraphML; see `circuits.export.graphml`."""
-        from circuits.export.graphml import write_graphml
+        """Writes the circuit as GraphML; see `circuits.results.graphml`."""
+        from circuits.results.graphml import write_graphml
 
         write_graphml(self, path)
 

@@ -16,7 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import networkx as nx
 import torch
@@ -26,7 +26,6 @@ from circuits.files.atomic import replacing
 from circuits.files.untrusted import check_plain, check_schema, shown
 from circuits.files.untrusted import read_json as read_plain_json
 from circuits.graph.graph import Graph, Reader
-from circuits.results.circuit import TABLES, Circuit
 from circuits.results.provenance import Provenance, frozen, plain
 
 SCHEMA = 1
@@ -35,8 +34,24 @@ FIELDS = ("source", "target", "key", "score", "stderr", "id", "kind", "layer", "
 """Keys of the edges and nodes in a file."""
 _VALUES = ("score", "stderr")
 
+Table = Literal["scores", "stderr"]
+TABLES: tuple[Table, ...] = ("scores", "stderr")
 
-def to_networkx(circuit: Circuit, expand_groups: bool = False) -> nx.MultiDiGraph:
+
+class Edges(Protocol):
+    """What is written of a circuit; see `circuits.Circuit`."""
+
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def provenance(self) -> Provenance: ...
+    @property
+    def nodes(self) -> tuple[str, ...]: ...
+    def entries(self) -> list[tuple[int, int, float | None, float | None]]: ...
+    def column(self, name: Table) -> torch.Tensor | None: ...
+
+
+def to_networkx(circuit: Edges, expand_groups: bool = False) -> nx.MultiDiGraph:
     """The circuit as a MultiDiGraph.
 
     Args:
@@ -59,12 +74,12 @@ def to_networkx(circuit: Circuit, expand_groups: bool = False) -> nx.MultiDiGrap
     return result
 
 
-def header(circuit: Circuit) -> dict[str, Any]:
+def header(circuit: Edges) -> dict[str, Any]:
     """The graph attributes."""
     return {"schema": SCHEMA, "graph": circuit.graph.to_dict(), "provenance": plain(circuit.provenance)}
 
 
-def nodes_of(circuit: Circuit, expand_groups: bool = False) -> list[tuple[str, dict[str, Any]]]:
+def nodes_of(circuit: Edges, expand_groups: bool = False) -> list[tuple[str, dict[str, Any]]]:
     """Names and attributes of the nodes in a circuit's multigraph: its writers, then what else its edges end at."""
     graph = circuit.graph
     touched = set(circuit.nodes)
@@ -100,8 +115,8 @@ def _values(score: float | None, stderr: float | None) -> dict[str, float]:
     return {name: value for name, value in zip(_VALUES, (score, stderr), strict=True) if value is not None}
 
 
-def from_networkx(graph: nx.MultiDiGraph) -> Circuit:
-    """The circuit that `to_networkx` made a graph of.
+def from_networkx(graph: nx.MultiDiGraph) -> dict[str, Any]:
+    """The arguments of `Circuit.from_places` for the circuit that `to_networkx` made a graph of.
 
     Raises:
         InputError: not a MultiDiGraph of this schema, or an edge that the model's graph does not have.
@@ -116,12 +131,12 @@ def from_networkx(graph: nx.MultiDiGraph) -> Circuit:
         found = [(places.writers[source], places.ends[target, key]) for source, target, key, _ in edges]
     except (KeyError, TypeError):
         found = [places.place(source, target, key) for source, target, key, _ in edges]
-    return _circuit(places, found, [data for *_, data in edges], origin)
+    return _arguments(places, found, [data for *_, data in edges], origin)
 
 
 def _read_head(attributes: dict[str, Any]) -> tuple[Graph, Provenance]:
     check_schema(attributes.get("schema"), SCHEMA, "circuit")
-    origin = check_plain(_object(attributes.get("provenance"), "provenance"), "provenance")
+    origin = check_plain(as_object(attributes.get("provenance"), "provenance"), "provenance")
     return Graph.from_dict(attributes.get("graph")), frozen(origin)
 
 
@@ -167,13 +182,16 @@ class _Places:
         return self.graph.edge_index(f"{source}->{self.graph.reader_names[self.readers[end]]}")[0], end
 
 
-def _circuit(
+def _arguments(
     places: _Places, found: list[tuple[int, int]], edges: Sequence[dict[str, Any]], origin: Provenance
-) -> Circuit:
-    """The circuit of edges at known places; `edges` hold their values."""
+) -> dict[str, Any]:
+    """Of `Circuit.from_places`, for edges at known places; `edges` hold their values."""
     w, ends = torch.tensor(found, dtype=torch.long).reshape(-1, 2).T
     scores, stderr = (_column(edges, name) for name in _VALUES)
-    return Circuit.from_places(places.graph, w, torch.tensor(places.readers)[ends], scores, stderr, origin)
+    readers = torch.tensor(places.readers)[ends]
+    return {
+        "graph": places.graph, "writers": w, "readers": readers, "scores": scores, "stderr": stderr, "provenance": origin
+    }  # fmt: skip
 
 
 def _column(edges: Sequence[dict[str, Any]], name: str) -> torch.Tensor | None:
@@ -206,7 +224,8 @@ def _number(value: Any, what: str) -> float:
     return number
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
+def as_object(value: Any, what: str) -> dict[str, Any]:
+    """A value that should be a mapping, or absent."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -217,7 +236,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 # --- files ----------------------------------------------------------------------------------------------------------------
 
 
-def write_json(circuit: Circuit, path: str | Path) -> None:
+def write_json(circuit: Edges, path: str | Path) -> None:
     """Writes the circuit as node-link JSON, whole or not at all: node-link data of `to_networkx`, edges in graph
     order.
 
@@ -234,7 +253,7 @@ def write_json(circuit: Circuit, path: str | Path) -> None:
         file.write(f"{tail}\n")
 
 
-def _written(circuit: Circuit) -> Iterator[str]:
+def _written(circuit: Edges) -> Iterator[str]:
     """The list of edges, as `json.dumps(…, indent=1)` would write it in ten times the time."""
     graph = circuit.graph
     sources = [f'   "source": "{name}",\n' for name in graph.writer_names]
@@ -248,15 +267,15 @@ def _written(circuit: Circuit) -> Iterator[str]:
     yield "[]" if before == "[\n  {\n" else "\n ]"
 
 
-def check_finite(circuit: Circuit) -> None:
+def check_finite(circuit: Edges) -> None:
     """Refuses infinite scores, which no file can carry."""
     for column in map(circuit.column, TABLES):
         if column is not None and bool(column.isinf().any()):
             raise InputError("the circuit holds infinite scores, which no file can carry")
 
 
-def read_json(path: str | Path) -> Circuit:
-    """Reads what `write_json` wrote.
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The arguments of `Circuit.from_places` for what `write_json` wrote.
 
     Raises:
         InputError: the file cannot be read, is no JSON, or is no circuit of this schema; with the reason.
@@ -264,24 +283,24 @@ def read_json(path: str | Path) -> Circuit:
     return from_plain(read_plain_json(path, FIELDS), path)
 
 
-def from_plain(data: Any, path: str | Path) -> Circuit:
-    """The circuit that the JSON of a file says; see `read_json`."""
+def from_plain(data: Any, path: str | Path) -> dict[str, Any]:
+    """The same for the JSON of a file that was read already; see `read_json`."""
     try:
         return _from_data(data)
     except InputError as problem:
         raise InputError(f"{path}: {problem}") from None
 
 
-def _from_data(data: Any) -> Circuit:
-    """Node-link data as a circuit, read by hand: networkx takes anything, and we check every entry."""
-    data = _object(data, "a circuit file")
+def _from_data(data: Any) -> dict[str, Any]:
+    """Node-link data, read by hand: networkx takes anything, and we check every entry."""
+    data = as_object(data, "a circuit file")
     if data.get("directed") is not True or data.get("multigraph") is not True:
         raise InputError("expected node-link data of a directed multigraph")
     nodes, edges = data.get("nodes", []), data.get("edges")
     if not isinstance(edges, list) or not isinstance(nodes, list):
         raise InputError("expected the lists 'nodes' and 'edges'")
-    graph, origin = _read_head(_object(data.get("graph"), "graph"))
-    names = [_object(node, f"node {number}").get("id") for number, node in enumerate(nodes)]
+    graph, origin = _read_head(as_object(data.get("graph"), "graph"))
+    names = [as_object(node, f"node {number}").get("id") for number, node in enumerate(nodes)]
     for number, name in enumerate(names):
         if not isinstance(name, str):
             raise InputError(f"node {number} needs a string 'id', got {shown(nodes[number])}")
@@ -295,11 +314,11 @@ def _from_data(data: Any) -> Circuit:
         twice = next(place for place, n in Counter(found).items() if n > 1)
         number = len(found) - 1 - found[::-1].index(twice)
         raise InputError(f"edge {number} ({shown(edges[number])}) is there twice")
-    return _circuit(places, found, edges, origin)
+    return _arguments(places, found, edges, origin)
 
 
 def _place(places: _Places, edge: Any, number: int) -> tuple[int, int]:
-    edge = _object(edge, f"edge {number}")
+    edge = as_object(edge, f"edge {number}")
     source, target, key = (edge.get(name) for name in ("source", "target", "key"))
     if not all(isinstance(name, str) for name in (source, target, key)):
         raise InputError(f"edge {number} needs the strings 'source', 'target' and 'key', got {shown(edge)}")

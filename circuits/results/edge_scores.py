@@ -1,6 +1,5 @@
 """Scores of edges: what a method says each one does, how sure it is, and the circuits that can be chosen by them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.plain_torch import plain_methods
-from circuits.results import selection
+from circuits.results import score_file, selection
 from circuits.results.circuit import Circuit
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
@@ -64,7 +63,7 @@ class EdgeScores:
 
     def __post_init__(self) -> None:
         tensors = {name: getattr(self, name) for name in TENSORS}
-        check_shapes(self.graph, self.n_prompts, self.positions, self.group, tensors)
+        score_file.check_shapes(self.graph, self.n_prompts, self.positions, self.group, tensors)
 
     @property
     def candidates(self) -> Bool[Tensor, "writer reader"]:
@@ -285,30 +284,9 @@ class EdgeScores:
 
     def save(self, path: str | Path) -> None:
         """Writes everything to one safetensors file (JSON header, no pickle); see `circuits.results.score_file`."""
-        from circuits.results.score_file import write_scores
-
-        write_scores(self, path)
+        score_file.write_scores(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "EdgeScores":
         """Reads what `save` wrote; InputError says what is wrong with any other file."""
-        from circuits.results.score_file import read_scores
-
-        return read_scores(path)
-
-
-def check_shapes(
-    graph: Graph, n_prompts: int, positions: tuple[str, ...] | None, group: int, tensors: Mapping[str, Tensor | None]
-) -> None:
-    """Refuses tensors of `EdgeScores`, by name, that fit neither its graph nor each other."""
-    shape = tuple(graph.edge_mask.shape)
-    expected = {name: shape for name in ("values", "stderr", "kept")}
-    expected["by_position"] = expected["by_position_stderr"] = (*shape, len(positions or ()))
-    expected["per_prompt"] = (-(-n_prompts // group), graph.n_edges)
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.shape != expected[name]:
-            raise InputError(
-                f"{name} has shape {tuple(tensor.shape)}, which does not fit its graph; expected {expected[name]}"
-            )
-    if (positions is None) != (tensors.get("by_position") is None):
-        raise InputError("positions and by_position come together; give both or neither")
+        return cls(**score_file.read_scores(path))

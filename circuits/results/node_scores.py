@@ -12,10 +12,15 @@ from torch import Tensor
 from circuits.errors import InputError
 from circuits.plain_torch import plain_methods
 from circuits.question.span import Span
+from circuits.results import score_file
 from circuits.results.provenance import Provenance, frozen
 from circuits.results.quantity import Quantity, quantity_of
 from circuits.stats.bootstrap import bootstrap_interval
+from circuits.stats.interactions import Interaction
 from circuits.workers.workers import Workers
+
+WEAK = 0.5
+"""A correlation on samples left out below which a fit is said to be weak."""
 
 
 @plain_methods
@@ -133,16 +138,65 @@ class NodeScores:
 
     def save(self, path: str | Path) -> None:
         """Writes effects, both runs and provenance to one safetensors file (JSON header, no pickle)."""
-        from circuits.results.score_file import write_node_scores
-
-        write_node_scores(self, path)
+        score_file.write_node_scores(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "NodeScores":
-        """Reads what `save` wrote; InputError says what is wrong with any other file."""
-        from circuits.results.score_file import read_node_scores
+        """Reads what `save` wrote, also of a `LinearAttribution`; InputError says what is wrong with any other file."""
+        arguments = score_file.read_node_scores(path)
+        return LinearAttribution(**arguments) if "fit" in arguments else NodeScores(**arguments)
 
-        return read_node_scores(path)
+
+@plain_methods
+@dataclass(frozen=True, eq=False)
+class LinearAttribution(NodeScores):
+    """A linear model of the metric under ablations; as `NodeScores`, the weights per prompt.
+
+    Attributes:
+        bias: per prompt.
+        weight_stderr: of each weight from the residuals of its fit (NaN for ridge and lasso); `stderr` is over prompts.
+        mean_weight_stderr: of each weight averaged over the prompts, these prompts taken as given.
+        fit: what the fit is worth: `samples`, `components`, `rank`, `condition`, `held_out` (the correlation, averaged over
+            the prompts, between the metric and its prediction by a fit that has not seen the sample; None where there is
+            none), `strength`, and the strongest `interactions`: pairs that the sum does not describe.
+    """
+
+    bias: Float[Tensor, " prompt"] = field(default_factory=lambda: torch.zeros(0))
+    weight_stderr: Float[Tensor, "node prompt"] = field(default_factory=lambda: torch.zeros(0, 0))
+    mean_weight_stderr: Float[Tensor, " node"] = field(default_factory=lambda: torch.zeros(0))
+    fit: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, kept: Float[Tensor, "sample node"]) -> Float[Tensor, "sample prompt"]:
+        """The metric where these components are kept."""
+        return self.bias + kept.to(self.per_prompt.dtype) @ self.per_prompt
+
+    @property
+    def interactions(self) -> tuple[Interaction, ...]:
+        """The strongest pairs that the sum does not describe; see `circuits.stats.interactions`."""
+        return tuple(Interaction(*pair) for pair in self.fit.get("interactions", ()))
+
+    @property
+    def statement(self) -> str | None:
+        """In plain words, what a reader should know before using the weights; None where there is nothing to say."""
+        samples, components, rank = (self.fit[name] for name in ("samples", "components", "rank"))
+        held_out = self.fit["held_out"]
+        if rank < components:
+            return (
+                f"{samples} samples cannot tell {components} components apart (rank {rank}): the weights are one of many "
+                f"solutions; draw more than {components + 1} samples, better several times as many"
+            )
+        if held_out is None or held_out < WEAK:
+            told = (
+                "cannot be tested" if held_out is None else f"has a correlation of {held_out:.2f} on samples left out"
+            )
+            return (
+                f"{samples} samples are few for {components} components: the fit {told} (condition "
+                f"{self.fit['condition']:.1f}); draw more samples, or take a smaller alpha if components interact"
+            )
+        return None
+
+    def save(self, path: str | Path) -> None:
+        score_file.write_node_scores(self, path, self.fit)
 
 
 def node_scores(

@@ -10,7 +10,7 @@ Edge scores of schema 1 had `values`, `stderr` and no more; they are still read.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,7 @@ from circuits.errors import InputError
 from circuits.files.atomic import write_tensors
 from circuits.files.untrusted import check_plain, check_tensors, parse_json, shown
 from circuits.graph.graph import Graph
-from circuits.results.circuit_file import _object
-from circuits.results.edge_scores import EdgeScores, check_shapes
-from circuits.results.linear_attribution import LinearAttribution
-from circuits.results.node_scores import NodeScores
+from circuits.results.circuit_file import as_object
 from circuits.results.provenance import frozen, plain
 
 SCHEMA = "mech-circuits edge scores 2"
@@ -49,8 +46,8 @@ EDGE_TENSORS = {
 FIT_TENSORS = ("bias", "weight_stderr", "mean_weight_stderr")
 
 
-def write_scores(scores: EdgeScores, path: str | Path) -> None:
-    """Writes edge scores, whole or not at all."""
+def write_scores(scores: Any, path: str | Path) -> None:
+    """Writes `EdgeScores`, whole or not at all."""
     header = {
         "schema": SCHEMA,
         "graph": json.dumps(scores.graph.to_dict()),
@@ -63,8 +60,8 @@ def write_scores(scores: EdgeScores, path: str | Path) -> None:
     _write({name: t.to("cpu", EDGE_TENSORS[name]) for name, t in tensors.items() if t is not None}, header, path)
 
 
-def read_scores(path: str | Path) -> EdgeScores:
-    """Reads what `write_scores` wrote.
+def read_scores(path: str | Path) -> dict[str, Any]:
+    """The arguments of the `EdgeScores` that `write_scores` wrote.
 
     Raises:
         InputError: the file cannot be read or holds something else; with the reason.
@@ -73,7 +70,7 @@ def read_scores(path: str | Path) -> EdgeScores:
         if header["schema"] == OLD_SCHEMA:
             header = {**header, "positions": "null", "group": "1"}
         graph = Graph.from_dict(_parsed(header, "graph"))
-        provenance = frozen(check_plain(_object(_parsed(header, "provenance"), "provenance"), "provenance"))
+        provenance = frozen(check_plain(as_object(_parsed(header, "provenance"), "provenance"), "provenance"))
         positions = _parsed(header, "positions")
         positions = None if positions is None else _names(positions, "positions")
         n_prompts, group = (_count(header[name], name) for name in ("n_prompts", "group"))
@@ -83,13 +80,30 @@ def read_scores(path: str | Path) -> EdgeScores:
             if tensor.dtype != EDGE_TENSORS[name]:
                 raise InputError(f"{name} is {tensor.dtype}, which does not fit; expected {EDGE_TENSORS[name]}")
         check_shapes(graph, n_prompts, positions, group, tensors)
-        return EdgeScores(
-            graph, n_prompts=n_prompts, provenance=provenance, positions=positions, group=group, **tensors
-        )
+        return {
+            "graph": graph, "n_prompts": n_prompts, "provenance": provenance, "positions": positions, "group": group, **tensors
+        }  # fmt: skip
 
 
-def write_node_scores(scores: NodeScores, path: str | Path) -> None:
-    """Writes node scores, whole or not at all."""
+def check_shapes(
+    graph: Graph, n_prompts: int, positions: tuple[str, ...] | None, group: int, tensors: Mapping[str, Tensor | None]
+) -> None:
+    """Refuses tensors of `EdgeScores`, by name, that fit neither its graph nor each other."""
+    shape = tuple(graph.edge_mask.shape)
+    expected = {name: shape for name in ("values", "stderr", "kept")}
+    expected["by_position"] = expected["by_position_stderr"] = (*shape, len(positions or ()))
+    expected["per_prompt"] = (-(-n_prompts // group), graph.n_edges)
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.shape != expected[name]:
+            raise InputError(
+                f"{name} has shape {tuple(tensor.shape)}, which does not fit its graph; expected {expected[name]}"
+            )
+    if (positions is None) != (tensors.get("by_position") is None):
+        raise InputError("positions and by_position come together; give both or neither")
+
+
+def write_node_scores(scores: Any, path: str | Path, fit: Mapping[str, Any] | None = None) -> None:
+    """Writes `NodeScores`, whole or not at all; with a `fit`, a `LinearAttribution`."""
     header = {
         "schema": NODE_SCHEMA,
         "nodes": json.dumps(list(scores.nodes)),
@@ -97,14 +111,14 @@ def write_node_scores(scores: NodeScores, path: str | Path) -> None:
         "provenance": json.dumps(plain(scores.provenance)),
     }
     runs = {"per_prompt": scores.per_prompt, "clean": scores.clean, "corrupted": scores.corrupted}
-    if isinstance(scores, LinearAttribution):
-        header["fit"] = json.dumps(scores.fit)
+    if fit is not None:
+        header["fit"] = json.dumps(fit)
         runs |= {name: getattr(scores, name) for name in FIT_TENSORS}
     _write({name: run.to("cpu", torch.float64) for name, run in runs.items() if run is not None}, header, path)
 
 
-def read_node_scores(path: str | Path) -> NodeScores:
-    """Reads what `write_node_scores` wrote.
+def read_node_scores(path: str | Path) -> dict[str, Any]:
+    """The arguments of the `NodeScores` that `write_node_scores` wrote; with `fit` among them, of a `LinearAttribution`.
 
     Raises:
         InputError: the file cannot be read or holds something else; with the reason.
@@ -113,11 +127,11 @@ def read_node_scores(path: str | Path) -> NodeScores:
         nodes = _names(_parsed(header, "nodes"), "nodes")
         positions = _parsed(header, "positions")
         positions = None if positions is None else _names(positions, "positions")
-        provenance = frozen(check_plain(_object(_parsed(header, "provenance"), "provenance"), "provenance"))
+        provenance = frozen(check_plain(as_object(_parsed(header, "provenance"), "provenance"), "provenance"))
         there = set(file.keys())
         per_prompt = file.get_tensor("per_prompt")
         clean, corrupted = (file.get_tensor(name) if name in there else None for name in ("clean", "corrupted"))
-        fit = check_plain(_object(_parsed(header, "fit"), "fit"), "fit") if "fit" in header else None
+        fit = check_plain(as_object(_parsed(header, "fit"), "fit"), "fit") if "fit" in header else None
         fitted: dict[str, Any] = {} if fit is None else {name: file.get_tensor(name) for name in FIT_TENSORS}
     axes = (len(nodes),) if positions is None else (len(nodes), len(positions))
     prompts = per_prompt.shape[-1:]
@@ -131,8 +145,12 @@ def read_node_scores(path: str | Path) -> NodeScores:
             raise InputError(
                 f"{path}: {name} is {run.dtype} {tuple(run.shape)}; expected torch.float64 {tuple(prompts)}"
             )
+    arguments: dict[str, Any] = {
+        "nodes": nodes, "per_prompt": per_prompt, "positions": positions, "clean": clean, "corrupted": corrupted,
+        "provenance": provenance,
+    }  # fmt: skip
     if fit is None:
-        return NodeScores(nodes, per_prompt, positions, clean, corrupted, provenance)
+        return arguments
     shapes: dict[str, torch.Size] = dict(
         zip(FIT_TENSORS, (prompts, per_prompt.shape, per_prompt.shape[:1]), strict=True)
     )
@@ -143,7 +161,7 @@ def read_node_scores(path: str | Path) -> NodeScores:
             )
     if not {"samples", "components", "rank", "held_out"} <= fit.keys():
         raise InputError(f"{path}: its fit does not say samples, components, rank and held_out")
-    return LinearAttribution(nodes, per_prompt, positions, clean, corrupted, provenance, **fitted, fit=fit)
+    return arguments | fitted | {"fit": fit}
 
 
 def _parsed(header: dict[str, str], name: str) -> Any:

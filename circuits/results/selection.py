@@ -24,26 +24,40 @@ import inspect
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import InputError
+from circuits.graph.graph import Graph
 from circuits.results.circuit import Circuit, readers_by_node
-
-if TYPE_CHECKING:
-    from circuits.results.edge_scores import EdgeScores
+from circuits.results.provenance import Provenance
 
 
-def top(scores: "EdgeScores", n: int, by: str = "abs", fill: bool = False) -> Circuit:
+class Scored(Protocol):
+    """What a rule needs to know of scores; see `circuits.EdgeScores`."""
+
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def values(self) -> Float[Tensor, "writer reader"]: ...
+    @property
+    def stderr(self) -> Float[Tensor, "writer reader"]: ...
+    @property
+    def candidates(self) -> Bool[Tensor, "writer reader"]: ...
+    @property
+    def provenance(self) -> Provenance: ...
+
+
+def top(scores: Scored, n: int, by: str = "abs", fill: bool = False) -> Circuit:
     """The n strongest edges, dead ends pruned; see `EdgeScores.top`."""
     _check_budget(scores, n)
     return _first(scores, ranking(scores, by), n, fill, {"rule": "top", "by": by})
 
 
-def threshold(scores: "EdgeScores", tau: float, by: str = "abs") -> Circuit:
+def threshold(scores: Scored, tau: float, by: str = "abs") -> Circuit:
     """Every edge of at least `tau`, dead ends pruned; see `EdgeScores.threshold`."""
     check_ranking(by)
     if not math.isfinite(tau):
@@ -53,20 +67,20 @@ def threshold(scores: "EdgeScores", tau: float, by: str = "abs") -> Circuit:
     return _noted(scores, strong & scores.candidates, {"rule": "threshold", "by": by, "tau": float(tau)})
 
 
-def greedy(scores: "EdgeScores", n: int, by: str = "abs", fill: bool = False) -> Circuit:
+def greedy(scores: Scored, n: int, by: str = "abs", fill: bool = False) -> Circuit:
     """Grown from `logits`, the strongest edge first; see `EdgeScores.greedy`."""
     _check_budget(scores, n)
     return _first(scores, _growth(scores, by), n, fill, {"rule": "greedy", "by": by})
 
 
-def positive_share(scores: "EdgeScores", n: int, share: float = 0.5, fill: bool = False) -> Circuit:
+def positive_share(scores: Scored, n: int, share: float = 0.5, fill: bool = False) -> Circuit:
     """A share of the budget for positive edges; see `EdgeScores.positive_share`."""
     _check_budget(scores, n)
     _check_share(share)
     return _first(scores, _shared(scores, share), n, fill, {"rule": "positive-share", "share": share})
 
 
-def optimal(scores: "EdgeScores", n: int, by: str = "abs", time_limit: float | None = 60.0) -> Circuit:
+def optimal(scores: Scored, n: int, by: str = "abs", time_limit: float | None = 60.0) -> Circuit:
     """The best connected circuit; see `EdgeScores.optimal`."""
     from circuits.results.optimal_selection import best_connected
 
@@ -87,7 +101,7 @@ RULES = {"top": top, "greedy": greedy, "positive-share": positive_share, "optima
 """The rules that take a budget, by name."""
 
 
-def select(scores: "EdgeScores", n: int, rule: str = "top", **options: Any) -> Circuit:
+def select(scores: Scored, n: int, rule: str = "top", **options: Any) -> Circuit:
     """A circuit by the name of a rule; see `EdgeScores.select`."""
     check_rule(rule, options)
     return RULES[rule](scores, n, **options)
@@ -140,7 +154,7 @@ def check_ranking(by: str) -> None:
         raise InputError(f"edges are ranked by 'abs' or 'signed', not {by!r}")
 
 
-def ranking(scores: "EdgeScores", by: str) -> Int[Tensor, "edge 2"]:
+def ranking(scores: Scored, by: str) -> Int[Tensor, "edge 2"]:
     """(writer, reader) of every candidate, strongest first; ties in graph order."""
     check_ranking(by)
     values = scores.values[scores.candidates]
@@ -148,7 +162,7 @@ def ranking(scores: "EdgeScores", by: str) -> Int[Tensor, "edge 2"]:
     return scores.candidates.nonzero()[order]
 
 
-def _growth(scores: "EdgeScores", by: str) -> Int[Tensor, "edge 2"]:
+def _growth(scores: Scored, by: str) -> Int[Tensor, "edge 2"]:
     """Candidates in the order in which a circuit that grows from `logits` takes them.
 
     The next edge is the strongest one into a reader of a node that is there; its writer, if new, opens its own readers.
@@ -176,7 +190,7 @@ def _growth(scores: "EdgeScores", by: str) -> Int[Tensor, "edge 2"]:
     return ranked[torch.tensor(order, dtype=torch.long)]
 
 
-def _shared(scores: "EdgeScores", share: float) -> Int[Tensor, "edge 2"]:
+def _shared(scores: Scored, share: float) -> Int[Tensor, "edge 2"]:
     """Candidates in an order whose first k are the ⌊share·k⌋ most positive edges and the strongest others, for every k."""
     strongest = ranking(scores, "abs")
     values = scores.values[strongest[:, 0], strongest[:, 1]]
@@ -195,7 +209,7 @@ def _shared(scores: "EdgeScores", share: float) -> Int[Tensor, "edge 2"]:
     return strongest[torch.tensor(order, dtype=torch.long)]
 
 
-def _first(scores: "EdgeScores", order: Int[Tensor, "edge 2"], n: int, fill: bool, how: dict[str, object]) -> Circuit:
+def _first(scores: Scored, order: Int[Tensor, "edge 2"], n: int, fill: bool, how: dict[str, object]) -> Circuit:
     """The first n edges of an order, or with `fill` as many as leave at most n after pruning."""
 
     def mask(k: int) -> Tensor:
@@ -212,11 +226,11 @@ def _first(scores: "EdgeScores", order: Int[Tensor, "edge 2"], n: int, fill: boo
     return _noted(scores, mask(k), {**how, "n": n})
 
 
-def _noted(scores: "EdgeScores", mask: Tensor, how: dict[str, object]) -> Circuit:
+def _noted(scores: Scored, mask: Tensor, how: dict[str, object]) -> Circuit:
     circuit = Circuit(scores.graph, mask, scores.values, scores.stderr, scores.provenance).pruned()
     return circuit.with_provenance(selection={**how, "kept": len(circuit)})
 
 
-def _check_budget(scores: "EdgeScores", n: int) -> None:
+def _check_budget(scores: Scored, n: int) -> None:
     if not 0 <= n <= scores.graph.n_edges:
         raise InputError(f"cannot choose {n} edges: this graph has {scores.graph.n_edges}")

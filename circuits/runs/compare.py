@@ -9,7 +9,7 @@ from circuits.evaluation.counterfactual import counterfactuals
 from circuits.model import Model
 from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
-from circuits.results.linear_attribution import LinearAttribution
+from circuits.results.node_scores import LinearAttribution
 from circuits.results.provenance import said
 from circuits.runs.read import Run
 

@@ -14,8 +14,7 @@ from circuits.question.answers import Answers
 from circuits.question.metrics import METRICS
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
-from circuits.results.linear_attribution import LinearAttribution
-from circuits.results.node_scores import NodeScores
+from circuits.results.node_scores import LinearAttribution, NodeScores
 from circuits.results.provenance import Provenance, finite
 
 

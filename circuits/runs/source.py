@@ -14,7 +14,7 @@ from circuits.errors import ContentWarning, InputError
 from circuits.export import eap_ig
 from circuits.files.untrusted import read_json
 from circuits.prompts.pairs import PromptPairs
-from circuits.results import circuit_file as node_link
+from circuits.results import circuit_file
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.runs.files import check_files, read_run_file
@@ -60,10 +60,10 @@ def read_source(path: str | Path, edges: int | None = None, every_edge: bool = F
 
 
 def _from_json(path: Path, edges: int | None) -> Circuit:
-    data = read_json(path, (*eap_ig.FIELDS, *node_link.FIELDS))
+    data = read_json(path, (*eap_ig.FIELDS, *circuit_file.FIELDS))
     if isinstance(data, dict) and "cfg" in data:
         return _of_eap_ig(eap_ig.from_plain(data, path), edges, path)
-    return _part(node_link.from_plain(data, path), edges, path)
+    return _part(Circuit.from_places(**circuit_file.from_plain(data, path)), edges, path)
 
 
 def _of_eap_ig(circuit: Circuit, edges: int | None, path: Path) -> Circuit:

@@ -8,10 +8,10 @@ import pytest
 
 from circuits import Circuit, Graph, InputError, Naming, export_circuit
 from circuits.export.formats import FORMATS, find_format
-from circuits.export.graphml import write_gexf, write_graphml
 from circuits.export.mib import write_mib
 from circuits.export.neuronpedia import attribution_graph, write_neuronpedia
 from circuits.export.tables import write_csv_edges, write_csv_nodes
+from circuits.results.graphml import write_gexf, write_graphml
 from circuits.results.provenance import frozen
 from tests.exported import GRAPHS, HOSTILE, scored
 

@@ -3,7 +3,7 @@
 import pytest
 
 from circuits import Graph, InputError, Naming
-from circuits.export.naming import clean, read_naming
+from circuits.results.naming import clean, read_naming
 
 GRAPH = Graph(2, 2, 2, (True, True))
 

@@ -294,7 +294,7 @@ def read_config(path: Path) -> None:
 
 
 def read_labels(path: Path) -> None:
-    from circuits.export.naming import read_naming
+    from circuits.results.naming import read_naming
 
     read_naming(path).checked(GRAPHS[0])
 

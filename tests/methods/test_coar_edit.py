@@ -8,7 +8,7 @@ import torch
 import circuits
 from circuits import InputError
 from circuits.measure.component_samples import draw_block
-from circuits.results.linear_attribution import LinearAttribution
+from circuits.results.node_scores import LinearAttribution
 from circuits.results.provenance import frozen
 from circuits.stats.interactions import interactions
 from tests.tiny_models import random_pairs, tiny

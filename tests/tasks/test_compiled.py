@@ -181,14 +181,14 @@ class TestNames:
             circuits.load_model("compiled/or-gate", revision="main")
 
     def test_the_command_discovers_what_is_there(self, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+        from circuits import Circuit
         from circuits.cli import app
-        from circuits.results.circuit_file import read_json
 
         out = tmp_path / "run"
         name = "compiled/induction"
         options = ["--model", name, "--n", "8", "--edges", "5", "--method", "eap-ig", "--out", str(out)]
         app(["discover", name, *options], standalone_mode=False)
-        assert set(read_json(out / "circuit.json").edges) <= set(EDGES[name].split())
+        assert set(Circuit.from_json(out / "circuit.json").edges) <= set(EDGES[name].split())
         capsys.readouterr()
 
     def test_the_commands_list_them(self) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuits import Circuit, Graph, InputError
-from circuits.export.graphml import write_graphml
-from circuits.results.circuit_file import from_networkx, read_json, to_networkx, write_json
+from circuits.results.circuit_file import to_networkx, write_json
+from circuits.results.graphml import write_graphml
 from circuits.results.provenance import frozen
 
 GRAPHS = [(2, 2, 2, (True, True), False), (2, 4, 2, (True, False), False), (2, 2, 1, (True, True), True)]
@@ -39,14 +39,14 @@ def same(a, b):
 @pytest.mark.parametrize("expand_groups", [True, False])
 def test_networkx_round_trip_is_exact(shape, scores, expand_groups):
     circuit = scored(shape, scores=scores)
-    same(from_networkx(to_networkx(circuit, expand_groups)), circuit)
+    same(Circuit.from_networkx(to_networkx(circuit, expand_groups)), circuit)
 
 
 @pytest.mark.parametrize("shape", GRAPHS)
 def test_json_round_trip_is_exact(shape, tmp_path):
     circuit = scored(shape)
     write_json(circuit, tmp_path / "c.json")
-    same(read_json(tmp_path / "c.json"), circuit)
+    same(Circuit.from_json(tmp_path / "c.json"), circuit)
     assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
 
 
@@ -100,7 +100,7 @@ def test_a_circuit_without_edges_comes_back(tmp_path):
     circuit = Circuit.empty(Graph(*GRAPHS[0]))
     write_json(circuit, tmp_path / "c.json")
     write_graphml(circuit, tmp_path / "c.graphml")
-    assert read_json(tmp_path / "c.json") == circuit
+    assert Circuit.from_json(tmp_path / "c.json") == circuit
     assert nx.read_graphml(tmp_path / "c.graphml").number_of_edges() == 0
 
 
@@ -108,7 +108,7 @@ def test_edges_written_once_per_query_head_are_read_as_their_groups(tmp_path):
     circuit = scored(GRAPHS[1])
     data = nx.node_link_data(to_networkx(circuit, expand_groups=True), edges="edges")
     (tmp_path / "c.json").write_text(json.dumps(data))
-    same(read_json(tmp_path / "c.json"), circuit)
+    same(Circuit.from_json(tmp_path / "c.json"), circuit)
 
 
 def test_entries_are_the_edges_with_their_numbers():
@@ -146,7 +146,7 @@ def test_broken_files_are_refused_by_name(name, tmp_path):
     path = tmp_path / "c.json"
     path.write_text(BROKEN[name])
     with pytest.raises(InputError, match=r"c\.json"):
-        read_json(path)
+        Circuit.from_json(path)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_broken_edges_are_refused_with_what_was_found(change, said, tmp_path):
     data["edges"][0] |= change
     path.write_text(json.dumps(data))
     with pytest.raises(InputError, match=said):
-        read_json(path)
+        Circuit.from_json(path)
 
 
 def test_an_edge_that_is_there_twice_is_refused(tmp_path):
@@ -177,12 +177,12 @@ def test_an_edge_that_is_there_twice_is_refused(tmp_path):
     data["edges"].append({**data["edges"][0], "score": 9.0})
     path.write_text(json.dumps(data))
     with pytest.raises(InputError, match="twice"):
-        read_json(path)
+        Circuit.from_json(path)
 
 
 def test_missing_files_and_directories_are_named(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
-        read_json(tmp_path / "nowhere.json")
+        Circuit.from_json(tmp_path / "nowhere.json")
     with pytest.raises(InputError, match="cannot write"):
         write_json(scored(GRAPHS[0]), tmp_path / "nowhere" / "c.json")
 
@@ -203,4 +203,4 @@ def test_no_json_makes_anything_but_an_input_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("json") / "c.json"
     path.write_text(json.dumps(data))
     with pytest.raises(InputError):
-        read_json(path)
+        Circuit.from_json(path)

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from circuits.export.naming import Naming
 from circuits.files.atomic import replacing
-from circuits.results.circuit import Circuit
-from circuits.results.circuit_file import check_finite, header, nodes_of
+from circuits.results.circuit_file import Edges, check_finite, header, nodes_of
+from circuits.results.naming import Naming
 
 GRAPH = {"schema": "long", "graph": "string", "provenance": "string"}
 NODE = {"kind": "string", "layer": "long", "head": "long", "heads": "string", "role": "string"}
@@ -37,23 +36,23 @@ xsi:schemaLocation="http://www.gexf.net/1.2draft http://www.gexf.net/1.2draft/ge
 Node = tuple[str, str, dict[str, Any]]
 
 
-def write_graphml(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
+def write_graphml(circuit: Edges, path: str | Path, naming: Naming | None = None) -> None:
     """Writes the circuit as GraphML, whole or not at all."""
     _write(_graphml(circuit, _named(circuit, naming)), circuit, path)
 
 
-def write_gexf(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
+def write_gexf(circuit: Edges, path: str | Path, naming: Naming | None = None) -> None:
     """Writes the circuit as GEXF 1.2, whole or not at all."""
     _write(_gexf(circuit, _named(circuit, naming)), circuit, path)
 
 
-def _write(lines: Iterator[str], circuit: Circuit, path: str | Path) -> None:
+def _write(lines: Iterator[str], circuit: Edges, path: str | Path) -> None:
     check_finite(circuit)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
 
 
-def _named(circuit: Circuit, naming: Naming | None) -> list[Node]:
+def _named(circuit: Edges, naming: Naming | None) -> list[Node]:
     """Name, label and attributes of each node."""
     naming = (naming or Naming()).checked(circuit.graph)
     found = []
@@ -64,7 +63,7 @@ def _named(circuit: Circuit, naming: Naming | None) -> list[Node]:
     return found
 
 
-def _graphml(circuit: Circuit, nodes: list[Node]) -> Iterator[str]:
+def _graphml(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield _GRAPHML
     for of, kinds in (("graph", GRAPH), ("node", {**NODE, "label": "string"}), ("edge", {"id": "string", **EDGE})):
         for name, kind in kinds.items():
@@ -93,12 +92,12 @@ def _data(of: str, key: str, value: Any) -> str:
     return "" if value is None else f'      <data key="{of}.{key}">{escape(str(value))}</data>\n'
 
 
-def _ends(circuit: Circuit) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+def _ends(circuit: Edges) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
     """Names of the writers; node and kind of each reader. They hold no character that XML would have escaped."""
     return circuit.graph.writer_names, [(reader.node, reader.kind) for reader in circuit.graph.reader_nodes]
 
 
-def _gexf(circuit: Circuit, nodes: list[Node]) -> Iterator[str]:
+def _gexf(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield _GEXF
     for of, kinds in (("edge", {**EDGE, "networkx_key": "string"}), ("node", NODE)):
         yield f'    <attributes mode="static" class="{of}">\n'
