@@ -114,7 +114,12 @@ def _made(directory: Path) -> Path:
 def kept(place: Path) -> dict[str, bytes]:
     """The files that are compared, by where they lie; those inside the study's directory have names that change with the version."""
     found = (path.relative_to(place) for path in sorted(place.rglob("*")) if path.is_file() and path.name in COMPARED)
-    return {str(path): (place / path).read_bytes() for path in found if path.parts[:2] != ("study", "s")}
+    contents = {path: (place / path).read_bytes() for path in found if path.parts[:2] != ("study", "s")}
+    # The order of options in a file says nothing.
+    return {
+        str(path): b"".join(sorted(raw.splitlines(True))) if path.suffix == ".toml" else raw
+        for path, raw in contents.items()
+    }
 
 
 def main() -> int:

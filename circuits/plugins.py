@@ -1,9 +1,10 @@
-"""Tasks and models by name: entry points of two groups, ours as well as those of other packages.
+"""Tasks, models and methods by name: entry points of three groups, ours as well as those of other packages.
 
 | group | an entry point names |
 |---|---|
 | `circuits.tasks` | a class derived from `tasks.base.Task` (or `tasks.base.Source`, for token ids) |
 | `circuits.models` | anything with `description`, a line, and `bridge()`, which builds a TransformerBridge; for small models that need no download |
+| `circuits.methods` | a `circuits.methods.method.Method` |
 
 A task whose circuit is known may say so by a method, `known_circuits`; see `KnowsCircuits`.
 
@@ -20,8 +21,9 @@ from circuits.errors import InputError
 
 GROUP = "circuits.tasks"
 MODELS = "circuits.models"
-_KIND = {GROUP: "task", MODELS: "model"}
-_PROVIDED: dict[str, dict[str, str]] = {GROUP: {}, MODELS: {}}
+METHODS = "circuits.methods"
+_KIND = {GROUP: "task", MODELS: "model", METHODS: "method"}
+_PROVIDED: dict[str, dict[str, str]] = {GROUP: {}, MODELS: {}, METHODS: {}}
 
 
 @runtime_checkable
@@ -59,10 +61,10 @@ class KnowsCircuits(Protocol):
 
 
 def provide(group: str, offered: Mapping[str, str]) -> None:
-    """Makes tasks or models known without their entry points.
+    """Makes tasks, models or methods known without their entry points.
 
     Args:
-        group: `circuits.tasks` or `circuits.models`.
+        group: `circuits.tasks`, `circuits.models` or `circuits.methods`.
         offered: name -> `module:class`.
     """
     _PROVIDED[group].update(offered)
@@ -110,6 +112,20 @@ def names_built_model(name: str) -> bool:
     families = {one.partition("/")[0] for one in known if "/" in one}
     family, slash, _ = name.partition("/")
     return name.replace("_", "-") in known or (bool(slash) and family in families)
+
+
+def method_names() -> list[str]:
+    """The names of all methods. Nothing is imported yet."""
+    return sorted(_found(METHODS))
+
+
+def find_method(name: str) -> Any:
+    """What the entry point of that name gives; `circuits.methods.catalogue.method` checks it.
+
+    Raises:
+        InputError: no method has that name, or its package cannot be loaded.
+    """
+    return _loaded(_point(METHODS, name))
 
 
 def _point(group: str, name: str) -> EntryPoint:

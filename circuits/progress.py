@@ -19,6 +19,10 @@ StageProgress = Callable[[str], contextlib.AbstractContextManager[StageReport]]
 """Called with a stage's name; gives a `StageReport`."""
 
 
+Timed = Callable[[str, str], contextlib.AbstractContextManager[StageReport]]
+"""Called with what a stage's time is recorded as, and with its name."""
+
+
 @contextlib.contextmanager
 def silent(stage: str) -> Iterator[StageReport]:
     yield lambda done, total, note="": None

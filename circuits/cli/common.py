@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from circuits.cli.terminal import console_stderr
+from circuits.errors import InputError
+from circuits.methods import options
 from circuits.prompts.source import find_pairs as find_pairs
 from circuits.quiet import quiet_libraries
 
@@ -19,8 +21,18 @@ LARGEST_SEED = 2**63 - 1
 
 
 def names_in(text: str | None) -> list[str] | None:
-    """Comma-separated names, each once."""
-    return None if text is None else list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    """Comma-separated names, each once; None where nothing was typed."""
+    return None if text is None else options.names_in(text)
+
+
+def check_known(what: str, name: str | None, known: Iterable[str]) -> None:
+    """Refuses an unknown name at once, before anything heavy is imported.
+
+    Raises:
+        InputError: with the nearest name.
+    """
+    if name is not None and name not in (known := list(known)):
+        raise InputError(f"there is no {what} {name!r}{options.nearest(name, known)} (one of {', '.join(known)})")
 
 
 def print_json(told: Any) -> None:
@@ -53,7 +65,7 @@ def load(name: str, dtype: str | None, device: str, revision: str | None, device
 
 @contextmanager
 def workers_on(
-    on: str | None, number: int | None, cpus: int | None, gpus: float, threads: int | None
+    on: str | None, workers: int | None, cpus_per_worker: int | None, gpus_per_worker: float, threads: int | None
 ) -> Iterator["Workers | None"]:
     """Workers as they were asked for with `--on` and what goes with it; None: this process works. It has so many
     threads either way.
@@ -61,11 +73,10 @@ def workers_on(
     Raises:
         InputError: options of workers without `--on`, or see `RayWorkers`.
     """
-    from circuits.errors import InputError
     from circuits.workers.workers import torch_threads
 
     if on is None:
-        if number is not None or cpus is not None or gpus:
+        if workers is not None or cpus_per_worker is not None or gpus_per_worker:
             raise InputError("--workers, --cpus-per-worker and --gpus-per-worker go with --on")
         with torch_threads(threads):
             yield None
@@ -76,6 +87,6 @@ def workers_on(
 
     threads = torch.get_num_threads() if threads is None else threads
     with console_stderr().status("starting workers"):
-        made = RayWorkers(on, number, cpus=cpus or threads, gpus=gpus, threads=threads)
+        made = RayWorkers(on, workers, cpus=cpus_per_worker or threads, gpus=gpus_per_worker, threads=threads)
     with made, torch_threads(threads):  # what is not divided, such as a fit, is computed here
         yield made

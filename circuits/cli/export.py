@@ -6,11 +6,7 @@ from typing import Annotated
 import typer
 
 from circuits.cli.options import finite
-
-NAMES = (
-    "json, graphml, gexf, dot, tikz, tikzpicture, svg, pdf, png, latex-edges, latex-nodes, csv-edges, csv-nodes, eap-ig, "
-    "eap-ig-tensors, mib, neuronpedia"
-)
+from circuits.export.catalogue import FORMATS, find_format
 
 
 def export(
@@ -22,7 +18,9 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write; for mib the submission's folder.")],
-    to: Annotated[str | None, typer.Option(help=f"Format: {NAMES}. Default: by the suffix of --out.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help=f"Format: {', '.join(FORMATS)}. Default: by the suffix of --out.")
+    ] = None,
     edges: Annotated[
         int | None, typer.Option(help="Take the N strongest edges by the scores instead of the circuit.", min=1)
     ] = None,
@@ -46,12 +44,12 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Write a circuit for a paper, for another tool, or for a benchmark."""
+    form = find_format(to, out)
     from circuits.cli.terminal import console
-    from circuits.export.formats import export_circuit, find_format
+    from circuits.export.formats import export_circuit
     from circuits.results.naming import read_naming
     from circuits.runs.source import read_source
 
-    form = find_format(to, out)
     naming = read_naming(labels) if labels is not None else None
     found = read_source(source, edges, form.every_edge)
     options = {

@@ -29,10 +29,10 @@ from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.question import Question
 from circuits.question.span import Span, share_of_span
+from circuits.results.choice import check_rule
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import finite
-from circuits.results.selection import check_rule
 from circuits.stats.bootstrap import resampling_weights
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -29,10 +29,10 @@ from torch import Tensor
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.plain_torch import plain_methods, plain_torch
+from circuits.results.choice import check_ranking
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
-from circuits.results.selection import check_ranking
 
 LEVELS = ("edges", "merged", "nodes")
 NEGLIGIBLE = 1e-6

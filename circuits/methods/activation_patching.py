@@ -32,6 +32,8 @@ from circuits.measure.divided import Asked, Measurement, measure_pieces
 from circuits.measure.node_effects import BatchEffects, node_effects, other_run
 from circuits.measure.patch_runs import PatchRuns
 from circuits.measure.store import Pieces, question_of
+from circuits.methods.method import Method
+from circuits.methods.options import NODES, POSITIONS, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -252,3 +254,20 @@ def _cut(layers: Sequence[int], workers: Workers, batches: int) -> list[tuple[in
 
 def _key(batch: int, layer: int) -> str:
     return f"batch-{batch:05d}-layer-{layer:05d}"
+
+
+METHOD = Method(
+    name="activation-patching",
+    function=activation_patching,
+    gives="nodes",
+    stage=("patching", "patching nodes"),
+    help="each node patched alone",
+    divided=True,
+    resumable=True,
+    takes=(
+        NODES,
+        POSITIONS,
+        Option("direction", Kind.TEXT, "denoising", "denoising or noising.", choices=DIRECTIONS),
+        Option("window", Kind.WHOLE, 1, "Neighbouring layers patched together.", at_least=1),
+    ),
+)

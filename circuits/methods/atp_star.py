@@ -20,7 +20,7 @@ Contributions have no sign: they rank nodes, in the metric's unit.
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -34,6 +34,8 @@ from circuits.engine.qk_fix import KeyFix, RowFix
 from circuits.errors import InputError
 from circuits.graph.nodes import Site, select_sites
 from circuits.measure.node_effects import BatchEffects, at_positions, node_effects, other_run
+from circuits.methods import options
+from circuits.methods.method import Method
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -270,3 +272,18 @@ def _grad_drop(
     only_layer = (terms == 0).to(plain.device)
     total[only_layer] = plain[only_layer]
     return total / terms.clamp(min=1).to(plain).reshape(shape)
+
+
+METHOD = Method(
+    name="atp-star",
+    function=atp_star,
+    gives="nodes",
+    stage=("attribution", "scoring nodes"),
+    help="estimates from gradients, with two corrections",
+    takes=(
+        replace(options.NODES, default=None, help=f"{options.NODES.help} Default: {NODES}."),
+        replace(options.POSITIONS, default="each"),
+        options.Option("qk_fix", options.Kind.FLAG, True, "Recompute the softmax."),
+        options.Option("grad_drop", options.Kind.FLAG, True, "Drop layers from gradients."),
+    ),
+)

@@ -19,6 +19,8 @@ from circuits.engine.live_run import live_run
 from circuits.engine.patch import record_values
 from circuits.graph.nodes import Site, select_sites
 from circuits.measure.node_effects import BatchEffects, at_positions, node_effects, other_run
+from circuits.methods.method import Method
+from circuits.methods.options import NODES, POSITIONS
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -93,3 +95,13 @@ def _attribute(
 def _of_site(product: Tensor, site: Site) -> Float[Tensor, "batch pos"]:
     part = product[site.where]
     return part if part.ndim == 2 else part.sum(-1)
+
+
+METHOD = Method(
+    name="attribution-patching",
+    function=attribution_patching,
+    gives="nodes",
+    stage=("attribution", "scoring nodes"),
+    help="estimates from gradients",
+    takes=(NODES, POSITIONS),
+)

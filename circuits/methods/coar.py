@@ -24,6 +24,8 @@ from torch import Tensor
 
 from circuits.errors import AttributionWarning, InputError
 from circuits.measure.component_samples import Sampler, Samples, in_blocks
+from circuits.methods.method import Method
+from circuits.methods.options import NODES, Kind, Option, Vary
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_torch
@@ -183,3 +185,25 @@ def _residuals(samples: Samples, found: LinearFit) -> Float[Tensor, "sample prom
 def _plain(found: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:
     """As JSON can hold it."""
     return worth | {"condition": found.condition if found.rank else None}
+
+
+METHOD = Method(
+    name="coar",
+    function=coar,
+    gives="nodes",
+    stage=("sampling", "ablating components"),
+    help="a linear model of random ablations",
+    ablation="zero",
+    divided=True,
+    resumable=True,
+    draws=True,
+    takes=(
+        NODES,
+        Option("samples", Kind.WHOLE, 2000, "Random sets of ablated components.", at_least=2),
+        Option(
+            "alpha", Kind.NUMBER, 0.1, "Chance of a component to be ablated.", above=0, below=1,
+            vary=Vary((0.5, 2.0), "α = {:g}", usual=0.1, below=1.0),
+        ),
+        Option("fit", Kind.TEXT, "least_squares", "least_squares, ridge or lasso.", choices=FITS),
+    ),
+)  # fmt: skip

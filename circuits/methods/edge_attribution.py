@@ -47,6 +47,8 @@ from circuits.measure.contraction import Contraction
 from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.measure.norm_check import verdict
 from circuits.measure.sign_check import SignCheck
+from circuits.methods.method import Method
+from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, REFINE, REFINE_TOP, Kind, Option, Vary
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -277,3 +279,44 @@ GRADIENTS: dict[str, Callable[[Contraction, _Rule], None]] = {
     "relp": _relevance,
 }
 """What `gradient` may be."""
+
+
+STEPS = Option(
+    "steps", Kind.WHOLE, None, "Points on the path from ablated to clean. Default: 5.", at_least=1,
+    vary=Vary((2.0,), "{} steps", usual=5, costs=True, only=("gradient", ("ig", "ig-activations", "conductance"))),
+)  # fmt: skip
+QUADRATURE = Option(
+    "quadrature", Kind.TEXT, None, "left, midpoint or right rule. Default: midpoint.", choices=tuple(OFFSETS)
+)
+EAP = Method(
+    name="eap",
+    function=edge_attribution,
+    gives="edges",
+    help="one gradient",
+    fixed={"gradient": "clean"},
+    takes=(*CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+)
+EAP_IG = Method(
+    name="eap-ig",
+    function=edge_attribution,
+    gives="edges",
+    help="gradients integrated over inputs",
+    fixed={"gradient": "ig"},
+    takes=(STEPS, QUADRATURE, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+)
+EDGE_ATTRIBUTION = Method(
+    name="edge-attribution",
+    function=edge_attribution,
+    gives="edges",
+    help="any --gradient",
+    takes=(
+        Option("gradient", Kind.TEXT, "ig", f"One of {', '.join(GRADIENTS)}.", choices=tuple(GRADIENTS)),
+        STEPS,
+        QUADRATURE,
+        Option("attention", Kind.TEXT, None, "relp: live or detached. Default: live.", choices=ATTENTION),
+        *CHOICE,
+        REFINE,
+        REFINE_TOP,
+        RANDOM_CIRCUITS,
+    ),
+)

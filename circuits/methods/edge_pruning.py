@@ -21,8 +21,9 @@ rather than 10, where masks that are always 1 have no gradient.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,11 +35,14 @@ from circuits.engine.hooks import inference_state
 from circuits.engine.soft_masks import Streams, masked_logits
 from circuits.errors import InputError, ModelError
 from circuits.graph.graph import Graph
+from circuits.methods.method import Method
+from circuits.methods.options import ABSOLUTE, EDGES, RANDOM_CIRCUITS, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
+from circuits.progress import StageReport
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.metrics import Metric, MetricFunction, get_metric
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -275,3 +279,57 @@ class Training:
             "expected": float(chance_open(log_alpha).sum()),
         }
         return candidates[best].with_provenance(training=training)
+
+
+def _discovered(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    edges: int,
+    objective: str,
+    ablation: Ablation,
+    seed: int,
+    batch_size: int | None,
+    progress: StageReport,
+    **training: Any,
+) -> Circuit:
+    """Masks trained on the objective."""
+
+    def report(at: PruningStep) -> None:
+        progress(at.done, at.steps, f"{at.expected:.0f} edges open, {objective} {at.metric:.4g}")
+
+    return edge_pruning(
+        model,
+        pairs,
+        edges,
+        metric=objective,
+        ablation=ablation,
+        seed=seed,
+        batch_size=batch_size,
+        progress=report,
+        **training,
+    )
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    check_training(get_metric(options["objective"]), options["learning_rate"])
+
+
+METHOD = Method(
+    name="edge-pruning",
+    function=_discovered,
+    gives="circuit",
+    stage=("training", "steps"),
+    help="masks on edges, trained",
+    draws=True,
+    check_more=_check,
+    remedy="masks trained on kl_divergence, or with --absolute, stay closer to the model",
+    takes=(
+        replace(EDGES, default=200, help="Edges to choose."),
+        Option("objective", Kind.METRIC, "kl_divergence", "Metric that the masks are trained on."),
+        Option("steps", Kind.WHOLE, 300, "Steps of training.", at_least=1),
+        Option("learning_rate", Kind.NUMBER, 0.2, "Of the masks' log-odds.", above=0),
+        ABSOLUTE,
+        RANDOM_CIRCUITS,
+    ),
+)

@@ -26,6 +26,8 @@ from circuits.measure.divided import Asked, Measurement, measure_pieces
 from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.measure.single_edges import EdgeRuns, edge_effects
 from circuits.measure.store import Pieces, question_of
+from circuits.methods.method import Method
+from circuits.methods.options import CHOICE, RANDOM_CIRCUITS
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -193,3 +195,40 @@ class _Sweep(Measurement):
 
 def _key(batch: int, reader: int) -> str:
     return f"batch-{batch:05d}-reader-{reader:05d}"
+
+
+def _scores(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    metric: Metric,
+    ablation: Ablation,
+    batch_size: int | None,
+    store: str | Path | None,
+    workers: Workers | None,
+    progress: Progress,
+) -> EdgeScores:
+    """`exact_edge_effects` of every edge."""
+    found = exact_edge_effects(
+        model,
+        pairs,
+        metric=metric,
+        ablation=ablation,
+        batch_size=batch_size,
+        store=store,
+        workers=workers,
+        progress=progress,
+    )
+    return found.to_scores()
+
+
+METHOD = Method(
+    name="exact-edges",
+    function=_scores,
+    gives="edges",
+    stage=("ablation", "ablating edges"),
+    help="each edge ablated alone",
+    divided=True,
+    resumable=True,
+    takes=(*CHOICE, RANDOM_CIRCUITS),
+)

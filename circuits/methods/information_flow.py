@@ -25,6 +25,8 @@ from circuits.engine.hooks import inference_state
 from circuits.engine.recorded_run import record_run
 from circuits.errors import InputError
 from circuits.measure.edge_statistics import EdgeStatistics
+from circuits.methods.method import Method
+from circuits.methods.options import EDGES, FILL, RANDOM_CIRCUITS, SELECT, THRESHOLD
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -100,3 +102,13 @@ def share(
     near = (whole.abs().sum(-1)[:, None] - distance).clamp(min=0)
     total = near.sum(1, keepdim=True)
     return near / total.masked_fill(total == 0, 1.0)
+
+
+METHOD = Method(
+    name="information-flow",
+    function=information_flow,
+    gives="edges",
+    help="no gradient: shares of what each reader sees",
+    unasked=("metric", "ablation"),
+    takes=(EDGES, THRESHOLD, SELECT, FILL, RANDOM_CIRCUITS),
+)

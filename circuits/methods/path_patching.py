@@ -34,6 +34,8 @@ from circuits.engine.resume import BaseRun, base_run, resume
 from circuits.errors import InputError
 from circuits.graph.nodes import Site, select_sites
 from circuits.measure.node_effects import BatchEffects, node_effects, other_run
+from circuits.methods.method import Method
+from circuits.methods.options import Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -206,3 +208,24 @@ def _second_pass(
     else:
         receiving = ShiftedReceivers(model.architecture, arrived, senders, values, min(layers))
     return resume(model.bridge, model.architecture, base, min(layers), receiving.hooks())
+
+
+METHOD = Method(
+    name="path-patching",
+    function=path_patching,
+    gives="nodes",
+    stage=("patching", "patching paths"),
+    help="paths from nodes to readers",
+    partial=True,
+    takes=(
+        Option(
+            "receivers", Kind.NAMES, None, "Readers, comma separated: a9.h9<q>, a9.kv3<k>, m10, logits.", required=True
+        ),
+        Option(
+            "senders", Kind.NODES, "heads+mlps", "Writers: groups joined by + (heads, mlps, input), or names, comma separated."
+        ),
+        Option("together", Kind.FLAG, False, "Patch all senders at once."),
+        Option("mlps", Kind.TEXT, "frozen", "MLPs between are frozen or live.", choices=MLPS),
+        Option("inputs", Kind.TEXT, "shifted", "Receivers' inputs are shifted by what arrives, or set to it.", choices=INPUTS),
+    ),
+)  # fmt: skip

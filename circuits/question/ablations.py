@@ -39,11 +39,13 @@ class Ablation(ABC):
 
     Attributes:
         name: how it is written in files and on the command line.
+        help: what a value is replaced by, in a few words; for `--help`.
         keeps_prefix: whether replacements equal the clean values in front of the first token in which a pair differs, so
             that those positions need not be computed again.
     """
 
     name: ClassVar[str]
+    help: ClassVar[str] = ""
     keeps_prefix: ClassVar[bool] = False
 
     @property
@@ -87,6 +89,7 @@ class Interchange(RunAblation):
     """A writer's value on the corrupted prompt."""
 
     name = "interchange"
+    help: ClassVar[str] = "its value on the corrupted prompt"
     keeps_prefix = True
 
     def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
@@ -113,6 +116,7 @@ class Mean(Ablation):
     reference: "PromptPairs | None" = None
     means: Writes | None = field(default=None, repr=False)
     name: ClassVar[str] = "mean"
+    help: ClassVar[str] = "its mean over prompts and positions"
 
     @property
     def label(self) -> str:
@@ -145,6 +149,7 @@ class MeanPositional(Ablation):
     reference: "PromptPairs | None" = None
     means: dict[int, Writes] = field(default_factory=dict, repr=False)
     name: ClassVar[str] = "mean_positional"
+    help: ClassVar[str] = "its mean at that position"
 
     @property
     def label(self) -> str:
@@ -191,6 +196,7 @@ class Gaussian(Ablation):
     scale: float = 3.0
     seed: int = 0
     name: ClassVar[str] = "gaussian"
+    help: ClassVar[str] = "its value under noise on the embedding"
 
     @property
     def label(self) -> str:
@@ -257,6 +263,7 @@ class Resample(RunAblation):
     seed: int = 0
     partners: "tuple[tuple[int, ...], ...]" = field(default=(), repr=False)
     name: ClassVar[str] = "resample"
+    help: ClassVar[str] = "its value on another prompt"
 
     @property
     def label(self) -> str:

@@ -15,7 +15,6 @@ from circuits.results import score_file, selection
 from circuits.results.circuit import Circuit
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
-from circuits.results.selection import check_ranking as check_ranking
 from circuits.stats.bootstrap import (
     bootstrap_interval,
     check_level,

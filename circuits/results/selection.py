@@ -20,10 +20,8 @@ their ranking for as long as no more than n edges remain after pruning.
 """
 
 import heapq
-import inspect
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +30,7 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
+from circuits.results.choice import check_ranking, check_rule, check_share
 from circuits.results.circuit import Circuit, readers_by_node
 from circuits.results.provenance import Provenance
 
@@ -76,7 +75,7 @@ def greedy(scores: Scored, n: int, by: str = "abs", fill: bool = False) -> Circu
 def positive_share(scores: Scored, n: int, share: float = 0.5, fill: bool = False) -> Circuit:
     """A share of the budget for positive edges; see `EdgeScores.positive_share`."""
     _check_budget(scores, n)
-    _check_share(share)
+    check_share(share)
     return _first(scores, _shared(scores, share), n, fill, {"rule": "positive-share", "share": share})
 
 
@@ -98,60 +97,13 @@ def optimal(scores: Scored, n: int, by: str = "abs", time_limit: float | None = 
 
 
 RULES = {"top": top, "greedy": greedy, "positive-share": positive_share, "optimal": optimal}
-"""The rules that take a budget, by name."""
+"""The rules that take a budget, by name; their options are in `circuits.results.choice`."""
 
 
 def select(scores: Scored, n: int, rule: str = "top", **options: Any) -> Circuit:
     """A circuit by the name of a rule; see `EdgeScores.select`."""
     check_rule(rule, options)
     return RULES[rule](scores, n, **options)
-
-
-def check_rule(rule: str, options: Mapping[str, Any]) -> None:
-    """Refuses an unknown rule, and options that are another rule's."""
-    if rule not in RULES:
-        raise InputError(f"there is no selection rule {rule!r} (one of {', '.join(RULES)})")
-    known = list(inspect.signature(RULES[rule]).parameters)[2:]
-    for name in options:
-        if name not in known:
-            raise InputError(f"rule {rule} has no option {name!r}; its own: {', '.join(known)}")
-    if "by" in options:
-        check_ranking(options["by"])
-    _check_share(options.get("share", 0.0))
-
-
-def check_choice(
-    edges: int | None, threshold: float | None, select: str | None, by: str | None, fill: bool, share: float | None
-) -> dict[str, Any]:
-    """Refuses what excludes each other among the ways to make a circuit of scores: so many edges by a rule, or a threshold.
-
-    Returns:
-        The rule's options.
-    """
-    if threshold is not None:
-        told = {"edges": edges, "select": select, "fill": fill or None, "share": share}
-        for name, value in told.items():
-            if value is not None:
-                raise InputError(
-                    f"a threshold and {name} exclude each other: a threshold takes every edge of at least that score, "
-                    f"and of the rules' options goes with 'by' alone"
-                )
-    rule = {
-        name: value for name, value in {"by": by, "fill": fill or None, "share": share}.items() if value is not None
-    }
-    check_rule(select or "top", rule)
-    return rule
-
-
-def _check_share(share: float) -> None:
-    if not 0 <= share <= 1:
-        raise InputError(f"share must be between 0 and 1, got {share}")
-
-
-def check_ranking(by: str) -> None:
-    """Refuses an unknown way to rank edges."""
-    if by not in ("abs", "signed"):
-        raise InputError(f"edges are ranked by 'abs' or 'signed', not {by!r}")
 
 
 def ranking(scores: Scored, by: str) -> Int[Tensor, "edge 2"]:

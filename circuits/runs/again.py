@@ -12,19 +12,17 @@ from typing import Any
 from circuits.errors import InputError
 from circuits.evaluation.randomisation import Found
 from circuits.evaluation.recovery import NEGLIGIBLE
+from circuits.methods.catalogue import method as find_method
+from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, Gaussian, Resample, get_ablation
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
-from circuits.runs.discover import METHODS, check_options, discover
+from circuits.runs.discover import discover
 from circuits.runs.read import Run
 from circuits.runs.result import NodeDiscovery
-
-CHOICE = ("edges", "threshold", "select", "by", "fill", "share")
-"""Options that choose a circuit from scores."""
-NOT_AGAIN = ("random_circuits", "store")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +30,7 @@ class Asked:
     """What `discover` was asked.
 
     Attributes:
-        method: one of `circuits.runs.discover.METHODS`.
+        method: one of `circuits.methods.catalogue.METHODS`.
         metric: its name; the one that the circuit was tested by where the method has none or another.
         ablation: what replaced values.
         options: the method's own.
@@ -88,15 +86,14 @@ def what_was_asked(run: Run) -> Asked:
     if not isinstance(options, dict) or not isinstance(seconds, dict):
         raise InputError(f"{run.path} does not say how its method was asked")
     method = str(options.get("method"))
-    if method not in METHODS:
-        raise InputError(f"the run's method, {method}, is none of {', '.join(METHODS)}")
-    known = METHODS[method].options
-    left_out = NOT_AGAIN + (CHOICE if "select" in known else ())
-    given = {name: value for name, value in options.items() if name in known and name not in left_out}
-    given = {name: value for name, value in given.items() if value is not None}
-    if isinstance(given.get("threshold"), str):
-        given["threshold"] = float(given["threshold"])  # infinite ones are written as text
-    check_options(method, given)
+    chosen = find_method(method)
+    testing = {RANDOM_CIRCUITS, *(CHOICE if chosen.gives == "edges" else ())}  # what is not done again
+    known = {name: option for name, option in chosen.options.items() if option not in testing}
+    given = {name: options[name] for name in options if name in known and options[name] is not None}
+    for name, value in given.items():
+        if isinstance(value, str) and known[name].kind is Kind.NUMBER:
+            given[name] = float(value)  # infinite ones are written as text
+    chosen.check(given)
     spent = [s for stage, s in seconds.items() if stage != "evaluation" and isinstance(s, int | float)]
     metric, ablation = asked_about(run)
     return Asked(method, metric, ablation, given, int(options.get("seed", 0)), math.fsum(spent))

@@ -1,40 +1,49 @@
-"""The main job: from a model and pairs to scored edges and a tested circuit, or to scored nodes.
+"""From a model and pairs to scored edges and a tested circuit, or to scored nodes: what `circuits discover` does.
 
-The command line parses and prints; everything it does is here, so that a notebook can do the same in one call. What another
-method takes is refused, never ignored.
+The command line parses and prints; everything else is here, so that a notebook can do the same in one call. What another
+method takes is refused, never ignored. There are three ways to go on from a method, by what it gives: scores of edges, scores of
+nodes, or a circuit.
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from circuits.errors import InputError
+import torch
+
+from circuits.errors import AttributionWarning, InputError
+from circuits.evaluation.faithfulness import Faithfulness, faithfulness
+from circuits.graph.graph import Graph
+from circuits.methods.catalogue import DECLARED
+from circuits.methods.catalogue import method as find_method
+from circuits.methods.method import Declared, Method
+from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
+from circuits.methods.refine import refine
 from circuits.model import Model
 from circuits.model_calls import on_model
-from circuits.progress import StageProgress, silent
+from circuits.progress import StageProgress, StageReport, silent
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, Gaussian, Resample, get_ablation
 from circuits.question.answers import watched
 from circuits.question.doubts import about_answers, collected, doubt, same_up_to_answer
 from circuits.question.question import Question, look
-from circuits.runs.edge_jobs import edge_attribution_job, exact_edges_job, information_flow_job
-from circuits.runs.job import Job
-from circuits.runs.node_jobs import (
-    activation_patching_job,
-    atp_star_job,
-    attribution_patching_job,
-    coar_job,
-    path_patching_job,
-)
-from circuits.runs.option_checks import check_values
+from circuits.results.choice import check_choice
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
 from circuits.runs.result import Discovery, NodeDiscovery
-from circuits.runs.search_jobs import acdc_job, edge_pruning_job
 from circuits.workers.workers import Workers
 
 LARGEST_NOISE_SEED = 2**40
 """Each pair has a seed of its own, a million times this one's and its number, in 64 bits."""
+MOST_EDGES = 200
+"""To choose or to refine, unless asked otherwise; in a smaller graph all."""
+PAST_THE_MODEL = 1.1
+"""A circuit whose faithfulness is above this is said to be better than the model."""
 
 
 @on_model
@@ -51,22 +60,24 @@ def discover(
     stage: StageProgress = silent,
     workers: Workers | None = None,
     test: bool = True,
+    store: str | Path | None = None,
     **options: Any,
 ) -> Discovery | NodeDiscovery:
     """Scores all edges, chooses a circuit and tests it; or scores nodes.
 
     Args:
         model, pairs: what is asked.
-        method: one of `METHODS`.
+        method: one of `circuits.methods.catalogue.METHODS`.
         metric: None: the one the task prefers.
         ablation: what replaces an ablated value; None: the method's own, `zero` for `coar` and else `interchange`.
         noise_tokens: roles whose embeddings `gaussian` ablation disturbs; None: the tokens that differ.
         seed: of the random circuits, of the noise and of resampling.
         batch_size: pairs at a time; None: chosen by size.
         stage: progress reporting.
-        test: whether the circuit is tested; else its faithfulness is NaN.
         workers: who measures, for methods that can be divided; None: this process.
-        options: the method's own, see `METHODS`.
+        test: whether the circuit is tested; else its faithfulness is NaN.
+        store: a directory for the record of a method that keeps one; a killed run with the same store goes on.
+        options: the method's own, see `docs/options.md`.
 
     Raises:
         InputError: an option that cannot be used, or that belongs to another method.
@@ -74,56 +85,25 @@ def discover(
     Warns:
         PairsWarning: the model does not do what the pairs ask, or the pairs say little; also in `warnings` of the result.
     """
-    check_options(method, options)
-    chosen_method = METHODS[method]
+    chosen = find_method(method)
+    chosen.check(options)
     if workers is not None:
         check_divided(method)
-    chosen = choose_ablation(ablation or chosen_method.ablation, noise_tokens, seed)
-    with collected() as warnings, watched(len(pairs), model.d_vocab) as answers:
-        question = Question.ask(model, pairs, metric, chosen, batch_size)
-        job = Job(question, batch_size, seed, stage, {}, test=test, workers=workers)
-        found = chosen_method.job(job, **chosen_method.fixed, **options)
+    if store is not None and not chosen.keeps_record(options):
+        raise InputError(f"a run of method {method} with these options keeps no record, so it takes no store")
+    replacement = choose_ablation(ablation or chosen.ablation, noise_tokens, seed)
+    with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
+        question = Question.ask(model, pairs, metric, replacement, batch_size)
+        defaults = {name: option.default for name, option in chosen.options.items()}
+        job = _Job(question, chosen, {**defaults, **options}, batch_size, seed, stage, test, workers, store)
+        found = _PIPELINES[chosen.gives](job)
         if test:
             look(question)
             doubt(about_answers(model, pairs, answers))
-    doubt(warnings)
+    doubt(about_pairs)
     differ = not question.ablation.needs_difference or len(same_up_to_answer(pairs)) < len(pairs)
     seen = answers if answers.complete else None
-    return replace(found, answers=seen, warnings=tuple(warnings), pairs_differ=differ)
-
-
-def check_options(method: str, options: dict[str, Any]) -> None:
-    """Whether these options belong to this method and may have these values; asked before a model is loaded.
-
-    Raises:
-        InputError: see `check_names` and `circuits.runs.option_checks.check_values`.
-    """
-    check_names(method, options)
-    check_values(method, options)
-
-
-def check_names(method: str, options: dict[str, Any]) -> None:
-    """Whether these options belong to this method.
-
-    Raises:
-        InputError: there is no such method, an option is foreign to it, or one that it needs is missing.
-    """
-    if method not in METHODS:
-        near = get_close_matches(method, METHODS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"there is no method {method!r}{hint} (one of {', '.join(METHODS)})")
-    known = METHODS[method].options
-    spelled = ", ".join(name.replace("_", "-") for name in known)
-    for name in options:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
-            raise InputError(f"method {method} has no option {name.replace('_', '-')!r}; its own: {spelled}{hint}")
-    for name, parameter in known.items():
-        if parameter.default is parameter.empty and not options.get(name):
-            raise InputError(f"method {method} needs the option {name.replace('_', '-')!r}")
-    if method == "acdc" and ("threshold" in options) == ("edges" in options):
-        raise InputError("method acdc needs a threshold, or a number of edges, and not both")
+    return replace(found, answers=seen, warnings=tuple(about_pairs), pairs_differ=differ)
 
 
 def check_divided(method: str) -> None:
@@ -132,8 +112,8 @@ def check_divided(method: str) -> None:
     Raises:
         InputError: it cannot.
     """
-    if not METHODS[method].divided:
-        divided = ", ".join(name for name, of in METHODS.items() if of.divided)
+    if not DECLARED[method].divided:
+        divided = ", ".join(name for name, one in DECLARED.items() if one.divided)
         raise InputError(
             f"a run of method {method} is not divided among workers (those of {divided} are); a study divides its runs among "
             "them: circuits study run --on ray"
@@ -158,47 +138,198 @@ def choose_ablation(ablation: str | Ablation, noise_tokens: Sequence[str] | None
     return Resample(seed) if isinstance(chosen, Resample) else chosen
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method of the main job.
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A method and what it is asked.
 
     Attributes:
-        job: does it; its keyword arguments are the method's options, and those without a default must be given.
-        fixed: options that the method decides.
-        refused: options that mean nothing to it.
-        ablation: by default.
-        divided: whether one run can be divided among workers.
+        question: model, pairs, metric and ablation, validated.
+        method, options: the options by name, with defaults where they were not given.
+        batch_size: as asked for.
+        seed: of whatever is drawn.
+        stage: progress reporting.
+        test, workers, store: see `discover`.
+        seconds: wall time per stage, filled in as the stages end.
     """
 
-    job: Callable[..., Discovery | NodeDiscovery]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    refused: tuple[str, ...] = ()
-    ablation: str = "interchange"
-    divided: bool = False
+    question: Question
+    method: Method
+    options: Mapping[str, Any]
+    batch_size: int | None
+    seed: int
+    stage: StageProgress
+    test: bool
+    workers: Workers | None
+    store: str | Path | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, name: str, stage: str) -> Iterator[StageReport]:
+        start = time.perf_counter()
+        with self.stage(stage) as progress:
+            yield progress
+        self.seconds[name] = round(time.perf_counter() - start, 3)
 
     @property
-    def options(self) -> dict[str, inspect.Parameter]:
-        """What may be asked of it."""
-        parameters = inspect.signature(self.job).parameters
-        hidden = {"method", *self.fixed, *self.refused}
-        return {name: p for name, p in parameters.items() if p.kind == p.KEYWORD_ONLY and name not in hidden}
+    def asked(self) -> dict[str, Any]:
+        """What all methods of the library take."""
+        return {"metric": self.question.metric, "ablation": self.question.ablation, "batch_size": self.batch_size}
 
-    def keeps_record(self, options: Mapping[str, Any]) -> bool:
-        """Whether a run with these options can keep a record (option `store`) and go on from it when it was killed."""
-        return "store" in self.options and (self.job is not acdc_job or options.get("edges") is None)
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """How the run was asked for, as JSON can hold it."""
+        told = {name: _plain(value) for name, value in self.options.items()}
+        return {"method": self.method.name, **self.method.fixed, **told, "seed": self.seed}
+
+    def call(self) -> tuple[Any, tuple[str, ...]]:
+        """What the method gives, and what it warned of."""
+        method, accepts = self.method, self.method.accepts
+        given = {name: value for name, value in self.options.items() if name not in OF_PIPELINE[method.gives]}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in given:
+            if method.options[name].kind is Kind.POSITIONS and given[name] == "all":
+                given[name] = None
+        common = {**self.asked, "seed": self.seed, "store": self.store, "workers": self.workers, "timed": self.timed}
+        given |= {**method.fixed} | {
+            name: value for name, value in common.items() if name in accepts - {*method.unasked}
+        }
+        model, pairs = self.question.model, self.question.pairs
+        with _warned() as notes:
+            if "timed" in accepts:
+                found = method.function(model, pairs, **given)
+            else:
+                with self.timed(*method.stage) as progress:
+                    found = method.function(model, pairs, progress=progress, **given)
+        return found, tuple(notes)
 
 
-METHODS: dict[str, Method] = {
-    "eap": Method(edge_attribution_job, {"method": "eap", "gradient": "clean"}, ("steps", "quadrature", "attention")),
-    "eap-ig": Method(edge_attribution_job, {"method": "eap-ig", "gradient": "ig"}, ("attention",)),
-    "edge-attribution": Method(edge_attribution_job),
-    "information-flow": Method(information_flow_job),
-    "acdc": Method(acdc_job),
-    "edge-pruning": Method(edge_pruning_job),
-    "exact-edges": Method(exact_edges_job, divided=True),
-    "activation-patching": Method(activation_patching_job, divided=True),
-    "path-patching": Method(path_patching_job),
-    "attribution-patching": Method(attribution_patching_job),
-    "atp-star": Method(atp_star_job),
-    "coar": Method(coar_job, ablation="zero", divided=True),
+OF_PIPELINE: dict[str, tuple[str, ...]] = {
+    "edges": (*(option.name for option in CHOICE), "refine", "refine_top", RANDOM_CIRCUITS.name),
+    "circuit": (RANDOM_CIRCUITS.name,),
+    "nodes": (),
 }
+"""Options that are not the method's own function's."""
+
+
+def _edges(job: _Job) -> Discovery:
+    """Scores edges, chooses and tests a circuit."""
+    choice = _Choice(job.question.model.graph, job.options)
+    scores, notes = job.call()
+    how, top = (job.options.get(name) for name in ("refine", "refine_top"))
+    if how is not None:
+        top = MOST_EDGES if top is None else top
+        with job.timed("refinement", "refining edges") as progress:
+            question = job.question
+            scores = refine(question.model, question.pairs, scores, top=top, how=how, progress=progress, **job.asked)
+    circuit = choice.circuit(scores)
+    faith, accuracy = _tested(job, circuit)
+    options = job.recorded | choice.recorded | ({} if how is None else {"refine_top": top})
+    return Discovery(scores, circuit, faith, accuracy, options, job.seconds, remarks=notes)
+
+
+def _nodes(job: _Job) -> NodeDiscovery:
+    """Scores nodes."""
+    scores, notes = job.call()
+    return NodeDiscovery(scores, job.recorded, job.seconds, _tokens(job.question, scores.positions), notes=notes)
+
+
+def _circuit(job: _Job) -> Discovery:
+    """Searches a circuit and tests it."""
+    found, notes = job.call()
+    faith, accuracy = _tested(job, found)
+    method = job.method
+    notes += _past_the_model(faith, method) + (() if method.notes is None else method.notes(found))
+    kept = None if job.store is None or method.keeps is None else Path(job.store) / method.keeps
+    return Discovery(None, found, faith, accuracy, job.recorded, job.seconds, kept, notes)
+
+
+_PIPELINES: dict[str, Callable[[_Job], Discovery | NodeDiscovery]] = {
+    "edges": _edges,
+    "nodes": _nodes,
+    "circuit": _circuit,
+}
+
+
+class _Choice:
+    """How scores become a circuit; refuses what cannot be before anything is computed.
+
+    Attributes:
+        recorded: what of this goes into the run's record.
+    """
+
+    def __init__(self, graph: Graph, options: Mapping[str, Any]) -> None:
+        asked = {option.name: options.get(option.name, option.default) for option in CHOICE}
+        self._rule = check_choice(**asked)
+        self._edges, self._threshold, self._select = (asked[name] for name in ("edges", "threshold", "select"))
+        if self._threshold is None:
+            self._edges = min(MOST_EDGES, graph.n_edges) if self._edges is None else self._edges
+            self._select = self._select or "top"
+            if not 1 <= self._edges <= graph.n_edges:
+                raise InputError(f"edges must be between 1 and the graph's {graph.n_edges}, got {self._edges}")
+        self.recorded = {"edges": self._edges, "select": self._select}
+
+    def circuit(self, scores: EdgeScores) -> Circuit:
+        if self._threshold is not None:
+            return scores.threshold(self._threshold, **self._rule)
+        return scores.select(self._edges, self._select, **self._rule)
+
+
+def _tested(job: _Job, circuit: Circuit) -> tuple[Faithfulness, float | None]:
+    """A circuit's faithfulness, and the model's accuracy where pairs have distractors; nothing is measured if not to be."""
+    model, pairs = job.question.model, job.question.pairs
+    if not job.test:
+        unknown = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
+        names = job.question.metric.name, job.question.ablation.label
+        return Faithfulness(math.nan, unknown, unknown, unknown, unknown[:0], len(circuit), *names), None
+    n_random = job.options[RANDOM_CIRCUITS.name]
+    with job.timed("evaluation", "testing the circuit") as progress:
+        faith = faithfulness(model, pairs, circuit, n_random=n_random, seed=job.seed, progress=progress, **job.asked)
+    return faith, None if faith.answers is None else faith.answers.accuracy
+
+
+def _past_the_model(faith: Faithfulness, method: Declared) -> tuple[str, ...]:
+    if not faith.value > PAST_THE_MODEL:
+        return ()
+    return (
+        f"the circuit's {faith.metric} ({float(faith.circuit.mean()):.4g}) is past the model's own "
+        f"({float(faith.clean.mean()):.4g}): edges that hurt the metric were removed with the others. Such a circuit is "
+        f"improved, not faithful{f'; {method.remedy}' if method.remedy else ''}",
+    )
+
+
+@contextlib.contextmanager
+def _warned() -> Iterator[list[str]]:
+    """What a method warns of, as text; other warnings go on to the user."""
+    notes: list[str] = []
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", AttributionWarning)
+            yield notes
+    finally:
+        for warning in caught:
+            if issubclass(warning.category, AttributionWarning):
+                notes.append(str(warning.message))
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON can hold it."""
+    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)
+    return value
+
+
+def _tokens(question: Question, positions: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What to write under each position: the token if all prompts have the same there, and its role."""
+    if positions is None or not all(place.isdecimal() for place in positions):
+        return None
+    pairs, tokenizer = question.pairs, question.model.tokenizer
+    labels = []
+    for i in map(int, positions):
+        ids = {prompt[i] for prompt in pairs.clean}
+        roles = [role for role in pairs.roles[0] if all(r.get(role) == i for r in pairs.roles)]
+        token = str(i) if len(ids) > 1 or tokenizer is None else tokenizer.decode(list(ids)).strip() or repr(" ")
+        labels.append(f"{token} ({', '.join(roles)})" if roles else token)
+    return tuple(labels)

@@ -19,6 +19,7 @@ from circuits.evaluation.hypothesis import HypothesisTests, hypothesis_tests
 from circuits.evaluation.randomisation import randomisation
 from circuits.evaluation.score_quality import complexity, sensitivity
 from circuits.evaluation.stability import prompt_stability
+from circuits.methods.catalogue import DECLARED
 from circuits.model import Model
 from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
@@ -223,8 +224,8 @@ class _Work:
 
     def recovery(self) -> None:
         """Where the task knows the circuit."""
-        if self.own is None or self.run.told.get("options", {}).get("method") == "path-patching":
-            return  # paths to a few readers are no circuit
+        if self.own is None or DECLARED[what_was_asked(self.run).method].partial:
+            return  # paths to a few readers are not a circuit
         with self._timed("recovery"):
             task = str(self.run.provenance.get("task"))
             truths = known_circuits(task, self.model, self._own_pairs(), self.ablation, self.metric)

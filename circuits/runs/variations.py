@@ -4,8 +4,7 @@
 |---|---|
 | `pairs` | as many pairs, drawn with two other seeds from the run's task |
 | `seed` | two other seeds, where the method or the ablation draws anything |
-| `steps` | twice as many points on the path, for integrated gradients |
-| `alpha` | half and twice the chance of ablation, for COAR |
+| a method's option | what its declaration says: for integrated gradients twice as many `steps`, for COAR half and twice the `alpha` |
 | `ablation` | each other one that the method takes |
 | `metric` | each other one that the pairs support: of logits, probabilities and KL (edge pruning: the objective) |
 
@@ -21,6 +20,9 @@ from typing import Any
 from circuits.errors import InputError
 from circuits.evaluation.randomisation import Found
 from circuits.evaluation.stability import Stability, stability
+from circuits.methods.catalogue import method as find_method
+from circuits.methods.method import Declared
+from circuits.methods.options import Kind
 from circuits.model import Model
 from circuits.plugins import find_task
 from circuits.progress import StageProgress
@@ -29,14 +31,11 @@ from circuits.question.ablations import Gaussian, Resample
 from circuits.results.provenance import finite
 from circuits.runs.again import Asked
 
-AXES = ("pairs", "seed", "steps", "alpha", "ablation", "metric")
 ABLATIONS = ("interchange", "zero", "mean", "mean_positional", "resample")
 METRICS = ("logit_difference", "probability", "log_probability", "probability_difference", "kl_divergence")
 """Those that say something of their own: cross entropy is minus the log probability; ranks and accuracy are counts."""
 OTHER_SEEDS = 2
 OWN = "as it was run"
-IG_STEPS = 5
-"""Points on the path, unless the run was asked for another number."""
 
 
 @dataclass(frozen=True)
@@ -94,20 +93,20 @@ def _axis(of: Stability) -> dict[str, Any]:
 
 def changes(asked: Asked) -> dict[str, list[Change]]:
     """All that can be changed, by axis."""
-    made: dict[str, list[Change]] = {axis: [] for axis in AXES}
+    method, made = find_method(asked.method), dict[str, list[Change]]()
     made["pairs"] = [Change(f"other pairs, {i}", {}, pairs_seed=i) for i in range(1, OTHER_SEEDS + 1)]
-    if asked.method in ("coar", "edge-pruning") or asked.ablation.name in ("gaussian", "resample"):
+    if method.draws or asked.ablation.name in ("gaussian", "resample"):
         made["seed"] = [_seed(asked, asked.seed + i) for i in range(1, OTHER_SEEDS + 1)]
-    gradient = "ig" if asked.method == "eap-ig" else asked.options.get("gradient", "")
-    if asked.method in ("eap-ig", "edge-attribution") and (gradient.startswith("ig") or gradient == "conductance"):
-        steps = 2 * int(asked.options.get("steps") or IG_STEPS)
-        made["steps"] = [Change(f"{steps} steps", {"steps": steps}, cost=2.0)]
-    if asked.method == "coar":
-        alphas = (factor * float(asked.options.get("alpha", 0.1)) for factor in (0.5, 2.0))
-        made["alpha"] = [Change(f"α = {alpha:g}", {"alpha": alpha}) for alpha in alphas if alpha < 1]
-    if asked.method != "information-flow":
+    options = {name: option.default for name, option in method.options.items()} | {**method.fixed, **asked.options}
+    for name, option in method.options.items():
+        if option.vary is not None:
+            made[name] = [
+                Change(shown, {name: value}, cost) for shown, value, cost in option.vary.values(options, name)
+            ]
+    if "ablation" not in method.unasked:
         made["ablation"] = [Change(name, {"ablation": name}) for name in ABLATIONS if name != asked.ablation.name]
-        made["metric"] = _metrics(asked)
+    if "metric" not in method.unasked:
+        made["metric"] = _metrics(asked, method)
     return {axis: some for axis, some in made.items() if some}
 
 
@@ -121,9 +120,11 @@ def _seed(asked: Asked, seed: int) -> Change:
     return Change(f"seed {seed}", given)
 
 
-def _metrics(asked: Asked) -> list[Change]:
-    option = "objective" if asked.method == "edge-pruning" else "metric"
-    own = str(asked.options.get("objective", "kl_divergence")) if option == "objective" else asked.metric
+def _metrics(asked: Asked, method: Declared) -> list[Change]:
+    """A method that has a metric of its own is asked about others by that option."""
+    own_option = next((name for name, option in method.options.items() if option.kind is Kind.METRIC), None)
+    option = "metric" if own_option is None else own_option
+    own = asked.metric if own_option is None else str(asked.options.get(option, method.options[option].default))
     same = {"cross_entropy": "log_probability"}.get(own, own)
     return [Change(name, {option: name}) for name in METRICS if name != same]
 
@@ -179,8 +180,10 @@ def vary(
 
 def _left_out(asked: Asked, axis: str, cost: float, planned: float, at_most: float) -> str | None:
     """Why an axis is not measured; None: it is."""
-    if axis == "metric" and asked.method == "acdc" and "threshold" in asked.options:
-        return "the threshold is in the unit of the metric"
+    if axis == "metric":
+        for name, option in find_method(asked.method).options.items():
+            if option.metric_units and name in asked.options:
+                return f"the {option.spelled} is in the unit of the metric"
     if planned + cost > at_most:
         return too_long(cost, at_most, "stability")
     return None

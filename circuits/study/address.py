@@ -18,11 +18,12 @@ from typing import Any
 
 from circuits import plugins, zoo
 from circuits.errors import InputError
+from circuits.methods.catalogue import declared
+from circuits.methods.options import Kind
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
 from circuits.results.provenance import plain, versions
-from circuits.runs.discover import METHODS
-from circuits.study.request import FILES, Request, is_file
+from circuits.study.request import Request, is_file
 
 NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "device", "model_name", "tokenizer_name")
 """Parts of a configuration that change no number."""
@@ -109,7 +110,7 @@ def run_address(request: Request, identity: Identity) -> str:
         | {
             "options": _told_options(request),
             "metric": request.metric or identity.metric,
-            "ablation": request.ablation or METHODS[request.method].ablation,
+            "ablation": request.ablation or declared(request.method).ablation,
         }
     )
     return digest({**asked, "is": [identity.model, identity.pairs, identity.versions]})[:32]
@@ -117,10 +118,10 @@ def run_address(request: Request, identity: Identity) -> str:
 
 def _told_options(request: Request) -> Mapping[str, Any]:
     """Options that are not the defaults; of a file what it holds."""
-    known = METHODS[request.method].options
+    known = declared(request.method).options
     found = {}
     for name, value in request.options.items():
-        if name in FILES:
+        if known[name].kind is Kind.FILE:
             found[name] = _contents(Path(request.base) / value)
         elif value != known[name].default or type(value) is not type(known[name].default):
             found[name] = value

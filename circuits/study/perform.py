@@ -11,13 +11,14 @@ from typing import Any
 from circuits.errors import InputError, of_machine
 from circuits.files.untrusted import read_text
 from circuits.measure.divided import ModelSource
+from circuits.methods.catalogue import METHODS
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
 from circuits.prompts.source import find_pairs
 from circuits.question.doubts import collected
 from circuits.quiet import quiet_libraries
 from circuits.runs.directory import write_run
-from circuits.runs.discover import METHODS, choose_ablation, discover
+from circuits.runs.discover import choose_ablation, discover
 from circuits.runs.evaluate import PARTS, evaluate_run
 from circuits.runs.read import read_run
 from circuits.study.address import Identity, identity_of, model_state, package_versions
@@ -161,13 +162,13 @@ def _discovered(task: Task, model: Model, pairs: PromptPairs, workers: Workers |
     request = task.request
     options = request.method_options
     method = METHODS[request.method]
-    if task.store is not None and method.keeps_record(options) and _sees(task.token):
-        options["store"] = task.store
+    recorded = task.store is not None and method.keeps_record(options) and _sees(task.token)
     with collected():  # the run's own record has them
         found = discover(
             model, pairs, method=request.method, metric=request.metric,
             ablation=choose_ablation(request.ablation or method.ablation, None, request.seed), seed=request.seed,
-            batch_size=request.batch_size, workers=workers if method.divided else None, **options,
+            batch_size=request.batch_size, workers=workers if method.divided else None,
+            store=task.store if recorded else None, **options,
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         out = write_run(found, pairs, Path(directory) / "run")

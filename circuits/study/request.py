@@ -5,8 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FILES = ("start_circuit",)
-"""Options of methods that name a file."""
+from circuits.methods.catalogue import declared
+from circuits.methods.options import Kind
+
+
+def files_of(method: str) -> list[str]:
+    """Options of a method that name a file."""
+    return [name for name, option in declared(method).options.items() if option.kind is Kind.FILE]
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class Request:
     @property
     def method_options(self) -> dict[str, Any]:
         """The options, with files where they are."""
-        placed = {name: str(Path(self.base) / self.options[name]) for name in FILES if name in self.options}
+        files = (name for name in files_of(self.method) if name in self.options)
+        placed = {name: str(Path(self.base) / self.options[name]) for name in files}
         return {**self.options, **placed}
 
     def __str__(self) -> str:

@@ -33,8 +33,10 @@ from typing import Any
 
 from circuits.errors import InputError
 from circuits.files.untrusted import check_plain, parse_toml, read_text
-from circuits.study.option_kinds import choices, fits, kind_of, spelled
-from circuits.study.request import FILES, Request, Study, is_file
+from circuits.methods.catalogue import declared
+from circuits.methods.catalogue import method as find_method
+from circuits.methods.options import Kind, Option
+from circuits.study.request import Request, Study, files_of, is_file
 
 LARGEST_SEED = 2**63 - 1
 MOST_THREADS = 1024
@@ -238,9 +240,6 @@ class _Reader:
 
     def methods(self, given: Any) -> list[tuple[str, str, dict[str, Any]]]:
         """(label, method, options) of each."""
-        from circuits.runs.discover import METHODS, check_names
-        from circuits.runs.option_checks import check_values
-
         if not isinstance(given, dict) or not given:
             raise self.error("methods", "must be tables, such as [methods.eap-ig]")
         found = []
@@ -260,24 +259,25 @@ class _Reader:
                 if name in options:
                     raise self.error(f"{where}.{name}", "is decided by the study itself")
             with self.refusing(where):
-                check_names(method, options)
-            known = METHODS[method].options
-            checked = {name: self.option(f"{where}.{name}", value, known[name]) for name, value in options.items()}
+                known = declared(method)
+                known.check_names(options)
+            checked = {
+                name: self.option(f"{where}.{name}", value, known.options[name]) for name, value in options.items()
+            }
             with self.refusing(where):
-                check_values(method, checked)
-            for name in FILES:
+                find_method(method).check_values(checked)
+            for name in files_of(method):
                 if self.check_tasks and name in checked and not is_file(self.base / checked[name]):
                     raise self.error(f"{where}.{name}".replace("_", "-"), f"names no file: {self.base / checked[name]}")
             found.append((label, method, checked))
         return found
 
-    def option(self, key: str, value: Any, parameter: Any) -> Any:
+    def option(self, key: str, value: Any, option: Option) -> Any:
         """An option's value, if it is of the kind that the method takes."""
-        wanted = parameter.annotation
-        if not fits(value, wanted):
-            raise self.error(key.replace("_", "-"), f"is {kind_of(value)}; expected {spelled(wanted)}")
+        if not option.kind.fits(value):
+            raise self.error(key.replace("_", "-"), f"is {kind_of(value)}; expected {option.kind.described}")
         self.check_size(key.replace("_", "-"), value)
-        return float(value) if type(value) is int and float in choices(wanted) and int not in choices(wanted) else value
+        return float(value) if option.kind is Kind.NUMBER else value
 
     def evaluation(self, given: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
         from circuits.runs.evaluate import PARTS
@@ -323,6 +323,19 @@ class _Reader:
                     raise self.error(f"leave-out.{key}", f"must be one of {', '.join(known[key])}; got {value!r:.60}")
             found.append(left)
         return found
+
+
+def kind_of(value: Any) -> str:
+    """What a value of a TOML file is, for error messages."""
+    names = {
+        str: "text",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "a table",
+    }
+    return names.get(type(value), "a date")
 
 
 def _check_names(key: str, names: Sequence[str], reader: _Reader) -> None:

@@ -17,6 +17,7 @@ stays. So the result is the sequential one. Each row computes only what a change
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ import torch
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.methods.acdc.loss import Loss
-from circuits.methods.acdc.record import Record
-from circuits.methods.acdc.search import MOST_ROWS, Report, Rules, Search
+from circuits.methods.acdc.record import STEPS_FILE, Record
+from circuits.methods.acdc.search import MOST_ROWS, Report, Rules, Search, Tally
+from circuits.methods.edge_attribution import edge_attribution
+from circuits.methods.method import Method
+from circuits.methods.options import ABSOLUTE, EDGES, RANDOM_CIRCUITS, THRESHOLD, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
+from circuits.progress import Timed
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
@@ -228,3 +233,76 @@ def _searched(
         return Search(loss, rules, start, record, report).run(origin)
     finally:
         record.close()
+
+
+def _discovered(
+    model: Model,
+    pairs: PromptPairs,
+    *,
+    timed: Timed,
+    threshold: float | None = None,
+    edges: int | None = None,
+    order: str | None = None,
+    start_circuit: str | Path | None = None,
+    store: str | Path | None = None,
+    metric: Metric,
+    ablation: Ablation,
+    batch_size: int | None,
+    **rules: Any,
+) -> Circuit:
+    """ACDC at a threshold, or for a number of edges; with a `store`, a killed search goes on."""
+    start = None if start_circuit is None else Circuit.from_json(start_circuit)
+    if edges is not None and start is not None:
+        raise InputError("a circuit to start from goes with a threshold, not with a number of edges")
+    asked: dict[str, Any] = {"metric": metric, "ablation": ablation, "batch_size": batch_size}
+    if order is not None:
+        gradient = "clean" if order == "eap" else "ig"
+        metric.require_gradient(f"order {order}", at_clean=order == "eap")
+        with timed("attribution", "scoring edges") as progress:
+            rules["order"] = edge_attribution(model, pairs, gradient=gradient, progress=progress, **asked)
+    with timed("search", "readers") as shown:
+
+        def report(at: Tally) -> None:
+            value = -metric.sign * at.loss
+            note = f"{at.edges_tested} edges tested, {at.edges_kept} kept, metric {value:.4g}"
+            shown(at.readers_done, at.readers, note)
+
+        if edges is not None:
+            return acdc_of_size(model, pairs, edges, progress=report, **rules, **asked)
+        assert threshold is not None
+        return acdc(model, pairs, threshold, start=start, store=store, progress=report, **rules, **asked)
+
+
+def _notes(found: Circuit) -> tuple[str, ...]:
+    if found.provenance.get("search", {}).get("by_node", True):
+        return ()
+    return ("this architecture has no description node by node: whole layers were computed, which is slower",)
+
+
+METHOD = Method(
+    name="acdc",
+    function=_discovered,
+    gives="circuit",
+    help="edges ablated one after the other",
+    resumable=True,
+    unrecorded=("edges",),
+    keeps=STEPS_FILE,
+    one_of=("threshold", "edges"),
+    notes=_notes,
+    remedy="--absolute keeps edges whose removal moves the metric either way",
+    takes=(
+        replace(
+            THRESHOLD, help="Edges whose ablation raises the loss by less than this are removed.", infinite=True
+        ),
+        replace(EDGES, help="Instead of a threshold: the largest circuit found with at most so many edges."),
+        ABSOLUTE,
+        Option("reader_tests", Kind.FLAG, True, "Also test whole inputs."),
+        Option(
+            "order", Kind.TEXT, None, "Test each reader's edges by the size of their score by 'eap' or 'eap-ig'.",
+            choices=ORDERS,
+        ),
+        Option("start_layer", Kind.WHOLE, 0, "Edges into earlier layers stay.", at_least=0),
+        Option("start_circuit", Kind.FILE, None, "A circuit.json to prune further. Default: all edges."),
+        RANDOM_CIRCUITS,
+    ),
+)  # fmt: skip

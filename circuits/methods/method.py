@@ -1,0 +1,138 @@
+"""A method of `circuits discover`, as its own file declares it."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from circuits.errors import InputError
+from circuits.methods.options import CHOICE, Option, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """All of a method but its code.
+
+    Attributes:
+        name: on the command line.
+        gives: `edges` (scores of edges, from which a circuit is chosen), `nodes` (scores of nodes) or `circuit`.
+        help: what it does, in a few words.
+        takes: its options. Those of its function, except in `refine`, `random_circuits` and the options of `CHOICE`: what scores of edges are
+            for is the same after every method.
+        fixed: arguments of its function that it decides itself.
+        ablation: the one by default.
+        unasked: what of a question it has no use for: of `metric` and `ablation`.
+        divided: whether one run can be divided among workers.
+        resumable: whether it keeps a record from which a killed run goes on.
+        unrecorded: options with which it keeps none.
+        keeps: a file of its record that stays in the run.
+        draws: whether it draws random numbers, so that its seed matters.
+        partial: its scores are of some paths only, and say nothing about which nodes make the circuit.
+        one_of: options of which exactly one is given.
+        remedy: how to keep a circuit from being better than the model, where the method removes edges that hurt the metric.
+    """
+
+    name: str
+    gives: str
+    help: str
+    takes: tuple[Option, ...]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    ablation: str = "interchange"
+    unasked: tuple[str, ...] = ()
+    divided: bool = False
+    resumable: bool = False
+    unrecorded: tuple[str, ...] = ()
+    keeps: str | None = None
+    draws: bool = False
+    partial: bool = False
+    one_of: tuple[str, ...] = ()
+    remedy: str = ""
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """By name."""
+        return {option.name: option for option in self.takes}
+
+    def keeps_record(self, options: Mapping[str, Any]) -> bool:
+        """Whether a run with these options keeps a record, and goes on from it when it was killed."""
+        return self.resumable and all(options.get(name) is None for name in self.unrecorded)
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuses what no model could make right; called before one is loaded.
+
+        Raises:
+            InputError: an option that is another method's, one that is missing, or a value that cannot be used.
+        """
+        self.check_names(options)
+        self.check_values(options)
+
+    def check_names(self, options: Mapping[str, Any]) -> None:
+        """Refuses options of other methods, and a required one that is missing."""
+        own = [option.spelled for option in self.takes]
+        for name in options:
+            if name not in self.options:
+                spelled = name.replace("_", "-")
+                raise InputError(
+                    f"method {self.name} has no option {spelled!r}; its own: {', '.join(own)}{nearest(spelled, own)}"
+                )
+        for option in self.takes:
+            if option.required and not options.get(option.name):
+                raise InputError(f"method {self.name} needs the option {option.spelled!r}")
+        if self.one_of and sum(name in options for name in self.one_of) != 1:
+            choices = " or ".join(self.options[name].spelled for name in self.one_of)
+            raise InputError(f"method {self.name} needs the option {choices}, and not both")
+
+    def check_values(self, options: Mapping[str, Any]) -> None:
+        """Refuses values that cannot be used; those of another kind than the option's are left to others."""
+        for name, value in options.items():
+            self.options[name].check(value)
+        for option in self.takes:
+            if option.needs is not None and options.get(option.name) is not None and options.get(option.needs) is None:
+                raise InputError(f"{option.spelled} goes with the option {option.needs}, which is missing")
+        if self.gives == "edges":
+            from circuits.results.choice import check_choice
+
+            check_choice(**{option.name: options.get(option.name, option.default) for option in CHOICE})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; what is as usual is left out."""
+        usual = {field.name: field.default for field in fields(Declared)}
+        told = {name: getattr(self, name) for name in usual}
+        kept = {name: value for name, value in told.items() if value and value != usual[name]}
+        return {**kept, "takes": [option.to_dict() for option in self.takes]}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> "Declared":
+        lists = {name: tuple(told[name]) for name in ("unasked", "unrecorded", "one_of") if name in told}
+        return cls(**{**told, **lists, "takes": tuple(map(Option.from_dict, told["takes"]))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Declared):
+    """A method with its code.
+
+    Attributes:
+        function: called with model, pairs and, of the following, what its signature has: `metric`, `ablation`, `batch_size`, `seed`,
+            `store`, `workers`, `progress`, and the method's options by name. It gives `EdgeScores`, `NodeScores` or a `Circuit`, as `gives`
+            says. A function of several stages takes `timed` in place of `progress`: `timed(name, text)` is a context manager that gives one.
+        stage: what the time is recorded as, and what the progress bar says.
+        check_more: refuses values before a model is loaded, where that takes more than an `Option` can say.
+        notes: what a reader of the result should know.
+    """
+
+    function: Callable[..., Any]
+    stage: tuple[str, str] = ("attribution", "scoring edges")
+    check_more: Callable[[Mapping[str, Any]], None] | None = None
+    notes: Callable[[Any], tuple[str, ...]] | None = None
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Arguments of its function that have names."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return frozenset(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
+
+    def check_values(self, options: Mapping[str, Any]) -> None:
+        super().check_values(options)
+        if self.check_more is not None:
+            self.check_more({name: options.get(name, option.default) for name, option in self.options.items()})

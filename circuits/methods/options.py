@@ -1,0 +1,220 @@
+"""What a method takes besides a question. Each option is declared once, beside its method, and used everywhere.
+
+From these declarations come the command line (`circuits discover --help`), `--config` and study files, the checks made before a
+model is loaded, what `circuits evaluate` varies, and the tables in the docs. Nothing heavy is imported here.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+from circuits.errors import InputError
+
+
+class Kind(Enum):
+    """What a value may be."""
+
+    TEXT = auto()
+    WHOLE = auto()
+    NUMBER = auto()
+    FLAG = auto()
+    FILE = auto()
+    METRIC = auto()
+    """The name of a metric, in place of the run's own."""
+    NAMES = auto()
+    """A list of names; typed with commas."""
+    NODES = auto()
+    """Groups of nodes joined by `+`, or a list of names."""
+    POSITIONS = auto()
+    """`all`, `each`, `roles`, or a list of roles."""
+
+    @property
+    def typed(self) -> type:
+        """What it is on the command line."""
+        return {Kind.WHOLE: int, Kind.NUMBER: float, Kind.FLAG: bool, Kind.FILE: Path}.get(self, str)
+
+    @property
+    def described(self) -> str:
+        """For error messages."""
+        lists = {Kind.NAMES: "a list of names", Kind.NODES: "text or a list of names"}
+        numbers = {Kind.WHOLE: "a whole number", Kind.NUMBER: "a finite number", Kind.FLAG: "true or false"}
+        return (numbers | lists | {Kind.POSITIONS: lists[Kind.NODES]}).get(self, "text")
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value of a TOML file is of this kind."""
+        if self is Kind.NUMBER:
+            return type(value) is int or (isinstance(value, float) and math.isfinite(value))
+        if self in (Kind.NAMES, Kind.NODES, Kind.POSITIONS) and isinstance(value, list):
+            return all(isinstance(one, str) for one in value)
+        return self is not Kind.NAMES and type(value) is (str if self is Kind.FILE else self.typed)
+
+    def parsed(self, typed: Any) -> Any:
+        """The value of what was typed."""
+        if self is Kind.NODES:
+            return names_in(typed) if any(c == "," or c.isdecimal() for c in typed) else typed
+        if self is Kind.POSITIONS:
+            return typed if typed in ("all", "each", "roles") else names_in(typed)
+        return names_in(typed) if self is Kind.NAMES else typed
+
+
+def names_in(text: str) -> list[str]:
+    """Comma-separated names, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+@dataclass(frozen=True)
+class Vary:
+    """How `circuits evaluate` changes an option, to see whether the result stays.
+
+    Attributes:
+        by: factors.
+        shown: a format string for the changed value.
+        usual: what is multiplied where the run did not set the option.
+        below: changed values are smaller than this.
+        costs: the method takes as many times longer.
+        only: an option and its values, outside which nothing is changed.
+    """
+
+    by: tuple[float, ...]
+    shown: str
+    usual: float
+    below: float = math.inf
+    costs: bool = False
+    only: tuple[str, tuple[str, ...]] | None = None
+
+    def values(self, options: Mapping[str, Any], name: str) -> list[tuple[str, float, float]]:
+        """(name, value, cost in runs) of each change to a run with these options."""
+        if self.only is not None and options.get(self.only[0]) not in self.only[1]:
+            return []
+        own = options.get(name) or self.usual
+        changed = [(type(own)(factor * own), factor if self.costs else 1.0) for factor in self.by]
+        return [(self.shown.format(value), value, cost) for value, cost in changed if value < self.below]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a method.
+
+    Attributes:
+        name: as a Python name; on the command line with `-`.
+        kind: what its value may be.
+        default: None: the method decides.
+        help: one line; ends without its default, which is added.
+        at_least, at_most: bounds that are allowed.
+        above, below: bounds that are not.
+        choices: what a text may be.
+        infinite: whether a number may be infinite.
+        required: whether it must be given.
+        needs: an option without which it means nothing.
+        metric_units: it is a number of the metric's unit, so that it means nothing under another metric.
+        vary: what `circuits evaluate` changes it to.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    infinite: bool = False
+    required: bool = False
+    needs: str | None = None
+    metric_units: bool = False
+    vary: Vary | None = None
+
+    @property
+    def spelled(self) -> str:
+        """Its name on the command line, without the dashes."""
+        return self.name.replace("_", "-")
+
+    @property
+    def bounds(self) -> str:
+        """What numbers it takes, in words; empty where any."""
+        low = "" if self.at_least is None else f"{self.at_least:g}"
+        if self.at_most is not None:
+            return f"from {low} to {self.at_most:g}"
+        if low:
+            return f"at least {low}"
+        if self.above is None:
+            return ""
+        return f"above {self.above:g}" if self.below is None else f"between {self.above:g} and {self.below:g}"
+
+    def check(self, value: Any) -> None:
+        """Refuses a value that no model could make right.
+
+        Raises:
+            InputError: a number outside its bounds, an unknown choice, or an unknown group of nodes.
+        """
+        if isinstance(value, float) and not (math.isfinite(value) or (self.infinite and not math.isnan(value))):
+            raise InputError(f"{self.spelled} must be a finite number, not {value}")
+        if type(value) in (int, float) and not self._within(value):
+            raise InputError(f"{self.spelled} must be {self.bounds}, not {value}")
+        if isinstance(value, str) and self.choices and value not in self.choices:
+            hint = nearest(value, self.choices)
+            raise InputError(f"{self.spelled} must be one of {', '.join(self.choices)}, got {value!r}{hint}")
+        if isinstance(value, str) and self.kind is Kind.NODES:
+            from circuits.graph.nodes import groups_in
+
+            groups_in(value)
+
+    def _within(self, value: float) -> bool:
+        inside = (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+        return inside and (self.above is None or value > self.above) and (self.below is None or value < self.below)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; what is as usual is left out."""
+        usual = {field.name: field.default for field in fields(self)}
+        told = {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
+        return {**told, "kind": self.kind.name}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> "Option":
+        vary = told.get("vary")
+        if vary is not None:
+            only = vary["only"]
+            below = math.inf if vary["below"] is None else vary["below"]
+            limits = {"by": tuple(vary["by"]), "below": below, "only": only and (only[0], tuple(only[1]))}
+            vary = Vary(**{**vary, **limits})
+        made = {"kind": Kind[told["kind"]], "choices": tuple(told.get("choices", ())), "vary": vary}
+        return cls(**{**told, **made})
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of an error message that names what may have been meant."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+NODES = Option(
+    "nodes", Kind.NODES, "heads+mlps",
+    "Groups joined by + (heads, mlps, input, q, k, v, neurons; coar: rows and input_rows too), or names, comma separated.",
+)  # fmt: skip
+POSITIONS = Option(
+    "positions", Kind.POSITIONS, "all", "each, roles, names of roles, comma separated, or all (at once)."
+)
+EDGES = Option("edges", Kind.WHOLE, None, "Edges to choose, dead ends among them pruned. Default: 200.", at_least=1)
+THRESHOLD = Option("threshold", Kind.NUMBER, None, "Every edge of at least this score.", metric_units=True)
+RULES = ("top", "greedy", "positive-share", "optimal")
+SELECT = Option("select", Kind.TEXT, None, "Rule: top, greedy, positive-share or optimal. Default: top.")
+BY = Option("by", Kind.TEXT, None, "Rank edges by 'abs' (either sign) or 'signed'. Default: abs.")
+FILL = Option("fill", Kind.FLAG, False, "Go on until so many edges are connected.")
+SHARE = Option("share", Kind.NUMBER, None, "positive-share: that share. Default: 0.5.", at_least=0, at_most=1)
+CHOICE = (EDGES, THRESHOLD, SELECT, BY, FILL, SHARE)
+"""How edges are chosen by their scores."""
+RANDOM_CIRCUITS = Option("random_circuits", Kind.WHOLE, 5, "Random circuits to compare with.", at_least=0)
+REFINE = Option(
+    "refine", Kind.TEXT, None,
+    "Estimate the strongest edges again: 'node' (exact through the receiving node) or 'exact' (ablated one by one).",
+    choices=("node", "exact"),
+)  # fmt: skip
+REFINE_TOP = Option(
+    "refine_top", Kind.WHOLE, None, "How many edges are refined. Default: 200.", at_least=1, needs="refine"
+)
+ABSOLUTE = Option("absolute", Kind.FLAG, False, "Compare the size of a change.")
