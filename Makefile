@@ -21,7 +21,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs format clean
+.PHONY: help setup demo test check declared docs format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -48,6 +48,10 @@ check: $(DEV)  ## all that CI checks: format, lint, types, documentation, tests
 	$(BIN)/pyright
 	$(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m pytest $(ARGS)
+
+declared: $(DEV)  ## write down anew what methods declare: for the command line, and for the docs
+	$(BIN)/python -m circuits.methods.catalogue
+	$(BIN)/python docs/options.py
 
 docs: $(DEV)  ## build the documentation into build/site
 	$(BIN)/mkdocs build --strict --quiet

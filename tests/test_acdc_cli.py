@@ -106,7 +106,7 @@ def test_a_circuit_past_the_model_is_told(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ((), "needs a threshold"),
+        ((), "needs the option threshold or edges"),
         (("--threshold", 0.1, "--edges", 5), "not both"),
         (("--threshold", 0.1, "--order", "size"), "eap-ig"),
         (("--threshold", 0.1, "--steps", 5), "no option 'steps'"),

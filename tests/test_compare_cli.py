@@ -72,7 +72,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, c
     other = discovered(monkeypatch, tmp_path, "other", "attribution-patching", "--n", 2)
     for given, said in (
         ([one], "at least two"),
-        ([one, str(tmp_path)], "no run directory"),
+        ([one, str(tmp_path)], "is not a run directory"),
         ([one, other], "different prompts"),
         ([one, one], "two runs are called one"),
         ([one, other, "--alphas", "a"], "different prompts"),

@@ -8,9 +8,9 @@ import pytest
 
 import circuits
 from circuits import Circuit, EdgeScores, NodeScores, cli
+from circuits.methods.catalogue import METHODS
 from circuits.question.ablations import ABLATIONS
 from circuits.runs.directory import write_run
-from circuits.runs.discover import METHODS
 from circuits.runs.discover import discover as run_discovery
 
 GOLDEN = Path(__file__).parent / "golden" / "acdc_2l2h_kl"
@@ -42,7 +42,7 @@ def command(monkeypatch, *arguments):
     [
         (("discover",), "Missing argument"),
         (("discover", "ioi", "--edgs", "3"), "No such option: --edgs"),
-        (("discover", "ioi", "--steps", "0"), "Invalid value for '--steps'"),
+        (("discover", "ioi", "--n", "0"), "Invalid value for '--n'"),
         (("discover", "ioi", "--seed", "x"), "Invalid value for '--seed'"),
         (("studdy",), "No such command 'studdy'"),
     ],
@@ -69,7 +69,7 @@ def test_a_command_alone_shows_its_help(monkeypatch, capsys):
     [
         (("--metric", "logit_differense"), "no metric 'logit_differense'; did you mean logit_difference"),
         (("--method", "atp-star", "--nodes", "hads"), "unknown group of nodes 'hads'"),
-        (("--method", "edge-pruning", "--learning-rate", "-1"), "learning_rate must be a positive number, got -1"),
+        (("--method", "edge-pruning", "--learning-rate", "-1"), "learning-rate must be above 0, not -1"),
         (("--method", "edge-pruning", "--objective", "rank"), "edge pruning needs a gradient"),
     ],
 )
@@ -294,7 +294,7 @@ def test_runs_of_both_kinds_replace_each_other_only_when_told(monkeypatch, pairs
         ((*EDGES, "--by", "size"), "'abs' or 'signed'"),
         ((*EDGES, "--threshold", 0.1, "--edges", 3), "a threshold and edges exclude each other"),
         ((*EDGES, "--refine", "twice"), "node, exact"),
-        ((*EDGES, "--refine-top", 3), "say with refine how"),
+        ((*EDGES, "--refine-top", 3), "refine-top goes with the option refine"),
         ((*EDGES, "--edges", 0), "edges must be at least 1"),
         ((*EDGES, "--gradient", "clean", "--metric", "kl_divergence"), "minimum"),
         (("--method", "information-flow", "--by", "abs"), "has no option 'by'"),
@@ -312,7 +312,7 @@ def test_runs_of_both_kinds_replace_each_other_only_when_told(monkeypatch, pairs
         ((*NODES, "--positions", "S7"), "no role 'S7'"),
         ((*NODES, "--positions", ","), "role"),
         ((*NODES, "--direction", "up"), "denoising, noising"),
-        ((*NODES, "--window", 0), "greater than or equal to 1"),
+        ((*NODES, "--window", 0), "window must be at least 1"),
         ((*NODES, "--ablation", "zero"), "zero ablation is none"),
         ((*NODES, "--noise-tokens", "first"), "belong to gaussian"),
         ((*NODES, "--ablation", "gaussian", "--noise-tokens", "IO"), "no role 'IO'"),

@@ -56,8 +56,8 @@ def test_another_objective(monkeypatch, tmp_path):
     ("more", "said"),
     [
         (("--edges", 0), "edges must be at least 1"),
-        (("--edges", 9, "--steps", 0), "Invalid value for '--steps'"),
-        (("--edges", 9, "--learning-rate", "-1"), "learning_rate must be a positive number"),
+        (("--edges", 9, "--steps", 0), "steps must be at least 1"),
+        (("--edges", 9, "--learning-rate", "-1"), "learning-rate must be above 0"),
         (("--edges", 9, "--objective", "accuracy"), "edge pruning needs a gradient, and accuracy has none"),
         (("--edges", 9, "--objective", "kl_divergenc"), "did you mean kl_divergence"),
         (("--threshold", 0.1), "no option 'threshold'"),

@@ -53,7 +53,7 @@ def test_fresh_pairs_and_nodes(monkeypatch, tmp_path, capsys, made):
 
 def test_what_cannot_be_evaluated_is_refused_in_one_line(monkeypatch, tmp_path, capsys, made):
     for given, said in (
-        (["evaluate", str(tmp_path)], "no run directory"),
+        (["evaluate", str(tmp_path)], "is not a run directory"),
         (["evaluate", made, "--parts", "beauty"], "parts must be of"),
         (["evaluate", made, "--pairs", "nothing.jsonl"], "no file"),
     ):

@@ -101,7 +101,7 @@ def test_labels_and_groups_reach_the_picture(monkeypatch, a_run, tmp_path, capsy
     ("arguments", "said"),
     [
         (["absent", "--out", "c.svg"], "no run directory or file absent"),
-        ([".", "--out", "c.json"], "no run directory of ours"),
+        ([".", "--out", "c.json"], "is not a run directory"),
         (["RUN", "--to", "pfd", "--out", "c.pdf"], "did you mean pdf"),
         (["RUN", "--out", "c.doc"], "--to"),
         (["RUN", "--out", "taken.json"], "--overwrite"),
@@ -131,10 +131,10 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(monkeypatch, a_run, tmp
     assert (tmp_path / "taken.json").read_text() == "mine"
 
 
-def test_the_help_names_every_format():
-    from circuits.cli.export import NAMES
-
-    assert NAMES.split(", ") == list(FORMATS)
+def test_the_help_names_every_format(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert export(monkeypatch, "--help") == 0
+    assert ", ".join(FORMATS) in capsys.readouterr().out
 
 
 def importances(folder, scores):

@@ -1,14 +1,15 @@
 """Numbers that are not finite are refused in one line before a model is loaded; every option that is a number is tried."""
 
 from contextlib import chdir
+from inspect import signature
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import pytest
 
 from circuits import InputError
 from circuits.cli import app
-from circuits.runs.discover import METHODS, check_options
+from circuits.methods.catalogue import METHODS
 from tests.faults.test_kills import a_place, command
 
 NEEDED = {"path-patching": {"receivers": ["logits"]}}
@@ -18,13 +19,13 @@ OTHERS = {"share": {"edges": 5, "select": "positive-share"}}
 def test_all_options_that_are_numbers_are_tried_below():
     apps = [app, *(group.typer_instance for group in app.registered_groups)]
     callbacks = [found.callback for one in apps if one is not None for found in one.registered_commands]
-    hints = [
-        (name, kind)
+    found = {
+        parameter.name
         for callback in callbacks
         if callback is not None
-        for name, kind in get_type_hints(callback).items()
-    ]
-    found = {name for name, kind in hints if float in (kind, *get_args(kind))}
+        for parameter in signature(callback, eval_str=True).parameters.values()
+        if (kinds := get_args(parameter.annotation)) and float in (kinds[0], *get_args(kinds[0]))
+    }
     assert found == {"threshold", "share", "learning_rate", "alpha", "gpus_per_worker", "dpi"}
 
 
@@ -64,9 +65,9 @@ def test_no_method_takes_a_number_that_is_not_finite(method):
         for value in (float("inf"), float("-inf"), float("nan")):
             asked = {**NEEDED.get(method, {}), **OTHERS.get(name, {}), name: value}
             if method == "acdc" and name == "threshold" and value == value:
-                check_options(method, asked)  # which removes every edge, or none
+                METHODS[method].check(asked)  # which removes every edge, or none
                 continue
             if method == "acdc" and name != "edges":
                 asked.setdefault("threshold", 0.1)
             with pytest.raises(InputError, match="number"):
-                check_options(method, asked)
+                METHODS[method].check(asked)

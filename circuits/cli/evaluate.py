@@ -5,21 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
-from circuits.cli.common import LARGEST_SEED, find_pairs, load, names_in, print_json, print_warnings
+from circuits.cli.common import LARGEST_SEED, check_known, find_pairs, load, names_in, print_json, print_warnings
 from circuits.cli.options import BatchSize, Config, Device, DeviceMap, OneLength, RunModel
 from circuits.cli.terminal import console, console_stderr, print_rows, stage
 from circuits.errors import InputError
+from circuits.methods.catalogue import ablations as known_ablations
+from circuits.runs.files import read_run_file
+from circuits.runs.parts import PARTS, SLOW, check_parts
 
-PARTS_HELP = (
-    "Comma separated: faithfulness (under every ablation, against random circuits), completeness, minimality, curves (CPR and "
-    "CMD), hypothesis (tests), scores (complexity, sensitivity), recovery (of a known circuit), stability (other pairs, seeds, "
-    "ablations, metrics …), randomisation (of layers). Default: all, the last two only where they take a few minutes."
-)
+
+def _parts_help() -> str:
+    said = ", ".join(f"{name} ({text})" if text else name for name, text in PARTS.items())
+    return f"Comma separated: {said}. Default: all; {' and '.join(SLOW)} only where they take a few minutes."
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
-    parts: Annotated[str | None, typer.Option(help=PARTS_HELP)] = None,
+    parts: Annotated[str | None, typer.Option(help=_parts_help())] = None,
     pairs: Annotated[
         str | None,
         typer.Option(help="A task or a JSONL file, for pairs that the circuit was not found on. Default: its own."),
@@ -37,6 +39,11 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON instead of tables.")] = False,
 ) -> None:
     """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
+    measured_parts = None if parts is None else check_parts(names_in(parts))
+    for name in names_in(ablations) or ():
+        check_known("ablation", name.partition("(")[0], known_ablations())
+    source = None if pairs is None else find_pairs(pairs)
+    read_run_file(run)
     from circuits.files.atomic import check_writable, replacing
     from circuits.files.checksums import sealed_json
     from circuits.files.locks import sole_writer
@@ -49,8 +56,6 @@ def evaluate(
     from circuits.runs.evaluate import evaluate_run
     from circuits.runs.evaluation import Evaluation
     from circuits.runs.read import read_run
-
-    source = None if pairs is None else find_pairs(pairs)
 
     def write(measured: Evaluation) -> dict[str, Any]:
         told = measured.to_dict()
@@ -81,7 +86,7 @@ def evaluate(
         )
         told = write(
             evaluate_run(
-                read, loaded, asked, fresh=source is not None, parts=names_in(parts), ablations=names_in(ablations),
+                read, loaded, asked, fresh=source is not None, parts=measured_parts, ablations=names_in(ablations),
                 n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage, interrupted=write_what_is_there,
             )
         )  # fmt: skip

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuits.methods.catalogue import declared
+
 if TYPE_CHECKING:
     from circuits.model import Model
     from circuits.progress import StageReport
@@ -127,29 +129,17 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
     numbers, options = found.summary(), found.options
     where = "" if numbers["positions"] is None else f" × {numbers['positions']} positions"
     ranks = answer_rows(found.answers)
-    rows = [
+    other = (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"]))
+    if numbers["corrupted"] is None:
+        other = ("ablated by", numbers["ablation"])
+    return [
         *ranks,
         (f"{numbers['metric']}, clean", _decimal(numbers["clean"])),
-        (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"])),
+        other,
         ("nodes", f"{numbers['nodes']}{where}"),
+        *declared(options["method"]).shown(options),
+        *((name, value if isinstance(value, str) else _decimal(value)) for name, value in found.scores.quality.items()),
     ]
-    from circuits.results.node_scores import LinearAttribution
-
-    if isinstance(found.scores, LinearAttribution):
-        worth = found.scores.fit
-        rows[len(ranks) + 1] = ("components ablated by", numbers["ablation"])
-        return [
-            *rows,
-            ("samples, alpha", f"{worth['samples']}, {options['alpha']:g}"),
-            ("correlation on samples left out", _decimal(worth["held_out"])),
-            ("rank, condition", f"{worth['rank']}, {_decimal(worth['condition'])}"),
-        ]
-    if "receivers" in options:
-        how = [("MLPs", options["mlps"]), ("inputs of the receivers", options.get("inputs", "shifted"))]
-        return [*rows, ("receivers", ", ".join(options["receivers"])), *how]
-    if options.get("window", 1) > 1:
-        rows.append(("layers patched together", str(options["window"])))
-    return [*rows, ("direction", options["direction"])] if "direction" in options else rows
 
 
 def _strongest_nodes(found: "NodeDiscovery") -> Any:

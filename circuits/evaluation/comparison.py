@@ -26,7 +26,7 @@ from circuits.evaluation.counterfactual import Correlation, Counterfactuals
 from circuits.plain_torch import plain_methods, plain_torch
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
-from circuits.results.node_scores import LinearAttribution, NodeScores
+from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import finite
 from circuits.stats.bootstrap import resampling_weights
 from circuits.stats.correlation import correlation
@@ -103,8 +103,9 @@ class Comparison:
 
     @property
     def interactions(self) -> dict[str, tuple[Interaction, ...]]:
-        """By COAR fit: the strongest pairs that its sum does not describe."""
-        return {name: of.interactions for name, of in self.scores.items() if isinstance(of, LinearAttribution)}
+        """By method that looks for them: the strongest pairs that a sum of effects does not describe."""
+        found = {name: of.interactions for name, of in self.scores.items()}
+        return {name: pairs for name, pairs in found.items() if pairs is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; NaN as None."""

@@ -8,9 +8,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.files.untrusted import open_regular, parse_json, read_bytes, read_text
@@ -74,7 +75,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
         raise
 
 
-def sealed_tensor(tensor: Tensor, key: str) -> bytes:
+def sealed_tensor(tensor: "Tensor", key: str) -> bytes:
     """A safetensors file of one tensor, sealed.
 
     Args:
@@ -87,7 +88,7 @@ def sealed_tensor(tensor: Tensor, key: str) -> bytes:
     return raw.replace(BLANK.encode(), _sum(raw, key).encode(), 1)
 
 
-def unsealed_tensor(raw: bytes, key: str) -> Tensor | None:
+def unsealed_tensor(raw: bytes, key: str) -> "Tensor | None":
     """The tensor in a file of `sealed_tensor`; None if a byte differs, or the key."""
     from safetensors import SafetensorError
     from safetensors.torch import load

@@ -267,7 +267,15 @@ METHOD = Method(
     takes=(
         NODES,
         POSITIONS,
-        Option("direction", Kind.TEXT, "denoising", "denoising or noising.", choices=DIRECTIONS),
-        Option("window", Kind.WHOLE, 1, "Neighbouring layers patched together.", at_least=1),
+        Option("direction", Kind.TEXT, "denoising", "denoising or noising.", choices=DIRECTIONS, label="direction"),
+        Option(
+            "window",
+            Kind.WHOLE,
+            1,
+            "Neighbouring layers patched together.",
+            at_least=1,
+            label="layers patched together",
+            label_if_set=True,
+        ),
     ),
 )

@@ -95,6 +95,15 @@ class Declared:
 
             check_choice(**{option.name: options.get(option.name, option.default) for option in CHOICE})
 
+    def shown(self, options: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Labels and values of the options that a summary shows."""
+        rows = []
+        for name, option in self.options.items():
+            value = options.get(name, option.default)
+            if option.label and not (option.label_if_set and value == option.default):
+                rows.append((option.label, ", ".join(value) if isinstance(value, list | tuple) else str(value)))
+        return rows
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; what is as usual is left out."""
         usual = {field.name: field.default for field in fields(Declared)}

@@ -81,12 +81,12 @@ class Vary:
 
     by: tuple[float, ...]
     shown: str
-    usual: float
+    usual: int | float
     below: float = math.inf
     costs: bool = False
     only: tuple[str, tuple[str, ...]] | None = None
 
-    def values(self, options: Mapping[str, Any], name: str) -> list[tuple[str, float, float]]:
+    def values(self, options: Mapping[str, Any], name: str) -> list[tuple[str, int | float, float]]:
         """(name, value, cost in runs) of each change to a run with these options."""
         if self.only is not None and options.get(self.only[0]) not in self.only[1]:
             return []
@@ -112,22 +112,26 @@ class Option:
         needs: an option without which it means nothing.
         metric_units: it is a number of the metric's unit, so that it means nothing under another metric.
         vary: what `circuits evaluate` changes it to.
+        label: what a summary calls it; empty: a summary does not show it.
+        label_if_set: a summary shows it only where it is not the default.
     """
 
     name: str
     kind: Kind
     default: Any
     help: str
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-    below: float | None = None
+    at_least: int | float | None = None
+    at_most: int | float | None = None
+    above: int | float | None = None
+    below: int | float | None = None
     choices: tuple[str, ...] = ()
     infinite: bool = False
     required: bool = False
     needs: str | None = None
     metric_units: bool = False
     vary: Vary | None = None
+    label: str = ""
+    label_if_set: bool = False
 
     @property
     def spelled(self) -> str:
@@ -164,7 +168,7 @@ class Option:
 
             groups_in(value)
 
-    def _within(self, value: float) -> bool:
+    def _within(self, value: int | float) -> bool:
         inside = (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
         return inside and (self.above is None or value > self.above) and (self.below is None or value < self.below)
 

@@ -219,13 +219,13 @@ METHOD = Method(
     partial=True,
     takes=(
         Option(
-            "receivers", Kind.NAMES, None, "Readers, comma separated: a9.h9<q>, a9.kv3<k>, m10, logits.", required=True
+            "receivers", Kind.NAMES, None, "Readers, comma separated: a9.h9<q>, a9.kv3<k>, m10, logits.", required=True, label="receivers"
         ),
         Option(
             "senders", Kind.NODES, "heads+mlps", "Writers: groups joined by + (heads, mlps, input), or names, comma separated."
         ),
         Option("together", Kind.FLAG, False, "Patch all senders at once."),
-        Option("mlps", Kind.TEXT, "frozen", "MLPs between are frozen or live.", choices=MLPS),
-        Option("inputs", Kind.TEXT, "shifted", "Receivers' inputs are shifted by what arrives, or set to it.", choices=INPUTS),
+        Option("mlps", Kind.TEXT, "frozen", "MLPs between are frozen or live.", choices=MLPS, label="MLPs"),
+        Option("inputs", Kind.TEXT, "shifted", "Receivers' inputs are shifted by what arrives, or set to it.", choices=INPUTS, label="inputs of the receivers"),
     ),
 )  # fmt: skip

@@ -16,7 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import networkx as nx
 import torch
@@ -38,6 +38,7 @@ Table = Literal["scores", "stderr"]
 TABLES: tuple[Table, ...] = ("scores", "stderr")
 
 
+@runtime_checkable
 class Edges(Protocol):
     """What is written of a circuit; see `circuits.Circuit`."""
 

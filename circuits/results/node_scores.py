@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -73,6 +73,20 @@ class NodeScores:
     def quantity(self) -> Quantity:
         """What the scores are: effects, or what their method calls them."""
         return quantity_of(self.provenance)
+
+    @property
+    def interactions(self) -> tuple[Interaction, ...] | None:
+        """Pairs of nodes that act together otherwise than alone; None: the method does not look for them."""
+        return None
+
+    @property
+    def quality(self) -> dict[str, str | float | None]:
+        """How good the scores are, where the method can tell: labels and values for a summary."""
+        return {}
+
+    def details(self) -> dict[str, Any]:
+        """Further entries of a summary, as plain JSON values."""
+        return {}
 
     @property
     def n_prompts(self) -> int:
@@ -176,6 +190,17 @@ class LinearAttribution(NodeScores):
         return tuple(Interaction(*pair) for pair in self.fit.get("interactions", ()))
 
     @property
+    def quality(self) -> dict[str, str | float | None]:
+        condition = "–" if self.fit["condition"] is None else f"{self.fit['condition']:.4f}"
+        return {
+            "correlation on samples left out": self.fit["held_out"],
+            "rank, condition": f"{self.fit['rank']}, {condition}",
+        }
+
+    def details(self) -> dict[str, Any]:
+        return {"fit": self.fit}
+
+    @property
     def statement(self) -> str | None:
         """In plain words, what a reader should know before using the weights; None where there is nothing to say."""
         samples, components, rank = (self.fit[name] for name in ("samples", "components", "rank"))
@@ -197,6 +222,13 @@ class LinearAttribution(NodeScores):
 
     def save(self, path: str | Path) -> None:
         score_file.write_node_scores(self, path, self.fit)
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """Scores that predict the metric under ablations that nobody has measured, as `LinearAttribution` does."""
+
+    def predict(self, kept: Float[Tensor, "sample node"]) -> Float[Tensor, "sample prompt"]: ...
 
 
 def node_scores(

@@ -22,7 +22,7 @@ their ranking for as long as no more than n edges remain after pruning.
 import heapq
 import math
 from bisect import bisect_right
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,6 +35,7 @@ from circuits.results.circuit import Circuit, readers_by_node
 from circuits.results.provenance import Provenance
 
 
+@runtime_checkable
 class Scored(Protocol):
     """What a rule needs to know of scores; see `circuits.EdgeScores`."""
 

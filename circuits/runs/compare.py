@@ -1,6 +1,7 @@
 """`circuits compare`: run directories side by side."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from circuits.errors import InputError
 from circuits.evaluation.circuit_predictions import CircuitPrediction, predict_circuits
@@ -9,7 +10,7 @@ from circuits.evaluation.counterfactual import counterfactuals
 from circuits.model import Model
 from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
-from circuits.results.node_scores import LinearAttribution
+from circuits.results.node_scores import Predicts
 from circuits.results.provenance import said
 from circuits.runs.read import Run
 
@@ -64,8 +65,8 @@ def compare_runs(
 def _predictions(
     model: Model, pairs: PromptPairs, runs: Sequence[Run], results: dict[str, Judged], stage: StageProgress
 ) -> tuple[CircuitPrediction, ...]:
-    """Of all circuits, by the first COAR fit among the results."""
-    linear = next((of for of in results.values() if isinstance(of, LinearAttribution)), None)
+    """Of all circuits, by the first scores that predict."""
+    linear: Any = next((of for of in results.values() if isinstance(of, Predicts)), None)
     if linear is None:
         return ()
     found: list[CircuitPrediction] = []

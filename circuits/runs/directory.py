@@ -84,7 +84,7 @@ def _check_replaceable(out: Path, overwrite: bool) -> None:
                 raise
             except InputError:
                 pass
-        raise InputError(f"{out} holds files that are no run of ours; choose another --out")
+        raise InputError(f"{out} is not empty and not a run directory; choose another --out")
     if overwrite:
         return
     try:

@@ -30,15 +30,11 @@ from circuits.results.node_scores import NodeScores
 from circuits.results.random_circuits import KINDS
 from circuits.runs.again import ablation_called, asked_about, compared_at_once, own_result, what_was_asked
 from circuits.runs.evaluation import Evaluation
+from circuits.runs.parts import AGAIN, PARTS, check_parts
 from circuits.runs.read import Run
 from circuits.runs.recovery import known_circuits, recovered
 from circuits.runs.variations import ABLATIONS, too_long, vary
 
-PARTS = (
-    "faithfulness", "completeness", "minimality", "curves", "hypothesis", "scores", "recovery", "stability", "randomisation",
-)  # fmt: skip
-AGAIN = ("recovery", "stability", "randomisation")
-"""Parts of the run's own pairs, whichever are given."""
 AGAIN_SECONDS = 300.0
 RESAMPLES = 100
 
@@ -77,10 +73,7 @@ def evaluate_run(
     Warns:
         PairsWarning: what speaks against the pairs; also in `warnings` of the result.
     """
-    wanted = PARTS if parts is None else tuple(parts)
-    unknown = [part for part in wanted if part not in PARTS]
-    if unknown or not wanted:
-        raise InputError(f"parts must be of {', '.join(PARTS)}, got {', '.join(unknown) or 'none'}")
+    wanted = check_parts(parts)
     if model.weights_hash != run.provenance.get("weights_sha256"):
         raise InputError(f"{model.name} is not the model of {run.path}: its weights differ")
     work = _Work(run, model, pairs, fresh, seed, batch_size, stage, math.inf if parts is not None else AGAIN_SECONDS)

@@ -56,7 +56,7 @@ def read_run_file(directory: str | Path) -> dict[str, Any]:
         if not isinstance(told, dict) or "provenance" not in told:
             raise InputError("it has no provenance")
     except InputError:
-        raise InputError(f"{directory} is no run directory of ours: there is no {RUN_FILE} that can be read") from None
+        raise InputError(f"{directory} is not a run directory: it has no {RUN_FILE} that can be read") from None
     check_schema(told.get("schema"), SCHEMA, str(path))
     if not isinstance(told["provenance"], dict):
         raise InputError(f"{path} does not say where its result comes from")

@@ -43,7 +43,7 @@ def read_run(path: str | Path) -> Run:
     """Reads the scores and the circuit of a run.
 
     Raises:
-        InputError: the directory is no run of ours, or holds a file that was cut short or altered.
+        InputError: the directory is not a run directory, or holds a file that was cut short or altered.
     """
     path = Path(path)
     told = read_run_file(path)

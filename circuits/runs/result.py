@@ -14,7 +14,7 @@ from circuits.question.answers import Answers
 from circuits.question.metrics import METRICS
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
-from circuits.results.node_scores import LinearAttribution, NodeScores
+from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, finite
 
 
@@ -171,7 +171,7 @@ class NodeDiscovery:
             "strongest": strongest(scores, 10, int(self.options.get("seed", 0))),
             "notes": list(self.notes),
             "warnings": list(self.warnings),
-            **({"fit": scores.fit} if isinstance(scores, LinearAttribution) else {}),
+            **scores.details(),
         }
 
     def write_files(self, directory: Path) -> None:

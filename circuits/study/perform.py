@@ -19,13 +19,13 @@ from circuits.question.doubts import collected
 from circuits.quiet import quiet_libraries
 from circuits.runs.directory import write_run
 from circuits.runs.discover import choose_ablation, discover
-from circuits.runs.evaluate import PARTS, evaluate_run
+from circuits.runs.evaluate import evaluate_run
+from circuits.runs.parts import USUAL
 from circuits.runs.read import read_run
 from circuits.study.address import Identity, identity_of, model_state, package_versions
 from circuits.study.request import Request
 from circuits.workers.workers import Workers
 
-USUAL_PARTS = tuple(part for part in PARTS if part not in ("stability", "randomisation"))
 """Of an evaluation, unless told: what does not run the method again."""
 FRESH_SEED = 10**9
 """Added to a run's seed for the fresh prompts that it is evaluated on."""
@@ -192,7 +192,7 @@ def _evaluated(request: Request, model: Model, pairs: PromptPairs, files: Mappin
         for name, contents in files.items():
             (run / name).write_bytes(contents)
         found = evaluate_run(
-            read_run(run), model, pairs, fresh=fresh is not None, parts=options.pop("parts", USUAL_PARTS),
+            read_run(run), model, pairs, fresh=fresh is not None, parts=options.pop("parts", USUAL),
             n_random=options.pop("random_circuits", 20), seed=seed, batch_size=request.batch_size, **options,
         )  # fmt: skip
     return found.to_dict()

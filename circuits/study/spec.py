@@ -36,6 +36,7 @@ from circuits.files.untrusted import check_plain, parse_toml, read_text
 from circuits.methods.catalogue import declared
 from circuits.methods.catalogue import method as find_method
 from circuits.methods.options import Kind, Option
+from circuits.runs.parts import USUAL, check_parts
 from circuits.study.request import Request, Study, files_of, is_file
 
 LARGEST_SEED = 2**63 - 1
@@ -280,23 +281,17 @@ class _Reader:
         return float(value) if option.kind is Kind.NUMBER else value
 
     def evaluation(self, given: Any, tasks: Sequence[str]) -> dict[str, Any] | None:
-        from circuits.runs.evaluate import PARTS
-        from circuits.study.perform import USUAL_PARTS
-
         if given is None:
             return None
         table = self.known(given, ("parts", "ablations", "random_circuits", "seed", "fresh"), "evaluation")
         # Defaults are written down, so that to name them is no other evaluation.
-        found: dict[str, Any] = {"parts": list(USUAL_PARTS), "random_circuits": 20, "seed": 1}
+        found: dict[str, Any] = {"parts": list(USUAL), "random_circuits": 20, "seed": 1}
         for key in ("parts", "ablations"):
             if key in table:
                 found[key] = self.names(table, key)
         found["parts"].sort()
-        for part in found.get("parts", ()):
-            if part not in PARTS:
-                near = get_close_matches(part, PARTS, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise self.error("evaluation.parts", f"must be of {', '.join(PARTS)}; got {part!r:.60}{hint}")
+        with self.refusing("evaluation.parts"):
+            check_parts(found["parts"])
         _check_names("evaluation.ablations", found.get("ablations", ()), self)
         for key in ("random_circuits", "seed"):
             found[key] = self.number(table, key, found[key], least=0, table="evaluation.")

@@ -1,0 +1,152 @@
+"""Methods are declared once: the copy for the command line, the page in the docs, and a method of another package."""
+
+import inspect
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from circuits import InputError
+from circuits.methods import catalogue
+from circuits.methods.catalogue import COPIES, DECLARED, METHODS, OURS, copies_text
+from circuits.methods.method import Declared
+from circuits.results import choice, selection
+
+HERE = Path(__file__).parents[2]
+
+
+def test_the_copies_for_the_command_line_are_current():
+    assert COPIES.read_text(encoding="utf-8") == copies_text(), "make declared"
+
+
+def test_the_page_of_options_is_current():
+    made = runpy.run_path(str(HERE / "docs" / "options.py"))
+    assert made["PAGE"].read_text(encoding="utf-8") == made["page"](), "make declared"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_copy_says_what_the_method_says(name):
+    method = METHODS[name]
+    copy = Declared.from_dict(json.loads(json.dumps(method.to_dict())))
+    assert copy == Declared(**{field: getattr(method, field) for field in Declared.__dataclass_fields__})
+    assert DECLARED[name] == copy
+    assert method.name == name
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_option_is_an_argument_of_the_function_or_of_what_comes_after(name):
+    from circuits.runs.discover import OF_PIPELINE
+
+    method = METHODS[name]
+    parameters = inspect.signature(method.function).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    for option in method.takes:
+        assert takes_any or option.name in method.accepts or option.name in OF_PIPELINE[method.gives], option.name
+    assert method.unasked == () or method.gives == "edges"
+
+
+def test_a_copy_whose_file_has_changed_is_not_used(monkeypatch):
+    monkeypatch.setattr(catalogue, "source_digest", lambda *files: "another")
+    catalogue._copy.cache_clear()
+    try:
+        assert type(catalogue.declared("coar")) is not Declared
+        assert list(catalogue.ablations()) == ["interchange", "zero", "mean", "mean_positional", "gaussian", "resample"]
+    finally:
+        catalogue._copy.cache_clear()
+
+
+def test_rules_have_the_options_that_are_said():
+    assert set(choice.RULES) == set(selection.RULES)
+    for name, rule in selection.RULES.items():
+        assert set(choice.RULES[name]) == set(list(inspect.signature(rule).parameters)[2:])
+
+
+def test_an_unknown_method_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="there is no method 'eap-gi'; did you mean eap-ig"):
+        catalogue.declared("eap-gi")
+
+
+TOY = '''
+from dataclasses import replace
+
+import circuits
+from circuits.methods.method import Method
+from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind, Option
+
+
+def toy(model, pairs, *, strength, flip=False, **asked):
+    """EAP, scaled."""
+    scores = circuits.edge_attribution(model, pairs, gradient="clean", **asked)
+    return replace(scores, values=(-strength if flip else strength) * scores.values)
+
+
+METHOD = Method(
+    name="toy",
+    function=toy,
+    gives="edges",
+    help="EAP, scaled",
+    takes=(
+        Option("strength", Kind.NUMBER, 2.0, "What scores are multiplied by.", above=0),
+        Option("flip", Kind.FLAG, False, "Change their sign."),
+        *CHOICE,
+        RANDOM_CIRCUITS,
+    ),
+)
+'''
+STUDY = """
+models = ["compiled/and-gate"]
+tasks = ["compiled/and-gate"]
+n = 4
+[methods.toy]
+strength = 3
+edges = 5
+"""
+
+
+@pytest.fixture(scope="module")
+def perform(tmp_path_factory):
+    """The command line with a package installed that has a method."""
+    place = tmp_path_factory.mktemp("toy")
+    (place / "toy_method.py").write_text(TOY)
+    (place / "toy-1.0.dist-info").mkdir()
+    (place / "toy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (place / "toy-1.0.dist-info" / "entry_points.txt").write_text("[circuits.methods]\ntoy = toy_method:METHOD\n")
+    (place / "study.toml").write_text(STUDY)
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{place}", "COLUMNS": "200"}
+
+    def run(*asked, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "circuits", *asked], cwd=place, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run
+
+
+DISCOVER = ("discover", "compiled/and-gate", "--model", "compiled/and-gate", "--n", "4", "--method")
+
+
+def test_a_method_of_another_package_is_in_the_help(perform):
+    shown = perform("discover", "--help")
+    assert "toy (EAP, scaled)" in shown
+    assert "toy: What scores are multiplied by. Above 0. Default: 2.0." in shown
+    assert "--flip" in shown
+
+
+def test_a_method_of_another_package_runs_and_its_options_are_checked(perform):
+    usual = json.loads(perform(*DISCOVER, "eap", "--edges", "5", "--json", "--out", "eap"))
+    found = json.loads(perform(*DISCOVER, "toy", "--strength", "3", "--flip", "--edges", "5", "--json", "--out", "run"))
+    assert [edge["score"] for edge in found["strongest"]] == [-3 * edge["score"] for edge in usual["strongest"]]
+    assert "strength must be above 0, not 0.0" in perform(*DISCOVER, "toy", "--strength", "0", code=2)
+    assert "no option 'steps'; its own: strength, flip" in perform(*DISCOVER, "toy", "--steps", "2", code=2)
+
+
+def test_a_method_of_another_package_is_asked_by_a_study(perform):
+    perform("study", "run", "study.toml", "--out", "study")
+    (row,) = [json.loads(line) for line in perform("study", "table", "study", "--json").splitlines()]
+    assert (row["method"], row["edges"]) == ("toy", 5)
