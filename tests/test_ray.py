@@ -84,9 +84,10 @@ def test_a_worker_that_always_dies(ray_workers):
 def test_where_no_worker_can_start(tmp_path):
     """As where memory is full already: Ray's monitor kills each worker while it starts. What was computed before is not lost."""
     code = """
-        from circuits.workers.ray import RayWorkers
         from circuits.errors import InputError
-        with RayWorkers(number=2) as workers:
+        from circuits.workers import ray
+        ray.RESTARTS = 5
+        with ray.RayWorkers(number=2) as workers:
             try:
                 print(list(workers.map(print, None, range(5))))
             except InputError as problem:
@@ -100,7 +101,7 @@ def test_where_no_worker_can_start(tmp_path):
         text=True,
         timeout=300,
     )
-    assert re.match("a worker died 51 times before it began; most often there is not enough memory", run.stdout), run
+    assert re.match("a worker died 6 times before it began; most often there is not enough memory", run.stdout), run
 
 
 def test_the_other_units_are_done_all_the_same(ray_workers):

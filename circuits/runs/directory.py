@@ -21,6 +21,7 @@ from circuits.files.durable import beside, is_emptied, make_directory, sync_dire
 from circuits.files.locks import sole_writer
 from circuits.measure.store import MANIFEST_FILE
 from circuits.methods.acdc.record import QUESTION_FILE
+from circuits.methods.catalogue import DECLARED
 from circuits.prompts.pairs import PromptPairs
 from circuits.results.provenance import Provenance, plain
 from circuits.runs.files import RUN_FILE, SCHEMA, check_files, holds_ours, is_run, is_whole, read_run_file
@@ -173,9 +174,13 @@ def check_record(out: Path, recorded: bool, resume: bool, overwrite: bool) -> Pa
     """
     if not recorded:
         if resume:
+            methods = [
+                name + (f" without {' or '.join(one.unrecorded)}" if one.unrecorded else "")
+                for name, one in DECLARED.items()
+                if one.resumable
+            ]
             raise InputError(
-                "--resume continues a killed run of method activation-patching, coar or exact-edges, or of acdc with a threshold; "
-                "this run keeps no record"
+                f"--resume continues a killed run of method {', '.join(methods)}; this run keeps no record"
             )
         return None
     record = _beside(_followed(out), ".unfinished")
