@@ -16,7 +16,7 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
-WHOLE_FILES = ("tests/test_ray.py", "tests/test_documented_commands.py", "tests/hostile/test_bombs.py")
+WHOLE_FILES = ("tests/workers/test_ray.py", "tests/test_documented_commands.py", "tests/hostile/test_bombs.py")
 """Their tests share what takes long to make, so one process gets them all. (xdist_group does not hold with pytest 9.2.)"""
 
 

@@ -33,7 +33,7 @@ NOT_RUN = {
 }
 """Commands that are not run, and why."""
 SMALLER = [
-    (r" --on ray --workers \d", ""),  # tests/test_ray.py runs with Ray
+    (r" --on ray --workers \d", ""),  # tests/workers/test_ray.py runs with Ray
     (r"--method acdc --threshold 0.02", "--method acdc --threshold 0.05"),
     (r"(--method acdc --(threshold|edges) [\d.]+)", r"\1 --n 3 --start-layer 29"),
     (r"--method coar(?! --samples)", "--method coar --samples 310"),

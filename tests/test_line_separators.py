@@ -11,7 +11,7 @@ from circuits import InputError, PromptPairs
 from circuits.export.tables import cell
 from circuits.files.untrusted import MOST_DOTS, parse_toml
 from circuits.pages.report import _lines
-from tests.faults.test_kills import a_place, command, discover
+from tests.command import a_place, command, discover
 
 ENDS = "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e"
 SOURCES = Path(__file__).resolve().parent.parent / "circuits"

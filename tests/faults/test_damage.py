@@ -19,8 +19,8 @@ from circuits.methods.acdc import acdc
 from circuits.methods.acdc.record import QUESTION_FILE, STEPS_FILE, SUMS_FILE, EndOfRecordError, Record, Step
 from circuits.results.provenance import frozen
 from circuits.runs.read import read_run
+from tests.command import a_place, command, discover, finished
 from tests.faults.killing import files
-from tests.faults.test_kills import a_place, command, discover, finished
 from tests.tiny_models import random_pairs, tiny
 
 MANIFEST = {"schema": 1, "question": "why"}

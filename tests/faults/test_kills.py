@@ -13,17 +13,15 @@ from pathlib import Path
 import pytest
 
 import circuits
-from circuits import cli, zoo
+from circuits import zoo
 from circuits.methods.acdc import acdc
 from circuits.methods.exact_edges import exact_edge_effects
 from circuits.runs.directory import writing_run
-from circuits.runs.read import read_run
+from tests.command import a_place, command, discover, finished, run_of
 from tests.faults.killing import files, kill_command, survives
-from tests.test_acdc_cli import GOLDEN, write_pairs
 from tests.tiny_models import random_pairs, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")]
-CASE = "acdc_2l2h_kl"
 
 
 def test_acdc(tmp_path, kills):
@@ -96,45 +94,6 @@ def test_a_models_conversion(tmp_path, kills, tiny, monkeypatch):
         assert zoo.is_cached(tiny.name) == zoo.is_cached(tiny.name, full=True)
 
     survives(work, tmp_path / "lives", kills, result, prepare=partial(Path.mkdir, parents=True), check=check)
-
-
-def command(*given, code=0):
-    """Runs `circuits …` here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["circuits", *map(str, given)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-    assert (stopped.value.code or 0) == code, f"circuits {' '.join(map(str, given))}: exit code {stopped.value.code}"
-
-
-def discover(*more, code=0):
-    command(
-        "discover", "PAIRS.jsonl", "--model", GOLDEN / CASE / "model", "--metric", "logit_difference", "--dtype", "float64",
-        "--out", "RUN", *more, code=code,
-    )  # fmt: skip
-
-
-def a_place(place):
-    place.mkdir(parents=True)
-    write_pairs(json.loads((GOLDEN / CASE / "case.json").read_text()), place / "PAIRS.jsonl")
-
-
-def finished(folder, *more):
-    """Makes places that hold the same finished run."""
-    a_place(folder)
-    with chdir(folder):
-        discover(*more)
-    return partial(shutil.copytree, folder)
-
-
-def run_of(place):
-    """A run, but for what tells time, and for figures, which have a random name inside."""
-    run = place / "RUN"
-    read_run(run)
-    told = json.loads((run / "run.json").read_text())
-    told["files"] = {name: of for name, of in told["files"].items() if not name.endswith(".html")}
-    del told["seconds"], told["sha256"]
-    return told, sorted(path.name for path in run.iterdir()), files(run, *told["files"])
 
 
 @pytest.mark.parametrize("method", [("acdc", "--threshold", 0.05, "--random-circuits", 0), ("coar", "--samples", 48)])

@@ -16,8 +16,8 @@ from circuits.files.atomic import replacing
 from circuits.files.locks import sole_writer
 from circuits.methods.acdc import acdc
 from circuits.runs.directory import write_run, writing_run
+from tests.command import a_place, command, discover, finished
 from tests.faults.killing import at_work, attempt
-from tests.faults.test_kills import a_place, command, discover, finished
 from tests.tiny_models import random_pairs, tiny
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")

@@ -406,3 +406,14 @@ READERS: dict[str, Reader] = {
     "wheel": Reader(read_wheel, (write_wheel,), "numbers", ".whl", direct=False),
     "cache": Reader(read_cached, (text('{"files": {"model": {"bytes": 1, "sha256": "x"}}}'),), "json", direct=False),
 }
+
+
+def tried(reader, data, place):
+    """Why the file is refused, or None; anything but a refusal is raised."""
+    path = place / f"file{reader.suffix}"
+    path.write_bytes(data)
+    try:
+        reader.read(path)
+    except reader.refusals as refusal:
+        return str(refusal)
+    return None

@@ -22,7 +22,7 @@ from circuits.cli.models import memory
 from circuits.methods.edge_memory import memory_need, read_config
 from circuits.model_files import check_directory
 from circuits.model_sizes import Budget, built_within, check_config
-from tests.test_acdc_cli import run
+from tests.command import run
 from tests.tiny_models import CONFIGS, random_hf_model
 
 SECONDS = 30

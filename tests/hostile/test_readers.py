@@ -12,21 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.hostile.mutate import mutated
-from tests.hostile.readers import READERS
+from tests.hostile.readers import READERS, tried
 
 EXAMPLES = 100
 FUZZ = Path(__file__).with_name("fuzz.py")
-
-
-def tried(reader, data, place):
-    """Why the file is refused, or None; anything but a refusal is raised."""
-    path = place / f"file{reader.suffix}"
-    path.write_bytes(data)
-    try:
-        reader.read(path)
-    except reader.refusals as refusal:
-        return str(refusal)
-    return None
 
 
 def check_told(said):

@@ -10,7 +10,7 @@ import pytest
 import tasks
 from circuits import plugins
 from circuits.cli import tasks as tasks_command
-from tests.test_acdc_cli import run
+from tests.command import run
 
 PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
 

@@ -11,8 +11,7 @@ import circuits
 from circuits import Circuit, Graph, InputError
 from circuits.viewer import write_viewer
 from circuits.viewer.attention import attention_patterns
-from tests.test_acdc_cli import run
-from tests.test_compare_cli import discovered
+from tests.command import discovered, run
 from tests.tiny_models import random_pairs, tiny
 
 HOSTILE = '</script><script>window.broken = 1</script><img src=x onerror="window.broken = 1">'

@@ -1,7 +1,6 @@
 """Models spread over devices: real maps of accelerate on the processor, and pretended devices for what a map does to the engine."""
 
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +9,10 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 
 import circuits
 from circuits import Circuit, InputError, ModelError, PromptPairs, edge_attribution
+from tests.command import GOLDEN_MODEL
 from tests.pretended_devices import pretended_devices
 from tests.tiny_models import random_hf_model, random_pairs, random_subset
 
-GOLDEN = Path(__file__).parent / "golden" / "acdc_2l2h_kl" / "model"
 LAYERS = {
     "model.embed_tokens": "cpu:1",
     "model.rotary_emb": "cpu:1",
@@ -132,7 +131,9 @@ def test_tensors_on_two_pretended_devices_do_not_meet():
 def test_a_map_onto_the_processor_is_as_good_as_none(device_map):
     pairs = PromptPairs.from_tokens([[3, 4, 5], [6, 7, 8]], [[3, 9, 5], [6, 10, 8]], [1, 2], [3, 4])
     scores = [
-        edge_attribution(circuits.load_model(GOLDEN, dtype="float64", device_map=given), pairs, check_sign=False).values
+        edge_attribution(
+            circuits.load_model(GOLDEN_MODEL, dtype="float64", device_map=given), pairs, check_sign=False
+        ).values
         for given in (None, device_map)
     ]
     assert torch.equal(*scores)
@@ -141,16 +142,16 @@ def test_a_map_onto_the_processor_is_as_good_as_none(device_map):
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        (GOLDEN, {"device_map": "disk"}, "offloads weights"),
-        (GOLDEN, {"device_map": {"transformer": "disk", "lm_head": "cpu"}}, "offloads weights"),
-        (GOLDEN, {"device_map": {"transformer": "mps", "lm_head": "cpu"}}, "on accelerators .* or all on 'cpu'"),
-        (GOLDEN, {"device_map": "meta"}, "offloads weights"),
-        (GOLDEN, {"device_map": {}}, "is empty"),
-        (GOLDEN, {"device_map": "everywhere"}, "'everywhere', which is no device; one of auto"),
-        (GOLDEN, {"device_map": {"": "cuda:99"}}, "torch sees 0 CUDA devices"),
-        (GOLDEN, {"device_map": {"": 99}}, "torch sees 0 CUDA devices"),
-        (GOLDEN, {"device_map": {"": -1}}, "no device"),
-        (GOLDEN, {"device_map": "cpu", "device": "cpu"}, "give one of them"),
+        (GOLDEN_MODEL, {"device_map": "disk"}, "offloads weights"),
+        (GOLDEN_MODEL, {"device_map": {"transformer": "disk", "lm_head": "cpu"}}, "offloads weights"),
+        (GOLDEN_MODEL, {"device_map": {"transformer": "mps", "lm_head": "cpu"}}, "on accelerators .* or all on 'cpu'"),
+        (GOLDEN_MODEL, {"device_map": "meta"}, "offloads weights"),
+        (GOLDEN_MODEL, {"device_map": {}}, "is empty"),
+        (GOLDEN_MODEL, {"device_map": "everywhere"}, "'everywhere', which is no device; one of auto"),
+        (GOLDEN_MODEL, {"device_map": {"": "cuda:99"}}, "torch sees 0 CUDA devices"),
+        (GOLDEN_MODEL, {"device_map": {"": 99}}, "torch sees 0 CUDA devices"),
+        (GOLDEN_MODEL, {"device_map": {"": -1}}, "no device"),
+        (GOLDEN_MODEL, {"device_map": "cpu", "device": "cpu"}, "give one of them"),
         ("compiled/induction", {"device_map": "auto"}, "loaded from files"),
         (torch.nn.Linear(2, 2), {"device_map": "auto"}, "a Linear is not"),
     ],
@@ -162,7 +163,7 @@ def test_maps_that_cannot_be_followed_are_refused_with_the_reason(model, options
 
 def test_a_map_that_leaves_a_module_out_is_refused():
     with pytest.raises(ModelError, match="does not give any device"):
-        circuits.load_model(GOLDEN, device_map={"transformer.wte": "cpu"})
+        circuits.load_model(GOLDEN_MODEL, device_map={"transformer.wte": "cpu"})
 
 
 def test_offloaded_weights_are_refused_and_a_map_that_works_is_told():

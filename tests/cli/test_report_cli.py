@@ -2,8 +2,7 @@
 
 import re
 
-from tests.test_acdc_cli import run
-from tests.test_compare_cli import discovered
+from tests.command import discovered, run
 
 
 def test_a_page_tells_the_task_the_methods_and_how_to_compute_it_again(monkeypatch, tmp_path, capsys):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from circuits.results.node_scores import NodeScores
-from tests.test_acdc_cli import GOLDEN, run, write_pairs
+from tests.command import GOLDEN, run, write_pairs
 
 CASE = "acdc_2l2h_kl"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuits.cli.config import config_text
-from tests.test_acdc_cli import GOLDEN, run, write_pairs
+from tests.command import GOLDEN, run, write_pairs
 
 CASE = "acdc_2l2h_kl"
 

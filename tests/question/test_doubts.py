@@ -15,8 +15,8 @@ from circuits.question.answers import Answers
 from circuits.question.doubts import about_answers, about_prompts, collected, padded
 from circuits.question.question import Question
 from circuits.runs.discover import discover
+from tests.command import GOLDEN, run
 from tests.small_tokenizers import Reader, tokenizer
-from tests.test_acdc_cli import GOLDEN, run
 from tests.tiny_models import random_pairs, tiny
 
 MODEL = GOLDEN / "acdc_2l2h_kl" / "model"

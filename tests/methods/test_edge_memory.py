@@ -11,7 +11,7 @@ from circuits import InputError, ModelError, memory_need
 from circuits.cli.models import memory
 from circuits.methods.edge_memory import read_config, saved_by_autograd, without_weights
 from circuits.question.question import Question
-from tests.test_device_map import GOLDEN
+from tests.command import GOLDEN_MODEL
 from tests.tiny_models import CONFIGS, config_class, random_hf_model, random_pairs, tiny
 
 LLAMA_8B = transformers.LlamaConfig(
@@ -81,17 +81,17 @@ def test_a_model_that_looks_at_numbers_is_refused(name):
 
 
 def test_the_command_prints_it(capsys):
-    memory(str(GOLDEN), tokens=5, n=64, batch_size=None, dtype="float64", revision=None, json=True)
+    memory(str(GOLDEN_MODEL), tokens=5, n=64, batch_size=None, dtype="float64", revision=None, json=True)
     told = json.loads(capsys.readouterr().out)
-    need = memory_need(read_config(str(GOLDEN)), tokens=5, dtype=torch.float64)
+    need = memory_need(read_config(str(GOLDEN_MODEL)), tokens=5, dtype=torch.float64)
     assert told == need.to_dict()
-    assert told["edges"] == circuits.load_model(GOLDEN).graph.n_edges
+    assert told["edges"] == circuits.load_model(GOLDEN_MODEL).graph.n_edges
     assert need.peak == need.weights + max(need.passes, need.contraction) + need.scores
-    memory(str(GOLDEN), tokens=5, n=64, batch_size=None, dtype="float64", revision=None, json=False)
+    memory(str(GOLDEN_MODEL), tokens=5, n=64, batch_size=None, dtype="float64", revision=None, json=False)
     assert "predicted" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["nowhere/to-be-found", "bad\0name", "", str(GOLDEN.parent)])
+@pytest.mark.parametrize("name", ["nowhere/to-be-found", "bad\0name", "", str(GOLDEN_MODEL.parent)])
 def test_a_configuration_that_is_not_there_is_told(name):
     with pytest.raises(ModelError, match="cannot read the configuration"):
         read_config(name)

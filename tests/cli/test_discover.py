@@ -1,7 +1,6 @@
 """The command from the outside, on a tiny checkpoint without a tokenizer."""
 
 import json
-from pathlib import Path
 
 import networkx as nx
 import pytest
@@ -12,8 +11,10 @@ from circuits.methods.catalogue import METHODS
 from circuits.question.ablations import ABLATIONS
 from circuits.runs.directory import write_run
 from circuits.runs.discover import discover as run_discovery
+from tests.command import CASE
+from tests.command import GOLDEN as GOLDEN_CASES
 
-GOLDEN = Path(__file__).parent / "golden" / "acdc_2l2h_kl"
+GOLDEN = GOLDEN_CASES / CASE
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ from circuits.results.node_scores import node_scores
 from circuits.results.provenance import frozen
 from circuits.results.quantity import edge_caption, node_caption, quantity_of
 from circuits.viewer import write_viewer
-from tests.test_acdc_cli import run
-from tests.test_compare_cli import discovered
+from tests.command import discovered, run
 from tests.tiny_models import random_pairs, tiny
 
 SIGNED = {

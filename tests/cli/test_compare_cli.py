@@ -4,20 +4,7 @@ import json
 
 import pytest
 
-from tests.test_acdc_cli import GOLDEN, run, write_pairs
-
-CASE = "acdc_2l2h_kl"
-
-
-def discovered(monkeypatch, folder, name, method, *more):
-    case = json.loads((GOLDEN / CASE / "case.json").read_text())
-    pairs = write_pairs(case, folder / "PAIRS.jsonl")
-    given = [
-        "discover", pairs, "--model", GOLDEN / CASE / "model", "--method", method, "--metric", "logit_difference",
-        "--dtype", "float64", "--out", folder / name, *more,
-    ]  # fmt: skip
-    assert run(monkeypatch, [str(argument) for argument in given]) == 0
-    return str(folder / name)
+from tests.command import discovered, run
 
 
 def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):

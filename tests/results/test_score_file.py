@@ -1,4 +1,4 @@
-"""Node scores on disk; those of edges are in tests/test_scores.py."""
+"""Node scores on disk; those of edges are in tests/results/test_scores.py."""
 
 import json
 

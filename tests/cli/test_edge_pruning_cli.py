@@ -6,7 +6,7 @@ import pytest
 
 import circuits
 from circuits import Circuit, PromptPairs, edge_pruning
-from tests.test_acdc_cli import GOLDEN, run, write_pairs
+from tests.command import GOLDEN, run, write_pairs
 
 CASE = "acdc_2l3h_ld"
 

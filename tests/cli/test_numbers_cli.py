@@ -10,7 +10,7 @@ import pytest
 from circuits import InputError
 from circuits.cli import app
 from circuits.methods.catalogue import METHODS
-from tests.faults.test_kills import a_place, command
+from tests.command import a_place, command
 
 NEEDED = {"path-patching": {"receivers": ["logits"]}}
 OTHERS = {"share": {"edges": 5, "select": "positive-share"}}

@@ -4,22 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from circuits import Circuit, cli
+from circuits import Circuit
 from circuits.methods.acdc.record import read_steps
+from tests.command import GOLDEN, run, write_pairs
 
-GOLDEN = Path(__file__).parent / "golden"
 CASES = ("acdc_2l2h_kl", "acdc_2l2h_zero", "acdc_2l3h_ld")
-
-
-def write_pairs(case, path):
-    rows = zip(case["clean"], case["ablated"], case["answer"], case["distractor"], strict=True)
-    lines = [json.dumps({"clean": c, "corrupted": x, "answers": [a], "distractors": [d]}) for c, x, a, d in rows]
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 def arguments(case, folder, *more):
@@ -32,13 +24,6 @@ def arguments(case, folder, *more):
         "--ablation", data["ablation"], "--dtype", "float64", "--random-circuits", 0, "--out", folder / "RUN", *more,
     ]  # fmt: skip
     return [str(argument) for argument in given], data
-
-
-def run(monkeypatch, given):
-    monkeypatch.setattr("sys.argv", ["circuits", *given])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    return stopped.value.code or 0
 
 
 @pytest.mark.parametrize("number", [0, 1])

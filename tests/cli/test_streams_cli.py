@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from circuits.cli.streams import ERRORS, SPELLED
-from tests.faults.test_kills import a_place, command, discover
+from tests.command import a_place, command, discover
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="handles are closed as on Unix")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EAP = ("--method", "eap", "--edges", 12, "--random-circuits", 0)
 FULL = Path("/dev/full")
 

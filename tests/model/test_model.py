@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,8 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 import circuits
 from circuits import InputError, ModelError
 from circuits.question.question import Question
+from tests.command import GOLDEN_MODEL
 from tests.tiny_models import CONFIGS, random_hf_model, random_pairs, tiny
-
-GOLDEN = Path(__file__).parent / "golden" / "acdc_2l2h_kl" / "model"
 
 
 def state(model):
@@ -136,7 +134,7 @@ def test_the_default_model_is_exact_and_encodes_with_bos(smollm2):
 
 def test_a_checkpoint_that_lacks_tensors_is_refused(tmp_path):
     """transformers would fill them with random numbers."""
-    shutil.copytree(GOLDEN, tmp_path / "model")
+    shutil.copytree(GOLDEN_MODEL, tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     tensors = {name: t for name, t in load_file(path).items() if "h.1.mlp" not in name}
     save_file(tensors, path, metadata={"format": "pt"})

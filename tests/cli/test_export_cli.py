@@ -11,8 +11,8 @@ from circuits import Circuit, EdgeScores, Graph
 from circuits.errors import ContentWarning
 from circuits.export.eap_ig import write_eap_ig, write_eap_ig_tensors
 from circuits.export.formats import FORMATS, export_circuit
+from tests.command import GOLDEN, run, write_pairs
 from tests.exported import GRAPHS, scored
-from tests.test_acdc_cli import GOLDEN, run, write_pairs
 
 
 def export(monkeypatch, *arguments):

@@ -10,7 +10,7 @@ from circuits import InputError
 from circuits.files.atomic import replacing
 from circuits.files.durable import LONGEST_NAME, beside
 from circuits.runs.read import read_run
-from tests.faults.test_kills import a_place, command, discover
+from tests.command import a_place, command, discover
 
 EAP = ("--method", "eap", "--edges", 12, "--random-circuits", 0)
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

@@ -18,8 +18,7 @@ from circuits.runs.evaluate import evaluate_run
 from circuits.runs.read import read_run
 from circuits.runs.variations import OWN, changes
 from tasks import compiled
-from tests.test_acdc_cli import run
-from tests.test_compare_cli import discovered
+from tests.command import discovered, run
 
 TASK = "compiled/induction"
 AGAIN = ("stability", "randomisation")

@@ -9,7 +9,7 @@ import circuits
 from circuits.cli import tasks as tasks_command
 from circuits.errors import InputError
 from tasks.base import Draw, Example, Task
-from tests.test_acdc_cli import GOLDEN, run
+from tests.command import GOLDEN, run
 
 MODEL = GOLDEN / "acdc_2l2h_kl" / "model"
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tests.test_acdc_cli import GOLDEN, run, write_pairs
-from tests.test_compare_cli import CASE, discovered
+from tests.command import CASE, GOLDEN, discovered, run, write_pairs
 
 
 @pytest.fixture
