@@ -11,7 +11,7 @@ import torch
 import circuits
 from circuits import cli
 from circuits.errors import NO_MEMORY, lacks_memory
-from circuits.runs.directory import discover
+from circuits.runs import discover
 from circuits.study import StudyDirectory, parse_study, run_study
 
 TEXT = """
