@@ -27,7 +27,7 @@ def evaluate(
         typer.Option(help="A task or a JSONL file, for pairs that the circuit was not found on. Default: its own."),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", help="With --pairs: how many. Default: 64 of a task.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of pairs and of all that is drawn.", min=0, max=LARGEST_SEED)] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the pairs and of everything that is drawn.", min=0, max=LARGEST_SEED)] = 1,
     one_length: OneLength = None,
     ablations: Annotated[str | None, typer.Option(help="For faithfulness, comma separated. Default: all.")] = None,
     random_circuits: Annotated[int, typer.Option(help="Random circuits for faithfulness.", min=0)] = 20,

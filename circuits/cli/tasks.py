@@ -52,7 +52,7 @@ def check(
         str, typer.Option(help="A short name (circuits models), a Hugging Face id or a directory.")
     ] = DEFAULT_MODEL,
     n: Annotated[int | None, typer.Option(help="Pairs. Default: 100 of a task, all of a file.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the pairs.", min=0, max=LARGEST_SEED)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the pairs.", min=0, max=LARGEST_SEED)] = 0,
     one_length: OneLength = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, float64, bfloat16 or float16. Default: float32; a built model's own.")

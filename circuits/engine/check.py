@@ -120,7 +120,7 @@ def _check_residual(
             where = f"in front of layer {layer}" if layer < graph.n_layers else "in front of the final norm"
             raise ModelError(
                 f"{name}: its writers do not sum to the residual stream {where}: off by {error:.2g} of its largest "
-                f"entry (at most {limit:.0e} is rounding), so layer {layer - 1} adds something that is no head and no MLP"
+                f"entry (at most {limit:.0e} is rounding), so layer {layer - 1} adds something that is neither a head nor an MLP"
             )
         worst = max(worst, error)
         if layer < graph.n_layers:

@@ -103,7 +103,7 @@ def _kind(place: object, here: bool) -> str:
         device = torch.device("cuda", place) if isinstance(place, int) else torch.device(str(place))
     except RuntimeError:
         raise InputError(
-            f"device_map names {place!r}, which is no device; one of {', '.join(PLANS)}, 'cpu', 'cuda:0' …, or a device for "
+            f"device_map names {place!r}, which is not a device; one of {', '.join(PLANS)}, 'cpu', 'cuda:0' …, or a device for "
             "each module"
         ) from None
     if here and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

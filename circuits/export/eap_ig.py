@@ -124,7 +124,7 @@ def read_eap_ig(path: str | Path) -> Circuit:
     """Reads EAP-IG's JSON: a file of ours, or one that EAP-IG wrote for the edges of a model.
 
     Raises:
-        InputError: the file cannot be read, is no such file, or names nodes or edges that its model does not have.
+        InputError: the file cannot be read, is of another kind, or names nodes or edges that its model does not have.
     """
     return from_plain(read_json(path, FIELDS), path)
 

@@ -66,7 +66,7 @@ def read_text(path: str | Path) -> str:
     """The text of a file in UTF-8, with or without a byte order mark.
 
     Raises:
-        InputError: it is no regular file, cannot be read, or is not UTF-8; with the reason.
+        InputError: it is not a regular file, cannot be read, or is not UTF-8; with the reason.
     """
     try:
         with open_regular(path) as file:
@@ -90,7 +90,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise InputError(f"cannot read {path}: it is no regular file")
+        raise InputError(f"cannot read {path}: it is not a regular file")
     return file
 
 

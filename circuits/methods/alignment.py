@@ -73,7 +73,7 @@ def _node_at(model: Model, pairs: PromptPairs, name: str) -> NodeAt:
     for i, (roles, tokens) in enumerate(zip(pairs.roles, pairs.clean, strict=True)):
         if position not in roles and not (is_index and int(position) < len(tokens)):
             raise PairsError(
-                f"pair {i}: {name!r} asks for position {position!r}, which is no role of the pair (its roles: "
+                f"pair {i}: {name!r} asks for position {position!r}, which is not a role of the pair (its roles: "
                 f"{', '.join(roles) or 'none'}) and no index into its {len(tokens)} tokens"
             )
     return NodeAt(site, position)

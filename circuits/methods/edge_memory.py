@@ -138,7 +138,7 @@ def _shape(config: Any, tokens: int) -> "_Shape":
                 f"the configuration's number of {what} must be from 1 to {LARGEST_SIZE:,}, got {shown(size)}"
             )
     if layers > MOST_LAYERS:
-        raise ModelError(f"the configuration has {layers:,} layers; models of up to {MOST_LAYERS:,} can be told of")
+        raise ModelError(f"the configuration has {layers:,} layers; models of up to {MOST_LAYERS:,} can be described")
     return _Shape(Graph(layers, heads, kv_heads, (True,) * layers, parallel=False), d_model, d_head, tokens)
 
 

@@ -270,7 +270,7 @@ def _candidate_lists(
         missing = [token for token in wanted if token not in ids]
         outside = [token for token in ids if not 0 <= token < d_vocab]
         if outside:
-            raise InputError(f"pair {i}: candidate {outside[0]} is no token id of this model (0 to {d_vocab - 1})")
+            raise InputError(f"pair {i}: candidate {outside[0]} is not a token id of this model (0 to {d_vocab - 1})")
         if missing:
             raise InputError(
                 f"pair {i}: the causal model expects token {missing[0]}, which is not among the candidates {ids}"

@@ -147,7 +147,7 @@ def test_a_map_onto_the_processor_is_as_good_as_none(device_map):
         (GOLDEN_MODEL, {"device_map": {"transformer": "mps", "lm_head": "cpu"}}, "on accelerators .* or all on 'cpu'"),
         (GOLDEN_MODEL, {"device_map": "meta"}, "offloads weights"),
         (GOLDEN_MODEL, {"device_map": {}}, "is empty"),
-        (GOLDEN_MODEL, {"device_map": "everywhere"}, "'everywhere', which is no device; one of auto"),
+        (GOLDEN_MODEL, {"device_map": "everywhere"}, "'everywhere', which is not a device; one of auto"),
         (GOLDEN_MODEL, {"device_map": {"": "cuda:99"}}, "torch sees 0 CUDA devices"),
         (GOLDEN_MODEL, {"device_map": {"": 99}}, "torch sees 0 CUDA devices"),
         (GOLDEN_MODEL, {"device_map": {"": -1}}, "no device"),

@@ -405,7 +405,7 @@ def test_an_evaluation_depends_on_what_its_task_tells(monkeypatch):
         (
             'models = ["compiled/or-gate"]',
             'models = ["smollm2-135m"]\ndevice-map = "atuo"',
-            r"device-map cannot be used: device_map names 'atuo', which is no device",
+            r"device-map cannot be used: device_map names 'atuo', which is not a device",
         ),
         (
             "random_circuits = 2",

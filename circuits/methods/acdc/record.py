@@ -123,7 +123,7 @@ class Record:
             return _step(json.loads(line))
         except (ValueError, KeyError, TypeError):
             raise InputError(
-                f"{self._name}: {line[:80]!r} is no step of ACDC; remove the store to start anew"
+                f"{self._name}: {line[:80]!r} is not a step of ACDC; remove the store to start anew"
             ) from None
 
     def cut(self, mark: int) -> None:
@@ -212,7 +212,7 @@ def _claim(directory: Path, asked: dict[str, Any]) -> None:
     path = directory / QUESTION_FILE
     if not path.exists():
         if any(not file.name.endswith((PART, ".lock")) for file in directory.iterdir()):
-            raise InputError(f"{directory} holds files that are no record of ACDC; choose another store")
+            raise InputError(f"{directory} contains files that are not a record of ACDC; choose another store")
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(sealed({"schema": SCHEMA, **asked})), encoding="utf-8")
         return
@@ -238,7 +238,7 @@ def read_steps(path: str | Path) -> Iterator[Step]:
                 try:
                     yield _step(parse_json(line.decode()))
                 except (ValueError, KeyError, TypeError, OverflowError):
-                    raise InputError(f"{path}, line {number}: {line[:80]!r} is no step of ACDC") from None
+                    raise InputError(f"{path}, line {number}: {line[:80]!r} is not a step of ACDC") from None
     except OSError as problem:
         raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
 
