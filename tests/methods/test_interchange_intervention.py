@@ -237,7 +237,7 @@ def test_without_an_informative_pair_there_is_no_informative_accuracy():
         (RIGHT, {"token_of": lambda value: "A"}, InputError, "pair 0: token_of.*gave 'A'.*from 0 to 6"),
         (RIGHT, {"token_of": lambda value: 99}, InputError, "gave 99"),
         (RIGHT, {"candidates": [3, 4]}, InputError, "expects token 5, which is not among"),
-        (RIGHT, {"candidates": [3, 4, 5, 6, 7]}, InputError, "candidate 7 is no token id"),
+        (RIGHT, {"candidates": [3, 4, 5, 6, 7]}, InputError, "candidate 7 is not a token id"),
         (RIGHT, {"candidates": [[3, 4, 5, 6]]}, InputError, "1 lists, and there are 16 pairs"),
     ],
 )
