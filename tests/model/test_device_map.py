@@ -150,7 +150,7 @@ def test_a_map_onto_the_processor_is_as_good_as_none(device_map):
         (GOLDEN_MODEL, {"device_map": "everywhere"}, "'everywhere', which is not a device; one of auto"),
         (GOLDEN_MODEL, {"device_map": {"": "cuda:99"}}, "torch sees 0 CUDA devices"),
         (GOLDEN_MODEL, {"device_map": {"": 99}}, "torch sees 0 CUDA devices"),
-        (GOLDEN_MODEL, {"device_map": {"": -1}}, "no device"),
+        (GOLDEN_MODEL, {"device_map": {"": -1}}, "not a device"),
         (GOLDEN_MODEL, {"device_map": "cpu", "device": "cpu"}, "give one of them"),
         ("compiled/induction", {"device_map": "auto"}, "loaded from files"),
         (torch.nn.Linear(2, 2), {"device_map": "auto"}, "a Linear is not"),
