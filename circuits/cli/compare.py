@@ -21,7 +21,9 @@ def compare(
     ] = "0.05,0.1,0.2",
     ablation: Annotated[str, typer.Option(help="What takes an ablated component's place.")] = "zero",
     by: Annotated[str, typer.Option(help="Rank nodes by 'abs' (size) or 'signed' effect.")] = "abs",
-    seed: Annotated[int, typer.Option(help="Random seed of the ablations and of the bootstrap.", min=0, max=LARGEST_SEED - 1)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the ablations and of the bootstrap.", min=0, max=LARGEST_SEED - 1)
+    ] = 0,
     model: Annotated[str | None, typer.Option(help="The runs' model. Default: the name that they give.")] = None,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,

@@ -6,6 +6,7 @@ are there.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.question import Question
 from circuits.question.span import Span
 from circuits.results.circuit import Circuit
+from circuits.results.provenance import finite
 
 
 @plain_methods
@@ -57,6 +59,15 @@ class Completeness:
     def incompleteness(self) -> float:
         """The mean over subsets of |faithfulness without K: circuit - model|; NaN without subsets."""
         return float((self.circuit_without - self.model_without).abs().mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "value": finite(self.value), "complement": finite(self.complement),
+            "incompleteness": finite(self.incompleteness),
+            "circuit_without": [finite(x) for x in self.circuit_without.tolist()],
+            "model_without": [finite(x) for x in self.model_without.tolist()], "undefined": self.undefined,
+        }  # fmt: skip
 
 
 @on_model
@@ -130,6 +141,15 @@ class Minimality:
         sizes = self.values.abs()
         least = max(share * float(sizes.max()) if len(sizes) else 0.0, self.rounding)
         return tuple(edge for edge, size in zip(self.edges, sizes.tolist(), strict=True) if size <= least)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Effects of the edges with their standard errors (None for a single prompt), as JSON can hold them."""
+        n = self.effects.shape[1]
+        errors = (self.effects.std(1) / n**0.5).tolist() if n > 1 else [None] * len(self.edges)
+        return {
+            "effects": dict(zip(self.edges, self.values.tolist(), strict=True)),
+            "stderr": dict(zip(self.edges, errors, strict=True)), "idle": list(self.idle()),
+        }  # fmt: skip
 
 
 @on_model

@@ -12,6 +12,7 @@ can throw anywhere; both are reported. Where m(all) and m(∅) are the same to r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,6 +33,7 @@ from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.question import Question
 from circuits.question.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
 from circuits.results.circuit import Circuit
+from circuits.results.provenance import finite
 from circuits.results.random_circuits import distinct_rivals, too_few
 
 
@@ -137,6 +139,16 @@ class Faithfulness:
         random = f"; random circuits {self.random_value:.3f}" if len(self.random) else ""
         few = f"; {self.too_few_random}" if self.too_few_random else ""
         return f"faithfulness {self.value:.3f} ({measured}{random}{few}{answers})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Means over the prompts, as JSON can hold them."""
+        return {
+            "name": self.name, "ratio_of_means": finite(self.value), "mean_of_ratios": finite(self.mean_of_ratios),
+            "clean": float(self.clean.mean()), "ablated": float(self.ablated.mean()), "circuit": float(self.circuit.mean()),
+            "random_circuits": self.random_kind, "random": [float(x) for x in self.random],
+            "random_faithfulness": finite(self.random_value), "p": finite(self.p_value),
+            "undefined": self.undefined, "too_few_random": self.too_few_random,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from circuits.progress import Progress
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import finite
 
 Found = EdgeScores | NodeScores | Circuit
 
@@ -55,6 +57,11 @@ class Randomisation:
         values = self.jaccard if of_circuits else self.rank
         steps = ", ".join(f"{layer}: {value:.2f}" for layer, value in zip(self.layers, values, strict=True))
         return f"{what}, {how}: {steps}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        rank, jaccard = ([finite(x) for x in values] for values in (self.rank, self.jaccard))
+        return {"layers": list(self.layers), "k": self.k, "rank": rank, "jaccard": jaccard}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ always are).
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +19,7 @@ from circuits.plain_torch import plain_methods, plain_torch
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import finite
 from circuits.stats.bootstrap import resampling_weights, row_sizes
 from circuits.stats.correlation import correlation
 
@@ -70,6 +72,13 @@ class Stability:
             f"{len(self.runs)} runs, {size}: Jaccard {self.mean_jaccard:.2f}, rank correlation {self.mean_rank:.2f}, "
             f"{len(self.always)} {self.of} in all of them"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Means over pairs of runs, as JSON can hold them."""
+        return {
+            "resamples": len(self.runs), "k": self.k, "jaccard": self.mean_jaccard, "rank": finite(self.mean_rank),
+            "always": list(self.always),
+        }  # fmt: skip
 
 
 @plain_torch

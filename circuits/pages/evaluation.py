@@ -1,17 +1,28 @@
 """Figures of an evaluation (`Evaluation.to_dict`, `evaluation.json`): what is found again."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
+from circuits.files.atomic import replacing
+from circuits.files.checksums import sealed_json
 from circuits.pages.comparison import COLOURS, DASHES, MARKERS
 from circuits.pages.evaluation_tables import tables
 from circuits.plots.figure import Figure, subplots
-from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped
+from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped, write_page
 
 MOST_EDGES = 60
 """Whose effect is drawn."""
+
+
+def write_evaluation(told: Mapping[str, Any], directory: Path) -> None:
+    """Writes `evaluation.json`, sealed, and `evaluation.html` into a run directory."""
+    title = f"Evaluation: {told['task']} in {told['model']}"
+    write_page(title, evaluation_sections(told), directory / "evaluation.html")
+    with replacing(directory / "evaluation.json") as temporary:
+        temporary.write_text(sealed_json(told) + "\n", encoding="utf-8")
 
 
 def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:

@@ -56,6 +56,10 @@ class Answers:
     def __str__(self) -> str:
         return f"top-1 rate of the answer {self.top_1_rate:.2f}, median rank {self.median_rank:g}"
 
+    def to_dict(self) -> dict[str, float | None]:
+        """As JSON can hold it."""
+        return {"accuracy": self.accuracy, "top_1_rate": self.top_1_rate, "median_rank": self.median_rank}
+
 
 _WATCHING: ContextVar[tuple[Answers, ...]] = ContextVar("watching", default=())
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from circuits.evaluation.completeness import Completeness, Minimality
 from circuits.evaluation.curves import FaithfulnessCurves
@@ -13,7 +13,6 @@ from circuits.evaluation.score_quality import Sensitivity
 from circuits.evaluation.stability import Stability
 from circuits.files.untrusted import check_schema
 from circuits.question.answers import Answers
-from circuits.results.provenance import finite
 from circuits.runs.recovery import Recovered
 from circuits.runs.variations import Variations
 
@@ -79,83 +78,32 @@ class Evaluation:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        told: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in (
-                "run",
-                "task",
-                "model",
-                "n_pairs",
-                "fresh",
-                "n_edges",
-                "ablation",
-                "metric",
-                "skipped",
-                "seconds",
-            )
-        }
-        told["schema"] = SCHEMA
-        told["warnings"] = list(self.warnings)
-        if (answers := self.answers) is not None:
-            told["answers"] = {
-                "accuracy": answers.accuracy, "top_1_rate": answers.top_1_rate, "median_rank": answers.median_rank
-            }  # fmt: skip
-        told["faithfulness"] = {name: _faithfulness(of) for name, of in self.faithfulness.items()}
-        if self.same_layers is not None:
-            told["same_layers"] = _faithfulness(self.same_layers)
-        if self.completeness is not None:
-            of = self.completeness
-            told["completeness"] = {
-                "value": finite(of.value), "complement": finite(of.complement), "incompleteness": finite(of.incompleteness),
-                "circuit_without": [finite(x) for x in of.circuit_without.tolist()],
-                "model_without": [finite(x) for x in of.model_without.tolist()], "undefined": of.undefined,
-            }  # fmt: skip
-        if self.minimality is not None:
-            part = self.minimality
-            stderr = (
-                part.effects.std(1) / part.effects.shape[1] ** 0.5
-                if part.effects.shape[1] > 1
-                else [None] * len(part.edges)
-            )
-            errors = stderr if isinstance(stderr, list) else stderr.tolist()
-            told["minimality"] = {
-                "effects": dict(zip(part.edges, part.values.tolist(), strict=True)),
-                "stderr": dict(zip(part.edges, errors, strict=True)), "idle": list(part.idle()),
-            }  # fmt: skip
-        told |= {name: of.to_dict() for name in ("curves", "hypothesis") if (of := getattr(self, name)) is not None}
-        if self.complexity is not None:
-            told["complexity"] = self.complexity
-        if self.sensitivity is not None:
-            told["sensitivity"] = vars(self.sensitivity)
-        if self.recovery is not None:
-            told["recovery"] = self.recovery.to_dict()
-        if stability := self._stability():
-            told["stability"] = stability
-        if self.randomisation is not None:
-            of = self.randomisation
-            told["randomisation"] = {
-                "layers": list(of.layers), "k": of.k, "rank": [finite(x) for x in of.rank],
-                "jaccard": [finite(x) for x in of.jaccard],
-            }  # fmt: skip
+        """As JSON can hold it; what was not measured is left out."""
+        about = ("run", "task", "model", "n_pairs", "fresh", "n_edges", "ablation", "metric", "skipped", "seconds")
+        told: dict[str, Any] = {name: getattr(self, name) for name in about}
+        told |= {"schema": SCHEMA, "warnings": list(self.warnings)}
+        under = {name: found.to_dict() for name, found in self.faithfulness.items()}
+        sensitivity = None if self.sensitivity is None else vars(self.sensitivity)
+        measured = {
+            "answers": self.answers, "faithfulness": under, "same_layers": self.same_layers,
+            "completeness": self.completeness, "minimality": self.minimality, "curves": self.curves,
+            "hypothesis": self.hypothesis, "complexity": self.complexity, "sensitivity": sensitivity,
+            "recovery": self.recovery, "stability": self._stability() or None, "randomisation": self.randomisation,
+        }  # fmt: skip
+        for name, found in measured.items():
+            if found is not None:
+                told[name] = found.to_dict() if isinstance(found, AsJson) else found
         return told
 
     def _stability(self) -> dict[str, Any]:
         told = {} if self.variations is None else self.variations.to_dict()
-        if self.prompts is not None:
-            of = self.prompts
-            told["prompts"] = {
-                "resamples": len(of.runs), "k": of.k, "jaccard": of.mean_jaccard, "rank": finite(of.mean_rank),
-                "always": list(of.always),
-            }  # fmt: skip
-        return told
+        return told if self.prompts is None else {**told, "prompts": self.prompts.to_dict()}
 
 
-def _faithfulness(of: Faithfulness) -> dict[str, Any]:
-    return {
-        "name": of.name, "ratio_of_means": finite(of.value), "mean_of_ratios": finite(of.mean_of_ratios),
-        "clean": float(of.clean.mean()), "ablated": float(of.ablated.mean()), "circuit": float(of.circuit.mean()),
-        "random_circuits": of.random_kind, "random": [float(x) for x in of.random],
-        "random_faithfulness": finite(of.random_value), "p": finite(of.p_value),
-        "undefined": of.undefined, "too_few_random": of.too_few_random,
-    }  # fmt: skip
+@runtime_checkable
+class AsJson(Protocol):
+    """A result that knows how it looks in a file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        ...
