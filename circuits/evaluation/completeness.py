@@ -86,7 +86,9 @@ def completeness(
     """Measures the complement, and circuit and model without random subsets of the circuit.
 
     Args:
-        model, pairs, circuit: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
+        circuit: the circuit to test.
         subsets: how many; each holds every edge of the circuit with probability ½.
         metric: None: the one the task prefers.
         ablation: what replaces an ablated edge's value.

@@ -131,7 +131,8 @@ def faithfulness_curves(
     """Measures circuits of growing size, and their areas: CPR and CMD.
 
     Args:
-        model, pairs: what is asked; best pairs that the scores have not seen.
+        model: a loaded model.
+        pairs: the prompts to test on; best pairs that the scores have not seen.
         scores: of all edges.
         fractions: of the graph's edges, each above 0 and at most 1; 1 (the whole graph) is added if it is missing.
         rule: how edges are chosen: `top`, `greedy`, `optimal`, by signed and by absolute score; or `positive-share`, which has

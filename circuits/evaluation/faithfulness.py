@@ -179,7 +179,8 @@ def circuit_metrics(
     """The metric per prompt of several circuits, with everything outside each ablated.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         circuits: circuits of this model's graph.
         metric: None: the one the task prefers.
         ablation: what replaces an ablated edge's value.
@@ -260,7 +261,9 @@ def faithfulness(
     """Faithfulness of a circuit, beside random connected circuits of equal size.
 
     Args:
-        model, pairs, circuit: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
+        circuit: the circuit to test.
         metric: None: the one the task prefers.
         ablation: what replaces an ablated edge's value.
         n_random: how many random circuits; 0: none. Where fewer exist that differ from the circuit, there are fewer.

@@ -92,7 +92,8 @@ class ComponentRuns:
     """A batch, ready for its components to be ablated.
 
     Attributes:
-        question, batch: what is asked.
+        question: what is asked of the model.
+        batch: some of its pairs.
         sites: the components.
         base: the clean run.
         values: what replaces them, by hook point.

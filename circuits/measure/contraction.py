@@ -43,7 +43,8 @@ class Contraction:
     A rule asks for gradients (`gradients`), sums them (`sum`) and adds the products with differences of writers' outputs.
 
     Attributes:
-        question, batch: what is asked.
+        question: what is asked of the model.
+        batch: some of its pairs.
         scores: the products so far.
         empty: on which prompts a gradient was taken on an empty residual stream, at a position whose embedding is ablated; see
             `circuits.measure.norm_check`.

@@ -26,7 +26,8 @@ class PatchRuns:
     """A batch, ready to be patched.
 
     Attributes:
-        question, batch: what is asked.
+        question: what is asked of the model.
+        batch: some of its pairs.
         base: the run that is changed.
         own: its values.
         values: those that replace them.
@@ -50,7 +51,8 @@ class PatchRuns:
         """Makes both runs.
 
         Args:
-            question, batch: what is asked.
+            question: what is asked of the model.
+            batch: some of its pairs.
             other: where corrupted values come from.
             sites: all that will be patched.
             direction: see the module docstring.

@@ -68,7 +68,8 @@ def activation_patching(
     """Patches nodes one after the other and measures the metric.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
         positions: None: a node at all positions at once; `each`: every position for itself (prompts of equal length);
             `roles`: the positions that the task names; or names of roles.

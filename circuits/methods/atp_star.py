@@ -77,7 +77,8 @@ def atp_star(
     one for each head), and L-1 backward passes through the blocks below the dropped one, together (L-1)/2 whole ones.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         qk_fix: recompute the softmax for queries and keys.
         grad_drop: average over gradients with a layer dropped.
         positions: True (or `each`): every position is a node of its own, and a key is patched alone. False (or None): a node

@@ -47,7 +47,8 @@ def attribution_patching(
     """Estimates the effect of noising each node.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
         positions: None: all positions together; `each`, `roles` or names of roles: see `circuits.question.positions`.
         metric: None: the one the task prefers. It must have a gradient at the clean run.

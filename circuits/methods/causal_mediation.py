@@ -156,7 +156,8 @@ def causal_mediation(
     `direct + indirect = total` only without interaction; `Mediation.interaction` is the residual.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
         positions: None: the nodes at all positions; names of roles, or `roles` for all of them: at these, together.
         metric: None: the one the task prefers.

@@ -63,7 +63,8 @@ def coar(
     """Estimates COAR attributions of components.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         samples: ablated runs; each costs about a forward pass of all prompts.
         alpha: the probability of each component to be ablated.
         nodes: the components: groups joined by `+` (`heads`, `mlps`, `input`, `neurons`, `q`, `k`, `v`), or names.

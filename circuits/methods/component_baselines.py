@@ -49,7 +49,8 @@ def gradient_times_parameter(
     of norms, in front of a component, behind it or on queries and keys, belong to none.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices), rows or input rows.
         metric: None: the one the task prefers. It must have a gradient at the clean run.
         batch_size, progress: see `circuits.coar`.

@@ -52,7 +52,8 @@ def diagnose(
     Cost: one forward pass over the pairs a sample, 49 for the joint sets, and two.
 
     Args:
-        model, pairs: what is asked. Effects are those on these pairs; that others may differ is not part of any interval.
+        model: a loaded model.
+        pairs: the prompts to explain. Effects are those on these pairs; that others may differ is not part of any interval.
         nodes: names (`a0.h1`, or at one position `a0.h1@3`), or groups joined by `+`: see `circuits.graph.nodes`. None: queries,
             keys, values, heads and MLPs.
         excluding: names of nodes to leave out: those patched already.

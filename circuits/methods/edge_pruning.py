@@ -96,7 +96,8 @@ def edge_pruning(
     """A circuit of at most that many edges, by training masks.
 
     Args:
-        model, pairs: what is asked. All pairs' replacements are held in memory.
+        model: a loaded model.
+        pairs: the prompts to explain. All pairs' replacements are held in memory.
         edges: the budget.
         steps: gradient steps, each on one batch.
         learning_rate: Adam's, in units of log α: the furthest that a mask's log-odds move in a step, about.

@@ -91,7 +91,8 @@ def exact_edge_effects(
     """Ablates edges one at a time.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         edges: names; None: all of the graph.
         context: the circuit in which the edges are switched; None: everything else clean.
         metric: None: the one the task prefers.

@@ -67,7 +67,8 @@ def path_patching(
     """The effect of each sender on the metric through the receivers.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         receivers: readers: `a9.h9<q>`, `a9.kv3<k>`, `m10`, `logits`.
         senders: writers, by name or group (`heads`, `mlps`, `input`, joined by `+`).
         together: patch all senders at once instead of one after the other; the result has one score, named by all.

@@ -145,7 +145,8 @@ def verify(
     """Patches nodes in the order of their scores until no other has an effect of size `below`, as far as can be told.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         scores: of the nodes that are asked about, best from `atp_star`; they are ordered by size.
         below: the size of effects that must not be missed, in the metric's unit.
         confidence: with which none is.

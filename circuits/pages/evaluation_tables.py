@@ -44,7 +44,7 @@ def _faithfulness(told: Mapping[str, Any]) -> Rows:
         ]
         for ablation, of in shown
     ]  # fmt: skip
-    headings = ("ablation", "ratio of means", "mean of ratios", "random circuits", "theirs", "p")
+    headings = ("ablation", "ratio of means", "mean of ratios", "random circuits", "random mean", "p")
     return f"faithfulness of {told['n_edges']} edges ({told['metric']}, edges ablated at all positions)", headings, rows
 
 

@@ -59,7 +59,8 @@ class Asked:
         """The scores, or the circuit of a method that has no scores.
 
         Args:
-            model, pairs: what is asked.
+            model: a loaded model.
+            pairs: the prompts to explain.
             metric, ablation, seed: None: as the run was asked.
             batch_size: pairs at a time.
             options: the method's own, instead of the run's.

@@ -66,7 +66,8 @@ def discover(
     """Scores all edges, chooses a circuit and tests it; or scores nodes.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         method: one of `circuits.methods.catalogue.METHODS`.
         metric: None: the one the task prefers.
         ablation: what replaces an ablated value; None: the method's own, `zero` for `coar` and else `interchange`.

@@ -67,7 +67,8 @@ def acdc(
     """Prunes edges one after the other.
 
     Args:
-        model, pairs: what is asked.
+        model: a loaded model.
+        pairs: the prompts to explain.
         threshold: in the metric's unit; edges whose removal raises the loss by less go.
         metric: None: the one the task prefers. The reference uses `kl_divergence`.
         ablation: what replaces an ablated edge's value.
