@@ -100,6 +100,8 @@ def _which(having: list[str], panel: list[str]) -> str:
 def help_of(option: Option) -> str:
     """What an option is for, with its bounds and its default."""
     parts = [option.help]
+    if not all(choice in option.help for choice in option.choices):
+        parts.append(f"One of {', '.join(option.choices)}.")
     if option.bounds:
         parts.append(f"{option.bounds[0].upper()}{option.bounds[1:]}.")
     if option.required:

@@ -268,7 +268,14 @@ METHOD = Method(
     takes=(
         NODES,
         POSITIONS,
-        Option("direction", Kind.TEXT, "denoising", "denoising or noising.", choices=DIRECTIONS, label="direction"),
+        Option(
+            "direction",
+            Kind.TEXT,
+            "denoising",
+            "denoising patches clean values into the corrupted run, noising the reverse.",
+            choices=DIRECTIONS,
+            label="direction",
+        ),
         Option(
             "window",
             Kind.WHOLE,

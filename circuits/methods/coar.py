@@ -202,9 +202,9 @@ METHOD = Method(
         NODES,
         Option("samples", Kind.WHOLE, 2000, "Random sets of ablated components.", at_least=2, label="samples"),
         Option(
-            "alpha", Kind.NUMBER, 0.1, "Chance of a component to be ablated.", above=0, below=1, label="alpha",
+            "alpha", Kind.NUMBER, 0.1, "Ablation probability per component.", above=0, below=1, label="alpha",
             vary=Vary((0.5, 2.0), "α = {:g}", usual=0.1, below=1.0),
         ),
-        Option("fit", Kind.TEXT, "least_squares", "least_squares, ridge or lasso.", choices=FITS),
+        Option("fit", Kind.TEXT, "least_squares", "How the linear model is fitted.", choices=FITS),
     ),
 )  # fmt: skip

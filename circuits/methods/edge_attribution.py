@@ -286,7 +286,7 @@ STEPS = Option(
     vary=Vary((2.0,), "{} steps", usual=5, costs=True, only=("gradient", ("ig", "ig-activations", "conductance"))),
 )  # fmt: skip
 QUADRATURE = Option(
-    "quadrature", Kind.TEXT, None, "left, midpoint or right rule. Default: midpoint.", choices=tuple(OFFSETS)
+    "quadrature", Kind.TEXT, None, "Where the points lie on each step. Default: midpoint.", choices=tuple(OFFSETS)
 )
 EAP = Method(
     name="eap",
@@ -310,10 +310,16 @@ EDGE_ATTRIBUTION = Method(
     gives="edges",
     help="any --gradient",
     takes=(
-        Option("gradient", Kind.TEXT, "ig", f"One of {', '.join(GRADIENTS)}.", choices=tuple(GRADIENTS)),
+        Option("gradient", Kind.TEXT, "ig", "Which gradients are taken.", choices=tuple(GRADIENTS)),
         STEPS,
         QUADRATURE,
-        Option("attention", Kind.TEXT, None, "relp: live or detached. Default: live.", choices=ATTENTION),
+        Option(
+            "attention",
+            Kind.TEXT,
+            None,
+            "relp: whether gradients pass through the attention pattern. Default: live.",
+            choices=ATTENTION,
+        ),
         *CHOICE,
         REFINE,
         REFINE_TOP,

@@ -329,7 +329,7 @@ METHOD = Method(
         replace(EDGES, default=200, help="Edges to choose."),
         Option("objective", Kind.METRIC, "kl_divergence", "Metric that the masks are trained on."),
         Option("steps", Kind.WHOLE, 300, "Steps of training.", at_least=1),
-        Option("learning_rate", Kind.NUMBER, 0.2, "Of the masks' log-odds.", above=0),
+        Option("learning_rate", Kind.NUMBER, 0.2, "Learning rate of the masks' log-odds.", above=0),
         ABSOLUTE,
         RANDOM_CIRCUITS,
     ),

@@ -130,7 +130,7 @@ def counterfactual_figure(found: Comparison) -> Figure:
                 "array": [c.high - c.mean for c in each.values()], "arrayminus": [c.mean - c.low for c in each.values()],
             },
         )  # fmt: skip
-    figure.update_xaxes(title="α, the chance of a component to be ablated", rangemode="tozero")
+    figure.update_xaxes(title="α, ablation probability per component", rangemode="tozero")
     figure.update_yaxes(title="correlation with the metric", zeroline=True, zerolinecolor=NEUTRAL)
     figure.update_layout(width=760, height=440, **_layout())
     return figure
