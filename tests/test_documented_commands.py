@@ -35,7 +35,7 @@ NOT_RUN = {
 SMALLER = [
     (r" --on ray --workers \d", ""),  # tests/workers/test_ray.py runs with Ray
     (r"--method acdc --threshold 0.02", "--method acdc --threshold 0.05"),
-    (r"(--method acdc --(threshold|edges) [\d.]+)", r"\1 --n 3 --start-layer 29"),
+    (r"(--method acdc --(threshold|edges) [\d.]+)", r"\1 --n 3 --start-layer 29 --random-circuits 1"),
     (r"--method coar(?! --samples)", "--method coar --samples 310"),
     (r"--samples (2000|5000)", "--samples 310"),
     (r"--samples 200 ", "--samples 20 "),
