@@ -80,13 +80,3 @@ def finished(folder, *more):
     with chdir(folder):
         discover(*more)
     return partial(shutil.copytree, folder)
-
-
-def run_of(place):
-    """A run, but for what tells time, and for figures, which have a random name inside."""
-    run = place / "RUN"
-    read_run(run)
-    told = json.loads((run / "run.json").read_text())
-    told["files"] = {name: of for name, of in told["files"].items() if not name.endswith(".html")}
-    del told["seconds"], told["sha256"]
-    return told, sorted(path.name for path in run.iterdir()), files(run, *told["files"])

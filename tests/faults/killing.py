@@ -13,6 +13,7 @@ the middle of each `os.write`, and at each progress report. So a seed says where
 import builtins
 import gc
 import io
+import json
 import os
 import random
 import shutil
@@ -26,6 +27,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+
+from circuits.runs.read import read_run
 
 Progress = Callable[..., None]
 Work = Callable[[Progress], object]
@@ -285,3 +288,13 @@ def _guarded(life: Callable[[], object], folder: Path, pipe: int) -> NoReturn:
         os._exit(1)
     finally:
         os._exit(1)
+
+
+def run_of(place):
+    """A run, but for what tells time, and for figures, which have a random name inside."""
+    run = place / "RUN"
+    read_run(run)
+    told = json.loads((run / "run.json").read_text())
+    told["files"] = {name: of for name, of in told["files"].items() if not name.endswith(".html")}
+    del told["seconds"], told["sha256"]
+    return told, sorted(path.name for path in run.iterdir()), files(run, *told["files"])

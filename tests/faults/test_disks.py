@@ -15,8 +15,8 @@ import circuits
 from circuits import InputError, ModelError, zoo
 from circuits.methods.acdc import acdc
 from circuits.methods.exact_edges import exact_edge_effects
-from tests.command import a_place, command, discover, finished, run_of
-from tests.faults.killing import files
+from tests.command import a_place, command, discover, finished
+from tests.faults.killing import files, run_of
 from tests.tiny_models import random_pairs
 from tests.tiny_models import tiny as tiny_model
 

@@ -17,8 +17,8 @@ from circuits import zoo
 from circuits.methods.acdc import acdc
 from circuits.methods.exact_edges import exact_edge_effects
 from circuits.runs.directory import writing_run
-from tests.command import a_place, command, discover, finished, run_of
-from tests.faults.killing import files, kill_command, survives
+from tests.command import a_place, command, discover, finished
+from tests.faults.killing import files, kill_command, run_of, survives
 from tests.tiny_models import random_pairs, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")]

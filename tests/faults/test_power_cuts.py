@@ -21,8 +21,8 @@ from circuits.files.durable import make_directory, sync_tree, synced_later
 from circuits.measure.store import MANIFEST_FILE, Pieces
 from circuits.methods.acdc import acdc
 from circuits.runs.directory import writing_run
-from tests.command import a_place, discover, finished, run_of
-from tests.faults.killing import files
+from tests.command import a_place, discover, finished
+from tests.faults.killing import files, run_of
 from tests.tiny_models import random_pairs, tiny
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="directories are not synced there")

@@ -183,6 +183,9 @@ def test_the_command_shows_a_run_and_two_circuits(monkeypatch, tmp_path, capsys)
     both = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path / "both.html").read_text(), re.DOTALL)[1])
     assert [circuit["name"] for circuit in both["circuits"]] == [f"{eap}/circuit.json", f"{acdc}/circuit.json"]
     assert run(monkeypatch, ["view", eap, "--edges", "12", "--no-attention"]) == 0
-    for wrong, said in ((["view", str(tmp_path)], "no run directory"), (["view", eap, "--pair", "99"], "no pair 99")):
+    for wrong, said in (
+        (["view", str(tmp_path)], "is not a run directory"),
+        (["view", eap, "--pair", "99"], "no pair 99"),
+    ):
         assert run(monkeypatch, wrong) == 2
         assert said in capsys.readouterr().err
