@@ -288,13 +288,15 @@ def _discovered(
     *,
     edges: int,
     objective: str,
+    metric: Metric,
     ablation: Ablation,
     seed: int,
     batch_size: int | None,
     progress: StageReport,
     **training: Any,
 ) -> Circuit:
-    """Masks trained on the objective."""
+    """Masks trained on the objective; the run's own metric tests the circuit."""
+    del metric
 
     def report(at: PruningStep) -> None:
         progress(at.done, at.steps, f"{at.expected:.0f} edges open, {objective} {at.metric:.4g}")

@@ -122,9 +122,10 @@ class Method(Declared):
     """A method with its code.
 
     Attributes:
-        function: called with model, pairs and, of the following, what its signature has: `metric`, `ablation`, `batch_size`, `seed`,
-            `store`, `workers`, `progress`, and the method's options by name. It gives `EdgeScores`, `NodeScores` or a `Circuit`, as `gives`
-            says. A function of several stages takes `timed` in place of `progress`: `timed(name, text)` is a context manager that gives one.
+        function: called with model and pairs and, by name, `metric` and `ablation` (unless `unasked`), `batch_size`, `progress`, the method's
+            options, and of `seed`, `store` and `workers` those that its signature names. It gives `EdgeScores`, `NodeScores` or a `Circuit`, as
+            `gives` says. A function of several stages names `timed`, and gets it in place of `progress`: `timed(name, text)` is a context
+            manager that gives a `progress`.
         stage: what the time is recorded as, and what the progress bar says.
         check_more: refuses values before a model is loaded, where that takes more than an `Option` can say.
         notes: what a reader of the result should know.

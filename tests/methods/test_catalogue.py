@@ -139,8 +139,9 @@ def test_a_method_of_another_package_is_in_the_help(perform):
 
 
 def test_a_method_of_another_package_runs_and_its_options_are_checked(perform):
-    usual = json.loads(perform(*DISCOVER, "eap", "--edges", "5", "--json", "--out", "eap"))
-    found = json.loads(perform(*DISCOVER, "toy", "--strength", "3", "--flip", "--edges", "5", "--json", "--out", "run"))
+    asked = ("--edges", "5", "--metric", "log_probability", "--ablation", "zero", "--json", "--out")
+    usual = json.loads(perform(*DISCOVER, "eap", *asked, "eap"))
+    found = json.loads(perform(*DISCOVER, "toy", "--strength", "3", "--flip", *asked, "run"))
     assert [edge["score"] for edge in found["strongest"]] == [-3 * edge["score"] for edge in usual["strongest"]]
     assert "strength must be above 0, not 0.0" in perform(*DISCOVER, "toy", "--strength", "0", code=2)
     assert "no option 'steps'; its own: strength, flip" in perform(*DISCOVER, "toy", "--steps", "2", code=2)
