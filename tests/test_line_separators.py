@@ -63,8 +63,8 @@ def test_lines_of_toml_end_at_line_feeds_so_that_none_hides_its_dots():
 
 
 ALLOWED = {
-    "model.py": "an error's message", "ray.py": "an error's message", "needed_memory.py": "an error's message",
-    "metric_values.py": "an error's message",    "placement.py": "an error's message", "wheel.py": "what a program printed", "acdc_record.py": "lines of hexadecimal digits",
+    "model.py": "an error's message", "ray.py": "an error's message", "edge_memory.py": "an error's message",
+    "metric_values.py": "an error's message",    "placement.py": "an error's message", "wheel.py": "what a program printed", "record.py": "lines of hexadecimal digits",
 }  # fmt: skip
 
 

@@ -190,10 +190,9 @@ class _Job:
         for name in given:
             if method.options[name].kind is Kind.POSITIONS and given[name] == "all":
                 given[name] = None
-        common = {**self.asked, "seed": self.seed, "store": self.store, "workers": self.workers, "timed": self.timed}
-        given |= {**method.fixed} | {
-            name: value for name, value in common.items() if name in accepts - {*method.unasked}
-        }
+        asked = {name: value for name, value in self.asked.items() if name not in method.unasked}
+        wanted = {"seed": self.seed, "store": self.store, "workers": self.workers, "timed": self.timed}
+        given |= {**method.fixed, **asked} | {name: value for name, value in wanted.items() if name in accepts}
         model, pairs = self.question.model, self.question.pairs
         with _warned() as notes:
             if "timed" in accepts:
