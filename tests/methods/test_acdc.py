@@ -239,7 +239,7 @@ def test_a_record_of_another_question_is_refused(tmp_path):
         search(model, random_pairs(n=2), 0.2, tmp_path)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="no record"):
+    with pytest.raises(InputError, match="not a record"):
         acdc(model, random_pairs(n=2), 0.1, store=tmp_path / "foreign")
 
 
