@@ -10,11 +10,17 @@ ROOT = Path(__file__).parents[1]
 
 HEAD = """# Architectures
 
-Each row is a tiny random model of that class, built from its Hugging Face configuration (or by TransformerLens itself),
-on which the tests check that all edges kept are the model, none kept the corrupted prompt, that each prompt may have a
-circuit of its own, that a cached prefix changes nothing, and that a node's edges sum to its attribution patching. On
-GPT-2 and Llama any circuit is also compared with a slow forward pass, node by node. Any other model is checked in the
-same way when it is loaded, and refused by name if it fails. Written by `docs/architectures.py`.
+Each row is a tiny random model of that class, built from its Hugging Face configuration (or by TransformerLens itself).
+On each of them the tests check that
+
+- keeping all edges gives the model's own logits, and keeping none those of the corrupted prompt,
+- each prompt of a batch can have a circuit of its own,
+- a cached prefix does not change the results,
+- and the scores of a node's edges sum to its attribution patching.
+
+On GPT-2 and Llama, arbitrary circuits are also compared with a slow forward pass, node by node. Any other model is checked
+in the same way when it is loaded. If the check fails, the model is refused, and the message names the layer.
+`docs/architectures.py` writes this page.
 
 | model class | blocks | heads share keys | MLP nodes | prefix cached |
 |---|---|---|---|---|

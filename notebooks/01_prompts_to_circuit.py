@@ -16,8 +16,8 @@
 #
 # # From prompts to a circuit, in ten cells
 #
-# Which heads and MLPs of a small language model know who gets the drink? We take SmolLM2-135M, two kinds of prompts, one
-# method, and look at the circuit that comes out, and at what it is worth.
+# Which heads and MLPs of a small language model know who gets the drink? We take SmolLM2-135M, two kinds of prompts and one
+# method, look at the resulting circuit, and test it.
 
 # %%
 # Installs the package where it is missing, as on Colab. SMOKE=1 in the environment makes everything small.
@@ -38,8 +38,8 @@ model = circuits.load_model("smollm2-135m")
 model.graph.n_edges, len(model.graph.writers)
 
 # %% [markdown]
-# A behaviour is shown by pairs of prompts: the clean one asks for it, the corrupted one differs in as little as possible and
-# asks for the opposite. The metric is the logit of the right name less that of the wrong one.
+# Pairs of prompts define a behaviour. The clean prompt shows it. The corrupted prompt differs as little as possible and has
+# the opposite answer. The metric is the logit of the right name minus the logit of the wrong name.
 
 # %%
 pairs = tasks.load("ioi").pairs(model, n=4 if SMOKE else 32, seed=0)
@@ -48,23 +48,23 @@ for pair in list(pairs)[:3]:
     print(pair.corrupted_text, "->", model.tokenizer.decode(pair.distractors), end="\n\n")
 
 # %% [markdown]
-# Every edge of the graph gets an estimate of what the metric loses without it: positive = it helps. EAP-IG integrates
-# gradients along the way from the corrupted to the clean embedding.
+# Every edge of the graph gets a score: an estimate of how much the metric loses without the edge. Positive = it helps. EAP-IG
+# integrates gradients along the path from the corrupted to the clean embedding.
 
 # %%
 scores = circuits.edge_attribution(model, pairs, gradient="ig", steps=5)
 scores.strongest(8)
 
 # %% [markdown]
-# The circuit: the strongest edges that are connected.
+# The circuit consists of the strongest edges that are connected.
 
 # %%
 circuit = scores.top(200)
 circuit
 
 # %% [markdown]
-# Does it do what the model does? Faithfulness is 1 if the circuit alone gives the model's metric, 0 if it gives that of the
-# corrupted prompts. It means something only beside random circuits of equal size.
+# Does the circuit do what the model does? Faithfulness is 1 if the circuit alone gives the model's metric, and 0 if it gives
+# the metric of the corrupted prompts. It is meaningful only in comparison with random circuits of equal size.
 
 # %%
 fresh = tasks.load("ioi").pairs(model, n=4 if SMOKE else 32, seed=1)
@@ -73,7 +73,7 @@ print(faith)
 print("p against random circuits:", faith.p_value)
 
 # %% [markdown]
-# More edges are not always better: edges that hurt the metric are part of the model, too.
+# More edges are not always better: the model also has edges that hurt the metric.
 
 # %%
 curves = circuits.faithfulness_curves(
@@ -85,7 +85,7 @@ curves = circuits.faithfulness_curves(
 print(curves)
 
 # %% [markdown]
-# The picture. Blue edges help, vermilion, dashed ones hurt; width is the size of the effect.
+# A figure of the circuit. Blue edges help; dashed vermilion edges hurt. The width shows the size of the effect.
 
 # %%
 from circuits.plots import circuit_figure
@@ -93,7 +93,7 @@ from circuits.plots import circuit_figure
 circuit_figure(scores.top(60), title="IOI in SmolLM2-135M")
 
 # %% [markdown]
-# And what leaves the notebook: a networkx graph, a file for a paper, a page to look around in.
+# Finally, we export the circuit: as a networkx graph, as a file for a paper, and as an interactive page.
 
 # %%
 graph = circuit.to_networkx()

@@ -16,9 +16,9 @@
 #
 # # One task, four methods: do they agree, and who is right?
 #
-# Activation patching measures each node, AtP* estimates it, ACDC prunes edges, COAR fits a linear model of random ablations. We
-# run all four on the same prompts and ask two questions: do they name the same components, and which of them predict what
-# happens when components are removed?
+# Activation patching measures the effect of each node, and AtP* estimates it. ACDC prunes edges. COAR fits a linear model of
+# random ablations. We run all four on the same prompts and ask two questions. Do they find the same components? Which of them
+# predict the effect of removing components?
 
 # %%
 # Installs the package where it is missing, as on Colab. SMOKE=1 in the environment makes everything small.
@@ -39,8 +39,8 @@ model = circuits.load_model("smollm2-135m")
 pairs = tasks.load("ioi").pairs(model, n=3 if SMOKE else 8, seed=0)
 
 # %% [markdown]
-# Activation patching is exact, and asks about one node at a time. AtP* does the same from gradients, with the softmax of
-# attention recomputed.
+# Activation patching is exact, and measures one node at a time. AtP* estimates the same effects from gradients, with the
+# softmax of attention recomputed.
 
 # %%
 layers = 6 if SMOKE else model.graph.n_layers
@@ -55,23 +55,23 @@ from circuits.plots import node_heatmap
 node_heatmap(patched)
 
 # %% [markdown]
-# ACDC goes through the edges from the end and removes each that the metric does not miss by more than the threshold. It is
-# edge for edge the reference's answer; only the work is shared between tests.
+# ACDC visits the edges from the end of the model, and removes an edge if the metric loses less than the threshold. The result
+# equals the reference implementation's, edge for edge; only the work is shared between tests.
 
 # %%
 pruned = circuits.acdc(model, pairs, threshold=0.5 if SMOKE else 0.1, start_layer=28 if SMOKE else 0)
 pruned
 
 # %% [markdown]
-# COAR ablates random sets of components, and fits a linear function to what becomes of the metric. Its weights say what each
-# component adds on average over what becomes of the others.
+# COAR ablates random sets of components, and fits a linear function to the resulting metric. The weight of a component is what
+# it adds on average, over random states of the others.
 
 # %%
 linear = circuits.coar(model, pairs, samples=48 if SMOKE else 800, fit="ridge", nodes=last, ablation="interchange")
 print(linear.fit["held_out"], linear.statement)
 
 # %% [markdown]
-# **Do they agree?** Rank correlations over the nodes, by the size of the effect.
+# **Do they agree?** We compute rank correlations over the nodes, by the size of the effect.
 
 # %%
 judge = circuits.counterfactuals(
@@ -87,12 +87,13 @@ found = circuits.compare(methods, judge=judge)
 print(found)
 
 # %% [markdown]
-# **Who is right?** Agreement is not proof: methods can agree and be wrong together. The correlation above is COAR's own test,
-# asked of all: fresh random ablations that no method has seen, predicted by the sum of the scores of what was kept. It asks
-# about few components removed at random; a circuit removes nearly all, and what it does is measured by faithfulness.
+# **Who is right?** Agreement is not proof: methods can agree and be wrong together. The correlation above applies COAR's own
+# test to all methods. New random ablations are predicted by the sum of the scores of the kept components. The test removes few
+# components at random. A circuit removes nearly all of them; faithfulness measures that.
 #
-# AtP* tells sizes without signs, and ACDC only what stays, so neither can predict as well as signed effects do. Under interchange the
-# components of this model add up well, and measuring each alone is as good as COAR; under zero ablation they do not.
+# AtP* gives sizes without signs, and ACDC gives only which edges stay, so neither can predict as well as signed effects do.
+# Under interchange, the effects of this model's components add up well, and measuring each alone is as good as COAR. Under zero
+# ablation they do not add up.
 
 # %%
 from circuits.pages.comparison import counterfactual_figure, rank_figure

@@ -16,7 +16,7 @@
 #
 # # A task of your own
 #
-# You have a behaviour in mind. What does it take to find its circuit? A class of some twenty lines, or a file of prompts.
+# You want to find the circuit of a behaviour. You need a class of about twenty lines, or a file of prompts.
 
 # %%
 # Installs the package where it is missing, as on Colab. SMOKE=1 in the environment makes everything small.
@@ -41,8 +41,8 @@ from tasks.base import At, Draw, Example, Row, Task
 model = circuits.load_model("smollm2-135m")
 
 # %% [markdown]
-# Animals and their young: "A young dog is called a" -> " puppy". A task writes text; which words the model knows as single
-# tokens, and where they end up among its tokens, is settled for it.
+# Animals and their young: "A young dog is called a" -> " puppy". A task only writes text. The base class finds out which words
+# are single tokens for the model, and where they are among the tokens of a prompt.
 
 
 # %%
@@ -79,7 +79,7 @@ for pair in list(pairs)[:3]:
     print(pair.clean_text, model.tokenizer.decode(pair.answers), "/", model.tokenizer.decode(pair.distractors))
 
 # %% [markdown]
-# **Does the model do it at all?** A circuit of something that the model cannot do explains nothing.
+# **Can the model do it at all?** A circuit for something that the model cannot do explains nothing.
 
 # %%
 whole = circuits.Circuit.full(model.graph)
@@ -88,11 +88,11 @@ difference = circuits.circuit_metric(model, pairs, whole).mean()
 print(f"accuracy {accuracy:.2f}, logit difference {difference:.2f}")
 
 # %% [markdown]
-# Three of four, with all twelve pairs: below the .8 under which `circuits tasks check` warns. Hens and cows confuse it; with a longer
-# list of animals that it knows, the circuit would be worth more.
+# With all twelve pairs the accuracy is three in four. This is below .8, where `circuits tasks check` warns. Hens and cows
+# confuse the model; with a longer list of animals that it knows, the circuit would be more meaningful.
 
 # %% [markdown]
-# **Where is it done?** Attribution patching of all heads and MLPs, at the animal and at the end.
+# **Where does it happen?** We apply attribution patching to all heads and MLPs, at the animal and at the end of the prompt.
 
 # %%
 scores = circuits.attribution_patching(model, pairs, positions=["animal", "end"])
@@ -104,7 +104,7 @@ from circuits.plots import position_heatmap
 position_heatmap(scores)
 
 # %% [markdown]
-# **How is it wired?**
+# **How is it wired?** We score the edges and take the strongest.
 
 # %%
 edges = circuits.edge_attribution(model, pairs)
@@ -112,7 +112,7 @@ circuit = edges.top(100)
 print(circuits.faithfulness(model, pairs, circuit, n_random=2 if SMOKE else 10))
 
 # %% [markdown]
-# The same without a class: a JSONL file, a pair a line, which the command line takes as well:
+# You can do the same without a class, with a JSONL file of one pair per line. The command line accepts it too:
 # `circuits discover young.jsonl --edges 100`.
 
 # %%
@@ -120,5 +120,5 @@ pairs.to_jsonl("young.jsonl")
 print(Path("young.jsonl").read_text().splitlines()[0])
 
 # %% [markdown]
-# A task that others should find by name belongs into a package with the entry point group `circuits.tasks`; then
+# To make a task available by name, put it in a package with the entry point group `circuits.tasks`. Then
 # `circuits discover young` and `circuits tasks check young` work too.

@@ -16,8 +16,8 @@
 #
 # # Models whose circuit is known: which method finds it?
 #
-# On a language model nobody knows the true circuit. So we compile small transformers from a description of what each head does;
-# the true edges are known, all else are decoys. Which method finds them?
+# The true circuit of a language model is unknown. We therefore compile small transformers from a description of what each head
+# does. Their true edges are known, and all other edges are decoys. Which method finds the true edges?
 
 # %%
 # Installs the package where it is missing, as on Colab. SMOKE=1 in the environment makes everything small.
@@ -40,15 +40,15 @@ pairs = tasks.load("compiled/induction").pairs(model, n=8 if SMOKE else 32, seed
 model.graph.n_edges, compiled.structural_edges(model)
 
 # %% [markdown]
-# What is true depends on the ablation: an edge that always carries the same value is needed under zero ablation and idle
-# under interchange. So the truth is found by brute force, for each ablation and set of prompts.
+# Which edges are true depends on the ablation. An edge that always carries the same value is needed under zero ablation, and
+# has no effect under interchange. The true edges are therefore found by brute force, for each ablation and set of prompts.
 
 # %%
 truth = compiled.active_edges(model, pairs, "interchange")
 truth
 
 # %% [markdown]
-# Every method ranks the edges; AUROC is the chance that a true edge comes before a false one.
+# Every method ranks the edges. AUROC is the probability that a true edge ranks above a false one.
 
 # %%
 methods = {
@@ -70,8 +70,8 @@ print("missed:", sorted(set(truth) - set(found.edges)))
 print("besides:", sorted(set(found.edges) - set(truth)))
 
 # %% [markdown]
-# **Backups.** In the OR gate two heads can each do the job alone: ablating one changes nothing, and a method that asks one edge
-# at a time cannot see them.
+# **Backups.** In the OR gate, each of two heads can do the task alone. Ablating one of them changes nothing, so a method that
+# tests one edge at a time cannot see them.
 
 # %%
 gate = circuits.load_model("compiled/or-gate")
@@ -88,7 +88,7 @@ print(
 )
 
 # %% [markdown]
-# COAR sees them too, since it removes components together: the residual of its linear fit names pairs that back each other up.
+# COAR sees them too, because it removes components together. The residuals of its linear fit show which pairs back each other up.
 
 # %%
 linear = circuits.coar(gate, prompts, samples=200 if SMOKE else 1000, alpha=0.3, ablation="interchange")

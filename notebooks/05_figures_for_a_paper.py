@@ -16,8 +16,8 @@
 #
 # # Figures for a paper
 #
-# A circuit has been found. How does it get into a paper: as a vector drawing with names that readers understand, a table, a
-# file that others can load?
+# You have found a circuit. This notebook prepares it for a paper: a vector drawing with names that readers understand, a table,
+# and files that others can load.
 
 # %%
 # Installs the package where it is missing, as on Colab. SMOKE=1 in the environment makes everything small.
@@ -45,16 +45,16 @@ out = Path("figures")
 out.mkdir(exist_ok=True)
 
 # %% [markdown]
-# **Names.** Readers know "first MLP", not `m0`; and heads that do the same thing are one box. Names and groups are ours to
-# give, and stay out of the data.
+# **Names.** Readers understand "first MLP" better than `m0`, and heads that do the same thing can be one box. You choose names
+# and groups; they do not change the data.
 
 # %%
 late = tuple(node for node in circuit.nodes if node.startswith("a23."))
 naming = Naming(labels={"m0": "first MLP"}, groups={"layer 23": late} if len(late) > 1 else {})
 
 # %% [markdown]
-# **A drawing**: TikZ for LaTeX, SVG and PDF by Graphviz. Sign is colour and dash, so that it survives a black and white
-# printer; where an edge enters a head (query, key, value) is its arrow head.
+# **A drawing**: TikZ for LaTeX, SVG and PDF by Graphviz. Colour and dashes show the sign, so it is visible in black and white.
+# The arrow head shows where an edge enters a head (query, key, value).
 
 # %%
 circuits.export_circuit(circuit, out / "ioi.tikz.tex", "tikzpicture", naming=naming, overwrite=True)
@@ -97,8 +97,8 @@ print(curves)
 curves_figure(curves.to_dict())
 
 # %% [markdown]
-# What to write under it: the method and its options, the metric, the ablation, what was ablated, and on which prompts. All of
-# it is in the circuit's own provenance.
+# What to report with the figure: the method and its options, the metric, the ablation, what was ablated, and on which prompts.
+# The circuit's provenance contains all of this.
 
 # %%
 {name: circuit.provenance[name] for name in ("method", "options", "metric", "ablation", "model", "n_pairs", "seed")}
