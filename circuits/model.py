@@ -43,10 +43,11 @@ from circuits.graph.nodes import Widths
 from circuits.model_files import why_no_tokenizer
 from circuits.model_sizes import built_within, checked_files
 from circuits.plain_torch import plain_torch
+from circuits.shown import Shown
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
+@dataclass(frozen=True, eq=False, repr=False)
+class Model(Shown):
     """A loaded model.
 
     Attributes:
@@ -74,6 +75,16 @@ class Model:
     def __repr__(self) -> str:
         where = ", ".join(map(str, devices(self.bridge)))
         return f"Model({self.name!r}, {self.graph.n_layers} layers, {self.graph.n_edges} edges, {self.dtype}, {where})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is known of it, as names and values."""
+        graph, cfg = self.graph, self.bridge.cfg
+        facts = {
+            "name": self.name, "layers": graph.n_layers, "heads": graph.n_heads, "key/value heads": graph.n_kv_heads,
+            "d_model": int(cfg.d_model), "vocabulary": self.d_vocab, "context": self.n_ctx, "edges": graph.n_edges,
+            "dtype": str(self.dtype), "device": ", ".join(map(str, devices(self.bridge))),
+        }  # fmt: skip
+        return [{"name": name, "value": value} for name, value in facts.items()]
 
     def __copy__(self) -> "Model":
         return replace(self)

@@ -10,6 +10,7 @@ linear model answers), and with exactly the circuit's edges kept (what `circuits
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,11 +28,12 @@ from circuits.question.ablations import Ablation, get_ablation
 from circuits.question.metrics import Metric, MetricFunction
 from circuits.results.circuit import Circuit
 from circuits.results.node_scores import LinearAttribution
+from circuits.shown import Shown
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class CircuitPrediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class CircuitPrediction(Shown):
     """Of one circuit; metrics are per prompt and signed like the behaviour.
 
     Attributes:
@@ -51,6 +53,14 @@ class CircuitPrediction:
     edges_kept: Float[Tensor, " prompt"]
     node_ablation: str
     ablation: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Means over the prompts."""
+        return {
+            "circuit": self.circuit, "edges": self.n_edges, "nodes": self.n_nodes, "predicted": float(self.predicted.mean()),
+            "nodes_kept": float(self.nodes_kept.mean()), "edges_kept": float(self.edges_kept.mean()),
+            "node_ablation": self.node_ablation, "ablation": self.ablation,
+        }  # fmt: skip
 
 
 @on_model

@@ -28,6 +28,7 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import finite
+from circuits.shown import Shown
 from circuits.stats.bootstrap import resampling_weights
 from circuits.stats.correlation import correlation
 from circuits.stats.interactions import Interaction
@@ -37,8 +38,8 @@ BY = ("abs", "signed")
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Shown):
     """What came out.
 
     Attributes:
@@ -107,6 +108,20 @@ class Comparison:
         found = {name: of.interactions for name, of in self.scores.items()}
         return {name: pairs for name, pairs in found.items() if pairs is not None}
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per pair of methods: their rank correlation and its interval."""
+        return [
+            {
+                "method": self.methods[i], "other": self.methods[j], "rank": float(self.rank[i, j]),
+                "low": float(self.low[i, j]), "high": float(self.high[i, j]),
+            }
+            for i in range(len(self.methods))
+            for j in range(i)
+        ]  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.methods)}; {len(self.nodes)} nodes by {self.by})"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; NaN as None."""
 
@@ -138,19 +153,7 @@ class Comparison:
                 for name, found in self.counterfactual.items()
             },
             "faithfulness": {name: finite(value) for name, value in self.faithfulness.items()},
-            "circuits": [
-                {
-                    "circuit": of.circuit,
-                    "edges": of.n_edges,
-                    "nodes": of.n_nodes,
-                    "predicted": float(of.predicted.mean()),
-                    "nodes_kept": float(of.nodes_kept.mean()),
-                    "edges_kept": float(of.edges_kept.mean()),
-                    "node_ablation": of.node_ablation,
-                    "ablation": of.ablation,
-                }
-                for of in self.circuits
-            ],
+            "circuits": [circuit.to_dict() for circuit in self.circuits],
             "interactions": {name: [pair._asdict() for pair in pairs] for name, pairs in self.interactions.items()},
             "scores": {
                 name: dict(zip(self.nodes, _at(of, self.nodes).mean(1).tolist(), strict=True))

@@ -26,11 +26,12 @@ from circuits.question.question import Question
 from circuits.question.span import Span
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
+from circuits.shown import Shown
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Completeness:
+@dataclass(frozen=True, eq=False, repr=False)
+class Completeness(Shown):
     """How much of the behaviour needs the circuit.
 
     Attributes:
@@ -59,6 +60,11 @@ class Completeness:
     def incompleteness(self) -> float:
         """The mean over subsets of |faithfulness without K: circuit - model|; NaN without subsets."""
         return float((self.circuit_without - self.model_without).abs().mean())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per random subset: its size, and the faithfulness of circuit and model without it."""
+        columns = zip(self.sizes, self.circuit_without.tolist(), self.model_without.tolist(), strict=True)
+        return [{"removed": n, "circuit_without": circuit, "model_without": model} for n, circuit, model in columns]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -116,8 +122,8 @@ def completeness(
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Minimality:
+@dataclass(frozen=True, eq=False, repr=False)
+class Minimality(Shown):
     """What each edge of a circuit adds to it.
 
     Attributes:
@@ -146,12 +152,21 @@ class Minimality:
 
     def to_dict(self) -> dict[str, Any]:
         """Effects of the edges with their standard errors (None for a single prompt), as JSON can hold them."""
+        rows = self.rows()
+        return {
+            "effects": {row["edge"]: row["effect"] for row in rows},
+            "stderr": {row["edge"]: row["stderr"] for row in rows}, "idle": list(self.idle()),
+        }  # fmt: skip
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per edge: its effect, and the standard error (None for a single prompt)."""
         n = self.effects.shape[1]
         errors = (self.effects.std(1) / n**0.5).tolist() if n > 1 else [None] * len(self.edges)
-        return {
-            "effects": dict(zip(self.edges, self.values.tolist(), strict=True)),
-            "stderr": dict(zip(self.edges, errors, strict=True)), "idle": list(self.idle()),
-        }  # fmt: skip
+        columns = zip(self.edges, self.values.tolist(), errors, strict=True)
+        return [{"edge": edge, "effect": value, "stderr": error} for edge, value, error in columns]
+
+    def __repr__(self) -> str:
+        return f"Minimality({len(self.edges)} edges, {len(self.idle())} of them idle, {self.metric}, {self.ablation} ablation)"
 
 
 @on_model

@@ -9,6 +9,7 @@ components, and ablates nearly all.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,6 +25,7 @@ from circuits.question.ablations import Ablation
 from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.span import share_known
 from circuits.results.node_scores import NodeScores
+from circuits.shown import Shown
 from circuits.stats.bootstrap import bootstrap_interval
 from circuits.stats.correlation import correlation
 
@@ -48,8 +50,8 @@ class Correlation:
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Counterfactuals:
+@dataclass(frozen=True, eq=False, repr=False)
+class Counterfactuals(Shown):
     """Fresh ablations at several alphas, which no scores have seen.
 
     Attributes:
@@ -65,6 +67,13 @@ class Counterfactuals:
     @property
     def ablation(self) -> str:
         return next(iter(self.samples.values())).origin["ablation"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ablation, the numbers of components and prompts, and the number of sets at each alpha."""
+        return {
+            "ablation": self.ablation, "nodes": len(self.nodes), "prompts": len(next(iter(self.samples.values())).clean),
+            "samples": {str(alpha): len(samples) for alpha, samples in self.samples.items()},
+        }  # fmt: skip
 
     def __str__(self) -> str:
         sets = " and ".join(sorted({str(len(samples)) for samples in self.samples.values()}))

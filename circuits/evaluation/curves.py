@@ -33,6 +33,7 @@ from circuits.results.choice import check_rule
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import finite
+from circuits.shown import Shown
 from circuits.stats.bootstrap import resampling_weights
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -69,8 +70,8 @@ class Curve:
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class FaithfulnessCurves:
+@dataclass(frozen=True, eq=False, repr=False)
+class FaithfulnessCurves(Shown):
     """Both curves and their areas.
 
     Attributes:
@@ -94,6 +95,17 @@ class FaithfulnessCurves:
     def __str__(self) -> str:
         (a, b), (c, d) = self.cpr_interval, self.cmd_interval
         return f"CPR {self.cpr:.3f} ({a:.3f} to {b:.3f}), CMD {self.cmd:.3f} ({c:.3f} to {d:.3f})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per point of both curves."""
+        return [
+            {"by": curve.by, "fraction": fraction, "edges": edges, "faithfulness": value, "low": low, "high": high}
+            for curve in (self.signed, self.absolute)
+            for fraction, edges, value, low, high in zip(
+                curve.fractions.tolist(), curve.edges, curve.faithfulness.tolist(), curve.low.tolist(),
+                curve.high.tolist(), strict=True,
+            )
+        ]  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

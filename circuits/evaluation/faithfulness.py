@@ -35,11 +35,12 @@ from circuits.question.span import Span, assumed_rounding, metric_rounding, roun
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
 from circuits.results.random_circuits import distinct_rivals, too_few
+from circuits.shown import Shown
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Faithfulness:
+@dataclass(frozen=True, eq=False, repr=False)
+class Faithfulness(Shown):
     """How much of the behaviour a circuit keeps.
 
     Attributes:
@@ -130,6 +131,9 @@ class Faithfulness:
     def random_value(self) -> float:
         """Faithfulness of the random circuits, on average; NaN without any."""
         return float(self.span.share(self.random.mean()))
+
+    def __repr__(self) -> str:
+        return f"Faithfulness({self.value:.3f}, {self.n_edges} edges, {self.metric}, {self.ablation} ablation)"
 
     def __str__(self) -> str:
         measured = f"{self.n_edges} edges, {self.metric}, {self.ablation} ablation"

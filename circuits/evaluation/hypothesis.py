@@ -50,12 +50,17 @@ from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
 from circuits.results.random_circuits import distinct_rivals, inflated, too_few
+from circuits.shown import Shown
 
 NAMES = ("equivalence", "independence", "minimality", "sufficiency", "partial necessity")
 CLAIMS = ("sufficiency", "partial necessity")
 """Tests in which rejecting speaks for the circuit."""
 TIE = 1e-6
 """Metrics closer than this, relative to the model's spread, are equal; and those that differ by rounding."""
+
+
+OUTCOMES = {True: "for the circuit", False: "against it", None: "could not be made"}
+"""What a test's `supports` means."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,8 @@ class HypothesisTest:
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class HypothesisTests:
+@dataclass(frozen=True, eq=False, repr=False)
+class HypothesisTests(Shown):
     """All of them.
 
     Attributes:
@@ -113,8 +118,7 @@ class HypothesisTests:
         return tuple(edge for edge, p in zip(self.edges, self.edge_p.tolist(), strict=True) if p < self.level)
 
     def __str__(self) -> str:
-        said = {True: "for the circuit", False: "against it", None: "could not be made"}
-        lines = [f"{t.name:<18} {t.statistic:8.3g}  p {t.corrected:8.3g}  {said[t.supports]}" for t in self.tests]
+        lines = [f"{t.name:<18} {t.statistic:8.3g}  p {t.corrected:8.3g}  {OUTCOMES[t.supports]}" for t in self.tests]
         return "\n".join([*lines, *(f"{names}: {reason}" for reason, names in self.not_made.items())])
 
     @property
@@ -126,14 +130,19 @@ class HypothesisTests:
                 by.setdefault(test.reason, []).append(test.name)
         return {reason: ", ".join(names) for reason, names in by.items()}
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per test."""
+        numbers = ("statistic", "p", "corrected")
+        return [vars(test) | {name: finite(getattr(test, name)) for name in numbers} for test in self.tests]
+
+    def __repr__(self) -> str:
+        outcomes = ", ".join(f"{test.name} {OUTCOMES[test.supports]}" for test in self.tests)
+        return f"HypothesisTests({outcomes}; {self.metric}, {self.ablation} ablation)"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        rows = [
-            vars(test) | {name: finite(getattr(test, name)) for name in ("statistic", "p", "corrected")}
-            for test in self.tests
-        ]
         return {
-            "tests": rows, "level": self.level, "unnecessary_edges": list(self.unnecessary), "metric": self.metric,
+            "tests": self.rows(), "level": self.level, "unnecessary_edges": list(self.unnecessary), "metric": self.metric,
             "ablation": self.ablation,
         }  # fmt: skip
 

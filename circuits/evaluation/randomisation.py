@@ -23,13 +23,14 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import finite
+from circuits.shown import Shown
 
 Found = EdgeScores | NodeScores | Circuit
 
 
 @plain_methods
-@dataclass(frozen=True)
-class Randomisation:
+@dataclass(frozen=True, repr=False)
+class Randomisation(Shown):
     """What became of the scores.
 
     Attributes:
@@ -46,6 +47,9 @@ class Randomisation:
     jaccard: tuple[float, ...] = ()
     k: int | None = None
 
+    def __repr__(self) -> str:
+        return f"Randomisation({self})"
+
     def __str__(self) -> str:
         how = "the last layers randomised" if self.cascading else "one layer randomised"
         of_circuits = bool(self.jaccard) and self.k is None
@@ -57,6 +61,12 @@ class Randomisation:
         values = self.jaccard if of_circuits else self.rank
         steps = ", ".join(f"{layer}: {value:.2f}" for layer, value in zip(self.layers, values, strict=True))
         return f"{what}, {how}: {steps}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per step: the layer (or how many), and the agreement with the scores of the model as it is."""
+        overlaps = self.jaccard or (None,) * len(self.layers)
+        columns = zip(self.layers, self.rank, overlaps, strict=True)
+        return [{"layers": layer, "rank": rank, "jaccard": overlap} for layer, rank, overlap in columns]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

@@ -25,6 +25,7 @@ from circuits.prompts.source import Source
 from circuits.question.answers import saw, watched
 from circuits.question.doubts import about_answers, about_prompts, padded, same_up_to_answer
 from circuits.question.metrics import Metric, get_metric, targets_of
+from circuits.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Merging:
 
 
 @plain_methods
-@dataclass(frozen=True)
-class TaskCheck:
+@dataclass(frozen=True, repr=False)
+class TaskCheck(Shown):
     """What `check_pairs` found.
 
     Attributes:

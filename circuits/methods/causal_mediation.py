@@ -17,6 +17,7 @@ Vig et al. divide by the metric of the base run, prompt by prompt; here effects 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,12 +39,13 @@ from circuits.question.positions import place, position_axis
 from circuits.question.question import Batch, Question
 from circuits.question.span import Span
 from circuits.results.provenance import Frozen, Provenance, frozen, provenance
+from circuits.shown import Shown
 from circuits.stats.bootstrap import bootstrap_interval
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Mediation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Mediation(Shown):
     """Total, direct and indirect effect of a set of nodes, in the metric's unit; positive = helps.
 
     Means over prompts are `total`, `direct`, `indirect` and `interaction`; see the module docstring for the equations.
@@ -124,6 +126,14 @@ class Mediation:
     def to_dict(self) -> dict[str, float]:
         """`{"total": …, "direct": …, "indirect": …, "interaction": …}`, means over prompts."""
         return {name: float(values.mean()) for name, values in self.per_prompt.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per effect: its mean over the prompts, and the 95% bootstrap interval."""
+        bounds = self.interval()
+        return [
+            {"effect": name, "value": value, "low": bounds[name][0], "high": bounds[name][1]}
+            for name, value in self.to_dict().items()
+        ]
 
     def __str__(self) -> str:
         shown = "+".join(self.nodes) if len(self.nodes) <= 4 else f"{len(self.nodes)} nodes"

@@ -37,6 +37,7 @@ from circuits.errors import InputError
 from circuits.measure.joint_sets import Spread, leading_joint_sets, spread_of
 from circuits.plain_torch import plain_methods
 from circuits.results.provenance import Provenance, frozen
+from circuits.shown import Shown
 from circuits.stats.welch import Differences, differences
 
 SIZES = ("mean", "contribution")
@@ -51,8 +52,8 @@ ASSUMPTION = (
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Diagnosis:
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnosis(Shown):
     """Samples of random subsets, and what follows from them.
 
     Attributes:
@@ -187,6 +188,10 @@ class Diagnosis:
                 for node, values in zip(self.nodes, ends, strict=True)
             },
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per node: the estimate, both ends of its interval, and the upper limit of its size."""
+        return [{"node": node} | values for node, values in self.to_dict()["nodes"].items()]
 
     def __repr__(self) -> str:
         start = f"Diagnosis({len(self.nodes)} nodes, {self.n_samples} samples and {self.n_joint} joint sets: "

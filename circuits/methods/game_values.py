@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,6 +34,7 @@ from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.span import rounding_share
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
+from circuits.shown import Shown
 from circuits.stats.rounding import ROUNDING
 
 
@@ -115,8 +117,8 @@ def banzhaf(
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class SobolIndices:
+@dataclass(frozen=True, eq=False, repr=False)
+class SobolIndices(Shown):
     """Shares of the metric's variance under random ablation.
 
     Attributes:
@@ -138,6 +140,17 @@ class SobolIndices:
     def interaction(self) -> Float[Tensor, " node"]:
         """total - first, averaged over prompts: what a component does together with others only."""
         return (self.total - self.first).nanmean(1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per component: both indices, averaged over prompts."""
+        columns = zip(self.nodes, self.total.nanmean(1).tolist(), self.first.nanmean(1).tolist(), strict=True)
+        return [{"node": node, "total": total, "first": first} for node, total, first in columns]
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: -row["total"])
+
+    def __repr__(self) -> str:
+        return f"SobolIndices({len(self.nodes)} components, {self.samples} samples, {self.total.shape[1]} prompts)"
 
     def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
         """(node, total, first) of the n largest total indices, averaged over prompts."""

@@ -40,11 +40,12 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.positions import place
 from circuits.question.question import Batch, Question
 from circuits.results.provenance import Provenance, frozen, provenance
+from circuits.shown import Shown
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class InterchangeAccuracy:
+@dataclass(frozen=True, eq=False, repr=False)
+class InterchangeAccuracy(Shown):
     """How often the model does under an intervention what the causal model says.
 
     Attributes:
@@ -128,13 +129,17 @@ class InterchangeAccuracy:
             raise InputError(f"nothing was measured for {variable!r}; measured: {', '.join(self.variables)}")
         return self.to_dict()[variable]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per variable: its accuracy with a 95% Wilson interval, and the accuracy on informative pairs."""
+        numbers = (self.values, *self.interval(), self.informative_values, self.n_informative)
+        names = ("variable", "accuracy", "low", "high", "informative_accuracy", "informative_pairs")
+        columns = zip(self.variables, *(each.tolist() for each in numbers), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in columns]
+
     def __str__(self) -> str:
-        columns = zip(
-            self.to_dict().items(), *self.interval(), self.informative_values, self.n_informative, strict=True
-        )
         rows = [
             f"  {name}: {value:.3f} [{low:.3f}, {high:.3f}]; {at:.3f} on {n} informative pairs"
-            for (name, value), low, high, at, n in columns
+            for name, value, low, high, at, n in (row.values() for row in self.rows())
         ]
         first = (
             f"interchange intervention accuracy ({self.n_prompts} pairs, 95% Wilson intervals); without intervention the "
@@ -142,7 +147,9 @@ class InterchangeAccuracy:
         )
         return "\n".join([first, *rows])
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        accuracies = ", ".join(f"{name} {value:.3f}" for name, value in self.to_dict().items())
+        return f"InterchangeAccuracy({accuracies}; {self.n_prompts} pairs)"
 
 
 @on_model

@@ -40,6 +40,7 @@ from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.question import Question
 from circuits.results.node_scores import NodeScores, node_scores
 from circuits.results.provenance import Provenance, provenance
+from circuits.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Round:
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Verification:
+@dataclass(frozen=True, eq=False, repr=False)
+class Verification(Shown):
     """Exact effects of the nodes that were patched, and how much the others may still do.
 
     Attributes:
@@ -108,6 +109,13 @@ class Verification:
             "rounds": [vars(done) for done in self.rounds],
             "passes": self.passes,
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per patched node: its exact mean effect, and whether it is of size `below` or more."""
+        found = set(self.found)
+        return [
+            {"node": node, "effect": effect, "found": node in found} for node, effect in self.effects.to_dict().items()
+        ]
 
     def __repr__(self) -> str:
         return (

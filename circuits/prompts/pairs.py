@@ -35,6 +35,7 @@ from circuits.prompts.pair import (
     plain,
     show,
 )
+from circuits.shown import Shown
 
 __all__ = ["Encoder", "Pair", "PairBatch", "PromptPairs", "Roles"]
 
@@ -75,7 +76,7 @@ class PairBatch:
 
 
 @dataclass(frozen=True, repr=False)
-class PromptPairs:
+class PromptPairs(Shown):
     """Pairs of prompts, in order; every field holds one entry a pair.
 
     Attributes:
@@ -211,6 +212,18 @@ class PromptPairs:
         tokens = f"{lengths[0]}-{lengths[-1]}" if len(lengths) > 1 else f"{lengths[0]}"
         about = f"source={self.source!r}, seed={self.seed}, metric={self.metric!r}"
         return f"PromptPairs({len(self)} pair{'s' * (len(self) != 1)} of {tokens} tokens, {about})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per pair: both prompts as text (as token ids where the text is unknown), ids of answers and distractors,
+        the position whose logits are read, and the roles."""
+        return [
+            {
+                "clean": pair.clean_text or list(pair.clean), "corrupted": pair.corrupted_text or list(pair.corrupted),
+                "answers": list(pair.answers), "distractors": list(pair.distractors), "position": pair.position,
+                "roles": ", ".join(f"{name} {at}" for name, at in pair.roles.items()),
+            }
+            for pair in self
+        ]  # fmt: skip
 
     def pair(self, i: int) -> Pair:
         """Pair number i."""

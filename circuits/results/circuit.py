@@ -14,14 +14,15 @@ from circuits.graph.graph import Graph, live_nodes
 from circuits.plain_torch import plain_methods
 from circuits.results.circuit_file import TABLES, Table
 from circuits.results.provenance import Provenance, frozen
+from circuits.shown import Shown
 
 if TYPE_CHECKING:
     import networkx as nx
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Circuit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Circuit(Shown):
     """A set of edges, with the scores they were chosen by.
 
     Two circuits are equal when they have the same edges of the same graph. Sets combine with `|`, `&`, `-`, `^` and
@@ -166,6 +167,27 @@ class Circuit:
     @property
     def _listed(self) -> "_Listed | None":
         return self.__dict__.get("_put_off")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per edge in graph order: its name, both ends, score and standard error (None where it has none)."""
+        names, ends = self.graph.writer_names, self.graph.reader_names
+        return [
+            {"edge": f"{names[w]}->{ends[r]}", "source": names[w], "target": ends[r], "score": score, "stderr": stderr}
+            for w, r, score, stderr in self.entries()
+        ]
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: -abs(row["score"] or 0))
+
+    def __getitem__(self, edge: str) -> float | None:
+        """An edge's score, None if it has none.
+
+        Raises:
+            InputError: no such edge, or one that is not in the circuit.
+        """
+        if edge not in self:
+            raise InputError(f"{edge} is not in this circuit of {len(self)} edges")
+        return self.score(edge)
 
     def score(self, edge: str) -> float | None:
         """An edge's score, None if it has none."""

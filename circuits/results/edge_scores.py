@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import InputError
@@ -15,6 +15,7 @@ from circuits.results import score_file, selection
 from circuits.results.circuit import Circuit
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
+from circuits.shown import Shown
 from circuits.stats.bootstrap import (
     bootstrap_interval,
     check_level,
@@ -29,8 +30,8 @@ TENSORS = ("values", "stderr", "by_position", "by_position_stderr", "per_prompt"
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class EdgeScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class EdgeScores(Shown):
     """An effect per edge, in the metric's unit; positive = the edge helps.
 
     Attributes:
@@ -84,6 +85,26 @@ class EdgeScores:
 
     def __repr__(self) -> str:
         return f"EdgeScores({len(self)} edges, {self.n_prompts} prompts, {self.provenance.get('method', 'unknown method')})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per edge in graph order: its name, both ends, effect and standard error."""
+        places = self.candidates.nonzero()
+        return self._rows(places)
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return self._rows(selection.ranking(self, "abs"))
+
+    def _rows(self, places: Int[Tensor, "edge 2"]) -> list[dict[str, Any]]:
+        writers, readers = self.graph.writer_names, self.graph.reader_names
+        at = places.unbind(1)
+        columns = zip(places.tolist(), self.values[at].tolist(), self.stderr[at].tolist(), strict=True)
+        return [
+            {
+                "edge": f"{writers[w]}->{readers[r]}", "source": writers[w], "target": readers[r], "effect": value,
+                "stderr": error,
+            }
+            for (w, r), value, error in columns
+        ]  # fmt: skip
 
     def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
         """(edge, effect, standard error) of the n largest effects by absolute value, strongest first."""

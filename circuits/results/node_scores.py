@@ -15,6 +15,7 @@ from circuits.question.span import Span
 from circuits.results import score_file
 from circuits.results.provenance import Provenance, frozen
 from circuits.results.quantity import Quantity, quantity_of
+from circuits.shown import Shown
 from circuits.stats.bootstrap import bootstrap_interval
 from circuits.stats.interactions import Interaction
 from circuits.workers.workers import Workers
@@ -24,8 +25,8 @@ WEAK = 0.5
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class NodeScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class NodeScores(Shown):
     """An effect per node, or per node and position, in the metric's unit; positive = the node helps.
 
     Attributes:
@@ -141,7 +142,21 @@ class NodeScores:
 
     def __repr__(self) -> str:
         where = "" if self.positions is None else f" × {len(self.positions)} positions"
-        return f"NodeScores({len(self)} nodes{where}, {self.n_prompts} prompts, {self.provenance.get('method')})"
+        return f"{type(self).__name__}({len(self)} nodes{where}, {self.n_prompts} prompts, {self.provenance.get('method')})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per node (and position), in the order of the forward pass: its name, effect and standard error."""
+        places = [(node, None) for node in self.nodes]
+        if self.positions is not None:
+            places = [(node, position) for node in self.nodes for position in self.positions]
+        columns = zip(places, self.values.flatten().tolist(), self.stderr.flatten().tolist(), strict=True)
+        return [
+            {"node": node} | ({} if position is None else {"position": position}) | {"effect": value, "stderr": error}
+            for (node, position), value, error in columns
+        ]
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: -abs(row["effect"]))
 
     def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
         """(node, effect, standard error) of the n largest effects by absolute value; `node@position` with positions."""
@@ -162,7 +177,7 @@ class NodeScores:
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LinearAttribution(NodeScores):
     """A linear model of the metric under ablations; as `NodeScores`, the weights per prompt.
 
