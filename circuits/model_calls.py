@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
 
+from circuits.arguments import kinds_check
 from circuits.engine.foreign_hooks import refuse_hooks
 from circuits.engine.held import held
 from circuits.model import Model
@@ -38,9 +39,11 @@ def hooks_of(model: Model) -> tuple[str, ...]:
 
 def on_model(function: Callable[P, R]) -> Callable[P, R]:
     """A public function that runs a model which it is given."""
+    check = kinds_check(function)
 
     @functools.wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        check(args, kwargs)
         with ExitStack() as stack:
             for given in (*args, *kwargs.values()):
                 if isinstance(given, Model):

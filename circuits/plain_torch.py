@@ -15,6 +15,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from circuits.arguments import kinds_check
+
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
@@ -100,7 +102,7 @@ def users_device(device: torch.device) -> Iterator[None]:
 
 
 def plain_torch(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs in torch's default state.
+    """A public function that runs in torch's default state; arguments of another kind are refused by name.
 
     >>> @plain_torch
     ... def third():
@@ -110,6 +112,17 @@ def plain_torch(function: Callable[P, R]) -> Callable[P, R]:
     (False, 'cpu')
     """
 
+    check, plain = kinds_check(function), _plain(function)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        check(args, kwargs)
+        return plain(*args, **kwargs)
+
+    return checked
+
+
+def _plain(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
         if is_plain():
@@ -130,21 +143,21 @@ def plain_methods(cls: C) -> C:
         elif isinstance(member, staticmethod | classmethod):
             setattr(cls, name, type(member)(_plain_member(member.__func__)))
         elif isinstance(member, property):
-            setattr(cls, name, property(plain_torch(member.fget), doc=member.__doc__))  # pyright: ignore[reportArgumentType]
+            setattr(cls, name, property(_plain(member.fget), doc=member.__doc__))  # pyright: ignore[reportArgumentType]
         elif isinstance(member, functools.cached_property):
-            member.func = plain_torch(member.func)
+            member.func = _plain(member.func)
         elif inspect.isfunction(member):
             setattr(cls, name, _plain_member(member))
     return cls
 
 
 def _plain_member(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function if inspect.isgeneratorfunction(function) else plain_torch(function)
+    return function if inspect.isgeneratorfunction(function) else _plain(function)
 
 
 def _with_normal_tensors(init: Callable[..., None]) -> Callable[..., None]:
     """An `__init__` that copies inference tensors: they could not be used where gradients are taken."""
-    plain = plain_torch(init)
+    plain = _plain(init)
 
     @functools.wraps(init)
     def normal(*args: Any, **kwargs: Any) -> None:

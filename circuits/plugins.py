@@ -12,9 +12,12 @@ The library does not import `tasks`; the dependency points the other way. The co
 `circuits.load_model` look here. A package that may be used before it is installed says what it has with `provide`.
 """
 
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from circuits.errors import InputError
@@ -75,16 +78,23 @@ def task_names() -> list[str]:
     return sorted(_found(GROUP))
 
 
-def find_task(name: str, **options: Any) -> Any:
+def load_task(name: str, **options: Any) -> Any:
     """The task of that name; `_` and `-` are the same in it.
 
     Args:
-        name: see `task_names`.
+        name: such as `ioi`; `circuits tasks` lists them.
         options: the task's own, such as `counterfactual` of `ioi`.
+
+    Returns:
+        A `tasks.Task` (or `tasks.Source`): its `pairs(model, n, seed)` gives `PromptPairs`.
 
     Raises:
         InputError: no task has that name or takes that option, or its package cannot be loaded.
+
+    >>> load_task("ioi", counterfactual="abc").label
+    'ioi(counterfactual=abc)'
     """
+    _import_own_tasks()
     return _make(_point(GROUP, name), options)
 
 
@@ -158,9 +168,24 @@ def _found(group: str) -> dict[str, EntryPoint]:
 
 def _loaded(point: EntryPoint) -> Any:
     try:
+        if point.value.startswith("tasks."):
+            _import_own_tasks()
         return point.load()
     except (ImportError, AttributeError) as error:
         raise InputError(f"{_KIND[point.group]} {point.name!r} ({point.value}) cannot be loaded: {error}") from error
+
+
+def _import_own_tasks() -> None:
+    """Imports the package `tasks` that belongs to this one, also where a file `tasks.py` in the working directory hides it."""
+    home = Path(__file__).parents[1] / "tasks"
+    known = sys.modules.get("tasks")
+    if known is not None and list(getattr(known, "__path__", ())) == [str(home)]:
+        return
+    spec = spec_from_file_location("tasks", home / "__init__.py", submodule_search_locations=[str(home)])
+    if spec is None or spec.loader is None or not home.is_dir():
+        return
+    package = sys.modules["tasks"] = module_from_spec(spec)
+    spec.loader.exec_module(package)
 
 
 def _make(point: EntryPoint, options: dict[str, Any]) -> Any:

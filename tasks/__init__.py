@@ -72,7 +72,7 @@ def load(name: str, **options: Any) -> "Task":
     >>> load("ioi", counterfactual="abc").label
     'ioi(counterfactual=abc)'
     """
-    return plugins.find_task(name, **options)
+    return plugins.load_task(name, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 HOUSE = Path(__file__).parents[1] / "circuits"
 LAYERS = (
-    "errors", "progress", "quiet", "plain_torch", "shown", "plugins", "workers", "files", "stats", "graph", "prompts", "zoo", "engine",
+    "errors", "arguments", "progress", "quiet", "plain_torch", "shown", "plugins", "workers", "files", "stats", "graph", "prompts", "zoo", "engine",
     "model_files", "model_sizes", "model", "model_calls", "question", "results", "measure", "methods", "evaluation", "export",
     "plots", "runs", "pages", "viewer", "study", "cli",
 )  # fmt: skip

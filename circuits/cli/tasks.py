@@ -27,9 +27,9 @@ def tasks(
     """List the tasks; `circuits tasks check TASK` tells whether a model does one."""
     if context.invoked_subcommand is not None:
         return
-    from circuits.plugins import find_task, task_names
+    from circuits.plugins import load_task, task_names
 
-    found = {name: find_task(name) for name in task_names()}
+    found = {name: load_task(name) for name in task_names()}
     if not examples:
         shown = table("tasks", {"task": False, "what it asks": False, "source": False})
         for name, task in found.items():

@@ -39,9 +39,9 @@ def find_pairs(target: str) -> Source:
         if not path.is_file():
             raise InputError(f"there is no file {target}")
         return Source(None, path)
-    from circuits.plugins import find_task
+    from circuits.plugins import load_task
 
-    return Source(find_task(target), path)
+    return Source(load_task(target), path)
 
 
 def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":

@@ -9,7 +9,7 @@ import torch
 from circuits.errors import InputError
 from circuits.evaluation.recovery import LEVELS, NEGLIGIBLE, Recovery, recovery
 from circuits.model import Model
-from circuits.plugins import KnowsCircuits, find_task
+from circuits.plugins import KnowsCircuits, load_task
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation
 from circuits.results.circuit import Circuit
@@ -73,7 +73,7 @@ def known_circuits(
         InputError: the task cannot tell for this question.
     """
     try:
-        found = find_task(task)
+        found = load_task(task)
     except InputError:
         return {}
     if not isinstance(found, KnowsCircuits):

@@ -24,7 +24,7 @@ from circuits.methods.catalogue import method as find_method
 from circuits.methods.method import Declared
 from circuits.methods.options import Kind
 from circuits.model import Model
-from circuits.plugins import find_task
+from circuits.plugins import load_task
 from circuits.progress import StageProgress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Gaussian, Resample
@@ -210,7 +210,7 @@ def _redrawn(pairs: PromptPairs, model: Model, other: int) -> PromptPairs:
     if pairs.seed is not None:
         for options in ({}, {"one_length": True}):
             with suppress(InputError):
-                task = find_task(pairs.source)
+                task = load_task(pairs.source)
                 if task.pairs(model, n=len(pairs), seed=pairs.seed, **options).digest() == pairs.digest():
                     return task.pairs(model, n=len(pairs), seed=pairs.seed + other, **options)
     raise InputError(f"the pairs ({pairs.source}) are not a task's as it draws them, so that no others can be drawn")

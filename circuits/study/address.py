@@ -175,7 +175,7 @@ def task_state(name: str) -> str:
     if Path(name).is_file():
         return hashlib.sha256(Path(name).read_bytes()).hexdigest()
     try:
-        return _code_state(type(plugins.find_task(name)).__module__)
+        return _code_state(type(plugins.load_task(name)).__module__)
     except InputError:
         return NO_TASK
 
