@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import eye
@@ -27,13 +26,12 @@ class Induction(Program):
     """
 
     counterfactual: str = "random"
-    name: ClassVar[str] = "compiled/induction"
-    model: ClassVar[str] = "compiled/induction"
-    title: ClassVar[str] = "Induction, with decoys"
-    description: ClassVar[str] = "A b c d … A b c: d is next (two heads; the rest are decoys)"
-    words: ClassVar[Sequence[str]] = ("BOS", *"abcdefghijklmnop")
-    n_ctx: ClassVar[int] = 12
-    length: ClassVar[int] = 6
+    name = "compiled/induction"
+    title = "Induction, with decoys"
+    description = "A b c d … A b c: d is next (two heads; the rest are decoys)"
+    words = ("BOS", *"abcdefghijklmnop")
+    n_ctx = 12
+    length = 6
 
     def __post_init__(self) -> None:
         if self.counterfactual not in ("random", "answer"):
@@ -73,12 +71,11 @@ class NegativeHead(Program):
     takes four tenths of it away: copy suppression (McDougall et al. 2023, 2310.04625).
     """
 
-    name: ClassVar[str] = "compiled/negative-head"
-    model: ClassVar[str] = "compiled/negative-head"
-    title: ClassVar[str] = "A negative head"
-    description: ClassVar[str] = "A b c d ?: A is next, though a later head speaks against it"
-    words: ClassVar[Sequence[str]] = ("BOS", "?", *"abcdefghijkl")
-    n_ctx: ClassVar[int] = 6
+    name = "compiled/negative-head"
+    title = "A negative head"
+    description = "A b c d ?: A is next, though a later head speaks against it"
+    words = ("BOS", "?", *"abcdefghijkl")
+    n_ctx = 6
 
     @classmethod
     def network(cls) -> Network:
@@ -110,12 +107,11 @@ class Reverse(Program):
     elsewhere.
     """
 
-    name: ClassVar[str] = "compiled/reverse"
-    model: ClassVar[str] = "compiled/reverse"
-    title: ClassVar[str] = "Reverse"
-    description: ClassVar[str] = "A b c d | d c: b is next"
-    words: ClassVar[Sequence[str]] = ("BOS", "|", *"abcdefghijkl")
-    n_ctx: ClassVar[int] = 9
+    name = "compiled/reverse"
+    title = "Reverse"
+    description = "A b c d | d c: b is next"
+    words = ("BOS", "|", *"abcdefghijkl")
+    n_ctx = 9
 
     @classmethod
     def network(cls) -> Network:
@@ -162,12 +158,11 @@ class Sort(Program):
     One head (`a0.h2`) does it: among the tokens above the present one it looks at the smallest.
     """
 
-    name: ClassVar[str] = "compiled/sort"
-    model: ClassVar[str] = "compiled/sort"
-    title: ClassVar[str] = "Sort"
-    description: ClassVar[str] = "5 2 9 3 | 2 3: 5 is next"
-    words: ClassVar[Sequence[str]] = ("BOS", "|", *(str(number) for number in range(12)))
-    n_ctx: ClassVar[int] = 10
+    name = "compiled/sort"
+    title = "Sort"
+    description = "5 2 9 3 | 2 3: 5 is next"
+    words = ("BOS", "|", *(str(number) for number in range(12)))
+    n_ctx = 10
 
     @classmethod
     def network(cls) -> Network:

@@ -5,7 +5,6 @@ The three are programs of RASP (Weiss et al. 2021, 2106.06981), as Tracr ships t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import eye
@@ -24,13 +23,12 @@ class Fraction(Program):
     highest for the nearest. All of it is linear but for the attention's pattern, which does not depend on the data.
     """
 
-    name: ClassVar[str] = "compiled/fraction"
-    model: ClassVar[str] = "compiled/fraction"
-    title: ClassVar[str] = "Fraction of previous tokens"
-    description: ClassVar[str] = "x a x b c x a b: three eighths are x"
-    words: ClassVar[Sequence[str]] = ("BOS", "x", *"abcdef", *(f"{n}/8" for n in range(9)))
-    n_ctx: ClassVar[int] = 9
-    first_answer: ClassVar[int] = 8
+    name = "compiled/fraction"
+    title = "Fraction of previous tokens"
+    description = "x a x b c x a b: three eighths are x"
+    words = ("BOS", "x", *"abcdef", *(f"{n}/8" for n in range(9)))
+    n_ctx = 9
+    first_answer = 8
 
     @classmethod
     def network(cls) -> Network:
@@ -68,13 +66,12 @@ class Histogram(Program):
     (`m0`) compares f with thresholds.
     """
 
-    name: ClassVar[str] = "compiled/histogram"
-    model: ClassVar[str] = "compiled/histogram"
-    title: ClassVar[str] = "Histogram"
-    description: ClassVar[str] = "a b a c b a: the last token has occurred 3 times"
-    words: ClassVar[Sequence[str]] = ("BOS", *"abcd", *(f"{n}×" for n in range(1, 7)))
-    n_ctx: ClassVar[int] = 7
-    first_answer: ClassVar[int] = 5
+    name = "compiled/histogram"
+    title = "Histogram"
+    description = "a b a c b a: the last token has occurred 3 times"
+    words = ("BOS", *"abcd", *(f"{n}×" for n in range(1, 7)))
+    n_ctx = 7
+    first_answer = 5
 
     @classmethod
     def network(cls) -> Network:
@@ -108,12 +105,11 @@ class Dyck(Program):
     zero; a head (`a1.h1`) averages the marks; `m1` finds fault with a depth that is not zero in the end, and with any mark.
     """
 
-    name: ClassVar[str] = "compiled/dyck"
-    model: ClassVar[str] = "compiled/dyck"
-    title: ClassVar[str] = "Dyck-1: balanced brackets"
-    description: ClassVar[str] = "( ( ) ) ( ): balanced"
-    words: ClassVar[Sequence[str]] = ("BOS", "(", ")", "balanced", "unbalanced")
-    n_ctx: ClassVar[int] = 11
+    name = "compiled/dyck"
+    title = "Dyck-1: balanced brackets"
+    description = "( ( ) ) ( ): balanced"
+    words = ("BOS", "(", ")", "balanced", "unbalanced")
+    n_ctx = 11
 
     @classmethod
     def network(cls) -> Network:

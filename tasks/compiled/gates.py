@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import eye
@@ -22,8 +21,8 @@ class _Gate(Program):
     both flags set, corrupted ones neither.
     """
 
-    words: ClassVar[Sequence[str]] = ("BOS", "?", "off", "on", "no", "yes", *"abcdefgh")
-    n_ctx: ClassVar[int] = 7
+    words = ("BOS", "?", "off", "on", "no", "yes", *"abcdefgh")
+    n_ctx = 7
 
     @classmethod
     @abstractmethod
@@ -53,10 +52,9 @@ class _Gate(Program):
 class OrGate(_Gate):
     """Either head is enough, so that each is the other's backup: ablated alone, neither makes a difference."""
 
-    name: ClassVar[str] = "compiled/or-gate"
-    model: ClassVar[str] = "compiled/or-gate"
-    title: ClassVar[str] = "OR gate: backup heads"
-    description: ClassVar[str] = "Is one of two flags on? Two heads, of which either is enough"
+    name = "compiled/or-gate"
+    title = "OR gate: backup heads"
+    description = "Is one of two flags on? Two heads, of which either is enough"
 
     @classmethod
     def gate(cls) -> Mlp:
@@ -71,10 +69,9 @@ class OrGate(_Gate):
 class AndGate(_Gate):
     """Both heads are needed: ablated alone, each takes all."""
 
-    name: ClassVar[str] = "compiled/and-gate"
-    model: ClassVar[str] = "compiled/and-gate"
-    title: ClassVar[str] = "AND gate"
-    description: ClassVar[str] = "Are two flags on? Two heads, both needed"
+    name = "compiled/and-gate"
+    title = "AND gate"
+    description = "Are two flags on? Two heads, both needed"
 
     @classmethod
     def gate(cls) -> Mlp:
@@ -93,14 +90,13 @@ class GreaterDigit(Program):
     al. 2023 (2305.00586).
     """
 
-    name: ClassVar[str] = "compiled/greater-than"
-    model: ClassVar[str] = "compiled/greater-than"
-    title: ClassVar[str] = "Greater-than over digits"
-    description: ClassVar[str] = "x y from 4 to: 5, 6, 7, 8 or 9"
-    metric: ClassVar[str] = "probability_difference"
-    words: ClassVar[Sequence[str]] = ("BOS", "from", "to", *"uvwxyz", *"0123456789")
-    n_ctx: ClassVar[int] = 6
-    first_digit: ClassVar[int] = 9
+    name = "compiled/greater-than"
+    title = "Greater-than over digits"
+    description = "x y from 4 to: 5, 6, 7, 8 or 9"
+    metric = "probability_difference"
+    words = ("BOS", "from", "to", *"uvwxyz", *"0123456789")
+    n_ctx = 6
+    first_digit = 9
 
     @classmethod
     def network(cls) -> Network:

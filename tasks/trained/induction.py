@@ -7,7 +7,7 @@ edges are the true ones.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,14 +29,13 @@ CONFIG: dict[str, Any] = {
 class TrainedInduction(TokenTask):
     """Twelve different tokens, then some of them again: the next one. Corrupted prompts are of other tokens."""
 
-    name: ClassVar[str] = "trained/induction"
-    model: ClassVar[str] = "trained/induction"
-    title: ClassVar[str] = "Induction, trained"
-    description: ClassVar[str] = "A b c d … A b c: d is next (two trained layers of attention)"
-    source: ClassVar[str] = "trained by python -m tasks.trained.train"
-    words: ClassVar[Sequence[str]] = ("BOS", *(f"t{number}" for number in range(1, CONFIG["d_vocab"])))
-    n_ctx: ClassVar[int] = CONFIG["n_ctx"]
-    length: ClassVar[int] = 12
+    name = "trained/induction"
+    title = "Induction, trained"
+    description = "A b c d … A b c: d is next (two trained layers of attention)"
+    source = "trained by python -m tasks.trained.train"
+    words = ("BOS", *(f"t{number}" for number in range(1, CONFIG["d_vocab"])))
+    n_ctx = CONFIG["n_ctx"]
+    length = 12
 
     @classmethod
     def bridge(cls) -> TransformerBridge:
