@@ -20,9 +20,16 @@ from torch.nn.modules import module as registration
 
 from circuits.errors import ModelError
 from circuits.files.untrusted import shown
-from circuits.model_files import CONFIG, TOKENIZER_CONFIG, Weights, check_directory, check_member, find_directory
-
-from circuits.model_files import read_small, weights_in  # isort: skip
+from circuits.model_files import (
+    CONFIG,
+    TOKENIZER_CONFIG,
+    Weights,
+    check_directory,
+    check_member,
+    find_directory,
+    read_small,
+    weights_in,
+)
 
 MOST_LAYERS, LARGEST_SIZE, LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_LABELS = 1000, 2**20, 2**26, 2**26, 2**16
 """Limits of a configuration: about eight times the largest in use (for labels, three times)."""
