@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuits.errors import InputError
@@ -238,11 +238,13 @@ class Graph:
     @plain_torch
     def mask_of(self, names: Iterable[str]) -> Bool[Tensor, "writer reader"]:
         """True at the named edges; InputError with the nearest names if one does not exist."""
+        return self.mask_at(torch.tensor([self.edge_index(name) for name in names], dtype=torch.long).reshape(-1, 2))
+
+    @plain_torch
+    def mask_at(self, edges: Int[Tensor, "edge 2"]) -> Bool[Tensor, "writer reader"]:
+        """True at the edges with these (writer, reader)."""
         mask = torch.zeros(self.n_writers, self.n_readers, dtype=torch.bool)
-        index = [self.edge_index(name) for name in names]
-        if index:
-            writers, readers = zip(*index, strict=True)
-            mask[list(writers), list(readers)] = True
+        mask[edges[:, 0], edges[:, 1]] = True
         return mask
 
     @cached_property
