@@ -182,8 +182,8 @@ def load_model(
     if device_map is not None:
         check_map_belongs(model, device)
         check_device_map(device_map)
-    wanted = None if dtype is None else choose_dtype(dtype)
-    request = Request(wanted, choose_device(device), device_map, revision, trust_remote_code)
+    chosen_dtype = None if dtype is None else choose_dtype(dtype)
+    request = Request(chosen_dtype, choose_device(device), device_map, revision, trust_remote_code)
     bridge, name, own_tokenizer = find_bridge(model, request)
     named = isinstance(model, str | Path)
     architecture, report = _checked(bridge, name, named, allow_hooks)

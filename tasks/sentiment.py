@@ -29,11 +29,11 @@ class Sentiment(Task):
         adjectives = {name: draw.words(name, 2) for name in KINDS}
         shown = (KINDS[first_shown], KINDS[1 - first_shown])
         shots = "".join(f"{REVIEW.format(adjectives[name][0])} {name}\n" for name in shown)
-        asked, other = adjectives[KINDS[kind]][1], adjectives[KINDS[1 - kind]][1]
+        adjective, other = adjectives[KINDS[kind]][1], adjectives[KINDS[1 - kind]][1]
         return Example(
-            clean=shots + REVIEW.format(asked),
+            clean=shots + REVIEW.format(adjective),
             corrupted=shots + REVIEW.format(other),
             answers=(f" {KINDS[kind]}",),
             distractors=(f" {KINDS[1 - kind]}",),
-            roles={"adjective": asked},
+            roles={"adjective": adjective},
         )

@@ -279,18 +279,18 @@ def check_plain(value: Any, what: str) -> Any:
     return value
 
 
-def check_schema(found: Any, known: int, what: str) -> None:
+def check_schema(schema: Any, known: int, what: str) -> None:
     """Refuses a file that another version of the package wrote; `what` names the file.
 
     Raises:
         SchemaError: it has another schema.
         InputError: it has none.
     """
-    if found is None:
+    if schema is None:
         raise InputError(f"{what} does not say its schema; this version reads schema {known}")
-    if type(found) is not int or found != known:
+    if type(schema) is not int or schema != known:
         raise SchemaError(
-            f"{what} has schema {shown(found)}; this version reads schema {known}: read it with the version of mech-circuits "
+            f"{what} has schema {shown(schema)}; this version reads schema {known}: read it with the version of mech-circuits "
             "that wrote it"
         )
 

@@ -19,7 +19,7 @@ circuit with them can be better than the best known one, and the rest is solved 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,24 +99,17 @@ def best_connected(
     reduced_cost, order = torch.from_numpy(relaxed.lower.marginals[: len(index)]).sort(stable=True)
     for limit in (_FIRST, len(index)):
         useful = min(limit, _affordable(reduced_cost, bound, total))
-        found = _Programme(graph, index[order[:useful]], gains, n).branch_and_bound(stop)
-        if found.mask is not None and float(gains[found.mask].sum()) > total:
-            best, total = found.mask, float(gains[found.mask].sum())
+        mask, limit_of_sum = _Programme(graph, index[order[:useful]], gains, n).branch_and_bound(stop)
+        if mask is not None and float(gains[mask].sum()) > total:
+            best, total = mask, float(gains[mask].sum())
         if _affordable(reduced_cost, bound, total) <= useful:
-            return Optimum(best, total, min(bound, max(total, found.bound)))
+            return Optimum(best, total, min(bound, max(total, limit_of_sum)))
     return Optimum(best, total, bound)
 
 
 def _affordable(reduced_cost: Float[Tensor, " edge"], bound: float, total: float) -> int:
     """How many edges, by ascending reduced cost, a circuit of more than `total` may have."""
     return int((reduced_cost <= bound - total + _ROUNDING * max(1.0, abs(bound))).sum())
-
-
-class _Found(NamedTuple):
-    """The circuit of branch and bound (None: none), and its bound of the sum for these edges."""
-
-    mask: Tensor | None
-    bound: float
 
 
 def _time_left(stop: float | None) -> dict[str, float]:
@@ -162,20 +155,20 @@ class _Programme:
         self.limits[-1] = n
         self.costs = np.concatenate([-gains[index[:, 0], index[:, 1]].double().numpy(), np.zeros(graph.n_writers - 1)])
 
-    def branch_and_bound(self, stop: float | None) -> _Found:
-        """The best circuit, or the best within the time."""
+    def branch_and_bound(self, stop: float | None) -> tuple[Bool[Tensor, "writer reader"] | None, float]:
+        """The best circuit, within the time (None: none was found), and an upper bound of the sum of any circuit of these edges."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         limits: Any = self.limits
-        found = milp(
+        result = milp(
             self.costs,
             integrality=np.ones(len(self.costs)),
             bounds=Bounds(0, 1),
             constraints=LinearConstraint(self.matrix, ub=limits),
             options={"mip_rel_gap": 0.0, **_time_left(stop)},
         )
-        bound = float("inf") if found.mip_dual_bound is None else -float(found.mip_dual_bound)
-        return _Found(None if found.x is None else self.circuit(found.x), bound)
+        bound = float("inf") if result.mip_dual_bound is None else -float(result.mip_dual_bound)
+        return None if result.x is None else self.circuit(result.x), bound
 
     def circuit(self, solution: np.ndarray) -> Bool[Tensor, "writer reader"] | None:
         """The circuit of a solution; None if it is fractional."""

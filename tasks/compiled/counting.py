@@ -19,8 +19,8 @@ from tasks.compiled.program import BOS, Ids, Program
 class Fraction(Program):
     """Which fraction of the tokens so far is an x, in eighths?
 
-    One head (`a0.h2`) averages over all tokens but BOS; the logit of the answer a is 2af - a² for the fraction f, and so is
-    highest for the nearest. All of it is linear but for the attention's pattern, which does not depend on the data.
+    One head (`a0.h2`) averages over all tokens but BOS; the logit of the answer a is 2af - a² for the fraction f, which is
+    highest for the nearest a. Everything is linear except for the attention pattern, which does not depend on the data.
     """
 
     name = "compiled/fraction"
@@ -62,8 +62,8 @@ class Fraction(Program):
 class Histogram(Program):
     """How often has the last token occurred?
 
-    A head (`a0.h1`) looks at BOS and at all copies of the present token alike, so that BOS gets f = 1 / (1 + count); the MLP
-    (`m0`) compares f with thresholds.
+    A head (`a0.h1`) attends equally to BOS and to all copies of the current token, so that BOS gets f = 1 / (1 + count); the
+    MLP (`m0`) compares f with thresholds.
     """
 
     name = "compiled/histogram"
@@ -78,7 +78,7 @@ class Histogram(Program):
         v, first = len(cls.words), cls.first_answer
         letters = range(1, first)
         same = pairing(v, v, {(a, b): 1 for a in letters for b in (a, BOS)})
-        # Step k is on where the count is above k, that is where f is below the middle of 1 / (1 + k) and 1 / (2 + k).
+        # Step k is on if the count is above k, that is, if f is below the mean of 1 / (1 + k) and 1 / (2 + k).
         edges = torch.tensor([(1 / (1 + k) + 1 / (2 + k)) / 2 for k in range(1, 6)], dtype=DTYPE)
         slope = 42.0  # half the distance of the two closest values of f, 1/6 and 1/7, is 1/84: half a step
         above = {(k - 1, first + k): LOGIT for k in range(1, 6)} | {(k - 1, first + k - 1): -LOGIT for k in range(1, 6)}
@@ -101,8 +101,8 @@ class Histogram(Program):
 class Dyck(Program):
     """Are the brackets balanced?
 
-    A head (`a0.h0`) averages brackets into the depth over the number of tokens; `m0` marks positions at which it is below
-    zero; a head (`a1.h1`) averages the marks; `m1` finds fault with a depth that is not zero in the end, and with any mark.
+    A head (`a0.h0`) averages brackets into the depth divided by the number of tokens; `m0` marks positions of negative depth; a
+    head (`a1.h1`) averages the marks; `m1` detects a final depth other than zero, and any mark.
     """
 
     name = "compiled/dyck"
@@ -149,7 +149,7 @@ class Dyck(Program):
         return prompts if draw.index % 4 < 2 else (prompts[1], prompts[0])
 
     def _balanced(self, draw: Draw) -> Sequence[int]:
-        """Eight brackets, each closing one turned around by chance where one must open."""
+        """Eight random balanced brackets."""
         tokens, depth = [], 0
         for left in range(8, 0, -1):
             opens = depth == 0 or (depth < left and draw.random.random() < 0.5)

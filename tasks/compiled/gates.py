@@ -15,10 +15,10 @@ from tasks.compiled.program import BOS, Ids, Program
 
 @dataclass(frozen=True)
 class _Gate(Program):
-    """Two flags, some letters that mean nothing, and a question mark: yes or no.
+    """Two flags, some irrelevant letters, and a question mark: yes or no.
 
-    Two heads (`a0.h0`, `a0.h2`) look at one flag each and add it to a sum, from which the MLP `m0` decides. Clean prompts have
-    both flags set, corrupted ones neither.
+    Two heads (`a0.h0`, `a0.h2`) add one flag each to a sum, from which the MLP `m0` decides. In clean prompts both flags are on, in
+    corrupted ones both are off.
     """
 
     words = ("BOS", "?", "off", "on", "no", "yes", *"abcdefgh")
@@ -50,7 +50,7 @@ class _Gate(Program):
 
 @dataclass(frozen=True)
 class OrGate(_Gate):
-    """Either head is enough, so that each is the other's backup: ablated alone, neither makes a difference."""
+    """One of the two heads is enough, so that each is the other's backup: ablating only one has no effect."""
 
     name = "compiled/or-gate"
     title = "OR gate: backup heads"
@@ -67,7 +67,7 @@ class OrGate(_Gate):
 
 @dataclass(frozen=True)
 class AndGate(_Gate):
-    """Both heads are needed: ablated alone, each takes all."""
+    """Both heads are needed: ablating either has the full effect."""
 
     name = "compiled/and-gate"
     title = "AND gate"
@@ -86,8 +86,8 @@ class AndGate(_Gate):
 class GreaterDigit(Program):
     """A digit among other words: larger digits come next.
 
-    One head (`a0.h1`) finds the digit; two MLPs, each half, speak for the larger and against the smaller ones, as in Hanna et
-    al. 2023 (2305.00586).
+    One head (`a0.h1`) finds the digit; two MLPs, each with half of the effect, raise the logits of larger digits and lower those
+    of smaller ones, as in Hanna et al. 2023 (2305.00586).
     """
 
     name = "compiled/greater-than"

@@ -1,7 +1,7 @@
-"""Induction as it is learned: a two-layer attention-only model, trained by `python -m tasks.trained.train`.
+"""Learned induction: a two-layer attention-only model, trained by `python -m tasks.trained.train`.
 
-It has 44 thousand parameters, no norm and no MLPs. Unlike in the compiled model, heads share the work, and nothing says which
-edges are the true ones.
+It has 44 thousand parameters, no norm and no MLPs. Unlike in the compiled model, heads share the work, and the true edges are
+unknown.
 """
 
 from collections.abc import Sequence
@@ -67,9 +67,9 @@ def untrained(seed: int) -> TransformerBridge:
 
 
 def parameters(bridge: TransformerBridge) -> dict[str, nn.Parameter]:
-    """All parameters, by the names that the weights' file has."""
+    """All parameters, by their names in the file of weights."""
     layers: dict[str, Any] = {"embed": bridge.embed, "position": bridge.pos_embed, "unembed": bridge.unembed}
     for index, block in enumerate(bridge.blocks):
         layers |= {f"{index}.{part}": getattr(block.attn, part) for part in "qkvo"}
-    found = {name: layer.original_component.named_parameters() for name, layer in layers.items()}
-    return {f"{name}.{which}": parameter for name, inner in found.items() for which, parameter in inner}
+    inner = {name: layer.original_component.named_parameters() for name, layer in layers.items()}
+    return {f"{name}.{part}": parameter for name, parts in inner.items() for part, parameter in parts}
