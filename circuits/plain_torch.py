@@ -1,8 +1,8 @@
-"""What is computed here must not depend on torch's settings where it is called.
+"""Makes results independent of the caller's settings of torch.
 
-Under `torch.inference_mode()` tensors are made that autograd refuses later; `torch.set_default_device` puts tensors where the
-model is not; `torch.set_default_dtype` changes how sums round and what a seed draws; `torch.autocast` lowers the precision. So
-every public function and every method of a result runs in torch's own default state, and leaves the user's as it was.
+`torch.inference_mode()` makes tensors that autograd refuses later; `torch.set_default_device` puts tensors on another device than
+the model; `torch.set_default_dtype` changes rounding and random draws; `torch.autocast` lowers the precision. So every public
+function and every method of a result runs in torch's default state, and restores the caller's afterwards.
 """
 
 import functools
@@ -23,9 +23,9 @@ C = TypeVar("C", bound=type)
 
 CPU = torch.device("cpu")
 AUTOCAST = ("cpu", "cuda", "xpu", "mps")
-"""Kinds of devices with an autocast of their own."""
+"""Kinds of devices that have an autocast."""
 LEFT_ALONE = ("__new__", "__setattr__", "__delattr__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__")
-"""Methods that `plain_methods` does not touch: they compute nothing."""
+"""Methods that `plain_methods` does not change, since they compute nothing."""
 
 
 def is_plain() -> bool:
@@ -37,7 +37,7 @@ def is_plain() -> bool:
 
 @contextmanager
 def plain_state() -> Iterator[None]:
-    """Torch in its default state: gradients can be taken, and new tensors are float32 and on the processor."""
+    """Torch in its default state: with gradients, and with new tensors in float32 on the CPU."""
     if is_plain():
         yield
         return
@@ -52,10 +52,7 @@ def plain_state() -> Iterator[None]:
 
 
 class _Float32Default:
-    """The default dtype belongs to the whole process: the first who needs float32 sets it, the last puts the user's back.
-
-    Whoever comes while it is set so must count, too, or it would be put back under its feet.
-    """
+    """The default dtype, which is global to the process: the first user sets float32, the last one restores the dtype before."""
 
     def __init__(self) -> None:
         self.lock, self.users, self.before = threading.Lock(), 0, torch.float32
@@ -93,7 +90,7 @@ def _replaced_device() -> Iterator[None]:
 
 @contextmanager
 def users_device(device: torch.device) -> Iterator[None]:
-    """For a function of the user's own who has set a default device: new tensors are where its input is."""
+    """For a user's function if a default device was set: new tensors are on the device of its input."""
     if not getattr(_LOCAL, "replaced", False):
         yield
         return
@@ -134,7 +131,7 @@ def _plain(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def plain_methods(cls: C) -> C:
-    """A class whose public methods and properties run in torch's default state, and which holds no inference tensors."""
+    """Decorates a class: its public methods and properties run in torch's default state, and it holds no inference tensors."""
     for name, member in list(vars(cls).items()):
         if name in LEFT_ALONE or (name.startswith("_") and not name.endswith("__")):
             continue
@@ -156,7 +153,7 @@ def _plain_member(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _with_normal_tensors(init: Callable[..., None]) -> Callable[..., None]:
-    """An `__init__` that copies inference tensors: they could not be used where gradients are taken."""
+    """An `__init__` that copies inference tensors, which cannot be used with gradients."""
     plain = _plain(init)
 
     @functools.wraps(init)

@@ -1,4 +1,4 @@
-"""All formats by name: one table for the command line, for `circuits.export_circuit`, and for the docs.
+"""The table of formats, for the command line, `circuits.export_circuit` and the docs.
 
 A format is a function in a file, and an entry here. Nothing heavy is imported.
 """
@@ -17,15 +17,15 @@ DRAWN = ("naming", "max_edges", "colours", "direction")
 
 @dataclass(frozen=True)
 class Format:
-    """A format that circuits are written in.
+    """A format of circuits.
 
     Attributes:
-        name: as `--to` takes it.
-        suffix: of its files; none for a folder.
+        name: the value of `--to`.
+        suffix: of its files; empty for a folder.
         where: module and function that write it.
-        takes: options that it takes.
-        every_edge: it wants the scores of all edges of the model, not just of the circuit's.
+        takes: its options.
         carries: what can be read back from it.
+        every_edge: it has the scores of all edges of the model, not only of the circuit's.
     """
 
     name: str
@@ -60,12 +60,8 @@ FORMATS = {
         Format("csv-nodes", ".csv", "export.tables:write_csv_nodes", ("naming",), "a table"),
         Format("eap-ig", ".json", "export.eap_ig:write_eap_ig", ("d_model",), "edges and effects, by our reader", True),
         Format(
-            "eap-ig-tensors",
-            ".safetensors",
-            "export.eap_ig:write_eap_ig_tensors",
-            ("d_model",),
-            "edges and effects, by our reader",
-            True,
+            "eap-ig-tensors", ".safetensors", "export.eap_ig:write_eap_ig_tensors", ("d_model",),
+            "edges and effects, by our reader", True,
         ),
         Format("mib", "", "export.mib:write_mib", ("d_model", "task", "model"), "as eap-ig", True),
         Format(
@@ -82,11 +78,7 @@ del _BY_SUFFIX[""]
 
 
 def find_format(name: str | None, out: str | Path) -> Format:
-    """The format of this name, or, without one, that of the file's suffix.
-
-    Raises:
-        InputError: no such format; the nearest is offered.
-    """
+    """The format of this name, or without a name, of the file's suffix; InputError if there is none."""
     if name is None:
         suffix = Path(out).suffix.lower()
         if suffix not in _BY_SUFFIX:

@@ -1,4 +1,4 @@
-"""Where prompt pairs come from: a task or a file, by what was typed."""
+"""The source of prompt pairs on the command line: a task or a file."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,18 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where pairs come from: a task, or else a file."""
+    """A task, or a file if the task is None."""
 
     task: Any
     path: Path = Path()
 
     def __call__(self, model: "Encoder", n: int | None, seed: int, one_length: bool = False) -> "PromptPairs":
-        """n pairs (None: 64 of a task, all of a file); with `one_length`, those of the most frequent length only."""
+        """n pairs (None: 64 of a task, all of a file); with `one_length`, only those of the most frequent length."""
         if self.task is not None:
-            # A task of another package may know nothing of lengths.
-            return self.task.pairs(
-                model, n=64 if n is None else n, seed=seed, **({"one_length": True} if one_length else {})
-            )
+            options = {"one_length": True} if one_length else {}  # which a task of another package may not have
+            return self.task.pairs(model, n=64 if n is None else n, seed=seed, **options)
         from circuits.prompts.pairs import PromptPairs
 
         pairs = PromptPairs.from_jsonl(self.path, model)
@@ -33,7 +31,7 @@ class Source:
 
 
 def find_pairs(target: str) -> Source:
-    """The source of that name; refuses what is neither a task nor a file before any work."""
+    """The task or file of that name; InputError if there is neither."""
     path = Path(target)
     if path.suffix == ".jsonl" or path.is_file():
         if not path.is_file():

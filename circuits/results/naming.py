@@ -1,7 +1,7 @@
-"""What a user calls nodes: labels ("name mover"), and groups of nodes that are drawn as one.
+"""The user's names of nodes: labels ("name mover"), and groups of nodes that are drawn as one.
 
-Labels are the only free text in an export, so every hostile string comes through here: control characters are refused,
-white space becomes plain spaces, and each format escapes the rest in its own way.
+Labels are the only free text in an export. Control characters are refused here, white space becomes plain spaces, and each
+format escapes the rest.
 """
 
 import unicodedata
@@ -17,7 +17,6 @@ from circuits.graph.graph import Graph
 
 LONGEST = 200
 """Characters of a label."""
-
 _REFUSED = ("Cc", "Cs", "Cn", "Co")
 _DIRECTION = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -27,8 +26,8 @@ class Naming:
     """Labels of nodes and groups of nodes.
 
     Attributes:
-        labels: node name -> what it is called; several nodes may share a label.
-        groups: label -> names of the nodes that are merged under it.
+        labels: node name -> label; several nodes may share a label.
+        groups: label -> names of the nodes in the group.
 
     >>> Naming({"a9.h6": "name mover"}, {"S-inhibition": ("a7.h3", "a8.h6")}).labels["a9.h6"]
     'name mover'
@@ -44,7 +43,7 @@ class Naming:
         """The same with clean labels.
 
         Raises:
-            InputError: a node that the graph does not have, a node in two groups, or a label that no format can carry.
+            InputError: a node that the graph does not have, a node in two groups, or an invalid label.
         """
         known = (*graph.writer_names, "logits")
         groups: dict[str, tuple[str, ...]] = {}
@@ -65,7 +64,7 @@ class Naming:
         return Naming(labels, groups)
 
     def role(self, node: str) -> str | None:
-        """What a node is called: its own label, or that of its group."""
+        """The label of a node, or of its group."""
         groups = (label for label, nodes in self.groups.items() if node in nodes)
         return self.labels.get(node) or next(groups, None)
 
@@ -78,11 +77,7 @@ def _check_node(node: Any, known: tuple[str, ...], where: str) -> None:
 
 
 def clean(text: Any, what: str) -> str:
-    """A label on one line.
-
-    Raises:
-        InputError: no text, too long, or with control characters, which some formats cannot hold at all.
-    """
+    """A label as one line; InputError if it is not text, is too long, or has control characters."""
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"{what} must be text, got {shown(text)}")
     text = " ".join(text.split())
@@ -97,10 +92,10 @@ def clean(text: Any, what: str) -> str:
 def read_naming(path: str | Path) -> Naming:
     """Reads labels and groups from a TOML or JSON file.
 
-    The file holds a table `labels` (node = label), a table `groups` (label = list of nodes), or both.
+    The file has a table `labels` (node = label), a table `groups` (label = list of nodes), or both.
 
     Raises:
-        InputError: the file cannot be read, or holds something else.
+        InputError: the file cannot be read, or has other content.
     """
     path = Path(path)
     data = read_json(path) if path.suffix.lower() == ".json" else read_toml(path)
