@@ -23,8 +23,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, get_ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike, get_ablation
+from circuits.question.metrics import MetricLike
 from circuits.results.circuit import Circuit
 from circuits.results.node_scores import LinearAttribution
 
@@ -60,8 +60,8 @@ def predict_circuits(
     linear: LinearAttribution,
     circuits: Mapping[str, Circuit],
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[CircuitPrediction, ...]:

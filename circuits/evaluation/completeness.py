@@ -20,8 +20,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.question.span import Span
 from circuits.results.circuit import Circuit
@@ -77,8 +77,8 @@ def completeness(
     circuit: Circuit,
     *,
     subsets: int = 10,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -160,8 +160,8 @@ def minimality(
     pairs: PromptPairs,
     circuit: Circuit,
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Minimality:

@@ -20,8 +20,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.span import share_known
 from circuits.results.node_scores import NodeScores
 from circuits.stats.bootstrap import bootstrap_interval
@@ -117,8 +117,8 @@ def counterfactuals(
     alphas: Sequence[float] = (0.05, 0.1, 0.2, 0.5),
     samples: int = 200,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 1,
     batch_size: int | None = None,
     store: str | Path | None = None,

@@ -25,8 +25,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.question.span import Span, share_of_span
 from circuits.results.choice import check_rule
@@ -121,8 +121,8 @@ def faithfulness_curves(
     fractions: Sequence[float] = FRACTIONS,
     rule: str = "top",
     fill: bool = False,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     resamples: int = 1000,
     seed: int = 0,
     batch_size: int | None = None,

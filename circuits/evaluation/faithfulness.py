@@ -26,10 +26,10 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
+from circuits.question.ablations import AblationLike
 from circuits.question.answers import Answers, watched
 from circuits.question.doubts import about_answers, doubt
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.question.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
 from circuits.results.circuit import Circuit
@@ -171,8 +171,8 @@ def circuit_metrics(
     pairs: PromptPairs,
     circuits: Sequence[Circuit],
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Float[Tensor, "circuit prompt"]:
@@ -236,8 +236,8 @@ def circuit_metric(
     model: Model,
     pairs: PromptPairs,
     circuit: Circuit,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
 ) -> Float[Tensor, " prompt"]:
     """The metric per prompt with everything outside the circuit ablated; see `circuit_metrics`."""
@@ -250,8 +250,8 @@ def faithfulness(
     pairs: PromptPairs,
     circuit: Circuit,
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     n_random: int = 5,
     random_kind: str = "connected",
     seed: int = 0,

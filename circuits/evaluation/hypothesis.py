@@ -44,8 +44,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
@@ -149,8 +149,8 @@ def hypothesis_tests(
     n_random: int = 50,
     permutations: int = 1000,
     level: float = 0.05,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,

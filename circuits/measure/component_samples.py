@@ -24,8 +24,8 @@ from circuits.model import Model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.workers.workers import Workers, in_units
@@ -103,8 +103,8 @@ class Sampler(Measurement):
         model: Model,
         pairs: PromptPairs,
         nodes: str | Sequence[str],
-        metric: str | Metric | MetricFunction | None,
-        ablation: str | Ablation,
+        metric: MetricLike | None,
+        ablation: AblationLike,
         batch_size: int | None,
         store: str | Path | None = None,
         workers: Workers | None = None,

@@ -38,8 +38,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, RunAblation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike, RunAblation
+from circuits.question.metrics import MetricLike
 from circuits.question.positions import place, position_axis
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
@@ -58,8 +58,8 @@ def activation_patching(
     positions: str | Sequence[str] | None = None,
     direction: str = "denoising",
     window: int = 1,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     store: str | Path | None = None,
     workers: Workers | None = None,
@@ -190,8 +190,8 @@ class _Patching(Measurement):
         positions: str | Sequence[str] | None,
         direction: str,
         window: int,
-        metric: str | Metric | MetricFunction | None,
-        ablation: str | Ablation,
+        metric: MetricLike | None,
+        ablation: AblationLike,
         batch_size: int | None,
         store: str | Path | None = None,
         in_memory: bool = False,

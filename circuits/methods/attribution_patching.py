@@ -25,8 +25,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, RunAblation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike, RunAblation
+from circuits.question.metrics import MetricLike
 from circuits.question.positions import position_axis
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
@@ -39,8 +39,8 @@ def attribution_patching(
     *,
     nodes: str | Sequence[str] = "heads+mlps",
     positions: str | Sequence[str] | None = None,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:

@@ -31,8 +31,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_torch
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.span import share_known
 from circuits.results.node_scores import LinearAttribution, NodeScores
 from circuits.results.provenance import frozen
@@ -52,8 +52,8 @@ def coar(
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
     fit: str = "least_squares",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -103,8 +103,8 @@ def draw_samples(
     samples: int = 2000,
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -126,8 +126,8 @@ def leave_one_out(
     pairs: PromptPairs,
     *,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     batch_size: int | None = None,
     store: str | Path | None = None,
     workers: Workers | None = None,

@@ -24,8 +24,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods, plain_torch
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.results.node_scores import LinearAttribution
 from circuits.stats.rounding import computed_in, rounding
 
@@ -116,8 +116,8 @@ def apply_edit(
     prompts: Mapping[str, PromptPairs],
     *,
     ks: Sequence[int] = (0, 1, 2, 5, 10, 20),
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EditOutcome:

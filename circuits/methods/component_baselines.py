@@ -25,8 +25,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
 
@@ -37,7 +37,7 @@ def gradient_times_parameter(
     pairs: PromptPairs,
     *,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
+    metric: MetricLike | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
@@ -88,8 +88,8 @@ def neuron_conductance(
     *,
     nodes: str | Sequence[str] = "heads+mlps",
     steps: int = 5,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
@@ -130,8 +130,8 @@ def internal_influence(
     *,
     nodes: str | Sequence[str] = "heads+mlps",
     steps: int = 5,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
@@ -168,8 +168,8 @@ def _along_path(
     pairs: PromptPairs,
     nodes: str | Sequence[str],
     steps: int,
-    metric: str | Metric | MetricFunction | None,
-    ablation: str | Ablation,
+    metric: MetricLike | None,
+    ablation: AblationLike,
     batch_size: int | None,
     progress: Progress | None,
     measure: Callable[[Question, Batch, Sequence[Site], list[Key]], BatchEffects],

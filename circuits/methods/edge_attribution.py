@@ -53,8 +53,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.positions import position_axis
 from circuits.question.question import Question
 from circuits.results.edge_scores import EdgeScores
@@ -73,8 +73,8 @@ def edge_attribution(
     steps: int = 5,
     quadrature: str = "midpoint",
     attention: str = "live",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     positions: str | Sequence[str] | None = None,
     check_sign: bool = True,
     batch_size: int | None = None,

@@ -41,8 +41,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageReport
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction, get_metric
+from circuits.question.ablations import Ablation, AblationLike
+from circuits.question.metrics import Metric, MetricLike, get_metric
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -87,8 +87,8 @@ def edge_pruning(
     steps: int = 300,
     learning_rate: float = 0.2,
     absolute: bool = False,
-    metric: str | Metric | MetricFunction = "kl_divergence",
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike = "kl_divergence",
+    ablation: AblationLike = "interchange",
     seed: int = 0,
     batch_size: int | None = None,
     progress: Report | None = None,

@@ -33,8 +33,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import Ablation, AblationLike
+from circuits.question.metrics import Metric, MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -81,8 +81,8 @@ def exact_edge_effects(
     edges: Sequence[str] | None = None,
     *,
     context: Circuit | None = None,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     store: str | Path | None = None,
     workers: Workers | None = None,
@@ -148,8 +148,8 @@ class _Sweep(Measurement):
         pairs: PromptPairs,
         edges: Sequence[str] | None,
         context: Circuit | None,
-        metric: str | Metric | MetricFunction | None,
-        ablation: str | Ablation,
+        metric: MetricLike | None,
+        ablation: AblationLike,
         batch_size: int | None,
         store: str | Path | None = None,
         in_memory: bool = False,

@@ -28,8 +28,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.span import rounding_share
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
@@ -43,8 +43,8 @@ def shapley(
     *,
     orders: int = 16,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -86,8 +86,8 @@ def banzhaf(
     samples: int = 2000,
     alpha: float = 0.5,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -154,8 +154,8 @@ def sobol(
     samples: int = 32,
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     store: str | Path | None = None,

@@ -35,8 +35,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.node_scores import NodeScores, node_scores
 from circuits.results.provenance import Provenance, provenance
@@ -135,8 +135,8 @@ def verify(
     size: str = "mean",
     samples: int = 128,
     share: float = 0.0625,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     seed: int = 0,
     store: str | Path | None = None,

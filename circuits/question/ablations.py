@@ -305,7 +305,11 @@ ABLATIONS: dict[str, type[Ablation]] = {
 }
 
 
-def get_ablation(ablation: str | Ablation) -> Ablation:
+AblationLike = str | Ablation
+"""An ablation by name, or as it is."""
+
+
+def get_ablation(ablation: AblationLike) -> Ablation:
     """An ablation by name or as it is.
 
     Raises:

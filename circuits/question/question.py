@@ -19,10 +19,10 @@ from circuits.errors import InputError, PairsError
 from circuits.model import Model
 from circuits.model_calls import hooks_of, using
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, get_ablation
+from circuits.question.ablations import Ablation, AblationLike, get_ablation
 from circuits.question.answers import is_unseen, saw
 from circuits.question.doubts import about_prompts, doubt
-from circuits.question.metrics import Metric, MetricFunction, Targets, get_metric, targets_of
+from circuits.question.metrics import Metric, MetricLike, Targets, get_metric, targets_of
 
 BATCH_BYTES = {"cpu": 64 * 2**20}
 ACCELERATOR_BATCH_BYTES = 256 * 2**20
@@ -70,8 +70,8 @@ class Question:
         cls,
         model: Model,
         pairs: PromptPairs,
-        metric: str | Metric | MetricFunction | None = None,
-        ablation: str | Ablation = "interchange",
+        metric: MetricLike | None = None,
+        ablation: AblationLike = "interchange",
         batch_size: int | None = None,
         *,
         large_batches: bool = False,
@@ -108,8 +108,8 @@ class Question:
         cls,
         model: Model,
         pairs: PromptPairs,
-        metric: str | Metric | MetricFunction | None,
-        ablation: str | Ablation,
+        metric: MetricLike | None,
+        ablation: AblationLike,
         batch_size: int | None,
         large_batches: bool,
         whole_prompts: bool,

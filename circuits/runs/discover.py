@@ -28,7 +28,7 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageProgress, StageReport, silent
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, Gaussian, Resample, get_ablation
+from circuits.question.ablations import Ablation, AblationLike, Gaussian, Resample, get_ablation
 from circuits.question.answers import watched
 from circuits.question.doubts import about_answers, collected, doubt, same_up_to_answer
 from circuits.question.question import Question, look
@@ -53,7 +53,7 @@ def discover(
     *,
     method: str = "eap-ig",
     metric: str | None = None,
-    ablation: str | Ablation | None = None,
+    ablation: AblationLike | None = None,
     noise_tokens: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -121,7 +121,7 @@ def check_divided(method: str) -> None:
         )
 
 
-def choose_ablation(ablation: str | Ablation, noise_tokens: Sequence[str] | None = None, seed: int = 0) -> Ablation:
+def choose_ablation(ablation: AblationLike, noise_tokens: Sequence[str] | None = None, seed: int = 0) -> Ablation:
     """The ablation of that name, with its options.
 
     Raises:

@@ -21,8 +21,8 @@ from circuits.engine.prefix import Suffix
 from circuits.errors import InputError
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from tasks.compiled.structure import structural_edges
 
@@ -37,9 +37,9 @@ ROWS = 256
 def active_edges(
     model: Model,
     pairs: PromptPairs,
-    ablation: str | Ablation = "interchange",
+    ablation: AblationLike = "interchange",
     *,
-    metric: str | Metric | MetricFunction | None = None,
+    metric: MetricLike | None = None,
 ) -> tuple[str, ...]:
     """The edges of the graph, structural or not, whose ablation alone changes the metric of a pair.
 
@@ -63,9 +63,9 @@ def active_edges(
 def jointly_active_edges(
     model: Model,
     pairs: PromptPairs,
-    ablation: str | Ablation = "interchange",
+    ablation: AblationLike = "interchange",
     *,
-    metric: str | Metric | MetricFunction | None = None,
+    metric: MetricLike | None = None,
 ) -> tuple[str, ...]:
     """The structural edges that make a difference to the metric of a pair in the absence of some others.
 

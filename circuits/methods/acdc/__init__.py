@@ -35,8 +35,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Timed
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import Ablation, AblationLike
+from circuits.question.metrics import Metric, MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -52,8 +52,8 @@ def acdc(
     pairs: PromptPairs,
     threshold: float,
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     absolute: bool = False,
     reader_tests: bool = True,
     order: EdgeScores | None = None,
@@ -102,8 +102,8 @@ def acdc_sweep(
     pairs: PromptPairs,
     thresholds: Sequence[float],
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     start: Circuit | None = None,
     progress: Report | None = None,
@@ -143,8 +143,8 @@ def acdc_of_size(
     edges: int,
     *,
     rounds: int = 12,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Report | None = None,
     **rules: Any,
