@@ -16,15 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.evaluation.faithfulness import circuit_metrics
+from circuits.evaluation.faithfulness import measure_circuits
 from circuits.measure.component_samples import Sampler, in_blocks
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import AblationLike, get_ablation
+from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.node_scores import LinearAttribution
 
@@ -68,7 +69,8 @@ def predict_circuits(
     """Predictions and measurements of several circuits.
 
     Args:
-        model, pairs: those of the linear model.
+        model: a loaded model.
+        pairs: the prompts that the linear model was fitted on.
         linear: from `circuits.coar`, of whole heads and MLPs.
         circuits: by name.
         metric: None: the one the task prefers.
@@ -81,14 +83,13 @@ def predict_circuits(
     if linear.n_prompts != len(pairs):
         raise InputError(f"the linear model is of {linear.n_prompts} prompts, but there are {len(pairs)} pairs")
     node_ablation = str(linear.provenance.get("ablation", "zero"))
-    edges = circuit_metrics(
-        model, pairs, list(circuits.values()), metric=metric, ablation=ablation, batch_size=batch_size
-    )
-    sampler = Sampler.ask(model, pairs, list(linear.nodes), metric, node_ablation, batch_size)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    edges = measure_circuits(question, list(circuits.values())).values
+    sampler = Sampler.of(question.again(ablation=node_ablation), list(linear.nodes))
     kept = torch.tensor([[node in set(circuit.nodes) for node in sampler.nodes] for circuit in circuits.values()])
     kept = kept.reshape(len(circuits), len(sampler.nodes))
     measured = sampler.measured("circuits", in_blocks(~kept), progress).outcomes
-    sign = sampler.question.metric.sign
+    sign = question.metric.sign
     order = [sampler.nodes.index(node) for node in linear.nodes]
     predicted = linear.predict(kept[:, order].double())
     return tuple(
@@ -100,7 +101,7 @@ def predict_circuits(
             measured[i],
             edges[i] * sign,
             node_ablation,
-            get_ablation(ablation).label,
+            question.ablation.label,
         )
         for i, (name, circuit) in enumerate(circuits.items())
     )

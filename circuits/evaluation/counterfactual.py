@@ -22,6 +22,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.question.span import share_known
 from circuits.results.node_scores import NodeScores
 from circuits.stats.bootstrap import bootstrap_interval
@@ -138,7 +139,7 @@ def counterfactuals(
     """
     if not alphas:
         raise InputError("no alphas are given; name at least one")
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     found: dict[float, Samples] = {}
     for i, alpha in enumerate(alphas):
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.evaluation.faithfulness import measure_circuits
+from circuits.evaluation.faithfulness import CircuitMetrics, measure_circuits
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -138,7 +138,8 @@ def faithfulness_curves(
         rule: how edges are chosen: `top`, `greedy`, `optimal`, by signed and by absolute score; or `positive-share`, which has
             one order only, for both areas.
         fill: go on down the ranking until so many edges are connected; not for `optimal`.
-        metric, ablation: of the circuits; None: the one the task prefers.
+        metric: None: the one the task prefers.
+        ablation: what replaces an ablated edge's value.
         resamples, seed: of the bootstrap over prompts.
         batch_size, progress: see `circuits.circuit_metrics`.
 
@@ -146,41 +147,64 @@ def faithfulness_curves(
         InputError: an unusable fraction, an unknown rule, scores of another graph, or a model whose metric is the same with all
             edges ablated, so that no fraction of it can be told.
     """
+    return faithfulness_curves_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), scores, fractions=fractions, rule=rule, fill=fill,
+        resamples=resamples, seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def faithfulness_curves_of(
+    question: Question,
+    scores: EdgeScores,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    rule: str = "top",
+    fill: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FaithfulnessCurves:
+    """`faithfulness_curves` of scores for a question."""
+    graph = question.model.graph
     points = sorted({*map(float, fractions), 1.0})
     if not points[0] > 0 or points[-1] > 1:
         raise InputError(f"fractions must be above 0 and at most 1, got {list(fractions)}")
     options: dict[str, Any] = {"fill": True} if fill else {}
     check_rule(rule, options)
-    if scores.graph != model.graph:
-        raise InputError(f"the scores belong to another graph ({scores.graph}) than {model.name}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    if scores.graph != graph:
+        raise InputError(f"the scores belong to another graph ({scores.graph}) than {question.model.name}")
     orders: tuple[dict[str, Any], ...] = ({},) if rule == "positive-share" else ({"by": "signed"}, {"by": "abs"})
-    circuits = [Circuit.full(model.graph), Circuit.empty(model.graph)]
-    for order in orders:
-        sizes = [int(p * model.graph.n_edges) for p in points[:-1]]
-        circuits += [scores.select(n, rule, **order, **options) if n else circuits[1] for n in sizes]
+    ends, sizes = (Circuit.full(graph), Circuit.empty(graph)), [int(p * graph.n_edges) for p in points[:-1]]
+    rankings = [[scores.select(n, rule, **order, **options) if n else ends[1] for n in sizes] for order in orders]
+    circuits = [*ends, *(circuit for ranking in rankings for circuit in ranking)]
     measured = measure_circuits(question, circuits, progress)
-    values = measured.values * question.metric.sign
-    clean, ablated = values[0], values[1]
     if missing := Span.of(measured.values[0], measured.values[1], measured.rounding).missing:
         raise InputError(missing)
-    draws = resampling_weights(len(pairs), resamples, seed)
-    curves, areas = [], []
-    for i, by in enumerate(("signed", "abs")):
-        start = 2 + (i % len(orders)) * (len(points) - 1)
-        rows = torch.cat([values[start : start + len(points) - 1], clean[None]])
-        sizes = (*(len(c) for c in circuits[start : start + len(points) - 1]), model.graph.n_edges)
-        resampled = share_of_span(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
-        low, high = _ends(resampled)
-        p = torch.tensor(points, dtype=torch.float64)
-        curves.append(Curve(by, p, sizes, rows, clean, ablated, low, high))
-        least, most = _ends(_area(resampled, p, by)[None])
-        area = float(_area(curves[i].faithfulness[:, None], p, by))
-        areas.append((area, (float(least), float(most))))
-    (cpr, cpr_interval), (cmd, cmd_interval) = areas
-    return FaithfulnessCurves(
-        curves[0], curves[1], cpr, cmd, cpr_interval, cmd_interval, rule, question.metric.name, question.ablation.label
+    draws = resampling_weights(len(question.pairs), resamples, seed)
+    (signed, cpr, cpr_interval), (absolute, cmd, cmd_interval) = (
+        _curve(measured, question.metric.sign, by, points, circuits, 2 + (i % len(orders)) * len(sizes), draws)
+        for i, by in enumerate(("signed", "abs"))
     )
+    return FaithfulnessCurves(
+        signed, absolute, cpr, cmd, cpr_interval, cmd_interval, rule, question.metric.name, question.ablation.label
+    )
+
+
+def _curve(
+    measured: CircuitMetrics, sign: int, by: str, points: Sequence[float], circuits: Sequence[Circuit], start: int,
+    draws: Float[Tensor, "draw prompt"],
+) -> tuple[Curve, float, tuple[float, float]]:  # fmt: skip
+    """One ranking's curve, its area and the area's interval, from the circuits number `start` onwards and the first one,
+    which is the whole graph."""
+    chosen = slice(start, start + len(points) - 1)
+    values, p = measured.values * sign, torch.tensor(points, dtype=torch.float64)
+    clean, ablated = values[0], values[1]
+    rows = torch.cat([values[chosen], clean[None]])
+    resampled = share_of_span(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
+    sizes = (*map(len, circuits[chosen]), len(circuits[0]))
+    curve = Curve(by, p, sizes, rows, clean, ablated, *_ends(resampled))
+    least, most = _ends(_area(resampled, p, by)[None])
+    return curve, float(_area(curve.faithfulness[:, None], p, by)), (float(least), float(most))
 
 
 def _area(f: Float[Tensor, "size draw"], p: Float[Tensor, " size"], by: str) -> Float[Tensor, " draw"]:

@@ -190,20 +190,13 @@ def circuit_metrics(
     Raises:
         InputError: a circuit of another graph, an unknown metric or ablation.
     """
-    return ask_circuits(Question.ask(model, pairs, metric, ablation, batch_size), circuits, progress)
-
-
-def ask_circuits(
-    question: Question, circuits: Sequence[Circuit], progress: Progress | None = None
-) -> Float[Tensor, "circuit prompt"]:
-    """`circuit_metrics` of a question that was asked already."""
-    return measure_circuits(question, circuits, progress).values
+    return measure_circuits(Question.ask(model, pairs, metric, ablation, batch_size), circuits, progress).values
 
 
 def measure_circuits(
     question: Question, circuits: Sequence[Circuit], progress: Progress | None = None
 ) -> CircuitMetrics:
-    """`ask_circuits`, with what of it is rounding."""
+    """`circuit_metrics` of a question, and how much of it is rounding."""
     model, pairs = question.model, question.pairs
     for circuit in circuits:
         if circuit.graph != model.graph:
@@ -274,8 +267,22 @@ def faithfulness(
     Warns:
         PairsWarning: the model does not do what the pairs ask, or the pairs say little; see `circuits.question.doubts`.
     """
-    rivals = distinct_rivals(circuit, n_random, random_kind, seed)
     question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return faithfulness_of(question, circuit, n_random=n_random, random_kind=random_kind, seed=seed, progress=progress)
+
+
+def faithfulness_of(
+    question: Question,
+    circuit: Circuit,
+    *,
+    n_random: int = 5,
+    random_kind: str = "connected",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Faithfulness:
+    """`faithfulness` of a circuit for a question."""
+    model, pairs = question.model, question.pairs
+    rivals = distinct_rivals(circuit, n_random, random_kind, seed)
     asked = [Circuit.full(model.graph), Circuit.empty(model.graph), circuit, *rivals]
     with watched(len(pairs), model.d_vocab) as answers:
         measured = measure_circuits(question, asked, progress)

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.evaluation.completeness import minimality
+from circuits.evaluation.completeness import minimality_of
 from circuits.evaluation.faithfulness import measure_circuits
 from circuits.evaluation.hypothesis_statistics import binomial, equivalence, holm, hsic, least
 from circuits.model import Model
@@ -113,8 +113,8 @@ class HypothesisTests:
         return tuple(edge for edge, p in zip(self.edges, self.edge_p.tolist(), strict=True) if p < self.level)
 
     def __str__(self) -> str:
-        said = {True: "for the circuit", False: "against it", None: "could not be made"}
-        lines = [f"{t.name:<18} {t.statistic:8.3g}  p {t.corrected:8.3g}  {said[t.supports]}" for t in self.tests]
+        verdicts = {True: "for the circuit", False: "against it", None: "could not be made"}
+        lines = [f"{t.name:<18} {t.statistic:8.3g}  p {t.corrected:8.3g}  {verdicts[t.supports]}" for t in self.tests]
         return "\n".join([*lines, *(f"{names}: {reason}" for reason, names in self.not_made.items())])
 
     @property
@@ -158,7 +158,9 @@ def hypothesis_tests(
     """Tests a circuit.
 
     Args:
-        model, pairs, circuit: a loaded model, the prompts and the circuit; best prompts that the circuit was not found on.
+        model: a loaded model.
+        pairs: the prompts to test on; best pairs that the circuit was not found on.
+        circuit: the circuit to test.
         epsilon: ε of equivalence.
         quantile: q of minimality, sufficiency and partial necessity.
         n_random: random circuits, and inflated circuits. With q = 0.9 and level 0.05 sufficiency and partial necessity need 36.
@@ -172,36 +174,42 @@ def hypothesis_tests(
     Raises:
         InputError: a number that cannot be used, or an empty circuit.
     """
+    return hypothesis_tests_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), circuit, epsilon=epsilon, quantile=quantile,
+        n_random=n_random, permutations=permutations, level=level, seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def hypothesis_tests_of(
+    question: Question,
+    circuit: Circuit,
+    *,
+    epsilon: float = 0.1,
+    quantile: float = 0.9,
+    n_random: int = 50,
+    permutations: int = 1000,
+    level: float = 0.05,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> HypothesisTests:
+    """`hypothesis_tests` of a circuit for a question."""
     for name, share, most in (("epsilon", epsilon, 0.5), ("quantile", quantile, 1), ("level", level, 1)):
         if not 0 < share < most:
             raise InputError(f"{name} must be between 0 and {most}, got {share}")
     if n_random < 1 or permutations < 1:
         raise InputError(f"n_random and permutations must be at least 1, got {n_random} and {permutations}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
-    asked: dict[str, Any] = {"metric": question.metric, "ablation": question.ablation, "batch_size": batch_size}
-    full, empty = Circuit.full(model.graph), Circuit.empty(model.graph)
-    rivals = distinct_rivals(circuit, n_random, "connected", seed)
-    n = len(rivals)
-    grown = inflated(circuit, n_random, seed)
-    compared = [full, empty, circuit, ~circuit, *rivals, *(~r for r in rivals), *(c for pair in grown for c in pair)]
-    measured = measure_circuits(question, compared, progress)
-    values = measured.values * question.metric.sign
-    own, none, kept, left = values[:4]
-    equal = max(TIE * float(own.std(correction=0)), float(measured.rounding.mean()))
-    matter = minimality(model, pairs, circuit, **asked).effects.abs().mean(1)
-    steps = values[4 + 2 * n :].reshape(len(grown), 2, len(pairs))
-    lost = (steps[:, 0] - steps[:, 1]).abs().mean(1)
-    losses = [(x - own).abs().mean(-1) for x in (kept, values[4 : 4 + n], left, values[4 + n : 4 + 2 * n])]
-    minimal, edge_p = _minimality(matter, lost, quantile, equal, level, len(set(grown)))
-    few = _too_few_rivals(n, n_random, quantile, level, len(circuit))
+    m = _measured(question, circuit, n_random, seed, progress)
+    matter = minimality_of(question, circuit).effects.abs().mean(1)
+    minimal, edge_p = _minimality(matter, m.lost, quantile, m.equal, level, m.distinct)
+    few = _too_few_rivals(len(m.rivals), n_random, quantile, level, len(circuit))
     made = [
-        _equivalence_or_why_not(kept - own, epsilon, equal, level),
-        _independence(left - none, own - none, permutations, seed, equal, level),
+        _equivalence_or_why_not(m.kept - m.own, epsilon, m.equal, level),
+        _independence(m.left - m.none, m.own - m.none, permutations, seed, m.equal, level),
         minimal,
-        _above(losses[0] < losses[1] - equal, quantile, few),
-        _above(losses[2] > losses[3] + equal, quantile, few),
+        _above(m.loss(m.kept) < m.loss(m.rivals) - m.equal, quantile, few),
+        _above(m.loss(m.left) > m.loss(m.left_by_rivals) + m.equal, quantile, few),
     ]
-    if float((own - none).abs().mean()) <= equal:
+    if float((m.own - m.none).abs().mean()) <= m.equal:
         nothing = (
             "with everything ablated the metric is the model's own on every prompt, so that there is nothing to test"
         )
@@ -210,6 +218,47 @@ def hypothesis_tests(
     return HypothesisTests(
         _judged(made, level), circuit.edges, edge_p, level, question.metric.name, question.ablation.label
     )
+
+
+class _Measured(NamedTuple):
+    """What the tests compare: metrics per prompt, signed like the behaviour.
+
+    Attributes:
+        own, none: of the model, and with all edges ablated.
+        kept, left: of the circuit, and of all but the circuit.
+        rivals, left_by_rivals: the same of random circuits of equal size.
+        lost: what leaving out a random edge of each inflated circuit changes, on average over the prompts.
+        distinct: how many of the inflated circuits differ.
+        equal: metrics that differ by no more are equal.
+    """
+
+    own: Float[Tensor, " prompt"]
+    none: Float[Tensor, " prompt"]
+    kept: Float[Tensor, " prompt"]
+    left: Float[Tensor, " prompt"]
+    rivals: Float[Tensor, "draw prompt"]
+    left_by_rivals: Float[Tensor, "draw prompt"]
+    lost: Float[Tensor, " draw"]
+    distinct: int
+    equal: float
+
+    def loss(self, values: Float[Tensor, "*draw prompt"]) -> Float[Tensor, "*draw"]:
+        """How far metrics are from the model's own, on average over the prompts."""
+        return (values - self.own).abs().mean(-1)
+
+
+def _measured(question: Question, circuit: Circuit, n_random: int, seed: int, progress: Progress | None) -> _Measured:
+    graph = question.model.graph
+    rivals = distinct_rivals(circuit, n_random, "connected", seed)
+    grown = inflated(circuit, n_random, seed)
+    circuits = [Circuit.full(graph), Circuit.empty(graph), circuit, ~circuit]
+    circuits += [*rivals, *(~rival for rival in rivals), *(one for pair in grown for one in pair)]
+    measured = measure_circuits(question, circuits, progress)
+    values, n = measured.values * question.metric.sign, len(rivals)
+    steps = values[4 + 2 * n :].reshape(len(grown), 2, len(question.pairs))
+    lost = (steps[:, 0] - steps[:, 1]).abs().mean(1)
+    equal = max(TIE * float(values[0].std(correction=0)), float(measured.rounding.mean()))
+    return _Measured(*values[:4], values[4 : 4 + n], values[4 + n : 4 + 2 * n], lost, len(set(grown)), equal)
 
 
 class _Raw(NamedTuple):

@@ -92,19 +92,28 @@ def activation_patching(
         InputError: an unknown option or node, or an ablation that is no run of the model.
         PairsError: positions that the pairs do not have.
     """
-    if direction not in DIRECTIONS:
-        raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
-    if window < 1:
-        raise InputError(f"window must be at least 1, got {window}")
-    asked = {"nodes": nodes, "positions": positions, "direction": direction, "window": window, "metric": metric,
-             "ablation": ablation, "batch_size": batch_size}  # fmt: skip
-    patching = _Patching.ask(model, pairs, **asked, store=store, in_memory=workers is not None)
-    question, sweep = patching.question, patching.sweep
+    return activation_patching_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), nodes=nodes, positions=positions, direction=direction,
+        window=window, store=store, workers=workers, progress=progress,
+    )  # fmt: skip
+
+
+def activation_patching_of(
+    question: Question,
+    *,
+    store: str | Path | None = None,
+    workers: Workers | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> NodeScores:
+    """`activation_patching` of a question."""
+    patching = _Patching.of(question, **options, store=store, in_memory=workers is not None)
+    sweep = patching.sweep
     if workers is not None:
         cuts = [(batch, layers) for batch in range(question.n_batches)
                 for layers in _cut(sweep.layers, workers, question.n_batches)]  # fmt: skip
         units = {unit: [_key(unit[0], layer) for layer in unit[1]] for unit in cuts}
-        measure_pieces(workers, patching.pieces, Asked.of(_Patching, question, **asked), units, progress)
+        measure_pieces(workers, patching.pieces, Asked.of(_Patching, question, **options), units, progress)
         progress = None
     numbers = iter(range(question.n_batches))
     return node_effects(
@@ -181,23 +190,23 @@ class _Patching(Measurement):
     options: dict[str, Any]
 
     @classmethod
-    def ask(
+    def of(
         cls,
-        model: Model,
-        pairs: PromptPairs,
+        question: Question,
         *,
-        nodes: str | Sequence[str],
-        positions: str | Sequence[str] | None,
-        direction: str,
-        window: int,
-        metric: MetricLike | None,
-        ablation: AblationLike,
-        batch_size: int | None,
+        nodes: str | Sequence[str] = "heads+mlps",
+        positions: str | Sequence[str] | None = None,
+        direction: str = "denoising",
+        window: int = 1,
         store: str | Path | None = None,
         in_memory: bool = False,
     ) -> "_Patching":
         """Validates; see `activation_patching`."""
-        question = Question.ask(model, pairs, metric, ablation, batch_size)
+        if direction not in DIRECTIONS:
+            raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+        if window < 1:
+            raise InputError(f"window must be at least 1, got {window}")
+        model, pairs = question.model, question.pairs
         other = other_run(question, "activation patching")
         sites = select_sites(model.graph, nodes, model.widths)
         sweep = Sweep(sites, position_axis(pairs, positions), model.graph, window)
@@ -259,7 +268,7 @@ def _key(batch: int, layer: int) -> str:
 
 METHOD = Method(
     name="activation-patching",
-    function=activation_patching,
+    function=activation_patching_of,
     gives="nodes",
     stage=("patching", "patching nodes"),
     help="each node patched alone",

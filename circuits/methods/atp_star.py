@@ -94,7 +94,23 @@ def atp_star(
         PairsError: positions that the pairs do not have.
         ModelError: the model's attention cannot be recomputed; `qk_fix=False` does without.
     """
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return atp_star_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), qk_fix=qk_fix, grad_drop=grad_drop, positions=positions,
+        nodes=nodes, progress=progress,
+    )  # fmt: skip
+
+
+def atp_star_of(
+    question: Question,
+    *,
+    qk_fix: bool = True,
+    grad_drop: bool = True,
+    positions: bool | str | Sequence[str] | None = True,
+    nodes: str | Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """`atp_star` of a question."""
+    model = question.model
     question.metric.require_gradient("AtP*")
     other = other_run(question, "AtP*")
     groups = [g for g in NODES.split("+") if g != "mlps" or any(model.graph.mlps)]
@@ -103,7 +119,7 @@ def atp_star(
     if rows:
         raise InputError(f"AtP* scores whole nodes, not rows of matrices such as {rows[0]!r}; use attribution_patching")
     axis = ("each" if positions else None) if isinstance(positions, bool) else positions
-    plan = _Plan(sites, position_axis(pairs, axis), qk_fix, grad_drop)
+    plan = _Plan(sites, position_axis(question.pairs, axis), qk_fix, grad_drop)
     names = [site.name for site in sites]
     options = {"nodes": names if nodes is None or isinstance(nodes, str) else list(nodes), "positions": plan.labels,
                "qk_fix": qk_fix, "grad_drop": grad_drop, "signed": False}  # fmt: skip
@@ -277,7 +293,7 @@ def _grad_drop(
 
 METHOD = Method(
     name="atp-star",
-    function=atp_star,
+    function=atp_star_of,
     gives="nodes",
     stage=("attribution", "scoring nodes"),
     help="estimates from gradients, with two corrections",

@@ -59,10 +59,22 @@ def attribution_patching(
         InputError: an unknown node, a metric without a gradient, or an ablation that is no run of the model.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return attribution_patching_of(question, nodes=nodes, positions=positions, progress=progress)
+
+
+def attribution_patching_of(
+    question: Question,
+    *,
+    nodes: str | Sequence[str] = "heads+mlps",
+    positions: str | Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:
+    """`attribution_patching` of a question."""
+    model = question.model
     question.metric.require_gradient("attribution patching")
     other = other_run(question, "attribution patching")
     sites = select_sites(model.graph, nodes, model.widths)
-    labels = position_axis(pairs, positions)
+    labels = position_axis(question.pairs, positions)
     options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": labels}
     return node_effects(
         question, "attribution_patching", options, [site.name for site in sites], labels,
@@ -100,7 +112,7 @@ def _of_site(product: Tensor, site: Site) -> Float[Tensor, "batch pos"]:
 
 METHOD = Method(
     name="attribution-patching",
-    function=attribution_patching,
+    function=attribution_patching_of,
     gives="nodes",
     stage=("attribution", "scoring nodes"),
     help="estimates from gradients",

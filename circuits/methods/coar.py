@@ -33,6 +33,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.question.span import share_known
 from circuits.results.node_scores import LinearAttribution, NodeScores
 from circuits.results.provenance import frozen
@@ -84,13 +85,32 @@ def coar(
     Raises:
         InputError: an option that cannot be used, or a store that belongs to another question.
     """
+    return coar_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), samples=samples, alpha=alpha, nodes=nodes, fit=fit,
+        seed=seed, store=store, workers=workers, progress=progress,
+    )  # fmt: skip
+
+
+def coar_of(
+    question: Question,
+    *,
+    samples: int = 2000,
+    alpha: float = 0.1,
+    nodes: str | Sequence[str] = "heads+mlps",
+    fit: str = "least_squares",
+    seed: int = 0,
+    store: str | Path | None = None,
+    workers: Workers | None = None,
+    progress: Progress | None = None,
+) -> LinearAttribution:
+    """`coar` of a question."""
     if fit not in FITS:
         raise InputError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store, workers)
-    found = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
-    if (said := found.statement) is not None:
-        warnings.warn(said, AttributionWarning, stacklevel=3)
-    return found
+    sampler = Sampler.of(question, nodes, store, workers)
+    linear = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
+    if (statement := linear.statement) is not None:
+        warnings.warn(statement, AttributionWarning, stacklevel=4)
+    return linear
 
 
 @on_model
@@ -116,7 +136,7 @@ def draw_samples(
         share: (i, n): the i-th of n, from 0.
         model, pairs, samples, alpha, nodes, metric, ablation, seed, batch_size, progress: see `coar`.
     """
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     return sampler.bernoulli(samples, alpha, seed, progress, share)
 
 
@@ -138,7 +158,7 @@ def leave_one_out(
     Args:
         model, pairs, nodes, metric, ablation, batch_size, store, workers, progress: see `coar`.
     """
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store, workers)
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store, workers)
     found = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
     origin = {**found.origin, "method": "leave_one_out"}
     return NodeScores(sampler.nodes, found.clean - found.outcomes, clean=found.clean, provenance=frozen(origin))
@@ -190,7 +210,7 @@ def _plain(found: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:
 
 METHOD = Method(
     name="coar",
-    function=coar,
+    function=coar_of,
     gives="nodes",
     stage=("sampling", "ablating components"),
     help="a linear model of random ablations",

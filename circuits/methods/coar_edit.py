@@ -26,6 +26,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.results.node_scores import LinearAttribution
 from circuits.stats.rounding import computed_in, rounding
 
@@ -142,7 +143,7 @@ def apply_edit(
     chosen = edit.nodes[: max(1, max(ks))]
     metrics = {}
     for name, pairs in prompts.items():
-        sampler = Sampler.ask(model, pairs, list(chosen), metric, ablation, batch_size)
+        sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), list(chosen))
         rank = torch.tensor([chosen.index(node) for node in sampler.nodes])
         masks = torch.stack([rank < k for k in ks])
         metrics[name] = sampler.measured("edit", in_blocks(masks), progress).outcomes

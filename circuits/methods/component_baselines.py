@@ -177,7 +177,7 @@ def _along_path(
 ) -> NodeScores:
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size, whole_prompts=whole_prompts)
+    question = Question.ask(model, pairs, metric, ablation, batch_size).again(whole_prompts=whole_prompts)
     question.metric.require_gradient(method.replace("_", " "), at_clean=False)
     sites = select_sites(model.graph, nodes, model.widths)
     keys = sorted({(site.layer, site.point) for site in sites})

@@ -84,7 +84,7 @@ def edge_attribution(
 
     Args:
         model: a loaded model.
-        pairs: prompt pairs.
+        pairs: the prompts to explain.
         gradient: which rule; see the module docstring.
         steps: points on the path; for `ig`, `ig-activations` and `conductance`. With `steps=1` and the right rule, `ig` is
             EAP. `ig` takes a forward and a backward pass a step, `conductance` a forward pass more, and `ig-activations`
@@ -112,32 +112,51 @@ def edge_attribution(
         ModelError: `relp` has no rule for a part of the model.
         PairsError: pairs that do not fit the model.
     """
+    return edge_attribution_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), gradient=gradient, steps=steps, quadrature=quadrature,
+        attention=attention, positions=positions, check_sign=check_sign, progress=progress,
+    )  # fmt: skip
+
+
+def edge_attribution_of(
+    question: Question,
+    *,
+    gradient: str = "ig",
+    steps: int = 5,
+    quadrature: str = "midpoint",
+    attention: str = "live",
+    positions: str | Sequence[str] | None = None,
+    check_sign: bool = True,
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """`edge_attribution` of a question."""
     rule = _rule(gradient, steps, quadrature, attention)
-    question = Question.ask(model, pairs, metric, ablation, batch_size, large_batches=rule.many_passes)
     question.metric.require_gradient("edge attribution", at_clean=gradient in ("clean", "relp"))
-    labels = position_axis(pairs, positions)
-    statistics = EdgeStatistics(model.graph)
+    if rule.many_passes:
+        question = question.again(large_batches=True)
+    labels = position_axis(question.pairs, positions)
+    statistics = EdgeStatistics(question.model.graph)
     if check_sign and gradient == "clean":
         rule = replace(rule, check=SignCheck(question))
     # Each of many passes reuses what the one before has freed; anew from the system it costs a fifth of their time.
     memory = kept_for_reuse() if rule.many_passes else freed_at_once()
     empty = 0
-    with inference_state(model.bridge), memory:
+    with inference_state(question.model.bridge), memory:
         for batch in question.batches():
             contraction = Contraction(question, batch, labels)
             rule.function(contraction, rule)
             contraction.give_to(statistics)
             empty += int(contraction.empty.sum())
             if progress is not None:
-                progress(statistics.n, len(pairs))
+                progress(statistics.n, len(question.pairs))
     scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
     largest = float(scores.values.abs().max())
     warned = [
         None if rule.check is None else rule.check.verdict(scores),
-        verdict(empty, len(pairs), largest, question.ablation.name, gradient, quadrature),
+        verdict(empty, len(question.pairs), largest, question.ablation.name, gradient, quadrature),
     ]
-    for said in filter(None, warned):
-        warnings.warn(said, AttributionWarning, stacklevel=3)
+    for message in filter(None, warned):
+        warnings.warn(message, AttributionWarning, stacklevel=4)
     return scores
 
 
@@ -290,7 +309,7 @@ QUADRATURE = Option(
 )
 EAP = Method(
     name="eap",
-    function=edge_attribution,
+    function=edge_attribution_of,
     gives="edges",
     help="one gradient",
     fixed={"gradient": "clean"},
@@ -298,7 +317,7 @@ EAP = Method(
 )
 EAP_IG = Method(
     name="eap-ig",
-    function=edge_attribution,
+    function=edge_attribution_of,
     gives="edges",
     help="gradients integrated over inputs",
     fixed={"gradient": "ig"},
@@ -306,7 +325,7 @@ EAP_IG = Method(
 )
 EDGE_ATTRIBUTION = Method(
     name="edge-attribution",
-    function=edge_attribution,
+    function=edge_attribution_of,
     gives="edges",
     help="any --gradient",
     takes=(

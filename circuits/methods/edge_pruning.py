@@ -41,7 +41,7 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageReport
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, AblationLike
+from circuits.question.ablations import AblationLike
 from circuits.question.metrics import Metric, MetricLike, get_metric
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
@@ -119,11 +119,28 @@ def edge_pruning(
         InputError: an option that cannot be used, or a metric without a gradient.
         ModelError: the metric is not finite.
     """
+    return edge_pruning_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), edges, steps=steps, learning_rate=learning_rate,
+        absolute=absolute, seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def edge_pruning_of(
+    question: Question,
+    edges: int,
+    *,
+    steps: int = 300,
+    learning_rate: float = 0.2,
+    absolute: bool = False,
+    seed: int = 0,
+    progress: Report | None = None,
+) -> Circuit:
+    """`edge_pruning` of a question."""
+    question, model = question.again(usual_size=LARGEST_BATCH), question.model
     if not 1 <= edges <= model.graph.n_edges:
         raise InputError(f"edges must be between 1 and the graph's {model.graph.n_edges}, got {edges}")
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
-    question = Question.ask(model, pairs, metric, ablation, LARGEST_BATCH if batch_size is None else batch_size)
     check_training(question.metric, learning_rate)
     options = {"edges": edges, "steps": steps, "learning_rate": learning_rate, "absolute": absolute, "seed": seed,
                "batch_size": question.batch_size}  # fmt: skip
@@ -283,35 +300,14 @@ class Training:
 
 
 def _discovered(
-    model: Model,
-    pairs: PromptPairs,
-    *,
-    edges: int,
-    objective: str,
-    metric: Metric,
-    ablation: Ablation,
-    seed: int,
-    batch_size: int | None,
-    progress: StageReport,
-    **training: Any,
+    question: Question, *, edges: int, objective: str, seed: int, progress: StageReport, **training: Any
 ) -> Circuit:
     """Masks trained on the objective; the run's own metric tests the circuit."""
-    del metric
 
     def report(at: PruningStep) -> None:
         progress(at.done, at.steps, f"{at.expected:.0f} edges open, {objective} {at.metric:.4g}")
 
-    return edge_pruning(
-        model,
-        pairs,
-        edges,
-        metric=objective,
-        ablation=ablation,
-        seed=seed,
-        batch_size=batch_size,
-        progress=report,
-        **training,
-    )
+    return edge_pruning_of(question.again(metric=objective), edges, seed=seed, progress=report, **training)
 
 
 def _check(options: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.question.span import rounding_share
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
@@ -62,7 +63,7 @@ def shapley(
     """
     if orders < 2 or orders % 2:
         raise InputError(f"orders must be even and at least 2 (each is followed by its reverse), got {orders}")
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     d = len(sampler.nodes)
     drawn = [order for i in range(orders // 2) for order in _order_and_reverse(d, seed, i)]
     # Step k of an order ablates its first k components: from none to all.
@@ -102,7 +103,7 @@ def banzhaf(
     Raises:
         InputError: so few samples that some component was never ablated, or never kept; or an unusable option.
     """
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     found = sampler.bernoulli(samples, alpha, seed, progress)
     kept = found.kept
     with_, without = kept.sum(0), (1 - kept).sum(0)
@@ -177,7 +178,7 @@ def sobol(
     check_samples(samples, alpha)
     if samples < 2:
         raise InputError("Sobol indices need at least 2 samples: a variance needs two values")
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     d = len(sampler.nodes)
     blocks = [draw_block(d, block, alpha, seed) for block in range(-(-samples // BLOCK))]
     drawn = torch.cat(blocks)[:samples]

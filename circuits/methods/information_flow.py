@@ -50,7 +50,7 @@ def information_flow(
 
     Args:
         model: a loaded model.
-        pairs: prompt pairs; their corrupted prompts are not looked at.
+        pairs: the prompts to explain; corrupted prompts are not used.
         metric, ablation: refused: shares depend on neither.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (pairs done, pairs in all).
@@ -68,13 +68,18 @@ def information_flow(
                 f"information_flow got {name}={value!r}, but it looks at the clean prompts' residual stream only; leave it "
                 "out, or use edge_attribution for effects on a metric"
             )
-    question = Question.ask(model, pairs, "log_probability", batch_size=batch_size)
-    statistics = EdgeStatistics(model.graph)
-    with inference_state(model.bridge):
+    return information_flow_of(Question.ask(model, pairs, "log_probability", batch_size=batch_size), progress=progress)
+
+
+def information_flow_of(question: Question, *, progress: Progress | None = None) -> EdgeScores:
+    """`information_flow` of a question, whose metric and ablation are ignored."""
+    question = question.again(metric="log_probability")  # asks nothing of the pairs
+    statistics = EdgeStatistics(question.model.graph)
+    with inference_state(question.model.bridge):
         for batch in question.batches(share_prefix=False):
             statistics.add(_shares(question, batch), batch.suffix.batch.index.cpu())
             if progress is not None:
-                progress(statistics.n, len(pairs))
+                progress(statistics.n, len(question.pairs))
     origin = dict(provenance(question, "information_flow", {"norm": 1}))
     origin |= {"metric": None, "ablation": None, "prefix_shared": False, "unit": "share of the reader's input"}
     return statistics.scores(frozen(origin))
@@ -106,7 +111,7 @@ def share(
 
 METHOD = Method(
     name="information-flow",
-    function=information_flow,
+    function=information_flow_of,
     gives="edges",
     help="no gradient: shares of what each reader sees",
     unasked=("metric", "ablation"),

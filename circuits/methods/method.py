@@ -122,10 +122,9 @@ class Method(Declared):
     """A method with its code.
 
     Attributes:
-        function: called with model and pairs and, by name, `metric` and `ablation` (unless `unasked`), `batch_size`, `progress`, the method's
-            options, and of `seed`, `store` and `workers` those that its signature names. It gives `EdgeScores`, `NodeScores` or a `Circuit`, as
-            `gives` says. A function of several stages names `timed`, and gets it in place of `progress`: `timed(name, text)` is a context
-            manager that gives a `progress`.
+        function: called with a `Question` and, by name, the method's options, and of `progress`, `seed`, `store` and `workers` those that its
+            signature names. It returns `EdgeScores`, `NodeScores` or a `Circuit`, as `gives` says. A function of several stages names
+            `timed` in place of `progress`: `timed(name, text)` is a context manager that gives a `progress`.
         stage: what the time is recorded as, and what the progress bar says.
         check_more: refuses values before a model is loaded, where that takes more than an `Option` can say.
         notes: what a reader of the result should know.

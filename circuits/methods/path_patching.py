@@ -81,13 +81,30 @@ def path_patching(
     Raises:
         InputError: an unknown node or option.
     """
+    return path_patching_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), receivers, senders=senders, together=together,
+        mlps=mlps, inputs=inputs, progress=progress,
+    )  # fmt: skip
+
+
+def path_patching_of(
+    question: Question,
+    receivers: Sequence[str],
+    *,
+    senders: str | Sequence[str] = "heads+mlps",
+    together: bool = False,
+    mlps: str = "frozen",
+    inputs: str = "shifted",
+    progress: Progress | None = None,
+) -> NodeScores:
+    """`path_patching` of a question."""
+    model = question.model
     if isinstance(receivers, str) or not receivers:
         raise InputError(f"receivers must be a list of readers, such as ['logits', 'a9.h9<q>'], got {receivers!r}")
     if mlps not in MLPS:
         raise InputError(f"mlps must be one of {', '.join(MLPS)}, got {mlps!r}")
     if inputs not in INPUTS:
         raise InputError(f"inputs must be one of {', '.join(INPUTS)}, got {inputs!r}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
     other = other_run(question, "path patching")
     sites = select_sites(model.graph, senders)
     wrong = [site.name for site in sites if site.point not in ("z", "mlp_out", "resid_pre")]
@@ -213,7 +230,7 @@ def _second_pass(
 
 METHOD = Method(
     name="path-patching",
-    function=path_patching,
+    function=path_patching_of,
     gives="nodes",
     stage=("patching", "patching paths"),
     help="paths from nodes to readers",

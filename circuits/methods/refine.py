@@ -73,11 +73,24 @@ def refine(
     Raises:
         InputError: unknown option, a metric without a gradient where it is needed, or scores of another question.
     """
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return refine_of(question, scores, top=top, how=how, progress=progress)
+
+
+def refine_of(
+    question: Question,
+    scores: EdgeScores,
+    *,
+    top: int = 200,
+    how: str = "node",
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """`refine` of a question."""
+    model, pairs = question.model, question.pairs
     if how not in HOW:
         raise InputError(f"how must be one of {', '.join(HOW)}, got {how!r}")
     if top < 0:
         raise InputError(f"top must not be negative, got {top}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
     if how == "node":
         question.metric.require_gradient("refinement through the receiving node")
     origin = provenance(question, "refine", {"how": how, "top": top})
@@ -207,12 +220,12 @@ def _with(
             rows[:, column[at]] = effects.T.to(rows.dtype)
     names = [f"{graph.writer_names[w]}->{graph.reader_names[r]}" for w, r in order]
     before = {key: scores.provenance[key] for key in ("method", "options") if key in scores.provenance}
-    told = frozen({**origin, "of": before, "refined": names})
+    refined = frozen({**origin, "of": before, "refined": names})
     return replace(
         scores,
         values=values,
         stderr=stderr,
-        provenance=told,
+        provenance=refined,
         positions=None,
         by_position=None,
         by_position_stderr=None,

@@ -27,7 +27,7 @@ from circuits.question.metrics import Metric, MetricLike, Targets, get_metric, t
 BATCH_BYTES = {"cpu": 64 * 2**20}
 ACCELERATOR_BATCH_BYTES = 256 * 2**20
 LARGE_BATCH_BYTES = 192 * 2**20
-"""Where a batch goes through the model many times, and what each pass costs beside its work matters more."""
+"""For a batch that goes through the model many times, so that the fixed cost of a pass matters more."""
 LARGEST_BATCH = 64
 
 
@@ -52,8 +52,12 @@ class Question:
     """What a method is asked. Made by `Question.ask`, which validates.
 
     Attributes:
-        model, pairs, metric, ablation: see there.
+        model: a loaded model.
+        pairs: the prompts to explain.
+        metric: what is measured.
+        ablation: what replaces an ablated value, ready for these pairs.
         batch_size: pairs at a time.
+        asked_size: the batch size that the user asked for; None: left open.
         whole_prompts: never leave out what clean and corrupted prompts have in common in front, because the method counts
             those positions although nothing is ablated there.
     """
@@ -63,6 +67,7 @@ class Question:
     metric: Metric
     ablation: Ablation
     batch_size: int
+    asked_size: int | None = None
     whole_prompts: bool = False
 
     @classmethod
@@ -73,21 +78,16 @@ class Question:
         metric: MetricLike | None = None,
         ablation: AblationLike = "interchange",
         batch_size: int | None = None,
-        *,
-        large_batches: bool = False,
-        whole_prompts: bool = False,
     ) -> "Question":
         """Validates and completes a question.
 
         Args:
             model: a loaded model.
-            pairs: prompt pairs.
+            pairs: the prompts to explain.
             metric: name, `Metric` or function of (logits, targets); None: the one the task prefers.
             ablation: name or `Ablation`.
             batch_size: pairs at a time; None: as many as keep one copy of all writers' outputs, behind the common prefix,
                 under 64 MiB (256 MiB on an accelerator), at most 64. Results do not depend on it.
-            large_batches: let that be 192 MiB.
-            whole_prompts: see the attributes.
 
         Raises:
             PairsError: no pairs, or pairs that do not fit the model or the metric.
@@ -101,40 +101,56 @@ class Question:
                 f"expected a circuits.Model, got {type(model).__name__}; load it with circuits.load_model(…)"
             )
         with using(model):
-            return cls._ask(model, pairs, metric, ablation, batch_size, large_batches, whole_prompts)
+            if bool(model.bridge.compatibility_mode) != model.compatibility_mode:
+                raise InputError(
+                    f"the compatibility mode of {model.name} was switched after loading; load_model(its bridge) again"
+                )
+            if len(pairs) == 0:
+                raise PairsError("there are no pairs; give at least one")
+            pairs.validate_for(model)
+            chosen = _suitable_metric(pairs.metric if metric is None else metric, pairs)
+            unprepared = get_ablation(ablation)
+            if batch_size is None:
+                size = _fitting_batch_size(model, pairs, _shares_prefix(model, unprepared))
+            elif batch_size < 1:
+                raise InputError(f"batch_size must be at least 1, got {batch_size}")
+            else:
+                size = batch_size
+            return cls(model, pairs, chosen, _prepared(unprepared, model, pairs, size), size, batch_size)
 
-    @classmethod
-    def _ask(
-        cls,
-        model: Model,
-        pairs: PromptPairs,
-        metric: MetricLike | None,
-        ablation: AblationLike,
-        batch_size: int | None,
-        large_batches: bool,
-        whole_prompts: bool,
+    def again(
+        self,
+        *,
+        metric: MetricLike | None = None,
+        ablation: AblationLike | None = None,
+        usual_size: int | None = None,
+        large_batches: bool = False,
+        whole_prompts: bool = False,
     ) -> "Question":
-        if bool(model.bridge.compatibility_mode) != model.compatibility_mode:
-            raise InputError(
-                f"the compatibility mode of {model.name} was switched after loading; load_model(its bridge) again"
-            )
-        if len(pairs) == 0:
-            raise PairsError("there are no pairs; give at least one")
-        pairs.validate_for(model)
-        chosen = get_metric(pairs.metric if metric is None else metric)
-        if chosen.needs_distractors:
-            for i, distractors in enumerate(pairs.distractors):
-                if not distractors:
-                    raise PairsError(f"pair {i}: {chosen.name} needs distractors, but this pair has none")
-        wanted = get_ablation(ablation)
-        if batch_size is None:
-            shares_prefix = not whole_prompts and _shares_prefix(model, wanted)
-            batch_size = _fitting_batch_size(model, pairs, shares_prefix, large_batches)
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        prepared = wanted.prepared(model, pairs, batch_size)
-        doubt(about_prompts(model, pairs, prepared.name if prepared.needs_difference else None))
-        return cls(model, pairs, chosen, prepared, batch_size, whole_prompts)
+        """The same question with some things changed; what was validated and prepared is used again.
+
+        Args:
+            metric: in place of its own; None: its own.
+            ablation: in place of its own; None: its own, which is not prepared a second time.
+            usual_size: pairs at a time, unless the user asked for another number; None: as many as fit.
+            large_batches: let 192 MiB fit.
+            whole_prompts: see the attributes.
+
+        Raises:
+            PairsError: the pairs do not fit the metric.
+            InputError: unknown metric or ablation.
+        """
+        model, pairs = self.model, self.pairs
+        with using(model):
+            chosen = self.metric if metric is None else _suitable_metric(metric, pairs)
+            other = self.ablation if ablation is None else get_ablation(ablation)
+            size = self.asked_size or usual_size
+            if size is None:
+                shares_prefix = not whole_prompts and _shares_prefix(model, other)
+                size = _fitting_batch_size(model, pairs, shares_prefix, large_batches)
+            if other is not self.ablation:
+                other = _prepared(other, model, pairs, size)
+            return Question(model, pairs, chosen, other, size, self.asked_size, whole_prompts)
 
     def batches(self, share_prefix: bool | None = None, only: int | None = None) -> Iterator[Batch]:
         """The pairs in batches of equal length.
@@ -206,7 +222,28 @@ def _shares_prefix(model: Model, ablation: Ablation) -> bool:
     return ablation.keeps_prefix and model.report.prefix_exact and not hooked and not hooks_of(model)
 
 
-def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, large: bool) -> int:
+def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:
+    """The metric, if it can be computed on these pairs."""
+    chosen = get_metric(metric)
+    if chosen.needs_distractors:
+        for i, distractors in enumerate(pairs.distractors):
+            if not distractors:
+                raise PairsError(f"pair {i}: {chosen.name} needs distractors, but this pair has none")
+    return chosen
+
+
+def _prepared(ablation: Ablation, model: Model, pairs: PromptPairs, batch_size: int) -> Ablation:
+    """The ablation, ready for these pairs.
+
+    Warns:
+        PairsWarning: prompts that say little under it.
+    """
+    prepared = ablation.prepared(model, pairs, batch_size)
+    doubt(about_prompts(model, pairs, prepared.name if prepared.needs_difference else None))
+    return prepared
+
+
+def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, large: bool = False) -> int:
     prefix = min(min(pair.prefix, pair.position) for pair in pairs) if share_prefix else 0
     longest = max(len(tokens) for tokens in pairs.clean) - prefix
     width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize

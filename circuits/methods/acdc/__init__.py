@@ -28,15 +28,15 @@ from circuits.errors import InputError
 from circuits.methods.acdc.loss import Loss
 from circuits.methods.acdc.record import STEPS_FILE, Record
 from circuits.methods.acdc.search import MOST_ROWS, Report, Rules, Search, Tally
-from circuits.methods.edge_attribution import edge_attribution
+from circuits.methods.edge_attribution import edge_attribution_of
 from circuits.methods.method import Method
 from circuits.methods.options import ABSOLUTE, EDGES, RANDOM_CIRCUITS, THRESHOLD, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Timed
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, AblationLike
-from circuits.question.metrics import Metric, MetricLike
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -89,8 +89,14 @@ def acdc(
         InputError: an option that cannot be used, or a store that belongs to another question.
     """
     rules = Rules(float(threshold), absolute, reader_tests, start_layer, order, most_rows)
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
-    start = _checked(model, rules, start)
+    return _acdc_of(Question.ask(model, pairs, metric, ablation, batch_size), rules, start, store, progress)
+
+
+def _acdc_of(
+    question: Question, rules: Rules, start: Circuit | None, store: str | Path | None, progress: Report | None
+) -> Circuit:
+    """`acdc` of a question."""
+    model, start = question.model, _checked(question.model, rules, start)
     origin = provenance(question, "acdc", _options(rules, start, question))
     with inference_state(model.bridge), torch.no_grad():
         return _searched(Loss(question), rules, start, origin, store, progress)
@@ -164,9 +170,17 @@ def acdc_of_size(
     Raises:
         InputError: a number of edges that the graph does not have.
     """
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return _acdc_of_size(question, edges, rounds=rounds, progress=progress, **rules)
+
+
+def _acdc_of_size(
+    question: Question, edges: int, *, rounds: int = 12, progress: Report | None = None, **rules: Any
+) -> Circuit:
+    """`acdc_of_size` of a question."""
+    model = question.model
     if not 0 <= edges <= model.graph.n_edges:
         raise InputError(f"edges must be between 0 and the graph's {model.graph.n_edges}, got {edges}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
     large, best = (
         Circuit.full(model.graph),
         Circuit.empty(model.graph).with_provenance(**provenance(question, "acdc", {"wanted": edges})),
@@ -237,8 +251,7 @@ def _searched(
 
 
 def _discovered(
-    model: Model,
-    pairs: PromptPairs,
+    question: Question,
     *,
     timed: Timed,
     threshold: float | None = None,
@@ -246,21 +259,18 @@ def _discovered(
     order: str | None = None,
     start_circuit: str | Path | None = None,
     store: str | Path | None = None,
-    metric: Metric,
-    ablation: Ablation,
-    batch_size: int | None,
     **rules: Any,
 ) -> Circuit:
     """ACDC at a threshold, or for a number of edges; with a `store`, a killed search goes on."""
     start = None if start_circuit is None else Circuit.from_json(start_circuit)
     if edges is not None and start is not None:
         raise InputError("a circuit to start from goes with a threshold, not with a number of edges")
-    asked: dict[str, Any] = {"metric": metric, "ablation": ablation, "batch_size": batch_size}
+    metric = question.metric
     if order is not None:
         gradient = "clean" if order == "eap" else "ig"
         metric.require_gradient(f"order {order}", at_clean=order == "eap")
         with timed("attribution", "scoring edges") as progress:
-            rules["order"] = edge_attribution(model, pairs, gradient=gradient, progress=progress, **asked)
+            rules["order"] = edge_attribution_of(question, gradient=gradient, progress=progress)
     with timed("search", "readers") as shown:
 
         def report(at: Tally) -> None:
@@ -269,9 +279,9 @@ def _discovered(
             shown(at.readers_done, at.readers, note)
 
         if edges is not None:
-            return acdc_of_size(model, pairs, edges, progress=report, **rules, **asked)
+            return _acdc_of_size(question, edges, progress=report, **rules)
         assert threshold is not None
-        return acdc(model, pairs, threshold, start=start, store=store, progress=report, **rules, **asked)
+        return _acdc_of(question, Rules(float(threshold), **rules), start, store, report)
 
 
 def _notes(found: Circuit) -> tuple[str, ...]:
