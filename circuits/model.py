@@ -234,7 +234,7 @@ def load_model(
         with _refusing(name) if isinstance(model, str | Path) else nullcontext():
             architecture = describe(bridge)
             with inference_state(bridge):
-                report = check(bridge, architecture, name)
+                report = check(architecture, name)
     by_name = isinstance(model, str | Path) and own_tokenizer is None and isinstance(device_map, str | None)
     origin = None
     if by_name:
@@ -391,13 +391,13 @@ def _build(hf_model: Any, name: str) -> TransformerBridge:
 
 def _check_golden(model: Model) -> None:
     """Known next-token logits of a model with a short name, and its tokenizer's ids."""
-    from circuits.engine.hooks import run
+    from circuits.engine.hooks import TokenBatch, run
 
     def logits(ids: list[int]) -> torch.Tensor:
         tokens = torch.tensor([ids], device=model.device)
         position = torch.tensor([len(ids) - 1], device=model.device)
         with torch.no_grad():
-            return run(model.bridge, model.architecture.unembed, tokens, position)[0]
+            return run(model.architecture, TokenBatch(tokens, position))[0]
 
     if model.dtype in (torch.float32, torch.float64):
         zoo.check_golden(model.name, logits, lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"])

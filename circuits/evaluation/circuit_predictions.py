@@ -10,6 +10,7 @@ linear model answers), and with exactly the circuit's edges kept (what `circuits
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -53,6 +54,12 @@ class CircuitPrediction:
     node_ablation: str
     ablation: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Means over the prompts, as JSON can hold them."""
+        means = {name: float(getattr(self, name).mean()) for name in ("predicted", "nodes_kept", "edges_kept")}
+        sizes = {"circuit": self.circuit, "edges": self.n_edges, "nodes": self.n_nodes}
+        return {**sizes, **means, "node_ablation": self.node_ablation, "ablation": self.ablation}
+
 
 @on_model
 def predict_circuits(
@@ -92,16 +99,9 @@ def predict_circuits(
     sign = question.metric.sign
     order = [sampler.nodes.index(node) for node in linear.nodes]
     predicted = linear.predict(kept[:, order].double())
+    sizes = [(len(circuit), int(nodes.sum())) for circuit, nodes in zip(circuits.values(), kept, strict=True)]
+    names = node_ablation, question.ablation.label
     return tuple(
-        CircuitPrediction(
-            name,
-            len(circuit),
-            int(kept[i].sum()),
-            predicted[i],
-            measured[i],
-            edges[i] * sign,
-            node_ablation,
-            question.ablation.label,
-        )
-        for i, (name, circuit) in enumerate(circuits.items())
+        CircuitPrediction(name, *sizes[i], predicted[i], measured[i], edges[i] * sign, *names)
+        for i, name in enumerate(circuits)
     )

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.evaluation.faithfulness import CircuitMetrics, measure_circuits
+from circuits.evaluation.faithfulness import measure_circuits
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -49,7 +49,7 @@ class Curve:
         edges: how many edges each circuit has, dead ends pruned.
         circuit: metric per prompt of each.
         clean, ablated: metric per prompt of the model, and with all edges ablated.
-        low, high: 95% bootstrap interval of f over prompts (`circuits.stats.bootstrap` tells what such intervals cover); NaN where
+        low, high: 95% bootstrap interval of f over prompts (`circuits.stats.bootstrap` says what such intervals cover); NaN where
             some resamples have no span to divide by.
     """
 
@@ -145,7 +145,7 @@ def faithfulness_curves(
 
     Raises:
         InputError: an unusable fraction, an unknown rule, scores of another graph, or a model whose metric is the same with all
-            edges ablated, so that no fraction of it can be told.
+            edges ablated, so that no fraction of it is defined.
     """
     return faithfulness_curves_of(
         Question.ask(model, pairs, metric, ablation, batch_size), scores, fractions=fractions, rule=rule, fill=fill,
@@ -154,16 +154,9 @@ def faithfulness_curves(
 
 
 def faithfulness_curves_of(
-    question: Question,
-    scores: EdgeScores,
-    *,
-    fractions: Sequence[float] = FRACTIONS,
-    rule: str = "top",
-    fill: bool = False,
-    resamples: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> FaithfulnessCurves:
+    question: Question, scores: EdgeScores, *, fractions: Sequence[float] = FRACTIONS, rule: str = "top",
+    fill: bool = False, resamples: int = 1000, seed: int = 0, progress: Progress | None = None,
+) -> FaithfulnessCurves:  # fmt: skip
     """`faithfulness_curves` of scores for a question."""
     graph = question.model.graph
     points = sorted({*map(float, fractions), 1.0})
@@ -174,37 +167,25 @@ def faithfulness_curves_of(
     if scores.graph != graph:
         raise InputError(f"the scores belong to another graph ({scores.graph}) than {question.model.name}")
     orders: tuple[dict[str, Any], ...] = ({},) if rule == "positive-share" else ({"by": "signed"}, {"by": "abs"})
-    ends, sizes = (Circuit.full(graph), Circuit.empty(graph)), [int(p * graph.n_edges) for p in points[:-1]]
-    rankings = [[scores.select(n, rule, **order, **options) if n else ends[1] for n in sizes] for order in orders]
-    circuits = [*ends, *(circuit for ranking in rankings for circuit in ranking)]
-    measured = measure_circuits(question, circuits, progress)
+    ends, sizes = [Circuit.full(graph), Circuit.empty(graph)], [int(p * graph.n_edges) for p in points[:-1]]
+    ranked = [[scores.select(n, rule, **order, **options) if n else ends[1] for n in sizes] for order in orders]
+    measured = measure_circuits(question, [*ends, *(circuit for some in ranked for circuit in some)], progress)
     if missing := Span.of(measured.values[0], measured.values[1], measured.rounding).missing:
         raise InputError(missing)
-    draws = resampling_weights(len(question.pairs), resamples, seed)
-    (signed, cpr, cpr_interval), (absolute, cmd, cmd_interval) = (
-        _curve(measured, question.metric.sign, by, points, circuits, 2 + (i % len(orders)) * len(sizes), draws)
-        for i, by in enumerate(("signed", "abs"))
-    )
-    return FaithfulnessCurves(
-        signed, absolute, cpr, cmd, cpr_interval, cmd_interval, rule, question.metric.name, question.ablation.label
-    )
-
-
-def _curve(
-    measured: CircuitMetrics, sign: int, by: str, points: Sequence[float], circuits: Sequence[Circuit], start: int,
-    draws: Float[Tensor, "draw prompt"],
-) -> tuple[Curve, float, tuple[float, float]]:  # fmt: skip
-    """One ranking's curve, its area and the area's interval, from the circuits number `start` onwards and the first one,
-    which is the whole graph."""
-    chosen = slice(start, start + len(points) - 1)
-    values, p = measured.values * sign, torch.tensor(points, dtype=torch.float64)
-    clean, ablated = values[0], values[1]
-    rows = torch.cat([values[chosen], clean[None]])
-    resampled = share_of_span(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
-    sizes = (*map(len, circuits[chosen]), len(circuits[0]))
-    curve = Curve(by, p, sizes, rows, clean, ablated, *_ends(resampled))
-    least, most = _ends(_area(resampled, p, by)[None])
-    return curve, float(_area(curve.faithfulness[:, None], p, by)), (float(least), float(most))
+    clean, ablated, *values = measured.values * question.metric.sign
+    draws, p = resampling_weights(len(question.pairs), resamples, seed), torch.tensor(points, dtype=torch.float64)
+    curves, areas, intervals = [], [], []
+    for i, by in enumerate(("signed", "abs")):
+        start = (i % len(orders)) * len(sizes)
+        rows = torch.stack([*values[start : start + len(sizes)], clean])
+        resampled = share_of_span(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
+        n_edges = (*map(len, ranked[i % len(orders)]), graph.n_edges)
+        curves.append(Curve(by, p, n_edges, rows, clean, ablated, *_ends(resampled)))
+        areas.append(float(_area(curves[i].faithfulness[:, None], p, by)))
+        least, most = _ends(_area(resampled, p, by)[None])
+        intervals.append((float(least), float(most)))
+    names = question.metric.name, question.ablation.label
+    return FaithfulnessCurves(curves[0], curves[1], areas[0], areas[1], intervals[0], intervals[1], rule, *names)
 
 
 def _area(f: Float[Tensor, "size draw"], p: Float[Tensor, " size"], by: str) -> Float[Tensor, " draw"]:

@@ -208,12 +208,12 @@ def measure_circuits(
     share, done = rounding_share(model), 0
     with inference_state(model.bridge):
         for batch in question.batches():
-            index = batch.suffix.batch.index.cpu()
+            index = batch.index
             own, clean = question.clean_run(batch.suffix)
             rounding[index] = metric_rounding(question.metric, own, batch.targets, share).to("cpu", torch.float64)
             replacement = question.replacement(batch.suffix, clean)
             for i, circuit in enumerate(circuits):
-                logits = ablated_logits(model.bridge, model.architecture, batch.suffix, replacement, circuit.mask)
+                logits = ablated_logits(model.architecture, batch.suffix, replacement, circuit.mask)
                 values[i, index] = question.metric(logits, batch.targets).to("cpu", torch.float64)
                 if not len(circuit):
                     moved = metric_rounding(question.metric, logits, batch.targets, share).to("cpu", torch.float64)
@@ -272,14 +272,9 @@ def faithfulness(
 
 
 def faithfulness_of(
-    question: Question,
-    circuit: Circuit,
-    *,
-    n_random: int = 5,
-    random_kind: str = "connected",
-    seed: int = 0,
+    question: Question, circuit: Circuit, *, n_random: int = 5, random_kind: str = "connected", seed: int = 0,
     progress: Progress | None = None,
-) -> Faithfulness:
+) -> Faithfulness:  # fmt: skip
     """`faithfulness` of a circuit for a question."""
     model, pairs = question.model, question.pairs
     rivals = distinct_rivals(circuit, n_random, random_kind, seed)
@@ -287,9 +282,9 @@ def faithfulness_of(
     with watched(len(pairs), model.d_vocab) as answers:
         measured = measure_circuits(question, asked, progress)
     doubt(about_answers(model, pairs, answers))
-    clean, ablated, found, random = *measured.values[:3], measured.values[3:].mean(1)
-    value = float(Span.of(clean, ablated, measured.rounding).share(found.mean()))
+    clean, ablated, kept, random = *measured.values[:3], measured.values[3:].mean(1)
+    value = float(Span.of(clean, ablated, measured.rounding).share(kept.mean()))
     return Faithfulness(
-        value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.label, random_kind,
+        value, clean, ablated, kept, random, len(circuit), question.metric.name, question.ablation.label, random_kind,
         measured.rounding, n_random, answers,
     )  # fmt: skip

@@ -109,7 +109,7 @@ class HypothesisTests:
 
     @property
     def unnecessary(self) -> tuple[str, ...]:
-        """Edges found not to matter more than random ones."""
+        """Edges that matter no more than random ones."""
         return tuple(edge for edge, p in zip(self.edges, self.edge_p.tolist(), strict=True) if p < self.level)
 
     def __str__(self) -> str:
@@ -159,7 +159,7 @@ def hypothesis_tests(
 
     Args:
         model: a loaded model.
-        pairs: the prompts to test on; best pairs that the circuit was not found on.
+        pairs: the prompts to test on; best pairs that the circuit was not chosen on.
         circuit: the circuit to test.
         epsilon: ε of equivalence.
         quantile: q of minimality, sufficiency and partial necessity.
@@ -181,35 +181,39 @@ def hypothesis_tests(
 
 
 def hypothesis_tests_of(
-    question: Question,
-    circuit: Circuit,
-    *,
-    epsilon: float = 0.1,
-    quantile: float = 0.9,
-    n_random: int = 50,
-    permutations: int = 1000,
-    level: float = 0.05,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> HypothesisTests:
+    question: Question, circuit: Circuit, *, epsilon: float = 0.1, quantile: float = 0.9, n_random: int = 50,
+    permutations: int = 1000, level: float = 0.05, seed: int = 0, progress: Progress | None = None,
+) -> HypothesisTests:  # fmt: skip
     """`hypothesis_tests` of a circuit for a question."""
     for name, share, most in (("epsilon", epsilon, 0.5), ("quantile", quantile, 1), ("level", level, 1)):
         if not 0 < share < most:
             raise InputError(f"{name} must be between 0 and {most}, got {share}")
     if n_random < 1 or permutations < 1:
         raise InputError(f"n_random and permutations must be at least 1, got {n_random} and {permutations}")
-    m = _measured(question, circuit, n_random, seed, progress)
+    graph, n_pairs = question.model.graph, len(question.pairs)
+    rivals, grown = distinct_rivals(circuit, n_random, "connected", seed), inflated(circuit, n_random, seed)
+    compared = [Circuit.full(graph), Circuit.empty(graph), circuit, ~circuit]
+    compared += [*rivals, *(~rival for rival in rivals), *(one for pair in grown for one in pair)]
+    measured = measure_circuits(question, compared, progress)
+    ends, of_rivals, left_by_rivals, steps = (measured.values * question.metric.sign).split(
+        [4, len(rivals), len(rivals), 2 * len(grown)]
+    )
+    own, none, kept, left = ends
+    equal = max(TIE * float(own.std(correction=0)), float(measured.rounding.mean()))
     matter = minimality_of(question, circuit).effects.abs().mean(1)
-    minimal, edge_p = _minimality(matter, m.lost, quantile, m.equal, level, m.distinct)
-    few = _too_few_rivals(len(m.rivals), n_random, quantile, level, len(circuit))
+    before, after = steps.reshape(len(grown), 2, n_pairs).unbind(1)
+    lost = (before - after).abs().mean(1)
+    minimal, edge_p = _minimality(matter, lost, quantile, equal, level, len(set(grown)))
+    few = _too_few_rivals(len(rivals), n_random, quantile, level, len(circuit))
+    losses = [(values - own).abs().mean(-1) for values in (kept, of_rivals, left, left_by_rivals)]
     made = [
-        _equivalence_or_why_not(m.kept - m.own, epsilon, m.equal, level),
-        _independence(m.left - m.none, m.own - m.none, permutations, seed, m.equal, level),
+        _equivalence_or_why_not(kept - own, epsilon, equal, level),
+        _independence(left - none, own - none, permutations, seed, equal, level),
         minimal,
-        _above(m.loss(m.kept) < m.loss(m.rivals) - m.equal, quantile, few),
-        _above(m.loss(m.left) > m.loss(m.left_by_rivals) + m.equal, quantile, few),
+        _above(losses[0] < losses[1] - equal, quantile, few),
+        _above(losses[2] > losses[3] + equal, quantile, few),
     ]
-    if float((m.own - m.none).abs().mean()) <= m.equal:
+    if float((own - none).abs().mean()) <= equal:
         nothing = (
             "with everything ablated the metric is the model's own on every prompt, so that there is nothing to test"
         )
@@ -218,47 +222,6 @@ def hypothesis_tests_of(
     return HypothesisTests(
         _judged(made, level), circuit.edges, edge_p, level, question.metric.name, question.ablation.label
     )
-
-
-class _Measured(NamedTuple):
-    """What the tests compare: metrics per prompt, signed like the behaviour.
-
-    Attributes:
-        own, none: of the model, and with all edges ablated.
-        kept, left: of the circuit, and of all but the circuit.
-        rivals, left_by_rivals: the same of random circuits of equal size.
-        lost: what leaving out a random edge of each inflated circuit changes, on average over the prompts.
-        distinct: how many of the inflated circuits differ.
-        equal: metrics that differ by no more are equal.
-    """
-
-    own: Float[Tensor, " prompt"]
-    none: Float[Tensor, " prompt"]
-    kept: Float[Tensor, " prompt"]
-    left: Float[Tensor, " prompt"]
-    rivals: Float[Tensor, "draw prompt"]
-    left_by_rivals: Float[Tensor, "draw prompt"]
-    lost: Float[Tensor, " draw"]
-    distinct: int
-    equal: float
-
-    def loss(self, values: Float[Tensor, "*draw prompt"]) -> Float[Tensor, "*draw"]:
-        """How far metrics are from the model's own, on average over the prompts."""
-        return (values - self.own).abs().mean(-1)
-
-
-def _measured(question: Question, circuit: Circuit, n_random: int, seed: int, progress: Progress | None) -> _Measured:
-    graph = question.model.graph
-    rivals = distinct_rivals(circuit, n_random, "connected", seed)
-    grown = inflated(circuit, n_random, seed)
-    circuits = [Circuit.full(graph), Circuit.empty(graph), circuit, ~circuit]
-    circuits += [*rivals, *(~rival for rival in rivals), *(one for pair in grown for one in pair)]
-    measured = measure_circuits(question, circuits, progress)
-    values, n = measured.values * question.metric.sign, len(rivals)
-    steps = values[4 + 2 * n :].reshape(len(grown), 2, len(question.pairs))
-    lost = (steps[:, 0] - steps[:, 1]).abs().mean(1)
-    equal = max(TIE * float(values[0].std(correction=0)), float(measured.rounding.mean()))
-    return _Measured(*values[:4], values[4 : 4 + n], values[4 + n : 4 + 2 * n], lost, len(set(grown)), equal)
 
 
 class _Raw(NamedTuple):

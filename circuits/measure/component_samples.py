@@ -83,7 +83,7 @@ class Sampler(Measurement):
         sites: the components.
         replacements: what takes their place.
         origin: provenance of the question.
-        asked: the same, as it travels to `workers`, who measure; None: this process does.
+        asked: the same in the form that is sent to `workers`; None: this process measures.
         workers: who measures.
     """
 
@@ -149,11 +149,9 @@ class Sampler(Measurement):
         name = f"alpha-{alpha:g}-seed-{seed}"
         blocks = range(mine, -(-samples // BLOCK), shares)
         masks = {block: self._masks(name, block, alpha, seed) for block in blocks}
-        found = self.measured(name, masks, progress)
-        wanted = min(len(found), samples) if shares == 1 else len(found)
-        return Samples(
-            found.nodes, found.ablated[:wanted], found.outcomes[:wanted], found.clean, self._origin(alpha, seed)
-        )
+        drawn = self.measured(name, masks, progress)
+        n = min(len(drawn), samples) if shares == 1 else len(drawn)
+        return Samples(drawn.nodes, drawn.ablated[:n], drawn.outcomes[:n], drawn.clean, self._origin(alpha, seed))
 
     def _origin(self, alpha: float, seed: int) -> Provenance:
         options = {**self.origin["options"], "alpha": alpha, "seed": seed}
@@ -192,7 +190,7 @@ class Sampler(Measurement):
         done = 0
         with inference_state(question.model.bridge):
             for number, batch in enumerate(question.batches()):
-                index = batch.suffix.batch.index.cpu()
+                index = batch.index
                 runs = None
                 for block, mask in masks.items():
                     key = _key(name, block, number)

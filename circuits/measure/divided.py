@@ -137,10 +137,10 @@ class Measurement(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A measurement, as it travels to workers.
+    """A measurement in the form that is sent to workers.
 
     Attributes:
-        kind: whose `of` is called; a class, which travels by its name.
+        kind: whose `of` is called; a class, which is sent by its name.
         model: how to get it.
         pairs, metric, ablation, batch_size: of the question.
         options: of the measurement, by name.
@@ -165,7 +165,7 @@ class Asked:
         return cls(kind, source, question.pairs, question.metric, question.ablation, question.batch_size, options)
 
     def measurement(self) -> Measurement:
-        """The measurement, in the process that this has come to."""
+        """The measurement, in a worker."""
         question = Question.ask(self.model.load(), self.pairs, self.metric, self.ablation, self.batch_size)
         return self.kind.of(question, **self.options, in_memory=True)
 
@@ -189,10 +189,10 @@ def measure_pieces(
     total = sum(map(len, units.values()))
     missing = [unit for unit, names in units.items() if any(pieces.get(name) is None for name in names)]
     done = total - sum(len(units[unit]) for unit in missing)
-    for _, found in workers.map(_measured, asked, missing):
-        for name, piece in found.items():
+    for _, measured in workers.map(_measured, asked, missing):
+        for name, piece in measured.items():
             pieces.put(name, piece)
-        done += len(found)
+        done += len(measured)
         if progress is not None:
             progress(done, total)
 

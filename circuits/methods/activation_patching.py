@@ -99,13 +99,9 @@ def activation_patching(
 
 
 def activation_patching_of(
-    question: Question,
-    *,
-    store: str | Path | None = None,
-    workers: Workers | None = None,
-    progress: Progress | None = None,
-    **options: Any,
-) -> NodeScores:
+    question: Question, *, store: str | Path | None = None, workers: Workers | None = None,
+    progress: Progress | None = None, **options: Any,
+) -> NodeScores:  # fmt: skip
     """`activation_patching` of a question."""
     patching = _Patching.of(question, **options, store=store, in_memory=workers is not None)
     sweep = patching.sweep
@@ -278,21 +274,12 @@ METHOD = Method(
         NODES,
         POSITIONS,
         Option(
-            "direction",
-            Kind.TEXT,
-            "denoising",
-            "denoising patches clean values into the corrupted run, noising the reverse.",
-            choices=DIRECTIONS,
-            label="direction",
+            "direction", Kind.TEXT, "denoising", "denoising patches clean values into the corrupted run, noising the reverse.",
+            choices=DIRECTIONS, label="direction",
         ),
         Option(
-            "window",
-            Kind.WHOLE,
-            1,
-            "Neighbouring layers patched together.",
-            at_least=1,
-            label="layers patched together",
+            "window", Kind.WHOLE, 1, "Neighbouring layers patched together.", at_least=1, label="layers patched together",
             label_if_set=True,
         ),
     ),
-)
+)  # fmt: skip

@@ -15,8 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.live_run import live_run
-from circuits.engine.patch import record_values
 from circuits.graph.nodes import Site, select_sites
 from circuits.measure.node_effects import BatchEffects, at_positions, node_effects, other_run
 from circuits.methods.method import Method
@@ -63,12 +61,9 @@ def attribution_patching(
 
 
 def attribution_patching_of(
-    question: Question,
-    *,
-    nodes: str | Sequence[str] = "heads+mlps",
-    positions: str | Sequence[str] | None = None,
+    question: Question, *, nodes: str | Sequence[str] = "heads+mlps", positions: str | Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> NodeScores:
+) -> NodeScores:  # fmt: skip
     """`attribution_patching` of a question."""
     model = question.model
     question.metric.require_gradient("attribution patching")
@@ -85,22 +80,15 @@ def attribution_patching_of(
 def _attribute(
     question: Question, other: RunAblation, batch: Batch, sites: Sequence[Site], labels: tuple[str, ...] | None
 ) -> BatchEffects:
-    model, suffix = question.model, batch.suffix
-    tokens, noise = other.run(model, suffix)
-    logits, corrupted = record_values(
-        model.bridge, model.architecture, tokens, suffix.position, sites, suffix.cache(), noise
-    )
+    logits, corrupted = other.values(question.model, batch.suffix, sites)
     corrupted_metric = question.metric(logits, batch.targets)
     keys = sorted({(site.layer, site.point) for site in sites})
-    live = live_run(
-        model.bridge, model.architecture, suffix.clean, suffix.position,
-        lambda logits: question.clean_metric(batch, logits), keys, suffix.cache(),
-    )  # fmt: skip
+    live = question.live_run(batch, keys)
     gradients, _ = live.gradients(keys)
     wide = question.sum_dtype
     products = {key: (live.values[key].detach().to(wide) - corrupted[key]) * gradients[key].to(wide) for key in keys}
-    found = [_of_site(products[site.layer, site.point], site) for site in sites]
-    by_position = torch.stack([effects.to(suffix.clean.device) for effects in found])
+    per_site = [_of_site(products[site.layer, site.point], site) for site in sites]
+    by_position = torch.stack([effects.to(batch.suffix.clean.device) for effects in per_site])
     effects = at_positions(by_position, labels, batch, question.pairs)
     return BatchEffects(effects, live.metric.detach(), corrupted_metric)
 
@@ -111,10 +99,6 @@ def _of_site(product: Tensor, site: Site) -> Float[Tensor, "batch pos"]:
 
 
 METHOD = Method(
-    name="attribution-patching",
-    function=attribution_patching_of,
-    gives="nodes",
-    stage=("attribution", "scoring nodes"),
-    help="estimates from gradients",
-    takes=(NODES, POSITIONS),
-)
+    name="attribution-patching", function=attribution_patching_of, gives="nodes", stage=("attribution", "scoring nodes"),
+    help="estimates from gradients", takes=(NODES, POSITIONS),
+)  # fmt: skip

@@ -92,17 +92,10 @@ def coar(
 
 
 def coar_of(
-    question: Question,
-    *,
-    samples: int = 2000,
-    alpha: float = 0.1,
-    nodes: str | Sequence[str] = "heads+mlps",
-    fit: str = "least_squares",
-    seed: int = 0,
-    store: str | Path | None = None,
-    workers: Workers | None = None,
+    question: Question, *, samples: int = 2000, alpha: float = 0.1, nodes: str | Sequence[str] = "heads+mlps",
+    fit: str = "least_squares", seed: int = 0, store: str | Path | None = None, workers: Workers | None = None,
     progress: Progress | None = None,
-) -> LinearAttribution:
+) -> LinearAttribution:  # fmt: skip
     """`coar` of a question."""
     if fit not in FITS:
         raise InputError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
@@ -159,9 +152,9 @@ def leave_one_out(
         model, pairs, nodes, metric, ablation, batch_size, store, workers, progress: see `coar`.
     """
     sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store, workers)
-    found = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
-    origin = {**found.origin, "method": "leave_one_out"}
-    return NodeScores(sampler.nodes, found.clean - found.outcomes, clean=found.clean, provenance=frozen(origin))
+    runs = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
+    origin = {**runs.origin, "method": "leave_one_out"}
+    return NodeScores(sampler.nodes, runs.clean - runs.outcomes, clean=runs.clean, provenance=frozen(origin))
 
 
 @plain_torch
@@ -173,39 +166,39 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
         fit: `least_squares`, `ridge` or `lasso`.
     """
     dtype = computed_in(samples.outcomes, samples.origin)
-    found = fit_linear(samples.kept, samples.outcomes, fit, dtype)
-    plain = found if fit == "least_squares" else fit_linear(samples.kept, samples.outcomes, dtype=dtype)
+    fitted = fit_linear(samples.kept, samples.outcomes, fit, dtype)
+    plain = fitted if fit == "least_squares" else fit_linear(samples.kept, samples.outcomes, dtype=dtype)
     left = float(plain.rounding.mean())
     pairs = interactions(samples.nodes, samples.kept, _residuals(samples, plain), rounding=left)
-    tested = ~found.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
+    tested = ~fitted.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
     held_out = correlation(
-        found.left_out[tested], samples.outcomes[tested], rounding=share_known(samples.origin)
+        fitted.left_out[tested], samples.outcomes[tested], rounding=share_known(samples.origin)
     ).nanmean()
     worth = {
         "kind": fit,
         "samples": len(samples),
         "components": len(samples.nodes),
-        "rank": found.rank,
-        "condition": found.condition,
+        "rank": fitted.rank,
+        "condition": fitted.condition,
         "held_out": None if bool(held_out.isnan()) else float(held_out),
-        "strength": list(found.strength),
+        "strength": list(fitted.strength),
         "interactions": [list(pair) for pair in pairs],
     }
     options = {**samples.origin["options"], "samples": len(samples), "fit": fit}
     origin = frozen({**samples.origin, "method": "coar", "options": options})
     return LinearAttribution(
-        samples.nodes, found.weights, None, samples.clean, None, origin,
-        found.bias, found.stderr, found.mean_stderr, _plain(found, worth),
+        samples.nodes, fitted.weights, None, samples.clean, None, origin,
+        fitted.bias, fitted.stderr, fitted.mean_stderr, _plain(fitted, worth),
     )  # fmt: skip
 
 
-def _residuals(samples: Samples, found: LinearFit) -> Float[Tensor, "sample prompt"]:
-    return samples.outcomes - found.bias - samples.kept @ found.weights
+def _residuals(samples: Samples, fitted: LinearFit) -> Float[Tensor, "sample prompt"]:
+    return samples.outcomes - fitted.bias - samples.kept @ fitted.weights
 
 
-def _plain(found: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:
+def _plain(fitted: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:
     """As JSON can hold it."""
-    return worth | {"condition": found.condition if found.rank else None}
+    return worth | {"condition": fitted.condition if fitted.rank else None}
 
 
 METHOD = Method(

@@ -119,16 +119,10 @@ def edge_attribution(
 
 
 def edge_attribution_of(
-    question: Question,
-    *,
-    gradient: str = "ig",
-    steps: int = 5,
-    quadrature: str = "midpoint",
-    attention: str = "live",
-    positions: str | Sequence[str] | None = None,
-    check_sign: bool = True,
+    question: Question, *, gradient: str = "ig", steps: int = 5, quadrature: str = "midpoint",
+    attention: str = "live", positions: str | Sequence[str] | None = None, check_sign: bool = True,
     progress: Progress | None = None,
-) -> EdgeScores:
+) -> EdgeScores:  # fmt: skip
     """`edge_attribution` of a question."""
     rule = _rule(gradient, steps, quadrature, attention)
     question.metric.require_gradient("edge attribution", at_clean=gradient in ("clean", "relp"))
@@ -142,13 +136,11 @@ def edge_attribution_of(
     memory = kept_for_reuse() if rule.many_passes else freed_at_once()
     empty = 0
     with inference_state(question.model.bridge), memory:
-        for batch in question.batches():
+        for batch in question.batches(progress=progress):
             contraction = Contraction(question, batch, labels)
             rule.function(contraction, rule)
             contraction.give_to(statistics)
             empty += int(contraction.empty.sum())
-            if progress is not None:
-                progress(statistics.n, len(question.pairs))
     scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
     largest = float(scores.values.abs().max())
     warned = [
@@ -215,8 +207,7 @@ def _at_clean(contraction: Contraction, rule: _Rule) -> None:
 
 
 def _relevance(contraction: Contraction, rule: _Rule) -> None:
-    model = contraction.question.model
-    with relevance(model.bridge, model.architecture, rule.attention) as rules:
+    with relevance(contraction.question.model.architecture, rule.attention) as rules:
         gradients = contraction.gradients(hooks=rules.hooks)
         # Inside, so that both runs round alike: where nothing is ablated, scores are exactly 0.
         replacement = contraction.question.replacement(contraction.batch.suffix, gradients.writes)
@@ -308,40 +299,22 @@ QUADRATURE = Option(
     "quadrature", Kind.TEXT, None, "Where the points lie on each step. Default: midpoint.", choices=tuple(OFFSETS)
 )
 EAP = Method(
-    name="eap",
-    function=edge_attribution_of,
-    gives="edges",
-    help="one gradient",
-    fixed={"gradient": "clean"},
+    name="eap", function=edge_attribution_of, gives="edges", help="one gradient", fixed={"gradient": "clean"},
     takes=(*CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
-)
+)  # fmt: skip
 EAP_IG = Method(
-    name="eap-ig",
-    function=edge_attribution_of,
-    gives="edges",
-    help="gradients integrated over inputs",
-    fixed={"gradient": "ig"},
-    takes=(STEPS, QUADRATURE, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
-)
+    name="eap-ig", function=edge_attribution_of, gives="edges", help="gradients integrated over inputs",
+    fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+)  # fmt: skip
 EDGE_ATTRIBUTION = Method(
-    name="edge-attribution",
-    function=edge_attribution_of,
-    gives="edges",
-    help="any --gradient",
+    name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient",
     takes=(
         Option("gradient", Kind.TEXT, "ig", "Which gradients are taken.", choices=tuple(GRADIENTS)),
-        STEPS,
-        QUADRATURE,
+        STEPS, QUADRATURE,
         Option(
-            "attention",
-            Kind.TEXT,
-            None,
-            "relp: whether gradients pass through the attention pattern. Default: live.",
+            "attention", Kind.TEXT, None, "relp: whether gradients pass through the attention pattern. Default: live.",
             choices=ATTENTION,
         ),
-        *CHOICE,
-        REFINE,
-        REFINE_TOP,
-        RANDOM_CIRCUITS,
+        *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
     ),
-)
+)  # fmt: skip

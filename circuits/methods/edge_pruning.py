@@ -111,7 +111,7 @@ def edge_pruning(
 
     Returns:
         The circuit. An edge's score is its log α: the log-odds, but for a constant, of its mask being open. That is no effect,
-        and says more about the order than about the size. `provenance["selection"]` tells how many edges were wanted and
+        and says more about the order than about the size. `provenance["selection"]` says how many edges were wanted and
         kept; `provenance["training"]` which choice it was, its metric on the pairs and the loss' range; and of the training
         the metric under the masks drawn in the last tenth of the steps, and the number of edges expected to be open.
 
@@ -126,15 +126,9 @@ def edge_pruning(
 
 
 def edge_pruning_of(
-    question: Question,
-    edges: int,
-    *,
-    steps: int = 300,
-    learning_rate: float = 0.2,
-    absolute: bool = False,
-    seed: int = 0,
-    progress: Report | None = None,
-) -> Circuit:
+    question: Question, edges: int, *, steps: int = 300, learning_rate: float = 0.2, absolute: bool = False,
+    seed: int = 0, progress: Report | None = None,
+) -> Circuit:  # fmt: skip
     """`edge_pruning` of a question."""
     question, model = question.again(usual_size=LARGEST_BATCH), question.model
     if not 1 <= edges <= model.graph.n_edges:
@@ -200,10 +194,8 @@ class Objective:
 
     def metric(self, part: _Part, mask: Float[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
         """The metric per prompt under these masks; those of exactly 0 are taken to have no gradient."""
-        model, suffix = self.question.model, part.batch.suffix
-        logits = masked_logits(
-            model.bridge, model.architecture, suffix, part.replacement, mask, part.streams, closed_stay=True
-        )
+        architecture, suffix = self.question.model.architecture, part.batch.suffix
+        logits = masked_logits(architecture, suffix, part.replacement, mask, part.streams, closed_stay=True)
         return self._finite(self.question.metric(logits, part.batch.targets))
 
     def loss(self, part: _Part, values: Float[Tensor, " batch"]) -> Float[Tensor, ""]:

@@ -110,14 +110,9 @@ def exact_edge_effects(
 
 
 def exact_edge_effects_of(
-    question: Question,
-    edges: Sequence[str] | None = None,
-    *,
-    context: Circuit | None = None,
-    store: str | Path | None = None,
-    workers: Workers | None = None,
-    progress: Progress | None = None,
-) -> ExactEffects:
+    question: Question, edges: Sequence[str] | None = None, *, context: Circuit | None = None,
+    store: str | Path | None = None, workers: Workers | None = None, progress: Progress | None = None,
+) -> ExactEffects:  # fmt: skip
     """`exact_edge_effects` of a question."""
     sweep = _Sweep.of(question, edges, context, store, workers is not None)
     n = len(question.pairs)
@@ -170,11 +165,8 @@ class _Sweep(Measurement):
             raise InputError(f"the context belongs to another graph ({context.graph}) than {model.name}")
         mask = model.graph.edge_mask if edges is None else model.graph.mask_of(edges)
         names = model.graph.edge_names(mask)
-        options = {
-            "edges": len(names),
-            "context": None if context is None else len(context),
-            "batch_size": question.batch_size,
-        }
+        options = {"edges": len(names), "context": None if context is None else len(context),
+                   "batch_size": question.batch_size}  # fmt: skip
         origin = provenance(question, "exact_edge_effects", options)
         manifest = {"schema": 1, "question": question_of(origin), "edges": list(names),
                     "context": None if context is None else list(context.edges)}  # fmt: skip
@@ -196,7 +188,7 @@ class _Sweep(Measurement):
                         runs = runs or EdgeRuns.of(question, batch, self.context)
                         piece = edge_effects(question, batch, runs, r, self.by_reader[r], self.context)
                         self.pieces.put(_key(number, r), piece)
-                    yield r, batch.suffix.batch.index.cpu(), piece
+                    yield r, batch.index, piece
 
     def fill(self, unit: Sequence[int]) -> None:
         """A unit: readers."""
@@ -214,12 +206,6 @@ def _scores(question: Question, *, store: str | Path | None, workers: Workers | 
 
 
 METHOD = Method(
-    name="exact-edges",
-    function=_scores,
-    gives="edges",
-    stage=("ablation", "ablating edges"),
-    help="each edge ablated alone",
-    divided=True,
-    resumable=True,
-    takes=(*CHOICE, RANDOM_CIRCUITS),
-)
+    name="exact-edges", function=_scores, gives="edges", stage=("ablation", "ablating edges"),
+    help="each edge ablated alone", divided=True, resumable=True, takes=(*CHOICE, RANDOM_CIRCUITS),
+)  # fmt: skip

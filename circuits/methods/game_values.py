@@ -68,14 +68,14 @@ def shapley(
     drawn = [order for i in range(orders // 2) for order in _order_and_reverse(d, seed, i)]
     # Step k of an order ablates its first k components: from none to all.
     masks = torch.cat([(order.argsort()[None] < torch.arange(1, d + 1)[:, None]) for order in drawn])
-    found = sampler.measured(f"orders-seed-{seed}", in_blocks(masks), progress)
-    worth = found.outcomes.reshape(orders, d, -1)
-    before = torch.cat([found.clean.expand(orders, 1, -1), worth[:, :-1]], 1)
+    measured = sampler.measured(f"orders-seed-{seed}", in_blocks(masks), progress)
+    worth = measured.outcomes.reshape(orders, d, -1)
+    before = torch.cat([measured.clean.expand(orders, 1, -1), worth[:, :-1]], 1)
     gain = torch.zeros(orders, d, len(pairs), dtype=torch.float64)
     for i, order in enumerate(drawn):
         gain[i, order] = before[i] - worth[i]
     return NodeScores(
-        sampler.nodes, gain.mean(0), clean=found.clean, provenance=_origin(found.origin, "shapley", orders, seed)
+        sampler.nodes, gain.mean(0), clean=measured.clean, provenance=_origin(measured.origin, "shapley", orders, seed)
     )
 
 
@@ -104,14 +104,14 @@ def banzhaf(
         InputError: so few samples that some component was never ablated, or never kept; or an unusable option.
     """
     sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
-    found = sampler.bernoulli(samples, alpha, seed, progress)
-    kept = found.kept
+    drawn = sampler.bernoulli(samples, alpha, seed, progress)
+    kept = drawn.kept
     with_, without = kept.sum(0), (1 - kept).sum(0)
     if bool((torch.minimum(with_, without) == 0).any()):
         raise InputError(f"{samples} samples at alpha {alpha:g} never ablate, or never keep, some component; draw more")
-    values = kept.T @ found.outcomes / with_[:, None] - (1 - kept).T @ found.outcomes / without[:, None]
+    values = kept.T @ drawn.outcomes / with_[:, None] - (1 - kept).T @ drawn.outcomes / without[:, None]
     return NodeScores(
-        sampler.nodes, values, clean=found.clean, provenance=_origin(found.origin, "banzhaf", samples, seed)
+        sampler.nodes, values, clean=drawn.clean, provenance=_origin(drawn.origin, "banzhaf", samples, seed)
     )
 
 
@@ -184,8 +184,8 @@ def sobol(
     drawn = torch.cat(blocks)[:samples]
     switched = drawn[:, None] ^ torch.cat([torch.zeros(1, d).bool(), torch.eye(d).bool()])
     name = f"switched-alpha-{alpha:g}-seed-{seed}"
-    found = sampler.measured(name, in_blocks(switched.flatten(0, 1)), progress)
-    outcomes = found.outcomes.reshape(samples, d + 1, -1)
+    measured = sampler.measured(name, in_blocks(switched.flatten(0, 1)), progress)
+    outcomes = measured.outcomes.reshape(samples, d + 1, -1)
     return sobol_indices(sampler.nodes, drawn, outcomes, alpha, rounding_share(model))
 
 

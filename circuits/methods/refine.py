@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.hooks import Hook, Reached, inference_state, stop
-from circuits.engine.live_run import Key, live_run
+from circuits.engine.live_run import Key
 from circuits.engine.patch import hook_point
 from circuits.engine.readers import ShiftedReaders
 from circuits.engine.resume import resume
@@ -78,13 +78,8 @@ def refine(
 
 
 def refine_of(
-    question: Question,
-    scores: EdgeScores,
-    *,
-    top: int = 200,
-    how: str = "node",
-    progress: Progress | None = None,
-) -> EdgeScores:
+    question: Question, scores: EdgeScores, *, top: int = 200, how: str = "node", progress: Progress | None = None,
+) -> EdgeScores:  # fmt: skip
     """`refine` of a question."""
     model, pairs = question.model, question.pairs
     if how not in HOW:
@@ -101,13 +96,13 @@ def refine_of(
     done = 0
     with inference_state(model.bridge):
         for batch in question.batches() if order else ():
-            index = batch.suffix.batch.index.cpu()
+            index = batch.index
             runs = EdgeRuns.of(question, batch, None)
             ablated = runs.difference.flatten(2).any(-1).cpu()
-            for which, found in measure(question, batch, runs, order):
+            for which, estimated in measure(question, batch, runs, order):
                 # Where an edge carries the same value in both runs, what is left is rounding.
                 carried = ablated[:, [order[i][0] for i in which]].T
-                effects[torch.tensor(which)[:, None], index] = found.to("cpu", torch.float64) * carried
+                effects[torch.tensor(which)[:, None], index] = estimated.to("cpu", torch.float64) * carried
                 done += len(which) * len(index)
                 if progress is not None:
                     progress(done, len(order) * len(pairs))
@@ -153,32 +148,28 @@ class _Place:
 
 
 def _places(question: Question, order: Sequence[Sequence[int]]) -> list[_Place]:
-    readers, found = question.model.graph.reader_nodes, {}
+    readers, by_key = question.model.graph.reader_nodes, {}
     for i, (_, r) in enumerate(order):
         if readers[r].part != "logits":
             key = (readers[r].layer, "mlp_out" if readers[r].part == "mlp" else "z")
-            found.setdefault(key, []).append(i)
-    return [_Place(key, tuple(edges)) for key, edges in sorted(found.items())]
+            by_key.setdefault(key, []).append(i)
+    return [_Place(key, tuple(edges)) for key, edges in sorted(by_key.items())]
 
 
 def _through_node(question: Question, batch: Batch, runs: EdgeRuns, order: Sequence[Sequence[int]]):
     """(which edges, their effects), place by place."""
-    model, suffix = question.model, batch.suffix
+    model = question.model
     places = _places(question, order)
     into_logits = [i for i, (_, r) in enumerate(order) if model.graph.reader_nodes[r].part == "logits"]
     if into_logits:
-        yield from ((list(map(into_logits.__getitem__, which)), found)
-                    for which, found in _exact(question, batch, runs, [order[i] for i in into_logits]))  # fmt: skip
+        yield from ((list(map(into_logits.__getitem__, which)), effects)
+                    for which, effects in _exact(question, batch, runs, [order[i] for i in into_logits]))  # fmt: skip
     keys = [place.key for place in places]
-    clean = live_run(
-        model.bridge, model.architecture, suffix.clean, suffix.position,
-        lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(),
-    )  # fmt: skip
+    clean = question.live_run(batch, keys)
     gradients, _ = clean.gradients(keys)
-    values = {key: value.detach() for key, value in clean.values.items()}
-    tiles = max(1, TOKENS_AT_ONCE // suffix.clean.numel())
+    tiles = max(1, TOKENS_AT_ONCE // batch.n_tokens)
     for place in places:
-        value, gradient = (x[place.key].to(question.sum_dtype) for x in (values, gradients))
+        value, gradient = (x[place.key].to(question.sum_dtype) for x in (clean.detached, gradients))
         for start in range(0, len(place.edges), tiles):
             which = list(place.edges[start : start + tiles])
             changed = _node_outputs(model, runs, place.key, [order[i] for i in which]).to(question.sum_dtype)
@@ -197,7 +188,7 @@ def _node_outputs(
     readers = ShiftedReaders(model.architecture, {r: shift.flatten(0, 1) for r, shift in shifts.items()})
     try:
         end: Hook = (hook_point(model.architecture, *key), stop)
-        resume(model.bridge, model.architecture, runs.base, key[0], [*readers.hooks(), end], len(edges))
+        resume(model.architecture, runs.base, key[0], [*readers.hooks(), end], len(edges))
     except Reached as reached:
         return reached.value.unflatten(0, (len(edges), batch))
     raise AssertionError(f"the pass never came to {key}")
@@ -222,12 +213,6 @@ def _with(
     before = {key: scores.provenance[key] for key in ("method", "options") if key in scores.provenance}
     refined = frozen({**origin, "of": before, "refined": names})
     return replace(
-        scores,
-        values=values,
-        stderr=stderr,
-        provenance=refined,
-        positions=None,
-        by_position=None,
-        by_position_stderr=None,
+        scores, values=values, stderr=stderr, provenance=refined, positions=None, by_position=None, by_position_stderr=None,
         per_prompt=rows,
-    )
+    )  # fmt: skip

@@ -4,20 +4,23 @@ Every method and every evaluation asks the same kind of question; what they shar
 the common prefix, computing the clean logits that a metric compares with, choosing a batch size) is here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.capture import Writes, capture_writes
-from circuits.engine.hooks import inference_state, run
+from circuits.engine.hooks import Hook, inference_state, run
+from circuits.engine.live_run import Key, LiveRun, live_run
 from circuits.engine.prefix import Suffix, split
+from circuits.engine.resume import BaseRun, base_run
 from circuits.errors import InputError, PairsError
 from circuits.model import Model
 from circuits.model_calls import hooks_of, using
+from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, AblationLike, get_ablation
 from circuits.question.answers import is_unseen, saw
@@ -46,10 +49,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.suffix.clean)
 
+    @property
+    def index(self) -> Int[Tensor, " batch"]:
+        """Numbers of the pairs, on the processor."""
+        return self.suffix.batch.index.cpu()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in one pass."""
+        return self.suffix.clean.numel()
+
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a method is asked. Made by `Question.ask`, which validates.
+    """What a method is asked: made by `Question.ask`, which validates.
 
     Attributes:
         model: a loaded model.
@@ -152,16 +165,20 @@ class Question:
                 other = _prepared(other, model, pairs, size)
             return Question(model, pairs, chosen, other, size, self.asked_size, whole_prompts)
 
-    def batches(self, share_prefix: bool | None = None, only: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, share_prefix: bool | None = None, only: int | None = None, progress: Progress | None = None
+    ) -> Iterator[Batch]:
         """The pairs in batches of equal length.
 
         Args:
             share_prefix: leave out what clean and corrupted prompts have in common in front; None: where the ablation
                 and the model allow it.
             only: the batch of this number alone.
+            progress: called with (pairs done, in all).
         """
         if share_prefix is None:
             share_prefix = self.shares_prefix
+        done = 0
         for number, batch in enumerate(self.pairs.batches(self.batch_size)):
             if only is not None and number != only:
                 continue
@@ -170,6 +187,9 @@ class Question:
             if self.metric.needs_clean_logits:
                 targets = targets_of(suffix.batch, self.clean_run(suffix)[0])
             yield Batch(suffix, targets)
+            done += len(suffix.clean)
+            if progress is not None:
+                progress(done, len(self.pairs))
 
     @property
     def n_batches(self) -> int:
@@ -183,10 +203,27 @@ class Question:
 
     def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
         """Logits and writers' outputs on the clean prompts."""
-        model = self.model
-        logits, writes = capture_writes(model.bridge, model.architecture, suffix.clean, suffix.position, suffix.cache())
+        logits, writes = capture_writes(self.model.architecture, suffix.clean_tokens)
         saw(suffix.batch, logits)
         return logits, writes
+
+    def base_run(self, batch: Batch, hooks: Sequence[Hook] = ()) -> BaseRun:
+        """The clean run under hooks that only record, from which passes can begin in the middle."""
+        return base_run(self.model.architecture, batch.suffix.clean_tokens, hooks, self.model.report.resume_exact)
+
+    def live_run(
+        self,
+        batch: Batch,
+        keys: Collection[Key],
+        hooks: Sequence[Hook] = (),
+        embedding: Float[Tensor, "batch pos d_model"] | None = None,
+    ) -> LiveRun:
+        """The clean run, of which gradients can be asked; with an `embedding`, the run where that enters the first block."""
+
+        def metric(logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+            return self.clean_metric(batch, logits) if embedding is None else self.metric(logits, batch.targets)
+
+        return live_run(self.model.architecture, batch.suffix.clean_tokens, metric, keys, hooks, embedding)
 
     def clean_metric(self, batch: Batch, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
         """The metric of a batch's clean run; where the answers are watched, it is seen (`circuits.question.answers`)."""
@@ -199,7 +236,7 @@ class Question:
 
     @cached_property
     def sum_dtype(self) -> torch.dtype:
-        """In which scores of one prompt are summed: float32 or wider."""
+        """The dtype in which scores of one prompt are summed: float32 or wider."""
         return torch.promote_types(self.model.dtype, torch.float32)
 
 
@@ -210,14 +247,11 @@ def look(question: Question) -> None:
         for batch in question.pairs.batches(question.batch_size):
             if is_unseen(batch):
                 suffix = split(model.bridge, batch.to(model.device), question.shares_prefix)
-                logits = run(
-                    model.bridge, model.architecture.unembed, suffix.clean, suffix.position, cache=suffix.cache()
-                )
-                saw(suffix.batch, logits)
+                saw(suffix.batch, run(model.architecture, suffix.clean_tokens))
 
 
 def _shares_prefix(model: Model, ablation: Ablation) -> bool:
-    """Not under the user's own hooks, which may speak of positions."""
+    """Not under hooks of the user, which may depend on positions."""
     hooked = any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
     return ablation.keeps_prefix and model.report.prefix_exact and not hooked and not hooks_of(model)
 
@@ -233,11 +267,7 @@ def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:
 
 
 def _prepared(ablation: Ablation, model: Model, pairs: PromptPairs, batch_size: int) -> Ablation:
-    """The ablation, ready for these pairs.
-
-    Warns:
-        PairsWarning: prompts that say little under it.
-    """
+    """The ablation, ready for these pairs; warns of prompts that say little under it."""
     prepared = ablation.prepared(model, pairs, batch_size)
     doubt(about_prompts(model, pairs, prepared.name if prepared.needs_difference else None))
     return prepared

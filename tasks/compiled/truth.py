@@ -114,7 +114,7 @@ def _metrics(question: Question, kept: Bool[Tensor, "circuit writer reader"]) ->
                 )
                 other = replacement.map(lambda x, k=k: x.repeat(k, *[1] * (x.ndim - 1)))
                 each = circuits.repeat_interleave(n, 0)
-                logits = ablated_logits(model.bridge, model.architecture, tiled, other, each)
+                logits = ablated_logits(model.architecture, tiled, other, each)
                 for row, part in enumerate(logits.reshape(k, n, -1), start):
                     values[row, index] = question.metric(part, batch.targets).to("cpu", torch.float64)
     return values

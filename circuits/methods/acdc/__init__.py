@@ -80,7 +80,7 @@ def acdc(
 
     Returns:
         The circuit. An edge's score is the change that its test saw, in the metric's unit and positive where the edge
-        helps; NaN where it was not tested. `provenance["search"]` tells the loss before and after, the tests made, the
+        helps; NaN where it was not tested. `provenance["search"]` has the loss before and after, the tests made, the
         closest that any change came to the threshold (in float32, changes move by about 1e-6 of the metric with the batch
         size; edge-for-edge equality is promised in float64), and whether single nodes were computed again (`by_node`) or
         whole layers, where the architecture has no description node by node.
@@ -131,15 +131,15 @@ def acdc_sweep(
     if not thresholds:
         raise InputError("a sweep needs at least one threshold")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    found: dict[float, Circuit] = {}
+    circuits: dict[float, Circuit] = {}
     with inference_state(model.bridge), torch.no_grad():
         loss = Loss(question)
         for threshold in sorted(set(map(float, thresholds))):
             these = Rules(threshold, **rules)
             start = _checked(model, these, start)
             origin = provenance(question, "acdc", _options(these, start, question))
-            start = found[threshold] = _searched(loss, these, start, origin, None, progress)
-    return tuple(found[float(threshold)] for threshold in thresholds)
+            start = circuits[threshold] = _searched(loss, these, start, origin, None, progress)
+    return tuple(circuits[float(threshold)] for threshold in thresholds)
 
 
 @on_model
@@ -194,13 +194,13 @@ def _acdc_of_size(
             these = Rules(threshold, **rules)
             large = _checked(model, these, large)
             options = _options(these, large, question) | {"wanted": edges}
-            found = _searched(loss, these, large, provenance(question, "acdc", options), None, progress)
-            tried.append((threshold, len(found)))
-            if len(found) > edges:
-                large, low = found, threshold
+            circuit = _searched(loss, these, large, provenance(question, "acdc", options), None, progress)
+            tried.append((threshold, len(circuit)))
+            if len(circuit) > edges:
+                large, low = circuit, threshold
             else:
                 high = threshold
-                best = found if len(found) >= len(best) else best
+                best = circuit if len(circuit) >= len(best) else best
             if len(best) == edges or high < low * 1.01:
                 break
             threshold = low * 4 if high == math.inf else high / 4 if low == 0.0 else (low * high) ** 0.5
@@ -284,8 +284,8 @@ def _discovered(
         return _acdc_of(question, Rules(float(threshold), **rules), start, store, report)
 
 
-def _notes(found: Circuit) -> tuple[str, ...]:
-    if found.provenance.get("search", {}).get("by_node", True):
+def _notes(circuit: Circuit) -> tuple[str, ...]:
+    if circuit.provenance.get("search", {}).get("by_node", True):
         return ()
     return ("this architecture has no description node by node: whole layers were computed, which is slower",)
 
