@@ -217,7 +217,7 @@ def _checked(bridge: TransformerBridge, name: str, named: bool, allow_hooks: boo
         with model_errors(name) if named else nullcontext():
             architecture = describe(bridge)
             with inference_state(bridge):
-                return architecture, check(bridge, architecture, name)
+                return architecture, check(architecture, name)
 
 
 def check_map_belongs(model: object, device: str) -> None:
@@ -231,13 +231,13 @@ def check_map_belongs(model: object, device: str) -> None:
 
 def _check_golden(model: Model) -> None:
     """Compares the tokenizer and the logits of a model with a short name with known values."""
-    from circuits.engine.hooks import run
+    from circuits.engine.hooks import TokenBatch, run
 
     def logits(ids: list[int]) -> torch.Tensor:
         tokens = torch.tensor([ids], device=model.device)
         position = torch.tensor([len(ids) - 1], device=model.device)
         with torch.no_grad():
-            return run(model.bridge, model.architecture.unembed, tokens, position)[0]
+            return run(model.architecture, TokenBatch(tokens, position))[0]
 
     if model.dtype in (torch.float32, torch.float64):
         zoo.check_golden(model.name, logits, lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"])

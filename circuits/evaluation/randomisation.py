@@ -127,22 +127,22 @@ def randomisation(
     if cascading and any(not 0 <= step <= n for step in steps):
         raise InputError(f"numbers of last layers must be between 0 and {n}, got {list(steps)}")
     own = attribute(model) if own is None else own
-    found: list[tuple[float, float]] = []
+    alike: list[tuple[float, float]] = []
     for done, step in enumerate(steps):
         with shuffled_layers(model, range(n - step, n) if cascading else [step], seed):
-            found.append(_alike(own, attribute(model), k))
+            alike.append(_alike(own, attribute(model), k))
         if progress is not None:
             progress(done + 1, len(steps))
     overlap = k is not None or isinstance(own, Circuit)
-    return Randomisation(steps, cascading, tuple(a for a, _ in found), tuple(b for _, b in found) if overlap else (), k)
+    return Randomisation(steps, cascading, tuple(a for a, _ in alike), tuple(b for _, b in alike) if overlap else (), k)
 
 
 def _alike(own: Found, other: Found, k: int | None) -> tuple[float, float]:
     """Rank correlation of absolute scores, and Jaccard overlap; NaN where there is none."""
     if isinstance(own, Circuit):
         return math.nan, stability({"own": own, "other": other}).mean_jaccard
-    found = stability({"own": _sizes(own), "other": _sizes(other)}, k or 1)
-    return found.mean_rank, found.mean_jaccard if k is not None else math.nan
+    compared = stability({"own": _sizes(own), "other": _sizes(other)}, k or 1)
+    return compared.mean_rank, compared.mean_jaccard if k is not None else math.nan
 
 
 def _sizes(scores: Found) -> Found:

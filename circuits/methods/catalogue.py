@@ -50,10 +50,10 @@ def method(name: str) -> Method:
         InputError: there is none, or its package cannot be loaded.
     """
     _check_known(name)
-    found = plugins.find_method(name)
-    if not isinstance(found, Method) or found.name != name:
+    chosen = plugins.find_method(name)
+    if not isinstance(chosen, Method) or chosen.name != name:
         raise InputError(f"method {name!r} is not a circuits.methods.method.Method of that name")
-    return found
+    return chosen
 
 
 def declared(name: str) -> Declared:

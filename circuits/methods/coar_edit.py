@@ -25,8 +25,9 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods, plain_torch
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.results.node_scores import LinearAttribution
 from circuits.shown import Shown
 from circuits.stats.rounding import computed_in, rounding
@@ -137,8 +138,8 @@ def apply_edit(
     prompts: Mapping[str, PromptPairs],
     *,
     ks: Sequence[int] = (0, 1, 2, 5, 10, 20),
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EditOutcome:
@@ -163,7 +164,7 @@ def apply_edit(
     chosen = edit.nodes[: max(1, max(ks))]
     metrics = {}
     for name, pairs in prompts.items():
-        sampler = Sampler.ask(model, pairs, list(chosen), metric, ablation, batch_size)
+        sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), list(chosen))
         rank = torch.tensor([chosen.index(node) for node in sampler.nodes])
         masks = torch.stack([rank < k for k in ks])
         metrics[name] = sampler.measured("edit", in_blocks(masks), progress).outcomes

@@ -239,5 +239,13 @@ def check_size(size: str) -> None:
         raise InputError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
 
 
+def check_sampling(confidence: float, size: str, samples: int) -> None:
+    """Refuses options with which no sample says anything."""
+    check_confidence(confidence)
+    check_size(size)
+    if samples < 2:
+        raise InputError(f"samples must be at least 2, got {samples}")
+
+
 def _finite(value: float) -> float | None:
     return value if abs(value) < torch.inf else None

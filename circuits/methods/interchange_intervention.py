@@ -28,7 +28,6 @@ from torch import Tensor
 
 from circuits.engine.hooks import inference_state
 from circuits.engine.patch import Patch, patched_logits, record_values
-from circuits.engine.resume import base_run
 from circuits.errors import InputError
 from circuits.methods.alignment import NodeAt, align
 from circuits.methods.causal_model import CausalModel
@@ -196,15 +195,11 @@ def interchange_interventions(
     allowed = _candidate_lists(candidates, expected, model.bridge.cfg.d_vocab)
     nodes = [[part for variable in row for part in parts[variable]] for row in rows]
     predicted = torch.empty_like(expected)
-    done = 0
     with inference_state(model.bridge):
-        for batch in question.batches():
-            index = batch.suffix.batch.index.cpu()
+        for batch in question.batches(progress=progress):
+            index = batch.index
             logits = _intervene(question, batch, nodes)
             predicted[:, index] = _predict(logits, [allowed[i] for i in index.tolist()] if allowed else None)
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(pairs))
     options = {
         "alignment": {variable: [str(part) for part in parts[variable]] for variable in alignment},
         "variables": rows,
@@ -289,20 +284,17 @@ def _intervene(
     question: Question, batch: Batch, nodes: Sequence[Sequence[NodeAt]]
 ) -> Float[Tensor, "run batch d_vocab"]:
     """Logits of the base run, the source run, and of the base run with each set of nodes taken from the source."""
-    model, suffix = question.model, batch.suffix
-    bridge, architecture = model.bridge, model.architecture
+    architecture = question.model.architecture
     sites = [part.site for parts in nodes for part in parts]
-    source, values = record_values(bridge, architecture, suffix.corrupted, suffix.position, sites, suffix.cache())
-    base = base_run(
-        bridge, architecture, suffix.clean, suffix.position, suffix.cache(), exact=model.report.resume_exact
-    )
+    source, values = record_values(architecture, batch.suffix.corrupted_tokens, sites)
+    base = question.base_run(batch)
     logits = [base.logits, source]
     for parts in nodes:
         patches = [
             Patch(part.site, None if part.position is None else place(part.position, batch, question.pairs))
             for part in parts
         ]
-        logits.append(patched_logits(bridge, architecture, base, values, [patches])[0])
+        logits.append(patched_logits(architecture, base, values, [patches])[0])
     return torch.stack(logits)
 
 

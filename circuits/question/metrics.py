@@ -172,7 +172,11 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def get_metric(metric: "str | Metric | MetricFunction") -> Metric:
+MetricLike = str | Metric | MetricFunction
+"""A metric by name, or as it is."""
+
+
+def get_metric(metric: MetricLike) -> Metric:
     """A metric by name, or the user's own function of (logits, targets) -> one number per prompt.
 
     Own functions are taken as "higher is more"; wrap them in a `Metric` to say otherwise.

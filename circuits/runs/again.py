@@ -16,7 +16,7 @@ from circuits.methods.catalogue import method as find_method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, Gaussian, Resample, get_ablation
+from circuits.question.ablations import Ablation, AblationLike, Gaussian, Resample, get_ablation
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
@@ -51,7 +51,7 @@ class Asked:
         pairs: PromptPairs,
         *,
         metric: str | None = None,
-        ablation: str | Ablation | None = None,
+        ablation: AblationLike | None = None,
         seed: int | None = None,
         batch_size: int | None = None,
         **options: Any,

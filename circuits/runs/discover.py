@@ -17,18 +17,18 @@ from typing import Any
 import torch
 
 from circuits.errors import AttributionWarning, InputError
-from circuits.evaluation.faithfulness import Faithfulness, faithfulness
+from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
 from circuits.graph.graph import Graph
 from circuits.methods.catalogue import DECLARED
 from circuits.methods.catalogue import method as find_method
 from circuits.methods.method import Declared, Method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
-from circuits.methods.refine import refine
+from circuits.methods.refine import refine_of
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageProgress, StageReport, silent
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, Gaussian, Resample, get_ablation
+from circuits.question.ablations import Ablation, AblationLike, Gaussian, Resample, get_ablation
 from circuits.question.answers import watched
 from circuits.question.doubts import about_answers, collected, doubt, same_up_to_answer
 from circuits.question.question import Question, look
@@ -53,7 +53,7 @@ def discover(
     *,
     method: str = "eap-ig",
     metric: str | None = None,
-    ablation: str | Ablation | None = None,
+    ablation: AblationLike | None = None,
     noise_tokens: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -96,7 +96,7 @@ def discover(
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
         question = Question.ask(model, pairs, metric, replacement, batch_size)
         defaults = {name: option.default for name, option in chosen.options.items()}
-        job = _Job(question, chosen, {**defaults, **options}, batch_size, seed, stage, test, workers, store)
+        job = _Job(question, chosen, {**defaults, **options}, seed, stage, test, workers, store)
         found = _PIPELINES[chosen.gives](job)
         if test:
             look(question)
@@ -121,7 +121,7 @@ def check_divided(method: str) -> None:
         )
 
 
-def choose_ablation(ablation: str | Ablation, noise_tokens: Sequence[str] | None = None, seed: int = 0) -> Ablation:
+def choose_ablation(ablation: AblationLike, noise_tokens: Sequence[str] | None = None, seed: int = 0) -> Ablation:
     """The ablation of that name, with its options.
 
     Raises:
@@ -146,7 +146,6 @@ class _Job:
     Attributes:
         question: model, pairs, metric and ablation, validated.
         method, options: the options by name, with defaults where they were not given.
-        batch_size: as asked for.
         seed: of whatever is drawn.
         stage: progress reporting.
         test, workers, store: see `discover`.
@@ -156,7 +155,6 @@ class _Job:
     question: Question
     method: Method
     options: Mapping[str, Any]
-    batch_size: int | None
     seed: int
     stage: StageProgress
     test: bool
@@ -172,11 +170,6 @@ class _Job:
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What all methods of the library take."""
-        return {"metric": self.question.metric, "ablation": self.question.ablation, "batch_size": self.batch_size}
-
-    @property
     def recorded(self) -> dict[str, Any]:
         """How the run was asked for, as JSON can hold it."""
         told = {name: _plain(value) for name, value in self.options.items()}
@@ -190,16 +183,12 @@ class _Job:
         for name in given:
             if method.options[name].kind is Kind.POSITIONS and given[name] == "all":
                 given[name] = None
-        asked = {name: value for name, value in self.asked.items() if name not in method.unasked}
-        wanted = {"seed": self.seed, "store": self.store, "workers": self.workers, "timed": self.timed}
-        given |= {**method.fixed, **asked} | {name: value for name, value in wanted.items() if name in accepts}
-        model, pairs = self.question.model, self.question.pairs
-        with _warned() as notes:
-            if "timed" in accepts:
-                found = method.function(model, pairs, **given)
-            else:
-                with self.timed(*method.stage) as progress:
-                    found = method.function(model, pairs, progress=progress, **given)
+        offered = {"seed": self.seed, "store": self.store, "workers": self.workers, "timed": self.timed}
+        with _warned() as notes, contextlib.ExitStack() as stage:
+            if "timed" not in accepts:
+                offered["progress"] = stage.enter_context(self.timed(*method.stage))
+            given |= {**method.fixed} | {name: value for name, value in offered.items() if name in accepts}
+            found = method.function(self.question, **given)
         return found, tuple(notes)
 
 
@@ -219,8 +208,7 @@ def _edges(job: _Job) -> Discovery:
     if how is not None:
         top = MOST_EDGES if top is None else top
         with job.timed("refinement", "refining edges") as progress:
-            question = job.question
-            scores = refine(question.model, question.pairs, scores, top=top, how=how, progress=progress, **job.asked)
+            scores = refine_of(job.question, scores, top=top, how=how, progress=progress)
     circuit = choice.circuit(scores)
     faith, accuracy = _tested(job, circuit)
     options = job.recorded | choice.recorded | ({} if how is None else {"refine_top": top})
@@ -276,14 +264,13 @@ class _Choice:
 
 def _tested(job: _Job, circuit: Circuit) -> tuple[Faithfulness, float | None]:
     """A circuit's faithfulness, and the model's accuracy where pairs have distractors; nothing is measured if not to be."""
-    model, pairs = job.question.model, job.question.pairs
     if not job.test:
-        unknown = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
+        unknown = torch.full((len(job.question.pairs),), torch.nan, dtype=torch.float64)
         names = job.question.metric.name, job.question.ablation.label
         return Faithfulness(math.nan, unknown, unknown, unknown, unknown[:0], len(circuit), *names), None
     n_random = job.options[RANDOM_CIRCUITS.name]
     with job.timed("evaluation", "testing the circuit") as progress:
-        faith = faithfulness(model, pairs, circuit, n_random=n_random, seed=job.seed, progress=progress, **job.asked)
+        faith = faithfulness_of(job.question, circuit, n_random=n_random, seed=job.seed, progress=progress)
     return faith, None if faith.answers is None else faith.answers.accuracy
 
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.evaluation.completeness import Completeness, completeness, minimality
-from circuits.evaluation.curves import faithfulness_curves
-from circuits.evaluation.faithfulness import Faithfulness, faithfulness
-from circuits.evaluation.hypothesis import HypothesisTests, hypothesis_tests
+from circuits.evaluation.completeness import Completeness, completeness_of, minimality_of
+from circuits.evaluation.curves import faithfulness_curves_of
+from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
+from circuits.evaluation.hypothesis import HypothesisTests, hypothesis_tests_of
 from circuits.evaluation.randomisation import randomisation
 from circuits.evaluation.score_quality import complexity, sensitivity
 from circuits.evaluation.stability import prompt_stability
@@ -24,6 +24,7 @@ from circuits.model import Model
 from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.doubts import about_prompts, collected, doubt
+from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
@@ -115,10 +116,10 @@ class _Work:
         self.run, self.model, self.pairs, self.fresh = run, model, pairs, fresh
         self.seed, self.stage, self.batch_size, self.at_most = seed, stage, batch_size, at_most
         self.metric, self.ablation = asked_about(run)
-        self.asked: dict[str, Any] = {"metric": self.metric, "batch_size": batch_size}
         self.circuit = next(iter(run.circuits.values()), None)
         self.own = own_result(run)
         self.scores = None if isinstance(self.own, Circuit) else self.own
+        self._questions: dict[str, Question] = {}
         self.found: dict[str, Any] = {}
         self.skipped: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -145,14 +146,25 @@ class _Work:
                 if part not in AGAIN:  # which have other pairs, and models that were altered on purpose
                     self.warnings |= warnings
 
+    def question(self, ablation: str) -> Question:
+        """The run's question under the ablation of that label; InputError where the pairs do not support it."""
+        if ablation not in self._questions:
+            chosen, asked = ablation_called(ablation), next(iter(self._questions.values()), None)
+            self._questions[ablation] = (
+                Question.ask(self.model, self.pairs, self.metric, chosen, self.batch_size)
+                if asked is None
+                else asked.again(ablation=chosen)
+            )
+        return self._questions[ablation]
+
     def _measure(self, part: str, ablations: Sequence[str] | None, n_random: int) -> None:
-        of_circuit = {"completeness": completeness, "minimality": minimality, "hypothesis": hypothesis_tests}
+        of_circuit = {"completeness": completeness_of, "minimality": minimality_of, "hypothesis": hypothesis_tests_of}
         if part == "faithfulness" and self.circuit is not None:
             self.faithfulness(self.circuit, ablations, n_random)
         elif part in of_circuit and self.circuit is not None:
             self.measured(part, of_circuit[part], self.circuit)
         elif part == "curves" and isinstance(self.scores, EdgeScores):
-            self.measured(part, faithfulness_curves, self.scores)
+            self.measured(part, faithfulness_curves_of, self.scores)
         elif part == "scores" and self.scores is not None:
             self.of_scores(self.scores)
         elif part in AGAIN:
@@ -174,13 +186,11 @@ class _Work:
             yield progress
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
-    def measured(self, name: str, function: Any, of: Circuit | EdgeScores) -> None:
-        seeded = {} if function is minimality else {"seed": self.seed}
+    def measured(self, name: str, function: Any, judged: Circuit | EdgeScores) -> None:
+        seeded = {} if function is minimality_of else {"seed": self.seed}
         title = "hypothesis tests" if name == "hypothesis" else name
         with self._telling(title), self._timed(title) as progress:
-            found = function(
-                self.model, self.pairs, of, ablation=self.ablation, progress=progress, **seeded, **self.asked
-            )
+            found = function(self.question(self.ablation.label), judged, progress=progress, **seeded)
             self.found[name] = found
             if isinstance(found, Completeness) and found.undefined is not None:
                 self.skipped[title] = found.undefined
@@ -206,10 +216,9 @@ class _Work:
 
     def _faithfulness(self, circuit: Circuit, ablation: str, kind: str, n_random: int) -> Faithfulness:
         with self._timed(f"faithfulness, {ablation}, {kind.replace('_', ' ')}") as progress:
-            return faithfulness(
-                self.model, self.pairs, circuit, ablation=ablation_called(ablation), n_random=n_random, random_kind=kind,
-                seed=self.seed, progress=progress, **self.asked,
-            )  # fmt: skip
+            return faithfulness_of(
+                self.question(ablation), circuit, n_random=n_random, random_kind=kind, seed=self.seed, progress=progress
+            )
 
     def of_scores(self, scores: EdgeScores | NodeScores) -> None:
         with self._telling("scores"):

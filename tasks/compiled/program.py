@@ -7,7 +7,7 @@ from transformer_lens import TransformerBridge
 
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
+from circuits.question.ablations import AblationLike
 from circuits.results.circuit import Circuit
 from tasks.compiled.compiler import Network, compile_network
 from tasks.compiled.truth import active_edges, jointly_active_edges
@@ -34,7 +34,7 @@ class Program(TokenTask):
         return compile_network(cls.network())
 
     def known_circuits(
-        self, model: Model, pairs: PromptPairs, *, ablation: str | Ablation, metric: str | None
+        self, model: Model, pairs: PromptPairs, *, ablation: AblationLike, metric: str | None
     ) -> dict[str, Circuit]:
         """The active and the jointly active edges (see `tasks.compiled.truth`); none for another model."""
         if model.name != self.model:

@@ -21,8 +21,8 @@ from circuits.engine.prefix import Suffix
 from circuits.errors import InputError
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from tasks.compiled.structure import structural_edges
 
@@ -37,9 +37,9 @@ ROWS = 256
 def active_edges(
     model: Model,
     pairs: PromptPairs,
-    ablation: str | Ablation = "interchange",
+    ablation: AblationLike = "interchange",
     *,
-    metric: str | Metric | MetricFunction | None = None,
+    metric: MetricLike | None = None,
 ) -> tuple[str, ...]:
     """The edges of the graph, structural or not, whose ablation alone changes the metric of a pair.
 
@@ -64,9 +64,9 @@ def active_edges(
 def jointly_active_edges(
     model: Model,
     pairs: PromptPairs,
-    ablation: str | Ablation = "interchange",
+    ablation: AblationLike = "interchange",
     *,
-    metric: str | Metric | MetricFunction | None = None,
+    metric: MetricLike | None = None,
 ) -> tuple[str, ...]:
     """The structural edges that change the metric of a pair when some set of others is ablated.
 
@@ -115,7 +115,7 @@ def _metrics(question: Question, kept: Bool[Tensor, "circuit writer reader"]) ->
                 )
                 other = replacement.map(lambda x, k=k: x.repeat(k, *[1] * (x.ndim - 1)))
                 each = circuits.repeat_interleave(n, 0)
-                logits = ablated_logits(model.bridge, model.architecture, tiled, other, each)
+                logits = ablated_logits(model.architecture, tiled, other, each)
                 for row, part in enumerate(logits.reshape(k, n, -1), start):
                     values[row, index] = question.metric(part, batch.targets).to("cpu", torch.float64)
     return values

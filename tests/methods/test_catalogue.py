@@ -73,14 +73,14 @@ def test_an_unknown_method_is_refused_with_the_nearest():
 TOY = '''
 from dataclasses import replace
 
-import circuits
+from circuits.methods.edge_attribution import edge_attribution_of
 from circuits.methods.method import Method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind, Option
 
 
-def toy(model, pairs, *, strength, flip=False, **asked):
+def toy(question, *, strength, flip=False):
     """EAP, scaled."""
-    scores = circuits.edge_attribution(model, pairs, gradient="clean", **asked)
+    scores = edge_attribution_of(question, gradient="clean")
     return replace(scores, values=(-strength if flip else strength) * scores.values)
 
 
