@@ -132,9 +132,8 @@ def plain(value: object) -> object:
 def as_index(value: object, what: str, where: str) -> int:
     """`value` as a whole number from 0; booleans are refused."""
     number = plain(value)
-    whole = isinstance(number, int) and not isinstance(number, bool)
-    if not whole or not 0 <= number <= LARGEST:
-        kind = "" if whole else f" ({type(number).__name__})"
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= LARGEST:
+        kind = f" ({type(number).__name__})" if not isinstance(number, int) or isinstance(number, bool) else ""
         raise PairsError(f"{where}: {what} is {show(number)}{kind}; expected a whole number, counted from 0")
     return number
 

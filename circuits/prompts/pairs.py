@@ -127,9 +127,10 @@ class PromptPairs(Shown):
         cls, pairs: Sequence[Pair], source: str = "tokens", seed: int | None = None, metric: str = "logit_difference"
     ) -> "PromptPairs":
         """`PromptPairs` of single pairs, in their order."""
-        columns = ("clean", "corrupted", "answers", "distractors", "position", "roles")
-        values = [tuple(getattr(pair, name) for pair in pairs) for name in columns]
-        return cls(*values, tuple(map(_texts, pairs)), source, seed, metric)
+        names = ("clean", "corrupted", "answers", "distractors", "roles")
+        columns: Any = {name: tuple(getattr(pair, name) for pair in pairs) for name in names}
+        positions, texts = tuple(pair.position for pair in pairs), tuple(map(_texts, pairs))
+        return cls(**columns, positions=positions, texts=texts, source=source, seed=seed, metric=metric)
 
     @classmethod
     def from_tokens(
