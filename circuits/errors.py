@@ -5,6 +5,8 @@ is a bug of ours (exit code 1, with its traceback).
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -21,6 +23,15 @@ class PairsError(InputError):
 
 class SchemaError(InputError):
     """A file in a form of another version of this project, newer or older than what is read."""
+
+
+@contextmanager
+def cannot(what: str) -> Iterator[None]:
+    """Turns an `OSError` of its block into an `InputError`, with the system's reason: `with cannot(f"read {path}"):`."""
+    try:
+        yield
+    except OSError as problem:
+        raise InputError(f"cannot {what}: {problem.strerror or problem}") from None
 
 
 NO_MEMORY = "there is not enough memory for this; give it more, or a smaller batch size"

@@ -12,9 +12,14 @@ The library does not import `tasks`; the dependency points the other way. The co
 `circuits.load_model` look here. A package that may be used before it is installed says what it has with `provide`.
 """
 
+import hashlib
+import importlib.util
+import json
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from circuits.errors import InputError
@@ -75,6 +80,11 @@ def task_names() -> list[str]:
     return sorted(_found(GROUP))
 
 
+def check_task(name: str) -> None:
+    """Refuses a name that no task has, without importing one; raises as `find_task`."""
+    _point(GROUP, name)
+
+
 def find_task(name: str, **options: Any) -> Any:
     """The task of that name; `_` and `-` are the same in it.
 
@@ -126,6 +136,28 @@ def find_method(name: str) -> Any:
         InputError: no method has that name, or its package cannot be loaded.
     """
     return _loaded(_point(METHODS, name))
+
+
+def method_state(name: str) -> str:
+    """Changes when the package of a method changes: its distribution's version, or its files. Nothing is imported."""
+    point = _point(METHODS, name)
+    version = "" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+    return f"{point.value} {version} {code_state(point.module)}"
+
+
+@cache
+def code_state(module: str) -> str:
+    """sha256 of the package of a module, word lists included; of the module alone if it is in no package. Nothing is imported."""
+    top = importlib.util.find_spec(module.partition(".")[0])
+    origin = None if top is None else top.origin
+    if origin is None or not Path(origin).is_file():
+        return "no file"
+    files = [Path(origin)]
+    if top is not None and top.submodule_search_locations:
+        suffixes = (".py", ".json", ".safetensors")
+        files = sorted(path for path in Path(origin).parent.rglob("*") if path.suffix in suffixes)
+    sums = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
 def _point(group: str, name: str) -> EntryPoint:

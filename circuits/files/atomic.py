@@ -57,6 +57,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.close(handle)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all; raises as `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def check_writable(path: str | Path) -> None:
     """Whether a file could be written here; asked before long work.
 

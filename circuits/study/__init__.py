@@ -1,4 +1,4 @@
-"""Studies: grids of models, tasks, methods and seeds, run where there is room for them, and resumed after any fault.
+"""Studies: grids of models, tasks, methods and seeds, computed in one process or many, and resumed after any fault.
 
 from circuits.study import StudyDirectory, read_study, run_study, table
 
