@@ -243,7 +243,7 @@ def test_directories_that_are_no_study(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="not a study's directory"):
         StudyDirectory.begin(tmp_path)
-    with pytest.raises(InputError, match="no study's directory"):
+    with pytest.raises(InputError, match="not a study's directory"):
         StudyDirectory.open(tmp_path)
 
 
@@ -435,7 +435,7 @@ def test_an_evaluation_depends_on_what_its_task_tells(monkeypatch):
         (
             "[methods.eap]",
             '[methods.edge-pruning]\nobjective = "rank"',
-            r"methods.edge-pruning cannot be used: edge pruning needs a gradient, and rank has none",
+            r"methods.edge-pruning cannot be used: objective must be one of logit_difference",
         ),
         ("n = 4", "n = 0", r"n must be a whole number of at least 1, not 0"),
         (
