@@ -32,17 +32,8 @@ from circuits.runs.read import Run, read_runs
 EXAMPLES = 5
 MOST_TOKENS = 12
 SHOWN_FIRST = (
-    "task",
-    "n_pairs",
-    "seed",
-    "model",
-    "revision",
-    "weights_sha256",
-    "dtype",
-    "device",
-    "metric",
-    "ablation",
-)
+    "task", "n_pairs", "seed", "model", "revision", "weights_sha256", "dtype", "device", "metric", "ablation",
+)  # fmt: skip
 
 
 def report_sections(

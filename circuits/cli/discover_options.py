@@ -6,21 +6,8 @@ from typing import Annotated
 
 import typer
 
+from circuits.cli import options
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, in_words
-from circuits.cli.options import (
-    WORKERS,
-    BatchSize,
-    Config,
-    CpusPerWorker,
-    Device,
-    DeviceMap,
-    Dtype,
-    GpusPerWorker,
-    NumberOfWorkers,
-    On,
-    OneLength,
-    Revision,
-)
 from circuits.methods.catalogue import DECLARED, ablations, metrics
 
 
@@ -62,18 +49,18 @@ class Asked:
     ] = None
     n: Annotated[int | None, typer.Option("--n", help="Pairs. Default: 64 of a task, all of a file.", min=1)] = None
     seed: Annotated[int, typer.Option(help="Random seed.", min=0, max=LARGEST_SEED)] = 0
-    one_length: OneLength = None
+    one_length: options.OneLength = None
 
 
 @dataclass(frozen=True)
 class Computed:
     """How one process computes it."""
 
-    batch_size: BatchSize = None
-    dtype: Dtype = None
-    device: Device = "auto"
-    device_map: DeviceMap = None
-    revision: Revision = None
+    batch_size: options.BatchSize = None
+    dtype: options.Dtype = None
+    device: options.Device = "auto"
+    device_map: options.DeviceMap = None
+    revision: options.Revision = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,7 @@ class Written:
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TARGET-METHOD.")] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False
     resume: Annotated[bool, typer.Option("--resume", help=_resume_help())] = False
-    config: Config = None
+    config: options.Config = None
     json: Annotated[bool, typer.Option("--json", help="Print the run's summary as JSON instead of tables.")] = False
 
 
@@ -91,16 +78,16 @@ class Written:
 class Divided:
     """Which processes compute it."""
 
-    on: On = None
-    workers: NumberOfWorkers = None
-    cpus_per_worker: CpusPerWorker = None
-    gpus_per_worker: GpusPerWorker = 0
+    on: options.On = None
+    workers: options.NumberOfWorkers = None
+    cpus_per_worker: options.CpusPerWorker = None
+    gpus_per_worker: options.GpusPerWorker = 0
     threads: Annotated[
         int | None,
         typer.Option(
             help="Threads per operation in each process. It may change the last bits of results; the number of workers changes "
             "nothing. Default: torch's.",
-            rich_help_panel=WORKERS,
+            rich_help_panel=options.WORKERS,
             min=1,
         ),
     ] = None

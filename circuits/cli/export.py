@@ -28,8 +28,7 @@ def export(
         int | None, typer.Option(help="Take the N strongest edges by the scores instead of the circuit.", min=1)
     ] = None,
     labels: Annotated[
-        Path | None,
-        typer.Option(help="TOML or JSON file with the tables 'labels' and 'groups': names of nodes."),
+        Path | None, typer.Option(help="TOML or JSON file with the tables 'labels' and 'groups': names of nodes.")
     ] = None,
     max_edges: Annotated[
         int | None, typer.Option(help="Show only this many of the strongest edges; pictures without dead ends.", min=1)

@@ -12,10 +12,7 @@ from circuits.methods.catalogue import DECLARED
 from circuits.methods.method import Declared
 from circuits.methods.options import Kind, Option
 
-PANELS = {
-    True: "Options of methods that score nodes",
-    False: "Options of methods that find edges",
-}
+PANELS = {True: "Options of methods that score nodes", False: "Options of methods that find edges"}
 """By whether a method scores nodes."""
 
 

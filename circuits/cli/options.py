@@ -47,8 +47,7 @@ OneLength = Annotated[
 BatchSize = Annotated[int | None, typer.Option(help="Pairs per batch. Default: by size.", min=1)]
 RunModel = Annotated[str | None, typer.Option(help="The run's model. Default: the name in the run.")]
 Config = Annotated[
-    Path | None,
-    typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True),
+    Path | None, typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True)
 ]
 
 WORKERS = "More than one process"
@@ -68,6 +67,5 @@ CpusPerWorker = Annotated[
     int | None, typer.Option(help="Processors per process. Default: its threads.", rich_help_panel=WORKERS, min=1)
 ]
 GpusPerWorker = Annotated[
-    float,
-    typer.Option(help="GPUs per process; a half is allowed.", rich_help_panel=WORKERS, min=0, callback=finite),
+    float, typer.Option(help="GPUs per process; a half is allowed.", rich_help_panel=WORKERS, min=0, callback=finite)
 ]

@@ -22,27 +22,20 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def stage(name: str) -> Iterator["StageReport"]:
     """A progress bar; a note may follow the counts."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
     from rich.table import Column
 
     # In a narrow terminal the note is cut, not the times.
     note_column = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", table_column=note_column),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=16),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}", table_column=note_column),
     )
-    with Progress(*columns, console=console_stderr(), expand=True) as bar:
+    with progress.Progress(*columns, console=console_stderr(), expand=True) as bar:
         task = bar.add_task(name, total=None, note="")
         yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
 

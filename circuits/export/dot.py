@@ -6,7 +6,7 @@ Text is quoted here rather than by pygraphviz, which takes a label `<…>` for H
 from pathlib import Path
 
 from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 
@@ -25,8 +25,7 @@ NODE_STYLE = (
 
 def write_dot(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
     """Writes the circuit as DOT; `options` are those of `circuits.export.drawing.draw`."""
-    with replacing(path) as temporary:
-        temporary.write_text(dot_text(draw(circuit, naming, **options)), encoding="utf-8")
+    write_text(path, dot_text(draw(circuit, naming, **options)))
 
 
 def dot_text(drawing: Drawing) -> str:

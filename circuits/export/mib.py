@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import InputError
+from circuits.errors import InputError, cannot
 from circuits.export.eap_ig import write_eap_ig
 from circuits.results.circuit import Circuit
 
@@ -61,10 +61,8 @@ def write_mib(
         raise InputError(f"{inner} is a link, which may lead elsewhere; take it away")
     if target.exists() and not overwrite:
         raise InputError(f"{target} is there already; use --overwrite to replace it")
-    try:
+    with cannot(f"write to {inner}"):
         inner.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"cannot write to {inner}: {problem.strerror or problem}") from None
     write_eap_ig(circuit, target, d_model)
     return target
 

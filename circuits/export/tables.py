@@ -9,7 +9,7 @@ from typing import Any
 from circuits.errors import InputError
 from circuits.export.latex import escape
 from circuits.export.rows import EdgeRow, NodeRow, edge_rows, node_rows
-from circuits.files.atomic import replacing
+from circuits.files.atomic import replacing, write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.quantity import quantity_of
@@ -103,8 +103,7 @@ def _write_table(columns: str, heads: Sequence[str], rows: Sequence[Sequence[str
         rf"\end{{{kind}}}",
         "",
     ]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "\n".join(lines))
 
 
 def _needs(long: bool) -> str:

@@ -10,7 +10,7 @@ from circuits.export.dot import FRAME, arrow_size
 from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
 from circuits.export.latex import escape
 from circuits.export.layout import SAMPLE, Layout, Point, lay_out
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 
@@ -43,16 +43,14 @@ PICTURE}
 def write_tikz(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
     """Writes a document of the circuit alone; `options` are those of `circuits.export.drawing.draw`."""
     text = _DOCUMENT.replace("PICTURE", tikz_text(draw(circuit, naming, **options)))
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def write_tikzpicture(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
     """Writes a bare `tikzpicture`; `options` are those of `circuits.export.drawing.draw`."""
     head = "% Needs \\usepackage{tikz} and \\usetikzlibrary{arrows.meta}.\n"
     text = head + tikz_text(draw(circuit, naming, **options))
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def tikz_text(drawing: Drawing) -> str:

@@ -129,16 +129,9 @@ class _Work:
     """
 
     def __init__(
-        self,
-        run: Run,
-        model: Model,
-        pairs: PromptPairs,
-        fresh: bool,
-        seed: int,
-        batch_size: int | None,
-        stage: StageProgress,
-        at_most: float,
-    ) -> None:
+        self, run: Run, model: Model, pairs: PromptPairs, fresh: bool, seed: int, batch_size: int | None,
+        stage: StageProgress, at_most: float,
+    ) -> None:  # fmt: skip
         self.run, self.model, self.pairs, self.fresh = run, model, pairs, fresh
         self.seed, self.stage, self.batch_size, self.at_most = seed, stage, batch_size, at_most
         self.metric, self.ablation = asked_about(run)

@@ -15,15 +15,6 @@ from circuits.study.spec import parse_study, read_study
 from circuits.study.table import table, write_table
 
 __all__ = [
-    "Entry",
-    "Outcome",
-    "Request",
-    "Study",
-    "StudyDirectory",
-    "parse_study",
-    "read_study",
-    "run_study",
-    "status",
-    "table",
+    "Entry", "Outcome", "Request", "Study", "StudyDirectory", "parse_study", "read_study", "run_study", "status", "table",
     "write_table",
-]
+]  # fmt: skip

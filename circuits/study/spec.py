@@ -174,14 +174,8 @@ class _Reader:
         return value
 
     def number(
-        self,
-        top: Mapping[str, Any],
-        key: str,
-        default: int | None,
-        most: int = LARGEST_SEED,
-        least: int = 1,
-        table: str = "",
-    ) -> Any:
+        self, top: Mapping[str, Any], key: str, default: int | None, most: int = LARGEST_SEED, least: int = 1, table: str = "",
+    ) -> Any:  # fmt: skip
         value, where = top.get(key, default), table + key.replace("_", "-")
         if value is not default:
             self.check_size(where, value)
