@@ -12,9 +12,13 @@ The command line, `tasks.load` and `circuits.load_model` look up names here, so 
 that may be used before it is installed calls `provide`.
 """
 
+import hashlib
+import importlib.util
+import json
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -78,6 +82,11 @@ def task_names() -> list[str]:
     return sorted(_points(GROUP))
 
 
+def check_task(name: str) -> None:
+    """Refuses a name that no task has, without importing one; raises as `load_task`."""
+    _point(GROUP, name)
+
+
 def load_task(name: str, **options: Any) -> Any:
     """A task by name, in which `_` and `-` are equal.
 
@@ -139,6 +148,28 @@ def method_names() -> list[str]:
 def find_method(name: str) -> Any:
     """The object of a method's entry point, which `circuits.methods.catalogue.method` checks; InputError if there is none."""
     return _loaded(_point(METHODS, name))
+
+
+def method_state(name: str) -> str:
+    """Changes when the package of a method changes: its distribution's version, or its files. Nothing is imported."""
+    point = _point(METHODS, name)
+    version = "" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+    return f"{point.value} {version} {code_state(point.module)}"
+
+
+@cache
+def code_state(module: str) -> str:
+    """sha256 of the package of a module, word lists included; of the module alone if it is in no package. Nothing is imported."""
+    top = importlib.util.find_spec(module.partition(".")[0])
+    origin = None if top is None else top.origin
+    if origin is None or not Path(origin).is_file():
+        return "no file"
+    files = [Path(origin)]
+    if top is not None and top.submodule_search_locations:
+        suffixes = (".py", ".json", ".safetensors")
+        files = sorted(path for path in Path(origin).parent.rglob("*") if path.suffix in suffixes)
+    sums = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
 
 
 def _point(group: str, name: str) -> EntryPoint:

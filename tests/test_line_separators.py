@@ -10,7 +10,7 @@ import pytest
 from circuits import InputError, PromptPairs
 from circuits.export.tables import cell
 from circuits.files.untrusted import MOST_DOTS, parse_toml
-from circuits.pages.report import _lines
+from circuits.report import _lines
 from tests.command import a_place, command, discover
 
 ENDS = "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e"

@@ -3,7 +3,7 @@
 A format is a function in a file, and an entry here. Nothing heavy is imported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -40,6 +40,23 @@ class Format:
         """The function (circuit, path, …) that writes it."""
         module, name = self.where.split(":")
         return getattr(import_module(f"circuits.{module}"), name)
+
+    def check(self, out: Path, options: Iterable[str], overwrite: bool) -> None:
+        """Refuses what no circuit could make right.
+
+        Raises:
+            InputError: an option that the format does not take, or a file that is there already.
+        """
+        for name in options:
+            if name not in self.takes:
+                takers = [other.name for other in FORMATS.values() if name in other.takes]
+                others = f"; these do: {', '.join(takers)}" if takers else ""
+                what = "labels or groups" if name == "naming" else f"option {name}"
+                raise InputError(f"format {self.name} takes no {what}{others}")
+        if self.suffix and out.is_dir():
+            raise InputError(f"{out} is a directory; format {self.name} is written to a file")
+        if self.suffix and (out.exists() or out.is_symlink()) and not overwrite:
+            raise InputError(f"{out} is there already; use --overwrite to replace it, or choose another --out")
 
 
 FORMATS = {

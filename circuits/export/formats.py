@@ -4,8 +4,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import ContentWarning, InputError
-from circuits.export.catalogue import FORMATS, Format, find_format
+from circuits.errors import ContentWarning
+from circuits.export.catalogue import Format, find_format
 from circuits.plain_torch import plain_torch
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
@@ -39,19 +39,10 @@ def export_circuit(
     """
     form, out = find_format(to, out), Path(out)
     given = options | ({"naming": naming} if naming else {})
-    unused = [name for name in given if name not in form.takes]
-    if unused:
-        takers = [other.name for other in FORMATS.values() if unused[0] in other.takes]
-        others = f"; these do: {', '.join(takers)}" if takers else ""
-        option = "labels or groups" if unused[0] == "naming" else f"option {unused[0]}"
-        raise InputError(f"format {form.name} takes no {option}{others}")
+    form.check(out, given, overwrite)
     _warn_if_empty(form, circuit, out)
     if not form.suffix:
         return form.write(circuit, out, overwrite=overwrite, **given)
-    if out.is_dir():
-        raise InputError(f"{out} is a directory; format {form.name} is written to a file")
-    if (out.exists() or out.is_symlink()) and not overwrite:
-        raise InputError(f"{out} is there already; use --overwrite to replace it, or choose another --out")
     form.write(circuit, out, **given)
     return out
 

@@ -26,9 +26,9 @@ from typing import Literal
 
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
+from circuits.graph.groups import groups_in
 
 Point = Literal["resid_pre", "attn_in", "q", "k", "v", "z", "attn_out", "mlp_in", "mlp_out", "neurons"]
-GROUPS = ("heads", "mlps", "input", "q", "k", "v", "neurons", "rows", "input_rows")
 _NEURON = re.compile(r"m(\d{1,5})\.n(\d{1,7})")
 _INPUT_ROW = re.compile(r"(?:a(\d{1,5})\.W_(QKV|O)|m(\d{1,5})\.W_(in|out))\.in\[(\d{1,7})\]")
 _ROW = re.compile(r"(?:a(\d{1,5})\.W_([QKVO])|m(\d{1,5})\.W_(out))\[(\d{1,7})\]")
@@ -233,17 +233,6 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None
     if not sites:
         raise InputError(f"no nodes chosen by {nodes!r}")
     return tuple(sorted(sites, key=_order))
-
-
-def groups_in(text: str) -> list[str]:
-    """Groups of nodes that are joined by `+`; InputError for an unknown one."""
-    groups = text.split("+")
-    for group in groups:
-        if group not in GROUPS:
-            near = get_close_matches(group, GROUPS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"unknown group of nodes {group!r} in {text!r}{hint} (groups: {', '.join(GROUPS)})")
-    return groups
 
 
 def _order(site: Site) -> tuple[int, ...]:

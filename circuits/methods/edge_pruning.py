@@ -21,7 +21,7 @@ rather than 10, where masks that are always 1 have no gradient.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +42,7 @@ from circuits.model_calls import on_model
 from circuits.progress import StageReport
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
-from circuits.question.metrics import Metric, MetricLike, get_metric
+from circuits.question.metrics import METRICS, Metric, MetricLike
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -302,10 +302,6 @@ def _discovered(
     return edge_pruning_of(question.again(metric=objective), edges, seed=seed, progress=report, **training)
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    check_training(get_metric(options["objective"]), options["learning_rate"])
-
-
 METHOD = Method(
     name="edge-pruning",
     function=_discovered,
@@ -313,11 +309,16 @@ METHOD = Method(
     stage=("training", "steps"),
     help="masks on edges, trained",
     draws=True,
-    check_more=_check,
     remedy="masks trained on kl_divergence, or with --absolute, stay closer to the model",
     takes=(
         replace(EDGES, default=200, help="Edges to choose."),
-        Option("objective", Kind.METRIC, "kl_divergence", "Metric that the masks are trained on."),
+        Option(
+            "objective",
+            Kind.METRIC,
+            "kl_divergence",
+            "Differentiable metric that the masks are trained on.",
+            choices=tuple(name for name, metric in METRICS.items() if metric.differentiable),
+        ),
         Option("steps", Kind.WHOLE, 300, "Steps of training.", at_least=1),
         Option("learning_rate", Kind.NUMBER, 0.2, "Learning rate of the masks' log-odds.", above=0),
         ABSOLUTE,

@@ -126,13 +126,11 @@ class Method(Declared):
             signature names. It returns `EdgeScores`, `NodeScores` or a `Circuit`, as `gives` says. A function of several stages names
             `timed` in place of `progress`: `timed(name, text)` is a context manager that gives a `progress`.
         stage: what the time is recorded as, and what the progress bar says.
-        check_more: refuses values before a model is loaded, where that takes more than an `Option` can say.
         notes: what a reader of the result should know.
     """
 
     function: Callable[..., Any]
     stage: tuple[str, str] = ("attribution", "scoring edges")
-    check_more: Callable[[Mapping[str, Any]], None] | None = None
     notes: Callable[[Any], tuple[str, ...]] | None = None
 
     @property
@@ -140,8 +138,3 @@ class Method(Declared):
         """Arguments of its function that have names."""
         parameters = inspect.signature(self.function).parameters.values()
         return frozenset(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
-
-    def check_values(self, options: Mapping[str, Any]) -> None:
-        super().check_values(options)
-        if self.check_more is not None:
-            self.check_more({name: options.get(name, option.default) for name, option in self.options.items()})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
+from circuits.graph.groups import groups_in
 
 
 class Kind(Enum):
@@ -164,8 +165,6 @@ class Option:
             hint = nearest(value, self.choices)
             raise InputError(f"{self.spelled} must be one of {', '.join(self.choices)}, got {value!r}{hint}")
         if isinstance(value, str) and self.kind is Kind.NODES:
-            from circuits.graph.nodes import groups_in
-
             groups_in(value)
 
     def _within(self, value: int | float) -> bool:

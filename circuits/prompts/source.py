@@ -1,10 +1,12 @@
-"""The source of prompt pairs on the command line: a task or a file."""
+"""Where prompt pairs come from: a task or a file, by name."""
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuits import plugins
 from circuits.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,10 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A task, or a file if the task is None."""
+    """Where pairs come from.
 
-    task: Any
+    Attributes:
+        given: a task, or its name; None: a file.
+        path: the file.
+    """
+
+    given: Any
     path: Path = Path()
+
+    @cached_property
+    def task(self) -> Any:
+        """The task, whose package is imported when it is first needed; None: the pairs come from a file."""
+        return plugins.load_task(self.given) if isinstance(self.given, str) else self.given
 
     def __call__(self, model: "Encoder", n: int | None, seed: int, one_length: bool = False) -> "PromptPairs":
         """n pairs (None: 64 of a task, all of a file); with `one_length`, only those of the most frequent length."""
@@ -37,9 +49,8 @@ def find_pairs(target: str) -> Source:
         if not path.is_file():
             raise InputError(f"there is no file {target}")
         return Source(None, path)
-    from circuits.plugins import load_task
-
-    return Source(load_task(target), path)
+    plugins.check_task(target)
+    return Source(target, path)
 
 
 def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":

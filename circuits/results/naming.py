@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuits.errors import InputError
 from circuits.files.untrusted import read_json, read_toml, shown
-from circuits.graph.graph import Graph
+
+if TYPE_CHECKING:
+    from circuits.graph.graph import Graph
 
 LONGEST = 200
 """Characters of a label."""
@@ -39,7 +41,7 @@ class Naming:
     def __bool__(self) -> bool:
         return bool(self.labels or self.groups)
 
-    def checked(self, graph: Graph) -> "Naming":
+    def checked(self, graph: "Graph") -> "Naming":
         """The same with clean labels.
 
         Raises:

@@ -62,7 +62,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, c
         ([one, str(tmp_path)], "is not a run directory"),
         ([one, other], "different prompts"),
         ([one, one], "two runs are called one"),
-        ([one, other, "--alphas", "a"], "different prompts"),
+        ([one, other, "--alphas", "a"], "alphas must be numbers"),
     ):
         assert run(monkeypatch, ["compare", *given, "--samples", "0"]) == 2
         error = capsys.readouterr().err

@@ -9,7 +9,7 @@ import circuits
 from circuits import Circuit, EdgeScores, NodeScores, cli
 from circuits.methods.catalogue import METHODS
 from circuits.question.ablations import ABLATIONS
-from circuits.runs.directory import write_run
+from circuits.runs.directory import RunDirectory
 from circuits.runs.discover import discover as run_discovery
 from tests.command import CASE
 from tests.command import GOLDEN as GOLDEN_CASES
@@ -53,7 +53,7 @@ def test_what_cannot_be_read_is_told_in_one_line(monkeypatch, capsys, typed, sai
     out, error = capsys.readouterr()
     assert error.startswith(f"circuits: {said}")
     assert error.count("\n") == 1
-    assert error.endswith(" --help tells more)\n")
+    assert error.endswith(" --help shows all options)\n")
     assert not out
 
 
@@ -71,7 +71,7 @@ def test_a_command_alone_shows_its_help(monkeypatch, capsys):
         (("--metric", "logit_differense"), "no metric 'logit_differense'; did you mean logit_difference"),
         (("--method", "atp-star", "--nodes", "hads"), "unknown group of nodes 'hads'"),
         (("--method", "edge-pruning", "--learning-rate", "-1"), "learning-rate must be above 0, not -1"),
-        (("--method", "edge-pruning", "--objective", "rank"), "edge pruning needs a gradient"),
+        (("--method", "edge-pruning", "--objective", "rank"), "objective must be one of logit_difference"),
     ],
 )
 def test_what_no_model_could_make_right_is_refused_before_one_is_loaded(
@@ -156,9 +156,9 @@ def test_the_second_of_two_runs_into_one_directory_is_refused(monkeypatch, pairs
     model = circuits.load_model(GOLDEN / "model", dtype="float64")
     pairs = circuits.PromptPairs.from_jsonl(pairs_file, model)
     found = run_discovery(model, pairs, edges=5, random_circuits=0)
-    write_run(found, pairs, out)
+    RunDirectory(out).write(found, pairs)
     with pytest.raises(circuits.InputError, match="finished run"):
-        write_run(found, pairs, out)
+        RunDirectory(out).write(found, pairs)
     run = json.loads((out / "run.json").read_text())
     assert run["summary"]["random_faithfulness"] is None
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

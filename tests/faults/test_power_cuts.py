@@ -20,7 +20,7 @@ from circuits.files.atomic import replacing
 from circuits.files.durable import make_directory, sync_tree, synced_later
 from circuits.measure.store import MANIFEST_FILE, Pieces
 from circuits.methods.acdc import acdc
-from circuits.runs.directory import writing_run
+from circuits.runs.directory import RunDirectory
 from tests.command import a_place, discover, finished
 from tests.faults.killing import files, run_of
 from tests.tiny_models import random_pairs, tiny
@@ -132,7 +132,7 @@ def test_a_record_left_by_a_kill_goes_when_the_run_is_on_the_disk(tmp_path, monk
     a_place(tmp_path / "place")
     with chdir(tmp_path / "place"):
         with monkeypatch.context() as killed:
-            killed.setattr("circuits.runs.directory.forget_record", lambda record: None)
+            killed.setattr("circuits.runs.directory.RunDirectory.forget_record", lambda self: None)
             discover(*COAR)
         before = files(Path("RUN"))
         discover(*COAR, code=2)
@@ -216,7 +216,7 @@ def test_resume_makes_again_what_was_emptied(method, tmp_path, monkeypatch):
     a_place(tmp_path / "place")
     with chdir(tmp_path / "place"):
         with monkeypatch.context() as killed:
-            killed.setattr("circuits.runs.directory.forget_record", lambda record: None)
+            killed.setattr("circuits.runs.directory.RunDirectory.forget_record", lambda self: None)
             discover(*method)
         wanted = run_of(Path.cwd())
         record = sorted(path.name for path in Path(".RUN.unfinished").iterdir())
@@ -242,7 +242,7 @@ def test_a_run_that_was_being_replaced_is_put_back_when_the_new_one_was_emptied(
         shutil.copytree("RUN", ".RUN.circuits-old/RUN")
         for path in Path("RUN").iterdir():
             path.write_bytes(b"")
-        with writing_run("RUN"):
+        with RunDirectory("RUN").claimed():
             assert run_of(Path.cwd()) == wanted
         assert not Path(".RUN.circuits-old").exists()
 

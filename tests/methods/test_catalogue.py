@@ -116,7 +116,8 @@ def perform(tmp_path_factory):
     (place / "toy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
     (place / "toy-1.0.dist-info" / "entry_points.txt").write_text("[circuits.methods]\ntoy = toy_method:METHOD\n")
     (place / "study.toml").write_text(STUDY)
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{place}", "COLUMNS": "200"}
+    cache = {"MECH_CIRCUITS_CACHE": str(place / "cache")}
+    environment = {**os.environ, **cache, "PYTHONPATH": f"{HERE}{os.pathsep}{place}", "COLUMNS": "200"}
 
     def run(*asked, code=0):
         done = subprocess.run(

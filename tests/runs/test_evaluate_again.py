@@ -12,7 +12,7 @@ from circuits import Circuit, InputError
 from circuits.pages.evaluation import evaluation_sections
 from circuits.plugins import KnowsCircuits
 from circuits.runs.again import Asked, ablation_called, what_was_asked
-from circuits.runs.directory import write_run
+from circuits.runs.directory import RunDirectory
 from circuits.runs.discover import discover
 from circuits.runs.evaluate import evaluate_run
 from circuits.runs.read import read_run
@@ -36,7 +36,7 @@ def pairs(model):
 
 def evaluated(model, pairs, folder, method, parts=("recovery", *AGAIN), **options):
     """The evaluation of a new run, and the run."""
-    made = write_run(discover(model, pairs, method=method, **options), pairs, folder / "run", overwrite=True)
+    made = RunDirectory(folder / "run", overwrite=True).write(discover(model, pairs, method=method, **options), pairs)
     read = read_run(made)
     return evaluate_run(read, model, pairs, parts=parts), read
 
@@ -152,7 +152,7 @@ def test_what_a_run_was_asked_is_asked_again(model, pairs, tmp_path):
     )
     for method, options, kept in cases:
         made = discover(model, pairs, method=method, ablation="resample", seed=3, **options)
-        read = read_run(write_run(made, pairs, tmp_path / "run", overwrite=True))
+        read = read_run(RunDirectory(tmp_path / "run", overwrite=True).write(made, pairs))
         asked = what_was_asked(read)
         assert kept.items() <= asked.options.items()
         assert (asked.method, asked.metric) == (method, "logit_difference")

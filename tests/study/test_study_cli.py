@@ -44,4 +44,4 @@ def test_a_directory_of_others_is_refused_before_workers_start(study, tmp_path, 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").touch()
     assert command(monkeypatch, "run", study, "--out", tmp_path / "out", "--on", "ray") == 2
-    assert "no study of ours" in capsys.readouterr().err
+    assert "not a study's directory" in capsys.readouterr().err

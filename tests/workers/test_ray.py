@@ -77,7 +77,9 @@ def test_a_killed_worker_is_replaced(ray_workers, tmp_path):
 
 
 def test_a_worker_that_always_dies(ray_workers):
-    with pytest.raises(InputError, match="a worker died over one unit of work 4 times; most often there is not enough"):
+    with pytest.raises(
+        InputError, match="a worker died on one unit of work 4 times; the usual cause is too little memory"
+    ):
         list(ray_workers.map(_die, None, [0]))
 
 
@@ -101,14 +103,14 @@ def test_where_no_worker_can_start(tmp_path):
         text=True,
         timeout=300,
     )
-    assert re.match("a worker died 6 times before it began; most often there is not enough memory", run.stdout), run
+    assert re.match("a worker died 6 times before it began; the usual cause is too little memory", run.stdout), run
 
 
 def test_the_other_units_are_done_all_the_same(ray_workers):
     """Each of two units kills more workers than there are; the last one finds one in their place."""
     units = ray_workers.map(_die_below, 2, range(5))
     found = [next(units) for _ in range(3)]
-    with pytest.raises(InputError, match="a worker died over one unit of work 4 times"):
+    with pytest.raises(InputError, match="a worker died on one unit of work 4 times"):
         next(units)
     assert sorted(found) == [(2, 2), (3, 3), (4, 4)]
 
