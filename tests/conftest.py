@@ -11,6 +11,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests import runtime_checks
+
+runtime_checks.check_some_calls()
+
 # A busy machine is no failure.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -30,6 +34,10 @@ def pytest_xdist_make_scheduler(config, log):
             return path if path in WHOLE_FILES else nodeid
 
     return FilesTogether(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+def pytest_runtest_setup():
+    runtime_checks.calls.clear()
 
 
 @pytest.fixture(autouse=True, scope="session")
