@@ -1,12 +1,15 @@
 """The command from the outside, on a tiny checkpoint without a tokenizer."""
 
 import json
+import sys
 
 import networkx as nx
 import pytest
 
 import circuits
+import circuits.model
 from circuits import Circuit, EdgeScores, NodeScores, cli
+from circuits.measure.sign_check import SignCheck
 from circuits.methods.catalogue import METHODS
 from circuits.question.ablations import ABLATIONS
 from circuits.runs.directory import RunDirectory
@@ -32,7 +35,7 @@ def pairs_file(tmp_path):
 
 def command(monkeypatch, *arguments):
     """Runs `circuits …`; its exit code."""
-    monkeypatch.setattr("sys.argv", ["circuits", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["circuits", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     return stopped.value.code or 0
@@ -77,7 +80,7 @@ def test_a_command_alone_shows_its_help(monkeypatch, capsys):
 def test_what_no_model_could_make_right_is_refused_before_one_is_loaded(
     more, words, pairs_file, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("circuits.model.load_model", None)
+    monkeypatch.setattr(circuits.model, "load_model", None)
     assert score(monkeypatch, pairs_file, tmp_path / "run", *more) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -387,9 +390,7 @@ def test_information_flow_is_on_the_command_line(monkeypatch, pairs_file, tmp_pa
 
 
 def test_what_a_method_warns_of_is_a_note_of_the_run(monkeypatch, pairs_file, tmp_path):
-    monkeypatch.setattr(
-        "circuits.measure.sign_check.SignCheck.verdict", lambda self, scores: "input->m0 has the wrong sign"
-    )
+    monkeypatch.setattr(SignCheck, "verdict", lambda self, scores: "input->m0 has the wrong sign")
     out = tmp_path / "out"
     assert score(monkeypatch, pairs_file, out, "--method", "eap", "--random-circuits", 0) == 0
     assert json.loads((out / "run.json").read_text())["summary"]["notes"] == ["input->m0 has the wrong sign"]

@@ -203,7 +203,7 @@ def test_a_resumed_command_tells_damage_in_one_line(tmp_path, capsys, monkeypatc
     coar = ("--method", "coar", "--samples", 48)
     with chdir(tmp_path / "place"):
         with monkeypatch.context() as killed:  # before it had tidied up, and the run is lost
-            killed.setattr("circuits.runs.directory.RunDirectory.forget_record", lambda self: shutil.rmtree("RUN"))
+            killed.setattr(RunDirectory, "forget_record", lambda self: shutil.rmtree("RUN"))
             discover(*coar)
         piece = next(Path(".RUN.unfinished").resolve().glob("alpha*batch*"))
         piece.write_bytes(piece.read_bytes()[:-1])

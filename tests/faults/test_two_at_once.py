@@ -12,6 +12,7 @@ import torch
 
 import circuits
 from circuits import InputError
+from circuits.files import atomic
 from circuits.files.atomic import replacing
 from circuits.files.locks import sole_writer
 from circuits.methods.acdc import acdc
@@ -157,7 +158,7 @@ def test_temporaries_have_random_names_where_files_cannot_be_locked(tmp_path, mo
     def no_locks(*_):
         raise OSError(95, "not supported")
 
-    monkeypatch.setattr("circuits.files.atomic.fcntl.flock", no_locks)
+    monkeypatch.setattr(atomic.fcntl, "flock", no_locks)
     with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as other:
         assert one != other
         one.write_text("1")
@@ -196,7 +197,7 @@ def test_a_run_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monk
 
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     found = discovery(model, pairs, method="eap", edges=5, random_circuits=0)
-    monkeypatch.setattr("circuits.runs.directory.os.rename", failing)
+    monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(InputError, match="Input/output error"):
         RunDirectory(run, overwrite=True).write(found, pairs)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before

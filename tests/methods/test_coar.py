@@ -13,6 +13,7 @@ from circuits import InputError
 from circuits.engine.hooks import inference_state
 from circuits.errors import DamageWarning
 from circuits.evaluation.counterfactual import Counterfactuals
+from circuits.measure import component_samples
 from circuits.measure.component_runs import ComponentRuns, Replacements
 from circuits.measure.component_samples import BLOCK, Sampler, Samples, draw_block, in_blocks
 from circuits.methods.coar import fit_samples
@@ -229,7 +230,7 @@ def test_a_stores_masks_count_even_if_others_would_be_drawn_now(tmp_path, monkey
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     options = {"samples": 4 * BLOCK, "ablation": "interchange", "store": tmp_path / "store"}
     first = circuits.coar(model, pairs, **options)
-    monkeypatch.setattr("circuits.measure.component_samples.draw_block", lambda n, *args: torch.zeros(BLOCK, n).bool())
+    monkeypatch.setattr(component_samples, "draw_block", lambda n, *args: torch.zeros(BLOCK, n).bool())
     assert torch.equal(circuits.coar(model, pairs, **options).per_prompt, first.per_prompt)
 
 

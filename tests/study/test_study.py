@@ -12,9 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from circuits.errors import DamageWarning, InputError
+from circuits.measure import divided
 from circuits.methods.catalogue import DECLARED
 from circuits.methods.options import Kind
-from circuits.study import StudyDirectory, parse_study, read_study, run_study, status, table, write_table
+from circuits.study import StudyDirectory, parse_study, perform, read_study, run_study, status, table, write_table
 from circuits.study.report import write_report
 from circuits.study.table import columns
 from tests.study.small import TEXT, write_small_study
@@ -44,8 +45,8 @@ def finished(tmp_path_factory):
 
 
 def test_the_same_study_again_computes_nothing(finished, monkeypatch):
-    monkeypatch.setattr("circuits.study.perform.discover", None)
-    monkeypatch.setattr("circuits.measure.divided.load_model", None)
+    monkeypatch.setattr(perform, "discover", None)
+    monkeypatch.setattr(divided, "load_model", None)
     outcome = run_study(parse_study(SMALL), finished)
     assert outcome.made == 0
     assert outcome.states == {"done": 4}
@@ -80,7 +81,7 @@ def _after_identifying(study, out):
 
 
 def test_another_evaluation_leaves_the_runs(finished, monkeypatch):
-    monkeypatch.setattr("circuits.study.perform.discover", None)
+    monkeypatch.setattr(perform, "discover", None)
     changed = parse_study(SMALL.replace('"faithfulness", "curves"', '"curves"'))
     outcome = run_study(changed, finished)
     assert outcome.made == 4
@@ -209,8 +210,6 @@ def test_what_cannot_be_asked_fails_alone(tmp_path):
 
 
 def test_a_bug_in_one_run_is_told_and_tried_again(tmp_path, monkeypatch):
-    from circuits.study import perform
-
     study, out = parse_study(SMALL), StudyDirectory.begin(tmp_path)
     real = perform.discover
 
@@ -219,13 +218,13 @@ def test_a_bug_in_one_run_is_told_and_tried_again(tmp_path, monkeypatch):
             raise ZeroDivisionError("no\n  such thing")
         return real(model, pairs, method=method, **options)
 
-    monkeypatch.setattr("circuits.study.perform.discover", broken)
+    monkeypatch.setattr(perform, "discover", broken)
     outcome = run_study(study, out)
     assert outcome.states == {"done": 2, "failed": 2}
     assert next(e.reason for e in outcome.entries if e.state == "failed") == "a bug: ZeroDivisionError: no such thing"
     trace = json.loads(next((tmp_path / "failures").iterdir()).read_text())["trace"]
     assert "broken" in trace
-    monkeypatch.setattr("circuits.study.perform.discover", real)
+    monkeypatch.setattr(perform, "discover", real)
     outcome = run_study(study, out)
     assert outcome.made == 2
     assert outcome.states == {"done": 4}
@@ -320,14 +319,14 @@ def test_an_evaluation_that_fails_keeps_the_run(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise InputError("nothing to measure")
 
-    monkeypatch.setattr("circuits.study.perform.evaluate_run", refuse)
+    monkeypatch.setattr(perform, "evaluate_run", refuse)
     out = StudyDirectory.begin(tmp_path / "out")
     outcome = run_study(parse_study(SMALL), out)
     assert outcome.states == {"failed": 4}
     assert outcome.entries[0].reason == "nothing to measure"
     assert len(list((out.path / "runs").iterdir())) == 4
     monkeypatch.undo()
-    monkeypatch.setattr("circuits.study.perform.discover", None)  # runs are not made again
+    monkeypatch.setattr(perform, "discover", None)  # runs are not made again
     assert run_study(parse_study(SMALL), out).states == {"done": 4}
 
 
@@ -537,17 +536,15 @@ def test_a_file_among_options_is_beside_the_study_and_counts_by_what_it_holds(tm
 
 @pytest.mark.parametrize(("kept", "loads"), [(2**31, 2), (0, 3)])
 def test_models_are_loaded_once_where_both_have_room(kept, loads, tmp_path, monkeypatch):
-    from circuits.measure import divided as worker_pieces
-
-    loaded, real = [], worker_pieces.load_model
+    loaded, real = [], divided.load_model
 
     def counting(name, **how):
         loaded.append(name)
         return real(name, **how)
 
-    monkeypatch.setattr(worker_pieces, "load_model", counting)
-    monkeypatch.setattr(worker_pieces, "_kept", {})
-    monkeypatch.setattr(worker_pieces, "KEPT_BYTES", kept)
+    monkeypatch.setattr(divided, "load_model", counting)
+    monkeypatch.setattr(divided, "_kept", {})
+    monkeypatch.setattr(divided, "KEPT_BYTES", kept)
     text = TEXT[: TEXT.index("[methods.eap-ig]")].replace("[0, 1]", "[0]")
     assert run_study(write_small_study(tmp_path, text), StudyDirectory.begin(tmp_path / "out")).states == {"done": 6}
     assert len(loaded) == loads
