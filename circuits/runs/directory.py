@@ -45,7 +45,7 @@ SPEED = ("batch-size", "device", "device-map", "threads")
 
 
 class RunDirectory:
-    """The place of one run. In this order: `claimed`, `begin`, and, when the run is done, `write`.
+    """The place of one run: `claimed`, then `begin`, then, when the run is done, `write`; `read` a run that is finished.
 
     Args:
         path: the directory.
@@ -99,7 +99,10 @@ class RunDirectory:
         self.record = self._beside(UNFINISHED) if recorded else None
         finished = self._finished(config) if resume and not self.overwrite else None
         if finished:
-            self._forget_if_synced()
+            if self.record is not None and self.record.exists():  # the run was killed before it had deleted it
+                with cannot(f"sync {self.path}"):
+                    self._sync()
+                self.forget_record()
             return finished
         self.overwrite |= finished is not None
         self.check_free()
@@ -148,7 +151,7 @@ class RunDirectory:
         if self.overwrite:
             return
         try:
-            read_whole(out)
+            self.read()
         except InputError as problem:
             raise InputError(f"{out} holds a damaged run ({problem}); --overwrite replaces it") from None
         raise InputError(f"{out} holds a finished run; use --overwrite to replace it, or choose another --out")
@@ -181,6 +184,10 @@ class RunDirectory:
                     f"{shown(asked.get(name))}); use --overwrite to replace it, or choose another --out"
                 )
         return record if is_whole(out) else {}
+
+    def read(self) -> dict[str, Any]:
+        """The `run.json` of the run that is here; raises as `circuits.runs.files.read_whole`."""
+        return read_whole(self.place)
 
     def write(
         self, result: "Discovery | NodeDiscovery", pairs: "PromptPairs", more: Mapping[str, str] | None = None
@@ -226,6 +233,7 @@ class RunDirectory:
         if self.record is not None:
             shutil.rmtree(self.record, ignore_errors=True)
 
+<<<<<<< HEAD
     def _forget_if_synced(self) -> None:
         """Deletes the record of a run that was finished, and killed before it had deleted it."""
         if self.record is not None and self.record.exists():
@@ -233,6 +241,8 @@ class RunDirectory:
                 self._sync()
             self.forget_record()
 
+=======
+>>>>>>> rundir
     def _put(self, fill: Callable[[Path], Any]) -> None:
         """Fills a new directory beside the run, syncs it and moves it into place."""
         with self.claimed() as alone:

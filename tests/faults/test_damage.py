@@ -18,6 +18,7 @@ from circuits.measure.store import Pieces
 from circuits.methods.acdc import acdc
 from circuits.methods.acdc.record import QUESTION_FILE, STEPS_FILE, SUMS_FILE, EndOfRecordError, Record, Step
 from circuits.results.provenance import frozen
+from circuits.runs.directory import RunDirectory
 from circuits.runs.read import read_run
 from tests.command import a_place, command, discover, finished
 from tests.faults.killing import files
