@@ -233,16 +233,6 @@ class RunDirectory:
         if self.record is not None:
             shutil.rmtree(self.record, ignore_errors=True)
 
-<<<<<<< HEAD
-    def _forget_if_synced(self) -> None:
-        """Deletes the record of a run that was finished, and killed before it had deleted it."""
-        if self.record is not None and self.record.exists():
-            with refusing(f"sync {self.path}"):
-                self._sync()
-            self.forget_record()
-
-=======
->>>>>>> rundir
     def _put(self, fill: Callable[[Path], Any]) -> None:
         """Fills a new directory beside the run, syncs it and moves it into place."""
         with self.claimed() as alone:
