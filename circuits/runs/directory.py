@@ -100,7 +100,7 @@ class RunDirectory:
         finished = self._finished(config) if resume and not self.overwrite else None
         if finished:
             if self.record is not None and self.record.exists():  # the run was killed before it had deleted it
-                with cannot(f"sync {self.path}"):
+                with refusing(f"sync {self.path}"):
                     self._sync()
                 self.forget_record()
             return finished
