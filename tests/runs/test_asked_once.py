@@ -6,7 +6,7 @@ import pytest
 
 from circuits.question.ablations import Mean
 from circuits.question.question import Question
-from circuits.runs.directory import write_run
+from circuits.runs.directory import RunDirectory
 from circuits.runs.discover import discover
 from circuits.runs.evaluate import evaluate_run
 from circuits.runs.read import read_run
@@ -53,7 +53,7 @@ def test_a_run_asks_its_question_once(method, calls):
 def test_an_evaluation_asks_once(calls, tmp_path):
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     found = discover(model, pairs, method="eap", ablation="mean", **FEW)
-    run = read_run(write_run(found, pairs, tmp_path / "run"))
+    run = read_run(RunDirectory(tmp_path / "run").write(found, pairs))
     calls.clear()
     evaluate_run(run, model, pairs, parts=("faithfulness", "completeness", "minimality", "curves"), n_random=1)
     assert calls == {"asked": 1, "means computed": 1}
