@@ -11,7 +11,7 @@ HOUSE = Path(__file__).parents[1] / "circuits"
 LAYERS = (
     "errors", "progress", "quiet", "plain_torch", "plugins", "workers", "files", "stats", "graph", "prompts", "zoo", "engine",
     "model_files", "model_sizes", "model", "model_calls", "question", "results", "measure", "methods", "evaluation", "export",
-    "plots", "runs", "pages", "viewer", "study", "cli",
+    "plots", "viewer", "runs", "pages", "study", "cli",
 )  # fmt: skip
 """From the bottom to the top."""
 HEAVY = {

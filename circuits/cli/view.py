@@ -9,6 +9,9 @@ from circuits.cli.common import load
 from circuits.cli.options import RunModel
 from circuits.cli.terminal import console
 
+ROOM = 2_000_000
+"""Characters that attention may take in a page that was asked for."""
+
 
 def view(
     target: Annotated[
@@ -16,41 +19,59 @@ def view(
     ],
     other: Annotated[Path | None, typer.Argument(help="Another, to be shown beside it.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The page. Default: view.html in the run, or beside the file.")
+        Path | None,
+        typer.Option(help="The page. Default: the run's own; with options view.html in the run, or beside the file."),
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     edges: Annotated[
         int | None, typer.Option(help="Show so many of the strongest scored edges, not the run's circuit.", min=1)
     ] = None,
-    pair: Annotated[int, typer.Option(help="The pair whose clean prompt shows attention.", min=0)] = 0,
-    attention: Annotated[bool, typer.Option(help="Show attention of heads, which loads the model.")] = True,
+    labels: Annotated[
+        Path | None, typer.Option(help="TOML or JSON file with labels, groups and pinned nodes, as the page saves it.")
+    ] = None,
+    pair: Annotated[int, typer.Option(help="The pair to begin with, whose attention is shown.", min=0)] = 0,
+    attention: Annotated[bool, typer.Option(help="Show prompts and attention of heads, which loads the model.")] = True,
     model: RunModel = None,
 ) -> None:
-    """Write one HTML page that shows a circuit, or two side by side; it works offline."""
+    """Show a circuit, or two side by side, as one HTML page that works offline."""
+    from circuits.runs.view import own_page
+
+    plain = not (other or out or edges or labels or pair or model) and attention and target.is_dir()
+    page = own_page(target) if plain else None
+    if page is None:
+        default = (
+            target / ("circuit.html" if plain else "view.html") if target.is_dir() else target.with_suffix(".html")
+        )
+        page = out or default
+        paths = [target] if other is None else [target, other]
+        _write(paths, page, edges, labels, pair, attention and (target / "pairs.jsonl").is_file(), model)
+        console().print(f"written to {page}", soft_wrap=True)
+    if not open_:
+        console().print(f"open {page} in a browser, or add --open", soft_wrap=True)
+        return
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        console().print(f"no browser was found here; open {page} in one", soft_wrap=True)
+
+
+def _write(
+    paths: list[Path], page: Path, edges: int | None, labels: Path | None, pair: int, attention: bool, model: str | None
+) -> None:
     from circuits.files.untrusted import text_or_none
     from circuits.prompts.pairs import PromptPairs
+    from circuits.results.naming import read_naming
     from circuits.results.provenance import said
-    from circuits.runs.source import read_source
-    from circuits.viewer import write_viewer
-    from circuits.viewer.attention import attention_patterns
+    from circuits.runs.view import about_circuits, named_circuits
+    from circuits.viewer import shown_prompts, write_viewer
 
-    paths = [target] if other is None else [target, other]
-    names = [path.resolve().stem for path in paths]
-    names = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    shown = {name: read_source(path, edges).circuit for name, path in zip(names, paths, strict=True)}
-    first = next(iter(shown.values()))
-    origin, tokens, patterns = first.provenance, [], {}
-    about = [f"{origin.get('task') or 'pairs'} in {origin.get('model')}"] if origin.get("model") else []
-    if attention and (target / "pairs.jsonl").is_file():
-        loaded = load(
-            model or said(origin, "model"),
-            said(origin, "dtype"),
-            "auto",
-            text_or_none(origin.get("revision"), "revision"),
-        )
-        pairs = PromptPairs.from_jsonl(target / "pairs.jsonl", loaded)
-        nodes = dict.fromkeys(node for circuit in shown.values() for node in circuit.nodes)
-        tokens, patterns = attention_patterns(loaded, pairs, list(nodes), pair)
-        about.append(f"example: {''.join(tokens)}" if loaded.tokenizer else f"example: {' '.join(tokens)}")
-    page = out or (target / "view.html" if target.is_dir() else target.with_suffix(".html"))
-    write_viewer(shown, page, title=about[0] if about else None, about=about, tokens=tokens, patterns=patterns)
-    console().print(f"written to {page}; open it in a browser", soft_wrap=True)
+    naming = None if labels is None else read_naming(labels)
+    circuits = named_circuits(paths, edges)
+    title, about = about_circuits(paths, circuits, edges is None)
+    origin, prompts = next(iter(circuits.values())).provenance, ()
+    if attention:
+        revision = text_or_none(origin.get("revision"), "revision")
+        loaded = load(model or said(origin, "model"), said(origin, "dtype"), "auto", revision)
+        pairs = PromptPairs.from_jsonl(paths[0] / "pairs.jsonl", loaded)
+        prompts = shown_prompts(loaded, pairs, list(circuits.values()), pair, ROOM)
+    write_viewer(circuits, page, title=title, about=about, prompts=prompts, naming=naming)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError, SchemaError
+from circuits.export.inline import inline_svg
 from circuits.files.checksums import SUM, unsealed
 from circuits.files.untrusted import check_plain, parse_json, read_json, read_text, shown
 from circuits.pages.comparison_tables import tables as comparison_tables
 from circuits.pages.evaluation import evaluation_sections
-from circuits.plots import circuit_figure, node_heatmap
-from circuits.plots.page import Section, Table
+from circuits.plots import node_heatmap
+from circuits.plots.page import Picture, Section, Table
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.quantity import edge_caption, node_caption
@@ -163,7 +164,7 @@ def _shown(run: Run, result: Any) -> bool:
 
 
 def _picture(result: Any) -> Any:
-    return circuit_figure(result) if isinstance(result, Circuit) else node_heatmap(result)
+    return Picture(inline_svg(result)) if isinstance(result, Circuit) else node_heatmap(result)
 
 
 def _caption(result: Any) -> str:

@@ -44,17 +44,28 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An `<svg>` element, whose texts are escaped already.
+
+    Attributes:
+        svg: as text.
+    """
+
+    svg: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a page.
 
     Attributes:
         heading, text: plain text.
-        content: a figure, a table, preformatted text, or nothing.
+        content: a figure, a picture, a table, preformatted text, or nothing.
     """
 
     heading: str
     text: str
-    content: go.Figure | Table | str | None = None
+    content: go.Figure | Picture | Table | str | None = None
 
 
 def escaped(text: str) -> str:
@@ -80,6 +91,8 @@ def write_page(title: str, sections: Sequence[Section], path: str | Path) -> Non
                 f'<div class="figure">{content.to_html(full_html=False, include_plotlyjs=script, config=CONFIG)}</div>'
             )
             script = False
+        elif isinstance(content, Picture):
+            parts.append(f'<div class="figure">{content.svg}</div>')
         elif isinstance(content, Table):
             parts.append(_table(content))
         elif content:
