@@ -6,6 +6,7 @@ removed in the figure itself, which every way to show it respects, and the confi
 show it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -56,6 +57,17 @@ def subplots(**options: Any) -> Figure:
     figure = Figure()
     make_subplots(figure=figure, **options)
     return figure
+
+
+def write_cells(
+    figure: Figure, columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float | None]], most: float
+) -> None:
+    """Writes numbers into the cells of a heat map of size 0 to `most`, white on its darkest cells and else black."""
+    for row, line in zip(rows, values, strict=True):
+        for column, value in zip(columns, line, strict=True):
+            if value is not None and value == value:
+                font = {"size": 12, "color": "#ffffff" if abs(value) > 0.85 * most else "#111111"}
+                figure.add_annotation(x=column, y=row, text=f"{value:.2f}", showarrow=False, font=font)
 
 
 def _configured(options: dict[str, Any]) -> dict[str, Any]:

@@ -37,3 +37,22 @@ def metric_name(metric: object) -> str:
     'logit difference'
     """
     return str(metric or "the metric").replace("_", " ").replace("kl d", "KL d")
+
+
+def plain_number(value: object, digits: int = 3) -> str:
+    """A number with so many significant digits, and powers of ten written out.
+
+    >>> plain_number(-1.545e-05), plain_number(0.52346), plain_number(70651), plain_number(None)
+    ('−1.54 × 10⁻⁵', '0.523', '70,651', '–')
+    """
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    mantissa, _, power = f"{value:.{digits}g}".partition("e")
+    if not power:
+        return mantissa.replace("-", "−")
+    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa.replace('-', '−')} × 10{raised}"

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from circuits.results.quantity import quantity_of
-from circuits.results.wording import method_name, metric_name
+from circuits.results.quantity import Quantity, quantity_of
+from circuits.results.wording import method_name, metric_name, plain_number
 
 
 def run_title(origin: Mapping[str, Any]) -> str:
@@ -52,15 +52,15 @@ def node_findings(summary: Mapping[str, Any], origin: Mapping[str, Any]) -> tupl
 def _strongest(rows: Any, kind: str, origin: Mapping[str, Any]) -> str:
     """A sentence on the three strongest."""
     quantity, key = quantity_of(origin), "score" if kind == "edge" else "effect"
-    shown = [
-        f"{row[kind].replace('->', ' → ')} ({quantity.number(row[key], 3)})"
-        for row in rows[:3]
-        if row.get(key) is not None
-    ]
+    shown = [f"{row[kind].replace('->', ' → ')} ({_signed(row[key], quantity)})" for row in rows[:3] if row.get(key)]
     if not shown:
         return f"No {kind} has a score."
     unit = f", in {quantity.unit}" if quantity.unit else ""
     return f"The strongest {kind}{'s are' if len(shown) > 1 else ' is'} {', '.join(shown)}{unit}."
+
+
+def _signed(value: float, quantity: Quantity) -> str:
+    return ("+" if quantity.signed and value > 0 else "") + plain_number(value)
 
 
 def number(value: Any) -> str:

@@ -17,7 +17,7 @@ from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, finite
 from circuits.results.wording import method_name
-from circuits.runs.findings import circuit_findings, run_title
+from circuits.runs.findings import circuit_findings, node_findings, run_title
 from circuits.viewer.prompts import ShownPrompt
 
 
@@ -177,12 +177,13 @@ class NodeDiscovery:
 
     def write_files(self, directory: Path) -> None:
         """`scores.safetensors`, `heatmap.html`."""
-        from circuits.plots import node_heatmap, position_heatmap, write_html
+        from circuits.plots import Section, node_heatmap, position_heatmap, write_page
 
         self.scores.save(directory / "scores.safetensors")
         with_positions = self.scores.positions is not None
         figure = position_heatmap(self.scores, self.tokens) if with_positions else node_heatmap(self.scores)
-        write_html(figure, directory / "heatmap.html")
+        found = Section("What was found", " ".join(node_findings(self.summary(), self.provenance)), figure)
+        write_page(run_title(self.provenance), [found], directory / "heatmap.html")
 
 
 def ranked(answers: Answers | None) -> dict[str, float | None]:

@@ -37,7 +37,7 @@ function button(text, act, more = {}) {
   element.addEventListener("click", act);
   return element;
 }
-const digits = (value) => { const text = Math.abs(value).toPrecision(3); return text.includes("e") ? text : String(Number(text)).padEnd(text.length, text.includes(".") ? "0" : ""); };
+const digits = (value) => Math.abs(value).toPrecision(3);
 const signed = (value, quantity) => (value < 0 ? "−" : quantity.signed ? "+" : "") + digits(value);
 function told(edge, quantity) {
   const into = PARTS[edge.part] ? `\ninto the ${PARTS[edge.part]} of ${edge.target}` : "";
