@@ -60,6 +60,9 @@ def export(
     if "prompt" in form.takes:
         options |= {"prompt": found.prompt, "tokens": found.tokens}
     written = export_circuit(found.circuit, out, form.name, naming=naming, overwrite=overwrite, **options)
+    if edges is not None and len(found.circuit) < edges:
+        pruned = f"{len(found.circuit)} of the {edges} strongest edges are on a path from input to logits; only these are written"
+        console().print(pruned, markup=False, highlight=False, soft_wrap=True)
     if max_edges is not None and "colours" in form.takes:
         from circuits.export.drawing import draw
 

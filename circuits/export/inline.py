@@ -84,7 +84,7 @@ def _legend(layout: Layout) -> list[str]:
     parts = []
     for line, (x, up) in layout.legend:
         y, dash = layout.height - up, ' stroke-dasharray="4 2.5"' if line.dashed else ""
-        style = f'stroke="{line.colour}" stroke-width="1.4"{dash}'
+        style = f'stroke="{line.colour}" stroke-width="{line.width:g}"{dash}'
         head, end = _head(line.head, (x, y), (x + SAMPLE, y), ARROW, line.colour)
         parts += [f'<line x1="{x:g}" x2="{end[0]:g}" y1="{y:g}" y2="{y:g}" {style}/>', head,
                   _text(line.text, x + SAMPLE + 5, y, SMALL_FONT, "start")]  # fmt: skip
