@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.methods.catalogue import declared
+from circuits.results.wording import metric_name
 
 if TYPE_CHECKING:
     from circuits.model import Model
@@ -69,7 +70,7 @@ def print_summary(found: "Discovery | NodeDiscovery", model: "Model", pairs: "Pr
 
 def _edge_rows(found: "Discovery") -> list[tuple[str, str]]:
     numbers = found.summary()
-    metric = numbers["metric"]
+    metric = metric_name(numbers["metric"])
     return [
         ("accuracy of the model", "–" if found.accuracy is None else f"{found.accuracy:.2f}"),
         *answer_rows(found.answers),
@@ -129,12 +130,12 @@ def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
     numbers, options = found.summary(), found.options
     where = "" if numbers["positions"] is None else f" × {numbers['positions']} positions"
     ranks = answer_rows(found.answers)
-    other = (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"]))
+    other = (f"{metric_name(numbers['metric'])}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"]))
     if numbers["corrupted"] is None:
         other = ("ablated by", numbers["ablation"])
     return [
         *ranks,
-        (f"{numbers['metric']}, clean", _decimal(numbers["clean"])),
+        (f"{metric_name(numbers['metric'])}, clean", _decimal(numbers["clean"])),
         other,
         ("nodes", f"{numbers['nodes']}{where}"),
         *declared(options["method"]).shown(options),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from circuits.errors import InputError
 from circuits.results.circuit import Circuit
 from circuits.results.wording import method_name
 from circuits.runs.files import read_run_file
@@ -26,8 +27,16 @@ def named_circuits(paths: Sequence[Path], edges: int | None = None) -> dict[str,
     Args:
         paths: as `read_source` takes them.
         edges: so many of the strongest scored edges instead.
+
+    Raises:
+        InputError: see `read_source`; or a circuit without edges.
     """
     circuits = [read_source(path, edges).circuit for path in paths]
+    for path, circuit in zip(paths, circuits, strict=True):
+        if not len(circuit):
+            raise InputError(
+                f"{path} holds a circuit without edges; choose the strongest by their scores, with --edges N"
+            )
     places = [path.resolve().stem for path in paths]
     places = places if len(set(places)) == len(places) else list(map(str, paths))
     methods = [method_name(c.provenance) if c.provenance.get("method") else None for c in circuits]

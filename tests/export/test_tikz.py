@@ -49,16 +49,17 @@ def test_a_bare_picture_and_tables_stand_in_a_paper(tmp_path):
     \input{nodes} See Table~\ref{tab:circuit-nodes}.\end{document}"""
     text = pdf_tool("pdftotext", "-layout", compiled(tmp_path / "paper.tex", paper), "-")
     assert "effect of out-edges" in text
-    assert "Edges of the circuit: effect on the metric" in text
+    assert "Edges of the circuit for ioi in gpt2, found by eap" in text
 
 
 def test_numbers_of_a_table_are_aligned_on_the_decimal_point(tmp_path):
-    scores = torch.zeros(GRAPHS[0].edge_mask.shape, dtype=torch.float64)
-    at = GRAPHS[0].edge_mask.nonzero()[:4]
+    graph = Graph(*GRAPHS[0])
+    scores = torch.zeros(graph.edge_mask.shape, dtype=torch.float64)
+    at = graph.edge_mask.nonzero()[:4]
     scores[tuple(at.T)] = torch.tensor([12.3456, -0.0123, 1e-9, 0.0], dtype=torch.float64)
-    mask = torch.zeros_like(GRAPHS[0].edge_mask)
+    mask = torch.zeros_like(graph.edge_mask)
     mask[tuple(at.T)] = True
-    write_latex_edges(Circuit(GRAPHS[0], mask, scores), tmp_path / "edges.tex")
+    write_latex_edges(Circuit(graph, mask, scores), tmp_path / "edges.tex")
     text = (tmp_path / "edges.tex").read_text()
     assert r"\begin{tabular}{lllr@{.}lr@{.}l}" in text
     numbers = re.findall(r"\$([+-]\d+)\$ & \$(.*?)\$", text)
