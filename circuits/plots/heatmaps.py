@@ -27,6 +27,10 @@ PANELS = {
     "": "nodes",
 }
 """Kinds of nodes in the order of their panels, and what a panel is called."""
+WIDEST = 1000
+"""Pixels of all panels together."""
+TALL = 600
+"""Pixels of a panel whose columns are labelled at its top, where they are in sight."""
 NAMED = 15
 """Of the rows of a fine panel, which are named beside it."""
 FINE_ROW = 4
@@ -169,7 +173,8 @@ def _figure(
     # A size has no sign to turn, whichever of the two runs has more of the metric.
     values = (shares if scores.signed else shares.abs()).flatten().tolist()
     texts = [escaped(text).replace("\n", "<br>") for text in hover(scores, values, normalised)]
-    widths = [max(1.0, min(column_width, 900 / len(panel.columns))) * len(panel.columns) for panel in panels]
+    each = max(1.0, min(column_width, WIDEST / sum(len(panel.columns) for panel in panels)))
+    widths = [each * len(panel.columns) for panel in panels]
     own_rows = any(panel.rows != panels[0].rows for panel in panels)
     named = own_rows and any(len(panel.rows) > LABELLED for panel in panels)
     gap = 130 if named else 90 if own_rows else 22
@@ -198,7 +203,13 @@ def _figure(
     largest = max(values, key=lambda value: abs(value) if math.isfinite(value) else 0.0)
     end, reached = (f"±{limit:.2g}", f"{largest:+.3g}") if scores.signed else (f"{limit:.2g}", f"{largest:.3g}")
     notes += [f"colours end at {end}, the largest {scores.quantity.name} is {reached}"] if abs(largest) > limit else []
-    _set_title(figure, scores, notes, inner, max(120, row_height * max(len(panel.rows) for panel in panels)))
+    height = max(120, row_height * max(len(panel.rows) for panel in panels))
+    if height > TALL:
+        figure.update_xaxes(side="top")
+        longest = max(len(label) for panel in panels for label in panel.columns)
+        for title in figure.layout.annotations[: len(panels)]:
+            title.yshift = 22 if longest <= 5 else 16 + 5 * min(longest, 12)
+    _set_title(figure, scores, notes, inner, height)
     return figure
 
 
@@ -234,8 +245,8 @@ def _name_strongest(figure: Figure, column: int, panel: _Panel, values: Sequence
         if sizes[y] > 0 and len(taken) < NAMED and all(abs(y - other) * FINE_ROW >= 12 for other in taken):
             taken.append(y)
             figure.add_annotation(
-                x=len(panel.columns) - 0.4, y=y, text=escaped(panel.nodes[y]), showarrow=False, xanchor="left",
-                font={"size": 11, "color": "#1a1f26"}, row=1, col=column,
+                x=1, xref=f"x{column if column > 1 else ''} domain", y=y, yref=f"y{column if column > 1 else ''}",
+                text=escaped(panel.nodes[y]), showarrow=False, xanchor="left", xshift=4, font={"size": 11, "color": "#1a1f26"},
             )  # fmt: skip
 
 

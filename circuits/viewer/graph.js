@@ -26,6 +26,7 @@ class Panel {
     });
     this.view.addEventListener("wheel", (event) => { if (event.ctrlKey || event.metaKey) { event.preventDefault(); zoom(Math.exp(-event.deltaY * 0.002)); } }, { passive: false });
     this.svg.addEventListener("click", () => choose(null));
+    this.view.addEventListener("scroll", () => { for (const { view } of panels) view.scrollTo(this.view.scrollLeft, this.view.scrollTop); }); // two circuits stay place by place
   }
   draw(layout, { lines, boxes }) {
     this.lines = lines;
