@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli.common import load
+from circuits.cli.common import load, model_of
 from circuits.cli.options import RunModel
-from circuits.cli.terminal import console
+from circuits.cli.terminal import say
+from circuits.runs.files import check_source
 
 ROOM = 2_000_000
 """Characters that attention may take in a page that was asked for."""
@@ -34,6 +35,9 @@ def view(
     model: RunModel = None,
 ) -> None:
     """Show a circuit, or two side by side, as one HTML page that works offline."""
+    paths = [target] if other is None else [target, other]
+    for path in paths:
+        check_source(path)
     from circuits.runs.view import own_page
 
     plain = not (other or out or edges or labels or pair or model) and attention and target.is_dir()
@@ -43,25 +47,22 @@ def view(
             target / ("circuit.html" if plain else "view.html") if target.is_dir() else target.with_suffix(".html")
         )
         page = out or default
-        paths = [target] if other is None else [target, other]
         _write(paths, page, edges, labels, pair, attention and (target / "pairs.jsonl").is_file(), model)
-        console().print(f"written to {page}", soft_wrap=True)
+        say(f"written to {page}")
     if not open_:
-        console().print(f"open {page} in a browser, or add --open", soft_wrap=True)
+        say(f"open {page} in a browser, or add --open")
         return
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
-        console().print(f"no browser was found here; open {page} in one", soft_wrap=True)
+        say(f"no browser was found here; open {page} in one")
 
 
 def _write(
     paths: list[Path], page: Path, edges: int | None, labels: Path | None, pair: int, attention: bool, model: str | None
 ) -> None:
-    from circuits.files.untrusted import text_or_none
     from circuits.prompts.pairs import PromptPairs
     from circuits.results.naming import read_naming
-    from circuits.results.provenance import said
     from circuits.runs.view import about_circuits, named_circuits
     from circuits.viewer import shown_prompts, write_viewer
 
@@ -70,8 +71,8 @@ def _write(
     title, about = about_circuits(paths, circuits, edges is None)
     origin, prompts = next(iter(circuits.values())).provenance, ()
     if attention:
-        revision = text_or_none(origin.get("revision"), "revision")
-        loaded = load(model or said(origin, "model"), said(origin, "dtype"), "auto", revision)
+        name, dtype, revision = model_of(origin, model)
+        loaded = load(name, dtype, "auto", revision)
         pairs = PromptPairs.from_jsonl(paths[0] / "pairs.jsonl", loaded)
         prompts = shown_prompts(loaded, pairs, list(circuits.values()), pair, ROOM)
     write_viewer(circuits, page, title=title, about=about, prompts=prompts, naming=naming)

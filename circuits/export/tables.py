@@ -7,28 +7,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import InputError
+from circuits.export.drawing import check_max_edges
 from circuits.export.latex import escape
 from circuits.export.rows import EdgeRow, NodeRow, edge_rows, node_rows
-from circuits.files.atomic import replacing
+from circuits.files.atomic import replacing, write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.quantity import quantity_of
 from circuits.results.wording import method_name, metric_name
 
 PAGE = 45
-"""Rows of a LaTeX table that fit a page; longer ones are a `longtable`."""
-
+"""Rows of a LaTeX table that fit on a page; longer tables are a `longtable`."""
 POINT = "r@{.}l"
 """Columns of a number, aligned on its decimal point without a package."""
 ENTERS = {"q": "query", "k": "key", "v": "value", "in": "--"}
-
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a formula begins with in a spreadsheet; some drop white space in front of it."""
+"""How a formula begins in a spreadsheet, which may ignore white space before it."""
 
 
 def write_csv_edges(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
-    """Writes the edges as CSV, every digit of their effects kept; see `circuits.export.rows.EdgeRow`."""
+    """Writes the edges as CSV, with all digits of their effects; see `circuits.export.rows.EdgeRow`."""
     _write_csv(EdgeRow._fields, edge_rows(circuit, naming), path)
 
 
@@ -45,20 +43,15 @@ def _write_csv(fields: Sequence[str], rows: Sequence[tuple], path: str | Path) -
 
 
 def cell(value: Any) -> Any:
-    """A value as a spreadsheet shows it: a text that it would run as a formula gets an apostrophe."""
+    """A value for a spreadsheet: text that it would take for a formula gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def write_latex_edges(
     circuit: Circuit, path: str | Path, naming: Naming | None = None, max_edges: int | None = None
 ) -> None:
-    """Writes the edges as a LaTeX table, largest effects first.
-
-    Args:
-        max_edges: only so many; None: all.
-    """
-    if max_edges is not None and max_edges < 1:
-        raise InputError(f"max_edges must be at least 1, got {max_edges}")
+    """Writes the `max_edges` edges (None: all) with the largest effects as a LaTeX table."""
+    check_max_edges(max_edges)
     quantity = quantity_of(circuit.provenance)
     heads = ("from", "to", "enters as", _over(escape(quantity.name)), _over("std.\\ error"))
     named = cache(_named)
@@ -153,19 +146,7 @@ def _write_table(
     if long:
         lines = [rf"\begin{{longtable}}{{{columns}}}", named + r" \\", *body, r"\end{longtable}"]
     else:
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            named,
-            rf"\begin{{tabular}}{{{columns}}}",
-            *body,
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join([_needs(long), *lines, ""]), encoding="utf-8")
-
-
-def _needs(long: bool) -> str:
+        table = [rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"]
+        lines = [r"\begin{table}", r"\centering", named, *table, r"\end{table}"]
     packages = "booktabs,longtable" if long else "booktabs"
-    return f"% Needs \\usepackage{{{packages}}}."
+    write_text(path, "\n".join([f"% Needs \\usepackage{{{packages}}}.", *lines, ""]))

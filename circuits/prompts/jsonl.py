@@ -1,23 +1,24 @@
-"""Prompt files: JSON lines, one pair a line.
+"""Prompt files: JSON lines, with one pair per line.
 
-Files are written by hand, by scripts and by our own runs, so reading expects every kind of mistake and names the line.
-Keys of a line: `clean` and `corrupted` (text, or a list of token ids) and `answers` (a list of strings of exactly one
-token each, or of ids) are needed; `distractors` (like answers), `position` (default: the last token) and `roles` (a
-mapping from name to token index) are optional. `clean_text` and `corrupted_text` accompany prompts given as ids.
-`source`, `seed` and `metric` say where the pairs come from; they are on every line, so that lines can be cut and joined
+Such files are written by hand, by scripts and by runs, so any mistake is possible; messages name the line.
+Required keys: `clean` and `corrupted` (text, or a list of token ids) and `answers` (a list of strings of exactly one
+token each, or of ids). Optional: `distractors` (like answers), `position` (default: the last token), `roles` (a
+mapping from name to token index), and `clean_text` and `corrupted_text` for prompts given as ids.
+`source`, `seed` and `metric` record the origin of the pairs, on every line, so that lines can be cut and joined
 with any tool.
 """
 
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 from circuits.errors import InputError, PairsError
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.files.untrusted import check_size, keys_once, open_regular
 from circuits.prompts.answer_tokens import answer_tokens, is_unknown, written
 from circuits.prompts.pair import (
@@ -40,11 +41,11 @@ KEYS = (*NEEDED, "distractors", "position", "roles", "clean_text", "corrupted_te
 
 
 def read(path: str | os.PathLike[str], model: Encoder | None = None) -> tuple[list[Pair], dict[str, Any]]:
-    """The pairs of a file, and what all of them share: source, seed and metric. Empty lines are skipped.
+    """The pairs of a file, and their common source, seed and metric. Empty lines are skipped.
 
-    Text is encoded by `model.encode`, which puts BOS first: `position` and `roles` count it. Answers given as text are
-    encoded as they follow the clean prompt (`" Mary"` with its space), see `circuits.prompts.answer_tokens`. Ids are checked against
-    the model if one is given.
+    Text is encoded by `model.encode`, which puts BOS first: `position` and `roles` count it. Answers given as text are encoded
+    as they follow the clean prompt (`" Mary"` with its space), see `circuits.prompts.answer_tokens`. If a model is given, ids are
+    checked against it.
 
     Raises:
         PairsError: the file cannot be read or used; the message names the line, counted from 1.
@@ -60,21 +61,14 @@ def read(path: str | os.PathLike[str], model: Encoder | None = None) -> tuple[li
         pairs.append(_pair(record, model, where))
         common.add(record, number)
     if not pairs:
-        needed = ", ".join(NEEDED)
-        raise PairsError(f"{name} has no pairs; expected one JSON object a line with the keys {needed}")
-    return pairs, common.found
+        raise PairsError(f"{name} has no pairs; expected one JSON object a line with the keys {', '.join(NEEDED)}")
+    return pairs, common.values
 
 
 def write(pairs: Iterable[Pair], shared: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write pairs, and what they share, so that `read` gives equal ones. The file appears whole or not at all.
-
-    Raises:
-        PairsError: it cannot be written there.
-    """
+    """Writes pairs and their common entries atomically, so that `read` gives equal ones; PairsError if that fails."""
     try:
-        with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for pair in pairs:
-                file.write(json.dumps(_to_record(pair, shared), ensure_ascii=False) + "\n")
+        write_text(Path(path), (json.dumps(_to_record(pair, shared), ensure_ascii=False) + "\n" for pair in pairs))
     except InputError as error:
         raise PairsError(str(error).replace("cannot write", "pairs cannot be written to", 1)) from None
     except ValueError as error:  # a NUL in the path
@@ -82,38 +76,25 @@ def write(pairs: Iterable[Pair], shared: Mapping[str, Any], path: str | os.PathL
 
 
 def _to_record(pair: Pair, shared: Mapping[str, Any]) -> dict[str, Any]:
-    record = {
-        "clean": pair.clean,
-        "corrupted": pair.corrupted,
-        "answers": pair.answers,
-        "distractors": pair.distractors,
-        "position": pair.position,
-        "roles": dict(pair.roles),
-        "clean_text": pair.clean_text,
-        "corrupted_text": pair.corrupted_text,
-        **{key: shared[key] for key in COMMON},
-    }
+    record = {field.name: getattr(pair, field.name) for field in fields(pair)}
+    record |= {"roles": dict(pair.roles), **{key: shared[key] for key in COMMON}}
     return {key: value for key, value in record.items() if value is not None}
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
-    """One at a time, so that a file takes no more memory than its pairs."""
+    """One line at a time, which saves memory."""
     try:
         with open_regular(path) as file:
             yield from file
     except InputError as error:  # a pipe, a device
         raise PairsError(f"pairs cannot be read: {error}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise PairsError(f"pairs cannot be read from {str(path)!r}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the path that `str(error)` repeats."""
-    return getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or error
+        raise PairsError(f"pairs cannot be read from {str(path)!r}: {reason}") from error
 
 
 def _record(raw: bytes, where: str) -> dict[str, Any]:
-    """One line as an object with known keys only."""
+    """A line as an object with only known keys."""
     example = '{"clean": "…", "corrupted": "…", "answers": […], "distractors": […]}'
     try:
         text = raw.decode()
@@ -152,16 +133,10 @@ def _pair(record: dict[str, Any], model: Encoder | None, where: str) -> Pair:
     corrupted, corrupted_text = _prompt(record, "corrupted", model, where)
     position = as_index(record.get("position", max(len(clean) - 1, 0)), "position", where)
     behind = _Behind(model, clean, position, record["clean"], where)
-    pair = Pair(
-        clean=clean,
-        corrupted=corrupted,
-        answers=_answers(record["answers"], "answers", behind),
-        distractors=_answers(record.get("distractors", []), "distractors", behind),
-        position=position,
-        roles=as_roles(record.get("roles", {}), where),
-        clean_text=clean_text,
-        corrupted_text=corrupted_text,
-    )
+    answers = _answers(record["answers"], "answers", behind)
+    distractors = _answers(record.get("distractors", []), "distractors", behind)
+    roles = as_roles(record.get("roles", {}), where)
+    pair = Pair(clean, corrupted, answers, distractors, position, roles, clean_text, corrupted_text)
     check_provenance(record.get("source", "file"), record.get("seed"), record.get("metric", "logit_difference"), where)
     check_pair(pair, where)
     if model is not None:
@@ -170,7 +145,7 @@ def _pair(record: dict[str, Any], model: Encoder | None, where: str) -> Pair:
 
 
 def _prompt(record: dict[str, Any], key: str, model: Encoder | None, where: str) -> tuple[TokenIds, str | None]:
-    """A prompt's ids, and its text where known."""
+    """A prompt's ids, and its text if known."""
     value, text_key = record[key], f"{key}_text"
     if isinstance(value, str):
         ids = tuple(_need_tokenizer(model, key, where).encode(as_text(value, key, where)))
@@ -195,11 +170,11 @@ def _answers(value: object, key: str, behind: "_Behind") -> TokenIds:
 
 
 class _Behind:
-    """The place behind a clean prompt, where answers are expected.
+    """The place after a clean prompt, where answers are expected.
 
     Attributes:
-        model: whose tokenizer reads them, if any.
-        prompt: the ids in front of it.
+        model: its tokenizer encodes the answers, if given.
+        prompt: the ids before the answer.
         where: the line.
     """
 
@@ -209,7 +184,7 @@ class _Behind:
 
     @cached_property
     def text(self) -> str | None:
-        """The prompt as text; None where it is not known."""
+        """The prompt as text; None if unknown."""
         assert self.model is not None
         return written(self.model, self.prompt) if self._given is None else self._given
 
@@ -239,32 +214,29 @@ def _need_tokenizer(model: Encoder | None, key: str, where: str) -> Encoder:
 
 
 class _Common:
-    """What is on every line and goes for all of them, kept once and not a line.
+    """The entries that are on every line, stored once.
 
     Attributes:
-        found: the one value of each key that all lines give; where they differ, the default.
+        values: the value of each key if it is the same on all lines, else the default.
     """
 
     def __init__(self, defaults: Mapping[str, Any], name: str) -> None:
         self.defaults, self.name = defaults, name
         self.first: dict[str, Any] = {}
         self.line = 0
-        self.found: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
 
     def add(self, record: Mapping[str, Any], line: int) -> None:
-        """Takes in a line.
-
-        Raises:
-            PairsError: its metric is another one.
-        """
-        told = {key: record.get(key, default) for key, default in self.defaults.items()}
+        """Adds a line; PairsError if its metric differs."""
+        entries = {key: record.get(key, default) for key, default in self.defaults.items()}
         if not self.line:
-            self.line, self.first, self.found = line, told, dict(told)
-        if told["metric"] != self.first["metric"]:
+            self.line, self.first, self.values = line, entries, dict(entries)
+        first = self.first["metric"]
+        if entries["metric"] != first:
             raise PairsError(
-                f"{self.name}, line {line}: metric is {show(told['metric'])}, but {show(self.first['metric'])} at line {self.line}; "
+                f"{self.name}, line {line}: metric is {show(entries['metric'])}, but {show(first)} at line {self.line}; "
                 "all pairs of a file share one (make one file of each)"
             )
-        for key, value in told.items():
+        for key, value in entries.items():
             if value != self.first[key]:
-                self.found[key] = self.defaults[key]
+                self.values[key] = self.defaults[key]

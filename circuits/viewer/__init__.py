@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.viewer.data import page_data
@@ -38,8 +38,7 @@ def write_viewer(
 ) -> None:
     """Writes the page of `viewer_page` to an HTML file."""
     page = viewer_page(circuits, title=title, about=about, prompts=prompts, naming=naming)
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def viewer_page(

@@ -23,14 +23,19 @@ from circuits.results.edge_scores import EdgeScores
 from circuits.results.quantity import edge_caption, node_caption
 from circuits.results.wording import metric_name, plain_number
 from circuits.runs.compare import compare_runs
-from circuits.runs.evaluation import check_evaluation
-from circuits.runs.files import CONFIG_FILE, RUN_FILE, config_is_as_written, read_run_file
+from circuits.runs.files import (
+    CONFIG_FILE,
+    EVALUATION_FILE,
+    RUN_FILE,
+    check_evaluation,
+    config_is_as_written,
+    read_run_file,
+)
 from circuits.runs.findings import circuit_findings, node_findings
 from circuits.runs.read import Run, read_runs
 
 EXAMPLES = 5
 MOST_TOKENS = 12
-EVALUATION_FILE = "evaluation.json"
 LABELS = {
     "accuracy": "accuracy of the model", "top_1_rate": "top-1 rate of the answer", "median_rank": "median rank of the answer",
     "clean": "{metric}, clean", "ablated": "{metric}, everything ablated ({ablation})",
@@ -40,17 +45,8 @@ LABELS = {
 }  # fmt: skip
 """Of a run's summary, in the order in which they are shown."""
 SHOWN_FIRST = (
-    "task",
-    "n_pairs",
-    "seed",
-    "model",
-    "revision",
-    "weights_sha256",
-    "dtype",
-    "device",
-    "metric",
-    "ablation",
-)
+    "task", "n_pairs", "seed", "model", "revision", "weights_sha256", "dtype", "device", "metric", "ablation",
+)  # fmt: skip
 
 
 def report_sections(
@@ -63,7 +59,7 @@ def report_sections(
         decode: token ids -> text, for answers and for prompts without text; None: ids are shown.
 
     Raises:
-        InputError: no run, or runs that cannot be compared.
+        InputError: there is no run, or the runs cannot be compared.
     """
     if not paths:
         raise InputError("a report needs at least one run")
@@ -89,26 +85,26 @@ def _findings(runs: Sequence[Run]) -> Section:
     for run in runs:
         with _as_ours(run.path / RUN_FILE):
             find = circuit_findings if run.circuits else node_findings
-            texts.append(" ".join(find(run.told.get("summary") or {}, run.provenance)))
-    shown = next((of for of in runs[0].results.values() if _shown(runs[0], of)), None)
+            texts.append(" ".join(find(run.record.get("summary") or {}, run.provenance)))
+    shown = next((result for result in runs[0].results.values() if _shown(runs[0], result)), None)
     texts += [] if shown is None else [_caption(shown)]
     return Section("What was found", "\n\n".join(texts), None if shown is None else _picture(shown))
 
 
 @contextmanager
 def _as_ours(path: Path) -> Iterator[None]:
-    """What fails on a file because it holds something else than our files do becomes an InputError that names it."""
+    """An error in this block, because a file has an unexpected form, becomes an InputError that names the file."""
     try:
         yield
     except InputError:
         raise
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as problem:
         what = shown(f"{type(problem).__name__}: {problem}")
-        raise InputError(f"{path} is not as our runs have it ({what}); make it again") from None
+        raise InputError(f"{path} is not a file of a run ({what}); make it again") from None
 
 
 def _task(run: Run, decode: Callable[[list[int]], str] | None) -> Section:
-    """What was asked, with the first pairs."""
+    """The task, with the first pairs."""
     rows = []
     for line in _lines(run.path / "pairs.jsonl")[:EXAMPLES]:
         pair = check_plain(parse_json(line), "a line")
@@ -125,7 +121,7 @@ def _task(run: Run, decode: Callable[[list[int]], str] | None) -> Section:
 
 
 def _text(ids: Any, decode: Callable[[list[int]], str] | None, between: str) -> str:
-    """Tokens as text, where they can be; the first few of many answers."""
+    """Tokens as text if possible; the first few of many answers."""
     if not isinstance(ids, list) or decode is None:
         return ", ".join(map(str, ids[:MOST_TOKENS])) if isinstance(ids, list) else str(ids)
     shown = [decode([i]) if isinstance(i, int) else str(i) for i in ids]
@@ -145,7 +141,7 @@ def _of_run(run: Run, first: bool) -> list[Section]:
     with _as_ours(run.path / RUN_FILE):
         sections = [_result(name, run)]
     shown = [result for result in run.results.values() if _shown(run, result)]
-    sections += [Section(f"{name}: picture", _caption(of), _picture(of)) for of in shown[first:]]
+    sections += [Section(f"{name}: picture", _caption(result), _picture(result)) for result in shown[first:]]
     evaluation = run.path / EVALUATION_FILE
     if evaluation.is_file():
         try:
@@ -199,7 +195,7 @@ def _word(value: Any) -> str:
 
 
 def _shown(run: Run, result: Any) -> bool:
-    """A circuit; else scores of nodes."""
+    """Whether to show a result: the circuit, or scores of nodes."""
     return (
         isinstance(result, Circuit) if run.circuits else not isinstance(result, EdgeScores) and result.positions is None
     )
@@ -216,13 +212,13 @@ def _caption(result: Any) -> str:
 
 
 def _comparison(runs: Sequence[Run]) -> list[Section]:
-    """Rankings and overlap; what needs the model is measured by `circuits compare`."""
+    """Rankings and overlap; `circuits compare` measures what needs the model."""
     try:
-        found = compare_runs(runs)
+        comparison = compare_runs(runs)
     except InputError as reason:
         return [Section("Comparison", f"These runs cannot be compared: {reason}.")]
-    text = " ".join([*comparison_findings(found), "Methods can agree and be wrong together."])
-    made = comparison_tables(found)
+    text = " ".join([*comparison_findings(comparison), "Methods can agree and be wrong together."])
+    made = comparison_tables(comparison)
     return [
         Section(f"Comparison: {title}", text if i == 0 else "", Table(headings, rows))
         for i, (title, headings, rows) in enumerate(made)
@@ -230,16 +226,16 @@ def _comparison(runs: Sequence[Run]) -> list[Section]:
 
 
 def _commands(runs: Sequence[Run]) -> Section:
-    """What gives the same again: each run's own options, as a file."""
+    """Commands that repeat the runs, each with its options as a file."""
     parts = [part for run in runs if (part := _command(run)) is not None]
     if not parts:
         return Section("To compute it again", "The runs hold no config.toml; their options are above.")
-    text = "Save each block as the file that it names; the command below it gives the same run on the same versions."
+    text = "Save each block as the file that it names; with the same versions, the command below it repeats the run."
     return Section("To compute it again", text, "\n\n\n".join(parts))
 
 
 def _command(run: Run) -> str | None:
-    """The options that a run keeps as a file, and the command; None: it keeps none. A changed file is shown, and said to be changed."""
+    """A run's options as a file, and the command; None: the run has no such file. A changed file is marked as changed."""
     config, name = run.path / CONFIG_FILE, run.path.resolve().name
     if not config.is_file():
         return None
@@ -249,12 +245,12 @@ def _command(run: Run) -> str | None:
         return f"# {name}.toml cannot be shown: {problem}; the run's options are above"
     changed = (
         ""
-        if config_is_as_written(run.path, run.told)
+        if config_is_as_written(run.path, run.record)
         else "# This file was changed since the run was written; the run's own options are above.\n"
     )
     return f"# {name}.toml\n{changed}{kept}\n\ncircuits discover --config {name}.toml --out {name}"
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a JSONL file: prompts may hold characters, such as U+2028, at which `str.splitlines` would cut."""
+    """The lines of a JSONL file; `str.splitlines` would also split at characters inside prompts, such as U+2028."""
     return [line for line in read_text(path).split("\n") if line.strip()]
