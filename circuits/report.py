@@ -1,5 +1,5 @@
-"""`circuits report`: one page on finished runs for a reviewer: the task, the model, each method with all its options, its
-circuit and evaluation, the comparison, and the commands that repeat the runs.
+"""`circuits report`: one page on finished runs that a reviewer can read: what was found, the task, each method's
+circuit and evaluation, the comparison, then all options, the model, and the commands that give the same again.
 """
 
 import json
@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError, SchemaError
+from circuits.export.inline import inline_svg
 from circuits.files.checksums import SUM, unsealed
 from circuits.files.untrusted import check_plain, parse_json, read_json, read_text, shown
+from circuits.pages.comparison_tables import comparison_findings
 from circuits.pages.comparison_tables import tables as comparison_tables
 from circuits.pages.evaluation import evaluation_sections
-from circuits.plots import circuit_figure, node_heatmap
-from circuits.plots.page import Section, Table
+from circuits.plots import node_heatmap
+from circuits.plots.page import Picture, Section, Table
+from circuits.question.metrics import METRICS
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.quantity import edge_caption, node_caption
+from circuits.results.wording import metric_name, plain_number
 from circuits.runs.compare import compare_runs
 from circuits.runs.files import (
     CONFIG_FILE,
@@ -27,10 +31,19 @@ from circuits.runs.files import (
     config_is_as_written,
     read_run_file,
 )
+from circuits.runs.findings import circuit_findings, node_findings
 from circuits.runs.read import Run, read_runs
 
 EXAMPLES = 5
 MOST_TOKENS = 12
+LABELS = {
+    "accuracy": "accuracy of the model", "top_1_rate": "top-1 rate of the answer", "median_rank": "median rank of the answer",
+    "clean": "{metric}, clean", "ablated": "{metric}, everything ablated ({ablation})",
+    "corrupted": "{metric}, corrupted ({ablation})", "circuit": "{metric}, circuit", "faithfulness": "faithfulness",
+    "random_faithfulness": "faithfulness of random circuits", "edges": "edges of the circuit",
+    "edges_in_graph": "edges of the model", "nodes": "nodes", "positions": "positions",
+}  # fmt: skip
+"""Of a run's summary, in the order in which they are shown."""
 SHOWN_FIRST = (
     "task", "n_pairs", "seed", "model", "revision", "weights_sha256", "dtype", "device", "metric", "ablation",
 )  # fmt: skip
@@ -52,16 +65,30 @@ def report_sections(
         raise InputError("a report needs at least one run")
     runs = read_runs(paths)
     origin = runs[0].provenance
-    title = f"{origin.get('task') or 'Pairs'} in {origin.get('model')}: {len(runs)} run{'s' if len(runs) > 1 else ''}"
+    methods = ", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} methods"
+    title = f"{origin.get('task') or 'Pairs'} in {origin.get('model')}: {methods}"
+    sections = [_findings(runs)]
     with _as_ours(runs[0].path / "pairs.jsonl"):
-        sections = [_task(runs[0], decode)]
-    with _as_ours(runs[0].path / RUN_FILE):
-        sections.append(_model(runs[0]))
+        sections.append(_task(runs[0], decode))
     for run in runs:
-        sections += _of_run(run)
+        sections += _of_run(run, run is runs[0])
     if len(runs) > 1:
         sections += _comparison(runs)
+    with _as_ours(runs[0].path / RUN_FILE):
+        sections += [*map(_options, runs), _model(runs[0])]
     return title, [*sections, _commands(runs)]
+
+
+def _findings(runs: Sequence[Run]) -> Section:
+    """What was found, by each run in two sentences, and the first picture."""
+    texts = []
+    for run in runs:
+        with _as_ours(run.path / RUN_FILE):
+            find = circuit_findings if run.circuits else node_findings
+            texts.append(" ".join(find(run.record.get("summary") or {}, run.provenance)))
+    shown = next((result for result in runs[0].results.values() if _shown(runs[0], result)), None)
+    texts += [] if shown is None else [_caption(shown)]
+    return Section("What was found", "\n\n".join(texts), None if shown is None else _picture(shown))
 
 
 @contextmanager
@@ -87,7 +114,7 @@ def _task(run: Run, decode: Callable[[list[int]], str] | None) -> Section:
     origin = run.provenance
     text = (
         f"{origin.get('n_pairs')} pairs of prompts, seed {origin.get('seed')}; the first {len(rows)} are shown. The metric is "
-        f"{str(origin.get('metric')).replace('_', ' ')}, at the last position unless a pair says otherwise; an ablated part "
+        f"{metric_name(origin.get('metric'))}, at the last position unless a pair says otherwise; an ablated part "
         f"takes the value of {origin.get('ablation')} ablation."
     )
     return Section("Task", text, Table(("clean", "corrupted", "answers", "distractors"), rows))
@@ -103,21 +130,18 @@ def _text(ids: Any, decode: Callable[[list[int]], str] | None, between: str) -> 
 
 def _model(run: Run) -> Section:
     origin = run.provenance
-    rows = [[name.replace("_", " "), str(origin[name])] for name in SHOWN_FIRST if origin.get(name) is not None]
+    rows = [[name.replace("_", " "), _word(origin[name])] for name in SHOWN_FIRST if origin.get(name) is not None]
     rows += [[f"version of {name}", str(number)] for name, number in origin.get("versions", {}).items()]
     return Section("Model and question", "What all runs have in common.", Table(("", ""), rows))
 
 
-def _of_run(run: Run) -> list[Section]:
-    """A run's options, numbers, picture and evaluation."""
-    name = run.path.resolve().name
+def _of_run(run: Run, first: bool) -> list[Section]:
+    """A run's numbers, picture (that of the first is shown before) and evaluation."""
+    name = run.name
     with _as_ours(run.path / RUN_FILE):
-        sections = _numbers(name, read_run_file(run.path))
-    sections += [
-        Section(f"{name}: picture", _caption(result), _picture(result))
-        for result in run.results.values()
-        if _shown(run, result)
-    ]
+        sections = [_result(name, run)]
+    shown = [result for result in run.results.values() if _shown(run, result)]
+    sections += [Section(f"{name}: picture", _caption(result), _picture(result)) for result in shown[first:]]
     evaluation = run.path / EVALUATION_FILE
     if evaluation.is_file():
         try:
@@ -140,18 +164,34 @@ def _of_run(run: Run) -> list[Section]:
     return sections
 
 
-def _numbers(name: str, record: dict[str, Any]) -> list[Section]:
-    """A run's options and numbers, from its `run.json`."""
-    options, summary = record.get("options", {}), record.get("summary", {})
-    method = str(options.get("method", "")).replace("_", " ")
-    rows = [[key.replace("_", " "), json.dumps(value)] for key, value in options.items() if value is not None]
-    sections = [Section(f"{name}: {method}", "All options.", Table(("option", "value"), rows))]
-    shown = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
-    rows = [[key.replace("_", " "), _number(value)] for key, value in shown.items()]
-    notes = "\n\n".join(
-        f"{kind}: {text}" for kind in ("Warning", "Note") for text in summary.get(f"{kind.lower()}s", ())
-    )
-    return [*sections, Section(f"{name}: result", notes, Table(("", ""), rows))]
+def _options(run: Run) -> Section:
+    """All options of a run."""
+    options = read_run_file(run.path).get("options", {})
+    rows = [[key.replace("_", " "), _word(value)] for key, value in options.items() if value is not None]
+    return Section(f"{run.name}: options", "", Table(("option", "value"), rows))
+
+
+def _result(name: str, run: Run) -> Section:
+    """A run's numbers, of its `run.json`."""
+    summary = read_run_file(run.path).get("summary", {})
+    metric = metric_name(summary.get("metric"))
+    labels = {key: label.format(metric=metric, ablation=summary.get("ablation")) for key, label in LABELS.items()}
+    rows = [[label, plain_number(summary[key])] for key, label in labels.items() if summary.get(key) is not None]
+    known = {*LABELS, "metric", "ablation", "faithfulness_undefined"}
+    rows += [
+        [key.replace("_", " "), plain_number(value)]
+        for key, value in summary.items()
+        if key not in known and isinstance(value, int | float | str)
+    ]
+    notes = [f"{kind}: {text}" for kind in ("Warning", "Note") for text in summary.get(f"{kind.lower()}s", ())]
+    return Section(f"{name}: result", "\n\n".join(notes), Table(("", ""), rows))
+
+
+def _word(value: Any) -> str:
+    """An option or an origin as people read it."""
+    if isinstance(value, str):
+        return metric_name(value) if value in METRICS else value
+    return json.dumps(value) if isinstance(value, list | dict | bool) else plain_number(value, 6)
 
 
 def _shown(run: Run, result: Any) -> bool:
@@ -162,7 +202,7 @@ def _shown(run: Run, result: Any) -> bool:
 
 
 def _picture(result: Any) -> Any:
-    return circuit_figure(result) if isinstance(result, Circuit) else node_heatmap(result)
+    return Picture(inline_svg(result)) if isinstance(result, Circuit) else node_heatmap(result)
 
 
 def _caption(result: Any) -> str:
@@ -171,22 +211,18 @@ def _caption(result: Any) -> str:
     return node_caption(result.quantity)
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _comparison(runs: Sequence[Run]) -> list[Section]:
     """Rankings and overlap; `circuits compare` measures what needs the model."""
     try:
         comparison = compare_runs(runs)
     except InputError as reason:
         return [Section("Comparison", f"These runs cannot be compared: {reason}.")]
-    sections = [
-        Section(f"Comparison: {title}", "", Table(headings, rows))
-        for title, headings, rows in comparison_tables(comparison)
+    text = " ".join([*comparison_findings(comparison), "Methods can agree and be wrong together."])
+    made = comparison_tables(comparison)
+    return [
+        Section(f"Comparison: {title}", text if i == 0 else "", Table(headings, rows))
+        for i, (title, headings, rows) in enumerate(made)
     ]
-    text = "Agreement between methods is not faithfulness: methods can agree and be wrong together."
-    return [*sections, Section("On comparisons", text)]
 
 
 def _commands(runs: Sequence[Run]) -> Section:

@@ -1,12 +1,11 @@
-"""Draws the README's picture of the circuit from the run of `make demo`: needs the extra `viz` and a Chrome or Chromium.
+"""Draws the README's picture of the circuit from the run of `make demo`: needs the extra `viz`.
 
 make demo && .venv/bin/pip install -c constraints.txt -e '.[viz]' && .venv/bin/python docs/pictures.py
 """
 
 from pathlib import Path
 
-from circuits import EdgeScores
-from circuits.plots import circuit_figure
+from circuits import EdgeScores, export_circuit
 
 ROOT = Path(__file__).parents[1]
 EDGES = 60
@@ -15,8 +14,7 @@ EDGES = 60
 def main() -> None:
     scores = EdgeScores.load(ROOT / "runs" / "ioi" / "scores.safetensors")
     circuit = scores.top(EDGES)
-    title = f"IOI in SmolLM2-135M: what is left of the {EDGES} strongest edges ({len(circuit)} edges)"
-    circuit_figure(circuit, title).write_image(ROOT / "docs" / "ioi-circuit.png", scale=1.5)
+    export_circuit(circuit, ROOT / "docs" / "ioi-circuit.png", dpi=150, overwrite=True)
 
 
 if __name__ == "__main__":

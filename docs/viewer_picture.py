@@ -1,8 +1,7 @@
 """Draws docs/viewer.png, the viewer with a head clicked: needs a Chromium with its driver.
 
 make demo && make setup                 # or: circuits discover ioi --n 16 --edges 200 --out runs/ioi
-circuits view runs/ioi
-python docs/viewer_picture.py runs/ioi/view.html
+python docs/viewer_picture.py runs/ioi/circuit.html
 """
 
 import argparse
@@ -20,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("--node", default="a23.h3", help="what is clicked")
-    parser.add_argument("--edges", type=int, default=60, help="where the slider stands")
+    parser.add_argument("--edges", type=int, default=40, help="where the slider stands")
     parser.add_argument("--out", type=Path, default=HERE / "viewer.png")
     asked = parser.parse_args()
     browser = opened()
@@ -28,7 +27,7 @@ def main() -> None:
         browser.get(asked.page.resolve().as_uri())
         browser.execute_script(
             "const s = document.getElementById('slider'); s.value = arguments[0]; s.dispatchEvent(new Event('input'));"
-            "document.getElementById('reset').click();"
+            ""
             "document.querySelector(`[data-node='${arguments[1]}']`).dispatchEvent(new Event('click', {bubbles: true}));",
             asked.edges,
             asked.node,

@@ -88,9 +88,11 @@ print(curves)
 # A figure of the circuit. Blue edges help; dashed vermilion edges hurt. The width shows the size of the effect.
 
 # %%
-from circuits.plots import circuit_figure
+from IPython.display import HTML
 
-circuit_figure(scores.top(60), title="IOI in SmolLM2-135M")
+from circuits.export.inline import inline_svg
+
+HTML(inline_svg(scores.top(60)))
 
 # %% [markdown]
 # Finally, we export the circuit: as a networkx graph, as a file for a paper, and as an interactive page.
@@ -101,8 +103,6 @@ print(graph)
 circuits.export_circuit(scores.top(60), "ioi.tex", "tikz", overwrite=True)
 
 # %%
-from circuits.viewer import write_viewer
-from circuits.viewer.attention import attention_patterns
+from circuits.viewer import shown_prompts, write_viewer
 
-tokens, patterns = attention_patterns(model, pairs, circuit.nodes)
-write_viewer({"IOI": circuit}, "ioi.html", tokens=tokens, patterns=patterns)
+write_viewer({"IOI": circuit}, "ioi.html", prompts=shown_prompts(model, pairs, [circuit]))

@@ -15,8 +15,9 @@ import torch
 
 from circuits import Circuit, Graph, random_circuit
 from circuits.pages import comparison, evaluation, study
-from circuits.plots import circuit, heatmaps, page
+from circuits.plots import heatmaps, page
 from circuits.plots.figure import CONFIG, UPLOADS, Figure
+from circuits.results.node_scores import node_scores
 from circuits.viewer import write_viewer
 from tests.viewer.conftest import browser  # noqa: F401 - a fixture
 
@@ -30,10 +31,15 @@ def example():
     return Circuit(graph, chosen.mask, values)
 
 
+def figure_of_ours():
+    effects = torch.randn((4, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return heatmaps.node_heatmap(node_scores(("a0.h0", "a0.h1", "m0", "m1"), effects, {"method": "coar"}))
+
+
 def written(folder):
     """The kinds of pages that we write: a figure, sections, a figure that is not ours, and the viewer."""
     folder.mkdir(exist_ok=True)
-    figure = circuit.circuit_figure(example())
+    figure = figure_of_ours()
     page.write_html(figure, folder / "figure.html")
     figure.write_html(folder / "by_hand.html")
     page.write_html(go.Figure(figure.data), folder / "foreign.html")
@@ -48,7 +54,7 @@ def configurations(text):
     return [json.loads(found) for found in re.findall(r"(\{[^{}]*\"displaylogo\"[^{}]*\})", text)]
 
 
-@pytest.mark.parametrize("module", [circuit, comparison, evaluation, heatmaps, study])
+@pytest.mark.parametrize("module", [comparison, evaluation, heatmaps, study])
 def test_every_function_that_makes_a_figure_makes_one_of_ours(module):
     """Plotly's own class has the button again as soon as a notebook shows it."""
     makers = [f for _, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == module.__name__]
@@ -61,7 +67,7 @@ def test_every_function_that_makes_a_figure_makes_one_of_ours(module):
 
 
 def test_a_figure_keeps_its_buttons_away_wherever_it_is_shown():
-    figure = circuit.circuit_figure(example())
+    figure = figure_of_ours()
     assert set(UPLOADS) <= set(figure.layout.modebar.remove)
     assert set(UPLOADS) <= set(figure.to_plotly_json()["layout"]["modebar"]["remove"])
     bundle = figure._repr_mimebundle_(renderer="plotly_mimetype+notebook")
@@ -78,7 +84,7 @@ def test_a_notebook_shows_it_without_the_button(monkeypatch):
     shown = []
     monkeypatch.setattr(pio, "show", lambda figure, *args, **named: shown.append(named))
     monkeypatch.setattr(type(pio.renderers), "render_on_display", True, raising=False)
-    figure = circuit.circuit_figure(example())
+    figure = figure_of_ours()
     figure.show()
     figure.show(config={"scrollZoom": True})
     assert [named["config"]["showSendToCloud"] for named in shown] == [False, False]
@@ -148,7 +154,7 @@ def test_the_figure_alone_removes_the_button(browser, tmp_path):  # noqa: F811
     import plotly.io as pio
 
     path = tmp_path / "bare.html"
-    path.write_text(pio.to_html(circuit.circuit_figure(example()).to_dict(), include_plotlyjs=True), encoding="utf-8")
+    path.write_text(pio.to_html(figure_of_ours().to_dict(), include_plotlyjs=True), encoding="utf-8")
     browser.get(path.as_uri())
     time.sleep(0.3)
     titles = browser.execute_script("return [...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")

@@ -62,6 +62,10 @@ def export(
     if "prompt" in form.takes:
         options |= {"prompt": read.prompt, "tokens": read.tokens}
     written = export_circuit(read.circuit, out, form.name, naming=naming, overwrite=overwrite, **options)
+    if edges is not None and len(read.circuit) < edges:
+        say(
+            f"{len(read.circuit)} of the {edges} strongest edges are on a path from input to logits; only these are written"
+        )
     if max_edges is not None and "colours" in form.takes:
         from circuits.export.drawing import draw
 

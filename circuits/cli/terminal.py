@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.methods.catalogue import declared
+from circuits.results.wording import metric_name
 
 if TYPE_CHECKING:
     from circuits.model import Model
@@ -72,7 +73,7 @@ def print_finished(record: Mapping[str, Any], out: Path, as_json: bool) -> None:
 
 def _edge_rows(result: "Discovery") -> list[tuple[str, str]]:
     numbers = result.summary()
-    metric = numbers["metric"]
+    metric = metric_name(numbers["metric"])
     return [
         ("accuracy of the model", "–" if result.accuracy is None else f"{result.accuracy:.2f}"),
         *answer_rows(result.answers),
@@ -129,12 +130,13 @@ def _strongest_edges(result: "Discovery") -> Any:
 def _node_rows(result: "NodeDiscovery") -> list[tuple[str, str]]:
     numbers, options = result.summary(), result.options
     where = "" if numbers["positions"] is None else f" × {numbers['positions']} positions"
-    other = (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"]))
+    metric = metric_name(numbers["metric"])
+    other = (f"{metric}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"]))
     if numbers["corrupted"] is None:
         other = ("ablated by", numbers["ablation"])
     return [
         *answer_rows(result.answers),
-        (f"{numbers['metric']}, clean", _decimal(numbers["clean"])),
+        (f"{metric}, clean", _decimal(numbers["clean"])),
         other,
         ("nodes", f"{numbers['nodes']}{where}"),
         *declared(options["method"]).shown(options),

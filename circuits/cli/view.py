@@ -1,8 +1,7 @@
 """`circuits view`: a circuit to look at in a browser."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,8 +10,8 @@ from circuits.cli.options import RunModel
 from circuits.cli.terminal import say
 from circuits.runs.files import check_source
 
-if TYPE_CHECKING:
-    from circuits.results.circuit import Circuit
+ROOM = 2_000_000
+"""Characters that attention may take in a page that was asked for."""
 
 
 def view(
@@ -21,45 +20,59 @@ def view(
     ],
     other: Annotated[Path | None, typer.Argument(help="Another, to be shown beside it.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The page. Default: view.html in the run, or beside the file.")
+        Path | None,
+        typer.Option(help="The page. Default: the run's own; with options view.html in the run, or beside the file."),
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     edges: Annotated[
         int | None, typer.Option(help="Show so many of the strongest scored edges, not the run's circuit.", min=1)
     ] = None,
-    pair: Annotated[int, typer.Option(help="The pair whose clean prompt shows attention.", min=0)] = 0,
-    attention: Annotated[bool, typer.Option(help="Show attention of heads, which loads the model.")] = True,
+    labels: Annotated[
+        Path | None, typer.Option(help="TOML or JSON file with labels, groups and pinned nodes, as the page saves it.")
+    ] = None,
+    pair: Annotated[int, typer.Option(help="The pair to begin with, whose attention is shown.", min=0)] = 0,
+    attention: Annotated[bool, typer.Option(help="Show prompts and attention of heads, which loads the model.")] = True,
     model: RunModel = None,
 ) -> None:
-    """Write one HTML page that shows a circuit, or two side by side; it works offline."""
+    """Show a circuit, or two side by side, as one HTML page that works offline."""
     paths = [target] if other is None else [target, other]
     for path in paths:
         check_source(path)
-    from circuits.runs.source import read_source
-    from circuits.viewer import write_viewer
+    from circuits.runs.view import own_page
 
-    names = [path.resolve().stem for path in paths]
-    names = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    shown = {name: read_source(path, edges).circuit for name, path in zip(names, paths, strict=True)}
-    origin, tokens, patterns = next(iter(shown.values())).provenance, [], {}
-    about = [f"{origin.get('task') or 'pairs'} in {origin.get('model')}"] if origin.get("model") else []
-    if attention and (target / "pairs.jsonl").is_file():
-        tokens, patterns, example = _attention(target, shown, pair, model)
-        about.append(f"example: {example}")
-    page = out or (target / "view.html" if target.is_dir() else target.with_suffix(".html"))
-    write_viewer(shown, page, title=about[0] if about else None, about=about, tokens=tokens, patterns=patterns)
-    say(f"written to {page}; open it in a browser")
+    plain = not (other or out or edges or labels or pair or model) and attention and target.is_dir()
+    page = own_page(target) if plain else None
+    if page is None:
+        default = (
+            target / ("circuit.html" if plain else "view.html") if target.is_dir() else target.with_suffix(".html")
+        )
+        page = out or default
+        _write(paths, page, edges, labels, pair, attention and (target / "pairs.jsonl").is_file(), model)
+        say(f"written to {page}")
+    if not open_:
+        say(f"open {page} in a browser, or add --open")
+        return
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        say(f"no browser was found here; open {page} in one")
 
 
-def _attention(
-    run: Path, circuits: Mapping[str, "Circuit"], pair: int, model: str | None
-) -> tuple[list[str], dict[str, Any], str]:
-    """The tokens of a run's pair, the attention of the circuits' heads on it, and its text."""
+def _write(
+    paths: list[Path], page: Path, edges: int | None, labels: Path | None, pair: int, attention: bool, model: str | None
+) -> None:
     from circuits.prompts.pairs import PromptPairs
-    from circuits.viewer.attention import attention_patterns
+    from circuits.results.naming import read_naming
+    from circuits.runs.view import about_circuits, named_circuits
+    from circuits.viewer import shown_prompts, write_viewer
 
-    name, dtype, revision = model_of(next(iter(circuits.values())).provenance, model)
-    loaded = load(name, dtype, "auto", revision)
-    pairs = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded)
-    nodes = dict.fromkeys(node for circuit in circuits.values() for node in circuit.nodes)
-    tokens, patterns = attention_patterns(loaded, pairs, list(nodes), pair)
-    return tokens, patterns, ("" if loaded.tokenizer else " ").join(tokens)
+    naming = None if labels is None else read_naming(labels)
+    circuits = named_circuits(paths, edges)
+    title, about = about_circuits(paths, circuits, edges is None)
+    origin, prompts = next(iter(circuits.values())).provenance, ()
+    if attention:
+        name, dtype, revision = model_of(origin, model)
+        loaded = load(name, dtype, "auto", revision)
+        pairs = PromptPairs.from_jsonl(paths[0] / "pairs.jsonl", loaded)
+        prompts = shown_prompts(loaded, pairs, list(circuits.values()), pair, ROOM)
+    write_viewer(circuits, page, title=title, about=about, prompts=prompts, naming=naming)

@@ -36,6 +36,11 @@ class Format:
     every_edge: bool = False
 
     @property
+    def printed(self) -> bool:
+        """Whether it is a figure as it stands."""
+        return "colours" in self.takes and self.name != "dot"
+
+    @property
     def write(self) -> Callable[..., Any]:
         """The function (circuit, path, …) that writes it."""
         module, name = self.where.split(":")

@@ -147,12 +147,23 @@ class Drawing:
             for sign, text in words.items()
             if sign in signs
         ]
+        entries += self._widths()
         entries += [
             LegendLine(f"to {KIND_WORDS[kind]}", kind, "#000000" if by_sign else KIND_COLOURS[kind], False)
             for kind in ("q", "k", "v", "in")
             if kind in kinds
         ]
         return tuple(entries)
+
+    def _widths(self) -> list["LegendLine"]:
+        """The widest line, and one of a tenth of its score."""
+        largest = max((abs(edge.score) for edge in self.edges if edge.score is not None), default=0.0)
+        if not largest:
+            return []
+        unit = f" {self.quantity.unit}" if self.quantity.unit else ""
+        return [
+            LegendLine(f"{share * largest:.2g}{unit}", "none", "#000000", False, _width(share)) for share in (1.0, 0.1)
+        ]
 
 
 @dataclass(frozen=True)
@@ -163,6 +174,7 @@ class LegendLine:
     head: str
     colour: str
     dashed: bool
+    width: float = 1.3
 
 
 def text_width(text: str, size: float) -> float:
@@ -295,9 +307,14 @@ def _sign(score: float | None, signed: bool) -> Sign:
     return ("helps" if score >= 0 else "hurts") if signed else "size"
 
 
+def _width(share: float) -> float:
+    """Of a line whose score is this share of the largest."""
+    return round(THINNEST + (THICKEST - THINNEST) * math.sqrt(share), 2)
+
+
 def _edge(
     source: str, target: str, kind: Kind, score: float | None, largest: float, colours: str, signed: bool
 ) -> DrawnEdge:
-    share = math.sqrt(abs(score) / largest) if score is not None and largest else 0.25
+    width = _width(abs(score) / largest if score is not None and largest else 1 / 16)
     colour = KIND_COLOURS[kind] if colours == "kind" else SIGN_COLOURS[_sign(score, signed)]
-    return DrawnEdge(source, target, kind, score, round(THINNEST + (THICKEST - THINNEST) * share, 2), colour, signed)
+    return DrawnEdge(source, target, kind, score, width, colour, signed)

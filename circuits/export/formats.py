@@ -10,6 +10,9 @@ from circuits.plain_torch import plain_torch
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 
+PRINTABLE = 60
+"""Edges that a figure in a paper can show."""
+
 
 @plain_torch
 def export_circuit(
@@ -41,6 +44,13 @@ def export_circuit(
     given = options | ({"naming": naming} if naming else {})
     form.check(out, given, overwrite)
     _warn_if_empty(form, circuit, out)
+    shown = min(len(circuit), options.get("max_edges") or len(circuit))
+    if form.printed and shown > PRINTABLE:
+        warnings.warn(
+            f"{shown} edges are too dense for print: give --max-edges {PRINTABLE} (max_edges=) or fewer, or groups of nodes",
+            ContentWarning,
+            stacklevel=3,
+        )
     if not form.suffix:
         return form.write(circuit, out, overwrite=overwrite, **given)
     form.write(circuit, out, **given)

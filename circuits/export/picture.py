@@ -106,7 +106,7 @@ def _legend_lines(i: int, line: LegendLine, x: float, y: float) -> list[str]:
     size = text_width(line.text, SMALL_FONT)
     # \\l: text begins at the left.
     invisible = 'shape=point, style=invis, width=0.01, height=0.01, label=""'
-    style = f'color="{line.colour}", penwidth=1.4, style={"dashed" if line.dashed else "solid"}'
+    style = f'color="{line.colour}", penwidth={line.width:g}, style={"dashed" if line.dashed else "solid"}'
     return [
         f'  "line {i}" [{invisible}, pos="{x:g},{y:g}"];',
         f'  "end {i}" [{invisible}, pos="{end:g},{y:g}"];',

@@ -1,6 +1,7 @@
 """A circuit's edges or nodes as CSV, and as LaTeX tables (booktabs)."""
 
 import csv
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,13 @@ from circuits.files.atomic import replacing, write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.quantity import quantity_of
+from circuits.results.wording import method_name, metric_name
 
 PAGE = 45
 """Rows of a LaTeX table that fit on a page; longer tables are a `longtable`."""
+POINT = "r@{.}l"
+"""Columns of a number, aligned on its decimal point without a package."""
+ENTERS = {"q": "query", "k": "key", "v": "value", "in": "--"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a formula begins in a spreadsheet, which may ignore white space before it."""
 
@@ -48,53 +53,100 @@ def write_latex_edges(
     """Writes the `max_edges` edges (None: all) with the largest effects as a LaTeX table."""
     check_max_edges(max_edges)
     quantity = quantity_of(circuit.provenance)
-    heads = ("from", "to", "input", escape(quantity.name), "std.\\ error")
+    heads = ("from", "to", "enters as", _over(escape(quantity.name)), _over("std.\\ error"))
     named = cache(_named)
-    rows = [
-        (named(row.source, row.source_label), named(row.target, row.target_label), row.input,
-         _number(row.effect, quantity.signed), _number(row.stderr, plus=False))
-        for row in edge_rows(circuit, naming)[:max_edges]
-    ]  # fmt: skip
-    _write_table("lllrr", heads, rows, path)
+    rows = edge_rows(circuit, naming)[:max_edges]
+    effects, errors = _aligned([row.effect for row in rows], quantity.signed), _aligned([row.stderr for row in rows])
+    cells = [
+        (named(row.source, row.source_label), named(row.target, row.target_label), ENTERS[row.input], effect, error)
+        for row, effect, error in zip(rows, effects, errors, strict=True)
+    ]
+    caption = _caption("Edges", circuit) + (
+        " with its standard error over prompts." if any(row.stderr for row in rows) else "."
+    )
+    _write_table(f"lll{POINT}{POINT}", heads, cells, path, caption, "tab:circuit-edges")
 
 
 def write_latex_nodes(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
     """Writes the nodes as a LaTeX table, in the order of the forward pass."""
     quantity = quantity_of(circuit.provenance)
-    heads = ("node", "kind", "edges in", "edges out", f"{escape(quantity.name)} of out-edges")
-    rows = [
-        (_named(row.node, row.label), "MLP" if row.kind == "mlp" else row.kind, str(row.edges_in), str(row.edges_out),
-         _number(row.effect_out, quantity.signed))
-        for row in node_rows(circuit, naming)
-    ]  # fmt: skip
-    _write_table("llrrr", heads, rows, path)
+    heads = ("node", "kind", "edges in", "edges out", _over(f"{escape(quantity.name)} of out-edges"))
+    rows = node_rows(circuit, naming)
+    effects = _aligned([row.effect_out for row in rows], quantity.signed)
+    cells = [
+        (
+            _named(row.node, row.label),
+            "MLP" if row.kind == "mlp" else row.kind,
+            str(row.edges_in),
+            str(row.edges_out),
+            effect,
+        )
+        for row, effect in zip(rows, effects, strict=True)
+    ]
+    caption = _caption("Nodes", circuit) + ", summed over the out-edges of each node."
+    _write_table(f"llrr{POINT}", heads, cells, path, caption, "tab:circuit-nodes")
+
+
+def _caption(what: str, circuit: Circuit) -> str:
+    """What the table shows, from the provenance."""
+    origin, quantity = circuit.provenance, quantity_of(circuit.provenance)
+    where = f" for {origin['task']} in {origin['model']}" if origin.get("task") and origin.get("model") else ""
+    by = f", found by {method_name(origin)}" if origin.get("method") else ""
+    measured = quantity.over(metric_name(origin.get("metric")))
+    unit = f", in {quantity.unit}," if quantity.unit else ""
+    return escape(f"{what} of the circuit{where}{by}: {measured}{unit}")
 
 
 def _named(node: str, label: str | None) -> str:
     return escape(node) if label is None or label == node else f"{escape(label)} ({escape(node)})"
 
 
-def _number(value: float | None, plus: bool = True) -> str:
-    if value is None:
-        return "{--}"
-    text = f"{value:{'+' if plus else ''}.3g}"
-    mantissa, e, power = text.partition("e")
-    return f"${mantissa}$" if not e else rf"${mantissa}\times 10^{{{int(power)}}}$"
+def _aligned(values: Sequence[float | None], plus: bool = False) -> list[str]:
+    """Numbers as two columns, before and after the decimal point, all with as many digits after it.
+
+    The smallest keeps two digits, but the largest gets at most five; what is smaller still is written as a power of ten.
+    """
+    sizes = [abs(value) for value in values if value is not None and value != 0 and math.isfinite(value)]
+    powers = [math.floor(math.log10(size)) for size in sizes] or [0]
+    digits = max(0, min(1 - min(powers), 4 - max(powers)))
+    return [_cells(value, digits, plus) for value in values]
 
 
-def _write_table(columns: str, heads: Sequence[str], rows: Sequence[Sequence[str]], path: str | Path) -> None:
+def _cells(value: float | None, digits: int, plus: bool) -> str:
+    if value is None or not math.isfinite(value):
+        return _over("--")
+    power = ""
+    if value and abs(value) < 0.5 * 10.0**-digits:
+        text, _, exponent = f"{value:{'+' if plus else ''}.1e}".partition("e")
+        power = rf"\times 10^{{{int(exponent)}}}"
+    else:
+        text = f"{value:{'+' if plus else ''}.{digits}f}"
+    whole, _, rest = text.partition(".")
+    return f"${whole}$ & " + (f"${rest}{power}$" if rest or power else "")
+
+
+def _over(text: str) -> str:
+    """A cell over both columns of a number."""
+    return rf"\multicolumn{{2}}{{c}}{{{text}}}"
+
+
+def _write_table(
+    columns: str, heads: Sequence[str], rows: Sequence[Sequence[str]], path: str | Path, caption: str, label: str
+) -> None:
     long = len(rows) > PAGE
-    kind, packages = ("longtable", "booktabs,longtable") if long else ("tabular", "booktabs")
-    lines = [
-        f"% Needs \\usepackage{{{packages}}}.",
-        rf"\begin{{{kind}}}{{{columns}}}",
+    named = rf"\caption{{{caption}}}\label{{{label}}}"
+    body = [
         r"\toprule",
         " & ".join(heads) + r" \\",
         r"\midrule",
         *([r"\endhead"] if long else []),
         *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
-        rf"\end{{{kind}}}",
-        "",
     ]
-    write_text(path, "\n".join(lines))
+    if long:
+        lines = [rf"\begin{{longtable}}{{{columns}}}", named + r" \\", *body, r"\end{longtable}"]
+    else:
+        table = [rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"]
+        lines = [r"\begin{table}", r"\centering", named, *table, r"\end{table}"]
+    packages = "booktabs,longtable" if long else "booktabs"
+    write_text(path, "\n".join([f"% Needs \\usepackage{{{packages}}}.", *lines, ""]))

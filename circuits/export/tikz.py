@@ -66,7 +66,7 @@ def tikz_text(drawing: Drawing) -> str:
         head = "" if line.head == "none" else f", -{{{_head(line.head, 5.0)}}}"
         dash = ", dashed" if line.dashed else ""
         lines.append(
-            rf"  \draw[{colours[line.colour]}, line width=1.2bp{dash}{head}] ({x:g},{y:g}) -- +({SAMPLE:g},0);"
+            rf"  \draw[{colours[line.colour]}, line width={line.width:g}bp{dash}{head}] ({x:g},{y:g}) -- +({SAMPLE:g},0);"
         )
         lines.append(
             rf"  \node[circuit, anchor=west, font={_font(SMALL_FONT)}] at ({x + SAMPLE + 2:g},{y:g}) {{{escape(line.text)}}};"

@@ -13,8 +13,8 @@ import torch
 from circuits.errors import InputError
 from circuits.evaluation.comparison import Comparison
 from circuits.evaluation.counterfactual import Counterfactuals
-from circuits.pages.comparison_tables import circuits_table, methods_table
-from circuits.plots.figure import Figure, subplots
+from circuits.pages.comparison_tables import circuits_table, comparison_findings, methods_table
+from circuits.plots.figure import Figure, subplots, write_cells
 from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped
 from circuits.results.node_scores import NodeScores
 
@@ -22,7 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross")
 SHOWN_POINTS = 400
-MOST_PAIRS = 10
+MOST_PAIRS = 6
 """Of methods, whose overlap is drawn."""
 
 
@@ -30,16 +30,14 @@ def comparison_sections(found: Comparison) -> list[Section]:
     """What a page on a comparison shows, in order; what was not measured is left out."""
     by = "size" if found.by == "abs" else "signed effect"
     told = [table for table in (methods_table(found), circuits_table(found)) if table[2]]
-    sections = [Section("What was compared", " ".join(_said(found)))]
+    picture = (
+        f"The picture: Spearman's correlation of mean effects over {len(found.nodes)} nodes, by {by}; hover for 95% bootstrap "
+        "intervals over prompts. Methods can agree and be wrong together."
+    )
+    text = " ".join(comparison_findings(found)) + f"\n\n{picture}"
+    sections = [Section("What was found", text, rank_figure(found))]
+    sections += [Section("What was compared", " ".join(_said(found)))]
     sections += [Section(title[0].upper() + title[1:], "", Table(headings, rows)) for title, headings, rows in told]
-    sections += [
-        Section(
-            "Rank correlation",
-            f"Spearman's correlation of mean effects over {len(found.nodes)} nodes, by {by}; hover for 95% bootstrap intervals "
-            "over prompts. Methods can agree and be wrong together.",
-            rank_figure(found),
-        )
-    ]
     if found.judge is not None:
         sections.append(
             Section(
@@ -99,7 +97,6 @@ def rank_figure(found: Comparison) -> Figure:
     """Rank correlations, methods × methods."""
     names = [escaped(name) for name in found.methods]
     rank, low, high = found.rank.tolist(), found.low.tolist(), found.high.tolist()
-    text = [["" if value != value else f"{value:.2f}" for value in row] for row in rank]
     hover = [
         [f"{a} and {b}<br>{rank[i][j]:.3f} ({low[i][j]:.3f} to {high[i][j]:.3f})" for j, b in enumerate(names)]
         for i, a in enumerate(names)
@@ -107,14 +104,16 @@ def rank_figure(found: Comparison) -> Figure:
     figure = Figure(
         go.Heatmap(
             z=[[None if value != value else value for value in row] for row in rank],
-            x=names, y=names, text=text, texttemplate="%{text}", hovertext=hover, hoverinfo="text",
+            x=names, y=names, hovertext=hover, hoverinfo="text",
             zmin=-1, zmax=1, colorscale=[(0, NEGATIVE), (0.5, "#ffffff"), (1, POSITIVE)], xgap=1, ygap=1,
             colorbar={"title": {"text": "Spearman’s ρ", "side": "right"}, "thickness": 14},
         )
     )  # fmt: skip
+    write_cells(figure, names, names, rank, 1.0)
     size = 44 * len(names) + 260
-    figure.update_yaxes(autorange="reversed")
-    figure.update_layout(width=max(520, size + 100), height=max(380, size), **_layout())
+    figure.update_xaxes(tickangle=-35, automargin=True)
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_layout(width=max(560, size + 140), height=max(380, size), **_layout())
     return figure
 
 
@@ -123,8 +122,9 @@ def counterfactual_figure(found: Comparison) -> Figure:
     figure = Figure()
     for i, (name, each) in enumerate(found.counterfactual.items()):
         means = [c.mean for c in each.values()]
+        aside = 1 + 0.012 * (i - (len(found.counterfactual) - 1) / 2)  # so that error bars stand side by side
         figure.add_scatter(
-            x=list(each), y=means, name=escaped(name), mode="lines+markers", **_style(i),
+            x=[alpha * aside for alpha in each], y=means, name=escaped(name), mode="lines+markers", **_style(i),
             error_y={
                 "type": "data", "symmetric": False, "thickness": 1, "width": 3,
                 "array": [c.high - c.mean for c in each.values()], "arrayminus": [c.mean - c.low for c in each.values()],
@@ -185,8 +185,9 @@ def circuits_figure(found: Comparison) -> Figure:
         figure.add_scatter(
             x=[float(of.predicted.mean()) for of in found.circuits],
             y=[float(getattr(of, part).mean()) for of in found.circuits],
-            text=[f"{escaped(of.circuit)} ({of.n_edges} edges, {of.n_nodes} components)" for of in found.circuits],
-            mode="markers", name=name, hovertemplate="%{text}<br>predicted %{x:.3g}<br>measured %{y:.3g}<extra></extra>",
+            hovertext=[f"{escaped(of.circuit)} ({of.n_edges} edges, {of.n_nodes} components)" for of in found.circuits],
+            text=[escaped(of.circuit.removesuffix(" circuit")) for of in found.circuits], textposition="top center",
+            mode="markers+text", name=name, hovertemplate="%{hovertext}<br>predicted %{x:.3g}<br>measured %{y:.3g}<extra></extra>",
             marker={"size": 10, "symbol": MARKERS[i], "color": COLOURS[i]},
         )  # fmt: skip
     figure.update_xaxes(title="predicted by the linear model")

@@ -18,13 +18,40 @@ def tables(found: Comparison) -> list[Rows]:
     return [table for table in made if table[2]]
 
 
+def comparison_findings(found: Comparison) -> tuple[str, str]:
+    """Which methods agree most and least; and which circuit is the most faithful, or whose scores predict ablations best."""
+    pairs = [
+        (float(found.rank[i, j]), a, b) for i, a in enumerate(found.methods) for j, b in enumerate(found.methods[:i])
+    ]
+    pairs = sorted((of for of in pairs if not math.isnan(of[0])), reverse=True)
+    first = f"No two of the {len(found.methods)} results can be ranked against each other."
+    if pairs:
+        rank, a, b = pairs[0]
+        first = f"{b} and {a} rank the {len(found.nodes)} nodes most alike (ρ = {rank:.2f})"
+        first += "." if len(pairs) == 1 else ", {1} and {2} least (ρ = {0:.2f}).".format(*pairs[-1])
+    means = {name: [c.mean for c in of.values() if not math.isnan(c.mean)] for name, of in found.counterfactual.items()}
+    judged = {name: sum(known) / len(known) for name, known in means.items() if known}
+    faithful = {name: value for name, value in found.faithfulness.items() if not math.isnan(value)}
+    second = "Nothing was ablated, so it is not known which of them is right."
+    if judged:
+        best = max(judged, key=lambda name: judged[name])
+        second = f"{best} predicts fresh ablations best (mean correlation {judged[best]:.2f})."
+    elif faithful:
+        best = max(faithful, key=lambda name: faithful[name])
+        second = f"The {best.removesuffix(' circuit')} circuit has the highest faithfulness ({faithful[best]:.2f})."
+    return first, second
+
+
 def methods_table(found: Comparison) -> Rows:
     """A row a method: how its scores predict ablations, and what its circuit keeps."""
     alphas = list(next(iter(found.counterfactual.values()), {}))
     rows = []
     for name in found.methods:
         judged = found.counterfactual.get(name, {})
-        cells = [f"{_share(c.mean)} ({_share(c.low)} to {_share(c.high)})" for c in judged.values()]
+        cells = [
+            "–" if math.isnan(c.mean) else f"{c.mean:.2f} ({_share(c.low)} to {_share(c.high)})"
+            for c in judged.values()
+        ]
         rows.append([name, *cells, _share(found.faithfulness.get(name, math.nan))])
     title = "correlation with fresh ablations, and faithfulness of circuits" if alphas else "faithfulness of circuits"
     return title, ("method", *(f"α = {alpha:g}" for alpha in alphas), "faithfulness"), rows

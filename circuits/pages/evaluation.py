@@ -1,5 +1,6 @@
 """Figures of an evaluation (`Evaluation.to_dict`, `evaluation.json`): what is found again."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import plotly.graph_objects as go
 from circuits.files.atomic import write_text
 from circuits.files.checksums import sealed_json
 from circuits.pages.comparison import COLOURS, DASHES, MARKERS
-from circuits.pages.evaluation_tables import tables
-from circuits.plots.figure import Figure, subplots
+from circuits.pages.evaluation_tables import evaluation_findings, tables
+from circuits.plots.figure import Figure, subplots, write_cells
 from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, escaped, write_page
+from circuits.results.wording import metric_name
 
 MOST_EDGES = 60
 """Whose effect is drawn."""
@@ -31,8 +33,6 @@ def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
         Section(title[0].upper() + title[1:], f"On {told['n_pairs']} {where}." if i == 0 else "", Table(headings, rows))
         for i, (title, headings, rows) in enumerate(tables(told))
     ]
-    if told.get("warnings"):  # older evaluations have none
-        sections.insert(0, Section("Warnings", "\n\n".join(map(str, told["warnings"]))))
     if "curves" in told:
         text = (
             "Faithfulness of circuits of growing size, edges by signed and by absolute score; bars are 95% bootstrap "
@@ -60,10 +60,29 @@ def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
             "would not depend on the weights."
         )
         sections.append(Section("With randomised layers", text, randomisation_figure(told["randomisation"])))
+    sections = _findings_first(told, sections)
     if told["skipped"]:
         rows = [[name, why] for name, why in told["skipped"].items()]
         sections.append(Section("Not measured", "", Table(("part", "why"), rows)))
     return sections
+
+
+def _findings_first(told: Mapping[str, Any], sections: list[Section]) -> list[Section]:
+    """What was found and the first figure, then warnings, then all else."""
+    found = evaluation_findings(told)
+    picture = next((section for section in sections if isinstance(section.content, Figure)), None)
+    first: list[Section] = []
+    if found and picture is not None:
+        text = f"{' '.join(found)}\n\n{picture.heading}: {picture.text[0].lower()}{picture.text[1:]}"
+        first, sections = (
+            [Section("What was found", text, picture.content)],
+            [of for of in sections if of is not picture],
+        )
+    elif found:
+        first = [Section("What was found", " ".join(found))]
+    if told.get("warnings"):  # older evaluations have none
+        first.append(Section("Warnings", "\n\n".join(map(str, told["warnings"]))))
+    return [*first, *sections]
 
 
 def curves_figure(told: Mapping[str, Any]) -> Figure:
@@ -91,10 +110,25 @@ def curves_figure(told: Mapping[str, Any]) -> Figure:
         )  # fmt: skip
     for level in (0, 1):
         figure.add_hline(level, line={"width": 1, "color": NEUTRAL, "dash": "dot"})
-    figure.update_xaxes(title="share of the graph’s edges", type="log", tickformat=".1%")
+    shares = [share for signed in ("signed", "absolute") for share in told[signed]["fractions"] if share > 0]
+    ticks = _log_ticks(min(shares, default=0.01), max(shares, default=1.0))
+    figure.update_xaxes(
+        title="share of the graph’s edges",
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{tick:.10g}%" for tick in [100 * t for t in ticks]],
+    )
     figure.update_yaxes(title=f"faithfulness ({escaped(str(told['ablation']))} ablation)")
     figure.update_layout(width=760, height=440, **_LAYOUT)
     return figure
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Marks of a logarithmic axis that do not touch: 1, 2, 5 where it is short, else powers of ten."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 3 else (1, 3) if len(decades) <= 5 else (1,)
+    ticks = [round(step * 10.0**power, 12) for power in decades for step in steps]
+    return [tick for tick in ticks if low / 1.5 <= tick <= high * 1.5 and tick <= 1]
 
 
 def minimality_figure(told: Mapping[str, Any], metric: str) -> Figure:
@@ -117,7 +151,7 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> Figure:
             error_x={"type": "data", "array": [told.get("stderr", {}).get(edge) for edge in order], "thickness": 1, "width": 2},
         )
     )  # fmt: skip
-    figure.update_xaxes(title=f"{escaped(metric.replace('_', ' '))} lost without the edge", zeroline=True)
+    figure.update_xaxes(title=f"{escaped(metric_name(metric))} lost without the edge", zeroline=True)
     figure.update_yaxes(dtick=1, tickfont={"size": 11})
     figure.update_layout(width=760, height=max(260, 17 * len(order) + 110), **_LAYOUT)
     return figure
@@ -166,11 +200,11 @@ def stability_figure(told: Mapping[str, Any]) -> Figure:
     figure = Figure(
         go.Heatmap(
             z=overlap, x=names, y=names, zmin=0, zmax=1, colorscale=[(0, "#ffffff"), (1, POSITIVE)], xgap=1, ygap=1,
-            text=[[f"{value:.2f}" for value in row] for row in overlap], texttemplate="%{text}", textfont={"size": 11},
             hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
             colorbar={"title": {"text": "Jaccard", "side": "right"}, "thickness": 14, "len": 0.8},
         )
     )  # fmt: skip
+    write_cells(figure, names, names, overlap, 1.0)
     side = 42 * len(names)
     figure.update_xaxes(tickangle=-45, ticks="", showline=False)
     figure.update_yaxes(autorange="reversed", ticks="", showline=False)

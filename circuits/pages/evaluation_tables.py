@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from circuits.results.wording import metric_name
+
 Rows = tuple[str, Sequence[str], list[list[str]]]
 """A title, the columns' headings and the rows."""
 SHOWN_IDLE = 5
@@ -16,6 +18,28 @@ def tables(told: Mapping[str, Any]) -> list[Rows]:
         _randomisation(told),
     ]  # fmt: skip
     return [table for table in made if table[2]]
+
+
+def evaluation_findings(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """How much the circuit keeps, beside random ones; and how much of it is needed."""
+    found = []
+    of = told["faithfulness"].get(told["ablation"]) or next(iter(told["faithfulness"].values()), None)
+    if of is not None and of["ratio_of_means"] is not None:
+        text = (
+            f"The circuit of {told['n_edges']:,} edges recovers {of['ratio_of_means']:.0%} of the {metric_name(told['metric'])} "
+            f"that is lost when everything is ablated ({told['ablation']})"
+        )
+        random = of["random_faithfulness"]
+        beside = (
+            f"; {len(of['random'])} random circuits recover {abs(round(random, 2)):.0%}" if random is not None else ""
+        )
+        found.append(f"{text}{beside}.")
+    if "minimality" in told:
+        idle, n = len(told["minimality"]["idle"]), len(told["minimality"]["effects"])
+        found.append(f"{idle} of {n} edges add less than 1% of what the largest adds.")
+    elif told.get("answers", {}).get("accuracy") is not None:
+        found.append(f"The model itself answers {told['answers']['accuracy']:.0%} of the prompts.")
+    return tuple(found)
 
 
 def _answers(told: Mapping[str, Any]) -> Rows:
@@ -38,14 +62,18 @@ def _faithfulness(told: Mapping[str, Any]) -> Rows:
         shown.insert(min(1, len(shown)), (told["ablation"], told["same_layers"]))
     rows = [
         [
-            ablation, number(of["ratio_of_means"]), number(of["mean_of_ratios"]),
+            str(ablation).replace("_", " "), number(of["ratio_of_means"]), number(of["mean_of_ratios"]),
             f"{len(of['random'])} {of['random_circuits'].replace('_', ' ')}", number(of["random_faithfulness"]),
             _against_chance(of["p"], len(of["random"])),
         ]
         for ablation, of in shown
     ]  # fmt: skip
     headings = ("ablation", "ratio of means", "mean of ratios", "random circuits", "random mean", "p")
-    return f"faithfulness of {told['n_edges']} edges ({told['metric']}, edges ablated at all positions)", headings, rows
+    return (
+        f"faithfulness of {told['n_edges']} edges ({metric_name(told['metric'])}, edges ablated at all positions)",
+        headings,
+        rows,
+    )
 
 
 def _against_chance(p: float | None, n_random: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from circuits.plots.figure import Figure
+from circuits.plots.figure import Figure, write_cells
 from circuits.plots.page import NOT_MEASURED, POSITIVE, escaped
 
 
@@ -18,16 +18,18 @@ def grid_figure(
         questions, methods: labels.
         title: of the number.
     """
-    text = [["" if value is None else f"{value:.2f}" for value in row] for row in means]
     top = max((value for row in means for value in row if value is not None), default=1.0)
     figure = Figure(
         go.Heatmap(
-            z=means, x=[escaped(name) for name in methods], y=[escaped(name) for name in questions], text=text,
-            texttemplate="%{text}", textfont={"size": 13}, colorscale=[(0.0, "#ffffff"), (1.0, POSITIVE)], zmin=0,
+            z=means, x=[escaped(name) for name in methods], y=[escaped(name) for name in questions],
+            colorscale=[(0.0, "#ffffff"), (1.0, POSITIVE)], zmin=0,
             zmax=max(1.0, top), xgap=2, ygap=2, colorbar={"title": {"text": escaped(title), "side": "right"}, "thickness": 14},
             hovertemplate="%{y}<br>%{x}: %{z:.4f}<extra></extra>",
         )
     )  # fmt: skip
+    write_cells(
+        figure, [escaped(name) for name in methods], [escaped(name) for name in questions], means, max(1.0, top)
+    )
     widest = max(map(len, questions))
     figure.update_layout(
         width=min(1000, 200 + 7 * widest + 110 * len(methods)), height=130 + 44 * len(questions),

@@ -5,6 +5,7 @@ them, but a notebook shows a figure with plotly's configuration. This class remo
 configuration in every method that shows or writes it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -55,6 +56,17 @@ def subplots(**options: Any) -> Figure:
     figure = Figure()
     make_subplots(figure=figure, **options)
     return figure
+
+
+def write_cells(
+    figure: Figure, columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float | None]], most: float
+) -> None:
+    """Writes numbers into the cells of a heat map of size 0 to `most`, white on its darkest cells and else black."""
+    for row, line in zip(rows, values, strict=True):
+        for column, value in zip(columns, line, strict=True):
+            if value is not None and value == value:
+                font = {"size": 12, "color": "#ffffff" if abs(value) > 0.85 * most else "#111111"}
+                figure.add_annotation(x=column, y=row, text=f"{value:.2f}", showarrow=False, font=font)
 
 
 def _configured(options: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,14 @@ PANELS = {
     "": "nodes",
 }
 """Kinds of nodes in the order of their panels, and the titles of panels."""
+WIDEST = 1000
+"""Pixels of all panels together."""
+TALL = 600
+"""Pixels of a panel whose columns are labelled at its top, where they are in sight."""
+NAMED = 15
+"""Rows of a fine panel that are named beside it."""
+FINE_ROW = 4
+"""Pixels of a row without a label."""
 LABELLED = 48
 """The largest number of rows that each have a label; more are labelled by layer."""
 _NAME = re.compile(r"a(\d+)\.((?:h|kv)\d+)(?:<([qkv])>)?|m(\d+)(?:\.(n\d+))?|(input)")
@@ -65,6 +73,7 @@ class _Panel:
         cells: (row, column) -> number of the score.
         names: of the axes of rows and columns.
         breaks: rows before which a line is drawn.
+        nodes: the names of rows that are too many for labels.
     """
 
     title: str
@@ -73,6 +82,7 @@ class _Panel:
     cells: Mapping[tuple[int, int], int]
     names: tuple[str, str] = ("", "")
     breaks: Sequence[int] = field(default_factory=tuple)
+    nodes: Sequence[str] = ()
 
 
 def node_heatmap(scores: NodeScores, normalised: bool = False) -> Figure:
@@ -136,7 +146,7 @@ def position_heatmap(scores: NodeScores, tokens: Sequence[str] | None = None, no
     panels = [_position_panel(scores, kind, members, columns) for kind, members in kinds.items() if members]
     tallest = max(len(panel.rows) for panel in panels)
     narrow = 22 if max(map(len, columns)) <= 3 else 34
-    return _figure(scores, panels, normalised, row_height=16 if tallest <= LABELLED else 4, column_width=narrow)
+    return _figure(scores, panels, normalised, row_height=16 if tallest <= LABELLED else FINE_ROW, column_width=narrow)
 
 
 def _position_panel(scores: NodeScores, kind: str, members: Sequence[int], columns: Sequence[str]) -> _Panel:
@@ -153,7 +163,7 @@ def _position_panel(scores: NodeScores, kind: str, members: Sequence[int], colum
     labels = [""] * len(names)
     for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
         labels[(start + end - 1) // 2] = str(layers[start])
-    return _Panel(title, labels, columns, cells, ("layer", ""), starts[1:])
+    return _Panel(title, labels, columns, cells, ("layer", ""), starts[1:], [short(name) for name in names])
 
 
 def _figure(
@@ -163,9 +173,11 @@ def _figure(
     # A size stays positive, whichever of the two runs has more of the metric.
     values = (shares if scores.signed else shares.abs()).flatten().tolist()
     texts = [escaped(text).replace("\n", "<br>") for text in hover(scores, values, normalised)]
-    widths = [max(1.0, min(column_width, 900 / len(panel.columns))) * len(panel.columns) for panel in panels]
+    each = max(1.0, min(column_width, WIDEST / sum(len(panel.columns) for panel in panels)))
+    widths = [each * len(panel.columns) for panel in panels]
     own_rows = any(panel.rows != panels[0].rows for panel in panels)
-    gap = 90 if own_rows else 22
+    named = own_rows and any(len(panel.rows) > LABELLED for panel in panels)
+    gap = 130 if named else 90 if own_rows else 22
     inner = sum(widths, start=float(gap * (len(panels) - 1)))
     figure = subplots(
         rows=1, cols=len(panels), column_widths=widths, horizontal_spacing=gap / inner if len(panels) > 1 else 0,
@@ -175,8 +187,9 @@ def _figure(
     for i, panel in enumerate(panels, 1):
         _add_panel(figure, i, panel, values, texts, labelled=own_rows or i == 1)
         _write_beyond(figure, i, panel, values, limit)
+        _name_strongest(figure, i, panel, values)
     bar = {
-        "title": {"text": colour_bar_title(scores, normalised), "side": "right"},
+        "title": {"text": colour_bar_title(scores, normalised), "side": "top"},
         "thickness": 14,
         "outlinewidth": 0.5,
     }
@@ -190,7 +203,13 @@ def _figure(
     largest = max(values, key=lambda value: abs(value) if math.isfinite(value) else 0.0)
     end, reached = (f"±{limit:.2g}", f"{largest:+.3g}") if scores.signed else (f"{limit:.2g}", f"{largest:.3g}")
     notes += [f"colours end at {end}, the largest {scores.quantity.name} is {reached}"] if abs(largest) > limit else []
-    _set_title(figure, scores, notes, inner, max(120, row_height * max(len(panel.rows) for panel in panels)))
+    height = max(120, row_height * max(len(panel.rows) for panel in panels))
+    if height > TALL:
+        figure.update_xaxes(side="top")
+        longest = max(len(label) for panel in panels for label in panel.columns)
+        for title in figure.layout.annotations[: len(panels)]:
+            title.yshift = 22 if longest <= 5 else 16 + 5 * min(longest, 12)
+    _set_title(figure, scores, notes, inner, height)
     return figure
 
 
@@ -212,6 +231,23 @@ def _write_beyond(figure: Figure, column: int, panel: _Panel, values: Sequence[f
         if math.isfinite(values[i]) and abs(values[i]) > limit:
             font = {"size": 9, "color": "#ffffff"}
             figure.add_annotation(x=x, y=y, text=f"{values[i]:.3g}", showarrow=False, font=font, row=1, col=column)
+
+
+def _name_strongest(figure: Figure, column: int, panel: _Panel, values: Sequence[float]) -> None:
+    """Beside a panel whose rows are too fine for labels: the strongest of them by name."""
+    if not panel.nodes:
+        return
+    sizes = [0.0] * len(panel.nodes)
+    for (y, _), i in panel.cells.items():
+        sizes[y] = max(sizes[y], abs(values[i]) if math.isfinite(values[i]) else 0.0)
+    taken: list[int] = []
+    for y in sorted(range(len(sizes)), key=lambda y: -sizes[y]):
+        if sizes[y] > 0 and len(taken) < NAMED and all(abs(y - other) * FINE_ROW >= 12 for other in taken):
+            taken.append(y)
+            figure.add_annotation(
+                x=1, xref=f"x{column if column > 1 else ''} domain", y=y, yref=f"y{column if column > 1 else ''}",
+                text=escaped(panel.nodes[y]), showarrow=False, xanchor="left", xshift=4, font={"size": 11, "color": "#1a1f26"},
+            )  # fmt: skip
 
 
 def _set_title(figure: Figure, scores: NodeScores, notes: Sequence[str], inner_width: float, inner_height: int) -> None:

@@ -19,7 +19,7 @@ SIZE = "#009E73"
 """The colour of scores without sign."""
 NOT_MEASURED = "#e4e7eb"
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1f26; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1f26; max-width: 84rem; margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
 p { max-width: 46rem; margin: .4rem 0; } .figure { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; }
@@ -39,17 +39,28 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An `<svg>` element, whose texts are escaped already.
+
+    Attributes:
+        svg: as text.
+    """
+
+    svg: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a page.
 
     Attributes:
         heading, text: plain text.
-        content: a figure, a table, preformatted text, or nothing.
+        content: a figure, a picture, a table, preformatted text, or nothing.
     """
 
     heading: str
     text: str
-    content: go.Figure | Table | str | None = None
+    content: go.Figure | Picture | Table | str | None = None
 
 
 def escaped(text: str) -> str:
@@ -75,6 +86,8 @@ def write_page(title: str, sections: Sequence[Section], path: str | Path) -> Non
                 f'<div class="figure">{content.to_html(full_html=False, include_plotlyjs=script, config=CONFIG)}</div>'
             )
             script = False
+        elif isinstance(content, Picture):
+            parts.append(f'<div class="figure">{content.svg}</div>')
         elif isinstance(content, Table):
             parts.append(_table(content))
         elif content:

@@ -30,6 +30,7 @@ class Naming:
     Attributes:
         labels: node name -> label; several nodes may share a label.
         groups: label -> names of the nodes in the group.
+        pinned: nodes that the viewer keeps in sight.
 
     >>> Naming({"a9.h6": "name mover"}, {"S-inhibition": ("a7.h3", "a8.h6")}).labels["a9.h6"]
     'name mover'
@@ -37,6 +38,7 @@ class Naming:
 
     labels: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pinned: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.labels or self.groups)
@@ -60,10 +62,11 @@ class Naming:
                     raise InputError(f"node {node} is in two groups, {home[node]!r} and {label!r}")
                 home[node] = label
             groups[label] = tuple(nodes)
-        for node in self.labels:
-            _check_node(node, known, "the labels")
+        for where, nodes in (("the labels", self.labels), ("the pinned nodes", self.pinned)):
+            for node in nodes:
+                _check_node(node, known, where)
         labels = {node: clean(label, f"the label of {node}") for node, label in self.labels.items()}
-        return Naming(labels, groups)
+        return Naming(labels, groups, self.pinned)
 
     def role(self, node: str) -> str | None:
         """The label of a node, or of its group."""
@@ -94,14 +97,15 @@ def clean(text: Any, what: str) -> str:
 def read_naming(path: str | Path) -> Naming:
     """Reads labels and groups from a TOML or JSON file.
 
-    The file has a table `labels` (node = label), a table `groups` (label = list of nodes), or both.
+    The file has a table `labels` (node = label), a table `groups` (label = list of nodes), or both; a file from the viewer
+    also has the list `pinned`.
 
     Raises:
         InputError: the file cannot be read, or has other content.
     """
     path = Path(path)
     data = read_json(path) if path.suffix.lower() == ".json" else read_toml(path)
-    if not isinstance(data, dict) or not data or not set(data) <= {"labels", "groups"}:
+    if not isinstance(data, dict) or not data or not set(data) <= {"labels", "groups", "pinned"}:
         raise InputError(f"{path} must hold the tables 'labels' (node = label) and 'groups' (label = list of nodes)")
     labels, groups = data.get("labels", {}), data.get("groups", {})
     if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
@@ -109,4 +113,7 @@ def read_naming(path: str | Path) -> Naming:
     lists = isinstance(groups, dict) and all(isinstance(nodes, list) for nodes in groups.values())
     if not lists or not all(isinstance(node, str) for nodes in groups.values() for node in nodes):
         raise InputError(f'{path}: \'groups\' must give a list of nodes for each label, as "name movers" = ["a9.h6"]')
-    return Naming(labels, {label: tuple(nodes) for label, nodes in groups.items()})
+    pinned = data.get("pinned", [])
+    if not isinstance(pinned, list) or not all(isinstance(node, str) for node in pinned):
+        raise InputError(f"{path}: 'pinned' must be a list of nodes, as [\"a9.h6\"]")
+    return Naming(labels, {label: tuple(nodes) for label, nodes in groups.items()}, tuple(pinned))

@@ -35,6 +35,7 @@ from circuits.results.choice import check_choice
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.runs.result import Discovery, NodeDiscovery
+from circuits.viewer.prompts import shown_prompts
 from circuits.workers.workers import Workers
 
 MOST_EDGES = 200
@@ -98,6 +99,8 @@ def discover(
         if test:
             look(question)
             doubt(about_answers(model, pairs, answers))
+            if isinstance(found, Discovery):
+                found = replace(found, prompts=shown_prompts(model, pairs, [found.circuit]))
     doubt(about_pairs)
     differ = not question.ablation.needs_difference or len(same_up_to_answer(pairs)) < len(pairs)
     seen = answers if answers.complete else None

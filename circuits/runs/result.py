@@ -16,6 +16,9 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, finite
+from circuits.results.wording import method_name
+from circuits.runs.findings import circuit_findings, node_findings, run_title
+from circuits.viewer.prompts import ShownPrompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class Discovery:
         answers: where the model ranks the answers; None: not measured.
         warnings: what speaks against the pairs, see `circuits.question.doubts`.
         pairs_differ: False: no pair's prompts differ in anything that the ablation uses.
+        prompts: what the run's page shows of the pairs.
     """
 
     scores: EdgeScores | None
@@ -47,6 +51,7 @@ class Discovery:
     answers: Answers | None = None
     warnings: tuple[str, ...] = ()
     pairs_differ: bool = True
+    prompts: tuple[ShownPrompt, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -103,7 +108,7 @@ class Discovery:
 
     def write_files(self, directory: Path) -> None:
         """`scores.safetensors`, `steps.jsonl`, `circuit.json`, `circuit.graphml`, `circuit.html`."""
-        from circuits.plots import circuit_figure, write_html
+        from circuits.viewer import write_viewer
 
         if self.scores is not None:
             self.scores.save(directory / "scores.safetensors")
@@ -111,14 +116,9 @@ class Discovery:
             shutil.copyfile(self.steps, directory / "steps.jsonl")
         self.circuit.to_json(directory / "circuit.json")
         self.circuit.to_graphml(directory / "circuit.graphml")
-        origin, share = self.provenance, "undefined"
-        if self.faithfulness.undefined is None:
-            share = f"{self.faithfulness.value:.2f}"
-        title = (
-            f"{origin.get('task') or 'circuit'} in {origin.get('model')}: {len(self.circuit)} edges by "
-            f"{self.options.get('method')}, faithfulness {share}"
-        )
-        write_html(circuit_figure(self.circuit, title=title), directory / "circuit.html")
+        about = run_title(self.provenance), circuit_findings(self.summary(), self.provenance)
+        name, page = method_name(self.provenance), directory / "circuit.html"
+        write_viewer({name: self.circuit}, page, title=about[0], about=about[1], prompts=self.prompts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,12 +173,13 @@ class NodeDiscovery:
 
     def write_files(self, directory: Path) -> None:
         """`scores.safetensors`, `heatmap.html`."""
-        from circuits.plots import node_heatmap, position_heatmap, write_html
+        from circuits.plots import Section, node_heatmap, position_heatmap, write_page
 
         self.scores.save(directory / "scores.safetensors")
         with_positions = self.scores.positions is not None
         figure = position_heatmap(self.scores, self.tokens) if with_positions else node_heatmap(self.scores)
-        write_html(figure, directory / "heatmap.html")
+        found = Section("What was found", " ".join(node_findings(self.summary(), self.provenance)), figure)
+        write_page(run_title(self.provenance), [found], directory / "heatmap.html")
 
 
 def ranked(answers: Answers | None) -> dict[str, float | None]:

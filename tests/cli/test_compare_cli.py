@@ -30,25 +30,25 @@ def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
     judged = "32 random sets of 6 components at each α, zero ablation, 4 prompts"
     assert judged in said
     caution = (
-        "Effects are those of different ablations, which need not agree: interchange ablation by eap, eap circuit, atp, "
-        "acdc circuit; zero ablation by coar; zero ablation of the fresh sets that they are judged by."
+        "Effects are those of different ablations, which need not agree: interchange ablation by EAP, EAP circuit, "
+        "attribution patching, ACDC circuit; zero ablation by COAR; zero ablation of the fresh sets that they are judged by."
     )
     assert caution in warned
     written = json.loads(out.read_text())
     assert written["caution"] == caution
     assert written["judge"] == {"ablation": "zero", "samples": {"0.1": 32, "0.3": 32}}
-    assert written["methods"] == ["eap", "eap circuit", "atp", "acdc circuit", "coar"]
+    assert written["methods"] == ["EAP", "EAP circuit", "attribution patching", "ACDC circuit", "COAR"]
     assert written["rank_correlation"][0][2] == pytest.approx(1.0)
-    assert len(written["counterfactual"]["coar"]) == 2
-    assert [of["circuit"] for of in written["circuits"]] == ["eap circuit", "acdc circuit"]
-    assert set(written["faithfulness"]) == {"eap circuit", "acdc circuit"}
-    assert written["interactions"]["coar"]
+    assert len(written["counterfactual"]["COAR"]) == 2
+    assert [of["circuit"] for of in written["circuits"]] == ["EAP circuit", "ACDC circuit"]
+    assert set(written["faithfulness"]) == {"EAP circuit", "ACDC circuit"}
+    assert written["interactions"]["COAR"]
     text = page.read_text()
     assert text.count("Plotly.newPlot") == 5
     assert "Do the scores predict ablations?" in text
     assert text.count(judged) == 2
     assert text.count(caution) == 1
-    assert "Scores alone have no faithfulness: eap, atp, coar." in text
+    assert "Scores alone have no faithfulness: EAP, attribution patching, COAR." in text
     assert (
         run(monkeypatch, ["compare", *runs[:2], "--samples", "8", "--alphas", "0.3", "--ablation", "interchange"]) == 0
     )
@@ -62,7 +62,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, c
         ([one], "at least two"),
         ([one, str(tmp_path)], "is not a run directory"),
         ([one, other], "different prompts"),
-        ([one, one], "two runs are called one"),
+        ([one, one], "two runs are called attribution patching (one)"),
         ([one, other, "--alphas", "a"], "alphas must be numbers"),
     ):
         assert run(monkeypatch, ["compare", *given, "--samples", "0"]) == 2

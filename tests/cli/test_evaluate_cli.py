@@ -96,7 +96,7 @@ def test_a_discovered_circuit_of_identical_prompts_says_why_it_has_no_faithfulne
     assert "rounding" in summary["faithfulness_undefined"]
     assert "note: faithfulness: the metric is" in said
     assert "ask for more edges" not in said
-    assert "faithfulness undefined" in (tmp_path / "same" / "circuit.html").read_text()
+    assert "faithfulness is undefined" in (tmp_path / "same" / "circuit.html").read_text()
 
 
 def identical(folder):

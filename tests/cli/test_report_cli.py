@@ -15,12 +15,16 @@ def test_a_page_tells_the_task_the_methods_and_how_to_compute_it_again(monkeypat
     assert run(monkeypatch, ["report", *runs, "--out", str(page)]) == 0
     text = page.read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", text)
-    for part in ("Task", "Model and question", "eap: eap", "atp: picture", "To compute it again"):
+    assert headings[:2] == ["What was found", "Task"]
+    for part in ("Model and question", "EAP: options", "attribution patching: picture", "To compute it again"):
         assert part in headings
-    assert any(heading.startswith("eap: faithfulness of") for heading in headings)
+    assert re.search(r"<p>\d+ of \d+ edges, chosen by EAP, recover", text)
+    assert "logit_difference" not in text.split("<pre>")[0].replace('metric = "logit_difference"', "")
+    assert any(heading.startswith("EAP: faithfulness of") for heading in headings)
     assert any(heading.startswith("Comparison: rank correlation") for heading in headings)
     assert "circuits discover --config eap.toml --out eap" in text
-    assert text.count("Plotly.newPlot") == 3  # a circuit, its minimality, a heat map
+    assert text.count("Plotly.newPlot") == 2  # minimality of the circuit, a heat map
+    assert text.count('aria-label="circuit: ') == 1
     assert run(monkeypatch, ["report", runs[0], "--out", str(page)]) == 0
     assert "Comparison" not in page.read_text()
 

@@ -156,7 +156,7 @@ def test_layouts_keep_boxes_apart_and_layers_in_order(graphviz, direction, monke
             apart = abs(p[0] - q[0]) > (a.width + b.width) / 2 or abs(p[1] - q[1]) > (a.height + b.height) / 2
             assert apart, (a.id, b.id)
     assert all(len(curve) % 3 == 1 for curve in layout.curves)
-    assert len(layout.legend) == len(drawing.legend) == 6
+    assert len(layout.legend) == len(drawing.legend) == 8
 
 
 def test_nothing_to_draw_is_drawn():

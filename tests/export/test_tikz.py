@@ -1,6 +1,9 @@
 """TikZ and LaTeX: it compiles, whatever the labels, and no label is a command."""
 
+import re
+
 import pytest
+import torch
 
 from circuits import Circuit, Graph, InputError, Naming
 from circuits.export import layout
@@ -44,9 +47,28 @@ def test_a_bare_picture_and_tables_stand_in_a_paper(tmp_path):
     paper = r"""\documentclass{article}\usepackage{tikz,booktabs,longtable}\usetikzlibrary{arrows.meta}
     \begin{document}\resizebox{\textwidth}{!}{\input{c.tikz}}
     \input{edges}
-    \resizebox{\textwidth}{!}{\input{nodes}}\end{document}"""
+    \input{nodes} See Table~\ref{tab:circuit-nodes}.\end{document}"""
     text = pdf_tool("pdftotext", "-layout", compiled(tmp_path / "paper.tex", paper), "-")
     assert "effect of out-edges" in text
+    assert "Edges of the circuit for ioi in gpt2, found by eap" in text
+
+
+def test_numbers_of_a_table_are_aligned_on_the_decimal_point(tmp_path):
+    graph = Graph(*GRAPHS[0])
+    scores = torch.zeros(graph.edge_mask.shape, dtype=torch.float64)
+    at = graph.edge_mask.nonzero()[:4]
+    scores[tuple(at.T)] = torch.tensor([12.3456, -0.0123, 1e-9, 0.0], dtype=torch.float64)
+    mask = torch.zeros_like(graph.edge_mask)
+    mask[tuple(at.T)] = True
+    write_latex_edges(Circuit(graph, mask, scores), tmp_path / "edges.tex")
+    text = (tmp_path / "edges.tex").read_text()
+    assert r"\begin{tabular}{lllr@{.}lr@{.}l}" in text
+    numbers = re.findall(r"\$([+-]\d+)\$ & \$(.*?)\$", text)
+    assert numbers == [("+12", "346"), ("-0", "012"), ("+1", r"0\times 10^{-9}"), ("+0", "000")]
+    assert r"\multicolumn{2}{c}{--}" in text  # no standard error
+    assert r"\caption{" in text
+    assert r"\label{tab:circuit-edges}" in text
+    assert " & in & " not in text
 
 
 def test_the_same_drawing_without_graphviz_compiles(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The viewer in a browser: it loads without errors, the slider and clicks do what they say, hostile names stay text."""
+"""The viewer in a browser: it loads without errors, controls do what they say, nothing is clipped, hostile names stay text."""
 
 import json
 import re
@@ -9,12 +9,14 @@ import torch
 
 import circuits
 from circuits import Circuit, Graph, InputError
-from circuits.viewer import write_viewer
+from circuits.results.naming import Naming, read_naming
+from circuits.viewer import ShownPrompt, shown_prompts, write_viewer
 from circuits.viewer.attention import attention_patterns
 from tests.command import discovered, run
 from tests.tiny_models import random_pairs, tiny
 
 HOSTILE = '</script><script>window.broken = 1</script><img src=x onerror="window.broken = 1">'
+LARGE = Graph(n_layers=30, n_heads=9, n_kv_heads=3, mlps=(True,) * 30)
 
 
 def scored(graph, n, seed=0):
@@ -24,7 +26,27 @@ def scored(graph, n, seed=0):
     return Circuit(graph, circuit.mask, values, values.abs() / 10)
 
 
+def prompts_of(n_tokens=15, heads=(), n=3):
+    """Made-up prompts, each query attending to itself and the first token."""
+    rows = [[0.75 * (j == 0) + 0.25 * (j == i) for j in range(n_tokens)] for i in range(n_tokens)]
+    tokens = ["<|endoftext|>", *(f" token{i}" for i in range(1, n_tokens))]
+    return [
+        ShownPrompt(
+            i, tokens, [*tokens[:-2], " other", tokens[-1]], [f" answer{i}"], [f" wrong{i}"], {"end": n_tokens - 1},
+            dict.fromkeys(heads, rows),
+        )
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def page_of(tmp_path, circuit, **more):
+    path = tmp_path / "v.html"
+    write_viewer({"one": circuit}, path, **more)
+    return path
+
+
 def opened(browser, path):
+    browser.execute_script("try { state.changed = false } catch {}")  # else the page that is left asks whether to save
     start = time.perf_counter()
     browser.get(path.as_uri())
     assert browser.execute_script("return document.body.dataset.ready") == "yes"
@@ -32,17 +54,20 @@ def opened(browser, path):
     return time.perf_counter() - start
 
 
+def js(browser, script, *given):
+    return browser.execute_script(f"return {script}", *given)
+
+
 def shown(browser, panel=0):
     """Edges that are drawn, each once."""
-    script = "return panels[arguments[0]].edges.filter(e => !e.path.classList.contains('off')).map(e => e.name)"
-    return len(set(browser.execute_script(script, panel)))
+    return len(set(js(browser, "panels[arguments[0]].lines.map(e => e.name)", panel)))
 
 
-def slide(browser, value):
+def set_to(browser, name, value, event="change"):
     browser.execute_script(
-        "const s = document.getElementById('slider'); s.value = arguments[0]; s.dispatchEvent(new Event('input'));",
-        value,
-    )
+        "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event(arguments[2]));",
+        name, value, event,
+    )  # fmt: skip
 
 
 def click(browser, node):
@@ -52,32 +77,99 @@ def click(browser, node):
     )
 
 
-def test_the_slider_changes_the_edges_and_a_click_lists_a_nodes(browser, tmp_path):
+def resized(browser, width, height=900):
+    browser.set_window_size(width, height)
+    inner = js(browser, "[innerWidth, innerHeight]")
+    browser.set_window_size(2 * width - inner[0], 2 * height - inner[1])
+
+
+def test_the_page_opens_with_forty_edges_and_a_click_lists_a_nodes(browser, tmp_path):
     model, pairs = tiny("llama"), random_pairs(n=2)
     circuit = scored(model.graph, 60)
-    tokens, patterns = attention_patterns(model, pairs, circuit.nodes)
-    write_viewer({"one": circuit}, tmp_path / "v.html", tokens=tokens, patterns=patterns, title=HOSTILE)
-    opened(browser, tmp_path / "v.html")
+    opened(browser, page_of(tmp_path, circuit, prompts=shown_prompts(model, pairs, [circuit]), title=HOSTILE))
     assert browser.title == HOSTILE
-    drawn = browser.execute_script("return document.querySelectorAll('.edge').length")
-    assert shown(browser) == 60 <= drawn
-    told = browser.execute_script("return told(panels[0].edges[0], 'edge attribution')")
-    assert re.fullmatch(r".+->.+\n[+−][\d.e-]+ ± [\d.e-]+ \(95%: .+ to .+\)\nby edge attribution", told)
-    slide(browser, 7)
+    assert shown(browser) == 40
+    assert js(browser, "document.getElementById('count').textContent") == "40 of 60 edges"
+    told = js(
+        browser, "told(panels[0].lines.find(e => e.part === 'q'), {name: 'effect', unit: 'logits', signed: true})"
+    )
+    assert re.fullmatch(r".+->.+\ninto the query of a.+\neffect [+−][\d.e-]+ logits ± [\d.e-]+ \(95%: .+ to .+\)", told)
+    set_to(browser, "slider", 7, "input")
     assert shown(browser) == 7
-    assert browser.execute_script("return document.getElementById('count').textContent") == "7 edges"
-    slide(browser, 60)
+    set_to(browser, "slider", 60, "input")
     head = next(node for node in circuit.nodes if node.startswith("a2.h"))
     click(browser, head)
-    side = browser.execute_script("return document.querySelector('aside').innerText")
+    side = js(browser, "document.querySelector('aside').innerText")
     assert head in side
-    assert re.search(r"\d+ incoming", side)
-    assert browser.execute_script("return document.querySelectorAll('aside canvas').length") == 1
-    dim = browser.execute_script("return document.querySelectorAll('.edge.dim').length")
+    assert re.search(r"\d+ edges? in", side)
+    assert js(browser, "document.querySelectorAll('.heat svg').length") == 1
+    dim, drawn = (js(browser, f"document.querySelectorAll('.edge{kind}').length") for kind in (".dim", ""))
     assert 0 < dim < drawn
-    assert browser.execute_script("return window.broken") is None
+    assert js(browser, "window.broken") is None
     browser.execute_script("dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))")
-    assert browser.execute_script("return document.querySelectorAll('.edge.dim').length") == 0
+    assert js(browser, "document.querySelectorAll('.edge.dim').length") == 0
+
+
+def test_query_key_and_value_are_marked_and_direction_and_width_have_a_legend(browser, tmp_path):
+    circuit = scored(tiny("gpt2").graph, 40)
+    opened(browser, page_of(tmp_path, circuit))
+    lines = js(browser, "panels[0].lines.map(e => [e.target, e.part, e.path.getAttribute('marker-end')])")
+    ports = js(browser, "[...document.querySelectorAll('.port')].map(e => e.textContent)")
+    assert len(ports) == len({(target, part) for target, part, _ in lines if part in "qkv"}) > 3
+    assert {arrow for *_, arrow in lines} == {"url(#arrow-helps)", "url(#arrow-hurts)"}
+    legend = js(browser, "document.getElementById('legend').innerText")
+    for words in ("helps", "hurts", "from writer to reader", "query, key or value", "width: size of the effect"):
+        assert words in legend
+    largest = max(abs(circuit.score(name)) for name in circuit.edges)
+    widest = js(browser, "Math.max(...panels[0].lines.map(e => Number(e.path.getAttribute('stroke-width'))))")
+    samples = js(
+        browser, "[...document.querySelectorAll('#legend line')].map(e => Number(e.getAttribute('stroke-width')))"
+    )
+    assert widest == pytest.approx(samples[-3], abs=0.01)  # the largest of three
+    assert f"{largest:.2g}" in legend
+    set_to(browser, "colour", "part")
+    assert "into a query" in js(browser, "document.getElementById('legend').innerText")
+
+
+def test_prompts_are_shown_and_can_be_switched(browser, tmp_path):
+    circuit = scored(tiny("gpt2").graph, 40)
+    head = next(node for node in circuit.nodes if node.startswith("a1.h"))
+    opened(browser, page_of(tmp_path, circuit, prompts=prompts_of(heads=[head])))
+    text = js(browser, "document.getElementById('prompts').innerText")
+    for words in ("clean", "token14", "corrupted", "other", "answer0", "wrong0", "pair 0"):
+        assert words in text
+    assert js(browser, "document.querySelectorAll('.prompt .differs').length") == 2
+    browser.execute_script("dispatchEvent(new KeyboardEvent('keydown', {key: ']'}))")
+    assert "answer1" in js(browser, "document.getElementById('prompts').innerText")
+    browser.execute_script("turn(state.prompt - 2)")
+    assert "answer2" in js(browser, "document.getElementById('prompts').innerText")
+    click(browser, head)
+    assert "pair 2" in js(browser, "document.querySelector('aside h3').innerText")
+    text = js(browser, "document.querySelector('aside').innerText")
+    assert "“token14” (token 14) attends to “<|endoftext|>” 0.75, “token14” 0.25" in text
+    browser.execute_script("document.querySelectorAll('button.token')[3].click()")
+    assert "“token3” (token 3) attends to" in js(browser, "document.querySelector('aside').innerText")
+    other = next(node for node in circuit.nodes if node.startswith("a2.h"))
+    click(browser, other)
+    assert "Left out to keep the page small" in js(browser, "document.querySelector('aside').innerText")
+
+
+def test_the_page_holds_the_models_attention_with_labels_and_a_colour_bar(browser, tmp_path):
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    circuit = Circuit.full(model.graph)
+    prompts = shown_prompts(model, pairs, [circuit])
+    opened(browser, page_of(tmp_path, circuit, prompts=prompts))
+    tokens, patterns = attention_patterns(model, pairs, ["a1.h2"], pair=1)
+    browser.execute_script("turn(1); choose('a1.h2')")
+    n = len(tokens)
+    weights = js(
+        browser, "Array.from({length: arguments[0]}, (_, i) => Array.from({length: i + 1}, (_, j) => weight(patternOf('a1.h2'), i, j)))", n
+    )  # fmt: skip
+    for i, row in enumerate(weights):
+        assert row == pytest.approx(patterns["a1.h2"][i][: i + 1], abs=2e-4)
+    ticks = js(browser, "[...document.querySelectorAll('.heat .tick')].map(e => e.textContent)")
+    assert sorted(ticks) == sorted([*tokens, *tokens])
+    assert js(browser, "document.querySelector('.bar').textContent") == "0attention weight1"
 
 
 def test_two_circuits_stand_side_by_side_with_what_they_share(browser, tmp_path):
@@ -86,15 +178,13 @@ def test_two_circuits_stand_side_by_side_with_what_they_share(browser, tmp_path)
     write_viewer({HOSTILE: one, "other": other}, tmp_path / "v.html", about=[HOSTILE])
     opened(browser, tmp_path / "v.html")
     assert [shown(browser, 0), shown(browser, 1)] == [30, 40]
-    browser.execute_script(
-        "const c = document.getElementById('colour'); c.value = 'shared'; c.dispatchEvent(new Event('change'));"
-    )
-    colours = browser.execute_script(
-        "return [...document.querySelectorAll('.edge')].map(e => e.getAttribute('stroke'))"
-    )
+    places = js(browser, "panels.map(p => [...p.layout.places].map(([box, {x, y}]) => [box, x, y].join()).sort())")
+    assert places[0] == places[1]
+    set_to(browser, "colour", "shared")
+    colours = js(browser, "[...document.querySelectorAll('.line')].map(e => e.getAttribute('stroke'))")
     assert colours.count("#5f6b7a") == 2 * len(one & other)
-    assert browser.execute_script("return document.querySelector('.panel h2').textContent") == HOSTILE
-    assert browser.execute_script("return window.broken") is None
+    assert js(browser, "document.querySelector('.panel h2').textContent") == HOSTILE
+    assert js(browser, "window.broken") is None
 
 
 def test_scores_without_sign_are_not_said_to_help_or_hurt(browser, tmp_path):
@@ -105,17 +195,15 @@ def test_scores_without_sign_are_not_said_to_help_or_hurt(browser, tmp_path):
     def legend_and_colours(**circuits):
         write_viewer(circuits, tmp_path / "v.html")
         opened(browser, tmp_path / "v.html")
-        paths = "return [...document.querySelectorAll('.edge')].map(e => [e.getAttribute('stroke'), e.getAttribute('stroke-dasharray')].join())"
-        return browser.execute_script("return document.getElementById('legend').innerText"), set(
-            browser.execute_script(paths)
-        )
+        paths = "[...document.querySelectorAll('.line')].map(e => [e.getAttribute('stroke'), e.getAttribute('stroke-dasharray')].join())"
+        return js(browser, "document.getElementById('legend').innerText"), set(js(browser, paths))
 
     legend, colours = legend_and_colours(shares=shares)
     assert "share of the reader's input" in legend
-    assert not re.search("helps|hurts", browser.execute_script("return document.body.innerText"))
+    assert not re.search("helps|hurts", js(browser, "document.body.innerText"))
     assert colours == {"#009E73,"}
-    told = browser.execute_script("return told(panels[0].edges[0], '', panels[0].circuit.quantity)")
-    assert re.fullmatch(r".+->.+\n[\d.e-]+", told)
+    told = js(browser, "told(panels[0].lines[0], panels[0].circuit.quantity)")
+    assert re.search(r"\nshare of the reader's input [\d.e-]+$", told)
     legend, colours = legend_and_colours(effects=effects)
     assert re.search("helps.*hurts", legend, re.DOTALL)
     assert colours == {"#0072B2,", "#D55E00,7 4"}
@@ -124,13 +212,132 @@ def test_scores_without_sign_are_not_said_to_help_or_hurt(browser, tmp_path):
     assert colours == {"#0072B2,", "#D55E00,7 4", "#009E73,"}
 
 
-def test_two_thousand_edges_stay_usable(browser, tmp_path):
-    graph = Graph(n_layers=30, n_heads=9, n_kv_heads=3, mlps=(True,) * 30)
-    write_viewer({"large": scored(graph, 2000)}, tmp_path / "v.html")
-    assert (tmp_path / "v.html").stat().st_size < 8e6
-    opened(browser, tmp_path / "v.html")
-    slide(browser, 1000)
-    assert shown(browser) == 1000
+def test_two_thousand_edges_open_at_once_and_stay_usable(browser, tmp_path):
+    page = page_of(tmp_path, scored(LARGE, 2000))
+    assert page.stat().st_size < 500_000
+    assert opened(browser, page) < 2
+    assert shown(browser) == 40
+    start = time.perf_counter()
+    set_to(browser, "slider", 2000, "input")
+    assert shown(browser) == 2000
+    assert time.perf_counter() - start < 4
+
+
+def test_two_hundred_edges_with_prompts_take_less_than_300_kb(tmp_path):
+    circuit = scored(LARGE, 200)
+    heads = [node for node in circuit.nodes if node[0] == "a"]
+    assert page_of(tmp_path, circuit, prompts=prompts_of(n=8, heads=heads[:70])).stat().st_size < 300_000
+    model = tiny("gpt2")
+    pairs, full = random_pairs(n=20), Circuit.full(model.graph)
+    assert len(shown_prompts(model, pairs, [full])) == 8
+    assert not any(prompt.patterns for prompt in shown_prompts(model, pairs, [full], room=0))
+    few = shown_prompts(model, pairs, [full], room=600)
+    assert sum(len(p.clean) * (len(p.clean) + 1) * len(p.patterns) for p in few) <= 600
+    assert few[0].patterns
+
+
+SMALL = """[...document.querySelectorAll('body *')].filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())
+    && !['SCRIPT', 'STYLE', 'OPTION'].includes(e.tagName) && parseFloat(getComputedStyle(e).fontSize) < 11).map(e => e.outerHTML.slice(0, 99))"""
+CLIPPED = """(() => {
+    const out = [], over = (e) => e.scrollWidth > e.clientWidth + 1;
+    for (const e of document.querySelectorAll('header, #controls, #prompts, .prompt, .view, aside, aside table, .heat, footer, h1, p, h2')) if (over(e)) out.push(e.outerHTML.slice(0, 99));
+    if (document.documentElement.scrollWidth > innerWidth || document.documentElement.scrollHeight > innerHeight) out.push('page');
+    for (const svg of document.querySelectorAll('.view svg, .heat svg, .bar')) {
+        const area = svg.getBoundingClientRect();
+        for (const e of svg.querySelectorAll('text, .node rect')) {
+            const b = e.getBoundingClientRect();
+            if (b.left < area.left - 1 || b.right > area.right + 1 || b.top < area.top - 1 || b.bottom > area.bottom + 1) out.push(e.outerHTML.slice(0, 99));
+        }
+    }
+    return out;
+})()"""
+OVERLAPS = """(() => {
+    const boxes = [...document.querySelectorAll('.node rect')].map(e => e.getBoundingClientRect()), out = [];
+    boxes.forEach((a, i) => boxes.slice(0, i).forEach(b => { if (a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom) out.push([a.x, a.y]); }));
+    return out;
+})()"""
+
+
+@pytest.mark.parametrize("width", [900, 1400, 2000])
+def test_nothing_is_small_clipped_or_overlapping_at_any_width(browser, tmp_path, width):
+    circuit = scored(LARGE, 300)
+    strongest = max(circuit.edges, key=lambda name: abs(circuit.score(name)))
+    head = next(node for node in (strongest.split("->")[0], *circuit.nodes) if node[0] == "a")
+    about = ["159 of 70,651 edges, chosen by EAP-IG, recover 52% of the logit difference.", "The strongest is m0."]
+    naming = Naming(
+        {head: "name mover"}, {"S-inhibition heads": tuple(n for n in circuit.nodes if n.startswith("a7."))}
+    )
+    try:
+        resized(browser, width)
+        opened(browser, page_of(tmp_path, circuit, prompts=prompts_of(heads=[head]), about=about, naming=naming))
+        for act in ("choose(null)", f"choose('{head}')", "state.count = 300, redraw()"):
+            browser.execute_script(act)
+            assert js(browser, SMALL) == []
+            assert js(browser, CLIPPED) == []
+            assert js(browser, OVERLAPS) == []
+    finally:
+        resized(browser, 1400)
+
+
+def test_everything_can_be_reached_by_keyboard(browser, tmp_path):
+    circuit = scored(tiny("gpt2").graph, 40)
+    opened(browser, page_of(tmp_path, circuit))
+    focused = "document.activeElement.dataset.node"
+    press = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))"
+    assert js(browser, "document.querySelectorAll('.node[tabindex=\"0\"]').length") == 1
+    browser.execute_script("document.querySelector('.node[tabindex=\"0\"]').focus()")
+    seen = {js(browser, focused)}
+    for key in ["ArrowUp"] * 12 + ["ArrowDown"] * 12 + ["ArrowLeft"] * 4 + ["ArrowRight"] * 4:
+        browser.execute_script(press, key)
+        seen.add(js(browser, focused))
+    assert {"logits", "input"} <= seen
+    assert len(seen) > 6
+    browser.execute_script(press, "Enter")
+    chosen = js(browser, "state.chosen")
+    assert chosen in seen
+    browser.execute_script(press, "p")
+    assert js(browser, "[...names.pins]") == [chosen]
+    assert js(browser, "[...document.querySelectorAll('aside td button')].every(b => b.tabIndex === 0)")
+
+
+def test_labels_groups_and_pins_are_edited_saved_and_loaded(browser, tmp_path):
+    circuit = scored(tiny("gpt2").graph, 60)
+    heads = [node for node in circuit.nodes if node[0] == "a"][:4]
+    page = page_of(tmp_path, circuit, naming=Naming({heads[3]: "from Python"}))
+    opened(browser, page)
+    set_to(browser, "slider", 60, "input")
+    captions = "[...document.querySelectorAll('.node text')].map(e => e.textContent)"
+    assert f"{heads[3]} from Python" in js(browser, captions)
+    click(browser, heads[0])
+    set_to(browser, "label", f"  name\u202e mover {HOSTILE}")
+    assert any(text.startswith(f"{heads[0]} name mover") for text in js(browser, captions))
+    click(browser, heads[1])
+    set_to(browser, "group", "movers")
+    click(browser, heads[2])
+    set_to(browser, "group", "movers")
+    assert "movers (2)" in js(browser, captions)
+    assert heads[1] not in js(browser, captions)
+    browser.execute_script("document.getElementById('pin').click()")
+    browser.execute_script("document.getElementById('merge').click()")
+    assert heads[1] in js(browser, captions)
+    browser.execute_script("document.getElementById('pins').click()")
+    between = [name for name in circuit.edges if all(end.split("<")[0] in heads[1:3] for end in name.split("->"))]
+    assert shown(browser) == len(between)
+    assert js(browser, "window.broken") is None
+
+    (tmp_path / "labels.json").write_text(js(browser, "saved()"))
+    naming = read_naming(tmp_path / "labels.json").checked(circuit.graph)
+    assert naming.groups == {"movers": (heads[1], heads[2])}
+    assert naming.labels[heads[0]].startswith("name mover </script>")
+    assert set(naming.pinned) == set(heads[1:3])
+
+    opened(browser, page_of(tmp_path, circuit))
+    assert js(browser, "load(arguments[0])", (tmp_path / "labels.json").read_text()) == "Loaded."
+    assert json.loads(js(browser, "saved()")) == json.loads((tmp_path / "labels.json").read_text())
+    for wrong in ("", "[1]", '{"colour": 1}', '{"groups": {"a": ["a0.h0"], "b": ["a0.h0"]}}', '{"labels": {"m0": 3}}'):
+        assert js(browser, "load(arguments[0])", wrong).startswith("This is not a file of labels")
+    assert json.loads(js(browser, "saved()")) == json.loads((tmp_path / "labels.json").read_text())
+    assert "Not in this circuit: a99.h9" in js(browser, 'load(\'{"labels": {"a99.h9": "x"}}\')')
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -152,37 +359,65 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
     for given, said in (
         ({}, "one circuit, or two"),
         ({"a": scored(graph, 5), "b": scored(other, 5)}, "two graphs"),
-        ({"a": Circuit.empty(graph)}, "has 0 edges"),
     ):
         with pytest.raises(InputError, match=said):
             write_viewer(given, tmp_path / "v.html")
     assert not (tmp_path / "v.html").exists()
 
 
+def test_a_circuit_without_edges_has_a_page_too(browser, tmp_path):
+    opened(browser, page_of(tmp_path, Circuit.empty(tiny("gpt2").graph)))
+    assert "no edges to show" in js(browser, "document.body.innerText")
+
+
+def data_of(path):
+    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)[1])
+
+
 def test_the_data_is_json_with_the_circuits_numbers(tmp_path):
     circuit = scored(tiny("gpt2").graph, 20)
-    write_viewer({"one": circuit}, tmp_path / "v.html")
-    text = (tmp_path / "v.html").read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-    edges = {edge[5]: edge[3] for edge in data["circuits"][0]["edges"]}
+    page = page_of(tmp_path, circuit)
+    edges = {edge[5]: edge[3] for edge in data_of(page)["circuits"][0]["edges"]}
     assert set(edges) == set(circuit.edges)
     for name, score in edges.items():
         assert score == pytest.approx(circuit.score(name), rel=1e-4)
-    assert "http" not in re.sub(r"http://www.w3.org/2000/svg", "", text)
+    assert "http" not in re.sub(r"http://www.w3.org/2000/svg", "", page.read_text())
 
 
-def test_the_command_shows_a_run_and_two_circuits(monkeypatch, tmp_path, capsys):
+def test_a_run_has_its_page_and_the_command_shows_it_and_two_circuits(monkeypatch, tmp_path, capsys):
+    opened_pages = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened_pages.append(url) or True)
     eap = discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0)
     acdc = discovered(monkeypatch, tmp_path, "acdc", "acdc", "--threshold", 0.1, "--random-circuits", 0)
+    own = tmp_path / "eap" / "circuit.html"
+    data = data_of(own)
+    assert data["prompts"][0]["patterns"]
+    assert "chosen by EAP, recover" in data["about"][0]
+    assert "logit difference" in data["about"][0]
+    before = own.read_bytes()
+    assert run(monkeypatch, ["view", eap, "--open"]) == 0
+    assert opened_pages == [own.resolve().as_uri()]
+    assert own.read_bytes() == before
+    own.write_text("a page of an older version")
     assert run(monkeypatch, ["view", eap]) == 0
-    text = (tmp_path / "eap" / "view.html").read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-    assert data["patterns"]
+    assert data_of(own)["prompts"][0]["patterns"]
     given = ["view", f"{eap}/circuit.json", f"{acdc}/circuit.json", "--out", str(tmp_path / "both.html")]
     assert run(monkeypatch, given) == 0
-    both = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path / "both.html").read_text(), re.DOTALL)[1])
-    assert [circuit["name"] for circuit in both["circuits"]] == [f"{eap}/circuit.json", f"{acdc}/circuit.json"]
-    assert run(monkeypatch, ["view", eap, "--edges", "12", "--no-attention"]) == 0
+    both = data_of(tmp_path / "both.html")
+    assert [circuit["name"] for circuit in both["circuits"]] == ["EAP", "ACDC"]
+    assert "The circuits share" in both["about"][0]
+    node = data["nodes"][0][0]
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": {node: "a label"}, "pinned": [node]}))
+    given = ["view", eap, "--edges", "12", "--no-attention", "--labels", str(tmp_path / "labels.json")]
+    assert run(monkeypatch, given) == 0
+    assert data_of(tmp_path / "eap" / "view.html")["naming"] == {
+        "labels": {node: "a label"},
+        "groups": {},
+        "pinned": [node],
+    }
+    given = ["export", eap, "--labels", str(tmp_path / "labels.json"), "--out", str(tmp_path / "c.dot")]
+    assert run(monkeypatch, given) == 0
+    assert "a label" in (tmp_path / "c.dot").read_text()
     for wrong, said in (
         (["view", str(tmp_path)], "is not a run directory"),
         (["view", eap, "--pair", "99"], "no pair 99"),

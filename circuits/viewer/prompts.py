@@ -1,0 +1,96 @@
+"""The prompts of a run as the viewer shows them: tokens, answers, and the attention of heads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from circuits.errors import InputError, ModelError
+from circuits.model import Model
+from circuits.prompts.pair import Pair
+from circuits.prompts.pairs import PromptPairs
+from circuits.results.circuit import Circuit
+from circuits.viewer.attention import attention_patterns
+
+PROMPTS = 8
+"""Pairs that a page shows."""
+MOST_ANSWERS = 12
+"""Answers, and distractors, of a pair that are shown."""
+ROOM = 150_000
+"""Characters that all attention patterns of a page may take."""
+
+
+@dataclass(frozen=True)
+class ShownPrompt:
+    """A pair as text.
+
+    Attributes:
+        number: of the pair, counted from 0.
+        clean, corrupted: tokens.
+        answers, distractors: tokens; of many the first few, and how many more there are.
+        roles: name -> token index.
+        patterns: attention of heads on the clean prompt, [query, key] each.
+    """
+
+    number: int
+    clean: Sequence[str]
+    corrupted: Sequence[str] = ()
+    answers: Sequence[str] = ()
+    distractors: Sequence[str] = ()
+    roles: Mapping[str, int] = field(default_factory=dict)
+    patterns: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+
+
+def shown_prompts(
+    model: Model, pairs: PromptPairs, circuits: Sequence[Circuit], first: int = 0, room: int = ROOM
+) -> tuple[ShownPrompt, ...]:
+    """The pairs that a page shows.
+
+    Args:
+        model: whose attention is shown, and whose tokenizer makes text of ids.
+        pairs: the prompts.
+        circuits: whose heads are asked for their attention, those of the strongest edges first.
+        first: the pair to begin with.
+        room: characters that the attention patterns may take in the page; 0: no attention, and the model does not run.
+
+    Raises:
+        InputError: there is no such pair.
+    """
+    if not 0 <= first < len(pairs):
+        raise InputError(f"there is no pair {first}; there are {len(pairs)}, counted from 0")
+    heads, shown = _strongest_heads(circuits), []
+    for i in range(first, min(first + PROMPTS, len(pairs))):
+        each = len(pairs.clean[i]) * (len(pairs.clean[i]) + 1)
+        chosen = heads[: room // each]
+        patterns: Mapping[str, list[list[float]]] = {}
+        if chosen:
+            try:
+                _, patterns = attention_patterns(model, pairs, chosen, i)
+            except ModelError:  # the model does not show its attention
+                room = 0
+        room -= each * len(patterns)
+        shown.append(_shown(model, i, pairs.pair(i), patterns))
+    return tuple(shown)
+
+
+def _strongest_heads(circuits: Sequence[Circuit]) -> list[str]:
+    """Heads of the circuits, by the largest score of an edge that they have."""
+    largest: dict[str, float] = {}
+    for circuit in circuits:
+        graph = circuit.graph
+        for w, r, score, _ in circuit.entries():
+            for node in (graph.writer_names[w], *graph.nodes_fed_by(graph.reader_nodes[r])):
+                if node[0] == "a":
+                    largest[node] = max(largest.get(node, 0.0), abs(score or 0.0))
+        largest = {node: size for node, size in largest.items() if any(node in each.nodes for each in circuits)}
+    return sorted(largest, key=lambda head: -largest[head])
+
+
+def _shown(model: Model, number: int, pair: Pair, patterns: Mapping[str, list[list[float]]]) -> ShownPrompt:
+    def texts(ids: Sequence[int]) -> list[str]:
+        return [str(i) for i in ids] if model.tokenizer is None else [model.tokenizer.decode([i]) for i in ids]
+
+    def few(ids: Sequence[int]) -> list[str]:
+        more = len(ids) - MOST_ANSWERS
+        return texts(ids[:MOST_ANSWERS]) + ([f"… {more} more"] if more > 0 else [])
+
+    prompts, sides = (texts(pair.clean), texts(pair.corrupted)), (few(pair.answers), few(pair.distractors))
+    return ShownPrompt(number, *prompts, *sides, dict(pair.roles), patterns)
