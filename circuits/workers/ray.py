@@ -178,6 +178,9 @@ class _Worker:
     """One process."""
 
     def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)  # imported at the start: a worker without room for torch has not begun
         self.threads = threads
 
     def begin(self) -> bool:
