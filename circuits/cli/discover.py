@@ -7,6 +7,7 @@ from typing import Any
 from circuits.cli.common import check_known, find_pairs, load, names_in, print_json, print_warnings, workers_on
 from circuits.cli.config import CONFIG_FILE, config_text, finished_already
 from circuits.cli.discover_options import Asked, Computed, Divided, Target, Written
+from circuits.cli.file_pairs import FilePairs, print_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.terminal import console, console_stderr, print_summary, stage
 from circuits.methods.catalogue import ablations, declared, metrics
@@ -16,6 +17,7 @@ from circuits.methods.catalogue import ablations, declared, metrics
 def discover(
     target: Target,
     asked: Asked,
+    reading: FilePairs,
     computed: Computed,
     written: Written,
     divided: Divided,
@@ -31,7 +33,7 @@ def discover(
     method.check(options)  # in a tenth of a second; the method's own check comes when it is imported
     check_known("metric", asked.metric, metrics())
     check_known("ablation", asked.ablation, ablations())
-    source = find_pairs(target)
+    source, how = find_pairs(target), reading.reading
     from circuits.methods.catalogue import method as find_method
     from circuits.question.doubts import collected
     from circuits.runs.directory import check_out, check_record, finish, forget_record, write_run, writing_run
@@ -55,7 +57,8 @@ def discover(
         if divided.on is not None:
             check_divided(asked.method)
         model = load(asked.model, computed.dtype, computed.device, computed.revision, computed.device_map)
-        pairs = source(model, asked.n, asked.seed, bool(asked.one_length))
+        pairs = source(model, asked.n, asked.seed, bool(asked.one_length), how)
+        print_unfit(pairs)
         if asked.n is not None and len(pairs) < asked.n:
             of_length = " of one length" if asked.one_length else ""
             console_stderr().print(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED
+from circuits.cli.file_pairs import FILES
 from circuits.cli.options import (
     WORKERS,
     BatchSize,
@@ -45,7 +46,7 @@ def _resume_help() -> str:
     return f"{', '.join(name for name, one in DECLARED.items() if one.resumable)}: continue a run that was killed."
 
 
-Target = Annotated[str, typer.Argument(help="A task (see 'circuits tasks') or a JSONL file of prompt pairs.")]
+Target = Annotated[str, typer.Argument(help=f"A task (see 'circuits tasks') or {FILES}.")]
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from circuits.cli.common import LARGEST_SEED, check_known, find_pairs, load, names_in, print_json, print_warnings
+from circuits.cli.file_pairs import FilePairs, print_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.options import BatchSize, Config, Device, DeviceMap, OneLength, RunModel
 from circuits.cli.terminal import console, console_stderr, print_rows, stage
 from circuits.errors import InputError
 from circuits.methods.catalogue import ablations as known_ablations
+from circuits.prompts.reading import Reading
 from circuits.runs.files import read_run_file
 from circuits.runs.parts import PARTS, SLOW, check_parts
 
@@ -32,7 +34,7 @@ class Measured:
     parts: Annotated[str | None, typer.Option(help=_parts_help())] = None
     pairs: Annotated[
         str | None,
-        typer.Option(help="A task or a JSONL file, for pairs that the circuit was not found on. Default: its own."),
+        typer.Option(help="A task or a file, for pairs that the circuit was not found on. Default: its own."),
     ] = None
     n: Annotated[int | None, typer.Option("--n", help="With --pairs: how many. Default: 64 of a task.", min=1)] = None
     seed: Annotated[
@@ -57,6 +59,7 @@ class Computed:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     asked: Measured,
+    reading: FilePairs,
     computed: Computed,
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON instead of tables.")] = False,
@@ -65,9 +68,11 @@ def evaluate(
     check_parts(names_in(asked.parts))
     for name in names_in(asked.ablations) or ():
         check_known("ablation", name.partition("(")[0], known_ablations())
-    source = None if asked.pairs is None else find_pairs(asked.pairs)
+    source, how = None if asked.pairs is None else find_pairs(asked.pairs), reading.reading
+    if source is None and how != Reading():
+        raise InputError("columns, skip-unfit, trust-ids and no-bos go with --pairs")
     read_run_file(run)
-    told = _evaluated(run, asked, computed, source)
+    told = _evaluated(run, asked, computed, source, how)
     if json:
         print_json(told)
         print_warnings(told["warnings"])
@@ -75,7 +80,7 @@ def evaluate(
         _print(told, run)
 
 
-def _evaluated(run: Path, asked: Measured, computed: Computed, source: Any) -> dict[str, Any]:
+def _evaluated(run: Path, asked: Measured, computed: Computed, source: Any, how: Reading) -> dict[str, Any]:
     """Measures and writes; what was measured before Ctrl-C is written, too."""
     from circuits.files.atomic import check_writable
     from circuits.files.locks import sole_writer
@@ -101,9 +106,10 @@ def _evaluated(run: Path, asked: Measured, computed: Computed, source: Any) -> d
         name, dtype = computed.model or said(origin, "model"), said(origin, "dtype")
         model = load(name, dtype, computed.device, origin.get("revision"), computed.device_map)
         if source is None:
-            pairs = PromptPairs.from_jsonl(run / "pairs.jsonl", model)
+            pairs = PromptPairs.from_jsonl(run / "pairs.jsonl", model, trust_ids=True)
         else:
-            pairs = source(model, asked.n, asked.seed, bool(asked.one_length))
+            pairs = source(model, asked.n, asked.seed, bool(asked.one_length), how)
+            print_unfit(pairs)
         told = evaluate_run(
             found, model, pairs, fresh=source is not None, parts=names_in(asked.parts),
             ablations=names_in(asked.ablations), n_random=asked.random_circuits, seed=asked.seed,

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, no_type_check
 import typer
 
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load, print_json
+from circuits.cli.file_pairs import FILES, FilePairs, print_unfit
+from circuits.cli.groups import grouped
 from circuits.cli.options import Device, OneLength
 from circuits.cli.terminal import console, table
 from circuits.errors import InputError
@@ -46,8 +48,10 @@ def tasks(
 
 
 @tasks_app.command()
+@grouped
 def check(
-    target: Annotated[str, typer.Argument(metavar="TASK|FILE", help="A task, or a JSONL file of prompt pairs.")],
+    target: Annotated[str, typer.Argument(metavar="TASK|FILE", help=f"A task, or {FILES}.")],
+    reading: FilePairs,
     model: Annotated[
         str, typer.Option(help="A short name (circuits models), a Hugging Face id or a directory.")
     ] = DEFAULT_MODEL,
@@ -62,13 +66,15 @@ def check(
     json: Annotated[bool, typer.Option("--json", help="Print the check as JSON instead of tables.")] = False,
 ) -> None:
     """Does the model do this task? Accuracy, logit differences, and what the tokenizer makes of its words."""
-    source = find_pairs(target)
+    source, how = find_pairs(target), reading.reading
     loaded = load(model, dtype, device, revision)
     from circuits.cli.terminal_tasks import print_check
     from circuits.evaluation.task import check_pairs, check_task
 
     if source.task is None:
-        found = check_pairs(loaded, source(loaded, n, seed, bool(one_length)))
+        pairs = source(loaded, n, seed, bool(one_length), how)
+        print_unfit(pairs)
+        found = check_pairs(loaded, pairs)
     else:
         found = check_task(loaded, source.task, 100 if n is None else n, seed, one_length=bool(one_length))
     if json:

@@ -47,7 +47,7 @@ def view(
             "auto",
             text_or_none(origin.get("revision"), "revision"),
         )
-        pairs = PromptPairs.from_jsonl(target / "pairs.jsonl", loaded)
+        pairs = PromptPairs.from_jsonl(target / "pairs.jsonl", loaded, trust_ids=True)
         nodes = dict.fromkeys(node for circuit in shown.values() for node in circuit.nodes)
         tokens, patterns = attention_patterns(loaded, pairs, list(nodes), pair)
         about.append(f"example: {''.join(tokens)}" if loaded.tokenizer else f"example: {' '.join(tokens)}")

@@ -1,15 +1,20 @@
 """Where prompt pairs come from: a task or a file, by what was typed."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.errors import InputError
+from circuits.prompts.reading import Reading
 
 if TYPE_CHECKING:
     from circuits.prompts.pair import Encoder
     from circuits.prompts.pairs import PromptPairs
+
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+"""Of files of prompts; any other file that is there is read as JSON lines."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +24,32 @@ class Source:
     task: Any
     path: Path = Path()
 
-    def __call__(self, model: "Encoder", n: int | None, seed: int, one_length: bool = False) -> "PromptPairs":
-        """n pairs (None: 64 of a task, all of a file); with `one_length`, those of the most frequent length only."""
+    def __call__(
+        self, model: "Encoder", n: int | None, seed: int, one_length: bool = False, reading: Reading | None = None
+    ) -> "PromptPairs":
+        """n pairs (None: 64 of a task, all of a file); with `one_length`, those of the most frequent length only.
+
+        Raises:
+            InputError: `reading`, how a file is to be read, is given for a task.
+        """
         if self.task is not None:
+            if reading not in (None, Reading()):
+                raise InputError("columns, skip-unfit, trust-ids and no-bos are for files of prompts, not for a task")
             # A task of another package may know nothing of lengths.
             return self.task.pairs(
                 model, n=64 if n is None else n, seed=seed, **({"one_length": True} if one_length else {})
             )
         from circuits.prompts.pairs import PromptPairs
 
-        pairs = PromptPairs.from_jsonl(self.path, model)
-        return first_pairs(of_one_length(pairs) if one_length else pairs, n)
+        asked = replace(reading or Reading(), n=None if one_length else n)
+        pairs = PromptPairs.from_file(self.path, model, **vars(asked))
+        return replace(first_pairs(of_one_length(pairs), n), unfit=pairs.unfit) if one_length else pairs
 
 
 def find_pairs(target: str) -> Source:
     """The source of that name; refuses what is neither a task nor a file before any work."""
     path = Path(target)
-    if path.suffix == ".jsonl" or path.is_file():
+    if path.suffix.lower() in SUFFIXES or path.is_file():
         if not path.is_file():
             raise InputError(f"there is no file {target}")
         return Source(None, path)

@@ -286,6 +286,7 @@ def _write_files(result: Result, pairs: PromptPairs, directory: Path, more: Mapp
         "provenance": plain(result.provenance),
         "summary": result.summary(),
         "seconds": result.seconds,
+        **({} if pairs.unfit is None else {"pairs": pairs.unfit.to_dict()}),
         "files": {path.name: file_sum(path) for path in sorted(directory.iterdir())},
     }
     (directory / RUN_FILE).write_text(sealed_json(run, indent=1) + "\n", encoding="utf-8")
