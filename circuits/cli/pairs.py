@@ -106,7 +106,7 @@ def _record(pair: Any, model: "Model") -> dict[str, Any]:
     decode = (
         (lambda ids: [*ids]) if model.tokenizer is None else (lambda ids: [model.tokenizer.decode([i]) for i in ids])
     )
-    return {
+    record = {
         "clean": pair.clean_text or decode(pair.clean),
         "corrupted": pair.corrupted_text or decode(pair.corrupted),
         "tokens": len(pair),
@@ -115,6 +115,7 @@ def _record(pair: Any, model: "Model") -> dict[str, Any]:
         "roles": {name: f"{place} {decode(pair.clean[place : place + 1])[0]!r}" for name, place in pair.roles.items()},
         "metadata": dict(pair.metadata),
     }
+    return {name: value for name, value in record.items() if value or name in ("clean", "corrupted")}
 
 
 def _cell(value: Any) -> str:

@@ -192,7 +192,8 @@ class Columns:
         """What a field is in this record."""
         quoted = _quoted(spec)
         if quoted is not None:
-            return self._filled(quoted, record, where)
+            filled = self._filled(quoted, record, where)
+            return [filled] if isinstance(filled, str) and field in ("answers", "distractors") else filled
         value: Any = plain(record[spec]) if spec in record else None
         if value is None:
             if self.blanks and field in NEEDED:

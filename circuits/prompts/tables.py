@@ -28,10 +28,13 @@ from circuits.prompts.pair import show
 from circuits.prompts.source import SUFFIXES
 
 MOST_COLUMNS = 1000
+MOST_LABELS = 200
 MOST_CELLS = 2**17
 """Delimiters on a line of CSV, in quotes or not."""
 PARQUET_ROWS = 64
 """Rows of Parquet in memory at once, unless it holds fewer in a group."""
+ROW, TEXT, ROWS_FLOOR = 700, 3, 2**25
+"""Bytes of memory to a row and to a byte of Parquet's cells, about, and what is always allowed: 48,000 rows."""
 EXAMPLE = '{"clean": "…", "corrupted": "…", "answers": […], "distractors": […]}'
 _KNOWN = sorted({*FIELDS, *(column for form in FORMS for column in form.marks)})
 
@@ -183,6 +186,8 @@ def records_of(found: Any, name: str, what: str) -> Rows:
     shared: Record = {}
     if isinstance(found, dict) and "prompts" in found:
         shared = {key: found[key] for key in LABELS if key in found}
+        if any(isinstance(labels, dict | list) and len(labels) > MOST_LABELS for labels in shared.values()):
+            raise PairsError(f"{name} has more than {MOST_LABELS} word_idxs or seq_labels, which every pair would get")
         found = found["prompts"]
     if not isinstance(found, list):
         raise PairsError(
@@ -202,6 +207,7 @@ def records_of(found: Any, name: str, what: str) -> Rows:
 def _csv(path: str | os.PathLike[str], name: str, delimiter: str) -> Rows:
     """Rows by the names in the first one; empty cells are None."""
     with _open(path) as file, TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        size, rows = os.fstat(file.fileno()).st_size, 0
         reader = csv.reader(_narrow(text, name, delimiter), delimiter=delimiter, strict=True)
         header: list[str] = []
         while True:
@@ -227,6 +233,8 @@ def _csv(path: str | os.PathLike[str], name: str, delimiter: str) -> Rows:
                 raise PairsError(
                     f"{where}: it has {len(row)} cells, and the header {len(header)}; put cells with {delimiter!r} in quotes"
                 )
+            rows += 1
+            _check_cost(ROW * rows, size, name)
             yield f"line {reader.line_num}", {key: cell or None for key, cell in zip(header, row, strict=True) if key}
 
 
@@ -259,8 +267,10 @@ def _parquet(path: str | os.PathLike[str], name: str) -> Rows:
         try:
             table = parquet.ParquetFile(file, memory_map=False, pre_buffer=False)
             _check_parquet(table, name, size)
-            number = 0
-            for batch in table.iter_batches(batch_size=PARQUET_ROWS, use_threads=False):
+            number, cost = 0, 0
+            for batch in table.iter_batches(PARQUET_ROWS, use_threads=False):
+                cost += ROW * batch.num_rows + TEXT * batch.nbytes
+                _check_cost(cost, size, name)
                 for row in batch.to_pylist():
                     yield (
                         f"row {number}",
@@ -271,6 +281,14 @@ def _parquet(path: str | os.PathLike[str], name: str) -> Rows:
             if isinstance(error, InputError):
                 raise
             raise PairsError(f"{name} is not Parquet that can be read: {str(error)[:200]}") from None
+
+
+def _check_cost(cost: int, size: int, name: str) -> None:
+    if cost > max(ROWS_FLOOR, LARGEST_FACTOR * size):
+        raise PairsError(
+            f"{name} is refused: its {size / 1e6:.1f} MB hold so many rows that they would take over {cost / 1e6:.0f} MB of memory; "
+            "read some of them with n=… (--n)"
+        )
 
 
 def _check_parquet(table: Any, name: str, size: int) -> None:

@@ -332,7 +332,10 @@ class TestFiles:
             ({**TEXT, "clean_text": 3}, "clean_text is 3; expected text"),
             ({**IDS, "clean_text": 3}, "clean_text is 3; expected text"),
             ({**IDS, "position_": 1}, "unknown key 'position_'; did you mean 'position'?"),
-            ({"clean": [0], "corrupted": [1], "answer": [8]}, "'answers' is missing; found only the keys clean, corrupted, answer; did"),
+            (
+                {"clean": [0], "corrupted": [1], "answer": [8]},
+                "'answers' is missing; found only the keys clean, corrupted, answer; did",
+            ),
             ({"clean": [0]}, "'corrupted' is missing; found only the keys clean"),
             ({}, "'clean' is missing; found only the keys (none)"),
             ({**IDS, "clean": 5}, "clean is 5 (int); expected text or a list of token ids"),
