@@ -201,8 +201,8 @@ class Columns:
             return None
         if field in ("answers", "distractors"):
             return self._answers(field, spec, value, where)
-        if self.text and (field in ("position", "seed") or field.startswith("roles.")):
-            return int(value) if re.fullmatch(r"-?\d{1,18}", value.strip()) else value
+        if field in ("position", "seed") or field.startswith("roles."):
+            return _whole(value) if self.blanks else value
         return value
 
     def _answers(self, field: str, column: str, value: Any, where: str) -> Any:
@@ -260,14 +260,18 @@ def texts_of(record: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _id(value: Any, column: str, where: str) -> Any:
-    """A token id that may be written out, or have become a float where another cell of its column is empty."""
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value):
+    """A token id of a column of ids."""
+    found = _whole(value)
+    if isinstance(found, str):
+        raise PairsError(f"{where}: {column} is {show(found)}; expected token ids, because of its name")
+    return found
+
+
+def _whole(value: Any) -> Any:
+    """A whole number that is written out, or a float because another cell of its column is empty, as an int."""
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}\s*", value):
         return int(value)
-    if isinstance(value, float) and value.is_integer() and 0 <= value < 2**53:
-        return int(value)
-    if isinstance(value, str):
-        raise PairsError(f"{where}: {column} is {show(value)}; expected token ids, because of its name")
-    return value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _with(text: str, cells: Mapping[str, Any]) -> str:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from circuits.prompts.pair import Encoder, TokenIds
 
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+"""Of files of prompts; any other file that is there is read as JSON lines."""
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -29,21 +29,20 @@ def table_of(records: Any, name: str) -> Table:
 
 def _each(records: Any) -> Iterable[Any]:
     """One record after the other, whatever holds them."""
+    if hasattr(records, "iter_rows"):  # polars
+        return records.iter_rows(named=True)
+    if hasattr(records, "to_pylist"):  # pyarrow
+        return records.to_pylist()
+    if hasattr(records, "columns") and hasattr(records, "itertuples"):  # pandas
+        columns = [str(column) for column in records.columns]
+        return (dict(zip(columns, row, strict=True)) for row in records.itertuples(index=False, name=None))
+    if isinstance(records, Iterable) and not isinstance(records, Mapping | str | bytes):
+        return records
     kind = type(records).__name__
-    if isinstance(records, Mapping | str | bytes) or not isinstance(records, Iterable):
-        hint = "expected a list of mappings, a DataFrame, a Dataset or another iterable of mappings (a file: PromptPairs.from_file)"
-        if kind in ("DatasetDict", "IterableDatasetDict"):
-            hint = "choose a split of it, such as data['train']"
-        raise PairsError(f"records is {show(records)[:80]} ({kind}); {hint}")
-    table: Any = records
-    if hasattr(table, "iter_rows"):  # polars
-        return table.iter_rows(named=True)
-    if hasattr(table, "to_pylist"):  # pyarrow
-        return table.to_pylist()
-    if hasattr(table, "columns") and hasattr(table, "itertuples"):  # pandas
-        columns = [str(column) for column in table.columns]
-        return (dict(zip(columns, row, strict=True)) for row in table.itertuples(index=False, name=None))
-    return table
+    hint = "expected a list of mappings, a DataFrame, a Dataset or another iterable of mappings (a file: PromptPairs.from_file)"
+    if kind in ("DatasetDict", "IterableDatasetDict"):
+        hint = "choose a split of it, such as data['train']"
+    raise PairsError(f"records is {show(records)[:80]} ({kind}); {hint}")
 
 
 def _numbered(records: Iterable[Any], name: str) -> Rows:

@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.errors import InputError
-from circuits.prompts.reading import Reading
+from circuits.prompts.reading import SUFFIXES, Reading
 
 if TYPE_CHECKING:
     from circuits.prompts.pair import Encoder
     from circuits.prompts.pairs import PromptPairs
-
-
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-"""Of files of prompts; any other file that is there is read as JSON lines."""
 
 
 @dataclass(frozen=True)

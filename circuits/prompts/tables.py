@@ -25,7 +25,7 @@ from circuits.files.untrusted import (
 )
 from circuits.prompts.columns import FIELDS, FORMS, LABELS, NEEDED, Record
 from circuits.prompts.pair import show
-from circuits.prompts.source import SUFFIXES
+from circuits.prompts.reading import SUFFIXES
 
 MOST_COLUMNS = 1000
 MOST_LABELS = 200

@@ -334,7 +334,7 @@ class TestFiles:
             ({**IDS, "position_": 1}, "unknown key 'position_'; did you mean 'position'?"),
             (
                 {"clean": [0], "corrupted": [1], "answer": [8]},
-                "'answers' is missing; found only the keys clean, corrupted, answer; did",
+                "unknown key 'answer'; did you mean 'answers'?",
             ),
             ({"clean": [0]}, "'corrupted' is missing; found only the keys clean"),
             ({}, "'clean' is missing; found only the keys (none)"),
