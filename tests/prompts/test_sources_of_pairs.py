@@ -130,6 +130,12 @@ class TestChosenColumns:
         assert dict(pairs.roles[0]) == {"there": 4}
         assert not pairs.metadata[0]
 
+    def test_a_clean_prompt_can_take_the_place_of_the_corrupted_one(self, model):
+        for record in ({**ROW, "corrupted": LONGER}, {key: value for key, value in ROW.items() if key != "corrupted"}):
+            pairs = PromptPairs.from_records([record], model, columns={"corrupted": "clean"})
+            assert pairs.clean == pairs.corrupted
+            assert pairs.answers == ((token(model, " Mary"),),)
+
     def test_lists_in_a_cell_become_several_answers(self, model, tmp_path):
         path = tmp_path / "lists.csv"
         path.write_text(csv_text(clean=CLEAN, corrupted=CORRUPTED, words="['Mary', \"John\"]"))
