@@ -135,6 +135,7 @@ class Columns:
         self.form: Form | None = None
         self._keys: tuple[str, ...] | None = None
         self._plan: dict[str, str] = {}
+        self._used: set[str] = set()
 
     def record(self, record: Record, where: str) -> Record:
         """The record with our keys; what is left of it is its `metadata`.

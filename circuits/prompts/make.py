@@ -29,7 +29,7 @@ from circuits.prompts.pair import (
     check_provenance,
     show,
 )
-from circuits.prompts.reading import Reading, WithoutBos, without_bos
+from circuits.prompts.reading import Reading, ReadingModel, bos_tokens
 from circuits.prompts.tables import Table
 from circuits.prompts.unfit import Tally, Unfit, UnfitError
 
@@ -63,8 +63,8 @@ def make(table: Table, model: Encoder | None, reading: Reading, shared: Mapping[
     Raises:
         PairsError: records that cannot be read or used; the message names the line.
     """
-    if model is not None and not reading.bos:
-        model = WithoutBos(model)
+    if model is not None:
+        model = ReadingModel(model, reading.bos)
     columns = Columns(reading.columns, table.text, table.blanks)
     common, tally, pairs = _Common(shared, table.name), Tally(), []
     evidence = None
@@ -219,7 +219,7 @@ def _place(name: str, words: str, record: Record, clean: TokenIds, model: Encode
 def _labelled(record: Record, clean: TokenIds, model: Encoder, where: str) -> object:
     """auto-circuit's `word_idxs`, which count tokens without BOS, where the labels beside them show that tokens are words here too."""
     words, labels = record["word_idxs"], record.get("seq_labels")
-    shift = without_bos(model, clean)
+    shift = bos_tokens(model, clean)
     if not isinstance(words, dict) or (isinstance(labels, list) and len(labels) != len(clean) - shift):
         warnings.warn(
             f"{where.partition(',')[0]}: word_idxs are left out where a prompt has not as many tokens of {model.name} as there are seq_labels",

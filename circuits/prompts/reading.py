@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from circuits.prompts.pair import Encoder, TokenIds
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 """Of files of prompts; any other file that is there is read as JSON lines."""
+LAST = 4
+"""Texts whose tokens are kept."""
 
 
 @dataclass(frozen=True)
@@ -28,35 +31,30 @@ class Reading:
     n: int | None = None
 
 
-@dataclass(frozen=True)
-class WithoutBos:
-    """A model that puts no BOS token before text."""
+class ReadingModel:
+    """A model's tokenizer while prompts are read: the last texts are encoded once, though each answer is tried behind its prompt.
 
-    model: Encoder
+    Args:
+        model: the model.
+        bos: put its BOS token before text.
+    """
 
-    @property
-    def tokenizer(self) -> object:
-        return self.model.tokenizer
-
-    @property
-    def name(self) -> str:
-        return self.model.name
-
-    @property
-    def d_vocab(self) -> int:
-        return self.model.d_vocab
-
-    @property
-    def n_ctx(self) -> int:
-        return self.model.n_ctx
+    def __init__(self, model: Encoder, bos: bool) -> None:
+        self.model, self.bos = model, bos
+        self.tokenizer, self.name = model.tokenizer, model.name
+        self.d_vocab, self.n_ctx = model.d_vocab, model.n_ctx
+        self._encoded = lru_cache(maxsize=LAST)(self._encode)
 
     def encode(self, text: str) -> list[int]:
-        ids = self.model.encode(text)
-        bos = getattr(self.model.tokenizer, "bos_token_id", None)
-        return ids[1:] if bos is not None and ids[:1] == [bos] else ids
+        """Token ids of a text."""
+        return list(self._encoded(text))
+
+    def _encode(self, text: str) -> TokenIds:
+        ids = tuple(self.model.encode(text))
+        return ids if self.bos else ids[bos_tokens(self.model, ids) :]
 
 
-def without_bos(model: Encoder, ids: TokenIds) -> int:
+def bos_tokens(model: Encoder, ids: TokenIds) -> int:
     """The number of BOS tokens in front: 1 or 0."""
     bos = getattr(model.tokenizer, "bos_token_id", None)
     return int(bos is not None and ids[:1] == (bos,))
