@@ -121,9 +121,7 @@ class FullPasses:
         tried = self._follow()
         start = time.process_time()
         for batch, replacement in zip(self.batches, self.replacements, strict=True):
-            logits = ablated_logits(
-                self.case.model.bridge, self.case.model.architecture, batch.suffix, replacement, tried
-            )
+            logits = ablated_logits(self.case.model.architecture, batch.suffix, replacement, tried)
             float(self.question.metric(logits, batch.targets).sum())
         self.passes += time.process_time() - start
         self.made += 1

@@ -21,13 +21,14 @@ from circuits.measure.component_runs import ComponentRuns
 from circuits.measure.component_samples import BLOCK, Sampler, draw_block
 from circuits.methods.coar import fit_samples
 from circuits.pages.comparison import learning_curve_figure, prediction_figure
+from circuits.question.question import Question
 from circuits.stats.linear_fit import fit_linear
 
 
 def cost(model: circuits.Model) -> None:
     """A sample against a plain forward pass of the same prompts; memory against the number of samples; the fit."""
     pairs = random_pairs(model)
-    sampler = Sampler.ask(model, pairs, "heads+mlps", None, "zero", PAIRS)
+    sampler = Sampler.of(Question.ask(model, pairs, None, "zero", PAIRS), "heads+mlps")
     masks = draw_block(len(sampler.nodes), 0, 0.1, 0)[:4]
     with inference_state(model.bridge), torch.no_grad():
         batch = next(iter(sampler.question.batches()))
@@ -99,7 +100,7 @@ def learning_curve(
     model: circuits.Model, pairs: circuits.PromptPairs, samples: int, judge: circuits.Counterfactuals, store: str | None
 ) -> tuple[list[int], list[float]]:
     """The correlation on fresh ablations of fits to the first samples; the samples come from the store."""
-    drawn = Sampler.ask(model, pairs, "heads+mlps", None, "zero", None, store).bernoulli(samples, 0.1, 0)
+    drawn = Sampler.of(Question.ask(model, pairs, None, "zero"), "heads+mlps", store).bernoulli(samples, 0.1, 0)
     sizes = [n for n in (200, 400, 700, 1000, 1500, 2000, 3000, 5000) if n <= samples]
     found = []
     for n in sizes:

@@ -33,7 +33,7 @@ def main() -> None:
             few = circuits.random_circuit(model.graph, model.graph.n_edges // 100, generator)
 
             def run(mask: torch.Tensor, edit: str = "live", model=model, batch=batch, replacement=replacement):
-                return ablated_logits(model.bridge, model.architecture, batch.suffix, replacement, mask, edit)
+                return ablated_logits(model.architecture, batch.suffix, replacement, mask, edit)
 
             seconds = medians(
                 {

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from circuits import Graph, random_circuit
-from circuits.export.formats import FORMATS, export_circuit
+from circuits.export.catalogue import FORMATS
+from circuits.export.formats import export_circuit
 from circuits.results.provenance import frozen
 
 

@@ -77,6 +77,7 @@ from circuits.methods.verification import Verification as Verification
 from circuits.methods.verification import verify as verify
 from circuits.model import Model as Model
 from circuits.model import load_model as load_model
+from circuits.plugins import load_task as load_task
 from circuits.prompts.pairs import PromptPairs as PromptPairs
 from circuits.question.ablations import Ablation as Ablation
 from circuits.question.metrics import Metric as Metric

@@ -1,14 +1,16 @@
-"""The errors that are the user's to mend, and our warnings.
+"""Errors that the user can fix, and the package's warnings.
 
-Everything below `InputError` is reported by the command line as one readable line with exit code 2; any other exception
-is a bug of ours (exit code 1, with its traceback).
+The command line reports an `InputError` as one readable line, with exit code 2. Any other exception is a bug (exit code 1,
+with its traceback).
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Something given to us cannot be used; the message says what was given, what was expected, and what to do."""
+    """Invalid input. The message says what was given, what was expected, and what to do."""
 
 
 class ModelError(InputError):
@@ -16,22 +18,54 @@ class ModelError(InputError):
 
 
 class PairsError(InputError):
-    """Prompt pairs that cannot be used, with the pair or line number."""
+    """Invalid prompt pairs. The message has the number of the pair or the line."""
 
 
 class SchemaError(InputError):
-    """A file in a form of another version of this project, newer or older than what is read."""
+    """A file written by another version of this project, in a format that this version does not read."""
 
 
 NO_MEMORY = "there is not enough memory for this; give it more, or a smaller batch size"
 CANNOT_WRITE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG,
 )  # fmt: skip
-"""What is wrong with a disk rather than with us, wherever it is met."""
+"""Errors of the disk, not of this package."""
+MEMORY_MESSAGES = (
+    (RuntimeError, "DefaultCPUAllocator: "),
+    (RuntimeError, "Cannot allocate memory"),
+    (RuntimeError, "can't start new thread"),
+    (ImportError, "failed to map segment"),
+    (ImportError, "cannot allocate memory"),
+)
+"""Errors of too little memory that have no class of their own: torch's on a CPU, a thread's, and the linker's."""
+
+
+@contextmanager
+def refusing(action: str, kind: type[InputError] = InputError) -> Iterator[None]:
+    """Turns an `OSError` into an `InputError` that says which action failed, and why.
+
+    >>> with refusing("read pairs.jsonl"):
+    ...     open("pairs.jsonl")
+    Traceback (most recent call last):
+    circuits.errors.InputError: cannot read pairs.jsonl: No such file or directory
+    """
+    try:
+        yield
+    except OSError as problem:
+        raise kind(f"cannot {action}: {problem.strerror or problem}") from None
+
+
+@contextmanager
+def locating(prefix: str) -> Iterator[None]:
+    """Puts the place where the input is, such as `"circuit.json: "`, before the message of an `InputError`."""
+    try:
+        yield
+    except InputError as problem:
+        raise InputError(f"{prefix}{problem}") from None
 
 
 def of_machine(problem: BaseException) -> str | None:
-    """What to say of an error that is the machine's, which lacks memory or room; None for others, which are bugs."""
+    """The message for an error of the machine (too little memory, a full disk); None for other errors, which are bugs."""
     if lacks_memory(problem):
         return NO_MEMORY
     if not isinstance(problem, OSError) or problem.errno not in CANNOT_WRITE:
@@ -40,9 +74,7 @@ def of_machine(problem: BaseException) -> str | None:
 
 
 def lacks_memory(problem: BaseException) -> bool:
-    """Whether there was not enough memory: Python's error and numpy's; the system's; torch's on an accelerator, told by
-    its name so that torch need not be imported here; and those that can be told by their words only: the linker's, torch's on
-    a CPU, and that of a thread that finds no room.
+    """Whether there was not enough memory. Torch's error on an accelerator is recognised by its name, without importing torch.
 
     >>> lacks_memory(MemoryError()), lacks_memory(RuntimeError("shapes differ"))
     (True, False)
@@ -51,31 +83,20 @@ def lacks_memory(problem: BaseException) -> bool:
         return True
     if isinstance(problem, OSError):
         return problem.errno == errno.ENOMEM
-    said = str(problem)
-    return any(isinstance(problem, kind) and words in said for kind, words in OF_MEMORY)
-
-
-OF_MEMORY = (
-    (RuntimeError, "DefaultCPUAllocator: "),
-    (RuntimeError, "Cannot allocate memory"),
-    (RuntimeError, "can't start new thread"),
-    (ImportError, "failed to map segment"),
-    (ImportError, "cannot allocate memory"),
-)
-"""Errors that only their words tell from others."""
+    return any(isinstance(problem, kind) and words in str(problem) for kind, words in MEMORY_MESSAGES)
 
 
 class AttributionWarning(UserWarning):
-    """Scores that a measurement contradicts."""
+    """A measurement contradicts the scores."""
 
 
 class PairsWarning(UserWarning):
-    """Prompt pairs that say little, see `circuits.question.doubts`: numbers about them look like any other."""
+    """Prompt pairs that may not test the behaviour, see `circuits.question.doubts`."""
 
 
 class ContentWarning(UserWarning):
-    """A file, read or written, that holds less than its reader may expect."""
+    """A file that was read or written holds less than expected."""
 
 
 class DamageWarning(UserWarning):
-    """Stored work that was cut short or altered; it is done again."""
+    """A stored result is incomplete or was changed, and is computed again."""

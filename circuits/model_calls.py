@@ -1,11 +1,12 @@
-"""What every public function that takes a model does first: it keeps other threads from it, refuses hooks that are not the
-model's own, and puts torch in its default state."""
+"""The decorator of public functions that take a model: it locks the model for this thread, refuses foreign hooks, and puts torch
+in its default state."""
 
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
 
+from circuits.arguments import kinds_check
 from circuits.engine.foreign_hooks import refuse_hooks
 from circuits.engine.held import held
 from circuits.model import Model
@@ -17,10 +18,10 @@ R = TypeVar("R")
 
 @contextmanager
 def using(model: Model) -> Iterator[None]:
-    """The model for this thread alone; a thread that comes second waits. Calls may be nested.
+    """Locks the model for this thread; other threads wait. Calls may be nested.
 
     Raises:
-        InputError: it has hooks of somebody else, and does not allow them; or waiting would never end.
+        InputError: the model has foreign hooks, which it does not allow; or waiting would never end.
     """
     with plain_state(), held(model.bridge, model.name) as here:
         if not model.allow_hooks:
@@ -29,7 +30,7 @@ def using(model: Model) -> Iterator[None]:
 
 
 def hooks_of(model: Model) -> tuple[str, ...]:
-    """Hooks of somebody else that a model has and allows, as text."""
+    """The foreign hooks on a model that allows them, as text."""
     if not model.allow_hooks:
         return ()
     with held(model.bridge, model.name) as here:
@@ -37,14 +38,16 @@ def hooks_of(model: Model) -> tuple[str, ...]:
 
 
 def on_model(function: Callable[P, R]) -> Callable[P, R]:
-    """A public function that runs a model which it is given."""
+    """Decorates a public function that takes a model; arguments of another kind are refused by name."""
+    check = kinds_check(function)
 
     @functools.wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        check(args, kwargs)
         with ExitStack() as stack:
-            for given in (*args, *kwargs.values()):
-                if isinstance(given, Model):
-                    stack.enter_context(using(given))
+            for value in (*args, *kwargs.values()):
+                if isinstance(value, Model):
+                    stack.enter_context(using(value))
             return function(*args, **kwargs)
 
     return alone

@@ -1,9 +1,9 @@
-"""What sizes a model's configuration may state, checked before anything of these sizes is built.
+"""Limits of the sizes in a model's configuration, checked before anything of these sizes is built.
 
-Two checks, each without a list of architectures. Numbers that count something (layers, heads, widths, experts, labels, tokens of a
-vocabulary, in nested parts too) are bounded by what their names say, since transformers makes lists of so many entries while it
-reads them. Then a model is built without weights, part by part, and each part is counted: one that outgrows what the weight files hold
-is refused at that part.
+There are two checks, neither with a list of architectures. Counts (layers, heads, widths, experts, labels, tokens of the
+vocabulary, also in nested parts) are recognised by name and limited, since transformers makes lists of that length while it
+reads them. Then a model is built without weights, and its parts are counted: it is refused as soon as it has more than the
+weight files hold.
 """
 
 import os
@@ -32,7 +32,7 @@ from circuits.model_files import (
 )
 
 MOST_LAYERS, LARGEST_SIZE, LARGEST_VOCABULARY, LONGEST_CONTEXT, MOST_LABELS = 1000, 2**20, 2**26, 2**26, 2**16
-"""What a configuration may state: about eight times the largest in use (three times, of labels)."""
+"""Limits of a configuration: about eight times the largest in use (for labels, three times)."""
 LAYERS = re.compile(r"layers?$|layers?_|^depth$|_depth$|blocks?$|cycles$|stages$|attention_types")
 VOCABULARY = re.compile(r"vocab")
 CONTEXT = re.compile(
@@ -47,29 +47,29 @@ NO_COUNTS = re.compile(
     r"position|length|theta|token|window|ctx|context|max_|chunk|offset|image|param|(?<!extra)_ids?$|_id_|index|seed|seq|step|train|sample"
 )
 NO_LAYERS = re.compile(r"size|dim|vocab|norm|rank|width|channel")
-"""Names of numbers: of layers, of a vocabulary's tokens, of other counts; and what these names hold where they do not count."""
+"""Patterns of names: of numbers of layers, of tokens of a vocabulary, of other counts; and of names that match but are not counts."""
 MOST_PARTS = 2**17
-"""Modules and parameters of a model whose files are not there."""
+"""Modules and parameters of a model whose files are not there yet."""
 PARTS_PER_TENSOR, SPARE_PARTS = 8, 500
-"""A tensor in a file may become three parameters (fused queries, keys and values), each in a module of some depth."""
+"""A tensor in a file may become three parameters (fused queries, keys and values), each in nested modules."""
 SPARE_PARAMETERS, SPARE_SHARE = 2**22, 0.25
-"""Beyond what the files hold, for tables that are computed rather than stored."""
+"""Parameters beyond those in the files, for tables that are computed."""
 LARGEST_BUFFERS = 2**30
-"""Bytes of tables that are no weights, such as masks, beyond what the weights take."""
+"""Bytes of buffers, such as masks, beyond the size of the weights."""
 PACKED = 16
-"""Weights in one number of a file of a quantised model, at most: two bits each in 32."""
+"""Most weights in one number of a quantised file: two bits each in 32."""
 
 
 def check_config(config: dict[str, Any], name: str) -> None:
     """Refuses counts that no model has.
 
     Args:
-        config: as `config.json` (or `tokenizer_config.json`) states it.
+        config: the content of `config.json` or `tokenizer_config.json`.
         name: of the file, for errors.
 
     Raises:
-        ModelError: a number of layers above 1,000, of labels above 65,536, of a vocabulary's or a context's tokens above 67 million,
-            or another count above a million.
+        ModelError: more than 1,000 layers, 65,536 labels, 67 million tokens of the vocabulary or the context, or another count
+            above a million.
     """
     for key, value in _numbers(config):
         largest = _largest(key.rpartition(".")[2].lower())
@@ -78,14 +78,14 @@ def check_config(config: dict[str, Any], name: str) -> None:
 
 
 def _numbers(config: Any) -> Iterator[tuple[str, float]]:
-    """Numbers with their dotted names, those in lists by the list's name."""
-    around = [("", config)]
-    while around:
-        key, value = around.pop()
+    """Numbers with their dotted names; those in a list have its name."""
+    stack = [("", config)]
+    while stack:
+        key, value = stack.pop()
         if isinstance(value, dict):
-            around += [(f"{key}.{name}" if key else name, entry) for name, entry in value.items()]
+            stack += [(f"{key}.{name}" if key else name, entry) for name, entry in value.items()]
         elif isinstance(value, list):
-            around += [(key, entry) for entry in value]
+            stack += [(key, entry) for entry in value]
         elif type(value) in (int, float):
             yield key, value
 
@@ -104,14 +104,14 @@ def _largest(name: str) -> int | None:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a model that is built may consist of.
+    """Limits of the parts of a model.
 
     Attributes:
-        name: the model's, for errors.
+        name: of the model, for errors.
         parts: modules and parameters.
-        parameters: numbers in parameters; None: any.
+        parameters: numbers in parameters; None: no limit.
         buffers: bytes in other tensors.
-        held: what to say that the files hold.
+        held: a description of the files' content, for errors.
     """
 
     name: str
@@ -122,14 +122,14 @@ class Budget:
 
     @classmethod
     def of(cls, name: str, config: dict[str, Any], weights: Weights | None) -> "Budget":
-        """What a model may consist of whose parameters come from these files."""
+        """The limits of a model with these weight files."""
         if weights is None:
             return cls(name)
         held = weights.parameters * (PACKED if config.get("quantization_config") else 1)
         parts = min(MOST_PARTS, PARTS_PER_TENSOR * weights.tensors + SPARE_PARTS)
-        said = f"the weight files hold at most {held:,} numbers in {weights.tensors:,} tensors"
-        # A table of words that the model's input and output share is there twice before it is shared.
-        return cls(name, parts, int(held * (2 + SPARE_SHARE)) + SPARE_PARAMETERS, LARGEST_BUFFERS + 8 * held, said)
+        content = f"the weight files hold at most {held:,} numbers in {weights.tensors:,} tensors"
+        # A tied embedding exists twice until it is shared.
+        return cls(name, parts, int(held * (2 + SPARE_SHARE)) + SPARE_PARAMETERS, LARGEST_BUFFERS + 8 * held, content)
 
     def refuse(self, what: str) -> None:
         raise ModelError(
@@ -139,15 +139,15 @@ class Budget:
 
 
 def checked_files(path: str, name: str, revision: str | None) -> Budget:
-    """Checks the files of a model that is about to be loaded.
+    """Checks the files of a model before it is loaded.
 
     Args:
         path: a directory or a Hugging Face id.
-        name: what errors call the model.
+        name: of the model, for errors.
         revision: of a Hugging Face id.
 
     Returns:
-        What the model may consist of, for `built_within`.
+        The limits for `built_within`.
 
     Raises:
         ModelError: see `model_files.check_directory` and `check_config`.
@@ -161,7 +161,7 @@ def checked_files(path: str, name: str, revision: str | None) -> Budget:
 
 
 def checked_config(directory: Path) -> dict[str, Any]:
-    """What `config.json` states; raises as `checked_files`."""
+    """The content of `config.json`; raises as `checked_files`."""
     path = directory / CONFIG
     if os.path.lexists(path):
         check_member(directory, path)
@@ -172,11 +172,7 @@ def checked_config(directory: Path) -> dict[str, Any]:
 
 @contextmanager
 def built_within(budget: Budget) -> Iterator[None]:
-    """Counts what is built without weights in this thread, and ends it where it outgrows the budget.
-
-    Raises:
-        ModelError: it does.
-    """
+    """Counts the parts that are built without weights in this thread; ModelError when they exceed the budget."""
     thread, seen = threading.get_ident(), {}
     parts = parameters = buffers = 0
 
@@ -186,7 +182,7 @@ def built_within(budget: Budget) -> Iterator[None]:
             return
         if tensor is None or id(tensor) in seen:
             return
-        seen[id(tensor)] = tensor  # kept, so that no other takes its number
+        seen[id(tensor)] = tensor  # kept, so that its id is not used again
         parts += 1
         parameters += tensor.numel() if isinstance(tensor, Tensor) else 0
         if parts > budget.parts:

@@ -1,8 +1,8 @@
-"""What is computed here must not depend on torch's settings where it is called.
+"""Makes results independent of the caller's settings of torch.
 
-Under `torch.inference_mode()` tensors are made that autograd refuses later; `torch.set_default_device` puts tensors where the
-model is not; `torch.set_default_dtype` changes how sums round and what a seed draws; `torch.autocast` lowers the precision. So
-every public function and every method of a result runs in torch's own default state, and leaves the user's as it was.
+`torch.inference_mode()` makes tensors that autograd refuses later; `torch.set_default_device` puts tensors on another device than
+the model; `torch.set_default_dtype` changes rounding and random draws; `torch.autocast` lowers the precision. So every public
+function and every method of a result runs in torch's default state, and restores the caller's afterwards.
 """
 
 import functools
@@ -15,15 +15,17 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from circuits.arguments import kinds_check
+
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
 
 CPU = torch.device("cpu")
 AUTOCAST = ("cpu", "cuda", "xpu", "mps")
-"""Kinds of devices with an autocast of their own."""
+"""Kinds of devices that have an autocast."""
 LEFT_ALONE = ("__new__", "__setattr__", "__delattr__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__")
-"""Methods that `plain_methods` does not touch: they compute nothing."""
+"""Methods that `plain_methods` does not change, since they compute nothing."""
 
 
 def is_plain() -> bool:
@@ -35,7 +37,7 @@ def is_plain() -> bool:
 
 @contextmanager
 def plain_state() -> Iterator[None]:
-    """Torch in its default state: gradients can be taken, and new tensors are float32 and on the processor."""
+    """Torch in its default state: with gradients, and with new tensors in float32 on the CPU."""
     if is_plain():
         yield
         return
@@ -50,10 +52,7 @@ def plain_state() -> Iterator[None]:
 
 
 class _Float32Default:
-    """The default dtype belongs to the whole process: the first who needs float32 sets it, the last puts the user's back.
-
-    Whoever comes while it is set so must count, too, or it would be put back under its feet.
-    """
+    """The default dtype, which is global to the process: the first user sets float32, the last one restores the dtype before."""
 
     def __init__(self) -> None:
         self.lock, self.users, self.before = threading.Lock(), 0, torch.float32
@@ -91,7 +90,7 @@ def _replaced_device() -> Iterator[None]:
 
 @contextmanager
 def users_device(device: torch.device) -> Iterator[None]:
-    """For a function of the user's own who has set a default device: new tensors are where its input is."""
+    """For a user's function if a default device was set: new tensors are on the device of its input."""
     if not getattr(_LOCAL, "replaced", False):
         yield
         return
@@ -100,7 +99,7 @@ def users_device(device: torch.device) -> Iterator[None]:
 
 
 def plain_torch(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs in torch's default state.
+    """A public function that runs in torch's default state; arguments of another kind are refused by name.
 
     >>> @plain_torch
     ... def third():
@@ -110,6 +109,17 @@ def plain_torch(function: Callable[P, R]) -> Callable[P, R]:
     (False, 'cpu')
     """
 
+    check, plain = kinds_check(function), _plain(function)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        check(args, kwargs)
+        return plain(*args, **kwargs)
+
+    return checked
+
+
+def _plain(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
         if is_plain():
@@ -121,7 +131,7 @@ def plain_torch(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def plain_methods(cls: C) -> C:
-    """A class whose public methods and properties run in torch's default state, and which holds no inference tensors."""
+    """Decorates a class: its public methods and properties run in torch's default state, and it holds no inference tensors."""
     for name, member in list(vars(cls).items()):
         if name in LEFT_ALONE or (name.startswith("_") and not name.endswith("__")):
             continue
@@ -130,21 +140,21 @@ def plain_methods(cls: C) -> C:
         elif isinstance(member, staticmethod | classmethod):
             setattr(cls, name, type(member)(_plain_member(member.__func__)))
         elif isinstance(member, property):
-            setattr(cls, name, property(plain_torch(member.fget), doc=member.__doc__))  # pyright: ignore[reportArgumentType]
+            setattr(cls, name, property(_plain(member.fget), doc=member.__doc__))  # pyright: ignore[reportArgumentType]
         elif isinstance(member, functools.cached_property):
-            member.func = plain_torch(member.func)
+            member.func = _plain(member.func)
         elif inspect.isfunction(member):
             setattr(cls, name, _plain_member(member))
     return cls
 
 
 def _plain_member(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function if inspect.isgeneratorfunction(function) else plain_torch(function)
+    return function if inspect.isgeneratorfunction(function) else _plain(function)
 
 
 def _with_normal_tensors(init: Callable[..., None]) -> Callable[..., None]:
-    """An `__init__` that copies inference tensors: they could not be used where gradients are taken."""
-    plain = plain_torch(init)
+    """An `__init__` that copies inference tensors, which cannot be used with gradients."""
+    plain = _plain(init)
 
     @functools.wraps(init)
     def normal(*args: Any, **kwargs: Any) -> None:

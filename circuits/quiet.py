@@ -1,4 +1,4 @@
-"""What the libraries underneath say while they load."""
+"""Silences the libraries that models are loaded with."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 
 verbose = False
-"""Whether the user asked to see what libraries say."""
+"""Whether the user asked for the messages of libraries."""
 
 
 @contextlib.contextmanager

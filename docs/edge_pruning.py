@@ -42,9 +42,7 @@ def cost(model: Model, pairs: PromptPairs, edges: int, found: Circuit) -> None:
 
         def plain() -> None:
             with torch.enable_grad():
-                logits = run(
-                    model.bridge, model.architecture.unembed, suffix.clean, suffix.position, [start], suffix.cache()
-                )
+                logits = run(model.architecture, suffix.clean_tokens, [start])
                 question.metric(logits, targets).mean().backward()
 
         works = {"forward and backward": plain, "first step": first.step, "last step": last.step}

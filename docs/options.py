@@ -1,4 +1,4 @@
-"""Writes `docs/options.md`: the options of every method, as the methods' own files declare them."""
+"""Writes `docs/options.md`: the options of every method, from their declarations."""
 
 from pathlib import Path
 
@@ -11,8 +11,9 @@ HEAD = """# Options of the methods
 
 <!-- Written by `make declared` from the declarations in circuits/methods/. -->
 
-All methods of `circuits discover`, each with its options. On the command line they begin with `--`; in a file for `--config` and in a study they are
-keys (`-` and `_` are the same); in Python they are arguments of `circuits.runs.discover.discover`. The options of another method are refused.
+All methods of `circuits discover`, with their options. On the command line an option begins with `--`; in a file for `--config` and
+in a study file it is a key (`-` and `_` are the same); in Python it is an argument of `circuits.runs.discover.discover`. Options of
+another method are refused.
 """
 
 
@@ -22,16 +23,13 @@ def page() -> str:
 
 def _section(method: Declared) -> str:
     facts = [f"Gives {'a circuit' if method.gives == 'circuit' else f'scores of {method.gives}'}: {method.help}."]
-    facts.append(
-        f"Ablation by default: `{method.ablation}`."
-        if "ablation" not in method.unasked
-        else "Takes no metric and no ablation."
-    )
+    takes_one = "ablation" not in method.unasked
+    facts.append(f"Default ablation: `{method.ablation}`." if takes_one else "Takes no metric and no ablation.")
     if method.divided:
         facts.append("One run can be divided among workers.")
     if method.resumable:
         without = f", except with `{'`, `'.join(method.unrecorded)}`" if method.unrecorded else ""
-        facts.append(f"A killed run goes on with `--resume`{without}.")
+        facts.append(f"`--resume` continues a killed run{without}.")
     rows = "".join(
         f"| `{option.spelled}` | {_value(option)} | {_default(option)} | {_cell(option.help)} |\n"
         for option in method.takes

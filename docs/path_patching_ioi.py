@@ -2,8 +2,8 @@
 
 python docs/path_patching_ioi.py
 
-Follows section 3 of Wang et al. 2022 (2211.00593) backwards from the logits: the heads that write the answer, the heads
-that tell those where to look, the heads that tell these. Everything printed is in docs/path_patching_ioi.md.
+Follows section 3 of Wang et al. 2022 (2211.00593) backwards from the logits: the heads that write the answer, the heads that
+determine where these attend, and the heads that inform those. The output is in docs/path_patching_ioi.md.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ import tasks
 from circuits import Metric, Model, NodeScores, PromptPairs
 
 N = 4
-"""Pairs, all of one length, so that a sweep is one batch."""
+"""Number of pairs; all have one length, so a sweep is one batch."""
 SHOWN = 5
 
 
 def pairs_of_one_length(model: Model, n: int) -> PromptPairs:
-    """Corrupted as in the paper: all three names are new ones."""
+    """Pairs with the corruption of the paper: all three names are replaced."""
     drawn = tasks.load("ioi", counterfactual="abc").pairs(model, n=8 * n, seed=0)
     lengths = [len(prompt) for prompt in drawn.clean]
     commonest = max(sorted(set(lengths)), key=lengths.count)
@@ -33,7 +33,7 @@ def heads_before(model: Model, layer: int) -> list[str]:
 
 
 def readers_of(model: Model, heads: Sequence[str], part: str) -> list[str]:
-    """The heads' queries, keys or values; keys and values belong to groups of heads."""
+    """The queries, keys or values of heads; keys and values belong to groups of heads."""
     graph = model.graph
     chosen = [r.name for r in graph.reader_nodes if r.part == part and set(graph.nodes_fed_by(r)) & set(heads)]
     return list(dict.fromkeys(chosen))
@@ -44,7 +44,7 @@ def layer_of(head: str) -> int:
 
 
 def all_into(model: Model, pairs: PromptPairs, heads: Sequence[str]) -> None:
-    """How much of the behaviour comes in by the queries, by the keys and by the values of these heads."""
+    """How much of the behaviour enters these heads through their queries, keys and values."""
     for part in "qkv":
         receivers = readers_of(model, heads, part)
         total = circuits.path_patching(model, pairs, receivers, senders="heads+mlps+input", together=True)
@@ -56,13 +56,13 @@ def spread(scores: NodeScores, i: int) -> str:
 
 
 def positive(scores: NodeScores, n: int) -> list[str]:
-    """The n heads that help most."""
+    """The n heads with the largest positive effect."""
     order = torch.argsort(scores.values, descending=True)[:n].tolist()
     return [scores.nodes[i] for i in order]
 
 
 def attention(model: Model, pairs: PromptPairs, head: str, place: str) -> str:
-    """The roles that a head looks at from a role on the clean prompts, with the mean weight."""
+    """The roles that a head attends to from a role on the clean prompts, with the mean weight."""
     layer, index = layer_of(head), int(head.split(".h")[1])
     name = f"blocks.{layer}.attn.hook_pattern"
     tokens = torch.tensor(pairs.clean, device=model.device)
@@ -79,7 +79,7 @@ def attention(model: Model, pairs: PromptPairs, head: str, place: str) -> str:
 
 
 def table(model: Model, pairs: PromptPairs, scores: NodeScores, place: str, n: int = SHOWN) -> None:
-    """The strongest senders, with where they look from a role."""
+    """The strongest senders, and what they attend to from a role."""
     print(f"\n| head | effect | from {place} it looks at |\n|---|---|---|")
     for node, _, _ in scores.strongest(n):
         i = scores.nodes.index(node)
@@ -111,15 +111,15 @@ def story(model: Model, pairs: PromptPairs) -> None:
 
     last = max(layer_of(head) for head in positive(direct, 1))
     writers = [head for head in positive(direct, 3) if layer_of(head) == last]
-    print(f"\n## 2. Who tells {' and '.join(writers)} where to look?\n\n| paths | effect |\n|---|---|")
+    print(f"\n## 2. Which heads determine where {' and '.join(writers)} attend?\n\n| paths | effect |\n|---|---|")
     all_into(model, pairs, writers)
     queries = readers_of(model, writers, "q")
-    told = circuits.path_patching(model, pairs, queries, senders=heads_before(model, last))
+    senders = circuits.path_patching(model, pairs, queries, senders=heads_before(model, last))
     print(f"\nHeads into {', '.join(queries)}:")
-    table(model, pairs, told, "end")
+    table(model, pairs, senders, "end")
 
-    pointers = positive(told, 1)
-    print(f"\n## 3. Who tells {pointers[0]}?\n\n| paths | effect |\n|---|---|")
+    pointers = positive(senders, 1)
+    print(f"\n## 3. Which heads inform {pointers[0]}?\n\n| paths | effect |\n|---|---|")
     all_into(model, pairs, pointers)
     values = readers_of(model, pointers, "v")
     sent = circuits.path_patching(model, pairs, values, senders=heads_before(model, layer_of(pointers[0])))

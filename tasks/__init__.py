@@ -1,8 +1,8 @@
-"""Tasks: behaviours with prompt pairs, found by name.
+"""Tasks, found by name: sources of prompt pairs for a behaviour.
 
-Tasks are entry points of the group `circuits.tasks`, ours as well as those of other packages: a class derived from
-`tasks.base.Task`. Ours are known without the entry points too, so that a checkout works before it is installed. Some of
-them bring a model of their own, whose circuit is known (`tasks.compiled`), an entry point of the group `circuits.models`.
+A task is an entry point of the group `circuits.tasks`, here or in another package: a class derived from `tasks.base.Task`. The
+tasks of this package also work without entry points, so that a checkout works before it is installed. Some have a model of
+their own with a known circuit (`tasks.compiled`), which is an entry point of the group `circuits.models`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ COMPILED = {
     "compiled/sort": "tasks.compiled.copying:Sort",
     "trained/induction": "tasks.trained.induction:TrainedInduction",
 }
-"""Tasks that are the model of the same name, too."""
+"""Tasks that are also the model of the same name."""
 BUILT_IN = {
     "acronym": "tasks.acronym:Acronym",
     "addition": "tasks.addition:Addition",
@@ -64,19 +64,19 @@ def load(name: str, **options: Any) -> "Task":
 
     Args:
         name: see `names()`.
-        options: the task's own, such as `counterfactual` of `ioi`.
+        options: of the task, such as `counterfactual` of `ioi`.
 
     Raises:
-        InputError: no task has that name or takes that option, or its package cannot be loaded.
+        InputError: no task has that name or option, or its package cannot be loaded.
 
     >>> load("ioi", counterfactual="abc").label
     'ioi(counterfactual=abc)'
     """
-    return plugins.find_task(name, **options)
+    return plugins.load_task(name, **options)
 
 
 def __getattr__(name: str) -> Any:
-    # `tasks.Task` without importing torch for those who only want names.
+    # `tasks.Task` is loaded on first use, so that names can be listed without torch.
     if name in ("At", "Draw", "Example", "Source", "Task", "UnusableError"):
         from tasks import base
 

@@ -4,23 +4,21 @@
 al. 2024, "How does GPT-2 Predict Acronyms?" (arXiv:2405.04156); the dots keep tokenizers from merging the letters.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import words
-from tasks.base import At, Draw, Example, Row, Task, UnusableError
+from tasks.base import At, Draw, Example, Task, UnusableError
 
 
 @dataclass(frozen=True)
 class Acronym(Task):
     """Pairs with the roles W1, W2, W3, L1, L2 (letters) and end."""
 
-    name: ClassVar[str] = "acronym"
-    title: ClassVar[str] = "Acronym"
-    description: ClassVar[str] = "Complete with the third initial: The Royal Trade Board (R.T.B"
-    source: ClassVar[str] = "García-Carrasco et al. 2024, arXiv:2405.04156"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {"words": words.CAPITALISED}
+    name = "acronym"
+    title = "Acronym"
+    description = "Complete with the third initial: The Royal Trade Board (R.T.B"
+    source = "García-Carrasco et al. 2024, arXiv:2405.04156"
+    word_lists = {"words": words.CAPITALISED}
 
     def example(self, draw: Draw) -> Example:
         first, second, third, other = draw.words("words", 4)

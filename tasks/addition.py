@@ -9,7 +9,6 @@ Where a space and a digit are two tokens (SmolLM2), the prompt ends with that sp
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from circuits.prompts.answer_tokens import continuation
 from tasks.base import At, Draw, Example, Task, UnusableError
@@ -22,10 +21,10 @@ SHOTS = 3
 class Addition(Task):
     """Pairs with the roles a, plus, b, equals (of the last sum) and end."""
 
-    name: ClassVar[str] = "addition"
-    title: ClassVar[str] = "Addition"
-    description: ClassVar[str] = "Complete with the sum, after three examples: 2 + 1 = 3"
-    source: ClassVar[str] = "Stolfo et al. 2023, arXiv:2305.15054"
+    name = "addition"
+    title = "Addition"
+    description = "Complete with the sum, after three examples: 2 + 1 = 3"
+    source = "Stolfo et al. 2023, arXiv:2305.15054"
 
     def example(self, draw: Draw) -> Example:
         *shots, (a, b) = draw.random.sample(SUMS, SHOTS + 1)

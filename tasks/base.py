@@ -1,13 +1,13 @@
-"""What a task is: words and a template that become prompt pairs for any model.
+"""The base class of tasks: words and a template that become prompt pairs for any model.
 
-A task writes text. Which words a model can take, where they end up among its tokens, and which candidates must be
-dropped depends on the model's tokenizer and is settled here, in one place. So a new task is a class of about thirty
-lines: its word lists, and a method that writes one example.
+A task writes text. What depends on a model's tokenizer is done here: which words can be used, where they are among the tokens,
+and which candidates must be dropped. So a new task is a class of about thirty lines: its word lists, and a method that
+writes one example.
 
-A task whose circuit is known may have a method `known_circuits`, see `circuits.plugins.KnowsCircuits`.
+A task with a known circuit may have a method `known_circuits`, see `circuits.plugins.KnowsCircuits`.
 
-Drawing is reproducible: pair i depends on the task, the seed, i and the tokenizer only, so the first k of a hundred
-pairs are the k pairs drawn alone, on every machine.
+Drawing is reproducible on every machine: pair i depends only on the task, the seed, i and the tokenizer. So the first k of a
+hundred pairs are the same as k pairs drawn alone.
 """
 
 import random
@@ -27,26 +27,24 @@ from circuits.prompts.pairs import Encoder, Pair, PromptPairs, Roles
 Row = tuple[str, ...]
 Lists = Mapping[str, tuple[Row, ...]]
 Prompts = tuple[TokenIds, TokenIds]
-ATTEMPTS = 2000  # candidates for one pair before giving up: enough to find the last free one among some hundreds
-SAMPLED_LENGTHS = 32  # candidates from which the usual length of a task's prompts is taken
-ATTEMPTS_AT_A_LENGTH = 50  # candidates for one pair of that length before the next number has its turn
-FRUITLESS_NUMBERS = (
-    40  # numbers in a row without a pair of that length before giving up: as many candidates as `ATTEMPTS`
-)
+ATTEMPTS = 2000  # candidates for one pair: enough to find the last unused one of some hundreds
+SAMPLED_LENGTHS = 32  # candidates from which the usual length of a task's prompts is determined
+ATTEMPTS_AT_A_LENGTH = 50  # candidates of one number for a pair of that length
+FRUITLESS_NUMBERS = 40  # consecutive numbers without such a pair: as many candidates as `ATTEMPTS`
 
 
 class UnusableError(Exception):
-    """This candidate does not suit the tokenizer: draw another. The reason is shown if all candidates fail."""
+    """The candidate does not suit the tokenizer; another one is drawn. The reason is shown if all candidates fail."""
 
 
 @dataclass(frozen=True)
 class At:
-    """The last token of a word in the clean prompt, or one some tokens further.
+    """The last token of a word in the clean prompt, or a later token.
 
     Attributes:
-        word: a word of the clean prompt; it must stand alone, not inside another word.
+        word: a whole word of the clean prompt.
         occurrence: which one, counted from 0 (from the end if negative).
-        shift: tokens to go on from there.
+        shift: number of tokens after it.
     """
 
     word: str
@@ -60,8 +58,8 @@ class Example:
 
     Attributes:
         clean, corrupted: the prompts, without BOS.
-        answers, distractors: what follows the clean prompt rightly and wrongly, each one token, with its leading space.
-        roles: name -> the word that plays it in the clean prompt (or `At`); `end`, the last token, is added to them.
+        answers, distractors: right and wrong continuations of the clean prompt, each one token, with its leading space.
+        roles: name -> the word in the clean prompt (or `At`); `end`, the last token, is added.
     """
 
     clean: str
@@ -73,14 +71,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a task writes an example from.
+    """The input of `Task.example`.
 
     Attributes:
-        index: the number of the pair; use it to alternate what must be balanced.
+        index: the number of the pair, for alternating what must be balanced.
         random: the source of all randomness.
-        lists: the task's word lists, with the words that are one token of the model.
-        model: the model, for tasks that depend on how it splits something.
-        task: the task that is drawn from.
+        lists: the task's word lists, without words that are several tokens of the model.
+        model: the model, for tasks that depend on its tokenizer.
+        task: the task.
     """
 
     index: int
@@ -90,11 +88,7 @@ class Draw:
     task: "Source"
 
     def rows(self, name: str, k: int = 1) -> list[Row]:
-        """k different rows of a list.
-
-        Raises:
-            InputError: the model's tokenizer leaves fewer than k.
-        """
+        """k different rows of a list; InputError if fewer are usable with the model's tokenizer."""
         rows = self.lists[name]
         if len(rows) < k:
             raise InputError(
@@ -115,19 +109,19 @@ class Draw:
 
 @dataclass(frozen=True)
 class Source(ABC):
-    """A behaviour, as a source of prompt pairs: of text (`Task`), or of token ids of one model (derive from this class).
+    """A source of prompt pairs for a behaviour: of text (`Task`), or of token ids of one model (derive from this class).
 
     Options are dataclass fields of the subclass.
 
     Attributes:
-        name: how it is called and recorded.
-        title: its name for people.
+        name: the name in commands and records.
+        title: the name in texts.
         description: what the model has to do, in a sentence.
-        source: the paper it is from.
+        source: the paper.
         metric: name of the metric that suits it.
-        model: short name of the one model that it is for; None: any.
+        model: short name of the only model that can do it; None: any model.
         word_lists: name -> words, or rows of words that are drawn together. Only rows whose words are all single tokens
-            behind a space are drawn.
+            after a space are drawn.
     """
 
     name: ClassVar[str]
@@ -140,33 +134,28 @@ class Source(ABC):
 
     @abstractmethod
     def pair(self, draw: Draw) -> Pair:
-        """Draw one pair.
-
-        Raises:
-            UnusableError: this candidate cannot be used.
-        """
+        """One candidate for a pair; UnusableError if it cannot be used."""
 
     @abstractmethod
     def check(self, model: Encoder) -> None:
-        """Raises InputError if the task cannot be put to this model at all."""
+        """Raises InputError if the model cannot be given this task."""
 
     def text(self, ids: Sequence[int], model: Encoder) -> str:
-        """Token ids as people read them."""
+        """Token ids as text."""
         return model.tokenizer.decode(list(ids))
 
     def pairs(self, model: Encoder, n: int = 64, seed: int = 0, *, one_length: bool = False) -> PromptPairs:
         """n different pairs.
 
         Args:
-            model: whose tokenizer makes the tokens.
-            n: how many.
+            model: its tokenizer makes the tokens.
+            n: number of pairs.
             seed: random seed.
-            one_length: draw prompts of one number of tokens only, the most frequent one in this task; then scores can have
-                an axis of all positions (`positions="each"`). A task that alternates templates alternates the templates
-                of that length.
+            one_length: draw only prompts of the most frequent length of this task, so that scores can have an axis of all
+                positions (`positions="each"`). A task that alternates templates alternates those of that length.
 
         Raises:
-            InputError: n is not positive, the task cannot be put to this model, or there are fewer different pairs.
+            InputError: n is not positive, the model cannot be given this task, or there are fewer different pairs.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InputError(f"task {self.name}: n is {n!r}; expected a whole number of at least 1")
@@ -174,57 +163,53 @@ class Source(ABC):
             raise InputError(f"task {self.name}: seed is {seed!r}; expected a whole number")
         self.check(model)
         lists = self.usable_words(model)
-        found: dict[Prompts, Pair] = {}
-        drawn = (
-            self._drawn_at_one_length(model, lists, seed, found)
-            if one_length
-            else self._drawn(model, lists, seed, found)
-        )
-        while len(found) < n:
-            pair = next(drawn)
-            found[pair.clean, pair.corrupted] = pair
-        pairs = PromptPairs.from_pairs(list(found.values()), source=self.label, seed=seed, metric=self.metric)
+        drawn: dict[Prompts, Pair] = {}
+        source = (self._drawn_at_one_length if one_length else self._drawn)(model, lists, seed, drawn)
+        while len(drawn) < n:
+            pair = next(source)
+            drawn[pair.clean, pair.corrupted] = pair
+        pairs = PromptPairs.from_pairs(list(drawn.values()), source=self.label, seed=seed, metric=self.metric)
         pairs.validate_for(model)
         return pairs
 
     def usable_words(self, model: Encoder) -> dict[str, tuple[Row, ...]]:
-        """The word lists, without the rows that have a word of several tokens."""
+        """The word lists without rows in which a word is several tokens."""
         return {name: _single_tokens(model, rows) for name, rows in self.word_lists.items()}
 
     @property
     def label(self) -> str:
-        """The name, with the options that are not the default."""
+        """The name, with options that differ from their default."""
         options = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         listed = ", ".join(f"{name}={value}" for name, value in options.items())
         return f"{self.name}({listed})" if options else self.name
 
-    def _drawn(self, model: Encoder, lists: Lists, seed: int, found: Container[Prompts]) -> Iterator[Pair]:
-        """Pair after pair: for each number the first candidate that is usable and new."""
+    def _drawn(self, model: Encoder, lists: Lists, seed: int, drawn: Collection[Prompts]) -> Iterator[Pair]:
+        """For each number, the first candidate that is usable and new."""
         for index in count():
             reasons: Counter[str] = Counter()
-            pair = self._first(model, lists, seed, index, found, ATTEMPTS, reasons)
+            pair = self._first(model, lists, seed, index, drawn, ATTEMPTS, reasons)
             if pair is None:
                 raise self._exhausted(model, index, ATTEMPTS, reasons)
             yield pair
 
     def _drawn_at_one_length(
-        self, model: Encoder, lists: Lists, seed: int, found: Collection[Prompts]
+        self, model: Encoder, lists: Lists, seed: int, drawn: Collection[Prompts]
     ) -> Iterator[Pair]:
-        """Pair after pair of the most frequent length. A number whose template has another length is passed over."""
+        """Pairs of the most frequent length. Numbers whose template has another length are skipped."""
         length = self._usual_length(model, lists, seed)
         fruitless, reasons = 0, Counter[str]()
         for index in count():
-            pair = self._first(model, lists, seed, index, found, ATTEMPTS_AT_A_LENGTH, reasons, length)
+            pair = self._first(model, lists, seed, index, drawn, ATTEMPTS_AT_A_LENGTH, reasons, length)
             if pair is not None:
                 fruitless, reasons = 0, Counter()
                 yield pair
                 continue
             fruitless += 1
             if fruitless == FRUITLESS_NUMBERS:
-                raise self._exhausted(model, len(found), FRUITLESS_NUMBERS * ATTEMPTS_AT_A_LENGTH, reasons, length)
+                raise self._exhausted(model, len(drawn), FRUITLESS_NUMBERS * ATTEMPTS_AT_A_LENGTH, reasons, length)
 
     def _usual_length(self, model: Encoder, lists: Lists, seed: int) -> int | None:
-        """The most frequent number of tokens of a clean prompt; None: there are no prompts."""
+        """The most frequent number of tokens of a clean prompt; None if no prompt is usable."""
         firsts = (
             self._first(model, lists, seed, index, (), ATTEMPTS_AT_A_LENGTH, Counter())
             for index in range(SAMPLED_LENGTHS)
@@ -233,19 +218,12 @@ class Source(ABC):
         return lengths.most_common(1)[0][0] if lengths else None
 
     def _first(
-        self,
-        model: Encoder,
-        lists: Lists,
-        seed: int,
-        index: int,
-        found: Container[Prompts],
-        attempts: int,
-        reasons: Counter[str],
-        length: int | None = None,
-    ) -> Pair | None:
-        """Pair number `index`: the first candidate that is usable, new, and of that length; `reasons` counts why others are not."""
+        self, model: Encoder, lists: Lists, seed: int, index: int, drawn: Container[Prompts], attempts: int,
+        reasons: Counter[str], length: int | None = None,
+    ) -> Pair | None:  # fmt: skip
+        """The first candidate for pair `index` that is usable, new, and of that length; `reasons` counts those of the others."""
         for attempt in range(attempts):
-            # Text seeds by its SHA-512, the same everywhere. Options stay out, so that they share the clean prompts.
+            # Seeding with text gives the same numbers everywhere. Options are left out, so that they share the clean prompts.
             source = random.Random(f"{self.name} {seed} {index} {attempt}")
             try:
                 pair = self.pair(Draw(index, source, lists, model, self))
@@ -254,7 +232,7 @@ class Source(ABC):
                 continue
             if length is not None and len(pair.clean) != length:
                 reasons["another length"] += 1
-            elif (pair.clean, pair.corrupted) in found:
+            elif (pair.clean, pair.corrupted) in drawn:
                 reasons["there already"] += 1
             else:
                 return pair
@@ -274,22 +252,18 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class Task(Source):
-    """A behaviour that is written as text, for every model with a tokenizer."""
+    """A task of text, for every model with a tokenizer."""
 
     @abstractmethod
     def example(self, draw: Draw) -> Example:
-        """Write one example.
-
-        Raises:
-            UnusableError: this candidate does not suit the tokenizer.
-        """
+        """One candidate for an example; UnusableError if it does not suit the tokenizer."""
 
     def pair(self, draw: Draw) -> Pair:
         """The example as tokens."""
         return _encode(self.example(draw), draw.model)
 
     def check(self, model: Encoder) -> None:
-        """Refuses a model without tokenizer."""
+        """Refuses a model without a tokenizer."""
         if model.tokenizer is None:
             raise InputError(
                 f"task {self.name} is text, but {model.name} has no tokenizer; use PromptPairs.from_tokens"
@@ -297,7 +271,7 @@ class Task(Source):
 
 
 def _single_tokens(model: Encoder, rows: Sequence[str | Row]) -> tuple[Row, ...]:
-    """The rows whose words are all one known token behind a space."""
+    """The rows whose words are all one known token after a space."""
     unknown = getattr(model.tokenizer, "unk_token_id", None)
 
     def single(word: str) -> bool:
@@ -309,11 +283,7 @@ def _single_tokens(model: Encoder, rows: Sequence[str | Row]) -> tuple[Row, ...]
 
 
 def _encode(example: Example, model: Encoder) -> Pair:
-    """The example as tokens.
-
-    Raises:
-        UnusableError: it does not suit the tokenizer.
-    """
+    """The example as tokens; UnusableError if it does not suit the tokenizer."""
     clean, corrupted = tuple(model.encode(example.clean)), tuple(model.encode(example.corrupted))
     if len(clean) != len(corrupted):
         raise UnusableError("clean and corrupted prompt of unequal length")
@@ -326,22 +296,14 @@ def _encode(example: Example, model: Encoder) -> Pair:
     ends = {name: At(word) if isinstance(word, str) else word for name, word in example.roles.items()}
     roles = {name: _place(model, example.clean, clean, at) for name, at in ends.items()}
     end = len(clean) - 1
-    return Pair(
-        clean=clean,
-        corrupted=corrupted,
-        answers=answers,
-        distractors=distractors,
-        position=end,
-        roles=Roles.of({**roles, "end": end}),
-        clean_text=example.clean,
-        corrupted_text=example.corrupted,
-    )
+    roles = Roles.of({**roles, "end": end})
+    return Pair(clean, corrupted, answers, distractors, end, roles, example.clean, example.corrupted)
 
 
 def _answer(model: Encoder, prompt: str, answer: str) -> int:
     """The one token that `answer` adds to the prompt."""
     added = continuation(model, prompt, answer)
-    if added is None:  # They merge, as "17" and "00" may: what is asked is the token by itself.
+    if added is None:  # prompt and answer merge, as "17" and "00" may: take the token of the answer alone
         added = by_itself(model, answer)
     if len(added) != 1:
         raise UnusableError("an answer or distractor that is not one token")
@@ -349,7 +311,7 @@ def _answer(model: Encoder, prompt: str, answer: str) -> int:
 
 
 def _place(model: Encoder, prompt: str, tokens: tuple[int, ...], at: At) -> int:
-    """The index of the last token of a word of the prompt: text up to there gives the prompt's first tokens."""
+    """The index of the last token of a word of the prompt."""
     matches = list(re.finditer(rf"(?<!\w){re.escape(at.word)}(?!\w)", prompt))
     try:
         end = matches[at.occurrence].end()

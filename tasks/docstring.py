@@ -6,12 +6,10 @@ argument and the last one swapped in the signature. From Heimersheim and Janiak 
 (arXiv:2304.14997).
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import words
-from tasks.base import At, Draw, Example, Row, Task
+from tasks.base import At, Draw, Example, Task
 
 TEMPLATE = '''def {method}(self, {signature}):
     """{about} {thing}
@@ -24,11 +22,11 @@ TEMPLATE = '''def {method}(self, {signature}):
 class Docstring(Task):
     """Pairs with the roles described, answer, distractor (in the signature), again (`described` in the text) and end."""
 
-    name: ClassVar[str] = "docstring"
-    title: ClassVar[str] = "Docstring"
-    description: ClassVar[str] = "Complete with the next argument: def run(self, a, b, c, d, e): … :param b: … :param c"
-    source: ClassVar[str] = "Heimersheim and Janiak 2023; Conmy et al. 2023, arXiv:2304.14997"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {
+    name = "docstring"
+    title = "Docstring"
+    description = "Complete with the next argument: def run(self, a, b, c, d, e): … :param b: … :param c"
+    source = "Heimersheim and Janiak 2023; Conmy et al. 2023, arXiv:2304.14997"
+    word_lists = {
         "methods": words.METHODS,
         "arguments": words.ARGUMENTS,
         "adjectives": words.DESCRIPTIONS,

@@ -5,12 +5,10 @@ al. 2023, "Identifying a Preliminary Circuit for Predicting Gendered Pronouns in
 The names are those that English speakers mostly give to one gender; what is asked is what the model takes them for.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import words
-from tasks.base import Draw, Example, Row, Task
+from tasks.base import Draw, Example, Task
 
 TEMPLATE = "So {} is a really great friend, isn't"
 PRONOUNS = (" he", " she")
@@ -20,11 +18,11 @@ PRONOUNS = (" he", " she")
 class GenderedPronoun(Task):
     """Pairs with the roles name and end; he and she alternate."""
 
-    name: ClassVar[str] = "gendered-pronoun"
-    title: ClassVar[str] = "Gendered pronoun"
-    description: ClassVar[str] = "Complete with the name's pronoun: So Mary is a really great friend, isn't she"
-    source: ClassVar[str] = "Mathwin et al. 2023"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {"he": words.MALE_NAMES, "she": words.FEMALE_NAMES}
+    name = "gendered-pronoun"
+    title = "Gendered pronoun"
+    description = "Complete with the name's pronoun: So Mary is a really great friend, isn't she"
+    source = "Mathwin et al. 2023"
+    word_lists = {"he": words.MALE_NAMES, "she": words.FEMALE_NAMES}
 
     def example(self, draw: Draw) -> Example:
         names, gender = (draw.word("he"), draw.word("she")), draw.index % 2

@@ -10,13 +10,11 @@ the last two digits are one token (GPT-2), answers are the two-digit numbers abo
 others, as in the paper.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from circuits.prompts.answer_tokens import continuation
 from tasks import words
-from tasks.base import At, Draw, Example, Row, Task, UnusableError
+from tasks.base import At, Draw, Example, Task, UnusableError
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,12 @@ class GreaterThan(Task):
     The metric is sum P(answers) - sum P(distractors).
     """
 
-    name: ClassVar[str] = "greater-than"
-    title: ClassVar[str] = "Greater-than"
-    description: ClassVar[str] = "Complete with a later year: The war lasted from the year 1732 to the year 17"
-    source: ClassVar[str] = "Hanna et al. 2023, arXiv:2305.00586"
-    metric: ClassVar[str] = "probability_difference"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {"nouns": words.EVENTS}
+    name = "greater-than"
+    title = "Greater-than"
+    description = "Complete with a later year: The war lasted from the year 1732 to the year 17"
+    source = "Hanna et al. 2023, arXiv:2305.00586"
+    metric = "probability_difference"
+    word_lists = {"nouns": words.EVENTS}
 
     def example(self, draw: Draw) -> Example:
         noun, century = draw.word("nouns"), draw.random.randint(11, 18)

@@ -5,12 +5,10 @@ the fifteenth place, which is the distractor. Repeated random tokens are the tes
 "In-context Learning and Induction Heads" (arXiv:2209.11895).
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import words
-from tasks.base import Draw, Example, Row, Task
+from tasks.base import Draw, Example, Task
 
 LENGTH = 15
 
@@ -19,11 +17,11 @@ LENGTH = 15
 class Induction(Task):
     """Pairs with the roles before (the word before the answer, which the prompt ends with too), answer and end."""
 
-    name: ClassVar[str] = "induction"
-    title: ClassVar[str] = "Induction"
-    description: ClassVar[str] = "Continue random words that are repeated: key doctor went cold … key doctor went cold"
-    source: ClassVar[str] = "Olsson et al. 2022, arXiv:2209.11895"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {"words": words.MIXED}
+    name = "induction"
+    title = "Induction"
+    description = "Continue random words that are repeated: key doctor went cold … key doctor went cold"
+    source = "Olsson et al. 2022, arXiv:2209.11895"
+    word_lists = {"words": words.MIXED}
 
     def example(self, draw: Draw) -> Example:
         *start, answer, other = draw.words("words", LENGTH + 1)

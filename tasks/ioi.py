@@ -6,13 +6,11 @@ object, IO) is right, the repeated one (the subject, S) wrong. From Wang et al. 
 (ABBA) and S first (BABA).
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from circuits.errors import InputError
 from tasks import words
-from tasks.base import At, Draw, Example, Row, Task
+from tasks.base import At, Draw, Example, Task
 
 TEMPLATES = (
     "Then, {A} and {B} had a long argument. Afterwards {S} said to",
@@ -38,13 +36,11 @@ class IOI(Task):
             `abc` (all three names become new ones, as p_ABC in the paper: neither is).
     """
 
-    name: ClassVar[str] = "ioi"
-    title: ClassVar[str] = "Indirect object identification"
-    description: ClassVar[str] = (
-        "Complete with the name that was not repeated: When Mary and John …, John gave a drink to"
-    )
-    source: ClassVar[str] = "Wang et al. 2022, arXiv:2211.00593"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {
+    name = "ioi"
+    title = "Indirect object identification"
+    description = "Complete with the name that was not repeated: When Mary and John …, John gave a drink to"
+    source = "Wang et al. 2022, arXiv:2211.00593"
+    word_lists = {
         "names": words.MALE_NAMES + words.FEMALE_NAMES,
         "places": words.PLACES,
         "objects": words.OBJECTS,

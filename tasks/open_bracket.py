@@ -5,12 +5,10 @@ that follows brackets was among the first that were found in language models: Ka
 Understanding Recurrent Networks" (arXiv:1506.02078). The template is ours.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import words
-from tasks.base import At, Draw, Example, Row, Task
+from tasks.base import At, Draw, Example, Task
 
 BRACKETS = ("()", "[]")
 
@@ -19,11 +17,11 @@ BRACKETS = ("()", "[]")
 class OpenBracket(Task):
     """Pairs with the roles variable, bracket and end; round and square brackets alternate."""
 
-    name: ClassVar[str] = "open-bracket"
-    title: ClassVar[str] = "Open bracket"
-    description: ClassVar[str] = "Complete with the bracket that closes: model = [state, output, image]"
-    source: ClassVar[str] = "Karpathy et al. 2015, arXiv:1506.02078"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {"names": words.ARGUMENTS}
+    name = "open-bracket"
+    title = "Open bracket"
+    description = "Complete with the bracket that closes: model = [state, output, image]"
+    source = "Karpathy et al. 2015, arXiv:1506.02078"
+    word_lists = {"names": words.ARGUMENTS}
 
     def example(self, draw: Draw) -> Example:
         (opens, closes), (other, wrong) = BRACKETS[draw.index % 2], BRACKETS[1 - draw.index % 2]

@@ -4,12 +4,9 @@
 relations of Todd et al. 2023, "Function Vectors in Large Language Models" (arXiv:2310.15213), with a template of ours.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import words
-from tasks.base import Row
 from tasks.relation import Relation
 
 
@@ -17,9 +14,9 @@ from tasks.relation import Relation
 class PastTense(Relation):
     """Pairs with the roles x (the verb) and end."""
 
-    name: ClassVar[str] = "past-tense"
-    title: ClassVar[str] = "Past tense"
-    description: ClassVar[str] = "Complete with the verb's past tense: Every day they go. Yesterday they went"
-    source: ClassVar[str] = "Todd et al. 2023, arXiv:2310.15213"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {"rows": words.PAST_TENSES}
-    template: ClassVar[str] = "Every day they {x}. Yesterday they"
+    name = "past-tense"
+    title = "Past tense"
+    description = "Complete with the verb's past tense: Every day they go. Yesterday they went"
+    source = "Todd et al. 2023, arXiv:2310.15213"
+    word_lists = {"rows": words.PAST_TENSES}
+    template = "Every day they {x}. Yesterday they"

@@ -5,12 +5,10 @@ corrupted prompt has an adjective of the other kind. From Tigges et al. 2023, "L
 Large Language Models" (arXiv:2310.15154), with a template of ours.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import words
-from tasks.base import Draw, Example, Row, Task
+from tasks.base import Draw, Example, Task
 
 KINDS = ("positive", "negative")
 REVIEW = "Review: The movie was {}. Sentiment:"
@@ -20,22 +18,22 @@ REVIEW = "Review: The movie was {}. Sentiment:"
 class Sentiment(Task):
     """Pairs with the roles adjective and end; answers alternate, and so does which kind is shown first."""
 
-    name: ClassVar[str] = "sentiment"
-    title: ClassVar[str] = "Sentiment"
-    description: ClassVar[str] = "Classify, after two examples: Review: The movie was lovely. Sentiment: positive"
-    source: ClassVar[str] = "Tigges et al. 2023, arXiv:2310.15154"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {"positive": words.POSITIVE, "negative": words.NEGATIVE}
+    name = "sentiment"
+    title = "Sentiment"
+    description = "Classify, after two examples: Review: The movie was lovely. Sentiment: positive"
+    source = "Tigges et al. 2023, arXiv:2310.15154"
+    word_lists = {"positive": words.POSITIVE, "negative": words.NEGATIVE}
 
     def example(self, draw: Draw) -> Example:
         kind, first_shown = draw.index % 2, draw.index // 2 % 2
         adjectives = {name: draw.words(name, 2) for name in KINDS}
         shown = (KINDS[first_shown], KINDS[1 - first_shown])
         shots = "".join(f"{REVIEW.format(adjectives[name][0])} {name}\n" for name in shown)
-        asked, other = adjectives[KINDS[kind]][1], adjectives[KINDS[1 - kind]][1]
+        adjective, other = adjectives[KINDS[kind]][1], adjectives[KINDS[1 - kind]][1]
         return Example(
-            clean=shots + REVIEW.format(asked),
+            clean=shots + REVIEW.format(adjective),
             corrupted=shots + REVIEW.format(other),
             answers=(f" {KINDS[kind]}",),
             distractors=(f" {KINDS[1 - kind]}",),
-            roles={"adjective": asked},
+            roles={"adjective": adjective},
         )

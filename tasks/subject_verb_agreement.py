@@ -5,12 +5,10 @@
 between the attractor; half of the attractors here are of the subject's number, half of the other.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import words
-from tasks.base import Draw, Example, Row, Task
+from tasks.base import Draw, Example, Task
 
 PREPOSITIONS = ("near", "behind", "beside", "with", "next to", "in front of")
 VERBS = (" is", " are")
@@ -20,11 +18,11 @@ VERBS = (" is", " are")
 class SubjectVerbAgreement(Task):
     """Pairs with the roles subject, attractor and end; singular and plural alternate, for both nouns."""
 
-    name: ClassVar[str] = "subject-verb-agreement"
-    title: ClassVar[str] = "Subject-verb agreement"
-    description: ClassVar[str] = "Complete with the verb that agrees with the subject: The teachers near the doctor are"
-    source: ClassVar[str] = "Linzen et al. 2016, arXiv:1611.01368"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {"nouns": words.SUBJECTS}
+    name = "subject-verb-agreement"
+    title = "Subject-verb agreement"
+    description = "Complete with the verb that agrees with the subject: The teachers near the doctor are"
+    source = "Linzen et al. 2016, arXiv:1611.01368"
+    word_lists = {"nouns": words.SUBJECTS}
 
     def example(self, draw: Draw) -> Example:
         number, attractor_number = draw.index % 2, draw.index // 2 % 2

@@ -5,9 +5,7 @@
 the other series end.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from tasks import words
 from tasks.base import Draw, Example, Row, Task
@@ -27,11 +25,11 @@ def parts(series: Row, cyclic: bool = False) -> tuple[Row, ...]:
 class Successor(Task):
     """Pairs with the roles first, second, third and end (the comma)."""
 
-    name: ClassVar[str] = "successor"
-    title: ClassVar[str] = "Successor"
-    description: ClassVar[str] = "Continue a series: Monday, Tuesday, Wednesday, Thursday"
-    source: ClassVar[str] = "Gould et al. 2023, arXiv:2312.09230"
-    word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {
+    name = "successor"
+    title = "Successor"
+    description = "Continue a series: Monday, Tuesday, Wednesday, Thursday"
+    source = "Gould et al. 2023, arXiv:2312.09230"
+    word_lists = {
         "days": parts(words.DAYS, cyclic=True),
         "months": parts(words.MONTHS, cyclic=True),
         "numbers": parts(words.NUMBERS),

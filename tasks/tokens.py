@@ -1,4 +1,4 @@
-"""Tasks of token ids, for one small model that is built here and has no tokenizer."""
+"""Tasks of token ids, each for one small model that is built in Python and has no tokenizer."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,46 +16,50 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TokenTask(Source):
-    """A task of token ids, and the model that it is for; both go by one name.
+    """A task of token ids, and its model, which has the same name.
 
     Attributes:
-        words: what each token id is called.
+        words: the name of each token id.
         n_ctx: the longest prompt, in tokens.
     """
 
     words: ClassVar[Sequence[str]]
     n_ctx: ClassVar[int]
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.model = getattr(cls, "name", None)
+
     @classmethod
     @abstractmethod
     def bridge(cls) -> TransformerBridge:
-        """The model, newly built."""
+        """A new model."""
 
     @abstractmethod
     def solve(self, prompt: Sequence[int]) -> Ids:
-        """The right next tokens, found in plain Python."""
+        """The right next tokens, computed in plain Python."""
 
     @abstractmethod
     def prompts(self, draw: Draw) -> tuple[Sequence[int], Sequence[int]]:
         """A clean and a corrupted prompt."""
 
     def wrong(self, clean: Sequence[int], corrupted: Sequence[int]) -> Ids:
-        """The wrong next tokens of the clean prompt: unless said otherwise, what is right after the corrupted one."""
+        """The wrong next tokens of the clean prompt; by default, those that are right after the corrupted one."""
         right = self.solve(clean)
         return tuple(token for token in self.solve(corrupted) if token not in right)
 
     def pair(self, draw: Draw) -> Pair:
-        """The two prompts, with what is right and wrong after the clean one."""
+        """The two prompts, with the right and wrong tokens after the clean one."""
         clean, corrupted = (tuple(prompt) for prompt in self.prompts(draw))
         answers, distractors = self.solve(clean), self.wrong(clean, corrupted)
         if not distractors:
             raise UnusableError("two prompts with the same answer")
         end = len(clean) - 1
-        texts = [self.text(ids, draw.model) for ids in (clean, corrupted)]
-        return Pair(clean, corrupted, answers, distractors, end, Roles.of({"end": end}), texts[0], texts[1])
+        clean_text, corrupted_text = self.text(clean, draw.model), self.text(corrupted, draw.model)
+        return Pair(clean, corrupted, answers, distractors, end, Roles.of({"end": end}), clean_text, corrupted_text)
 
     def check(self, model: Encoder) -> None:
-        """Refuses a model with another vocabulary or context."""
+        """Refuses a model with another vocabulary or context length."""
         if (model.d_vocab, model.n_ctx) != (len(self.words), self.n_ctx):
             raise InputError(
                 f"task {self.name} is made of the token ids of the model {self.model} ({len(self.words)} tokens, prompts of "

@@ -36,7 +36,7 @@ def write_pairs(case, path):
 
 
 def run(monkeypatch, given):
-    monkeypatch.setattr("sys.argv", ["circuits", *given])
+    monkeypatch.setattr(sys, "argv", ["circuits", *given])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     return stopped.value.code or 0
@@ -56,7 +56,7 @@ def discovered(monkeypatch, folder, name, method, *more):
 def command(*given, code=0):
     """Runs `circuits …` here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["circuits", *map(str, given)])
+        patch.setattr(sys, "argv", ["circuits", *map(str, given)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
     assert (stopped.value.code or 0) == code, f"circuits {' '.join(map(str, given))}: exit code {stopped.value.code}"

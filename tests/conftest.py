@@ -11,6 +11,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests import runtime_checks
+
+runtime_checks.check_some_calls()
+
 # A busy machine is no failure.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -32,6 +36,10 @@ def pytest_xdist_make_scheduler(config, log):
     return FilesTogether(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
+def pytest_runtest_setup():
+    runtime_checks.calls.clear()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _threads():
     """Tiny models are faster on one thread, and pytest-xdist brings the others."""
@@ -44,3 +52,19 @@ def smollm2():
     import circuits
 
     return circuits.load_model("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def narrow_smollm2(tmp_path_factory):
+    """A directory with a random model of SmolLM2-135M's shape (30 layers of 9 heads), but narrow, and its tokenizer."""
+    import transformers
+
+    from circuits import zoo
+
+    place, real = tmp_path_factory.mktemp("narrow"), zoo.fetch("smollm2-135m")
+    own = transformers.AutoConfig.from_pretrained(real)
+    torch.manual_seed(0)
+    own.update({"hidden_size": 36, "head_dim": 4, "intermediate_size": 8, "initializer_range": 0.3, "dtype": "float32"})
+    transformers.LlamaForCausalLM(own).save_pretrained(place)
+    transformers.AutoTokenizer.from_pretrained(real).save_pretrained(place)
+    return place

@@ -19,7 +19,7 @@ def naive_acdc(model, pairs, threshold, metric, ablation="interchange", absolute
     def loss(edges):
         with inference_state(model.bridge):
             keep = as_mask(graph, edges)
-            logits = ablated_logits(model.bridge, model.architecture, batch.suffix, replacement, keep)
+            logits = ablated_logits(model.architecture, batch.suffix, replacement, keep)
         return -question.metric.sign * float(question.metric(logits, batch.targets).mean())
 
     def into(reader):

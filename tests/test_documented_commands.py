@@ -1,7 +1,6 @@
 """Every shell command of the README and the documentation runs as it is written, on the task that it names.
 
-The model is a random one of SmolLM2-135M's shape (30 layers of 9 heads) with its tokenizer, but narrow, so that prompts have the
-lengths that they have for a reader. Numbers that only cost time are made smaller, see `SMALLER`.
+The model is `narrow_smollm2` of conftest.py, so that nodes and prompts are those of a reader. Numbers that only cost time are made smaller, see `SMALLER`.
 """
 
 import json
@@ -12,12 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-import transformers
 
 import circuits
 import tasks
-from circuits import zoo
 
 pytestmark = pytest.mark.real_model
 ROOT = Path(__file__).parents[1]
@@ -34,19 +30,24 @@ NOT_RUN = {
 """Commands that are not run, and why."""
 SMALLER = [
     (r" --on ray --workers \d", ""),  # tests/workers/test_ray.py runs with Ray
-    (r"--method acdc --threshold 0.02", "--method acdc --threshold 0.05"),
-    (r"(--method acdc --(threshold|edges) [\d.]+)", r"\1 --n 3 --start-layer 29 --random-circuits 1"),
-    (r"--method coar(?! --samples)", "--method coar --samples 310"),
-    (r"--samples (2000|5000)", "--samples 310"),
+    (r"--method acdc --threshold 0.02", "--method acdc --threshold -0.1"),  # so that some edges stay
+    # ACDC tests few of the 70,651 edges: those of a circuit that is there already, or those into the last layer.
+    (r"--method acdc --threshold ", r"--start-circuit runs/start/circuit.json \g<0>"),
+    (r"--method acdc --edges ", r"--start-layer 29 \g<0>"),
+    (r"--method coar(?! --samples)", "--method coar --samples 40 --fit ridge"),
+    (r"--samples 5000", "--samples 40 --fit ridge"),
+    (r"--samples 2000", "--samples 310"),  # more than components: the fit by default
     (r"--samples 200 ", "--samples 20 "),
     (r"--steps 300", "--steps 3"),
     (r"--refine-top 100", "--refine-top 10"),
+    (r"--edges 200 --out runs/ioi", "--edges 120 --out runs/ioi"),
     (r"^circuits study run docs/studies/induction.toml", "circuits study run docs/studies/small.toml"),
     (r"^circuits evaluate runs/ioi --pairs ioi --n 32", r"\g<0> --parts completeness,scores,recovery"),
     (r"^circuits evaluate ", r"\g<0>--random-circuits 2 "),
-    (r"--senders heads --n 4", "--senders heads --n 1"),
-    (r"^(circuits (?:discover|evaluate) .*)--n (?:8|16|32)", r"\1--n 3"),
-    (r"^(circuits discover (?!.*(--n|--config|pairs\.jsonl|PAIRS\.jsonl)).*)$", r"\1 --n 3"),
+    (r"--n (?:4|8|16|32)\b", "--n 2"),
+    (r"--senders heads --n \d+", "--senders heads --n 1"),
+    (r"^circuits discover (?!.*(--n |--config|pairs\.jsonl|PAIRS\.jsonl))", r"\g<0>--n 2 "),
+    (r"^circuits discover (?!.*--method (?!eap|acdc|edge-|information))", r"\g<0>--random-circuits 1 "),
 ]
 """What is written otherwise here; each must apply to some command."""
 SMALLER_STUDY = [
@@ -56,10 +57,11 @@ SMALLER_STUDY = [
     ("400", "40"),
 ]
 PREPARED = """
-circuits discover ioi --n 3 --edges 50 --random-circuits 0 --out runs/ioi
-circuits discover ioi --n 3 --method eap --edges 50 --random-circuits 0 --out runs/ioi-eap
-circuits discover ioi --n 3 --method acdc --edges 50 --start-layer 28 --out runs/ioi-acdc
-circuits discover ioi --n 3 --method coar --samples 310 --out runs/ioi-coar
+circuits discover ioi --n 2 --method eap --edges 50 --random-circuits 0 --out runs/start
+circuits discover ioi --n 2 --edges 50 --random-circuits 0 --out runs/ioi
+circuits discover ioi --n 2 --method eap --edges 50 --random-circuits 0 --out runs/ioi-eap
+circuits discover ioi --n 2 --method acdc --threshold -0.1 --start-circuit runs/start/circuit.json --out runs/ioi-acdc
+circuits discover ioi --n 2 --method coar --samples 40 --fit ridge --out runs/ioi-coar
 """
 """Runs that pages take for granted."""
 
@@ -83,28 +85,16 @@ ALL = [command for found in COMMANDS.values() for command in found]
 
 
 @pytest.fixture(scope="module")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a narrow model of SmolLM2-135M's shape, and its tokenizer."""
-    place = tmp_path_factory.mktemp("model")
-    own = transformers.AutoConfig.from_pretrained(zoo.fetch("smollm2-135m"))
-    torch.manual_seed(0)
-    own.update({"hidden_size": 36, "head_dim": 4, "intermediate_size": 8, "initializer_range": 0.3, "dtype": "float32"})
-    transformers.LlamaForCausalLM(own).save_pretrained(place)
-    transformers.AutoTokenizer.from_pretrained(zoo.fetch("smollm2-135m")).save_pretrained(place)
-    return place
-
-
-@pytest.fixture(scope="module")
-def place(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(narrow_smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory in which the pages' commands can be typed."""
     place = tmp_path_factory.mktemp("workplace")
-    pairs = tasks.load("ioi").pairs(circuits.load_model(str(small_model)), 6)
+    pairs = tasks.load("ioi").pairs(circuits.load_model(str(narrow_smollm2)), 3)
     assert len({len(prompt) for prompt in pairs.clean}) > 1
     for name in ("pairs.jsonl", "PAIRS.jsonl", "mine.jsonl"):
         pairs.to_jsonl(place / name)
     (place / "path/to").mkdir(parents=True)
     for name in ("path/to/model", "DIR"):
-        (place / name).symlink_to(small_model)
+        (place / name).symlink_to(narrow_smollm2)
     shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("*.png", "*.md"))
     (place / "mine.csv").write_text(
         "clean,corrupted,answers,distractors\nThe keys near the door,The key near the door, are, is\n"
@@ -125,11 +115,15 @@ def place(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcomes(small_model: Path, place: Path) -> dict[str, str]:
+def outcomes(narrow_smollm2: Path, place: Path) -> dict[str, str]:
     """What was wrong with each command, by command: the runs that pages take for granted, then page after page."""
-    wanted = [command for command in ALL if command not in NOT_RUN]
-    lines = [*PREPARED.strip().splitlines(), *map(smaller, wanted)]
-    asked = {"place": str(place), "model": str(small_model), "lines": lines}
+    wanted = {command: smaller(command) for command in ALL if command not in NOT_RUN}
+    prepared = PREPARED.strip().splitlines()
+    lines = list(prepared)
+    for line in (wanted[command] for command in ALL if command in wanted):
+        if line not in lines or " --out " in line:  # again, as another may have written there meanwhile
+            lines.append(line)
+    asked = {"place": str(place), "model": str(narrow_smollm2), "lines": lines}
     # In a process of its own, without the checks of shapes, which would take most of the time.
     done = subprocess.run(
         [sys.executable, "-m", "tests.typed_commands"],
@@ -139,9 +133,11 @@ def outcomes(small_model: Path, place: Path) -> dict[str, str]:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    problems = json.loads((place / "problems.json").read_text())
-    assert not any(problems[: len(lines) - len(wanted)]), problems
-    return dict(zip(wanted, problems[len(lines) - len(wanted) :], strict=True))
+    problems: dict[str, str] = {}
+    for line, problem in zip(lines, json.loads((place / "problems.json").read_text()), strict=True):
+        problems[line] = problems.get(line) or problem
+    assert not any(problems[line] for line in prepared), problems
+    return {command: problems[line] for command, line in wanted.items()}
 
 
 @pytest.mark.parametrize("page", COMMANDS)

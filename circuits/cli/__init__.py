@@ -1,7 +1,8 @@
-"""The `circuits` command: it parses, calls and prints; what it does is in the library.
+"""The `circuits` command: it parses, calls the library and prints.
 
-One command a file. Exit codes: 0 done; 2 something given cannot be used (one readable line); 3 a
-study in which runs failed; 1 a bug of ours (a traceback). Heavy packages are imported inside the commands, so that `circuits --help` answers at once.
+One command a file. Exit codes: 0 done; 2 the input cannot be used (one readable line); 3 runs of a study failed; 1 a bug (a
+traceback). Heavy packages are imported inside the commands, after their checks, so that `--help` and most mistakes are answered at
+once.
 """
 
 import os
@@ -38,7 +39,7 @@ app = typer.Typer(
 @app.callback()
 def settings(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show what the libraries underneath say while loading.")
+        bool, typer.Option("--verbose", "-v", help="Show the messages of other libraries while loading.")
     ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the versions that results depend on, and stop.", is_eager=True)
@@ -61,7 +62,7 @@ app.add_typer(pairs_app, name="pairs")
 
 
 def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
-    """Shows our warnings about files and pairs in one line, each once."""
+    """Shows warnings about files and pairs in one line; those about pairs once each."""
     seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
@@ -78,10 +79,10 @@ def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
 
 
 USAGE: Any = typer.BadParameter.__mro__[1]
-"""What typer raises for a command line that it cannot read; it has a name in whichever click typer comes with, not in typer."""
+"""What typer raises for a command line that it cannot parse; typer itself has no name for it, only its version of click."""
 SPINS = "1000"
-"""How often a thread of torch's looks whether there is work before it sleeps: what libgomp itself takes where there are more threads
-than processors. Its default of 300,000 took up to six times as long on a machine that others used as well (README, What it costs)."""
+"""How often a torch thread looks for work before it sleeps; libgomp uses this value if there are more threads than processors. Its
+default of 300,000 took up to six times as long on a machine with other users (README, What it costs)."""
 
 
 def main() -> None:
@@ -91,13 +92,13 @@ def main() -> None:
     try:
         with lasting_streams():
             code = _performed()
-    except InputError as problem:  # of standard output itself
+    except InputError as problem:  # standard output itself cannot be written to
         code = _refused(problem)
     sys.exit(code)
 
 
 def _performed() -> int:
-    """Does what the command line asks; the exit code."""
+    """Runs the command; returns the exit code."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _shown(warnings.showwarning)
@@ -108,22 +109,22 @@ def _performed() -> int:
     except typer.Abort:
         code = 1
     except Exception as problem:
-        said = of_machine(problem)
-        if said is None:
+        message = of_machine(problem)
+        if message is None:
             raise
-        code = _refused(InputError(said))
+        code = _refused(InputError(message))
     if code == 130:
-        print("circuits: interrupted; what is finished is kept, the rest was not written", file=sys.stderr)
+        print("circuits: interrupted; finished parts are kept, the rest was not written", file=sys.stderr)
     return code
 
 
 def _refused(problem: Any) -> int:
-    """Says in one line what cannot be used; the exit code."""
+    """Prints in one line what cannot be used; returns the exit code."""
     if isinstance(problem, InputError):
         print(f"circuits: {problem}", file=sys.stderr)
     elif type(problem).__name__ == "NoArgsIsHelpError":
         problem.show()
     else:
         command = problem.ctx.command_path if problem.ctx is not None else "circuits"
-        print(f"circuits: {problem.format_message()} ({command} --help tells more)", file=sys.stderr)
+        print(f"circuits: {problem.format_message()} ({command} --help shows all options)", file=sys.stderr)
     return 2

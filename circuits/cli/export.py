@@ -1,12 +1,15 @@
 """`circuits export`: a circuit in another format."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from circuits.cli.options import finite
+from circuits.cli.terminal import say
 from circuits.export.catalogue import FORMATS, find_format
+from circuits.results.naming import read_naming
+from circuits.runs.files import check_source
 
 
 def export(
@@ -25,44 +28,42 @@ def export(
         int | None, typer.Option(help="Take the N strongest edges by the scores instead of the circuit.", min=1)
     ] = None,
     labels: Annotated[
-        Path | None,
-        typer.Option(help="TOML or JSON file with the tables 'labels' and 'groups': what nodes are called."),
+        Path | None, typer.Option(help="TOML or JSON file with the tables 'labels' and 'groups': names of nodes.")
     ] = None,
     max_edges: Annotated[
-        int | None, typer.Option(help="Show only so many edges, the strongest; pictures without dead ends.", min=1)
+        int | None, typer.Option(help="Show only this many of the strongest edges; pictures without dead ends.", min=1)
     ] = None,
     colours: Annotated[
-        str | None, typer.Option(help="What colours tell: 'sign' of the effect (default), or 'kind' (q, k, v).")
+        str | None, typer.Option(help="What colours show: 'sign' of the effect (default), or 'kind' (q, k, v).")
     ] = None,
     direction: Annotated[str | None, typer.Option(help="Layers go 'up' (default) or 'right'.")] = None,
     dpi: Annotated[float | None, typer.Option(help="Resolution of a PNG. Default: 200.", callback=finite)] = None,
     d_model: Annotated[
         int | None, typer.Option(help="Width of the residual stream, for EAP-IG's and MIB's files.", min=1)
     ] = None,
-    mib_task: Annotated[str | None, typer.Option(help="What MIB calls the task. Default: the run's.")] = None,
-    mib_model: Annotated[str | None, typer.Option(help="What MIB calls the model. Default: the run's.")] = None,
+    mib_task: Annotated[str | None, typer.Option(help="MIB's name of the task. Default: the run's.")] = None,
+    mib_model: Annotated[str | None, typer.Option(help="MIB's name of the model. Default: the run's.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Write a circuit for a paper, for another tool, or for a benchmark."""
     form = find_format(to, out)
-    from circuits.cli.terminal import console
-    from circuits.export.formats import export_circuit
-    from circuits.results.naming import read_naming
-    from circuits.runs.source import read_source
-
-    naming = read_naming(labels) if labels is not None else None
-    found = read_source(source, edges, form.every_edge)
-    options = {
+    options: dict[str, Any] = {
         "max_edges": max_edges, "colours": colours, "direction": direction, "dpi": dpi, "d_model": d_model,
         "task": mib_task, "model": mib_model,
     }  # fmt: skip
     options = {name: value for name, value in options.items() if value is not None}
+    form.check(out, [*options, *(["naming"] if labels else [])], overwrite)
+    check_source(source)
+    naming = read_naming(labels) if labels is not None else None
+    from circuits.export.formats import export_circuit
+    from circuits.runs.source import read_source
+
+    read = read_source(source, edges, form.every_edge)
     if "prompt" in form.takes:
-        options |= {"prompt": found.prompt, "tokens": found.tokens}
-    written = export_circuit(found.circuit, out, form.name, naming=naming, overwrite=overwrite, **options)
+        options |= {"prompt": read.prompt, "tokens": read.tokens}
+    written = export_circuit(read.circuit, out, form.name, naming=naming, overwrite=overwrite, **options)
     if max_edges is not None and "colours" in form.takes:
         from circuits.export.drawing import draw
 
-        told = draw(found.circuit, naming, max_edges=max_edges).selection
-        console().print(told, markup=False, highlight=False, soft_wrap=True)
-    console().print(f"written to {written}", markup=False, highlight=False)
+        say(draw(read.circuit, naming, max_edges=max_edges).selection)
+    say(f"written to {written}")

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from circuits.cli.terminal import note
+from circuits.errors import InputError
 from circuits.prompts.columns import parse_columns
 from circuits.prompts.reading import Reading
+from circuits.prompts.source import Source
 
 if TYPE_CHECKING:
     from circuits.prompts.pairs import PromptPairs
@@ -64,10 +67,21 @@ class FilePairs:
         """
         return Reading(parse_columns(self.columns), bool(self.skip_unfit), bool(self.trust_ids), not self.no_bos)
 
+    def check(self, source: Source | None) -> Reading:
+        """The same; refused where there is no file to read.
 
-def print_unfit(pairs: "PromptPairs") -> None:
-    """Says on standard error how many pairs were left out, and why."""
+        Raises:
+            InputError: the source is a task, or there is none.
+        """
+        reading = self.reading
+        if source is None and reading != Reading():
+            raise InputError("columns, skip-unfit, trust-ids and no-bos go with --pairs")
+        if source is not None:
+            source.check(reading)
+        return reading
+
+
+def note_unfit(pairs: "PromptPairs") -> None:
+    """Prints on standard error how many pairs were left out, and why."""
     if pairs.unfit is not None:
-        from circuits.cli.terminal import console_stderr
-
-        console_stderr().print(str(pairs.unfit), soft_wrap=True, highlight=False)
+        note(str(pairs.unfit))

@@ -1,4 +1,4 @@
-"""Options that belong together, and those of the methods, as parameters of commands."""
+"""Groups of options, and the options of all methods, as parameters of commands."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -12,23 +12,18 @@ from circuits.methods.catalogue import DECLARED
 from circuits.methods.method import Declared
 from circuits.methods.options import Kind, Option
 
-PANELS = {
-    True: "Options of methods that score nodes",
-    False: "Options of methods that find edges",
-}
+PANELS = {True: "Options of methods that score nodes", False: "Options of methods that find edges"}
 """By whether a method scores nodes."""
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameters may be groups of options: dataclasses, of which each field is an option, and `**options`, which are the
-    options of all methods.
+    """A command whose parameters may be groups of options: dataclasses, with an option per field, and `**options`, the options of
+    all methods.
 
-    A parameter called `given` gets all options by name, in the order of `--help`, as they were typed.
+    A parameter called `given` gets the values of all options by name, in the order of `--help`.
     """
-    parameters: list[inspect.Parameter] = []
+    parameters, of_methods, own = list[inspect.Parameter](), list[str](), list[str]()
     groups: dict[str, tuple[Any, list[str]]] = {}
-    of_methods: list[str] = []
-    own: list[str] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if is_dataclass(parameter.annotation):
             made = list(_fields(parameter.annotation))
@@ -66,7 +61,7 @@ def _fields(group: Any) -> Iterator[inspect.Parameter]:
 
 
 def method_parameters() -> list[inspect.Parameter]:
-    """A parameter for every option that some method has: None where it is not given, so that it can be refused elsewhere."""
+    """A parameter for every option of any method. It is None if it is not given, so that other methods can refuse it."""
     methods = list(DECLARED.values())
     names = dict.fromkeys(option.name for method in methods for option in method.takes)
     return [_parameter(name, [method for method in methods if name in method.options], methods) for name in names]
@@ -90,7 +85,7 @@ def _parameter(name: str, having: list[Declared], methods: list[Declared]) -> in
 
 
 def _which(having: list[str], panel: list[str]) -> str:
-    """Whose option it is; empty where it is everybody's."""
+    """Which methods have the option; empty: all of them."""
     others = [name for name in panel if name not in having]
     if not others:
         return ""
@@ -98,7 +93,7 @@ def _which(having: list[str], panel: list[str]) -> str:
 
 
 def help_of(option: Option) -> str:
-    """What an option is for, with its bounds and its default."""
+    """An option's help, with its bounds and its default."""
     parts = [option.help]
     if not all(choice in option.help for choice in option.choices):
         parts.append(f"One of {', '.join(option.choices)}.")

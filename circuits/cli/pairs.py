@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuits.cli.common import load, print_json
-from circuits.cli.file_pairs import FilePairs, print_unfit
+from circuits.cli.common import load
+from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.options import Device, Revision
-from circuits.cli.terminal import console, table
+from circuits.cli.terminal import console, print_json, say, table
 from circuits.errors import InputError
 from circuits.prompts.convert import converted, write_converted
 from circuits.prompts.reading import Reading
@@ -49,16 +49,15 @@ def show(
     else:
         loaded = load(model, None, device, revision)
         pairs = _read(file, loaded, asked)
-        print_unfit(pairs)
+        note_unfit(pairs)
         said, first = repr(pairs), [_record(pair, loaded) for pair in islice(pairs, SHOWN)]
     if json:
         return print_json({"file": str(file), "summary": said, "pairs": first})
     names = list(dict.fromkeys(name for record in first for name in record))
-    shown = table(f"the first {len(first)} pairs of {file}", {"": False, **{f"pair {i}": False for i in range(len(first))}}, show_lines=True)  # fmt: skip
-    for name in names:
-        shown.add_row(name, *(_cell(record.get(name)) for record in first))
-    console().print(said, soft_wrap=True, highlight=False)
-    console().print(shown)
+    columns = {"": False, **{f"pair {i}": False for i in range(len(first))}}
+    rows = [(name, *(_cell(record.get(name)) for record in first)) for name in names]
+    say(said)
+    console().print(table(f"the first {len(first)} pairs of {file}", columns, rows, show_lines=True))
 
 
 @pairs_app.command()
@@ -85,10 +84,10 @@ def convert(
         written = len(rows.records)
     else:
         pairs = _read(file, load(model, None, device, revision), asked)
-        print_unfit(pairs)
+        note_unfit(pairs)
         pairs.to_jsonl(out)
         written = len(pairs)
-    console().print(f"{written} pairs written to {out}", soft_wrap=True, highlight=False)
+    say(f"{written} pairs written to {out}")
 
 
 def _reading(reading: FilePairs, n: int | None) -> Reading:

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from circuits.cli.common import load
-from circuits.cli.terminal import console
+from circuits.cli.terminal import say
 from circuits.errors import InputError
+from circuits.runs.files import read_whole
 
 
 def report(
@@ -15,19 +16,17 @@ def report(
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
 ) -> None:
     """Write one page on runs for a reader: task, model, methods, circuits, evaluations, comparison, commands."""
-    from circuits.pages.report import report_sections
+    records = [read_whole(run) for run in runs]
     from circuits.plots import write_page
+    from circuits.report import report_sections
 
-    title, sections = report_sections(runs, _decoder(runs[0]))
+    title, sections = report_sections(runs, _decoder(records[0]["provenance"]))
     write_page(title, sections, out)
-    console().print(f"written to {out}; open it in a browser", soft_wrap=True)
+    say(f"written to {out}; open it in a browser")
 
 
-def _decoder(run: Path) -> Any:
-    """What shows the tokens of a run's model as text; None where that model is not there, or has no tokenizer."""
-    from circuits.runs.read import read_run
-
-    origin = read_run(run).provenance
+def _decoder(origin: dict[str, Any]) -> Any:
+    """What shows the tokens of a run's model as text; None: the model is not there, or has no tokenizer."""
     try:
         loaded = load(str(origin.get("model")), None, "cpu", origin.get("revision"))
     except InputError:

@@ -1,7 +1,7 @@
 """Standard output and standard error that a command can always write to.
 
-A terminal may know few characters (cp932, latin-1, ASCII): what it does not know is spelled with those that it does. The reader may
-be gone (`circuits … | head`), or there may be none (`>&-`): the command goes on, and what it writes to files is not affected.
+A terminal may have few characters (cp932, latin-1, ASCII): other characters are replaced by similar ones. The reader may be gone
+(`circuits … | head`), or there may be none (`>&-`): the command continues, and its files are not affected.
 """
 
 import codecs
@@ -19,12 +19,12 @@ SPELLED = {
     "–": "-", "—": "-", "−": "-", "…": "...", "±": "+-", "×": "x", "→": "->", "·": ".", "•": "*", "≤": "<=", "≥": ">=", "≈": "~",
     "‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " ",
 }  # fmt: skip
-"""Characters of our own texts in ASCII; letters lose their accents, and of any other its code is written, as in `\\u30b1`."""
+"""Characters of our texts in ASCII; letters lose their accents, and any other character becomes its code, such as `\\u30b1`."""
 ERRORS = "mech-circuits-spelled"
 
 
 def _spelled(problem: UnicodeError) -> tuple[str, int]:
-    """The handler of characters that an encoding does not have."""
+    """The handler for characters that an encoding does not have."""
     if not isinstance(problem, UnicodeEncodeError):
         raise problem
     unknown = problem.object[problem.start : problem.end]
@@ -45,10 +45,10 @@ codecs.register_error(ERRORS, _spelled)
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Makes the process's output streams as the module says; at the end all that was written is flushed.
+    """Replaces the process's output streams, see the module docstring; at the end they are flushed.
 
     Raises:
-        InputError: standard output cannot be written to for another reason than that nobody reads it, such as a full disk.
+        InputError: standard output cannot be written to, for example because the disk is full; a missing reader is no error.
     """
     _fill_handles()
     before = sys.stdout, sys.stderr
@@ -68,7 +68,7 @@ def lasting_streams() -> Iterator[None]:
 
 
 def _fill_handles() -> None:
-    """Opens what was closed of the handles 0 to 2, so that no file of ours gets the number of an output stream."""
+    """Opens the closed ones of the handles 0 to 2, so that no file of ours gets the number of an output stream."""
     for handle in range(3):
         try:
             os.fstat(handle)
@@ -83,11 +83,11 @@ def _lasting(name: str, stream: Any) -> Any:
 
 
 class _Stream:
-    """A text stream that goes on, into nothing, when nobody reads what was written.
+    """A text stream that discards its text once nobody reads it.
 
     Args:
         name: `output` or `error`.
-        stream: the process's own.
+        stream: the process's own stream.
     """
 
     def __init__(self, name: str, stream: Any) -> None:
@@ -114,7 +114,7 @@ class _Stream:
             self._lost(problem)
 
     def _lost(self, problem: OSError) -> None:
-        """Whatever is still in the stream's buffers goes nowhere."""
+        """Discards the stream's buffers."""
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

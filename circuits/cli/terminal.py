@@ -1,10 +1,11 @@
 """What the `circuits` command shows: tables on standard output, progress on standard error."""
 
 import contextlib
+import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,63 +22,65 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def stage(name: str) -> Iterator["StageReport"]:
     """A progress bar; a note may follow the counts."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
     from rich.table import Column
 
-    # Of a narrow terminal the note gives way, not the times.
+    # In a narrow terminal the note is cut, not the times.
     note_column = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", table_column=note_column),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=16),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}", table_column=note_column),
     )
-    with Progress(*columns, console=console_stderr(), expand=True) as bar:
+    with progress.Progress(*columns, console=console_stderr(), expand=True) as bar:
         task = bar.add_task(name, total=None, note="")
         yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
 
 
-def print_summary(found: "Discovery | NodeDiscovery", model: "Model", pairs: "PromptPairs", out: Path) -> None:
+def print_result(
+    result: "Discovery | NodeDiscovery", model: "Model", pairs: "PromptPairs", out: Path, as_json: bool
+) -> None:
     """The numbers of a run, its strongest edges or nodes, and where it was written."""
     from circuits.runs.result import Discovery
 
-    if isinstance(found, Discovery):
-        rows, strongest, page = _edge_rows(found), _strongest_edges(found), "circuit.html"
+    if as_json:
+        print_json({"out": str(out), **result.summary()}, result.warnings)
+        return
+    if isinstance(result, Discovery):
+        rows, strongest, page = _edge_rows(result), _strongest_edges(result), "circuit.html"
     else:
-        rows, strongest, page = _node_rows(found), _strongest_nodes(found), "heatmap.html"
-    seconds = ", ".join(f"{stage} {s:.1f}" for stage, s in found.seconds.items())
-    shown = table(f"{pairs.source or 'pairs'} in {model.name}", {"": False, " ": True}, show_header=False)
-    for row in (("pairs", str(len(pairs))), *rows, ("seconds", seconds)):
-        shown.add_row(*row)
-    screen = console()
-    screen.print(shown, strongest)
-    for warning in found.warnings:
-        screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    for note in found.notes:
-        screen.print(f"note: {note}", style="yellow", soft_wrap=True)
-    screen.print(f"written to {out} (open {out / page} in a browser)", soft_wrap=True)
+        rows, strongest, page = _node_rows(result), _strongest_nodes(result), "heatmap.html"
+    seconds = ", ".join(f"{stage} {s:.1f}" for stage, s in result.seconds.items())
+    rows = [("pairs", str(len(pairs))), *rows, ("seconds", seconds)]
+    title = f"{pairs.source or 'pairs'} in {model.name}"
+    console().print(table(title, {"": False, " ": True}, rows, show_header=False), strongest)
+    say_all("warning", result.warnings)
+    say_all("note", result.notes)
+    say(f"written to {out} (open {out / page} in a browser)")
 
 
-def _edge_rows(found: "Discovery") -> list[tuple[str, str]]:
-    numbers = found.summary()
+def print_finished(record: Mapping[str, Any], out: Path, as_json: bool) -> None:
+    """What `--resume` prints for a run that is finished."""
+    if as_json:
+        print_json({"out": str(out), **record["summary"]})
+    else:
+        say(f"{out} is finished already; there is nothing to resume")
+
+
+def _edge_rows(result: "Discovery") -> list[tuple[str, str]]:
+    numbers = result.summary()
     metric = numbers["metric"]
     return [
-        ("accuracy of the model", "–" if found.accuracy is None else f"{found.accuracy:.2f}"),
-        *answer_rows(found.answers),
+        ("accuracy of the model", "–" if result.accuracy is None else f"{result.accuracy:.2f}"),
+        *answer_rows(result.answers),
         (f"{metric}, clean", _decimal(numbers["clean"])),
         (f"{metric}, everything ablated ({numbers['ablation']})", _decimal(numbers["ablated"])),
         (f"{metric}, circuit", _decimal(numbers["circuit"])),
         ("edges of the circuit", f"{numbers['edges']} of {numbers['edges_in_graph']}"),
-        *_search_rows(found),
+        *_search_rows(result),
         ("nodes of the circuit", str(numbers["nodes"])),
         ("faithfulness", _decimal(numbers["faithfulness"])),
         (
@@ -95,14 +98,14 @@ def answer_rows(answers: "Answers | None") -> list[tuple[str, str]]:
             ("median rank of the answer", f"{answers.median_rank:g}")]  # fmt: skip
 
 
-def _search_rows(found: "Discovery") -> list[tuple[str, str]]:
+def _search_rows(result: "Discovery") -> list[tuple[str, str]]:
     """How the edges were chosen."""
-    search, training = found.provenance.get("search"), found.provenance.get("training")
+    search, training = result.provenance.get("search"), result.provenance.get("training")
     if training is not None:
-        objective = f"{found.options['objective']}, circuit (trained on it)"
-        return [("edges asked for", str(found.options["edges"])), (objective, _decimal(training["metric"]))]
+        objective = f"{result.options['objective']}, circuit (trained on it)"
+        return [("edges asked for", str(result.options["edges"])), (objective, _decimal(training["metric"]))]
     if search is None:
-        return [("edges chosen before dead ends were pruned", str(found.options["edges"]))]
+        return [("edges chosen before dead ends were pruned", str(result.options["edges"]))]
     closest = search["closest"]
     return [
         ("tests made, of edges", f"{search['tests']}, {search['edges_tested']}"),
@@ -110,74 +113,95 @@ def _search_rows(found: "Discovery") -> list[tuple[str, str]]:
     ]
 
 
-def _strongest_edges(found: "Discovery") -> Any:
+def _strongest_edges(result: "Discovery") -> Any:
     from circuits.results.quantity import quantity_of
 
-    quantity = quantity_of(found.provenance)
-    shown = table("strongest edges", {"edge": False, "in the circuit": False, quantity.name: True, "std. error": True})
-    for edge, score, stderr in found.strongest(10):
-        shown.add_row(
-            edge,
-            "yes" if edge in found.circuit else "no",
-            f"{score:+.4f}" if quantity.signed else f"{score:.4f}",
-            "–" if math.isnan(stderr) else f"{stderr:.4f}",
-        )
-    return shown
+    quantity = quantity_of(result.provenance)
+    plus = "+" if quantity.signed else ""
+    rows = [
+        (edge, "yes" if edge in result.circuit else "no", f"{score:{plus}.4f}", _decimal(stderr, 4))
+        for edge, score, stderr in result.strongest(10)
+    ]
+    columns = {"edge": False, "in the circuit": False, quantity.name: True, "std. error": True}
+    return table("strongest edges", columns, rows)
 
 
-def _node_rows(found: "NodeDiscovery") -> list[tuple[str, str]]:
-    numbers, options = found.summary(), found.options
+def _node_rows(result: "NodeDiscovery") -> list[tuple[str, str]]:
+    numbers, options = result.summary(), result.options
     where = "" if numbers["positions"] is None else f" × {numbers['positions']} positions"
-    ranks = answer_rows(found.answers)
     other = (f"{numbers['metric']}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"]))
     if numbers["corrupted"] is None:
         other = ("ablated by", numbers["ablation"])
     return [
-        *ranks,
+        *answer_rows(result.answers),
         (f"{numbers['metric']}, clean", _decimal(numbers["clean"])),
         other,
         ("nodes", f"{numbers['nodes']}{where}"),
         *declared(options["method"]).shown(options),
-        *((name, value if isinstance(value, str) else _decimal(value)) for name, value in found.scores.quality.items()),
+        *(
+            (name, value if isinstance(value, str) else _decimal(value))
+            for name, value in result.scores.quality.items()
+        ),
     ]
 
 
-def _strongest_nodes(found: "NodeDiscovery") -> Any:
-    quantity = found.scores.quantity
-    plus = "+" if quantity.signed else ""
-    shown = table("strongest nodes", {"node": False, quantity.name: True, "std. error": True, "95% interval": True})
-    for entry in found.summary()["strongest"]:
-        interval = entry["interval"]
-        between = "–" if interval is None or None in interval else f"{interval[0]:{plus}.4f} to {interval[1]:{plus}.4f}"
-        shown.add_row(
-            entry["node"],
-            "–" if entry["effect"] is None else f"{entry['effect']:{plus}.4f}",
-            "–" if entry["stderr"] is None else f"{entry['stderr']:.4f}",
-            between,
-        )
-    return shown
+def _strongest_nodes(result: "NodeDiscovery") -> Any:
+    quantity = result.scores.quantity
+    plus, rows = "+" if quantity.signed else "", []
+    for entry in result.summary()["strongest"]:
+        low, high = entry["interval"] or (None, None)
+        between = "–" if low is None or high is None else f"{low:{plus}.4f} to {high:{plus}.4f}"
+        rows.append((entry["node"], _decimal(entry["effect"], 4, plus), _decimal(entry["stderr"], 4), between))
+    columns = {"node": False, quantity.name: True, "std. error": True, "95% interval": True}
+    return table("strongest nodes", columns, rows)
 
 
-def print_rows(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_rows(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table of text; the first column flush left, the others right."""
-    shown = table(title, {heading or " " * i: i > 0 for i, heading in enumerate(headings)})
-    for row in rows:
-        shown.add_row(*row)
-    console().print(shown)
+    console().print(table(title, {heading or " " * i: i > 0 for i, heading in enumerate(headings)}, rows))
 
 
-def table(title: str, columns: dict[str, bool], **options: Any) -> Any:
+def table(title: str | None, columns: Mapping[str, bool], rows: Iterable[Sequence[str]], **options: Any) -> Any:
     """A table with these columns; True: numbers, flush right."""
     from rich.table import Table
 
     made = Table(title=title, title_justify="left", **options)
     for name, number in columns.items():
         made.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
     return made
 
 
-def _decimal(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _decimal(value: float | None, digits: int = 3, plus: str = "") -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:{plus}.{digits}f}"
+
+
+def json_line(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def print_json(value: Any, warnings: Iterable[str] = ()) -> None:
+    """For programs: one line of JSON on standard output; warnings on standard error."""
+    print(json_line(value))
+    for warning in warnings:
+        print(f"circuits: warning: {warning}", file=sys.stderr)
+
+
+def say(text: str, **style: Any) -> None:
+    """A line on standard output, which is not cut at the width of the terminal."""
+    console().print(text, soft_wrap=True, **style)
+
+
+def say_all(kind: str, texts: Iterable[str]) -> None:
+    """Warnings or notes on standard output, a line each."""
+    for text in texts:
+        say(f"{kind}: {text}", style="yellow")
+
+
+def note(text: str) -> None:
+    """A line on standard error, beside the results."""
+    console_stderr().print(text, soft_wrap=True, highlight=False)
 
 
 def console() -> Any:
@@ -187,7 +211,7 @@ def console() -> Any:
 
 
 WITHOUT_TERMINAL = 120
-"""Columns where the output goes to a file or a pipe."""
+"""Columns when the output goes to a file or a pipe."""
 
 
 def _width(stream: Any) -> int | None:

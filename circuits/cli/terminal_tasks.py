@@ -1,43 +1,34 @@
-"""What `circuits tasks check` shows: how well the model does it, the prompts, and the words left out."""
+"""Tables of `circuits tasks check`: how well the model does the task, the prompts, and the words left out."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from circuits.cli.terminal import console, table
+from circuits.cli.terminal import console, say_all, table
 
 if TYPE_CHECKING:
     from circuits.evaluation.task import Mean, TaskCheck, Values
 
 SHOWN = 6
-"""Words of a list, or counts, that are written out."""
+"""How many words of a list, or counts, are written out."""
 
 
-def print_check(found: "TaskCheck") -> None:
+def print_check(check: "TaskCheck") -> None:
     """Tables of a check, and its warnings."""
-    screen = console()
-    screen.print(_measured(found), _prompts(found))
-    if found.word_lists:
-        screen.print(_words(found))
-    for warning in found.warnings:
-        screen.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    console().print(_measured(check), _prompts(check))
+    if check.word_lists:
+        console().print(_words(check))
+    say_all("warning", check.warnings)
 
 
-def _measured(found: "TaskCheck") -> Any:
-    shown = table(
-        f"{found.source} in {found.model}, {found.pairs} pair{'s' * (found.pairs != 1)}",
-        {"mean ± std. error": False, "clean": True, "corrupted": True},
-    )
-    rows = {"accuracy": found.accuracy, "logit difference": found.logit_difference}
-    if found.metric not in ("accuracy", "logit_difference"):
-        rows[found.metric.replace("_", " ")] = found.values
-    for name, values in rows.items():
-        shown.add_row(name, *_cells(values))
-    for name, value in (
-        ("top-1 rate of the answer", found.top_1_rate),
-        ("median rank of the answer", found.median_rank),
-    ):
-        shown.add_row(name, "–" if value is None else f"{value:.4g}", "")
-    return shown
+def _measured(check: "TaskCheck") -> Any:
+    measured = {"accuracy": check.accuracy, "logit difference": check.logit_difference}
+    if check.metric not in ("accuracy", "logit_difference"):
+        measured[check.metric.replace("_", " ")] = check.values
+    ranks = {"top-1 rate of the answer": check.top_1_rate, "median rank of the answer": check.median_rank}
+    rows = [(name, *_cells(values)) for name, values in measured.items()]
+    rows += [(name, "–" if value is None else f"{value:.4g}", "") for name, value in ranks.items()]
+    title = f"{check.source} in {check.model}, {check.pairs} pair{'s' * (check.pairs != 1)}"
+    return table(title, {"mean ± std. error": False, "clean": True, "corrupted": True}, rows)
 
 
 def _cells(values: "Values | None") -> tuple[str, str]:
@@ -48,17 +39,17 @@ def _mean(mean: "Mean") -> str:
     return f"{mean.value:.2f}" if mean.stderr is None else f"{mean.value:.2f} ± {mean.stderr:.2f}"
 
 
-def _prompts(found: "TaskCheck") -> Any:
-    shown = table("prompts", {"": False, " ": False}, show_header=False)
-    merging = found.merging
-    shown.add_row("sign flips with the corruption", "–" if found.flips is None else f"{found.flips:.2f} of the pairs")
-    shown.add_row("tokens", _distribution(found.lengths))
-    shown.add_row("leading tokens that a pair shares", _distribution(found.prefixes))
-    shown.add_row("answers that merge with the prompt", "–" if merging is None else f"{merging.pairs} pairs")
-    shown.add_row("the same clean and corrupted prompt", f"{found.same_prompts} pairs")
-    shown.add_row("with padding tokens", f"{found.padded} pairs")
-    shown.add_row("duplicates", f"{found.equal_pairs} pairs, {found.equal_clean} clean prompts")
-    return shown
+def _prompts(check: "TaskCheck") -> Any:
+    rows = [
+        ("sign flips with the corruption", "–" if check.flips is None else f"{check.flips:.2f} of the pairs"),
+        ("tokens", _distribution(check.lengths)),
+        ("leading tokens that a pair shares", _distribution(check.prefixes)),
+        ("answers that merge with the prompt", "–" if check.merging is None else f"{check.merging.pairs} pairs"),
+        ("the same clean and corrupted prompt", f"{check.same_prompts} pairs"),
+        ("with padding tokens", f"{check.padded} pairs"),
+        ("duplicates", f"{check.equal_pairs} pairs, {check.equal_clean} clean prompts"),
+    ]
+    return table("prompts", {"": False, " ": False}, rows, show_header=False)
 
 
 def _distribution(counts: Mapping[int, int]) -> str:
@@ -72,10 +63,10 @@ def _distribution(counts: Mapping[int, int]) -> str:
     return f"{min(counts)} to {max(counts)}, mean {mean:.1f}"
 
 
-def _words(found: "TaskCheck") -> Any:
-    shown = table("words", {"list": False, "used": True, "of": True, "left out: not single tokens": False})
-    for name, words in found.word_lists.items():
+def _words(check: "TaskCheck") -> Any:
+    rows = []
+    for name, words in check.word_lists.items():
         out = words.left_out
-        told = ", ".join(out[:SHOWN]) + (f" and {len(out) - SHOWN} more" if len(out) > SHOWN else "")
-        shown.add_row(name, str(words.entries - len(out)), str(words.entries), told or "–")
-    return shown
+        named = ", ".join(out[:SHOWN]) + (f" and {len(out) - SHOWN} more" if len(out) > SHOWN else "")
+        rows.append((name, str(words.entries - len(out)), str(words.entries), named or "–"))
+    return table("words", {"list": False, "used": True, "of": True, "left out: not single tokens": False}, rows)

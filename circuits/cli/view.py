@@ -1,13 +1,18 @@
 """`circuits view`: a circuit to look at in a browser."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuits.cli.common import load
+from circuits.cli.common import load, model_of
 from circuits.cli.options import RunModel
-from circuits.cli.terminal import console
+from circuits.cli.terminal import say
+from circuits.runs.files import check_source
+
+if TYPE_CHECKING:
+    from circuits.results.circuit import Circuit
 
 
 def view(
@@ -26,31 +31,35 @@ def view(
     model: RunModel = None,
 ) -> None:
     """Write one HTML page that shows a circuit, or two side by side; it works offline."""
-    from circuits.files.untrusted import text_or_none
-    from circuits.prompts.pairs import PromptPairs
-    from circuits.results.provenance import said
+    paths = [target] if other is None else [target, other]
+    for path in paths:
+        check_source(path)
     from circuits.runs.source import read_source
     from circuits.viewer import write_viewer
-    from circuits.viewer.attention import attention_patterns
 
-    paths = [target] if other is None else [target, other]
     names = [path.resolve().stem for path in paths]
     names = names if len(set(names)) == len(names) else [str(path) for path in paths]
     shown = {name: read_source(path, edges).circuit for name, path in zip(names, paths, strict=True)}
-    first = next(iter(shown.values()))
-    origin, tokens, patterns = first.provenance, [], {}
+    origin, tokens, patterns = next(iter(shown.values())).provenance, [], {}
     about = [f"{origin.get('task') or 'pairs'} in {origin.get('model')}"] if origin.get("model") else []
     if attention and (target / "pairs.jsonl").is_file():
-        loaded = load(
-            model or said(origin, "model"),
-            said(origin, "dtype"),
-            "auto",
-            text_or_none(origin.get("revision"), "revision"),
-        )
-        pairs = PromptPairs.from_jsonl(target / "pairs.jsonl", loaded, trust_ids=True)
-        nodes = dict.fromkeys(node for circuit in shown.values() for node in circuit.nodes)
-        tokens, patterns = attention_patterns(loaded, pairs, list(nodes), pair)
-        about.append(f"example: {''.join(tokens)}" if loaded.tokenizer else f"example: {' '.join(tokens)}")
+        tokens, patterns, example = _attention(target, shown, pair, model)
+        about.append(f"example: {example}")
     page = out or (target / "view.html" if target.is_dir() else target.with_suffix(".html"))
     write_viewer(shown, page, title=about[0] if about else None, about=about, tokens=tokens, patterns=patterns)
-    console().print(f"written to {page}; open it in a browser", soft_wrap=True)
+    say(f"written to {page}; open it in a browser")
+
+
+def _attention(
+    run: Path, circuits: Mapping[str, "Circuit"], pair: int, model: str | None
+) -> tuple[list[str], dict[str, Any], str]:
+    """The tokens of a run's pair, the attention of the circuits' heads on it, and its text."""
+    from circuits.prompts.pairs import PromptPairs
+    from circuits.viewer.attention import attention_patterns
+
+    name, dtype, revision = model_of(next(iter(circuits.values())).provenance, model)
+    loaded = load(name, dtype, "auto", revision)
+    pairs = PromptPairs.from_jsonl(run / "pairs.jsonl", loaded, trust_ids=True)
+    nodes = dict.fromkeys(node for circuit in circuits.values() for node in circuit.nodes)
+    tokens, patterns = attention_patterns(loaded, pairs, list(nodes), pair)
+    return tokens, patterns, ("" if loaded.tokenizer else " ").join(tokens)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.capture import Writes, expanded_heads, stored_heads
@@ -125,7 +124,6 @@ def replaced_stream(architecture: Architecture, replacement: Writes) -> dict[tup
 
 
 def ablated_logits(
-    bridge: TransformerBridge,
     architecture: Architecture,
     suffix: Suffix,
     replacement: Writes,
@@ -135,7 +133,7 @@ def ablated_logits(
     """Logits on the clean prompts with every edge outside `keep` ablated.
 
     Args:
-        bridge, architecture: the model.
+        architecture: the model.
         suffix: the prompts.
         replacement: what takes an ablated writer's place.
         keep: True at the edges that stay; with a leading batch axis, another circuit for each prompt.
@@ -144,4 +142,4 @@ def ablated_logits(
     """
     ablation = Ablated(architecture, replacement, keep, edit)
     with torch.no_grad():
-        return run(bridge, architecture.unembed, suffix.clean, suffix.position, ablation.hooks(), suffix.cache())
+        return run(architecture, suffix.clean_tokens, ablation.hooks())

@@ -148,12 +148,14 @@ class Architecture:
     """The blocks of a loaded model, and where the residual stream ends.
 
     Attributes:
+        bridge: the model.
         blocks: one description per layer.
         final: where the residual stream enters the final norm: the reader `logits`.
         unembed: where the normed stream enters the unembedding.
         final_norm: between these two.
     """
 
+    bridge: TransformerBridge
     blocks: tuple[Block, ...]
     final: HookPoint
     unembed: HookPoint
@@ -202,7 +204,7 @@ def describe(bridge: TransformerBridge) -> Architecture:
         raise ModelError(f"{name}: parallel and sequential blocks in one model are not supported")
     final_norm = describe_norm(bridge.ln_final)
     return Architecture(
-        tuple(blocks), points["ln_final.hook_in"], points["unembed.hook_in"], n_heads, n_kv_heads, final_norm
+        bridge, tuple(blocks), points["ln_final.hook_in"], points["unembed.hook_in"], n_heads, n_kv_heads, final_norm
     )
 
 

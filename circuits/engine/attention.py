@@ -9,7 +9,7 @@ Keys one position at a time would take a pass a position. But key j changes one 
 with all keys old and all keys new, hold every score that is needed (`engine.qk_fix`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +18,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from transformer_lens import TransformerBridge
 
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.check import tolerance
-from circuits.engine.hooks import Cache, Hook, run
+from circuits.engine.hooks import Hook, TokenBatch, run
 from circuits.engine.patch import Values
 from circuits.engine.qk_fix import KeyFix, RowFix, key_fix
 from circuits.errors import ModelError
@@ -78,23 +77,19 @@ class CleanAttention:
     """What was recorded of the run whose queries and keys are replaced.
 
     Attributes:
-        tokens, position: its prompts, see `engine.hooks.run`.
-        prefix: makes a copy of the keys and values in front of `tokens` for a pass (or None).
+        batch: its prompts.
         stream: what enters each block.
         values: per layer z, the part that is replaced, and v where keys are patched one by one.
         scores: per layer what entered the softmax, where keys are patched one by one.
     """
 
-    tokens: Int[Tensor, "batch pos"]
-    position: Int[Tensor, " batch"]
-    prefix: Callable[[], Cache | None]
+    batch: TokenBatch
     stream: Sequence[Float[Tensor, "batch pos d_model"]]
     values: Values
     scores: Mapping[int, Float[Tensor, "batch head query key"]]
 
 
 def attention_fixes(
-    bridge: TransformerBridge,
     architecture: Architecture,
     clean: CleanAttention,
     part: Part,
@@ -107,7 +102,7 @@ def attention_fixes(
     One pass of the model; where a norm over all heads ties them together (OLMo-2), one for each head.
 
     Args:
-        bridge, architecture: the model.
+        architecture: the model.
         clean: the run that is changed.
         part: whether queries or keys are replaced.
         layers: in which layers.
@@ -119,11 +114,11 @@ def attention_fixes(
         ModelError: the recorded scores do not give the model's attention.
     """
     n = architecture.n_heads if part == "q" else architecture.n_kv_heads
-    apart = heads_apart(bridge, architecture)
+    apart = heads_apart(architecture)
     fixes: dict[int, list[Any]] = {layer: [] for layer in layers}
     for heads in [list(range(n))] if apart else [[head] for head in range(n)]:
         scores = AttentionScores(architecture, layers) if one_by_one else None
-        new = _run_with(bridge, architecture, clean, part, layers, source, heads, scores)
+        new = _run_with(architecture, clean, part, layers, source, heads, scores)
         for layer in layers:
             if scores is None:
                 old = clean.values[layer, "z"].detach()
@@ -135,7 +130,6 @@ def attention_fixes(
 
 
 def _run_with(
-    bridge: TransformerBridge,
     architecture: Architecture,
     clean: CleanAttention,
     part: Part,
@@ -153,7 +147,7 @@ def _run_with(
         hooks.append((getattr(block, part), partial(_with_heads, source[layer, part], heads)))
         hooks.append((block.z, partial(new.__setitem__, layer)))
     with torch.no_grad(), _without_mlps(architecture), nullcontext() if scores is None else scores:
-        run(bridge, architecture.unembed, clean.tokens, clean.position, hooks, clean.prefix())
+        run(architecture, clean.batch, hooks)
     return new
 
 
@@ -189,7 +183,7 @@ def _keys(
 ) -> KeyFix:
     values = clean.values[layer, "v"].detach().transpose(1, 2)
     n_patched = values.shape[2]
-    prefix: Cache | None = clean.prefix()
+    prefix = clean.batch.cache
     if prefix is not None:
         values = torch.cat([prefix.layers[layer].values.to(values), values], dim=2)
     values = values.repeat_interleave(architecture.n_heads // values.shape[1], dim=1)
@@ -203,7 +197,7 @@ def _keys(
     return key_fix(clean.scores[layer], patched, values, slots, n_patched)
 
 
-def heads_apart(bridge: TransformerBridge, architecture: Architecture) -> bool:
+def heads_apart(architecture: Architecture) -> bool:
     """Whether a head's query or key changes no other head: not where a norm is taken over all heads' queries together.
 
     Tried once a model: three copies of a few tokens, the second with another query in head 0's last position, the third with
@@ -213,13 +207,14 @@ def heads_apart(bridge: TransformerBridge, architecture: Architecture) -> bool:
         ModelError: a query changes the attention of another position.
     """
     if architecture not in _apart:
+        bridge = architecture.bridge
         length = min(8, int(bridge.cfg.n_ctx or 8))
         tokens = (torch.arange(length) % int(bridge.cfg.d_vocab)).repeat(3, 1).to(next(bridge.parameters()).device)
         rows = [_Probe(architecture, block) for block in architecture.blocks]
         hooks = [hook for probe in rows for hook in probe.hooks()]
         position = torch.full((3,), length - 1, device=tokens.device)
         with torch.no_grad():
-            run(bridge, architecture.unembed, tokens, position, hooks)
+            run(architecture, TokenBatch(tokens, position), hooks)
         _apart[architecture] = all(probe.apart for probe in rows)
     return _apart[architecture]
 

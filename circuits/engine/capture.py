@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.architecture import Architecture, Block
-from circuits.engine.hooks import Cache, Hook, run
+from circuits.engine.hooks import Hook, TokenBatch, run
 
 Metric = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
 
@@ -128,20 +127,15 @@ class _WriteRecorder:
 
 
 def capture_writes(
-    bridge: TransformerBridge,
-    architecture: Architecture,
-    tokens: Int[Tensor, "batch pos"],
-    position: Int[Tensor, " batch"],
-    cache: Cache | None = None,
-    hooks: Sequence[Hook] = (),
+    architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()
 ) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
-    """Logits at `position`, and every writer's output, in one forward pass without gradients.
+    """Logits, and every writer's output, in one forward pass without gradients.
 
     `hooks` are put on first, so that what they change is what is recorded.
     """
     recorder = _WriteRecorder(architecture)
     with torch.no_grad():
-        logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *recorder.hooks()], cache)
+        logits = run(architecture, batch, [*hooks, *recorder.hooks()])
     return logits, recorder.writes()
 
 
@@ -233,29 +227,24 @@ class _GradientRecorder(_WriteRecorder):
 
 
 def capture_gradients(
-    bridge: TransformerBridge,
     architecture: Architecture,
-    tokens: Int[Tensor, "batch pos"],
-    position: Int[Tensor, " batch"],
+    batch: TokenBatch,
     metric: Metric,
-    cache: Cache | None = None,
     embedding: Float[Tensor, "batch pos d_model"] | None = None,
     hooks: Sequence[Hook] = (),
 ) -> Gradients:
     """One forward and one backward pass of the metric summed over the batch.
 
     Args:
-        bridge, architecture: the model.
-        tokens: token ids, all prompts of equal length.
-        position: whose logits the metric reads.
+        architecture: the model.
+        batch: the prompts.
         metric: logits -> one number per prompt.
-        cache: keys and values in front of `tokens`.
         embedding: what enters the first block instead of the tokens' embedding.
         hooks: put on first, so that what they change is what is recorded.
     """
     recorder = _GradientRecorder(architecture, embedding)
     with torch.enable_grad():
-        logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *recorder.hooks()], cache)
+        logits = run(architecture, batch, [*hooks, *recorder.hooks()])
         values = metric(logits)
         recorder.backward(values.sum())
     assert recorder.resid_final is not None

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.ablate import Ablated, ablated_logits
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.capture import Writes, capture_writes, expanded_heads
-from circuits.engine.hooks import run
+from circuits.engine.hooks import TokenBatch, run
 from circuits.engine.prefix import Suffix, prefix_cache
 from circuits.engine.resume import base_run, resume
 from circuits.errors import ModelError
@@ -46,12 +45,13 @@ def tolerance(dtype: torch.dtype) -> float:
     return 1e-4 if dtype in (torch.float32, torch.float64) else 0.1
 
 
-def check(bridge: TransformerBridge, architecture: Architecture, name: str) -> CheckReport:
+def check(architecture: Architecture, name: str) -> CheckReport:
     """Runs the three statements of the module docstring.
 
     Raises:
         ModelError: one does not hold; the message names the layer and the size of the error.
     """
+    bridge = architecture.bridge
     dtype, device = next(bridge.parameters()).dtype, next(bridge.parameters()).device
     limit = tolerance(dtype)
     batch = _example(int(bridge.cfg.d_vocab), int(bridge.cfg.n_ctx or 8)).to(device)
@@ -63,11 +63,11 @@ def check(bridge: TransformerBridge, architecture: Architecture, name: str) -> C
         record = [
             (point, seen[which].append) for point in (*[b.resid_pre for b in architecture.blocks], architecture.final)
         ]
-        logits[which], writes[which] = capture_writes(bridge, architecture, tokens, batch.position, hooks=record)
+        logits[which], writes[which] = capture_writes(architecture, suffix.with_tokens(tokens), record)
         if not torch.isfinite(logits[which]).all():
             raise ModelError(f"{name}: the logits on random tokens are not finite; are its weights damaged?")
     with torch.no_grad():
-        plain = run(bridge, architecture.unembed, batch.clean, batch.position)
+        plain = run(architecture, suffix.clean_tokens)
     scale = float(plain.abs().max())
     if scale == 0:
         raise ModelError(f"{name}: all logits on random tokens are 0; are its weights damaged?")
@@ -78,18 +78,18 @@ def check(bridge: TransformerBridge, architecture: Architecture, name: str) -> C
         ("all edges kept should give the model's own logits", mask, plain),
         ("no edge kept should give the corrupted prompt's logits", torch.zeros_like(mask), logits["corrupted"]),
     ):
-        got = ablated_logits(bridge, architecture, suffix, writes["corrupted"], keep, edit="all")
+        got = ablated_logits(architecture, suffix, writes["corrupted"], keep, edit="all")
         error = float((got - wanted).abs().max()) / scale
         if not error <= limit:
-            layer = _first_wrong_layer(bridge, architecture, suffix, writes["corrupted"], seen, bool(keep.any()), limit)
+            layer = _first_wrong_layer(architecture, suffix, writes["corrupted"], seen, bool(keep.any()), limit)
             raise ModelError(
                 f"{name}: its graph is not exact: {statement}, but they differ by {error:.2g} of the largest logit "
                 f"(at most {limit:.0e} is rounding); {layer}"
             )
         errors[statement] = error
     all_kept, none_kept = errors.values()
-    prefix = _prefix_error(bridge, architecture, batch, plain, scale)
-    resume_exact = _resumes(bridge, architecture, batch, plain, limit * scale)
+    prefix = _prefix_error(architecture, batch, plain, scale)
+    resume_exact = _resumes(architecture, batch, plain, limit * scale)
     return CheckReport(residual, all_kept, none_kept, prefix, prefix is not None and prefix <= limit, resume_exact)
 
 
@@ -137,7 +137,6 @@ def _behind(block: Block, writes: Writes, stream: Tensor) -> Tensor:
 
 
 def _first_wrong_layer(
-    bridge: TransformerBridge,
     architecture: Architecture,
     suffix: Suffix,
     replacement: Writes,
@@ -148,21 +147,19 @@ def _first_wrong_layer(
     """Which layer first departs from the clean residual stream when every reader is recomputed unchanged."""
     if not all_kept:
         return "with all edges kept it was exact, so what fails is the replacement of a writer"
-    found: list[Tensor] = []
+    streams: list[Tensor] = []
     ablation = Ablated(architecture, replacement, architecture.graph.edge_mask, edit="all")
-    record = [(block.resid_pre, found.append) for block in architecture.blocks]
+    record = [(block.resid_pre, streams.append) for block in architecture.blocks]
     with torch.no_grad():
-        run(bridge, architecture.unembed, suffix.clean, suffix.position, [*record, *ablation.hooks()])
-    for layer in range(1, len(found)):
-        error = float((found[layer] - seen["clean"][layer]).abs().max() / seen["clean"][layer].abs().max())
+        run(architecture, suffix.clean_tokens, [*record, *ablation.hooks()])
+    for layer in range(1, len(streams)):
+        error = float((streams[layer] - seen["clean"][layer]).abs().max() / seen["clean"][layer].abs().max())
         if not error <= limit:
             return f"the first wrong layer is {layer - 1}, off by {error:.2g}"
-    return f"the first wrong layer is {len(found) - 1}"
+    return f"the first wrong layer is {len(streams) - 1}"
 
 
-def _prefix_error(
-    bridge: TransformerBridge, architecture: Architecture, batch: PairBatch, plain: Tensor, scale: float
-) -> float | None:
+def _prefix_error(architecture: Architecture, batch: PairBatch, plain: Tensor, scale: float) -> float | None:
     """The larger error of the logits and of the residual stream behind the prefix, at all positions.
 
     The logits alone would not do: those of a model that does not care for these tokens are the same without any prefix.
@@ -171,24 +168,22 @@ def _prefix_error(
     whole: list[Tensor] = []
     behind: list[Tensor] = []
     try:
-        cache = prefix_cache(bridge, batch.clean[:, :half])
+        cache = prefix_cache(architecture.bridge, batch.clean[:, :half])
         with torch.no_grad():
             record = [(architecture.final, whole.append)]
-            run(bridge, architecture.unembed, batch.clean, batch.position, record)
+            run(architecture, TokenBatch(batch.clean, batch.position), record)
             record = [(architecture.final, behind.append)]
-            got = run(bridge, architecture.unembed, batch.clean[:, half:], batch.position - half, record, cache)
+            got = run(architecture, TokenBatch(batch.clean[:, half:], batch.position - half, cache), record)
     except Exception:  # whatever a model's code does with a cache it cannot take: then it gets none
         return None
     stream = float((behind[0] - whole[0][:, half:]).abs().max()) / float(whole[0].abs().max())
     return max(stream, float((got - plain).abs().max()) / scale)
 
 
-def _resumes(
-    bridge: TransformerBridge, architecture: Architecture, batch: PairBatch, plain: Tensor, limit: float
-) -> bool:
+def _resumes(architecture: Architecture, batch: PairBatch, plain: Tensor, limit: float) -> bool:
     try:
-        base = base_run(bridge, architecture, batch.clean, batch.position)
-        got = resume(bridge, architecture, base, len(architecture.blocks) - 1, [], tiles=2)
+        base = base_run(architecture, TokenBatch(batch.clean, batch.position))
+        got = resume(architecture, base, len(architecture.blocks) - 1, [], tiles=2)
     except Exception:  # a block that cannot be skipped: then passes begin at the first one
         return False
     return bool((got.reshape(2, *plain.shape) - plain).abs().max() <= limit)

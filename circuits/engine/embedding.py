@@ -8,10 +8,9 @@ to be kept.
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.architecture import Architecture
-from circuits.engine.hooks import Hook, Reached, run, stop
+from circuits.engine.hooks import Hook, Reached, TokenBatch, run, stop
 
 SAMPLE = 32
 """Tokens on which the factor is measured."""
@@ -19,27 +18,25 @@ CHUNK = 4096
 """Tokens in one pass, where the whole vocabulary is embedded."""
 
 
-def embedding_std(bridge: TransformerBridge, architecture: Architecture) -> float:
+def embedding_std(architecture: Architecture) -> float:
     """The standard deviation, over the whole vocabulary, of the entries of a token's embedding as it enters the first block;
     a learned position embedding does not count.
 
     Where the model multiplies its embedding matrix `W_E` by a factor (1 in most), it is the factor times the standard deviation
     of the matrix's entries; where it does anything else, every token is embedded.
     """
-    matrix = bridge.W_E.detach()
-    factor = _factor(bridge, architecture, matrix)
-    return _std_of_all(bridge, architecture, len(matrix)) if factor is None else factor * float(matrix.float().std())
+    matrix = architecture.bridge.W_E.detach()
+    factor = _factor(architecture, matrix)
+    return _std_of_all(architecture, len(matrix)) if factor is None else factor * float(matrix.float().std())
 
 
-def _factor(
-    bridge: TransformerBridge, architecture: Architecture, matrix: Float[Tensor, "d_vocab d_any"]
-) -> float | None:
+def _factor(architecture: Architecture, matrix: Float[Tensor, "d_vocab d_any"]) -> float | None:
     """What the model multiplies its embedding matrix by; None: it does something else.
 
     Differences between tokens are compared, which position embeddings at the one position drop out of.
     """
     tokens = torch.linspace(0, len(matrix) - 1, min(SAMPLE, len(matrix))).long().to(matrix.device)
-    rows, entering = matrix[tokens].double(), _entering(bridge, architecture, tokens).double().to(matrix.device)
+    rows, entering = matrix[tokens].double(), _entering(architecture, tokens).double().to(matrix.device)
     if rows.shape != entering.shape:
         return None
     eps = torch.finfo(matrix.dtype).eps
@@ -54,26 +51,25 @@ def _factor(
     return 1.0 if abs(factor - 1) <= eps else abs(factor)
 
 
-def _std_of_all(bridge: TransformerBridge, architecture: Architecture, d_vocab: int) -> float:
+def _std_of_all(architecture: Architecture, d_vocab: int) -> float:
     n, total, squares = 0, 0.0, 0.0
     for start in range(0, d_vocab, CHUNK):
-        entries = _entering(bridge, architecture, torch.arange(start, min(start + CHUNK, d_vocab))).double()
+        entries = _entering(architecture, torch.arange(start, min(start + CHUNK, d_vocab))).double()
         n, total, squares = n + entries.numel(), total + float(entries.sum()), squares + float(entries.square().sum())
     return max(0.0, (squares - total**2 / n) / (n - 1)) ** 0.5
 
 
-def _entering(
-    bridge: TransformerBridge, architecture: Architecture, tokens: Int[Tensor, " token"]
-) -> Float[Tensor, "token d_model"]:
+def _entering(architecture: Architecture, tokens: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
     """What enters the first block for each token as a prompt of its own; learned position embeddings are left out where the
     model shows them."""
+    bridge = architecture.bridge
     hooks: list[Hook] = [(architecture.blocks[0].resid_pre, stop)]
     if "pos_embed.hook_out" in bridge.hook_dict:
         hooks.append((bridge.hook_dict["pos_embed.hook_out"], torch.zeros_like))
     tokens = tokens.to(bridge.W_E.device)
     try:
         with torch.no_grad():
-            run(bridge, architecture.unembed, tokens[:, None], torch.zeros_like(tokens), hooks)
+            run(architecture, TokenBatch(tokens[:, None], torch.zeros_like(tokens)), hooks)
     except Reached as reached:
         return reached.value[:, 0]
     raise AssertionError("the pass never came to the first block")

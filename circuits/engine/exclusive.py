@@ -1,22 +1,26 @@
 """One thread at a time uses a set of weights; a second one waits.
 
-Hooks, gradients and modes belong to a model, not to a call, so that two threads on one model would each see what the other does
-to it. Weights are told apart by where they are in memory: models that share some of them share the lock. A thread may take
-again what it holds.
+Hooks, gradients and modes belong to a model, not to a call, so two threads on one model would each see what the other does to
+it. Weights are identified by where they are in memory: models that share some of them share the lock. A thread may take again
+what it holds.
 
-Waiting that could not end is an error: two threads that wait for each other, be it for weights or because the one that holds
-them waits for the other to end (`Thread.join`, `Future.result`). For what else a thread waits (an event, a queue, a pool of
-`multiprocessing`, an event loop) cannot be known; one that holds weights and only waits for `PATIENCE` seconds gives no hope either.
+Waiting that cannot end is an error: two threads that wait for each other's weights, or a thread that holds weights and waits
+for the other thread to end (`Thread.join`, `Future.result`). What else a thread waits for (an event, a queue, a pool of
+`multiprocessing`, an event loop) cannot be known; one that holds weights and only waits for `PATIENCE` seconds is given up.
+
+The stack of another thread is read only while that thread stands still, because Python 3.11 may fail on the frames of a
+running one. So it is not looked at before the owner of the weights has used no processor time for `LOOK_EVERY` seconds.
 """
 
 import concurrent.futures._base as futures
 import concurrent.futures.thread as pools
+import gc
 import os
 import selectors
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -62,14 +66,15 @@ class Exclusive:
 
     def _take(self, me: int, keys: Keys, name: str) -> Keys:
         self.waiting[me] = keys
-        idle: dict[int, tuple[FrameType, float]] = {}
+        looks = _Looks()
         try:
             while True:
                 owners = {owner for key in keys if (owner := self.owners.get(key, me)) != me}
+                frames = looks.frames(self.waiting) if looks.any_idle(owners) else {}
                 for owner in owners:
-                    if me in self._behind(owner):
+                    if me in self._behind(owner, frames):
                         raise InputError(_never(name, owner))
-                    if self._only_waits(owner, idle):
+                    if owner not in self.waiting and looks.stood(owner) > PATIENCE:
                         raise InputError(_never(name, owner, f"has done nothing but wait for {PATIENCE:g} seconds"))
                 if not owners and not self._should_let_pass(me, keys):
                     break
@@ -80,16 +85,6 @@ class Exclusive:
         self.owners.update(dict.fromkeys(mine, me))
         return mine
 
-    def _only_waits(self, owner: int, idle: dict[int, tuple[FrameType, float]]) -> bool:
-        """Whether a thread has waited in one place since `PATIENCE` seconds, and not for weights; `idle` remembers since when."""
-        frame = sys._current_frames().get(owner)
-        if frame is None or owner in self.waiting or frame.f_code.co_filename not in WAITING:
-            idle.pop(owner, None)
-            return False
-        since = idle[owner][1] if owner in idle and idle[owner][0] is frame else time.monotonic()
-        idle[owner] = frame, since
-        return time.monotonic() - since > PATIENCE
-
     def _should_let_pass(self, me: int, keys: Keys) -> bool:
         """Whether another thread came before, for some of the same. Who holds something already passes it."""
         if me in self.owners.values():
@@ -97,14 +92,13 @@ class Exclusive:
         for other, wanted in self.waiting.items():  # in the order in which they came
             if other == me:
                 return False
-            if not wanted.isdisjoint(keys) and me not in self._behind(other):
+            if not wanted.isdisjoint(keys) and me not in self._behind(other, {}):
                 return True
         return False
 
-    def _behind(self, thread: int) -> set[int]:
-        """All threads that this one waits for, those that they wait for, and so on."""
+    def _behind(self, thread: int, frames: dict[int, FrameType]) -> set[int]:
+        """All threads that this one waits for, those that they wait for, and so on; `frames`: of threads that stand still."""
         found: set[int] = set()
-        frames = sys._current_frames()
         todo = [thread]
         while todo:
             other = todo.pop()
@@ -122,6 +116,59 @@ class Exclusive:
         self.changed = threading.Condition()
         self.owners = {key: owner for key, owner in self.owners.items() if owner == me}
         self.waiting = {}
+
+
+class _Looks:
+    """What a waiting thread saw of the others when it last looked. It holds the lock of `Exclusive` while it looks, so that
+    owners of weights, and others that wait for weights, can neither end nor go on."""
+
+    def __init__(self) -> None:
+        self.used: dict[int, float] = {}
+        self.still: dict[int, tuple[FrameType, float]] = {}
+
+    def any_idle(self, owners: set[int]) -> bool:
+        """Whether one of these threads has used no processor time since the last look; where the system has no such clock,
+        whether there was a last look."""
+        used = {owner: _processor_time(owner) for owner in owners}
+        idle = any(self.used.get(owner) == seconds for owner, seconds in used.items())
+        self.used = used
+        return idle
+
+    def frames(self, waiting: Collection[int]) -> dict[int, FrameType]:
+        """Frames of this thread, of those in `waiting`, and of those that waited in the same place at the last look."""
+        now, me = time.monotonic(), threading.get_ident()
+        current = _current_frames()
+        held = {thread: frame for thread, frame in current.items() if frame.f_code.co_filename in WAITING}
+        before, self.still = self.still, {}
+        for thread, frame in held.items():
+            last = before.get(thread)
+            self.still[thread] = last if last is not None and last[0] is frame else (frame, now)
+        same = {thread for thread, (_, since) in self.still.items() if since < now}
+        return {
+            thread: frame for thread, frame in current.items() if thread == me or thread in waiting or thread in same
+        }
+
+    def stood(self, thread: int) -> float:
+        """Seconds for which a thread has been seen to wait in one place."""
+        return time.monotonic() - self.still[thread][1] if thread in self.still else 0.0
+
+
+def _processor_time(thread: int) -> float:
+    """Seconds of processor time of a thread that is alive; always 0 where the system does not say (macOS, Windows)."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return 0.0
+    return time.clock_gettime(time.pthread_getcpuclockid(thread))
+
+
+def _current_frames() -> dict[int, FrameType]:
+    """The top frame of each thread. A collection of garbage on the way could deadlock Python before 3.11.5 and 3.12."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _joined(frames: dict[int, FrameType], thread: int) -> set[int]:

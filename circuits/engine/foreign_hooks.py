@@ -48,11 +48,11 @@ def foreign_hooks(bridge: TransformerBridge, modules: Iterable[nn.Module]) -> tu
         for hook in getattr(torch_module, attribute, {}).values()
         if not _belongs(hook)
     ]
-    found = [(module, kind, hook) for module in modules for kind, hook in _hooks(module) if not _belongs(hook)]
-    if not found:
+    others = [(module, kind, hook) for module in modules for kind, hook in _hooks(module) if not _belongs(hook)]
+    if not others:
         return tuple(everywhere)
     names = _names(bridge)
-    here = [f"{names.get(module, type(module).__name__)}: {kind} {_called(hook)}" for module, kind, hook in found]
+    here = [f"{names.get(module, type(module).__name__)}: {kind} {_called(hook)}" for module, kind, hook in others]
     return (*dict.fromkeys(everywhere + here),)
 
 

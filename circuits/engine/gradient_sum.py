@@ -155,7 +155,7 @@ class GradientSum:
             first: the first of these writers.
         """
         last = first + difference.shape[1]
-        found = difference.new_zeros(*difference.shape[:2], self.graph.n_readers)
+        products = difference.new_zeros(*difference.shape[:2], self.graph.n_readers)
         flat = difference.flatten(2)
         parts = [part for part in self.parts if part.n_writers > first]
         for group in _groups(parts):
@@ -164,14 +164,14 @@ class GradientSum:
             g = difference.new_empty(readers.stop - readers.start, *difference[:, 0].shape)
             for part in group:
                 part.first_term(g[part.readers.start - readers.start : part.readers.stop - readers.start])
-            found[:, :n, readers] = torch.bmm(flat[:, :n], g.flatten(2).permute(1, 2, 0))
+            products[:, :n, readers] = torch.bmm(flat[:, :n], g.flatten(2).permute(1, 2, 0))
         along = _along(parts, difference)
         for part in parts:
             for coefficients in part.coefficients:
                 n = min(last, part.n_writers) - first
-                here = coefficients.to(found.device)
-                found[:, :n, part.readers] -= torch.einsum("bpw,bps->bws", next(along)[..., :n], here)
-        return found.masked_fill_(~self.graph.edge_mask[first:last].to(found.device), 0.0)
+                here = coefficients.to(products.device)
+                products[:, :n, part.readers] -= torch.einsum("bpw,bps->bws", next(along)[..., :n], here)
+        return products.masked_fill_(~self.graph.edge_mask[first:last].to(products.device), 0.0)
 
 
 def _parts(architecture: Architecture) -> list[Part]:

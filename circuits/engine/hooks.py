@@ -1,7 +1,9 @@
 """One forward pass with hooks that come off in every case, on a model that is left as it was."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 from transformer_lens.hook_points import HookPoint
 
+from circuits.engine.architecture import Architecture
 from circuits.engine.held import held
 from circuits.plain_torch import plain_state
 
@@ -78,35 +81,73 @@ def stop(value: Tensor) -> None:
     raise Reached(value)
 
 
-def run(
-    bridge: TransformerBridge,
-    unembed: HookPoint,
-    tokens: Int[Tensor, "batch pos"],
-    position: Int[Tensor, " batch"],
-    hooks: Sequence[Hook] = (),
-    cache: Cache | None = None,
-) -> Float[Tensor, "batch d_vocab"]:
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Prompts for a forward pass.
+
+    Attributes:
+        tokens: token ids, all prompts of equal length; with a `cache`, those behind the cached ones.
+        position: index into the positions of `tokens`, whose logits are wanted.
+        cache: keys and values of a prefix, see `engine.prefix`; each pass extends a copy.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    position: Int[Tensor, " batch"]
+    cache: Cache | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def tiled(self, tiles: int) -> "TokenBatch":
+        """So many copies, one behind the other."""
+        if tiles == 1:
+            return self
+        cache = _with_rows(self.cache, lambda x: x.repeat(tiles, 1, 1, 1))
+        return TokenBatch(self.tokens.repeat(tiles, 1), self.position.repeat(tiles), cache)
+
+    def first(self, n: int) -> "TokenBatch":
+        """The first prompts only."""
+        return TokenBatch(self.tokens[:n], self.position[:n], _with_rows(self.cache, lambda x: x[:n]))
+
+
+def copy_cache(cache: Cache | None) -> Cache | None:
+    """A cache that can be extended without changing the original; the tensors themselves are shared."""
+    if cache is None or not hasattr(cache, "layers"):
+        return copy.deepcopy(cache)
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
+
+
+def _with_rows(cache: Cache | None, change: Callable[[Tensor], Tensor]) -> Cache | None:
+    """A copy with other prompts' keys and values."""
+    twin = copy_cache(cache)
+    if twin is not None:
+        for layer in twin.layers:
+            layer.keys, layer.values = change(layer.keys), change(layer.values)
+    return twin
+
+
+def run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch d_vocab"]:
     """Logits at one position of each prompt, under hooks.
 
     The unembedding, a fifth of a small model's work, runs on the asked positions only.
 
     Args:
-        bridge: the model.
-        unembed: the hook point before the unembedding.
-        tokens: token ids, all prompts of equal length. With a `cache`, the tokens behind the cached ones.
-        position: index into `tokens`' positions whose logits are wanted.
+        architecture: the model.
+        batch: the prompts.
         hooks: (hook point, function) pairs.
-        cache: keys and values of a prefix, see `engine.prefix`; it grows by this call.
     """
-    rows = torch.arange(len(tokens), device=tokens.device)
+    bridge, position = architecture.bridge, batch.position
+    rows = torch.arange(len(batch), device=batch.tokens.device)
 
     def picked(normed: Tensor) -> Tensor:
         return normed[rows.to(normed.device), position.to(normed.device)][:, None]
 
     extra: dict[str, Any] = {}
-    if cache is not None:
-        extra["past_key_values"] = cache
+    if batch.cache is not None:
+        extra["past_key_values"] = copy_cache(batch.cache)
     elif hasattr(getattr(bridge.original_model, "config", None), "use_cache"):
         extra["use_cache"] = False  # or the model would copy every key and value into a cache that nobody reads
-    with hooked([*hooks, (unembed, picked)]):
-        return bridge(tokens, return_type="logits", **extra)[:, 0]
+    with hooked([*hooks, (architecture.unembed, picked)]):
+        return bridge(batch.tokens, return_type="logits", **extra)[:, 0]

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.architecture import Architecture
-from circuits.engine.hooks import Cache, Hook, run
+from circuits.engine.hooks import Hook, TokenBatch, run
 from circuits.engine.patch import Values, hook_point
 
 Key = tuple[int, str]
@@ -36,6 +35,11 @@ class LiveRun:
     stream: tuple[Float[Tensor, "batch pos d_model"], ...]
     metric: Float[Tensor, " batch"]
 
+    @property
+    def detached(self) -> Values:
+        """The values without the graph."""
+        return {key: value.detach() for key, value in self.values.items()}
+
     def gradients(self, keys: Sequence[Key], again: bool = False) -> tuple[Values, list[Tensor]]:
         """Gradients of the summed metric at the hook points, and along the residual stream.
 
@@ -43,8 +47,8 @@ class LiveRun:
             keys: hook points.
             again: keep the graph for further calls.
         """
-        found = _gradients(self.metric.sum(), None, [*(self.values[k] for k in keys), *self.stream], again)
-        return dict(zip(keys, found[: len(keys)], strict=True)), found[len(keys) :]
+        gradients = _gradients(self.metric.sum(), None, [*(self.values[k] for k in keys), *self.stream], again)
+        return dict(zip(keys, gradients[: len(keys)], strict=True)), gradients[len(keys) :]
 
     def gradients_below(self, layer: int, at_stream: Float[Tensor, "batch pos d_model"], keys: Sequence[Key]) -> Values:
         """Gradients at hook points in front of `layer`, if the stream there has the gradient `at_stream`. Only the blocks
@@ -52,32 +56,29 @@ class LiveRun:
         embedding = [key for key in keys if key[1] == "resid_pre"]
         if layer == 0:
             return dict.fromkeys(embedding, at_stream)
-        found = _gradients(self.stream[layer], at_stream, [self.values[key] for key in keys], again=True)
-        return dict(zip(keys, found, strict=True))
+        gradients = _gradients(self.stream[layer], at_stream, [self.values[key] for key in keys], again=True)
+        return dict(zip(keys, gradients, strict=True))
 
 
 def _gradients(of: Tensor, start: Tensor | None, at: Iterable[Tensor], again: bool) -> list[Tensor]:
     points = list(at)
-    found = torch.autograd.grad(of, points, start, retain_graph=again, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(points, found, strict=True)]
+    gradients = torch.autograd.grad(of, points, start, retain_graph=again, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(points, gradients, strict=True)]
 
 
 def live_run(
-    bridge: TransformerBridge,
     architecture: Architecture,
-    tokens: Int[Tensor, "batch pos"],
-    position: Int[Tensor, " batch"],
+    batch: TokenBatch,
     metric: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]],
     keys: Collection[Key],
-    cache: Cache | None = None,
     hooks: Sequence[Hook] = (),
     embedding: Float[Tensor, "batch pos d_model"] | None = None,
 ) -> LiveRun:
     """Runs once, with gradients from the embedding on.
 
     Args:
-        bridge, architecture: the model.
-        tokens, position, cache: see `engine.hooks.run`.
+        architecture: the model.
+        batch: the prompts.
         metric: logits -> one number per prompt.
         keys: hook points whose activations are kept.
         hooks: further hooks.
@@ -90,7 +91,7 @@ def live_run(
     along.append((architecture.final, partial(_append, stream)))
     points: list[Hook] = [(hook_point(architecture, *key), partial(_keep, values, key)) for key in sorted(set(keys))]
     with torch.enable_grad():
-        logits = run(bridge, architecture.unembed, tokens, position, [start, *along, *points, *hooks], cache)
+        logits = run(architecture, batch, [start, *along, *points, *hooks])
         return LiveRun(values, tuple(stream), metric(logits))
 
 

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 from transformer_lens.hook_points import HookPoint
 
 from circuits.engine.architecture import Architecture
-from circuits.engine.hooks import Cache, Hook, run
-from circuits.engine.prefix import copy_cache
+from circuits.engine.hooks import Hook, TokenBatch, run
 from circuits.engine.resume import BaseRun, resume
 from circuits.errors import ModelError
 from circuits.graph.nodes import Site
@@ -59,18 +57,12 @@ class ValueRecorder:
 
 
 def record_values(
-    bridge: TransformerBridge,
-    architecture: Architecture,
-    tokens: Int[Tensor, "batch pos"],
-    position: Int[Tensor, " batch"],
-    sites: Sequence[Site],
-    cache: Cache | None = None,
-    hooks: Sequence[Hook] = (),
+    architecture: Architecture, batch: TokenBatch, sites: Sequence[Site], hooks: Sequence[Hook] = ()
 ) -> tuple[Float[Tensor, "batch d_vocab"], Values]:
     """Logits, and the activations at which the sites sit, of one run under `hooks`."""
     recorder = ValueRecorder(architecture, sites)
     with torch.no_grad():
-        logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *recorder.hooks()], copy_cache(cache))
+        logits = run(architecture, batch, [*hooks, *recorder.hooks()])
     return logits, recorder.values
 
 
@@ -91,23 +83,19 @@ def changed_prompts(own: Values, source: Values, patches: Intervention, device: 
 
 def hook_point(architecture: Architecture, layer: int, point: str) -> HookPoint:
     """The hook point of a site; ModelError where the model has none."""
-    found = getattr(architecture.blocks[layer], point)
-    if found is None:
+    hook = getattr(architecture.blocks[layer], point)
+    if hook is None:
         raise ModelError(f"layer {layer} of this model has no hook for {point}, so it cannot be patched there")
-    return found
+    return hook
 
 
 def patched_logits(
-    bridge: TransformerBridge,
-    architecture: Architecture,
-    base: BaseRun,
-    values: Values,
-    interventions: Sequence[Intervention],
+    architecture: Architecture, base: BaseRun, values: Values, interventions: Sequence[Intervention]
 ) -> Float[Tensor, "intervention batch d_vocab"]:
     """Logits of the base run under each intervention.
 
     Args:
-        bridge, architecture: the model.
+        architecture: the model.
         base: the run that is changed.
         values: where replacing values come from, for every hook point that is touched.
         interventions: each a set of patches that are made together.
@@ -115,7 +103,7 @@ def patched_logits(
     hooks = patch_hooks(architecture, values, interventions)
     layers = [patch.site.layer for patches in interventions for patch in patches]
     first = min(layers, default=len(architecture.blocks) - 1)
-    logits = resume(bridge, architecture, base, first, hooks, len(interventions))
+    logits = resume(architecture, base, first, hooks, len(interventions))
     return logits.reshape(len(interventions), len(base), -1)
 
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from transformer_lens import TransformerBridge
 from transformer_lens.utilities.multi_gpu import find_misplaced_modules
 
+from circuits.engine.dtypes import check_dtype
 from circuits.errors import InputError, ModelError
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 DeviceMap = str | Mapping[str, str | int]
 """How layers are placed: `auto`, `balanced`, `balanced_low_0`, `sequential`, one device for all, or a device for each module
@@ -33,11 +32,7 @@ def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
     Raises:
         InputError: an unknown one.
     """
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+    return dtype if isinstance(dtype, torch.dtype) else getattr(torch, check_dtype(dtype))
 
 
 def check_device_name(device: str) -> str:

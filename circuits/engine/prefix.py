@@ -5,7 +5,6 @@ attribute. Those positions are computed once and kept as keys and values; every 
 causal models; whether a loaded model takes the cache exactly is part of the check at loading.
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
-from circuits.engine.hooks import Cache
+from circuits.engine.hooks import Cache, TokenBatch
 from circuits.prompts.pairs import PairBatch
 
 
@@ -35,18 +34,19 @@ class Suffix:
     batch: PairBatch
     _cache: Cache | None = None
 
-    def cache(self) -> Cache | None:
-        """Keys and values of the prefix, to be handed to one forward pass (a pass extends what it is given)."""
-        return copy_cache(self._cache)
+    @property
+    def clean_tokens(self) -> TokenBatch:
+        """The clean prompts, for a pass."""
+        return self.with_tokens(self.clean)
 
+    @property
+    def corrupted_tokens(self) -> TokenBatch:
+        """The corrupted prompts, for a pass."""
+        return self.with_tokens(self.corrupted)
 
-def copy_cache(cache: Cache | None) -> Cache | None:
-    """A cache that can be extended without changing the original; the tensors themselves are shared."""
-    if cache is None or not hasattr(cache, "layers"):
-        return copy.deepcopy(cache)
-    twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]
-    return twin
+    def with_tokens(self, tokens: Int[Tensor, "batch pos"]) -> TokenBatch:
+        """Other tokens behind the same prefix."""
+        return TokenBatch(tokens, self.position, self._cache)
 
 
 def prefix_cache(bridge: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> Cache:

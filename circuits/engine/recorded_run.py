@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Writes, capture_writes
@@ -61,7 +60,7 @@ class RecordedRun:
         return stream
 
 
-def record_run(bridge: TransformerBridge, architecture: Architecture, suffix: Suffix) -> RecordedRun:
+def record_run(architecture: Architecture, suffix: Suffix) -> RecordedRun:
     """The clean run of some prompts."""
     seen: dict[tuple[str, int], Tensor] = {}
     hooks: list[Hook] = []
@@ -77,11 +76,11 @@ def record_run(bridge: TransformerBridge, architecture: Architecture, suffix: Su
         keep(block.rule.cos, "cos", block.layer)
         keep(block.rule.sin, "sin", block.layer)
     keep(architecture.final, "final", 0)
-    logits, writes = capture_writes(bridge, architecture, suffix.clean, suffix.position, suffix.cache(), hooks)
+    logits, writes = capture_writes(architecture, suffix.clean_tokens, hooks)
     layers = range(len(architecture.blocks))
     parallel = any(block.parallel for block in architecture.blocks)
     attention = tuple(seen["attention", layer] for layer in layers)
-    cached = getattr(suffix.cache(), "layers", None)
+    cached = getattr(suffix.clean_tokens.cache, "layers", None)
     return RecordedRun(
         logits=logits,
         writes=writes,

@@ -114,17 +114,18 @@ class Rules:
 
 
 @contextmanager
-def relevance(bridge: TransformerBridge, architecture: Architecture, attention: str) -> Iterator[Rules]:
+def relevance(architecture: Architecture, attention: str) -> Iterator[Rules]:
     """The model under RelP's rules while the context lasts.
 
     Args:
-        bridge, architecture: the model.
+        architecture: the model.
         attention: `live` or `detached`.
 
     Raises:
         ModelError: a norm of an unknown kind, or an MLP that is no activation between two linear maps (experts); the layer
             is named.
     """
+    bridge = architecture.bridge
     norms = _norms(bridge)
     applied: set[int] = set()
     hooks: list[Hook] = []
@@ -154,14 +155,14 @@ def _constant(norm: Norm) -> ConstantScale:
 
 def _norms(bridge: TransformerBridge) -> Sequence[tuple[Any, ConstantScale]]:
     """Every normalisation layer on the way, with what it is."""
-    found: list[tuple[str, Any]] = []
+    norms: list[tuple[str, Any]] = []
     for layer, block in enumerate(bridge.blocks):
         parts, inner = block._modules, block._modules["attn"]._modules
-        found += [(f"layer {layer}: {name}", parts[name]) for name in BLOCK_NORMS if name in parts]
-        found += [(f"layer {layer}: {name}", inner[name]) for name in ATTENTION_NORMS if name in inner]
-    found.append(("the final norm", bridge.ln_final))
+        norms += [(f"layer {layer}: {name}", parts[name]) for name in BLOCK_NORMS if name in parts]
+        norms += [(f"layer {layer}: {name}", inner[name]) for name in ATTENTION_NORMS if name in inner]
+    norms.append(("the final norm", bridge.ln_final))
     described = []
-    for where, component in found:
+    for where, component in norms:
         norm = describe_norm(component)
         if norm.kind == "other":
             raise ModelError(f"{where} is neither LayerNorm nor RMSNorm, so RelP has no rule for it")

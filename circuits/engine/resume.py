@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.architecture import Architecture
-from circuits.engine.hooks import Cache, Hook, run
-from circuits.engine.prefix import copy_cache
+from circuits.engine.hooks import Hook, TokenBatch, run
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,36 +23,24 @@ class BaseRun:
     """A run to start again from.
 
     Attributes:
-        tokens: its token ids.
-        position: the position whose logits are read.
-        cache: keys and values in front of `tokens`, or None.
+        batch: its prompts.
         resid_pre: what entered each block.
-        logits: its logits at `position`.
+        logits: its logits.
         output_lengths: per block, the length of the tuple it returned; None: a bare tensor.
         exact: whether passes may begin in the middle; if not, they run from the first block.
     """
 
-    tokens: Int[Tensor, "batch pos"]
-    position: Int[Tensor, " batch"]
-    cache: Cache | None
+    batch: TokenBatch
     resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
     logits: Float[Tensor, "batch d_vocab"]
     output_lengths: tuple[int | None, ...]
     exact: bool = True
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.batch)
 
 
-def base_run(
-    bridge: TransformerBridge,
-    architecture: Architecture,
-    tokens: Int[Tensor, "batch pos"],
-    position: Int[Tensor, " batch"],
-    cache: Cache | None = None,
-    hooks: Sequence[Hook] = (),
-    exact: bool = True,
-) -> BaseRun:
+def base_run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = (), exact: bool = True) -> BaseRun:
     """Runs once (under `hooks`, which are part of the run) and keeps what later passes start from."""
     resid: list[Tensor] = []
     lengths: list[int | None] = []
@@ -66,25 +52,20 @@ def base_run(
     try:
         record = [(block.resid_pre, resid.append) for block in architecture.blocks]
         with torch.no_grad():
-            logits = run(bridge, architecture.unembed, tokens, position, [*hooks, *record], copy_cache(cache))
+            logits = run(architecture, batch, [*hooks, *record])
     finally:
         for handle in handles:
             handle.remove()
-    return BaseRun(tokens, position, cache, tuple(resid), logits, tuple(lengths), exact)
+    return BaseRun(batch, tuple(resid), logits, tuple(lengths), exact)
 
 
 def resume(
-    bridge: TransformerBridge,
-    architecture: Architecture,
-    base: BaseRun,
-    layer: int,
-    hooks: Sequence[Hook],
-    tiles: int = 1,
+    architecture: Architecture, base: BaseRun, layer: int, hooks: Sequence[Hook], tiles: int = 1
 ) -> Float[Tensor, "rows d_vocab"]:
     """Logits of the base run, from `layer` on under hooks.
 
     Args:
-        bridge, architecture: the model.
+        architecture: the model.
         base: the run to start from.
         layer: the first layer that the hooks change.
         hooks: they see every prompt `tiles` times: rows = tiles · batch, tile by tile.
@@ -94,9 +75,8 @@ def resume(
     blocks = architecture.blocks
 
     first = [(blocks[layer].resid_pre, lambda x: base.resid_pre[layer].repeat(tiles, 1, 1))]
-    tokens, position = base.tokens.repeat(tiles, 1), base.position.repeat(tiles)
     with torch.no_grad(), _skipping(architecture, base, layer):
-        return run(bridge, architecture.unembed, tokens, position, [*first, *hooks], _tiled(base.cache, tiles))
+        return run(architecture, base.batch.tiled(tiles), [*first, *hooks])
 
 
 @contextmanager
@@ -116,12 +96,3 @@ def _identity(length: int | None) -> Callable[..., Any]:
     if length is None:
         return lambda hidden_states, *args, **kwargs: hidden_states
     return lambda hidden_states, *args, **kwargs: (hidden_states, *[None] * (length - 1))
-
-
-def _tiled(cache: Cache | None, tiles: int) -> Cache | None:
-    twin = copy_cache(cache)
-    if twin is not None and tiles > 1:
-        for layer in twin.layers:
-            layer.keys = layer.keys.repeat(tiles, 1, 1, 1)
-            layer.values = layer.values.repeat(tiles, 1, 1, 1)
-    return twin

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.ablate import replaced_stream
 from circuits.engine.architecture import Architecture, Block
@@ -32,7 +31,6 @@ ATTENTION = ("q", "k", "v")
 
 
 def masked_logits(
-    bridge: TransformerBridge,
     architecture: Architecture,
     suffix: Suffix,
     replacement: Writes,
@@ -45,7 +43,7 @@ def masked_logits(
     Call it within `inference_state`: weights are constants here.
 
     Args:
-        bridge, architecture: the model.
+        architecture: the model.
         suffix: the prompts.
         replacement: what takes an ablated writer's place.
         mask: the share of its current value that an edge carries; entries that are no edges are not looked at.
@@ -55,7 +53,7 @@ def masked_logits(
     streams = replaced_stream(architecture, replacement) if streams is None else streams
     masked = _Masked(architecture, replacement, mask, streams, closed_stay)
     with torch.set_grad_enabled(mask.requires_grad):
-        return run(bridge, architecture.unembed, suffix.clean, suffix.position, masked.hooks(), suffix.cache())
+        return run(architecture, suffix.clean_tokens, masked.hooks())
 
 
 class _Differences:

@@ -10,28 +10,31 @@ linear model answers), and with exactly the circuit's edges kept (what `circuits
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.evaluation.faithfulness import circuit_metrics
+from circuits.evaluation.faithfulness import measure_circuits
 from circuits.measure.component_samples import Sampler, in_blocks
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, get_ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.node_scores import LinearAttribution
+from circuits.shown import Shown
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class CircuitPrediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class CircuitPrediction(Shown):
     """Of one circuit; metrics are per prompt and signed like the behaviour.
 
     Attributes:
@@ -52,6 +55,12 @@ class CircuitPrediction:
     node_ablation: str
     ablation: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Means over the prompts, as JSON can hold them."""
+        means = {name: float(getattr(self, name).mean()) for name in ("predicted", "nodes_kept", "edges_kept")}
+        sizes = {"circuit": self.circuit, "edges": self.n_edges, "nodes": self.n_nodes}
+        return {**sizes, **means, "node_ablation": self.node_ablation, "ablation": self.ablation}
+
 
 @on_model
 def predict_circuits(
@@ -60,15 +69,16 @@ def predict_circuits(
     linear: LinearAttribution,
     circuits: Mapping[str, Circuit],
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[CircuitPrediction, ...]:
     """Predictions and measurements of several circuits.
 
     Args:
-        model, pairs: those of the linear model.
+        model: a loaded model.
+        pairs: the prompts that the linear model was fitted on.
         linear: from `circuits.coar`, of whole heads and MLPs.
         circuits: by name.
         metric: None: the one the task prefers.
@@ -81,26 +91,18 @@ def predict_circuits(
     if linear.n_prompts != len(pairs):
         raise InputError(f"the linear model is of {linear.n_prompts} prompts, but there are {len(pairs)} pairs")
     node_ablation = str(linear.provenance.get("ablation", "zero"))
-    edges = circuit_metrics(
-        model, pairs, list(circuits.values()), metric=metric, ablation=ablation, batch_size=batch_size
-    )
-    sampler = Sampler.ask(model, pairs, list(linear.nodes), metric, node_ablation, batch_size)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    edges = measure_circuits(question, list(circuits.values())).values
+    sampler = Sampler.of(question.again(ablation=node_ablation), list(linear.nodes))
     kept = torch.tensor([[node in set(circuit.nodes) for node in sampler.nodes] for circuit in circuits.values()])
     kept = kept.reshape(len(circuits), len(sampler.nodes))
     measured = sampler.measured("circuits", in_blocks(~kept), progress).outcomes
-    sign = sampler.question.metric.sign
+    sign = question.metric.sign
     order = [sampler.nodes.index(node) for node in linear.nodes]
     predicted = linear.predict(kept[:, order].double())
+    sizes = [(len(circuit), int(nodes.sum())) for circuit, nodes in zip(circuits.values(), kept, strict=True)]
+    names = node_ablation, question.ablation.label
     return tuple(
-        CircuitPrediction(
-            name,
-            len(circuit),
-            int(kept[i].sum()),
-            predicted[i],
-            measured[i],
-            edges[i] * sign,
-            node_ablation,
-            get_ablation(ablation).label,
-        )
-        for i, (name, circuit) in enumerate(circuits.items())
+        CircuitPrediction(name, *sizes[i], predicted[i], measured[i], edges[i] * sign, *names)
+        for i, name in enumerate(circuits)
     )

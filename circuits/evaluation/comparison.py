@@ -28,6 +28,7 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import finite
+from circuits.shown import Shown
 from circuits.stats.bootstrap import resampling_weights
 from circuits.stats.correlation import correlation
 from circuits.stats.interactions import Interaction
@@ -37,8 +38,8 @@ BY = ("abs", "signed")
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Shown):
     """What came out.
 
     Attributes:
@@ -77,35 +78,49 @@ class Comparison:
         by: dict[str, list[str]] = {}
         for name, ablation in self.ablations.items():
             by.setdefault(ablation, []).append(name)
-        told = [f"{ablation} ablation by {', '.join(names)}" for ablation, names in by.items()]
+        parts = [f"{ablation} ablation by {', '.join(names)}" for ablation, names in by.items()]
         if self.judge is not None and {self.judge.ablation} != set(by):
-            told.append(f"{self.judge.ablation} ablation of the fresh sets that they are judged by")
-        if len(told) < 2:
+            parts.append(f"{self.judge.ablation} ablation of the fresh sets that they are judged by")
+        if len(parts) < 2:
             return None
-        return f"Effects are those of different ablations, which need not agree: {'; '.join(told)}."
+        return f"Effects are those of different ablations, which need not agree: {'; '.join(parts)}."
 
     @property
     def without_sign(self) -> dict[str, str]:
         """Methods whose scores have no sign, and what these are called."""
-        kinds = {name: of.quantity for name, of in self.scores.items()}
+        kinds = {name: scores.quantity for name, scores in self.scores.items()}
         return {name: kind.name for name, kind in kinds.items() if not kind.signed}
 
     @property
     def on_signs(self) -> str | None:
         """A line on scores that have no sign; None where all have one."""
-        told = [f"{name} ({what})" for name, what in self.without_sign.items()]
-        if not told:
+        parts = [f"{name} ({what})" for name, what in self.without_sign.items()]
+        if not parts:
             return None
         return (
-            f"Scores without sign: {', '.join(told)}. They rank nodes by size; they do not say in which direction a node moves the "
+            f"Scores without sign: {', '.join(parts)}. They rank nodes by size; they do not say in which direction a node moves the "
             "metric, and their sum does not predict the metric."
         )
 
     @property
     def interactions(self) -> dict[str, tuple[Interaction, ...]]:
         """By method that looks for them: the strongest pairs that a sum of effects does not describe."""
-        found = {name: of.interactions for name, of in self.scores.items()}
-        return {name: pairs for name, pairs in found.items() if pairs is not None}
+        by_method = {name: scores.interactions for name, scores in self.scores.items()}
+        return {name: pairs for name, pairs in by_method.items() if pairs is not None}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per pair of methods: their rank correlation and its interval."""
+        return [
+            {
+                "method": self.methods[i], "other": self.methods[j], "rank": float(self.rank[i, j]),
+                "low": float(self.low[i, j]), "high": float(self.high[i, j]),
+            }
+            for i in range(len(self.methods))
+            for j in range(i)
+        ]  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.methods)}; {len(self.nodes)} nodes by {self.by})"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; NaN as None."""
@@ -118,12 +133,7 @@ class Comparison:
             "nodes": list(self.nodes),
             "by": self.by,
             "ablations": dict(self.ablations),
-            "judge": None
-            if self.judge is None
-            else {
-                "ablation": self.judge.ablation,
-                "samples": {str(a): len(of) for a, of in self.judge.samples.items()},
-            },
+            "judge": None if self.judge is None else self.judge.to_dict(),
             "caution": self.caution,
             "without_sign": self.without_sign,
             "rank_correlation": plain(self.rank),
@@ -131,30 +141,15 @@ class Comparison:
             "rank_correlation_high": plain(self.high),
             "overlap": [plain(rows) for rows in self.overlap],
             "counterfactual": {
-                name: [
-                    {"alpha": alpha, "pearson": finite(c.mean), "low": finite(c.low), "high": finite(c.high)}
-                    for alpha, c in found.items()
-                ]
-                for name, found in self.counterfactual.items()
+                name: [{"alpha": alpha, **correlation.to_dict()} for alpha, correlation in correlations.items()]
+                for name, correlations in self.counterfactual.items()
             },
             "faithfulness": {name: finite(value) for name, value in self.faithfulness.items()},
-            "circuits": [
-                {
-                    "circuit": of.circuit,
-                    "edges": of.n_edges,
-                    "nodes": of.n_nodes,
-                    "predicted": float(of.predicted.mean()),
-                    "nodes_kept": float(of.nodes_kept.mean()),
-                    "edges_kept": float(of.edges_kept.mean()),
-                    "node_ablation": of.node_ablation,
-                    "ablation": of.ablation,
-                }
-                for of in self.circuits
-            ],
+            "circuits": [prediction.to_dict() for prediction in self.circuits],
             "interactions": {name: [pair._asdict() for pair in pairs] for name, pairs in self.interactions.items()},
             "scores": {
-                name: dict(zip(self.nodes, _at(of, self.nodes).mean(1).tolist(), strict=True))
-                for name, of in self.scores.items()
+                name: dict(zip(self.nodes, _at(scores, self.nodes).mean(1).tolist(), strict=True))
+                for name, scores in self.scores.items()
             },
         }
 
@@ -167,8 +162,8 @@ class Comparison:
         if self.counterfactual:
             alphas = list(next(iter(self.counterfactual.values())))
             lines.append("counterfactual correlation at alpha = " + ", ".join(f"{alpha:g}" for alpha in alphas))
-            for name, found in self.counterfactual.items():
-                cells = [f"{c.mean:.2f} ({c.low:.2f} to {c.high:.2f})" for c in found.values()]
+            for name, correlations in self.counterfactual.items():
+                cells = [f"{c.mean:.2f} ({c.low:.2f} to {c.high:.2f})" for c in correlations.values()]
                 lines.append(f"  {name:<{width}} {'  '.join(cells)}")
         return "\n".join([*lines, *(line for line in (self.caution, self.on_signs) if line)])
 
@@ -204,7 +199,7 @@ def compare(
         raise InputError(f"resamples must be at least 1, got {resamples}")
     scored, nodes = comparable(results)
     n_prompts = next(iter(scored.values())).n_prompts
-    per_prompt = torch.stack([_at(of, nodes) for of in scored.values()])
+    per_prompt = torch.stack([_at(scores, nodes) for scores in scored.values()])
     means = _ranked_by(per_prompt.mean(-1), by)
     pairs = _pairwise(means[None])[0]
     resampled = torch.einsum("dp,mnp->dmn", resampling_weights(n_prompts, resamples, seed), per_prompt)
@@ -214,8 +209,8 @@ def compare(
         dim=0,
     )
     known = ~pairs.isnan() & (n_prompts > 1)
-    given = {name: next(iter(of.values())) if isinstance(of, Mapping) else of for name, of in results.items()}
-    judged = {} if judge is None else {name: judge.correlations(of, seed=seed) for name, of in scored.items()}
+    given = {name: next(iter(one.values())) if isinstance(one, Mapping) else one for name, one in results.items()}
+    judged = {} if judge is None else {name: judge.correlations(one, seed=seed) for name, one in scored.items()}
     return Comparison(
         methods=tuple(results),
         nodes=nodes,
@@ -229,7 +224,7 @@ def compare(
         faithfulness=dict(faithfulness or {}),
         scores=scored,
         judge=judge,
-        ablations={name: of.provenance["ablation"] for name, of in given.items() if of.provenance.get("ablation")},
+        ablations={name: one.provenance["ablation"] for name, one in given.items() if one.provenance.get("ablation")},
     )
 
 
@@ -251,11 +246,11 @@ def comparable(results: Mapping[str, Judged]) -> tuple[dict[str, NodeScores], tu
 
 
 def _prompts(results: Mapping[str, Judged]) -> int:
-    scores = {name: of for name, of in results.items() if isinstance(of, NodeScores | EdgeScores)}
-    counts = {name: of.n_prompts for name, of in scores.items()}
+    scores = {name: result for name, result in results.items() if isinstance(result, NodeScores | EdgeScores)}
+    counts = {name: result.n_prompts for name, result in scores.items()}
     if len(set(counts.values())) > 1:
         raise InputError(f"the results are of different prompts: {', '.join(f'{k}: {v}' for k, v in counts.items())}")
-    digests = {of.provenance.get("pairs_sha256") for of in scores.values()} - {None}
+    digests = {result.provenance.get("pairs_sha256") for result in scores.values()} - {None}
     if len(digests) > 1:
         raise InputError("the results are of different prompts; score the same pairs with each method")
     return next(iter(counts.values()), 1)
@@ -300,11 +295,11 @@ def _ranked_by(means: Float[Tensor, "*draw method node"], by: str) -> Float[Tens
 def _pairwise(values: Float[Tensor, "draw method node"]) -> Float[Tensor, "draw method method"]:
     """Spearman's correlation of every two methods."""
     methods = values.shape[1]
-    found = torch.ones(len(values), methods, methods, dtype=torch.float64)
+    correlations = torch.ones(len(values), methods, methods, dtype=torch.float64)
     for i in range(methods):
         for j in range(i):
-            found[:, i, j] = found[:, j, i] = correlation(values[:, i].T, values[:, j].T, "spearman")
-    return found
+            correlations[:, i, j] = correlations[:, j, i] = correlation(values[:, i].T, values[:, j].T, "spearman")
+    return correlations
 
 
 def _overlap(means: Float[Tensor, "method node"]) -> Float[Tensor, "method method node"]:

@@ -14,23 +14,24 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.evaluation.faithfulness import measure_circuits
-from circuits.methods.exact_edges import exact_edge_effects
+from circuits.methods.exact_edges import exact_edge_effects_of
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.question.span import Span
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
+from circuits.shown import Shown
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Completeness:
+@dataclass(frozen=True, eq=False, repr=False)
+class Completeness(Shown):
     """How much of the behaviour needs the circuit.
 
     Attributes:
@@ -60,6 +61,11 @@ class Completeness:
         """The mean over subsets of |faithfulness without K: circuit - model|; NaN without subsets."""
         return float((self.circuit_without - self.model_without).abs().mean())
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per random subset: its size, and the faithfulness of circuit and model without it."""
+        columns = zip(self.sizes, self.circuit_without.tolist(), self.model_without.tolist(), strict=True)
+        return [{"removed": n, "circuit_without": circuit, "model_without": model} for n, circuit, model in columns]
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return {
@@ -77,8 +83,8 @@ def completeness(
     circuit: Circuit,
     *,
     subsets: int = 10,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -95,11 +101,18 @@ def completeness(
         seed: of the subsets.
         batch_size, progress: see `circuits.circuit_metrics`.
     """
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return completeness_of(question, circuit, subsets=subsets, seed=seed, progress=progress)
+
+
+def completeness_of(
+    question: Question, circuit: Circuit, *, subsets: int = 10, seed: int = 0, progress: Progress | None = None
+) -> Completeness:
+    """`completeness` of a circuit for a question."""
     if subsets < 0:
         raise InputError(f"subsets must be at least 0, got {subsets}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
     generator = torch.Generator().manual_seed(seed)
-    full, empty = Circuit.full(model.graph), Circuit.empty(model.graph)
+    full, empty = Circuit.full(question.model.graph), Circuit.empty(question.model.graph)
     knocked = [
         Circuit(circuit.graph, circuit.mask & (torch.rand(circuit.mask.shape, generator=generator) < 0.5))
         for _ in range(subsets)
@@ -116,8 +129,8 @@ def completeness(
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Minimality:
+@dataclass(frozen=True, eq=False, repr=False)
+class Minimality(Shown):
     """What each edge of a circuit adds to it.
 
     Attributes:
@@ -146,12 +159,21 @@ class Minimality:
 
     def to_dict(self) -> dict[str, Any]:
         """Effects of the edges with their standard errors (None for a single prompt), as JSON can hold them."""
+        rows = self.rows()
+        return {
+            "effects": {row["edge"]: row["effect"] for row in rows},
+            "stderr": {row["edge"]: row["stderr"] for row in rows}, "idle": list(self.idle()),
+        }  # fmt: skip
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per edge: its effect, and the standard error (None for a single prompt)."""
         n = self.effects.shape[1]
         errors = (self.effects.std(1) / n**0.5).tolist() if n > 1 else [None] * len(self.edges)
-        return {
-            "effects": dict(zip(self.edges, self.values.tolist(), strict=True)),
-            "stderr": dict(zip(self.edges, errors, strict=True)), "idle": list(self.idle()),
-        }  # fmt: skip
+        columns = zip(self.edges, self.values.tolist(), errors, strict=True)
+        return [{"edge": edge, "effect": value, "stderr": error} for edge, value, error in columns]
+
+    def __repr__(self) -> str:
+        return f"Minimality({len(self.edges)} edges, {len(self.idle())} of them idle, {self.metric}, {self.ablation} ablation)"
 
 
 @on_model
@@ -160,25 +182,29 @@ def minimality(
     pairs: PromptPairs,
     circuit: Circuit,
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Minimality:
     """Ablates each edge of a circuit while the others stay.
 
     Args:
-        model, pairs, circuit, metric, ablation, batch_size, progress: see `completeness`.
+        model: a loaded model.
+        pairs: the prompts to explain.
+        circuit: the circuit to test.
+        metric, ablation, batch_size, progress: see `completeness`.
 
     Raises:
         InputError: an empty circuit.
     """
+    return minimality_of(Question.ask(model, pairs, metric, ablation, batch_size), circuit, progress=progress)
+
+
+def minimality_of(question: Question, circuit: Circuit, *, progress: Progress | None = None) -> Minimality:
+    """`minimality` of a circuit for a question."""
     if not len(circuit):
         raise InputError("the circuit has no edges, so there is none to do without")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
-    found = exact_edge_effects(
-        model, pairs, circuit.edges, context=circuit, metric=question.metric, ablation=question.ablation,
-        batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+    exact = exact_edge_effects_of(question, circuit.edges, context=circuit, progress=progress)
     rounding = float(measure_circuits(question, [circuit]).rounding.mean())
-    return Minimality(found.edges, found.per_prompt, question.metric.name, question.ablation.label, rounding)
+    return Minimality(exact.edges, exact.per_prompt, question.metric.name, question.ablation.label, rounding)

@@ -9,6 +9,7 @@ components, and ablates nearly all.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,10 +21,13 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.question.span import share_known
 from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import finite
+from circuits.shown import Shown
 from circuits.stats.bootstrap import bootstrap_interval
 from circuits.stats.correlation import correlation
 
@@ -46,10 +50,14 @@ class Correlation:
         """Over the prompts on which there is one."""
         return float(self.per_prompt.nanmean())
 
+    def to_dict(self) -> dict[str, float | None]:
+        """As JSON can hold it; NaN as None."""
+        return {"pearson": finite(self.mean), "low": finite(self.low), "high": finite(self.high)}
+
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Counterfactuals:
+@dataclass(frozen=True, eq=False, repr=False)
+class Counterfactuals(Shown):
     """Fresh ablations at several alphas, which no scores have seen.
 
     Attributes:
@@ -72,6 +80,10 @@ class Counterfactuals:
         return (
             f"{sets} random sets of {len(self.nodes)} components at each α, {self.ablation} ablation, {prompts} prompts"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ablation, and how many sets there are at each alpha."""
+        return {"ablation": self.ablation, "samples": {str(a): len(drawn) for a, drawn in self.samples.items()}}
 
     def prediction(self, scores: NodeScores, alpha: float) -> Float[Tensor, "sample prompt"]:
         """Σ over the kept components of their score; a component without a score counts 0.
@@ -101,12 +113,12 @@ class Counterfactuals:
             kind: `pearson` or `spearman`.
             seed: of the bootstrap over prompts.
         """
-        found = {}
+        by_alpha = {}
         for alpha, samples in self.samples.items():
             each = correlation(self.prediction(scores, alpha), samples.outcomes, kind, share_known(samples.origin))
             low, high = bootstrap_interval(each[~each.isnan()][None], seed=seed)
-            found[alpha] = Correlation(each, float(low[0]), float(high[0]))
-        return found
+            by_alpha[alpha] = Correlation(each, float(low[0]), float(high[0]))
+        return by_alpha
 
 
 @on_model
@@ -117,8 +129,8 @@ def counterfactuals(
     alphas: Sequence[float] = (0.05, 0.1, 0.2, 0.5),
     samples: int = 200,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 1,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -138,13 +150,13 @@ def counterfactuals(
     """
     if not alphas:
         raise InputError("no alphas are given; name at least one")
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
-    found: dict[float, Samples] = {}
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
+    by_alpha: dict[float, Samples] = {}
     for i, alpha in enumerate(alphas):
 
         def report(done: int, total: int, i: int = i) -> None:
             if progress is not None:
                 progress(i * total + done, len(alphas) * total)
 
-        found[float(alpha)] = sampler.bernoulli(samples, float(alpha), seed, report)
-    return Counterfactuals(found)
+        by_alpha[float(alpha)] = sampler.bernoulli(samples, float(alpha), seed, report)
+    return Counterfactuals(by_alpha)

@@ -25,14 +25,15 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.question.span import Span, share_of_span
 from circuits.results.choice import check_rule
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import finite
+from circuits.shown import Shown
 from circuits.stats.bootstrap import resampling_weights
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -49,7 +50,7 @@ class Curve:
         edges: how many edges each circuit has, dead ends pruned.
         circuit: metric per prompt of each.
         clean, ablated: metric per prompt of the model, and with all edges ablated.
-        low, high: 95% bootstrap interval of f over prompts (`circuits.stats.bootstrap` tells what such intervals cover); NaN where
+        low, high: 95% bootstrap interval of f over prompts (`circuits.stats.bootstrap` says what such intervals cover); NaN where
             some resamples have no span to divide by.
     """
 
@@ -69,8 +70,8 @@ class Curve:
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class FaithfulnessCurves:
+@dataclass(frozen=True, eq=False, repr=False)
+class FaithfulnessCurves(Shown):
     """Both curves and their areas.
 
     Attributes:
@@ -94,6 +95,17 @@ class FaithfulnessCurves:
     def __str__(self) -> str:
         (a, b), (c, d) = self.cpr_interval, self.cmd_interval
         return f"CPR {self.cpr:.3f} ({a:.3f} to {b:.3f}), CMD {self.cmd:.3f} ({c:.3f} to {d:.3f})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per point of both curves."""
+        return [
+            {"by": curve.by, "fraction": fraction, "edges": edges, "faithfulness": value, "low": low, "high": high}
+            for curve in (self.signed, self.absolute)
+            for fraction, edges, value, low, high in zip(
+                curve.fractions.tolist(), curve.edges, curve.faithfulness.tolist(), curve.low.tolist(),
+                curve.high.tolist(), strict=True,
+            )
+        ]  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -121,8 +133,8 @@ def faithfulness_curves(
     fractions: Sequence[float] = FRACTIONS,
     rule: str = "top",
     fill: bool = False,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     resamples: int = 1000,
     seed: int = 0,
     batch_size: int | None = None,
@@ -138,49 +150,54 @@ def faithfulness_curves(
         rule: how edges are chosen: `top`, `greedy`, `optimal`, by signed and by absolute score; or `positive-share`, which has
             one order only, for both areas.
         fill: go on down the ranking until so many edges are connected; not for `optimal`.
-        metric, ablation: of the circuits; None: the one the task prefers.
+        metric: None: the one the task prefers.
+        ablation: what replaces an ablated edge's value.
         resamples, seed: of the bootstrap over prompts.
         batch_size, progress: see `circuits.circuit_metrics`.
 
     Raises:
         InputError: an unusable fraction, an unknown rule, scores of another graph, or a model whose metric is the same with all
-            edges ablated, so that no fraction of it can be told.
+            edges ablated, so that no fraction of it is defined.
     """
+    return faithfulness_curves_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), scores, fractions=fractions, rule=rule, fill=fill,
+        resamples=resamples, seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def faithfulness_curves_of(
+    question: Question, scores: EdgeScores, *, fractions: Sequence[float] = FRACTIONS, rule: str = "top",
+    fill: bool = False, resamples: int = 1000, seed: int = 0, progress: Progress | None = None,
+) -> FaithfulnessCurves:  # fmt: skip
+    """`faithfulness_curves` of scores for a question."""
+    graph = question.model.graph
     points = sorted({*map(float, fractions), 1.0})
     if not points[0] > 0 or points[-1] > 1:
         raise InputError(f"fractions must be above 0 and at most 1, got {list(fractions)}")
     options: dict[str, Any] = {"fill": True} if fill else {}
     check_rule(rule, options)
-    if scores.graph != model.graph:
-        raise InputError(f"the scores belong to another graph ({scores.graph}) than {model.name}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    if scores.graph != graph:
+        raise InputError(f"the scores belong to another graph ({scores.graph}) than {question.model.name}")
     orders: tuple[dict[str, Any], ...] = ({},) if rule == "positive-share" else ({"by": "signed"}, {"by": "abs"})
-    circuits = [Circuit.full(model.graph), Circuit.empty(model.graph)]
-    for order in orders:
-        sizes = [int(p * model.graph.n_edges) for p in points[:-1]]
-        circuits += [scores.select(n, rule, **order, **options) if n else circuits[1] for n in sizes]
-    measured = measure_circuits(question, circuits, progress)
-    values = measured.values * question.metric.sign
-    clean, ablated = values[0], values[1]
+    ends, sizes = [Circuit.full(graph), Circuit.empty(graph)], [int(p * graph.n_edges) for p in points[:-1]]
+    ranked = [[scores.select(n, rule, **order, **options) if n else ends[1] for n in sizes] for order in orders]
+    measured = measure_circuits(question, [*ends, *(circuit for some in ranked for circuit in some)], progress)
     if missing := Span.of(measured.values[0], measured.values[1], measured.rounding).missing:
         raise InputError(missing)
-    draws = resampling_weights(len(pairs), resamples, seed)
-    curves, areas = [], []
+    clean, ablated, *values = measured.values * question.metric.sign
+    draws, p = resampling_weights(len(question.pairs), resamples, seed), torch.tensor(points, dtype=torch.float64)
+    curves, areas, intervals = [], [], []
     for i, by in enumerate(("signed", "abs")):
-        start = 2 + (i % len(orders)) * (len(points) - 1)
-        rows = torch.cat([values[start : start + len(points) - 1], clean[None]])
-        sizes = (*(len(c) for c in circuits[start : start + len(points) - 1]), model.graph.n_edges)
+        start = (i % len(orders)) * len(sizes)
+        rows = torch.stack([*values[start : start + len(sizes)], clean])
         resampled = share_of_span(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
-        low, high = _ends(resampled)
-        p = torch.tensor(points, dtype=torch.float64)
-        curves.append(Curve(by, p, sizes, rows, clean, ablated, low, high))
+        n_edges = (*map(len, ranked[i % len(orders)]), graph.n_edges)
+        curves.append(Curve(by, p, n_edges, rows, clean, ablated, *_ends(resampled)))
+        areas.append(float(_area(curves[i].faithfulness[:, None], p, by)))
         least, most = _ends(_area(resampled, p, by)[None])
-        area = float(_area(curves[i].faithfulness[:, None], p, by))
-        areas.append((area, (float(least), float(most))))
-    (cpr, cpr_interval), (cmd, cmd_interval) = areas
-    return FaithfulnessCurves(
-        curves[0], curves[1], cpr, cmd, cpr_interval, cmd_interval, rule, question.metric.name, question.ablation.label
-    )
+        intervals.append((float(least), float(most)))
+    names = question.metric.name, question.ablation.label
+    return FaithfulnessCurves(curves[0], curves[1], areas[0], areas[1], intervals[0], intervals[1], rule, *names)
 
 
 def _area(f: Float[Tensor, "size draw"], p: Float[Tensor, " size"], by: str) -> Float[Tensor, " draw"]:

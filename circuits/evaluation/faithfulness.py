@@ -26,20 +26,21 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
+from circuits.question.ablations import AblationLike
 from circuits.question.answers import Answers, watched
 from circuits.question.doubts import about_answers, doubt
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.question.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
 from circuits.results.random_circuits import distinct_rivals, too_few
+from circuits.shown import Shown
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Faithfulness:
+@dataclass(frozen=True, eq=False, repr=False)
+class Faithfulness(Shown):
     """How much of the behaviour a circuit keeps.
 
     Attributes:
@@ -131,6 +132,9 @@ class Faithfulness:
         """Faithfulness of the random circuits, on average; NaN without any."""
         return float(self.span.share(self.random.mean()))
 
+    def __repr__(self) -> str:
+        return f"Faithfulness({self.value:.3f}, {self.n_edges} edges, {self.metric}, {self.ablation} ablation)"
+
     def __str__(self) -> str:
         measured = f"{self.n_edges} edges, {self.metric}, {self.ablation} ablation"
         answers = "" if self.answers is None else f"; {self.answers}"
@@ -171,8 +175,8 @@ def circuit_metrics(
     pairs: PromptPairs,
     circuits: Sequence[Circuit],
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Float[Tensor, "circuit prompt"]:
@@ -190,20 +194,13 @@ def circuit_metrics(
     Raises:
         InputError: a circuit of another graph, an unknown metric or ablation.
     """
-    return ask_circuits(Question.ask(model, pairs, metric, ablation, batch_size), circuits, progress)
-
-
-def ask_circuits(
-    question: Question, circuits: Sequence[Circuit], progress: Progress | None = None
-) -> Float[Tensor, "circuit prompt"]:
-    """`circuit_metrics` of a question that was asked already."""
-    return measure_circuits(question, circuits, progress).values
+    return measure_circuits(Question.ask(model, pairs, metric, ablation, batch_size), circuits, progress).values
 
 
 def measure_circuits(
     question: Question, circuits: Sequence[Circuit], progress: Progress | None = None
 ) -> CircuitMetrics:
-    """`ask_circuits`, with what of it is rounding."""
+    """`circuit_metrics` of a question, and how much of it is rounding."""
     model, pairs = question.model, question.pairs
     for circuit in circuits:
         if circuit.graph != model.graph:
@@ -215,12 +212,12 @@ def measure_circuits(
     share, done = rounding_share(model), 0
     with inference_state(model.bridge):
         for batch in question.batches():
-            index = batch.suffix.batch.index.cpu()
+            index = batch.index
             own, clean = question.clean_run(batch.suffix)
             rounding[index] = metric_rounding(question.metric, own, batch.targets, share).to("cpu", torch.float64)
             replacement = question.replacement(batch.suffix, clean)
             for i, circuit in enumerate(circuits):
-                logits = ablated_logits(model.bridge, model.architecture, batch.suffix, replacement, circuit.mask)
+                logits = ablated_logits(model.architecture, batch.suffix, replacement, circuit.mask)
                 values[i, index] = question.metric(logits, batch.targets).to("cpu", torch.float64)
                 if not len(circuit):
                     moved = metric_rounding(question.metric, logits, batch.targets, share).to("cpu", torch.float64)
@@ -236,8 +233,8 @@ def circuit_metric(
     model: Model,
     pairs: PromptPairs,
     circuit: Circuit,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
 ) -> Float[Tensor, " prompt"]:
     """The metric per prompt with everything outside the circuit ablated; see `circuit_metrics`."""
@@ -250,8 +247,8 @@ def faithfulness(
     pairs: PromptPairs,
     circuit: Circuit,
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     n_random: int = 5,
     random_kind: str = "connected",
     seed: int = 0,
@@ -274,15 +271,24 @@ def faithfulness(
     Warns:
         PairsWarning: the model does not do what the pairs ask, or the pairs say little; see `circuits.question.doubts`.
     """
-    rivals = distinct_rivals(circuit, n_random, random_kind, seed)
     question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return faithfulness_of(question, circuit, n_random=n_random, random_kind=random_kind, seed=seed, progress=progress)
+
+
+def faithfulness_of(
+    question: Question, circuit: Circuit, *, n_random: int = 5, random_kind: str = "connected", seed: int = 0,
+    progress: Progress | None = None,
+) -> Faithfulness:  # fmt: skip
+    """`faithfulness` of a circuit for a question."""
+    model, pairs = question.model, question.pairs
+    rivals = distinct_rivals(circuit, n_random, random_kind, seed)
     asked = [Circuit.full(model.graph), Circuit.empty(model.graph), circuit, *rivals]
     with watched(len(pairs), model.d_vocab) as answers:
         measured = measure_circuits(question, asked, progress)
     doubt(about_answers(model, pairs, answers))
-    clean, ablated, found, random = *measured.values[:3], measured.values[3:].mean(1)
-    value = float(Span.of(clean, ablated, measured.rounding).share(found.mean()))
+    clean, ablated, kept, random = *measured.values[:3], measured.values[3:].mean(1)
+    value = float(Span.of(clean, ablated, measured.rounding).share(kept.mean()))
     return Faithfulness(
-        value, clean, ablated, found, random, len(circuit), question.metric.name, question.ablation.label, random_kind,
+        value, clean, ablated, kept, random, len(circuit), question.metric.name, question.ablation.label, random_kind,
         measured.rounding, n_random, answers,
     )  # fmt: skip

@@ -36,7 +36,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.evaluation.completeness import minimality
+from circuits.evaluation.completeness import minimality_of
 from circuits.evaluation.faithfulness import measure_circuits
 from circuits.evaluation.hypothesis_statistics import binomial, equivalence, holm, hsic, least
 from circuits.model import Model
@@ -44,18 +44,23 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
 from circuits.results.random_circuits import distinct_rivals, inflated, too_few
+from circuits.shown import Shown
 
 NAMES = ("equivalence", "independence", "minimality", "sufficiency", "partial necessity")
 CLAIMS = ("sufficiency", "partial necessity")
 """Tests in which rejecting speaks for the circuit."""
 TIE = 1e-6
 """Metrics closer than this, relative to the model's spread, are equal; and those that differ by rounding."""
+
+
+OUTCOMES = {True: "for the circuit", False: "against it", None: "could not be made"}
+"""What a test's `supports` means."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,8 @@ class HypothesisTest:
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class HypothesisTests:
+@dataclass(frozen=True, eq=False, repr=False)
+class HypothesisTests(Shown):
     """All of them.
 
     Attributes:
@@ -109,12 +114,11 @@ class HypothesisTests:
 
     @property
     def unnecessary(self) -> tuple[str, ...]:
-        """Edges found not to matter more than random ones."""
+        """Edges that matter no more than random ones."""
         return tuple(edge for edge, p in zip(self.edges, self.edge_p.tolist(), strict=True) if p < self.level)
 
     def __str__(self) -> str:
-        said = {True: "for the circuit", False: "against it", None: "could not be made"}
-        lines = [f"{t.name:<18} {t.statistic:8.3g}  p {t.corrected:8.3g}  {said[t.supports]}" for t in self.tests]
+        lines = [f"{t.name:<18} {t.statistic:8.3g}  p {t.corrected:8.3g}  {OUTCOMES[t.supports]}" for t in self.tests]
         return "\n".join([*lines, *(f"{names}: {reason}" for reason, names in self.not_made.items())])
 
     @property
@@ -126,14 +130,19 @@ class HypothesisTests:
                 by.setdefault(test.reason, []).append(test.name)
         return {reason: ", ".join(names) for reason, names in by.items()}
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per test."""
+        numbers = ("statistic", "p", "corrected")
+        return [vars(test) | {name: finite(getattr(test, name)) for name in numbers} for test in self.tests]
+
+    def __repr__(self) -> str:
+        outcomes = ", ".join(f"{test.name} {OUTCOMES[test.supports]}" for test in self.tests)
+        return f"HypothesisTests({outcomes}; {self.metric}, {self.ablation} ablation)"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        rows = [
-            vars(test) | {name: finite(getattr(test, name)) for name in ("statistic", "p", "corrected")}
-            for test in self.tests
-        ]
         return {
-            "tests": rows, "level": self.level, "unnecessary_edges": list(self.unnecessary), "metric": self.metric,
+            "tests": self.rows(), "level": self.level, "unnecessary_edges": list(self.unnecessary), "metric": self.metric,
             "ablation": self.ablation,
         }  # fmt: skip
 
@@ -149,8 +158,8 @@ def hypothesis_tests(
     n_random: int = 50,
     permutations: int = 1000,
     level: float = 0.05,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -158,7 +167,9 @@ def hypothesis_tests(
     """Tests a circuit.
 
     Args:
-        model, pairs, circuit: a loaded model, the prompts and the circuit; best prompts that the circuit was not found on.
+        model: a loaded model.
+        pairs: the prompts to test on; best pairs that the circuit was not chosen on.
+        circuit: the circuit to test.
         epsilon: ε of equivalence.
         quantile: q of minimality, sufficiency and partial necessity.
         n_random: random circuits, and inflated circuits. With q = 0.9 and level 0.05 sufficiency and partial necessity need 36.
@@ -172,28 +183,38 @@ def hypothesis_tests(
     Raises:
         InputError: a number that cannot be used, or an empty circuit.
     """
+    return hypothesis_tests_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), circuit, epsilon=epsilon, quantile=quantile,
+        n_random=n_random, permutations=permutations, level=level, seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def hypothesis_tests_of(
+    question: Question, circuit: Circuit, *, epsilon: float = 0.1, quantile: float = 0.9, n_random: int = 50,
+    permutations: int = 1000, level: float = 0.05, seed: int = 0, progress: Progress | None = None,
+) -> HypothesisTests:  # fmt: skip
+    """`hypothesis_tests` of a circuit for a question."""
     for name, share, most in (("epsilon", epsilon, 0.5), ("quantile", quantile, 1), ("level", level, 1)):
         if not 0 < share < most:
             raise InputError(f"{name} must be between 0 and {most}, got {share}")
     if n_random < 1 or permutations < 1:
         raise InputError(f"n_random and permutations must be at least 1, got {n_random} and {permutations}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
-    asked: dict[str, Any] = {"metric": question.metric, "ablation": question.ablation, "batch_size": batch_size}
-    full, empty = Circuit.full(model.graph), Circuit.empty(model.graph)
-    rivals = distinct_rivals(circuit, n_random, "connected", seed)
-    n = len(rivals)
-    grown = inflated(circuit, n_random, seed)
-    compared = [full, empty, circuit, ~circuit, *rivals, *(~r for r in rivals), *(c for pair in grown for c in pair)]
+    graph, n_pairs = question.model.graph, len(question.pairs)
+    rivals, grown = distinct_rivals(circuit, n_random, "connected", seed), inflated(circuit, n_random, seed)
+    compared = [Circuit.full(graph), Circuit.empty(graph), circuit, ~circuit]
+    compared += [*rivals, *(~rival for rival in rivals), *(one for pair in grown for one in pair)]
     measured = measure_circuits(question, compared, progress)
-    values = measured.values * question.metric.sign
-    own, none, kept, left = values[:4]
+    ends, of_rivals, left_by_rivals, steps = (measured.values * question.metric.sign).split(
+        [4, len(rivals), len(rivals), 2 * len(grown)]
+    )
+    own, none, kept, left = ends
     equal = max(TIE * float(own.std(correction=0)), float(measured.rounding.mean()))
-    matter = minimality(model, pairs, circuit, **asked).effects.abs().mean(1)
-    steps = values[4 + 2 * n :].reshape(len(grown), 2, len(pairs))
-    lost = (steps[:, 0] - steps[:, 1]).abs().mean(1)
-    losses = [(x - own).abs().mean(-1) for x in (kept, values[4 : 4 + n], left, values[4 + n : 4 + 2 * n])]
+    matter = minimality_of(question, circuit).effects.abs().mean(1)
+    before, after = steps.reshape(len(grown), 2, n_pairs).unbind(1)
+    lost = (before - after).abs().mean(1)
     minimal, edge_p = _minimality(matter, lost, quantile, equal, level, len(set(grown)))
-    few = _too_few_rivals(n, n_random, quantile, level, len(circuit))
+    few = _too_few_rivals(len(rivals), n_random, quantile, level, len(circuit))
+    losses = [(values - own).abs().mean(-1) for values in (kept, of_rivals, left, left_by_rivals)]
     made = [
         _equivalence_or_why_not(kept - own, epsilon, equal, level),
         _independence(left - none, own - none, permutations, seed, equal, level),

@@ -47,11 +47,11 @@ def hsic(
         kernels.append(torch.exp(-0.5 * (distance / width).square()))
     centred, other = centre @ kernels[0] @ centre, kernels[1]
     generator = torch.Generator().manual_seed(seed)
-    found = float((centred * other).sum())
+    observed = float((centred * other).sum())
     drawn = torch.stack([torch.randperm(len(x), generator=generator) for _ in range(permutations)])
     random = torch.stack([(centred * other[order][:, order]).sum() for order in drawn])
-    p = (1 + int((random >= found - 1e-12 * abs(found)).sum())) / (1 + permutations)
-    return found / (len(x) - 1) ** 2, p
+    p = (1 + int((random >= observed - 1e-12 * abs(observed)).sum())) / (1 + permutations)
+    return observed / (len(x) - 1) ** 2, p
 
 
 def equivalence(difference: Float[Tensor, " prompt"], epsilon: float, equal: float) -> tuple[float, float]:

@@ -23,13 +23,14 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import finite
+from circuits.shown import Shown
 
 Found = EdgeScores | NodeScores | Circuit
 
 
 @plain_methods
-@dataclass(frozen=True)
-class Randomisation:
+@dataclass(frozen=True, repr=False)
+class Randomisation(Shown):
     """What became of the scores.
 
     Attributes:
@@ -46,6 +47,9 @@ class Randomisation:
     jaccard: tuple[float, ...] = ()
     k: int | None = None
 
+    def __repr__(self) -> str:
+        return f"Randomisation({self})"
+
     def __str__(self) -> str:
         how = "the last layers randomised" if self.cascading else "one layer randomised"
         of_circuits = bool(self.jaccard) and self.k is None
@@ -57,6 +61,12 @@ class Randomisation:
         values = self.jaccard if of_circuits else self.rank
         steps = ", ".join(f"{layer}: {value:.2f}" for layer, value in zip(self.layers, values, strict=True))
         return f"{what}, {how}: {steps}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per step: the layer (or how many), and the agreement with the scores of the model as it is."""
+        overlaps = self.jaccard or (None,) * len(self.layers)
+        columns = zip(self.layers, self.rank, overlaps, strict=True)
+        return [{"layers": layer, "rank": rank, "jaccard": overlap} for layer, rank, overlap in columns]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -117,22 +127,22 @@ def randomisation(
     if cascading and any(not 0 <= step <= n for step in steps):
         raise InputError(f"numbers of last layers must be between 0 and {n}, got {list(steps)}")
     own = attribute(model) if own is None else own
-    found: list[tuple[float, float]] = []
+    alike: list[tuple[float, float]] = []
     for done, step in enumerate(steps):
         with shuffled_layers(model, range(n - step, n) if cascading else [step], seed):
-            found.append(_alike(own, attribute(model), k))
+            alike.append(_alike(own, attribute(model), k))
         if progress is not None:
             progress(done + 1, len(steps))
     overlap = k is not None or isinstance(own, Circuit)
-    return Randomisation(steps, cascading, tuple(a for a, _ in found), tuple(b for _, b in found) if overlap else (), k)
+    return Randomisation(steps, cascading, tuple(a for a, _ in alike), tuple(b for _, b in alike) if overlap else (), k)
 
 
 def _alike(own: Found, other: Found, k: int | None) -> tuple[float, float]:
     """Rank correlation of absolute scores, and Jaccard overlap; NaN where there is none."""
     if isinstance(own, Circuit):
         return math.nan, stability({"own": own, "other": other}).mean_jaccard
-    found = stability({"own": _sizes(own), "other": _sizes(other)}, k or 1)
-    return found.mean_rank, found.mean_jaccard if k is not None else math.nan
+    compared = stability({"own": _sizes(own), "other": _sizes(other)}, k or 1)
+    return compared.mean_rank, compared.mean_jaccard if k is not None else math.nan
 
 
 def _sizes(scores: Found) -> Found:

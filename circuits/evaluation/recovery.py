@@ -21,6 +21,7 @@ ranked. Where heads share keys and values, an edge into these belongs to every h
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,6 +34,7 @@ from circuits.results.choice import check_ranking
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
+from circuits.shown import Shown
 
 LEVELS = ("edges", "merged", "nodes")
 NEGLIGIBLE = 1e-6
@@ -40,8 +42,8 @@ NEGLIGIBLE = 1e-6
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Recovery:
+@dataclass(frozen=True, eq=False, repr=False)
+class Recovery(Shown):
     """What was ranked, and how well the ranking finds what is true.
 
     Attributes:
@@ -71,6 +73,21 @@ class Recovery:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was ranked, and both areas."""
+        return {
+            "level": self.level, "ranked": len(self), "true": int(self.true.sum()), "auroc": self.auroc,
+            "average_precision": self.average_precision,
+        }  # fmt: skip
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per edge or node: its score, and whether it is of the known circuit."""
+        columns = zip(self.names, self.scores.tolist(), self.true.tolist(), strict=True)
+        return [{"name": name, "score": score, "true": true} for name, score, true in columns]
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: -row["score"])
 
     def __repr__(self) -> str:
         return (

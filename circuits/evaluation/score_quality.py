@@ -4,7 +4,7 @@ Scores are easier to use if few edges carry them, and if prompts of one kind get
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -46,6 +46,10 @@ class Sensitivity:
     mean: float
     largest: float
     pairs: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        """As JSON values."""
+        return asdict(self)
 
 
 @plain_torch

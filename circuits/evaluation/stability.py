@@ -20,13 +20,14 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import finite
+from circuits.shown import Shown
 from circuits.stats.bootstrap import resampling_weights, row_sizes
 from circuits.stats.correlation import correlation
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Stability:
+@dataclass(frozen=True, eq=False, repr=False)
+class Stability(Shown):
     """How alike several runs are.
 
     Attributes:
@@ -65,6 +66,17 @@ class Stability:
     def mean_rank(self) -> float:
         """Over pairs of runs."""
         return _off_diagonal(self.rank)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per edge or node: the share of runs that have it."""
+        columns = zip(self.names, self.frequency.tolist(), strict=True)
+        return [{"name": name, "frequency": frequency} for name, frequency in columns]
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: -row["frequency"])
+
+    def __repr__(self) -> str:
+        return f"Stability({self})"
 
     def __str__(self) -> str:
         size = "circuits" if self.k is None else f"the {self.k} strongest {self.of}"

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.engine.hooks import inference_state, run
+from circuits.engine.hooks import TokenBatch, inference_state, run
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -25,6 +25,7 @@ from circuits.prompts.source import Source
 from circuits.question.answers import saw, watched
 from circuits.question.doubts import about_answers, about_prompts, padded, same_up_to_answer
 from circuits.question.metrics import Metric, get_metric, targets_of
+from circuits.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Merging:
 
 
 @plain_methods
-@dataclass(frozen=True)
-class TaskCheck:
+@dataclass(frozen=True, repr=False)
+class TaskCheck(Shown):
     """What `check_pairs` found.
 
     Attributes:
@@ -108,23 +109,23 @@ class TaskCheck:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What speaks against using these pairs, a sentence each."""
-        found = list(self.doubts)
+        warnings = list(self.doubts)
         if self.accuracy is None:
-            found.insert(0, "pairs without distractors: there is no accuracy and no logit difference")
+            warnings.insert(0, "pairs without distractors: there is no accuracy and no logit difference")
         if self.merging is not None and self.merging.pairs:
-            found.append(
+            warnings.append(
                 f"in {self.merging.pairs} of {self.pairs} pairs an answer or distractor merges with the end of the prompt "
                 f"(such as {self.merging.example}): the model hardly ever saw these tokens in this order"
             )
         if self.equal_pairs:
-            found.append(f"{self.equal_pairs} of {self.pairs} pairs repeat an earlier pair, and so count twice")
-        return tuple(found)
+            warnings.append(f"{self.equal_pairs} of {self.pairs} pairs repeat an earlier pair, and so count twice")
+        return tuple(warnings)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values for JSON."""
-        told = {**asdict(self, dict_factory=_finite), "warnings": list(self.warnings)}
-        del told["doubts"]  # which are among the warnings
-        return told
+        data = {**asdict(self, dict_factory=_finite), "warnings": list(self.warnings)}
+        del data["doubts"]  # which are among the warnings
+        return data
 
 
 @on_model
@@ -216,7 +217,7 @@ def _measure(
 
 
 def _logits(model: Model, batch: PairBatch, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch d_vocab"]:
-    return run(model.bridge, model.architecture.unembed, tokens, batch.position)
+    return run(model.architecture, TokenBatch(tokens, batch.position))
 
 
 def _mean(values: Float[Tensor, " prompt"]) -> Mean:
@@ -241,8 +242,8 @@ def _word_list(entries: Sequence[str | tuple[str, ...]], usable: Sequence[tuple[
 
 def _merging(model: Model, pairs: PromptPairs) -> Merging:
     """The pairs whose prompt comes back as it was from text, but not with an answer or distractor behind it."""
-    found = [token for pair in pairs for token in [_merged_token(model, pair)] if token is not None]
-    return Merging(len(found), repr(model.tokenizer.decode([found[0]])) if found else None)
+    merged = [token for pair in pairs for token in [_merged_token(model, pair)] if token is not None]
+    return Merging(len(merged), repr(model.tokenizer.decode([merged[0]])) if merged else None)
 
 
 def _merged_token(model: Model, pair: Pair) -> int | None:

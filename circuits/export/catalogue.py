@@ -1,9 +1,9 @@
-"""All formats by name: one table for the command line, for `circuits.export_circuit`, and for the docs.
+"""The table of formats, for the command line, `circuits.export_circuit` and the docs.
 
 A format is a function in a file, and an entry here. Nothing heavy is imported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -17,15 +17,15 @@ DRAWN = ("naming", "max_edges", "colours", "direction")
 
 @dataclass(frozen=True)
 class Format:
-    """A format that circuits are written in.
+    """A format of circuits.
 
     Attributes:
-        name: as `--to` takes it.
-        suffix: of its files; none for a folder.
+        name: the value of `--to`.
+        suffix: of its files; empty for a folder.
         where: module and function that write it.
-        takes: options that it takes.
-        every_edge: it wants the scores of all edges of the model, not just of the circuit's.
+        takes: its options.
         carries: what can be read back from it.
+        every_edge: it has the scores of all edges of the model, not only of the circuit's.
     """
 
     name: str
@@ -40,6 +40,23 @@ class Format:
         """The function (circuit, path, …) that writes it."""
         module, name = self.where.split(":")
         return getattr(import_module(f"circuits.{module}"), name)
+
+    def check(self, out: Path, options: Iterable[str], overwrite: bool) -> None:
+        """Refuses what no circuit could make right.
+
+        Raises:
+            InputError: an option that the format does not take, or a file that is there already.
+        """
+        for name in options:
+            if name not in self.takes:
+                takers = [other.name for other in FORMATS.values() if name in other.takes]
+                others = f"; these do: {', '.join(takers)}" if takers else ""
+                what = "labels or groups" if name == "naming" else f"option {name}"
+                raise InputError(f"format {self.name} takes no {what}{others}")
+        if self.suffix and out.is_dir():
+            raise InputError(f"{out} is a directory; format {self.name} is written to a file")
+        if self.suffix and (out.exists() or out.is_symlink()) and not overwrite:
+            raise InputError(f"{out} is there already; use --overwrite to replace it, or choose another --out")
 
 
 FORMATS = {
@@ -60,12 +77,8 @@ FORMATS = {
         Format("csv-nodes", ".csv", "export.tables:write_csv_nodes", ("naming",), "a table"),
         Format("eap-ig", ".json", "export.eap_ig:write_eap_ig", ("d_model",), "edges and effects, by our reader", True),
         Format(
-            "eap-ig-tensors",
-            ".safetensors",
-            "export.eap_ig:write_eap_ig_tensors",
-            ("d_model",),
-            "edges and effects, by our reader",
-            True,
+            "eap-ig-tensors", ".safetensors", "export.eap_ig:write_eap_ig_tensors", ("d_model",),
+            "edges and effects, by our reader", True,
         ),
         Format("mib", "", "export.mib:write_mib", ("d_model", "task", "model"), "as eap-ig", True),
         Format(
@@ -82,11 +95,7 @@ del _BY_SUFFIX[""]
 
 
 def find_format(name: str | None, out: str | Path) -> Format:
-    """The format of this name, or, without one, that of the file's suffix.
-
-    Raises:
-        InputError: no such format; the nearest is offered.
-    """
+    """The format of this name, or without a name, of the file's suffix; InputError if there is none."""
     if name is None:
         suffix = Path(out).suffix.lower()
         if suffix not in _BY_SUFFIX:

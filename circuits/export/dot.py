@@ -1,20 +1,19 @@
-"""A circuit as DOT, for Graphviz: one row a layer, no positions, so that any of its programs can lay it out.
+"""A circuit as DOT, for Graphviz: one row per layer, without positions, so that any of its programs can lay it out.
 
-Text is quoted here rather than by pygraphviz, which takes a label `<…>` for HTML.
+Text is quoted here, since pygraphviz takes a label `<…>` for HTML.
 """
 
 from pathlib import Path
 
 from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 
 ARROWS = {"q": "diamond", "k": "tee", "v": "dot", "in": "normal", "none": "none"}
-"""Arrow heads: diamond, bar, disc, triangle; told apart at any angle and width."""
-
+"""Arrow heads that can be distinguished at any angle and width: diamond, bar, disc, triangle."""
 STRAIGHT = 1000
-"""Lines beyond which they are straight: to lead 1,800 around boxes takes 8 seconds, and none can be followed anyway."""
+"""With more lines than this, lines are straight: routing 1,800 lines around boxes takes 8 seconds, and none can be followed."""
 FRAME = 4.0
 """Points from a merged node's box to its second frame."""
 FACE = "Helvetica,Arial,sans-serif"
@@ -25,8 +24,7 @@ NODE_STYLE = (
 
 def write_dot(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
     """Writes the circuit as DOT; `options` are those of `circuits.export.drawing.draw`."""
-    with replacing(path) as temporary:
-        temporary.write_text(dot_text(draw(circuit, naming, **options)), encoding="utf-8")
+    write_text(path, dot_text(draw(circuit, naming, **options)))
 
 
 def dot_text(drawing: Drawing) -> str:
@@ -37,14 +35,15 @@ def dot_text(drawing: Drawing) -> str:
     for edge in drawing.edges:
         style = edge_style(edge)
         if points_down(edge, by_id):
-            lines.append(f'  "{edge.target}" -> "{edge.source}" [{_turned(style)}];')
+            style = style.replace("arrowhead=", "dir=back, arrowtail=", 1)
+            lines.append(f'  "{edge.target}" -> "{edge.source}" [{style}];')
         else:
             lines.append(f'  "{edge.source}" -> "{edge.target}" [{style}];')
     return "\n".join([*lines, "}", ""])
 
 
 def layout_text(drawing: Drawing) -> str:
-    """What Graphviz needs to lay a drawing out: sizes and ranks; lines without arrow heads, so that they end at boxes."""
+    """The input for Graphviz's layout: sizes and ranks, and lines without arrow heads, so that they end at boxes."""
     by_id = {node.id: node for node in drawing.nodes}
     lines = ["digraph layout {", *_graph_lines(drawing), "  edge [dir=none];", *_rank_lines(drawing)]
     lines += [f'  "{node.id}" [label="", {_size(node, frame=True)}];' for node in drawing.nodes]
@@ -55,7 +54,7 @@ def layout_text(drawing: Drawing) -> str:
 
 
 def points_down(edge: DrawnEdge, by_id: dict[str, DrawnNode]) -> bool:
-    """Whether a line goes against the layers, as between merged nodes."""
+    """Whether a line goes against the order of layers, as some between groups do."""
     return by_id[edge.source].row > by_id[edge.target].row
 
 
@@ -63,7 +62,7 @@ def _graph_lines(drawing: Drawing) -> list[str]:
     direction = "LR" if drawing.rightward else "BT"
     lines = [f"  graph [rankdir={direction}, ranksep=0.3, nodesep=0.14];", f"  node [{NODE_STYLE}];"]
     if len(drawing.edges) > 400:
-        # The layout's searches are cut short: seconds instead of minutes for a thousand lines.
+        # Limit the searches of the layout: seconds instead of minutes for a thousand lines.
         lines.append("  graph [nslimit=2, nslimit1=2, mclimit=0.3, searchsize=10];")
     if len(drawing.edges) > STRAIGHT:
         lines.append("  graph [splines=line, nslimit=0.5, nslimit1=0.5, mclimit=0.1, searchsize=5];")
@@ -71,7 +70,7 @@ def _graph_lines(drawing: Drawing) -> list[str]:
 
 
 def _rank_lines(drawing: Drawing) -> list[str]:
-    """One rank a row, held in order by a chain of invisible nodes."""
+    """One rank per row, ordered by a chain of invisible nodes."""
     lines = ['  node [style=invis, width=0.01, height=0.01, label=""];']
     for i, row in enumerate(drawing.rows):
         nodes = " ".join(f'"{node.id}";' for node in row)
@@ -87,7 +86,7 @@ def _size(node: DrawnNode, frame: bool = False) -> str:
 
 
 def node_style(node: DrawnNode) -> str:
-    """The attributes of a box; heads are rounded, MLPs square, merged nodes have a double frame."""
+    """The attributes of a box: heads are rounded, MLPs square, groups have a double frame."""
     shape = "filled" if node.kind == "mlp" else "filled,rounded"
     frames = ", peripheries=2" if node.kind == "group" else ""
     return f'{_label(node)}, style="{shape}", fillcolor="{FILLS[node.kind]}", color="#333333"{frames}, {_size(node)}'
@@ -96,7 +95,7 @@ def node_style(node: DrawnNode) -> str:
 def _label(node: DrawnNode) -> str:
     if node.detail is None:
         return f'label="{quoted(node.label)}"'
-    # HTML-like, for two sizes of text; every sign that means something there is an entity.
+    # An HTML-like label, for two text sizes.
     return (
         f'label=<<font point-size="{FONT:g}">{markup(node.label)}</font><br/>'
         f'<font point-size="{SMALL_FONT:g}">{markup(node.detail)}</font>>'
@@ -104,23 +103,18 @@ def _label(node: DrawnNode) -> str:
 
 
 def edge_style(edge: DrawnEdge) -> str:
-    """The attributes of a line, with the edge's kind and effect for other programs."""
+    """The attributes of a line, with the kind and effect of the edge for other programs."""
     score = "" if edge.score is None else f', score="{edge.score:.6g}"'
-    dashed = "dashed" if edge.dashed else "solid"
-    size = arrow_size(edge)
+    style = "dashed" if edge.dashed else "solid"
     return (
-        f'color="{edge.colour}", penwidth={edge.width:g}, style={dashed}, arrowhead={ARROWS[edge.kind]}, '
-        f'arrowsize={size:.2f}, kind="{edge.kind}"{score}'
+        f'color="{edge.colour}", penwidth={edge.width:g}, style={style}, arrowhead={ARROWS[edge.kind]}, '
+        f'arrowsize={arrow_size(edge):.2f}, kind="{edge.kind}"{score}'
     )
 
 
 def arrow_size(edge: DrawnEdge) -> float:
-    """Of an arrow head, in Graphviz's unit of 10 points."""
+    """The size of an arrow head, in Graphviz's unit of 10 points."""
     return 0.42 + 0.09 * edge.width
-
-
-def _turned(style: str) -> str:
-    return style.replace("arrowhead=", "dir=back, arrowtail=", 1)
 
 
 def quoted(text: str) -> str:
@@ -128,16 +122,11 @@ def quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
 
 
+_MARKUP = str.maketrans(
+    {"&": "&amp;", "\\": "\\\\", "<": "&lt;", ">": "&gt;", '"': "&quot;", "[": "&#91;", "]": "&#93;"}
+)
+
+
 def markup(text: str) -> str:
     """Text inside an HTML-like label."""
-    for sign, entity in (
-        ("&", "&amp;"),
-        ("\\", "\\\\"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ('"', "&quot;"),
-        ("[", "&#91;"),
-        ("]", "&#93;"),
-    ):
-        text = text.replace(sign, entity)
-    return text
+    return text.translate(_MARKUP)

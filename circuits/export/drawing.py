@@ -1,8 +1,8 @@
-"""A circuit as it is drawn, before any format: which boxes, which lines, and how each looks.
+"""A drawing of a circuit, for all formats: its boxes and lines, and their style.
 
-DOT, TikZ, SVG, PDF and PNG are all made of this, so that they look alike. Nothing is told by colour alone: the sign of an
-effect is also solid or dashed, and where a head is entered (query, key, value) is the shape of the arrow head. Colours are
-those of Okabe and Ito (2008), which differ for every common kind of colour blindness, and differ in lightness.
+DOT, TikZ, SVG, PDF and PNG use the same drawing, so that they look alike. No information is in colour alone: the sign of an
+effect is also solid or dashed, and the input of a head (query, key, value) is the shape of the arrow head. Colours are those of
+Okabe and Ito (2008), which can be distinguished with every common kind of colour blindness, and in greyscale.
 """
 
 import math
@@ -14,27 +14,26 @@ from typing import Literal
 import networkx
 
 from circuits.errors import InputError
-from circuits.graph.graph import Graph, Kind
+from circuits.export.placing import kind_of, level
+from circuits.graph.graph import Kind
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.quantity import EFFECT, Quantity, quantity_of
 
 Sign = Literal["helps", "hurts", "size", "unscored"]
-"""`size`: of a score that has no sign."""
-
+"""`size`: a score without a sign."""
 SIGN_COLOURS: dict[str, str] = {"helps": "#0072B2", "hurts": "#D55E00", "size": "#009E73", "unscored": "#555555"}
 KIND_COLOURS: dict[str, str] = {"q": "#D55E00", "k": "#009E73", "v": "#0072B2", "in": "#555555"}
 KIND_WORDS: dict[str, str] = {"q": "query", "k": "key", "v": "value", "in": "MLP, logits"}
 FILLS = {"input": "#E6E6E6", "head": "#FFFFFF", "mlp": "#FBF3C6", "logits": "#E6E6E6", "group": "#DCEEF9"}
-
 MOST = 5000
-"""Lines that are drawn at all; beyond, a layout takes minutes."""
+"""The largest number of lines; the layout of more takes minutes."""
 THINNEST, THICKEST = 0.5, 3.6
 """Widths of lines, in points."""
 FONT, SMALL_FONT = 9.0, 7.0
 """Sizes of a label and of the line below it, in points."""
 GROUP = "group "
-"""Keeps the names of groups apart from those of nodes."""
+"""Prefix that distinguishes names of groups from those of nodes."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,12 @@ class DrawnNode:
     """A box.
 
     Attributes:
-        id: the node's name, or `group 0` …; never free text.
-        label: its first line.
+        id: the name of the node, or `group 0` …; never the user's text.
+        label: the first line of text.
         detail: a smaller second line, or None.
         kind: `input`, `head`, `mlp`, `logits` or `group`.
-        members: the nodes that it stands for.
-        row: its height, counted from the bottom.
+        members: the nodes in it.
+        row: its row, counted from the bottom.
     """
 
     id: str
@@ -59,9 +58,8 @@ class DrawnNode:
 
     @property
     def width(self) -> float:
-        """In points, by an estimate of the text's width."""
-        text = max(text_width(self.label, FONT), text_width(self.detail or "", SMALL_FONT))
-        return max(24.0, text + 10.0)
+        """In points, estimated from the text."""
+        return max(24.0, text_width(self.label, FONT) + 10.0, text_width(self.detail or "", SMALL_FONT) + 10.0)
 
     @property
     def height(self) -> float:
@@ -75,11 +73,11 @@ class DrawnEdge:
 
     Attributes:
         source, target: ids of its boxes.
-        kind: where it enters: `q`, `k`, `v`, or `in` for MLPs and logits.
-        score: its effect (of merged nodes: the sum), None if unknown.
-        width: in points; grows with the square root of the effect's size.
+        kind: the input at the target: `q`, `k`, `v`, or `in` for MLPs and logits.
+        score: its effect (for groups, the sum), None if unknown.
+        width: in points; proportional to the square root of the absolute effect.
         colour: hexadecimal.
-        signed: whether the score's sign says something, see `circuits.results.quantity`.
+        signed: whether the sign of the score has a meaning, see `circuits.results.quantity`.
     """
 
     source: str
@@ -105,11 +103,11 @@ class Drawing:
 
     Attributes:
         nodes: from the bottom row up.
-        edges: weak ones first, so that strong ones lie on top.
-        colours: what colour tells: `sign` or `kind`.
+        edges: weak ones first, so that strong ones are on top.
+        colours: the meaning of colours: `sign` or `kind`.
         rightward: layers go to the right instead of up.
-        left_out: lines that `max_edges` left out.
-        dead_ends: lines among the strongest that were left out with them, being on no path from `input` to `logits`.
+        left_out: number of lines that `max_edges` left out.
+        dead_ends: number of lines among the strongest that were left out since they are on no path from `input` to `logits`.
         quantity: what the scores are.
     """
 
@@ -123,7 +121,7 @@ class Drawing:
 
     @property
     def selection(self) -> str:
-        """How many lines are drawn of how many, in words."""
+        """The number of lines drawn and of all lines, in words."""
         shown = len(self.edges)
         without = f"; {self.dead_ends} on no path from input to logits were left out" if self.dead_ends else ""
         return f"{shown} of {shown + self.left_out + self.dead_ends} lines drawn, the strongest{without}"
@@ -136,21 +134,19 @@ class Drawing:
 
     @property
     def legend(self) -> tuple["LegendLine", ...]:
-        """One entry for each kind of line that is there."""
-        signs = {edge.sign for edge in self.edges}
-        name = self.quantity.name
+        """An entry for each sign and kind of the lines."""
+        signs, kinds = {edge.sign for edge in self.edges}, {edge.kind for edge in self.edges}
+        name, by_sign = self.quantity.name, self.colours == "sign"
         words = {
             "helps": f"positive {name}",
             "hurts": f"negative {name}",
             "size": f"{name}, without sign: wider is more",
         }
-        by_sign = self.colours == "sign"
         entries = [
-            LegendLine(words[sign], "none", SIGN_COLOURS[sign] if by_sign else "#000000", sign == "hurts")
-            for sign in ("helps", "hurts", "size")
+            LegendLine(text, "none", SIGN_COLOURS[sign] if by_sign else "#000000", sign == "hurts")
+            for sign, text in words.items()
             if sign in signs
         ]
-        kinds = {edge.kind for edge in self.edges}
         entries += [
             LegendLine(f"to {KIND_WORDS[kind]}", kind, "#000000" if by_sign else KIND_COLOURS[kind], False)
             for kind in ("q", "k", "v", "in")
@@ -161,7 +157,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class LegendLine:
-    """A short sample line with its meaning; `head` is a kind, or `none` for a line without an arrow head."""
+    """A sample line with its meaning; `head` is a kind of edge, or `none` for a line without an arrow head."""
 
     text: str
     head: str
@@ -170,10 +166,15 @@ class LegendLine:
 
 
 def text_width(text: str, size: float) -> float:
-    """Points that a text takes in a plain sans-serif face, estimated from above."""
+    """Upper estimate of the width of a text in points, in a plain sans-serif font."""
     narrow, wide = set("iljtfI.,:;|!'()[] "), set("mwMW@%&QOGD")
     ems = sum(1.0 if ord(s) > 0x2E80 else 0.36 if s in narrow else 0.9 if s in wide else 0.62 for s in text)
     return ems * size
+
+
+def check_max_edges(max_edges: int | None) -> None:
+    if max_edges is not None and max_edges < 1:
+        raise InputError(f"max_edges must be at least 1, got {max_edges}")
 
 
 def draw(
@@ -184,17 +185,17 @@ def draw(
     colours: str = "sign",
     direction: str = "up",
 ) -> Drawing:
-    """What of a circuit is drawn, and how.
+    """The drawing of a circuit.
 
-    An edge into a shared key/value head is drawn into each head of its group that the circuit holds. Edges between merged
-    nodes are summed, for each of q, k, v and `in`; edges inside a group are not drawn. Merged groups may point at each
-    other; such edges go down.
+    An edge into a shared key/value head is drawn into each head of its group that is in the circuit. Edges between groups are
+    summed, for each of q, k, v and `in`; edges inside a group are not drawn. Two groups may have edges in both directions, some
+    of which go down.
 
     Args:
         circuit: any circuit.
         naming: labels and groups.
-        max_edges: only so many lines, the strongest, and of them those on a path from `input` to `logits` (all of them
-            where there is no path); None: all.
+        max_edges: draw this many of the strongest lines, and of them those on a path from `input` to `logits` (all, if there
+            is no path); None: all lines.
         colours: `sign`: blue for positive effects, vermilion for negative ones, green for sizes without sign; `kind`: by q, k
             and v.
         direction: of the layers, `up` or `right`.
@@ -206,8 +207,7 @@ def draw(
         raise InputError(
             f"colours must be 'sign' or 'kind' and direction 'up' or 'right', got {colours!r}, {direction!r}"
         )
-    if max_edges is not None and max_edges < 1:
-        raise InputError(f"max_edges must be at least 1, got {max_edges}")
+    check_max_edges(max_edges)
     naming = (naming or Naming()).checked(circuit.graph)
     homes = {node: label for label, nodes in naming.groups.items() for node in nodes}
     box_of = {node: f"{GROUP}{homes[node]}" if node in homes else node for node in circuit.nodes}
@@ -226,15 +226,8 @@ def draw(
     edges = tuple(
         _edge(ids[s], ids[t], k, totals[s, t, k], largest, colours, quantity.signed) for s, t, k in reversed(kept)
     )
-    return Drawing(
-        tuple(nodes.values()),
-        edges,
-        colours,
-        direction == "right",
-        len(order) - len(strongest),
-        len(strongest) - len(kept),
-        quantity,
-    )
+    left_out, dead_ends = len(order) - len(strongest), len(strongest) - len(kept)
+    return Drawing(tuple(nodes.values()), edges, colours, direction == "right", left_out, dead_ends, quantity)
 
 
 _Line = tuple[str, str, Kind]
@@ -242,7 +235,7 @@ _Line = tuple[str, str, Kind]
 
 
 def _on_paths(lines: Sequence[_Line], box_of: dict[str, str]) -> list[_Line]:
-    """Those that lie on a path from `input` to `logits`."""
+    """The lines on a path from `input` to `logits`."""
     graph = networkx.DiGraph((source, target) for source, target, _ in lines)
     start, end = (box_of.get(node, node) for node in ("input", "logits"))
     if start not in graph or end not in graph:
@@ -252,10 +245,9 @@ def _on_paths(lines: Sequence[_Line], box_of: dict[str, str]) -> list[_Line]:
 
 
 def _totals(circuit: Circuit, box_of: dict[str, str]) -> dict[_Line, float | None]:
-    """Summed effects; an edge counts once for a box that holds several of its heads."""
+    """The sum of effects for each line; an edge counts once for a box that has several of its heads."""
     graph = circuit.graph
-    sums: dict[_Line, float | None] = {}
-    several: dict[_Line, list[float | None]] = {}
+    totals: dict[_Line, list[float | None]] = {}
     sources = [box_of.get(name, name) for name in graph.writer_names]
     targets = [
         list(dict.fromkeys(box_of[node] for node in graph.nodes_fed_by(reader) or ("logits",) if node in box_of))
@@ -265,12 +257,8 @@ def _totals(circuit: Circuit, box_of: dict[str, str]) -> dict[_Line, float | Non
     for w, r, score, _ in circuit.entries():
         for target in targets[r]:
             if target != sources[w]:
-                key = (sources[w], target, kinds[r])
-                if key in sums:
-                    several.setdefault(key, [sums[key]]).append(score)
-                else:
-                    sums[key] = score
-    return sums | {key: _sum(values) for key, values in several.items()}
+                totals.setdefault((sources[w], target, kinds[r]), []).append(score)
+    return {key: _sum(scores) if len(scores) > 1 else scores[0] for key, scores in totals.items()}
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
@@ -283,7 +271,8 @@ def _boxes(circuit: Circuit, naming: Naming, box_of: dict[str, str], used: set[s
     for node, box in box_of.items():
         if box in used:
             members.setdefault(box, []).append(node)
-    levels = {box: median_low(_level(node, circuit.graph) for node in nodes) for box, nodes in members.items()}
+    n_layers = circuit.graph.n_layers
+    levels = {box: median_low(level(node, n_layers) for node in nodes) for box, nodes in members.items()}
     boxes = {}
     for i, box in enumerate(sorted(members, key=lambda box: levels[box])):
         nodes = tuple(members[box])
@@ -291,26 +280,13 @@ def _boxes(circuit: Circuit, naming: Naming, box_of: dict[str, str], used: set[s
             name, label, detail, kind = f"{GROUP}{i}", box.removeprefix(GROUP), _listed(nodes), "group"
         else:
             role = naming.labels.get(box)
-            name, label, detail, kind = box, role or box, box if role and role != box else None, _kind(box)
+            name, label, detail, kind = box, role or box, box if role and role != box else None, kind_of(box)
         boxes[box] = DrawnNode(name, label, detail, kind, nodes, levels[box])
     return boxes
 
 
-def _level(node: str, graph: Graph) -> int:
-    """Height of a node: `input`, then per layer its heads and its MLP, then `logits`."""
-    if node in ("input", "logits"):
-        return 0 if node == "input" else 2 * graph.n_layers + 1
-    return 2 * int(node[1:].split(".")[0]) + (1 if node[0] == "a" else 2)
-
-
-def _kind(node: str) -> str:
-    return node if node in ("input", "logits") else "head" if node[0] == "a" else "mlp"
-
-
-def _listed(nodes: tuple[str, ...], most: int = 4) -> str:
-    return (
-        ", ".join(nodes) if len(nodes) <= most else f"{', '.join(nodes[: most - 1])} and {len(nodes) - most + 1} more"
-    )
+def _listed(nodes: tuple[str, ...]) -> str:
+    return ", ".join(nodes) if len(nodes) <= 4 else f"{', '.join(nodes[:3])} and {len(nodes) - 3} more"
 
 
 def _sign(score: float | None, signed: bool) -> Sign:

@@ -1,38 +1,38 @@
-"""Circuits in the files of EAP-IG (Hanna, Pezzelle and Belinkov 2024; `Graph.to_json`, `Graph.to_pt`), both ways.
+"""Reads and writes the files of EAP-IG (Hanna, Pezzelle and Belinkov 2024; `Graph.to_json`, `Graph.to_pt`).
 
 JSON: `{"cfg": {…}, "nodes": {name: {"in_graph"}}, "edges": {name: {"score", "in_graph"}}}` with every edge of the model.
-Tensors: what EAP-IG's `.pt` holds (`edges_scores`, `edges_in_graph` [writer, reader], `nodes_in_graph` [writer]; readers per
-layer all q, all k, all v, then the MLP) as safetensors, with `cfg`, `src_nodes` and `dst_nodes` as JSON in its header, since
-a `.pt` is a pickle and none is read or written here.
+Tensors: the content of EAP-IG's `.pt` (`edges_scores`, `edges_in_graph` [writer, reader], `nodes_in_graph` [writer]; readers
+per layer all q, all k, all v, then the MLP) as safetensors, with `cfg`, `src_nodes` and `dst_nodes` as JSON in the header. A
+`.pt` is a pickle, which is never read or written here.
 
-EAP-IG knows no shared key/value heads: an edge into one is written once per query head with an equal share of its effect,
-and read back as the sum over its heads, in the circuit if any of them is. `cfg["n_key_value_heads"]`, which EAP-IG passes
-over, tells that. Signs are alike (positive = helps) where EAP-IG was given a loss. Standard errors and provenance are not
-carried; scores of 0 outside the circuit count as none.
+EAP-IG has no shared key/value heads. An edge into one is written once per query head, each with an equal share of its effect.
+It is read back as their sum, and belongs to the circuit if any of them does. `cfg["n_key_value_heads"]`, which EAP-IG ignores,
+records the groups. Signs agree (positive = helps) if EAP-IG was given a loss. Standard errors and provenance are lost, and
+scores of 0 outside the circuit are read as missing.
 """
 
 import json
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from circuits.errors import InputError
-from circuits.files.atomic import replacing, write_tensors
-from circuits.files.untrusted import check_tensors, parse_json, read_json, shown
+from circuits.errors import InputError, locating
+from circuits.files.atomic import write_tensors, write_text
+from circuits.files.untrusted import finite_number, open_tensors, parse_json, read_json, shown
 from circuits.graph.graph import Graph
 from circuits.results.circuit import Circuit
 
 FIELDS = ("score", "in_graph")
 """Keys of the edges and nodes in a file."""
 LARGEST_IN_PART = 1_000_000
-"""Writers times readers of a graph some of whose edges a file may leave out; the tables of a larger one need a file to match."""
+"""Writers times readers of a graph of which a file may leave out edges; for a larger graph a file must have them all."""
 TENSORS = ("edges_scores", "edges_in_graph", "nodes_in_graph")
 
 
@@ -40,11 +40,11 @@ def write_eap_ig(circuit: Circuit, path: str | Path, d_model: int | None = None)
     """Writes EAP-IG's JSON.
 
     Args:
-        circuit: its edges are `in_graph`; its scores are written for all edges that have one, 0 for the others.
-        d_model: width of the residual stream. EAP-IG asks for it and uses it for circuits of neurons alone; None: 0.
+        circuit: its edges are `in_graph`. Edges without a score get 0.
+        d_model: width of the residual stream, which EAP-IG uses only for circuits of neurons; None: 0.
 
     Raises:
-        InputError: a model without MLPs in some layers, which EAP-IG cannot describe.
+        InputError: some layers of the model have no MLP, which EAP-IG cannot describe.
     """
     flat, mask, scores = _ungrouped(circuit)
     inside = set(circuit.nodes)
@@ -52,15 +52,13 @@ def write_eap_ig(circuit: Circuit, path: str | Path, d_model: int | None = None)
     head = json.dumps({"cfg": _config(circuit.graph, d_model), "nodes": nodes}).removesuffix("}")
     writers, readers = (places.tolist() for places in flat.edge_mask.nonzero(as_tuple=True))
     rows = zip(writers, readers, scores[flat.edge_mask].tolist(), mask[flat.edge_mask].tolist(), strict=True)
-    sources, targets, said = flat.writer_names, flat.reader_names, {True: "true", False: "false"}
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f'{head}, "edges": {{')
-        # The names hold no character that JSON would have escaped.
-        file.writelines(
-            f'{", " if i else ""}"{sources[w]}->{targets[r]}": {{"score": {score!r}, "in_graph": {said[there]}}}'
-            for i, (w, r, score, there) in enumerate(rows)
-        )
-        file.write("}}")
+    sources, targets, boolean = flat.writer_names, flat.reader_names, {True: "true", False: "false"}
+    # The names have no characters that JSON escapes.
+    edges = (
+        f'{", " if i else ""}"{sources[w]}->{targets[r]}": {{"score": {score!r}, "in_graph": {boolean[in_graph]}}}'
+        for i, (w, r, score, in_graph) in enumerate(rows)
+    )
+    write_text(path, chain([f'{head}, "edges": {{'], edges, ["}}"]))
 
 
 def write_eap_ig_tensors(circuit: Circuit, path: str | Path, d_model: int | None = None) -> None:
@@ -100,17 +98,17 @@ def _flat(graph: Graph) -> Graph:
 
 
 def _columns(graph: Graph, flat: Graph) -> Tensor:
-    """For each reader of `flat` the reader of `graph` that it belongs to."""
-    found = []
+    """For each reader of `flat`, the index of the reader of `graph` that it belongs to."""
+    columns = []
     for reader in flat.reader_nodes:
         shared = graph.grouped and reader.part in ("k", "v") and reader.head is not None
         kv = f"a{reader.layer}.kv{(reader.head or 0) // graph.group_size}<{reader.part}>"
-        found.append(graph.reader_index(kv if shared else reader.name))
-    return torch.tensor(found)
+        columns.append(graph.reader_index(kv if shared else reader.name))
+    return torch.tensor(columns)
 
 
 def _ungrouped(circuit: Circuit) -> tuple[Graph, Bool[Tensor, "writer reader"], Float[Tensor, "writer reader"]]:
-    """The graph with a reader per query head, the circuit's mask and its scores in it."""
+    """The graph with a reader per query head, and the circuit's mask and scores in it."""
     graph, flat = circuit.graph, _flat(circuit.graph)
     columns = _columns(graph, flat)
     scores = torch.zeros_like(circuit.mask, dtype=torch.float64) if circuit.scores is None else circuit.scores.double()
@@ -121,20 +119,18 @@ def _ungrouped(circuit: Circuit) -> tuple[Graph, Bool[Tensor, "writer reader"], 
 
 
 def read_eap_ig(path: str | Path) -> Circuit:
-    """Reads EAP-IG's JSON: a file of ours, or one that EAP-IG wrote for the edges of a model.
+    """Reads EAP-IG's JSON, written by this package or by EAP-IG.
 
     Raises:
-        InputError: the file cannot be read, is of another kind, or names nodes or edges that its model does not have.
+        InputError: the file cannot be read, has another format, or names nodes or edges that its model does not have.
     """
     return from_plain(read_json(path, FIELDS), path)
 
 
 def from_plain(data: Any, path: str | Path) -> Circuit:
-    """The circuit that the JSON of a file says; see `read_eap_ig`."""
-    try:
+    """The circuit in the JSON of a file; see `read_eap_ig`."""
+    with locating(f"{path}: "):
         return _from_dict(data)
-    except InputError as problem:
-        raise InputError(f"{path}: {problem}") from None
 
 
 def _from_dict(data: Any) -> Circuit:
@@ -161,11 +157,7 @@ def _from_dict(data: Any) -> Circuit:
 
 
 def _edge_places(flat: Graph, names: Iterable[str]) -> Iterator[int]:
-    """Where each edge is in a flattened table [writer, reader].
-
-    Raises:
-        InputError: a name that is no edge, with the nearest ones.
-    """
+    """The index of each edge in a flattened table [writer, reader]; InputError for a name that is not an edge."""
     writers = {name: w for w, name in enumerate(flat.writer_names)}
     readers = {name: r for r, name in enumerate(flat.reader_names)}
     visible = [reader.n_writers for reader in flat.reader_nodes]
@@ -178,21 +170,14 @@ def _edge_places(flat: Graph, names: Iterable[str]) -> Iterator[int]:
 
 
 def _in_graph(name: str, edge: Any) -> bool:
-    there = edge.get("in_graph") if isinstance(edge, dict) else None
-    if type(there) is not bool:
+    in_graph = edge.get("in_graph") if isinstance(edge, dict) else None
+    if type(in_graph) is not bool:
         raise InputError(f"edge {shown(name)} needs 'in_graph', true or false, got {shown(edge)}")
-    return there
+    return in_graph
 
 
 def _score(name: str, edge: dict[str, Any]) -> float:
-    score = edge.get("score", 0.0)
-    try:
-        number = math.nan if isinstance(score, bool) or not isinstance(score, int | float) else float(score)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise InputError(f"edge {shown(name)} needs a finite number as its score, got {shown(score)}")
-    return number
+    return finite_number(edge.get("score", 0.0), f"the score of edge {shown(name)}")
 
 
 def _graph(config: Any) -> Graph:
@@ -218,10 +203,9 @@ def _grouped(graph: Graph, flat: Graph, mask: Tensor, scores: Tensor) -> Circuit
 def is_eap_ig_tensors(path: str | Path) -> bool:
     """Whether a safetensors file has the tensors of EAP-IG."""
     try:
-        check_tensors(path)
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path, "EAP-IG's tensors") as (file, _):
             return set(TENSORS) <= set(file.keys())
-    except (OSError, SafetensorError, InputError):
+    except InputError:
         return False
 
 
@@ -231,25 +215,16 @@ def read_eap_ig_tensors(path: str | Path) -> Circuit:
     Raises:
         InputError: the file cannot be read, or its tensors do not fit its model.
     """
-    try:
-        check_tensors(path)
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            graph = _graph(parse_json(header["cfg"]))
-            flat = _flat(graph)
-            names = (parse_json(header["src_nodes"]), parse_json(header["dst_nodes"]))
-            if names != (list(flat.writer_names), list(flat.reader_names)):
-                raise InputError("its nodes are not those of its model, in their order")
-            scores, mask = (file.get_tensor(name) for name in TENSORS[:2])
+    with open_tensors(path, "EAP-IG's tensors") as (file, header):
+        graph = _graph(parse_json(header["cfg"]))
+        flat = _flat(graph)
+        names = (parse_json(header["src_nodes"]), parse_json(header["dst_nodes"]))
+        if names != (list(flat.writer_names), list(flat.reader_names)):
+            raise InputError("its nodes are not those of its model, in their order")
+        scores, mask = (file.get_tensor(name) for name in TENSORS[:2])
         shape = flat.edge_mask.shape
         if scores.shape != shape or mask.shape != shape or mask.dtype != torch.bool or not scores.is_floating_point():
             raise InputError(f"its tensors must be numbers and booleans of shape {tuple(shape)}")
         if not bool(scores.isfinite().all()) or bool((mask & ~flat.edge_mask).any()):
             raise InputError("its tensors hold scores that are not finite, or edges that its model does not have")
         return _grouped(graph, flat, mask, scores.double() * flat.edge_mask)
-    except InputError as problem:
-        raise InputError(f"{path}: {problem}") from None
-    except OSError as problem:
-        raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
-    except (SafetensorError, KeyError, ValueError, RecursionError) as problem:
-        raise InputError(f"{path} does not hold EAP-IG's tensors: {problem}") from None

@@ -4,8 +4,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import ContentWarning, InputError
-from circuits.export.catalogue import FORMATS, Format, find_format
+from circuits.errors import ContentWarning
+from circuits.export.catalogue import Format, find_format
 from circuits.plain_torch import plain_torch
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
@@ -26,37 +26,29 @@ def export_circuit(
     Args:
         circuit: any circuit.
         out: the file, or for `mib` the folder.
-        to: the format's name; None: by the suffix of `out`.
+        to: the name of the format; None: by the suffix of `out`.
         naming: labels and groups of nodes.
-        overwrite: replace what is there.
-        options: the format's own, as `max_edges=200`, `direction="right"`, `colours="kind"`, `dpi=300`, `d_model=768`.
+        overwrite: replace an existing file.
+        options: of the format, such as `max_edges=200`, `direction="right"`, `colours="kind"`, `dpi=300`, `d_model=768`.
 
     Returns:
         the file written.
 
     Raises:
-        InputError: no such format, an option that it does not take, or a file that is there already.
+        InputError: an unknown format, an option that it does not take, or a file that exists already.
     """
     form, out = find_format(to, out), Path(out)
     given = options | ({"naming": naming} if naming else {})
-    unused = [name for name in given if name not in form.takes]
-    if unused:
-        takers = [other.name for other in FORMATS.values() if unused[0] in other.takes]
-        others = f"; these do: {', '.join(takers)}" if takers else ""
-        raise InputError(f"format {form.name} takes no {_told(unused[0])}{others}")
+    form.check(out, given, overwrite)
     _warn_if_empty(form, circuit, out)
     if not form.suffix:
         return form.write(circuit, out, overwrite=overwrite, **given)
-    if out.is_dir():
-        raise InputError(f"{out} is a directory; format {form.name} is written to a file")
-    if (out.exists() or out.is_symlink()) and not overwrite:
-        raise InputError(f"{out} is there already; use --overwrite to replace it, or choose another --out")
     form.write(circuit, out, **given)
     return out
 
 
 def _warn_if_empty(form: Format, circuit: Circuit, out: Path) -> None:
-    """Nothing is wrong with an empty circuit, but most who export one have asked for something else."""
+    """An empty circuit is valid, but rarely what the user wanted."""
     if len(circuit) or (form.every_edge and circuit.scores is not None):
         return
     reason = ""
@@ -65,7 +57,3 @@ def _warn_if_empty(form: Format, circuit: Circuit, out: Path) -> None:
     elif circuit.scores is not None:
         reason = "; there are scores: choose the strongest edges by them, with --edges N (circuits.EdgeScores.top)"
     warnings.warn(f"the circuit has no edges, so {out} has none{reason}", ContentWarning, stacklevel=3)
-
-
-def _told(option: str) -> str:
-    return "labels or groups" if option == "naming" else f"option {option}"

@@ -1,115 +1,42 @@
-"""Text for LaTeX, as pdflatex takes it without any package: nothing in a label can be a command.
+"""Escapes text for pdflatex, without packages, so that nothing in a label can be a command.
 
-Only letters of the fonts that every installation has as outlines are used; `\\$` and `\\S` would be bitmaps in small ones.
+Only letters of the outline fonts of every installation are used; in small installations `\\$` and `\\S` would be bitmaps.
 """
 
 import unicodedata
 
 from circuits.errors import InputError
 
-_SIGNS = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\ensuremath{\mathdollar}",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\ensuremath{<}",
-    ">": r"\ensuremath{>}",
-    "|": r"\ensuremath{|}",
-    '"': r"\char34{}",
-    "`": r"{}\char96{}",
-    "'": r"\char39{}",
-    "-": r"{-}",
-    "–": r"{--}",
-    "—": r"{---}",
-    "−": r"\ensuremath{-}",
-    "→": r"\ensuremath{\rightarrow}",
-    "←": r"\ensuremath{\leftarrow}",
-    "↔": r"\ensuremath{\leftrightarrow}",
-    "×": r"\ensuremath{\times}",
-    "·": r"\ensuremath{\cdot}",
-    "±": r"\ensuremath{\pm}",
-    "≤": r"\ensuremath{\leq}",
-    "≥": r"\ensuremath{\geq}",
-    "≠": r"\ensuremath{\neq}",
-    "≈": r"\ensuremath{\approx}",
-    "∞": r"\ensuremath{\infty}",
-    "√": r"\ensuremath{\surd}",
-    "…": r"\ldots{}",
-    "“": r"``{}",
-    "”": r"''{}",
-    "‘": r"`{}",
-    "’": r"'{}",
-    "ß": r"\ss{}",
-    "æ": r"\ae{}",
-    "Æ": r"\AE{}",
-    "œ": r"\oe{}",
-    "Œ": r"\OE{}",
-    "ø": r"\o{}",
-    "Ø": r"\O{}",
-    "ł": r"\l{}",
-    "Ł": r"\L{}",
-    "ı": r"\i{}",
-    "§": r"\ensuremath{\mathsection}",
-    "\u00a0": "~",
-}
+
+def _pairs(text: str) -> dict[str, str]:
+    words = text.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+_MATHS = _pairs(r"""
+    $ \mathdollar  < <  > >  | |  − -  → \rightarrow  ← \leftarrow  ↔ \leftrightarrow  × \times  · \cdot  ± \pm
+    ≤ \leq  ≥ \geq  ≠ \neq  ≈ \approx  ∞ \infty  √ \surd  § \mathsection
+    α \alpha  β \beta  γ \gamma  δ \delta  ε \epsilon  ζ \zeta  η \eta  θ \theta  ι \iota  κ \kappa  λ \lambda  μ \mu  ν \nu
+    ξ \xi  ο o  π \pi  ρ \rho  ς \varsigma  σ \sigma  τ \tau  υ \upsilon  φ \phi  χ \chi  ψ \psi  ω \omega
+    Γ \Gamma  Δ \Delta  Θ \Theta  Λ \Lambda  Ξ \Xi  Π \Pi  Σ \Sigma  Υ \Upsilon  Φ \Phi  Ψ \Psi  Ω \Omega
+""")
+"""Signs that need maths mode."""
+_SIGNS = _pairs(r"""
+    \ \textbackslash{}  { \{  } \}  & \&  # \#  % \%  _ \_  ^ \textasciicircum{}  ~ \textasciitilde{}  " \char34{}
+    ` {}\char96{}  ' \char39{}  - {-}  – {--}  — {---}  … \ldots{}  “ ``{}  ” ''{}  ‘ `{}  ’ '{}
+    ß \ss{}  æ \ae{}  Æ \AE{}  œ \oe{}  Œ \OE{}  ø \o{}  Ø \O{}  ł \l{}  Ł \L{}  ı \i{}
+""") | {"\u00a0": "~"}
 _ACCENTS = {
-    "\u0300": r"\`",
-    "\u0301": r"\'",
-    "\u0302": r"\^",
-    "\u0303": r"\~",
-    "\u0304": r"\=",
-    "\u0306": r"\u",
-    "\u0307": r"\.",
-    "\u0308": r"\"",
-    "\u030a": r"\r",
-    "\u030b": r"\H",
-    "\u030c": r"\v",
-    "\u0327": r"\c",
-}
-_LETTERS = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "iota",
-    "kappa",
-    "lamda",
-    "mu",
-    "nu",
-    "xi",
-    "omicron",
-    "pi",
-    "rho",
-    "final_sigma",
-    "sigma",
-    "tau",
-    "upsilon",
-    "phi",
-    "chi",
-    "psi",
-    "omega",
-]
-_NO_COMMAND = {"omicron": "o", "final_sigma": r"\varsigma", "lamda": r"\lambda"}
-_GREEK = {chr(0x3B1 + i): _NO_COMMAND.get(name, f"\\{name}") for i, name in enumerate(_LETTERS)}
-_GREEK |= {chr(0x391 + i): f"\\{_LETTERS[i].capitalize()}" for i in (2, 3, 7, 13, 15, 18, 20, 21, 23, 24)}
-_GREEK |= {"\u039b": r"\Lambda"}
+    "\u0300": r"\`", "\u0301": r"\'", "\u0302": r"\^", "\u0303": r"\~", "\u0304": r"\=", "\u0306": r"\u",
+    "\u0307": r"\.", "\u0308": r"\"", "\u030a": r"\r", "\u030b": r"\H", "\u030c": r"\v", "\u0327": r"\c",
+}  # fmt: skip
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX sets as it stands.
+    """Text that LaTeX typesets literally.
 
     Raises:
-        InputError: a letter that pdflatex has no plain way to write.
+        InputError: pdflatex has no simple way to write a letter.
 
     >>> escape("50% of a_1 & <b>")
     '50\\\\% of a\\\\_1 \\\\& \\\\ensuremath{<}b\\\\ensuremath{>}'
@@ -120,8 +47,8 @@ def escape(text: str) -> str:
 def _sign(sign: str, text: str) -> str:
     if sign in _SIGNS:
         return _SIGNS[sign]
-    if sign in _GREEK:
-        return rf"\ensuremath{{{_GREEK[sign]}}}"
+    if sign in _MATHS:
+        return rf"\ensuremath{{{_MATHS[sign]}}}"
     if " " <= sign <= "~":
         return sign
     letter, *accents = unicodedata.normalize("NFD", sign)

@@ -1,7 +1,7 @@
-"""Where the boxes and lines of a drawing go: by Graphviz where pygraphviz is installed, else (and for very many lines) in plain rows.
+"""The positions of boxes and lines: by Graphviz if pygraphviz is installed, else (and for very many lines) in plain rows.
 
-Both pictures and TikZ are made of the same positions, and in all of them no line passes behind a box that it does not touch
-(`circuits.export.routing`). Lengths are points, the origin is at the bottom left.
+Pictures and TikZ use the same positions. No line passes behind a box that it does not touch (`circuits.export.routing`).
+Lengths are points, the origin is at the bottom left.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from circuits.export.placing import placed_in_rows
 from circuits.export.routing import Box, Point, Streets
 
 ROW, GAP = 38.0, 16.0
-"""Between rows and between boxes of a row, where Graphviz is not there."""
+"""Distances between rows and between boxes of a row, without Graphviz."""
 CLEAR, APART, HEAD = 3.0, 3.0, 8.5
-"""From a line to a box that it passes, between two lines that pass it, and how far a line is straight before its arrow head."""
+"""Distance from a line to a box that it passes, distance of two such lines, and length of the straight part before an arrow head."""
 HIDDEN = 0.5
-"""A line of Graphviz's that comes nearer to a box that it passes is led anew."""
+"""A line of Graphviz that comes nearer than this to a box that it passes is routed again."""
 SAMPLE = 26.0
 """Length of a sample line in the legend."""
 LEGEND_ROW = 12.0
@@ -27,13 +27,13 @@ LEGEND_ROW = 12.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Places, in points.
+    """Positions, in points.
 
     Attributes:
-        nodes: per box its middle.
-        curves: per line the control points of cubic Bézier curves, 3n + 1 of them, from box to box.
-        legend: per entry, where its sample line begins; it is `SAMPLE` long, and text follows.
-        width, height: of the whole.
+        nodes: the middle of each box.
+        curves: for each line the 3n + 1 control points of n cubic Bézier curves, from box to box.
+        legend: for each entry, the start of its sample line; the line is `SAMPLE` long, and text follows.
+        width, height: of the picture.
     """
 
     nodes: tuple[Point, ...]
@@ -49,8 +49,8 @@ def has_graphviz() -> bool:
 
 
 def lay_out(drawing: Drawing) -> Layout:
-    """Places for everything in a drawing."""
-    # Graphviz's boxes leave no room to lead thousands of lines past them, and it draws those straight.
+    """The positions of everything in a drawing."""
+    # Between Graphviz's boxes there is no room for thousands of lines, which it draws straight.
     by_graphviz = has_graphviz() and drawing.nodes and len(drawing.edges) <= STRAIGHT
     nodes, given = _by_graphviz(drawing) if by_graphviz else (_in_rows(drawing), None)
     return _framed(drawing, nodes, _routed(drawing, nodes, given))
@@ -64,12 +64,12 @@ def _by_graphviz(drawing: Drawing) -> tuple[list[Point], list[tuple[Point, ...]]
     try:
         placed.layout(prog="dot")
         nodes = [_point(placed.get_node(node.id).attr["pos"]) for node in drawing.nodes]
-        found = {edge.attr["id"]: edge.attr["pos"] for edge in placed.edges_iter() if edge.attr["id"]}
+        splines = {edge.attr["id"]: edge.attr["pos"] for edge in placed.edges_iter() if edge.attr["id"]}
     finally:
         placed.close()
     curves = []
     for i, edge in enumerate(drawing.edges):
-        curve = [_point(text) for text in found[f"e{i}"].split() if text[0] not in "se"]
+        curve = [_point(text) for text in splines[f"e{i}"].split() if text[0] not in "se"]
         curves.append(tuple(reversed(curve)) if points_down(edge, by_id) else tuple(curve))
     return nodes, curves
 
@@ -80,35 +80,32 @@ def _point(text: str) -> Point:
 
 
 def _in_rows(drawing: Drawing) -> list[Point]:
-    """Rows above one another, each box near those that it is wired to."""
+    """Rows above one another, with each box near those that it is connected to."""
     boxes = {node.id: _box(drawing, node, (0.0, 0.0)) for node in drawing.nodes}
-    neighbours: dict[str, list[str]] = {node: [] for node in boxes}
-    for edge in drawing.edges:
-        neighbours[edge.source].append(edge.target)
-        neighbours[edge.target].append(edge.source)
     rows = [[node.id for node in row] for row in drawing.rows]
-    x = placed_in_rows(rows, neighbours, {node: box.width for node, box in boxes.items()}, GAP)
+    lines = [(edge.source, edge.target) for edge in drawing.edges]
+    x = placed_in_rows(rows, lines, {node: box.width for node, box in boxes.items()}, GAP)
     step = max([ROW, *(box.height + ROW / 2 for box in boxes.values())])
     y = {node: i * step for i, row in enumerate(rows) for node in row}
     return [_turned((x[node], y[node]), drawing) for node in boxes]
 
 
 def _box(drawing: Drawing, node: DrawnNode, place: Point) -> Box:
-    """A box with its frame, as rows go upward."""
+    """A box with its frame, in coordinates in which rows go upward."""
     frame = 2 * FRAME if node.kind == "group" else 0.0
     size = _turned((node.width + frame, node.height + frame), drawing)
     return Box(*_turned(place, drawing), *size)
 
 
 def _turned(point: Point, drawing: Drawing) -> Point:
-    """Axes exchanged where layers go to the right; twice is back again."""
+    """Exchanges the axes if layers go to the right."""
     return (point[1], point[0]) if drawing.rightward else point
 
 
 def _routed(
     drawing: Drawing, nodes: Sequence[Point], given: Sequence[tuple[Point, ...]] | None
 ) -> list[tuple[Point, ...]]:
-    """Lines past the boxes; of those that are given, only the ones that a box would hide are led anew."""
+    """Curves of lines that pass all boxes; of the given ones, only those that a box hides are routed again."""
     numbers = {node.id: i for i, node in enumerate(drawing.nodes)}
     lines = [(numbers[edge.source], numbers[edge.target]) for edge in drawing.edges]
     streets = Streets([_box(drawing, *at) for at in zip(drawing.nodes, nodes, strict=True)], CLEAR, APART)
@@ -121,7 +118,7 @@ def _routed(
 
 
 def _framed(drawing: Drawing, nodes: Sequence[Point], curves: Sequence[tuple[Point, ...]]) -> Layout:
-    """Everything moved to the origin, with the legend below."""
+    """Moves everything to the origin and adds the legend below."""
     xs = [x for curve in curves for x, _ in curve]
     ys = [y for curve in curves for _, y in curve]
     for node, (x, y) in zip(drawing.nodes, nodes, strict=True):
@@ -148,7 +145,7 @@ def _framed(drawing: Drawing, nodes: Sequence[Point], curves: Sequence[tuple[Poi
 
 
 def _legend(lines: Sequence[LegendLine], width: float) -> tuple[list[tuple[LegendLine, Point]], int]:
-    """Entries in rows no wider than `width`, each with its distance from the left and from the top."""
+    """Entries in rows of at most this width, each with its distance from the left and from the top."""
     x, row, placed = 0.0, 0, []
     for line in lines:
         needed = SAMPLE + 5 + text_width(line.text, SMALL_FONT) + 10

@@ -1,26 +1,20 @@
 """A submission to the circuit track of MIB (Mueller et al. 2025): `FOLDER/TASK_MODEL/importances.json`.
 
-The track takes one folder for each task and model, named with an underscore between (`ioi_gpt2`, `arc-easy_llama3`), with one
-file of importances for every edge, in EAP-IG's format; it ranks edges by signed score (CPR) and by size (CMD). Scores are
-`positive = helps`, as there. Only JSON is written: a `.pt` is a pickle.
+The track expects a folder for each task and model (`ioi_gpt2`, `arc-easy_llama3`), with the importance of every edge in
+EAP-IG's JSON format. It ranks edges by signed score (CPR) and by size (CMD); positive = helps, as here.
 """
 
 import re
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import InputError
+from circuits.errors import InputError, refusing
 from circuits.export.eap_ig import write_eap_ig
 from circuits.results.circuit import Circuit
 
 FILE = "importances.json"
-MODELS = {
-    "gpt2": "gpt2",
-    "qwen2.5-0.5b": "qwen2.5",
-    "gemma-2-2b": "gemma2",
-    "llama-3.1-8b": "llama3",
-}
-"""What the track calls its models."""
+MODELS = {"gpt2": "gpt2", "qwen2.5-0.5b": "qwen2.5", "gemma-2-2b": "gemma2", "llama-3.1-8b": "llama3"}
+"""The names of models in the track."""
 
 
 def write_mib(
@@ -32,20 +26,20 @@ def write_mib(
     d_model: int | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes one task and model of a submission; a folder that has others keeps them.
+    """Writes one task and model of a submission; others in the folder are kept.
 
     Args:
         circuit: with a score for every edge of its model.
         folder: of the submission.
-        task, model: as the track calls them; None: from the circuit's provenance.
+        task, model: their names in the track; None: from the circuit's provenance.
         d_model: see `write_eap_ig`.
-        overwrite: replace this task and model if they are there.
+        overwrite: replace an existing file.
 
     Returns:
         the file.
 
     Raises:
-        InputError: edges without score, a name that cannot be used, or a file that is there already.
+        InputError: edges without a score, an invalid name, or a file that exists already.
     """
     if circuit.scores is None or bool(circuit.scores[circuit.graph.edge_mask].isnan().any()):
         raise InputError(
@@ -61,22 +55,19 @@ def write_mib(
         raise InputError(f"{inner} is a link, which may lead elsewhere; take it away")
     if target.exists() and not overwrite:
         raise InputError(f"{target} is there already; use --overwrite to replace it")
-    try:
+    with refusing(f"write to {inner}"):
         inner.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"cannot write to {inner}: {problem.strerror or problem}") from None
     write_eap_ig(circuit, target, d_model)
     return target
 
 
 def _model(circuit: Circuit, model: str | None) -> Any:
-    found = model or circuit.provenance.get("model")
-    last = str(found or "").rstrip("/").rpartition("/")[2]
+    last = str(circuit.provenance.get("model") or "").rstrip("/").rpartition("/")[2]
     return model or MODELS.get(last.lower(), last)
 
 
 def _named(value: Any, what: str) -> str:
-    """A part of the folder's name: small letters, digits, dots and hyphens, so that it stays where it is put."""
+    """A part of the folder's name: only small letters, digits, dots and hyphens, so that it cannot be a path."""
     text = re.sub(r"[^a-z0-9.]+", "-", str(value or "").lower()).strip("-.")
     if not text or len(text) > 60:
         raise InputError(

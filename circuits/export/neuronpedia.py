@@ -1,25 +1,25 @@
 """A circuit as an attribution graph, for Neuronpedia's viewer and circuit-tracer's (JSON, schema version 1).
 
-Those graphs have features at token positions; ours has heads and MLPs that act at all of them. Each becomes a node of
-feature type `attention head` or `mlp` at the last position, `input` the embedding at the first. The parts of a head (q, k,
-v) are one link, whose weight is the sum of their effects and whose `inputs` holds each. Labels become the nodes' texts
-(`clerp`), groups the viewer's supernodes.
+Attribution graphs have features at token positions; a circuit has heads and MLPs, which act at all positions. Each becomes a
+node with the feature type `attention head` or `mlp` at the last position; `input` is the embedding at the first. Edges into q,
+k and v of a head are one link: its weight is the sum of their effects, and `inputs` has each effect. Labels become the texts
+of nodes (`clerp`), groups become supernodes.
 """
 
 import json
 import math
 import re
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.graph.graph import Graph
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
-from circuits.results.provenance import plain
+from circuits.results.provenance import plain, versions
 from circuits.results.quantity import quantity_of
 
 TYPES = {"input": "embedding", "head": "attention head", "mlp": "mlp", "logits": "logit"}
@@ -37,25 +37,23 @@ def write_neuronpedia(
     """Writes the circuit as an attribution graph.
 
     Args:
-        circuit: with scores, which are the links' weights.
+        circuit: with scores, which become the weights of links.
         path: of the file.
         naming: labels and groups.
         prompt: an example prompt, shown above the graph.
-        tokens: its tokens; the viewer draws a column for each. Without, there is one column.
-        slug: the graph's name in an address; None: from the provenance.
+        tokens: its tokens, each of which gets a column; without tokens there is one column.
+        slug: the name of the graph in its URL; None: from the provenance.
 
     Raises:
         InputError: a circuit without scores, or an unknown node.
     """
     data = attribution_graph(circuit, naming, prompt=prompt, tokens=tokens, slug=slug)
     links = data.pop("links")
-    # Such graphs end up in web pages; "<" stands only in strings, where JSON can spell it so that no tag begins.
+    # Web pages may embed the file, so "<", which occurs only in strings, is escaped.
     text = json.dumps(data, indent=1, allow_nan=False).replace("<", "\\u003c").removesuffix("\n}")
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f'{text},\n "links": [')
-        # A line each: indenting them takes ten times as long.
-        file.writelines(f"{',' if i else ''}\n  {json.dumps(link, allow_nan=False)}" for i, link in enumerate(links))
-        file.write("\n ]\n}\n")
+    # One line each: indenting them takes ten times as long.
+    lines = (f"{',' if i else ''}\n  {json.dumps(link, allow_nan=False)}" for i, link in enumerate(links))
+    write_text(path, chain([f'{text},\n "links": ['], lines, ["\n ]\n}\n"]))
 
 
 def attribution_graph(
@@ -86,7 +84,7 @@ def attribution_graph(
             "schema_version": 1,
             "info": {
                 "description": f"Heads and MLPs of a circuit; {_weights(circuit)}.",
-                "generator": {"name": "mech-circuits", "version": _version()},
+                "generator": {"name": "mech-circuits", "version": versions()["mech-circuits"]},
             },
             "generation_settings": plain(origin),
         },
@@ -110,7 +108,7 @@ def _node(name: str, graph: Graph, naming: Naming, last: int) -> dict[str, Any]:
         layer, feature, position, kind = str(graph.n_layers + 1), 0, last, "logits"
     else:
         writer = graph.writer_nodes[graph.writer_index(name)]
-        # The MLP's number comes after those of the layer's heads.
+        # The MLP has the number after those of the layer's heads.
         feature = graph.n_heads if writer.head is None else writer.head
         layer, position, kind = str(writer.layer), last, writer.kind
     return {
@@ -129,7 +127,7 @@ def _node(name: str, graph: Graph, naming: Naming, last: int) -> dict[str, Any]:
 
 
 def _links(circuit: Circuit, nodes: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    graph, found = circuit.graph, {}
+    graph, links = circuit.graph, {}
     targets = [
         [node for node in graph.nodes_fed_by(reader) or ("logits",) if node in nodes] for reader in graph.reader_nodes
     ]
@@ -138,7 +136,7 @@ def _links(circuit: Circuit, nodes: dict[str, dict[str, Any]]) -> list[dict[str,
         if score is None or not math.isfinite(score):
             raise InputError("an attribution graph needs a score for each edge of the circuit")
         for target in targets[r]:
-            found.setdefault((graph.writer_names[w], target), {})[kinds[r]] = score
+            links.setdefault((graph.writer_names[w], target), {})[kinds[r]] = score
     return [
         {
             "source": nodes[source]["node_id"],
@@ -146,12 +144,12 @@ def _links(circuit: Circuit, nodes: dict[str, dict[str, Any]]) -> list[dict[str,
             "weight": math.fsum(inputs.values()),
             "inputs": inputs,
         }
-        for (source, target), inputs in found.items()
+        for (source, target), inputs in links.items()
     ]
 
 
 def _weights(circuit: Circuit) -> str:
-    """What the weights of its links are."""
+    """A description of the weights of links."""
     quantity = quantity_of(circuit.provenance)
     sign = f"positive: {quantity.positive}" if quantity.signed else "without sign"
     return f"weights: {quantity.over('the metric')}, {sign}"
@@ -159,10 +157,3 @@ def _weights(circuit: Circuit) -> str:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "circuit"
-
-
-def _version() -> str:
-    try:
-        return version("mech-circuits")
-    except PackageNotFoundError:
-        return "unknown"

@@ -1,7 +1,7 @@
-"""A circuit as SVG, PDF or PNG, by Graphviz through pygraphviz (extra `viz`; its wheel brings Graphviz).
+"""A circuit as SVG, PDF or PNG, drawn by Graphviz through pygraphviz (extra `viz`; its wheel contains Graphviz).
 
-SVG and PDF are vector; the PDF embeds its fonts. An SVG names its face (Helvetica, Arial, sans-serif) and leaves the letters
-to the viewer, as Graphviz cannot embed fonts there.
+SVG and PDF are vector graphics. The PDF embeds its fonts; the SVG only names its font (Helvetica, Arial, sans-serif), since
+Graphviz cannot embed fonts there.
 """
 
 import math
@@ -10,14 +10,14 @@ from typing import Any
 
 from circuits.errors import InputError
 from circuits.export.dot import ARROWS, FACE, NODE_STYLE, arrow_size, edge_style, node_style, quoted
-from circuits.export.drawing import SMALL_FONT, Drawing, DrawnEdge, LegendLine, draw, text_width
+from circuits.export.drawing import SMALL_FONT, Drawing, LegendLine, draw, text_width
 from circuits.export.layout import SAMPLE, Layout, Point, has_graphviz, lay_out
 from circuits.files.atomic import replacing
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 
 LARGEST_PNG = 8_000
-"""Pixels along the longer side; beyond it the resolution is lowered."""
+"""Pixels of the longer side; for larger pictures the resolution is lowered."""
 
 
 def write_svg(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
@@ -76,24 +76,21 @@ def placed_text(drawing: Drawing, layout: Layout, dpi: float | int | None) -> st
     lines = [
         "digraph circuit {",
         f'  graph [bgcolor="#FFFFFF", margin=0, pad=0.03, outputorder=edgesfirst{resolution}];',
-        # A label wider than the estimate is drawn all the same, without a warning.
+        # fixedsize=shape: no warning if a label is wider than estimated.
         f"  node [{NODE_STYLE}, fixedsize=shape];",
     ]
     for node, (x, y) in zip(drawing.nodes, layout.nodes, strict=True):
         lines.append(f'  "{node.id}" [{node_style(node)}, pos="{x:g},{y:g}"];')
     for edge, curve in zip(drawing.edges, layout.curves, strict=True):
-        lines.append(f'  "{edge.source}" -> "{edge.target}" [{edge_style(edge)}, pos="{_spline(edge, curve)}"];')
+        spline = _ended(curve, 10.0 * arrow_size(edge))
+        lines.append(f'  "{edge.source}" -> "{edge.target}" [{edge_style(edge)}, pos="{spline}"];')
     for i, (line, (x, y)) in enumerate(layout.legend):
         lines += _legend_lines(i, line, x, y)
     return "\n".join([*lines, "}", ""])
 
 
-def _spline(edge: DrawnEdge, curve: tuple[Point, ...]) -> str:
-    """The curve up to the arrow head, and where that points."""
-    return _ended(curve, 10.0 * arrow_size(edge))
-
-
 def _ended(curve: tuple[Point, ...], head: float) -> str:
+    """The curve up to an arrow head of this length, and its tip."""
     (bx, by), (tx, ty) = curve[-2], curve[-1]
     length = math.hypot(tx - bx, ty - by) or 1.0
     share = min(head, 0.9 * length) / length

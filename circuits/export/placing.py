@@ -1,22 +1,38 @@
-"""Where the boxes of a row stand: near the boxes that they are wired to, in an order that lets few lines cross."""
+"""Places of nodes in rows: near the nodes that they are connected to, in an order in which few lines cross."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 ASIDE = (0.9, -0.9, 0.3, -0.3)
-"""How far rows of a single box step aside in turn, so that chains of them do not stand in one column."""
+"""Shifts of consecutive rows of one box, so that a chain of such boxes is not one column."""
+
+
+def level(node: str, n_layers: int) -> int:
+    """Height of a node: `input`, then per layer its heads and its MLP, then `logits`."""
+    if node in ("input", "logits"):
+        return 0 if node == "input" else 2 * n_layers + 1
+    return 2 * int(node[1:].split(".")[0]) + (1 if node[0] == "a" else 2)
+
+
+def kind_of(node: str) -> str:
+    """`input`, `head`, `mlp` or `logits`."""
+    return node if node in ("input", "logits") else "head" if node[0] == "a" else "mlp"
 
 
 def placed_in_rows(
-    rows: Sequence[Sequence[str]], neighbours: Mapping[str, Sequence[str]], widths: Mapping[str, float], gap: float
+    rows: Sequence[Sequence[str]], lines: Iterable[tuple[str, str]], widths: Mapping[str, float], gap: float
 ) -> dict[str, float]:
-    """The middle of each box, so that the whole is centred (barycentre sweeps).
+    """The middle of each box, by barycentre sweeps; the whole is centred at 0.
 
     Args:
         rows: names, from below.
-        neighbours: what each is wired to.
+        lines: pairs of connected boxes.
         widths: of the boxes.
-        gap: the least distance between two boxes of a row.
+        gap: the smallest distance between two boxes of a row.
     """
+    neighbours: dict[str, list[str]] = {node: [] for row in rows for node in row}
+    for source, target in lines:
+        neighbours[source].append(target)
+        neighbours[target].append(source)
     x: dict[str, float] = {}
     for row in rows:
         x.update(_spread(row, dict.fromkeys(row, 0.0), widths, gap))
@@ -32,10 +48,10 @@ def placed_in_rows(
 
 
 def _spread(row: Sequence[str], wish: Mapping[str, float], widths: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Positions near the wished ones, in order, boxes at least `gap` apart, centred where the wishes are."""
+    """Positions near the wished ones, in order, boxes at least `gap` apart, with the mean of the wishes."""
     placed: list[float] = []
     for i, node in enumerate(row):
         least = placed[-1] + (widths[row[i - 1]] + widths[node]) / 2 + gap if placed else wish[node]
         placed.append(max(wish[node], least))
-    shift = (sum(wish[node] for node in row) - sum(placed)) / max(1, len(row))
+    shift = sum(wish[node] for node in row) / len(row) - sum(placed) / len(row)
     return {node: position + shift for node, position in zip(row, placed, strict=True)}

@@ -1,10 +1,10 @@
-"""The ways of lines between boxes that stand in rows, so that no line passes behind a box that it does not touch.
+"""Routes lines between boxes in rows, so that no line passes behind a box that it does not touch.
 
-Two things make that certain, whatever the circuit. Between two rows there is no box, so a line may do there what it likes. And
-where it crosses a row, it does so in a gap between two boxes, or beside them all; inside the row it is straight, and no steeper
-to the side than its gap has room. Lines that share a gap are moved apart as far as there is room.
+This holds for every circuit: there are no boxes between two rows, and a line crosses a row in a gap between two boxes, or
+beside them all. Inside the row the line is straight, and its slope is limited by the width of the gap. Lines that share a gap
+are moved apart as far as there is room.
 
-Rows go upward here; who draws them to the right exchanges the axes. Lengths are of any unit.
+Rows go upward here; for rows to the right, the caller exchanges the axes. Lengths have any unit.
 """
 
 import math
@@ -18,9 +18,9 @@ import numpy as np
 
 Point = tuple[float, float]
 Line = tuple[int, int]
-"""Numbers of the boxes that it goes from and to."""
+"""The numbers of its first and last box."""
 SAMPLES = 24
-"""Points of each Bézier curve that are looked at."""
+"""Points of each Bézier curve that are checked."""
 
 
 class Box(NamedTuple):
@@ -33,7 +33,7 @@ class Box(NamedTuple):
 
 
 class Crossing(NamedTuple):
-    """Where a line crosses a row: its place in the row's middle, and how far to the side it goes for a step up."""
+    """A line's crossing of a row: its position in the middle of the row, and its slope to the side."""
 
     x: float
     slope: float
@@ -45,8 +45,8 @@ class Row:
 
     Attributes:
         y: its middle.
-        half: half its height, which is that of its highest box.
-        gaps: where a line may pass, from the left.
+        half: half its height, given by the highest box.
+        gaps: intervals that lines may pass, from the left.
     """
 
     y: float
@@ -58,9 +58,9 @@ class Streets:
     """Boxes in rows, and the gaps between them.
 
     Args:
-        boxes: all of one row have their middles at one height.
-        clear: what stays free beside a box.
-        apart: between two lines in a gap, where there is room.
+        boxes: those of one row have their middles at the same height.
+        clear: space that stays free beside a box.
+        apart: distance between two lines in a gap, if there is room.
     """
 
     def __init__(self, boxes: Sequence[Box], clear: float, apart: float) -> None:
@@ -73,7 +73,7 @@ class Streets:
         self.rows = [_row(row, clear) for row in members]
 
     def crossings(self, lines: Sequence[Line]) -> list[list[Crossing]]:
-        """For each line where it crosses the rows between its boxes, from the lower box upward; short lines choose first."""
+        """The crossings of each line with the rows between its boxes, from the lower box upward; short lines choose first."""
         spans = [sorted((self.row_of[a], self.row_of[b])) for a, b in lines]
         taken: defaultdict[tuple[int, int], list[tuple[float, float, int]]] = defaultdict(list)
         for i in sorted(range(len(lines)), key=lambda i: (spans[i][1] - spans[i][0], i)):
@@ -96,7 +96,7 @@ class Streets:
         return [self._sloped(line, place) for line, place in zip(lines, places, strict=True)]
 
     def _gap(self, row: int, wish: float, taken: dict[tuple[int, int], list]) -> tuple[int, float]:
-        """The gap that is nearest, or a further one where that is full; and the place in it."""
+        """The nearest gap, or another one if that is full, and the position in it."""
         best = (math.inf, 0, 0.0)
         for number, (low, high) in enumerate(self.rows[row].gaps):
             x = min(max(wish, low), high)
@@ -106,24 +106,24 @@ class Streets:
         return best[1:]
 
     def _sloped(self, line: Line, places: dict[int, tuple[float, float]]) -> list[Crossing]:
-        """A line's crossings, as steep as the way to its neighbours and as the room in the gap allows."""
+        """A line's crossings, with the slope towards their neighbours, as far as the gap allows."""
         low, high = sorted(line, key=lambda box: self.row_of[box])
         rows = [self.row_of[low], *sorted(places), self.row_of[high]]
         xs = [self.boxes[low].x, *(places[row][0] for row in rows[1:-1]), self.boxes[high].x]
-        found = []
+        crossings = []
         for i, row in enumerate(rows[1:-1], 1):
-            wanted = (xs[i + 1] - xs[i - 1]) / (self.rows[rows[i + 1]].y - self.rows[rows[i - 1]].y)
+            slope = (xs[i + 1] - xs[i - 1]) / (self.rows[rows[i + 1]].y - self.rows[rows[i - 1]].y)
             most = places[row][1] / self.rows[row].half
-            found.append(Crossing(xs[i], max(-most, min(most, wanted))))
-        return found
+            crossings.append(Crossing(xs[i], max(-most, min(most, slope))))
+        return crossings
 
     def curve(self, line: Line, crossings: Sequence[Crossing], head: float = 0.0) -> tuple[Point, ...]:
-        """A line as control points of cubic Bézier curves, 3n + 1 of them, from box to box.
+        """A line from box to box as the 3n + 1 control points of n cubic Bézier curves.
 
         Args:
-            line: from and to which box.
-            crossings: its own, of `crossings`.
-            head: how far the end must be straight, for an arrow head.
+            line: its boxes.
+            crossings: its crossings.
+            head: length of the straight end, for an arrow head.
         """
         source, target = line
         if self.row_of[source] == self.row_of[target]:
@@ -158,14 +158,10 @@ class Streets:
         return tuple(points)
 
     def _arc(self, start: Box, end: Box, number: int) -> tuple[Point, ...]:
-        """Between two boxes of one row: over the row, below the next."""
-        row = self.rows[number]
+        """A line between two boxes of one row: above the row, below the next."""
+        row, above = self.rows[number], self.rows[number + 1 : number + 2]
         level = row.y + row.half
-        room = (
-            self.rows[number + 1].y - self.rows[number + 1].half - level
-            if number + 1 < len(self.rows)
-            else 3 * row.half
-        )
+        room = above[0].y - above[0].half - level if above else 3 * row.half
         points = [(start.x, start.y + start.height / 2)]
         if points[0][1] < level:
             points += _straight(points[0], (start.x, level))
@@ -175,7 +171,7 @@ class Streets:
         return tuple(points)
 
     def hidden(self, line: Line, curve: Sequence[Point], clear: float) -> bool:
-        """Whether a curve comes nearer than `clear` to a box that it neither begins nor ends at."""
+        """Whether a curve comes nearer than `clear` to a box that is not one of its ends."""
         at = np.array(sampled(curve, SAMPLES))
         others = np.array([box for i, box in enumerate(self.boxes) if i not in line]).reshape(-1, 4)
         far = np.abs(at[:, None] - others[None, :, :2]) >= others[None, :, 2:] / 2 + clear
@@ -193,7 +189,7 @@ def _row(boxes: Sequence[Box], clear: float) -> Row:
 
 
 def _apart(wishes: Sequence[float], apart: float, low: float, high: float) -> list[float]:
-    """Places in order near the wished ones, `apart` from each other where they fit between `low` and `high`, else evenly."""
+    """Ordered positions near the wished ones, `apart` from each other if they fit between `low` and `high`, else spread evenly."""
     apart = min(apart, (high - low) / max(1, len(wishes) - 1))
     placed: list[float] = []
     for wish in wishes:
@@ -211,13 +207,13 @@ def _straight(start: Point, end: Point) -> list[Point]:
 
 
 def _bent(start: Point, slope: float, end: Point, next_slope: float) -> list[Point]:
-    """A curve that leaves and arrives at these slopes, always upward."""
+    """A curve that leaves and arrives upward, with these slopes to the side."""
     third = (end[1] - start[1]) / 3
     return [(start[0] + slope * third, start[1] + third), (end[0] - next_slope * third, end[1] - third), end]
 
 
 def sampled(curve: Sequence[Point], steps: int) -> list[Point]:
-    """Points on a chain of Bézier curves, `steps` to each curve of it."""
+    """Points on a chain of Bézier curves, `steps` on each curve."""
     t = np.arange(1, steps + 1)[:, None] / steps
     controls = np.array(curve, dtype=float)
     parts = [controls[:1]]

@@ -1,4 +1,4 @@
-"""A circuit as rows: what the tables, CSV and LaTeX, are made of."""
+"""The rows of a circuit's tables, for CSV and LaTeX."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from circuits.results.naming import Naming
 
 
 class EdgeRow(NamedTuple):
-    """An edge; `target` is a node, `input` where it is entered (q, k, v, or `in`)."""
+    """An edge; `target` is a node, and `input` is q, k, v or `in`."""
 
     source: str
     target: str
@@ -20,7 +20,7 @@ class EdgeRow(NamedTuple):
 
 
 class NodeRow(NamedTuple):
-    """A node; `effect_out` is the sum of its out-edges' effects in the circuit."""
+    """A node; `effect_out` is the sum of the effects of its out-edges in the circuit."""
 
     node: str
     kind: str
@@ -33,7 +33,7 @@ class NodeRow(NamedTuple):
 
 
 def edge_rows(circuit: Circuit, naming: Naming | None = None) -> list[EdgeRow]:
-    """Its edges, largest effects first; in graph order where there are no effects."""
+    """The edges, largest effects first; in graph order if there are no effects."""
     naming = (naming or Naming()).checked(circuit.graph)
     graph, rows = circuit.graph, []
     sources = [(name, naming.role(name)) for name in graph.writer_names]
@@ -45,10 +45,9 @@ def edge_rows(circuit: Circuit, naming: Naming | None = None) -> list[EdgeRow]:
 
 
 def node_rows(circuit: Circuit, naming: Naming | None = None) -> list[NodeRow]:
-    """Its nodes, in graph order; an edge into a shared key/value head counts for each head of its group."""
+    """The nodes, in graph order; an edge into a shared key/value head counts for each head of its group."""
     naming = (naming or Naming()).checked(circuit.graph)
-    graph = circuit.graph
-    nodes = circuit.nodes
+    graph, nodes = circuit.graph, circuit.nodes
     into, out = dict.fromkeys(nodes, 0), dict.fromkeys(nodes, 0)
     effects: dict[str, list[float]] = {node: [] for node in nodes}
     for name, n in zip(graph.writer_names, circuit.mask.sum(1).tolist(), strict=True):

@@ -6,23 +6,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuits.errors import InputError
+from circuits.export.drawing import check_max_edges
 from circuits.export.latex import escape
 from circuits.export.rows import EdgeRow, NodeRow, edge_rows, node_rows
-from circuits.files.atomic import replacing
+from circuits.files.atomic import replacing, write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.quantity import quantity_of
 
 PAGE = 45
-"""Rows of a LaTeX table that fit a page; longer ones are a `longtable`."""
-
+"""Rows of a LaTeX table that fit on a page; longer tables are a `longtable`."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a formula begins with in a spreadsheet; some drop white space in front of it."""
+"""How a formula begins in a spreadsheet, which may ignore white space before it."""
 
 
 def write_csv_edges(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
-    """Writes the edges as CSV, every digit of their effects kept; see `circuits.export.rows.EdgeRow`."""
+    """Writes the edges as CSV, with all digits of their effects; see `circuits.export.rows.EdgeRow`."""
     _write_csv(EdgeRow._fields, edge_rows(circuit, naming), path)
 
 
@@ -39,20 +38,15 @@ def _write_csv(fields: Sequence[str], rows: Sequence[tuple], path: str | Path) -
 
 
 def cell(value: Any) -> Any:
-    """A value as a spreadsheet shows it: a text that it would run as a formula gets an apostrophe."""
+    """A value for a spreadsheet: text that it would take for a formula gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def write_latex_edges(
     circuit: Circuit, path: str | Path, naming: Naming | None = None, max_edges: int | None = None
 ) -> None:
-    """Writes the edges as a LaTeX table, largest effects first.
-
-    Args:
-        max_edges: only so many; None: all.
-    """
-    if max_edges is not None and max_edges < 1:
-        raise InputError(f"max_edges must be at least 1, got {max_edges}")
+    """Writes the `max_edges` edges (None: all) with the largest effects as a LaTeX table."""
+    check_max_edges(max_edges)
     quantity = quantity_of(circuit.provenance)
     heads = ("from", "to", "input", escape(quantity.name), "std.\\ error")
     named = cache(_named)
@@ -90,9 +84,9 @@ def _number(value: float | None, plus: bool = True) -> str:
 
 def _write_table(columns: str, heads: Sequence[str], rows: Sequence[Sequence[str]], path: str | Path) -> None:
     long = len(rows) > PAGE
-    kind = "longtable" if long else "tabular"
+    kind, packages = ("longtable", "booktabs,longtable") if long else ("tabular", "booktabs")
     lines = [
-        _needs(long),
+        f"% Needs \\usepackage{{{packages}}}.",
         rf"\begin{{{kind}}}{{{columns}}}",
         r"\toprule",
         " & ".join(heads) + r" \\",
@@ -103,10 +97,4 @@ def _write_table(columns: str, heads: Sequence[str], rows: Sequence[Sequence[str
         rf"\end{{{kind}}}",
         "",
     ]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
-
-
-def _needs(long: bool) -> str:
-    packages = "booktabs,longtable" if long else "booktabs"
-    return f"% Needs \\usepackage{{{packages}}}."
+    write_text(path, "\n".join(lines))

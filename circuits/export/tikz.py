@@ -1,7 +1,7 @@
-"""A circuit as TikZ: a `tikzpicture` to put into a paper, or a document of just that picture.
+"""A circuit as TikZ: a `tikzpicture` for a paper, or a document with only that picture.
 
-Needs `\\usepackage{tikz}` and `\\usetikzlibrary{arrows.meta}`. The document compiles with pdflatex alone: it sets its page to
-the picture's size, as the class `standalone` does, which small TeX installations lack.
+Needs `\\usepackage{tikz}` and `\\usetikzlibrary{arrows.meta}`. The document compiles with pdflatex alone. It sets the page size
+itself, since small TeX installations lack the class `standalone`.
 """
 
 from pathlib import Path
@@ -9,8 +9,8 @@ from pathlib import Path
 from circuits.export.dot import FRAME, arrow_size
 from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
 from circuits.export.latex import escape
-from circuits.export.layout import SAMPLE, Layout, Point, lay_out
-from circuits.files.atomic import replacing
+from circuits.export.layout import SAMPLE, Point, lay_out
+from circuits.files.atomic import write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 
@@ -20,11 +20,9 @@ ARROWS = {
     "v": ("Circle", 0.95, 1.0),
     "in": ("Triangle", 1.2, 0.75),
 }
-"""Per kind an arrow head of the library arrows.meta, its length, and its width as a share of that."""
-
+"""For each kind, an arrow head of the library arrows.meta, its length, and the ratio of width to length."""
 LARGEST = 14_000.0
-"""Points; TeX has no lengths beyond 16,383."""
-
+"""Points; TeX's lengths end at 16,383."""
 _DOCUMENT = r"""% Compile with pdflatex.
 \documentclass{article}
 \usepackage{tikz}
@@ -42,17 +40,13 @@ PICTURE}
 
 def write_tikz(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
     """Writes a document of the circuit alone; `options` are those of `circuits.export.drawing.draw`."""
-    text = _DOCUMENT.replace("PICTURE", tikz_text(draw(circuit, naming, **options)))
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, _DOCUMENT.replace("PICTURE", tikz_text(draw(circuit, naming, **options))))
 
 
 def write_tikzpicture(circuit: Circuit, path: str | Path, naming: Naming | None = None, **options) -> None:
     """Writes a bare `tikzpicture`; `options` are those of `circuits.export.drawing.draw`."""
     head = "% Needs \\usepackage{tikz} and \\usetikzlibrary{arrows.meta}.\n"
-    text = head + tikz_text(draw(circuit, naming, **options))
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, head + tikz_text(draw(circuit, naming, **options)))
 
 
 def tikz_text(drawing: Drawing) -> str:
@@ -60,7 +54,9 @@ def tikz_text(drawing: Drawing) -> str:
     layout = lay_out(drawing)
     used = {edge.colour for edge in drawing.edges} | {line.colour for line in drawing.legend}
     colours = {colour: f"circuit{i}" for i, colour in enumerate(sorted(used | set(FILLS.values())))}
-    lines = [rf"\begin{{tikzpicture}}[x={_unit(layout)}bp, y={_unit(layout)}bp, circuit/.style={{{_node_style()}}}]"]
+    unit = f"{min(1.0, LARGEST / max(layout.width, layout.height, 1.0)):.4g}bp"
+    style = f"inner sep=0, outer sep=0, align=center, font={_font(FONT)}"
+    lines = [rf"\begin{{tikzpicture}}[x={unit}, y={unit}, circuit/.style={{{style}}}]"]
     lines += [rf"  \definecolor{{{name}}}{{HTML}}{{{colour[1:]}}}" for colour, name in colours.items()]
     for edge, curve in zip(drawing.edges, layout.curves, strict=True):
         lines.append(rf"  \draw[{_edge_style(edge, colours[edge.colour])}] {_path(curve)};")
@@ -78,16 +74,8 @@ def tikz_text(drawing: Drawing) -> str:
     return "\n".join([*lines, r"\end{tikzpicture}", ""])
 
 
-def _unit(layout: Layout) -> str:
-    return f"{min(1.0, LARGEST / max(layout.width, layout.height, 1.0)):.4g}"
-
-
 def _font(size: float) -> str:
     return rf"\sffamily\fontsize{{{size:g}}}{{{size:g}}}\selectfont"
-
-
-def _node_style() -> str:
-    return f"inner sep=0, outer sep=0, align=center, font={_font(FONT)}"
 
 
 def _node_lines(name: str, node: DrawnNode, place: Point, colours: dict[str, str]) -> list[str]:

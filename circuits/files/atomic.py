@@ -1,20 +1,21 @@
-"""Files appear whole or not at all: written under a temporary name beside the target, synced to the disk, then renamed.
+"""Atomic writing: a file is written under a temporary name beside the target, synced to the disk, then renamed.
 
-The temporary name of `NAME` is `.NAME.circuits-part`. Its writer holds a lock on it, which the system takes back when the process
-dies, however it dies: so what a killed process left is taken over by the next writer of the same file, and what a living
-one is writing is never touched (a second writer takes `.NAME.1.circuits-part`). Where files cannot be locked, names are random.
+The temporary name of `NAME` is `.NAME.circuits-part`. Its writer holds a lock on it, which the system releases when the
+process ends, even if it was killed. So the next writer of the same file reuses what a killed process left, and never
+touches a file that another process is writing (a second writer takes `.NAME.1.circuits-part`). Where files cannot be locked,
+names are random.
 """
 
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.errors import InputError
+from circuits.errors import refusing
 from circuits.files.durable import beside, sync_directory, sync_file
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ except ImportError:  # Windows
     fcntl = None
 
 PART = ".circuits-part"
-"""How the names of our temporary files end; nobody else's may."""
+"""Ending of the names of temporary files, which nothing else may have."""
 
 
 @contextmanager
@@ -37,31 +38,33 @@ def replacing(path: str | Path) -> Iterator[Path]:
         InputError: the directory is missing or cannot be written, or the disk is full.
     """
     path = Path(path)
-    try:
+    with refusing(f"write {path}"):
         handle, temporary = _claim(path)
-    except OSError as problem:
-        raise InputError(f"cannot write {path}: {problem.strerror or problem}") from None
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        sync_file(temporary)
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    except BaseException as problem:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(problem, OSError):
-            raise InputError(f"cannot write {path}: {problem.strerror or problem}") from None
-        raise
-    finally:
-        os.close(handle)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())
+            sync_file(temporary)
+            os.replace(temporary, path)
+            sync_directory(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(handle)
+
+
+def write_text(path: str | Path, text: str | Iterable[str], newline: str = "\n") -> None:
+    """Writes a text in UTF-8, or the parts of one, atomically; raises as `replacing`."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline=newline) as file:
+        file.writelines([text] if isinstance(text, str) else text)
 
 
 def check_writable(path: str | Path) -> None:
-    """Whether a file could be written here; asked before long work.
+    """Checks before long work that a file can be written here.
 
     Raises:
-        OSError: it could not.
+        OSError: it cannot.
     """
     handle, temporary = _claim(Path(path))
     with suppress(OSError):
@@ -70,10 +73,9 @@ def check_writable(path: str | Path) -> None:
 
 
 def write_tensors(tensors: Mapping[str, "Tensor"], path: str | Path, header: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file, whole or not at all, and the same bytes for the same content.
+    """Writes a safetensors file atomically, with the same bytes for the same content.
 
-    (safetensors' own `save_file` puts the header in any order, writes to a further temporary file, and its errors do not
-    say what the system said.)
+    (safetensors' own `save_file` orders the header at random, and its errors do not give the system's message.)
     """
     from safetensors.torch import save
 
@@ -88,9 +90,9 @@ def write_tensors(tensors: Mapping[str, "Tensor"], path: str | Path, header: dic
 
 
 def _claim(path: Path) -> tuple[int, Path]:
-    """An empty temporary file for `path` that nobody else writes to, and the open handle that holds its lock."""
+    """An empty temporary file for `path`, and the open handle that holds its lock."""
     with suppress(FileNotFoundError):
-        os.lstat(path)  # a name that is too long, and would be refused by the rename only
+        os.lstat(path)  # raises if the name is too long, which the rename would find only later
     if fcntl is None:
         return _random(path)
     for number in count():
@@ -115,7 +117,7 @@ def _claim(path: Path) -> tuple[int, Path]:
 
 
 def _lock(handle: int, temporary: Path) -> bool:
-    """Locks a file that was opened under this name; False if another holds it, or has renamed it meanwhile."""
+    """Locks a file that was opened under this name; False if another process has locked or renamed it."""
     assert fcntl is not None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,7 +131,7 @@ def _lock(handle: int, temporary: Path) -> bool:
 
 
 def _sweep(path: Path, number: int) -> None:
-    """Removes what two writers at once left when both were killed."""
+    """Removes what two simultaneous writers left when both were killed."""
     while (temporary := _name(path, number)).is_file():
         with suppress(OSError):
             handle = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW)

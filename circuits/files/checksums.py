@@ -1,7 +1,7 @@
-"""Checksums, so that a file that was cut short or altered is never taken for whole.
+"""Checksums, which detect files that are incomplete or were changed.
 
-A sealed file holds its own SHA-256: as an entry of a JSON object, or in the header of a safetensors file, where it counts
-as 64 zeros while the sum is made. Every byte is covered.
+A sealed file holds its own SHA-256: as an entry of a JSON object, or in the header of a safetensors file, where 64 zeros
+take its place while the sum is computed. Every byte is covered.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from circuits.files.untrusted import open_regular, parse_json, read_bytes, read_
 SUM = "sha256"
 BLANK = "0" * 64
 LONGEST_HEADER = 1024
-"""Bytes of the header of a sealed tensor, of which one of eight dimensions takes 170."""
+"""Bytes of the header of a sealed tensor; eight dimensions need 170."""
 
 
 def file_sum(path: Path) -> str:
@@ -29,23 +29,22 @@ def file_sum(path: Path) -> str:
 
 
 def text_sum(path: Path) -> str:
-    """The SHA-256 that a text file had before its line ends became CRLF; our own files have LF alone. Raises as `file_sum`."""
+    """The SHA-256 of a text file with LF line ends, even if they have become CRLF. Raises as `file_sum`."""
     return hashlib.sha256(read_bytes(path).replace(b"\r\n", b"\n")).hexdigest()
 
 
 def json_sum(data: Mapping[str, Any]) -> str:
-    """The SHA-256 of a JSON object, whatever the order of its keys and its white space."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """The SHA-256 of a JSON object; the order of keys and white space do not count."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The object with its own sum as one more entry."""
+    """The object with its own sum as a further entry."""
     return {**data, SUM: json_sum(data)}
 
 
 def sealed_json(data: Mapping[str, Any], indent: int | None = None) -> str:
-    """The same as JSON; whatever JSON makes of it, `unsealed` knows it again.
+    """The same as JSON text; `unsealed` accepts it whatever the values become in JSON.
 
     >>> unsealed(json.loads(sealed_json({"a": (1, 2), 3: None})))
     {'a': [1, 2], '3': None}
@@ -54,7 +53,7 @@ def sealed_json(data: Mapping[str, Any], indent: int | None = None) -> str:
 
 
 def unsealed(data: Any) -> dict[str, Any] | None:
-    """What was sealed; None if it is not that, or not any more."""
+    """The object without its sum; None if it was not sealed, or was changed."""
     if not isinstance(data, dict):
         return None
     rest = {key: value for key, value in data.items() if key != SUM}
@@ -62,11 +61,7 @@ def unsealed(data: Any) -> dict[str, Any] | None:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What a file of a sealed object holds; None if it is damaged, or no such file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """The object in a sealed file; None if the file is damaged. InputError if it cannot be read."""
     try:
         return unsealed(parse_json(read_text(path)))
     except InputError:
@@ -76,12 +71,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 def sealed_tensor(tensor: "Tensor", key: str) -> bytes:
-    """A safetensors file of one tensor, sealed.
-
-    Args:
-        tensor: any.
-        key: what it is the answer to: it goes into the sum, so that a file in the place of another is noticed as well.
-    """
+    """A sealed safetensors file of one tensor. The key of the tensor is part of the sum, so that exchanged files are detected."""
     from safetensors.torch import save
 
     raw = save({"effects": tensor.contiguous()}, {SUM: BLANK})
@@ -89,7 +79,7 @@ def sealed_tensor(tensor: "Tensor", key: str) -> bytes:
 
 
 def unsealed_tensor(raw: bytes, key: str) -> "Tensor | None":
-    """The tensor in a file of `sealed_tensor`; None if a byte differs, or the key."""
+    """The tensor in a file of `sealed_tensor`; None if a byte or the key differs."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -98,8 +88,8 @@ def unsealed_tensor(raw: bytes, key: str) -> "Tensor | None":
         return None
     try:
         header = json.loads(raw[8 : 8 + length])
-        said = header["__metadata__"][SUM]
-        if len(said) != len(BLANK) or _sum(raw.replace(said.encode(), BLANK.encode(), 1), key) != said:
+        recorded = header["__metadata__"][SUM]
+        if len(recorded) != len(BLANK) or _sum(raw.replace(recorded.encode(), BLANK.encode(), 1), key) != recorded:
             return None
         return load(raw)["effects"]
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError, SafetensorError):

@@ -1,8 +1,7 @@
-"""What is written survives a power cut: files and directories are synced before anything that could make them again is deleted.
+"""Durable writing: results survive a power cut. Files and directories are synced before their sources are deleted.
 
-A rename makes a file appear whole to other processes, but the system may write the new name to the disk before the file's
-contents: after a power cut the file is then there and empty. `fsync` of the file before the rename prevents it, and `fsync` of the
-directory after it makes the new name last.
+After a rename the system may write the new name to the disk before the file's contents: after a power cut the file is then
+empty. `fsync` of the file before the rename prevents that, and `fsync` of the directory afterwards makes the new name durable.
 """
 
 import errno
@@ -16,13 +15,13 @@ from pathlib import Path
 LONGEST_NAME = 255
 """Bytes of a file's name, on nearly all file systems."""
 CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
-"""How a file system answers that cannot sync what it was asked to, as some network file systems cannot sync directories."""
+"""Errors of file systems that cannot sync; some network file systems cannot sync directories."""
 _later: ContextVar[bool] = ContextVar("synced later", default=False)
 
 
 @contextmanager
 def synced_later() -> Iterator[None]:
-    """What is written meanwhile is not synced file by file: the caller calls `sync_tree` on the whole, or throws it away."""
+    """In this context files are not synced one by one: the caller calls `sync_tree` at the end, or deletes everything."""
     token = _later.set(True)
     try:
         yield
@@ -31,23 +30,19 @@ def synced_later() -> Iterator[None]:
 
 
 def sync_file(path: Path) -> None:
-    """Has the contents of a file on the disk.
-
-    Raises:
-        OSError: they cannot be written there.
-    """
+    """Writes the contents of a file to the disk; OSError if that fails."""
     if not _later.get():
         _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
 
 
 def sync_directory(path: Path) -> None:
-    """Has the names in a directory on the disk; raises as `sync_file`. Windows does so by itself."""
+    """Writes the names in a directory to the disk; raises as `sync_file`. Windows needs no call."""
     if not _later.get() and os.name != "nt":
         _sync(path, os.O_RDONLY)
 
 
 def sync_tree(directory: Path) -> None:
-    """Has a directory on the disk with the files in it; raises as `sync_file`."""
+    """Writes a directory and the files in it to the disk; raises as `sync_file`."""
     for path in sorted(directory.iterdir()):
         if path.is_file() and not path.is_symlink():
             sync_file(path)
@@ -55,25 +50,21 @@ def sync_tree(directory: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory and those above it, where they are missing, each with its name on the disk.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Makes a directory and its missing parents durably; OSError if that fails."""
     missing = [place for place in (path, *path.parents) if not place.is_dir()]
     path.mkdir(parents=True, exist_ok=True)
     for place in reversed(missing):
-        with suppress(PermissionError):  # a directory above that may be written to and not be read
+        with suppress(PermissionError):  # a parent that may be written but not read
             sync_directory(place.parent)
 
 
 def is_emptied(path: Path) -> bool:
-    """Whether a file is there and empty, as a power cut leaves one that was not synced."""
+    """Whether the file exists and is empty, as a power cut leaves one that was not synced."""
     return path.is_file() and path.stat().st_size == 0
 
 
 def sync_handle(handle: int) -> None:
-    """Has what was written to an open file on the disk; raises as `sync_file`."""
+    """Writes an open file to the disk; raises as `sync_file`."""
     try:
         os.fsync(handle)
     except OSError as problem:

@@ -1,9 +1,9 @@
-"""One writer at a time to a directory: the second is told at once who the first is.
+"""One writer at a time to a directory; a second one gets an error that names the first.
 
-The lock is the system's, on the file `.NAME.circuits-lock` beside the directory (`.lock` inside it, for stores): it goes when the process dies, however it dies, so
-that nothing a killed run leaves can block the next. On file systems without such locks filelock marks the place with that
-file instead, and after a kill on another machine the file has to be deleted by hand; where even that cannot be had, work
-goes on without a lock. Runs are then still whole or not there, since they appear by one rename.
+The lock is a lock of the system on the file `.NAME.circuits-lock` beside the directory (for stores, `.lock` inside it). The
+system releases it when the process ends, even if it was killed. On file systems without locks, filelock uses the existence of
+that file instead; if the process was killed on another machine, delete the file by hand. Where neither works, work continues
+without a lock; runs are still complete or absent, since they appear by one rename.
 """
 
 import os
@@ -18,7 +18,7 @@ from circuits.errors import InputError
 from circuits.files.durable import beside
 
 _held: dict[tuple[int, Path], bool] = {}
-"""What this process holds, by thread: who holds a lock may ask for it again."""
+"""The locks of this process by thread, which may lock a directory again."""
 
 
 @contextmanager
@@ -26,14 +26,14 @@ def sole_writer(directory: str | Path, inside: bool = False) -> Iterator[bool]:
     """Keeps all other processes and threads from writing to a directory.
 
     Args:
-        directory: which need not exist, unless its lock is inside.
-        inside: where the lock is.
+        directory: need not exist, unless the lock is inside it.
+        inside: put the lock file inside the directory.
 
     Yields:
-        whether a lock could be had.
+        whether the directory is locked.
 
     Raises:
-        InputError: another process is writing there; with its number, machine and start.
+        InputError: another process is writing there; with its number, machine and start time.
     """
     from filelock import FileLock, Timeout
 
@@ -52,16 +52,16 @@ def sole_writer(directory: str | Path, inside: bool = False) -> Iterator[bool]:
             f"another process is writing to {directory} ({_who(path)}); wait until it is done, or choose another place "
             f"(if there is no such process any more, delete {path})"
         ) from None
-    except (OSError, NotImplementedError):  # a place that cannot be written, or without locks
+    except (OSError, NotImplementedError):  # a read-only place, or a file system without locks
         _held[me] = False
     try:
-        if _held[me] and type(lock) is FileLock:  # not filelock's own mark, where the system has no locks
+        if _held[me] and type(lock) is FileLock:  # not a SoftFileLock, which writes its own file
             _sign(path)
         yield _held[me]
     finally:
         if _held.pop(me):
             with suppress(OSError):
-                path.unlink(missing_ok=True)  # while it is held, so that it is nobody else's
+                path.unlink(missing_ok=True)  # still locked, so that no other process has it
             lock.release()
 
 
@@ -73,7 +73,7 @@ def _sign(path: Path) -> None:
 
 def _who(path: Path) -> str:
     try:
-        found = path.read_text(encoding="utf-8", errors="replace").strip()
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
-        found = ""
-    return found[:200] if found.startswith("process ") and found.isprintable() else "which one is not known"
+        text = ""
+    return text[:200] if text.startswith("process ") and text.isprintable() else "which one is not known"

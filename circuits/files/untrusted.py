@@ -1,40 +1,41 @@
-"""Text, JSON and TOML that anyone may have written: read, or refused with an `InputError`, at a cost in proportion to the file.
+"""Reading untrusted text, JSON, TOML and safetensors files, at a cost in proportion to the file.
 
-Python's own parser takes more than we want. It waits for ever for a pipe, keeps the last of two equal keys, makes numbers
-of `NaN`, lets half a character (a lone surrogate) through that no file can be written with, builds what is nested so deeply
-that nothing can walk it, turns `[[],[],…` into thirty times its size, and takes a minute for the TOML `a.a.a.…`. All of that is
-refused here, in one place.
+Python's parsers accept more than is safe. They wait forever for a pipe, keep the last of two equal keys, accept `NaN` and lone
+surrogates (which cannot be written to a file), build objects nested too deeply to walk, need thirty times the size of
+`[[],[],…` in memory, and take a minute for the TOML `a.a.a.…`. This module refuses all of that with an `InputError`.
 """
 
 import json
+import math
 import os
 import reprlib
 import stat
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from circuits.errors import InputError, SchemaError
+from circuits.errors import InputError, SchemaError, locating, refusing
 
 DEEPEST = 32
-"""Lists and objects inside one another, in free data such as a provenance."""
+"""Nesting depth of lists and objects in free data such as a provenance."""
 LARGEST_FACTOR, LARGEST_FLOOR = 10, 2**24
-"""Bytes of Python objects to a byte of JSON, estimated from above; files that need less than the floor always pass. (EAP-IG's
-edges take up to 9.5 as EAP-IG writes them; large files of them without white space and with all scores 0 are refused.)"""
+"""Upper bound of the bytes of Python objects per byte of JSON; files that need less than the floor are always read. (EAP-IG's
+own files need up to 9.5; large ones without white space and with all scores 0 are refused.)"""
 LIST, OBJECT, STRING, KEY, NUMBER, ENTRY = 104, 216, 72, 165, 32, 9
-"""Bytes that each takes at most: a list of up to four entries, an object of up to five keys, a short string, a place for a key in an
-object of many, a number, a place in a list."""
+"""Bytes at most: a list of up to four entries, an object of up to five keys, a short string, a key in an object of many, a
+number, an entry of a list."""
 MOST_PER_BYTE, HEADER_ENTRY, HEADER_TEXT = 32, 56, 100
-"""Of the header of a safetensors file: bytes of memory to a byte at the most, to an entry, and to a text."""
+"""Memory for the header of a safetensors file: bytes per byte at most, per entry, and per text."""
 MOST_NAMES = 2**14
-"""Names of which one copy is kept; the largest graph that a file may name has fewer nodes."""
+"""Names of which only one copy is kept; the largest graph that a file may name has fewer nodes."""
 LARGEST_TOML, MOST_DOTS = 2**18, 100
-"""Bytes of a TOML file, and dots on a line of it: the parser's time grows with the square of a key's parts."""
+"""Limits of a TOML file: characters, and dots on a line (parsing time grows with the square of a key's parts)."""
 _SURROGATES = range(0xD800, 0xE000)
 
 
@@ -53,7 +54,7 @@ _short = _Short()
 
 
 def shown(value: Any, limit: int = 80) -> str:
-    """A value as short text for an error message, whatever it is.
+    """Any value as short text, for an error message.
 
     >>> shown([[1, [2.5, "x" * 100]], 10**5000], 40)
     "[[1, [2.5, 'xxxxxxxxxxxxxxxxxxxxxxxxxxx…"
@@ -69,10 +70,8 @@ def read_text(path: str | Path) -> str:
         InputError: it is not a regular file, cannot be read, or is not UTF-8; with the reason.
     """
     try:
-        with open_regular(path) as file:
-            return file.read().decode("utf-8-sig")
-    except OSError as problem:
-        raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
+        with refusing(f"read {path}"):
+            return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise InputError(f"{path}: byte {problem.start + 1} is not UTF-8; save the file as UTF-8") from None
     except InputError:
@@ -82,10 +81,11 @@ def read_text(path: str | Path) -> str:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """Opens a file to be read; whatever `open` raises is passed on.
+    """Opens a regular file for reading.
 
     Raises:
         InputError: it is a pipe or a device, which may have no end.
+        OSError: it cannot be opened.
     """
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -101,10 +101,11 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def check_tensors(path: str | os.PathLike[str]) -> None:
-    """Refuses a safetensors file that its library would wait for, or whose header would take far more than it takes in the file.
+    """Refuses a safetensors file that is a pipe or a device, or whose header would need too much memory. Other faults are left
+    to the library.
 
     Raises:
-        InputError: see `open_regular` and `check_size`; what else is wrong is left to the library.
+        InputError: see `open_regular` and `check_size`.
     """
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
@@ -118,39 +119,57 @@ def check_tensors(path: str | os.PathLike[str]) -> None:
         )
 
 
+@contextmanager
+def open_tensors(path: str | os.PathLike[str], content: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    """An open safetensors file and its header.
+
+    Raises:
+        InputError: the file cannot be read, or reading it in the block fails; the message names the file and its expected content.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with refusing(f"read {path}"), locating(f"{path}: "):
+            check_tensors(path)
+            with safe_open(path, framework="pt") as file:
+                yield file, file.metadata() or {}
+    except InputError:
+        raise
+    except (SafetensorError, KeyError, ValueError, RecursionError) as problem:
+        raise InputError(f"{path} is not a file of {content}: {problem}") from None
+
+
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Refuses a pipe or a device, for readers that open files themselves; raises as `open_regular`."""
+    """Refuses a pipe or a device, before a library opens the file itself; raises as `open_regular`."""
     open_regular(path).close()
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a pipe at once instead of waiting for who writes to it; regular files know no difference."""
+    """Opens a pipe without waiting for its writer; for regular files this changes nothing."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_json(path: str | Path, known: Iterable[str] = ()) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Args:
         path: the file.
-        known: keys that many of its objects share, and so cost their memory once.
+        known: keys that many of its objects share, which need memory only once.
 
     Raises:
         InputError: see `read_text` and `parse_json`; the message names the file.
     """
     text = read_text(path)
-    try:
+    with locating(f"{path} "):
         return parse_json(text, known)
-    except InputError as problem:
-        raise InputError(f"{path} {problem}") from None
 
 
 def parse_json(text: str, known: Iterable[str] = ()) -> Any:
-    """What a JSON text holds; `known` as for `read_json`.
+    """The content of a JSON text; `known` as for `read_json`.
 
     Raises:
-        InputError: not JSON, with numbers that are not finite, with a key that is there twice, or with so many small parts
-            that they would take over ten times the text's size. The message goes on after a name ("is not JSON: …").
+        InputError: not JSON, a number that is not finite, a duplicate key, or so many small parts that they need over ten
+            times the text's size. The message continues a file name ("is not JSON: …").
     """
     check_size(text, known)
     try:
@@ -164,16 +183,16 @@ def parse_json(text: str, known: Iterable[str] = ()) -> Any:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """What a TOML file of options holds.
+    """The content of a TOML file of options.
 
     Raises:
-        InputError: see `read_text`; or it is no TOML, or larger than any file of options.
+        InputError: see `read_text`; or it is not TOML, or larger than any file of options.
     """
     return parse_toml(read_text(path), str(path))
 
 
 def parse_toml(text: str, name: str) -> dict[str, Any]:
-    """What a TOML text of options holds; see `read_toml`. `name` is what errors call it."""
+    """The content of a TOML text; see `read_toml`. `name` names it in errors."""
     if len(text) > LARGEST_TOML:
         raise InputError(f"{name} has {len(text):,} characters; a file of options has at most {LARGEST_TOML:,}")
     for number, line in enumerate(text.split("\n"), 1):
@@ -186,8 +205,8 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
 
 
 def check_size(text: str, known: Iterable[str] = ()) -> None:
-    """Refuses JSON that would take over ten times its size in memory; see `parse_json`."""
-    if len(text) * 30 < LARGEST_FLOOR:  # nothing takes more
+    """Refuses JSON that would need over ten times its size in memory; see `parse_json`."""
+    if len(text) * 30 < LARGEST_FLOOR:  # no text needs more than 30 times its size
         return
     cost = estimated_memory(text, known)
     if cost > max(LARGEST_FLOOR, LARGEST_FACTOR * len(text)):
@@ -197,11 +216,11 @@ def check_size(text: str, known: Iterable[str] = ()) -> None:
 
 
 def estimated_memory(text: str, known: Iterable[str] = ()) -> int:
-    """Bytes that a JSON text takes at most once it is read, from its signs alone; `known` as for `read_json`."""
+    """Upper bound of the memory that the parsed JSON needs, from a count of its characters; `known` as for `read_json`."""
     lists, objects, commas, keys, strings = (text.count(sign) for sign in '[{,:"')
     strings //= 2
     constants = sum(map(text.count, ("true", "false", "null")))
-    numbers = max(0, commas + 1 - (strings - keys) - constants)  # at most, for lists and objects are among them
+    numbers = max(0, commas + 1 - (strings - keys) - constants)  # at most: lists and objects are counted too
     repeated = sum(text.count(f'"{key}"') for key in known)
     names = sum(text.count(f'"{key}":{gap}"') for key in known for gap in ("", " "))  # of which one copy is kept
     cost = LIST * lists + OBJECT * objects + NUMBER * numbers + ENTRY * commas
@@ -210,29 +229,29 @@ def estimated_memory(text: str, known: Iterable[str] = ()) -> int:
 
 
 def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, for `json.loads(…, object_pairs_hook=keys_once)`; InputError where a key is there twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """A JSON object, for `json.loads(…, object_pairs_hook=keys_once)`; InputError for a duplicate key."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
         raise InputError(f"key {shown(twice)} is there twice in one object")
-    return found
+    return entries
 
 
 class _Objects:
-    """`keys_once`, which keeps one copy of a name that many objects hold as a value: nodes, of edges."""
+    """`keys_once`, with one copy of each name that many objects hold as a value (the nodes of edges)."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
 
     def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found, names = keys_once(pairs), self.names
+        entries, names = keys_once(pairs), self.names
         for key, value in pairs:
             if type(value) is str:
                 if value in names:
-                    found[key] = names[value]
+                    entries[key] = names[value]
                 elif len(names) < MOST_NAMES:
                     names[value] = value
-        return found
+        return entries
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -240,48 +259,62 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def check_plain(value: Any, what: str) -> Any:
-    """The value, once it is sure that it can be walked, shown and written again.
+    """The value, if it can be walked, shown and written.
 
     Raises:
-        InputError: it is nested more than 32 deep, or holds half a character; the message names `what`.
+        InputError: it is nested more than 32 deep, or holds a lone surrogate; the message names `what`.
     """
-    around = [iter((value,))]  # of what is being walked, the innermost last
-    while around:
-        entry = next(around[-1], around)
-        if entry is around:
-            around.pop()
+    stack = [iter((value,))]  # the innermost list or object last
+    while stack:
+        entry = next(stack[-1], stack)
+        if entry is stack:
+            stack.pop()
         elif isinstance(entry, str):
             if not entry.isascii() and any(ord(sign) in _SURROGATES for sign in entry):
                 raise InputError(f"{what} holds {shown(entry)}, with half a character (a lone surrogate)")
         elif isinstance(entry, dict | list) and entry:
-            if len(around) > DEEPEST:
+            if len(stack) > DEEPEST:
                 raise InputError(f"{what} is nested more than {DEEPEST} deep")
-            around.append(chain(entry, entry.values()) if isinstance(entry, dict) else iter(entry))
+            stack.append(chain(entry, entry.values()) if isinstance(entry, dict) else iter(entry))
     return value
 
 
-def check_schema(found: Any, known: int, what: str) -> None:
-    """Whether a file was written in the form that this version reads.
+def check_schema(schema: Any, known: int, what: str) -> None:
+    """Refuses a file that another version of the package wrote; `what` names the file.
 
     Raises:
-        SchemaError: it was not; `what` names the file.
-        InputError: it does not say.
+        SchemaError: it has another schema.
+        InputError: it has none.
     """
-    if found is None:
+    if schema is None:
         raise InputError(f"{what} does not say its schema; this version reads schema {known}")
-    if type(found) is not int or found != known:
+    if type(schema) is not int or schema != known:
         raise SchemaError(
-            f"{what} has schema {shown(found)}; this version reads schema {known}: read it with the version of mech-circuits "
+            f"{what} has schema {shown(schema)}; this version reads schema {known}: read it with the version of mech-circuits "
             "that wrote it"
         )
 
 
 def text_or_none(value: Any, what: str) -> str | None:
-    """A name that may be missing.
-
-    Raises:
-        InputError: it is no text.
-    """
+    """A name that may be missing; InputError if it is not text."""
     if value is not None and not isinstance(value, str):
         raise InputError(f"{what} must be text, got {shown(value)}")
     return value
+
+
+def finite_number(value: Any, what: str) -> float:
+    """A number of a file as a float; InputError if it is not a finite number."""
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{what} must be a finite number, got {shown(value)}")
+    return number
+
+
+def as_object(value: Any, what: str) -> dict[str, Any]:
+    """A JSON object that may be missing, which is then empty; InputError if it is anything else."""
+    if value is not None and not isinstance(value, dict):
+        raise InputError(f"{what} must be an object, got {type(value).__name__}")
+    return value or {}

@@ -1,18 +1,18 @@
-"""The computational graph of a transformer: who writes to the residual stream, who reads it, and how both are indexed.
+"""The computational graph of a transformer: the writers and readers of the residual stream, and their indices.
 
-Everything that is scored, pruned, drawn or exported is indexed by one `Graph`, so that a name, a row of a tensor and a
-line of a file mean the same thing everywhere. The graph is a pure description (no weights, no hooks): the same five
-numbers always give the same names in the same order.
+Scores, circuits, pictures and files are all indexed by a `Graph`, so that a name, a row of a tensor and a line of a file mean the
+same everywhere. The graph is only a description (no weights, no hooks): the same five values always give the same names in the
+same order.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuits.errors import InputError
@@ -22,12 +22,11 @@ from circuits.plain_torch import plain_torch
 Kind = Literal["q", "k", "v", "in"]
 Part = Literal["q", "k", "v", "mlp", "logits"]
 
-
 LARGEST = 40_000_000
-"""Writers times readers that a file may ask for; a circuit's tables take up to 17 bytes for each, once they are asked for.
-A model of 70B parameters has 34 million."""
+"""Writers times readers that a file may state; a circuit's tables take up to 17 bytes for each. A model of 70B parameters has
+34 million."""
 LONGEST = 40
-"""Characters of a name that the nearest ones are looked for; none has more."""
+"""Characters of a name that are compared to find the nearest names; no valid name is longer."""
 
 
 class Writer(NamedTuple):
@@ -36,7 +35,7 @@ class Writer(NamedTuple):
     Attributes:
         name: `input`, `a5.h2` or `m5`.
         kind: `input`, `head` or `mlp`.
-        layer: the block it sits in; -1 for `input`.
+        layer: its block; -1 for `input`.
         head: the head's index within its layer; None for `input` and MLPs.
     """
 
@@ -51,12 +50,12 @@ class Reader(NamedTuple):
 
     Attributes:
         name: `a5.h2<q>`, `a5.kv0<k>` (grouped-query attention), `m5` or `logits`.
-        node: the name of the node it belongs to: `a5.h2`, `a5.kv0`, `m5`, `logits`.
+        node: the name of its node: `a5.h2`, `a5.kv0`, `m5`, `logits`.
         kind: the key of its edges in a multigraph: `q`, `k`, `v`, or `in` for MLPs and logits.
         part: `q`, `k`, `v`, `mlp` or `logits`.
-        layer: the block it sits in; the number of layers for `logits`.
+        layer: its block; the number of layers for `logits`.
         head: index of the (key/value) head; None for MLPs and logits.
-        n_writers: how many writers come before it: exactly the first `n_writers` of `Graph.writers`.
+        n_writers: number of writers before it, the first of `Graph.writers`.
     """
 
     name: str
@@ -72,9 +71,9 @@ class Reader(NamedTuple):
 class Graph:
     """Writers, readers and edges of a decoder-only transformer.
 
-    Writers come in the order of the forward pass: `input`, then per layer its heads and its MLP. Readers likewise: per
-    layer all q, all k, all v, then the MLP; `logits` last. An edge `writer->reader` exists where the writer comes before
-    the reader; since writers are ordered, the sources of a reader are a prefix of them.
+    Writers are in the order of the forward pass: `input`, then per layer its heads and its MLP. Readers likewise: per
+    layer all q, all k, all v, then the MLP; `logits` last. An edge `writer->reader` exists if the writer comes before
+    the reader, so the sources of a reader are the first writers.
 
     Attributes:
         n_layers: number of blocks.
@@ -155,18 +154,18 @@ class Graph:
         return 1 + layer * self.n_heads + sum(self.mlps[:layer])
 
     def head_writers(self, layer: int) -> slice:
-        """Where the heads of `layer` sit in the order of writers."""
+        """The indices of the heads of `layer` among the writers."""
         start = self.n_writers_before_layer(layer)
         return slice(start, start + self.n_heads)
 
     def mlp_writer(self, layer: int) -> int:
-        """Where the MLP of `layer` sits in the order of writers."""
+        """The index of the MLP of `layer` among the writers."""
         if not self.mlps[layer]:
             raise InputError(f"layer {layer} has no MLP")
         return self.n_writers_before_layer(layer) + self.n_heads
 
     def readers_of(self, layer: int, part: Part) -> slice:
-        """Where the readers of one part of a layer sit in the order of readers (`logits`: any layer)."""
+        """The indices of the readers of one part of a layer (for `logits`, of any layer)."""
         if part == "logits":
             return slice(self.n_readers - 1, self.n_readers)
         start = layer * (self.n_heads + 2 * self.n_kv_heads) + sum(self.mlps[:layer])
@@ -232,22 +231,20 @@ class Graph:
         return self.edge_names(self.edge_mask)
 
     def edge_names(self, mask: Bool[Tensor, "writer reader"]) -> tuple[str, ...]:
-        """Names of the edges at which `mask` is True, in graph order."""
+        """Names of the edges where `mask` is True, in graph order."""
         writers, readers = self.writer_names, self.reader_names
         return tuple(f"{writers[w]}->{readers[r]}" for w, r in mask.nonzero().tolist())
 
     @plain_torch
     def mask_of(self, names: Iterable[str]) -> Bool[Tensor, "writer reader"]:
-        """True at the named edges.
+        """True at the named edges; InputError with the nearest names if one does not exist."""
+        return self.mask_at(torch.tensor([self.edge_index(name) for name in names], dtype=torch.long).reshape(-1, 2))
 
-        Raises:
-            InputError: a name is not an edge of this graph; the nearest names are offered.
-        """
+    @plain_torch
+    def mask_at(self, edges: Int[Tensor, "edge 2"]) -> Bool[Tensor, "writer reader"]:
+        """True at the edges with these (writer, reader)."""
         mask = torch.zeros(self.n_writers, self.n_readers, dtype=torch.bool)
-        index = [self.edge_index(name) for name in names]
-        if index:
-            writers, readers = zip(*index, strict=True)
-            mask[list(writers), list(readers)] = True
+        mask[edges[:, 0], edges[:, 1]] = True
         return mask
 
     @cached_property
@@ -259,15 +256,15 @@ class Graph:
         return {name: i for i, name in enumerate(self.reader_names)}
 
     def writer_index(self, name: str) -> int:
-        """Position of a writer; InputError with the nearest names if there is none."""
+        """Index of a writer; InputError with the nearest names if there is none."""
         return _lookup(self._writer_positions, name, "writer")
 
     def reader_index(self, name: str) -> int:
-        """Position of a reader; InputError with the nearest names if there is none."""
+        """Index of a reader; InputError with the nearest names if there is none."""
         return _lookup(self._reader_positions, name, "reader")
 
     def edge_index(self, name: str) -> tuple[int, int]:
-        """(writer, reader) position of an edge given as `a3.h0->a5.h2<q>`."""
+        """(writer, reader) of an edge such as `a3.h0->a5.h2<q>`."""
         writer, arrow, reader = str(name).partition("->")
         if not arrow:
             expected = f"{self.writer_names[0]}->{self.reader_names[0]}"
@@ -280,22 +277,12 @@ class Graph:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The five numbers that define the graph, as plain JSON values."""
-        return {
-            "n_layers": self.n_layers,
-            "n_heads": self.n_heads,
-            "n_kv_heads": self.n_kv_heads,
-            "mlps": list(self.mlps),
-            "parallel": self.parallel,
-        }
+        """The five values that define the graph, as JSON values."""
+        return asdict(self) | {"mlps": list(self.mlps)}
 
     @classmethod
     def from_dict(cls, data: Any) -> "Graph":
-        """Inverse of `to_dict`, for untrusted input.
-
-        Raises:
-            InputError: a key is missing or of the wrong type, or the size is absurd.
-        """
+        """Inverse of `to_dict`, for untrusted input; InputError for a missing or invalid entry, or an absurd size."""
         if not isinstance(data, dict):
             raise InputError(f"a graph is described by an object, got {type(data).__name__}")
         sizes: list[Any] = [data.get(key) for key in ("n_layers", "n_heads", "n_kv_heads")]
@@ -326,13 +313,12 @@ def _short(name: str) -> str:
 
 
 def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool = False) -> set[str]:
-    """Names of the nodes whose output reaches `logits` along kept edges (`logits` among them).
-
-    What any other node computes makes no difference: every reader that counts sees its replacement.
+    """Names of the nodes whose output reaches `logits` along kept edges, with `logits`. Other nodes have no effect.
 
     Args:
-        graph, keep: the circuit.
-        coupled: the heads of a layer go through one post-norm, so that each one's write depends on all: if one is live,
+        graph: the graph of the circuit.
+        keep: its edges.
+        coupled: the heads of a layer go through one post-norm, so that the output of each depends on all: if one is live,
             all are.
     """
     live = {"logits"}

@@ -1,21 +1,21 @@
-"""Nodes by name: what can be patched or scored besides edges.
+"""Nodes by name, which can be patched or scored.
 
 | name | what it is |
 |---|---|
 | `a5.h2` | a head's output |
 | `a5.h2<q>`, `a5.h2<k>`, `a5.h2<v>` | its query, key and value (`a5.kv0<k>`, `a5.kv0<v>` where heads share them) |
 | `m5` | an MLP's output |
-| `m5.n17` | one of its neurons, behind the activation |
-| `input` | the embedding: what enters the first block |
-| `a5.W_Q[17]`, `a5.W_K[…]`, `a5.W_V[…]`, `a5.W_O[…]`, `m5.W_out[…]` | an output row of a weight matrix: one entry of what it gives, bias included |
-| `a5.W_QKV.in[17]`, `a5.W_O.in[…]`, `m5.W_in.in[…]`, `m5.W_out.in[…]` | an input row: one entry of what the matrix reads; biases stay |
+| `m5.n17` | one of its neurons, after the activation |
+| `input` | the embedding, the input of the first block |
+| `a5.W_Q[17]`, `a5.W_K[…]`, `a5.W_V[…]`, `a5.W_O[…]`, `m5.W_out[…]` | an output row of a weight matrix: one entry of its output, with the bias |
+| `a5.W_QKV.in[17]`, `a5.W_O.in[…]`, `m5.W_in.in[…]`, `m5.W_out.in[…]` | an input row: one entry of the matrix's input; biases stay |
 
-COAR's authors take rows of weight tensors for components, set them to zero and leave biases as they are. In their vision
+The components of COAR's authors are rows of weight tensors, which they set to zero without changing biases. In their vision
 transformer, of `nn.Linear` layers, a row is an output; in their GPT-2, of `Conv1D` layers, which are stored transposed, it is an
-input. `input_rows` are the latter, exactly: 64,512 in GPT-2 small, in each layer 768 of `c_attn` (`W_Q`, `W_K` and `W_V` together),
-768 of `W_O`, 768 of `W_in` (a gate's with it) and 3,072 of `W_out`. `rows` are outputs, 82,944 in GPT-2 small, and an output is
-replaced with its bias; for an MLP's input matrices that is the neuron, replaced behind its activation. Behind a post-norm
-(Gemma 2, OLMo 2) a row of `W_O` or `W_out` stands for the entry of what that norm gives.
+input. `input_rows` are exactly the latter: 64,512 in GPT-2 small, in each layer 768 of `c_attn` (`W_Q`, `W_K` and `W_V` together),
+768 of `W_O`, 768 of `W_in` (and of a gate) and 3,072 of `W_out`. `rows` are outputs, 82,944 in GPT-2 small, which are replaced
+with their biases; those of an MLP's input matrices are neurons, replaced after their activation. With a post-norm (Gemma 2,
+OLMo 2) a row of `W_O` or `W_out` is an entry of the norm's output.
 """
 
 import re
@@ -26,9 +26,9 @@ from typing import Literal
 
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
+from circuits.graph.groups import groups_in
 
 Point = Literal["resid_pre", "attn_in", "q", "k", "v", "z", "attn_out", "mlp_in", "mlp_out", "neurons"]
-GROUPS = ("heads", "mlps", "input", "q", "k", "v", "neurons", "rows", "input_rows")
 _NEURON = re.compile(r"m(\d{1,5})\.n(\d{1,7})")
 _INPUT_ROW = re.compile(r"(?:a(\d{1,5})\.W_(QKV|O)|m(\d{1,5})\.W_(in|out))\.in\[(\d{1,7})\]")
 _ROW = re.compile(r"(?:a(\d{1,5})\.W_([QKVO])|m(\d{1,5})\.W_(out))\[(\d{1,7})\]")
@@ -36,12 +36,12 @@ _ROW = re.compile(r"(?:a(\d{1,5})\.W_([QKVO])|m(\d{1,5})\.W_(out))\[(\d{1,7})\]"
 
 @dataclass(frozen=True)
 class Widths:
-    """How many entries a model's activations have.
+    """The widths of a model's activations.
 
     Attributes:
         d_head: of one head's query, key or value.
         d_model: of the residual stream.
-        neurons: of an MLP; 0: they have no hook.
+        neurons: of an MLP; 0 if neurons have no hook.
     """
 
     d_head: int = 0
@@ -51,15 +51,15 @@ class Widths:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a node's value appears in a forward pass.
+    """The place of a node's value in a forward pass.
 
     Attributes:
         name: the node's name.
         layer: its block.
-        point: the hook point, as `engine.architecture.Block` calls it.
-        index: the head's slot, the neuron or the entry; None: the whole activation.
-        entry: of a head's vector; None: all of it.
-        is_input_row: whether it stands for the row of a weight matrix that reads this value.
+        point: the hook point, a field of `engine.architecture.Block`.
+        index: of the head, the neuron or the entry; None: the whole activation.
+        entry: of a head's vector; None: the whole vector.
+        is_input_row: whether the node is the row of a weight matrix that reads this value.
     """
 
     name: str
@@ -71,8 +71,8 @@ class Site:
 
     @property
     def stage(self) -> int:
-        """When it is computed within a block: 0 the block's input, 1 what attention reads, 2 q, k and v, 3 heads, 4 their sum,
-        5 what the MLP reads, 6 neurons, 7 its output."""
+        """Its order within a block: 0 the block's input, 1 attention's input, 2 q, k and v, 3 heads, 4 their sum, 5 the MLP's
+        input, 6 neurons, 7 the MLP's output."""
         order = ("resid_pre", "attn_in", "qkv", "z", "attn_out", "mlp_in", "neurons", "mlp_out")
         return order.index("qkv" if self.point in ("q", "k", "v") else self.point)
 
@@ -92,7 +92,7 @@ def find_site(graph: Graph, name: str, widths: Widths | None = None) -> Site:
         widths: of the model's activations, for neurons and rows.
 
     Raises:
-        InputError: there is no such node; the nearest names are offered.
+        InputError: there is no such node; with the nearest names.
     """
     widths = widths or Widths()
     if name == "input":
@@ -139,9 +139,8 @@ def _find_row(graph: Graph, name: str, row: re.Match[str], widths: Widths) -> Si
 def _find_input_row(graph: Graph, name: str, row: re.Match[str], widths: Widths) -> Site:
     layer, number, part = int(row[1] or row[3]), int(row[5]), row[2] or row[4]
     of_mlp = layer < graph.n_layers and graph.mlps[layer] and widths.neurons > 0  # experts share what they read
-    rows = {"QKV": widths.d_model, "O": graph.n_heads * widths.d_head, "in": widths.d_model, "out": widths.neurons}[
-        part
-    ]
+    sizes = {"QKV": widths.d_model, "O": graph.n_heads * widths.d_head, "in": widths.d_model, "out": widths.neurons}
+    rows = sizes[part]
     if layer >= graph.n_layers or (part in ("in", "out") and not of_mlp) or number >= rows:
         raise InputError(
             f"there is no input row {name!r}: this model has {graph.n_layers} layers, and {rows} input rows in such a matrix"
@@ -165,7 +164,7 @@ def _input_rows(graph: Graph, widths: Widths) -> list[Site]:
 
 
 def in_layer(site: Site, layer: int, graph: Graph) -> Site | None:
-    """The same node of another layer; None: there is none (the layer does not exist, has no MLP, or the node is `input`)."""
+    """The same node of another layer; None if the layer does not exist or has no MLP, or the node is `input`."""
     if layer == site.layer:
         return site
     in_mlp = site.point in ("mlp_in", "neurons", "mlp_out")
@@ -175,7 +174,7 @@ def in_layer(site: Site, layer: int, graph: Graph) -> Site | None:
 
 
 def _rows(graph: Graph, widths: Widths) -> list[Site]:
-    """Of all matrices but an MLP's input ones: these are its neurons."""
+    """The rows of all matrices but the input matrices of MLPs, whose rows are neurons."""
     names = []
     for layer in range(graph.n_layers):
         heads = {"Q": graph.n_heads, "K": graph.n_kv_heads, "V": graph.n_kv_heads}
@@ -220,8 +219,8 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None
     else:
         groups = groups_in(nodes)
         points = {"heads": "z", "mlps": "mlp_out", "q": "q", "k": "k", "v": "v"}
-        wanted = {points[group] for group in groups if group in points}
-        sites = [site for site in _sites(graph).values() if site.point in wanted]
+        chosen = {points[group] for group in groups if group in points}
+        sites = [site for site in _sites(graph).values() if site.point in chosen]
         if "input" in groups:
             sites.append(find_site(graph, "input"))
         if "rows" in groups:
@@ -234,21 +233,6 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None
     if not sites:
         raise InputError(f"no nodes chosen by {nodes!r}")
     return tuple(sorted(sites, key=_order))
-
-
-def groups_in(text: str) -> list[str]:
-    """Groups of nodes that are joined by `+`.
-
-    Raises:
-        InputError: an unknown one.
-    """
-    groups = text.split("+")
-    for group in groups:
-        if group not in GROUPS:
-            near = get_close_matches(group, GROUPS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"unknown group of nodes {group!r} in {text!r}{hint} (groups: {', '.join(GROUPS)})")
-    return groups
 
 
 def _order(site: Site) -> tuple[int, ...]:

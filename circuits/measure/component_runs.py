@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.engine.hooks import Hook, inference_state
+from circuits.engine.hooks import Hook, TokenBatch, inference_state
 from circuits.engine.patch import ValueRecorder, Values, hook_point, record_values
-from circuits.engine.resume import BaseRun, base_run, resume
+from circuits.engine.resume import BaseRun, resume
 from circuits.errors import InputError
 from circuits.graph.nodes import Site
 from circuits.measure.patch_runs import TOKENS_AT_ONCE
@@ -54,11 +54,9 @@ class Replacements:
 
     def values(self, question: Question, batch: Batch, own: Values) -> Values:
         """For one batch, whose own values are `own`."""
-        model, suffix = question.model, batch.suffix
+        suffix = batch.suffix
         if isinstance(self.ablation, RunAblation):
-            tokens, hooks = self.ablation.run(model, suffix)
-            cache = suffix.cache()
-            return record_values(model.bridge, model.architecture, tokens, suffix.position, self.sites, cache, hooks)[1]
+            return self.ablation.values(question.model, suffix, self.sites)[1]
         if isinstance(self.ablation, Zero):
             return {key: torch.zeros_like(value) for key, value in own.items()}
         length = suffix.start + suffix.clean.shape[1]
@@ -74,7 +72,7 @@ def _means(
     with inference_state(model.bridge):
         for batch in reference.batches(batch_size):
             batch = batch.to(model.device)
-            _, values = record_values(model.bridge, model.architecture, batch.clean, batch.position, sites)
+            _, values = record_values(model.architecture, TokenBatch(batch.clean, batch.position), sites)
             group, axes = (batch.clean.shape[1], (0,)) if by_length else (0, (0, 1))
             total = totals.setdefault(group, {})
             for key, value in values.items():
@@ -92,7 +90,7 @@ class ComponentRuns:
     """A batch, ready for its components to be ablated.
 
     Attributes:
-        question: what is asked of the model.
+        question: model, pairs, metric and ablation.
         batch: some of its pairs.
         sites: the components.
         base: the clean run.
@@ -110,37 +108,28 @@ class ComponentRuns:
     @classmethod
     def of(cls, question: Question, batch: Batch, replacements: Replacements) -> "ComponentRuns":
         """Makes the clean run and the replacing values."""
-        model, suffix, sites = question.model, batch.suffix, replacements.sites
-        own = ValueRecorder(model.architecture, sites)
-        base = base_run(
-            model.bridge,
-            model.architecture,
-            suffix.clean,
-            suffix.position,
-            suffix.cache(),
-            own.hooks(),
-            model.report.resume_exact,
-        )
+        sites = replacements.sites
+        own = ValueRecorder(question.model.architecture, sites)
+        base = question.base_run(batch, own.hooks())
         values = replacements.values(question, batch, own.values)
         return cls(question, batch, sites, base, values, question.clean_metric(batch, base.logits))
 
     def metrics(self, ablated: Bool[Tensor, "sample node"]) -> Float[Tensor, "sample batch"]:
         """The metric with these components ablated, a set to each row."""
-        found = self.clean.repeat(len(ablated), 1)
+        metrics = self.clean.repeat(len(ablated), 1)
         layers = torch.tensor([site.layer for site in self.sites])
         first = torch.where(ablated, layers, len(self.base.resid_pre)).amin(1)
         order = first.argsort(stable=True)
         order = order[first[order] < len(self.base.resid_pre)]
-        tiles = max(1, TOKENS_AT_ONCE // self.base.tokens.numel())
+        tiles = max(1, TOKENS_AT_ONCE // self.batch.n_tokens)
         model, targets = self.question.model, self.batch.targets
         for chunk in order.split(tiles) if len(order) else ():
             hooks = self._hooks(ablated[chunk].to(model.device))
-            logits = resume(
-                model.bridge, model.architecture, self.base, int(first[chunk[0]]), hooks, len(chunk)
-            ).reshape(len(chunk), len(self.base), -1)
+            logits = resume(model.architecture, self.base, int(first[chunk[0]]), hooks, len(chunk))
+            logits = logits.reshape(len(chunk), len(self.base), -1)
             for i, row in zip(chunk.tolist(), logits, strict=True):
-                found[i] = self.question.metric(row, targets)
-        return found
+                metrics[i] = self.question.metric(row, targets)
+        return metrics
 
     def _hooks(self, ablated: Bool[Tensor, "tile node"]) -> list[Hook]:
         by_point: dict[tuple[int, str], list[int]] = {}
@@ -179,10 +168,10 @@ def _mask(
 
 def _by_depth(sites: Sequence[Site]) -> dict[int, list[int]]:
     """Numbers of the sites that are a whole activation (0), a part of it (1), and an entry of a part (2)."""
-    found: dict[int, list[int]] = {}
+    by_depth: dict[int, list[int]] = {}
     for i, site in enumerate(sites):
-        found.setdefault((site.index is not None) + (site.entry is not None), []).append(i)
-    return found
+        by_depth.setdefault((site.index is not None) + (site.entry is not None), []).append(i)
+    return by_depth
 
 
 def _ablate(x: Tensor, value: Tensor, mask: Tensor) -> Tensor:

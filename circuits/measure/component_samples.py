@@ -20,12 +20,8 @@ from circuits.graph.nodes import Site, select_sites
 from circuits.measure.component_runs import ComponentRuns, Replacements
 from circuits.measure.divided import Asked, Measurement, measure_pieces
 from circuits.measure.store import Pieces, question_of
-from circuits.model import Model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
-from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
 from circuits.question.question import Question
 from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.workers.workers import Workers, in_units
@@ -87,8 +83,8 @@ class Sampler(Measurement):
         sites: the components.
         replacements: what takes their place.
         origin: provenance of the question.
-        asked: the same as it is told to `workers`, who measure; None: this process does.
-        workers: see there.
+        asked: the same in the form that is sent to `workers`; None: this process measures.
+        workers: who measures.
     """
 
     sites: tuple[Site, ...]
@@ -98,14 +94,10 @@ class Sampler(Measurement):
     workers: Workers | None = None
 
     @classmethod
-    def ask(
+    def of(
         cls,
-        model: Model,
-        pairs: PromptPairs,
+        question: Question,
         nodes: str | Sequence[str],
-        metric: str | Metric | MetricFunction | None,
-        ablation: str | Ablation,
-        batch_size: int | None,
         store: str | Path | None = None,
         workers: Workers | None = None,
         in_memory: bool = False,
@@ -113,7 +105,7 @@ class Sampler(Measurement):
         """Validates.
 
         Args:
-            model, pairs, metric, ablation, batch_size: see `Question.ask`.
+            question: model, pairs, metric and ablation.
             nodes: the components; see `circuits.graph.nodes.select_sites`.
             store: a directory for what is finished.
             workers: who measures; None: this process.
@@ -122,7 +114,7 @@ class Sampler(Measurement):
         Raises:
             InputError: an unknown component, an ablation of the user's own, or a store that belongs to another question.
         """
-        question = Question.ask(model, pairs, metric, ablation, batch_size)
+        model = question.model
         sites = select_sites(model.graph, nodes, model.widths)
         options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "batch_size": question.batch_size}
         origin = provenance(question, "ablation samples", options)
@@ -131,7 +123,7 @@ class Sampler(Measurement):
         pieces = Pieces(store, manifest, in_memory or workers is not None)
         with inference_state(model.bridge):
             replacements = Replacements.of(question, sites)
-        asked = None if workers is None else Asked.of(cls, question, nodes=nodes, ablation=ablation)
+        asked = None if workers is None else Asked.of(cls, question, nodes=nodes)
         return cls(question, pieces, sites, replacements, origin, asked, workers)
 
     @property
@@ -151,17 +143,15 @@ class Sampler(Measurement):
             share: (i, n): only the i-th of n shares of the blocks, so that n processes can fill one store.
         """
         check_samples(samples, alpha)
-        mine, of = share
-        if not 0 <= mine < of:
+        mine, shares = share
+        if not 0 <= mine < shares:
             raise InputError(f"share must be (i, n) with 0 <= i < n, got {share}")
         name = f"alpha-{alpha:g}-seed-{seed}"
-        blocks = range(mine, -(-samples // BLOCK), of)
+        blocks = range(mine, -(-samples // BLOCK), shares)
         masks = {block: self._masks(name, block, alpha, seed) for block in blocks}
-        found = self.measured(name, masks, progress)
-        wanted = min(len(found), samples) if of == 1 else len(found)
-        return Samples(
-            found.nodes, found.ablated[:wanted], found.outcomes[:wanted], found.clean, self._origin(alpha, seed)
-        )
+        drawn = self.measured(name, masks, progress)
+        n = min(len(drawn), samples) if shares == 1 else len(drawn)
+        return Samples(drawn.nodes, drawn.ablated[:n], drawn.outcomes[:n], drawn.clean, self._origin(alpha, seed))
 
     def _origin(self, alpha: float, seed: int) -> Provenance:
         options = {**self.origin["options"], "alpha": alpha, "seed": seed}
@@ -200,7 +190,7 @@ class Sampler(Measurement):
         done = 0
         with inference_state(question.model.bridge):
             for number, batch in enumerate(question.batches()):
-                index = batch.suffix.batch.index.cpu()
+                index = batch.index
                 runs = None
                 for block, mask in masks.items():
                     key = _key(name, block, number)

@@ -43,7 +43,7 @@ class Contraction:
     A rule asks for gradients (`gradients`), sums them (`sum`) and adds the products with differences of writers' outputs.
 
     Attributes:
-        question: what is asked of the model.
+        question: model, pairs, metric and ablation.
         batch: some of its pairs.
         scores: the products so far.
         empty: on which prompts a gradient was taken on an empty residual stream, at a position whose embedding is ablated; see
@@ -64,27 +64,22 @@ class Contraction:
 
     def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
         """A forward and a backward pass on the clean prompts, from `embedding` if it is given."""
-        model, suffix = self.question.model, self.batch.suffix
-        found = capture_gradients(
-            model.bridge,
-            model.architecture,
-            suffix.clean,
-            suffix.position,
+        architecture = self.question.model.architecture
+        gradients = capture_gradients(
+            architecture,
+            self.batch.suffix.clean_tokens,
             lambda logits: self.question.metric(logits, self.batch.targets),
-            suffix.cache(),
             embedding,
             hooks,
         )
-        self._sees_nothing |= sees_nothing(model.architecture, (*found.resid_pre, found.resid_final))
-        return found
+        self._sees_nothing |= sees_nothing(architecture, (*gradients.resid_pre, gradients.resid_final))
+        return gradients
 
     def writes(self, embedding: Tensor) -> Writes:
         """Every writer's output where `embedding` enters the first block."""
-        model, suffix = self.question.model, self.batch.suffix
-        start: Hook = (model.architecture.blocks[0].resid_pre, lambda x: embedding)
-        return capture_writes(model.bridge, model.architecture, suffix.clean, suffix.position, suffix.cache(), [start])[
-            1
-        ]
+        architecture = self.question.model.architecture
+        start: Hook = (architecture.blocks[0].resid_pre, lambda x: embedding)
+        return capture_writes(architecture, self.batch.suffix.clean_tokens, [start])[1]
 
     def clean_and_replacement(self) -> tuple[Writes, Writes]:
         """Every writer's output on the clean prompts, and what replaces it."""

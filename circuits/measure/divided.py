@@ -18,6 +18,8 @@ from circuits.model import Model, load_model
 from circuits.model_calls import hooks_of
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import Ablation
+from circuits.question.metrics import Metric
 from circuits.question.question import Question
 from circuits.workers.workers import Workers
 
@@ -119,12 +121,12 @@ class Measurement(ABC):
     """A measurement that is made in pieces.
 
     Attributes:
-        ask: `(model, pairs, metric=, batch_size=, in_memory=, …)`: validates, and makes one.
+        of: `(question, in_memory=, …)`: validates the options, and makes one.
         question: model, pairs, metric and ablation.
         pieces: where what is finished is kept.
     """
 
-    ask: ClassVar[Callable[..., "Measurement"]]
+    of: ClassVar[Callable[..., "Measurement"]]
     question: Question
     pieces: Pieces
 
@@ -135,29 +137,37 @@ class Measurement(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A measurement, as it travels to workers.
+    """A measurement in the form that is sent to workers.
 
     Attributes:
-        kind: whose `ask` is called; a class, which travels by its name.
+        kind: whose `of` is called; a class, which is sent by its name.
         model: how to get it.
-        pairs: the prompts.
-        options: what else is asked, by name.
+        pairs, metric, ablation, batch_size: of the question.
+        options: of the measurement, by name.
     """
 
     kind: type[Measurement]
     model: ModelSource
     pairs: PromptPairs
+    metric: Metric
+    ablation: Ablation
+    batch_size: int
     options: Mapping[str, Any]
 
     @classmethod
     def of(cls, kind: type[Measurement], question: Question, **options: Any) -> "Asked":
-        """With the metric and the batch size that the question has here.
+        """With the batch size that the question has here.
 
         Raises:
             InputError: the model was given as an object; see `ModelSource.of`.
         """
-        options |= {"metric": question.metric, "batch_size": question.batch_size}
-        return cls(kind, ModelSource.of(question.model), question.pairs, options)
+        source = ModelSource.of(question.model)
+        return cls(kind, source, question.pairs, question.metric, question.ablation, question.batch_size, options)
+
+    def measurement(self) -> Measurement:
+        """The measurement, in a worker."""
+        question = Question.ask(self.model.load(), self.pairs, self.metric, self.ablation, self.batch_size)
+        return self.kind.of(question, **self.options, in_memory=True)
 
 
 def measure_pieces(
@@ -179,16 +189,16 @@ def measure_pieces(
     total = sum(map(len, units.values()))
     missing = [unit for unit, names in units.items() if any(pieces.get(name) is None for name in names)]
     done = total - sum(len(units[unit]) for unit in missing)
-    for _, found in workers.map(_measured, asked, missing):
-        for name, piece in found.items():
+    for _, measured in workers.map(_measured, asked, missing):
+        for name, piece in measured.items():
             pieces.put(name, piece)
-        done += len(found)
+        done += len(measured)
         if progress is not None:
             progress(done, total)
 
 
 def _measured(asked: Asked, unit: Any) -> dict[str, Tensor]:
     """What a worker does: the pieces of one unit, by name."""
-    measurement = asked.kind.ask(asked.model.load(), asked.pairs, **asked.options, in_memory=True)
+    measurement = asked.measurement()
     measurement.fill(unit)
     return measurement.pieces.kept

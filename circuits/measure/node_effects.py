@@ -43,7 +43,7 @@ def node_effects(
     """Measures all batches, on a model in evaluation mode, and signs the effects so that positive = the node helps.
 
     Args:
-        question: what is asked.
+        question: model, pairs, metric and ablation.
         method, options: for the provenance.
         nodes, positions: labels of the scores' axes.
         measure: the method itself.
@@ -54,19 +54,15 @@ def node_effects(
     effects = torch.zeros(*axes, n, dtype=torch.float64)
     clean, corrupted = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
     known = True
-    done = 0
     with inference_state(question.model.bridge):
-        for batch in question.batches():
-            index = batch.suffix.batch.index.cpu()
-            found = measure(batch)
-            effects[..., index] = found.effects.to("cpu", torch.float64)
-            clean[index] = found.clean.to("cpu", torch.float64)
-            known = found.corrupted is not None
-            if found.corrupted is not None:
-                corrupted[index] = found.corrupted.to("cpu", torch.float64)
-            done += len(index)
-            if progress is not None:
-                progress(done, n)
+        for batch in question.batches(progress=progress):
+            index = batch.index
+            measured = measure(batch)
+            effects[..., index] = measured.effects.to("cpu", torch.float64)
+            clean[index] = measured.clean.to("cpu", torch.float64)
+            known = measured.corrupted is not None
+            if measured.corrupted is not None:
+                corrupted[index] = measured.corrupted.to("cpu", torch.float64)
     sign = question.metric.sign
     origin = provenance(question, method, options)
     other = corrupted * sign if known else None

@@ -26,7 +26,7 @@ class PatchRuns:
     """A batch, ready to be patched.
 
     Attributes:
-        question: what is asked of the model.
+        question: model, pairs, metric and ablation.
         batch: some of its pairs.
         base: the run that is changed.
         own: its values.
@@ -51,23 +51,20 @@ class PatchRuns:
         """Makes both runs.
 
         Args:
-            question: what is asked of the model.
+            question: model, pairs, metric and ablation.
             batch: some of its pairs.
             other: where corrupted values come from.
             sites: all that will be patched.
             direction: see the module docstring.
         """
-        model, suffix = question.model, batch.suffix
-        bridge, architecture = model.bridge, model.architecture
-        corrupted_tokens, noise = other.run(model, suffix)
-        runs = {"clean": (suffix.clean, []), "corrupted": (corrupted_tokens, noise)}
+        model, architecture = question.model, question.model.architecture
+        runs = {"clean": (batch.suffix.clean_tokens, []), "corrupted": other.run(model, batch.suffix)}
         base_name, source_name = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
         tokens, hooks = runs[source_name]
-        logits, values = record_values(bridge, architecture, tokens, suffix.position, sites, suffix.cache(), hooks)
+        logits, values = record_values(architecture, tokens, sites, hooks)
         tokens, hooks = runs[base_name]
         own = ValueRecorder(architecture, sites)
-        hooks = [*hooks, *own.hooks()]
-        base = base_run(bridge, architecture, tokens, suffix.position, suffix.cache(), hooks, model.report.resume_exact)
+        base = base_run(architecture, tokens, [*hooks, *own.hooks()], model.report.resume_exact)
         ends_logits = {source_name: logits, base_name: base.logits}
         clean = question.clean_metric(batch, ends_logits["clean"])
         corrupted = question.metric(ends_logits["corrupted"], batch.targets)
@@ -76,20 +73,20 @@ class PatchRuns:
     def metrics(self, interventions: Sequence[Intervention]) -> Float[Tensor, "intervention batch"]:
         """The metric under each intervention; exactly that of the base run where an intervention changes nothing."""
         start = self.corrupted if self.direction == "denoising" else self.clean
-        found = start.repeat(len(interventions), 1)
+        metrics = start.repeat(len(interventions), 1)
         changes = {
             i: changed_prompts(self.own, self.values, patches, start.device)
             for i, patches in enumerate(interventions)
             if patches
         }
         useful = [i for i, changed in changes.items() if changed.any()]
-        model, targets = self.question.model, self.batch.targets
-        for chunk in _chunks(useful, interventions, max(1, TOKENS_AT_ONCE // self.batch.suffix.clean.numel())):
+        architecture, targets = self.question.model.architecture, self.batch.targets
+        for chunk in _chunks(useful, interventions, max(1, TOKENS_AT_ONCE // self.batch.n_tokens)):
             wanted = [interventions[i] for i in chunk]
-            logits = patched_logits(model.bridge, model.architecture, self.base, self.values, wanted)
+            logits = patched_logits(architecture, self.base, self.values, wanted)
             for i, row in zip(chunk, logits, strict=True):
-                found[i] = torch.where(changes[i], self.question.metric(row, targets), found[i])
-        return found
+                metrics[i] = torch.where(changes[i], self.question.metric(row, targets), metrics[i])
+        return metrics
 
 
 def _chunks(which: Sequence[int], interventions: Sequence[Intervention], tiles: int) -> list[list[int]]:

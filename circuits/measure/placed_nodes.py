@@ -39,7 +39,8 @@ def placed_nodes(
     """Nodes by name.
 
     Args:
-        model, pairs: whose.
+        model: a loaded model.
+        pairs: the prompts whose positions are named.
         nodes: groups joined by `+`, or names; a name may say where: `a5.h2@S2`.
         positions: for names that do not say where; see `circuits.question.positions`.
 
@@ -50,17 +51,17 @@ def placed_nodes(
     axis = position_axis(pairs, positions) or (None,)
     if isinstance(nodes, str):
         return tuple(PlacedNode(s, label) for s in select_sites(model.graph, nodes, model.widths) for label in axis)
-    found: dict[str, PlacedNode] = {}
+    placed: dict[str, PlacedNode] = {}
     for given in nodes:
         name, at, label = given.partition("@")
         site = find_site(model.graph, name, model.widths)
         for node in [PlacedNode(site, _label(pairs, label))] if at else [PlacedNode(site, label) for label in axis]:
-            if node.name in found:
+            if node.name in placed:
                 raise InputError(f"node {node.name} is given twice; name it once")
-            found[node.name] = node
-    if not found:
+            placed[node.name] = node
+    if not placed:
         raise InputError("no nodes are given; name at least one")
-    return tuple(found.values())
+    return tuple(placed.values())
 
 
 def _label(pairs: PromptPairs, label: str) -> str:

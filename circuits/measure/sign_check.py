@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from circuits.engine.capture import Gradients, Writes
-from circuits.engine.hooks import Cache, run
+from circuits.engine.hooks import run
 from circuits.engine.readers import ShiftedReaders
 from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
@@ -41,15 +41,12 @@ class SignCheck:
         rows = min(PROMPTS - sum(map(len, self.effects)), len(batch))
         if rows <= 0 or not self.graph.mlps[0]:
             return
-        model, suffix = self.question.model, batch.suffix
+        model = self.question.model
         shift = (replacement.embedding - clean.writes.embedding)[:rows]
         hooks = ShiftedReaders(model.architecture, {self.graph.readers_of(0, "mlp").start: shift}).hooks()
         logits = clean.logits.clone()
         with torch.no_grad():
-            logits[:rows] = run(
-                model.bridge, model.architecture.unembed, suffix.clean[:rows], suffix.position[:rows], hooks,
-                _first_rows(suffix.cache(), rows),
-            )  # fmt: skip
+            logits[:rows] = run(model.architecture, batch.suffix.clean_tokens.first(rows), hooks)
         self.effects.append((clean.values - self.question.metric(logits, batch.targets))[:rows].cpu())
 
     def verdict(self, scores: EdgeScores) -> str | None:
@@ -70,11 +67,3 @@ class SignCheck:
             f"{exact:+.2f} (exact, on {len(measured)} prompts): circuits chosen by these scores may fail. Use gradient='ig' "
             "or 'relp', or circuits.refine; check_sign=False silences this"
         )
-
-
-def _first_rows(cache: Cache | None, rows: int) -> Cache | None:
-    """A prefix's keys and values for the first prompts only; the cache is ours to change."""
-    if cache is not None:
-        for layer in cache.layers:
-            layer.keys, layer.values = layer.keys[:rows], layer.values[:rows]
-    return cache

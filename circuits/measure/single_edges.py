@@ -34,18 +34,16 @@ class EdgeRuns:
 
     @classmethod
     def of(cls, question: Question, batch: Batch, context: Circuit | None) -> "EdgeRuns":
-        model, suffix = question.model, batch.suffix
-        _, clean = question.clean_run(suffix)
-        replacement = question.replacement(suffix, clean)
+        model = question.model
+        _, clean = question.clean_run(batch.suffix)
+        replacement = question.replacement(batch.suffix, clean)
         hooks = []
         if context is not None:
             # Every node as the context has it, for an added edge may bring a node to life.
             ablated = Ablated(model.architecture, replacement, context.mask, edit="lacking")
             hooks = ablated.hooks()
-        base = base_run(
-            model.bridge, model.architecture, suffix.clean, suffix.position, suffix.cache(), hooks,
-            model.report.resume_exact and model.architecture.blocks[0].linear_heads,
-        )  # fmt: skip
+        exact = model.report.resume_exact and model.architecture.blocks[0].linear_heads
+        base = base_run(model.architecture, batch.suffix.clean_tokens, hooks, exact)
         if context is not None:
             difference = ablated.difference
         else:
@@ -58,7 +56,7 @@ def edge_effects(
 ) -> Float[Tensor, "writer prompt"]:
     """Effects of the edges from `writers` into reader r."""
     model = question.model
-    tiles = max(1, TOKENS_AT_ONCE // batch.suffix.clean.numel())
+    tiles = max(1, TOKENS_AT_ONCE // batch.n_tokens)
     layer = min(model.graph.reader_nodes[r].layer, model.graph.n_layers - 1)
     effects = []
     for start in range(0, len(writers), tiles):
@@ -70,7 +68,7 @@ def edge_effects(
             hooks = ShiftedReaders(model.architecture, {r: shift}).hooks()
         else:
             hooks = _ShiftedContext(model, runs, context, r, shift, len(chunk), layer).hooks()
-        logits = resume(model.bridge, model.architecture, runs.base, layer, hooks, len(chunk))
+        logits = resume(model.architecture, runs.base, layer, hooks, len(chunk))
         for sign, row in zip(signs, logits.reshape(len(chunk), len(batch), -1), strict=True):
             effects.append((runs.metric - question.metric(row, batch.targets)) * sign)
     return torch.stack(effects).to("cpu", torch.float64)

@@ -48,7 +48,7 @@ class Pieces:
         self.kept: dict[str, Tensor] = {}
         self._in_memory = in_memory
         self._question = json_sum(manifest)
-        self._told = False
+        self._warned = False
         if self.directory is not None:
             _claim(self.directory, manifest)
 
@@ -56,7 +56,7 @@ class Pieces:
         """The piece of that name, if it is there and whole.
 
         Warns:
-            DamageWarning: it is there and damaged; only the first is told.
+            DamageWarning: it is there and damaged; only the first is reported.
         """
         if self.directory is None:
             return self.kept.get(name)
@@ -67,10 +67,10 @@ class Pieces:
         except (OSError, InputError):
             raw = b""
         piece = unsealed_tensor(raw, self._key(name))
-        if piece is None and not self._told:
-            self._told = True
-            said = f"{self._path(name)} is damaged: it is measured again, and so is every other damaged piece"
-            warnings.warn(said, DamageWarning, stacklevel=2)
+        if piece is None and not self._warned:
+            self._warned = True
+            message = f"{self._path(name)} is damaged: it is measured again, and so is every other damaged piece"
+            warnings.warn(message, DamageWarning, stacklevel=2)
         return piece
 
     def put(self, name: str, piece: Tensor) -> None:
@@ -104,13 +104,13 @@ def _claim(directory: Path, manifest: Mapping[str, Any]) -> None:
             return
     except OSError as problem:
         raise InputError(f"cannot use {directory} as a store: {problem.strerror or problem}") from None
-    found = read_sealed(path)
-    if found is None:
+    stored = read_sealed(path)
+    if stored is None:
         raise InputError(
             f"{path} is damaged, or not ours; delete this one file if {directory} is the store of this question (its pieces "
             "tell whether they are), or choose another store"
         )
     if "schema" in manifest:
-        check_schema(found.get("schema"), manifest["schema"], str(path))
-    if found != manifest:
+        check_schema(stored.get("schema"), manifest["schema"], str(path))
+    if stored != manifest:
         raise InputError(f"{directory} holds pieces of another question; choose another store")

@@ -7,6 +7,7 @@ Positive = the set helps. A single node's outcome is its exact effect (activatio
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import torch
@@ -16,12 +17,14 @@ from torch import Tensor
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.measure.joint_sets import draw_joint_sets
+from circuits.measure.node_effects import other_run
 from circuits.measure.patch_runs import PatchRuns
 from circuits.measure.placed_nodes import PlacedNode
-from circuits.measure.store import Pieces
+from circuits.measure.store import Pieces, question_of
 from circuits.progress import Progress
 from circuits.question.ablations import RunAblation
 from circuits.question.question import Batch, Question
+from circuits.results.provenance import Provenance
 
 BLOCK = 32
 """Sets to a piece: measured together, kept together, and drawn from one seed."""
@@ -67,6 +70,11 @@ def whole_share(share: float) -> float:
     return min(max(round(BLOCK * share), 1), BLOCK - 1) / BLOCK
 
 
+def chosen_sets(nodes: Sequence[PlacedNode], included: Bool[Tensor, "sample node"]) -> list[list[PlacedNode]]:
+    """The nodes of each set."""
+    return [[nodes[i] for i in row.nonzero()[:, 0].tolist()] for row in included]
+
+
 @dataclass(frozen=True, eq=False)
 class SetRuns:
     """A question of which sets of nodes are asked.
@@ -81,6 +89,18 @@ class SetRuns:
     other: RunAblation
     pieces: Pieces
 
+    @classmethod
+    def of(
+        cls, question: Question, method: str, origin: Provenance, nodes: Sequence[PlacedNode], store: str | Path | None
+    ) -> "SetRuns":
+        """Of a method whose results have this origin.
+
+        Raises:
+            InputError: an ablation that is no run of the model, or a store of another question.
+        """
+        manifest = {"schema": 1, "question": question_of(origin), "nodes": [node.name for node in nodes]}
+        return cls(question, other_run(question, method), Pieces(store, manifest))
+
     def outcomes(
         self, name: str, sets: Sequence[Sequence[PlacedNode]], progress: Progress | None = None
     ) -> tuple[Float[Tensor, "set prompt"], Float[Tensor, "2 prompt"]]:
@@ -93,11 +113,11 @@ class SetRuns:
             progress: called with (sets times prompts done, in all).
         """
         question, n = self.question, len(self.question.pairs)
-        found, ends = torch.zeros(len(sets), n, dtype=torch.float64), torch.zeros(2, n, dtype=torch.float64)
+        outcomes, ends = torch.zeros(len(sets), n, dtype=torch.float64), torch.zeros(2, n, dtype=torch.float64)
         done, total = 0, len(sets) * n
         with inference_state(question.model.bridge):
             for number, batch in enumerate(question.batches()):
-                index = batch.suffix.batch.index.cpu()
+                index = batch.index
                 runs = None
                 for block in _blocks(len(sets)):
                     key = f"{name}-batch-{number:05d}-block-{block.start // BLOCK:05d}"
@@ -109,11 +129,11 @@ class SetRuns:
                         piece = torch.cat(ran).to("cpu", torch.float64)
                         self.pieces.put(key, piece)
                     ends[:, index] = piece[:2]
-                    found[block.start : block.stop, index] = piece[0] - piece[2 : 2 + len(block)]
+                    outcomes[block.start : block.stop, index] = piece[0] - piece[2 : 2 + len(block)]
                     done += len(block) * len(index)
                     if progress is not None:
                         progress(done, total)
-        return found * question.metric.sign, ends * question.metric.sign
+        return outcomes * question.metric.sign, ends * question.metric.sign
 
     def _runs(self, batch: Batch, sets: Sequence[Sequence[PlacedNode]]) -> PatchRuns:
         sites = list(dict.fromkeys(node.site for nodes in sets for node in nodes))

@@ -1,1 +1,1 @@
-"""The methods, one a file: (model, pairs, metric, ablation, …) -> scores or a circuit. No method knows another."""
+"""The methods, one a file: a `Question` -> scores or a circuit. No method knows another."""

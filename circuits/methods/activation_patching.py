@@ -38,8 +38,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, RunAblation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike, RunAblation
+from circuits.question.metrics import MetricLike
 from circuits.question.positions import place, position_axis
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
@@ -58,8 +58,8 @@ def activation_patching(
     positions: str | Sequence[str] | None = None,
     direction: str = "denoising",
     window: int = 1,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     store: str | Path | None = None,
     workers: Workers | None = None,
@@ -92,19 +92,24 @@ def activation_patching(
         InputError: an unknown option or node, or an ablation that is no run of the model.
         PairsError: positions that the pairs do not have.
     """
-    if direction not in DIRECTIONS:
-        raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
-    if window < 1:
-        raise InputError(f"window must be at least 1, got {window}")
-    asked = {"nodes": nodes, "positions": positions, "direction": direction, "window": window, "metric": metric,
-             "ablation": ablation, "batch_size": batch_size}  # fmt: skip
-    patching = _Patching.ask(model, pairs, **asked, store=store, in_memory=workers is not None)
-    question, sweep = patching.question, patching.sweep
+    return activation_patching_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), nodes=nodes, positions=positions, direction=direction,
+        window=window, store=store, workers=workers, progress=progress,
+    )  # fmt: skip
+
+
+def activation_patching_of(
+    question: Question, *, store: str | Path | None = None, workers: Workers | None = None,
+    progress: Progress | None = None, **options: Any,
+) -> NodeScores:  # fmt: skip
+    """`activation_patching` of a question."""
+    patching = _Patching.of(question, **options, store=store, in_memory=workers is not None)
+    sweep = patching.sweep
     if workers is not None:
         cuts = [(batch, layers) for batch in range(question.n_batches)
                 for layers in _cut(sweep.layers, workers, question.n_batches)]  # fmt: skip
         units = {unit: [_key(unit[0], layer) for layer in unit[1]] for unit in cuts}
-        measure_pieces(workers, patching.pieces, Asked.of(_Patching, question, **asked), units, progress)
+        measure_pieces(workers, patching.pieces, Asked.of(_Patching, question, **options), units, progress)
         progress = None
     numbers = iter(range(question.n_batches))
     return node_effects(
@@ -181,23 +186,23 @@ class _Patching(Measurement):
     options: dict[str, Any]
 
     @classmethod
-    def ask(
+    def of(
         cls,
-        model: Model,
-        pairs: PromptPairs,
+        question: Question,
         *,
-        nodes: str | Sequence[str],
-        positions: str | Sequence[str] | None,
-        direction: str,
-        window: int,
-        metric: str | Metric | MetricFunction | None,
-        ablation: str | Ablation,
-        batch_size: int | None,
+        nodes: str | Sequence[str] = "heads+mlps",
+        positions: str | Sequence[str] | None = None,
+        direction: str = "denoising",
+        window: int = 1,
         store: str | Path | None = None,
         in_memory: bool = False,
     ) -> "_Patching":
         """Validates; see `activation_patching`."""
-        question = Question.ask(model, pairs, metric, ablation, batch_size)
+        if direction not in DIRECTIONS:
+            raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+        if window < 1:
+            raise InputError(f"window must be at least 1, got {window}")
+        model, pairs = question.model, question.pairs
         other = other_run(question, "activation patching")
         sites = select_sites(model.graph, nodes, model.widths)
         sweep = Sweep(sites, position_axis(pairs, positions), model.graph, window)
@@ -259,7 +264,7 @@ def _key(batch: int, layer: int) -> str:
 
 METHOD = Method(
     name="activation-patching",
-    function=activation_patching,
+    function=activation_patching_of,
     gives="nodes",
     stage=("patching", "patching nodes"),
     help="each node patched alone",
@@ -269,21 +274,12 @@ METHOD = Method(
         NODES,
         POSITIONS,
         Option(
-            "direction",
-            Kind.TEXT,
-            "denoising",
-            "denoising patches clean values into the corrupted run, noising the reverse.",
-            choices=DIRECTIONS,
-            label="direction",
+            "direction", Kind.TEXT, "denoising", "denoising patches clean values into the corrupted run, noising the reverse.",
+            choices=DIRECTIONS, label="direction",
         ),
         Option(
-            "window",
-            Kind.WHOLE,
-            1,
-            "Neighbouring layers patched together.",
-            at_least=1,
-            label="layers patched together",
+            "window", Kind.WHOLE, 1, "Neighbouring layers patched together.", at_least=1, label="layers patched together",
             label_if_set=True,
         ),
     ),
-)
+)  # fmt: skip

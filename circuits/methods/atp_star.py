@@ -28,8 +28,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.attention import AttentionScores, CleanAttention, Part, attention_fixes
-from circuits.engine.live_run import Key, LiveRun, live_run
-from circuits.engine.patch import Values, record_values
+from circuits.engine.live_run import Key, LiveRun
+from circuits.engine.patch import Values
 from circuits.engine.qk_fix import KeyFix, RowFix
 from circuits.errors import InputError
 from circuits.graph.nodes import Site, select_sites
@@ -40,8 +40,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, RunAblation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike, RunAblation
+from circuits.question.metrics import MetricLike
 from circuits.question.positions import position_axis
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
@@ -58,8 +58,8 @@ def atp_star(
     grad_drop: bool = True,
     positions: bool | str | Sequence[str] | None = True,
     nodes: str | Sequence[str] | None = None,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
@@ -94,7 +94,19 @@ def atp_star(
         PairsError: positions that the pairs do not have.
         ModelError: the model's attention cannot be recomputed; `qk_fix=False` does without.
     """
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return atp_star_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), qk_fix=qk_fix, grad_drop=grad_drop, positions=positions,
+        nodes=nodes, progress=progress,
+    )  # fmt: skip
+
+
+def atp_star_of(
+    question: Question, *, qk_fix: bool = True, grad_drop: bool = True,
+    positions: bool | str | Sequence[str] | None = True, nodes: str | Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:  # fmt: skip
+    """`atp_star` of a question."""
+    model = question.model
     question.metric.require_gradient("AtP*")
     other = other_run(question, "AtP*")
     groups = [g for g in NODES.split("+") if g != "mlps" or any(model.graph.mlps)]
@@ -103,7 +115,7 @@ def atp_star(
     if rows:
         raise InputError(f"AtP* scores whole nodes, not rows of matrices such as {rows[0]!r}; use attribution_patching")
     axis = ("each" if positions else None) if isinstance(positions, bool) else positions
-    plan = _Plan(sites, position_axis(pairs, axis), qk_fix, grad_drop)
+    plan = _Plan(sites, position_axis(question.pairs, axis), qk_fix, grad_drop)
     names = [site.name for site in sites]
     options = {"nodes": names if nodes is None or isinstance(nodes, str) else list(nodes), "positions": plan.labels,
                "qk_fix": qk_fix, "grad_drop": grad_drop, "signed": False}  # fmt: skip
@@ -115,7 +127,7 @@ def atp_star(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is asked of every batch.
+    """The nodes that are scored, and how.
 
     Attributes:
         sites: the nodes.
@@ -131,10 +143,10 @@ class _Plan:
     @property
     def rows(self) -> dict[Key, list[int]]:
         """Each hook point's sites, by their place in the scores."""
-        found: dict[Key, list[int]] = {}
+        by_point: dict[Key, list[int]] = {}
         for i, site in enumerate(self.sites):
-            found.setdefault((site.layer, site.point), []).append(i)
-        return found
+            by_point.setdefault((site.layer, site.point), []).append(i)
+        return by_point
 
     def fixed_layers(self, part: Part) -> list[int]:
         """Layers whose queries or keys get the QK fix."""
@@ -152,11 +164,7 @@ class _Plan:
 
 
 def _contributions(question: Question, other: RunAblation, batch: Batch, plan: _Plan) -> BatchEffects:
-    model, suffix = question.model, batch.suffix
-    tokens, noise = other.run(model, suffix)
-    logits, corrupted = record_values(
-        model.bridge, model.architecture, tokens, suffix.position, plan.sites, suffix.cache(), noise
-    )
+    logits, corrupted = other.values(question.model, batch.suffix, plan.sites)
     live, scores = _clean_run(question, batch, plan)
     keys = sorted({plan.gradient_key(key) for key in plan.rows})
     gradients, stream = live.gradients(keys, again=plan.grad_drop)
@@ -176,15 +184,11 @@ def _contributions(question: Question, other: RunAblation, batch: Batch, plan: _
 
 def _clean_run(question: Question, batch: Batch, plan: _Plan) -> tuple[LiveRun, AttentionScores]:
     """The clean run with its graph, and what entered the softmax of layers whose keys are patched one by one."""
-    model, suffix = question.model, batch.suffix
     by_key = plan.fixed_layers("k") if plan.one_by_one else []
-    scores = AttentionScores(model.architecture, by_key)
+    scores = AttentionScores(question.model.architecture, by_key)
     keys = {*plan.rows, *map(plan.gradient_key, plan.rows), *((layer, "v") for layer in by_key)}
     with scores if by_key else nullcontext():
-        live = live_run(
-            model.bridge, model.architecture, suffix.clean, suffix.position,
-            lambda logits: question.clean_metric(batch, logits), keys, suffix.cache(), scores.hooks(),
-        )  # fmt: skip
+        live = question.live_run(batch, keys, scores.hooks())
     return live, scores
 
 
@@ -192,16 +196,14 @@ def _fixes(
     question: Question, batch: Batch, plan: _Plan, live: LiveRun, scores: AttentionScores, corrupted: Values
 ) -> dict[Key, Sequence[RowFix] | Sequence[KeyFix]]:
     """The QK fix of every layer that gets one."""
-    model, suffix = question.model, batch.suffix
-    clean = CleanAttention(suffix.clean, suffix.position, suffix.cache, live.stream, live.values, scores.layers)
+    clean = CleanAttention(batch.suffix.clean_tokens, live.stream, live.values, scores.layers)
     fixes: dict[Key, Sequence[RowFix] | Sequence[KeyFix]] = {}
     for part in get_args(Part):
         layers = plan.fixed_layers(part)
         if layers:
-            found = attention_fixes(
-                model.bridge, model.architecture, clean, part, layers, corrupted, part == "k" and plan.one_by_one
-            )
-            fixes |= {(layer, part): fix for layer, fix in found.items()}
+            one_by_one = part == "k" and plan.one_by_one
+            by_layer = attention_fixes(question.model.architecture, clean, part, layers, corrupted, one_by_one)
+            fixes |= {(layer, part): fix for layer, fix in by_layer.items()}
     return fixes
 
 
@@ -210,7 +212,9 @@ class _Estimate:
     """Effects of a batch's nodes as functions of the gradient.
 
     Attributes:
-        question, batch, plan: what is asked.
+        question: model, pairs, metric and ablation.
+        batch: some of the pairs.
+        plan: the nodes and the fixes.
         change: clean minus corrupted value, at each hook point that holds nodes.
         fixes: in place of it where there is a QK fix.
     """
@@ -277,7 +281,7 @@ def _grad_drop(
 
 METHOD = Method(
     name="atp-star",
-    function=atp_star,
+    function=atp_star_of,
     gives="nodes",
     stage=("attribution", "scoring nodes"),
     help="estimates from gradients, with two corrections",

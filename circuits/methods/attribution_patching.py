@@ -15,8 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.live_run import live_run
-from circuits.engine.patch import record_values
 from circuits.graph.nodes import Site, select_sites
 from circuits.measure.node_effects import BatchEffects, at_positions, node_effects, other_run
 from circuits.methods.method import Method
@@ -25,8 +23,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, RunAblation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike, RunAblation
+from circuits.question.metrics import MetricLike
 from circuits.question.positions import position_axis
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
@@ -39,8 +37,8 @@ def attribution_patching(
     *,
     nodes: str | Sequence[str] = "heads+mlps",
     positions: str | Sequence[str] | None = None,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
@@ -59,10 +57,19 @@ def attribution_patching(
         InputError: an unknown node, a metric without a gradient, or an ablation that is no run of the model.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return attribution_patching_of(question, nodes=nodes, positions=positions, progress=progress)
+
+
+def attribution_patching_of(
+    question: Question, *, nodes: str | Sequence[str] = "heads+mlps", positions: str | Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> NodeScores:  # fmt: skip
+    """`attribution_patching` of a question."""
+    model = question.model
     question.metric.require_gradient("attribution patching")
     other = other_run(question, "attribution patching")
     sites = select_sites(model.graph, nodes, model.widths)
-    labels = position_axis(pairs, positions)
+    labels = position_axis(question.pairs, positions)
     options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": labels}
     return node_effects(
         question, "attribution_patching", options, [site.name for site in sites], labels,
@@ -73,22 +80,15 @@ def attribution_patching(
 def _attribute(
     question: Question, other: RunAblation, batch: Batch, sites: Sequence[Site], labels: tuple[str, ...] | None
 ) -> BatchEffects:
-    model, suffix = question.model, batch.suffix
-    tokens, noise = other.run(model, suffix)
-    logits, corrupted = record_values(
-        model.bridge, model.architecture, tokens, suffix.position, sites, suffix.cache(), noise
-    )
+    logits, corrupted = other.values(question.model, batch.suffix, sites)
     corrupted_metric = question.metric(logits, batch.targets)
     keys = sorted({(site.layer, site.point) for site in sites})
-    live = live_run(
-        model.bridge, model.architecture, suffix.clean, suffix.position,
-        lambda logits: question.clean_metric(batch, logits), keys, suffix.cache(),
-    )  # fmt: skip
+    live = question.live_run(batch, keys)
     gradients, _ = live.gradients(keys)
     wide = question.sum_dtype
     products = {key: (live.values[key].detach().to(wide) - corrupted[key]) * gradients[key].to(wide) for key in keys}
-    found = [_of_site(products[site.layer, site.point], site) for site in sites]
-    by_position = torch.stack([effects.to(suffix.clean.device) for effects in found])
+    per_site = [_of_site(products[site.layer, site.point], site) for site in sites]
+    by_position = torch.stack([effects.to(batch.suffix.clean.device) for effects in per_site])
     effects = at_positions(by_position, labels, batch, question.pairs)
     return BatchEffects(effects, live.metric.detach(), corrupted_metric)
 
@@ -99,10 +99,6 @@ def _of_site(product: Tensor, site: Site) -> Float[Tensor, "batch pos"]:
 
 
 METHOD = Method(
-    name="attribution-patching",
-    function=attribution_patching,
-    gives="nodes",
-    stage=("attribution", "scoring nodes"),
-    help="estimates from gradients",
-    takes=(NODES, POSITIONS),
-)
+    name="attribution-patching", function=attribution_patching_of, gives="nodes", stage=("attribution", "scoring nodes"),
+    help="estimates from gradients", takes=(NODES, POSITIONS),
+)  # fmt: skip

@@ -1,19 +1,23 @@
 """The methods of `circuits discover`: ours, and those of other packages (entry points of the group `circuits.methods`).
 
-A method is one file that ends in a `Method`, and one line here. To import the file takes seconds, since torch is imported; the
-command line needs only what it declares, of which `declared.json` holds a copy, beside the names of all metrics and ablations. A copy
-whose file has changed since is not used. `make declared` writes the copies, and the option tables of the docs.
+A method is one file that ends in a `Method`, and one line here. Importing the file takes seconds, since it imports torch; the
+command line needs only its declaration. `declared.json` holds a copy of ours, and the names of all metrics and ablations; a file in
+the user's cache holds copies of the others. A copy is not used if its source has changed since. `make declared` writes
+`declared.json`, and the option tables of the docs.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuits import plugins
+from circuits import plugins, zoo
 from circuits.errors import InputError
+from circuits.files.atomic import write_text
+from circuits.files.untrusted import read_json
 from circuits.methods.method import Declared, Method
 from circuits.methods.options import nearest
 
@@ -34,6 +38,10 @@ OURS = {
     "coar": "coar:METHOD",
 }
 """Where each is declared."""
+FORM = ("methods/options.py", "methods/method.py")
+"""Files that say what a declaration is."""
+LARGEST_NOISE_SEED = 2**40
+"""Each pair has a seed of its own: a million times this one plus its number, in 64 bits."""
 plugins.provide(plugins.METHODS, {name: f"circuits.methods.{place}" for name, place in OURS.items()})
 
 
@@ -50,20 +58,73 @@ def method(name: str) -> Method:
         InputError: there is none, or its package cannot be loaded.
     """
     _check_known(name)
-    found = plugins.find_method(name)
-    if not isinstance(found, Method) or found.name != name:
+    chosen = plugins.find_method(name)
+    if not isinstance(chosen, Method) or chosen.name != name:
         raise InputError(f"method {name!r} is not a circuits.methods.method.Method of that name")
-    return found
+    return chosen
 
 
 def declared(name: str) -> Declared:
-    """What a method declares; without importing it where it is one of ours.
+    """What a method declares; it is imported only if there is no current copy of its declaration.
 
     Raises:
         InputError: as `method`.
     """
     _check_known(name)
-    return (_copy(name) if name in OURS else None) or method(name)
+    return _copy(name) or method(name) if name in OURS else _declared_elsewhere(name)
+
+
+@cache
+def _declared_elsewhere(name: str) -> Declared:
+    """What a method of another package declares, from the copy in the user's cache if that package is unchanged."""
+    place = zoo.cache_dir() / f"{name.replace('/', '-')}.method.json"
+    source = f"{plugins.method_state(name)} {source_digest(*FORM)}"
+    with suppress(InputError, LookupError, TypeError, ValueError):
+        copy = read_json(place)
+        if copy["source"] == source:
+            return Declared.from_dict(copy["declared"])
+    made = method(name)
+    with suppress(InputError, OSError, TypeError, ValueError):  # a copy only saves time
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_text(place, json.dumps({"source": source, "declared": made.to_dict()}))
+    return made
+
+
+def check_known(what: str, name: str | None) -> None:
+    """Refuses an unknown `metric` or `ablation`, without importing any; None: the default.
+
+    Raises:
+        InputError: with the nearest name.
+    """
+    known = list(ablations() if what == "ablation" else metrics())
+    if name is not None and name not in known:
+        raise InputError(f"there is no {what} {name!r}{nearest(name, known)} (one of {', '.join(known)})")
+
+
+def check_divided(name: str) -> None:
+    """Refuses a method of which one run cannot be divided among workers.
+
+    Raises:
+        InputError: with those that can.
+    """
+    if not declared(name).divided:
+        divided = ", ".join(name for name, method in DECLARED.items() if method.divided)
+        raise InputError(
+            f"a run of method {name} is not divided among workers (those of {divided} are); a study divides its runs among "
+            "them: circuits study run --on ray"
+        )
+
+
+def check_noise(ablation: str, noise_tokens: Any, seed: int) -> None:
+    """Refuses noise where the ablation, by name, makes none; and a seed that leaves no room for those of the pairs.
+
+    Raises:
+        InputError: with the reason.
+    """
+    if ablation != "gaussian" and noise_tokens is not None:
+        raise InputError(f"noise-tokens belong to gaussian ablation, not to {ablation}")
+    if ablation == "gaussian" and seed >= LARGEST_NOISE_SEED:
+        raise InputError(f"gaussian ablation takes seeds below {LARGEST_NOISE_SEED}, got {seed}")
 
 
 @cache
@@ -147,7 +208,7 @@ def _sources(name: str) -> tuple[str, ...]:
     """The files that hold the declaration of a method of ours."""
     module = f"methods/{OURS[name].partition(':')[0]}"
     own = f"{module}.py" if (HERE.parent / f"{module}.py").exists() else f"{module}/__init__.py"
-    return own, "methods/options.py", "methods/method.py"
+    return own, *FORM
 
 
 def copies_text() -> str:

@@ -17,6 +17,7 @@ Vig et al. divide by the metric of the base run, prompt by prompt; here effects 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,23 +28,25 @@ from circuits.engine.patch import Patch, ValueRecorder, changed_prompts, patched
 from circuits.engine.resume import base_run
 from circuits.errors import InputError
 from circuits.graph.nodes import Site, select_sites
+from circuits.measure.node_effects import other_run
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, RunAblation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike, RunAblation
+from circuits.question.metrics import MetricLike
 from circuits.question.positions import place, position_axis
 from circuits.question.question import Batch, Question
 from circuits.question.span import Span
 from circuits.results.provenance import Frozen, Provenance, frozen, provenance
+from circuits.shown import Shown
 from circuits.stats.bootstrap import bootstrap_interval
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Mediation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Mediation(Shown):
     """Total, direct and indirect effect of a set of nodes, in the metric's unit; positive = helps.
 
     Means over prompts are `total`, `direct`, `indirect` and `interaction`; see the module docstring for the equations.
@@ -110,7 +113,7 @@ class Mediation:
         """Percentile bootstrap interval of each mean over prompts: `{"direct": (low, high), …}`.
 
         Args:
-            level: its nominal coverage; `circuits.stats.bootstrap` tells what it covers.
+            level: its nominal coverage; `circuits.stats.bootstrap` says what it covers.
             resamples: how many; the same for all four effects.
             seed: of the resampling.
 
@@ -124,6 +127,14 @@ class Mediation:
     def to_dict(self) -> dict[str, float]:
         """`{"total": …, "direct": …, "indirect": …, "interaction": …}`, means over prompts."""
         return {name: float(values.mean()) for name, values in self.per_prompt.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per effect: its mean over the prompts, and the 95% bootstrap interval."""
+        bounds = self.interval()
+        return [
+            {"effect": name, "value": value, "low": bounds[name][0], "high": bounds[name][1]}
+            for name, value in self.to_dict().items()
+        ]
 
     def __str__(self) -> str:
         shown = "+".join(self.nodes) if len(self.nodes) <= 4 else f"{len(self.nodes)} nodes"
@@ -146,8 +157,8 @@ def causal_mediation(
     nodes: str | Sequence[str],
     *,
     positions: str | Sequence[str] | None = None,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Mediation:
@@ -172,20 +183,12 @@ def causal_mediation(
     if positions == "each":
         raise InputError("positions='each' patched together are all positions: leave positions out, or name roles")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    if not isinstance(question.ablation, RunAblation):
-        raise InputError(
-            f"causal mediation takes values from another run of the model, and {question.ablation.name} ablation is none; "
-            "use interchange, gaussian or resample"
-        )
+    other = other_run(question, "causal mediation")
     sites, labels = select_sites(model.graph, nodes, model.widths), position_axis(pairs, positions)
     metrics = torch.zeros(4, len(pairs), dtype=torch.float64)
-    done = 0
     with inference_state(model.bridge):
-        for batch in question.batches():
-            metrics[:, batch.suffix.batch.index.cpu()] = _mediate_batch(question, batch, sites, labels)
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(pairs))
+        for batch in question.batches(progress=progress):
+            metrics[:, batch.index] = _mediate_batch(question, other, batch, sites, labels)
     options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": labels}
     origin = provenance(question, "causal_mediation", options)
     names = tuple(site.name for site in sites)
@@ -193,24 +196,20 @@ def causal_mediation(
 
 
 def _mediate_batch(
-    question: Question, batch: Batch, sites: Sequence[Site], labels: Sequence[str] | None
+    question: Question, other: RunAblation, batch: Batch, sites: Sequence[Site], labels: Sequence[str] | None
 ) -> Float[Tensor, "run batch"]:
     """The metric of four runs: clean, corrupted, clean with corrupted nodes, corrupted with clean nodes."""
-    model, suffix = question.model, batch.suffix
-    bridge, architecture = model.bridge, model.architecture
-    assert isinstance(question.ablation, RunAblation)
+    model, architecture = question.model, question.model.architecture
     recorders, bases = [], []
-    for tokens, hooks in ((suffix.clean, []), question.ablation.run(model, suffix)):
+    for tokens, hooks in ((batch.suffix.clean_tokens, []), other.run(model, batch.suffix)):
         recorder = ValueRecorder(architecture, sites)
-        hooks = [*hooks, *recorder.hooks()]
-        exact = model.report.resume_exact
-        bases.append(base_run(bridge, architecture, tokens, suffix.position, suffix.cache(), hooks, exact))
+        bases.append(base_run(architecture, tokens, [*hooks, *recorder.hooks()], model.report.resume_exact))
         recorders.append(recorder)
     places = [None] if labels is None else [place(label, batch, question.pairs) for label in labels]
     patches = [Patch(site, where) for site in sites for where in places]
     metrics = [question.metric(base.logits, batch.targets) for base in bases]
     changed = changed_prompts(recorders[0].values, recorders[1].values, patches, metrics[0].device)
-    for base, other, unpatched in ((bases[0], recorders[1], metrics[0]), (bases[1], recorders[0], metrics[1])):
-        logits = patched_logits(bridge, architecture, base, other.values, [patches])[0]
+    for base, source, unpatched in ((bases[0], recorders[1], metrics[0]), (bases[1], recorders[0], metrics[1])):
+        logits = patched_logits(architecture, base, source.values, [patches])[0]
         metrics.append(torch.where(changed, question.metric(logits, batch.targets), unpatched))
     return torch.stack(metrics).to("cpu", torch.float64)

@@ -31,8 +31,9 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_torch
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.question.span import share_known
 from circuits.results.node_scores import LinearAttribution, NodeScores
 from circuits.results.provenance import frozen
@@ -52,8 +53,8 @@ def coar(
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
     fit: str = "least_squares",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -84,13 +85,25 @@ def coar(
     Raises:
         InputError: an option that cannot be used, or a store that belongs to another question.
     """
+    return coar_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), samples=samples, alpha=alpha, nodes=nodes, fit=fit,
+        seed=seed, store=store, workers=workers, progress=progress,
+    )  # fmt: skip
+
+
+def coar_of(
+    question: Question, *, samples: int = 2000, alpha: float = 0.1, nodes: str | Sequence[str] = "heads+mlps",
+    fit: str = "least_squares", seed: int = 0, store: str | Path | None = None, workers: Workers | None = None,
+    progress: Progress | None = None,
+) -> LinearAttribution:  # fmt: skip
+    """`coar` of a question."""
     if fit not in FITS:
         raise InputError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store, workers)
-    found = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
-    if (said := found.statement) is not None:
-        warnings.warn(said, AttributionWarning, stacklevel=3)
-    return found
+    sampler = Sampler.of(question, nodes, store, workers)
+    linear = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
+    if (statement := linear.statement) is not None:
+        warnings.warn(statement, AttributionWarning, stacklevel=4)
+    return linear
 
 
 @on_model
@@ -103,8 +116,8 @@ def draw_samples(
     samples: int = 2000,
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -116,7 +129,7 @@ def draw_samples(
         share: (i, n): the i-th of n, from 0.
         model, pairs, samples, alpha, nodes, metric, ablation, seed, batch_size, progress: see `coar`.
     """
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     return sampler.bernoulli(samples, alpha, seed, progress, share)
 
 
@@ -126,8 +139,8 @@ def leave_one_out(
     pairs: PromptPairs,
     *,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     batch_size: int | None = None,
     store: str | Path | None = None,
     workers: Workers | None = None,
@@ -138,10 +151,10 @@ def leave_one_out(
     Args:
         model, pairs, nodes, metric, ablation, batch_size, store, workers, progress: see `coar`.
     """
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store, workers)
-    found = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
-    origin = {**found.origin, "method": "leave_one_out"}
-    return NodeScores(sampler.nodes, found.clean - found.outcomes, clean=found.clean, provenance=frozen(origin))
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store, workers)
+    runs = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
+    origin = {**runs.origin, "method": "leave_one_out"}
+    return NodeScores(sampler.nodes, runs.clean - runs.outcomes, clean=runs.clean, provenance=frozen(origin))
 
 
 @plain_torch
@@ -153,44 +166,44 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
         fit: `least_squares`, `ridge` or `lasso`.
     """
     dtype = computed_in(samples.outcomes, samples.origin)
-    found = fit_linear(samples.kept, samples.outcomes, fit, dtype)
-    plain = found if fit == "least_squares" else fit_linear(samples.kept, samples.outcomes, dtype=dtype)
+    fitted = fit_linear(samples.kept, samples.outcomes, fit, dtype)
+    plain = fitted if fit == "least_squares" else fit_linear(samples.kept, samples.outcomes, dtype=dtype)
     left = float(plain.rounding.mean())
     pairs = interactions(samples.nodes, samples.kept, _residuals(samples, plain), rounding=left)
-    tested = ~found.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
+    tested = ~fitted.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
     held_out = correlation(
-        found.left_out[tested], samples.outcomes[tested], rounding=share_known(samples.origin)
+        fitted.left_out[tested], samples.outcomes[tested], rounding=share_known(samples.origin)
     ).nanmean()
     worth = {
         "kind": fit,
         "samples": len(samples),
         "components": len(samples.nodes),
-        "rank": found.rank,
-        "condition": found.condition,
+        "rank": fitted.rank,
+        "condition": fitted.condition,
         "held_out": None if bool(held_out.isnan()) else float(held_out),
-        "strength": list(found.strength),
+        "strength": list(fitted.strength),
         "interactions": [list(pair) for pair in pairs],
     }
     options = {**samples.origin["options"], "samples": len(samples), "fit": fit}
     origin = frozen({**samples.origin, "method": "coar", "options": options})
     return LinearAttribution(
-        samples.nodes, found.weights, None, samples.clean, None, origin,
-        found.bias, found.stderr, found.mean_stderr, _plain(found, worth),
+        samples.nodes, fitted.weights, None, samples.clean, None, origin,
+        fitted.bias, fitted.stderr, fitted.mean_stderr, _plain(fitted, worth),
     )  # fmt: skip
 
 
-def _residuals(samples: Samples, found: LinearFit) -> Float[Tensor, "sample prompt"]:
-    return samples.outcomes - found.bias - samples.kept @ found.weights
+def _residuals(samples: Samples, fitted: LinearFit) -> Float[Tensor, "sample prompt"]:
+    return samples.outcomes - fitted.bias - samples.kept @ fitted.weights
 
 
-def _plain(found: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:
+def _plain(fitted: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:
     """As JSON can hold it."""
-    return worth | {"condition": found.condition if found.rank else None}
+    return worth | {"condition": fitted.condition if fitted.rank else None}
 
 
 METHOD = Method(
     name="coar",
-    function=coar,
+    function=coar_of,
     gives="nodes",
     stage=("sampling", "ablating components"),
     help="a linear model of random ablations",

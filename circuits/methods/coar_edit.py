@@ -12,6 +12,7 @@ measured, not assumed: `apply_edit` ablates the first k components for each k, o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,15 +25,17 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods, plain_torch
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.results.node_scores import LinearAttribution
+from circuits.shown import Shown
 from circuits.stats.rounding import computed_in, rounding
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Edit:
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit(Shown):
     """Components in the order in which they are to be ablated.
 
     Attributes:
@@ -45,10 +48,18 @@ class Edit:
     statistic: Float[Tensor, " node"]
     raises: bool
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per component, in the order of ablation."""
+        columns = zip(self.nodes, self.statistic.tolist(), strict=True)
+        return [{"node": node, "statistic": statistic} for node, statistic in columns]
+
+    def __repr__(self) -> str:
+        return f"Edit({len(self.nodes)} components, to {'raise' if self.raises else 'lower'} the metric)"
+
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class EditOutcome:
+@dataclass(frozen=True, eq=False, repr=False)
+class EditOutcome(Shown):
     """What an edit does, step by step.
 
     Attributes:
@@ -68,6 +79,17 @@ class EditOutcome:
     def accuracy(self, name: str) -> Float[Tensor, " step"]:
         """The share of a set's prompts on which the metric is positive; for differences between answer and distractor."""
         return (self.metric[name] > 0).double().mean(1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per set of prompts and number of ablated components."""
+        return [
+            {"prompts": name, "ablated": k, "metric": mean, "share_above_0": share}
+            for name in self.metric
+            for k, mean, share in zip(self.ks, self.mean(name).tolist(), self.accuracy(name).tolist(), strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        return f"EditOutcome({', '.join(self.metric)}; up to {len(self.nodes)} components ablated)"
 
     def __str__(self) -> str:
         width = max(map(len, self.metric))
@@ -116,8 +138,8 @@ def apply_edit(
     prompts: Mapping[str, PromptPairs],
     *,
     ks: Sequence[int] = (0, 1, 2, 5, 10, 20),
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EditOutcome:
@@ -142,7 +164,7 @@ def apply_edit(
     chosen = edit.nodes[: max(1, max(ks))]
     metrics = {}
     for name, pairs in prompts.items():
-        sampler = Sampler.ask(model, pairs, list(chosen), metric, ablation, batch_size)
+        sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), list(chosen))
         rank = torch.tensor([chosen.index(node) for node in sampler.nodes])
         masks = torch.stack([rank < k for k in ks])
         metrics[name] = sampler.measured("edit", in_blocks(masks), progress).outcomes

@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.live_run import Key, LiveRun, live_run
-from circuits.engine.patch import Values
+from circuits.engine.live_run import Key, LiveRun
 from circuits.errors import InputError
 from circuits.graph.nodes import Site, select_sites
 from circuits.measure.node_effects import BatchEffects, node_effects
@@ -25,8 +24,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
 
@@ -37,7 +36,7 @@ def gradient_times_parameter(
     pairs: PromptPairs,
     *,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
+    metric: MetricLike | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
@@ -65,7 +64,7 @@ def gradient_times_parameter(
     keys = sorted({(site.layer, point) for site, maps in zip(sites, terms, strict=True) for point, _, _ in maps})
 
     def measure(batch: Batch) -> BatchEffects:
-        run = _run(question, batch, keys)
+        run = question.live_run(batch, keys)
         gradients, _ = run.gradients(keys)
         wide = question.sum_dtype
         products = {key: run.values[key].detach().to(wide) * gradients[key].to(wide) for key in keys}
@@ -78,7 +77,8 @@ def gradient_times_parameter(
         ]
         return _batch_effects(run, effects)
 
-    return node_effects(question, "gradient_times_parameter", _options(nodes), _names(sites), None, measure, progress)
+    names = [site.name for site in sites]
+    return node_effects(question, "gradient_times_parameter", _options(nodes), names, None, measure, progress)
 
 
 @on_model
@@ -88,8 +88,8 @@ def neuron_conductance(
     *,
     nodes: str | Sequence[str] = "heads+mlps",
     steps: int = 5,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
@@ -105,10 +105,11 @@ def neuron_conductance(
 
     def measure(question: Question, batch: Batch, sites: Sequence[Site], keys: list[Key]) -> BatchEffects:
         start, end = _ends(question, batch)
-        at = [_values(question, batch, keys, torch.lerp(start, end, k / steps)) for k in range(steps + 1)]
+        path = [torch.lerp(start, end, k / steps) for k in range(steps + 1)]
+        at = [question.live_run(batch, keys, embedding=point).detached for point in path]
         effects = [_zeros(question, batch)] * len(sites)
         for k in range(steps):
-            run = _run(question, batch, keys, torch.lerp(start, end, (k + 0.5) / steps))
+            run = question.live_run(batch, keys, embedding=torch.lerp(start, end, (k + 0.5) / steps))
             gradients, _ = run.gradients(keys)
             wide = question.sum_dtype
             products = {key: gradients[key].to(wide) * (at[k + 1][key] - at[k][key]).to(wide) for key in keys}
@@ -116,11 +117,10 @@ def neuron_conductance(
                 effect + _summed(question, products[s.layer, s.point][s.where])
                 for effect, s in zip(effects, sites, strict=True)
             ]
-        return _batch_effects(_run(question, batch, keys), effects)
+        return _batch_effects(question.live_run(batch, keys), effects)
 
-    return _along_path(
-        "neuron_conductance", model, pairs, nodes, steps, metric, ablation, batch_size, progress, measure
-    )
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return _along_path(question, "neuron_conductance", nodes, steps, progress, measure)
 
 
 @on_model
@@ -130,8 +130,8 @@ def internal_influence(
     *,
     nodes: str | Sequence[str] = "heads+mlps",
     steps: int = 5,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
@@ -148,41 +148,29 @@ def internal_influence(
         start, end = _ends(question, batch)
         effects = [_zeros(question, batch)] * len(sites)
         for k in range(steps):
-            run = _run(question, batch, keys, torch.lerp(start, end, (k + 0.5) / steps))
+            run = question.live_run(batch, keys, embedding=torch.lerp(start, end, (k + 0.5) / steps))
             gradients, _ = run.gradients(keys)
             effects = [
                 effect + _summed(question, gradients[s.layer, s.point][s.where]) / steps
                 for effect, s in zip(effects, sites, strict=True)
             ]
-        return _batch_effects(_run(question, batch, keys), effects)
+        return _batch_effects(question.live_run(batch, keys), effects)
 
-    return _along_path(
-        "internal_influence", model, pairs, nodes, steps, metric, ablation, batch_size, progress, measure,
-        whole_prompts=True,
-    )  # fmt: skip
+    question = Question.ask(model, pairs, metric, ablation, batch_size).again(whole_prompts=True)
+    return _along_path(question, "internal_influence", nodes, steps, progress, measure)
 
 
 def _along_path(
-    method: str,
-    model: Model,
-    pairs: PromptPairs,
-    nodes: str | Sequence[str],
-    steps: int,
-    metric: str | Metric | MetricFunction | None,
-    ablation: str | Ablation,
-    batch_size: int | None,
-    progress: Progress | None,
+    question: Question, method: str, nodes: str | Sequence[str], steps: int, progress: Progress | None,
     measure: Callable[[Question, Batch, Sequence[Site], list[Key]], BatchEffects],
-    whole_prompts: bool = False,
-) -> NodeScores:
+) -> NodeScores:  # fmt: skip
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size, whole_prompts=whole_prompts)
     question.metric.require_gradient(method.replace("_", " "), at_clean=False)
-    sites = select_sites(model.graph, nodes, model.widths)
+    sites = select_sites(question.model.graph, nodes, question.model.widths)
     keys = sorted({(site.layer, site.point) for site in sites})
     return node_effects(
-        question, method, _options(nodes) | {"steps": steps}, _names(sites), None,
+        question, method, _options(nodes) | {"steps": steps}, [site.name for site in sites], None,
         lambda batch: measure(question, batch, sites, keys), progress,
     )  # fmt: skip
 
@@ -220,18 +208,6 @@ def _ends(question: Question, batch: Batch) -> tuple[Tensor, Tensor]:
     return question.replacement(batch.suffix, clean).embedding.to(clean.embedding), clean.embedding
 
 
-def _run(question: Question, batch: Batch, keys: Sequence[Key], embedding: Tensor | None = None) -> LiveRun:
-    model, suffix = question.model, batch.suffix
-    return live_run(
-        model.bridge, model.architecture, suffix.clean, suffix.position,
-        lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(), embedding=embedding,
-    )  # fmt: skip
-
-
-def _values(question: Question, batch: Batch, keys: Sequence[Key], embedding: Tensor) -> Values:
-    return {key: value.detach() for key, value in _run(question, batch, keys, embedding).values.items()}
-
-
 def _zeros(question: Question, batch: Batch) -> Float[Tensor, " batch"]:
     return torch.zeros(len(batch), dtype=question.sum_dtype, device=question.model.device)
 
@@ -246,7 +222,3 @@ def _batch_effects(run: LiveRun, effects: Sequence[Tensor]) -> BatchEffects:
 
 def _options(nodes: str | Sequence[str]) -> dict[str, object]:
     return {"nodes": nodes if isinstance(nodes, str) else list(nodes)}
-
-
-def _names(sites: Sequence[Site]) -> list[str]:
-    return [site.name for site in sites]

@@ -37,6 +37,7 @@ from circuits.errors import InputError
 from circuits.measure.joint_sets import Spread, leading_joint_sets, spread_of
 from circuits.plain_torch import plain_methods
 from circuits.results.provenance import Provenance, frozen
+from circuits.shown import Shown
 from circuits.stats.welch import Differences, differences
 
 SIZES = ("mean", "contribution")
@@ -51,8 +52,8 @@ ASSUMPTION = (
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Diagnosis:
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnosis(Shown):
     """Samples of random subsets, and what follows from them.
 
     Attributes:
@@ -188,6 +189,10 @@ class Diagnosis:
             },
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per node: the estimate, both ends of its interval, and the upper limit of its size."""
+        return [{"node": node} | values for node, values in self.to_dict()["nodes"].items()]
+
     def __repr__(self) -> str:
         start = f"Diagnosis({len(self.nodes)} nodes, {self.n_samples} samples and {self.n_joint} joint sets: "
         if self.reason is not None:
@@ -232,6 +237,14 @@ def check_size(size: str) -> None:
     """Refuses what is no size."""
     if size not in SIZES:
         raise InputError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+
+
+def check_sampling(confidence: float, size: str, samples: int) -> None:
+    """Refuses options with which no sample says anything."""
+    check_confidence(confidence)
+    check_size(size)
+    if samples < 2:
+        raise InputError(f"samples must be at least 2, got {samples}")
 
 
 def _finite(value: float) -> float | None:

@@ -11,21 +11,20 @@ wide. They are also those whose effects do not add up. So patch them one by one,
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from circuits.errors import InputError
-from circuits.measure.node_effects import other_run
 from circuits.measure.placed_nodes import placed_nodes
-from circuits.measure.store import Pieces, question_of
-from circuits.measure.subsets import SetRuns, draw_subsets, whole_share
-from circuits.methods.diagnosis import Diagnosis, check_confidence, check_size
+from circuits.measure.subsets import SetRuns, chosen_sets, draw_subsets, whole_share
+from circuits.methods.diagnosis import Diagnosis, check_sampling
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
-from circuits.results.provenance import frozen, provenance
+from circuits.results.provenance import provenance
 
 
 @on_model
@@ -40,16 +39,14 @@ def diagnose(
     share: float = 0.0625,
     confidence: float = 0.95,
     size: str = "mean",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     seed: int = 0,
     store: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
     """Patches random subsets of nodes together.
-
-    Cost: one forward pass over the pairs a sample, 49 for the joint sets, and two.
 
     Args:
         model: a loaded model.
@@ -58,7 +55,7 @@ def diagnose(
             keys, values, heads and MLPs.
         excluding: names of nodes to leave out: those patched already.
         positions: None: a node at all positions together; `each`, `roles` or names of roles: each by itself.
-        samples: how many subsets, besides the joint sets.
+        samples: how many subsets, besides the joint sets. Each costs a forward pass over the pairs; 51 more are made.
         share: with which probability a node is in a subset, to the nearest 1/32. The smaller, the nearer to effects
             alone; but have `samples · share` at least 8: a node that is in few subsets is bounded loosely.
         confidence: of intervals and bounds.
@@ -74,31 +71,21 @@ def diagnose(
         InputError: an unknown node or option, an ablation that is no run of the model, or a store of another question.
         PairsError: positions that the pairs do not have.
     """
-    check_confidence(confidence)
-    check_size(size)
-    if samples < 2:
-        raise InputError(f"samples must be at least 2, got {samples}")
+    check_sampling(confidence, size, samples)
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    other = other_run(question, "a diagnosis")
-    every = placed_nodes(model, pairs, all_nodes(model) if nodes is None else nodes, positions)
     left_out = {node.name for node in placed_nodes(model, pairs, excluding, positions)} if excluding else set()
+    every = placed_nodes(model, pairs, all_nodes(model) if nodes is None else nodes, positions)
     chosen = [node for node in every if node.name not in left_out]
     if not chosen:
         raise InputError(f"all {len(every)} nodes are excluded, so there is nothing to diagnose")
     included = draw_subsets(len(chosen), samples, share, seed)
-    names = tuple(node.name for node in chosen)
-    options = {
-        "nodes": len(chosen),
-        "share": whole_share(share),
-        "subsets_seed": seed,
-        "batch_size": question.batch_size,
-    }
+    options: dict[str, Any] = {"nodes": len(chosen), "share": whole_share(share), "subsets_seed": seed,
+               "batch_size": question.batch_size}  # fmt: skip
+    runs = SetRuns.of(question, "a diagnosis", provenance(question, "diagnose", options), chosen, store)
+    outcomes, _ = runs.outcomes("subsets", chosen_sets(chosen, included), progress)
+    options |= {"samples": samples, "confidence": confidence, "size": size, "excluded": len(left_out)}
     origin = provenance(question, "diagnose", options)
-    pieces = Pieces(store, {"schema": 1, "question": question_of(origin), "nodes": list(names)})
-    sets = [[chosen[i] for i in row.nonzero()[:, 0].tolist()] for row in included]
-    outcomes, _ = SetRuns(question, other, pieces).outcomes("subsets", sets, progress)
-    asked = {"samples": samples, "confidence": confidence, "size": size, "excluded": len(left_out)}
-    return Diagnosis(names, included, outcomes, confidence, size, frozen({**origin, "options": {**options, **asked}}))
+    return Diagnosis(tuple(node.name for node in chosen), included, outcomes, confidence, size, origin)
 
 
 def all_nodes(model: Model) -> str:

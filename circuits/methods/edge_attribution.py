@@ -53,8 +53,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.positions import position_axis
 from circuits.question.question import Question
 from circuits.results.edge_scores import EdgeScores
@@ -73,8 +73,8 @@ def edge_attribution(
     steps: int = 5,
     quadrature: str = "midpoint",
     attention: str = "live",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     positions: str | Sequence[str] | None = None,
     check_sign: bool = True,
     batch_size: int | None = None,
@@ -84,7 +84,7 @@ def edge_attribution(
 
     Args:
         model: a loaded model.
-        pairs: prompt pairs.
+        pairs: the prompts to explain.
         gradient: which rule; see the module docstring.
         steps: points on the path; for `ig`, `ig-activations` and `conductance`. With `steps=1` and the right rule, `ig` is
             EAP. `ig` takes a forward and a backward pass a step, `conductance` a forward pass more, and `ig-activations`
@@ -112,32 +112,43 @@ def edge_attribution(
         ModelError: `relp` has no rule for a part of the model.
         PairsError: pairs that do not fit the model.
     """
+    return edge_attribution_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), gradient=gradient, steps=steps, quadrature=quadrature,
+        attention=attention, positions=positions, check_sign=check_sign, progress=progress,
+    )  # fmt: skip
+
+
+def edge_attribution_of(
+    question: Question, *, gradient: str = "ig", steps: int = 5, quadrature: str = "midpoint",
+    attention: str = "live", positions: str | Sequence[str] | None = None, check_sign: bool = True,
+    progress: Progress | None = None,
+) -> EdgeScores:  # fmt: skip
+    """`edge_attribution` of a question."""
     rule = _rule(gradient, steps, quadrature, attention)
-    question = Question.ask(model, pairs, metric, ablation, batch_size, large_batches=rule.many_passes)
     question.metric.require_gradient("edge attribution", at_clean=gradient in ("clean", "relp"))
-    labels = position_axis(pairs, positions)
-    statistics = EdgeStatistics(model.graph)
+    if rule.many_passes:
+        question = question.again(large_batches=True)
+    labels = position_axis(question.pairs, positions)
+    statistics = EdgeStatistics(question.model.graph)
     if check_sign and gradient == "clean":
         rule = replace(rule, check=SignCheck(question))
     # Each of many passes reuses what the one before has freed; anew from the system it costs a fifth of their time.
     memory = kept_for_reuse() if rule.many_passes else freed_at_once()
     empty = 0
-    with inference_state(model.bridge), memory:
-        for batch in question.batches():
+    with inference_state(question.model.bridge), memory:
+        for batch in question.batches(progress=progress):
             contraction = Contraction(question, batch, labels)
             rule.function(contraction, rule)
             contraction.give_to(statistics)
             empty += int(contraction.empty.sum())
-            if progress is not None:
-                progress(statistics.n, len(pairs))
     scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
     largest = float(scores.values.abs().max())
     warned = [
         None if rule.check is None else rule.check.verdict(scores),
-        verdict(empty, len(pairs), largest, question.ablation.name, gradient, quadrature),
+        verdict(empty, len(question.pairs), largest, question.ablation.name, gradient, quadrature),
     ]
-    for said in filter(None, warned):
-        warnings.warn(said, AttributionWarning, stacklevel=3)
+    for message in filter(None, warned):
+        warnings.warn(message, AttributionWarning, stacklevel=4)
     return scores
 
 
@@ -196,8 +207,7 @@ def _at_clean(contraction: Contraction, rule: _Rule) -> None:
 
 
 def _relevance(contraction: Contraction, rule: _Rule) -> None:
-    model = contraction.question.model
-    with relevance(model.bridge, model.architecture, rule.attention) as rules:
+    with relevance(contraction.question.model.architecture, rule.attention) as rules:
         gradients = contraction.gradients(hooks=rules.hooks)
         # Inside, so that both runs round alike: where nothing is ablated, scores are exactly 0.
         replacement = contraction.question.replacement(contraction.batch.suffix, gradients.writes)
@@ -289,40 +299,22 @@ QUADRATURE = Option(
     "quadrature", Kind.TEXT, None, "Where the points lie on each step. Default: midpoint.", choices=tuple(OFFSETS)
 )
 EAP = Method(
-    name="eap",
-    function=edge_attribution,
-    gives="edges",
-    help="one gradient",
-    fixed={"gradient": "clean"},
+    name="eap", function=edge_attribution_of, gives="edges", help="one gradient", fixed={"gradient": "clean"},
     takes=(*CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
-)
+)  # fmt: skip
 EAP_IG = Method(
-    name="eap-ig",
-    function=edge_attribution,
-    gives="edges",
-    help="gradients integrated over inputs",
-    fixed={"gradient": "ig"},
-    takes=(STEPS, QUADRATURE, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
-)
+    name="eap-ig", function=edge_attribution_of, gives="edges", help="gradients integrated over inputs",
+    fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+)  # fmt: skip
 EDGE_ATTRIBUTION = Method(
-    name="edge-attribution",
-    function=edge_attribution,
-    gives="edges",
-    help="any --gradient",
+    name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient",
     takes=(
         Option("gradient", Kind.TEXT, "ig", "Which gradients are taken.", choices=tuple(GRADIENTS)),
-        STEPS,
-        QUADRATURE,
+        STEPS, QUADRATURE,
         Option(
-            "attention",
-            Kind.TEXT,
-            None,
-            "relp: whether gradients pass through the attention pattern. Default: live.",
+            "attention", Kind.TEXT, None, "relp: whether gradients pass through the attention pattern. Default: live.",
             choices=ATTENTION,
         ),
-        *CHOICE,
-        REFINE,
-        REFINE_TOP,
-        RANDOM_CIRCUITS,
+        *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
     ),
-)
+)  # fmt: skip

@@ -20,11 +20,12 @@ from circuits.model_files import find_directory
 from circuits.model_sizes import LARGEST_SIZE, MOST_LAYERS, Budget, built_within, checked_config
 from circuits.plain_torch import plain_torch
 from circuits.question.question import default_batch_size
+from circuits.shown import Shown
 from circuits.stats.bootstrap import rows_kept
 
 
-@dataclass(frozen=True)
-class MemoryNeed:
+@dataclass(frozen=True, repr=False)
+class MemoryNeed(Shown):
     """Bytes that edge attribution holds at its peak, without what Python and its libraries take.
 
     Attributes:

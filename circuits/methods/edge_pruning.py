@@ -21,7 +21,7 @@ rather than 10, where masks that are always 1 have no gradient.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,8 +41,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageReport
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction, get_metric
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import METRICS, Metric, MetricLike
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -87,8 +87,8 @@ def edge_pruning(
     steps: int = 300,
     learning_rate: float = 0.2,
     absolute: bool = False,
-    metric: str | Metric | MetricFunction = "kl_divergence",
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike = "kl_divergence",
+    ablation: AblationLike = "interchange",
     seed: int = 0,
     batch_size: int | None = None,
     progress: Report | None = None,
@@ -111,7 +111,7 @@ def edge_pruning(
 
     Returns:
         The circuit. An edge's score is its log α: the log-odds, but for a constant, of its mask being open. That is no effect,
-        and says more about the order than about the size. `provenance["selection"]` tells how many edges were wanted and
+        and says more about the order than about the size. `provenance["selection"]` says how many edges were wanted and
         kept; `provenance["training"]` which choice it was, its metric on the pairs and the loss' range; and of the training
         the metric under the masks drawn in the last tenth of the steps, and the number of edges expected to be open.
 
@@ -119,11 +119,22 @@ def edge_pruning(
         InputError: an option that cannot be used, or a metric without a gradient.
         ModelError: the metric is not finite.
     """
+    return edge_pruning_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), edges, steps=steps, learning_rate=learning_rate,
+        absolute=absolute, seed=seed, progress=progress,
+    )  # fmt: skip
+
+
+def edge_pruning_of(
+    question: Question, edges: int, *, steps: int = 300, learning_rate: float = 0.2, absolute: bool = False,
+    seed: int = 0, progress: Report | None = None,
+) -> Circuit:  # fmt: skip
+    """`edge_pruning` of a question."""
+    question, model = question.again(usual_size=LARGEST_BATCH), question.model
     if not 1 <= edges <= model.graph.n_edges:
         raise InputError(f"edges must be between 1 and the graph's {model.graph.n_edges}, got {edges}")
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
-    question = Question.ask(model, pairs, metric, ablation, LARGEST_BATCH if batch_size is None else batch_size)
     check_training(question.metric, learning_rate)
     options = {"edges": edges, "steps": steps, "learning_rate": learning_rate, "absolute": absolute, "seed": seed,
                "batch_size": question.batch_size}  # fmt: skip
@@ -183,10 +194,8 @@ class Objective:
 
     def metric(self, part: _Part, mask: Float[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
         """The metric per prompt under these masks; those of exactly 0 are taken to have no gradient."""
-        model, suffix = self.question.model, part.batch.suffix
-        logits = masked_logits(
-            model.bridge, model.architecture, suffix, part.replacement, mask, part.streams, closed_stay=True
-        )
+        architecture, suffix = self.question.model.architecture, part.batch.suffix
+        logits = masked_logits(architecture, suffix, part.replacement, mask, part.streams, closed_stay=True)
         return self._finite(self.question.metric(logits, part.batch.targets))
 
     def loss(self, part: _Part, values: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
@@ -283,39 +292,14 @@ class Training:
 
 
 def _discovered(
-    model: Model,
-    pairs: PromptPairs,
-    *,
-    edges: int,
-    objective: str,
-    metric: Metric,
-    ablation: Ablation,
-    seed: int,
-    batch_size: int | None,
-    progress: StageReport,
-    **training: Any,
+    question: Question, *, edges: int, objective: str, seed: int, progress: StageReport, **training: Any
 ) -> Circuit:
     """Masks trained on the objective; the run's own metric tests the circuit."""
-    del metric
 
     def report(at: PruningStep) -> None:
         progress(at.done, at.steps, f"{at.expected:.0f} edges open, {objective} {at.metric:.4g}")
 
-    return edge_pruning(
-        model,
-        pairs,
-        edges,
-        metric=objective,
-        ablation=ablation,
-        seed=seed,
-        batch_size=batch_size,
-        progress=report,
-        **training,
-    )
-
-
-def _check(options: Mapping[str, Any]) -> None:
-    check_training(get_metric(options["objective"]), options["learning_rate"])
+    return edge_pruning_of(question.again(metric=objective), edges, seed=seed, progress=report, **training)
 
 
 METHOD = Method(
@@ -325,11 +309,16 @@ METHOD = Method(
     stage=("training", "steps"),
     help="masks on edges, trained",
     draws=True,
-    check_more=_check,
     remedy="masks trained on kl_divergence, or with --absolute, stay closer to the model",
     takes=(
         replace(EDGES, default=200, help="Edges to choose."),
-        Option("objective", Kind.METRIC, "kl_divergence", "Metric that the masks are trained on."),
+        Option(
+            "objective",
+            Kind.METRIC,
+            "kl_divergence",
+            "Differentiable metric that the masks are trained on.",
+            choices=tuple(name for name, metric in METRICS.items() if metric.differentiable),
+        ),
         Option("steps", Kind.WHOLE, 300, "Steps of training.", at_least=1),
         Option("learning_rate", Kind.NUMBER, 0.2, "Learning rate of the masks' log-odds.", above=0),
         ABSOLUTE,

@@ -33,8 +33,8 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -81,8 +81,8 @@ def exact_edge_effects(
     edges: Sequence[str] | None = None,
     *,
     context: Circuit | None = None,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     store: str | Path | None = None,
     workers: Workers | None = None,
@@ -105,13 +105,22 @@ def exact_edge_effects(
     Raises:
         InputError: an unknown edge, a context of another graph, or a store that belongs to another question.
     """
-    sweep = _Sweep.ask(model, pairs, edges, context, metric, ablation, batch_size, store, workers is not None)
-    n = len(pairs)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return exact_edge_effects_of(question, edges, context=context, store=store, workers=workers, progress=progress)
+
+
+def exact_edge_effects_of(
+    question: Question, edges: Sequence[str] | None = None, *, context: Circuit | None = None,
+    store: str | Path | None = None, workers: Workers | None = None, progress: Progress | None = None,
+) -> ExactEffects:  # fmt: skip
+    """`exact_edge_effects` of a question."""
+    sweep = _Sweep.of(question, edges, context, store, workers is not None)
+    n = len(question.pairs)
     values = torch.zeros(*sweep.mask.shape, n, dtype=torch.float64)
     if workers is not None:
-        asked = Asked.of(_Sweep, sweep.question, edges=edges, context=context, ablation=ablation)
+        asked = Asked.of(_Sweep, question, edges=edges, context=context)
         units = {
-            readers: [_key(batch, r) for r in readers for batch in range(sweep.question.n_batches)]
+            readers: [_key(batch, r) for r in readers for batch in range(question.n_batches)]
             for readers in in_units(list(sweep.by_reader), workers)
         }
         measure_pieces(workers, sweep.pieces, asked, units, progress)
@@ -123,8 +132,8 @@ def exact_edge_effects(
         done += len(writers) * len(index)
         if progress is not None:
             progress(done, total)
-    per_prompt = values[sweep.mask] * sweep.question.metric.sign
-    return ExactEffects(sweep.names, per_prompt, model.graph, sweep.origin)
+    per_prompt = values[sweep.mask] * question.metric.sign
+    return ExactEffects(sweep.names, per_prompt, question.model.graph, sweep.origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,29 +151,22 @@ class _Sweep(Measurement):
     origin: Provenance
 
     @classmethod
-    def ask(
+    def of(
         cls,
-        model: Model,
-        pairs: PromptPairs,
+        question: Question,
         edges: Sequence[str] | None,
         context: Circuit | None,
-        metric: str | Metric | MetricFunction | None,
-        ablation: str | Ablation,
-        batch_size: int | None,
         store: str | Path | None = None,
         in_memory: bool = False,
     ) -> "_Sweep":
         """Validates; see `exact_edge_effects`."""
-        question = Question.ask(model, pairs, metric, ablation, batch_size)
+        model = question.model
         if context is not None and context.graph != model.graph:
             raise InputError(f"the context belongs to another graph ({context.graph}) than {model.name}")
         mask = model.graph.edge_mask if edges is None else model.graph.mask_of(edges)
         names = model.graph.edge_names(mask)
-        options = {
-            "edges": len(names),
-            "context": None if context is None else len(context),
-            "batch_size": question.batch_size,
-        }
+        options = {"edges": len(names), "context": None if context is None else len(context),
+                   "batch_size": question.batch_size}  # fmt: skip
         origin = provenance(question, "exact_edge_effects", options)
         manifest = {"schema": 1, "question": question_of(origin), "edges": list(names),
                     "context": None if context is None else list(context.edges)}  # fmt: skip
@@ -186,7 +188,7 @@ class _Sweep(Measurement):
                         runs = runs or EdgeRuns.of(question, batch, self.context)
                         piece = edge_effects(question, batch, runs, r, self.by_reader[r], self.context)
                         self.pieces.put(_key(number, r), piece)
-                    yield r, batch.suffix.batch.index.cpu(), piece
+                    yield r, batch.index, piece
 
     def fill(self, unit: Sequence[int]) -> None:
         """A unit: readers."""
@@ -198,38 +200,12 @@ def _key(batch: int, reader: int) -> str:
     return f"batch-{batch:05d}-reader-{reader:05d}"
 
 
-def _scores(
-    model: Model,
-    pairs: PromptPairs,
-    *,
-    metric: Metric,
-    ablation: Ablation,
-    batch_size: int | None,
-    store: str | Path | None,
-    workers: Workers | None,
-    progress: Progress,
-) -> EdgeScores:
-    """`exact_edge_effects` of every edge."""
-    found = exact_edge_effects(
-        model,
-        pairs,
-        metric=metric,
-        ablation=ablation,
-        batch_size=batch_size,
-        store=store,
-        workers=workers,
-        progress=progress,
-    )
-    return found.to_scores()
+def _scores(question: Question, *, store: str | Path | None, workers: Workers | None, progress: Progress) -> EdgeScores:
+    """The exact effects of every edge."""
+    return exact_edge_effects_of(question, store=store, workers=workers, progress=progress).to_scores()
 
 
 METHOD = Method(
-    name="exact-edges",
-    function=_scores,
-    gives="edges",
-    stage=("ablation", "ablating edges"),
-    help="each edge ablated alone",
-    divided=True,
-    resumable=True,
-    takes=(*CHOICE, RANDOM_CIRCUITS),
-)
+    name="exact-edges", function=_scores, gives="edges", stage=("ablation", "ablating edges"),
+    help="each edge ablated alone", divided=True, resumable=True, takes=(*CHOICE, RANDOM_CIRCUITS),
+)  # fmt: skip

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,11 +29,13 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
 from circuits.question.span import rounding_share
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
+from circuits.shown import Shown
 from circuits.stats.rounding import ROUNDING
 
 
@@ -43,8 +46,8 @@ def shapley(
     *,
     orders: int = 16,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -62,19 +65,19 @@ def shapley(
     """
     if orders < 2 or orders % 2:
         raise InputError(f"orders must be even and at least 2 (each is followed by its reverse), got {orders}")
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     d = len(sampler.nodes)
     drawn = [order for i in range(orders // 2) for order in _order_and_reverse(d, seed, i)]
     # Step k of an order ablates its first k components: from none to all.
     masks = torch.cat([(order.argsort()[None] < torch.arange(1, d + 1)[:, None]) for order in drawn])
-    found = sampler.measured(f"orders-seed-{seed}", in_blocks(masks), progress)
-    worth = found.outcomes.reshape(orders, d, -1)
-    before = torch.cat([found.clean.expand(orders, 1, -1), worth[:, :-1]], 1)
+    measured = sampler.measured(f"orders-seed-{seed}", in_blocks(masks), progress)
+    worth = measured.outcomes.reshape(orders, d, -1)
+    before = torch.cat([measured.clean.expand(orders, 1, -1), worth[:, :-1]], 1)
     gain = torch.zeros(orders, d, len(pairs), dtype=torch.float64)
     for i, order in enumerate(drawn):
         gain[i, order] = before[i] - worth[i]
     return NodeScores(
-        sampler.nodes, gain.mean(0), clean=found.clean, provenance=_origin(found.origin, "shapley", orders, seed)
+        sampler.nodes, gain.mean(0), clean=measured.clean, provenance=_origin(measured.origin, "shapley", orders, seed)
     )
 
 
@@ -86,8 +89,8 @@ def banzhaf(
     samples: int = 2000,
     alpha: float = 0.5,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -102,21 +105,21 @@ def banzhaf(
     Raises:
         InputError: so few samples that some component was never ablated, or never kept; or an unusable option.
     """
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
-    found = sampler.bernoulli(samples, alpha, seed, progress)
-    kept = found.kept
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
+    drawn = sampler.bernoulli(samples, alpha, seed, progress)
+    kept = drawn.kept
     with_, without = kept.sum(0), (1 - kept).sum(0)
     if bool((torch.minimum(with_, without) == 0).any()):
         raise InputError(f"{samples} samples at alpha {alpha:g} never ablate, or never keep, some component; draw more")
-    values = kept.T @ found.outcomes / with_[:, None] - (1 - kept).T @ found.outcomes / without[:, None]
+    values = kept.T @ drawn.outcomes / with_[:, None] - (1 - kept).T @ drawn.outcomes / without[:, None]
     return NodeScores(
-        sampler.nodes, values, clean=found.clean, provenance=_origin(found.origin, "banzhaf", samples, seed)
+        sampler.nodes, values, clean=drawn.clean, provenance=_origin(drawn.origin, "banzhaf", samples, seed)
     )
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class SobolIndices:
+@dataclass(frozen=True, eq=False, repr=False)
+class SobolIndices(Shown):
     """Shares of the metric's variance under random ablation.
 
     Attributes:
@@ -139,6 +142,17 @@ class SobolIndices:
         """total - first, averaged over prompts: what a component does together with others only."""
         return (self.total - self.first).nanmean(1)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per component: both indices, averaged over prompts."""
+        columns = zip(self.nodes, self.total.nanmean(1).tolist(), self.first.nanmean(1).tolist(), strict=True)
+        return [{"node": node, "total": total, "first": first} for node, total, first in columns]
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: -row["total"])
+
+    def __repr__(self) -> str:
+        return f"SobolIndices({len(self.nodes)} components, {self.samples} samples, {self.total.shape[1]} prompts)"
+
     def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
         """(node, total, first) of the n largest total indices, averaged over prompts."""
         total, first = self.total.nanmean(1), self.first.nanmean(1)
@@ -154,8 +168,8 @@ def sobol(
     samples: int = 32,
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "zero",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "zero",
     seed: int = 0,
     batch_size: int | None = None,
     store: str | Path | None = None,
@@ -177,14 +191,14 @@ def sobol(
     check_samples(samples, alpha)
     if samples < 2:
         raise InputError("Sobol indices need at least 2 samples: a variance needs two values")
-    sampler = Sampler.ask(model, pairs, nodes, metric, ablation, batch_size, store)
+    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     d = len(sampler.nodes)
     blocks = [draw_block(d, block, alpha, seed) for block in range(-(-samples // BLOCK))]
     drawn = torch.cat(blocks)[:samples]
     switched = drawn[:, None] ^ torch.cat([torch.zeros(1, d).bool(), torch.eye(d).bool()])
     name = f"switched-alpha-{alpha:g}-seed-{seed}"
-    found = sampler.measured(name, in_blocks(switched.flatten(0, 1)), progress)
-    outcomes = found.outcomes.reshape(samples, d + 1, -1)
+    measured = sampler.measured(name, in_blocks(switched.flatten(0, 1)), progress)
+    outcomes = measured.outcomes.reshape(samples, d + 1, -1)
     return sobol_indices(sampler.nodes, drawn, outcomes, alpha, rounding_share(model))
 
 

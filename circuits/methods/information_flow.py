@@ -50,7 +50,7 @@ def information_flow(
 
     Args:
         model: a loaded model.
-        pairs: prompt pairs; their corrupted prompts are not looked at.
+        pairs: the prompts to explain; corrupted prompts are not used.
         metric, ablation: refused: shares depend on neither.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (pairs done, pairs in all).
@@ -68,13 +68,16 @@ def information_flow(
                 f"information_flow got {name}={value!r}, but it looks at the clean prompts' residual stream only; leave it "
                 "out, or use edge_attribution for effects on a metric"
             )
-    question = Question.ask(model, pairs, "log_probability", batch_size=batch_size)
-    statistics = EdgeStatistics(model.graph)
-    with inference_state(model.bridge):
-        for batch in question.batches(share_prefix=False):
-            statistics.add(_shares(question, batch), batch.suffix.batch.index.cpu())
-            if progress is not None:
-                progress(statistics.n, len(pairs))
+    return information_flow_of(Question.ask(model, pairs, "log_probability", batch_size=batch_size), progress=progress)
+
+
+def information_flow_of(question: Question, *, progress: Progress | None = None) -> EdgeScores:
+    """`information_flow` of a question, whose metric and ablation are ignored."""
+    question = question.again(metric="log_probability")  # asks nothing of the pairs
+    statistics = EdgeStatistics(question.model.graph)
+    with inference_state(question.model.bridge):
+        for batch in question.batches(share_prefix=False, progress=progress):
+            statistics.add(_shares(question, batch), batch.index)
     origin = dict(provenance(question, "information_flow", {"norm": 1}))
     origin |= {"metric": None, "ablation": None, "prefix_shared": False, "unit": "share of the reader's input"}
     return statistics.scores(frozen(origin))
@@ -82,7 +85,7 @@ def information_flow(
 
 def _shares(question: Question, batch: Batch) -> Float[Tensor, "batch writer reader"]:
     model, graph = question.model, question.model.graph
-    run = record_run(model.bridge, model.architecture, batch.suffix)
+    run = record_run(model.architecture, batch.suffix)
     writes = stack(model.architecture, run.writes, question.sum_dtype)
     shares = writes.new_zeros(len(batch), graph.n_writers, graph.n_readers)
     places: dict[tuple[int, bool], Tensor] = {}
@@ -105,10 +108,7 @@ def share(
 
 
 METHOD = Method(
-    name="information-flow",
-    function=information_flow,
-    gives="edges",
-    help="no gradient: shares of what each reader sees",
-    unasked=("metric", "ablation"),
+    name="information-flow", function=information_flow_of, gives="edges",
+    help="no gradient: shares of what each reader sees", unasked=("metric", "ablation"),
     takes=(EDGES, THRESHOLD, SELECT, FILL, RANDOM_CIRCUITS),
-)
+)  # fmt: skip

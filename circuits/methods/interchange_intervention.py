@@ -28,7 +28,6 @@ from torch import Tensor
 
 from circuits.engine.hooks import inference_state
 from circuits.engine.patch import Patch, patched_logits, record_values
-from circuits.engine.resume import base_run
 from circuits.errors import InputError
 from circuits.methods.alignment import NodeAt, align
 from circuits.methods.causal_model import CausalModel
@@ -40,11 +39,12 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.positions import place
 from circuits.question.question import Batch, Question
 from circuits.results.provenance import Provenance, frozen, provenance
+from circuits.shown import Shown
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class InterchangeAccuracy:
+@dataclass(frozen=True, eq=False, repr=False)
+class InterchangeAccuracy(Shown):
     """How often the model does under an intervention what the causal model says.
 
     Attributes:
@@ -128,13 +128,17 @@ class InterchangeAccuracy:
             raise InputError(f"nothing was measured for {variable!r}; measured: {', '.join(self.variables)}")
         return self.to_dict()[variable]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per variable: its accuracy with a 95% Wilson interval, and the accuracy on informative pairs."""
+        numbers = (self.values, *self.interval(), self.informative_values, self.n_informative)
+        names = ("variable", "accuracy", "low", "high", "informative_accuracy", "informative_pairs")
+        columns = zip(self.variables, *(each.tolist() for each in numbers), strict=True)
+        return [dict(zip(names, row, strict=True)) for row in columns]
+
     def __str__(self) -> str:
-        columns = zip(
-            self.to_dict().items(), *self.interval(), self.informative_values, self.n_informative, strict=True
-        )
         rows = [
             f"  {name}: {value:.3f} [{low:.3f}, {high:.3f}]; {at:.3f} on {n} informative pairs"
-            for (name, value), low, high, at, n in columns
+            for name, value, low, high, at, n in (row.values() for row in self.rows())
         ]
         first = (
             f"interchange intervention accuracy ({self.n_prompts} pairs, 95% Wilson intervals); without intervention the "
@@ -142,7 +146,9 @@ class InterchangeAccuracy:
         )
         return "\n".join([first, *rows])
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        accuracies = ", ".join(f"{name} {value:.3f}" for name, value in self.to_dict().items())
+        return f"InterchangeAccuracy({accuracies}; {self.n_prompts} pairs)"
 
 
 @on_model
@@ -189,15 +195,11 @@ def interchange_interventions(
     allowed = _candidate_lists(candidates, expected, model.bridge.cfg.d_vocab)
     nodes = [[part for variable in row for part in parts[variable]] for row in rows]
     predicted = torch.empty_like(expected)
-    done = 0
     with inference_state(model.bridge):
-        for batch in question.batches():
-            index = batch.suffix.batch.index.cpu()
+        for batch in question.batches(progress=progress):
+            index = batch.index
             logits = _intervene(question, batch, nodes)
             predicted[:, index] = _predict(logits, [allowed[i] for i in index.tolist()] if allowed else None)
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(pairs))
     options = {
         "alignment": {variable: [str(part) for part in parts[variable]] for variable in alignment},
         "variables": rows,
@@ -282,20 +284,17 @@ def _intervene(
     question: Question, batch: Batch, nodes: Sequence[Sequence[NodeAt]]
 ) -> Float[Tensor, "run batch d_vocab"]:
     """Logits of the base run, the source run, and of the base run with each set of nodes taken from the source."""
-    model, suffix = question.model, batch.suffix
-    bridge, architecture = model.bridge, model.architecture
+    architecture = question.model.architecture
     sites = [part.site for parts in nodes for part in parts]
-    source, values = record_values(bridge, architecture, suffix.corrupted, suffix.position, sites, suffix.cache())
-    base = base_run(
-        bridge, architecture, suffix.clean, suffix.position, suffix.cache(), exact=model.report.resume_exact
-    )
+    source, values = record_values(architecture, batch.suffix.corrupted_tokens, sites)
+    base = question.base_run(batch)
     logits = [base.logits, source]
     for parts in nodes:
         patches = [
             Patch(part.site, None if part.position is None else place(part.position, batch, question.pairs))
             for part in parts
         ]
-        logits.append(patched_logits(bridge, architecture, base, values, [patches])[0])
+        logits.append(patched_logits(architecture, base, values, [patches])[0])
     return torch.stack(logits)
 
 

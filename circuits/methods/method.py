@@ -22,7 +22,7 @@ class Declared:
             for is the same after every method.
         fixed: arguments of its function that it decides itself.
         ablation: the one by default.
-        unasked: what of a question it has no use for: of `metric` and `ablation`.
+        unasked: which of `metric` and `ablation` it ignores.
         divided: whether one run can be divided among workers.
         resumable: whether it keeps a record from which a killed run goes on.
         unrecorded: options with which it keeps none.
@@ -107,14 +107,14 @@ class Declared:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; what is as usual is left out."""
         usual = {field.name: field.default for field in fields(Declared)}
-        told = {name: getattr(self, name) for name in usual}
-        kept = {name: value for name, value in told.items() if value and value != usual[name]}
+        values = {name: getattr(self, name) for name in usual}
+        kept = {name: value for name, value in values.items() if value and value != usual[name]}
         return {**kept, "takes": [option.to_dict() for option in self.takes]}
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "Declared":
-        lists = {name: tuple(told[name]) for name in ("unasked", "unrecorded", "one_of") if name in told}
-        return cls(**{**told, **lists, "takes": tuple(map(Option.from_dict, told["takes"]))})
+    def from_dict(cls, data: Mapping[str, Any]) -> "Declared":
+        lists = {name: tuple(data[name]) for name in ("unasked", "unrecorded", "one_of") if name in data}
+        return cls(**{**data, **lists, "takes": tuple(map(Option.from_dict, data["takes"]))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +122,15 @@ class Method(Declared):
     """A method with its code.
 
     Attributes:
-        function: called with model and pairs and, by name, `metric` and `ablation` (unless `unasked`), `batch_size`, `progress`, the method's
-            options, and of `seed`, `store` and `workers` those that its signature names. It gives `EdgeScores`, `NodeScores` or a `Circuit`, as
-            `gives` says. A function of several stages names `timed`, and gets it in place of `progress`: `timed(name, text)` is a context
-            manager that gives a `progress`.
+        function: called with a `Question` and, by name, the method's options, and of `progress`, `seed`, `store` and `workers` those that its
+            signature names. It returns `EdgeScores`, `NodeScores` or a `Circuit`, as `gives` says. A function of several stages names
+            `timed` in place of `progress`: `timed(name, text)` is a context manager that gives a `progress`.
         stage: what the time is recorded as, and what the progress bar says.
-        check_more: refuses values before a model is loaded, where that takes more than an `Option` can say.
         notes: what a reader of the result should know.
     """
 
     function: Callable[..., Any]
     stage: tuple[str, str] = ("attribution", "scoring edges")
-    check_more: Callable[[Mapping[str, Any]], None] | None = None
     notes: Callable[[Any], tuple[str, ...]] | None = None
 
     @property
@@ -141,8 +138,3 @@ class Method(Declared):
         """Arguments of its function that have names."""
         parameters = inspect.signature(self.function).parameters.values()
         return frozenset(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
-
-    def check_values(self, options: Mapping[str, Any]) -> None:
-        super().check_values(options)
-        if self.check_more is not None:
-            self.check_more({name: options.get(name, option.default) for name, option in self.options.items()})

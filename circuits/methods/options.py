@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
+from circuits.graph.groups import groups_in
 
 
 class Kind(Enum):
@@ -164,8 +165,6 @@ class Option:
             hint = nearest(value, self.choices)
             raise InputError(f"{self.spelled} must be one of {', '.join(self.choices)}, got {value!r}{hint}")
         if isinstance(value, str) and self.kind is Kind.NODES:
-            from circuits.graph.nodes import groups_in
-
             groups_in(value)
 
     def _within(self, value: int | float) -> bool:
@@ -175,19 +174,19 @@ class Option:
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; what is as usual is left out."""
         usual = {field.name: field.default for field in fields(self)}
-        told = {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
-        return {**told, "kind": self.kind.name}
+        values = {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
+        return {**values, "kind": self.kind.name}
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "Option":
-        vary = told.get("vary")
+    def from_dict(cls, data: Mapping[str, Any]) -> "Option":
+        vary = data.get("vary")
         if vary is not None:
             only = vary["only"]
             below = math.inf if vary["below"] is None else vary["below"]
             limits = {"by": tuple(vary["by"]), "below": below, "only": only and (only[0], tuple(only[1]))}
             vary = Vary(**{**vary, **limits})
-        made = {"kind": Kind[told["kind"]], "choices": tuple(told.get("choices", ())), "vary": vary}
-        return cls(**{**told, **made})
+        made = {"kind": Kind[data["kind"]], "choices": tuple(data.get("choices", ())), "vary": vary}
+        return cls(**{**data, **made})
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from circuits.engine.architecture import Architecture
 from circuits.engine.hooks import Hook
-from circuits.engine.patch import Patch, ValueRecorder, Values, patch_hooks, record_values
+from circuits.engine.patch import Patch, ValueRecorder, Values, patch_hooks
 from circuits.engine.receivers import SetReaders, ShiftedReceivers, StreamRecorder
-from circuits.engine.resume import BaseRun, base_run, resume
+from circuits.engine.resume import BaseRun, resume
 from circuits.errors import InputError
 from circuits.graph.nodes import Site, select_sites
 from circuits.measure.node_effects import BatchEffects, node_effects, other_run
@@ -40,8 +40,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, RunAblation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike, RunAblation
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
 
@@ -59,8 +59,8 @@ def path_patching(
     together: bool = False,
     mlps: str = "frozen",
     inputs: str = "shifted",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
@@ -81,13 +81,24 @@ def path_patching(
     Raises:
         InputError: an unknown node or option.
     """
+    return path_patching_of(
+        Question.ask(model, pairs, metric, ablation, batch_size), receivers, senders=senders, together=together,
+        mlps=mlps, inputs=inputs, progress=progress,
+    )  # fmt: skip
+
+
+def path_patching_of(
+    question: Question, receivers: Sequence[str], *, senders: str | Sequence[str] = "heads+mlps",
+    together: bool = False, mlps: str = "frozen", inputs: str = "shifted", progress: Progress | None = None,
+) -> NodeScores:  # fmt: skip
+    """`path_patching` of a question."""
+    model = question.model
     if isinstance(receivers, str) or not receivers:
         raise InputError(f"receivers must be a list of readers, such as ['logits', 'a9.h9<q>'], got {receivers!r}")
     if mlps not in MLPS:
         raise InputError(f"mlps must be one of {', '.join(MLPS)}, got {mlps!r}")
     if inputs not in INPUTS:
         raise InputError(f"inputs must be one of {', '.join(INPUTS)}, got {inputs!r}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
     other = other_run(question, "path patching")
     sites = select_sites(model.graph, senders)
     wrong = [site.name for site in sites if site.point not in ("z", "mlp_out", "resid_pre")]
@@ -96,13 +107,8 @@ def path_patching(
     frozen = "heads+mlps" if mlps == "frozen" and any(model.graph.mlps) else "heads"
     plan = _Plan(tuple(map(model.graph.reader_index, receivers)), select_sites(model.graph, frozen), inputs)
     groups = [list(sites)] if together else [[site] for site in sites]
-    options = {
-        "receivers": list(receivers),
-        "senders": [site.name for site in sites],
-        "together": together,
-        "mlps": mlps,
-        "inputs": inputs,
-    }
+    options = {"receivers": list(receivers), "senders": [site.name for site in sites], "together": together,
+               "mlps": mlps, "inputs": inputs}  # fmt: skip
     names = ["+".join(site.name for site in group) for group in groups]
     return node_effects(
         question, "path_patching", options, names, None,
@@ -128,17 +134,12 @@ class _Plan:
 def _patch_batch(
     question: Question, other: RunAblation, batch: Batch, plan: _Plan, groups: Sequence[Sequence[Site]]
 ) -> BatchEffects:
-    model, suffix = question.model, batch.suffix
-    bridge, architecture = model.bridge, model.architecture
-    tokens, noise = other.run(model, suffix)
+    model = question.model
     senders = [site for group in groups for site in group]
-    logits, corrupted = record_values(bridge, architecture, tokens, suffix.position, senders, suffix.cache(), noise)
+    logits, corrupted = other.values(model, batch.suffix, senders)
     corrupted_metric = question.metric(logits, batch.targets)
-    own, stream = ValueRecorder(architecture, [*plan.frozen, *senders]), StreamRecorder(architecture)
-    base = base_run(
-        bridge, architecture, suffix.clean, suffix.position, suffix.cache(), [*own.hooks(), *stream.hooks()],
-        model.report.resume_exact,
-    )  # fmt: skip
+    own, stream = ValueRecorder(model.architecture, [*plan.frozen, *senders]), StreamRecorder(model.architecture)
+    base = question.base_run(batch, [*own.hooks(), *stream.hooks()])
     clean_metric = question.clean_metric(batch, base.logits)
     metrics = []
     for group in groups:
@@ -164,7 +165,7 @@ def _first_pass(
         *_held_attention(model.architecture, first, senders, clean, corrupted),
         *stream.hooks(),
     ]
-    resume(model.bridge, model.architecture, base, first, hooks)
+    resume(model.architecture, base, first, hooks)
     return stream
 
 
@@ -208,12 +209,12 @@ def _second_pass(
         receiving = SetReaders(model.architecture, arrived)
     else:
         receiving = ShiftedReceivers(model.architecture, arrived, senders, values, min(layers))
-    return resume(model.bridge, model.architecture, base, min(layers), receiving.hooks())
+    return resume(model.architecture, base, min(layers), receiving.hooks())
 
 
 METHOD = Method(
     name="path-patching",
-    function=path_patching,
+    function=path_patching_of,
     gives="nodes",
     stage=("patching", "patching paths"),
     help="paths from nodes to readers",

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.hooks import Hook, Reached, inference_state, stop
-from circuits.engine.live_run import Key, live_run
+from circuits.engine.live_run import Key
 from circuits.engine.patch import hook_point
 from circuits.engine.readers import ShiftedReaders
 from circuits.engine.resume import resume
@@ -29,8 +29,8 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, frozen, plain, provenance
@@ -49,8 +49,8 @@ def refine(
     *,
     top: int = 200,
     how: str = "node",
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EdgeScores:
@@ -73,11 +73,19 @@ def refine(
     Raises:
         InputError: unknown option, a metric without a gradient where it is needed, or scores of another question.
     """
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return refine_of(question, scores, top=top, how=how, progress=progress)
+
+
+def refine_of(
+    question: Question, scores: EdgeScores, *, top: int = 200, how: str = "node", progress: Progress | None = None,
+) -> EdgeScores:  # fmt: skip
+    """`refine` of a question."""
+    model, pairs = question.model, question.pairs
     if how not in HOW:
         raise InputError(f"how must be one of {', '.join(HOW)}, got {how!r}")
     if top < 0:
         raise InputError(f"top must not be negative, got {top}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
     if how == "node":
         question.metric.require_gradient("refinement through the receiving node")
     origin = provenance(question, "refine", {"how": how, "top": top})
@@ -88,13 +96,13 @@ def refine(
     done = 0
     with inference_state(model.bridge):
         for batch in question.batches() if order else ():
-            index = batch.suffix.batch.index.cpu()
+            index = batch.index
             runs = EdgeRuns.of(question, batch, None)
             ablated = runs.difference.flatten(2).any(-1).cpu()
-            for which, found in measure(question, batch, runs, order):
+            for which, estimated in measure(question, batch, runs, order):
                 # Where an edge carries the same value in both runs, what is left is rounding.
                 carried = ablated[:, [order[i][0] for i in which]].T
-                effects[torch.tensor(which)[:, None], index] = found.to("cpu", torch.float64) * carried
+                effects[torch.tensor(which)[:, None], index] = estimated.to("cpu", torch.float64) * carried
                 done += len(which) * len(index)
                 if progress is not None:
                     progress(done, len(order) * len(pairs))
@@ -140,32 +148,28 @@ class _Place:
 
 
 def _places(question: Question, order: Sequence[Sequence[int]]) -> list[_Place]:
-    readers, found = question.model.graph.reader_nodes, {}
+    readers, by_key = question.model.graph.reader_nodes, {}
     for i, (_, r) in enumerate(order):
         if readers[r].part != "logits":
             key = (readers[r].layer, "mlp_out" if readers[r].part == "mlp" else "z")
-            found.setdefault(key, []).append(i)
-    return [_Place(key, tuple(edges)) for key, edges in sorted(found.items())]
+            by_key.setdefault(key, []).append(i)
+    return [_Place(key, tuple(edges)) for key, edges in sorted(by_key.items())]
 
 
 def _through_node(question: Question, batch: Batch, runs: EdgeRuns, order: Sequence[Sequence[int]]):
     """(which edges, their effects), place by place."""
-    model, suffix = question.model, batch.suffix
+    model = question.model
     places = _places(question, order)
     into_logits = [i for i, (_, r) in enumerate(order) if model.graph.reader_nodes[r].part == "logits"]
     if into_logits:
-        yield from ((list(map(into_logits.__getitem__, which)), found)
-                    for which, found in _exact(question, batch, runs, [order[i] for i in into_logits]))  # fmt: skip
+        yield from ((list(map(into_logits.__getitem__, which)), effects)
+                    for which, effects in _exact(question, batch, runs, [order[i] for i in into_logits]))  # fmt: skip
     keys = [place.key for place in places]
-    clean = live_run(
-        model.bridge, model.architecture, suffix.clean, suffix.position,
-        lambda logits: question.metric(logits, batch.targets), keys, suffix.cache(),
-    )  # fmt: skip
+    clean = question.live_run(batch, keys)
     gradients, _ = clean.gradients(keys)
-    values = {key: value.detach() for key, value in clean.values.items()}
-    tiles = max(1, TOKENS_AT_ONCE // suffix.clean.numel())
+    tiles = max(1, TOKENS_AT_ONCE // batch.n_tokens)
     for place in places:
-        value, gradient = (x[place.key].to(question.sum_dtype) for x in (values, gradients))
+        value, gradient = (x[place.key].to(question.sum_dtype) for x in (clean.detached, gradients))
         for start in range(0, len(place.edges), tiles):
             which = list(place.edges[start : start + tiles])
             changed = _node_outputs(model, runs, place.key, [order[i] for i in which]).to(question.sum_dtype)
@@ -184,7 +188,7 @@ def _node_outputs(
     readers = ShiftedReaders(model.architecture, {r: shift.flatten(0, 1) for r, shift in shifts.items()})
     try:
         end: Hook = (hook_point(model.architecture, *key), stop)
-        resume(model.bridge, model.architecture, runs.base, key[0], [*readers.hooks(), end], len(edges))
+        resume(model.architecture, runs.base, key[0], [*readers.hooks(), end], len(edges))
     except Reached as reached:
         return reached.value.unflatten(0, (len(edges), batch))
     raise AssertionError(f"the pass never came to {key}")
@@ -207,14 +211,8 @@ def _with(
             rows[:, column[at]] = effects.T.to(rows.dtype)
     names = [f"{graph.writer_names[w]}->{graph.reader_names[r]}" for w, r in order]
     before = {key: scores.provenance[key] for key in ("method", "options") if key in scores.provenance}
-    told = frozen({**origin, "of": before, "refined": names})
+    refined = frozen({**origin, "of": before, "refined": names})
     return replace(
-        scores,
-        values=values,
-        stderr=stderr,
-        provenance=told,
-        positions=None,
-        by_position=None,
-        by_position_stderr=None,
+        scores, values=values, stderr=stderr, provenance=refined, positions=None, by_position=None, by_position_stderr=None,
         per_prompt=rows,
-    )
+    )  # fmt: skip

@@ -25,21 +25,20 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.measure.joint_sets import JOINT_SETS, spread_of
-from circuits.measure.node_effects import other_run
 from circuits.measure.placed_nodes import PlacedNode, placed_nodes
-from circuits.measure.store import Pieces, question_of
-from circuits.measure.subsets import SetRuns, draw_subsets, whole_share
-from circuits.methods.diagnosis import ASSUMPTION, Diagnosis, check_confidence, check_size, sizes
+from circuits.measure.subsets import SetRuns, chosen_sets, draw_subsets, whole_share
+from circuits.methods.diagnosis import ASSUMPTION, Diagnosis, check_sampling, sizes
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.node_scores import NodeScores, node_scores
 from circuits.results.provenance import Provenance, provenance
+from circuits.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ class Round:
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Verification:
+@dataclass(frozen=True, eq=False, repr=False)
+class Verification(Shown):
     """Exact effects of the nodes that were patched, and how much the others may still do.
 
     Attributes:
@@ -109,6 +108,13 @@ class Verification:
             "passes": self.passes,
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per patched node: its exact mean effect, and whether it is of size `below` or more."""
+        found = set(self.found)
+        return [
+            {"node": node, "effect": effect, "found": node in found} for node, effect in self.effects.to_dict().items()
+        ]
+
     def __repr__(self) -> str:
         return (
             f"Verification({len(self.found)} nodes of {self.below:g} or more, {len(self.effects)} patched, "
@@ -135,21 +141,21 @@ def verify(
     size: str = "mean",
     samples: int = 128,
     share: float = 0.0625,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     seed: int = 0,
     store: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Patches nodes in the order of their scores until no other has an effect of size `below`, as far as can be told.
+    """Patches nodes in the order of their scores until, as far as is known, no other has an effect of size `below`.
 
     Args:
         model: a loaded model.
         pairs: the prompts to explain.
-        scores: of the nodes that are asked about, best from `atp_star`; they are ordered by size.
+        scores: of the nodes to verify, best from `atp_star`; nodes are patched in the order of their sizes.
         below: the size of effects that must not be missed, in the metric's unit.
-        confidence: with which none is.
+        confidence: that none is missed.
         size: what the size of an effect is: `mean` or `contribution`; see `circuits.methods.diagnosis`.
         samples: subsets in the first round, besides the joint sets.
         share: with which probability a node is in a subset, to the nearest 1/32; see `diagnose`.
@@ -164,14 +170,10 @@ def verify(
         InputError: an unusable option, scores of nodes that the model does not have, or a store of another question.
         PairsError: positions that the pairs do not have.
     """
-    check_confidence(confidence)
-    check_size(size)
+    check_sampling(confidence, size, samples)
     if not below > 0:
         raise InputError(f"below must be above 0, got {below:g} (to patch every node use activation_patching)")
-    if samples < 2:
-        raise InputError(f"samples must be at least 2, got {samples}")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    other = other_run(question, "verification")
     nodes, expected = _in_order(model, pairs, scores, size)
     promising = [node for node, value in zip(nodes, expected.tolist(), strict=True) if value >= below]
     options = {
@@ -180,20 +182,10 @@ def verify(
         "scores": scores.provenance.get("method"),
     }  # fmt: skip
     origin = provenance(question, "verify", options)
-    names = [node.name for node in nodes]
-    pieces = Pieces(store, {"schema": 1, "question": question_of(origin), "nodes": names})
-    search = _Search(SetRuns(question, other, pieces), nodes, size, samples, progress)
+    runs = SetRuns.of(question, "verification", origin, nodes, store)
+    search = _Search(runs, nodes, size, samples, progress)
     search.patch(promising)
-    while search.left:
-        number = len(search.rounds) + 1
-        n = samples * 2 ** (number - 1)
-        if n + JOINT_SETS >= len(search.left):
-            search.patch(search.left)
-            break
-        found = search.diagnose(n, share, seed, 1 - (1 - confidence) / (number * (number + 1)))
-        if found.bound < below:
-            break
-        search.patch(_next(search.left, found, below, n))
+    search.make_rounds(samples, share, seed, below, confidence)
     return search.result(origin, below, confidence)
 
 
@@ -212,9 +204,9 @@ def _in_order(
     return [nodes[i] for i in order.tolist()], expected[order]
 
 
-def _next(left: Sequence[PlacedNode], found: Diagnosis, below: float, n: int) -> list[PlacedNode]:
+def _next(left: Sequence[PlacedNode], diagnosis: Diagnosis, below: float, n: int) -> list[PlacedNode]:
     """The n nodes to patch next: by estimate those that reach `below`, then by score."""
-    estimates = found.estimates.nan_to_num(0).abs()
+    estimates = diagnosis.estimates.nan_to_num(0).abs()
     order = estimates.argsort(descending=True, stable=True)
     suspect = order[estimates[order] >= below].tolist()
     rest = sorted(set(range(len(left))) - set(suspect))
@@ -240,30 +232,42 @@ class _Search:
         """Measures these nodes, each alone."""
         if not nodes:
             return
-        found = self._outcomes(f"patched-{len(self.done):07d}", [[node] for node in nodes])
-        self.effects = torch.cat([self.effects, found])
+        outcomes = self._outcomes(f"patched-{len(self.done):07d}", [[node] for node in nodes])
+        self.effects = torch.cat([self.effects, outcomes])
         self.done += nodes
         chosen = set(nodes)
         self.left = [node for node in self.left if node not in chosen]
+
+    def make_rounds(self, samples: int, share: float, seed: int, below: float, confidence: float) -> None:
+        """Diagnoses and patches until nothing as large as `below` is left."""
+        while self.left:
+            number = len(self.rounds) + 1
+            n = samples * 2 ** (number - 1)
+            if n + JOINT_SETS >= len(self.left):
+                self.patch(self.left)
+                break
+            diagnosis = self.diagnose(n, share, seed, 1 - (1 - confidence) / (number * (number + 1)))
+            if diagnosis.bound < below:
+                break
+            self.patch(_next(self.left, diagnosis, below, n))
 
     def diagnose(self, samples: int, share: float, seed: int, confidence: float) -> Diagnosis:
         """Draws subsets of what is left."""
         number = len(self.rounds) + 1
         included = draw_subsets(len(self.left), samples, share, seed, stream=f"round {number}")
-        sets = [[self.left[i] for i in row.nonzero()[:, 0].tolist()] for row in included]
-        outcomes = self._outcomes(f"round-{number:03d}", sets)
+        outcomes = self._outcomes(f"round-{number:03d}", chosen_sets(self.left, included))
         names = tuple(node.name for node in self.left)
-        found = Diagnosis(names, included, outcomes, confidence, self.size)
+        diagnosis = Diagnosis(names, included, outcomes, confidence, self.size)
         spread = float(spread_of(outcomes[:JOINT_SETS].mean(1, keepdim=True)).spread)
-        self.rounds.append(Round(len(self.done), samples, confidence, found.bound, spread))
-        return found
+        self.rounds.append(Round(len(self.done), samples, confidence, diagnosis.bound, spread))
+        return diagnosis
 
     def _outcomes(self, name: str, sets: Sequence[Sequence[PlacedNode]]) -> Float[Tensor, "set prompt"]:
         before, report = self.passes, self.progress
         tick = None if report is None else lambda done, total: report(before + done * len(sets) // total, self.most)
-        found, self.ends = self.runs.outcomes(name, sets, tick)
+        outcomes, self.ends = self.runs.outcomes(name, sets, tick)
         self.passes += len(sets)
-        return found
+        return outcomes
 
     def result(self, origin: Provenance, below: float, confidence: float) -> Verification:
         """As things stand."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.files.checksums import sealed_json
 from circuits.pages.comparison import COLOURS, DASHES, MARKERS
 from circuits.pages.evaluation_tables import tables
@@ -21,8 +21,7 @@ def write_evaluation(told: Mapping[str, Any], directory: Path) -> None:
     """Writes `evaluation.json`, sealed, and `evaluation.html` into a run directory."""
     title = f"Evaluation: {told['task']} in {told['model']}"
     write_page(title, evaluation_sections(told), directory / "evaluation.html")
-    with replacing(directory / "evaluation.json") as temporary:
-        temporary.write_text(sealed_json(told) + "\n", encoding="utf-8")
+    write_text(directory / "evaluation.json", sealed_json(told) + "\n")
 
 
 def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:

@@ -1,8 +1,10 @@
-"""A circuit as a picture: layers upward, an edge's width its size, its colour and dash its sign."""
+"""An interactive picture of a circuit: layers go up, width shows the size of an effect, colour and dashes its sign."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from circuits.export.placing import kind_of, level, placed_in_rows
 from circuits.plots.figure import Figure
 from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, SIZE, escaped
 from circuits.results.circuit import Circuit
@@ -16,14 +18,14 @@ Point = tuple[float, float]
 
 
 def circuit_figure(circuit: Circuit, title: str | None = None) -> Figure:
-    """A circuit as an interactive picture, layers upward.
+    """An interactive picture of a circuit, with layers going up.
 
-    Width grows with the score's size. Where scores have a sign, blue, solid edges are positive ones (of effects: they help) and
-    vermilion, dashed ones negative; see `circuits.results.quantity`. Hovering over an edge or node shows names and numbers.
+    Width shows the absolute score. If scores have a sign, positive edges are blue and solid, negative ones vermilion and dashed; see
+    `circuits.results.quantity`. Hovering over an edge or node shows names and numbers.
 
     Args:
         circuit: any circuit; without scores all edges look alike.
-        title: of the figure; None: a line that counts edges and nodes.
+        title: of the figure; None: the numbers of edges and nodes.
     """
     edges = drawn_edges(circuit)
     places = node_places(circuit, edges)
@@ -48,14 +50,15 @@ def circuit_figure(circuit: Circuit, title: str | None = None) -> Figure:
     return figure
 
 
-class _Edge:
-    """One line of the picture: edges into a shared key/value head end at each drawn query head's group once."""
+class _Edge(NamedTuple):
+    """A line of the picture. An edge into a shared key/value head has a line to each query head of the group that is drawn."""
 
-    def __init__(
-        self, name: str, source: str, target: str, kind: str, score: float | None, stderr: float | None
-    ) -> None:
-        self.name, self.source, self.target, self.kind = name, source, target, kind
-        self.score, self.stderr = score, stderr
+    name: str
+    source: str
+    target: str
+    kind: str
+    score: float | None
+    stderr: float | None
 
     def hover(self, quantity: Quantity) -> str:
         if self.score is None:
@@ -75,62 +78,23 @@ def drawn_edges(circuit: Circuit) -> list[_Edge]:
     return sorted(edges, key=lambda edge: abs(edge.score or 0.0))
 
 
-def _row_of(node: str, n_layers: int) -> int:
-    """Height of a node before empty rows are closed up: input, then per layer heads and MLP, then logits."""
-    if node == "input":
-        return 0
-    if node == "logits":
-        return 2 * n_layers + 1
-    layer = int(node[1:].split(".")[0])
-    return 2 * layer + (1 if node[0] == "a" else 2)
-
-
 def row_label(node: str) -> str:
-    return (
-        node
-        if node in ("input", "logits")
-        else f"MLP {node[1:]}"
-        if node[0] == "m"
-        else f"heads {node[1:].split('.')[0]}"
-    )
+    if node in ("input", "logits"):
+        return node
+    return f"MLP {node[1:]}" if node[0] == "m" else f"heads {node[1:].split('.')[0]}"
 
 
 def node_places(circuit: Circuit, edges: Sequence[_Edge]) -> dict[str, Point]:
-    """Where each node goes: rows by layer, within a row near the nodes it is wired to (barycentre sweeps)."""
-    nodes = circuit.nodes
-    used = sorted({_row_of(node, circuit.graph.n_layers) for node in nodes})
-    height = {row: i for i, row in enumerate(used)}
-    rows: list[list[str]] = [[] for _ in used]
-    for node in nodes:
-        rows[height[_row_of(node, circuit.graph.n_layers)]].append(node)
-    x = {node: i - (len(row) - 1) / 2 for row in rows for i, node in enumerate(row)}
-    neighbours: dict[str, list[str]] = {node: [] for node in nodes}
-    for edge in edges:
-        neighbours[edge.source].append(edge.target)
-        neighbours[edge.target].append(edge.source)
-    for sweep in range(8):
-        for row in rows if sweep % 2 == 0 else reversed(rows):
-            wish = {n: sum(x[m] for m in neighbours[n]) / len(neighbours[n]) if neighbours[n] else x[n] for n in row}
-            x.update(_spread(sorted(row, key=lambda node: (wish[node], node)), wish))
-    # Rows of one node (MLPs) step aside in turn, so that chains of them do not hide behind one another.
-    for i, row in enumerate(rows[1:-1]):
-        if len(row) == 1:
-            x[row[0]] += (0.9, -0.9, 0.3, -0.3)[i % 4]
-    middle = (max(x.values()) + min(x.values())) / 2 if x else 0.0
-    return {node: (x[node] - middle, float(height[_row_of(node, circuit.graph.n_layers)])) for node in nodes}
-
-
-def _spread(row: list[str], wish: dict[str, float], gap: float = 1.0) -> dict[str, float]:
-    """Positions near the wished ones, in order, at least `gap` apart, centred where the wishes are."""
-    placed: list[float] = []
-    for node in row:
-        placed.append(max(wish[node], placed[-1] + gap) if placed else wish[node])
-    shift = sum(wish[node] for node in row) / len(row) - sum(placed) / len(placed)
-    return {node: position + shift for node, position in zip(row, placed, strict=True)}
+    """The position of each node: rows by layer, within a row near the nodes that it is connected to."""
+    levels = {node: level(node, circuit.graph.n_layers) for node in circuit.nodes}
+    rows = [[node for node in levels if levels[node] == height] for height in sorted(set(levels.values()))]
+    lines = [(edge.source, edge.target) for edge in edges]
+    x = placed_in_rows(rows, lines, dict.fromkeys(levels, 0.0), gap=1.0)
+    return {node: (x[node], float(y)) for y, row in enumerate(rows) for node in row}
 
 
 def _curve(start: Point, end: Point) -> list[Point]:
-    """A cubic Bézier curve that leaves upward and arrives from below; longer edges swing further out."""
+    """A cubic Bézier curve that leaves upward and arrives from below; the longer, the wider it swings."""
     (x0, y0), (x1, y1) = start, end
     rise = (y1 - y0) / 2
     swing = 0.12 * max(0.0, y1 - y0 - 1) * (1 if (x0 + x1) >= 0 else -1)
@@ -157,17 +121,11 @@ def _add_edges(figure: Figure, edges: Sequence[_Edge], places: dict[str, Point],
     shown: set[str] = set()
     for (sign, bucket), group in sorted(groups.items(), key=lambda item: item[0][1]):
         colour, dash = styles[sign]
-        xs: list[float | None] = []
-        ys: list[float | None] = []
-        hover: list[str | None] = []
+        points: list[tuple[float | None, float | None, str | None]] = []
         for edge in group:
-            for x, y in _curve(places[edge.source], places[edge.target]):
-                xs.append(x)
-                ys.append(y)
-                hover.append(edge.hover(quantity))
-            xs.append(None)
-            ys.append(None)
-            hover.append(None)
+            points += [(x, y, edge.hover(quantity)) for x, y in _curve(places[edge.source], places[edge.target])]
+            points.append((None, None, None))
+        xs, ys, hover = map(list, zip(*points, strict=True))
         figure.add_scatter(
             x=xs, y=ys, text=hover, hoverinfo="text", mode="lines", name=sign, legendgroup=sign,
             showlegend=sign not in shown, opacity=0.35 + 0.6 * bucket / (N_WIDTHS - 1),
@@ -183,16 +141,8 @@ def _add_nodes(figure: Figure, circuit: Circuit, edges: Sequence[_Edge], places:
         out[edge.source].add(edge.name)
         into[edge.target].add(edge.name)
     for node, (x, y) in places.items():
-        kind = node if node in ("input", "logits") else "head" if node[0] == "a" else "mlp"
         figure.add_annotation(
-            x=x,
-            y=y,
-            text=node,
-            hovertext=f"{node}<br>{len(into[node])} edges in, {len(out[node])} out",
-            showarrow=False,
-            font={"size": 12, "color": "#111111"},
-            bgcolor=NODE_COLOURS[kind],
-            bordercolor="#444444",
-            borderwidth=1,
-            borderpad=4,
-        )
+            x=x, y=y, text=node, hovertext=f"{node}<br>{len(into[node])} edges in, {len(out[node])} out", showarrow=False,
+            font={"size": 12, "color": "#111111"}, bgcolor=NODE_COLOURS[kind_of(node)], bordercolor="#444444",
+            borderwidth=1, borderpad=4,
+        )  # fmt: skip

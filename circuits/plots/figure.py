@@ -1,9 +1,8 @@
-"""Plotly figures that stay on the machine, wherever they are shown.
+"""Plotly figures that send nothing to the network.
 
-Plotly's own figures have a button that uploads the chart to a cloud service, and a logo that is a link. A page can be written
-without them, but a notebook shows a figure with plotly's configuration. So all our figures are of this class: the button is
-removed in the figure itself, which every way to show it respects, and the configuration in every way that we are asked to
-show it.
+Plotly's figures have a button that uploads the chart to a cloud service, and a logo with a link. A page can be written without
+them, but a notebook shows a figure with plotly's configuration. This class removes the button in the figure itself, and sets the
+configuration in every method that shows or writes it.
 """
 
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 CONFIG = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
-"""Plotly's configuration of every page; all versions that we allow know these names."""
+"""Plotly's configuration of every page; all supported versions have these names."""
 UPLOADS = ("sendChartToCloud", "sendDataToCloud", "editInChartStudio")
-"""The buttons that upload, by their names in all versions of plotly.js."""
+"""The names of upload buttons in all versions of plotly.js."""
 
 
 class Figure(go.Figure):
-    """A plotly figure without buttons that upload or links that lead elsewhere.
+    """A plotly figure without upload buttons and external links.
 
     >>> Figure().layout.modebar.remove[0]
     'sendChartToCloud'
@@ -40,7 +39,7 @@ class Figure(go.Figure):
         return super()._repr_mimebundle_(include, exclude, validate, **_configured(kwargs))
 
     def _ipython_display_(self) -> None:
-        """As plotly's own, through our `show`."""
+        """As plotly's method, but with `show` of this class."""
         import plotly.io as pio
 
         if pio.renderers.render_on_display and pio.renderers.default:
@@ -50,7 +49,7 @@ class Figure(go.Figure):
 
 
 def subplots(**options: Any) -> Figure:
-    """Panels side by side; options as plotly's `make_subplots` takes them."""
+    """Panels side by side; options of plotly's `make_subplots`."""
     from plotly.subplots import make_subplots
 
     figure = Figure()
@@ -59,5 +58,5 @@ def subplots(**options: Any) -> Figure:
 
 
 def _configured(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a call, with our configuration below the caller's own."""
+    """The options of a call, with `CONFIG` as the default of `config`."""
     return {**options, "config": {**CONFIG, **(options.get("config") or {})}}

@@ -1,13 +1,14 @@
 """Heat maps of node scores: layers × heads, or nodes × positions.
 
-Where scores have a sign, blue is positive, vermilion negative and white is 0, and the scale is symmetric about 0; sizes, which
-have none, go from white (0) to green. `circuits.results.quantity` knows which is which. Grey cells were not measured.
+If scores have a sign, blue is positive, vermilion negative and white is 0, and the scale is symmetric about 0; sizes, which
+have no sign, go from white (0) to green (`circuits.results.quantity`). Grey cells were not measured.
 """
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from circuits.errors import InputError
 from circuits.plots.figure import Figure, subplots
@@ -26,15 +27,14 @@ PANELS = {
     "neurons": "neurons",
     "": "nodes",
 }
-"""Kinds of nodes in the order of their panels, and what a panel is called."""
+"""Kinds of nodes in the order of their panels, and the titles of panels."""
 LABELLED = 48
-"""Rows that can each have a label; more are labelled by layer."""
+"""The largest number of rows that each have a label; more are labelled by layer."""
 _NAME = re.compile(r"a(\d+)\.((?:h|kv)\d+)(?:<([qkv])>)?|m(\d+)(?:\.(n\d+))?|(input)")
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a node belongs: its panel, its layer (-1: `input`, below the first) and its column in a map of layers."""
+class _Place(NamedTuple):
+    """The panel of a node, its layer (-1 for `input`, below the first) and its column in a map of layers."""
 
     kind: str
     layer: int
@@ -42,11 +42,11 @@ class _Place:
 
 
 def _place(name: str) -> _Place | None:
-    """None for nodes patched together, which have no place of their own."""
-    found = _NAME.fullmatch(name)
-    if not found:
+    """The place of a node; None for nodes patched together."""
+    match = _NAME.fullmatch(name)
+    if not match:
         return None
-    layer, head, part, mlp, neuron, _ = found.groups()
+    layer, head, part, mlp, neuron, _ = match.groups()
     if layer is not None:
         return _Place(part or "heads", int(layer), head)
     if mlp is not None:
@@ -59,12 +59,12 @@ class _Panel:
     """One grid of cells.
 
     Attributes:
-        title: above it.
+        title: above the grid.
         rows: labels, from below.
         columns: labels, from the left.
         cells: (row, column) -> number of the score.
-        names: of the rows' axis and of the columns'.
-        breaks: rows in front of which a line is drawn.
+        names: of the axes of rows and columns.
+        breaks: rows before which a line is drawn.
     """
 
     title: str
@@ -76,7 +76,7 @@ class _Panel:
 
 
 def node_heatmap(scores: NodeScores, normalised: bool = False) -> Figure:
-    """Layers × heads, with the MLPs as a column of their own; queries, keys, values and neurons have a panel each.
+    """Layers × heads, with a column for the MLPs; queries, keys, values and neurons have their own panels.
 
     Args:
         scores: without positions.
@@ -106,7 +106,7 @@ def _layer_panels(places: Sequence[_Place], window: str) -> list[_Panel]:
         columns = sorted({p.column for p in places if p.kind == kind}, key=lambda column: (len(column), column))
         cells = {(layers.index(p.layer), columns.index(p.column)): i for i, p in enumerate(places) if p.kind == kind}
         if cells:
-            # The MLPs' column is too narrow for a title: its tick says it.
+            # The column of MLPs is too narrow for a title; its tick has the name.
             across = "" if kind == "mlp" else PANELS[kind] + (f"<br>{window}" if window else "")
             rows = ["input" if layer < 0 else str(layer) for layer in layers]
             panels.append(_Panel("", rows, columns, cells, ("" if panels else "layer", across)))
@@ -114,11 +114,11 @@ def _layer_panels(places: Sequence[_Place], window: str) -> list[_Panel]:
 
 
 def position_heatmap(scores: NodeScores, tokens: Sequence[str] | None = None, normalised: bool = False) -> Figure:
-    """Nodes × positions, layers upward; MLPs, heads, queries … have a panel each.
+    """Nodes × positions, with layers going up; MLPs, heads, queries … have their own panels.
 
     Args:
         scores: with positions.
-        tokens: what is written under each position; None: the scores' own labels (roles, or token numbers).
+        tokens: the label of each position; None: the labels of the scores (roles, or token numbers).
         normalised: effects as a share of mean(clean) - mean(corrupted).
 
     Raises:
@@ -160,7 +160,7 @@ def _figure(
     scores: NodeScores, panels: Sequence[_Panel], normalised: bool, row_height: int, column_width: int
 ) -> Figure:
     shares = scores.normalised() if normalised else scores.values
-    # A size has no sign to turn, whichever of the two runs has more of the metric.
+    # A size stays positive, whichever of the two runs has more of the metric.
     values = (shares if scores.signed else shares.abs()).flatten().tolist()
     texts = [escaped(text).replace("\n", "<br>") for text in hover(scores, values, normalised)]
     widths = [max(1.0, min(column_width, 900 / len(panel.columns))) * len(panel.columns) for panel in panels]
@@ -195,7 +195,7 @@ def _figure(
 
 
 def _colour_limit(values: Sequence[float]) -> float:
-    """Where the colours end: at the largest effect, but for a few that stand out and would leave all others pale."""
+    """The limit of the colour scale: the largest effect, without a few outliers that would leave all others pale."""
     sizes = sorted((abs(value) for value in values if math.isfinite(value)), reverse=True)
     few = min(12, max(len(sizes) // 100, int(len(sizes) >= 10)))
     cut = 0
@@ -205,7 +205,7 @@ def _colour_limit(values: Sequence[float]) -> float:
 
 
 def _write_beyond(figure: Figure, column: int, panel: _Panel, values: Sequence[float], limit: float) -> None:
-    """Cells beyond the colours carry their value."""
+    """Writes the value into cells beyond the colour scale."""
     if _fine(panel):
         return
     for (y, x), i in panel.cells.items():
@@ -215,11 +215,11 @@ def _write_beyond(figure: Figure, column: int, panel: _Panel, values: Sequence[f
 
 
 def _set_title(figure: Figure, scores: NodeScores, notes: Sequence[str], inner_width: float, inner_height: int) -> None:
-    """Title, subtitle and notes, and a size at which all of them and the cells fit."""
+    """Sets title, subtitle and notes, and a size at which they and the cells fit."""
     title, facts = figure_title(scores)
     lines = [facts, ", ".join(notes)] if notes else [facts]
     margin = {"l": 100, "t": 140, "b": 90}
-    # Never narrower than the title, which is set in 16 and 12 points; what is left over goes to the right.
+    # At least as wide as the title, in 16 and 12 points; the remaining space is on the right.
     width = max(inner_width + 250, 60 + max(8.6 * len(title), *(6.2 * len(line) for line in lines)))
     subtitle = {"text": "<br>".join(map(escaped, lines)), "font": {"size": 12}}
     figure.update_layout(
@@ -231,7 +231,7 @@ def _set_title(figure: Figure, scores: NodeScores, notes: Sequence[str], inner_w
 
 
 def _fine(panel: _Panel) -> bool:
-    """Too fine for lines between the cells, and for anything written into them."""
+    """Whether cells are too small for lines between them and text in them."""
     return len(panel.rows) > LABELLED or len(panel.columns) > 2 * LABELLED
 
 

@@ -1,4 +1,4 @@
-"""What a heat map says of itself, from the provenance of its scores: what was patched, how, and in which unit."""
+"""Titles and labels of heat maps, from the provenance of scores: what was patched, how, and the unit."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,17 @@ from typing import Any
 from circuits.results.node_scores import NodeScores
 
 WRITTEN = {"coar": "COAR", "atp_star": "AtP*"}
-"""Methods whose names are not words."""
+"""Names of methods that are not words."""
 
 
 def short(name: str, longest: int = 24) -> str:
-    """A node's name; nodes patched together by the first and their number."""
+    """A node's name; for nodes patched together the first, the last and their number."""
     parts = name.split("+")
     return name if len(name) <= longest or len(parts) == 1 else f"{parts[0]} … {parts[-1]} ({len(parts)})"
 
 
 def windows(scores: NodeScores) -> str:
-    """`windows of 3 layers`; empty where layers were patched one by one."""
+    """`windows of 3 layers`; empty if layers were patched one by one."""
     size = _option(scores, "window", 1)
     return f"windows of {size} layers" if isinstance(size, int) and size > 1 else ""
 
@@ -46,14 +46,14 @@ def figure_title(scores: NodeScores) -> tuple[str, str]:
 
 
 def colour_bar_title(scores: NodeScores, normalised: bool) -> str:
-    """What the colours measure, with the unit."""
+    """The quantity of the colours, with its unit."""
     if normalised:
         return f"{scores.quantity.name} / {'(clean − corrupted)' if scores.signed else '|clean − corrupted|'}"
     return scores.quantity.label
 
 
 def hover(scores: NodeScores, values: Sequence[float], normalised: bool) -> list[str]:
-    """What each score says of itself: name and position, effect, standard error."""
+    """The text of each score: name and position, effect, standard error."""
     errors = (scores.normalised_stderr() if normalised else scores.stderr).flatten().tolist()
     quantity = scores.quantity
     unit = "" if normalised or not quantity.unit else f" {quantity.unit}"
@@ -72,6 +72,6 @@ def _option(scores: NodeScores, name: str, default: Any) -> Any:
 
 
 def _name(value: object) -> str:
-    """Models and files on disk by their last part."""
+    """The last part of a path, other names unchanged."""
     text = str(value)
     return os.path.basename(text.rstrip("/")) if os.path.isabs(text) else text

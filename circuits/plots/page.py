@@ -1,7 +1,7 @@
-"""What all figures share: colours, how text is written, and pages that work offline.
+"""Colours, text and offline pages of all figures.
 
-Colours are the blue and vermilion of Okabe and Ito (2008): they stay apart for colour-blind readers and in black and
-white, where width carries the size of an effect and dashes its sign.
+Colours are the blue and vermilion of Okabe and Ito (2008), which colour-blind readers can distinguish. In black and white, width
+shows the size of an effect and dashes its sign.
 """
 
 import html
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from circuits.files.atomic import replacing
+from circuits.files.atomic import replacing, write_text
 from circuits.plots.figure import CONFIG
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#5f6b7a"
 SIZE = "#009E73"
-"""Of scores without sign: neither of the two above."""
+"""The colour of scores without sign."""
 NOT_MEASURED = "#e4e7eb"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1f26; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; }
@@ -32,12 +32,7 @@ pre, code { font: .85rem/1.45 ui-monospace, monospace; } pre { background: #f4f6
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under headings; numbers are flush right.
-
-    Attributes:
-        headings: one a column.
-        rows: cells as text.
-    """
+    """A table of text; columns of numbers are aligned to the right."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -58,18 +53,18 @@ class Section:
 
 
 def escaped(text: str) -> str:
-    """Text as plotly shows it: it reads `<q>` as a tag and leaves it out."""
+    """Text for plotly, which takes `<q>` for a tag and leaves it out."""
     return html.escape(text, quote=False)
 
 
 def write_html(figure: go.Figure, path: str | Path) -> None:
-    """Writes a figure as one page that works offline and has no button that uploads anything."""
+    """Writes a figure as one page that works offline, without upload buttons."""
     with replacing(path) as temporary:
         figure.write_html(temporary, include_plotlyjs=True, full_html=True, config=CONFIG)
 
 
 def write_page(title: str, sections: Sequence[Section], path: str | Path) -> None:
-    """Writes sections as one page that works offline and prints; all text is escaped."""
+    """Writes sections as one page that works offline and can be printed; all text is escaped."""
     parts, script = [], True
     for section in sections:
         parts.append(f"<h2>{html.escape(section.heading)}</h2>")
@@ -88,8 +83,7 @@ def write_page(title: str, sections: Sequence[Section], path: str | Path) -> Non
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _table(table: Table) -> str:

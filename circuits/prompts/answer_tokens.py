@@ -1,8 +1,8 @@
-"""Which token an answer is: the one that follows its prompt when both are written as one text.
+"""The token of an answer: the one that follows the prompt when both are encoded as one text.
 
-Alone, a word is read otherwise than behind a prompt: tokenizers in the manner of sentencepiece (Llama 2, Mistral 0.1,
-TinyLlama) put a space before any text, so that `" Mary"` alone is two tokens, and behind a prompt one. So an answer is
-encoded behind its prompt, and only where the two merge (`"17"` and `"00"` may be read as `"1700"`) by itself.
+Tokenizers such as sentencepiece (Llama 2, Mistral 0.1, TinyLlama) put a space before any text, so that `" Mary"` is two tokens
+alone, but one after a prompt. So an answer is encoded after its prompt, and alone only if the two merge (`"17"` and `"00"` may
+become `"1700"`).
 """
 
 from collections.abc import Sequence
@@ -11,41 +11,45 @@ from circuits.prompts.pair import Encoder, Pair
 
 
 def continuation(model: Encoder, text: str, more: str) -> list[int] | None:
-    """The tokens that `more` adds to `text`; None where the end of `text` and `more` merge."""
+    """The tokens that `more` adds to `text`; None if the two merge."""
     head, whole = model.encode(text), model.encode(text + more)
     return whole[len(head) :] if whole[: len(head)] == head else None
 
 
 def by_itself(model: Encoder, more: str) -> list[int]:
-    """The tokens of `more` at the beginning of nothing, without a space that the tokenizer puts before any text."""
-    plain = list(model.tokenizer(more, add_special_tokens=False)["input_ids"])
+    """The tokens of `more` alone, without a space that the tokenizer puts before any text."""
+    plain = _alone(model, more)
     after = continuation(model, "\n", more) if _puts_a_space_first(model) else None
     return plain if after is None else after
 
 
 def answer_tokens(model: Encoder, prompt: str | None, answer: str) -> list[int]:
-    """The tokens of an answer behind a prompt, or by itself where only that is one token.
+    """The tokens of an answer after a prompt, or alone if only that is one token.
 
     Args:
-        model: whose tokenizer reads them.
-        prompt: the text behind which the answer is expected; None: it is not known.
-        answer: with its space, if it follows one.
+        model: a model with a tokenizer.
+        prompt: the text before the answer; None: unknown.
+        answer: with its leading space, if it has one.
     """
     follows = None if prompt is None else continuation(model, prompt, answer)
     if follows is not None and len(follows) == 1:
         return follows
-    plain = list(model.tokenizer(answer, add_special_tokens=False)["input_ids"])
+    plain = _alone(model, answer)
     return next((ids for ids in (by_itself(model, answer), plain) if len(ids) == 1), follows or plain)
 
 
+def _alone(model: Encoder, text: str) -> list[int]:
+    return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def is_unknown(model: Encoder, token: int, answer: str) -> bool:
-    """Whether the token is the tokenizer's mark for what it does not know."""
+    """Whether the token is the tokenizer's token for unknown text."""
     mark = getattr(model.tokenizer, "unk_token", None)
     return mark is not None and token == model.tokenizer.unk_token_id and answer.strip() != str(mark)
 
 
 def written(model: Encoder, tokens: Sequence[int]) -> str | None:
-    """The tokens as text, without BOS; None where that text is read as other tokens."""
+    """The tokens as text, without BOS; None if that text is encoded as other tokens."""
     if not tokens or max(tokens) >= model.d_vocab:
         return None
     text = decoded(model, tokens)
@@ -53,12 +57,12 @@ def written(model: Encoder, tokens: Sequence[int]) -> str | None:
 
 
 def spaced(model: Encoder, pair: Pair) -> str | None:
-    """The pair's first answer with a space before it, where it has none and would be another single token."""
+    """The pair's first answer with a leading space, if it has none and would then be another single token."""
     return _spaced(model, pair, pair.answers[0])
 
 
 def spaced_distractor(model: Encoder, pair: Pair) -> str | None:
-    """A distractor with a space before it, where the answer has one and the distractor, a word, would be another single token."""
+    """A distractor with a leading space, if the answer has one, and the distractor is a word that would be another single token."""
     bare = [distractor for distractor in pair.distractors if not _is_marked(model, distractor)]
     if not bare or spaced(model, pair) is not None or not _has_space(model, pair, pair.answers[0]):
         return None
@@ -67,7 +71,7 @@ def spaced_distractor(model: Encoder, pair: Pair) -> str | None:
 
 
 def _is_marked(model: Encoder, token: int) -> bool:
-    """Whether a tokenizer's own name of a token begins with its mark for a space."""
+    """Whether the tokenizer's name of a token begins with its sign for a space."""
     named = getattr(model.tokenizer, "convert_ids_to_tokens", None)
     return named is not None and str(named(token)).startswith(("Ġ", "▁"))
 
@@ -99,6 +103,6 @@ def decoded(model: Encoder, tokens: Sequence[int]) -> str:
 
 
 def _puts_a_space_first(model: Encoder) -> bool:
-    """Whether a word alone is read as the same word behind a space."""
-    one, two = (list(model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("a", "a a"))
+    """Whether a word alone has the same token as after a space."""
+    one, two = (_alone(model, text) for text in ("a", "a a"))
     return two == one * 2

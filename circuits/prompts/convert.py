@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from circuits.errors import InputError, PairsError
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.files.untrusted import check_plain
 from circuits.prompts.columns import Columns, Record
 from circuits.prompts.metadata import Metadata
@@ -80,9 +80,8 @@ def write_converted(rows: Converted, path: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for record in rows.records:
-            file.write(json.dumps({"source": rows.name, **record}, ensure_ascii=False) + "\n")
+    lines = (json.dumps({"source": rows.name, **record}, ensure_ascii=False) + "\n" for record in rows.records)
+    write_text(path, lines)
 
 
 def _check_texts(record: Record, where: str) -> None:

@@ -1,7 +1,7 @@
-"""One pair of prompts, and all that can be wrong with it.
+"""One pair of prompts, and its checks.
 
-Pairs come from files, lists, tensors and tasks. Whatever their way in, they pass the checks here, with the same
-messages: where it is (a line or a pair's number), what was found, what was expected, what to do.
+Pairs come from files, lists, tensors and tasks. All pass the same checks, whose messages say where the fault is (a line or the
+number of a pair), what was given, what was expected, and what to do.
 """
 
 import reprlib
@@ -22,7 +22,7 @@ LARGEST = 2**63 - 1  # what a tensor of ids can hold
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What pairs and tasks need of a model; a `circuits.Model` has it.
+    """The parts of a `circuits.Model` that pairs and tasks use.
 
     Attributes:
         tokenizer: a Hugging Face tokenizer, or None.
@@ -40,13 +40,13 @@ class Encoder(Protocol):
     @property
     def n_ctx(self) -> int: ...
     def encode(self, text: str) -> list[int]:
-        """The token ids of a prompt, with the tokenizer's BOS token before them, if it has one."""
+        """The token ids of a prompt, after the tokenizer's BOS token if it has one."""
         ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Roles(Mapping[str, int]):
-    """Names for token positions, such as `IO` or `S2`: a mapping that cannot change, and so can be hashed.
+    """Names for token positions, such as `IO` or `S2`: an immutable mapping, which can be hashed.
 
     >>> roles = Roles.of({"IO": 4, "end": 14})
     >>> roles["IO"], roles == {"end": 14, "IO": 4}
@@ -84,17 +84,17 @@ NO_ROLES = Roles()
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One pair of prompts; made by `PromptPairs`, which checks it.
+    """One pair of prompts; `PromptPairs` checks it.
 
     Attributes:
-        clean: token ids of the prompt that shows the behaviour.
-        corrupted: token ids of its minimal change that does not; as long as `clean`.
+        clean: token ids of the prompt with the behaviour.
+        corrupted: token ids of the minimal change without it; as long as `clean`.
         answers: ids of the right next tokens, at least one.
         distractors: ids of the wrong next tokens; may be empty.
         position: index of the token whose logits are read.
         roles: name -> token index.
-        clean_text, corrupted_text: the prompts as text, where known; for display only.
-        metadata: what its file says beyond that.
+        clean_text, corrupted_text: the prompts as text, if known; only for display.
+        metadata: further entries of its file.
     """
 
     clean: TokenIds
@@ -118,7 +118,7 @@ class Pair:
 
 
 def show(value: object) -> str:
-    """`value` for a message: short, whatever it is.
+    """Any value as short text, for a message.
 
     >>> show("a" * 1000), show(10**5000)
     ("'aaaaaaaaaaa...aaaaaaaaaaaa'", 'a number of 16610 bits')
@@ -129,12 +129,12 @@ def show(value: object) -> str:
 
 
 def plain(value: object) -> object:
-    """Tensors, arrays and their scalars as Python's own lists and numbers; anything else as it is."""
+    """Tensors, arrays and their scalars as Python lists and numbers; other values unchanged."""
     return tolist() if callable(tolist := getattr(value, "tolist", None)) else value
 
 
 def as_index(value: object, what: str, where: str) -> int:
-    """`value` as a whole number from 0 that is no boolean."""
+    """`value` as a whole number from 0; booleans are refused."""
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= LARGEST:
         kind = f" ({type(number).__name__})" if not isinstance(number, int) or isinstance(number, bool) else ""
@@ -148,7 +148,7 @@ def as_ids(value: object, what: str, where: str) -> TokenIds:
     if not isinstance(ids, list | tuple):
         raise PairsError(f"{where}: {what} is {show(ids)} ({type(ids).__name__}); expected a list of token ids")
     if all(type(token) is int and 0 <= token <= LARGEST for token in ids):
-        return tuple(ids)  # no copy of what is a tuple already
+        return tuple(ids)  # without a copy if it is a tuple
     return tuple(as_index(token, f"{what}, entry {i},", where) for i, token in enumerate(ids))
 
 
@@ -158,7 +158,7 @@ def as_roles(value: object, where: str) -> Roles:
         raise PairsError(f"{where}: roles are {show(value)}; expected names with token indices, such as {{'IO': 4}}")
     for name in value:
         as_text(name, "a role's name", where)
-    entries = value.entries if isinstance(value, Roles) else value.items()  # which need no dictionary
+    entries = value.entries if isinstance(value, Roles) else value.items()  # faster than a dictionary
     return Roles.of({name: as_index(index, f"role {show(name)}", where) for name, index in entries})
 
 
@@ -174,11 +174,7 @@ def as_text(value: object, what: str, where: str) -> str:
 
 
 def check_pair(pair: Pair, where: str) -> None:
-    """Refuse a pair whose parts don't fit together.
-
-    Raises:
-        PairsError: naming `where`.
-    """
+    """Refuses a pair whose parts do not fit together; the message names `where`."""
     for what in ("clean", "corrupted", "answers", "distractors"):
         _check_type(getattr(pair, what), tuple, what, where)
         as_ids(getattr(pair, what), what, where)
@@ -207,17 +203,12 @@ def _check_length(pair: Pair, where: str) -> None:
         )
     if length == 0:
         raise PairsError(f"{where}: the prompts have no tokens; give at least one (a text needs a BOS token or a word)")
+    outside = f"outside the prompt; it has {length} tokens, so 0 to {length - 1}"
     if as_index(pair.position, "position", where) >= length:
-        raise PairsError(
-            f"{where}: position {show(pair.position)} is outside the prompt; "
-            f"it has {length} tokens, so 0 to {length - 1}"
-        )
+        raise PairsError(f"{where}: position {show(pair.position)} is {outside}")
     for name, index in pair.roles.entries:
         if index >= length:
-            raise PairsError(
-                f"{where}: role {show(name)} is at {show(index)}, outside the prompt; "
-                f"it has {length} tokens, so 0 to {length - 1}"
-            )
+            raise PairsError(f"{where}: role {show(name)} is at {show(index)}, {outside}")
 
 
 def _check_answers(pair: Pair, where: str) -> None:
@@ -238,11 +229,7 @@ def _check_answers(pair: Pair, where: str) -> None:
 
 
 def check_for(pair: Pair, model: Encoder, where: str) -> None:
-    """Refuse a pair that the model cannot read.
-
-    Raises:
-        PairsError: naming `where`.
-    """
+    """Refuses a pair that the model cannot read; the message names `where`."""
     if len(pair) > model.n_ctx:
         raise UnfitError(
             "longer than the model reads",
@@ -258,7 +245,7 @@ def check_for(pair: Pair, model: Encoder, where: str) -> None:
 
 
 def check_provenance(source: object, seed: object, metric: object, where: str) -> None:
-    """Refuse a source, seed or metric name that cannot be recorded."""
+    """Refuses a source, seed or metric name that cannot be recorded."""
     as_text(source, "source", where)
     as_text(metric, "metric", where)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) > LARGEST):

@@ -1,9 +1,8 @@
-"""Prompt pairs: the question that every method is asked.
+"""Prompt pairs, the input of every method.
 
-A pair is a clean prompt, its corrupted twin of equal length, and the tokens that are right and wrong after it.
-Everything that can be wrong with a researcher's data is refused here, once, so that no method has to look again:
-`PromptPairs` that exist are valid. They hold token ids (text is kept for display only), so a model without a tokenizer
-works as well.
+A pair is a clean prompt, a corrupted prompt of equal length, and the tokens that are right and wrong after it. `PromptPairs` are
+checked when they are made, so that methods need no checks. They hold token ids (text is only for display), so that models
+without a tokenizer work too.
 """
 
 import hashlib
@@ -42,6 +41,7 @@ from circuits.prompts.reading import Reading
 from circuits.prompts.records import table_of
 from circuits.prompts.tables import Table, read_table
 from circuits.prompts.unfit import Unfit
+from circuits.shown import Shown
 
 __all__ = ["Encoder", "Pair", "PairBatch", "PromptPairs", "Roles"]
 
@@ -54,13 +54,13 @@ class PairBatch:
     """Pairs of one length, as tensors.
 
     Attributes:
-        index: where each pair stands in its `PromptPairs`: `out[batch.index] = result` puts results back in order.
-        clean, corrupted: token ids; there is never padding.
+        index: the number of each pair in its `PromptPairs`: `out[batch.index] = result` restores their order.
+        clean, corrupted: token ids, without padding.
         position: the token whose logits are read.
-        answers, distractors: token ids, filled up with 0 where a pair has fewer than others.
-        answers_mask, distractors_mask: False at the filling.
-        prefix: number of leading tokens in which every pair's two prompts agree; at most the smallest position, so that
-            the tokens after the prefix include all that is read.
+        answers, distractors: token ids, padded with 0 if a pair has fewer than others.
+        answers_mask, distractors_mask: False at the padding.
+        prefix: number of leading tokens that are equal in both prompts of every pair; at most the smallest position, so
+            that logits are read only after the prefix.
     """
 
     index: Int[Tensor, "batch"]
@@ -82,22 +82,22 @@ class PairBatch:
 
 
 @dataclass(frozen=True, repr=False)
-class PromptPairs:
-    """Pairs of prompts, in order; every field holds one entry a pair.
+class PromptPairs(Shown):
+    """Pairs of prompts, in order; every field has one entry per pair.
 
     Attributes:
         clean, corrupted, answers, distractors: token ids, see `Pair`.
         positions: index of the token whose logits are read.
         roles: name -> token index.
-        texts: the clean and the corrupted prompt as text, None where unknown.
-        source: where the pairs come from: a task, a file, or `tokens`.
+        texts: the clean and the corrupted prompt as text, None if unknown.
+        source: the origin of the pairs: a task, a file, or `tokens`.
         seed: the seed they were drawn with, if any.
         metric: name of the metric that suits them.
-        metadata: what their file says beyond that; empty where nothing.
-        unfit: pairs of their file that were left out, see `from_records`; None: there were none.
+        metadata: further entries of their file.
+        unfit: pairs of their file that were left out, see `from_records`; None: none.
 
     Raises:
-        PairsError: something in them cannot be used; messages count pairs from 0, as `pairs[17]` does.
+        PairsError: a pair is invalid; messages count pairs from 0, as `pairs[17]` does.
 
     >>> clean, corrupted = [[0, 5, 6], [0, 7, 6]], [[0, 7, 6], [0, 5, 6]]
     >>> pairs = PromptPairs.from_tokens(clean, corrupted, answers=[8, 9], distractors=[9, 8])
@@ -129,8 +129,8 @@ class PromptPairs:
         if not self.metadata:
             object.__setattr__(self, "metadata", (NOTHING,) * n)
         for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts", "metadata"):
-            if (found := len(getattr(self, column))) != n:
-                raise PairsError(f"clean has {n} prompts, {column} {found} entries; give one for each pair")
+            if (entries := len(getattr(self, column))) != n:
+                raise PairsError(f"clean has {n} prompts, {column} {entries} entries; give one for each pair")
         for number, pair in enumerate(self):
             check_pair(pair, f"pair {number}")
         check_provenance(self.source, self.seed, self.metric, "pairs")
@@ -140,19 +140,10 @@ class PromptPairs:
         cls, pairs: Sequence[Pair], source: str = "tokens", seed: int | None = None, metric: str = "logit_difference"
     ) -> "PromptPairs":
         """`PromptPairs` of single pairs, in their order."""
-        return cls(
-            clean=tuple(pair.clean for pair in pairs),
-            corrupted=tuple(pair.corrupted for pair in pairs),
-            answers=tuple(pair.answers for pair in pairs),
-            distractors=tuple(pair.distractors for pair in pairs),
-            positions=tuple(pair.position for pair in pairs),
-            roles=tuple(pair.roles for pair in pairs),
-            texts=tuple(_texts(pair) for pair in pairs),
-            source=source,
-            seed=seed,
-            metric=metric,
-            metadata=tuple(pair.metadata for pair in pairs),
-        )
+        names = ("clean", "corrupted", "answers", "distractors", "roles", "metadata")
+        columns: Any = {name: tuple(getattr(pair, name) for pair in pairs) for name in names}
+        positions, texts = tuple(pair.position for pair in pairs), tuple(map(_texts, pairs))
+        return cls(**columns, positions=positions, texts=texts, source=source, seed=seed, metric=metric)
 
     @classmethod
     def from_tokens(
@@ -169,17 +160,17 @@ class PromptPairs:
         seed: int | None = None,
         metric: str = "logit_difference",
     ) -> "PromptPairs":
-        """Pairs from token ids, as lists, tensors or arrays. BOS is not added: the ids are taken as they are.
+        """Pairs from token ids, as lists, tensors or arrays. BOS is not added.
 
         Args:
-            clean, corrupted: one list of ids a pair, or a tensor [batch, pos].
-            answers, distractors: an id or a list of ids a pair; no distractors if left out.
-            positions: index of the token whose logits are read; the last one if left out.
+            clean, corrupted: a list of ids for each pair, or a tensor [batch, pos].
+            answers, distractors: an id or a list of ids for each pair; by default no distractors.
+            positions: index of the token whose logits are read; by default the last one.
             roles: a mapping from name to token index for each pair.
-            model: checks the ids; its tokenizer, if it has one, gives the prompts' texts.
+            model: checks the ids; its tokenizer, if it has one, gives the texts of the prompts.
 
         Raises:
-            PairsError: something in them cannot be used.
+            PairsError: a pair is invalid.
         """
         prompts = _ids(_column(clean, "clean"), "clean")
         n = len(prompts)
@@ -293,7 +284,7 @@ class PromptPairs:
         return replace(cls.from_pairs(made.pairs, **made.shared), unfit=made.unfit)
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """Write a file from which `from_jsonl` makes equal pairs, see `circuits.prompts.jsonl.write`."""
+        """Writes a file from which `from_jsonl` reads equal pairs, see `circuits.prompts.jsonl.write`."""
         jsonl.write(self, {"source": self.source, "seed": self.seed, "metric": self.metric}, path)
 
     def __len__(self) -> int:
@@ -303,9 +294,8 @@ class PromptPairs:
         return (self.pair(i) for i in range(len(self)))
 
     def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> "PromptPairs":
-        """The chosen pairs, always as `PromptPairs`; iterate, or call `pair(i)`, for single ones."""
-        all_of_them = range(len(self))
-        chosen = all_of_them[which] if isinstance(which, slice) else [_signed(i) for i in _listed(which)]
+        """The chosen pairs, always as `PromptPairs`; iterate, or call `pair(i)`, for single pairs."""
+        chosen = range(len(self))[which] if isinstance(which, slice) else [_signed(i) for i in _listed(which)]
         return self.from_pairs([self.pair(i) for i in chosen], self.source, self.seed, self.metric)
 
     def __repr__(self) -> str:
@@ -314,27 +304,29 @@ class PromptPairs:
         about = f"source={self.source!r}, seed={self.seed}, metric={self.metric!r}"
         return f"PromptPairs({len(self)} pair{'s' * (len(self) != 1)} of {tokens} tokens, {about})"
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per pair: both prompts as text (as token ids where the text is unknown), ids of answers and distractors,
+        the position whose logits are read, and the roles."""
+        return [
+            {
+                "clean": pair.clean_text or list(pair.clean), "corrupted": pair.corrupted_text or list(pair.corrupted),
+                "answers": list(pair.answers), "distractors": list(pair.distractors), "position": pair.position,
+                "roles": ", ".join(f"{name} {at}" for name, at in pair.roles.items()),
+            }
+            for pair in self
+        ]  # fmt: skip
+
     def pair(self, i: int) -> Pair:
         """Pair number i."""
-        return Pair(
-            self.clean[i],
-            self.corrupted[i],
-            self.answers[i],
-            self.distractors[i],
-            self.positions[i],
-            self.roles[i],
-            *self.texts[i],
-            self.metadata[i],
-        )
+        ids = (self.clean[i], self.corrupted[i], self.answers[i], self.distractors[i])
+        return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i], self.metadata[i])
 
     def prefix(self, i: int) -> int:
-        """The number of leading tokens in which pair i's prompts agree: the index of the first difference, if any."""
+        """The number of leading tokens that are equal in both prompts of pair i."""
         return self.pair(i).prefix
 
     def batches(self, batch_size: int) -> Iterator[PairBatch]:
-        """All pairs once, in batches of equal length, sorted by length and then by prefix.
-
-        The order of the pairs is the same for every batch size.
+        """All pairs in batches of equal length, sorted by length and then by prefix; the order does not depend on batch_size.
 
         Raises:
             PairsError: batch_size is not a whole number of at least 1.
@@ -368,16 +360,12 @@ class PromptPairs:
         )
 
     def validate_for(self, model: Encoder) -> None:
-        """Check that the model can read them.
-
-        Raises:
-            PairsError: an id outside the vocabulary, or a prompt longer than the context.
-        """
+        """Checks that the model can read them; PairsError for an id outside the vocabulary, or a prompt that is too long."""
         for number, pair in enumerate(self):
             check_for(pair, model, f"pair {number}")
 
     def digest(self) -> str:
-        """SHA-256 of all that a model is asked (not of texts, source, seed and metric), for provenance."""
+        """SHA-256 of the model's input (without texts, source, seed and metric), for provenance."""
         content = [
             [pair.clean, pair.corrupted, pair.answers, pair.distractors, pair.position, sorted(pair.roles.items())]
             for pair in self
@@ -391,7 +379,7 @@ def _texts(pair: Pair) -> tuple[str | None, str | None]:
 
 
 def _column(value: object, what: str) -> list[Any]:
-    """`value` as a list with one entry a pair."""
+    """`value` as a list with one entry per pair."""
     column = plain(value)
     if not isinstance(column, list | tuple):
         raise PairsError(f"{what} is {show(column)} ({type(column).__name__}); expected a list with one entry a pair")
@@ -409,7 +397,7 @@ def _listed(entry: object) -> list[Any] | tuple[Any, ...]:
 
 
 def _signed(index: object) -> int:
-    """An index into the pairs, which may count from the end."""
+    """An index of a pair, which may be negative."""
     number = plain(index)
     if isinstance(number, bool) or not isinstance(number, int):
         raise PairsError(f"pairs are chosen by whole numbers, a slice or a list of numbers, not by {show(number)}")
@@ -417,7 +405,7 @@ def _signed(index: object) -> int:
 
 
 def _filled(ids: list[TokenIds]) -> tuple[Int[Tensor, "batch most"], Bool[Tensor, "batch most"]]:
-    """Ragged ids as a tensor filled up with 0, and a mask that is False at the filling."""
+    """Ragged ids as a tensor padded with 0, and a mask that is False at the padding."""
     most = max(len(tokens) for tokens in ids)
     filled = torch.tensor([tokens + (0,) * (most - len(tokens)) for tokens in ids], dtype=torch.long)
     mask = torch.tensor([[i < len(tokens) for i in range(most)] for tokens in ids], dtype=torch.bool)

@@ -1,10 +1,12 @@
-"""Where prompt pairs come from: a task or a file, by what was typed."""
+"""Where prompt pairs come from: a task or a file, by name."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuits import plugins
 from circuits.errors import InputError
 from circuits.prompts.reading import SUFFIXES, Reading
 
@@ -15,43 +17,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where pairs come from: a task, or else a file."""
+    """Where pairs come from.
 
-    task: Any
+    Attributes:
+        given: a task, or its name; None: a file.
+        path: the file.
+    """
+
+    given: Any
     path: Path = Path()
+
+    @cached_property
+    def task(self) -> Any:
+        """The task, whose package is imported when it is first needed; None: the pairs come from a file."""
+        return plugins.load_task(self.given) if isinstance(self.given, str) else self.given
 
     def __call__(
         self, model: "Encoder", n: int | None, seed: int, one_length: bool = False, reading: Reading | None = None
     ) -> "PromptPairs":
-        """n pairs (None: 64 of a task, all of a file); with `one_length`, those of the most frequent length only.
+        """n pairs (None: 64 of a task, all of a file); with `one_length`, only those of the most frequent length.
 
         Raises:
-            InputError: `reading`, how a file is to be read, is given for a task.
+            InputError: the pairs cannot be used, or `reading`, which is for files, is given for a task.
         """
+        self.check(reading)
         if self.task is not None:
-            if reading not in (None, Reading()):
-                raise InputError("columns, skip-unfit, trust-ids and no-bos are for files of prompts, not for a task")
-            # A task of another package may know nothing of lengths.
-            return self.task.pairs(
-                model, n=64 if n is None else n, seed=seed, **({"one_length": True} if one_length else {})
-            )
+            options = {"one_length": True} if one_length else {}  # which a task of another package may not have
+            return self.task.pairs(model, n=64 if n is None else n, seed=seed, **options)
         from circuits.prompts.pairs import PromptPairs
 
         asked = replace(reading or Reading(), n=None if one_length else n)
         pairs = PromptPairs.from_file(self.path, model, **vars(asked))
         return replace(first_pairs(of_one_length(pairs), n), unfit=pairs.unfit) if one_length else pairs
 
+    def check(self, reading: Reading | None) -> None:
+        """Refuses choices for files where the pairs come from a task."""
+        if self.given is not None and reading not in (None, Reading()):
+            raise InputError("columns, skip-unfit, trust-ids and no-bos are for files of prompts, not for a task")
+
 
 def find_pairs(target: str) -> Source:
-    """The source of that name; refuses what is neither a task nor a file before any work."""
+    """The task or file of that name; InputError if there is neither."""
     path = Path(target)
     if path.suffix.lower() in SUFFIXES or path.is_file():
         if not path.is_file():
             raise InputError(f"there is no file {target}")
         return Source(None, path)
-    from circuits.plugins import find_task
-
-    return Source(find_task(target), path)
+    plugins.check_task(target)
+    return Source(target, path)
 
 
 def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":

@@ -14,20 +14,22 @@ biases) belong to no writer: they stay under every ablation.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.capture import Writes, capture_writes
 from circuits.engine.embedding import embedding_std
-from circuits.engine.hooks import Hook, inference_state
+from circuits.engine.hooks import Hook, TokenBatch, inference_state
+from circuits.engine.patch import Values, record_values
 from circuits.engine.prefix import Suffix
 from circuits.errors import InputError
+from circuits.graph.nodes import Site
 
 if TYPE_CHECKING:
     from circuits.model import Model
@@ -77,12 +79,18 @@ class RunAblation(Ablation):
     """An ablation whose values all come from one other run of the model."""
 
     @abstractmethod
-    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
-        """That run: its tokens, and hooks to put on."""
+    def run(self, model: "Model", suffix: Suffix) -> tuple[TokenBatch, list[Hook]]:
+        """That run: its prompts, and hooks to put on."""
 
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
-        tokens, hooks = self.run(model, suffix)
-        return capture_writes(model.bridge, model.architecture, tokens, suffix.position, suffix.cache(), hooks)[1]
+        return capture_writes(model.architecture, *self.run(model, suffix))[1]
+
+    def values(
+        self, model: "Model", suffix: Suffix, sites: Sequence[Site]
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Values]:
+        """The logits of that run, and the activations at which the sites sit."""
+        batch, hooks = self.run(model, suffix)
+        return record_values(model.architecture, batch, sites, hooks)
 
 
 class Interchange(RunAblation):
@@ -92,8 +100,8 @@ class Interchange(RunAblation):
     help: ClassVar[str] = "its value on the corrupted prompt"
     keeps_prefix = True
 
-    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
-        return suffix.corrupted, []
+    def run(self, model: "Model", suffix: Suffix) -> tuple[TokenBatch, list[Hook]]:
+        return suffix.corrupted_tokens, []
 
 
 class Zero(Ablation):
@@ -110,7 +118,7 @@ class Mean(Ablation):
     """A writer's mean over the clean prompts of a reference set and over their positions.
 
     Attributes:
-        reference: the set; None: the pairs that are asked about.
+        reference: the set; None: the pairs of the question.
     """
 
     reference: "PromptPairs | None" = None
@@ -143,7 +151,7 @@ class MeanPositional(Ablation):
     """A writer's mean, position by position, over the clean reference prompts of the same length.
 
     Attributes:
-        reference: the set; None: the pairs that are asked about.
+        reference: the set; None: the pairs of the question.
     """
 
     reference: "PromptPairs | None" = None
@@ -209,7 +217,7 @@ class Gaussian(Ablation):
                     known = ", ".join(roles) or "none"
                     raise InputError(f"gaussian ablation: pair {i} has no role {token!r} (its roles: {known})")
         with inference_state(model.bridge):
-            return _GaussianOn(self, pairs, self.scale * embedding_std(model.bridge, model.architecture))
+            return _GaussianOn(self, pairs, self.scale * embedding_std(model.architecture))
 
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
         raise NotImplementedError("prepare it first")
@@ -239,7 +247,7 @@ class _GaussianOn(RunAblation):
     def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
         return self.gaussian.prepared(model, pairs, batch_size)
 
-    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
+    def run(self, model: "Model", suffix: Suffix) -> tuple[TokenBatch, list[Hook]]:
         noise = torch.zeros(*suffix.clean.shape, int(model.bridge.cfg.d_model))
         for row, index in enumerate(suffix.batch.index.tolist()):
             pair = self.pairs.pair(index)
@@ -249,7 +257,7 @@ class _GaussianOn(RunAblation):
             generator = torch.Generator().manual_seed((self.gaussian.seed * 1_000_003 + index) % 2**63)
             noise[row, hit] = self.sigma * torch.randn(len(hit), noise.shape[-1], generator=generator)
         noise = noise.to(model.device, model.dtype)
-        return suffix.clean, [(model.architecture.blocks[0].resid_pre, lambda x: x + noise)]
+        return suffix.clean_tokens, [(model.architecture.blocks[0].resid_pre, lambda x: x + noise)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,9 +292,9 @@ class Resample(RunAblation):
             partners |= dict(zip(order, [*order[1:], order[0]], strict=True))
         return replace(self, partners=tuple(pairs.clean[partners[i]] for i in range(len(pairs))))
 
-    def run(self, model: "Model", suffix: Suffix) -> tuple[Int[Tensor, "batch pos"], list[Hook]]:
+    def run(self, model: "Model", suffix: Suffix) -> tuple[TokenBatch, list[Hook]]:
         tokens = torch.tensor([self.partners[i] for i in suffix.batch.index.tolist()], device=suffix.clean.device)
-        return tokens[:, suffix.start :], []
+        return suffix.with_tokens(tokens[:, suffix.start :]), []
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -297,7 +305,7 @@ def _clean_writes(model: "Model", pairs: "PromptPairs", batch_size: int) -> Iter
     with inference_state(model.bridge):
         for batch in pairs.batches(batch_size):
             batch = batch.to(model.device)
-            yield capture_writes(model.bridge, model.architecture, batch.clean, batch.position)[1]
+            yield capture_writes(model.architecture, TokenBatch(batch.clean, batch.position))[1]
 
 
 ABLATIONS: dict[str, type[Ablation]] = {
@@ -305,7 +313,11 @@ ABLATIONS: dict[str, type[Ablation]] = {
 }
 
 
-def get_ablation(ablation: str | Ablation) -> Ablation:
+AblationLike = str | Ablation
+"""An ablation by name, or as it is."""
+
+
+def get_ablation(ablation: AblationLike) -> Ablation:
     """An ablation by name or as it is.
 
     Raises:

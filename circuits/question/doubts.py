@@ -67,14 +67,14 @@ def about_prompts(model: Encoder, pairs: "PromptPairs", ablation: str | None = "
         pairs: prompt pairs.
         ablation: name of the one that replaces a value by that of the other prompt; None: it looks at the clean ones only.
     """
-    said = [] if ablation is None else _same(same_up_to_answer(pairs), len(pairs), ablation)
+    messages = [] if ablation is None else _same(same_up_to_answer(pairs), len(pairs), ablation)
     padding, token = padded(model, pairs)
     if padding:
-        said.append(
+        messages.append(
             f"{_which(padding, len(pairs))} a prompt has the padding token {token}: it counts as a token like any other and is "
             "attended to (give prompts without padding; pairs may have different lengths)"
         )
-    return said
+    return messages
 
 
 def about_answers(model: Encoder, pairs: "PromptPairs", answers: Answers) -> list[str]:
@@ -85,13 +85,17 @@ def about_answers(model: Encoder, pairs: "PromptPairs", answers: Answers) -> lis
         pairs: prompt pairs.
         answers: how well it answers them.
     """
-    said = [*_far_down(model, pairs, answers), *_without_its_space(model, pairs, answers), *_mixed_spaces(model, pairs)]
+    messages = [
+        *_far_down(model, pairs, answers),
+        *_without_its_space(model, pairs, answers),
+        *_mixed_spaces(model, pairs),
+    ]
     if answers.accuracy is not None and answers.accuracy < LOWEST_ACCURACY:
-        said.append(
+        messages.append(
             f"accuracy {answers.accuracy:.2f} is below {LOWEST_ACCURACY}: {model.name} hardly does this, so a circuit of it "
             "would explain little (use another model, or other words)"
         )
-    return said
+    return messages
 
 
 def padded(model: Encoder, pairs: "PromptPairs") -> tuple[list[int], str]:
@@ -106,13 +110,15 @@ def padded(model: Encoder, pairs: "PromptPairs") -> tuple[list[int], str]:
     pad, eos, *others = (getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos", "bos", "unk"))
     if pad is not None:
         alone = pad not in (eos, *others)
-        found = _with_padding(pairs, lambda text, position: alone or _fills_an_end(text, int(pad), position), int(pad))
-        if found:
-            return found, repr(str(tokenizer.pad_token))
+        numbers = _with_padding(
+            pairs, lambda text, position: alone or _fills_an_end(text, int(pad), position), int(pad)
+        )
+        if numbers:
+            return numbers, repr(str(tokenizer.pad_token))
     if eos is not None and eos != pad and not isinstance(eos, list):
-        found = _with_padding(pairs, lambda text, _: _is_repeated_at_an_end(text, int(eos)), int(eos))
-        if found:
-            return found, repr(str(tokenizer.eos_token))
+        numbers = _with_padding(pairs, lambda text, _: _is_repeated_at_an_end(text, int(eos)), int(eos))
+        if numbers:
+            return numbers, repr(str(tokenizer.eos_token))
     return [], ""
 
 

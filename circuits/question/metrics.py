@@ -8,6 +8,7 @@ is declared here, so that no method guesses.
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -171,7 +172,11 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def get_metric(metric: "str | Metric | MetricFunction") -> Metric:
+MetricLike = str | Metric | MetricFunction
+"""A metric by name, or as it is."""
+
+
+def get_metric(metric: MetricLike) -> Metric:
     """A metric by name, or the user's own function of (logits, targets) -> one number per prompt.
 
     Own functions are taken as "higher is more"; wrap them in a `Metric` to say otherwise.
@@ -186,7 +191,7 @@ def get_metric(metric: "str | Metric | MetricFunction") -> Metric:
         check_function(metric.name, metric.function)
         return metric
     if callable(metric):
-        name = getattr(metric, "__name__", "custom")
+        name = _name_of(metric)
         check_function(name, metric)
         return Metric(name, metric)
     if isinstance(metric, str) and metric in METRICS:
@@ -194,6 +199,13 @@ def get_metric(metric: "str | Metric | MetricFunction") -> Metric:
     near = get_close_matches(str(metric), METRICS, n=2)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise InputError(f"there is no metric {metric!r}{hint} (one of {', '.join(METRICS)})")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """What errors and provenance call the user's own metric: a partial is named after its function, an object after its class."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def targets_of(batch: Any, clean_logits: Tensor | None = None) -> Targets:

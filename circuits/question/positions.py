@@ -50,5 +50,5 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
 def place(label: str, batch: Batch, pairs: PromptPairs) -> Int[Tensor, " batch"]:
     """A label's position in each prompt of a batch, counted from the suffix's start; negative where it lies before it."""
     rows = batch.suffix.batch.index.tolist()
-    found = [pairs.roles[i][label] if label in pairs.roles[i] else int(label) for i in rows]
-    return torch.tensor(found, device=batch.suffix.clean.device) - batch.suffix.start
+    positions = [pairs.roles[i][label] if label in pairs.roles[i] else int(label) for i in rows]
+    return torch.tensor(positions, device=batch.suffix.clean.device) - batch.suffix.start

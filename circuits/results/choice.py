@@ -1,4 +1,4 @@
-"""How a circuit is chosen from scores: which rules there are, and which options go with which. See `circuits.results.selection`."""
+"""The options of the rules that choose a circuit from scores; see `circuits.results.selection`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,34 +11,28 @@ RULES = {
     "positive-share": ("share", "fill"),
     "optimal": ("by", "time_limit"),
 }
-"""The rules that take a number of edges, each with its options."""
+"""The rules that take a number of edges, and their options."""
 
 
 def check_choice(
     edges: int | None, threshold: float | None, select: str | None, by: str | None, fill: bool, share: float | None
 ) -> dict[str, Any]:
-    """Refuses what excludes each other among the ways to make a circuit of scores: so many edges by a rule, or a threshold.
-
-    Returns:
-        The rule's options.
-    """
-    if threshold is not None:
-        others = {"edges": edges, "select": select, "fill": fill or None, "share": share}
-        for name, value in others.items():
-            if value is not None:
-                raise InputError(
-                    f"a threshold and {name} exclude each other: a threshold takes every edge of at least that score, "
-                    f"and of the rules' options goes with 'by' alone"
-                )
-    rule = {
-        name: value for name, value in {"by": by, "fill": fill or None, "share": share}.items() if value is not None
-    }
+    """Refuses options that exclude each other: a number of edges chosen by a rule, or a threshold. Returns the rule's options."""
+    others = {"edges": edges, "select": select, "fill": fill or None, "share": share}
+    for name, value in others.items():
+        if threshold is not None and value is not None:
+            raise InputError(
+                f"a threshold and {name} exclude each other: a threshold takes every edge of at least that score, "
+                f"and of the rules' options goes with 'by' alone"
+            )
+    options = {"by": by, "fill": fill or None, "share": share}
+    rule = {name: value for name, value in options.items() if value is not None}
     check_rule(select or "top", rule)
     return rule
 
 
 def check_rule(rule: str, options: Mapping[str, Any]) -> None:
-    """Refuses an unknown rule, and options that are another rule's."""
+    """Refuses an unknown rule, and options of another rule."""
     if rule not in RULES:
         raise InputError(f"there is no selection rule {rule!r} (one of {', '.join(RULES)})")
     for name in options:

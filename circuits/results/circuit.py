@@ -1,4 +1,4 @@
-"""A circuit: a set of edges of a graph, and so of nodes. Everything outside it is ablated."""
+"""A circuit: a set of edges of a graph, and thereby of nodes. Everything else is ablated."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -14,25 +14,26 @@ from circuits.graph.graph import Graph, live_nodes
 from circuits.plain_torch import plain_methods
 from circuits.results.circuit_file import TABLES, Table
 from circuits.results.provenance import Provenance, frozen
+from circuits.shown import Shown
 
 if TYPE_CHECKING:
     import networkx as nx
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class Circuit:
-    """A set of edges, with the scores they were chosen by.
+@dataclass(frozen=True, eq=False, repr=False)
+class Circuit(Shown):
+    """A set of edges, with the scores by which they were chosen.
 
-    Two circuits are equal when they have the same edges of the same graph. Sets combine with `|`, `&`, `-`, `^` and
-    compare with `<=`; a combination keeps the left circuit's scores.
+    Circuits are equal if they have the same edges of the same graph. They combine with `|`, `&`, `-`, `^` and compare with `<=`;
+    a combination keeps the scores of the left circuit.
 
     Attributes:
-        graph: the graph it is part of.
+        graph: the graph of its edges.
         mask: True at its edges.
-        scores: per edge its score, NaN where it has none; None if no edge has.
-        stderr: the scores' standard errors, likewise.
-        provenance: where it comes from.
+        scores: the score of each edge, NaN for edges without one; None if no edge has one.
+        stderr: the standard errors of the scores, likewise.
+        provenance: its origin.
 
     >>> graph = Graph(n_layers=1, n_heads=2, n_kv_heads=2, mlps=(True,))
     >>> circuit = Circuit.from_edges(graph, ["input->a0.h1<v>", "a0.h1->logits"])
@@ -61,7 +62,7 @@ class Circuit:
 
     @classmethod
     def full(cls, graph: Graph) -> "Circuit":
-        """All edges: the model itself."""
+        """All edges: the whole model."""
         return cls(graph, graph.edge_mask.clone())
 
     @classmethod
@@ -71,7 +72,7 @@ class Circuit:
 
     @classmethod
     def from_edges(cls, graph: Graph, names: Iterable[str]) -> "Circuit":
-        """A circuit from the names of its edges; InputError for a name that is no edge, with the nearest ones."""
+        """A circuit from the names of its edges; InputError with the nearest names if an edge does not exist."""
         return cls(graph, graph.mask_of(names))
 
     @classmethod
@@ -84,10 +85,10 @@ class Circuit:
         stderr: Float[Tensor, " edge"] | None = None,
         provenance: Provenance | None = None,
     ) -> "Circuit":
-        """A circuit from the indices of its edges' writers and readers, in any order; an edge that is there twice counts once.
+        """A circuit from the indices of the writers and readers of its edges, in any order; duplicates count once.
 
-        `mask`, `scores` and `stderr` are made when they are first asked for: until then, a few edges of a model of seventy
-        billion parameters cost what a few edges cost, and not the 34 million pairs of writers and readers that it has.
+        `mask`, `scores` and `stderr` are made when they are first used. Until then a few edges of a model of 70 billion
+        parameters need little memory, although it has 34 million pairs of writers and readers.
 
         Raises:
             InputError: an edge that the graph does not have.
@@ -108,27 +109,26 @@ class Circuit:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Makes what `from_places` has put off."""
+            """Makes the tables of a circuit from `from_places`."""
             listed = self._listed
             if listed is None or name not in ("mask", *TABLES):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
             made = listed.mask(self.graph) if name == "mask" else listed.table(self.graph, name)
             return self.__dict__.setdefault(name, made)
 
-    # --- what is in it ------------------------------------------------------------------------------------------------
+    # --- contents -----------------------------------------------------------------------------------------------------
 
     @property
     def edges(self) -> tuple[str, ...]:
         """Names of its edges, in graph order."""
         names, ends = self.graph.writer_names, self.graph.reader_names
-        writers, readers = self._places()
-        return tuple(f"{names[w]}->{ends[r]}" for w, r in zip(writers.tolist(), readers.tolist(), strict=True))
+        return tuple(f"{names[w]}->{ends[r]}" for w, r in zip(*(i.tolist() for i in self._places()), strict=True))
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Names of the nodes that its edges touch, in graph order, `logits` last.
+        """Names of the nodes of its edges, in graph order, `logits` last.
 
-        An edge into a shared key/value head touches those heads of its group that write an edge; all, if none does.
+        An edge into a shared key/value head belongs to the heads of the group that write an edge; if none does, to all.
         """
         writers, readers = (index.unique().tolist() for index in self._places())
         writing = {self.graph.writer_names[w] for w in writers}
@@ -140,17 +140,17 @@ class Circuit:
         return tuple(w for w in self.graph.writer_names if w in touched) + logits
 
     def entries(self) -> list[tuple[int, int, float | None, float | None]]:
-        """Its edges in graph order: indices of writer and reader, score and standard error, None where it has none.
+        """Its edges in graph order: indices of writer and reader, score and standard error (or None).
 
-        For loops over all edges; asking the tensors for one at a time takes a hundred times as long.
+        For loops over all edges; looking up single entries of the tensors takes a hundred times as long.
         """
-        writers, readers = self._places()
+        writers, readers = (index.tolist() for index in self._places())
         columns = [self.column(name) for name in TABLES]
-        known = [[None] * len(writers) if column is None else _known(column) for column in columns]
-        return list(zip(writers.tolist(), readers.tolist(), *known, strict=True))
+        known = [[None] * len(writers) if column is None else map(_or_none, column.tolist()) for column in columns]
+        return list(zip(writers, readers, *known, strict=True))
 
     def column(self, name: Table) -> Float[Tensor, " edge"] | None:
-        """`scores` or `stderr` of its edges alone, in graph order, NaN where an edge has none; None if no edge has."""
+        """`scores` or `stderr` of its edges, in graph order, NaN for edges without one; None if no edge has one."""
         if self._listed is not None:
             return self._listed.columns[name]
         table = getattr(self, name)
@@ -167,9 +167,31 @@ class Circuit:
     def _listed(self) -> "_Listed | None":
         return self.__dict__.get("_put_off")
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per edge in graph order: its name, both ends, score and standard error (None where it has none)."""
+        names, ends = self.graph.writer_names, self.graph.reader_names
+        return [
+            {"edge": f"{names[w]}->{ends[r]}", "source": names[w], "target": ends[r], "score": score, "stderr": stderr}
+            for w, r, score, stderr in self.entries()
+        ]
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: -abs(row["score"] or 0))
+
+    def __getitem__(self, edge: str) -> float | None:
+        """An edge's score, None if it has none.
+
+        Raises:
+            InputError: no such edge, or one that is not in the circuit.
+        """
+        if edge not in self:
+            raise InputError(f"{edge} is not in this circuit of {len(self)} edges")
+        return self.score(edge)
+
     def score(self, edge: str) -> float | None:
-        """An edge's score, None if it has none."""
-        return _entry(self.scores, self.graph.edge_index(edge))
+        """The score of an edge, None if it has none."""
+        index = self.graph.edge_index(edge)
+        return None if self.scores is None else _or_none(float(self.scores[index]))
 
     def __len__(self) -> int:
         return int(self.mask.sum()) if self._listed is None else len(self._listed.writers)
@@ -207,7 +229,7 @@ class Circuit:
         return self._with(self.mask ^ self._same(other).mask)
 
     def __invert__(self) -> "Circuit":
-        """The complement: every edge of the graph that is not in this circuit."""
+        """The complement: the other edges of the graph."""
         return self._with(self.graph.edge_mask & ~self.mask)
 
     def __le__(self, other: "Circuit") -> bool:
@@ -226,12 +248,12 @@ class Circuit:
     # --- pruning ------------------------------------------------------------------------------------------------------
 
     def pruned(self) -> "Circuit":
-        """Without dead ends: only edges that lie on a path from `input` to `logits` remain.
+        """The circuit without dead ends: only the edges on a path from `input` to `logits`.
 
-        A head is on a path if any of q, k and v is. Removing what cannot reach `logits` never changes the metric (except
-        in post-norm models such as Gemma-2, where all heads of a layer share one norm).
-        Removing nodes without inputs does not change it under interchange ablation (they compute their corrupted
-        value); under others it ablates what such a node computes from nothing but constants.
+        A head is on a path if its q, k or v is. Removing edges that cannot reach `logits` never changes the metric (except in
+        post-norm models such as Gemma-2, where all heads of a layer share one norm). Removing nodes without inputs does not
+        change it under interchange ablation, where they compute their corrupted value; other ablations replace what such a node
+        computes from constants.
         """
         mask = self.mask & self._fed_from_input()
         alive = live_nodes(self.graph, mask)
@@ -239,14 +261,13 @@ class Circuit:
         return self._with(mask & torch.tensor(feeds)[None, :])
 
     def _fed_from_input(self) -> Bool[Tensor, "writer reader"]:
-        """Edges whose writer can be reached from `input`."""
+        """Edges whose writer is reachable from `input`."""
         fed = torch.zeros(self.graph.n_writers, dtype=torch.bool)
         fed[0] = True
-        positions = {name: i for i, name in enumerate(self.graph.writer_names)}
         for r, reader in enumerate(self.graph.reader_nodes):
             if bool((self.mask[:, r] & fed).any()):
                 for name in self.graph.nodes_fed_by(reader):
-                    fed[positions[name]] = True
+                    fed[self.graph.writer_index(name)] = True
         return fed[:, None].expand_as(self.mask)
 
     # --- other shapes -------------------------------------------------------------------------------------------------
@@ -272,7 +293,7 @@ class Circuit:
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Circuit":
-        """Reads what `to_json` wrote; InputError says what is wrong with any other file."""
+        """Reads what `to_json` wrote; InputError for any other file."""
         from circuits.results.circuit_file import read_json
 
         return cls.from_places(**read_json(path))
@@ -290,16 +311,14 @@ class Circuit:
 
 @dataclass(frozen=True)
 class _Listed:
-    """The edges of a circuit as a list, in graph order, and their columns."""
+    """The edges of a circuit as a list, in graph order, with their scores and standard errors."""
 
     writers: Int[Tensor, " edge"]
     readers: Int[Tensor, " edge"]
     columns: dict[Table, Float[Tensor, " edge"] | None]
 
     def mask(self, graph: Graph) -> Bool[Tensor, "writer reader"]:
-        mask = torch.zeros(graph.n_writers, graph.n_readers, dtype=torch.bool)
-        mask[self.writers, self.readers] = True
-        return mask
+        return graph.mask_at(torch.stack([self.writers, self.readers], 1))
 
     def table(self, graph: Graph, name: Table) -> Float[Tensor, "writer reader"] | None:
         column = self.columns[name]
@@ -310,21 +329,14 @@ class _Listed:
         return table
 
 
-def _known(column: Float[Tensor, " edge"]) -> list[float | None]:
-    return [None if value != value else value for value in column.tolist()]
-
-
-def _entry(tensor: Tensor | None, index: tuple[int, int]) -> float | None:
-    if tensor is None:
-        return None
-    value = float(tensor[index])
+def _or_none(value: float) -> float | None:
     return None if value != value else value
 
 
 def readers_by_node(graph: Graph) -> dict[str, list[int]]:
-    """The readers of every node that has any, by index; a shared key/value head's belong to all heads of its group."""
-    found: dict[str, list[int]] = {}
+    """The indices of the readers of each node that has any; those of a shared key/value head belong to all heads of the group."""
+    by_node: dict[str, list[int]] = {}
     for r, reader in enumerate(graph.reader_nodes):
         for node in graph.nodes_fed_by(reader) or ("logits",):
-            found.setdefault(node, []).append(r)
-    return found
+            by_node.setdefault(node, []).append(r)
+    return by_node

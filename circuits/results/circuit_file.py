@@ -1,29 +1,30 @@
-"""A circuit as a networkx MultiDiGraph and as node-link JSON; both ways, exactly.
+"""A circuit as a networkx MultiDiGraph and as node-link JSON; both can be read back exactly.
 
 Nodes: `id, kind, layer, head`, with kind `input`, `head`, `kv` (a key/value head that several query heads share), `mlp` or
-`logits`. Edges: `source, target, key` with key `q`, `k`, `v` or `in`, and `score`, `stderr` where known. Graph attributes:
-`schema`, `graph` (the model's five numbers) and `provenance`.
+`logits`. Edges: `source, target, key` with key `q`, `k`, `v` or `in`, and `score`, `stderr` if known. Graph attributes:
+`schema`, `graph` (the five numbers of the model) and `provenance`.
 
 An edge into a shared key/value head ends at that node (`a5.kv0`), whose attribute `heads` names the query heads that use
-it. Where paths through heads matter more than the exact round trip, `expand_groups` writes such an edge once per query head.
+it. With `expand_groups` there is such an edge for each query head, for work with paths through heads.
 
-A whole model of eight billion parameters has 805,681 edges, so files are read and written without a networkx graph, and
-checked with one look-up an edge; only where that fails is it asked what was wrong.
+A model of eight billion parameters has 805,681 edges. So files are read and written without a networkx graph, and an edge is
+checked with one look-up; only if that fails is the exact reason searched for.
 """
 
 import json
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import networkx as nx
 import torch
 
-from circuits.errors import InputError
-from circuits.files.atomic import replacing
-from circuits.files.untrusted import check_plain, check_schema, shown
+from circuits.errors import InputError, locating
+from circuits.files.atomic import write_text
+from circuits.files.untrusted import as_object, check_plain, check_schema, finite_number, shown
 from circuits.files.untrusted import read_json as read_plain_json
 from circuits.graph.graph import Graph, Reader
 from circuits.results.provenance import Provenance, frozen, plain
@@ -40,7 +41,7 @@ TABLES: tuple[Table, ...] = ("scores", "stderr")
 
 @runtime_checkable
 class Edges(Protocol):
-    """What is written of a circuit; see `circuits.Circuit`."""
+    """The parts of a `circuits.Circuit` that are written."""
 
     @property
     def graph(self) -> Graph: ...
@@ -57,8 +58,8 @@ def to_networkx(circuit: Edges, expand_groups: bool = False) -> nx.MultiDiGraph:
 
     Args:
         circuit: any circuit.
-        expand_groups: write edges into shared key/value heads once per query head instead of once per group. More edges
-            than the circuit has; `from_networkx` still gives the circuit back.
+        expand_groups: an edge for each query head instead of one for each shared key/value head. The graph then has more
+            edges than the circuit; `from_networkx` still gives the circuit back.
     """
     graph = circuit.graph
     result = nx.MultiDiGraph(**header(circuit))
@@ -81,35 +82,32 @@ def header(circuit: Edges) -> dict[str, Any]:
 
 
 def nodes_of(circuit: Edges, expand_groups: bool = False) -> list[tuple[str, dict[str, Any]]]:
-    """Names and attributes of the nodes in a circuit's multigraph: its writers, then what else its edges end at."""
+    """Names and attributes of the nodes in the multigraph: the circuit's writers, then the other targets of its edges."""
     graph = circuit.graph
     touched = set(circuit.nodes)
-    found: dict[str, dict[str, Any]] = {}
+    nodes: dict[str, dict[str, Any]] = {}
     for writer in graph.writer_nodes:
         if writer.name in touched:
-            found[writer.name] = {"kind": writer.kind, "layer": writer.layer, "head": writer.head}
+            nodes[writer.name] = {"kind": writer.kind, "layer": writer.layer, "head": writer.head}
     for r in dict.fromkeys(r for _, r, *_ in circuit.entries()):
         reader = graph.reader_nodes[r]
         for target in _targets(graph, reader, expand_groups):
-            found.setdefault(target, _reader_attributes(graph, reader))
-    return list(found.items())
+            nodes.setdefault(target, _reader_attributes(graph, reader))
+    return list(nodes.items())
+
+
+def _is_shared(graph: Graph, reader: Reader) -> bool:
+    return graph.grouped and reader.part in ("k", "v")
 
 
 def _targets(graph: Graph, reader: Reader, expand_groups: bool) -> tuple[str, ...]:
-    shared = graph.grouped and reader.part in ("k", "v")
-    return graph.nodes_fed_by(reader) if shared and expand_groups else (reader.node,)
+    return graph.nodes_fed_by(reader) if expand_groups and _is_shared(graph, reader) else (reader.node,)
 
 
 def _reader_attributes(graph: Graph, reader: Reader) -> dict[str, Any]:
-    if reader.part == "logits":
-        return {"kind": "logits", "layer": reader.layer, "head": None}
-    if reader.part == "mlp":
-        return {"kind": "mlp", "layer": reader.layer, "head": None}
-    if graph.grouped and reader.part in ("k", "v"):
-        return {
-            "kind": "kv", "layer": reader.layer, "head": reader.head, "heads": list(graph.nodes_fed_by(reader))
-        }  # fmt: skip
-    return {"kind": "head", "layer": reader.layer, "head": reader.head}
+    heads = {"heads": list(graph.nodes_fed_by(reader))} if _is_shared(graph, reader) else {}
+    kind = "kv" if heads else reader.part if reader.kind == "in" else "head"
+    return {"kind": kind, "layer": reader.layer, "head": reader.head, **heads}
 
 
 def _values(score: float | None, stderr: float | None) -> dict[str, float]:
@@ -117,7 +115,7 @@ def _values(score: float | None, stderr: float | None) -> dict[str, float]:
 
 
 def from_networkx(graph: nx.MultiDiGraph) -> dict[str, Any]:
-    """The arguments of `Circuit.from_places` for the circuit that `to_networkx` made a graph of.
+    """The arguments of `Circuit.from_places` for a graph that `to_networkx` made.
 
     Raises:
         InputError: not a MultiDiGraph of this schema, or an edge that the model's graph does not have.
@@ -129,10 +127,10 @@ def from_networkx(graph: nx.MultiDiGraph) -> dict[str, Any]:
     _check_nodes(shape, graph.nodes)
     places = _Places(shape)
     try:
-        found = [(places.writers[source], places.ends[target, key]) for source, target, key, _ in edges]
+        indices = [(places.writers[source], places.ends[target, key]) for source, target, key, _ in edges]
     except (KeyError, TypeError):
-        found = [places.place(source, target, key) for source, target, key, _ in edges]
-    return _arguments(places, found, [data for *_, data in edges], origin)
+        indices = [places.place(source, target, key) for source, target, key, _ in edges]
+    return _arguments(places, indices, [data for *_, data in edges], origin)
 
 
 def _read_head(attributes: dict[str, Any]) -> tuple[Graph, Provenance]:
@@ -149,12 +147,12 @@ def _check_nodes(graph: Graph, names: Iterable[Hashable]) -> None:
 
 
 class _Places:
-    """Where an edge that is named by its source, target and key lies in a graph.
+    """Finds the indices of an edge from its source, target and key.
 
     Attributes:
         writers: index of a writer, by its name.
-        ends: index into `readers`, by target and key; the heads of a group stand beside their key/value head.
-        readers: the reader of each end.
+        ends: index into `readers`, by target and key; each head of a group has an entry as well as their key/value head.
+        readers: the index of the reader of each end.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -163,17 +161,12 @@ class _Places:
         self.ends: dict[tuple[str, str], int] = {}
         self.readers: list[int] = []
         for r, reader in enumerate(graph.reader_nodes):
-            targets = dict.fromkeys(_targets(graph, reader, False) + _targets(graph, reader, True))
-            for target in targets:
+            for target in dict.fromkeys(_targets(graph, reader, False) + _targets(graph, reader, True)):
                 self.ends[target, reader.kind] = len(self.readers)
                 self.readers.append(r)
 
     def place(self, source: Hashable, target: Hashable, key: Hashable) -> tuple[int, int]:
-        """(writer, end) of an edge.
-
-        Raises:
-            InputError: there is no such edge.
-        """
+        """(writer, end) of an edge; InputError if there is no such edge."""
         if not isinstance(target, str) or key not in KEYS:
             raise InputError(f"edge into {shown(target)} has key {shown(key)}; expected one of {', '.join(KEYS)}")
         end = self.ends.get((target, str(key)))
@@ -184,19 +177,19 @@ class _Places:
 
 
 def _arguments(
-    places: _Places, found: list[tuple[int, int]], edges: Sequence[dict[str, Any]], origin: Provenance
+    places: _Places, indices: list[tuple[int, int]], edges: Sequence[dict[str, Any]], origin: Provenance
 ) -> dict[str, Any]:
-    """Of `Circuit.from_places`, for edges at known places; `edges` hold their values."""
-    w, ends = torch.tensor(found, dtype=torch.long).reshape(-1, 2).T
+    """The arguments of `Circuit.from_places`, for edges with these (writer, end); `edges` hold their values."""
+    writers, ends = torch.tensor(indices, dtype=torch.long).reshape(-1, 2).T
     scores, stderr = (_column(edges, name) for name in _VALUES)
     readers = torch.tensor(places.readers)[ends]
     return {
-        "graph": places.graph, "writers": w, "readers": readers, "scores": scores, "stderr": stderr, "provenance": origin
+        "graph": places.graph, "writers": writers, "readers": readers, "scores": scores, "stderr": stderr, "provenance": origin
     }  # fmt: skip
 
 
 def _column(edges: Sequence[dict[str, Any]], name: str) -> torch.Tensor | None:
-    """A value of each edge, NaN where it has none; None if no edge has."""
+    """A value of each edge, NaN for an edge without it; None if no edge has it."""
     there = sum(name in edge for edge in edges)
     values = [edge.get(name, math.nan) for edge in edges]
     try:
@@ -208,54 +201,29 @@ def _column(edges: Sequence[dict[str, Any]], name: str) -> torch.Tensor | None:
     except (ValueError, OverflowError):
         for number, edge in enumerate(edges):
             if name in edge:
-                _number(edge[name], f"{name} of edge {number}")
+                finite_number(edge[name], f"{name} of edge {number}")
         raise
     return column if there else None
-
-
-def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{what} must be a finite number, got {shown(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise InputError(f"{what} must be a finite number, got {shown(value)}")
-    return number
-
-
-def as_object(value: Any, what: str) -> dict[str, Any]:
-    """A value that should be a mapping, or absent."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InputError(f"{what} must be an object, got {type(value).__name__}")
-    return value
 
 
 # --- files ----------------------------------------------------------------------------------------------------------------
 
 
 def write_json(circuit: Edges, path: str | Path) -> None:
-    """Writes the circuit as node-link JSON, whole or not at all: node-link data of `to_networkx`, edges in graph
-    order.
+    """Writes the circuit atomically as node-link JSON: the data of `to_networkx`, with the edges in graph order.
 
     Raises:
-        InputError: a score that is infinite, which JSON does not have, or a place that cannot be written.
+        InputError: a score is infinite, which JSON does not allow, or the file cannot be written.
     """
     check_finite(circuit)
     nodes = [{**attributes, "id": name} for name, attributes in nodes_of(circuit)]
     data = {"directed": True, "multigraph": True, "graph": header(circuit), "nodes": nodes, "edges": []}
     head, tail = json.dumps(data, indent=1, allow_nan=False).rsplit("[]", 1)
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(head)
-        file.writelines(_written(circuit))
-        file.write(f"{tail}\n")
+    write_text(path, chain([head], _edge_lines(circuit), [f"{tail}\n"]))
 
 
-def _written(circuit: Edges) -> Iterator[str]:
-    """The list of edges, as `json.dumps(…, indent=1)` would write it in ten times the time."""
+def _edge_lines(circuit: Edges) -> Iterator[str]:
+    """The list of edges, as `json.dumps(…, indent=1)` writes it, in a tenth of its time."""
     graph = circuit.graph
     sources = [f'   "source": "{name}",\n' for name in graph.writer_names]
     ends = [f'   "target": "{reader.node}",\n   "key": "{reader.kind}"\n  }}' for reader in graph.reader_nodes]
@@ -269,7 +237,7 @@ def _written(circuit: Edges) -> Iterator[str]:
 
 
 def check_finite(circuit: Edges) -> None:
-    """Refuses infinite scores, which no file can carry."""
+    """Refuses infinite scores, which no format can hold."""
     for column in map(circuit.column, TABLES):
         if column is not None and bool(column.isinf().any()):
             raise InputError("the circuit holds infinite scores, which no file can carry")
@@ -279,21 +247,19 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """The arguments of `Circuit.from_places` for what `write_json` wrote.
 
     Raises:
-        InputError: the file cannot be read, is no JSON, or is no circuit of this schema; with the reason.
+        InputError: the file cannot be read, is not JSON, or is not a circuit of this schema; with the reason.
     """
     return from_plain(read_plain_json(path, FIELDS), path)
 
 
 def from_plain(data: Any, path: str | Path) -> dict[str, Any]:
-    """The same for the JSON of a file that was read already; see `read_json`."""
-    try:
+    """The same for JSON that was read from this file; see `read_json`."""
+    with locating(f"{path}: "):
         return _from_data(data)
-    except InputError as problem:
-        raise InputError(f"{path}: {problem}") from None
 
 
 def _from_data(data: Any) -> dict[str, Any]:
-    """Node-link data, read by hand: networkx takes anything, and we check every entry."""
+    """Node-link data, read without networkx, which checks nothing."""
     data = as_object(data, "a circuit file")
     if data.get("directed") is not True or data.get("multigraph") is not True:
         raise InputError("expected node-link data of a directed multigraph")
@@ -308,14 +274,14 @@ def _from_data(data: Any) -> dict[str, Any]:
     _check_nodes(graph, names)
     places = _Places(graph)
     try:
-        found = [(places.writers[e["source"]], places.ends[e["target"], e["key"]]) for e in edges]
+        indices = [(places.writers[e["source"]], places.ends[e["target"], e["key"]]) for e in edges]
     except (KeyError, TypeError, AttributeError):
-        found = [_place(places, edge, number) for number, edge in enumerate(edges)]
-    if len(set(found)) < len(found):
-        twice = next(place for place, n in Counter(found).items() if n > 1)
-        number = len(found) - 1 - found[::-1].index(twice)
+        indices = [_place(places, edge, number) for number, edge in enumerate(edges)]
+    if len(set(indices)) < len(indices):
+        twice = next(place for place, n in Counter(indices).items() if n > 1)
+        number = len(indices) - 1 - indices[::-1].index(twice)
         raise InputError(f"edge {number} ({shown(edges[number])}) is there twice")
-    return _arguments(places, found, edges, origin)
+    return _arguments(places, indices, edges, origin)
 
 
 def _place(places: _Places, edge: Any, number: int) -> tuple[int, int]:

@@ -1,11 +1,11 @@
-"""Scores of edges: what a method says each one does, how sure it is, and the circuits that can be chosen by them."""
+"""Scores of edges, their uncertainty, and the circuits chosen by them."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import InputError
@@ -15,6 +15,7 @@ from circuits.results import score_file, selection
 from circuits.results.circuit import Circuit
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
+from circuits.shown import Shown
 from circuits.stats.bootstrap import (
     bootstrap_interval,
     check_level,
@@ -29,23 +30,23 @@ TENSORS = ("values", "stderr", "by_position", "by_position_stderr", "per_prompt"
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class EdgeScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class EdgeScores(Shown):
     """An effect per edge, in the metric's unit; positive = the edge helps.
 
     Attributes:
         graph: the graph whose edges are scored.
-        values: mean effect over the prompts; 0 where there is no edge.
+        values: mean effect over the prompts; 0 if there is no edge.
         stderr: standard error of that mean over the prompts (NaN with a single prompt).
-        n_prompts: how many prompts.
-        provenance: where they come from.
-        positions: labels of the positions that effects were split by, or None.
-        by_position, by_position_stderr: mean effect at each of them, and its standard error. For an edge into k or v the
-            position is that of the token attended to.
-        per_prompt: effects on each prompt, edges in graph order; None where they were not kept. Of more than 128 prompts
+        n_prompts: number of prompts.
+        provenance: their origin.
+        positions: labels of positions, if effects are split by position.
+        by_position, by_position_stderr: mean effect at each position, and its standard error. For an edge into k or v this is
+            the position of the token attended to.
+        per_prompt: effects on each prompt, edges in graph order; None if not kept. For more than 128 prompts
             (`circuits.stats.bootstrap.KEPT_ROWS`) each row is the mean over `group` prompts.
-        group: prompts to a row of `per_prompt` (the last row may hold fewer).
-        kept: the edges that `significant` kept; None: all. Any other edge counts as none: it scores 0 and is never selected.
+        group: prompts per row of `per_prompt` (the last row may have fewer).
+        kept: the edges that `significant` kept; None: all. Other edges score 0 and are never selected.
     """
 
     graph: Graph
@@ -66,11 +67,11 @@ class EdgeScores:
 
     @property
     def candidates(self) -> Bool[Tensor, "writer reader"]:
-        """The edges that count: all of the graph, or those that were found significant."""
+        """The edges that can be selected: all edges of the graph, or the significant ones."""
         return self.graph.edge_mask if self.kept is None else self.graph.edge_mask & self.kept
 
     def to_dict(self) -> dict[str, Any]:
-        """`{edge name: effect}` in graph order; lists of effects where they were split by position."""
+        """`{edge name: effect}` in graph order; lists of effects if they are split by position."""
         split = self.values if self.by_position is None else self.by_position
         names = self.graph.edge_names(self.candidates)
         return dict(zip(names, split[self.candidates].tolist(), strict=True))
@@ -84,6 +85,26 @@ class EdgeScores:
 
     def __repr__(self) -> str:
         return f"EdgeScores({len(self)} edges, {self.n_prompts} prompts, {self.provenance.get('method', 'unknown method')})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per edge in graph order: its name, both ends, effect and standard error."""
+        places = self.candidates.nonzero()
+        return self._rows(places)
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return self._rows(selection.ranking(self, "abs"))
+
+    def _rows(self, places: Int[Tensor, "edge 2"]) -> list[dict[str, Any]]:
+        writers, readers = self.graph.writer_names, self.graph.reader_names
+        at = places.unbind(1)
+        columns = zip(places.tolist(), self.values[at].tolist(), self.stderr[at].tolist(), strict=True)
+        return [
+            {
+                "edge": f"{writers[w]}->{readers[r]}", "source": writers[w], "target": readers[r], "effect": value,
+                "stderr": error,
+            }
+            for (w, r), value, error in columns
+        ]  # fmt: skip
 
     def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
         """(edge, effect, standard error) of the n largest effects by absolute value, strongest first."""
@@ -104,19 +125,19 @@ class EdgeScores:
         seed: int = 0,
         workers: Workers | None = None,
     ) -> tuple[Float[Tensor, "writer reader"], Float[Tensor, "writer reader"]]:
-        """Interval of each mean effect over prompts; 0 to 0 where there is no edge, NaN with a single prompt.
+        """Interval of each mean effect over prompts; 0 to 0 if there is no edge, NaN with a single prompt.
 
         Args:
-            level: its nominal coverage; `circuits.stats.bootstrap` tells what it covers.
-            kind: `bootstrap`: percentile bootstrap, prompts drawn with replacement, all edges on the same draws (groups of
-                prompts where `group` is above 1); `t`: Student's, mean ± t·stderr. Below some twenty prompts the bootstrap
-                is too narrow (89% instead of 95% for 8 prompts with normal effects): take `t`. With skewed effects both are
+            level: nominal coverage; see `circuits.stats.bootstrap` for the actual coverage.
+            kind: `bootstrap`: percentile bootstrap, with the same draws of prompts (of groups of prompts, if `group` is above 1)
+                for all edges; `t`: Student's, mean ± t·stderr. With fewer than about twenty prompts the bootstrap is too narrow
+                (89% instead of 95% for 8 prompts with normal effects): use `t`. With skewed effects both are too narrow
                 (lognormal, 16 prompts: 84% and 86%).
             resamples, seed: of the bootstrap.
-            workers: who resamples; None: this process.
+            workers: where resampling is computed; None: in this process.
 
         Raises:
-            InputError: an option that cannot be used, or a bootstrap of scores without `per_prompt`.
+            InputError: an invalid option, or a bootstrap of scores without `per_prompt`.
         """
         if kind not in ("bootstrap", "t"):
             raise InputError(f"kind must be 'bootstrap' or 't', got {kind!r}")
@@ -138,23 +159,23 @@ class EdgeScores:
         resamples: int = 1000,
         seed: int = 0,
     ) -> "EdgeScores":
-        """Only the edges whose interval excludes zero (for a bootstrap of scores before edges are chosen: Nikankin et al. 2025,
+        """Only the edges whose interval excludes zero (a bootstrap of scores before the selection: Nikankin et al. 2025,
         2510.25786).
 
-        The result has the same graph, but every other edge counts as none: it scores 0, is not listed and is never selected;
-        files and provenance say so. Without a correction, 1 - level of all edges without any effect pass: 3,500 of SmolLM2's
-        70,651 at 0.95; more where prompts are few or effects skewed, see `circuits.stats.bootstrap`. Effects below the last digit of the
-        largest one, in the dtype they were computed in, are never significant.
+        The result has the same graph, but other edges score 0, are not listed and are never selected; files and provenance record
+        this. Without a correction, a share of 1 - level of the edges without any effect pass: 3,500 of SmolLM2's 70,651 at 0.95,
+        and more with few prompts or skewed effects, see `circuits.stats.bootstrap`. Effects below the last digit of the largest
+        one, in the dtype of the computation, are never significant.
 
         Args:
-            level: the interval's nominal coverage.
+            level: nominal coverage of the interval.
             kind, resamples, seed: see `interval`.
-            correction: for so many edges being tested; only for `kind="t"`, since a bootstrap cannot resolve levels so high.
-                `bonferroni`: the chance of even one wrong edge is at most 1 - level; `bh` (Benjamini and Hochberg 1995): at
-                most 1 - level of the edges kept are wrong, on average.
+            correction: for the number of edges tested; only for `kind="t"`, since a bootstrap cannot resolve such high levels.
+                `bonferroni`: the probability of any wrong edge is at most 1 - level; `bh` (Benjamini and Hochberg 1995): on
+                average at most 1 - level of the edges kept are wrong.
 
         Raises:
-            InputError: an option that cannot be used, or a single prompt.
+            InputError: an invalid option, or a single prompt.
         """
         if self.n_prompts < 2:
             raise InputError("a single prompt says nothing of how effects vary between prompts; score at least two")
@@ -177,26 +198,22 @@ class EdgeScores:
 
     @property
     def _above_rounding(self) -> Bool[Tensor, "writer reader"]:
-        """Edges whose effect is more than the last digit of the largest: how steady a smaller one is says nothing."""
+        """Edges whose effect exceeds the last digit of the largest; smaller effects are rounding, however steady."""
         size = self.values.abs()
         return size > torch.finfo(computed_in(self.values, self.provenance)).eps * size.max()
 
     def _restricted(self, kept: Bool[Tensor, "writer reader"], how: dict[str, Any]) -> "EdgeScores":
-        return replace(
-            self,
-            values=self.values * kept,
-            stderr=self.stderr * kept,
-            by_position=None if self.by_position is None else self.by_position * kept[:, :, None],
-            by_position_stderr=None if self.by_position_stderr is None else self.by_position_stderr * kept[:, :, None],
-            per_prompt=None if self.per_prompt is None else self.per_prompt * kept[self.graph.edge_mask],
-            kept=kept,
-            provenance=frozen({**self.provenance, "significance": {**how, "kept": int(kept.sum())}}),
-        )
+        axes = {"by_position": kept[:, :, None], "by_position_stderr": kept[:, :, None]}
+        axes["per_prompt"] = kept[self.graph.edge_mask]
+        tables = {name: getattr(self, name) for name in ("values", "stderr", *axes)}
+        masked = {name: None if table is None else table * axes.get(name, kept) for name, table in tables.items()}
+        origin = frozen({**self.provenance, "significance": {**how, "kept": int(kept.sum())}})
+        return replace(self, **masked, kept=kept, provenance=origin)
 
     def to_nodes(self) -> NodeScores:
-        """Each node's score as a sum over its out-edges: for `gradient="clean"` its attribution patching effect.
+        """The sum over the out-edges of each node: for `gradient="clean"` its attribution patching effect.
 
-        Of more than 128 prompts each stands with the mean of its group (`group`), so that spreads are smaller than they are.
+        For more than 128 prompts each prompt has the mean of its group (`group`), so that spreads are too small.
 
         Raises:
             InputError: scores without effects per prompt.
@@ -210,18 +227,15 @@ class EdgeScores:
         origin = {**self.provenance, "summed": "out-edges"}
         return NodeScores(self.graph.writer_names, rows.repeat_interleave(sizes, 1), provenance=frozen(origin))
 
-    # --- selection: the rules are in circuits.results.selection -----------------------------------------------------------------
+    # --- selection: the rules are in circuits.results.selection ------------------------------------------------------------
 
     def top(self, n: int, by: str = "abs", fill: bool = False) -> Circuit:
-        """The circuit of the n strongest edges, dead ends pruned.
-
-        Ties are broken by graph order, so the choice is the same everywhere.
+        """The circuit of the n strongest edges, without dead ends. Ties are broken by graph order.
 
         Args:
-            n: how many edges are chosen before pruning; the circuit may be smaller (its length, and
-                `provenance["selection"]`, say by how much).
-            by: `abs`: the largest effects of either sign; `signed`: the most positive.
-            fill: go on down the ranking for as long as no more than n edges remain after pruning.
+            n: number of edges chosen before pruning; the circuit may have fewer (recorded in `provenance["selection"]`).
+            by: `abs`: the largest effects of either sign; `signed`: the most positive ones.
+            fill: continue down the ranking as long as at most n edges remain after pruning.
 
         Raises:
             InputError: n is negative or more than the graph has, or `by` is unknown.
@@ -229,25 +243,23 @@ class EdgeScores:
         return selection.top(self, n, by, fill)
 
     def threshold(self, tau: float, by: str = "abs") -> Circuit:
-        """The circuit of every edge with an effect of at least `tau` (`abs`: of either sign), dead ends pruned."""
+        """The circuit of all edges with an effect of at least `tau` (`abs`: of either sign), without dead ends."""
         return selection.threshold(self, tau, by)
 
     def greedy(self, n: int, by: str = "abs", fill: bool = False) -> Circuit:
-        """A circuit grown from `logits`: n times the strongest edge into a node that is there already, dead ends pruned.
-
-        Args:
-            n, by, fill: see `top`. What was grown reaches `logits`; pruning takes what nothing from `input` feeds.
+        """A circuit grown from `logits`: n times the strongest edge into a node of the circuit. Then nodes that `input` does not
+        reach are pruned. `n`, `by` and `fill` as for `top`.
         """
         return selection.greedy(self, n, by, fill)
 
     def positive_share(self, n: int, share: float = 0.5, fill: bool = False) -> Circuit:
-        """A circuit that spends at least part of its budget on edges that help: the `share`·n most positive edges (rounded down; fewer
-        if fewer are positive) and the strongest others of either sign, dead ends pruned (after Nikankin et al. 2025, 2510.25786).
+        """A circuit with a minimum share of edges that help: the `share`·n most positive edges (rounded down; fewer if fewer are
+        positive) and the strongest others of either sign, without dead ends (after Nikankin et al. 2025, 2510.25786).
 
         Args:
             n: see `top`.
-            share: 0: as `top(n, by="abs")`, and so is any share that the strongest edges have anyway; 1: as
-                `top(n, by="signed")`, as long as there are n positive edges.
+            share: 0, or a share that the strongest edges have anyway: as `top(n, by="abs")`; 1: as `top(n, by="signed")`, if there
+                are n positive edges.
             fill: see `top`; the share is then of all edges chosen before pruning.
         """
         return selection.positive_share(self, n, share, fill)
@@ -256,28 +268,27 @@ class EdgeScores:
         """The connected circuit of at most n edges with the largest sum of effects; see `circuits.results.optimal_selection` (idea:
         Nikankin et al. 2025, 2510.25786).
 
-        `provenance["selection"]` holds that `sum`, an upper `bound` of what any such circuit has, and the `gap` between them
-        as a share of the sum: 0 when the circuit is proven best. Unlike other rules it breaks ties as the solver does.
+        `provenance["selection"]` has this `sum`, an upper `bound` for any such circuit, and the `gap` between them as a share of
+        the sum: 0 if the circuit is proven best. Unlike other rules, the solver breaks ties.
 
         Args:
-            n: at most so many edges.
-            by: `abs`: effects count by absolute value; `signed`: as they are, so that edges that hurt are kept only where
-                they connect others.
-            time_limit: seconds after which the best circuit found is given; None: no limit. A result cut short may differ
+            n: the largest number of edges.
+            by: `abs`: effects count by absolute value; `signed`: edges that hurt are kept only to connect others.
+            time_limit: seconds after which the best circuit so far is returned; None: no limit. Such a result may differ
                 between machines.
         """
         return selection.optimal(self, n, by, time_limit)
 
     def select(self, n: int, rule: str = "top", **options: Any) -> Circuit:
-        """A circuit of at most n edges by a rule's name: `top`, `greedy`, `positive-share` or `optimal`.
+        """A circuit of at most n edges, by the name of a rule: `top`, `greedy`, `positive-share` or `optimal`.
 
         Args:
-            n: the budget.
-            rule: which.
-            options: the rule's own, as `by="signed"`.
+            n: the largest number of edges.
+            rule: its name.
+            options: of the rule, such as `by="signed"`.
 
         Raises:
-            InputError: no such rule, or an option that it does not have.
+            InputError: an unknown rule or option.
         """
         return selection.select(self, n, rule, **options)
 
@@ -287,5 +298,5 @@ class EdgeScores:
 
     @classmethod
     def load(cls, path: str | Path) -> "EdgeScores":
-        """Reads what `save` wrote; InputError says what is wrong with any other file."""
+        """Reads what `save` wrote; InputError for any other file."""
         return cls(**score_file.read_scores(path))

@@ -1,10 +1,10 @@
 """A circuit as GraphML or GEXF, for Gephi, yEd, Cytoscape, igraph and others.
 
-Neither holds None, lists or mappings: absent values are left out, a group's heads are one string, provenance is JSON text
-(GEXF has no place for it). Each edge carries `kind` (q, k, v, in) beside its id, each node what it is called as `label` and
-`role`, where the user named nodes.
+Neither format has None, lists or mappings: missing values are left out, the heads of a group are one string, and provenance is
+JSON text (GEXF has no place for it). Each edge has its `kind` (q, k, v, in) and an id. Nodes that the user named have the
+name as `label` and `role`.
 
-The lines are written as they are made: networkx would build the document first, of three gigabytes for the whole graph of a
+The lines are written one by one: networkx would first build the document, which takes three gigabytes for the whole graph of a
 model with eight billion parameters.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.results.circuit_file import Edges, check_finite, header, nodes_of
 from circuits.results.naming import Naming
 
@@ -37,37 +37,33 @@ Node = tuple[str, str, dict[str, Any]]
 
 
 def write_graphml(circuit: Edges, path: str | Path, naming: Naming | None = None) -> None:
-    """Writes the circuit as GraphML, whole or not at all."""
-    _write(_graphml(circuit, _named(circuit, naming)), circuit, path)
+    """Writes the circuit atomically as GraphML."""
+    check_finite(circuit)
+    write_text(path, _graphml(circuit, _named(circuit, naming)))
 
 
 def write_gexf(circuit: Edges, path: str | Path, naming: Naming | None = None) -> None:
-    """Writes the circuit as GEXF 1.2, whole or not at all."""
-    _write(_gexf(circuit, _named(circuit, naming)), circuit, path)
-
-
-def _write(lines: Iterator[str], circuit: Edges, path: str | Path) -> None:
+    """Writes the circuit atomically as GEXF 1.2."""
     check_finite(circuit)
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines)
+    write_text(path, _gexf(circuit, _named(circuit, naming)))
 
 
 def _named(circuit: Edges, naming: Naming | None) -> list[Node]:
     """Name, label and attributes of each node."""
     naming = (naming or Naming()).checked(circuit.graph)
-    found = []
+    nodes = []
     for name, attributes in nodes_of(circuit):
         role = naming.role(name)
-        told = {key: " ".join(value) if isinstance(value, list) else value for key, value in attributes.items()}
-        found.append((name, name if role is None else role, {**told, "role": role}))
-    return found
+        texts = {key: " ".join(value) if isinstance(value, list) else value for key, value in attributes.items()}
+        nodes.append((name, name if role is None else role, {**texts, "role": role}))
+    return nodes
 
 
 def _graphml(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield _GRAPHML
-    for of, kinds in (("graph", GRAPH), ("node", {**NODE, "label": "string"}), ("edge", {"id": "string", **EDGE})):
+    for owner, kinds in (("graph", GRAPH), ("node", {**NODE, "label": "string"}), ("edge", {"id": "string", **EDGE})):
         for name, kind in kinds.items():
-            yield f'  <key id="{of}.{name}" for="{of}" attr.name="{name}" attr.type="{kind}" />\n'
+            yield f'  <key id="{owner}.{name}" for="{owner}" attr.name="{name}" attr.type="{kind}" />\n'
     yield '  <graph edgedefault="directed">\n'
     for name, label, attributes in nodes:
         data = "".join(_data("node", key, value) for key, value in {**attributes, "label": label}.items())
@@ -88,21 +84,21 @@ def _graphml(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield "  </graph>\n</graphml>\n"
 
 
-def _data(of: str, key: str, value: Any) -> str:
-    return "" if value is None else f'      <data key="{of}.{key}">{escape(str(value))}</data>\n'
+def _data(owner: str, key: str, value: Any) -> str:
+    return "" if value is None else f'      <data key="{owner}.{key}">{escape(str(value))}</data>\n'
 
 
 def _ends(circuit: Edges) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Names of the writers; node and kind of each reader. They hold no character that XML would have escaped."""
+    """Names of the writers; node and kind of each reader. None has a character that XML escapes."""
     return circuit.graph.writer_names, [(reader.node, reader.kind) for reader in circuit.graph.reader_nodes]
 
 
 def _gexf(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield _GEXF
-    for of, kinds in (("edge", {**EDGE, "networkx_key": "string"}), ("node", NODE)):
-        yield f'    <attributes mode="static" class="{of}">\n'
+    for owner, kinds in (("edge", {**EDGE, "networkx_key": "string"}), ("node", NODE)):
+        yield f'    <attributes mode="static" class="{owner}">\n'
         for name, kind in kinds.items():
-            yield f'      <attribute id="{of}.{name}" title="{name}" type="{kind}" />\n'
+            yield f'      <attribute id="{owner}.{name}" title="{name}" type="{kind}" />\n'
         yield "    </attributes>\n"
     yield "    <nodes>\n"
     for name, label, attributes in nodes:
@@ -121,11 +117,11 @@ def _gexf(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield "    </edges>\n  </graph>\n</gexf>\n"
 
 
-def _value(of: str, key: str, value: Any) -> str:
+def _value(owner: str, key: str, value: Any) -> str:
     if value is None:
         return ""
     text = repr(value) if isinstance(value, float) else _attribute(str(value))
-    return f'          <attvalue for="{of}.{key}" value="{text}" />\n'
+    return f'          <attvalue for="{owner}.{key}" value="{text}" />\n'
 
 
 def _attribute(text: str) -> str:

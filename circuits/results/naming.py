@@ -1,7 +1,7 @@
-"""What a user calls nodes: labels ("name mover"), and groups of nodes that are drawn as one.
+"""The user's names of nodes: labels ("name mover"), and groups of nodes that are drawn as one.
 
-Labels are the only free text in an export, so every hostile string comes through here: control characters are refused,
-white space becomes plain spaces, and each format escapes the rest in its own way.
+Labels are the only free text in an export. Control characters are refused here, white space becomes plain spaces, and each
+format escapes the rest.
 """
 
 import unicodedata
@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuits.errors import InputError
 from circuits.files.untrusted import read_json, read_toml, shown
-from circuits.graph.graph import Graph
+
+if TYPE_CHECKING:
+    from circuits.graph.graph import Graph
 
 LONGEST = 200
 """Characters of a label."""
-
 _REFUSED = ("Cc", "Cs", "Cn", "Co")
 _DIRECTION = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -27,8 +28,8 @@ class Naming:
     """Labels of nodes and groups of nodes.
 
     Attributes:
-        labels: node name -> what it is called; several nodes may share a label.
-        groups: label -> names of the nodes that are merged under it.
+        labels: node name -> label; several nodes may share a label.
+        groups: label -> names of the nodes in the group.
 
     >>> Naming({"a9.h6": "name mover"}, {"S-inhibition": ("a7.h3", "a8.h6")}).labels["a9.h6"]
     'name mover'
@@ -40,11 +41,11 @@ class Naming:
     def __bool__(self) -> bool:
         return bool(self.labels or self.groups)
 
-    def checked(self, graph: Graph) -> "Naming":
+    def checked(self, graph: "Graph") -> "Naming":
         """The same with clean labels.
 
         Raises:
-            InputError: a node that the graph does not have, a node in two groups, or a label that no format can carry.
+            InputError: a node that the graph does not have, a node in two groups, or an invalid label.
         """
         known = (*graph.writer_names, "logits")
         groups: dict[str, tuple[str, ...]] = {}
@@ -65,7 +66,7 @@ class Naming:
         return Naming(labels, groups)
 
     def role(self, node: str) -> str | None:
-        """What a node is called: its own label, or that of its group."""
+        """The label of a node, or of its group."""
         groups = (label for label, nodes in self.groups.items() if node in nodes)
         return self.labels.get(node) or next(groups, None)
 
@@ -78,11 +79,7 @@ def _check_node(node: Any, known: tuple[str, ...], where: str) -> None:
 
 
 def clean(text: Any, what: str) -> str:
-    """A label on one line.
-
-    Raises:
-        InputError: no text, too long, or with control characters, which some formats cannot hold at all.
-    """
+    """A label as one line; InputError if it is not text, is too long, or has control characters."""
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"{what} must be text, got {shown(text)}")
     text = " ".join(text.split())
@@ -97,10 +94,10 @@ def clean(text: Any, what: str) -> str:
 def read_naming(path: str | Path) -> Naming:
     """Reads labels and groups from a TOML or JSON file.
 
-    The file holds a table `labels` (node = label), a table `groups` (label = list of nodes), or both.
+    The file has a table `labels` (node = label), a table `groups` (label = list of nodes), or both.
 
     Raises:
-        InputError: the file cannot be read, or holds something else.
+        InputError: the file cannot be read, or has other content.
     """
     path = Path(path)
     data = read_json(path) if path.suffix.lower() == ".json" else read_toml(path)

@@ -15,25 +15,26 @@ from circuits.question.span import Span
 from circuits.results import score_file
 from circuits.results.provenance import Provenance, frozen
 from circuits.results.quantity import Quantity, quantity_of
+from circuits.shown import Shown
 from circuits.stats.bootstrap import bootstrap_interval
 from circuits.stats.interactions import Interaction
 from circuits.workers.workers import Workers
 
 WEAK = 0.5
-"""A correlation on samples left out below which a fit is said to be weak."""
+"""A fit with a lower correlation on held-out samples is reported as weak."""
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
-class NodeScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class NodeScores(Shown):
     """An effect per node, or per node and position, in the metric's unit; positive = the node helps.
 
     Attributes:
         nodes: names, in the order of the forward pass.
         per_prompt: effects on each prompt.
         positions: labels of the position axis: names of roles or token numbers; None without positions.
-        clean, corrupted: the metric per prompt of both runs, signed like the behaviour; None where a method has none.
-        provenance: where the scores come from.
+        clean, corrupted: the metric per prompt of both runs, signed like the behaviour; None if the method has none.
+        provenance: the origin of the scores.
     """
 
     nodes: tuple[str, ...]
@@ -55,7 +56,7 @@ class NodeScores:
 
     @property
     def contributions(self) -> Float[Tensor, "node *position"]:
-        """Mean over the prompts of the effect's absolute value: for ranking, since opposite signs don't cancel."""
+        """Mean over the prompts of the absolute effect, for ranking without cancellation of opposite signs."""
         return self.per_prompt.abs().mean(-1)
 
     @property
@@ -66,26 +67,26 @@ class NodeScores:
 
     @property
     def signed(self) -> bool:
-        """Whether a sign tells that a node helps or hurts; the scores of AtP* are sizes."""
+        """Whether the sign of a score has a meaning; the scores of AtP* are sizes."""
         return self.quantity.signed
 
     @property
     def quantity(self) -> Quantity:
-        """What the scores are: effects, or what their method calls them."""
+        """What the scores measure, such as effects."""
         return quantity_of(self.provenance)
 
     @property
     def interactions(self) -> tuple[Interaction, ...] | None:
-        """Pairs of nodes that act together otherwise than alone; None: the method does not look for them."""
+        """Pairs of nodes whose joint effect is not the sum of their effects; None if the method does not search for them."""
         return None
 
     @property
     def quality(self) -> dict[str, str | float | None]:
-        """How good the scores are, where the method can tell: labels and values for a summary."""
+        """Measures of the scores' quality for a summary, by label, if the method has any."""
         return {}
 
     def details(self) -> dict[str, Any]:
-        """Further entries of a summary, as plain JSON values."""
+        """Further entries of a summary, as JSON values."""
         return {}
 
     @property
@@ -93,15 +94,15 @@ class NodeScores:
         return self.per_prompt.shape[-1]
 
     def normalised(self) -> Float[Tensor, "node *position"]:
-        """Mean effect as a share of mean(clean) - mean(corrupted): a ratio of dataset means, never a mean of ratios.
+        """Mean effect as a share of mean(clean) - mean(corrupted): a ratio of means, not a mean of ratios.
 
         Raises:
-            InputError: the difference is unknown, or rounding (see `circuits.question.span`).
+            InputError: the difference is unknown, or is rounding (see `circuits.question.span`).
         """
         return self.values / self._span
 
     def normalised_stderr(self) -> Float[Tensor, "node *position"]:
-        """Standard error of `normalised`, with the span taken as known."""
+        """Standard error of `normalised`, without the error of the difference."""
         return self.stderr / abs(self._span)
 
     @property
@@ -116,14 +117,7 @@ class NodeScores:
     def interval(
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0, workers: Workers | None = None
     ) -> tuple[Float[Tensor, "node *position"], Float[Tensor, "node *position"]]:
-        """Percentile bootstrap interval of the mean over prompts; NaN with a single prompt.
-
-        Args:
-            level: its nominal coverage; `circuits.stats.bootstrap` tells what it covers.
-            resamples: how many.
-            seed: of the resampling.
-            workers: who computes; None: this process.
-        """
+        """Percentile bootstrap interval of the mean over prompts; NaN with a single prompt. See `bootstrap_interval`."""
         return bootstrap_interval(self.per_prompt, level, resamples, seed, workers=workers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,7 +125,7 @@ class NodeScores:
         return dict(zip(self.nodes, self.values.tolist(), strict=True))
 
     def __getitem__(self, node: str) -> Any:
-        """The effect of one node, by name; a list where there are positions."""
+        """The effect of a node by name; a list if there are positions."""
         if node not in self.nodes:
             raise InputError(f"there is no score of {node!r}")
         return self.values[self.nodes.index(node)].tolist()
@@ -141,7 +135,21 @@ class NodeScores:
 
     def __repr__(self) -> str:
         where = "" if self.positions is None else f" × {len(self.positions)} positions"
-        return f"NodeScores({len(self)} nodes{where}, {self.n_prompts} prompts, {self.provenance.get('method')})"
+        return f"{type(self).__name__}({len(self)} nodes{where}, {self.n_prompts} prompts, {self.provenance.get('method')})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per node (and position), in the order of the forward pass: its name, effect and standard error."""
+        places = [(node, None) for node in self.nodes]
+        if self.positions is not None:
+            places = [(node, position) for node in self.nodes for position in self.positions]
+        columns = zip(places, self.values.flatten().tolist(), self.stderr.flatten().tolist(), strict=True)
+        return [
+            {"node": node} | ({} if position is None else {"position": position}) | {"effect": value, "stderr": error}
+            for (node, position), value, error in columns
+        ]
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return sorted(self.rows(), key=lambda row: -abs(row["effect"]))
 
     def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
         """(node, effect, standard error) of the n largest effects by absolute value; `node@position` with positions."""
@@ -151,28 +159,29 @@ class NodeScores:
         return [(names[i], float(values[i]), float(errors[i])) for i in order]
 
     def save(self, path: str | Path) -> None:
-        """Writes effects, both runs and provenance to one safetensors file (JSON header, no pickle)."""
+        """Writes everything to one safetensors file (JSON header, no pickle)."""
         score_file.write_node_scores(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "NodeScores":
-        """Reads what `save` wrote, also of a `LinearAttribution`; InputError says what is wrong with any other file."""
+        """Reads what `save` wrote, also of a `LinearAttribution`; InputError for any other file."""
         arguments = score_file.read_node_scores(path)
         return LinearAttribution(**arguments) if "fit" in arguments else NodeScores(**arguments)
 
 
 @plain_methods
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LinearAttribution(NodeScores):
-    """A linear model of the metric under ablations; as `NodeScores`, the weights per prompt.
+    """A linear model of the metric under ablations, whose weights are the scores.
 
     Attributes:
         bias: per prompt.
-        weight_stderr: of each weight from the residuals of its fit (NaN for ridge and lasso); `stderr` is over prompts.
-        mean_weight_stderr: of each weight averaged over the prompts, these prompts taken as given.
-        fit: what the fit is worth: `samples`, `components`, `rank`, `condition`, `held_out` (the correlation, averaged over
-            the prompts, between the metric and its prediction by a fit that has not seen the sample; None where there is
-            none), `strength`, and the strongest `interactions`: pairs that the sum does not describe.
+        weight_stderr: standard error of each weight from the residuals of its fit (NaN for ridge and lasso); `stderr` is over
+            prompts.
+        mean_weight_stderr: standard error of each weight averaged over these prompts.
+        fit: the quality of the fit: `samples`, `components`, `rank`, `condition`, `held_out` (the correlation, averaged over
+            the prompts, of the metric with predictions for held-out samples; None if undefined), `strength`, and the
+            strongest `interactions`, pairs that the sum does not describe.
     """
 
     bias: Float[Tensor, " prompt"] = field(default_factory=lambda: torch.zeros(0))
@@ -181,7 +190,7 @@ class LinearAttribution(NodeScores):
     fit: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, kept: Float[Tensor, "sample node"]) -> Float[Tensor, "sample prompt"]:
-        """The metric where these components are kept."""
+        """The metric if these components are kept."""
         return self.bias + kept.to(self.per_prompt.dtype) @ self.per_prompt
 
     @property
@@ -202,7 +211,7 @@ class LinearAttribution(NodeScores):
 
     @property
     def statement(self) -> str | None:
-        """In plain words, what a reader should know before using the weights; None where there is nothing to say."""
+        """A warning about the weights in words; None if there is nothing to warn about."""
         samples, components, rank = (self.fit[name] for name in ("samples", "components", "rank"))
         held_out = self.fit["held_out"]
         if rank < components:
@@ -211,11 +220,11 @@ class LinearAttribution(NodeScores):
                 f"solutions; draw more than {components + 1} samples, better several times as many"
             )
         if held_out is None or held_out < WEAK:
-            told = (
+            test = (
                 "cannot be tested" if held_out is None else f"has a correlation of {held_out:.2f} on samples left out"
             )
             return (
-                f"{samples} samples are few for {components} components: the fit {told} (condition "
+                f"{samples} samples are few for {components} components: the fit {test} (condition "
                 f"{self.fit['condition']:.1f}); draw more samples, or take a smaller alpha if components interact"
             )
         return None
@@ -226,7 +235,7 @@ class LinearAttribution(NodeScores):
 
 @runtime_checkable
 class Predicts(Protocol):
-    """Scores that predict the metric under ablations that nobody has measured, as `LinearAttribution` does."""
+    """Scores that predict the metric under other ablations, as `LinearAttribution` does."""
 
     def predict(self, kept: Float[Tensor, "sample node"]) -> Float[Tensor, "sample prompt"]: ...
 

@@ -8,18 +8,18 @@
     y_v ≤ Σ x_e over the edges into v,  y_v ≤ Σ x_e out of v    a node has an input and an output
 
 `input` and `logits` are always there. A head is fed by any of its q, k and v, and a shared key or value leads on if any head
-of its group does, as in `Circuit.pruned`. Edges only lead from earlier to later nodes, so what satisfies this is connected: a
-circuit satisfies it exactly if pruning leaves it as it is.
+of its group does, as in `Circuit.pruned`. Edges lead from earlier to later nodes, so every solution is connected: a circuit
+satisfies the constraints exactly if pruning does not change it.
 
-On the scores of language models the linear relaxation is nearly always integral, and then it is the answer: 0.6 s for
-SmolLM2's 70,651 edges, where the integer programme takes up to a minute. Where it is not, edges whose reduced cost shows that
-no circuit with them can beat the best one known are set aside, which loses nothing, and the rest is solved by branch and bound.
+For scores of language models the linear relaxation is nearly always integral, and then it is the answer: 0.6 s for SmolLM2's
+70,651 edges, where the integer programme takes up to a minute. Otherwise edges are excluded whose reduced cost shows that no
+circuit with them can be better than the best known one, and the rest is solved by branch and bound.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +30,9 @@ from circuits.graph.graph import Graph
 from circuits.results.circuit import Circuit
 
 _FIRST = 2000
-"""Edges that branch and bound tries first: a good circuit of few edges lets more of the others be set aside."""
+"""Edges of the first branch and bound: with a good circuit of these, more of the others can be excluded."""
 _ROUNDING = 1e-6
-"""How far from 0 and 1 the solver's numbers may lie (its own tolerance), and by what share sums may differ."""
+"""Tolerance of the solver's numbers around 0 and 1, and relative tolerance of sums."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Optimum:
 
     @property
     def gap(self) -> float:
-        """By what share of the sum a better circuit could be better; 0: proven best."""
+        """Largest possible improvement, as a share of the sum; 0: proven best."""
         if self.bound - self.total <= _ROUNDING * max(1.0, abs(self.bound)):
             return 0.0
         return (self.bound - self.total) / self.total if self.total > 0 else float("inf")
@@ -68,12 +68,12 @@ def best_connected(
     """The best connected circuit of at most n candidates.
 
     Args:
-        graph: what the edges are edges of.
+        graph: the graph of the edges.
         candidates: edges that may be kept.
-        gains: what each is worth.
+        gains: the gain of each edge.
         n: the budget.
-        guesses: connected circuits within the budget to begin with; the best is given back if nothing better is found.
-        time_limit: in seconds; None: until it is proven. With a limit the result may depend on the machine.
+        guesses: connected circuits within the budget; the best is returned if nothing better is found.
+        time_limit: in seconds; None: until the result is proven. With a limit it may depend on the machine.
     """
     from scipy.optimize import linprog
 
@@ -95,28 +95,21 @@ def best_connected(
     mask = programme.circuit(relaxed.x)
     if mask is not None:
         return Optimum(mask, float(gains[mask].sum()), bound)
-    # A circuit with an edge has at most the relaxation's sum less this.
+    # The sum of a circuit with an edge is at most that of the relaxation minus the edge's reduced cost.
     reduced_cost, order = torch.from_numpy(relaxed.lower.marginals[: len(index)]).sort(stable=True)
     for limit in (_FIRST, len(index)):
         useful = min(limit, _affordable(reduced_cost, bound, total))
-        found = _Programme(graph, index[order[:useful]], gains, n).branch_and_bound(stop)
-        if found.mask is not None and float(gains[found.mask].sum()) > total:
-            best, total = found.mask, float(gains[found.mask].sum())
+        mask, limit_of_sum = _Programme(graph, index[order[:useful]], gains, n).branch_and_bound(stop)
+        if mask is not None and float(gains[mask].sum()) > total:
+            best, total = mask, float(gains[mask].sum())
         if _affordable(reduced_cost, bound, total) <= useful:
-            return Optimum(best, total, min(bound, max(total, found.bound)))
+            return Optimum(best, total, min(bound, max(total, limit_of_sum)))
     return Optimum(best, total, bound)
 
 
 def _affordable(reduced_cost: Float[Tensor, " edge"], bound: float, total: float) -> int:
     """How many edges, by ascending reduced cost, a circuit of more than `total` may have."""
     return int((reduced_cost <= bound - total + _ROUNDING * max(1.0, abs(bound))).sum())
-
-
-class _Found(NamedTuple):
-    """What branch and bound found (None: nothing), and the largest sum that these edges allow as far as it knows."""
-
-    mask: Tensor | None
-    bound: float
 
 
 def _time_left(stop: float | None) -> dict[str, float]:
@@ -130,7 +123,7 @@ def _eye(n: int) -> Any:
 
 
 class _Programme:
-    """The programme for some edges, in the form `costs · z` to be made small with `matrix z ≤ limits`, z = (x, y).
+    """The programme for some edges: minimise `costs · z` with `matrix z ≤ limits`, z = (x, y).
 
     Attributes:
         costs: minus the gains, and 0 for nodes.
@@ -142,11 +135,10 @@ class _Programme:
 
         self.graph, self.index, self.n = graph, index, n
         writers, readers = index.numpy().T
-        positions = {name: i for i, name in enumerate(graph.writer_names)}
         fed = sparse.lil_matrix((graph.n_readers, graph.n_writers))
         for r, reader in enumerate(graph.reader_nodes):
-            fed[r, [positions[name] for name in graph.nodes_fed_by(reader)]] = 1
-        # `input` needs no variable, so its column goes.
+            fed[r, [graph.writer_index(name) for name in graph.nodes_fed_by(reader)]] = 1
+        # `input` is always there, so its column is left out.
         out_of = _eye(graph.n_writers)[writers][:, 1:]
         into = sparse.csr_matrix(fed)[readers][:, 1:]
         edges, nodes = _eye(len(index)), _eye(graph.n_writers - 1)
@@ -163,28 +155,26 @@ class _Programme:
         self.limits[-1] = n
         self.costs = np.concatenate([-gains[index[:, 0], index[:, 1]].double().numpy(), np.zeros(graph.n_writers - 1)])
 
-    def branch_and_bound(self, stop: float | None) -> _Found:
-        """The best circuit, or the best within the time."""
+    def branch_and_bound(self, stop: float | None) -> tuple[Bool[Tensor, "writer reader"] | None, float]:
+        """The best circuit, within the time (None: none was found), and an upper bound of the sum of any circuit of these edges."""
         from scipy.optimize import Bounds, LinearConstraint, milp
 
         limits: Any = self.limits
-        found = milp(
+        result = milp(
             self.costs,
             integrality=np.ones(len(self.costs)),
             bounds=Bounds(0, 1),
             constraints=LinearConstraint(self.matrix, ub=limits),
             options={"mip_rel_gap": 0.0, **_time_left(stop)},
         )
-        bound = float("inf") if found.mip_dual_bound is None else -float(found.mip_dual_bound)
-        return _Found(None if found.x is None else self.circuit(found.x), bound)
+        bound = float("inf") if result.mip_dual_bound is None else -float(result.mip_dual_bound)
+        return None if result.x is None else self.circuit(result.x), bound
 
     def circuit(self, solution: np.ndarray) -> Bool[Tensor, "writer reader"] | None:
-        """The circuit that a solution describes; None if it is fractional."""
+        """The circuit of a solution; None if it is fractional."""
         x = solution[: len(self.index)]
         if np.abs(x - x.round()).max(initial=0.0) > _ROUNDING:
             return None
-        chosen = self.index[torch.from_numpy(x.round() == 1)]
-        mask = torch.zeros_like(self.graph.edge_mask)
-        mask[chosen[:, 0], chosen[:, 1]] = True
+        mask = self.graph.mask_at(self.index[torch.from_numpy(x.round() == 1)])
         circuit = Circuit(self.graph, mask)
         return mask if len(circuit) <= self.n and circuit.pruned() == circuit else None

@@ -1,4 +1,4 @@
-"""Where a result comes from: enough to compute it again, and to tell two results apart."""
+"""The origin of a result: enough to compute it again, and to distinguish it from others."""
 
 import math
 import platform
@@ -14,13 +14,12 @@ if TYPE_CHECKING:
 Provenance = Mapping[str, Any]
 PACKAGES = ("mech-circuits", "transformer-lens", "transformers", "torch", "networkx")
 
-
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class Frozen(Mapping[K, V]):
-    """A mapping that cannot be changed, and, unlike Python's own read-only view, can be copied and pickled.
+    """An immutable mapping that can be copied and pickled, unlike Python's `MappingProxyType`.
 
     >>> Frozen({"seed": 0}) | {"n": 2}
     {'seed': 0, 'n': 2}
@@ -59,19 +58,15 @@ def frozen(data: Mapping[str, Any] | None) -> Provenance:
 
 
 def said(origin: Provenance, name: str) -> str:
-    """What a result's origin says of its `model`, `dtype`, `metric` …; files of others may not say it.
-
-    Raises:
-        InputError: it says nothing, or something that is no text.
-    """
-    found = origin.get(name)
-    if not isinstance(found, str):
+    """An entry of a result's provenance, such as `model`, `dtype` or `metric`; InputError if it is missing, as in some files."""
+    entry = origin.get(name)
+    if not isinstance(entry, str):
         raise InputError(f"the result does not say its {name}, so that it cannot be measured further")
-    return found
+    return entry
 
 
 def plain(value: Any) -> Any:
-    """Mappings and tuples as the dicts and lists that JSON gives back."""
+    """Mappings and tuples as dicts and lists, as JSON has them."""
     if hasattr(value, "items"):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -85,23 +80,23 @@ def finite(value: float) -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that affect results."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def provenance(question: "Question", method: str, options: Mapping[str, Any]) -> Provenance:
-    """The origin of a result of `method` with these options."""
+    """The provenance of a result of `method` with these options."""
     from circuits.model_calls import hooks_of
     from circuits.question.span import computed_dtype
 
     model, pairs = question.model, question.pairs
-    dtype, computed = (str(of).removeprefix("torch.") for of in (model.dtype, computed_dtype(model)))
+    dtype, computed = (str(kind).removeprefix("torch.") for kind in (model.dtype, computed_dtype(model)))
     hooks = hooks_of(model)
     return frozen(
         {

@@ -1,7 +1,8 @@
-"""What a score is: most are effects, whose sign tells help from harm; some are sizes or shares, which have none.
+"""What a score measures: most are effects, whose sign means that a node or edge helps or hurts; some are sizes or shares without a
+sign.
 
-Every picture, table and caption asks here, with the provenance of what it shows, so that none speaks of helping and hurting
-where the scores do not.
+Pictures, tables and captions use this, with the provenance of the scores, so that they speak of helping and hurting only if the
+sign means that.
 """
 
 from collections.abc import Mapping
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What scores measure, and how they are spoken of.
+    """What scores measure, in words.
 
     Attributes:
-        name: of one score, `effect`.
-        unit: of its values; empty where they have none.
-        positive, negative: what a score of either sign says of its node or edge; empty where scores have no sign.
-        of: how the name goes on to the metric: `on` for an effect on the logit difference; empty where there is no metric.
+        name: of one score, such as `effect`.
+        unit: of the values; empty if they have none.
+        positive, negative: the meaning of a positive and a negative score; empty if scores have no sign.
+        of: the word before the metric: `on` for an effect on the logit difference; empty without a metric.
     """
 
     name: str = "effect"
@@ -33,7 +34,7 @@ class Quantity:
 
     @property
     def signed(self) -> bool:
-        """Whether a score's sign says something."""
+        """Whether the sign of a score has a meaning."""
         return bool(self.positive)
 
     @property
@@ -42,11 +43,11 @@ class Quantity:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def number(self, value: float, digits: int = 4) -> str:
-        """A value as it is shown: with a plus only where there is a sign."""
+        """A value as text, with a plus only if scores have a sign."""
         return f"{value:+.{digits}g}" if self.signed else f"{value:.{digits}g}"
 
     def says(self, value: float | None) -> str:
-        """What a value says: that it helps or hurts; only its name where there is no sign; nothing where there is no value."""
+        """The meaning of a value, such as `helps`; the name if scores have no sign; empty without a value."""
         if value is None:
             return ""
         return (self.positive if value >= 0 else self.negative) if self.signed else self.name
@@ -68,15 +69,15 @@ QUANTITIES = {
     "shapley": Quantity("Shapley value", of="for"),
     "banzhaf": Quantity("Banzhaf value", of="for"),
 }
-"""By method; all others give effects."""
+"""By method; the scores of others are effects."""
 WITHOUT_UNIT = ("information_flow", "edge_pruning", "internal_influence")
-"""Methods whose scores are not in the unit of the metric."""
+"""Methods whose scores do not have the unit of the metric."""
 
 
 def quantity_of(origin: Mapping[str, Any]) -> Quantity:
-    """What the scores of this provenance are.
+    """What scores with this provenance measure.
 
-    A method that is not in the table above says that its scores have no sign with `signed: False` among its options.
+    A method outside this package can declare scores without a sign by the option `signed: False`.
 
     >>> quantity_of({"method": "edge_attribution", "metric": "logit_difference"}).label
     'effect (logits)'
@@ -93,14 +94,14 @@ def quantity_of(origin: Mapping[str, Any]) -> Quantity:
 
 
 def node_caption(quantity: Quantity) -> str:
-    """What the colours of a heat map mean."""
+    """The meaning of the colours of a heat map."""
     if not quantity.signed:
         return f"Darker green is a larger {quantity.name}; it has no sign, so it does not tell help from harm."
     return f"Blue {quantity.positive}, vermilion {quantity.negative}."
 
 
 def edge_caption(circuit: "Circuit") -> str:
-    """What the lines of a picture of a circuit mean."""
+    """The meaning of the lines in a picture of a circuit."""
     quantity, column = quantity_of(circuit.provenance), circuit.column("scores")
     if column is None or bool(column.isnan().all()):
         return "Layers upward; the edges have no scores."

@@ -1,15 +1,15 @@
-"""Circuits drawn at random, for a circuit to be compared with.
+"""Random circuits, for comparison with a circuit.
 
 | kind | |
 |---|---|
-| `connected` | any edges, as many, each on a path from `input` to `logits` |
-| `same_layers` | the circuit itself with the heads of each layer exchanged at random: equal size, connected, between the same layers, of the same shape |
+| `connected` | the same number of any edges, each on a path from `input` to `logits` |
+| `same_layers` | the circuit with the heads of each layer exchanged at random: equal size, connected, between the same layers, of the same shape |
 
-The second is the harder rival: it shares what a circuit owes to its layers and to the MLPs alone.
+The second is the harder comparison: such circuits share the layers and the MLPs.
 
-A circuit compared with itself would win by a tie, and a rival that is drawn twice would count twice. So all rivals differ, from the
-circuit and from each other, after dead ends are pruned. Of some circuits there are few: none of the whole graph, none of
-`input->logits`, none of the same layers where no head takes part.
+Comparing a circuit with itself would be a tie, and a random circuit drawn twice would count twice. So all random circuits differ
+from the circuit and from each other after pruning. For some circuits there are few or none: of the whole graph, of
+`input->logits`, and of the same layers if the circuit has no heads.
 """
 
 import torch
@@ -22,23 +22,23 @@ from circuits.plain_torch import plain_torch
 from circuits.results.circuit import Circuit, readers_by_node
 
 KINDS = ("connected", "same_layers")
-
-
 _DRAWS_IN_VAIN = 200
-"""After so many draws in a row that bring no new rival, there are taken to be no more."""
+"""After this many consecutive draws without a new circuit, no more are assumed to exist."""
+_ATTEMPTS = 20
+INFLATION_ATTEMPTS = 50
 
 
 def random_circuits(circuit: Circuit, n: int, kind: str = "connected", seed: int = 0) -> list[Circuit]:
-    """Rivals of a circuit, all different.
+    """Different random circuits of the size of a circuit.
 
     Args:
-        circuit: what they are to be like.
-        n: how many.
+        circuit: the circuit to compare.
+        n: number of random circuits.
         kind: see the module docstring.
-        seed: of the draws.
+        seed: random seed.
 
     Raises:
-        InputError: no such kind, a negative number, or fewer rivals exist.
+        InputError: an unknown kind, a negative number, or fewer such circuits exist.
     """
     rivals = distinct_rivals(circuit, n, kind, seed)
     if len(rivals) < n:
@@ -47,7 +47,7 @@ def random_circuits(circuit: Circuit, n: int, kind: str = "connected", seed: int
 
 
 def distinct_rivals(circuit: Circuit, n: int, kind: str = "connected", seed: int = 0) -> list[Circuit]:
-    """`random_circuits`, or as many of them as there are."""
+    """`random_circuits`, or fewer if fewer exist."""
     if kind not in KINDS:
         raise InputError(f"random circuits must be one of {', '.join(KINDS)}, got {kind!r}")
     if n < 0:
@@ -70,7 +70,7 @@ def distinct_rivals(circuit: Circuit, n: int, kind: str = "connected", seed: int
 
 
 def _most_rivals(circuit: Circuit, n: int, kind: str) -> int:
-    """How many of n rivals there can be at most, where that is plain without drawing any."""
+    """Upper bound of the number of random circuits, known without drawing."""
     graph = circuit.graph
     if not 0 < len(circuit) < graph.n_edges:
         return 0
@@ -82,14 +82,11 @@ def _most_rivals(circuit: Circuit, n: int, kind: str) -> int:
     return n
 
 
-def too_few(found: int, asked: int, n_edges: int, kind: str) -> str:
-    """What to say where there are fewer rivals than were asked for."""
-    like = (
-        f"of {n_edges} edge{'s' if n_edges > 1 else ''}"
-        if kind == "connected"
-        else "with the heads of its layers exchanged"
-    )
-    there = f"only {found} of {asked}" if found else f"none of {asked}"
+def too_few(n: int, requested: int, n_edges: int, kind: str) -> str:
+    """The message if fewer random circuits exist than requested."""
+    size = f"of {n_edges} edge{'s' if n_edges > 1 else ''}"
+    like = size if kind == "connected" else "with the heads of its layers exchanged"
+    there = f"only {n} of {requested}" if n else f"none of {requested}"
     return f"{there} random circuits {like} could be drawn that differ from the circuit and from each other"
 
 
@@ -97,52 +94,44 @@ def exchanged_heads(circuit: Circuit, generator: torch.Generator) -> Circuit:
     """The circuit with the heads of each layer exchanged at random; heads that share keys and values stay together."""
     graph = circuit.graph
     heads = {layer: _exchange(graph, generator) for layer in range(graph.n_layers)}
-    writers = {name: i for i, name in enumerate(graph.writer_names)}
-    readers = {name: i for i, name in enumerate(graph.reader_names)}
     to_writer = torch.arange(graph.n_writers)
     for i, writer in enumerate(graph.writer_nodes):
         if writer.head is not None:
-            to_writer[i] = writers[f"a{writer.layer}.h{int(heads[writer.layer][writer.head])}"]
+            to_writer[i] = graph.writer_index(f"a{writer.layer}.h{int(heads[writer.layer][writer.head])}")
     to_reader = torch.arange(graph.n_readers)
     for i, reader in enumerate(graph.reader_nodes):
         if reader.head is not None:
             shared = reader.part in ("k", "v") and graph.grouped
             moved = heads[reader.layer]
             head = int(moved[reader.head * graph.group_size]) // graph.group_size if shared else int(moved[reader.head])
-            to_reader[i] = readers[f"a{reader.layer}.{'kv' if shared else 'h'}{head}<{reader.part}>"]
-    edges = circuit.mask.nonzero()
-    mask = torch.zeros_like(circuit.mask)
-    mask[to_writer[edges[:, 0]], to_reader[edges[:, 1]]] = True
-    return Circuit(graph, mask)
+            to_reader[i] = graph.reader_index(f"a{reader.layer}.{'kv' if shared else 'h'}{head}<{reader.part}>")
+    writers, readers = circuit.mask.nonzero(as_tuple=True)
+    return Circuit(graph, graph.mask_at(torch.stack([to_writer[writers], to_reader[readers]], 1)))
 
 
 def _exchange(graph: Graph, generator: torch.Generator) -> Int[Tensor, " head"]:
-    """Where each head of a layer goes: groups are exchanged, and heads within a group."""
+    """The new place of each head of a layer: groups are permuted, and the heads within a group."""
     groups = torch.randperm(graph.n_kv_heads, generator=generator)
     within = torch.stack([torch.randperm(graph.group_size, generator=generator) for _ in range(graph.n_kv_heads)])
     return (groups[:, None] * graph.group_size + within).flatten()
 
 
-_ATTEMPTS = 20
-
-
 @plain_torch
 def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Circuit:
-    """A random connected circuit: every edge lies on a path from `input` to `logits`.
+    """A random connected circuit: every edge is on a path from `input` to `logits`.
 
-    Grown from random walks backwards from `logits`; the last few edges, where a whole walk would be too many, join nodes
-    that are already there.
+    It consists of random walks backwards from `logits`; the last few edges, for which a walk is too long, join its nodes.
 
     Args:
-        graph: where to draw from.
-        n_edges: how many edges; at most the graph's.
+        graph: the graph.
+        n_edges: number of edges.
         generator: source of randomness.
     """
     if not 0 <= n_edges <= graph.n_edges:
         raise InputError(f"a circuit of {n_edges} edges cannot be drawn from a graph of {graph.n_edges}")
     for _ in range(_ATTEMPTS):
         circuit = Circuit(graph, _drawn(graph, n_edges, generator))
-        # Some beginnings cannot be completed: no second edge makes a circuit with `input->logits`.
+        # Some draws cannot be completed: with `input->logits`, no second edge makes a circuit.
         if circuit.pruned() == circuit:
             break
     return circuit
@@ -172,15 +161,12 @@ def _drawn(graph: Graph, n_edges: int, generator: torch.Generator) -> Bool[Tenso
             failures = 0
         else:
             failures += 1
-    mask = torch.zeros_like(graph.edge_mask)
-    if chosen:
-        writers, readers = zip(*sorted(chosen), strict=True)
-        mask[list(writers), list(readers)] = True
+    mask = graph.mask_at(torch.tensor(sorted(chosen), dtype=torch.long).reshape(-1, 2))
     return _filled_up(graph, mask, n_edges, generator)
 
 
 def _filled_up(graph: Graph, mask: Tensor, n_edges: int, generator: torch.Generator) -> Tensor:
-    """Adds random edges between nodes that are already on a path until there are `n_edges`; any edge if those run out."""
+    """Adds random edges between nodes of the circuit until there are `n_edges`; other edges if those run out."""
     for anything in (False, True):
         missing = n_edges - int(mask.sum())
         if missing <= 0:
@@ -191,21 +177,17 @@ def _filled_up(graph: Graph, mask: Tensor, n_edges: int, generator: torch.Genera
         )
         candidates = (graph.edge_mask & ~mask & (inside | anything)).nonzero()
         order = torch.randperm(len(candidates), generator=generator)[:missing]
-        mask = mask.clone()
-        mask[candidates[order, 0], candidates[order, 1]] = True
+        mask = mask | graph.mask_at(candidates[order])
     return mask
 
 
-INFLATION_ATTEMPTS = 50
-
-
 def inflated(circuit: Circuit, n: int, seed: int = 0) -> list[tuple[Circuit, Circuit]]:
-    """The circuit with a random path added, and the same without a random edge of what was added; n such pairs.
+    """n pairs of circuits: the circuit with a random path added, and the same without a random edge of that path.
 
-    Fewer, or none, where the graph has no paths beside the circuit.
+    There are fewer pairs if the graph has no other paths.
     """
     generator = torch.Generator().manual_seed(seed + 1)
-    found = []
+    pairs = []
     for _ in range(n):
         for _ in range(INFLATION_ATTEMPTS):
             length = int(torch.randint(2, 2 + circuit.graph.n_layers, (1,), generator=generator))
@@ -216,6 +198,6 @@ def inflated(circuit: Circuit, n: int, seed: int = 0) -> list[tuple[Circuit, Cir
                 w, r = added[int(torch.randint(len(added), (1,), generator=generator))].tolist()
                 cut = larger.mask.clone()
                 cut[w, r] = False
-                found.append((larger, Circuit(circuit.graph, cut)))
+                pairs.append((larger, Circuit(circuit.graph, cut)))
                 break
-    return found
+    return pairs

@@ -1,22 +1,22 @@
-"""Which edges make the circuit: rules that turn scores into a connected circuit of at most n edges.
+"""Rules that select a connected circuit of at most n edges by scores.
 
-Every rule gives a circuit without dead ends (each edge lies on a path from `input` to `logits`, see `Circuit.pruned`), never
-chooses an edge outside `scores.candidates`, breaks ties by graph order (except `optimal`, where the solver does), and notes in
-`provenance["selection"]` how many edges were asked for and how many were kept.
+Every rule gives a circuit without dead ends (each edge is on a path from `input` to `logits`, see `Circuit.pruned`), chooses only
+from `scores.candidates`, breaks ties by graph order (except `optimal`, where the solver does), and records in
+`provenance["selection"]` how many edges were requested and kept.
 
 | rule | takes |
 |---|---|
 | `top` | the n strongest edges |
 | `threshold` | every edge of at least a given strength |
-| `greedy` | n times the strongest edge into a node that the circuit has already, beginning at `logits` (EAP-IG: Hanna et al. 2024, 2403.17806) |
-| `positive-share` | at least a part of the budget for the most positive edges, the rest by absolute value (after the ratio-based selection of Nikankin et al. 2025, 2510.25786) |
+| `greedy` | n times the strongest edge into a node of the circuit, beginning at `logits` (EAP-IG: Hanna et al. 2024, 2403.17806) |
+| `positive-share` | a share of the budget for the most positive edges, the rest by absolute value (after the ratio-based selection of Nikankin et al. 2025, 2510.25786) |
 | `optimal` | the connected circuit with the largest sum of scores, by integer programming (idea: Nikankin et al. 2025) |
 
-So is the idea to keep only edges whose scores hold up under a bootstrap over prompts (`EdgeScores.significant`). Their code was
-not compared with any of these.
+Nikankin et al. also proposed to keep only edges whose scores are significant in a bootstrap over prompts
+(`EdgeScores.significant`). None of this was compared with their code.
 
-The first rules rank edges, take the first n and prune, which may leave far fewer than n; with `fill=True` they go on down
-their ranking for as long as no more than n edges remain after pruning.
+All rules but `threshold` and `optimal` rank edges, take the first n and prune, which may leave far fewer than n. With `fill=True`
+they continue down the ranking as long as at most n edges remain after pruning.
 """
 
 import heapq
@@ -37,7 +37,7 @@ from circuits.results.provenance import Provenance
 
 @runtime_checkable
 class Scored(Protocol):
-    """What a rule needs to know of scores; see `circuits.EdgeScores`."""
+    """The parts of `circuits.EdgeScores` that rules use."""
 
     @property
     def graph(self) -> Graph: ...
@@ -52,13 +52,13 @@ class Scored(Protocol):
 
 
 def top(scores: Scored, n: int, by: str = "abs", fill: bool = False) -> Circuit:
-    """The n strongest edges, dead ends pruned; see `EdgeScores.top`."""
+    """See `EdgeScores.top`."""
     _check_budget(scores, n)
     return _first(scores, ranking(scores, by), n, fill, {"rule": "top", "by": by})
 
 
 def threshold(scores: Scored, tau: float, by: str = "abs") -> Circuit:
-    """Every edge of at least `tau`, dead ends pruned; see `EdgeScores.threshold`."""
+    """See `EdgeScores.threshold`."""
     check_ranking(by)
     if not math.isfinite(tau):
         what = "not a number" if math.isnan(tau) else f"{tau}, which is not finite"
@@ -68,20 +68,20 @@ def threshold(scores: Scored, tau: float, by: str = "abs") -> Circuit:
 
 
 def greedy(scores: Scored, n: int, by: str = "abs", fill: bool = False) -> Circuit:
-    """Grown from `logits`, the strongest edge first; see `EdgeScores.greedy`."""
+    """See `EdgeScores.greedy`."""
     _check_budget(scores, n)
     return _first(scores, _growth(scores, by), n, fill, {"rule": "greedy", "by": by})
 
 
 def positive_share(scores: Scored, n: int, share: float = 0.5, fill: bool = False) -> Circuit:
-    """A share of the budget for positive edges; see `EdgeScores.positive_share`."""
+    """See `EdgeScores.positive_share`."""
     _check_budget(scores, n)
     check_share(share)
     return _first(scores, _shared(scores, share), n, fill, {"rule": "positive-share", "share": share})
 
 
 def optimal(scores: Scored, n: int, by: str = "abs", time_limit: float | None = 60.0) -> Circuit:
-    """The best connected circuit; see `EdgeScores.optimal`."""
+    """See `EdgeScores.optimal`."""
     from circuits.results.optimal_selection import best_connected
 
     _check_budget(scores, n)
@@ -89,20 +89,20 @@ def optimal(scores: Scored, n: int, by: str = "abs", time_limit: float | None = 
     if time_limit is not None and not time_limit > 0:
         raise InputError(f"time_limit must be a positive number of seconds or None, got {time_limit}")
     gains = scores.values.abs() if by == "abs" else scores.values
-    # Negative edges past the budget of positive ones would only make these worse.
+    # More edges than the positive ones would only add negative gains.
     budget = min(n, int((gains[scores.candidates] > 0).sum()))
     guesses = [rule(scores, budget, by=by, fill=True).mask for rule in (top, greedy)]
-    found = best_connected(scores.graph, scores.candidates, gains, n, guesses, time_limit)
-    how = {"rule": "optimal", "by": by, "n": n, "sum": found.total, "bound": found.bound, "gap": found.gap}
-    return _noted(scores, found.mask, how)
+    best = best_connected(scores.graph, scores.candidates, gains, n, guesses, time_limit)
+    how = {"rule": "optimal", "by": by, "n": n, "sum": best.total, "bound": best.bound, "gap": best.gap}
+    return _noted(scores, best.mask, how)
 
 
 RULES = {"top": top, "greedy": greedy, "positive-share": positive_share, "optimal": optimal}
-"""The rules that take a budget, by name; their options are in `circuits.results.choice`."""
+"""The rules that take a budget; their options are in `circuits.results.choice`."""
 
 
 def select(scores: Scored, n: int, rule: str = "top", **options: Any) -> Circuit:
-    """A circuit by the name of a rule; see `EdgeScores.select`."""
+    """See `EdgeScores.select`."""
     check_rule(rule, options)
     return RULES[rule](scores, n, **options)
 
@@ -116,9 +116,9 @@ def ranking(scores: Scored, by: str) -> Int[Tensor, "edge 2"]:
 
 
 def _growth(scores: Scored, by: str) -> Int[Tensor, "edge 2"]:
-    """Candidates in the order in which a circuit that grows from `logits` takes them.
+    """Candidates in the order in which a circuit grows from `logits`.
 
-    The next edge is the strongest one into a reader of a node that is there; its writer, if new, opens its own readers.
+    The next edge is the strongest one into a reader of a node of the circuit; its writer then adds its readers.
     """
     ranked = ranking(scores, by)
     into: list[list[int]] = [[] for _ in scores.graph.reader_nodes]
@@ -144,10 +144,10 @@ def _growth(scores: Scored, by: str) -> Int[Tensor, "edge 2"]:
 
 
 def _shared(scores: Scored, share: float) -> Int[Tensor, "edge 2"]:
-    """Candidates in an order whose first k are the ⌊share·k⌋ most positive edges and the strongest others, for every k."""
+    """Candidates in an order whose first k, for every k, are the ⌊share·k⌋ most positive edges and the strongest others."""
     strongest = ranking(scores, "abs")
     values = scores.values[strongest[:, 0], strongest[:, 1]]
-    # Ties are in graph order on both sides, since equal positive values keep their order here.
+    # Equal positive values keep their graph order.
     positive = (values > 0).nonzero()[:, 0].tolist()
     taken: set[int] = set()
     order: list[int] = []
@@ -164,19 +164,14 @@ def _shared(scores: Scored, share: float) -> Int[Tensor, "edge 2"]:
 
 def _first(scores: Scored, order: Int[Tensor, "edge 2"], n: int, fill: bool, how: dict[str, object]) -> Circuit:
     """The first n edges of an order, or with `fill` as many as leave at most n after pruning."""
-
-    def mask(k: int) -> Tensor:
-        chosen = torch.zeros_like(scores.candidates)
-        chosen[order[:k, 0], order[:k, 1]] = True
-        return chosen
-
+    graph = scores.graph
     k = min(n, len(order))
     if fill:
-        # Longer beginnings leave no fewer edges, so the longest that fits is found by bisection.
+        # More edges never leave fewer after pruning, so the largest k is found by bisection.
         sizes = range(k, len(order) + 1)
-        k += bisect_right(sizes, n, key=lambda k: len(Circuit(scores.graph, mask(k)).pruned())) - 1
+        k += bisect_right(sizes, n, key=lambda k: len(Circuit(graph, graph.mask_at(order[:k])).pruned())) - 1
         how = {**how, "fill": True, "considered": k}
-    return _noted(scores, mask(k), {**how, "n": n})
+    return _noted(scores, graph.mask_at(order[:k]), {**how, "n": n})
 
 
 def _noted(scores: Scored, mask: Tensor, how: dict[str, object]) -> Circuit:

@@ -1,7 +1,6 @@
-"""A finished run's method, run again: the same question with something changed, for its scores or its circuit alone.
+"""The method of a finished run, run again with something changed, for its scores or its circuit alone.
 
-What was asked is read from the run's `run.json`; the circuit is not tested again, and what chooses a circuit from scores is left
-out.
+The question and the options are read from `run.json`. The circuit is not tested again, and no circuit is chosen from scores.
 """
 
 import math
@@ -16,7 +15,7 @@ from circuits.methods.catalogue import method as find_method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, Gaussian, Resample, get_ablation
+from circuits.question.ablations import Ablation, AblationLike, Gaussian, Resample, get_ablation
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
@@ -27,15 +26,15 @@ from circuits.runs.result import NodeDiscovery
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What `discover` was asked.
+    """The arguments of `discover` for a run.
 
     Attributes:
         method: one of `circuits.methods.catalogue.METHODS`.
-        metric: its name; the one that the circuit was tested by where the method has none or another.
+        metric: name of the metric that the circuit was tested by, or that the nodes were scored by.
         ablation: what replaced values.
-        options: the method's own.
-        seed: of what was drawn.
-        seconds: that the method took, without testing the circuit.
+        options: options of the method.
+        seed: random seed.
+        seconds: wall time of the method, without testing the circuit.
     """
 
     method: str
@@ -51,7 +50,7 @@ class Asked:
         pairs: PromptPairs,
         *,
         metric: str | None = None,
-        ablation: str | Ablation | None = None,
+        ablation: AblationLike | None = None,
         seed: int | None = None,
         batch_size: int | None = None,
         **options: Any,
@@ -61,39 +60,39 @@ class Asked:
         Args:
             model: a loaded model.
             pairs: the prompts to explain.
-            metric, ablation, seed: None: as the run was asked.
-            batch_size: pairs at a time.
-            options: the method's own, instead of the run's.
+            metric, ablation, seed: None: those of the run.
+            batch_size: pairs per batch.
+            options: options of the method that replace those of the run.
 
         Raises:
-            InputError: the method refuses this.
+            InputError: the method refuses these arguments.
         """
-        found = discover(
+        result = discover(
             model, pairs, method=self.method, metric=metric or self.metric, ablation=ablation or self.ablation,
             seed=self.seed if seed is None else seed, batch_size=batch_size, test=False, **{**self.options, **options},
         )  # fmt: skip
-        if isinstance(found, NodeDiscovery):
-            return found.scores
-        return found.circuit if found.scores is None else found.scores
+        if isinstance(result, NodeDiscovery):
+            return result.scores
+        return result.circuit if result.scores is None else result.scores
 
 
 def what_was_asked(run: Run) -> Asked:
-    """Of a run that was read.
+    """The arguments of `discover` for a run.
 
     Raises:
         InputError: its method is unknown here, or takes other options.
     """
-    options, seconds = run.told.get("options"), run.told.get("seconds")
+    options, seconds = run.record.get("options"), run.record.get("seconds")
     if not isinstance(options, dict) or not isinstance(seconds, dict):
-        raise InputError(f"{run.path} does not say how its method was asked")
+        raise InputError(f"{run.path} does not record the options of its method")
     method = str(options.get("method"))
     chosen = find_method(method)
-    testing = {RANDOM_CIRCUITS, *(CHOICE if chosen.gives == "edges" else ())}  # what is not done again
+    testing = {RANDOM_CIRCUITS, *(CHOICE if chosen.gives == "edges" else ())}  # these are not used again
     known = {name: option for name, option in chosen.options.items() if option not in testing}
     given = {name: options[name] for name in options if name in known and options[name] is not None}
     for name, value in given.items():
         if isinstance(value, str) and known[name].kind is Kind.NUMBER:
-            given[name] = float(value)  # infinite ones are written as text
+            given[name] = float(value)  # infinite numbers are stored as text
     chosen.check(given)
     spent = [s for stage, s in seconds.items() if stage != "evaluation" and isinstance(s, int | float)]
     metric, ablation = asked_about(run)
@@ -101,22 +100,22 @@ def what_was_asked(run: Run) -> Asked:
 
 
 def asked_about(run: Run) -> tuple[str, Ablation]:
-    """The metric and the ablation that a run's circuit was tested by, or its nodes scored.
+    """The metric and the ablation that a run's circuit was tested by, or its nodes were scored by.
 
     Raises:
         InputError: they are not known here.
     """
-    summary, origin = run.told.get("summary"), run.provenance
-    said: Mapping[str, Any] = summary if isinstance(summary, dict) else {}
-    metric, ablation = (said.get(name) or origin.get(name) for name in ("metric", "ablation"))
+    summary, origin = run.record.get("summary"), run.provenance
+    summary = summary if isinstance(summary, dict) else {}
+    metric, ablation = (summary.get(name) or origin.get(name) for name in ("metric", "ablation"))
     return str(metric), ablation_called(str(ablation))
 
 
 def ablation_called(label: str) -> Ablation:
-    """The ablation whose label this is.
+    """The ablation with this label.
 
     Raises:
-        InputError: there is none, or it cannot be had from its label alone.
+        InputError: there is none, or its label does not say enough.
 
     >>> ablation_called("resample(seed=3)")
     Resample(seed=3)
@@ -135,21 +134,21 @@ def ablation_called(label: str) -> Ablation:
 
 
 def own_result(run: Run) -> Found | None:
-    """What the run's method found: scores, or the circuit where there are none."""
-    scores = next((of for of in run.results.values() if isinstance(of, EdgeScores | NodeScores)), None)
-    return next((of for of in run.results.values() if isinstance(of, Circuit)), None) if scores is None else scores
+    """The result of the run's method: scores, or the circuit of a method without scores."""
+    scores = [result for result in run.results.values() if isinstance(result, EdgeScores | NodeScores)]
+    return next(iter([*scores, *run.circuits.values()]), None)
 
 
-def compared_at_once(found: Found, circuit: Circuit | None) -> int | None:
-    """How many of the strongest are compared: as many as the circuit has (100 without one), or ten nodes.
+def compared_at_once(result: Found, circuit: Circuit | None) -> int | None:
+    """How many of the strongest edges (as many as the circuit has, or 100) or nodes (ten) are compared; None for circuits.
 
-    At most half of all, and of those that are more than rounding; None for circuits.
+    At most half of all, and only those that are more than rounding errors.
     """
-    if isinstance(found, Circuit):
+    if isinstance(result, Circuit):
         return None
-    if isinstance(found, NodeScores):
-        sizes, most = found.values.abs().flatten(), 10
+    if isinstance(result, NodeScores):
+        sizes, most = result.values.abs().flatten(), 10
     else:
-        sizes, most = found.values[found.graph.edge_mask].abs(), len(circuit or ()) or 100
+        sizes, most = result.values[result.graph.edge_mask].abs(), len(circuit or ()) or 100
     real = int((sizes > NEGLIGIBLE * sizes.max()).sum())
     return max(1, min(most, len(sizes) // 2, real))

@@ -30,18 +30,18 @@ def compare_runs(
 
     Args:
         runs: from `read_runs`.
-        model: theirs; needed for counterfactual correlations only.
+        model: the runs' model; only needed for counterfactual correlations.
         samples: fresh ablations at each alpha; 0: no counterfactual correlations.
-        alphas, ablation: of these.
+        alphas, ablation: ablation probabilities per component, and the ablation.
         by: see `circuits.compare`.
-        seed: of the bootstrap; of the ablations it is seed + 1, so that COAR has not seen them.
+        seed: random seed of the bootstrap; the ablations use seed + 1, so that COAR was not fitted on them.
         stage: progress reporting.
     """
     if len(runs) < 2:
         raise InputError("a comparison needs at least two runs")
     judge, predictions = None, ()
-    results = {name: of for run in runs for name, of in run.results.items()}
-    comparable(results)  # refused before anything is computed
+    results = {name: result for run in runs for name, result in run.results.items()}
+    comparable(results)  # a refusal comes before anything is computed
     faithfulness = {name: run.faithfulness for run in runs if run.faithfulness is not None for name in run.circuits}
     if samples and model is not None:
         if model.weights_hash != runs[0].provenance.get("weights_sha256"):
@@ -49,15 +49,9 @@ def compare_runs(
         pairs = PromptPairs.from_jsonl(runs[0].path / "pairs.jsonl", model, trust_ids=True)
         with stage("ablating components") as progress:
             judge = counterfactuals(
-                model,
-                pairs,
-                alphas=alphas,
-                samples=samples,
-                metric=said(runs[0].provenance, "metric"),
-                ablation=ablation,
-                seed=seed + 1,
-                progress=progress,
-            )
+                model, pairs, alphas=alphas, samples=samples, metric=said(runs[0].provenance, "metric"), ablation=ablation,
+                seed=seed + 1, progress=progress,
+            )  # fmt: skip
         predictions = _predictions(model, pairs, runs, results, stage)
     return compare(results, judge=judge, circuits=predictions, faithfulness=faithfulness, by=by, seed=seed)
 
@@ -65,16 +59,16 @@ def compare_runs(
 def _predictions(
     model: Model, pairs: PromptPairs, runs: Sequence[Run], results: dict[str, Judged], stage: StageProgress
 ) -> tuple[CircuitPrediction, ...]:
-    """Of all circuits, by the first scores that predict."""
-    linear: Any = next((of for of in results.values() if isinstance(of, Predicts)), None)
+    """Predictions for all circuits, by the first scores that can predict."""
+    linear: Any = next((result for result in results.values() if isinstance(result, Predicts)), None)
     if linear is None:
         return ()
-    found: list[CircuitPrediction] = []
+    predictions: list[CircuitPrediction] = []
     with stage("measuring circuits") as progress:
         for run in runs:
             if run.circuits:
                 how, metric = said(run.provenance, "ablation"), said(run.provenance, "metric")
-                found += predict_circuits(
+                predictions += predict_circuits(
                     model, pairs, linear, run.circuits, metric=metric, ablation=how, progress=progress
                 )
-    return tuple(found)
+    return tuple(predictions)

@@ -1,8 +1,7 @@
 """From a model and pairs to scored edges and a tested circuit, or to scored nodes: what `circuits discover` does.
 
-The command line parses and prints; everything else is here, so that a notebook can do the same in one call. What another
-method takes is refused, never ignored. There are three ways to go on from a method, by what it gives: scores of edges, scores of
-nodes, or a circuit.
+The command line only parses and prints, so a notebook can do the same in one call. Options of another method are refused, never
+ignored. What follows a method depends on its result: scores of edges, scores of nodes, or a circuit.
 """
 
 import contextlib
@@ -17,18 +16,18 @@ from typing import Any
 import torch
 
 from circuits.errors import AttributionWarning, InputError
-from circuits.evaluation.faithfulness import Faithfulness, faithfulness
+from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
 from circuits.graph.graph import Graph
-from circuits.methods.catalogue import DECLARED
+from circuits.methods.catalogue import check_divided, check_noise
 from circuits.methods.catalogue import method as find_method
 from circuits.methods.method import Declared, Method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
-from circuits.methods.refine import refine
+from circuits.methods.refine import refine_of
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageProgress, StageReport, silent
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, Gaussian, Resample, get_ablation
+from circuits.question.ablations import Ablation, AblationLike, Gaussian, Resample, get_ablation
 from circuits.question.answers import watched
 from circuits.question.doubts import about_answers, collected, doubt, same_up_to_answer
 from circuits.question.question import Question, look
@@ -38,12 +37,10 @@ from circuits.results.edge_scores import EdgeScores
 from circuits.runs.result import Discovery, NodeDiscovery
 from circuits.workers.workers import Workers
 
-LARGEST_NOISE_SEED = 2**40
-"""Each pair has a seed of its own, a million times this one's and its number, in 64 bits."""
 MOST_EDGES = 200
-"""To choose or to refine, unless asked otherwise; in a smaller graph all."""
+"""Edges that are chosen or refined by default; in a smaller graph, all."""
 PAST_THE_MODEL = 1.1
-"""A circuit whose faithfulness is above this is said to be better than the model."""
+"""A circuit with more faithfulness than this is reported as better than the model."""
 
 
 @on_model
@@ -53,7 +50,7 @@ def discover(
     *,
     method: str = "eap-ig",
     metric: str | None = None,
-    ablation: str | Ablation | None = None,
+    ablation: AblationLike | None = None,
     noise_tokens: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -69,22 +66,22 @@ def discover(
         model: a loaded model.
         pairs: the prompts to explain.
         method: one of `circuits.methods.catalogue.METHODS`.
-        metric: None: the one the task prefers.
-        ablation: what replaces an ablated value; None: the method's own, `zero` for `coar` and else `interchange`.
+        metric: None: the one that the task prefers.
+        ablation: what replaces an ablated value; None: the method's default (`interchange` for most).
         noise_tokens: roles whose embeddings `gaussian` ablation disturbs; None: the tokens that differ.
-        seed: of the random circuits, of the noise and of resampling.
-        batch_size: pairs at a time; None: chosen by size.
+        seed: random seed, for random circuits, noise, resampling and the method itself.
+        batch_size: pairs per batch; None: chosen by size.
         stage: progress reporting.
-        workers: who measures, for methods that can be divided; None: this process.
-        test: whether the circuit is tested; else its faithfulness is NaN.
-        store: a directory for the record of a method that keeps one; a killed run with the same store goes on.
-        options: the method's own, see `docs/options.md`.
+        workers: processes that measure, for methods that can be divided; None: this process.
+        test: whether to test the circuit; without, its faithfulness is NaN.
+        store: a directory for the record of a method that keeps one; a killed run with the same store is resumed.
+        options: options of the method, see `docs/options.md`.
 
     Raises:
-        InputError: an option that cannot be used, or that belongs to another method.
+        InputError: an option cannot be used, or belongs to another method.
 
     Warns:
-        PairsWarning: the model does not do what the pairs ask, or the pairs say little; also in `warnings` of the result.
+        PairsWarning: the model does not do the task, or the pairs tell little; also in `warnings` of the result.
     """
     chosen = find_method(method)
     chosen.check(options)
@@ -96,7 +93,7 @@ def discover(
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
         question = Question.ask(model, pairs, metric, replacement, batch_size)
         defaults = {name: option.default for name, option in chosen.options.items()}
-        job = _Job(question, chosen, {**defaults, **options}, batch_size, seed, stage, test, workers, store)
+        job = _Job(question, chosen, {**defaults, **options}, seed, stage, test, workers, store)
         found = _PIPELINES[chosen.gives](job)
         if test:
             look(question)
@@ -107,47 +104,30 @@ def discover(
     return replace(found, answers=seen, warnings=tuple(about_pairs), pairs_differ=differ)
 
 
-def check_divided(method: str) -> None:
-    """Whether a run of this method can be divided among workers.
-
-    Raises:
-        InputError: it cannot.
-    """
-    if not DECLARED[method].divided:
-        divided = ", ".join(name for name, one in DECLARED.items() if one.divided)
-        raise InputError(
-            f"a run of method {method} is not divided among workers (those of {divided} are); a study divides its runs among "
-            "them: circuits study run --on ray"
-        )
-
-
-def choose_ablation(ablation: str | Ablation, noise_tokens: Sequence[str] | None = None, seed: int = 0) -> Ablation:
+def choose_ablation(ablation: AblationLike, noise_tokens: Sequence[str] | None = None, seed: int = 0) -> Ablation:
     """The ablation of that name, with its options.
 
     Raises:
-        InputError: no such ablation, or tokens to disturb where no noise is asked for.
+        InputError: there is no such ablation, or it makes no noise and `noise_tokens` are given.
     """
     chosen = get_ablation(ablation)
-    if noise_tokens is not None and not isinstance(chosen, Gaussian):
-        raise InputError(f"noise-tokens belong to gaussian ablation, not to {chosen.name}")
     if chosen is ablation and noise_tokens is None:
         return chosen
+    check_noise(chosen.name, noise_tokens, seed)
     if isinstance(chosen, Gaussian):
-        if seed >= LARGEST_NOISE_SEED:
-            raise InputError(f"gaussian ablation takes seeds below {LARGEST_NOISE_SEED}, got {seed}")
         return Gaussian(tuple(noise_tokens or ()), chosen.scale, seed)
     return Resample(seed) if isinstance(chosen, Resample) else chosen
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """A method and what it is asked.
+    """A method, its question and its options.
 
     Attributes:
         question: model, pairs, metric and ablation, validated.
-        method, options: the options by name, with defaults where they were not given.
-        batch_size: as asked for.
-        seed: of whatever is drawn.
+        method: the method.
+        options: its options by name, defaults included.
+        seed: the random seed.
         stage: progress reporting.
         test, workers, store: see `discover`.
         seconds: wall time per stage, filled in as the stages end.
@@ -156,7 +136,6 @@ class _Job:
     question: Question
     method: Method
     options: Mapping[str, Any]
-    batch_size: int | None
     seed: int
     stage: StageProgress
     test: bool
@@ -172,34 +151,25 @@ class _Job:
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What all methods of the library take."""
-        return {"metric": self.question.metric, "ablation": self.question.ablation, "batch_size": self.batch_size}
-
-    @property
     def recorded(self) -> dict[str, Any]:
-        """How the run was asked for, as JSON can hold it."""
-        told = {name: _plain(value) for name, value in self.options.items()}
-        return {"method": self.method.name, **self.method.fixed, **told, "seed": self.seed}
+        """The options of the run, as JSON values."""
+        options = {name: _plain(value) for name, value in self.options.items()}
+        return {"method": self.method.name, **self.method.fixed, **options, "seed": self.seed}
 
     def call(self) -> tuple[Any, tuple[str, ...]]:
-        """What the method gives, and what it warned of."""
+        """The method's result, and its warnings."""
         method, accepts = self.method, self.method.accepts
         given = {name: value for name, value in self.options.items() if name not in OF_PIPELINE[method.gives]}
         given = {name: value for name, value in given.items() if value is not None}
         for name in given:
             if method.options[name].kind is Kind.POSITIONS and given[name] == "all":
                 given[name] = None
-        asked = {name: value for name, value in self.asked.items() if name not in method.unasked}
-        wanted = {"seed": self.seed, "store": self.store, "workers": self.workers, "timed": self.timed}
-        given |= {**method.fixed, **asked} | {name: value for name, value in wanted.items() if name in accepts}
-        model, pairs = self.question.model, self.question.pairs
-        with _warned() as notes:
-            if "timed" in accepts:
-                found = method.function(model, pairs, **given)
-            else:
-                with self.timed(*method.stage) as progress:
-                    found = method.function(model, pairs, progress=progress, **given)
+        offered = {"seed": self.seed, "store": self.store, "workers": self.workers, "timed": self.timed}
+        with _warned() as notes, contextlib.ExitStack() as stage:
+            if "timed" not in accepts:
+                offered["progress"] = stage.enter_context(self.timed(*method.stage))
+            given |= {**method.fixed} | {name: value for name, value in offered.items() if name in accepts}
+            found = method.function(self.question, **given)
         return found, tuple(notes)
 
 
@@ -208,7 +178,7 @@ OF_PIPELINE: dict[str, tuple[str, ...]] = {
     "circuit": (RANDOM_CIRCUITS.name,),
     "nodes": (),
 }
-"""Options that are not the method's own function's."""
+"""Options that the method's own function does not take."""
 
 
 def _edges(job: _Job) -> Discovery:
@@ -219,8 +189,7 @@ def _edges(job: _Job) -> Discovery:
     if how is not None:
         top = MOST_EDGES if top is None else top
         with job.timed("refinement", "refining edges") as progress:
-            question = job.question
-            scores = refine(question.model, question.pairs, scores, top=top, how=how, progress=progress, **job.asked)
+            scores = refine_of(job.question, scores, top=top, how=how, progress=progress)
     circuit = choice.circuit(scores)
     faith, accuracy = _tested(job, circuit)
     options = job.recorded | choice.recorded | ({} if how is None else {"refine_top": top})
@@ -234,13 +203,13 @@ def _nodes(job: _Job) -> NodeDiscovery:
 
 
 def _circuit(job: _Job) -> Discovery:
-    """Searches a circuit and tests it."""
-    found, notes = job.call()
-    faith, accuracy = _tested(job, found)
+    """Searches for a circuit and tests it."""
+    circuit, notes = job.call()
+    faith, accuracy = _tested(job, circuit)
     method = job.method
-    notes += _past_the_model(faith, method) + (() if method.notes is None else method.notes(found))
+    notes += _past_the_model(faith, method) + (() if method.notes is None else method.notes(circuit))
     kept = None if job.store is None or method.keeps is None else Path(job.store) / method.keeps
-    return Discovery(None, found, faith, accuracy, job.recorded, job.seconds, kept, notes)
+    return Discovery(None, circuit, faith, accuracy, job.recorded, job.seconds, kept, notes)
 
 
 _PIPELINES: dict[str, Callable[[_Job], Discovery | NodeDiscovery]] = {
@@ -251,10 +220,10 @@ _PIPELINES: dict[str, Callable[[_Job], Discovery | NodeDiscovery]] = {
 
 
 class _Choice:
-    """How scores become a circuit; refuses what cannot be before anything is computed.
+    """How scores become a circuit; refuses impossible choices before anything is computed.
 
     Attributes:
-        recorded: what of this goes into the run's record.
+        recorded: what the run's record says of it.
     """
 
     def __init__(self, graph: Graph, options: Mapping[str, Any]) -> None:
@@ -275,15 +244,14 @@ class _Choice:
 
 
 def _tested(job: _Job, circuit: Circuit) -> tuple[Faithfulness, float | None]:
-    """A circuit's faithfulness, and the model's accuracy where pairs have distractors; nothing is measured if not to be."""
-    model, pairs = job.question.model, job.question.pairs
+    """A circuit's faithfulness, and the model's accuracy if pairs have distractors; nothing is measured without `test`."""
     if not job.test:
-        unknown = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
+        unknown = torch.full((len(job.question.pairs),), torch.nan, dtype=torch.float64)
         names = job.question.metric.name, job.question.ablation.label
         return Faithfulness(math.nan, unknown, unknown, unknown, unknown[:0], len(circuit), *names), None
     n_random = job.options[RANDOM_CIRCUITS.name]
     with job.timed("evaluation", "testing the circuit") as progress:
-        faith = faithfulness(model, pairs, circuit, n_random=n_random, seed=job.seed, progress=progress, **job.asked)
+        faith = faithfulness_of(job.question, circuit, n_random=n_random, seed=job.seed, progress=progress)
     return faith, None if faith.answers is None else faith.answers.accuracy
 
 
@@ -299,7 +267,7 @@ def _past_the_model(faith: Faithfulness, method: Declared) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _warned() -> Iterator[list[str]]:
-    """What a method warns of, as text; other warnings go on to the user."""
+    """A method's warnings about its scores, as text; other warnings are passed on."""
     notes: list[str] = []
     caught: list[warnings.WarningMessage] = []
     try:
@@ -315,14 +283,14 @@ def _warned() -> Iterator[list[str]]:
 
 
 def _plain(value: Any) -> Any:
-    """An option as JSON can hold it."""
+    """An option as a JSON value."""
     if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
         return str(value)
     return value
 
 
 def _tokens(question: Question, positions: Sequence[str] | None) -> tuple[str, ...] | None:
-    """What to write under each position: the token if all prompts have the same there, and its role."""
+    """Labels of positions: the token if it is the same in all prompts, and its role."""
     if positions is None or not all(place.isdecimal() for place in positions):
         return None
     pairs, tokenizer = question.pairs, question.model.tokenizer

@@ -1,4 +1,4 @@
-"""What `circuits evaluate` can measure of a run. Nothing heavy is imported."""
+"""The parts of `circuits evaluate`. Nothing heavy is imported."""
 
 from collections.abc import Iterable
 
@@ -16,9 +16,9 @@ PARTS = {
     "stability": "other pairs, seeds, ablations, metrics …",
     "randomisation": "of layers",
 }
-"""By name, with a few words for `--help`."""
+"""Their names, with a few words for `--help`."""
 AGAIN = ("recovery", "stability", "randomisation")
-"""Parts of the run's own pairs, whichever are given."""
+"""Parts that always use the run's own pairs."""
 SLOW = ("stability", "randomisation")
 """Parts that run the method again."""
 USUAL = tuple(part for part in PARTS if part not in SLOW)
@@ -28,7 +28,7 @@ def check_parts(parts: Iterable[str] | None) -> tuple[str, ...]:
     """The parts asked for; None: all.
 
     Raises:
-        InputError: none, or one that there is not.
+        InputError: none, or an unknown one.
     """
     wanted = tuple(PARTS if parts is None else parts)
     unknown = [part for part in wanted if part not in PARTS]

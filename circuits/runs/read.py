@@ -10,10 +10,10 @@ from circuits.evaluation.comparison import Judged
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
-from circuits.runs.files import check_files, read_run_file
+from circuits.runs.files import read_whole
 
 SAME = {"weights_sha256": "models", "pairs_sha256": "prompts", "metric": "metrics", "dtype": "dtypes"}
-"""What runs must share to be compared, and what they are said to have different ones of."""
+"""What runs must share to be compared, and its name in error messages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,22 +21,22 @@ class Run:
     """A run directory, read.
 
     Attributes:
-        path: where it is.
-        provenance: of its result.
+        path: the directory.
+        provenance: the origin of its result.
         results: its scores by the run's name, and its circuit as `NAME circuit`.
-        faithfulness: of that circuit, as the run measured it; None without one.
-        told: all that `run.json` says.
+        faithfulness: the circuit's faithfulness, as the run measured it; None without a circuit.
+        record: the contents of `run.json`.
     """
 
     path: Path
     provenance: dict[str, Any]
     results: dict[str, Judged]
     faithfulness: float | None = None
-    told: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def circuits(self) -> dict[str, Circuit]:
-        return {name: of for name, of in self.results.items() if isinstance(of, Circuit)}
+        return {name: result for name, result in self.results.items() if isinstance(result, Circuit)}
 
 
 def read_run(path: str | Path) -> Run:
@@ -46,26 +46,23 @@ def read_run(path: str | Path) -> Run:
         InputError: the directory is not a run directory, or holds a file that was cut short or altered.
     """
     path = Path(path)
-    told = read_run_file(path)
-    provenance = told["provenance"]
-    check_files(path, told)
+    record, name = read_whole(path), path.resolve().name
     results: dict[str, Judged] = {}
-    name = path.resolve().name
     circuit, scores = path / "circuit.json", path / "scores.safetensors"
     if scores.exists():
         results[name] = EdgeScores.load(scores) if circuit.exists() else NodeScores.load(scores)
     if circuit.exists():
         results[f"{name} circuit"] = Circuit.from_json(circuit)
-    summary = told.get("summary")
+    summary = record.get("summary")
     value = summary.get("faithfulness") if isinstance(summary, dict) else None
-    return Run(path, provenance, results, value if isinstance(value, float) else None, told)
+    return Run(path, record["provenance"], results, value if isinstance(value, float) else None, record)
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     """Reads runs that can be compared.
 
     Raises:
-        InputError: two of one name, or runs of different questions.
+        InputError: two runs have one name, or their questions differ.
     """
     runs = [read_run(path) for path in paths]
     names = [name for run in runs for name in run.results]
@@ -73,8 +70,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
         if names.count(name) > 1:
             raise InputError(f"two runs are called {name}; rename a directory")
     for name, what in SAME.items():
-        found = {str(run.provenance.get(name)) for run in runs}
-        if len(found) > 1:
+        if len({str(run.provenance.get(name)) for run in runs}) > 1:
             each = ", ".join(f"{run.path.name}: {str(run.provenance.get(name))[:12]}" for run in runs)
             raise InputError(f"the runs have different {what} ({each}); they cannot be compared")
     return runs

@@ -1,4 +1,4 @@
-"""What a job found: edges and a circuit, or nodes; its numbers for a summary, and its files."""
+"""The result of a run: edges and a circuit, or nodes, with its summary and its files."""
 
 import math
 import shutil
@@ -23,17 +23,17 @@ class Discovery:
     """A scored, tested circuit.
 
     Attributes:
-        scores: every edge's effect; None where the method chooses edges without scoring all.
+        scores: every edge's effect; None: the method does not score all edges.
         circuit: the chosen edges.
         faithfulness: the circuit against the model, against everything ablated, and against random circuits.
         accuracy: share of prompts on which the model prefers an answer to every distractor; None without distractors.
-        options: how it was asked for.
+        options: options of the run.
         seconds: wall time per stage.
         steps: a `steps.jsonl` of the search, or None.
-        remarks: what the method has to say to a reader of the numbers.
-        answers: where the model ranks the answers; None where that was not measured.
+        remarks: remarks of the method on its numbers.
+        answers: where the model ranks the answers; None: not measured.
         warnings: what speaks against the pairs, see `circuits.question.doubts`.
-        pairs_differ: False where no pair's prompts differ in what the ablation looks at.
+        pairs_differ: False: no pair's prompts differ in anything that the ablation uses.
     """
 
     scores: EdgeScores | None
@@ -50,21 +50,18 @@ class Discovery:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers should know."""
+        """Remarks for the reader of the numbers."""
         about = (self.faithfulness.undefined, self.faithfulness.too_few_random)
         remarks = (*self.remarks, *(f"faithfulness: {why}" for why in about if why is not None))
         if len(self.circuit):
             return remarks
         if not self.pairs_differ:
-            return (
-                *remarks,
-                "the circuit is empty: no prompt differs from its corrupted one, so no edge has an effect",
-            )
+            why = "no prompt differs from its corrupted one, so no edge has an effect"
+            return (*remarks, f"the circuit is empty: {why}")
         if self.faithfulness.undefined is not None:
             return remarks
-        largest = (
-            f"; the largest score is {float(self.scores.values.abs().max()):.4g}" if self.scores is not None else ""
-        )
+        size = None if self.scores is None else float(self.scores.values.abs().max())
+        largest = "" if size is None else f"; the largest score is {size:.4g}"
         return (*remarks, f"the circuit is empty: ask for more edges, or take a smaller threshold{largest}")
 
     @property
@@ -72,8 +69,7 @@ class Discovery:
         return self.circuit.provenance
 
     def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
-        """(edge, effect, standard error) of the largest effects by absolute value: of all edges, or of the circuit's where
-        only these are known."""
+        """(edge, effect, standard error) of the largest effects by absolute value, among all edges with a score."""
         if self.scores is not None:
             return self.scores.strongest(n)
         known = [(edge, score) for edge in self.circuit.edges if (score := self.circuit.score(edge)) is not None]
@@ -115,8 +111,9 @@ class Discovery:
             shutil.copyfile(self.steps, directory / "steps.jsonl")
         self.circuit.to_json(directory / "circuit.json")
         self.circuit.to_graphml(directory / "circuit.graphml")
-        origin = self.provenance
-        share = "undefined" if self.faithfulness.undefined is not None else f"{self.faithfulness.value:.2f}"
+        origin, share = self.provenance, "undefined"
+        if self.faithfulness.undefined is None:
+            share = f"{self.faithfulness.value:.2f}"
         title = (
             f"{origin.get('task') or 'circuit'} in {origin.get('model')}: {len(self.circuit)} edges by "
             f"{self.options.get('method')}, faithfulness {share}"
@@ -130,13 +127,13 @@ class NodeDiscovery:
 
     Attributes:
         scores: every node's effect, with the metric of the clean and the corrupted run.
-        options: how it was asked for.
+        options: options of the run.
         seconds: wall time per stage.
-        tokens: what to write under each position; None: the labels of the scores.
-        notes: what a reader of the numbers should know.
-        answers: where the model ranks the answers; None where that was not measured.
+        tokens: labels of the positions; None: those of the scores.
+        notes: remarks for the reader of the numbers.
+        answers: where the model ranks the answers; None: not measured.
         warnings: what speaks against the pairs, see `circuits.question.doubts`.
-        pairs_differ: False where no pair's prompts differ in what the ablation looks at.
+        pairs_differ: False: no pair's prompts differ in anything that the ablation uses.
     """
 
     scores: NodeScores
@@ -156,7 +153,7 @@ class NodeDiscovery:
         """The numbers of the summary table, as plain JSON values."""
         scores = self.scores
         metric = METRICS.get(str(self.provenance.get("metric")))
-        # Scores are signed like the behaviour; here the metric's own values are told.
+        # Scores have the sign of the behaviour; the summary has the metric's own values.
         sign = 1 if metric is None else metric.sign
         ends = [None if run is None else finite(sign * float(run.mean())) for run in (scores.clean, scores.corrupted)]
         return {
@@ -198,17 +195,12 @@ def strongest(scores: NodeScores, n: int = 10, seed: int = 0) -> list[dict[str, 
         shown = tuple(f"{node}@{position}" for node in scores.nodes for position in scores.positions)
     order = torch.sort(scores.values.flatten().abs(), descending=True, stable=True).indices[:n]
     flat = scores.per_prompt.reshape(-1, scores.n_prompts)[order]
-    # Bootstrapping the chosen few only: with neurons and positions there may be a million.
+    # Only these few are bootstrapped: with neurons and positions there may be a million.
     chosen = replace(scores, nodes=tuple(shown[i] for i in order.tolist()), per_prompt=flat, positions=None)
     low, high = chosen.interval(seed=seed)
     known = scores.n_prompts > 1
     rows = zip(chosen.nodes, chosen.values.tolist(), chosen.stderr.tolist(), low.tolist(), high.tolist(), strict=True)
     return [
-        {
-            "node": node,
-            "effect": finite(effect),
-            "stderr": finite(stderr),
-            "interval": [finite(a), finite(b)] if known else None,
-        }
+        {"node": node, "effect": finite(effect), "stderr": finite(stderr), "interval": [finite(a), finite(b)] if known else None}
         for node, effect, stderr, a, b in rows
-    ]
+    ]  # fmt: skip

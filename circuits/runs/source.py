@@ -1,6 +1,6 @@
-"""What `circuits export` and `circuits view` begin with: a run directory, a circuit, scores, or a file of EAP-IG or MIB.
+"""What `circuits export` and `circuits view` read: a run directory, a circuit, scores, or a file of EAP-IG or MIB.
 
-Whatever holds scores is a file of scores: the strongest edges can be chosen by them, however the file was written.
+The strongest edges can be chosen from any file that holds scores, whichever program wrote it.
 """
 
 import warnings
@@ -17,17 +17,17 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.results import circuit_file
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
-from circuits.runs.files import check_files, read_run_file
+from circuits.runs.files import check_source
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A circuit, and what a run knows besides.
+    """A circuit, and an example from its run.
 
     Attributes:
-        circuit: what is exported.
+        circuit: the circuit to export.
         prompt: the first clean prompt; empty if unknown.
-        tokens: what stands for its tokens: roles such as `S2`, or ids.
+        tokens: names of its tokens: roles such as `S2`, or ids.
     """
 
     circuit: Circuit
@@ -36,22 +36,21 @@ class Source:
 
 
 def read_source(path: str | Path, edges: int | None = None, every_edge: bool = False) -> Source:
-    """Reads what is to be exported.
+    """Reads a circuit to export.
 
     Args:
         path: a run directory, a circuit (node-link or EAP-IG's JSON), or a safetensors file of edge scores or of EAP-IG.
-        edges: choose the circuit of so many strongest edges instead, by the scores; see `EdgeScores.top`. A circuit's file has
-            scores of its own edges, a file of EAP-IG of all.
-        every_edge: give the circuit the scores of all edges of the model, where they are known.
+        edges: take this number of strongest edges instead, by the scores; see `EdgeScores.top`. A circuit's file has
+            scores of its own edges only, a file of EAP-IG of all edges.
+        every_edge: give the circuit the scores of all edges of the model, if they are known.
 
     Raises:
-        InputError: nothing of the kind is there, with what is missing; or fewer scores than edges are asked for.
+        InputError: the message says what is missing; or there are fewer scores than `edges`.
     """
     path = Path(path)
+    check_source(path)
     if path.is_dir():
         return _from_run(path, edges, every_edge)
-    if not path.is_file():
-        raise InputError(f"there is no run directory or file {path}")
     if path.suffix.lower() == ".safetensors":
         if eap_ig.is_eap_ig_tensors(path):
             return Source(_of_eap_ig(eap_ig.read_eap_ig_tensors(path), edges, path))
@@ -67,16 +66,16 @@ def _from_json(path: Path, edges: int | None) -> Circuit:
 
 
 def _of_eap_ig(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
-    """What its `in_graph` says, or the strongest edges. EAP-IG writes a score of every edge; 0 is one too."""
+    """The edges of its `in_graph`, or the strongest ones. EAP-IG writes a score for every edge, also if it is 0."""
     if edges is None:
         return circuit
     if circuit.scores is None:
-        raise InputError(f"{path} holds no score other than 0, so that --edges has nothing to choose by")
+        raise InputError(f"{path} holds no score other than 0, so --edges cannot choose")
     known = int((circuit.scores.nan_to_num() != 0).sum())
     chosen = _scores(circuit, circuit.graph.edge_mask).top(edges)
     if edges > known:
         warnings.warn(
-            f"{path}: only {known} edges have a score other than 0; the others of the {edges} were taken in the order of the graph",
+            f"{path}: only {known} edges have a score other than 0; the rest of the {edges} were taken in the order of the graph",
             ContentWarning,
             stacklevel=4,
         )
@@ -84,11 +83,11 @@ def _of_eap_ig(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
 
 
 def _part(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
-    """A circuit, or the strongest of its edges: it has no scores of others."""
+    """A circuit, or the strongest of its own edges: other edges have no scores."""
     if edges is None:
         return circuit
     if circuit.scores is None:
-        raise InputError(f"{path} holds a circuit without scores, so that --edges has nothing to choose by")
+        raise InputError(f"{path} holds a circuit without scores, so --edges cannot choose")
     known = circuit.mask & ~circuit.scores.isnan()
     if edges >= int(known.sum()):
         raise InputError(
@@ -99,7 +98,7 @@ def _part(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
 
 
 def _scores(circuit: Circuit, known: Tensor) -> EdgeScores:
-    """A circuit's scores as scores of the edges that have one; how many prompts they are of is not known."""
+    """A circuit's scores, as scores of the edges that have one; the number of prompts is not known."""
     assert circuit.scores is not None
     values = circuit.scores.nan_to_num(nan=0.0) * known
     stderr = torch.full_like(values, torch.nan) if circuit.stderr is None else circuit.stderr
@@ -116,7 +115,6 @@ def _from_scores(scores: EdgeScores, edges: int | None, every_edge: bool, path: 
 
 def _from_run(path: Path, edges: int | None, every_edge: bool) -> Source:
     files = {name: path / name for name in ("circuit.json", "scores.safetensors", "pairs.jsonl")}
-    check_files(path, read_run_file(path))
     has_circuit, has_scores = files["circuit.json"].is_file(), files["scores.safetensors"].is_file()
     if has_circuit and (edges is None or not has_scores):
         circuit = _part(Circuit.from_json(files["circuit.json"]), edges, path)
@@ -133,7 +131,7 @@ def _from_run(path: Path, edges: int | None, every_edge: bool) -> Source:
 
 
 def _example(path: Path) -> tuple[str, tuple[str, ...]]:
-    """The first clean prompt, and its tokens: by role where they have one, else by id."""
+    """The first clean prompt, and its tokens: by role if they have one, else by id."""
     if not path.is_file():
         return "", ()
     pair = next(iter(PromptPairs.from_jsonl(path)))

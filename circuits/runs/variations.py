@@ -1,15 +1,15 @@
-"""Would the run have found the same, had it been asked a little differently? One thing is changed at a time.
+"""How stable a run is: its method is run again, with one thing changed at a time.
 
 | what | changed to |
 |---|---|
 | `pairs` | as many pairs, drawn with two other seeds from the run's task |
-| `seed` | two other seeds, where the method or the ablation draws anything |
-| a method's option | what its declaration says: for integrated gradients twice as many `steps`, for COAR half and twice the `alpha` |
-| `ablation` | each other one that the method takes |
-| `metric` | each other one that the pairs support: of logits, probabilities and KL (edge pruning: the objective) |
+| `seed` | two other seeds, if the method or the ablation draws random numbers |
+| a method's option | as its declaration says: for integrated gradients twice the `steps`, for COAR half and twice the `alpha` |
+| `ablation` | each other ablation that the method takes |
+| `metric` | each other metric that the pairs support: of logits, probabilities and KL (edge pruning: the objective) |
 
-All results are compared with each other (`circuits.stability`). Each costs a run of the method; what would take too long is left
-out, a row of this table at a time, and told.
+All results are compared with each other (`circuits.stability`). Each costs a run of the method; rows of this table that would take
+too long are left out and reported.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ from circuits.methods.catalogue import method as find_method
 from circuits.methods.method import Declared
 from circuits.methods.options import Kind
 from circuits.model import Model
-from circuits.plugins import find_task
+from circuits.plugins import load_task
 from circuits.progress import StageProgress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Gaussian, Resample
@@ -33,20 +33,20 @@ from circuits.runs.again import Asked
 
 ABLATIONS = ("interchange", "zero", "mean", "mean_positional", "resample")
 METRICS = ("logit_difference", "probability", "log_probability", "probability_difference", "kl_divergence")
-"""Those that say something of their own: cross entropy is minus the log probability; ranks and accuracy are counts."""
+"""Without duplicates and counts: cross entropy is minus the log probability; ranks and accuracy are counts."""
 OTHER_SEEDS = 2
 OWN = "as it was run"
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing changed.
+    """One change.
 
     Attributes:
-        name: what to.
-        given: what `Asked.again` is given.
-        cost: in runs of the method.
-        pairs_seed: other pairs, of this seed; None: the run's own.
+        name: the new value, in words.
+        given: arguments of `Asked.again`.
+        cost: cost in runs of the method.
+        pairs_seed: seed of other pairs; None: the run's own pairs.
     """
 
     name: str
@@ -57,25 +57,25 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Variations:
-    """What the method found in each case.
+    """The result of the method in each case.
 
     Attributes:
         k: how many of the strongest are compared; None for circuits.
-        found: by name, the run's own first.
-        changed: what was changed in each of the others.
+        results: results by name, the run's own first.
+        changed: for each other result, what was changed.
     """
 
     k: int | None
-    found: dict[str, Found]
+    results: dict[str, Found]
     changed: dict[str, str] = field(default_factory=dict)
 
     def compared(self, axis: str | None = None) -> Stability:
-        """Of all, or of the run's own and those in which one thing was changed."""
-        chosen = [name for name in self.found if name == OWN or axis in (None, self.changed[name])]
-        return stability({name: self.found[name] for name in chosen}, self.k)
+        """Stability over all results, or over the run's own and those with this change."""
+        chosen = [name for name in self.results if name == OWN or axis in (None, self.changed[name])]
+        return stability({name: self.results[name] for name in chosen}, self.k)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """As JSON values."""
         every = self.compared()
         axes = list(dict.fromkeys(self.changed.values()))
         return {
@@ -85,14 +85,13 @@ class Variations:
         }  # fmt: skip
 
 
-def _axis(of: Stability) -> dict[str, Any]:
-    return {
-        "runs": len(of.runs), "jaccard": of.mean_jaccard, "rank": finite(of.mean_rank), "always": len(of.always)
-    }  # fmt: skip
+def _axis(some: Stability) -> dict[str, Any]:
+    always, rank = len(some.always), finite(some.mean_rank)
+    return {"runs": len(some.runs), "jaccard": some.mean_jaccard, "rank": rank, "always": always}
 
 
 def changes(asked: Asked) -> dict[str, list[Change]]:
-    """All that can be changed, by axis."""
+    """All changes that can be made, by axis."""
     method, made = find_method(asked.method), dict[str, list[Change]]()
     made["pairs"] = [Change(f"other pairs, {i}", {}, pairs_seed=i) for i in range(1, OTHER_SEEDS + 1)]
     if method.draws or asked.ablation.name in ("gaussian", "resample"):
@@ -100,9 +99,8 @@ def changes(asked: Asked) -> dict[str, list[Change]]:
     options = {name: option.default for name, option in method.options.items()} | {**method.fixed, **asked.options}
     for name, option in method.options.items():
         if option.vary is not None:
-            made[name] = [
-                Change(shown, {name: value}, cost) for shown, value, cost in option.vary.values(options, name)
-            ]
+            varied = option.vary.values(options, name)
+            made[name] = [Change(shown, {name: value}, cost) for shown, value, cost in varied]
     if "ablation" not in method.unasked:
         made["ablation"] = [Change(name, {"ablation": name}) for name in ABLATIONS if name != asked.ablation.name]
     if "metric" not in method.unasked:
@@ -111,7 +109,7 @@ def changes(asked: Asked) -> dict[str, list[Change]]:
 
 
 def _seed(asked: Asked, seed: int) -> Change:
-    """Of the method's draws, and of its ablation's."""
+    """Another seed for the method and for its ablation."""
     given: dict[str, Any] = {"seed": seed}
     if isinstance(asked.ablation, Resample):
         given["ablation"] = Resample(seed)
@@ -121,7 +119,7 @@ def _seed(asked: Asked, seed: int) -> Change:
 
 
 def _metrics(asked: Asked, method: Declared) -> list[Change]:
-    """A method that has a metric of its own is asked about others by that option."""
+    """Other metrics; a method with a metric of its own takes them by that option."""
     own_option = next((name for name, option in method.options.items() if option.kind is Kind.METRIC), None)
     option = "metric" if own_option is None else own_option
     own = asked.metric if own_option is None else str(asked.options.get(option, method.options[option].default))
@@ -141,27 +139,27 @@ def vary(
     stage: StageProgress,
     batch_size: int | None = None,
 ) -> Iterator[Variations]:
-    """Runs the method again, what is quick or matters most first; after each axis, all that is there.
+    """Runs the method again, quick and important changes first; yields all results so far after each axis.
 
     Args:
-        asked: what the run was asked.
-        own: what it found.
+        asked: the arguments of the run.
+        own: the result of the run.
         model, pairs: the run's own.
         k: how many of the strongest are compared.
-        at_most: seconds that all of it may take, by what the run itself took.
+        at_most: seconds that all of it may take, predicted from the time of the run.
         skipped: filled in with what was not done, and why.
         stage: progress reporting.
-        batch_size: pairs at a time.
+        batch_size: pairs per batch.
     """
-    found, changed, planned = {OWN: own}, {}, 0.0
+    results, changed, planned = {OWN: own}, {}, 0.0
     for axis, some in changes(asked).items():
-        told = f"stability, other {axis if axis in ('pairs', 'steps') else f'{axis}s'}"
+        title = f"stability, other {axis if axis in ('pairs', 'steps') else f'{axis}s'}"
         cost = asked.seconds * sum(change.cost for change in some)
         why = _left_out(asked, axis, cost, planned, at_most)
         if why is not None:
-            skipped[told] = why
+            skipped[title] = why
             continue
-        with stage(told) as progress:
+        with stage(title) as progress:
             for done, change in enumerate(some):
                 progress(done, len(some), change.name)
                 try:
@@ -169,17 +167,17 @@ def vary(
                     result = asked.again(model, chosen, batch_size=batch_size, **change.given)
                     stability({OWN: own, change.name: result}, k)  # refuses other nodes or positions
                 except InputError as reason:
-                    skipped[told if axis == "pairs" else f"stability, {axis} {change.name}"] = str(reason)
+                    skipped[title if axis == "pairs" else f"stability, {axis} {change.name}"] = str(reason)
                 else:
-                    found[change.name], changed[change.name] = result, axis
+                    results[change.name], changed[change.name] = result, axis
                     planned += asked.seconds * change.cost
             progress(len(some), len(some))
-        if len(found) > 1:
-            yield Variations(k, dict(found), dict(changed))
+        if len(results) > 1:
+            yield Variations(k, dict(results), dict(changed))
 
 
 def _left_out(asked: Asked, axis: str, cost: float, planned: float, at_most: float) -> str | None:
-    """Why an axis is not measured; None: it is."""
+    """Why an axis is left out; None: it is measured."""
     if axis == "metric":
         for name, option in find_method(asked.method).options.items():
             if option.metric_units and name in asked.options:
@@ -190,10 +188,10 @@ def _left_out(asked: Asked, axis: str, cost: float, planned: float, at_most: flo
 
 
 def too_long(cost: float, at_most: float, part: str) -> str:
-    """Why a part is left out, and how to have it."""
+    """Why a part is left out, and how to include it."""
     return (
-        f"running the method again would take about {_minutes(cost)}; unless it is asked for (--parts {part}), {part} takes no "
-        f"more than {_minutes(at_most)} in all"
+        f"running the method again would take about {_minutes(cost)}, and by default {part} stops at {_minutes(at_most)} in all; "
+        f"--parts {part} includes it"
     )
 
 
@@ -202,15 +200,15 @@ def _minutes(seconds: float) -> str:
 
 
 def _redrawn(pairs: PromptPairs, model: Model, other: int) -> PromptPairs:
-    """As many pairs of the run's task, of another seed.
+    """As many pairs of the run's task, with another seed.
 
     Raises:
-        InputError: they are from no task, or from one that gives other pairs today.
+        InputError: the pairs are not from a task, or the task has changed since.
     """
     if pairs.seed is not None:
         for options in ({}, {"one_length": True}):
             with suppress(InputError):
-                task = find_task(pairs.source)
+                task = load_task(pairs.source)
                 if task.pairs(model, n=len(pairs), seed=pairs.seed, **options).digest() == pairs.digest():
                     return task.pairs(model, n=len(pairs), seed=pairs.seed + other, **options)
-    raise InputError(f"the pairs ({pairs.source}) are not a task's as it draws them, so that no others can be drawn")
+    raise InputError(f"the pairs ({pairs.source}) are not those that a task draws now, so no others can be drawn")

@@ -1,6 +1,6 @@
-"""How far a mean over prompts would move had other prompts of the same kind been drawn: percentile bootstrap, Student's t.
+"""Intervals of a mean over prompts: percentile bootstrap and Student's t.
 
-Neither holds its level for every distribution. A 95% interval of n prompts holds the true mean in so many cases
+Neither has its nominal coverage for every distribution. Actual coverage of the true mean by a 95% interval of n prompts
 (`benchmarks/coverage.py`; docs/selection.md has more):
 
 | effects | interval | n = 8 | n = 16 | n = 32 | n = 64 |
@@ -10,7 +10,7 @@ Neither holds its level for every distribution. A 95% interval of n prompts hold
 | lognormal | percentile | 78% | 84% | 88% | 91% |
 | lognormal | t | 83% | 86% | 89% | 91% |
 
-So "95%" is nominal: it holds for normal effects and many prompts, and falls well short where a few prompts have most of the effect.
+So "95%" holds for normal effects and many prompts; it is much less if a few prompts have most of the effect.
 """
 
 import torch
@@ -21,8 +21,8 @@ from circuits.errors import InputError
 from circuits.workers.workers import Workers
 
 KEPT_BYTES, KEPT_ROWS = 256 * 2**20, 128
-"""Effects on single prompts that are kept: 128 prompts of up to half a million edges, so that 1,000 prompts take no more
-memory than 100, and resampling still has 64 rows or more to draw from."""
+"""Limits of the effects per prompt that are kept: 128 prompts of up to half a million edges. So 1,000 prompts take no more memory
+than 100, and resampling still has at least 64 rows."""
 _MEANS_AT_ONCE = 2**22
 """Resampled means in memory at a time."""
 
@@ -39,15 +39,14 @@ def bootstrap_interval(
 
     Args:
         per_prompt: values on each prompt.
-        level: the interval's nominal coverage; see the module docstring for what it covers.
-        resamples: how many.
-        seed: of the resampling.
-        sizes: how many prompts each value is the mean of, where prompts come in groups; None: one each. Groups are then
-            drawn whole.
-        workers: who computes, each some of the entries; None: this process. Results do not depend on it.
+        level: nominal coverage; see the module docstring for the actual coverage.
+        resamples: number of resamples.
+        seed: random seed.
+        sizes: number of prompts in each group, if values are means of groups, which are then resampled; None: one each.
+        workers: where parts of the entries are computed; None: in this process. Results do not depend on it.
 
     Returns:
-        The lower and the upper ends, in float64; NaN with a single prompt, which says nothing of the spread.
+        The lower and the upper ends, in float64; NaN with a single prompt.
 
     Raises:
         InputError: a level that is not between 0 and 1, or no resamples.
@@ -82,12 +81,7 @@ def _ends(
 def resampling_weights(
     n: int, resamples: int, seed: int, sizes: Float[Tensor, " prompt"] | None = None
 ) -> Float[Tensor, "draw prompt"]:
-    """How much each of n prompts (or groups) counts in means over prompts drawn with replacement; rows sum to 1.
-
-    Args:
-        n, resamples, seed: how many prompts, how many draws, and their seed.
-        sizes: prompts in each group; None: one.
-    """
+    """Weights of n prompts (or groups of these sizes) in means over prompts drawn with replacement; rows sum to 1."""
     drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
     ones = torch.ones(resamples, n, dtype=torch.float64)
     weights = torch.zeros_like(ones).scatter_add_(1, drawn, ones)
@@ -110,13 +104,10 @@ def t_interval(
 def t_p_values(
     mean: Float[Tensor, " test"], stderr: Float[Tensor, " test"], n: int, correction: str = "none"
 ) -> Float[Tensor, " test"]:
-    """Two-sided p-values of Student's test that the mean is 0: below 1 - level exactly where `t_interval` excludes 0.
+    """Two-sided p-values of Student's test that the mean over n prompts is 0: below 1 - level exactly if `t_interval` excludes 0.
 
-    An effect that is the same on every prompt has p = 0, and one that is 0 on every prompt p = 1.
-
-    Args:
-        mean, stderr, n: over n prompts.
-        correction: for the number of tests: `none`, `bonferroni`, or `bh` (Benjamini and Hochberg 1995).
+    An effect that is the same on every prompt has p = 0, and one that is 0 on every prompt p = 1. The `correction` for the
+    number of tests is `none`, `bonferroni`, or `bh` (Benjamini and Hochberg 1995).
     """
     from scipy.stats import false_discovery_control, t
 
@@ -130,7 +121,7 @@ def t_p_values(
 
 
 def check_level(level: float) -> None:
-    """Refuses a level that is no share."""
+    """Refuses a level outside 0 to 1."""
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, got {level}")
 
@@ -138,12 +129,12 @@ def check_level(level: float) -> None:
 class PromptRows:
     """Values on each prompt in bounded memory.
 
-    When there is no room for another row, neighbouring rows are merged two and two, so that each stands for twice as many
-    prompts. Prompts are taken in one at a time, so that the rows do not depend on how they came in batches.
+    When there is no room for another row, pairs of neighbouring rows are merged, so that each row has twice as many prompts.
+    Prompts are added one at a time, so that rows do not depend on batches.
 
     Attributes:
-        group: prompts to a row; the last row may hold fewer.
-        n: prompts taken in.
+        group: prompts per row; the last row may have fewer.
+        n: number of prompts.
     """
 
     def __init__(self, width: int, limit: int = KEPT_BYTES) -> None:
@@ -152,7 +143,7 @@ class PromptRows:
         self.sums: list[Tensor] = []
 
     def add(self, values: Float[Tensor, "batch value"]) -> None:
-        """Takes in more prompts."""
+        """Adds prompts."""
         for row in values.float():
             if self.n == self.most * self.group:
                 self.sums = [one + two for one, two in zip(self.sums[::2], self.sums[1::2], strict=True)]
@@ -169,16 +160,16 @@ class PromptRows:
 
 
 def most_rows(width: int, limit: int = KEPT_BYTES) -> int:
-    """Rows of that many values that are kept at most."""
+    """The largest number of rows of this width that are kept."""
     return max(2, min(KEPT_ROWS, limit // (4 * width)) // 2 * 2)
 
 
 def rows_kept(width: int, n: int) -> int:
-    """Rows in which the values of n prompts are kept."""
+    """Number of rows for n prompts."""
     return min(n, most_rows(width))
 
 
 def row_sizes(n: int, group: int) -> Float[Tensor, " row"]:
-    """How many of n prompts each row holds, when `group` of them share one."""
+    """Number of prompts in each row, if `group` of n prompts share a row."""
     starts = torch.arange(0, n, group)
     return (n - starts).clamp(max=group).double()

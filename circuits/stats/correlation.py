@@ -17,15 +17,15 @@ def correlation(
     kind: str = "pearson",
     rounding: float = ROUNDING[torch.float64],
 ) -> Float[Tensor, " column"]:
-    """Over the samples, for each column; NaN where either is constant to rounding, or where a value is NaN.
+    """Correlation over the samples, for each column; NaN if either is constant up to rounding, or has a NaN.
 
     Args:
         a, b: values.
-        kind: `pearson`, or `spearman`: of ranks, ties at their mean rank.
-        rounding: of b: values that vary by no more than this share of the largest are constant; see `circuits.question.span`.
+        kind: `pearson`, or `spearman` (of ranks, with ties at their mean rank).
+        rounding: b is constant if it varies by at most this share of its largest value; see `circuits.question.span`.
 
     Raises:
-        InputError: no such kind.
+        InputError: an unknown kind.
     """
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -38,7 +38,7 @@ def correlation(
 
 
 def _constant(values: Float[Tensor, "sample column"], share: float = 0.0) -> Bool[Tensor, " column"]:
-    """Whether the values of a column differ by rounding only: of the dtype they were computed in, or this share of the largest."""
+    """Whether a column varies only by rounding, in the dtype of its computation, or by this share of its largest value."""
     wide = values.double()
     if not len(wide):
         return torch.ones(wide.shape[1:], dtype=torch.bool)

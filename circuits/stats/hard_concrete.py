@@ -1,4 +1,4 @@
-"""Hard concrete random numbers: between 0 and 1, exactly 0 or 1 with a chance of their own, and differentiable.
+"""Hard concrete random numbers: between 0 and 1, with a positive probability of exactly 0 and 1, and differentiable.
 
 With u uniform on (0, 1) and a parameter log α (Louizos et al. 2018, 1712.01312, eq. 10 to 12):
 
@@ -18,7 +18,7 @@ from torch import Tensor
 BETA = 2 / 3
 LOW, HIGH = -0.1, 1.1
 OPEN = BETA * math.log(-LOW / HIGH)
-"""log α at which z is as often 0 as not."""
+"""log α at which z is 0 with probability 1/2."""
 
 
 def draw(log_alpha: Float[Tensor, "*axes"], uniform: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:

@@ -1,19 +1,19 @@
-"""Pairs of components that do together what their sum does not say: the residuals of a linear fit, by pair.
+"""Interactions: pairs of components whose joint effect is not their sum, from the residuals of a linear fit.
 
 With r the residual of a sample, averaged over the prompts, and x̃ = kept - its mean, the interaction of components i and j is
 
     c_ij = Σ r x̃_i x̃_j / Σ x̃_i² x̃_j²
 
-the coefficient of the product if it alone were added to the model, in the metric's unit: positive = each helps more where the
-other is there, as a head that reads what the other writes; negative = they back each other up. Its standard error does not
+the coefficient of the product if it alone were added to the model, in the metric's unit: positive = each helps more if the
+other is kept, as a head that reads another's output; negative = they are each other's backup. Its standard error does not
 assume equal variances (White 1980). p values are Student's with ν = (Σ x̃_i² x̃_j²)² / Σ x̃_i⁴ x̃_j⁴ degrees of freedom (after Bell &
-McCaffrey 2002): the number of samples that carry the estimate, 30 of 2,000 at alpha = 0.1; and corrected for the number of pairs
-(Bonferroni).
+McCaffrey 2002), the number of samples that determine the estimate (30 of 2,000 at alpha = 0.1), and corrected for the number of
+pairs (Bonferroni).
 
-Residuals at the level of rounding are no evidence, however regular: where their root mean square is not above what rounding may
-leave, every p is 1.
+Residuals of the size of rounding are no evidence, however regular: if their root mean square does not exceed the possible
+rounding error, every p is 1.
 
-What the p values hold, by simulation (20 components, 2,000 samples, 150 to 400 metrics; the share that has any wrong pair with p < 0.05):
+False positives in simulations (20 components, 2,000 samples, 150 to 400 metrics; share with any wrong pair of p < 0.05):
 
 | residuals | alpha | share |
 |---|---|---|
@@ -23,8 +23,7 @@ What the p values hold, by simulation (20 components, 2,000 samples, 150 to 400 
 | the same, noise a tenth as strong | 0.1; 0.3 | 15%; 6% |
 | one true interaction and no noise | 0.1; 0.3 | 23%; 7% |
 
-So a pair that shares a component with a much stronger pair is not shown to interact: what the stronger one leaves in the residuals
-is not independent of it.
+So a small p is no evidence for a pair that shares a component with a much stronger pair, since the residuals depend on that pair.
 """
 
 from typing import NamedTuple
@@ -37,19 +36,19 @@ from circuits.stats.rounding import rounding as rounding_of
 from circuits.stats.rounding import size_before_cancellation
 
 MOST = 4096
-"""Components up to which all pairs are looked at."""
+"""The largest number of components."""
 TESTED = 4096
-"""Pairs, the furthest from 0 in standard errors, among which those with the smallest p values are chosen."""
+"""Number of pairs, furthest from 0 in standard errors, of which those with the smallest p values are returned."""
 
 
 class Interaction(NamedTuple):
-    """Of two components.
+    """An interaction of two components.
 
     Attributes:
         first, second: their names.
         effect: c_ij, in the metric's unit.
         stderr: its standard error.
-        p: two-sided, times the number of pairs; at most 1, and 1 where the residuals are rounding.
+        p: two-sided, times the number of pairs; at most 1, and 1 if the residuals are rounding.
     """
 
     first: str
@@ -70,14 +69,14 @@ def interactions(
 
     Args:
         nodes: the components.
-        kept: 1 where a component was kept.
-        residuals: of a linear fit by least squares: what a penalised fit shrinks away would look like interactions.
-        top: how many pairs.
-        rounding: what rounding may leave in a residual, averaged over the prompts (`LinearFit.rounding`); None: read from
+        kept: 1 if a component was kept.
+        residuals: of a least-squares fit; the shrinkage of a penalised fit would look like interactions.
+        top: number of pairs.
+        rounding: the possible rounding error of a residual, averaged over the prompts (`LinearFit.rounding`); None: read from
             the residuals' last bits, for metrics computed in float64.
 
     Returns:
-        Strongest first; none with more than `MOST` components, or where no pair was ever ablated together.
+        Strongest first; none with more than `MOST` components, or if no pair was ablated together.
     """
     d = len(nodes)
     if d < 2 or d > MOST:
@@ -90,7 +89,7 @@ def interactions(
     product = x.T @ (r[:, None] * x)
     noise = (squares.T @ (r.square()[:, None] * squares)).sqrt()
     gone = 1 - kept
-    together = gone.T @ gone >= 2  # ablated together once, an outlier would decide
+    together = gone.T @ gone >= 2  # with one joint ablation, an outlier would decide
     known = together & (norm > 0) & (noise > 0) & torch.ones(d, d, dtype=torch.bool).triu(1)
     evidence = known & (r.square().mean().sqrt() > rounding)
     z = torch.where(evidence, product / noise.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
@@ -98,18 +97,18 @@ def interactions(
     order = torch.sort(rank, descending=True, stable=True).indices[: min(max(top, TESTED), int(known.sum()))]
     fourth = squares.square().T @ squares.square()
     p = _p_values(z.flatten()[order], norm.flatten()[order], fourth.flatten()[order]) * (d * (d - 1) / 2)
-    found = []
+    pairs = []
     for k in torch.sort(p, stable=True).indices[:top].tolist():
         i, j = divmod(int(order[k]), d)
         effect, stderr = float(product[i, j] / norm[i, j]), float(noise[i, j] / norm[i, j])
-        found.append(Interaction(nodes[i], nodes[j], effect, stderr, min(1.0, float(p[k]))))
-    return tuple(found)
+        pairs.append(Interaction(nodes[i], nodes[j], effect, stderr, min(1.0, float(p[k]))))
+    return tuple(pairs)
 
 
 def _p_values(
     z: Float[Tensor, " pair"], norm: Float[Tensor, " pair"], fourth: Float[Tensor, " pair"]
 ) -> Float[Tensor, " pair"]:
-    """Two-sided, by Student's t with ν of the module docstring."""
+    """Two-sided p values of Student's t with ν of the module docstring."""
     from scipy.stats import t
 
     freedom = (norm.square() / fourth).clamp(min=1)

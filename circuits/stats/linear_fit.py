@@ -1,10 +1,10 @@
-"""Linear models of outcomes on masks: least squares, ridge and lasso, a column of outcomes for each prompt.
+"""Linear models of outcomes on masks: least squares, ridge and lasso, with a column of outcomes for each prompt.
 
     outcome_ip ≈ bias_p + Σ_j kept_ij · weight_jp
 
-Least squares come from one singular value decomposition of the centred masks, which also gives what the fit is worth: rank,
-condition, the weights' standard errors, and every sample's prediction by a fit without it (by the leverage h_i of sample i,
-the residual left out is e_i / (1 - h_i); Allen 1974).
+Least squares use one singular value decomposition of the centred masks. It also gives the quality of the fit: rank, condition,
+standard errors of the weights, and the prediction of each sample by a fit without it (with the leverage h_i of sample i, the
+held-out residual is e_i / (1 - h_i); Allen 1974).
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from circuits.stats.rounding import computed_in, rounding
 
 FITS = ("least_squares", "ridge", "lasso")
 STRENGTHS = torch.logspace(-4, 4, 17, dtype=torch.float64)
-"""That ridge chooses from, times the number of samples and the variance of a mask's entry."""
+"""Penalties of ridge to choose from, times the number of samples and the variance of a mask's entry."""
 FOLDS = 5
 
 
@@ -30,15 +30,15 @@ class LinearFit:
     """A fitted model.
 
     Attributes:
-        weights, bias: of each prompt's own model.
-        stderr: of each weight, from the residuals, or from what rounding may leave in them where that is more; NaN where
-            samples leave no residual, or where weights are shrunk.
-        mean_stderr: the same of the weights averaged over the prompts.
-        left_out: every sample's prediction by fits that have not seen it; NaN where there is none.
-        rank: of the centred masks; with fewer than there are components, some weights cannot be told from each other.
-        condition: largest over smallest of their singular values that count.
+        weights, bias: of the model of each prompt.
+        stderr: of each weight, from the residuals, or from their possible rounding error if that is larger; NaN if there are no
+            residuals, or if weights are shrunk.
+        mean_stderr: the same for the weights averaged over the prompts.
+        left_out: prediction of each sample by a fit without it; NaN if there is none.
+        rank: of the centred masks; if it is less than the number of components, some weights cannot be distinguished.
+        condition: ratio of the largest to the smallest nonzero singular value.
         strength: the chosen penalty of each prompt, or none.
-        rounding: what rounding may leave in each prompt's residuals: smaller ones are no evidence of anything.
+        rounding: the possible rounding error of each prompt's residuals; smaller residuals are no evidence.
     """
 
     weights: Float[Tensor, "node prompt"]
@@ -61,14 +61,14 @@ def fit_linear(
     """Fits a model to every prompt.
 
     Args:
-        kept: 1 where a component is kept, 0 where it is ablated.
+        kept: 1 if a component is kept, 0 if it is ablated.
         outcomes: the metric.
-        fit: `least_squares` (of smallest norm, where it is not unique), `ridge` or `lasso`, with a strength chosen for each
-            prompt by cross-validation.
-        dtype: in which the outcomes were computed; None: see `circuits.stats.rounding.computed_in`.
+        fit: `least_squares` (of smallest norm, if not unique), `ridge` or `lasso`, with a penalty chosen for each prompt by
+            cross-validation.
+        dtype: of the computation of the outcomes; None: see `circuits.stats.rounding.computed_in`.
 
     Raises:
-        InputError: no such fit, or fewer than two samples.
+        InputError: an unknown fit, or fewer than two samples.
     """
     if fit not in FITS:
         raise InputError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
@@ -82,19 +82,17 @@ def fit_linear(
     condition = float(s[0] / s[-1]) if rank else torch.inf
     left = rounding(outcomes.abs().amax(0), dtype or computed_in(outcomes))
     if fit == "least_squares":
-        found = _least_squares(u, s, vt, y, left)
-    elif fit == "ridge":
-        found = _ridge(x, y)
+        solution = _least_squares(u, s, vt, y, left)
     else:
-        found = _lasso(x, y)
-    weights, stderr, mean_stderr, left_out, strength = found
+        solution = _ridge(x, y) if fit == "ridge" else _lasso(x, y)
+    weights, stderr, mean_stderr, left_out, strength = solution
     left = left + rounding(weights.abs().sum(0), weights.dtype)  # of the fit's own sums
     return LinearFit(
         weights, level - centre @ weights, stderr, mean_stderr, left_out + level, rank, condition, strength, left
     )
 
 
-_Found = tuple[Tensor, Tensor, Tensor, Tensor, tuple[float, ...]]
+_Solution = tuple[Tensor, Tensor, Tensor, Tensor, tuple[float, ...]]
 
 
 def _least_squares(
@@ -103,7 +101,7 @@ def _least_squares(
     vt: Float[Tensor, "rank node"],
     y: Float[Tensor, "sample prompt"],
     left: Float[Tensor, " prompt"],
-) -> _Found:
+) -> _Solution:
     along = u.T @ y
     weights = vt.T @ (along / s[:, None])
     residuals = y - u @ along
@@ -124,10 +122,10 @@ def _least_squares(
 
 @contextmanager
 def _threads_of_torch() -> Iterator[None]:
-    """scikit-learn with as many threads as torch has here.
+    """scikit-learn with the number of threads of torch.
 
-    Its linear algebra reads a number of its own from the environment, which Ray sets in its workers; bits depend on it. Libraries
-    that are not loaded yet are not reached, so scikit-learn is imported before.
+    Its linear algebra otherwise takes the number from the environment, which Ray sets in its workers, and results depend on it in
+    the last bits. The limit applies only to libraries that are loaded, so scikit-learn is imported before.
     """
     from threadpoolctl import threadpool_limits
 
@@ -135,7 +133,7 @@ def _threads_of_torch() -> Iterator[None]:
         yield
 
 
-def _ridge(x: Tensor, y: Tensor) -> _Found:
+def _ridge(x: Tensor, y: Tensor) -> _Solution:
     from sklearn.linear_model import Ridge, RidgeCV
     from sklearn.model_selection import KFold, cross_val_predict
 
@@ -151,7 +149,7 @@ def _ridge(x: Tensor, y: Tensor) -> _Found:
     return _shrunk(weights, torch.as_tensor(left_out, dtype=x.dtype).reshape(y.shape), strengths.tolist())
 
 
-def _lasso(x: Tensor, y: Tensor) -> _Found:
+def _lasso(x: Tensor, y: Tensor) -> _Solution:
     from sklearn.linear_model import Lasso, LassoCV
     from sklearn.model_selection import KFold, cross_val_predict
 
@@ -173,7 +171,7 @@ def _lasso(x: Tensor, y: Tensor) -> _Found:
     return _shrunk(torch.stack(weights, 1), torch.stack(left_out, 1), strengths)
 
 
-def _shrunk(weights: Tensor, left_out: Tensor, strengths: list[float]) -> _Found:
-    """A penalised fit: its weights are biased, so a standard error from residuals would say too little."""
+def _shrunk(weights: Tensor, left_out: Tensor, strengths: list[float]) -> _Solution:
+    """A penalised fit has no standard errors: its weights are biased, so those from residuals would be too small."""
     unknown = torch.full_like(weights, torch.nan)
     return weights, unknown, unknown[:, 0], left_out, tuple(strengths)

@@ -1,18 +1,18 @@
-"""Welch's comparison of samples that include something with samples that do not.
+"""Welch's comparison of the samples that include an item with those that do not.
 
-With outcomes y of independent samples, n₊ of which include it and n₋ do not, and their sample variances s²,
+With outcomes y of independent samples, n₊ with the item and n₋ without it, and their sample variances s²,
 
     d = mean₊ - mean₋        se² = s²₊/n₊ + s²₋/n₋        ν = se⁴ / ((s²₊/n₊)²/(n₊-1) + (s²₋/n₋)²/(n₋-1))
 
-and (d - δ)/se is close to Student's t with ν degrees of freedom (Welch 1947), δ being the difference of the expectations.
-Close: it would be so to second order for normal outcomes, and comes to be so for any others as n₊ and n₋ grow.
+and (d - δ)/se is approximately Student's t with ν degrees of freedom (Welch 1947), where δ is the difference of the expectations:
+to second order for normal outcomes, and asymptotically in n₊ and n₋ for others.
 
-Where few samples include an item, their variance is a poor estimate: by chance none of them may hold what makes the outcomes of
-the others vary. Student's comparison takes both variances to be equal,
+If few samples include an item, their variance is a poor estimate, since by chance they may all lack what makes the other outcomes
+vary. Student's comparison assumes equal variances,
 
     se² = ((n₊-1) s²₊ + (n₋-1) s²₋)/(n₊+n₋-2) · (1/n₊ + 1/n₋)        ν = n₊ + n₋ - 2
 
-and is more exact where they are. A limit that must hold in both cases takes the larger margin.
+and is more exact if they are equal. A limit that must hold in both cases takes the larger margin.
 """
 
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class Differences:
     """One comparison per item and outcome.
 
     Attributes:
-        mean: d; NaN where all samples or none include the item.
-        stderr: se; infinite where fewer than two samples include it, or fewer than two do not.
+        mean: d; NaN if all samples or none include the item.
+        stderr: se; infinite if fewer than two samples include it, or fewer than two do not.
         df: ν, at least 1.
-        pooled_stderr: se of Student's comparison; infinite where `stderr` is.
-        n_with, n_without: how many samples include the item, and how many do not.
+        pooled_stderr: se of Student's comparison; infinite if `stderr` is.
+        n_with, n_without: number of samples with and without the item.
     """
 
     mean: Float[Tensor, "item outcome"]
@@ -42,7 +42,7 @@ class Differences:
     n_without: Float[Tensor, "item 1"]
 
     def margin(self, level: float) -> Float[Tensor, "item outcome"]:
-        """t · se, t being Student's quantile at this level: `mean + margin(level)` is a one-sided upper limit."""
+        """t · se with Student's quantile t at this level: `mean + margin(level)` is a one-sided upper limit."""
         from scipy.stats import t
 
         return torch.from_numpy(t.ppf(level, self.df.numpy())) * self.stderr
@@ -56,7 +56,7 @@ class Differences:
 
 
 def differences(included: Bool[Tensor, "sample item"], outcomes: Float[Tensor, "sample outcome"]) -> Differences:
-    """Compares, for every item and outcome, the samples with it to those without it; in float64 on the CPU."""
+    """Compares the samples with and without each item, for each outcome; in float64 on the CPU."""
     y = outcomes.to("cpu", torch.float64)
     centre = y.mean(0) if len(y) else y.new_zeros(y.shape[1])
     y = y - centre
@@ -69,14 +69,8 @@ def differences(included: Bool[Tensor, "sample item"], outcomes: Float[Tensor, "
     few = (least < 1).expand_as(df)
     squares = with_variance * with_n * (with_n - 1) + without_variance * without_n * (without_n - 1)
     pooled = squares / (with_n + without_n - 2) * (1 / with_n + 1 / without_n)
-    return Differences(
-        with_mean - without_mean,
-        variance.sqrt().masked_fill(few, torch.inf),
-        df.masked_fill(few, 1),
-        pooled.sqrt().masked_fill(few, torch.inf),
-        with_n,
-        without_n,
-    )
+    stderr, pooled_stderr = (square.sqrt().masked_fill(few, torch.inf) for square in (variance, pooled))
+    return Differences(with_mean - without_mean, stderr, df.masked_fill(few, 1), pooled_stderr, with_n, without_n)
 
 
 def _side(

@@ -1,4 +1,4 @@
-"""Studies: grids of models, tasks, methods and seeds, run where there is room for them, and resumed after any fault.
+"""Studies: grids of models, tasks, methods and seeds, computed in one process or many, and resumed after any fault.
 
 from circuits.study import StudyDirectory, read_study, run_study, table
 
@@ -15,15 +15,6 @@ from circuits.study.spec import parse_study, read_study
 from circuits.study.table import table, write_table
 
 __all__ = [
-    "Entry",
-    "Outcome",
-    "Request",
-    "Study",
-    "StudyDirectory",
-    "parse_study",
-    "read_study",
-    "run_study",
-    "status",
-    "table",
+    "Entry", "Outcome", "Request", "Study", "StudyDirectory", "parse_study", "read_study", "run_study", "status", "table",
     "write_table",
-]
+]  # fmt: skip

@@ -1,46 +1,47 @@
-"""What tells one run from another: the address of a run is the hash of all that its numbers depend on.
+"""The address of a run: the hash of everything that its numbers depend on.
 
-The same request has the same address in every study and on every machine of one kind; another option, another model under the
-same name (weights, configuration, device), other prompts of the same task, or another version of a package give another one. Model and
-prompts are known only when the model was loaded, so they are looked up once and remembered, as long as what they come from is the
-same.
+The same request has the same address in every study and on every machine of one kind. Another option, another model under the
+same name (weights, configuration, device), other prompts of the same task, or another version of a package change it. Model and
+prompts are known only after the model was loaded, so their hashes are computed once and stored, as long as their sources do not
+change.
 """
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuits import plugins, zoo
 from circuits.errors import InputError
 from circuits.methods.catalogue import declared
 from circuits.methods.options import Kind
-from circuits.model import Model
-from circuits.prompts.pairs import PromptPairs
 from circuits.results.provenance import plain, versions
 from circuits.study.request import Request, is_file
 
+if TYPE_CHECKING:
+    from circuits.model import Model
+    from circuits.prompts.pairs import PromptPairs
+
 NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "device", "model_name", "tokenizer_name")
-"""Parts of a configuration that change no number."""
+"""Parts of a configuration that do not change results."""
 NO_TASK = "no such task"
 NUMERICAL = ("numpy", "scipy", "scikit-learn")
-"""Packages that fits and selections are computed with, besides those that a run names."""
+"""Packages that compute fits and selections, besides those that a run names."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a request turns out to ask about, as hashes.
+    """The model and the prompts of a request, as hashes.
 
     Attributes:
-        model: of weights, configuration and kind of device.
-        pairs: of prompts.
-        versions: of the packages that they were made with.
-        metric: that the prompts prefer, by name.
+        model: hash of weights, configuration and kind of device.
+        pairs: hash of the prompts.
+        versions: hash of the versions of packages.
+        metric: name of the metric that the prompts prefer.
     """
 
     model: str
@@ -49,17 +50,17 @@ class Identity:
     metric: str
 
 
-def digest(told: Any) -> str:
-    """sha256 of something as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(plain(told), sort_keys=True, default=str).encode()).hexdigest()
+def digest(value: Any) -> str:
+    """sha256 of a value as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True, default=str).encode()).hexdigest()
 
 
-def identity_of(model: Model, pairs: PromptPairs) -> Identity:
-    """The identity of a request whose model is loaded and whose prompts are made."""
+def identity_of(model: "Model", pairs: "PromptPairs") -> Identity:
+    """The identity of a request, from its loaded model and its prompts."""
     own: Any = getattr(model.bridge.original_model, "config", None)
     config: dict[str, Any] = own.to_dict() if hasattr(own, "to_dict") else vars(model.bridge.cfg)
-    told = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL and _simple(value)}
-    weights = digest({"weights": model.weights_hash, "config": told, "device": model.device.type})
+    kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL and _simple(value)}
+    weights = digest({"weights": model.weights_hash, "config": kept, "device": model.device.type})
     return Identity(weights, pairs.digest(), package_versions(), pairs.metric)
 
 
@@ -73,18 +74,18 @@ def _simple(value: Any) -> bool:
 
 @cache
 def package_versions() -> str:
-    """Hash of the versions that numbers depend on."""
+    """Hash of the versions that results depend on."""
     return digest({**versions(), **{name: version(name) for name in NUMERICAL}})
 
 
 def request_key(request: Request) -> str:
-    """Tells requests of one study apart by their model and prompts, as they are named."""
+    """Hash of a request's model and prompts, by name."""
     names = ("model", "revision", "dtype", "device", "device_map", "task")
     return digest({name: getattr(request, name) for name in names} | request.pairs_asked)
 
 
 def question_keys(requests: Sequence[Request]) -> list[str]:
-    """Under which identities are remembered: model and prompts as they are named, and the state of what they come from."""
+    """Keys of stored identities: hashes of model and prompts by name, and of the state of their sources."""
     models: dict[tuple[str, str | None], str] = {}
     tasks: dict[str, str] = {}
     keys = []
@@ -101,14 +102,15 @@ def question_keys(requests: Sequence[Request]) -> list[str]:
 def run_address(request: Request, identity: Identity) -> str:
     """The address of a run, without its evaluation: 32 hexadecimal digits.
 
-    What is left out counts as what it stands for: to write down the default changes nothing. The dtype is that of the weights.
+    An option that is left out counts as its default, so writing the default down changes nothing. The dtype is that of the
+    weights.
     """
     names = ("model", "revision", "device_map", "task", "method", "batch_size", "threads")
     asked = (
         {name: getattr(request, name) for name in names}
         | request.pairs_asked
         | {
-            "options": _told_options(request),
+            "options": _changed_options(request),
             "metric": request.metric or identity.metric,
             "ablation": request.ablation or declared(request.method).ablation,
         }
@@ -116,16 +118,15 @@ def run_address(request: Request, identity: Identity) -> str:
     return digest({**asked, "is": [identity.model, identity.pairs, identity.versions]})[:32]
 
 
-def _told_options(request: Request) -> Mapping[str, Any]:
-    """Options that are not the defaults; of a file what it holds."""
-    known = declared(request.method).options
-    found = {}
+def _changed_options(request: Request) -> Mapping[str, Any]:
+    """Options that are not the defaults; files by the hash of their contents."""
+    known, changed = declared(request.method).options, {}
     for name, value in request.options.items():
         if known[name].kind is Kind.FILE:
-            found[name] = _contents(Path(request.base) / value)
+            changed[name] = _contents(Path(request.base) / value)
         elif value != known[name].default or type(value) is not type(known[name].default):
-            found[name] = value
-    return found
+            changed[name] = value
+    return changed
 
 
 def _contents(path: Path) -> str:
@@ -136,10 +137,10 @@ def _contents(path: Path) -> str:
 
 
 def evaluation_address(request: Request, run: str) -> str | None:
-    """The address of a run's evaluation; None where none is asked for.
+    """The address of a run's evaluation; None: none is asked for.
 
-    A task tells more than the run's prompts: fresh ones, and a circuit that is known. So its code counts. A file tells no more,
-    and need not be there any longer.
+    An evaluation takes fresh prompts and the known circuit from the task, so the task's code counts. It takes nothing from a
+    file, which may even be deleted.
     """
     if request.evaluation is None:
         return None
@@ -149,16 +150,16 @@ def evaluation_address(request: Request, run: str) -> str | None:
 
 
 def model_state(name: str, revision: str | None) -> str:
-    """Changes when what a model is loaded from changes, without loading it."""
+    """Changes when the files or the code of a model change; the model is not loaded."""
     if plugins.names_built_model(name):
-        return _code_state(plugins.find_model(name).__module__)
+        return plugins.code_state(plugins.find_model(name).__module__)
     if name in zoo.names():
-        return "zoo"  # its files are checked by hash at every load
+        return "zoo"  # every load checks its files by hash
     try:
         if Path(name).is_dir():
             files = sorted(path for path in Path(name).iterdir() if path.is_file())
             return digest([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # no file can have this name
         return "no such name"
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -171,24 +172,10 @@ def model_state(name: str, revision: str | None) -> str:
 
 
 def task_state(name: str) -> str:
-    """Changes when what prompts come from changes."""
+    """Changes when the file or the code of the prompts changes."""
     if Path(name).is_file():
         return hashlib.sha256(Path(name).read_bytes()).hexdigest()
     try:
-        return _code_state(type(plugins.find_task(name)).__module__)
+        return plugins.code_state(type(plugins.load_task(name)).__module__)
     except InputError:
         return NO_TASK
-
-
-@cache
-def _code_state(module: str) -> str:
-    """sha256 of the package that a module is in, word lists included; of the module alone where it is in none."""
-    top = importlib.util.find_spec(module.partition(".")[0])
-    origin = None if top is None else top.origin
-    if origin is None or not Path(origin).is_file():
-        return "no file"
-    files = [Path(origin)]
-    if top is not None and top.submodule_search_locations:
-        suffixes = (".py", ".json", ".safetensors")
-        files = sorted(path for path in Path(origin).parent.rglob("*") if path.suffix in suffixes)
-    return digest([(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])

@@ -1,16 +1,16 @@
-"""A study's directory: what was made, what is missing, and what failed.
+"""A study's directory: finished, missing and failed runs.
 
 | file | what it holds |
 |---|---|
 | `study.toml`, `study.base` | the study file that was run last, and where it was |
-| `study.id` | tells workers whether they see this directory |
-| `known.json` | weights and prompts by what they come from, so that models need not be loaded to tell what is missing |
+| `study.id` | shows workers whether they see this directory |
+| `known.json` | identities of weights and prompts, so that missing runs are known without loading models |
 | `runs/ADDRESS/` | a run directory, as `circuits discover` writes it; all commands take it |
-| `evaluations/ADDRESS.json` | what `circuits evaluate` measures of a run |
-| `failures/ADDRESS.json` | why a run could not be made; it is tried again by the next `circuits study run` |
+| `evaluations/ADDRESS.json` | the evaluation of a run, as `circuits evaluate` measures it |
+| `failures/ADDRESS.json` | why a run failed; the next `circuits study run` tries it again |
 | `table.csv`, `table.parquet`, `report.html` | written by `circuits study table` and `report` |
 
-Runs of an older study file stay, and are found again when they are asked for again.
+Runs of an older study file stay, and are used again if a later study file asks for them.
 """
 
 import json
@@ -18,43 +18,44 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from circuits.errors import DamageWarning, InputError, SchemaError
-from circuits.files.atomic import PART, replacing
+from circuits.errors import DamageWarning, InputError, SchemaError, refusing
+from circuits.files.atomic import PART, write_text
 from circuits.files.checksums import read_sealed, sealed_json
 from circuits.files.durable import is_emptied, make_directory, sync_directory
 from circuits.files.locks import sole_writer
 from circuits.files.untrusted import check_plain, read_json, read_text
-from circuits.runs.directory import mend_record, place_files
-from circuits.runs.evaluation import check_evaluation
-from circuits.runs.files import RUN_FILE, faults, read_run_file
+from circuits.runs.directory import UNFINISHED, RunDirectory, mend_record
+from circuits.runs.files import RUN_FILE, check_evaluation, faults, read_run_file
 from circuits.study.address import Identity, evaluation_address, request_key, run_address
-from circuits.study.perform import Performed
 from circuits.study.request import Request, Study
 from circuits.study.spec import parse_study
 
+if TYPE_CHECKING:
+    from circuits.study.perform import Performed
+
 STUDY_FILE, KNOWN_FILE, TOKEN_FILE = "study.toml", "known.json", "study.id"
 BASE_FILE = "study.base"
-"""Where the study file was, which names files relative to itself."""
+"""The directory of the study file, whose file names are relative to it."""
 IDENTITY = tuple(field.name for field in fields(Identity))
 State = Literal["done", "missing", "failed"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A request, and what the directory has of it.
+    """A request, and its state in the directory.
 
     Attributes:
-        request: what was asked.
-        address: of its run; None while its weights and prompts are not known.
-        evaluation: address of its evaluation; None without one.
+        request: the run that the study asks for.
+        address: the address of the run; None while its weights and prompts are not known.
+        evaluation: the address of its evaluation; None: none is asked for.
         state: `done`, `missing` or `failed`.
-        reason: of a failure.
+        reason: why it failed.
     """
 
     request: Request
@@ -70,8 +71,6 @@ class StudyDirectory:
     Args:
         path: the directory.
 
-    Raises:
-        InputError: it is none, or holds other things than a study.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -86,59 +85,54 @@ class StudyDirectory:
         """
         cls.check_free(path)
         made = cls(path)
-        try:
+        with refusing(f"write to {made.path}"):
             make_directory(made.path)
             token = made.path / TOKEN_FILE
             if not token.exists() or is_emptied(token):
                 made._write(TOKEN_FILE, f"{uuid.uuid4()}\n")
             for name in ("runs", "evaluations", "failures"):
                 make_directory(made.path / name)
-        except OSError as problem:
-            raise InputError(f"cannot write to {made.path}: {problem.strerror or problem}") from None
         return made
 
     @staticmethod
     def check_free(path: str | Path) -> None:
-        """Whether a study can begin there; nothing is written.
+        """Checks that a study can begin here; nothing is written.
 
         Raises:
-            InputError: it holds something else, or cannot be read.
+            InputError: the directory holds something else, or cannot be read.
         """
         path = Path(path)
-        try:
-            taken = path.is_dir() and not (path / TOKEN_FILE).exists() and _holds_others(path)
-        except OSError as problem:
-            raise InputError(f"cannot read {path}: {problem.strerror or problem}") from None
-        if taken:
-            raise InputError(f"{path} holds files that are no study of ours; choose another --out")
+        with refusing(f"read {path}"):
+            if path.is_dir() and not (path / TOKEN_FILE).exists() and _holds_others(path):
+                raise InputError(f"{path} is not empty and not a study's directory; choose another --out")
 
     @classmethod
     def open(cls, path: str | Path) -> "StudyDirectory":
         """The directory of a study that was begun.
 
         Raises:
-            InputError: it is none.
+            InputError: it is not one.
         """
         made = cls(path)
         if not (made.path / TOKEN_FILE).is_file() or not (made.path / STUDY_FILE).is_file():
-            raise InputError(f"{path} is no study's directory: circuits study run STUDY.toml --out DIR makes one")
+            raise InputError(f"{path} is not a study's directory: circuits study run STUDY.toml --out DIR makes one")
         return made
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """While it lasts, no other process runs a study here; the lock goes with the process that has it.
+        """In this block no other process runs a study here; if the process dies, its lock is released.
 
         Raises:
-            InputError: another process has it.
+            InputError: another process runs a study here.
         """
         with sole_writer(self.path):
             self._tidy()
             yield
 
     def _tidy(self) -> None:
-        """Removes what finished runs went on from: a process that died may have left it. What others go on from is made usable."""
-        for store in (self.path / "runs").glob(".*.unfinished"):
-            if self.has_run(store.name[1:].removesuffix(".unfinished")):
+        """Deletes records of finished runs, which a killed process may have left, and makes the other records usable."""
+        for store in (self.path / "runs").glob(f".*{UNFINISHED}"):
+            if self.has_run(store.name[1:].removesuffix(UNFINISHED)):
                 sync_directory(self.path / "runs")
                 shutil.rmtree(store, ignore_errors=True)
             else:
@@ -146,7 +140,7 @@ class StudyDirectory:
 
     @property
     def token(self) -> tuple[Path, str]:
-        """A file that only this directory holds, and its contents."""
+        """A file that only this directory has, and its contents."""
         path = (self.path / TOKEN_FILE).absolute()
         return path, read_text(path)
 
@@ -159,38 +153,38 @@ class StudyDirectory:
     def study(self) -> Study:
         """The study file that was run last."""
         path, base = self.path / STUDY_FILE, self.path / BASE_FILE
-        told = read_text(path), read_text(base).removesuffix("\n")
-        for file, text in zip((path, base), told, strict=True):
+        texts = read_text(path), read_text(base).removesuffix("\n")
+        for file, text in zip((path, base), texts, strict=True):
             if not text:
                 raise InputError(
-                    f"{file} is empty, as a power cut leaves files; circuits study run STUDY.toml writes it again"
+                    f"{file} is empty, as after a power cut; circuits study run STUDY.toml writes it again"
                 )
-        return parse_study(told[0], str(path), Path(told[1]), False)
+        return parse_study(texts[0], str(path), Path(texts[1]), False)
 
     @cached_property
     def _known(self) -> dict[str, Identity]:
-        told = _read_whole(self.path / KNOWN_FILE) or {}
+        known = _read_whole(self.path / KNOWN_FILE) or {}
         try:
-            return {key: Identity(**{name: of[name] for name in IDENTITY}) for key, of in told.items()}
+            return {key: Identity(**{name: parts[name] for name in IDENTITY}) for key, parts in known.items()}
         except (TypeError, KeyError):
-            return {}  # they are found out again
+            return {}  # they are computed again
 
     def identity(self, key: str) -> Identity | None:
-        """What is known under a key: one of `question_keys`, or the `request_key` for what it was when the study was run last."""
+        """The identity under one of `question_keys`; under a `request_key`, the identity when the study was run last."""
         return self._known.get(key)
 
-    def keep_identities(self, found: Mapping[str, Identity]) -> None:
-        """By key."""
-        if all(self._known.get(key) == of for key, of in found.items()):
+    def keep_identities(self, identities: Mapping[str, Identity]) -> None:
+        """Stores identities by key."""
+        if all(self._known.get(key) == identity for key, identity in identities.items()):
             return
-        self._known.update(found)
-        told = {key: asdict(of) for key, of in sorted(self._known.items())}
-        self._write(KNOWN_FILE, sealed_json(told, indent=0) + "\n")
+        self._known.update(identities)
+        known = {key: asdict(identity) for key, identity in sorted(self._known.items())}
+        self._write(KNOWN_FILE, sealed_json(known, indent=0) + "\n")
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
     def entry(self, request: Request) -> Entry:
-        """What is there of a request."""
+        """The state of a request."""
         key = request_key(request)
         identity = self.identity(key)
         if identity is None:
@@ -198,31 +192,32 @@ class StudyDirectory:
         address = run_address(request, identity)
         entry = Entry(request, address, evaluation_address(request, address), "missing")
         if self.has_run(address) and (entry.evaluation is None or self.evaluation(entry.evaluation) is not None):
-            return Entry(request, address, entry.evaluation, "done")
+            return replace(entry, state="done")
         return self._failed(entry, address)
 
     def _failed(self, entry: Entry, key: str) -> Entry:
-        reason = (_read_json(self._failure(key)) or {}).get("reason")
-        if not isinstance(reason, str):
-            return entry
-        return Entry(entry.request, entry.address, entry.evaluation, "failed", reason)
+        failure = None
+        with suppress(InputError):
+            failure = check_plain(read_json(self._failure(key)), key)
+        reason = failure.get("reason") if isinstance(failure, dict) else None
+        return replace(entry, state="failed", reason=reason) if isinstance(reason, str) else entry
 
     def run_path(self, address: str) -> Path:
         return self.path / "runs" / address
 
     def store_path(self, address: str) -> Path:
-        """Where a run keeps what it can go on from."""
-        return (self.path / "runs" / f".{address}.unfinished").absolute()
+        """Where a run that can be resumed keeps its record."""
+        return (self.path / "runs" / f".{address}{UNFINISHED}").absolute()
 
     def has_run(self, address: str) -> bool:
         """Whether a run is there and undamaged."""
         return self._run(address) is not None
 
     def _run(self, address: str) -> dict[str, Any] | None:
-        """What a run's `run.json` tells; None where there is none, or a file of the run is missing or not as it was written.
+        """A run's `run.json`; None: there is none, or a file of the run is missing or not as it was written.
 
         Warns:
-            DamageWarning: one is missing, was cut short or altered.
+            DamageWarning: a file is missing, was cut short or altered.
 
         Raises:
             SchemaError: another version wrote it.
@@ -230,19 +225,19 @@ class StudyDirectory:
         path = self.run_path(address)
         damaged = path / RUN_FILE
         try:
-            told = read_run_file(path)
-            if isinstance(told.get("summary"), dict):
+            record = read_run_file(path)
+            if isinstance(record.get("summary"), dict):
                 damaged = path
-                fault = next(faults(path, told), None)
+                fault = next(faults(path, record), None)
                 if fault is None:
-                    return told
+                    return record
                 damaged = fault.path
         except SchemaError:
             raise
         except InputError:
-            pass  # what cannot be read is as good as damaged
+            pass  # a file that cannot be read counts as damaged
         if damaged.name != RUN_FILE or damaged.exists():
-            _tell_damage(damaged)
+            _warn_of_damage(damaged)
         return None
 
     def run_files(self, address: str) -> dict[str, bytes]:
@@ -255,13 +250,13 @@ class StudyDirectory:
         Raises:
             InputError: its file is damaged.
         """
-        told = self._run(address)
-        if told is None:
+        record = self._run(address)
+        if record is None:
             raise InputError(f"{self.run_path(address)} is damaged; run the study again")
-        return told["summary"]
+        return record["summary"]
 
     def evaluation(self, address: str) -> dict[str, Any] | None:
-        """The numbers of an evaluation; None where there is none, or not as it was written.
+        """The numbers of an evaluation; None: there is none, or it is not as it was written.
 
         Warns:
             DamageWarning: it was cut short or altered.
@@ -270,24 +265,24 @@ class StudyDirectory:
             SchemaError: another version wrote it.
         """
         path = self.path / "evaluations" / f"{address}.json"
-        told = _read_whole(path)
-        if told is not None:
-            check_evaluation(told, str(path))
-        return told
+        measured = _read_whole(path)
+        if measured is not None:
+            check_evaluation(measured, str(path))
+        return measured
 
-    def keep(self, entry: Entry, made: Performed) -> None:
-        """Writes what a run gave."""
+    def keep(self, entry: Entry, made: "Performed") -> None:
+        """Writes a run and its evaluation, or why it failed."""
         assert entry.address is not None
         if made.files is not None and not self.has_run(entry.address):
             shutil.rmtree(self.run_path(entry.address), ignore_errors=True)  # a damaged one
-            place_files(made.files, self.run_path(entry.address))
+            RunDirectory(self.run_path(entry.address)).write_files(made.files)
             shutil.rmtree(self.store_path(entry.address), ignore_errors=True)
         if made.failure is not None:
             self.fail(entry.address, made.failure, made.trace)
             return
         if made.evaluation is not None:
-            told = {**made.evaluation, "run": entry.address}
-            self._write(f"evaluations/{entry.evaluation}.json", sealed_json(told) + "\n")
+            measured = {**made.evaluation, "run": entry.address}
+            self._write(f"evaluations/{entry.evaluation}.json", sealed_json(measured) + "\n")
         self._failure(entry.address).unlink(missing_ok=True)
 
     def fail(self, key: str, reason: str, trace: str | None = None) -> None:
@@ -295,55 +290,42 @@ class StudyDirectory:
         self._write(f"failures/{key}.json", json.dumps({"reason": reason, "trace": trace}, indent=1) + "\n")
 
     def forgive(self, key: str) -> None:
-        """Forgets a failure."""
+        """Deletes the record of a failure."""
         self._failure(key).unlink(missing_ok=True)
 
     def _failure(self, key: str) -> Path:
         return self.path / "failures" / f"{key}.json"
 
     def _write(self, name: str, text: str) -> None:
-        path = self.path / name
         try:
-            with replacing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        except OSError as problem:
-            raise InputError(f"cannot write {path}: {problem.strerror or problem}") from None
+            write_text(self.path / name, text)
         except UnicodeEncodeError:
-            raise InputError(f"cannot write {path}: the study's own directory has a name that is no UTF-8") from None
+            raise InputError(
+                f"cannot write {self.path / name}: the study's directory has a name that is not UTF-8"
+            ) from None
 
 
 def _read_whole(path: Path) -> dict[str, Any] | None:
-    """What was sealed and written to a file; None where there is none that is as it was written.
+    """The contents of a sealed file; None: there is none, or it is not as it was written.
 
     Warns:
         DamageWarning: it was cut short or altered.
     """
-    try:
-        told = read_sealed(path)
-    except InputError:
-        told = None
-    if told is None and path.exists():
-        _tell_damage(path)
-    return told
+    sealed = None
+    with suppress(InputError):
+        sealed = read_sealed(path)
+    if sealed is None and path.exists():
+        _warn_of_damage(path)
+    return sealed
 
 
-def _tell_damage(path: Path) -> None:
+def _warn_of_damage(path: Path) -> None:
     what = "was cut short or altered: it" if path.exists() else "is missing: its run"
-    said = f"{path} {what} counts as missing, and circuits study run makes it again"
-    warnings.warn(said, DamageWarning, stacklevel=3)
+    message = f"{path} {what} counts as missing, and circuits study run makes it again"
+    warnings.warn(message, DamageWarning, stacklevel=3)
 
 
 def _holds_others(directory: Path) -> bool:
-    """Whether there is more than what a study that was killed in its first moment leaves."""
-    return any(
-        not (path.name.startswith(f".{TOKEN_FILE}.") and path.name.endswith(PART)) for path in directory.iterdir()
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is none that can be read."""
-    try:
-        told = check_plain(read_json(path), path.name)
-    except InputError:
-        return None
-    return told if isinstance(told, dict) else None
+    """Whether it holds more than a study leaves that was killed in its first moment."""
+    ours = (path.name.startswith(f".{TOKEN_FILE}.") and path.name.endswith(PART) for path in directory.iterdir())
+    return not all(ours)

@@ -1,4 +1,4 @@
-"""One run of a study, wherever it is made: it comes back as the contents of its files."""
+"""One run of a study, in any process: it is returned as the contents of its files."""
 
 import tempfile
 import traceback
@@ -17,8 +17,8 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.prompts.source import find_pairs
 from circuits.question.doubts import collected
 from circuits.quiet import quiet_libraries
-from circuits.runs.directory import write_run
-from circuits.runs.discover import choose_ablation, discover
+from circuits.runs.directory import RunDirectory
+from circuits.runs.discover import discover
 from circuits.runs.evaluate import evaluate_run
 from circuits.runs.parts import USUAL
 from circuits.runs.read import read_run
@@ -26,21 +26,20 @@ from circuits.study.address import Identity, identity_of, model_state, package_v
 from circuits.study.request import Request
 from circuits.workers.workers import Workers
 
-"""Of an evaluation, unless told: what does not run the method again."""
 FRESH_SEED = 10**9
-"""Added to a run's seed for the fresh prompts that it is evaluated on."""
+"""Added to a run's seed, for the fresh prompts that it is evaluated on."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What of a run is to be done.
+    """A run to make, or to evaluate.
 
     Attributes:
         request, identity: the run.
-        files: the finished run's, where only its evaluation is wanted.
-        store: a directory for what a run can go on from; used only where `token` is found beside it, for a worker on another
-            machine may not see it.
-        token: path and contents of a file that tells so.
+        files: the files of the run, if it is finished and only its evaluation is missing.
+        store: a directory for the record of a run that can be resumed; used only if the worker sees it, which `token` shows:
+            a worker on another machine may not.
+        token: path and contents of a file of the study's directory.
     """
 
     request: Request
@@ -52,13 +51,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Performed:
-    """What came of it.
+    """The outcome of a `Task`.
 
     Attributes:
-        files: the run's, by name; None where they were given, or the run itself failed.
-        evaluation: `evaluation.json`, as a dictionary; None without one.
-        failure: why there is nothing, in a line.
-        trace: where a failure is a bug, its traceback.
+        files: the files of the run by name; None: they were given, or the run failed.
+        evaluation: `evaluation.json`, as a dictionary; None: none was asked for, or it failed.
+        failure: why it failed, in one line.
+        trace: the traceback, if the failure is a bug.
     """
 
     files: dict[str, bytes] | None = None
@@ -69,19 +68,19 @@ class Performed:
 
 @dataclass(frozen=True)
 class Identified:
-    """Identities of several requests of one model, or why there is none, by number.
+    """Identities of several requests of one model, by the requests' numbers.
 
     Attributes:
-        found: those that could be made.
-        refused: reasons for the others.
+        identities: the hashes of those that could be loaded.
+        refused: for the other requests, why there is none.
     """
 
-    found: dict[int, Identity] = field(default_factory=dict)
+    identities: dict[int, Identity] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
 
 
 def source_of(request: Request) -> ModelSource:
-    """How a worker gets a request's model."""
+    """From where a worker loads a request's model."""
     state = model_state(request.model_source, request.revision)
     return ModelSource(
         request.model_source, request.dtype, request.device, request.device_map, request.revision, state=state
@@ -89,10 +88,10 @@ def source_of(request: Request) -> ModelSource:
 
 
 def identify(versions: str, asked: Sequence[tuple[int, Request]]) -> Identified:
-    """Loads a model and makes its prompts, to know which they are.
+    """Loads a model and makes its prompts, for their hashes.
 
     Args:
-        versions: `package_versions` of the process that asks.
+        versions: `package_versions` of the main process.
         asked: requests of one model, by number.
     """
     done = Identified()
@@ -106,7 +105,7 @@ def identify(versions: str, asked: Sequence[tuple[int, Request]]) -> Identified:
         for number, request in asked:
             try:
                 pairs = find(request.task_source)(model, **request.pairs_asked)
-                done.found[number] = identity_of(model, pairs)
+                done.identities[number] = identity_of(model, pairs)
             except Exception as problem:
                 done.refused[number] = _reason(problem)
     return done
@@ -115,22 +114,22 @@ def identify(versions: str, asked: Sequence[tuple[int, Request]]) -> Identified:
 def _check_versions(versions: str) -> None:
     if versions != package_versions():
         raise InputError(
-            "this worker has other versions of torch, transformers or our packages than where the study runs"
+            "this worker has other versions of torch, transformers or our packages than the process that runs the study"
         )
 
 
 def _reason(problem: Exception) -> str:
-    """In a line."""
-    told = of_machine(problem) or f"a bug: {traceback.format_exception_only(problem)[-1]}"
-    return " ".join((str(problem) if isinstance(problem, InputError) else told).split())
+    """An error in one line."""
+    message = of_machine(problem) or f"a bug: {traceback.format_exception_only(problem)[-1]}"
+    return " ".join((str(problem) if isinstance(problem, InputError) else message).split())
 
 
 def perform(workers: Workers | None, task: Task) -> Performed:
-    """Makes a run and its evaluation; whatever goes wrong is told, so that the other runs go on.
+    """Makes a run and its evaluation. An error is returned, not raised, so that the other runs continue.
 
     Args:
-        workers: among whom the run itself is divided, where its method can be; None: it is made here.
-        task: what is to be done.
+        workers: workers to divide the run among, if its method can be divided; None: this process makes it.
+        task: the run.
     """
     request = task.request
     files: dict[str, bytes] | None = None
@@ -141,17 +140,17 @@ def perform(workers: Workers | None, task: Task) -> Performed:
             pairs = _pairs(request, model)
             if identity_of(model, pairs) != task.identity:
                 raise InputError(
-                    f"{request.model} or the prompts of {request.task} are others here than where the study was begun: other "
+                    f"{request.model} or the prompts of {request.task} differ here from those when the study was begun: other "
                     "weights or configuration, another kind of device, or another version of the task"
                 )
             files = _discovered(task, model, pairs, workers) if task.files is None else None
-            told = None
+            evaluation = None
             if request.evaluation is not None:
-                told = _evaluated(request, model, pairs, task.files if files is None else files)
+                evaluation = _evaluated(request, model, pairs, task.files if files is None else files)
     except Exception as problem:
         trace = None if isinstance(problem, InputError) or of_machine(problem) else traceback.format_exc()
         return Performed(files, failure=_reason(problem), trace=trace)
-    return Performed(files, told)
+    return Performed(files, evaluation)
 
 
 def _pairs(request: Request, model: Model) -> PromptPairs:
@@ -164,15 +163,14 @@ def _discovered(task: Task, model: Model, pairs: PromptPairs, workers: Workers |
     method = METHODS[request.method]
     recorded = task.store is not None and method.keeps_record(options) and _sees(task.token)
     with collected():  # the run's own record has them
-        found = discover(
-            model, pairs, method=request.method, metric=request.metric,
-            ablation=choose_ablation(request.ablation or method.ablation, None, request.seed), seed=request.seed,
+        result = discover(
+            model, pairs, method=request.method, metric=request.metric, ablation=request.ablation, seed=request.seed,
             batch_size=request.batch_size, workers=workers if method.divided else None,
             store=task.store if recorded else None, **options,
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
-        out = write_run(found, pairs, Path(directory) / "run")
-        # Pages hold megabytes of plotly each; `circuits view` and `circuits report` make them of any run.
+        out = RunDirectory(Path(directory) / "run").write(result, pairs)
+        # Each page holds megabytes of plotly; `circuits view` and `circuits report` make pages from any run.
         return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.suffix != ".html"}
 
 
@@ -191,11 +189,11 @@ def _evaluated(request: Request, model: Model, pairs: PromptPairs, files: Mappin
         run.mkdir()
         for name, contents in files.items():
             (run / name).write_bytes(contents)
-        found = evaluate_run(
+        evaluation = evaluate_run(
             read_run(run), model, pairs, fresh=fresh is not None, parts=options.pop("parts", USUAL),
             n_random=options.pop("random_circuits", 20), seed=seed, batch_size=request.batch_size, **options,
         )  # fmt: skip
-    return found.to_dict()
+    return evaluation.to_dict()
 
 
 def _sees(token: tuple[Path, str] | None) -> bool:

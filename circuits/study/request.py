@@ -1,4 +1,4 @@
-"""What a study asks for: runs, one request each."""
+"""Requests: the runs that a study asks for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ class Request:
     Attributes:
         model, revision, dtype, device, device_map: the model, for `circuits.load_model`.
         task, n, one_length: where pairs come from, how many, and whether they have one number of tokens.
-        label: what the study calls the method with these options.
+        label: the study's name of the method with these options.
         method, options, metric, ablation, batch_size: for `circuits.runs.discover.discover`.
-        seed: of pairs and all that is drawn.
-        threads: of one operation.
+        seed: random seed of the pairs and the run.
+        threads: threads per operation.
         evaluation: options of `circuits.runs.evaluate.evaluate_run`; None: no evaluation.
-        base: directory that files are relative to: the study file's.
+        base: directory of the study file, to which its file names are relative.
     """
 
     model: str
@@ -50,25 +50,25 @@ class Request:
 
     @property
     def task_source(self) -> str:
-        """The task's name, or where its file is."""
+        """The task's name, or the path of its file."""
         path = Path(self.base) / self.task
         return str(path) if is_file(path) else self.task
 
     @property
     def pairs_asked(self) -> dict[str, Any]:
-        """What of the prompts is asked, other than their task."""
-        length = {"one_length": True} if self.one_length else {}  # left out otherwise, so that addresses stay
+        """Arguments for the prompts, besides their task."""
+        length = {"one_length": True} if self.one_length else {}  # otherwise left out, so that addresses stay
         return {"n": self.n, "seed": self.seed, **length}
 
     @property
     def model_source(self) -> str:
-        """The model's name, or where its directory is."""
+        """The model's name, or the path of its directory."""
         path = Path(self.base) / self.model
         return str(path) if is_file(path / "config.json") else self.model
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """The options, with files where they are."""
+        """The options, with the paths of files."""
         files = (name for name in files_of(self.method) if name in self.options)
         placed = {name: str(Path(self.base) / self.options[name]) for name in files}
         return {**self.options, **placed}
@@ -80,11 +80,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file that was read.
+    """The contents of a study file.
 
     Attributes:
         requests: all runs that it asks for, those of one model together.
-        text: the file.
+        text: the text of the file.
         base: its directory.
     """
 
@@ -94,7 +94,7 @@ class Study:
 
 
 def is_file(path: Path) -> bool:
-    """Also of names that no file can have."""
+    """`Path.is_file`, also for names that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):

@@ -1,29 +1,31 @@
-"""Runs what a study asks for and is missing, here or among workers."""
+"""Makes the missing runs of a study, in this process or in workers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuits.errors import InputError
 from circuits.progress import StageProgress, silent
 from circuits.study.address import package_versions, question_keys, request_key
 from circuits.study.directory import Entry, StudyDirectory
-from circuits.study.perform import Identified, Performed, Task, identify, perform
 from circuits.study.request import Request, Study
 from circuits.workers.workers import Workers, torch_threads
 
+if TYPE_CHECKING:
+    from circuits.study.perform import Identified, Performed, Task
+
 AT_ONCE = 1000
-"""Of how many requests of one model it is found out at once which they are; then they are remembered."""
+"""Requests of one model whose identities are computed at once, before they are stored."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `run_study` did.
+    """The outcome of a call of `run_study`.
 
     Attributes:
-        made: runs made by this call; those that were there already are not among them.
-        entries: all requests, with what is there of them now.
+        made: the number of runs that this call made.
+        entries: all requests, with their states.
     """
 
     made: int
@@ -43,16 +45,16 @@ def run_study(
     divide_runs: bool = False,
     stage: StageProgress = silent,
 ) -> Outcome:
-    """Makes the runs that are missing, and tries again those that failed.
+    """Makes the missing runs, and tries the failed ones again.
 
-    Every finished run is written at once; a call that is killed loses no more than the runs that it was at, and of these
-    methods that keep a record (acdc, coar, exact-edges, activation-patching) go on where they were.
+    Every finished run is written at once. A killed call loses only the runs that it was making, and methods that keep a
+    record (acdc, coar, exact-edges, activation-patching) resume these.
 
     Args:
         study: from `read_study`.
         out: from `StudyDirectory.begin`.
-        workers: who makes runs, one each at a time; None: this process, one after the other.
-        divide_runs: this process makes the runs, and each is divided among the workers where its method can be.
+        workers: processes that make one run each at a time; None: this process makes them all.
+        divide_runs: this process makes the runs, and divides each among the workers if its method can be divided.
         stage: progress reporting.
 
     Raises:
@@ -71,7 +73,7 @@ def run_study(
             while pending:
                 try:
                     number, performed = next(results)
-                except InputError as problem:  # workers died over these
+                except InputError as problem:  # workers died on these
                     for entry in pending.values():
                         out.fail(str(entry.address), str(problem))
                     break
@@ -83,14 +85,14 @@ def run_study(
 
 
 def status(study: Study, out: StudyDirectory) -> tuple[Entry, ...]:
-    """What is there of each request. No model is loaded."""
+    """The state of each request. No model is loaded."""
     return tuple(out.entry(request) for request in study.requests)
 
 
 def _identify(
     requests: Sequence[Request], out: StudyDirectory, workers: Workers | None, stage: StageProgress
 ) -> set[str]:
-    """Finds out models and prompts of requests where they are not known; gives the keys of those that cannot be."""
+    """Computes the identities of requests that are not known yet; returns the keys of requests that have none."""
     keys = question_keys(requests)
     names = [request_key(request) for request in requests]
     unknown: dict[str, tuple[str, Request]] = {}
@@ -98,48 +100,50 @@ def _identify(
         if out.identity(key) is None:
             unknown.setdefault(key, (name, request))
     if unknown:
-        _find_out(unknown, out, workers, stage)
+        _compute_identities(unknown, out, workers, stage)
     now = {name: out.identity(key) for key, name in zip(keys, names, strict=True)}
     out.keep_identities({name: identity for name, identity in now.items() if identity is not None})
     return {name for name, identity in now.items() if identity is None}
 
 
-def _find_out(
+def _compute_identities(
     unknown: Mapping[str, tuple[str, Request]], out: StudyDirectory, workers: Workers | None, stage: StageProgress
 ) -> None:
-    """Loads models and makes prompts; what cannot be is noted under the request's key."""
+    """Loads models and makes prompts; failures are recorded under the request's key."""
+    from circuits.study.perform import identify
+
     keys, by_model = list(unknown), defaultdict(list)
     for number, (_, request) in enumerate(unknown.values()):
         by_model[request.model].append((number, request))
-    # The first model last: it is still loaded when its runs begin.
+    # The first model comes last: it is still loaded when its runs begin.
     by_turn = reversed(by_model.values())
     units = [tuple(asked[i : i + AT_ONCE]) for asked in by_turn for i in range(0, len(asked), AT_ONCE)]
     names = [name for name, _ in unknown.values()]
     left = set(range(len(keys)))
     with stage("models and prompts") as progress:
-        found: Iterator[tuple[int, Identified]]
+        results: Iterator[tuple[int, Identified]]
         share = package_versions()
-        found = workers.map(identify, share, units) if workers else enumerate(identify(share, unit) for unit in units)
+        results = workers.map(identify, share, units) if workers else enumerate(identify(share, unit) for unit in units)
         done = 0
         while left:
             try:
-                _, identified = next(found)
-            except InputError as problem:  # workers died over these
+                _, identified = next(results)
+            except InputError as problem:  # workers died on these
                 for number in left:
                     out.fail(names[number], str(problem))
                 break
-            out.keep_identities({keys[number]: identity for number, identity in identified.found.items()})
-            for number in identified.found:
+            out.keep_identities({keys[number]: identity for number, identity in identified.identities.items()})
+            for number in identified.identities:
                 out.forgive(names[number])
             for number, reason in identified.refused.items():
                 out.fail(names[number], reason)
-            left -= {*identified.found, *identified.refused}
+            left -= {*identified.identities, *identified.refused}
             done += 1
             progress(done, len(units))
 
 
 def _wanted(study: Study, out: StudyDirectory, refused: set[str]) -> list[Entry]:
-    """What is to be made, each address once."""
+    """The entries to make, each address once."""
     wanted: dict[str, Entry] = {}
     for entry in status(study, out):
         if entry.state != "done" and entry.address is not None and request_key(entry.request) not in refused:
@@ -148,8 +152,8 @@ def _wanted(study: Study, out: StudyDirectory, refused: set[str]) -> list[Entry]
 
 
 @dataclass(frozen=True)
-class _Tasks(Sequence[Task]):
-    """What is to be done for each entry; a finished run's files are read only when its turn has come."""
+class _Tasks(Sequence["Task"]):
+    """A task for each entry; the files of a finished run are read only when it is that task's turn."""
 
     entries: Sequence[Entry]
     out: StudyDirectory
@@ -158,6 +162,8 @@ class _Tasks(Sequence[Task]):
         return len(self.entries)
 
     def __getitem__(self, number: Any) -> Any:
+        from circuits.study.perform import Task
+
         entry, out = self.entries[number], self.out
         assert entry.address is not None
         identity = out.identity(request_key(entry.request))
@@ -167,8 +173,10 @@ class _Tasks(Sequence[Task]):
 
 
 def _performed(
-    tasks: Sequence[Task], workers: Workers | None, divide_runs: bool
-) -> Iterator[tuple[int, Performed] | tuple[int, Any]]:
+    tasks: Sequence["Task"], workers: Workers | None, divide_runs: bool
+) -> Iterator[tuple[int, "Performed"] | tuple[int, Any]]:
+    from circuits.study.perform import perform
+
     if workers is not None and not divide_runs:
         yield from workers.map(perform, None, tasks)
         return

@@ -1,26 +1,26 @@
-"""A study file: which models are asked which tasks by which methods, and how often.
+"""A study file: models, tasks, methods and seeds, and how runs are evaluated.
 
 ```toml
 models = ["smollm2-135m"]           # names, Hugging Face ids, or directories
 tasks = ["ioi", "pairs.jsonl"]      # tasks, or files of prompt pairs (of which the first n are taken, whatever the seed)
 n = 32                              # pairs of each task
-seeds = [0, 1]                      # of a task's pairs and of all that is drawn
+seeds = [0, 1]                      # random seeds of the pairs and of the runs
 
-[methods.eap-ig]                    # a method with its options, as `circuits discover` has them
+[methods.eap-ig]                    # a method with its options, as in `circuits discover`
 steps = 10
 
-[methods.acdc-loose]                # the same method twice: under labels of your own
+[methods.acdc-loose]                # a method that is used twice gets labels of your own
 method = "acdc"
 threshold = 0.1
 
-[evaluation]                        # what `circuits evaluate` measures of every run; leave it out for nothing
+[evaluation]                        # what `circuits evaluate` measures of every run; leave it out for no evaluation
 parts = ["faithfulness", "curves"]
 ```
 
-Optional: `metrics` and `ablations` (lists; every run is made with each; default: what the task prefers, the method's own),
-`dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (of one operation; default 1), and `[[leave-out]]` tables, each with some of
-`model`, `task` and `method` (the label): combinations that are not asked for. `-` and `_` are the same in all keys; files and directories are looked for beside the study
-file.
+Optional: `metrics` and `ablations` (lists; every run is made with each; default: the metric that the task prefers, the method's
+own ablation), `dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (per operation; default 1), and `[[leave-out]]`
+tables, each with some of `model`, `task` and `method` (the label): combinations to leave out. `-` and `_` are the same in all keys;
+paths are relative to the study file.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,11 +31,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from circuits.engine.dtypes import check_dtype
 from circuits.errors import InputError
 from circuits.files.untrusted import check_plain, parse_toml, read_text
-from circuits.methods.catalogue import declared
-from circuits.methods.catalogue import method as find_method
+from circuits.methods.catalogue import check_known, declared
 from circuits.methods.options import Kind, Option
+from circuits.prompts.source import Source, find_pairs
 from circuits.runs.parts import USUAL, check_parts
 from circuits.study.request import Request, Study, files_of, is_file
 
@@ -43,15 +44,13 @@ LARGEST_SEED = 2**63 - 1
 MOST_THREADS = 1024
 MOST_RUNS = 100_000
 """Runs of one study."""
-NOT_TOLD = ("store",)
-"""Options of methods that a study decides itself."""
 
 
 def read_study(path: str | Path) -> Study:
-    """Reads a study file, and checks all that can be checked before a model is loaded.
+    """Reads a study file, and checks everything that can be checked before a model is loaded.
 
     Raises:
-        InputError: it cannot be read, is no TOML, or asks for what there is not.
+        InputError: it cannot be read, is not TOML, or asks for something that does not exist.
     """
     path = Path(path)
     return parse_study(read_text(path), str(path), path.absolute().parent)
@@ -61,10 +60,10 @@ def parse_study(text: str, name: str = "the study", base: Path | None = None, ch
     """See `read_study`.
 
     Args:
-        text: of a study file.
-        name: what errors call it.
-        base: the directory that files are relative to; None: the current one.
-        check_tasks: whether tasks, built models and files must be there.
+        text: the text of a study file.
+        name: its name in error messages.
+        base: the directory that file names are relative to; None: the current one.
+        check_tasks: whether tasks, built models and files must exist.
     """
     base = Path.cwd() if base is None else base
     given = check_plain(parse_toml(text, name), name)
@@ -73,7 +72,7 @@ def parse_study(text: str, name: str = "the study", base: Path | None = None, ch
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns a file's values into requests; whatever is wrong is told with the file's name and the key."""
+    """Turns a file's values into requests; error messages name the file and the key."""
 
     name: str
     base: Path
@@ -99,11 +98,12 @@ class _Reader:
             **{key: self.text(top, key) for key in ("dtype", "revision", "device_map")}, "device": self.text(top, "device") or "auto",
             "base": str(self.base), "one_length": self.flag(top, "one_length"),
         }  # fmt: skip
+        for what, asked in (("metric", metrics), ("ablation", ablations)):
+            with self.refusing(f"{what}s"):
+                for one in asked:
+                    check_known(what, one)
         self.check_placement(models, common["dtype"], common["device"], common["device_map"])
-        for key, asked in (("metrics", metrics), ("ablations", ablations)):
-            _check_names(key, [one for one in asked if one is not None], self)
-        for task in tasks if self.check_tasks else ():
-            self.check_task(task)
+        sources = [self.source(task) for task in tasks] if self.check_tasks else []
         for model in models if self.check_tasks else ():
             self.check_model(model)
         total = len(models) * len(tasks) * len(methods) * len(seeds) * len(metrics) * len(ablations)
@@ -124,6 +124,9 @@ class _Reader:
         ]  # fmt: skip
         if not made:
             raise InputError(f"{self.name} asks for no run at all")
+        with self.refusing("tasks"):
+            for source in sources:
+                assert source.task or source.path  # loads the task's package: last, since it imports torch
         return tuple(made)
 
     def error(self, key: str, what: str) -> InputError:
@@ -131,27 +134,27 @@ class _Reader:
 
     @contextmanager
     def refusing(self, key: str) -> Iterator[None]:
-        """What is refused in it is refused by the name of the key."""
+        """An InputError in this block is raised with the name of the key."""
         try:
             yield
         except InputError as problem:
             raise self.error(key, f"cannot be used: {problem}") from None
 
     def known(self, given: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
-        """A table with these keys alone, `-` and `_` being the same in them."""
+        """A table that has no other keys than these; `-` and `_` are the same in keys."""
         if not isinstance(given, dict):
             raise self.error(where, f"is {kind_of(given)}; expected a table")
-        found: dict[str, Any] = {}
+        table: dict[str, Any] = {}
         for key, value in given.items():
             plain = key.replace("-", "_")
             if plain not in keys:
                 near = get_close_matches(plain, keys, n=1)
                 hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
                 raise self.error(f"{where}.{key}" if where else key, f"is not known{hint}")
-            if plain in found:
+            if plain in table:
                 raise self.error(f"{where}.{key}" if where else key, "is there twice, with - and with _")
-            found[plain] = value
-        return found
+            table[plain] = value
+        return table
 
     def names(self, top: Mapping[str, Any], key: str) -> list[str]:
         value = top[key]
@@ -171,14 +174,8 @@ class _Reader:
         return value
 
     def number(
-        self,
-        top: Mapping[str, Any],
-        key: str,
-        default: int | None,
-        most: int = LARGEST_SEED,
-        least: int = 1,
-        table: str = "",
-    ) -> Any:
+        self, top: Mapping[str, Any], key: str, default: int | None, most: int = LARGEST_SEED, least: int = 1, table: str = "",
+    ) -> Any:  # fmt: skip
         value, where = top.get(key, default), table + key.replace("_", "-")
         if value is not default:
             self.check_size(where, value)
@@ -203,24 +200,24 @@ class _Reader:
             raise self.error(key, f"must be true or false, not {kind_of(value)}")
         return value
 
-    def check_task(self, task: str) -> None:
-        from circuits.prompts.source import find_pairs
-
+    def source(self, task: str) -> Source:
         try:
-            find_pairs(str(self.base / task) if is_file(self.base / task) else task)
+            return find_pairs(str(self.base / task) if is_file(self.base / task) else task)
         except (InputError, OSError, ValueError) as problem:
             raise self.error("tasks", f"cannot be used: {problem}") from None
 
     def check_placement(self, models: Sequence[str], dtype: str | None, device: str, device_map: str | None) -> None:
-        """Whether the devices are there is known where the runs are made."""
-        from circuits.engine.placement import check_device_map, check_device_name, choose_dtype
+        """Checks the names; whether these devices exist is only known on the machine that makes the runs."""
+        with self.refusing("dtype"):
+            if dtype is not None:
+                check_dtype(dtype)
+        if device == "auto" and device_map is None:
+            return
+        from circuits.engine.placement import check_device_map, check_device_name
         from circuits.model import check_map_belongs
 
         with self.refusing("device"):
             check_device_name(device)
-        with self.refusing("dtype"):
-            if dtype is not None:
-                choose_dtype(dtype)
         with self.refusing("device-map"):
             if device_map is not None:
                 for model in models:
@@ -228,7 +225,7 @@ class _Reader:
                 check_device_map(device_map, here=False)
 
     def check_model(self, model: str) -> None:
-        """Of models that are built, and of short names nearly right; whether others can be had is known when they are loaded."""
+        """Checks built models, and names close to a short name; other models are only known when they are loaded."""
         from circuits import zoo
         from circuits.plugins import find_model, names_built_model
 
@@ -243,7 +240,7 @@ class _Reader:
         """(label, method, options) of each."""
         if not isinstance(given, dict) or not given:
             raise self.error("methods", "must be tables, such as [methods.eap-ig]")
-        found = []
+        methods = []
         for label, table in given.items():
             if not label.isprintable():
                 raise self.error("methods", f"must be names in one line each; got {label!r:.60}")
@@ -256,9 +253,8 @@ class _Reader:
             method = options.pop("method", label)
             if not isinstance(method, str):
                 raise self.error(f"{where}.method", f"must be text, not {kind_of(method)}")
-            for name in NOT_TOLD:
-                if name in options:
-                    raise self.error(f"{where}.{name}", "is decided by the study itself")
+            if "store" in options:
+                raise self.error(f"{where}.store", "is decided by the study itself")
             with self.refusing(where):
                 known = declared(method)
                 known.check_names(options)
@@ -266,15 +262,15 @@ class _Reader:
                 name: self.option(f"{where}.{name}", value, known.options[name]) for name, value in options.items()
             }
             with self.refusing(where):
-                find_method(method).check_values(checked)
+                known.check_values(checked)
             for name in files_of(method):
                 if self.check_tasks and name in checked and not is_file(self.base / checked[name]):
                     raise self.error(f"{where}.{name}".replace("_", "-"), f"names no file: {self.base / checked[name]}")
-            found.append((label, method, checked))
-        return found
+            methods.append((label, method, checked))
+        return methods
 
     def option(self, key: str, value: Any, option: Option) -> Any:
-        """An option's value, if it is of the kind that the method takes."""
+        """An option's value, if it has the kind of the option."""
         if not option.kind.fits(value):
             raise self.error(key.replace("_", "-"), f"is {kind_of(value)}; expected {option.kind.described}")
         self.check_size(key.replace("_", "-"), value)
@@ -284,23 +280,25 @@ class _Reader:
         if given is None:
             return None
         table = self.known(given, ("parts", "ablations", "random_circuits", "seed", "fresh"), "evaluation")
-        # Defaults are written down, so that to name them is no other evaluation.
-        found: dict[str, Any] = {"parts": list(USUAL), "random_circuits": 20, "seed": 1}
+        # Defaults are filled in, so that an evaluation which names them is the same evaluation.
+        options: dict[str, Any] = {"parts": list(USUAL), "random_circuits": 20, "seed": 1}
         for key in ("parts", "ablations"):
             if key in table:
-                found[key] = self.names(table, key)
-        found["parts"].sort()
+                options[key] = self.names(table, key)
+        options["parts"].sort()
         with self.refusing("evaluation.parts"):
-            check_parts(found["parts"])
-        _check_names("evaluation.ablations", found.get("ablations", ()), self)
+            check_parts(options["parts"])
+        with self.refusing("evaluation.ablations"):
+            for name in options.get("ablations", ()):
+                check_known("ablation", name)
         for key in ("random_circuits", "seed"):
-            found[key] = self.number(table, key, found[key], least=0, table="evaluation.")
+            options[key] = self.number(table, key, options[key], least=0, table="evaluation.")
         if "fresh" in table:
-            found["fresh"] = self.number(table, "fresh", None, table="evaluation.")
+            options["fresh"] = self.number(table, "fresh", None, table="evaluation.")
             for task in tasks:
                 if self.check_tasks and is_file(self.base / task):
                     raise self.error("evaluation.fresh", f"asks for pairs of a task, and {task} is a file")
-        return found
+        return options
 
     def left_out(
         self, given: Any, models: Sequence[str], tasks: Sequence[str], labels: Sequence[str]
@@ -308,7 +306,7 @@ class _Reader:
         if not isinstance(given, list):
             raise self.error("leave-out", "must be [[leave-out]] tables")
         known = {"model": models, "task": tasks, "method": labels}
-        found = []
+        tables = []
         for table in given:
             left = self.known(table, tuple(known), "leave-out")
             if not left:
@@ -316,27 +314,13 @@ class _Reader:
             for key, value in left.items():
                 if not isinstance(value, str) or value not in known[key]:
                     raise self.error(f"leave-out.{key}", f"must be one of {', '.join(known[key])}; got {value!r:.60}")
-            found.append(left)
-        return found
+            tables.append(left)
+        return tables
 
 
 def kind_of(value: Any) -> str:
-    """What a value of a TOML file is, for error messages."""
+    """The kind of a value of a TOML file, for error messages."""
     names = {
-        str: "text",
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        list: "a list",
-        dict: "a table",
-    }
+        str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list", dict: "a table",
+    }  # fmt: skip
     return names.get(type(value), "a date")
-
-
-def _check_names(key: str, names: Sequence[str], reader: _Reader) -> None:
-    from circuits.question.ablations import get_ablation
-    from circuits.question.metrics import get_metric
-
-    for name in names:
-        with reader.refusing(key):
-            (get_metric if key == "metrics" else get_ablation)(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.files.atomic import replacing
+from circuits.files.atomic import write_text
 from circuits.plots.circuit import drawn_edges, node_places, row_label
 from circuits.results.circuit import Circuit
 from circuits.results.quantity import EFFECT, quantity_of
@@ -58,8 +58,7 @@ def write_viewer(
             )
     data = _data(circuits, about, tokens, patterns or {})
     written = title or " and ".join(circuits)
-    with replacing(path) as temporary:
-        temporary.write_text(_page(written, data, len(circuits)), encoding="utf-8")
+    write_text(path, _page(written, data, len(circuits)))
 
 
 def _data(

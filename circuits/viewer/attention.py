@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from circuits.engine.hooks import Hook, inference_state, run
+from circuits.engine.hooks import Hook, TokenBatch, inference_state, run
 from circuits.errors import InputError, ModelError
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -52,6 +52,6 @@ def attention_patterns(
     tokens = torch.tensor([ids], device=model.device)
     with inference_state(model.bridge), torch.no_grad():
         last = torch.tensor([len(ids) - 1], device=model.device)
-        run(model.bridge, model.architecture.unembed, tokens, last, hooks)
+        run(model.architecture, TokenBatch(tokens, last), hooks)
     texts = [str(i) for i in ids] if model.tokenizer is None else [model.tokenizer.decode([i]) for i in ids]
     return texts, {name: found[name] for name in heads if name in found}

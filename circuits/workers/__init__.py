@@ -1,1 +1,1 @@
-"""Who measures: this process, or processes of Ray."""
+"""Where work is computed: in this process, or in Ray processes."""

@@ -1,14 +1,15 @@
-"""Workers on Ray: processes of this machine, or of a cluster that Ray runs on (the extra `ray`).
+"""Workers on Ray: processes of this machine or of a Ray cluster (the extra `ray`).
 
-Scheduling, restarts and retries are Ray's own. A worker that dies (killed, or out of memory) is started again and its unit of
-work repeated; after `RETRIES` further deaths over one unit that unit is given up with a clear error, and another worker takes
-the place. A worker that dies `RESTARTS` times before it has begun, as where memory is full already, is given up itself.
+Ray schedules, restarts and retries. A worker that dies (killed, or out of memory) is started again, and its unit of work is
+repeated. After `RETRIES` more deaths on the same unit, that unit fails with a clear error, and a new worker takes the place. A
+worker that dies `RESTARTS` times before it begins (when memory is already full, for example) is given up.
 """
 
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,20 @@ from circuits.workers.workers import torch_threads
 
 RETRIES = 3
 RESTARTS = 50
-"""Of one worker. Ray counts a death while the worker starts here alone, not as a try at its unit of work."""
+"""Per worker. Ray counts the death of a worker that is still starting here, not as a try of its unit of work."""
 LISTENING_SECONDS = 10.0
-"""In which an address has to answer."""
+"""How long an address may take to answer."""
 _KINDS = {kind.__name__: kind for kind in (InputError, ModelError, PairsError)}
 
 
 class RayWorkers:
-    """A pool of processes, to be used in a `with` block.
+    """A pool of processes; use it in a `with` block.
 
     Args:
         on: `ray` for this machine, or the address of a cluster (`ray://host:10001`, `host:6379`, `auto`).
-        number: of workers; None: as many as there are processors for.
-        cpus, gpus: what each worker takes of the machine.
-        threads: of each worker inside an operation; None: as many as `cpus`.
+        number: number of workers; None: as many as the processors allow.
+        cpus, gpus: processors and GPUs per worker.
+        threads: threads per operation in each worker; None: as many as `cpus`.
 
     Raises:
         InputError: Ray is not installed, cannot be reached, or has no room for one worker.
@@ -49,10 +50,9 @@ class RayWorkers:
             raise InputError(f"workers must be at least 1, with at least 1 CPU each; got {number} with {cpus}")
         if gpus > 1 and gpus != int(gpus):
             raise InputError(f"a worker takes a part of one GPU, or a whole number of them; got {gpus:g}")
-        try:
-            import ray
-        except ImportError:
-            raise InputError("Ray is not installed: pip install 'mech-circuits[ray]'") from None
+        check_cluster(on)
+        import ray
+
         self._ray = ray
         self._own = not ray.is_initialized()
         if self._own:
@@ -100,7 +100,7 @@ class RayWorkers:
             self._add()
 
     def _add(self) -> Any:
-        """Starts a worker, with a first call that tells whether it ever began."""
+        """Starts a worker, with a first call that shows whether it ever began."""
         actor = self._start()
         self._begun[actor] = actor.begin.remote()
         return actor
@@ -109,7 +109,7 @@ class RayWorkers:
         """Ends a worker that died too often.
 
         Returns:
-            whether it had ever begun: then another one may do better in its place.
+            whether it had ever begun: if so, a new worker in its place may succeed.
         """
         from ray.exceptions import RayError
 
@@ -121,10 +121,10 @@ class RayWorkers:
             return False
 
     def map(self, function: Callable[[Any, Any], Any], shared: Any, units: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """See `circuits.workers.workers.Workers`; all that can be done is done before an error is raised.
+        """See `circuits.workers.workers.Workers`; all other units are computed before an error is raised.
 
         Raises:
-            InputError: as a unit raised it; or a worker died over one unit time and again, or ran out of memory.
+            InputError: a unit raised it; or a worker died repeatedly on one unit, or ran out of memory.
         """
         from ray.exceptions import RayError, RayTaskError
 
@@ -142,7 +142,7 @@ class RayWorkers:
             answered = self._ray.wait(list(busy))[0][0]
             worker = busy.pop(answered)
             try:
-                number, kind, found = self._ray.get(answered)
+                number, kind, result = self._ray.get(answered)
             except RayTaskError as failure:
                 raise failure.cause from None
             except RayError as death:
@@ -153,19 +153,19 @@ class RayWorkers:
                 continue
             free.append(worker)
             if kind is None:
-                yield number, found
+                yield number, result
             else:
-                problem = _KINDS[kind](found)
+                problem = _KINDS[kind](result)
         if problem is not None:
             raise problem
 
 
 def room_on(resources: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """How many workers fit on one machine: Ray waits without end for what fits on none.
+    """How many workers fit on one machine. Ray would wait forever for a worker that fits on none.
 
     Args:
         resources: the machine's `CPU` and `GPU`.
-        cpus, gpus: what each worker takes; of a part of a GPU, all on the same one.
+        cpus, gpus: processors and GPUs per worker; a fraction of a GPU is all on one GPU.
     """
     room = int(resources.get("CPU", 0) // cpus)
     there = resources.get("GPU", 0)
@@ -184,7 +184,7 @@ class _Worker:
         return True
 
     def compute(self, common: tuple[Any, Any], number: int, unit: Any) -> tuple[int, str | None, Any]:
-        """(the unit's number, None, what came out), or the kind of an error and what it says."""
+        """(the unit's number, None, the result), or (the unit's number, the kind of an error, its message)."""
         function, shared = common
         try:
             with torch_threads(self.threads):
@@ -201,12 +201,11 @@ class _Worker:
 def _connect(ray: Any, on: str, cpus: int | None) -> None:
     import logging
 
-    # The project's own default: nothing is told to others.
+    # The project's own default: no data is sent to others.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"include_dashboard": False} if on == "ray" else {}
     if on == "ray":
         quiet |= {"num_cpus": cpus} if cpus else {}
-    _check_listening(on)
     try:
         ray.init(address="local" if on == "ray" else on, log_to_driver=False, logging_level=logging.CRITICAL, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
@@ -215,16 +214,18 @@ def _connect(ray: Any, on: str, cpus: int | None) -> None:
         raise InputError(f"Ray cannot be reached at {on!r}: {' '.join(lines[:2])[:300]}{hint}") from None
 
 
-def _check_listening(on: str) -> None:
-    """Refuses an address at which nobody listens: Ray would try for a quarter of an hour.
+def check_cluster(on: str) -> None:
+    """Whether Ray is installed, and a cluster answers at this address: Ray itself would try for a quarter of an hour.
 
     Raises:
-        InputError: a connection was refused, or not taken in time, or there is no such host.
+        InputError: Ray is missing; the connection was refused or timed out; or there is no such host.
     """
+    if find_spec("ray") is None:
+        raise InputError("Ray is not installed: pip install 'mech-circuits[ray]'")
     address = on if on != "auto" else os.environ.get("RAY_ADDRESS") or _latest_cluster()
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        return  # Ray refuses it at once
+        return  # Ray itself refuses it at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), LISTENING_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as problem:
@@ -233,7 +234,7 @@ def _check_listening(on: str) -> None:
 
 
 def _latest_cluster() -> str:
-    """The address that `ray start` left where `auto` looks for it (`ray.init`'s documentation); nothing if there is none."""
+    """The address that `ray start` left where `auto` looks for it (see `ray.init`); empty: there is none."""
     temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     try:
         return Path(temporary, "ray", "ray_current_cluster").read_text().strip()
@@ -243,8 +244,8 @@ def _latest_cluster() -> str:
 
 def _died(death: Exception, begun: bool) -> str:
     lines = [line.strip() for line in str(death).splitlines() if line.strip()]
-    how = f"over one unit of work {RETRIES + 1} times" if begun else f"{RESTARTS + 1} times before it began"
+    how = f"on one unit of work {RETRIES + 1} times" if begun else f"{RESTARTS + 1} times before it began"
     return (
-        f"a worker died {how}; most often there is not enough memory: give workers more, fewer of them, or a smaller batch "
-        f"size. Ray says: {lines[0] if lines else type(death).__name__}"
+        f"a worker died {how}; the usual cause is too little memory: use fewer workers with more memory each, or a smaller "
+        f"batch size. Ray says: {lines[0] if lines else type(death).__name__}"
     )

@@ -1,17 +1,15 @@
-"""Work that is shared between processes: a function, mapped over units of work.
+"""Work that processes share: a function, mapped over units of work.
 
-A unit is the same computation wherever it is made, so that the same bits come out with any number of workers, or with none.
-`circuits.workers.ray.RayWorkers` has processes of this machine or of a cluster; whatever implements `Workers` will do.
+A unit is the same computation in every process, so results are equal to the last bit with any number of workers, or with none.
+`circuits.workers.ray.RayWorkers` has processes of this machine or of a cluster; any class with the methods of `Workers` will do.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 UNITS_PER_WORKER = 4
-"""Into how many units work is cut for each worker, so that none waits long for the last."""
+"""Units of work per worker, so that no worker waits long for the last one."""
 
 
 @runtime_checkable
@@ -20,26 +18,28 @@ class Workers(Protocol):
 
     @property
     def number(self) -> int:
-        """How many there are."""
+        """How many processes there are."""
         ...
 
     def map(self, function: Callable[[Any, Any], Any], shared: Any, units: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """`function(shared, unit)` of every unit, with the unit's number, in the order in which they are finished.
+        """`function(shared, unit)` for every unit, with the unit's number, in the order in which they finish.
 
-        `shared` travels to each worker once. What can be told to a user is raised as the `InputError` that it was.
+        `shared` is sent to each worker once. An error that the user can act on is raised here as the `InputError` that it was.
         """
         ...
 
 
-def in_units(of: Sequence[Any], workers: Workers) -> list[tuple[Any, ...]]:
-    """A sequence cut into some units for each worker."""
-    size = max(1, -(-len(of) // (UNITS_PER_WORKER * workers.number)))
-    return [tuple(of[i : i + size]) for i in range(0, len(of), size)]
+def in_units(work: Sequence[Any], workers: Workers) -> list[tuple[Any, ...]]:
+    """A sequence, cut into several units for each worker."""
+    size = max(1, -(-len(work) // (UNITS_PER_WORKER * workers.number)))
+    return [tuple(work[i : i + size]) for i in range(0, len(work), size)]
 
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """With that many threads inside an operation; numbers may depend on it in the last bits."""
+    """Uses that many threads per operation (None: as before). The last bits of a result may depend on it."""
+    import torch
+
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)

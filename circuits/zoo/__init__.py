@@ -1,7 +1,7 @@
-"""Models that are loaded by a short name, and the cache they are kept in.
+"""Models that are loaded by a short name, and their cache.
 
-A first result should need no account, no hub and no GPU. `circuits.load_model("smollm2-135m")` asks here for a
-directory; it is fetched and converted once, and from then on read from the cache without any network.
+A first result should need no account, no hub and no GPU. `circuits.load_model("smollm2-135m")` downloads and converts the model
+once; afterwards it is read from the cache without a network.
 
     >>> from circuits import zoo
     >>> zoo.names()
@@ -10,10 +10,8 @@ directory; it is fetched and converted once, and from then on read from the cach
     Traceback (most recent call last):
     circuits.errors.InputError: no model is called 'smollm-135m'; did you mean 'smollm2-135m'?
 
-This module is imported by every start of the command line: nothing heavy is imported before it is used.
+The command line imports this module at every start, so heavy packages are imported only when they are used.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
@@ -26,24 +24,9 @@ from circuits.zoo.entry import WHEEL_VARIABLE, Answer, FetchError, Golden, Progr
 from circuits.zoo.progress import rich_progress
 
 __all__ = [
-    "CACHE_VARIABLE",
-    "WHEEL_VARIABLE",
-    "Answer",
-    "FetchError",
-    "Golden",
-    "Progress",
-    "ZooEntry",
-    "cache_dir",
-    "check_golden",
-    "damage",
-    "entries",
-    "entry",
-    "fetch",
-    "is_cached",
-    "names",
-    "path",
-    "rich_progress",
-]
+    "CACHE_VARIABLE", "WHEEL_VARIABLE", "Answer", "FetchError", "Golden", "Progress", "ZooEntry", "cache_dir", "check_golden",
+    "damage", "entries", "entry", "fetch", "is_cached", "names", "path", "rich_progress",
+]  # fmt: skip
 
 CACHE_VARIABLE = "MECH_CIRCUITS_CACHE"
 _ENTRIES = (smollm2.ENTRY,)
@@ -60,7 +43,7 @@ def names() -> tuple[str, ...]:
 
 
 def entry(name: str) -> ZooEntry:
-    """The model of this short name; `InputError`, with the nearest names, if there is none."""
+    """The model with this short name; `InputError` with the nearest names if there is none."""
     for one in entries():
         if one.name == name:
             return one
@@ -72,7 +55,7 @@ def entry(name: str) -> ZooEntry:
 
 
 def cache_dir() -> Path:
-    """Where converted models are kept: `$MECH_CIRCUITS_CACHE`, or the system's place for a user's caches."""
+    """The directory of converted models: `$MECH_CIRCUITS_CACHE`, or the user's cache directory."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -82,39 +65,36 @@ def cache_dir() -> Path:
 
 
 def path(name: str) -> Path:
-    """The directory of the model in the cache, whether it is there or not; `InputError` for an unknown name."""
+    """The directory of the model in the cache, which may not exist yet; `InputError` for an unknown name."""
     return cache_dir() / "models" / entry(name).directory
 
 
 def damage(name: str, full: bool = False) -> str | None:
-    """What is wrong with the copy in the cache, or None; one that isn't there is missing, not damaged.
-
-    Sizes are always compared, SHA-256 sums only if `full` (under a second for the smallest model).
-    """
+    """A fault of the copy in the cache; None if it is whole or missing. SHA-256 sums are compared only if `full`."""
     fault = store.problem(path(name), entry(name).files, full)
     return None if fault == store.MISSING else fault
 
 
 def is_cached(name: str, full: bool = False) -> bool:
-    """Whether the model is in the cache, and whole; `full` compares SHA-256 sums as well as sizes."""
+    """Whether the cache has a whole copy of the model; `full` compares SHA-256 sums as well as sizes."""
     return store.problem(path(name), entry(name).files, full) is None
 
 
 def fetch(name: str, progress: Progress | None = None, full: bool = False) -> Path:
-    """The model's directory, in Hugging Face's layout; fetched and converted first if it isn't in the cache.
+    """The model's directory in Hugging Face's layout, downloaded and converted if it is not in the cache.
 
     Args:
-        name: a short name, of `names()`.
+        name: one of `names()`.
         progress: called as `progress(stage, done, total)`, in bytes; see `rich_progress`.
-        full: compare the SHA-256 sums of a copy that is there.
+        full: compare the SHA-256 sums of an existing copy.
 
-    A damaged copy is reported as a warning, and replaced. An interrupted fetch leaves nothing that would be taken for
-    the model. Processes that fetch at once share one conversion.
+    A damaged copy is replaced, with a warning. An interrupted download leaves no incomplete copy. Simultaneous processes share
+    one conversion.
 
     Raises:
         InputError: no model has this name.
-        FetchError: it cannot be fetched (no network); the message says what to do.
-        ModelError: the cache cannot be written, or what was fetched is not the model.
+        FetchError: it cannot be downloaded (no network); the message says what to do.
+        ModelError: the cache cannot be written, or the download is not the model.
     """
     known, final = entry(name), path(name)
     try:
@@ -133,16 +113,14 @@ def fetch(name: str, progress: Progress | None = None, full: bool = False) -> Pa
 
 
 def check_golden(
-    name: str,
-    logits: Callable[[list[int]], Any],
-    encode: Callable[[str], Sequence[int]] | None = None,
+    name: str, logits: Callable[[list[int]], Any], encode: Callable[[str], Sequence[int]] | None = None
 ) -> None:
-    """Compare a loaded model with logits that are known for it.
+    """Compares a loaded model with its known logits.
 
     Args:
         name: a short name.
-        logits: maps token ids to the logits of the next token, [d_vocab], in float32; called once.
-        encode: maps text to token ids without special tokens; if given, the tokenizer is checked first.
+        logits: function from token ids to the logits of the next token, [d_vocab], in float32; called once.
+        encode: function from text to token ids without special tokens; if given, the tokenizer is checked first.
 
     Raises:
         InputError: no model has this name.

@@ -1,10 +1,8 @@
-"""From a llama model in GGUF to a directory in Hugging Face's layout.
+"""Converts a llama model from GGUF to a directory in Hugging Face's layout.
 
-Two things differ between the two: the rows of the query and key projections are permuted (GGUF rotates neighbouring
-pairs of a head, Hugging Face its two halves), and GGUF keeps the tokenizer as a list of tokens and one of merges.
+There are two differences: the rows of the query and key projections are permuted (GGUF rotates neighbouring pairs of a head,
+Hugging Face its two halves), and GGUF stores the tokenizer as a list of tokens and a list of merges.
 """
-
-from __future__ import annotations
 
 import json
 from pathlib import Path
@@ -37,11 +35,11 @@ HEADS_OF = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.h
 
 
 def convert(gguf: Path, output: Path, golden: Golden, progress: Progress = no_progress) -> None:
-    """Write a llama model in GGUF, with tied embeddings and a byte-level BPE tokenizer, as a Hugging Face directory.
+    """Writes a llama model with tied embeddings and a byte-level BPE tokenizer as a Hugging Face directory.
 
     Raises:
         GGUFError: the file cannot be read.
-        ModelError: it isn't such a model, or its tokenizer doesn't give the known token ids.
+        ModelError: it is not such a model, or its tokenizer does not give the known token ids.
     """
     model = read_gguf(gguf)
     try:
@@ -59,7 +57,7 @@ def convert(gguf: Path, output: Path, golden: Golden, progress: Progress = no_pr
 
 
 def _sources(model: GGUF) -> dict[str, str]:
-    """Hugging Face tensor name -> GGUF tensor name, in the order in which they are written."""
+    """Hugging Face tensor name -> GGUF tensor name, in the order of writing."""
     sources = {hf: gguf for gguf, hf in TOP_LEVEL.items()}
     for block in range(model.metadata["llama.block_count"]):
         for gguf, hf in IN_A_BLOCK.items():
@@ -71,7 +69,7 @@ def _sources(model: GGUF) -> dict[str, str]:
 
 
 def _weight(model: GGUF, source: str) -> np.ndarray:
-    """One tensor, with the query and key rows in Hugging Face's order."""
+    """A tensor, with the query and key rows in Hugging Face's order."""
     weight = model.tensor(source)
     heads = HEADS_OF.get(source.split(".")[-2])
     if heads is None:
@@ -94,7 +92,9 @@ def _config(model: GGUF) -> dict[str, Any]:
         "head_dim": facts["rope.dimension_count"],
         "vocab_size": facts["vocab_size"],
         "max_position_embeddings": facts["context_length"],
-        "rms_norm_eps": float(f"{facts['attention.layer_norm_rms_epsilon']:.6g}"),  # the decimal it was before float32
+        "rms_norm_eps": float(
+            f"{facts['attention.layer_norm_rms_epsilon']:.6g}"
+        ),  # the decimal number before rounding to float32
         "rope_theta": theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": theta},
         "hidden_act": "silu",
@@ -108,7 +108,7 @@ def _config(model: GGUF) -> dict[str, Any]:
 
 
 def _tokenizer(model: GGUF) -> Tokenizer:
-    """Byte-level BPE that splits every digit off first, as this model was trained; control tokens are never split."""
+    """Byte-level BPE that first separates every digit, as in training; control tokens are never split."""
     tokens: list[str] = model.metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in model.metadata["tokenizer.ggml.merges"]]
     kinds = model.metadata["tokenizer.ggml.token_type"]

@@ -1,10 +1,8 @@
-"""What the zoo knows of one model, and how its logits are checked.
+"""The entry of a model in the zoo, and the check of its logits.
 
-A model that is converted here could come out wrong without an error: a head un-permuted twice, a tokenizer that splits
-digits. So every entry carries a prompt, its token ids, and logits that were computed from the original once.
+A conversion could be wrong without an error: a head permuted twice, a tokenizer that splits digits. So every entry has a prompt,
+its token ids, and logits that were computed once from the original.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,23 +12,23 @@ from typing import Any
 from circuits.errors import ModelError
 
 WHEEL_VARIABLE = "MECH_CIRCUITS_WHEEL"
-"""The environment variable that names a wheel which is already here."""
+"""The environment variable with the path of a downloaded wheel."""
 
 Progress = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)`, in bytes; `total` is 0 where it isn't known."""
+"""Called as `progress(stage, done, total)`, in bytes; `total` is 0 if unknown."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """The callback that shows nothing."""
+    """A callback that shows nothing."""
 
 
 class FetchError(ModelError):
-    """A model's files cannot be had."""
+    """The files of a model cannot be downloaded."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One next token and the logit it must have."""
+    """A next token and its known logit."""
 
     text: str
     token_id: int
@@ -42,8 +40,8 @@ class Golden:
     """A prompt with known next-token logits.
 
     Attributes:
-        prompt: the text, without the token put before it.
-        token_ids: what the model is given: `first_token`, then the prompt's own tokens.
+        prompt: the text, without the first token.
+        token_ids: the model's input: the first token, then the tokens of the prompt.
         answers: tokens and their logits in float32.
         tolerance: the largest absolute difference allowed, in logits.
     """
@@ -54,21 +52,21 @@ class Golden:
     tolerance: float
 
     def check_tokens(self, name: str, encode: Callable[[str], Sequence[int]]) -> None:
-        """Raise `ModelError` unless `encode(text)`, adding no special tokens, gives the known ids."""
+        """Raises `ModelError` unless `encode(text)`, without special tokens, gives the known ids."""
         expected = [(self.prompt, self.token_ids[1:])] + [(answer.text, (answer.token_id,)) for answer in self.answers]
         for text, ids in expected:
-            found = tuple(int(token) for token in encode(text))
-            if found != ids:
-                raise ModelError(f"{name}: its tokenizer turns {text!r} into {list(found)}, expected {list(ids)}")
+            tokens = [int(token) for token in encode(text)]
+            if tokens != list(ids):
+                raise ModelError(f"{name}: its tokenizer turns {text!r} into {tokens}, expected {list(ids)}")
 
     def check_logits(self, name: str, logits: Callable[[list[int]], Any]) -> None:
-        """Raise `ModelError` unless `logits(token_ids)`, one number per vocabulary token, has the known values."""
+        """Raises `ModelError` unless `logits(token_ids)`, [d_vocab], has the known values."""
         values = logits(list(self.token_ids))
         for answer in self.answers:
-            found = float(values[answer.token_id])
-            if not abs(found - answer.logit) <= self.tolerance:  # so that NaN fails too
+            logit = float(values[answer.token_id])
+            if not abs(logit - answer.logit) <= self.tolerance:  # also true for NaN
                 raise ModelError(
-                    f"{name}: the logit of {answer.text!r} after {self.prompt!r} is {found:.3f}, expected "
+                    f"{name}: the logit of {answer.text!r} after {self.prompt!r} is {logit:.3f}, expected "
                     f"{answer.logit:.2f} ± {self.tolerance}; the weights, their conversion or the dtype (float32 was "
                     f"expected) are not those the known value was computed with"
                 )
@@ -109,14 +107,14 @@ class ZooEntry:
         name: the short name.
         description: one line.
         licence: of the weights, as an SPDX identifier.
-        source: where the weights come from, for people.
-        size: bytes that are downloaded, once.
-        size_on_disk: bytes that it takes in the cache.
-        directory: the name of its directory in the cache; it changes whenever the conversion does.
-        files: what that directory must hold.
-        provenance: facts written to `provenance.json`.
+        source: the origin of the weights, as text.
+        size: bytes of the download.
+        size_on_disk: bytes in the cache.
+        directory: the name of its directory in the cache; it changes with the conversion.
+        files: the files in that directory.
+        provenance: entries of `provenance.json`.
         golden: known logits.
-        remedies: what to do where the weights cannot be fetched; ends a sentence.
+        remedies: what to do if the weights cannot be downloaded; the end of a sentence.
         build: `build(scratch, output, progress)` fetches into `scratch` and writes `files` to `output`.
     """
 

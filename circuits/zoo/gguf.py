@@ -1,20 +1,19 @@
-"""A reader of GGUF files that believes nothing it has not checked.
+"""A reader of GGUF files, the format of the default model, that checks everything.
 
-It exists because the default model comes as GGUF: the format's usual readers are one dependency more, trust the counts
-in the file, and keep weights packed. Here every length, count and offset is compared with the size of the file before
-anything is allocated or visited: a truncated, altered or hostile file ends in `GGUFError`, never in another exception,
-a long wait, or memory out of proportion to the file. Tensors are unpacked one at a time, when asked for.
+The usual readers are a further dependency, trust the counts in the file, and keep weights packed. Here every length, count and
+offset is compared with the size of the file before anything is allocated or visited. A truncated, changed or hostile file ends
+in `GGUFError`, never in another exception, a long wait, or memory out of proportion to the file. Tensors are unpacked one at a
+time, on request.
 
 The layout, little-endian: `GGUF`, version, number of tensors, number of metadata entries; the entries (key, type,
 value); the tensors (name, dimensions, type, offset); padding; the tensors' data, each padded to `general.alignment`.
 As in the format's reference implementation, the tensors' data must follow one another in the order of the list.
 """
 
-from __future__ import annotations
-
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,14 +37,14 @@ ENTRY_TURNS, TENSOR_TURNS = 8, 16
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies.
+    """A tensor in the file.
 
     Attributes:
         name: its name in the file.
-        shape: row-major, the reverse of the order in the file, so `[out, in]` for a linear layer.
+        shape: row-major, the reverse of the order in the file: `[out, in]` for a linear layer.
         type: `F32`, `F16`, `Q4_1` or `Q8_0`.
-        offset: its first byte, counted from the start of the file.
-        nbytes: how many bytes it takes, packed, without padding.
+        offset: its first byte, from the start of the file.
+        nbytes: its packed size, without padding.
     """
 
     name: str
@@ -57,7 +56,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, eq=False)
 class GGUF:
-    """An open GGUF file; the file stays mapped for as long as this lives.
+    """An open GGUF file, which stays mapped as long as this object exists.
 
     Attributes:
         path: the file.
@@ -73,25 +72,21 @@ class GGUF:
     _data: np.ndarray = field(repr=False)
 
     def tensor(self, name: str) -> np.ndarray:
-        """The tensor as a new float32 array of `tensors[name].shape`.
-
-        Raises:
-            GGUFError: no tensor has this name.
-        """
+        """The tensor as a new float32 array of `tensors[name].shape`; GGUFError for an unknown name."""
         if name not in self.tensors:
             raise GGUFError(self.path, f"none of its {len(self.tensors)} tensors is named {quote(name)}")
         info = self.tensors[name]
         packed = np.asarray(self._data[info.offset : info.offset + info.nbytes])
-        with np.errstate(all="ignore"):  # infinities and NaN in the file come out as they are
+        with np.errstate(all="ignore"):  # infinities and NaN in the file are kept
             return _UNPACK[info.type](packed).reshape(info.shape)
 
 
 def read_gguf(path: Path | str) -> GGUF:
-    """Read the metadata and the list of tensors of a GGUF file; no tensor is read yet.
+    """Reads the metadata and the list of tensors of a GGUF file, but no tensors.
 
     Raises:
-        GGUFError: the file cannot be opened, is not GGUF version 2 or 3, is truncated, contradicts itself, uses a type
-            that isn't unpacked here, or asks for more memory or time than a file of its size should.
+        GGUFError: the file cannot be opened, is not GGUF version 2 or 3, is truncated, is inconsistent, uses an unsupported
+            type, or needs more memory or time than a file of its size should.
     """
     data = _open(path)
     cursor = Cursor(Path(path), data.data)
@@ -102,7 +97,7 @@ def read_gguf(path: Path | str) -> GGUF:
 
 
 def _open(path: Path | str) -> np.ndarray:
-    """The file's bytes, mapped; only regular files, since opening a pipe would wait for ever."""
+    """The mapped bytes of a regular file; opening a pipe would wait forever."""
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
@@ -147,15 +142,15 @@ def _metadata(cursor: Cursor, count: int) -> dict[str, Any]:
 
 
 def _alignment(cursor: Cursor, metadata: dict[str, Any]) -> int:
-    found = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if type(found) is not int or found <= 0 or found & (found - 1):  # bool is an int, and not an alignment
-        shown = found if isinstance(found, (bool, int, float)) else f"of type {type(found).__name__}"
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
+        shown = alignment if isinstance(alignment, (bool, int, float)) else f"of type {type(alignment).__name__}"
         cursor.fail(f"general.alignment is {shown}, and must be a power of two")
-    return found
+    return alignment
 
 
 def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:
-    """The list of tensors, with the place of each checked against the file and against the tensor before it."""
+    """The list of tensors, with their offsets checked."""
     listed: dict[str, tuple[tuple[int, ...], str, int, int]] = {}
     expected = 0
     for _ in range(count):
@@ -193,9 +188,7 @@ def _tensor(cursor: Cursor) -> tuple[str, tuple[int, ...], str, int]:
         known = ", ".join(f"{number} {name}" for number, (name, _, _) in TENSOR_TYPES.items())
         cursor.fail(f"the tensor {quoted} has type {kind}; these can be read: {known}", cursor.at - 4)
     type_name, block, block_bytes = TENSOR_TYPES[kind]
-    values = 1
-    for size in sizes:  # Python's integers don't overflow
-        values *= size
+    values = prod(sizes)
     if values == 0:
         cursor.fail(f"the tensor {quoted} of dimensions {sizes} is empty", start)
     if (sizes[0] if sizes else 1) % block:
@@ -209,7 +202,7 @@ def _tensor(cursor: Cursor) -> tuple[str, tuple[int, ...], str, int]:
 
 
 def _check_end(cursor: Cursor, tensors: list[TensorInfo], alignment: int) -> None:
-    """The file ends with its last tensor, give or take that tensor's padding."""
+    """Checks that the file ends with its last tensor, with or without padding."""
     end = tensors[-1].offset + tensors[-1].nbytes if tensors else cursor.at
     size = len(cursor.data)
     if end > size:
@@ -221,14 +214,6 @@ def _check_end(cursor: Cursor, tensors: list[TensorInfo], alignment: int) -> Non
 
 def _padded(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
-
-
-def _from_f32(packed: np.ndarray) -> np.ndarray:
-    return packed.view("<f4").astype(np.float32)
-
-
-def _from_f16(packed: np.ndarray) -> np.ndarray:
-    return packed.view("<f2").astype(np.float32)
 
 
 def _from_q4_1(packed: np.ndarray) -> np.ndarray:
@@ -251,4 +236,9 @@ def _from_q8_0(packed: np.ndarray) -> np.ndarray:
     return values
 
 
-_UNPACK = {"F32": _from_f32, "F16": _from_f16, "Q4_1": _from_q4_1, "Q8_0": _from_q8_0}
+_UNPACK = {
+    "F32": lambda packed: packed.view("<f4").astype(np.float32),
+    "F16": lambda packed: packed.view("<f2").astype(np.float32),
+    "Q4_1": _from_q4_1,
+    "Q8_0": _from_q8_0,
+}

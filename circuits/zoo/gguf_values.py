@@ -1,11 +1,8 @@
-"""A place in a GGUF file from which values are read, with every length checked and a budget for the whole.
+"""Reads single values of a GGUF file, with checked lengths and a budget for the whole file.
 
-It is apart from `circuits.zoo.gguf` because it knows how a value is written but not what a GGUF file is made of. Three
-things bound what any file can cost: a length is compared with the bytes left before it is used, Python objects may take
-eight times the file, and the turns of Python loops are counted.
+Three limits bound the cost of any file: a length is compared with the bytes left before it is used, Python objects may take
+eight times the size of the file, and the turns of Python loops are counted.
 """
-
-from __future__ import annotations
 
 import struct
 import sys
@@ -32,7 +29,7 @@ class GGUFError(InputError):
 
     Attributes:
         path: the file.
-        offset: the byte at which the fault was seen, or None where the fault lies at no one place.
+        offset: the byte at which the fault was seen; None if it is not at one place.
     """
 
     def __init__(self, path: Path | str, message: str, offset: int | None = None) -> None:
@@ -43,14 +40,14 @@ class GGUFError(InputError):
 
 
 def quote(text: str) -> str:
-    """Text from the file as it may stand in a message: escaped, and short whatever the file says."""
+    """Text from the file for a message: escaped and short."""
     return ascii(text) if len(text) <= 80 else ascii(text[:77] + "...")
 
 
 class Cursor:
-    """A place in the file, and what may still be spent on reading it.
+    """A position in the file, and the budget left for reading it.
 
-    `memory` (bytes of Python objects) and `turns` (of Python loops) only go down; below zero the file is refused.
+    `memory` (bytes of Python objects) and `turns` (of Python loops) only decrease; below zero the file is refused.
     """
 
     def __init__(self, path: Path, data: memoryview) -> None:
@@ -62,7 +59,7 @@ class Cursor:
         raise GGUFError(self.path, message, self.at if at is None else at)
 
     def need(self, nbytes: int, what: str) -> None:
-        """Refuse the file unless this many bytes are left in it."""
+        """Refuses the file if fewer bytes are left in it."""
         left = len(self.data) - self.at
         if nbytes > left:
             self.fail(f"{what} needs {nbytes:,} bytes and {left:,} are left: the file is truncated or altered")
@@ -76,15 +73,15 @@ class Cursor:
             self.fail("it lists more than a file with a model in it ever does")
 
     def number(self, code: str, what: str) -> Any:
-        """One number; `code` is the letter of the `struct` module."""
+        """A number; `code` is its letter in the `struct` module."""
         nbytes = struct.calcsize("<" + code)
         self.need(nbytes, what)
-        (found,) = struct.unpack_from("<" + code, self.data, self.at)
+        (number,) = struct.unpack_from("<" + code, self.data, self.at)
         self.at += nbytes
-        return found
+        return number
 
     def string(self, what: str, limit: int | None = None) -> str:
-        """A length and as many bytes of UTF-8, at most `limit`."""
+        """UTF-8 text after its length, of at most `limit` bytes."""
         length = self.number("Q", what)
         if limit is not None and length > limit:
             self.fail(f"{what} of {length:,} bytes, where at most {limit:,} are allowed", self.at - LENGTH_BYTES)
@@ -98,7 +95,7 @@ class Cursor:
         return text
 
     def value(self, kind: int, what: str) -> Any:
-        """A number, truth value, string or array, by the number of its type (which was just read)."""
+        """A number, boolean, string or array, by the number of its type (which was just read)."""
         if kind == STRING:
             return self.string(what)
         if kind == ARRAY:
@@ -110,7 +107,7 @@ class Cursor:
         return self.number(SCALARS[kind], what)
 
     def array(self, what: str, nesting: int) -> Any:
-        """The type of the elements, their count, and they: numbers as a read-only numpy array, others as a list."""
+        """An array after its type and length: numbers as a read-only numpy array, other elements as a list."""
         if nesting > MAX_NESTING:
             self.fail(f"{what} is an array nested over {MAX_NESTING} deep")
         kind, count = self.number("I", what), self.number("Q", what)
@@ -125,10 +122,10 @@ class Cursor:
         return [self.array(what, nesting + 1) for _ in range(count)]
 
     def strings(self, count: int, what: str) -> list[str]:
-        """As many strings. A vocabulary has 100,000, so `string` is written out here; what is wrong, it reports."""
+        """Strings. A vocabulary has 100,000, so the code of `string` is inlined here; it is called to report faults."""
         self.need(count * LENGTH_BYTES, what)
         self.spend(ARRAY_COST + POINTER_BYTES * count, count)
-        data, size, length_at, found = self.data, len(self.data), struct.Struct("<Q").unpack_from, [""] * count
+        data, size, length_at, texts = self.data, len(self.data), struct.Struct("<Q").unpack_from, [""] * count
         for index in range(count):
             start = self.at + LENGTH_BYTES
             end = start + length_at(data, self.at)[0] if start <= size else size + 1
@@ -139,10 +136,10 @@ class Cursor:
             if text is None or sys.getsizeof(text) > self.memory:
                 self.string(what)  # raises
             else:
-                found[index] = text
+                texts[index] = text
                 self.at = end
                 self.memory -= sys.getsizeof(text)
-        return found
+        return texts
 
     def numbers(self, code: str, count: int, what: str) -> np.ndarray:
         dtype = np.dtype(np.bool_ if code == "?" else "<" + code)
@@ -152,7 +149,7 @@ class Cursor:
         raw = np.frombuffer(self.data[self.at : self.at + nbytes], dtype=np.uint8)
         if code == "?" and count and raw.max() > 1:
             self.fail(f"{what} has a truth value of {raw.max()}", self.at + int(raw.argmax()))
-        found = raw.copy().view(dtype)
-        found.flags.writeable = False
+        numbers = raw.copy().view(dtype)
+        numbers.flags.writeable = False
         self.at += nbytes
-        return found
+        return numbers

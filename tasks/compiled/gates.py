@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import eye
@@ -16,14 +15,14 @@ from tasks.compiled.program import BOS, Ids, Program
 
 @dataclass(frozen=True)
 class _Gate(Program):
-    """Two flags, some letters that mean nothing, and a question mark: yes or no.
+    """Two flags, some irrelevant letters, and a question mark: yes or no.
 
-    Two heads (`a0.h0`, `a0.h2`) look at one flag each and add it to a sum, from which the MLP `m0` decides. Clean prompts have
-    both flags set, corrupted ones neither.
+    Two heads (`a0.h0`, `a0.h2`) add one flag each to a sum, from which the MLP `m0` decides. In clean prompts both flags are on, in
+    corrupted ones both are off.
     """
 
-    words: ClassVar[Sequence[str]] = ("BOS", "?", "off", "on", "no", "yes", *"abcdefgh")
-    n_ctx: ClassVar[int] = 7
+    words = ("BOS", "?", "off", "on", "no", "yes", *"abcdefgh")
+    n_ctx = 7
 
     @classmethod
     @abstractmethod
@@ -51,12 +50,11 @@ class _Gate(Program):
 
 @dataclass(frozen=True)
 class OrGate(_Gate):
-    """Either head is enough, so that each is the other's backup: ablated alone, neither makes a difference."""
+    """One of the two heads is enough, so that each is the other's backup: ablating only one has no effect."""
 
-    name: ClassVar[str] = "compiled/or-gate"
-    model: ClassVar[str] = "compiled/or-gate"
-    title: ClassVar[str] = "OR gate: backup heads"
-    description: ClassVar[str] = "Is one of two flags on? Two heads, of which either is enough"
+    name = "compiled/or-gate"
+    title = "OR gate: backup heads"
+    description = "Is one of two flags on? Two heads, of which either is enough"
 
     @classmethod
     def gate(cls) -> Mlp:
@@ -69,12 +67,11 @@ class OrGate(_Gate):
 
 @dataclass(frozen=True)
 class AndGate(_Gate):
-    """Both heads are needed: ablated alone, each takes all."""
+    """Both heads are needed: ablating either has the full effect."""
 
-    name: ClassVar[str] = "compiled/and-gate"
-    model: ClassVar[str] = "compiled/and-gate"
-    title: ClassVar[str] = "AND gate"
-    description: ClassVar[str] = "Are two flags on? Two heads, both needed"
+    name = "compiled/and-gate"
+    title = "AND gate"
+    description = "Are two flags on? Two heads, both needed"
 
     @classmethod
     def gate(cls) -> Mlp:
@@ -89,18 +86,17 @@ class AndGate(_Gate):
 class GreaterDigit(Program):
     """A digit among other words: larger digits come next.
 
-    One head (`a0.h1`) finds the digit; two MLPs, each half, speak for the larger and against the smaller ones, as in Hanna et
-    al. 2023 (2305.00586).
+    One head (`a0.h1`) finds the digit; two MLPs, each with half of the effect, raise the logits of larger digits and lower those
+    of smaller ones, as in Hanna et al. 2023 (2305.00586).
     """
 
-    name: ClassVar[str] = "compiled/greater-than"
-    model: ClassVar[str] = "compiled/greater-than"
-    title: ClassVar[str] = "Greater-than over digits"
-    description: ClassVar[str] = "x y from 4 to: 5, 6, 7, 8 or 9"
-    metric: ClassVar[str] = "probability_difference"
-    words: ClassVar[Sequence[str]] = ("BOS", "from", "to", *"uvwxyz", *"0123456789")
-    n_ctx: ClassVar[int] = 6
-    first_digit: ClassVar[int] = 9
+    name = "compiled/greater-than"
+    title = "Greater-than over digits"
+    description = "x y from 4 to: 5, 6, 7, 8 or 9"
+    metric = "probability_difference"
+    words = ("BOS", "from", "to", *"uvwxyz", *"0123456789")
+    n_ctx = 6
+    first_digit = 9
 
     @classmethod
     def network(cls) -> Network:

@@ -1,4 +1,4 @@
-"""What programs are made of: matrices with few entries, and steps of rectified sums."""
+"""Building blocks of programs: sparse matrices, and steps of rectified sums."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from tasks.compiled.compiler import DTYPE, Mlp
 
 LOGIT = 10.0
-"""Logit of what is found, over 0 for everything else."""
+"""Logit of the answer; other logits are 0."""
 
 
 def one_hot(size: int, *indices: int) -> Tensor:
@@ -20,7 +20,7 @@ def one_hot(size: int, *indices: int) -> Tensor:
 
 
 def pairing(rows: int, columns: int, entries: Mapping[tuple[int, int], int | float]) -> Tensor:
-    """A matrix with these entries, and 0 everywhere else."""
+    """A matrix with these entries and 0 elsewhere."""
     matrix = torch.zeros(rows, columns, dtype=DTYPE)
     for place, value in entries.items():
         matrix[place] = value
@@ -30,14 +30,14 @@ def pairing(rows: int, columns: int, entries: Mapping[tuple[int, int], int | flo
 def steps(
     reads: dict[str, Float[Tensor, "_ step"]], writes: dict[str, Float[Tensor, "step _"]], offset: Tensor | None = None
 ) -> Mlp:
-    """An MLP of steps: each is 0 where what it reads is below 1/4, 1 above 3/4, and straight between.
+    """An MLP of steps: each is 0 for an input below 1/4, 1 above 3/4, and linear between.
 
-    Both neurons of a step are off, or both on, at the whole numbers that programs compute: no rectifier sits at its kink.
+    At the whole numbers that programs compute, both neurons of a step are off or both are on: no rectifier is at its kink.
 
     Args:
-        reads: space -> what each step reads.
+        reads: space -> the weights of its entries in the input of each step.
         writes: space -> what each step writes.
-        offset: added to what each step reads.
+        offset: added to the input of each step.
     """
     n = next(len(part) for part in writes.values())
     shift = 2 * (torch.zeros(n, dtype=DTYPE) if offset is None else offset)

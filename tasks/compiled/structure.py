@@ -1,8 +1,8 @@
-"""The edges that a model's weights allow to carry anything: structure, before any data.
+"""The edges that can have an effect according to the weights, without any data.
 
-An edge u -> r is structural where what u can write meets what r reads, W_out(u) @ W_in(r) != 0, and where it lies on a path of
-such edges from `input` to `logits`. Constants (biases that belong to no writer) make no edge. All other edges may be
-ablated together, in any way, and the logits do not change.
+An edge u -> r is structural if the reader r reads what u can write, W_out(u) @ W_in(r) != 0, and if it is on a path of such
+edges from `input` to `logits`. Constants (biases that belong to no writer) make no edge. All other edges can be ablated
+together, in any way, without changing the logits.
 """
 
 from typing import Any
@@ -23,8 +23,8 @@ def structural_edges(model: Model) -> tuple[str, ...]:
     """Names of the structural edges, in graph order.
 
     Raises:
-        InputError: the model has a norm, which makes every reader depend on every writer, or no ReLU; or it isn't one of
-            TransformerLens' own.
+        InputError: the model has a norm, which makes every reader depend on every writer, or it is not a native model of
+            TransformerLens.
     """
     config = model.bridge.cfg
     if getattr(config, "normalization_type", None) is not None or config.model_name != "native":
@@ -43,7 +43,7 @@ def structural_edges(model: Model) -> tuple[str, ...]:
 
 
 def _written(model: Model, writer: Writer) -> Float[Tensor, "_ d_model"]:
-    """Directions that span all that a writer can write."""
+    """Vectors that span everything that a writer can write."""
     bridge, layer, head = model.bridge, writer.layer, writer.head
     if writer.kind == "input":
         return torch.cat([bridge.W_E, bridge.W_pos])
@@ -56,7 +56,7 @@ def _written(model: Model, writer: Writer) -> Float[Tensor, "_ d_model"]:
 
 
 def _read(model: Model, reader: Reader) -> Float[Tensor, "d_model _"]:
-    """What a reader makes of the residual stream, as far as anything depends on it."""
+    """The map from the residual stream to what the reader uses of it."""
     bridge, layer, head = model.bridge, reader.layer, reader.head
     if reader.part == "logits":
         return bridge.W_U
@@ -67,6 +67,6 @@ def _read(model: Model, reader: Reader) -> Float[Tensor, "d_model _"]:
     if reader.part == "v":
         return bridge.W_V[layer, head] @ bridge.W_O[layer, head]
     if reader.part == "q":
-        # A score that all positions share, through b_K, changes no pattern.
+        # b_K adds the same to the scores of all positions, which does not change the pattern.
         return bridge.W_Q[layer, head] @ bridge.W_K[layer, head].T
     return bridge.W_K[layer, head] @ torch.cat([bridge.W_Q[layer, head], bridge.b_Q[layer, head][None]]).T

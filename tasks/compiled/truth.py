@@ -1,4 +1,4 @@
-"""Which of a model's edges make a difference: found by brute force, for one ablation, one set of pairs and one metric.
+"""The edges of a model that have an effect, found by brute force for one ablation, one set of pairs and one metric.
 
 | | an edge is in it if |
 |---|---|
@@ -6,9 +6,9 @@
 | jointly active (`jointly_active_edges`) | for some set of structural edges, ablating the set and the edge gives another metric than ablating the set |
 | active (`active_edges`) | ablating it alone, with all else as it is, changes the metric |
 
-on any of the pairs, by more than 1e-9. Each is part of the one above it. An OR gate's inputs are jointly active, but not active:
-each is the other's backup. "Active" is what exact patching of single edges measures, so that its AUROC against the active edges is 1
-by definition (as long as effects do not cancel over the pairs); against the jointly active ones it is not.
+on any of the pairs, by more than 1e-9. Each set is part of the one above it. The inputs of an OR gate are jointly active, but not
+active: each is the other's backup. Exact patching of single edges measures the active edges, so its AUROC against them is 1 by
+definition (unless effects cancel over the pairs); against the jointly active ones it is not.
 """
 
 import torch
@@ -21,8 +21,8 @@ from circuits.engine.prefix import Suffix
 from circuits.errors import InputError
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from tasks.compiled.structure import structural_edges
 
@@ -37,18 +37,19 @@ ROWS = 256
 def active_edges(
     model: Model,
     pairs: PromptPairs,
-    ablation: str | Ablation = "interchange",
+    ablation: AblationLike = "interchange",
     *,
-    metric: str | Metric | MetricFunction | None = None,
+    metric: MetricLike | None = None,
 ) -> tuple[str, ...]:
     """The edges of the graph, structural or not, whose ablation alone changes the metric of a pair.
 
-    Every edge costs a forward pass of all pairs: for small models.
+    For small models: every edge costs a forward pass of all pairs.
 
     Args:
-        model, pairs: what is asked.
-        ablation: what replaces an edge's value.
-        metric: None: the one the task prefers.
+        model: a loaded model.
+        pairs: the prompts.
+        ablation: how an edge is ablated.
+        metric: None: the metric of the task.
     """
     graph = model.graph
     without = graph.edge_mask.repeat(graph.n_edges + 1, 1, 1)
@@ -63,11 +64,11 @@ def active_edges(
 def jointly_active_edges(
     model: Model,
     pairs: PromptPairs,
-    ablation: str | Ablation = "interchange",
+    ablation: AblationLike = "interchange",
     *,
-    metric: str | Metric | MetricFunction | None = None,
+    metric: MetricLike | None = None,
 ) -> tuple[str, ...]:
-    """The structural edges that make a difference to the metric of a pair in the absence of some others.
+    """The structural edges that change the metric of a pair when some set of others is ablated.
 
     All subsets of the structural edges are ablated, 2^n for n of them.
 
@@ -97,7 +98,7 @@ def jointly_active_edges(
 
 
 def _metrics(question: Question, kept: Bool[Tensor, "circuit writer reader"]) -> Float[Tensor, "circuit prompt"]:
-    """The metric with everything outside each circuit ablated: whole forward passes, many circuits in each."""
+    """The metric with everything outside each circuit ablated, with many circuits in each forward pass."""
     model = question.model
     values = torch.empty(len(kept), len(question.pairs), dtype=torch.float64)
     with inference_state(model.bridge):
@@ -114,7 +115,7 @@ def _metrics(question: Question, kept: Bool[Tensor, "circuit writer reader"]) ->
                 )
                 other = replacement.map(lambda x, k=k: x.repeat(k, *[1] * (x.ndim - 1)))
                 each = circuits.repeat_interleave(n, 0)
-                logits = ablated_logits(model.bridge, model.architecture, tiled, other, each)
+                logits = ablated_logits(model.architecture, tiled, other, each)
                 for row, part in enumerate(logits.reshape(k, n, -1), start):
                     values[row, index] = question.metric(part, batch.targets).to("cpu", torch.float64)
     return values

@@ -1,13 +1,13 @@
-"""Induction as it is learned: a two-layer attention-only model, trained by `python -m tasks.trained.train`.
+"""Learned induction: a two-layer attention-only model, trained by `python -m tasks.trained.train`.
 
-It has 44 thousand parameters, no norm and no MLPs. Unlike in the compiled model, heads share the work, and nothing says which
-edges are the true ones.
+It has 44 thousand parameters, no norm and no MLPs. Unlike in the compiled model, heads share the work, and the true edges are
+unknown.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,14 +29,13 @@ CONFIG: dict[str, Any] = {
 class TrainedInduction(TokenTask):
     """Twelve different tokens, then some of them again: the next one. Corrupted prompts are of other tokens."""
 
-    name: ClassVar[str] = "trained/induction"
-    model: ClassVar[str] = "trained/induction"
-    title: ClassVar[str] = "Induction, trained"
-    description: ClassVar[str] = "A b c d … A b c: d is next (two trained layers of attention)"
-    source: ClassVar[str] = "trained by python -m tasks.trained.train"
-    words: ClassVar[Sequence[str]] = ("BOS", *(f"t{number}" for number in range(1, CONFIG["d_vocab"])))
-    n_ctx: ClassVar[int] = CONFIG["n_ctx"]
-    length: ClassVar[int] = 12
+    name = "trained/induction"
+    title = "Induction, trained"
+    description = "A b c d … A b c: d is next (two trained layers of attention)"
+    source = "trained by python -m tasks.trained.train"
+    words = ("BOS", *(f"t{number}" for number in range(1, CONFIG["d_vocab"])))
+    n_ctx = CONFIG["n_ctx"]
+    length = 12
 
     @classmethod
     def bridge(cls) -> TransformerBridge:
@@ -68,9 +67,9 @@ def untrained(seed: int) -> TransformerBridge:
 
 
 def parameters(bridge: TransformerBridge) -> dict[str, nn.Parameter]:
-    """All parameters, by the names that the weights' file has."""
+    """All parameters, by their names in the file of weights."""
     layers: dict[str, Any] = {"embed": bridge.embed, "position": bridge.pos_embed, "unembed": bridge.unembed}
     for index, block in enumerate(bridge.blocks):
         layers |= {f"{index}.{part}": getattr(block.attn, part) for part in "qkvo"}
-    found = {name: layer.original_component.named_parameters() for name, layer in layers.items()}
-    return {f"{name}.{which}": parameter for name, inner in found.items() for which, parameter in inner}
+    inner = {name: layer.original_component.named_parameters() for name, layer in layers.items()}
+    return {f"{name}.{part}": parameter for name, parts in inner.items() for part, parameter in parts}

@@ -46,15 +46,15 @@ def train(seed: int = 0) -> dict[str, Tensor]:
     for step in range(1, STEPS + 1):
         tokens, known = sequences(BATCH, generator)
         logits = bridge(tokens, return_type="logits")
-        wanted, predicted = tokens.roll(-1, 1)[:, known], logits[:, known]
-        loss = cross_entropy(predicted.flatten(0, 1), wanted.flatten())
+        target, predicted = tokens.roll(-1, 1)[:, known], logits[:, known]
+        loss = cross_entropy(predicted.flatten(0, 1), target.flatten())
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(bridge.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         if step % 250 == 0:
-            right = float((predicted.argmax(-1) == wanted).float().mean())
+            right = float((predicted.argmax(-1) == target).float().mean())
             print(
                 f"step {step}: loss {loss:.4f}, accuracy {right:.3f}, {time.perf_counter() - start:.0f} s", flush=True
             )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from circuits.runs import compare
 from tests.command import discovered, run
 
 
@@ -62,7 +63,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, c
         ([one, str(tmp_path)], "is not a run directory"),
         ([one, other], "different prompts"),
         ([one, one], "two runs are called one"),
-        ([one, other, "--alphas", "a"], "different prompts"),
+        ([one, other, "--alphas", "a"], "alphas must be numbers"),
     ):
         assert run(monkeypatch, ["compare", *given, "--samples", "0"]) == 2
         error = capsys.readouterr().err
@@ -71,7 +72,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, c
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_is_computed(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("circuits.runs.compare.counterfactuals", None)
+    monkeypatch.setattr(compare, "counterfactuals", None)
     methods = ("attribution-patching", "atp-star")
     runs = [discovered(monkeypatch, tmp_path, name, name, "--positions", "each") for name in methods]
     assert run(monkeypatch, ["compare", *runs]) == 2

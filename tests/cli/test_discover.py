@@ -1,15 +1,18 @@
 """The command from the outside, on a tiny checkpoint without a tokenizer."""
 
 import json
+import sys
 
 import networkx as nx
 import pytest
 
 import circuits
+import circuits.model
 from circuits import Circuit, EdgeScores, NodeScores, cli
+from circuits.measure.sign_check import SignCheck
 from circuits.methods.catalogue import METHODS
 from circuits.question.ablations import ABLATIONS
-from circuits.runs.directory import write_run
+from circuits.runs.directory import RunDirectory
 from circuits.runs.discover import discover as run_discovery
 from tests.command import CASE
 from tests.command import GOLDEN as GOLDEN_CASES
@@ -32,7 +35,7 @@ def pairs_file(tmp_path):
 
 def command(monkeypatch, *arguments):
     """Runs `circuits …`; its exit code."""
-    monkeypatch.setattr("sys.argv", ["circuits", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["circuits", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     return stopped.value.code or 0
@@ -53,7 +56,7 @@ def test_what_cannot_be_read_is_told_in_one_line(monkeypatch, capsys, typed, sai
     out, error = capsys.readouterr()
     assert error.startswith(f"circuits: {said}")
     assert error.count("\n") == 1
-    assert error.endswith(" --help tells more)\n")
+    assert error.endswith(" --help shows all options)\n")
     assert not out
 
 
@@ -71,13 +74,13 @@ def test_a_command_alone_shows_its_help(monkeypatch, capsys):
         (("--metric", "logit_differense"), "no metric 'logit_differense'; did you mean logit_difference"),
         (("--method", "atp-star", "--nodes", "hads"), "unknown group of nodes 'hads'"),
         (("--method", "edge-pruning", "--learning-rate", "-1"), "learning-rate must be above 0, not -1"),
-        (("--method", "edge-pruning", "--objective", "rank"), "edge pruning needs a gradient"),
+        (("--method", "edge-pruning", "--objective", "rank"), "objective must be one of logit_difference"),
     ],
 )
 def test_what_no_model_could_make_right_is_refused_before_one_is_loaded(
     more, words, pairs_file, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("circuits.model.load_model", None)
+    monkeypatch.setattr(circuits.model, "load_model", None)
     assert score(monkeypatch, pairs_file, tmp_path / "run", *more) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -156,9 +159,9 @@ def test_the_second_of_two_runs_into_one_directory_is_refused(monkeypatch, pairs
     model = circuits.load_model(GOLDEN / "model", dtype="float64")
     pairs = circuits.PromptPairs.from_jsonl(pairs_file, model)
     found = run_discovery(model, pairs, edges=5, random_circuits=0)
-    write_run(found, pairs, out)
+    RunDirectory(out).write(found, pairs)
     with pytest.raises(circuits.InputError, match="finished run"):
-        write_run(found, pairs, out)
+        RunDirectory(out).write(found, pairs)
     run = json.loads((out / "run.json").read_text())
     assert run["summary"]["random_faithfulness"] is None
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -387,9 +390,7 @@ def test_information_flow_is_on_the_command_line(monkeypatch, pairs_file, tmp_pa
 
 
 def test_what_a_method_warns_of_is_a_note_of_the_run(monkeypatch, pairs_file, tmp_path):
-    monkeypatch.setattr(
-        "circuits.measure.sign_check.SignCheck.verdict", lambda self, scores: "input->m0 has the wrong sign"
-    )
+    monkeypatch.setattr(SignCheck, "verdict", lambda self, scores: "input->m0 has the wrong sign")
     out = tmp_path / "out"
     assert score(monkeypatch, pairs_file, out, "--method", "eap", "--random-circuits", 0) == 0
     assert json.loads((out / "run.json").read_text())["summary"]["notes"] == ["input->m0 has the wrong sign"]

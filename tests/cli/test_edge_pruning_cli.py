@@ -58,7 +58,7 @@ def test_another_objective(monkeypatch, tmp_path):
         (("--edges", 0), "edges must be at least 1"),
         (("--edges", 9, "--steps", 0), "steps must be at least 1"),
         (("--edges", 9, "--learning-rate", "-1"), "learning-rate must be above 0"),
-        (("--edges", 9, "--objective", "accuracy"), "edge pruning needs a gradient, and accuracy has none"),
+        (("--edges", 9, "--objective", "accuracy"), "objective must be one of logit_difference, probability"),
         (("--edges", 9, "--objective", "kl_divergenc"), "did you mean kl_divergence"),
         (("--threshold", 0.1), "no option 'threshold'"),
         (("--resume",), "keeps no record"),

@@ -9,8 +9,9 @@ import torch
 
 from circuits import Circuit, EdgeScores, Graph
 from circuits.errors import ContentWarning
+from circuits.export.catalogue import FORMATS
 from circuits.export.eap_ig import write_eap_ig, write_eap_ig_tensors
-from circuits.export.formats import FORMATS, export_circuit
+from circuits.export.formats import export_circuit
 from tests.command import GOLDEN, run, write_pairs
 from tests.exported import GRAPHS, scored
 

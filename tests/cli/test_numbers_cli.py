@@ -7,9 +7,11 @@ from typing import get_args
 
 import pytest
 
+import circuits.model
 from circuits import InputError
 from circuits.cli import app
 from circuits.methods.catalogue import METHODS
+from circuits.runs import read
 from tests.command import a_place, command
 
 NEEDED = {"path-patching": {"receivers": ["logits"]}}
@@ -48,8 +50,8 @@ def test_a_number_that_is_not_finite_is_refused_before_a_model_is_loaded(given, 
     def load(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("circuits.model.load_model", load)
-    monkeypatch.setattr("circuits.runs.read.read_runs", lambda paths: [None, None])
+    monkeypatch.setattr(circuits.model, "load_model", load)
+    monkeypatch.setattr(read, "read_runs", lambda paths: [None, None])
     a_place(tmp_path / "place")
     with chdir(tmp_path / "place"):
         command(*given[:-1], f"{given[-1]}={value}", code=2)

@@ -27,7 +27,7 @@ def streams(monkeypatch):
     def become(**given):
         for name, stream in given.items():
             opened.append(stream)
-            monkeypatch.setattr(f"sys.std{name}", stream)
+            monkeypatch.setattr(sys, f"std{name}", stream)
 
     yield become
     for stream in opened:

@@ -6,6 +6,7 @@ import torch
 from circuits import Circuit, InputError, circuit_metric, circuit_metrics, random_circuit
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.capture import capture_writes, stack
+from circuits.engine.hooks import TokenBatch
 from circuits.engine.prefix import split
 from circuits.graph.graph import live_nodes
 from circuits.question.ablations import Zero
@@ -44,7 +45,7 @@ def test_any_circuit_gives_what_the_naive_forward_gives(name, share, ablation):
 def test_captured_writers_are_the_naive_ones():
     model, naive = tiny("gpt2"), NaiveGPT2(random_hf_model("gpt2"))
     tokens = torch.tensor(random_pairs(n=2).clean)
-    _, writes = capture_writes(model.bridge, model.architecture, tokens, torch.tensor([6, 6]))
+    _, writes = capture_writes(model.architecture, TokenBatch(tokens, torch.tensor([6, 6])))
     stacked = stack(model.architecture, writes, torch.float64)
     for i, row in enumerate(tokens):
         _, wanted = naive.run(row)
@@ -68,11 +69,11 @@ def test_a_circuit_for_each_prompt_is_the_same_as_one_after_the_other(name):
     model, pairs = tiny(name), random_pairs(n=3)
     batch = next(iter(pairs.batches(3)))
     suffix = split(model.bridge, batch, share=False)
-    _, replacement = capture_writes(model.bridge, model.architecture, batch.corrupted, batch.position)
+    _, replacement = capture_writes(model.architecture, TokenBatch(batch.corrupted, batch.position))
     masks = torch.stack([random_subset(model, 0.5, seed).mask for seed in range(3)])
-    together = ablated_logits(model.bridge, model.architecture, suffix, replacement, masks)
+    together = ablated_logits(model.architecture, suffix, replacement, masks)
     for i in range(3):
-        alone = ablated_logits(model.bridge, model.architecture, suffix, replacement, masks[i])
+        alone = ablated_logits(model.architecture, suffix, replacement, masks[i])
         torch.testing.assert_close(together[i], alone[i], rtol=0, atol=atol(name))
 
 
@@ -89,10 +90,8 @@ def test_a_cached_prefix_changes_nothing(name):
     for share in (False, True):
         suffix = split(model.bridge, batch, share)
         assert (suffix.start > 0) == share
-        _, replacement = capture_writes(
-            model.bridge, model.architecture, suffix.corrupted, suffix.position, suffix.cache()
-        )
-        logits.append(ablated_logits(model.bridge, model.architecture, suffix, replacement, circuit.mask))
+        _, replacement = capture_writes(model.architecture, suffix.corrupted_tokens)
+        logits.append(ablated_logits(model.architecture, suffix, replacement, circuit.mask))
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=atol(name))
 
 

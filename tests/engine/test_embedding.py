@@ -25,7 +25,7 @@ def scaled_model(name, dtype=torch.float64):
 
 def std_of(model):
     """What the engine measures on a loaded model."""
-    return embedding_std(model.bridge, model.architecture)
+    return embedding_std(model.architecture)
 
 
 @pytest.mark.parametrize("name", SCALED)

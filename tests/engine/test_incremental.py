@@ -33,15 +33,15 @@ def prepared(name, ablation="interchange", n=2, prefix=2, positions=None, tokens
     question = Question.ask(model, pairs, "logit_difference", ablation, batch_size)
     batches = []
     for batch in question.batches():
-        run = record_run(model.bridge, model.architecture, batch.suffix)
+        run = record_run(model.architecture, batch.suffix)
         batches.append(Prepared(batch.suffix, run, question.replacement(batch.suffix, run.writes)))
     exact = model.report.resume_exact
-    (state,) = incremental_states(model.bridge, model.architecture, batches, tokens, exact)
+    (state,) = incremental_states(model.architecture, batches, tokens, exact)
 
     def full(mask):
         keep = torch.from_numpy(mask.copy())
         return torch.cat([
-            ablated_logits(model.bridge, model.architecture, batch.suffix, batch.replacement, keep) for batch in batches
+            ablated_logits(model.architecture, batch.suffix, batch.replacement, keep) for batch in batches
         ])  # fmt: skip
 
     return model, state, full
@@ -103,7 +103,7 @@ def test_whole_layers_agree_with_single_nodes(name):
     question = Question.ask(model, pairs, "logit_difference")
     suffix = next(iter(question.batches())).suffix
     clean = question.clean_run(suffix)[1]
-    layers = LayerState(model.bridge, model.architecture, suffix, question.replacement(suffix, clean))
+    layers = LayerState(model.architecture, suffix, question.replacement(suffix, clean))
     draw = random.Random(0)
     with inference_state(model.bridge), torch.no_grad():
         for _ in range(6):

@@ -28,7 +28,7 @@ class Setting:
 
     def logits(self, mask, function=masked_logits):
         with inference_state(self.model.bridge):
-            return function(self.model.bridge, self.model.architecture, self.batch.suffix, self.replacement, mask)
+            return function(self.model.architecture, self.batch.suffix, self.replacement, mask)
 
     def metric(self, mask, function=masked_logits):
         return self.question.metric(self.logits(mask, function), self.batch.targets).mean()

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from circuits import Circuit, Graph, InputError, Naming
+from circuits.export import layout as layouts
 from circuits.export.drawing import FILLS, KIND_COLOURS, SIGN_COLOURS, THICKEST, draw
 from circuits.export.layout import lay_out
 from tests.exported import GRAPHS, scored
@@ -140,7 +141,7 @@ def test_more_lines_than_can_be_drawn_are_refused():
 def test_layouts_keep_boxes_apart_and_layers_in_order(graphviz, direction, monkeypatch):
     if graphviz:
         pytest.importorskip("pygraphviz")
-    monkeypatch.setattr("circuits.export.layout.has_graphviz", lambda: graphviz)
+    monkeypatch.setattr(layouts, "has_graphviz", lambda: graphviz)
     drawing = draw(scored(GRAPHS[2], share=0.7), direction=direction)
     layout = lay_out(drawing)
     axis = 0 if direction == "right" else 1

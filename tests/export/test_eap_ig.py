@@ -148,7 +148,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(InputError, match="not those of its model"):
         read_eap_ig_tensors(path)
     save_file(tensors, path)
-    with pytest.raises(InputError, match="does not hold"):
+    with pytest.raises(InputError, match="is not a file of EAP-IG"):
         read_eap_ig_tensors(path)
 
 

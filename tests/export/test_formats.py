@@ -7,7 +7,7 @@ import networkx as nx
 import pytest
 
 from circuits import Circuit, Graph, InputError, Naming, export_circuit
-from circuits.export.formats import FORMATS, find_format
+from circuits.export.catalogue import FORMATS, find_format
 from circuits.export.mib import write_mib
 from circuits.export.neuronpedia import attribution_graph, write_neuronpedia
 from circuits.export.tables import write_csv_edges, write_csv_nodes

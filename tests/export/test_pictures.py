@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from circuits import InputError, Naming
+from circuits.export import picture
 from circuits.export.dot import write_dot
 from circuits.export.picture import write_pdf, write_png, write_svg
 from tests.exported import GRAPHS, HOSTILE, pdf_tool, scored
@@ -80,7 +81,7 @@ def test_png_is_as_fine_as_asked(tmp_path):
 
 
 def test_without_pygraphviz_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("circuits.export.picture.has_graphviz", lambda: False)
+    monkeypatch.setattr(picture, "has_graphviz", lambda: False)
     with pytest.raises(InputError, match=r"mech-circuits\[viz\]"):
         write_svg(scored(GRAPHS[0]), tmp_path / "c.svg")
     assert list(tmp_path.iterdir()) == []

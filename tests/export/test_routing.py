@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from circuits import Circuit, Graph, Naming
+from circuits.export import layout as layouts
 from circuits.export.dot import FRAME, STRAIGHT
 from circuits.export.drawing import Drawing, draw
 from circuits.export.layout import Layout, has_graphviz, lay_out
@@ -28,7 +29,7 @@ STEPS = 60
 def program(request, monkeypatch):
     """Lays out by Graphviz, and without it."""
     if request.param == "rows":
-        monkeypatch.setattr("circuits.export.layout.has_graphviz", lambda: False)
+        monkeypatch.setattr(layouts, "has_graphviz", lambda: False)
     elif not has_graphviz():
         pytest.skip("needs pygraphviz")
     return request.param

@@ -3,6 +3,7 @@
 import pytest
 
 from circuits import Circuit, Graph, InputError, Naming
+from circuits.export import layout
 from circuits.export.latex import escape
 from circuits.export.tables import write_latex_edges, write_latex_nodes
 from circuits.export.tikz import write_tikz, write_tikzpicture
@@ -49,7 +50,7 @@ def test_a_bare_picture_and_tables_stand_in_a_paper(tmp_path):
 
 
 def test_the_same_drawing_without_graphviz_compiles(tmp_path, monkeypatch):
-    monkeypatch.setattr("circuits.export.layout.has_graphviz", lambda: False)
+    monkeypatch.setattr(layout, "has_graphviz", lambda: False)
     write_tikz(scored(GRAPHS[0]), tmp_path / "c.tex", Naming(groups={"MLPs": ("m0", "m1")}))
     compiled(tmp_path / "c.tex")
 

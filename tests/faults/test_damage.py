@@ -18,6 +18,7 @@ from circuits.measure.store import Pieces
 from circuits.methods.acdc import acdc
 from circuits.methods.acdc.record import QUESTION_FILE, STEPS_FILE, SUMS_FILE, EndOfRecordError, Record, Step
 from circuits.results.provenance import frozen
+from circuits.runs.directory import RunDirectory
 from circuits.runs.read import read_run
 from tests.command import a_place, command, discover, finished
 from tests.faults.killing import files
@@ -203,7 +204,7 @@ def test_a_resumed_command_tells_damage_in_one_line(tmp_path, capsys, monkeypatc
     coar = ("--method", "coar", "--samples", 48)
     with chdir(tmp_path / "place"):
         with monkeypatch.context() as killed:  # before it had tidied up, and the run is lost
-            killed.setattr("circuits.runs.directory.forget_record", lambda record: shutil.rmtree("RUN"))
+            killed.setattr(RunDirectory, "forget_record", lambda self: shutil.rmtree("RUN"))
             discover(*coar)
         piece = next(Path(".RUN.unfinished").resolve().glob("alpha*batch*"))
         piece.write_bytes(piece.read_bytes()[:-1])

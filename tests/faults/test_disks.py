@@ -15,6 +15,8 @@ import circuits
 from circuits import InputError, ModelError, zoo
 from circuits.methods.acdc import acdc
 from circuits.methods.exact_edges import exact_edge_effects
+from circuits.runs import discover as discovery
+from circuits.study import perform
 from tests.command import a_place, command, discover, finished
 from tests.faults.killing import files, run_of
 from tests.tiny_models import random_pairs
@@ -170,8 +172,8 @@ def test_what_is_wrong_with_a_disk_is_one_line_wherever_it_is_met(tmp_path, monk
     def fail(*_, **__):
         raise OSError(number, os.strerror(number), "some/file")
 
-    monkeypatch.setattr("circuits.runs.discover.discover", fail)
-    monkeypatch.setattr("circuits.study.perform.discover", fail)
+    monkeypatch.setattr(discovery, "discover", fail)
+    monkeypatch.setattr(perform, "discover", fail)
     a_place(tmp_path / "place")
     with chdir(tmp_path / "place"):
         discover(*EAP, code=2)

@@ -16,7 +16,7 @@ import circuits
 from circuits import zoo
 from circuits.methods.acdc import acdc
 from circuits.methods.exact_edges import exact_edge_effects
-from circuits.runs.directory import writing_run
+from circuits.runs.directory import RunDirectory
 from tests.command import a_place, command, discover, finished
 from tests.faults.killing import files, kill_command, run_of, survives
 from tests.tiny_models import random_pairs, tiny
@@ -127,7 +127,7 @@ def test_a_run_that_replaces_another(tmp_path, command_kills):
         discover(*new, *fixed, "--overwrite")
 
     def check(place):
-        with writing_run(place / "RUN"):
+        with RunDirectory(place / "RUN").claimed():
             assert run_of(place)[0]["options"]["edges"] in (5, 9)
 
     survives(work, tmp_path, command_kills, run_of, prepare=prepare, check=check)

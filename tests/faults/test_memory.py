@@ -3,14 +3,17 @@
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 import circuits
 from circuits import cli
 from circuits.errors import NO_MEMORY, lacks_memory
+from circuits.methods import coar
 from circuits.runs import discover
 from circuits.study import StudyDirectory, parse_study, run_study
 
@@ -47,7 +50,7 @@ def test_it_is_told_from_other_errors(exhausting):
 
 
 def test_a_study_goes_on_without_the_run_that_lacked_it(tmp_path, monkeypatch, exhausting):
-    monkeypatch.setattr("circuits.methods.coar.fit_linear", exhausting)
+    monkeypatch.setattr(coar, "fit_linear", exhausting)
     out = StudyDirectory.begin(tmp_path)
     outcome = run_study(parse_study(TEXT), out)
     assert [(e.request.label, e.state, e.reason) for e in outcome.entries] == [
@@ -61,7 +64,8 @@ def test_a_study_goes_on_without_the_run_that_lacked_it(tmp_path, monkeypatch, e
 def test_a_command_says_so(tmp_path, monkeypatch, capsys, exhausting):
     monkeypatch.setattr(discover, "discover", exhausting)
     monkeypatch.setattr(
-        "sys.argv",
+        sys,
+        "argv",
         [
             "circuits",
             "discover",
@@ -82,7 +86,7 @@ def test_a_command_says_so(tmp_path, monkeypatch, capsys, exhausting):
 
 
 def test_a_model_that_does_not_fit(tmp_path, monkeypatch, exhausting):
-    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", exhausting)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", exhausting)
     model = Path(__file__).parents[1] / "golden" / "acdc_2l2h_kl" / "model"
     with pytest.raises(circuits.ModelError, match=r"not enough memory to load '.*'; bfloat16"):
         circuits.load_model(str(model))

@@ -63,7 +63,7 @@ def test_what_is_no_study_is_not_begun_over(tmp_path):
     for name in ("mine", ".mine.circuits-part", ".study.id.1.circuits-part.txt"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text("mine")
-        with pytest.raises(InputError, match="no study of ours"):
+        with pytest.raises(InputError, match="not a study's directory"):
             StudyDirectory.begin(tmp_path / name)
         assert names_in(tmp_path / name) == [name]
 

@@ -12,10 +12,11 @@ import torch
 
 import circuits
 from circuits import InputError
+from circuits.files import atomic
 from circuits.files.atomic import replacing
 from circuits.files.locks import sole_writer
 from circuits.methods.acdc import acdc
-from circuits.runs.directory import write_run, writing_run
+from circuits.runs.directory import RunDirectory
 from tests.command import a_place, command, discover, finished
 from tests.faults.killing import at_work, attempt
 from tests.tiny_models import random_pairs, tiny
@@ -32,16 +33,16 @@ def test_the_second_is_told_at_once_who_the_first_is(tmp_path):
     with at_work(lambda ready: next(iter(hold(ready, "RUN"))), tmp_path) as first:
         with (
             pytest.raises(InputError, match=f"process {first} on {socket.gethostname()}, since 2"),
-            writing_run(tmp_path / "RUN"),
+            RunDirectory(tmp_path / "RUN").claimed(),
         ):
             pass
-        with writing_run(tmp_path / "OTHER"):  # its neighbour is free
+        with RunDirectory(tmp_path / "OTHER").claimed():  # its neighbour is free
             pass
         (tmp_path / "link").symlink_to(tmp_path / "RUN")
         with pytest.raises(InputError, match="another process is writing"), sole_writer(tmp_path / "link"):
             pass
     assert hidden(tmp_path) == [".RUN.circuits-lock"]  # left by the kill
-    with writing_run(tmp_path / "RUN") as alone:
+    with RunDirectory(tmp_path / "RUN").claimed() as alone:
         assert alone
     assert hidden(tmp_path) == []
 
@@ -157,7 +158,7 @@ def test_temporaries_have_random_names_where_files_cannot_be_locked(tmp_path, mo
     def no_locks(*_):
         raise OSError(95, "not supported")
 
-    monkeypatch.setattr("circuits.files.atomic.fcntl.flock", no_locks)
+    monkeypatch.setattr(atomic.fcntl, "flock", no_locks)
     with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as other:
         assert one != other
         one.write_text("1")
@@ -196,9 +197,9 @@ def test_a_run_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monk
 
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     found = discovery(model, pairs, method="eap", edges=5, random_circuits=0)
-    monkeypatch.setattr("circuits.runs.directory.os.rename", failing)
+    monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(InputError, match="Input/output error"):
-        write_run(found, pairs, run, overwrite=True)
+        RunDirectory(run, overwrite=True).write(found, pairs)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert hidden(tmp_path / "place") == []
 
@@ -210,7 +211,7 @@ def test_a_run_that_was_being_replaced_is_put_back_unless_the_new_one_is_there(t
         (tmp_path / name / "run.json").write_text(name)
     if moment == "new there":
         (tmp_path / ".RUN.circuits-part").rename(tmp_path / "RUN")
-    with writing_run(tmp_path / "RUN"):
+    with RunDirectory(tmp_path / "RUN").claimed():
         pass
     assert (tmp_path / "RUN" / "run.json").read_text() == (
         ".RUN.circuits-old/RUN" if moment == "old away" else ".RUN.circuits-part"
@@ -237,5 +238,5 @@ def test_what_is_not_ours_beside_a_run_is_left_alone(tmp_path):
 def test_a_killed_holder_in_the_middle_of_a_run_leaves_nothing_for_long(tmp_path):
     a_place(tmp_path / "place")
     assert attempt(lambda progress: discover(*ACDC), tmp_path / "place", 30).killed
-    with writing_run(tmp_path / "place" / "RUN"):
+    with RunDirectory(tmp_path / "place" / "RUN").claimed():
         assert hidden(tmp_path / "place") == [".RUN.circuits-lock", ".RUN.unfinished"]

@@ -88,7 +88,8 @@ def some_nodes(positions: tuple[str, ...] | None = None) -> NodeScores:
 
 def use(found: Circuit, path: Path) -> None:
     """What commands do with a circuit: ask, cut, and write it in the formats that carry free text."""
-    from circuits.export.formats import FORMATS, export_circuit
+    from circuits.export.catalogue import FORMATS
+    from circuits.export.formats import export_circuit
 
     assert len(found.edges) == len(found)
     len(found.pruned().nodes)
@@ -231,8 +232,8 @@ def in_run(name: str) -> Callable[[Path], None]:
     """Reads a run of which one file is another: as `compare`, `export`, `view` and `report` do."""
 
     def read(path: Path) -> None:
-        from circuits.pages.report import report_sections
         from circuits.plots import write_page
+        from circuits.report import report_sections
         from circuits.runs.read import read_runs
         from circuits.runs.source import read_source
 

@@ -9,8 +9,9 @@ import pytest
 from circuits import InputError
 from circuits.measure.store import Pieces
 from circuits.methods.acdc.record import QUESTION_FILE, Record
-from circuits.pages.report import report_sections
-from circuits.runs.directory import RUN_FILE, check_out
+from circuits.report import report_sections
+from circuits.runs.directory import RunDirectory
+from circuits.runs.files import RUN_FILE
 from circuits.runs.read import read_runs
 from circuits.runs.source import read_source
 from circuits.study.directory import KNOWN_FILE, STUDY_FILE, TOKEN_FILE, StudyDirectory
@@ -39,7 +40,7 @@ def replaced(path, kind):
 
 @pytest.fixture
 def run(tmp_path):
-    """As `write_run` leaves it: with the sums of its files."""
+    """As `RunDirectory.write` leaves it: with the sums of its files."""
     place = run_directory(tmp_path / "run")
     (place / "evaluation.json").write_text(json.dumps(EVALUATION))
     (place / "config.toml").write_text("")
@@ -59,7 +60,7 @@ def test_no_file_of_a_run_is_waited_for(name, kind, run):
         with pytest.raises(InputError):
             read(run)
     with pytest.raises(InputError):
-        check_out(run, overwrite=False)
+        RunDirectory(run).check_free()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory"])

@@ -1,6 +1,7 @@
 """Gradients on an empty residual stream are warned of, whatever brought them there, and no others are."""
 
 import json
+import sys
 import warnings
 
 import pytest
@@ -97,7 +98,7 @@ def test_the_command_notes_it_in_the_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     asked = ("--method", "edge-attribution", "--gradient", "corrupted", "--ablation", "zero", "--edges", 20)
     arguments = ("discover", tmp_path / "pairs.jsonl", "--model", tmp_path / "model", *asked, "--out", tmp_path / "out")
-    monkeypatch.setattr("sys.argv", ["circuits", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["circuits", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     printed = capsys.readouterr().out

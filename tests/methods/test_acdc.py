@@ -20,6 +20,7 @@ from circuits import (
     edge_attribution,
     load_model,
 )  # fmt: skip
+from circuits.engine.incremental.node_functions import NodeFunctions
 from circuits.methods.acdc.record import STEPS_FILE, read_steps
 from circuits.methods.acdc.search import Search
 from tests.naive_acdc import as_mask, naive_acdc
@@ -185,7 +186,7 @@ def test_equal_prompts_leave_nothing():
 def test_whole_layers_where_nodes_are_not_described_find_the_same(tmp_path, monkeypatch):
     model, pairs = tiny("llama"), random_pairs(n=2, prefix=2)
     by_node, _ = search(model, pairs, 0.01, tmp_path / "a", metric="kl_divergence")
-    monkeypatch.setattr("circuits.engine.incremental.node_functions.NodeFunctions.agrees", lambda *arguments: False)
+    monkeypatch.setattr(NodeFunctions, "agrees", lambda *arguments: False)
     by_layer, _ = search(model, pairs, 0.01, tmp_path / "b", metric="kl_divergence")
     assert by_node.provenance["search"]["by_node"]
     assert not by_layer.provenance["search"]["by_node"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from circuits import InputError, PairsError, PromptPairs, activation_patching
-from circuits.engine.hooks import run
+from circuits.engine.hooks import TokenBatch, run
 from circuits.engine.resume import base_run, resume
 from circuits.graph.nodes import select_sites
 from circuits.question.ablations import Gaussian
@@ -26,7 +26,7 @@ def naive_patched_prompt(model, pair, direction, sites, position):
         hook_point = getattr(model.architecture.blocks[layer], point)
         hooks.append((hook_point, lambda x, key=(layer, point): stored.__setitem__(key, x.clone())))
     with torch.no_grad():
-        run(model.bridge, model.architecture.unembed, source, batch.position, hooks)
+        run(model.architecture, TokenBatch(source, batch.position), hooks)
     hooks = []
     for site in sites:
 
@@ -41,7 +41,7 @@ def naive_patched_prompt(model, pair, direction, sites, position):
 
         hooks.append((getattr(model.architecture.blocks[site.layer], site.point), patch))
     with torch.no_grad():
-        logits = run(model.bridge, model.architecture.unembed, base, batch.position, hooks)
+        logits = run(model.architecture, TokenBatch(base, batch.position), hooks)
     return float(get_metric("logit_difference")(logits, targets_of(batch)))
 
 
@@ -207,10 +207,10 @@ def test_passes_can_begin_at_any_layer(name):
     model, pairs = tiny(name), random_pairs(n=2, prefix=3)
     batch = next(iter(pairs.batches(2)))
     assert model.report.resume_exact
-    base = base_run(model.bridge, model.architecture, batch.clean, batch.position)
+    base = base_run(model.architecture, TokenBatch(batch.clean, batch.position))
     for layer in range(model.graph.n_layers):
         for tiles in (1, 2):
-            got = resume(model.bridge, model.architecture, base, layer, [], tiles).reshape(tiles, *base.logits.shape)
+            got = resume(model.architecture, base, layer, [], tiles).reshape(tiles, *base.logits.shape)
             torch.testing.assert_close(got, base.logits.expand_as(got), rtol=1e-4, atol=1e-4)
     assert all("forward" not in block.module.__dict__ for block in model.architecture.blocks)
 

@@ -11,7 +11,7 @@ from circuits import InputError, ModelError, PairsError, PromptPairs, activation
 from circuits import attribution_patching as atp
 from circuits.engine import attention
 from circuits.engine.attention import heads_apart
-from circuits.engine.hooks import inference_state, run
+from circuits.engine.hooks import TokenBatch, inference_state, run
 from circuits.engine.qk_fix import key_fix
 from circuits.graph.nodes import select_sites
 from circuits.question.metrics import get_metric, targets_of
@@ -40,7 +40,7 @@ class Naive:
         return getattr(self.model.architecture.blocks[layer], name)
 
     def run(self, tokens, hooks):
-        return run(self.model.bridge, self.model.architecture.unembed, tokens, self.batch.position, hooks)
+        return run(self.model.architecture, TokenBatch(tokens, self.batch.position), hooks)
 
     def value(self, tokens, point, hooks=()):
         found = []
@@ -317,7 +317,7 @@ def test_the_qk_fix_costs_two_passes_and_grad_drop_half_a_backward_pass_a_layer(
 def test_only_a_norm_over_all_heads_ties_them_together():
     for name in ("gpt2", "llama", "qwen3", "stablelm", "olmo2"):
         model = tiny(name)
-        assert heads_apart(model.bridge, model.architecture) is (name != "olmo2")
+        assert heads_apart(model.architecture) is (name != "olmo2")
 
 
 def test_attention_that_cannot_be_recomputed_is_refused_by_layer(monkeypatch):

@@ -73,14 +73,14 @@ def test_an_unknown_method_is_refused_with_the_nearest():
 TOY = '''
 from dataclasses import replace
 
-import circuits
+from circuits.methods.edge_attribution import edge_attribution_of
 from circuits.methods.method import Method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind, Option
 
 
-def toy(model, pairs, *, strength, flip=False, **asked):
+def toy(question, *, strength, flip=False):
     """EAP, scaled."""
-    scores = circuits.edge_attribution(model, pairs, gradient="clean", **asked)
+    scores = edge_attribution_of(question, gradient="clean")
     return replace(scores, values=(-strength if flip else strength) * scores.values)
 
 
@@ -116,7 +116,8 @@ def perform(tmp_path_factory):
     (place / "toy-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
     (place / "toy-1.0.dist-info" / "entry_points.txt").write_text("[circuits.methods]\ntoy = toy_method:METHOD\n")
     (place / "study.toml").write_text(STUDY)
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{place}", "COLUMNS": "200"}
+    cache = {"MECH_CIRCUITS_CACHE": str(place / "cache")}
+    environment = {**os.environ, **cache, "PYTHONPATH": f"{HERE}{os.pathsep}{place}", "COLUMNS": "200"}
 
     def run(*asked, code=0):
         done = subprocess.run(

@@ -13,9 +13,11 @@ from circuits import InputError
 from circuits.engine.hooks import inference_state
 from circuits.errors import DamageWarning
 from circuits.evaluation.counterfactual import Counterfactuals
+from circuits.measure import component_samples
 from circuits.measure.component_runs import ComponentRuns, Replacements
 from circuits.measure.component_samples import BLOCK, Sampler, Samples, draw_block, in_blocks
 from circuits.methods.coar import fit_samples
+from circuits.question.question import Question
 from circuits.results.node_scores import NodeScores, node_scores
 from circuits.results.provenance import frozen
 from circuits.stats.correlation import correlation
@@ -134,7 +136,7 @@ def test_few_samples_are_told_and_unknown_options_refused():
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_set_of_ablated_heads_and_mlps_is_the_ablation_of_all_their_edges(name, ablation):
     model, pairs = tiny(name), random_pairs(n=3, prefix=2)
-    sampler = Sampler.ask(model, pairs, "heads+mlps", None, ablation, 2)
+    sampler = Sampler.of(Question.ask(model, pairs, None, ablation, 2), "heads+mlps")
     masks = draw_block(len(sampler.nodes), 0, 0.4, 0)[:4]
     got = sampler.measured("test", {0: masks})
     for mask, outcome in zip(masks, got.outcomes, strict=True):
@@ -149,7 +151,7 @@ def test_a_set_of_ablated_heads_and_mlps_is_the_ablation_of_all_their_edges(name
 def test_queries_and_neurons_can_be_components_and_one_alone_is_activation_patching():
     model, pairs = tiny("llama"), random_pairs(n=2)
     for nodes in ("q+k+v", "neurons", "input+heads"):
-        sampler = Sampler.ask(model, pairs, nodes, None, "interchange", None)
+        sampler = Sampler.of(Question.ask(model, pairs, None, "interchange"), nodes)
         masks = torch.eye(len(sampler.nodes)).bool()[:: max(1, len(sampler.nodes) // 9)]
         got = sampler.measured("one", in_blocks(masks))
         chosen = [sampler.nodes[int(mask.nonzero())] for mask in masks]
@@ -160,7 +162,7 @@ def test_queries_and_neurons_can_be_components_and_one_alone_is_activation_patch
 
 def test_nothing_ablated_is_the_clean_run_and_all_the_replaced_one():
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    sampler = Sampler.ask(model, pairs, "input+heads+mlps", None, "interchange", None)
+    sampler = Sampler.of(Question.ask(model, pairs, None, "interchange"), "input+heads+mlps")
     question = sampler.question
     with inference_state(model.bridge):
         runs = ComponentRuns.of(question, next(iter(question.batches())), Replacements.of(question, sampler.sites))
@@ -228,7 +230,7 @@ def test_a_stores_masks_count_even_if_others_would_be_drawn_now(tmp_path, monkey
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     options = {"samples": 4 * BLOCK, "ablation": "interchange", "store": tmp_path / "store"}
     first = circuits.coar(model, pairs, **options)
-    monkeypatch.setattr("circuits.measure.component_samples.draw_block", lambda n, *args: torch.zeros(BLOCK, n).bool())
+    monkeypatch.setattr(component_samples, "draw_block", lambda n, *args: torch.zeros(BLOCK, n).bool())
     assert torch.equal(circuits.coar(model, pairs, **options).per_prompt, first.per_prompt)
 
 

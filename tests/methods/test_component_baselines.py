@@ -8,6 +8,7 @@ from circuits import InputError, PromptPairs
 from circuits.graph.graph import Graph
 from circuits.graph.nodes import Widths, select_sites
 from circuits.measure.component_samples import Sampler, in_blocks
+from circuits.question.question import Question
 from tests.tiny_models import random_hf_model, random_native_bridge, random_pairs, tiny
 
 
@@ -116,7 +117,7 @@ def test_internal_influence_on_a_linear_path_is_the_gradient():
     model, pairs = tiny("native-attention-only"), random_pairs(n=2)
     same = PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
     found = circuits.internal_influence(model, same, ablation="interchange", steps=3)
-    sampler = Sampler.ask(model, same, ["a2.h1"], None, "interchange", None)
+    sampler = Sampler.of(Question.ask(model, same, None, "interchange"), ["a2.h1"])
     assert sampler.nodes == ("a2.h1",)
     tokens = torch.tensor(same.clean)
     kept = {}
@@ -136,7 +137,7 @@ def test_internal_influence_on_a_linear_path_is_the_gradient():
 def test_an_ablated_row_is_a_matrix_without_it(row):
     pairs = random_pairs(n=3)
     model = circuits.load_model(random_hf_model("llama"))
-    sampler = Sampler.ask(model, pairs, [row], None, "zero", None)
+    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), [row])
     got = sampler.measured("row", in_blocks(torch.ones(1, 1).bool())).outcomes[0]
     cut = random_hf_model("llama")
     block = cut.model.layers[1]
@@ -155,13 +156,13 @@ def test_an_ablated_row_is_a_matrix_without_it(row):
 
 def test_groups_of_rows_and_wholes_mix_and_rows_are_counted():
     model, pairs = tiny("llama"), random_pairs(n=2)
-    sampler = Sampler.ask(model, pairs, "rows", None, "zero", None)
+    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), "rows")
     assert len(sampler.nodes) == 3 * (24 + 12 + 12 + 24 + 32 + 24)
     mixed = ["m1", "m1.W_out[3]", "a1.h2", "a1.h2<q>", "a1.W_Q[2]", "a1.W_Q[13]"]
-    sampler = Sampler.ask(model, pairs, mixed, None, "zero", None)
+    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), mixed)
     assert set(sampler.nodes) == set(mixed)
     one = sampler.measured("all", in_blocks(torch.ones(1, 6).bool())).outcomes[0]
-    fewer = Sampler.ask(model, pairs, ["m1", "a1.h2", "a1.W_Q[2]"], None, "zero", None)
+    fewer = Sampler.of(Question.ask(model, pairs, None, "zero"), ["m1", "a1.h2", "a1.W_Q[2]"])
     torch.testing.assert_close(one, fewer.measured("all", in_blocks(torch.ones(1, 3).bool())).outcomes[0])
 
 
@@ -194,7 +195,7 @@ def test_input_rows_are_rows_of_conv1d_weights_with_their_biases_kept():
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     block = model.bridge.original_model.transformer.h[1]
     assert all(bool(block.get_submodule(name).bias.abs().min() > 0) for name, _ in INPUT_ROWS.values())
-    sampler = Sampler.ask(model, pairs, list(INPUT_ROWS), None, "zero", None)
+    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), list(INPUT_ROWS))
     masks = torch.cat([torch.eye(4).bool(), torch.ones(1, 4).bool()])
     got = sampler.measured("rows", in_blocks(masks)).outcomes
     for mask, outcome in zip(masks, got, strict=True):
@@ -234,7 +235,7 @@ def test_gradient_times_parameter_of_input_rows_leaves_biases_out():
 def test_input_rows_of_separate_matrices_are_zeroed_together(name):
     """The queries', keys' and values' columns; the gate's and the input matrix's."""
     model, pairs = tiny(name), random_pairs(n=2)
-    sampler = Sampler.ask(model, pairs, ["a1.W_QKV.in[5]", "m1.W_in.in[7]"], None, "zero", None)
+    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), ["a1.W_QKV.in[5]", "m1.W_in.in[7]"])
     got = sampler.measured("rows", in_blocks(torch.eye(2).bool())).outcomes
     for i, (column, which) in enumerate(
         [(5, ("q_proj", "k_proj", "v_proj", "query_key_value")), (7, ("gate_proj", "up_proj", "dense_h_to_4h"))]

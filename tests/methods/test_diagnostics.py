@@ -7,7 +7,7 @@ import torch
 
 import circuits.measure.subsets as subsets
 from circuits import Diagnosis, InputError, PairsError, PromptPairs, activation_patching, diagnose
-from circuits.engine.hooks import run
+from circuits.engine.hooks import TokenBatch, run
 from circuits.graph.nodes import find_site
 from circuits.measure.subsets import draw_subsets
 from circuits.question.metrics import get_metric, targets_of
@@ -21,7 +21,7 @@ def naive_outcome(model, pair, names):
 
     def logits(tokens, hooks):
         with torch.no_grad():
-            return run(model.bridge, model.architecture.unembed, tokens, batch.position, hooks)
+            return run(model.architecture, TokenBatch(tokens, batch.position), hooks)
 
     record, patch, stored = [], [], {}
     for name in names:

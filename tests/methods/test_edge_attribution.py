@@ -9,7 +9,7 @@ import torch
 import circuits
 from circuits import Circuit, InputError, PromptPairs, circuit_metrics, edge_attribution
 from circuits.engine.capture import capture_writes, stack
-from circuits.engine.hooks import run
+from circuits.engine.hooks import TokenBatch, run
 from circuits.question.metrics import get_metric, targets_of
 from tests.naive_gpt2 import NaiveGPT2
 from tests.tiny_models import ALL, FEW, atol, random_hf_model, random_pairs, tiny
@@ -194,7 +194,7 @@ def test_a_nodes_out_edges_sum_to_its_attribution_patching(name):
     writes = {}
     for which in ("clean", "corrupted"):
         tokens = getattr(batch, which)
-        _, captured = capture_writes(model.bridge, model.architecture, tokens, batch.position)
+        _, captured = capture_writes(model.architecture, TokenBatch(tokens, batch.position))
         writes[which] = stack(model.architecture, captured, torch.float64).detach()
     gradients = {}
 
@@ -210,7 +210,7 @@ def test_a_nodes_out_edges_sum_to_its_attribution_patching(name):
         hooks.append((block.attn_out, keep(f"a{block.layer}")))
         if block.mlp_out is not None:
             hooks.append((block.mlp_out, keep(f"m{block.layer}")))
-    logits = run(model.bridge, model.architecture.unembed, batch.clean, batch.position, hooks)
+    logits = run(model.architecture, TokenBatch(batch.clean, batch.position), hooks)
     metric = get_metric("logit_difference")(logits, targets_of(batch)).sum()
     found = dict(zip(gradients, torch.autograd.grad(metric, list(gradients.values())), strict=True))
     scores = edge_attribution(model, pairs, gradient="clean", check_sign=False).values.sum(1)

@@ -1,5 +1,6 @@
 """The memory that edge attribution is predicted to need."""
 
+import builtins
 import json
 
 import pytest
@@ -130,7 +131,7 @@ def test_no_code_of_a_directory_is_run(known, tmp_path, monkeypatch):
     kind = "llama" if known else "unheard-of"
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": told} | SIZES))
     (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was asked"))
+    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("the user was asked"))
     if known:
         assert memory_need(read_config(str(tmp_path)), tokens=2, n=1).graph.n_layers == 2
     else:

@@ -17,6 +17,7 @@ from circuits import (
     edge_attribution,
 )
 from circuits.engine.capture import capture_gradients
+from circuits.engine.hooks import TokenBatch
 from circuits.engine.relp_rules import relevance
 from circuits.question.metrics import get_metric, targets_of
 from tests.naive_edges import LeafGPT2, LeafLlama, RelevanceGPT2, edge_gradients, mean_products
@@ -67,12 +68,12 @@ def test_the_rules_leave_the_forward_pass_and_the_model_as_they_are(name):
 
     def capture(hooks=()):
         return capture_gradients(
-            model.bridge, model.architecture, batch.clean, batch.position,
+            model.architecture, TokenBatch(batch.clean, batch.position),
             lambda logits: get_metric("logit_difference")(logits, targets_of(batch)), hooks=hooks,
         )  # fmt: skip
 
     plain = capture()
-    with relevance(model.bridge, model.architecture, "live") as rules:
+    with relevance(model.architecture, "live") as rules:
         ruled = capture(rules.hooks)
     torch.testing.assert_close(ruled.logits, plain.logits, rtol=1e-6, atol=1e-6)
     if model.graph.mlps[0]:

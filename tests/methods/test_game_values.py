@@ -9,6 +9,7 @@ import torch
 import circuits
 from circuits import InputError
 from circuits.measure.component_samples import Sampler, in_blocks
+from circuits.question.question import Question
 from tests.tiny_models import random_pairs, tiny
 
 NODES = ["a0.h1", "a1.h0", "m1", "a2.h2", "m2"]
@@ -18,7 +19,7 @@ NODES = ["a0.h1", "a1.h0", "m1", "a2.h2", "m2"]
 def game():
     """The worth of every set of five components of a tiny model: {kept: metric per prompt}."""
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    sampler = Sampler.ask(model, pairs, NODES, None, "zero", None)
+    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), NODES)
     masks = torch.tensor(list(itertools.product([False, True], repeat=5)))
     found = sampler.measured("every set", in_blocks(masks))
     worth = {frozenset((~mask).nonzero()[:, 0].tolist()): out for mask, out in zip(masks, found.outcomes, strict=True)}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from circuits import Circuit, InputError, circuit_metrics, path_patching
-from circuits.engine.hooks import run
+from circuits.engine.hooks import TokenBatch, run
 from circuits.question.metrics import get_metric, targets_of
 from tests.tiny_models import FEW, atol, random_pairs, tiny
 
@@ -43,7 +43,7 @@ def naive_writes(model, tokens, position):
                 hooks.append((at, lambda x, key=(block.layer, point): stored.__setitem__(key, x.clone())))
     hooks.append((model.architecture.final, lambda x: stored.__setitem__("final", x.clone())))
     with torch.no_grad():
-        run(model.bridge, model.architecture.unembed, tokens, position, hooks)
+        run(model.architecture, TokenBatch(tokens, position), hooks)
     writes = {"input": stored[0, "resid_pre"]}
     for block in model.architecture.blocks:
         heads = block.head_writes(stored[block.layer, "z"])
@@ -115,11 +115,11 @@ def naive_path_patching(model, pair, receivers, senders, inputs, metric="logit_d
             patches.append((at, lambda x, block=block, reader=reader: patch_head(block, reader, x)))
     get = get_metric(metric)
     with torch.no_grad():
-        plain = run(model.bridge, architecture.unembed, batch.clean, batch.position, [
+        plain = run(architecture, TokenBatch(batch.clean, batch.position), [
             *hooks, (architecture.final, lambda x: resid.__setitem__((len(architecture.blocks), False), x)),
         ])  # fmt: skip
         stream.update({key: value.clone() for key, value in resid.items()})
-        patched = run(model.bridge, architecture.unembed, batch.clean, batch.position, [*hooks, *patches])
+        patched = run(architecture, TokenBatch(batch.clean, batch.position), [*hooks, *patches])
     targets = targets_of(batch)
     return float(get(plain, targets) - get(patched, targets))
 

@@ -5,6 +5,7 @@ import torch
 
 import circuits
 from circuits import InputError, PromptPairs, edge_attribution, exact_edge_effects, information_flow, refine
+from circuits.methods import refine as refining
 from tests.naive_edges import LeafGPT2, LeafLlama, edge_gradients
 from tests.naive_llama import NaiveLlama
 from tests.tiny_models import FEW, atol, random_hf_model, random_pairs, tiny
@@ -117,7 +118,7 @@ def test_where_all_is_linear_behind_the_node_node_refinement_is_exact():
 def test_refinement_does_not_depend_on_batch_size_or_order_and_is_zero_for_identical_prompts(how, monkeypatch):
     model, pairs = tiny("llama"), random_pairs(n=3)
     wanted = refine(model, pairs, edge_attribution(model, pairs), how=how, top=30).values
-    monkeypatch.setattr("circuits.methods.refine.TOKENS_AT_ONCE", 14)
+    monkeypatch.setattr(refining, "TOKENS_AT_ONCE", 14)
     other = pairs[[2, 0, 1]]
     got = refine(model, other, edge_attribution(model, other), how=how, top=30, batch_size=2).values
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)

@@ -14,6 +14,7 @@ import torch
 
 import circuits
 from circuits import InputError
+from circuits.engine import exclusive
 from circuits.engine.exclusive import EXCLUSIVE, Exclusive
 from circuits.model_calls import using
 from tests.public_calls import CALLS, Given, same
@@ -149,7 +150,7 @@ def by_event_loop(work):
 
 @pytest.mark.parametrize("wait_for", [by_event, by_queue, by_process_pool_of_threads, by_event_loop])
 def test_a_thread_that_holds_the_model_and_only_waits_is_not_waited_for(wait_for, monkeypatch):
-    monkeypatch.setattr("circuits.engine.exclusive.PATIENCE", 0.5)
+    monkeypatch.setattr(exclusive, "PATIENCE", 0.5)
     model, said = circuits.load_model(random_hf_model("gpt2")), []
 
     def work():
@@ -226,3 +227,18 @@ def test_a_forked_process_is_not_kept_out_by_a_thread_that_it_does_not_have():
         thread.start()
         thread.join()
     assert done == [{}]
+
+
+@pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="the system has no clock for each thread")
+def test_the_stack_of_a_thread_that_computes_is_not_read(monkeypatch):
+    lock, reads = Exclusive(), []
+    monkeypatch.setattr(exclusive, "_current_frames", lambda: reads.append(1) or {})
+    with lock.hold(frozenset({1}), "it"):
+        waiting = threading.Thread(target=lambda: lock.hold(frozenset({1}), "it").__enter__())
+        waiting.start()
+        end = time.monotonic() + 4 * exclusive.LOOK_EVERY
+        while time.monotonic() < end:
+            pass
+    waiting.join(60)
+    assert not waiting.is_alive()
+    assert not reads

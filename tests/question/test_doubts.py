@@ -10,6 +10,7 @@ import torch
 
 import circuits
 from circuits import Circuit, PairsWarning, PromptPairs
+from circuits.question import question
 from circuits.question.ablations import Gaussian
 from circuits.question.answers import Answers
 from circuits.question.doubts import about_answers, about_prompts, collected, padded
@@ -71,7 +72,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_every_job_tells_them_without_a_run_of_its_own(method, monkeypatch):
     model, pairs = tiny("gpt2"), awkward()
-    monkeypatch.setattr("circuits.question.question.run", None)
+    monkeypatch.setattr(question, "run", None)
     found = discover(model, pairs, method=method, **METHODS[method])
     assert found.answers.ranks.tolist() == naive(model, pairs)[0]
     told = found.summary()

@@ -1,6 +1,7 @@
 """Every metric against one prompt at a time, in plain Python."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -86,3 +87,15 @@ def test_a_metric_that_averages_over_the_batch_is_refused():
     logits, targets = example()
     with pytest.raises(InputError, match="one number per prompt"):
         get_metric(lambda logits, targets: logits.mean())(logits, targets)
+
+
+def test_a_metric_that_is_a_partial_or_an_object_is_named_after_its_function_or_class():
+    class Strength:
+        def __call__(self, logits, targets):
+            return logits[:, 0]
+
+    def scaled(logits, targets, by):
+        return by * logits[:, 0]
+
+    assert get_metric(Strength()).name == "Strength"
+    assert get_metric(partial(partial(scaled, by=2), by=3)).name == "scaled"

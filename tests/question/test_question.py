@@ -2,6 +2,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from circuits import InputError, PromptPairs
+from circuits.errors import PairsError
 from circuits.question.question import BATCH_BYTES, LARGEST_BATCH, Question
 from tests.tiny_models import random_pairs, tiny
 
@@ -18,6 +22,28 @@ def test_the_default_batch_counts_what_lies_behind_the_common_prefix(monkeypatch
     assert Question.ask(model, random_pairs(n=9)).batch_size == 1
     monkeypatch.setitem(BATCH_BYTES, "cpu", 2**40)
     assert Question.ask(model, random_pairs(n=9)).batch_size == LARGEST_BATCH
+
+
+def test_a_question_asked_again_uses_what_is_prepared():
+    question = Question.ask(tiny("gpt2"), random_pairs(n=9), ablation="mean")
+    again = question.again(metric="log_probability", usual_size=2, whole_prompts=True)
+    assert again.ablation is question.ablation
+    assert again.pairs is question.pairs
+    assert (again.metric.name, again.batch_size, again.whole_prompts) == ("log_probability", 2, True)
+    assert question.again(ablation="zero").ablation.name == "zero"
+
+
+def test_a_batch_size_that_was_asked_for_stays():
+    question = Question.ask(tiny("gpt2"), random_pairs(n=9), batch_size=4)
+    assert question.again(usual_size=2).batch_size == question.again(large_batches=True).batch_size == 4
+
+
+def test_a_question_asked_again_is_checked():
+    pairs = PromptPairs.from_tokens([[3, 4]], [[3, 5]], [6])
+    with pytest.raises(PairsError, match="logit_difference needs distractors"):
+        Question.ask(tiny("gpt2"), pairs, "probability").again(metric="logit_difference")
+    with pytest.raises(InputError, match="there is no ablation 'men'"):
+        Question.ask(tiny("gpt2"), pairs, "probability").again(ablation="men")
 
 
 FREED = """

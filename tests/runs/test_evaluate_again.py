@@ -11,8 +11,9 @@ import tasks
 from circuits import Circuit, InputError
 from circuits.pages.evaluation import evaluation_sections
 from circuits.plugins import KnowsCircuits
+from circuits.runs import evaluate
 from circuits.runs.again import Asked, ablation_called, what_was_asked
-from circuits.runs.directory import write_run
+from circuits.runs.directory import RunDirectory
 from circuits.runs.discover import discover
 from circuits.runs.evaluate import evaluate_run
 from circuits.runs.read import read_run
@@ -36,7 +37,7 @@ def pairs(model):
 
 def evaluated(model, pairs, folder, method, parts=("recovery", *AGAIN), **options):
     """The evaluation of a new run, and the run."""
-    made = write_run(discover(model, pairs, method=method, **options), pairs, folder / "run", overwrite=True)
+    made = RunDirectory(folder / "run", overwrite=True).write(discover(model, pairs, method=method, **options), pairs)
     read = read_run(made)
     return evaluate_run(read, model, pairs, parts=parts), read
 
@@ -152,7 +153,7 @@ def test_what_a_run_was_asked_is_asked_again(model, pairs, tmp_path):
     )
     for method, options, kept in cases:
         made = discover(model, pairs, method=method, ablation="resample", seed=3, **options)
-        read = read_run(write_run(made, pairs, tmp_path / "run", overwrite=True))
+        read = read_run(RunDirectory(tmp_path / "run", overwrite=True).write(made, pairs))
         asked = what_was_asked(read)
         assert kept.items() <= asked.options.items()
         assert (asked.method, asked.metric) == (method, "logit_difference")
@@ -197,14 +198,10 @@ def test_labels_that_say_too_little_are_refused(label):
 
 def test_what_would_take_long_is_left_out_unless_it_is_asked_for(monkeypatch, tmp_path, capsys):
     made = discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0)
-    monkeypatch.setattr(
-        "circuits.runs.evaluate.hypothesis_tests", lambda *given, **options: None
-    )  # slow, and tested elsewhere
+    monkeypatch.setattr(evaluate, "hypothesis_tests_of", lambda *given, **options: None)  # slow, and tested elsewhere
 
     def took(seconds):
-        monkeypatch.setattr(
-            "circuits.runs.evaluate.what_was_asked", lambda run: replace(what_was_asked(run), seconds=seconds)
-        )
+        monkeypatch.setattr(evaluate, "what_was_asked", lambda run: replace(what_was_asked(run), seconds=seconds))
 
     took(70.0)
     assert run(monkeypatch, ["evaluate", made, "--random-circuits", "0", "--ablations", "zero"]) == 0
@@ -235,7 +232,7 @@ def test_an_interrupt_keeps_what_was_measured(model, pairs, tmp_path, monkeypatc
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("circuits.runs.evaluate.completeness", stop)
+    monkeypatch.setattr(evaluate, "completeness_of", stop)
     kept = []
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(read, model, pairs, n_random=0, ablations=["zero"], interrupted=kept.append)
@@ -257,7 +254,7 @@ def test_ctrl_c_writes_what_is_there_and_nothing_is_touched_before(monkeypatch, 
         assert sorted(path.name for path in (tmp_path / "eap").iterdir()) == files
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("circuits.runs.evaluate.minimality", stop)
+    monkeypatch.setattr(evaluate, "minimality_of", stop)
     capsys.readouterr()
     assert run(monkeypatch, ["evaluate", made, "--parts", "completeness,minimality,curves"]) == 130
     told = json.loads(written.read_text())
@@ -265,7 +262,7 @@ def test_ctrl_c_writes_what_is_there_and_nothing_is_touched_before(monkeypatch, 
     assert told["skipped"] == {"minimality": "interrupted", "curves": "interrupted"}
     assert "what was measured is in" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "eap" / "evaluation.html").is_file()
-    monkeypatch.setattr("circuits.runs.evaluate.completeness", stop)
+    monkeypatch.setattr(evaluate, "completeness_of", stop)
     written.write_text("{}")
     files = sorted(path.name for path in (tmp_path / "eap").iterdir())
     assert run(monkeypatch, ["evaluate", made, "--parts", "completeness"]) == 130

@@ -12,9 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from circuits.errors import DamageWarning, InputError
+from circuits.measure import divided
 from circuits.methods.catalogue import DECLARED
 from circuits.methods.options import Kind
-from circuits.study import StudyDirectory, parse_study, read_study, run_study, status, table, write_table
+from circuits.study import StudyDirectory, parse_study, perform, read_study, run_study, status, table, write_table
 from circuits.study.report import write_report
 from circuits.study.table import columns
 from tests.study.small import TEXT, write_small_study
@@ -44,8 +45,8 @@ def finished(tmp_path_factory):
 
 
 def test_the_same_study_again_computes_nothing(finished, monkeypatch):
-    monkeypatch.setattr("circuits.study.perform.discover", None)
-    monkeypatch.setattr("circuits.measure.divided.load_model", None)
+    monkeypatch.setattr(perform, "discover", None)
+    monkeypatch.setattr(divided, "load_model", None)
     outcome = run_study(parse_study(SMALL), finished)
     assert outcome.made == 0
     assert outcome.states == {"done": 4}
@@ -80,7 +81,7 @@ def _after_identifying(study, out):
 
 
 def test_another_evaluation_leaves_the_runs(finished, monkeypatch):
-    monkeypatch.setattr("circuits.study.perform.discover", None)
+    monkeypatch.setattr(perform, "discover", None)
     changed = parse_study(SMALL.replace('"faithfulness", "curves"', '"curves"'))
     outcome = run_study(changed, finished)
     assert outcome.made == 4
@@ -155,7 +156,7 @@ def test_a_report_tells_the_same_pairs(tmp_path):
     write_report(out, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "All seeds have the same pairs" in page
-    assert "Seeds draw other pairs" not in page
+    assert "Seeds change the pairs" not in page
     assert "atp-star gives no circuit." in page
     eap, pruned = (
         [row["faithfulness"] for row in table(study, out) if row["method"] == method]
@@ -174,8 +175,8 @@ def test_a_report_tells_which_seeds_have_the_same_pairs(tmp_path):
     assert run_study(study, out).states == {"done": 4}
     write_report(out, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "Seeds draw other pairs of a task and all that a method draws" in page
-    assert "of repeat.jsonl all have the same pairs" in page
+    assert "Seeds change the pairs of a task and the random numbers of a method" in page
+    assert "of repeat.jsonl they change the random numbers only" in page
 
 
 def test_a_report_compares_seeds(tmp_path):
@@ -192,7 +193,7 @@ def test_a_report_compares_seeds(tmp_path):
     assert run_study(parse_study(text), out).states == {"done": 6}
     write_report(out, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    for told in ("Agreement between seeds", "circuits", " strongest nodes", "Seeds draw other pairs of a task"):
+    for told in ("Agreement between seeds", "circuits", " strongest nodes", "Seeds change the pairs of a task"):
         assert told in page
 
 
@@ -209,8 +210,6 @@ def test_what_cannot_be_asked_fails_alone(tmp_path):
 
 
 def test_a_bug_in_one_run_is_told_and_tried_again(tmp_path, monkeypatch):
-    from circuits.study import perform
-
     study, out = parse_study(SMALL), StudyDirectory.begin(tmp_path)
     real = perform.discover
 
@@ -219,13 +218,13 @@ def test_a_bug_in_one_run_is_told_and_tried_again(tmp_path, monkeypatch):
             raise ZeroDivisionError("no\n  such thing")
         return real(model, pairs, method=method, **options)
 
-    monkeypatch.setattr("circuits.study.perform.discover", broken)
+    monkeypatch.setattr(perform, "discover", broken)
     outcome = run_study(study, out)
     assert outcome.states == {"done": 2, "failed": 2}
     assert next(e.reason for e in outcome.entries if e.state == "failed") == "a bug: ZeroDivisionError: no such thing"
     trace = json.loads(next((tmp_path / "failures").iterdir()).read_text())["trace"]
     assert "broken" in trace
-    monkeypatch.setattr("circuits.study.perform.discover", real)
+    monkeypatch.setattr(perform, "discover", real)
     outcome = run_study(study, out)
     assert outcome.made == 2
     assert outcome.states == {"done": 4}
@@ -241,9 +240,9 @@ def test_two_studies_at_once(tmp_path):
 
 def test_directories_that_are_no_study(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="no study of ours"):
+    with pytest.raises(InputError, match="not a study's directory"):
         StudyDirectory.begin(tmp_path)
-    with pytest.raises(InputError, match="no study's directory"):
+    with pytest.raises(InputError, match="not a study's directory"):
         StudyDirectory.open(tmp_path)
 
 
@@ -320,14 +319,14 @@ def test_an_evaluation_that_fails_keeps_the_run(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise InputError("nothing to measure")
 
-    monkeypatch.setattr("circuits.study.perform.evaluate_run", refuse)
+    monkeypatch.setattr(perform, "evaluate_run", refuse)
     out = StudyDirectory.begin(tmp_path / "out")
     outcome = run_study(parse_study(SMALL), out)
     assert outcome.states == {"failed": 4}
     assert outcome.entries[0].reason == "nothing to measure"
     assert len(list((out.path / "runs").iterdir())) == 4
     monkeypatch.undo()
-    monkeypatch.setattr("circuits.study.perform.discover", None)  # runs are not made again
+    monkeypatch.setattr(perform, "discover", None)  # runs are not made again
     assert run_study(parse_study(SMALL), out).states == {"done": 4}
 
 
@@ -435,7 +434,7 @@ def test_an_evaluation_depends_on_what_its_task_tells(monkeypatch):
         (
             "[methods.eap]",
             '[methods.edge-pruning]\nobjective = "rank"',
-            r"methods.edge-pruning cannot be used: edge pruning needs a gradient, and rank has none",
+            r"methods.edge-pruning cannot be used: objective must be one of logit_difference",
         ),
         ("n = 4", "n = 0", r"n must be a whole number of at least 1, not 0"),
         (
@@ -537,17 +536,15 @@ def test_a_file_among_options_is_beside_the_study_and_counts_by_what_it_holds(tm
 
 @pytest.mark.parametrize(("kept", "loads"), [(2**31, 2), (0, 3)])
 def test_models_are_loaded_once_where_both_have_room(kept, loads, tmp_path, monkeypatch):
-    from circuits.measure import divided as worker_pieces
-
-    loaded, real = [], worker_pieces.load_model
+    loaded, real = [], divided.load_model
 
     def counting(name, **how):
         loaded.append(name)
         return real(name, **how)
 
-    monkeypatch.setattr(worker_pieces, "load_model", counting)
-    monkeypatch.setattr(worker_pieces, "_kept", {})
-    monkeypatch.setattr(worker_pieces, "KEPT_BYTES", kept)
+    monkeypatch.setattr(divided, "load_model", counting)
+    monkeypatch.setattr(divided, "_kept", {})
+    monkeypatch.setattr(divided, "KEPT_BYTES", kept)
     text = TEXT[: TEXT.index("[methods.eap-ig]")].replace("[0, 1]", "[0]")
     assert run_study(write_small_study(tmp_path, text), StudyDirectory.begin(tmp_path / "out")).states == {"done": 6}
     assert len(loaded) == loads
@@ -562,7 +559,7 @@ def test_the_study_file_may_be_anywhere(name, tmp_path):
         out.keep_study(study)
         assert out.study().base == tmp_path / name
     else:
-        with pytest.raises(InputError, match="a name that is no UTF-8"):
+        with pytest.raises(InputError, match="a name that is not UTF-8"):
             out.keep_study(study)
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from circuits import cli
+from circuits.workers import ray
 
 TEXT = 'models = ["compiled/or-gate"]\ntasks = ["compiled/or-gate"]\nn = 2\n[methods.eap]\n'
 
@@ -18,7 +19,7 @@ def study(tmp_path):
 
 def command(monkeypatch, *arguments):
     """Runs `circuits study …`; its exit code."""
-    monkeypatch.setattr("sys.argv", ["circuits", "study", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["circuits", "study", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     return stopped.value.code or 0
@@ -40,8 +41,8 @@ def test_workers_that_cannot_be_had_leave_no_directory(more, words, study, tmp_p
 
 
 def test_a_directory_of_others_is_refused_before_workers_start(study, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("circuits.workers.ray.RayWorkers", None)
+    monkeypatch.setattr(ray, "RayWorkers", None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").touch()
     assert command(monkeypatch, "run", study, "--out", tmp_path / "out", "--on", "ray") == 2
-    assert "no study of ours" in capsys.readouterr().err
+    assert "not a study's directory" in capsys.readouterr().err

@@ -88,7 +88,7 @@ class TestEveryProgram:
             for batch in question.batches():
                 clean, writes = question.clean_run(batch.suffix)
                 replacement = question.replacement(batch.suffix, writes)
-                kept = ablated_logits(model.bridge, model.architecture, batch.suffix, replacement, circuit.mask)
+                kept = ablated_logits(model.architecture, batch.suffix, replacement, circuit.mask)
                 torch.testing.assert_close(kept, clean, atol=1e-9, rtol=0)
 
     @pytest.mark.parametrize("ablation", ABLATIONS)

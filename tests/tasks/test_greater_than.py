@@ -65,8 +65,8 @@ def differences(model: Any, pairs: PromptPairs, which: str) -> torch.Tensor:
 
 @pytest.mark.real_model
 def test_smollm2_does_it(smollm2: Any) -> None:
-    """Reference: accuracy 1.0, clean 0.50, corrupted -0.83."""
-    pairs = tasks.load("greater-than").pairs(smollm2, 100)
+    """Reference, of 100 pairs: accuracy 1.0, clean 0.50, corrupted -0.83."""
+    pairs = tasks.load("greater-than").pairs(smollm2, 40)
     clean, corrupted = (differences(smollm2, pairs, which) for which in ("clean", "corrupted"))
     assert (clean > 0).float().mean() >= 0.97
     assert clean.mean() == pytest.approx(0.50, abs=0.12)

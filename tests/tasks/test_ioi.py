@@ -97,8 +97,8 @@ def logit_differences(model: Any, pairs: PromptPairs, which: str) -> torch.Tenso
 
 @pytest.mark.real_model
 def test_smollm2_does_it(smollm2: Any) -> None:
-    """Reference: accuracy .98; clean 4.13 (ABBA), 6.35 (BABA); name swap -4.99. 0.8 is some 2.5 standard errors."""
-    pairs = tasks.load("ioi").pairs(smollm2, 100)
+    """Reference, of 100 pairs: accuracy .98; clean 4.13 (ABBA), 6.35 (BABA); name swap -4.99."""
+    pairs = tasks.load("ioi").pairs(smollm2, 40)
     clean, corrupted = (logit_differences(smollm2, pairs, which) for which in ("clean", "corrupted"))
     assert (clean > 0).float().mean() >= 0.93
     assert clean[0::2].mean() == pytest.approx(4.13, abs=0.8)
@@ -108,6 +108,6 @@ def test_smollm2_does_it(smollm2: Any) -> None:
 
 @pytest.mark.real_model
 def test_three_new_names_are_neutral_for_smollm2(smollm2: Any) -> None:
-    """Reference: 0.12; the standard error is 0.23."""
-    pairs = tasks.load("ioi", counterfactual="abc").pairs(smollm2, 100)
+    """Reference, of 100 pairs: 0.12."""
+    pairs = tasks.load("ioi", counterfactual="abc").pairs(smollm2, 40)
     assert logit_differences(smollm2, pairs, "corrupted").mean() == pytest.approx(0.12, abs=0.7)

@@ -52,8 +52,8 @@ def logit_differences(model: Any, pairs: PromptPairs, which: str) -> torch.Tenso
 
 @pytest.mark.real_model
 def test_smollm2_does_it(smollm2: Any) -> None:
-    """Reference: accuracy 0.98, clean 3.41, corrupted -3.47."""
-    pairs = tasks.load("subject-verb-agreement").pairs(smollm2, 100)
+    """Reference, of 100 pairs: accuracy 0.98, clean 3.41, corrupted -3.47."""
+    pairs = tasks.load("subject-verb-agreement").pairs(smollm2, 40)
     clean, corrupted = (logit_differences(smollm2, pairs, which) for which in ("clean", "corrupted"))
     assert (clean > 0).float().mean() >= 0.94
     assert clean.mean() == pytest.approx(3.41, abs=0.7)

@@ -4,12 +4,10 @@ import contextlib
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import textwrap
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,38 +17,11 @@ import tasks
 from circuits.errors import InputError
 from circuits.methods.exact_edges import exact_edge_effects
 from circuits.study import StudyDirectory, parse_study, run_study, table, write_table
-from tests.study.small import write_small_study
+from tests.study.small import TEXT, write_small_study
+from tests.workers.units import die, die_below, exhaust, refuse, threads
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-
-
-def _die(shared, unit):
-    """Kills its process; unless the file is there, and then only the first time."""
-    if shared is None:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if unit == 2 and not Path(shared).exists():
-        Path(shared).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return unit * 10
-
-
-def _exhaust(shared, unit):
-    return torch.empty(10**15) if unit == "torch" else bytes(10**15)
-
-
-def _die_below(shared, unit):
-    if unit < shared:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return unit
-
-
-def _refuse(shared, unit):
-    raise circuits.PairsError(f"no pairs in {unit}")
-
-
-def _threads(shared, unit):
-    return torch.get_num_threads()
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +44,14 @@ def test_divided_methods_give_the_same_bits(ray_workers):
 
 
 def test_a_killed_worker_is_replaced(ray_workers, tmp_path):
-    assert dict(ray_workers.map(_die, str(tmp_path / "died"), range(5))) == {i: 10 * i for i in range(5)}
+    assert dict(ray_workers.map(die, str(tmp_path / "died"), range(5))) == {i: 10 * i for i in range(5)}
 
 
 def test_a_worker_that_always_dies(ray_workers):
-    with pytest.raises(InputError, match="a worker died over one unit of work 4 times; most often there is not enough"):
-        list(ray_workers.map(_die, None, [0]))
+    with pytest.raises(
+        InputError, match="a worker died on one unit of work 4 times; the usual cause is too little memory"
+    ):
+        list(ray_workers.map(die, None, [0]))
 
 
 def test_where_no_worker_can_start(tmp_path):
@@ -101,28 +74,28 @@ def test_where_no_worker_can_start(tmp_path):
         text=True,
         timeout=300,
     )
-    assert re.match("a worker died 6 times before it began; most often there is not enough memory", run.stdout), run
+    assert re.match("a worker died 6 times before it began; the usual cause is too little memory", run.stdout), run
 
 
 def test_the_other_units_are_done_all_the_same(ray_workers):
     """Each of two units kills more workers than there are; the last one finds one in their place."""
-    units = ray_workers.map(_die_below, 2, range(5))
+    units = ray_workers.map(die_below, 2, range(5))
     found = [next(units) for _ in range(3)]
-    with pytest.raises(InputError, match="a worker died over one unit of work 4 times"):
+    with pytest.raises(InputError, match="a worker died on one unit of work 4 times"):
         next(units)
     assert sorted(found) == [(2, 2), (3, 3), (4, 4)]
 
 
 def test_errors_keep_their_kind_and_words(ray_workers):
     with pytest.raises(circuits.PairsError, match=r"^no pairs in 7$"):
-        list(ray_workers.map(_refuse, None, [7]))
+        list(ray_workers.map(refuse, None, [7]))
     for who in ("torch", "Python"):
         with pytest.raises(InputError, match=r"^in a worker, there is not enough memory"):
-            list(ray_workers.map(_exhaust, None, [who]))
+            list(ray_workers.map(exhaust, None, [who]))
 
 
 def test_one_thread_a_worker(ray_workers):
-    assert set(dict(ray_workers.map(_threads, None, range(4))).values()) == {1}
+    assert set(dict(ray_workers.map(threads, None, range(4))).values()) == {1}
 
 
 def test_too_many_workers():
@@ -179,19 +152,19 @@ def test_a_study_gives_the_same_table_though_workers_are_killed(ray_workers, tmp
     """`MECH_CIRCUITS_KILLS` of them, at most six in one go, each in the middle of some run."""
     import psutil
 
-    study = write_small_study(tmp_path)
-    assert len(study.requests) == 2 * 3 * 4 * 2
+    study = write_small_study(tmp_path, TEXT.replace(', "changed.jsonl", "short.jsonl"', ""))
+    assert len(study.requests) == 2 * 4 * 2
     alone = StudyDirectory.begin(tmp_path / "alone")
     run_study(study, alone)
     left, draw = int(os.environ.get("MECH_CIRCUITS_KILLS", "2")), random.Random(0)
     while left:
-        moments = set(draw.sample(range(2, 46), min(left, 6)))
+        moments = set(draw.sample(range(2, 14), min(left, 6)))
         left -= len(moments)
         shared = StudyDirectory.begin(tmp_path / f"shared-{left}")
         killed = []
 
         def killing(done, total, note="", moments=moments, killed=killed):
-            if total == 48 and done in moments:
+            if total == 16 and done in moments:
                 alive = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::_Worker")]
                 victim = draw.choice(alive)
                 killed.append(victim.pid)
@@ -199,7 +172,7 @@ def test_a_study_gives_the_same_table_though_workers_are_killed(ray_workers, tmp
 
         outcome = run_study(study, shared, workers=ray_workers, stage=partial(_reporting, killing))
         assert len(killed) == len(moments)
-        assert outcome.states == {"done": 48}
+        assert outcome.states == {"done": 16}
         for directory in (alone, shared):
             for name in ("table.csv", "table.parquet"):
                 write_table(table(study, directory), directory.path / name)

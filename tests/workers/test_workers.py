@@ -12,6 +12,7 @@ from circuits.methods.exact_edges import exact_edge_effects
 from circuits.stats import bootstrap
 from circuits.stats.bootstrap import bootstrap_interval
 from circuits.stats.linear_fit import fit_linear
+from circuits.workers import ray
 from circuits.workers.workers import in_units, torch_threads
 from tests.tiny_models import tiny
 
@@ -136,7 +137,7 @@ def test_the_process_that_asks_has_as_many_threads_as_without_workers(monkeypatc
 
     from circuits.cli.common import workers_on
 
-    monkeypatch.setattr("circuits.workers.ray.RayWorkers", lambda *_, **__: nullcontext(Backwards()))
+    monkeypatch.setattr(ray, "RayWorkers", lambda *_, **__: nullcontext(Backwards()))
     for on in (None, "ray"):
         with torch_threads(2):
             with workers_on(on, None, None, 0.0, 1):

@@ -11,7 +11,7 @@ further on reads more. Nothing in a pair's common prefix is computed at all. Val
 memory of their own.
 
 Where an architecture has no description node by node (see `engine.node_functions`), `engine.layers` computes whole layers
-from the changed one on; `by_node` tells which.
+from the changed one on; `by_node` says which.
 """
 
 from abc import ABC, abstractmethod

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.ablate import Ablated
 from circuits.engine.architecture import Architecture
@@ -40,7 +39,6 @@ class LayerState(Incremental):
 
     def __init__(
         self,
-        bridge: TransformerBridge,
         architecture: Architecture,
         suffix: Suffix,
         replacement: Writes,
@@ -50,13 +48,13 @@ class LayerState(Incremental):
         """Starts with every edge kept.
 
         Args:
-            bridge, architecture: the model.
+            architecture: the model.
             suffix: the prompts.
             replacement: what takes an ablated writer's place.
             tokens: whose logits are wanted; None: all.
             resume_exact: whether passes may begin in the middle.
         """
-        self.bridge, self.architecture, self.suffix = bridge, architecture, suffix
+        self.architecture, self.suffix = architecture, suffix
         self.graph, self.replacement, self.tokens = architecture.graph, replacement, tokens
         self.resume_exact = resume_exact
         self.reset(self.graph.edge_mask)
@@ -70,11 +68,7 @@ class LayerState(Incremental):
         if self._base is None:
             # Every node as the circuit has it, for a restored edge may bring a node to life.
             ablated = Ablated(self.architecture, self.replacement, torch.from_numpy(self.keep), edit="lacking")
-            suffix = self.suffix
-            run = base_run(
-                self.bridge, self.architecture, suffix.clean, suffix.position, suffix.cache(), ablated.hooks(),
-                self.resume_exact,
-            )  # fmt: skip
+            run = base_run(self.architecture, self.suffix.clean_tokens, ablated.hooks(), self.resume_exact)
             self._base = run, ablated.difference
         return self._base
 
@@ -98,7 +92,7 @@ class LayerState(Incremental):
         ablated = Ablated(self.architecture, tiled, torch.from_numpy(masks).repeat_interleave(batch, dim=0))
         before = self.graph.n_writers_before_layer(layer)
         ablated.difference[:, :before] = difference[:, :before].repeat(tiles, 1, 1, 1)
-        logits = resume(self.bridge, self.architecture, base, layer, ablated.hooks(), tiles)
+        logits = resume(self.architecture, base, layer, ablated.hooks(), tiles)
         return _LayerTrial(self, self.chosen(logits).reshape(tiles, batch, -1), masks)
 
 
@@ -130,7 +124,6 @@ class Prepared:
 
 
 def incremental_states(
-    bridge: TransformerBridge,
     architecture: Architecture,
     batches: Sequence[Prepared],
     tokens: Int[Tensor, " d_out"] | None = None,
@@ -140,11 +133,12 @@ def incremental_states(
     device; else one for each batch, layer by layer.
 
     Args:
-        bridge, architecture: the model.
+        architecture: the model.
         batches: the pairs.
         tokens: whose logits are wanted; None: all.
         resume_exact: whether passes may begin in the middle.
     """
+    bridge = architecture.bridge
     # A user's own hooks, node functions would miss.
     with held(bridge) as here:
         hooked = any(point.fwd_hooks for point in bridge.hook_dict.values()) or bool(here.foreign_hooks)
@@ -152,14 +146,12 @@ def incremental_states(
     if not hooked and not spread and all(block.linear_heads for block in architecture.blocks):
         line = lay_out([batch.suffix for batch in batches])
         run = join_runs(line, [batch.run for batch in batches])
-        functions = NodeFunctions(bridge, architecture, line, run, tokens)
+        functions = NodeFunctions(architecture, line, run, tokens)
         if functions.agrees(tolerance(run.final.dtype)):
             replacement = join_writes(line, [batch.replacement for batch in batches])
             functions, kept = functions.behind(_same(replacement, run.writes))
             return [NodeState(functions, replacement.map(lambda x: x.index_select(1, kept)))]
-    return [
-        LayerState(bridge, architecture, batch.suffix, batch.replacement, tokens, resume_exact) for batch in batches
-    ]
+    return [LayerState(architecture, batch.suffix, batch.replacement, tokens, resume_exact) for batch in batches]
 
 
 def _same(replacement: Writes, clean: Writes) -> Bool[Tensor, " token"]:

@@ -10,7 +10,6 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from circuits.engine.architecture import Architecture
 from circuits.engine.mlp import MlpFormula, mlp_formula
@@ -26,7 +25,6 @@ class NodeFunctions:
 
     def __init__(
         self,
-        bridge: TransformerBridge,
         architecture: Architecture,
         line: Line,
         run: RecordedRun,
@@ -34,19 +32,20 @@ class NodeFunctions:
     ) -> None:
         """
         Args:
-            bridge, architecture: the model.
+            architecture: the model.
             line: the pairs.
             run: their clean run, joined to the line.
             tokens: whose logits are wanted; None: all.
         """
-        self.bridge, self.architecture, self.line, self.run, self.tokens = bridge, architecture, line, run, tokens
+        self.architecture, self.line, self.run, self.tokens = architecture, line, run, tokens
         self._weights: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
         self._formulas: dict[int, MlpFormula | None] = {}
 
     @cached_property
     def _unembedding(self) -> tuple[Float[Tensor, "d_model d_out"], Float[Tensor, " d_out"]]:
         """Of the wanted tokens."""
-        return self.bridge.unembed.W_U[:, self.tokens].contiguous(), self.bridge.unembed.b_U[self.tokens]
+        unembed = self.architecture.bridge.unembed
+        return unembed.W_U[:, self.tokens].contiguous(), unembed.b_U[self.tokens]
 
     def projected(
         self, layer: int, part: str, head: int, x: Float[Tensor, "row token d_model"], start: int
@@ -119,7 +118,7 @@ class NodeFunctions:
         """Logits from the end of the residual stream; of the wanted tokens."""
         normed = self.architecture.final_norm(x)
         if self.tokens is None:
-            return self.bridge.unembed(normed)
+            return self.architecture.bridge.unembed(normed)
         weight, bias = self._unembedding
         return normed @ weight + bias
 
@@ -135,7 +134,7 @@ class NodeFunctions:
             )
             for block in self.architecture.blocks
         )
-        return NodeFunctions(self.bridge, self.architecture, line, self.run.at(kept, past), self.tokens), kept
+        return NodeFunctions(self.architecture, line, self.run.at(kept, past), self.tokens), kept
 
     def _all_keys(self, layer: int, part: str) -> Float[Tensor, "pair kv_head key d_head"]:
         """The clean run's keys or values, of the past and the line."""

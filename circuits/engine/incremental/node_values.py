@@ -69,8 +69,8 @@ class NodeValues:
 
     def input(self, r: int) -> Float[Tensor, "1 token d_model"]:
         """What a live reader sees, from `start[r]` on."""
-        found = self.inputs.get(r)
-        return self.run.seen_by(self.graph.reader_nodes[r])[:, self.start[r] :] if found is None else found
+        known = self.inputs.get(r)
+        return self.run.seen_by(self.graph.reader_nodes[r])[:, self.start[r] :] if known is None else known
 
     def output(self, w: int) -> Float[Tensor, "1 token d_any"]:
         """A live node's output, from `need[w]` on: an MLP's write, a head's z."""

@@ -28,15 +28,15 @@ from circuits.errors import InputError
 from circuits.methods.acdc.loss import Loss
 from circuits.methods.acdc.record import STEPS_FILE, Record
 from circuits.methods.acdc.search import MOST_ROWS, Report, Rules, Search, Tally
-from circuits.methods.edge_attribution import edge_attribution
+from circuits.methods.edge_attribution import edge_attribution_of
 from circuits.methods.method import Method
 from circuits.methods.options import ABSOLUTE, EDGES, RANDOM_CIRCUITS, THRESHOLD, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Timed
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation
-from circuits.question.metrics import Metric, MetricFunction
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -52,8 +52,8 @@ def acdc(
     pairs: PromptPairs,
     threshold: float,
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     absolute: bool = False,
     reader_tests: bool = True,
     order: EdgeScores | None = None,
@@ -80,7 +80,7 @@ def acdc(
 
     Returns:
         The circuit. An edge's score is the change that its test saw, in the metric's unit and positive where the edge
-        helps; NaN where it was not tested. `provenance["search"]` tells the loss before and after, the tests made, the
+        helps; NaN where it was not tested. `provenance["search"]` has the loss before and after, the tests made, the
         closest that any change came to the threshold (in float32, changes move by about 1e-6 of the metric with the batch
         size; edge-for-edge equality is promised in float64), and whether single nodes were computed again (`by_node`) or
         whole layers, where the architecture has no description node by node.
@@ -89,8 +89,14 @@ def acdc(
         InputError: an option that cannot be used, or a store that belongs to another question.
     """
     rules = Rules(float(threshold), absolute, reader_tests, start_layer, order, most_rows)
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
-    start = _checked(model, rules, start)
+    return _acdc_of(Question.ask(model, pairs, metric, ablation, batch_size), rules, start, store, progress)
+
+
+def _acdc_of(
+    question: Question, rules: Rules, start: Circuit | None, store: str | Path | None, progress: Report | None
+) -> Circuit:
+    """`acdc` of a question."""
+    model, start = question.model, _checked(question.model, rules, start)
     origin = provenance(question, "acdc", _options(rules, start, question))
     with inference_state(model.bridge), torch.no_grad():
         return _searched(Loss(question), rules, start, origin, store, progress)
@@ -102,8 +108,8 @@ def acdc_sweep(
     pairs: PromptPairs,
     thresholds: Sequence[float],
     *,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     start: Circuit | None = None,
     progress: Report | None = None,
@@ -125,15 +131,15 @@ def acdc_sweep(
     if not thresholds:
         raise InputError("a sweep needs at least one threshold")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    found: dict[float, Circuit] = {}
+    circuits: dict[float, Circuit] = {}
     with inference_state(model.bridge), torch.no_grad():
         loss = Loss(question)
         for threshold in sorted(set(map(float, thresholds))):
             these = Rules(threshold, **rules)
             start = _checked(model, these, start)
             origin = provenance(question, "acdc", _options(these, start, question))
-            start = found[threshold] = _searched(loss, these, start, origin, None, progress)
-    return tuple(found[float(threshold)] for threshold in thresholds)
+            start = circuits[threshold] = _searched(loss, these, start, origin, None, progress)
+    return tuple(circuits[float(threshold)] for threshold in thresholds)
 
 
 @on_model
@@ -143,8 +149,8 @@ def acdc_of_size(
     edges: int,
     *,
     rounds: int = 12,
-    metric: str | Metric | MetricFunction | None = None,
-    ablation: str | Ablation = "interchange",
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     progress: Report | None = None,
     **rules: Any,
@@ -164,9 +170,17 @@ def acdc_of_size(
     Raises:
         InputError: a number of edges that the graph does not have.
     """
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return _acdc_of_size(question, edges, rounds=rounds, progress=progress, **rules)
+
+
+def _acdc_of_size(
+    question: Question, edges: int, *, rounds: int = 12, progress: Report | None = None, **rules: Any
+) -> Circuit:
+    """`acdc_of_size` of a question."""
+    model = question.model
     if not 0 <= edges <= model.graph.n_edges:
         raise InputError(f"edges must be between 0 and the graph's {model.graph.n_edges}, got {edges}")
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
     large, best = (
         Circuit.full(model.graph),
         Circuit.empty(model.graph).with_provenance(**provenance(question, "acdc", {"wanted": edges})),
@@ -180,13 +194,13 @@ def acdc_of_size(
             these = Rules(threshold, **rules)
             large = _checked(model, these, large)
             options = _options(these, large, question) | {"wanted": edges}
-            found = _searched(loss, these, large, provenance(question, "acdc", options), None, progress)
-            tried.append((threshold, len(found)))
-            if len(found) > edges:
-                large, low = found, threshold
+            circuit = _searched(loss, these, large, provenance(question, "acdc", options), None, progress)
+            tried.append((threshold, len(circuit)))
+            if len(circuit) > edges:
+                large, low = circuit, threshold
             else:
                 high = threshold
-                best = found if len(found) >= len(best) else best
+                best = circuit if len(circuit) >= len(best) else best
             if len(best) == edges or high < low * 1.01:
                 break
             threshold = low * 4 if high == math.inf else high / 4 if low == 0.0 else (low * high) ** 0.5
@@ -237,8 +251,7 @@ def _searched(
 
 
 def _discovered(
-    model: Model,
-    pairs: PromptPairs,
+    question: Question,
     *,
     timed: Timed,
     threshold: float | None = None,
@@ -246,21 +259,18 @@ def _discovered(
     order: str | None = None,
     start_circuit: str | Path | None = None,
     store: str | Path | None = None,
-    metric: Metric,
-    ablation: Ablation,
-    batch_size: int | None,
     **rules: Any,
 ) -> Circuit:
     """ACDC at a threshold, or for a number of edges; with a `store`, a killed search goes on."""
     start = None if start_circuit is None else Circuit.from_json(start_circuit)
     if edges is not None and start is not None:
         raise InputError("a circuit to start from goes with a threshold, not with a number of edges")
-    asked: dict[str, Any] = {"metric": metric, "ablation": ablation, "batch_size": batch_size}
+    metric = question.metric
     if order is not None:
         gradient = "clean" if order == "eap" else "ig"
         metric.require_gradient(f"order {order}", at_clean=order == "eap")
         with timed("attribution", "scoring edges") as progress:
-            rules["order"] = edge_attribution(model, pairs, gradient=gradient, progress=progress, **asked)
+            rules["order"] = edge_attribution_of(question, gradient=gradient, progress=progress)
     with timed("search", "readers") as shown:
 
         def report(at: Tally) -> None:
@@ -269,13 +279,13 @@ def _discovered(
             shown(at.readers_done, at.readers, note)
 
         if edges is not None:
-            return acdc_of_size(model, pairs, edges, progress=report, **rules, **asked)
+            return _acdc_of_size(question, edges, progress=report, **rules)
         assert threshold is not None
-        return acdc(model, pairs, threshold, start=start, store=store, progress=report, **rules, **asked)
+        return _acdc_of(question, Rules(float(threshold), **rules), start, store, report)
 
 
-def _notes(found: Circuit) -> tuple[str, ...]:
-    if found.provenance.get("search", {}).get("by_node", True):
+def _notes(circuit: Circuit) -> tuple[str, ...]:
+    if circuit.provenance.get("search", {}).get("by_node", True):
         return ()
     return ("this architecture has no description node by node: whole layers were computed, which is slower",)
 

@@ -113,7 +113,7 @@ def _groups(question: Question) -> Iterator[list[tuple[Batch, Prepared]]]:
     """The batches, prepared, in groups of about `STATE_TOKENS` tokens."""
     model, group = question.model, []
     for batch in question.batches():
-        run = record_run(model.bridge, model.architecture, batch.suffix)
+        run = record_run(model.architecture, batch.suffix)
         group.append((batch, Prepared(batch.suffix, run, question.replacement(batch.suffix, run.writes))))
         if sum(prepared.n_tokens for _, prepared in group) >= STATE_TOKENS:
             yield group
@@ -137,7 +137,7 @@ def _states(question: Question, batches: Sequence[tuple[Batch, Prepared]]) -> tu
             for each in targets
         ]
     prepared = [each for _, each in batches]
-    states = incremental_states(model.bridge, model.architecture, prepared, tokens, model.report.resume_exact)
+    states = incremental_states(model.architecture, prepared, tokens, model.report.resume_exact)
     return states, targets if len(states) == len(batches) else [_joined(targets)]
 
 

@@ -174,7 +174,7 @@ class Record:
     def _check(self, steps: bytes, sums: bytes) -> None:
         """Finds how much of the record is whole, and cuts off the rest."""
         running = hashlib.sha256()
-        size = told = 0
+        size = summed = 0
         for line in sums.splitlines(keepends=True):
             try:
                 upto = int(line.split()[0])
@@ -184,12 +184,12 @@ class Record:
             further.update(steps[size:upto])
             if not size < upto <= len(steps) or line != f"{upto} {further.hexdigest()}\n".encode():
                 break
-            running, size, told = further, upto, told + len(line)
-            self._sums.append((size, told))
+            running, size, summed = further, upto, summed + len(line)
+            self._sums.append((size, summed))
         # A killed process leaves at most one write without its sum, and a torn line of sums: neither is damage.
-        if told < len(sums) and sums.endswith(b"\n"):
-            said = f"{self._name} was altered or cut short after {size} bytes; the tests from there on are made again"
-            warnings.warn(said, DamageWarning, stacklevel=4)
+        if summed < len(sums) and sums.endswith(b"\n"):
+            damage = f"{self._name} was altered or cut short after {size} bytes; the tests from there on are made again"
+            warnings.warn(damage, DamageWarning, stacklevel=4)
         self._content = bytearray(steps[:size])
         self.cut(size)
         self._at = 0
@@ -216,13 +216,13 @@ def _claim(directory: Path, asked: dict[str, Any]) -> None:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(sealed({"schema": SCHEMA, **asked})), encoding="utf-8")
         return
-    found = read_sealed(path)
-    if found is None:
+    stored = read_sealed(path)
+    if stored is None:
         raise InputError(f"{path} is damaged, or not ours; delete {directory} to begin anew, or choose another store")
-    check_schema(found.pop("schema", SCHEMA), SCHEMA, str(path))
-    if found != asked:
+    check_schema(stored.pop("schema", SCHEMA), SCHEMA, str(path))
+    if stored != asked:
         raise InputError(
-            f"{directory} holds the record of another question ({_difference(found, asked)}); choose another store"
+            f"{directory} holds the record of another question ({_difference(stored, asked)}); choose another store"
         )
 
 
@@ -250,6 +250,6 @@ def _step(data: Any) -> Step:
     return step
 
 
-def _difference(found: dict[str, Any], asked: dict[str, Any]) -> str:
-    names = [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
-    return ", ".join(f"{name}: {str(found.get(name))[:60]!r}, now {str(asked.get(name))[:60]!r}" for name in names[:3])
+def _difference(stored: dict[str, Any], asked: dict[str, Any]) -> str:
+    names = [key for key in {**asked, **stored} if stored.get(key) != asked.get(key)]
+    return ", ".join(f"{name}: {str(stored.get(name))[:60]!r}, now {str(asked.get(name))[:60]!r}" for name in names[:3])

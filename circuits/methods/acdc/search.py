@@ -101,7 +101,7 @@ class Search:
         circuit = Circuit(self.graph, self._without_dead_ends(), self.changes, None, origin)
         self.loss.reset(circuit.mask)
         tally = self.tally
-        found = {
+        summary = {
             "initial_loss": initial,
             "final_loss": self.loss.value(),
             "tests": tally.tests,
@@ -110,7 +110,7 @@ class Search:
             "closest": tally.closest if math.isfinite(tally.closest) else None,
             "by_node": self.loss.by_node,
         }
-        return circuit.with_provenance(search=found)
+        return circuit.with_provenance(search=summary)
 
     def _visit(self, layer: int) -> None:
         """All tests of one layer: as an earlier run recorded them, or made now from a state that the tests before it decide."""

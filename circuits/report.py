@@ -1,5 +1,5 @@
-"""`circuits report`: one page on finished runs that a reviewer can read: the task, the model, each method with all its options,
-its circuit and evaluation, the comparison, and the commands that give the same again.
+"""`circuits report`: one page on finished runs for a reviewer: the task, the model, each method with all its options, its
+circuit and evaluation, the comparison, and the commands that repeat the runs.
 """
 
 import json
@@ -19,25 +19,21 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.quantity import edge_caption, node_caption
 from circuits.runs.compare import compare_runs
-from circuits.runs.evaluation import check_evaluation
-from circuits.runs.files import CONFIG_FILE, RUN_FILE, config_is_as_written, read_run_file
+from circuits.runs.files import (
+    CONFIG_FILE,
+    EVALUATION_FILE,
+    RUN_FILE,
+    check_evaluation,
+    config_is_as_written,
+    read_run_file,
+)
 from circuits.runs.read import Run, read_runs
 
 EXAMPLES = 5
 MOST_TOKENS = 12
-EVALUATION_FILE = "evaluation.json"
 SHOWN_FIRST = (
-    "task",
-    "n_pairs",
-    "seed",
-    "model",
-    "revision",
-    "weights_sha256",
-    "dtype",
-    "device",
-    "metric",
-    "ablation",
-)
+    "task", "n_pairs", "seed", "model", "revision", "weights_sha256", "dtype", "device", "metric", "ablation",
+)  # fmt: skip
 
 
 def report_sections(
@@ -50,7 +46,7 @@ def report_sections(
         decode: token ids -> text, for answers and for prompts without text; None: ids are shown.
 
     Raises:
-        InputError: no run, or runs that cannot be compared.
+        InputError: there is no run, or the runs cannot be compared.
     """
     if not paths:
         raise InputError("a report needs at least one run")
@@ -70,18 +66,18 @@ def report_sections(
 
 @contextmanager
 def _as_ours(path: Path) -> Iterator[None]:
-    """What fails on a file because it holds something else than our files do becomes an InputError that names it."""
+    """An error in this block, because a file has an unexpected form, becomes an InputError that names the file."""
     try:
         yield
     except InputError:
         raise
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as problem:
         what = shown(f"{type(problem).__name__}: {problem}")
-        raise InputError(f"{path} is not as our runs have it ({what}); make it again") from None
+        raise InputError(f"{path} is not a file of a run ({what}); make it again") from None
 
 
 def _task(run: Run, decode: Callable[[list[int]], str] | None) -> Section:
-    """What was asked, with the first pairs."""
+    """The task, with the first pairs."""
     rows = []
     for line in _lines(run.path / "pairs.jsonl")[:EXAMPLES]:
         pair = check_plain(parse_json(line), "a line")
@@ -98,7 +94,7 @@ def _task(run: Run, decode: Callable[[list[int]], str] | None) -> Section:
 
 
 def _text(ids: Any, decode: Callable[[list[int]], str] | None, between: str) -> str:
-    """Tokens as text, where they can be; the first few of many answers."""
+    """Tokens as text if possible; the first few of many answers."""
     if not isinstance(ids, list) or decode is None:
         return ", ".join(map(str, ids[:MOST_TOKENS])) if isinstance(ids, list) else str(ids)
     shown = [decode([i]) if isinstance(i, int) else str(i) for i in ids]
@@ -116,9 +112,11 @@ def _of_run(run: Run) -> list[Section]:
     """A run's options, numbers, picture and evaluation."""
     name = run.path.resolve().name
     with _as_ours(run.path / RUN_FILE):
-        sections = _told(name, read_run_file(run.path))
+        sections = _numbers(name, read_run_file(run.path))
     sections += [
-        Section(f"{name}: picture", _caption(of), _picture(of)) for of in run.results.values() if _shown(run, of)
+        Section(f"{name}: picture", _caption(result), _picture(result))
+        for result in run.results.values()
+        if _shown(run, result)
     ]
     evaluation = run.path / EVALUATION_FILE
     if evaluation.is_file():
@@ -142,21 +140,22 @@ def _of_run(run: Run) -> list[Section]:
     return sections
 
 
-def _told(name: str, told: dict[str, Any]) -> list[Section]:
-    """A run's options and numbers, of its `run.json`."""
-    options = told.get("options", {})
+def _numbers(name: str, record: dict[str, Any]) -> list[Section]:
+    """A run's options and numbers, from its `run.json`."""
+    options, summary = record.get("options", {}), record.get("summary", {})
     method = str(options.get("method", "")).replace("_", " ")
     rows = [[key.replace("_", " "), json.dumps(value)] for key, value in options.items() if value is not None]
     sections = [Section(f"{name}: {method}", "All options.", Table(("option", "value"), rows))]
-    summary = {k: v for k, v in told.get("summary", {}).items() if isinstance(v, int | float | str)}
-    rows = [[key.replace("_", " "), _number(value)] for key, value in summary.items()]
-    said = told.get("summary", {})
-    notes = "\n\n".join(f"{kind}: {text}" for kind in ("Warning", "Note") for text in said.get(f"{kind.lower()}s", ()))
+    shown = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
+    rows = [[key.replace("_", " "), _number(value)] for key, value in shown.items()]
+    notes = "\n\n".join(
+        f"{kind}: {text}" for kind in ("Warning", "Note") for text in summary.get(f"{kind.lower()}s", ())
+    )
     return [*sections, Section(f"{name}: result", notes, Table(("", ""), rows))]
 
 
 def _shown(run: Run, result: Any) -> bool:
-    """A circuit; else scores of nodes."""
+    """Whether to show a result: the circuit, or scores of nodes."""
     return (
         isinstance(result, Circuit) if run.circuits else not isinstance(result, EdgeScores) and result.positions is None
     )
@@ -177,29 +176,30 @@ def _number(value: Any) -> str:
 
 
 def _comparison(runs: Sequence[Run]) -> list[Section]:
-    """Rankings and overlap; what needs the model is measured by `circuits compare`."""
+    """Rankings and overlap; `circuits compare` measures what needs the model."""
     try:
-        found = compare_runs(runs)
+        comparison = compare_runs(runs)
     except InputError as reason:
         return [Section("Comparison", f"These runs cannot be compared: {reason}.")]
-    told = [
-        Section(f"Comparison: {title}", "", Table(headings, rows)) for title, headings, rows in comparison_tables(found)
+    sections = [
+        Section(f"Comparison: {title}", "", Table(headings, rows))
+        for title, headings, rows in comparison_tables(comparison)
     ]
     text = "Agreement between methods is not faithfulness: methods can agree and be wrong together."
-    return [*told, Section("On comparisons", text)]
+    return [*sections, Section("On comparisons", text)]
 
 
 def _commands(runs: Sequence[Run]) -> Section:
-    """What gives the same again: each run's own options, as a file."""
+    """Commands that repeat the runs, each with its options as a file."""
     parts = [part for run in runs if (part := _command(run)) is not None]
     if not parts:
         return Section("To compute it again", "The runs hold no config.toml; their options are above.")
-    text = "Save each block as the file that it names; the command below it gives the same run on the same versions."
+    text = "Save each block as the file that it names; with the same versions, the command below it repeats the run."
     return Section("To compute it again", text, "\n\n\n".join(parts))
 
 
 def _command(run: Run) -> str | None:
-    """The options that a run keeps as a file, and the command; None: it keeps none. A changed file is shown, and said to be changed."""
+    """A run's options as a file, and the command; None: the run has no such file. A changed file is marked as changed."""
     config, name = run.path / CONFIG_FILE, run.path.resolve().name
     if not config.is_file():
         return None
@@ -209,12 +209,12 @@ def _command(run: Run) -> str | None:
         return f"# {name}.toml cannot be shown: {problem}; the run's options are above"
     changed = (
         ""
-        if config_is_as_written(run.path, run.told)
+        if config_is_as_written(run.path, run.record)
         else "# This file was changed since the run was written; the run's own options are above.\n"
     )
     return f"# {name}.toml\n{changed}{kept}\n\ncircuits discover --config {name}.toml --out {name}"
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a JSONL file: prompts may hold characters, such as U+2028, at which `str.splitlines` would cut."""
+    """The lines of a JSONL file; `str.splitlines` would also split at characters inside prompts, such as U+2028."""
     return [line for line in read_text(path).split("\n") if line.strip()]
