@@ -55,8 +55,8 @@ class TokenTask(Source):
         if not distractors:
             raise UnusableError("two prompts with the same answer")
         end = len(clean) - 1
-        texts = (self.text(ids, draw.model) for ids in (clean, corrupted))
-        return Pair(clean, corrupted, answers, distractors, end, Roles.of({"end": end}), *texts)
+        clean_text, corrupted_text = self.text(clean, draw.model), self.text(corrupted, draw.model)
+        return Pair(clean, corrupted, answers, distractors, end, Roles.of({"end": end}), clean_text, corrupted_text)
 
     def check(self, model: Encoder) -> None:
         """Refuses a model with another vocabulary or context length."""

@@ -96,6 +96,14 @@ def place(narrow_smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for name in ("path/to/model", "DIR"):
         (place / name).symlink_to(narrow_smollm2)
     shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("*.png", "*.md"))
+    (place / "mine.csv").write_text(
+        "clean,corrupted,answers,distractors\nThe keys near the door,The key near the door, are, is\n"
+        "The cars near the boy,The car near the boy, are, is\n"
+    )
+    (place / "capitals.csv").write_text(
+        "prompt,other,capital\nThe capital of France is,The capital of Japan is,Paris\n"
+        "The capital of Spain is,The capital of Japan is,Madrid\n"
+    )
     (place / "study.toml").write_text('method = "eap"\nedges = 20\n')
     (place / "roles.toml").write_text('[labels]\n"m0" = "first MLP"\n')
     study = (ROOT / "docs/studies/induction.toml").read_text()

@@ -19,6 +19,7 @@ from circuits.cli.discover import discover
 from circuits.cli.evaluate import evaluate
 from circuits.cli.export import export
 from circuits.cli.models import models_app
+from circuits.cli.pairs import pairs_app
 from circuits.cli.report import report
 from circuits.cli.streams import lasting_streams
 from circuits.cli.study import study_app
@@ -57,6 +58,7 @@ for command in (discover, evaluate, compare, export, view, report):
 app.add_typer(study_app, name="study")
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
+app.add_typer(pairs_app, name="pairs")
 
 
 def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from circuits.cli.common import check_workers, find_pairs, load, names_in, workers_on
 from circuits.cli.config import config_text
 from circuits.cli.discover_options import Asked, Computed, Divided, Target, Written
+from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.terminal import note, print_finished, print_result, stage
 from circuits.methods.catalogue import check_divided, check_known, check_noise, declared
@@ -17,6 +18,7 @@ from circuits.runs.files import CONFIG_FILE
 def discover(
     target: Target,
     asked: Asked,
+    reading: FilePairs,
     computed: Computed,
     written: Written,
     divided: Divided,
@@ -27,6 +29,7 @@ def discover(
     from circuits.runs.directory import RunDirectory
 
     options, source = _checked(asked, divided, options), find_pairs(target)
+    how = reading.check(source)
     out = RunDirectory(written.out or Path("runs") / f"{Path(target).stem}-{asked.method}", written.overwrite)
     with out.claimed():
         recorded = declared(asked.method).keeps_record(options)
@@ -36,7 +39,8 @@ def discover(
         from circuits.runs.discover import discover as run_discovery
 
         model = load(asked.model, computed.dtype, computed.device, computed.revision, computed.device_map)
-        pairs = source(model, asked.n, asked.seed, bool(asked.one_length))
+        pairs = source(model, asked.n, asked.seed, bool(asked.one_length), how)
+        note_unfit(pairs)
         if asked.n is not None and len(pairs) < asked.n:
             note(f"{target} has {len(pairs)} pairs{' of one length' if asked.one_length else ''}, not {asked.n}")
         with workers_on(**vars(divided)) as workers, collected():

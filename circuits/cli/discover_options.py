@@ -8,6 +8,7 @@ import typer
 
 from circuits.cli import options
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, in_words
+from circuits.cli.file_pairs import FILES
 from circuits.methods.catalogue import DECLARED, ablations, metrics
 
 
@@ -30,7 +31,7 @@ def _resume_help() -> str:
     return f"{', '.join(name for name, one in DECLARED.items() if one.resumable)}: continue a killed run."
 
 
-Target = Annotated[str, typer.Argument(help="A task (see 'circuits tasks') or a JSONL file of prompt pairs.")]
+Target = Annotated[str, typer.Argument(help=f"A task (see 'circuits tasks') or {FILES}.")]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from circuits.cli.common import LARGEST_SEED, find_pairs, in_words, load, model_of, names_in
+from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.options import BatchSize, Config, Device, DeviceMap, OneLength, RunModel
 from circuits.cli.terminal import note, print_json, print_rows, say, say_all, stage
@@ -25,7 +26,7 @@ class Measured:
     parts: Annotated[str | None, typer.Option(help=PARTS_HELP)] = None
     pairs: Annotated[
         str | None,
-        typer.Option(help="A task or a JSONL file, for pairs that the circuit was not found on. Default: its own."),
+        typer.Option(help="A task or a file, for pairs that the circuit was not found on. Default: its own."),
     ] = None
     n: Annotated[int | None, typer.Option("--n", help="With --pairs: how many. Default: 64 of a task.", min=1)] = None
     seed: Annotated[int, typer.Option(help="Random seed, also of the pairs.", min=0, max=LARGEST_SEED)] = 1
@@ -48,12 +49,14 @@ class Computed:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     asked: Measured,
+    reading: FilePairs,
     computed: Computed,
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON instead of tables.")] = False,
 ) -> None:
     """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
     source = _checked(run, asked)
+    how = reading.check(source)
     from circuits.prompts.pairs import PromptPairs
     from circuits.runs.evaluate import evaluate_run, evaluating
 
@@ -61,9 +64,10 @@ def evaluate(
         name, dtype, revision = model_of(read.provenance, computed.model)
         model = load(name, dtype, computed.device, revision, computed.device_map)
         if source is None:
-            pairs = PromptPairs.from_jsonl(run / "pairs.jsonl", model)
+            pairs = PromptPairs.from_jsonl(run / "pairs.jsonl", model, trust_ids=True)
         else:
-            pairs = source(model, asked.n, asked.seed, bool(asked.one_length))
+            pairs = source(model, asked.n, asked.seed, bool(asked.one_length), how)
+            note_unfit(pairs)
         evaluation = evaluate_run(
             read, model, pairs, fresh=source is not None, parts=names_in(asked.parts), ablations=names_in(asked.ablations),
             n_random=asked.random_circuits, seed=asked.seed, batch_size=computed.batch_size, stage=stage, write=True,

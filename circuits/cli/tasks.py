@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, no_type_check
 import typer
 
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load
+from circuits.cli.file_pairs import FILES, FilePairs, note_unfit
+from circuits.cli.groups import grouped
 from circuits.cli.options import Device, Dtype, OneLength, Revision
 from circuits.cli.terminal import console, print_json, table
 from circuits.errors import InputError
@@ -43,8 +45,10 @@ def tasks(
 
 
 @tasks_app.command()
+@grouped
 def check(
-    target: Annotated[str, typer.Argument(metavar="TASK|FILE", help="A task, or a JSONL file of prompt pairs.")],
+    target: Annotated[str, typer.Argument(metavar="TASK|FILE", help=f"A task, or {FILES}.")],
+    reading: FilePairs,
     model: Annotated[
         str, typer.Option(help="A short name (circuits models), a Hugging Face id or a directory.")
     ] = DEFAULT_MODEL,
@@ -58,12 +62,15 @@ def check(
 ) -> None:
     """Does the model do this task? Accuracy, logit differences, and what the tokenizer makes of its words."""
     source = find_pairs(target)
+    how = reading.check(source)
     loaded = load(model, dtype, device, revision)
     from circuits.cli.terminal_tasks import print_check
     from circuits.evaluation.task import check_pairs, check_task
 
     if source.task is None:
-        result = check_pairs(loaded, source(loaded, n, seed, bool(one_length)))
+        pairs = source(loaded, n, seed, bool(one_length), how)
+        note_unfit(pairs)
+        result = check_pairs(loaded, pairs)
     else:
         result = check_task(loaded, source.task, 100 if n is None else n, seed, one_length=bool(one_length))
     if json:

@@ -73,6 +73,6 @@ def _write(
     if attention:
         name, dtype, revision = model_of(origin, model)
         loaded = load(name, dtype, "auto", revision)
-        pairs = PromptPairs.from_jsonl(paths[0] / "pairs.jsonl", loaded)
+        pairs = PromptPairs.from_jsonl(paths[0] / "pairs.jsonl", loaded, trust_ids=True)
         prompts = shown_prompts(loaded, pairs, list(circuits.values()), pair, ROOM)
     write_viewer(circuits, page, title=title, about=about, prompts=prompts, naming=naming)

@@ -52,7 +52,7 @@ def written(model: Encoder, tokens: Sequence[int]) -> str | None:
     """The tokens as text, without BOS; None if that text is encoded as other tokens."""
     if not tokens or max(tokens) >= model.d_vocab:
         return None
-    text = _decoded(model, tokens)
+    text = decoded(model, tokens)
     return text if text and model.encode(text) == list(tokens) else None
 
 
@@ -78,7 +78,7 @@ def _is_marked(model: Encoder, token: int) -> bool:
 
 def _has_space(model: Encoder, pair: Pair, answer: int) -> bool:
     prompt = pair.clean[: pair.position + 1]
-    text, whole = written(model, prompt), _decoded(model, (*prompt, answer))
+    text, whole = written(model, prompt), decoded(model, (*prompt, answer))
     return text is not None and whole.startswith(text) and whole[len(text) :][:1].isspace()
 
 
@@ -87,7 +87,7 @@ def _spaced(model: Encoder, pair: Pair, answer: int) -> str | None:
     text = written(model, prompt)
     if text is None:
         return None
-    whole = _decoded(model, (*prompt, answer))
+    whole = decoded(model, (*prompt, answer))
     word = whole[len(text) :] if whole.startswith(text) else ""
     if not word or word[0].isspace() or text[-1].isspace():
         return None
@@ -96,7 +96,8 @@ def _spaced(model: Encoder, pair: Pair, answer: int) -> str | None:
     return f" {word}" if known and follows != [answer] else None
 
 
-def _decoded(model: Encoder, tokens: Sequence[int]) -> str:
+def decoded(model: Encoder, tokens: Sequence[int]) -> str:
+    """The tokens as text, without BOS."""
     start = 1 if tokens[0] == getattr(model.tokenizer, "bos_token_id", None) else 0
     return model.tokenizer.decode(list(tokens[start:]))
 

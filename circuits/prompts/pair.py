@@ -13,6 +13,8 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from circuits.errors import PairsError
+from circuits.prompts.metadata import NOTHING, Metadata
+from circuits.prompts.unfit import UnfitError
 
 TokenIds = tuple[int, ...]
 LARGEST = 2**63 - 1  # what a tensor of ids can hold
@@ -92,6 +94,7 @@ class Pair:
         position: index of the token whose logits are read.
         roles: name -> token index.
         clean_text, corrupted_text: the prompts as text, if known; only for display.
+        metadata: further entries of its file.
     """
 
     clean: TokenIds
@@ -102,6 +105,7 @@ class Pair:
     roles: Roles = NO_ROLES
     clean_text: str | None = None
     corrupted_text: str | None = None
+    metadata: Metadata = NOTHING
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -192,9 +196,10 @@ def _check_type(value: object, kind: type, what: str, where: str) -> None:
 def _check_length(pair: Pair, where: str) -> None:
     length = len(pair.clean)
     if length != len(pair.corrupted):
-        raise PairsError(
+        raise UnfitError(
+            "of unequal length",
             f"{where}: clean has {length} tokens, corrupted {len(pair.corrupted)}; pairs must have equal length "
-            "(drop the pair, or change its words until both have as many tokens)"
+            "(drop the pair, or change its words until both have as many tokens)",
         )
     if length == 0:
         raise PairsError(f"{where}: the prompts have no tokens; give at least one (a text needs a BOS token or a word)")
@@ -208,19 +213,28 @@ def _check_length(pair: Pair, where: str) -> None:
 
 def _check_answers(pair: Pair, where: str) -> None:
     if not pair.answers:
-        raise PairsError(f"{where}: there is no answer; give at least one token that is right")
+        raise UnfitError("without an answer", f"{where}: there is no answer; give at least one token that is right")
     for what, tokens in (("answers", pair.answers), ("distractors", pair.distractors)):
         if len(set(tokens)) < len(tokens):
             twice = next(token for token, n in Counter(tokens).items() if n > 1)
-            raise PairsError(f"{where}: token {twice} is twice among the {what}; it would count twice, give it once")
+            raise UnfitError(
+                f"with the same token twice among the {what}",
+                f"{where}: token {twice} is twice among the {what}; it would count twice, give it once",
+            )
     if both := set(pair.answers) & set(pair.distractors):
-        raise PairsError(f"{where}: token {min(both)} is an answer and a distractor; it can be only one of them")
+        raise UnfitError(
+            "with an answer that is a distractor too",
+            f"{where}: token {min(both)} is an answer and a distractor; it can be only one of them",
+        )
 
 
 def check_for(pair: Pair, model: Encoder, where: str) -> None:
     """Refuses a pair that the model cannot read; the message names `where`."""
     if len(pair) > model.n_ctx:
-        raise PairsError(f"{where}: the prompts have {len(pair)} tokens; {model.name} reads at most {model.n_ctx}")
+        raise UnfitError(
+            "longer than the model reads",
+            f"{where}: the prompts have {len(pair)} tokens; {model.name} reads at most {model.n_ctx}",
+        )
     for what in ("clean", "corrupted", "answers", "distractors"):
         for token in getattr(pair, what):
             if token >= model.d_vocab:

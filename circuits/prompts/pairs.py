@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +20,9 @@ from torch import Tensor
 
 from circuits.errors import PairsError
 from circuits.prompts import jsonl
+from circuits.prompts.answer_tokens import decoded
+from circuits.prompts.make import make
+from circuits.prompts.metadata import NOTHING, Metadata
 from circuits.prompts.pair import (
     Encoder,
     Pair,
@@ -34,6 +37,10 @@ from circuits.prompts.pair import (
     plain,
     show,
 )
+from circuits.prompts.reading import Reading
+from circuits.prompts.records import table_of
+from circuits.prompts.tables import Table, read_table
+from circuits.prompts.unfit import Unfit
 from circuits.shown import Shown
 
 __all__ = ["Encoder", "Pair", "PairBatch", "PromptPairs", "Roles"]
@@ -86,6 +93,8 @@ class PromptPairs(Shown):
         source: the origin of the pairs: a task, a file, or `tokens`.
         seed: the seed they were drawn with, if any.
         metric: name of the metric that suits them.
+        metadata: further entries of their file.
+        unfit: pairs of their file that were left out, see `from_records`; None: none.
 
     Raises:
         PairsError: a pair is invalid; messages count pairs from 0, as `pairs[17]` does.
@@ -108,6 +117,8 @@ class PromptPairs(Shown):
     source: str = "tokens"
     seed: int | None = None
     metric: str = "logit_difference"
+    metadata: tuple[Metadata, ...] = ()
+    unfit: Unfit | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.clean)
@@ -115,7 +126,9 @@ class PromptPairs(Shown):
             raise PairsError("there are no pairs; give at least one")
         if not self.texts:
             object.__setattr__(self, "texts", (NO_TEXTS,) * n)
-        for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts"):
+        if not self.metadata:
+            object.__setattr__(self, "metadata", (NOTHING,) * n)
+        for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts", "metadata"):
             if (entries := len(getattr(self, column))) != n:
                 raise PairsError(f"clean has {n} prompts, {column} {entries} entries; give one for each pair")
         for number, pair in enumerate(self):
@@ -127,7 +140,7 @@ class PromptPairs(Shown):
         cls, pairs: Sequence[Pair], source: str = "tokens", seed: int | None = None, metric: str = "logit_difference"
     ) -> "PromptPairs":
         """`PromptPairs` of single pairs, in their order."""
-        names = ("clean", "corrupted", "answers", "distractors", "roles")
+        names = ("clean", "corrupted", "answers", "distractors", "roles", "metadata")
         columns: Any = {name: tuple(getattr(pair, name) for pair in pairs) for name in names}
         positions, texts = tuple(pair.position for pair in pairs), tuple(map(_texts, pairs))
         return cls(**columns, positions=positions, texts=texts, source=source, seed=seed, metric=metric)
@@ -142,6 +155,7 @@ class PromptPairs(Shown):
         positions: Entries | None = None,
         roles: Sequence[Mapping[str, Any]] | None = None,
         *,
+        model: Encoder | None = None,
         source: str = "tokens",
         seed: int | None = None,
         metric: str = "logit_difference",
@@ -153,6 +167,7 @@ class PromptPairs(Shown):
             answers, distractors: an id or a list of ids for each pair; by default no distractors.
             positions: index of the token whose logits are read; by default the last one.
             roles: a mapping from name to token index for each pair.
+            model: checks the ids; its tokenizer, if it has one, gives the texts of the prompts.
 
         Raises:
             PairsError: a pair is invalid.
@@ -164,7 +179,7 @@ class PromptPairs(Shown):
         last = [max(len(prompt) - 1, 0) for prompt in prompts]
         places = enumerate(last if positions is None else _column(positions, "positions"))
         names = enumerate([{}] * n if roles is None else _column(roles, "roles"))
-        return cls(
+        made = cls(
             clean=prompts,
             corrupted=_ids(_column(corrupted, "corrupted"), "corrupted"),
             answers=_ids(right, "answers"),
@@ -175,12 +190,98 @@ class PromptPairs(Shown):
             seed=seed,
             metric=metric,
         )
+        return made if model is None else made._with_texts(model)
+
+    def _with_texts(self, model: Encoder) -> "PromptPairs":
+        self.validate_for(model)
+        if model.tokenizer is None:
+            return self
+        both = zip(self.clean, self.corrupted, strict=True)
+        texts = tuple((decoded(model, clean) or None, decoded(model, corrupted) or None) for clean, corrupted in both)
+        return replace(self, texts=texts)
 
     @classmethod
-    def from_jsonl(cls, path: str | os.PathLike[str], model: Encoder | None = None) -> "PromptPairs":
-        """Pairs from a file, see `circuits.prompts.jsonl.read`; text needs a model, and ids are checked against it."""
-        pairs, shared = jsonl.read(path, model)
-        return cls.from_pairs(pairs, **shared)
+    def from_records(
+        cls,
+        records: Any,
+        model: Encoder | None = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+        skip_unfit: bool = False,
+        trust_ids: bool = False,
+        bos: bool = True,
+        n: int | None = None,
+        source: str = "records",
+        seed: int | None = None,
+        metric: str = "logit_difference",
+    ) -> "PromptPairs":
+        """Pairs from a list of mappings, a pandas or polars DataFrame, a `datasets.Dataset`, or any iterable of mappings.
+
+        Args:
+            records: each has a pair's parts under names that are ours or a published dataset's, see `docs/prompts.md`.
+            model: whose tokenizer reads text; without one, prompts and answers must be token ids.
+            columns: field -> column, or a text in quotes: `{"answers": "capital", "distractors": "' he'"}`.
+            skip_unfit: leave out pairs that do not fit the model (unequal lengths, answers of several tokens …); how many is
+                in `unfit`.
+            trust_ids: take ids for which no text speaks that the model's tokenizer made them.
+            bos: put the tokenizer's BOS token before text.
+            n: read so many at most; what follows is not looked at.
+            source, seed, metric: where the pairs come from, and the metric that suits them, if the records do not say.
+
+        Raises:
+            PairsError: something cannot be used, or pairs do not fit and `skip_unfit` is not set: all of them, counted.
+        """
+        reading = Reading(columns, skip_unfit, trust_ids, bos, n)
+        return cls._made(table_of(records, "records"), model, reading, source, seed, metric)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        model: Encoder | None = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+        skip_unfit: bool = False,
+        trust_ids: bool = False,
+        bos: bool = True,
+        n: int | None = None,
+        kind: str | None = None,
+    ) -> "PromptPairs":
+        """Pairs from a file of any form, by its suffix: .csv, .tsv, .jsonl, .json or .parquet; see `from_records`.
+
+        Args:
+            path, model: the file, and whose tokenizer reads text.
+            columns, skip_unfit, trust_ids, bos, n: as for `from_records`.
+            kind: a suffix to go by instead of the file's own; other suffixes are read as JSON lines.
+
+        Raises:
+            PairsError: see `from_records`; the message names the line.
+        """
+        table = read_table(path, kind)
+        return cls._made(table, model, Reading(columns, skip_unfit, trust_ids, bos, n), table.name)
+
+    @classmethod
+    def from_jsonl(cls, path: str | os.PathLike[str], model: Encoder | None = None, **reading: Any) -> "PromptPairs":
+        """Pairs from JSON lines, see `from_file`; only text needs a model, ids are checked against it."""
+        return cls.from_file(path, model, kind=".jsonl", **reading)
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str], model: Encoder | None = None, **reading: Any) -> "PromptPairs":
+        """Pairs from CSV with a header, see `from_file`."""
+        return cls.from_file(path, model, kind=".csv", **reading)
+
+    @classmethod
+    def _made(
+        cls,
+        table: Table,
+        model: Encoder | None,
+        reading: Reading,
+        source: str,
+        seed: int | None = None,
+        metric: str = "logit_difference",
+    ) -> "PromptPairs":
+        made = make(table, model, reading, {"source": source, "seed": seed, "metric": metric})
+        return replace(cls.from_pairs(made.pairs, **made.shared), unfit=made.unfit)
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Writes a file from which `from_jsonl` reads equal pairs, see `circuits.prompts.jsonl.write`."""
@@ -218,7 +319,7 @@ class PromptPairs(Shown):
     def pair(self, i: int) -> Pair:
         """Pair number i."""
         ids = (self.clean[i], self.corrupted[i], self.answers[i], self.distractors[i])
-        return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i])
+        return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i], self.metadata[i])
 
     def prefix(self, i: int) -> int:
         """The number of leading tokens that are equal in both prompts of pair i."""

@@ -1,13 +1,14 @@
 """Where prompt pairs come from: a task or a file, by name."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits import plugins
 from circuits.errors import InputError
+from circuits.prompts.reading import SUFFIXES, Reading
 
 if TYPE_CHECKING:
     from circuits.prompts.pair import Encoder
@@ -31,21 +32,34 @@ class Source:
         """The task, whose package is imported when it is first needed; None: the pairs come from a file."""
         return plugins.load_task(self.given) if isinstance(self.given, str) else self.given
 
-    def __call__(self, model: "Encoder", n: int | None, seed: int, one_length: bool = False) -> "PromptPairs":
-        """n pairs (None: 64 of a task, all of a file); with `one_length`, only those of the most frequent length."""
+    def __call__(
+        self, model: "Encoder", n: int | None, seed: int, one_length: bool = False, reading: Reading | None = None
+    ) -> "PromptPairs":
+        """n pairs (None: 64 of a task, all of a file); with `one_length`, only those of the most frequent length.
+
+        Raises:
+            InputError: the pairs cannot be used, or `reading`, which is for files, is given for a task.
+        """
+        self.check(reading)
         if self.task is not None:
             options = {"one_length": True} if one_length else {}  # which a task of another package may not have
             return self.task.pairs(model, n=64 if n is None else n, seed=seed, **options)
         from circuits.prompts.pairs import PromptPairs
 
-        pairs = PromptPairs.from_jsonl(self.path, model)
-        return first_pairs(of_one_length(pairs) if one_length else pairs, n)
+        asked = replace(reading or Reading(), n=None if one_length else n)
+        pairs = PromptPairs.from_file(self.path, model, **vars(asked))
+        return replace(first_pairs(of_one_length(pairs), n), unfit=pairs.unfit) if one_length else pairs
+
+    def check(self, reading: Reading | None) -> None:
+        """Refuses choices for files where the pairs come from a task."""
+        if self.given is not None and reading not in (None, Reading()):
+            raise InputError("columns, skip-unfit, trust-ids and no-bos are for files of prompts, not for a task")
 
 
 def find_pairs(target: str) -> Source:
     """The task or file of that name; InputError if there is neither."""
     path = Path(target)
-    if path.suffix == ".jsonl" or path.is_file():
+    if path.suffix.lower() in SUFFIXES or path.is_file():
         if not path.is_file():
             raise InputError(f"there is no file {target}")
         return Source(None, path)

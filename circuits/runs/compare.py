@@ -46,7 +46,7 @@ def compare_runs(
     if samples and model is not None:
         if model.weights_hash != runs[0].provenance.get("weights_sha256"):
             raise InputError(f"{model.name} is not the model of these runs: its weights differ")
-        pairs = PromptPairs.from_jsonl(runs[0].path / "pairs.jsonl", model)
+        pairs = PromptPairs.from_jsonl(runs[0].path / "pairs.jsonl", model, trust_ids=True)
         with stage("ablating components") as progress:
             judge = counterfactuals(
                 model, pairs, alphas=alphas, samples=samples, metric=said(runs[0].provenance, "metric"), ablation=ablation,

@@ -216,6 +216,7 @@ class RunDirectory:
                 "provenance": plain(result.provenance),
                 "summary": result.summary(),
                 "seconds": result.seconds,
+                **({} if pairs.unfit is None else {"pairs": pairs.unfit.to_dict()}),
                 "files": {path.name: file_sum(path) for path in sorted(directory.iterdir())},
             }
             (directory / RUN_FILE).write_text(sealed_json(run, indent=1) + "\n", encoding="utf-8")

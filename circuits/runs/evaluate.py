@@ -281,4 +281,8 @@ class _Work:
             )  # fmt: skip
 
     def _own_pairs(self) -> PromptPairs:
-        return PromptPairs.from_jsonl(self.run.path / "pairs.jsonl", self.model) if self.fresh else self.pairs
+        return (
+            PromptPairs.from_jsonl(self.run.path / "pairs.jsonl", self.model, trust_ids=True)
+            if self.fresh
+            else self.pairs
+        )

@@ -101,6 +101,49 @@ PROMPTS = {
     "long prompts": json.dumps({**LINE, "clean": [1] * 10**5, "corrupted": [2] * 10**5}).encode(),
     "many roles": json.dumps({**LINE, "roles": {str(i): 0 for i in range(50_000)}}).encode(),
 }
+
+
+def csv_of(header: str, row: str) -> bytes:
+    return repeated(f"{header}\n", f"{row}\n")
+
+
+CSV = {
+    "empty rows": repeated("clean,corrupted,answers\n", ",,\n"),
+    "small rows": csv_of("clean,corrupted,answers", "a,b,e"),
+    "a header of a megabyte": repeated("clean", ",a"),
+    "a row of a megabyte": repeated("clean,corrupted,answers\n", "ab,"),
+    "a cell of a megabyte": b"clean,corrupted,answers\nab,cd," + b"e" * MOST,
+    "cells in quotes": repeated("clean,corrupted,answers\n", '"a\n",'),
+    "a quote that stays open": repeated('clean,corrupted,answers\n"', "a,\n"),
+    "a list of a megabyte": csv_of("clean,corrupted,answers", '"[' + "1, " * 6000 + '1]",b,"[' + "1, " * 6000 + '1]"'),
+    "brackets": csv_of("clean,corrupted,answers", "a,b," + "[" * 10_000),
+    "white space": b" " * MOST,
+    "zeros": b"\0" * MOST,
+}
+AUTO_CIRCUIT = {
+    "many words": json.dumps({"word_idxs": {f"{i:x}": 0 for i in range(60_000)}, "prompts": [
+        {"clean": "ab", "corrupt": "cd", "answers": [" a"], "wrong_answers": [" b"]}] * 100}).encode(),
+    "records of nothing": json.dumps({"prompts": [{}] * 300_000}).encode(),
+}  # fmt: skip
+
+
+def parquet_of(compression: str, n: int) -> bytes:
+    """One text again and again, which unpacks to far more than its size."""
+    import pyarrow
+    from pyarrow import parquet
+
+    out = pyarrow.BufferOutputStream()
+    table = pyarrow.table({name: pyarrow.array(["a" * 1000] * n) for name in ("clean", "corrupted", "answers")})
+    parquet.write_table(table, out, compression=compression, use_dictionary=compression == "none")
+    return out.getvalue().to_pybytes()
+
+
+PARQUET = {
+    "text that unpacks": parquet_of("zstd", 100_000),
+    "a dictionary of one text": parquet_of("none", 100_000),
+    "zeros": b"PAR1" + b"\0" * MOST + b"PAR1",
+    "a footer of a gigabyte": b"PAR1" + b"\0" * 100 + struct.pack("<I", 2**30) + b"PAR1",
+}
 LONG_PROMPT = {"clean": [12345] * 400_000, "corrupted": [23456] * 400_000}
 
 
@@ -191,7 +234,8 @@ GGUF = {
 }
 
 BOMBS: dict[str, dict[str, bytes]] = {
-    "circuit": JSON | CIRCUITS, "eap-ig": JSON | EAP_IG, "prompts": JSON | PROMPTS, "labels-json": JSON, "run": JSON,
+    "circuit": JSON | CIRCUITS, "eap-ig": JSON | EAP_IG, "prompts": JSON | PROMPTS, "prompts-csv": CSV,
+    "prompts-json": JSON | PROMPTS | AUTO_CIRCUIT, "prompts-parquet": PARQUET, "labels-json": JSON, "run": JSON,
     "labels": TOML, "config": TOML, "edge-scores": SAFETENSORS, "node-scores": SAFETENSORS, "eap-ig-tensors": SAFETENSORS,
     "piece": SAFETENSORS, "gguf": GGUF, "steps": {"digits": JSON["digits"], "lists": JSON["lists in lists"]},
 }  # fmt: skip

@@ -23,7 +23,8 @@ def main() -> None:
 
     with atheris.instrument_imports(include=["circuits", "json", "tomllib", "zipfile"]):
         import circuits.cli
-        import circuits.prompts.jsonl
+        import circuits.prompts.convert
+        import circuits.prompts.pairs
         import circuits.runs.source
         import circuits.zoo.gguf
         import circuits.zoo.wheel  # noqa: F401

@@ -150,7 +150,7 @@ class Words:
 LINES = (
     {"clean": "ab", "corrupted": "cd", "answers": [" a"], "distractors": [" b"], "roles": {"end": 1}},
     {"clean": [1, 2, 3], "corrupted": [1, 2, 4], "answers": [5], "distractors": [6], "position": 2, "roles": {"S2": 1},
-     "clean_text": "x", "corrupted_text": "y", "source": "ioi", "seed": 0, "metric": "logit_difference"},
+     "clean_text": " a b c", "corrupted_text": "y", "source": "ioi", "seed": 0, "metric": "logit_difference"},
 )  # fmt: skip
 
 
@@ -165,6 +165,42 @@ def read_prompts(path: Path) -> None:
     len(pairs.digest()), repr(pairs), list(pairs.batches(64))
     pairs.to_jsonl(path.with_name("again.jsonl"))
     assert PromptPairs.from_jsonl(path.with_name("again.jsonl")).digest() == pairs.digest()
+
+
+CSV = """,clean,corrupted,answers,distractors,position,note
+0,ab,cd,[1],"e",1,"e, f"
+1,"a, b","c, d","['e', ""f""]",[6],,
+"""
+AUTO_CIRCUIT = {
+    "word_idxs": {"IO": 0, "end": 1}, "seq_labels": ["a", "b"],
+    "prompts": [{"clean": "ab", "corrupt": "cd", "answers": [" a"], "wrong_answers": [" b"]}] * 2,
+}  # fmt: skip
+ROME = [{"known_id": 0, "subject": "a", "attribute": "b", "prompt": "ab", "template": "{}b"}]
+
+
+def write_parquet(path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [
+        {"clean": "ab", "corrupted": "cd", "answers": [" a"], "distractors": [" b"], "roles": {"end": 1}, "case": 1}
+    ] * 3
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def read_table_of_prompts(path: Path) -> None:
+    """With every choice that lets more of a file through."""
+    from circuits import PromptPairs
+    from circuits.prompts.convert import converted
+    from circuits.prompts.reading import Reading
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # words that are left out
+        pairs = PromptPairs.from_file(path, Words(), skip_unfit=True, trust_ids=True)
+        repr(pairs), str(pairs.unfit)
+        pairs.to_jsonl(path.with_name("again.jsonl"))
+        assert PromptPairs.from_jsonl(path.with_name("again.jsonl"), trust_ids=True) == pairs
+    converted(path, Reading(trust_ids=True)).summary()
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------------
@@ -377,6 +413,14 @@ STEPS = '{"writer": "m29", "reader": "logits", "change": 1.5, "kept": true}\n{"w
 
 READERS: dict[str, Reader] = {
     "prompts": Reader(read_prompts, (write_prompts(*LINES[:1]), write_prompts(*LINES[1:])), "jsonl", ".jsonl"),
+    "prompts-csv": Reader(read_table_of_prompts, (text(CSV),), "text", ".csv"),
+    "prompts-json": Reader(
+        read_table_of_prompts,
+        (text(json.dumps([LINES[0]])), text(json.dumps(AUTO_CIRCUIT)), text(json.dumps(ROME))),
+        "json",
+        ".json",
+    ),
+    "prompts-parquet": Reader(read_table_of_prompts, (write_parquet,), "numbers", ".parquet"),
     "circuit": Reader(
         read_circuit, (*graphs(Circuit.to_json), lambda p: circuit(scores=False).to_json(p)), "json", share=0.5
     ),

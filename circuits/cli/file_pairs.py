@@ -1,0 +1,87 @@
+"""Options for prompts from a file: how its records become pairs."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from circuits.cli.terminal import note
+from circuits.errors import InputError
+from circuits.prompts.columns import parse_columns
+from circuits.prompts.reading import Reading
+from circuits.prompts.source import Source
+
+if TYPE_CHECKING:
+    from circuits.prompts.pairs import PromptPairs
+
+PANEL = "Prompts from a file"
+FILES = "a file of prompt pairs (.csv, .tsv, .jsonl, .json, .parquet)"
+
+
+@dataclass(frozen=True)
+class FilePairs:
+    """How a file is read; all of it is refused for a task."""
+
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the parts of a pair are: clean=COLUMN,corrupted=COLUMN,answers=COLUMN,distractors=' text' …; in quotes, "
+            "{COLUMN} stands for that cell. Default: by the columns' names.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    skip_unfit: Annotated[
+        bool | None,
+        typer.Option(
+            "--skip-unfit",
+            help="Leave out pairs that do not fit the model (unequal length, answers of several tokens …).",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    trust_ids: Annotated[
+        bool | None,
+        typer.Option(
+            "--trust-ids",
+            help="Take token ids without evidence that this model's tokenizer made them.",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    no_bos: Annotated[
+        bool | None,
+        typer.Option(
+            "--no-bos",
+            help="Put no beginning-of-text token before text.",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+
+    @property
+    def reading(self) -> Reading:
+        """What they ask for.
+
+        Raises:
+            PairsError: the columns cannot be understood.
+        """
+        return Reading(parse_columns(self.columns), bool(self.skip_unfit), bool(self.trust_ids), not self.no_bos)
+
+    def check(self, source: Source | None) -> Reading:
+        """The same; refused where there is no file to read.
+
+        Raises:
+            InputError: the source is a task, or there is none.
+        """
+        reading = self.reading
+        if source is None and reading != Reading():
+            raise InputError("columns, skip-unfit, trust-ids and no-bos go with --pairs")
+        if source is not None:
+            source.check(reading)
+        return reading
+
+
+def note_unfit(pairs: "PromptPairs") -> None:
+    """Prints on standard error how many pairs were left out, and why."""
+    if pairs.unfit is not None:
+        note(str(pairs.unfit))

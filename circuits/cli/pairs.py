@@ -1,0 +1,131 @@
+"""`circuits pairs`: looks at files of prompts, and converts them."""
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuits.cli.common import load
+from circuits.cli.file_pairs import FilePairs, note_unfit
+from circuits.cli.groups import grouped
+from circuits.cli.options import Device, Revision
+from circuits.cli.terminal import console, print_json, say, table
+from circuits.errors import InputError
+from circuits.prompts.convert import converted, write_converted
+from circuits.prompts.reading import Reading
+
+if TYPE_CHECKING:
+    from circuits.model import Model
+    from circuits.prompts.pairs import PromptPairs
+
+pairs_app = typer.Typer(help="Files of prompt pairs: look at one, convert one.", no_args_is_help=True)
+SHOWN = 5
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Its suffix says how it is read: .csv, .tsv, .jsonl, .json, .parquet.")]  # fmt: skip
+OfModel = Annotated[
+    str | None,
+    typer.Option(help="Whose tokenizer reads it, with all checks. Default: none; texts stay as they are."),
+]
+Most = Annotated[int | None, typer.Option("--n", help="Pairs. Default: all.", min=1)]
+
+
+@pairs_app.command()
+@grouped
+def show(
+    file: File,
+    reading: FilePairs,
+    model: OfModel = None,
+    n: Most = None,
+    device: Device = "cpu",
+    revision: Revision = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the first pairs as JSON instead of a table.")] = False,
+) -> None:
+    """Show what a file's columns are taken for, and its first pairs."""
+    asked = _reading(reading, n)
+    if model is None:
+        rows = converted(file, asked)
+        said, first = rows.summary(), rows.records[:SHOWN]
+    else:
+        loaded = load(model, None, device, revision)
+        pairs = _read(file, loaded, asked)
+        note_unfit(pairs)
+        said, first = repr(pairs), [_record(pair, loaded) for pair in islice(pairs, SHOWN)]
+    if json:
+        return print_json({"file": str(file), "summary": said, "pairs": first})
+    names = list(dict.fromkeys(name for record in first for name in record))
+    columns = {"": False, **{f"pair {i}": False for i in range(len(first))}}
+    rows = [(name, *(_cell(record.get(name)) for record in first)) for name in names]
+    say(said)
+    console().print(table(f"the first {len(first)} pairs of {file}", columns, rows, show_lines=True))
+
+
+@pairs_app.command()
+@grouped
+def convert(
+    file: File,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file that ends in .jsonl.")],
+    reading: FilePairs,
+    model: OfModel = None,
+    n: Most = None,
+    device: Device = "cpu",
+    revision: Revision = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> None:
+    """Write a file's pairs as our JSON lines: as text for every model, or with --model as its token ids, checked."""
+    if out.suffix != ".jsonl":
+        raise InputError(f"{out} does not end in .jsonl, which is what is written")
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} is there already; use --overwrite to replace it")
+    asked = _reading(reading, n)
+    if model is None:
+        rows = converted(file, asked)
+        write_converted(rows, out)
+        written = len(rows.records)
+    else:
+        pairs = _read(file, load(model, None, device, revision), asked)
+        note_unfit(pairs)
+        pairs.to_jsonl(out)
+        written = len(pairs)
+    say(f"{written} pairs written to {out}")
+
+
+def _reading(reading: FilePairs, n: int | None) -> Reading:
+    return Reading(**{**vars(reading.reading), "n": n})
+
+
+def _read(file: Path, model: "Model", asked: Reading) -> "PromptPairs":
+    from circuits.prompts.pairs import PromptPairs
+
+    return PromptPairs.from_file(file, model, **vars(asked))
+
+
+def _record(pair: Any, model: "Model") -> dict[str, Any]:
+    """A pair as people read it."""
+    decode = (
+        (lambda ids: [*ids]) if model.tokenizer is None else (lambda ids: [model.tokenizer.decode([i]) for i in ids])
+    )
+    record = {
+        "clean": pair.clean_text or decode(pair.clean),
+        "corrupted": pair.corrupted_text or decode(pair.corrupted),
+        "tokens": len(pair),
+        "answers": decode(pair.answers),
+        "distractors": decode(pair.distractors),
+        "roles": {name: f"{place} {decode(pair.clean[place : place + 1])[0]!r}" for name, place in pair.roles.items()},
+        "metadata": dict(pair.metadata),
+    }
+    return {name: value for name, value in record.items() if value or name in ("clean", "corrupted")}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {entry}" for name, entry in value.items())
+    return (
+        value
+        if isinstance(value, str)
+        else ""
+        if value is None
+        else ", ".join(map(repr, value))
+        if isinstance(value, list)
+        else str(value)
+    )

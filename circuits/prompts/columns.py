@@ -1,0 +1,310 @@
+"""Which column of a file is which part of a pair: by the names that published datasets use, or as the caller says.
+
+The fields of a pair are `clean`, `corrupted`, `answers` (needed), `distractors`, `position`, `roles`, `roles.NAME`,
+`clean_text` and `corrupted_text`. Each comes from
+
+- a column: `answers=capital`,
+- a text in quotes: `distractors=' he'`, in which `{column}` stands for that cell without white space around it, so that
+  `answers=' {capital}'` puts a space before each capital.
+
+A column whose name ends with `idx`, `id` or `ids` holds token ids. All other columns are kept as metadata.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from circuits.errors import PairsError
+from circuits.prompts.pair import plain, show
+from circuits.prompts.unfit import UnfitError
+
+NEEDED = ("clean", "corrupted", "answers")
+FIELDS = (*NEEDED, "distractors", "position", "roles", "clean_text", "corrupted_text")
+COMMON = ("source", "seed", "metric")
+LABELS = ("word_idxs", "seq_labels")
+"""auto-circuit's names of words, and of the template's parts; what they mean is decided where the tokens are known."""
+KEYS = (*FIELDS, *COMMON, "metadata")
+MOST_LISTED = 20_000
+"""Characters of a cell that is read as a list."""
+
+Record = dict[str, Any]
+_SPEC = re.compile(r"\s*([\w.+-]+)\s*=\s*(=?'[^']*'|=?\"[^\"]*\"|[^,'\"]*?)\s*(?:,|$)")
+_IDS = re.compile(r"(^|_)(idx|idxs|id|ids)$")
+_LIST = re.compile(r"""\[\s*(?:('(?:[^'\\]|\\['"\\nrt])*'|"(?:[^"\\]|\\['"\\nrt])*"|-?\d+)\s*(?:,\s*|(?=\])))*\]""")
+_PLACE = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A published form of prompt files.
+
+    Attributes:
+        name: whose it is.
+        columns: field -> column or text, as a caller would write it; a file has this form if it has all the columns.
+        words: fields that must not be numbers, which would be classes, years or ids.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    words: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> set[str]:
+        """The columns by which it is recognised."""
+        return {name for spec in self.columns.values() for name in _names(spec)}
+
+
+def _clean_and(answers: str, distractors: str | None = None, clean: str = "clean", corrupted: str = "corrupted") -> dict[str, str]:  # fmt: skip
+    found = {"clean": clean, "corrupted": corrupted, "answers": answers}
+    return found if distractors is None else {**found, "distractors": distractors}
+
+
+NATIVE = Form("mech-circuits", {field: field for field in NEEDED})
+FORMS = (
+    Form("EAP-IG (hypernymy)", _clean_and("answers_idx", "corrupted_answers_idx")),
+    NATIVE,
+    Form("EAP-IG", _clean_and("correct_idx", "incorrect_idx")),
+    Form("EAP-IG", _clean_and("correct_idx")),
+    Form("EAP-IG (fact retrieval)", _clean_and("country_idx", "corrupted_country_idx")),
+    Form("EAP-IG (gender bias)", _clean_and("clean_answer_idx", "corrupted_answer_idx")),
+    Form("EAP-IG (labels)", _clean_and("label"), words=("answers",)),
+    Form("feature-circuits", _clean_and("clean_answer", "patch_answer", "clean_prefix", "patch_prefix")),
+    Form("auto-circuit", _clean_and("answers", "wrong_answers", "clean", "corrupt")),
+    Form("ROME", {"clean": "prompt", "corrupted": "prompt", "answers": "' {attribute}'", "roles.subject": "subject"}),
+)
+"""In the order in which they are tried."""
+
+
+def parse_columns(text: str | None) -> dict[str, str] | None:
+    """`--columns` as a mapping from field to column or quoted text.
+
+    >>> parse_columns("clean=prompt, answers=' {name}, I'")
+    {'clean': 'prompt', 'answers': "' {name}, I'"}
+
+    Raises:
+        PairsError: it is not written so.
+    """
+    if text is None:
+        return None
+    found, at = {}, 0
+    while at < len(text):
+        match = _SPEC.match(text, at)
+        if match is None or not match[2]:
+            raise PairsError(
+                f"--columns is {show(text)}; expected such as clean=COLUMN,answers=COLUMN,distractors=' text' "
+                f"(understood up to character {at})"
+            )
+        if match[1] in found:
+            raise PairsError(f"--columns names {match[1]} twice")
+        found[match[1]], at = match[2], match.end()
+    check_columns(found)
+    return found
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Refuses fields that no pair has.
+
+    Raises:
+        PairsError: with the nearest field.
+    """
+    for field, spec in columns.items():
+        if not isinstance(field, str) or not isinstance(spec, str) or not spec:
+            raise PairsError(f"columns has {show(field)}: {show(spec)}; expected the name of a field and of a column")
+        if field not in FIELDS and not re.fullmatch(r"roles\..+", field):
+            near = get_close_matches(field, FIELDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(FIELDS)} and roles.NAME"
+            raise PairsError(f"columns names the field {show(field)}, which pairs do not have; {hint}")
+
+
+class Columns:
+    """Gives records the names of our fields.
+
+    Args:
+        chosen: field -> column or quoted text; None: a form that is recognised.
+        text: every cell is text, as in CSV, where numbers and lists are written out.
+        blanks: None stands for an empty cell.
+    """
+
+    def __init__(self, chosen: Mapping[str, str] | None, text: bool, blanks: bool) -> None:
+        if chosen is not None:
+            check_columns(chosen)
+        self.chosen, self.text, self.blanks = chosen, text, blanks
+        self.form: Form | None = None
+        self._keys: tuple[str, ...] | None = None
+        self._plan: dict[str, str] = {}
+        self._used: set[str] = set()
+
+    def record(self, record: Record, where: str) -> Record:
+        """The record with our keys; what is left of it is its `metadata`.
+
+        Raises:
+            PairsError: a field is missing, or has a value of another kind.
+        """
+        keys = tuple(record)
+        if keys != self._keys:
+            self._plan, self._keys = self._planned(record, where), keys
+        made: Record = {}
+        for field, spec in self._plan.items():
+            value = self._value(field, spec, record, where)
+            if value is None and self.blanks:
+                continue
+            role = field.partition(".")[2] if field.startswith("roles.") else ""
+            if role:
+                made.setdefault("roles", {})[role] = value
+            else:
+                made[field] = value
+        if self.chosen is None:
+            made |= {key: record[key] for key in LABELS if key in record}
+        rest = {name: value for name, value in record.items() if name not in self._used and value is not None}
+        if isinstance(record.get("metadata"), dict) and "metadata" in self._used:
+            rest = {**record["metadata"], **rest}
+        return {**made, "metadata": rest} if rest else made
+
+    def _planned(self, record: Record, where: str) -> dict[str, str]:
+        """Which field comes from where."""
+        names = set(record)
+        self.form = next((form for form in FORMS if form.marks <= names), None)
+        base = {field: field for field in FIELDS if field in names}
+        native = self.chosen is None and self.form in (None, NATIVE)
+        if self.form is not None and (self.chosen is None or "answers" not in self.chosen):
+            base |= self.form.columns
+        elif self.form is not None:
+            base |= {field: self.form.columns[field] for field in ("clean", "corrupted")}
+        plan = {**base, **(self.chosen or {})}
+        for field, spec in (self.chosen or {}).items():
+            _check_known(field, spec, names, where)
+        if native:
+            _check_near(names, where)
+            plan |= {key: key for key in COMMON if key in names}
+        if missing := [field for field in NEEDED if field not in plan]:
+            found = ", ".join(name[:40] for name in list(record)[:30]) or "(none)"
+            near = get_close_matches(missing[0], list(record)[:30], n=1)
+            hint = f"did you mean that by {near[0]!r}?" if near else "name the columns with columns=… (--columns clean=…,corrupted=…,answers=…)"  # fmt: skip
+            raise PairsError(f"{where}: {missing[0]!r} is missing; found only the keys {found}; {hint}")
+        self._used = {"", *(name for spec in plan.values() for name in _names(spec))}
+        if self.chosen is None:
+            self._used |= {"metadata", *LABELS} if native else set(LABELS)
+        return plan
+
+    def _value(self, field: str, spec: str, record: Record, where: str) -> Any:
+        """What a field is in this record."""
+        quoted = _quoted(spec)
+        if quoted is not None:
+            filled = self._filled(quoted, record, where)
+            return [filled] if isinstance(filled, str) and field in ("answers", "distractors") else filled
+        value: Any = plain(record[spec]) if spec in record else None
+        if value is None:
+            if self.blanks and field in NEEDED:
+                raise _empty(spec, where)
+            return None
+        if field in ("answers", "distractors"):
+            return self._answers(field, spec, value, where)
+        if field in ("position", "seed") or field.startswith("roles."):
+            return _whole(value) if self.blanks else value
+        return value
+
+    def _answers(self, field: str, column: str, value: Any, where: str) -> Any:
+        """A cell of answers: text, ids, or a list of either."""
+        value = as_list(value) if self.text else value
+        if _IDS.search(column):
+            entries = value if isinstance(value, list | tuple) else [value]
+            return [_id(entry, column, where) for entry in entries]
+        entry = value[0] if isinstance(value, list) and value else value
+        if self.form is not None and field in self.form.words and (isinstance(entry, int | float) or re.fullmatch(r"\s*-?\d+(\.\d+)?", str(entry))):  # fmt: skip
+            raise PairsError(
+                f"{where}: {column} is {show(entry)}, a number, which may be a class, a year or an id; say where the answers are: "
+                "columns={'answers': …} (--columns answers=…)"
+            )
+        return list(value) if isinstance(value, tuple) else value if isinstance(value, list) else [value]
+
+    def _filled(self, text: str, record: Record, where: str) -> str | list[str]:
+        """A quoted text with its cells; a list where one of them is a list."""
+        cells = {}
+        for name in _PLACE.findall(text):
+            if name in record:
+                if (value := plain(record[name])) is None:
+                    raise _empty(name, where)
+                cells[name] = as_list(value) if self.text else value
+        lists = {name: value for name, value in cells.items() if isinstance(value, list | tuple)}
+        if not lists:
+            return _with(text, cells)
+        name, values = next(iter(lists.items()))
+        if len(lists) > 1:
+            raise PairsError(f"{where}: {show(text)} takes two columns of lists ({', '.join(lists)}); it can take one")
+        return [_with(text, {**cells, name: value}) for value in values]
+
+
+def as_list(cell: Any) -> Any:
+    """A cell that holds a flat list of texts or whole numbers, as JSON or Python write it, as a list; any other as it is.
+
+    >>> as_list("['gem', \\"Saint John's\\"]"), as_list("[9079]"), as_list("[gem]")
+    (['gem', "Saint John's"], [9079], '[gem]')
+    """
+    if isinstance(cell, str) and cell[:1] == "[" and len(cell) < MOST_LISTED and _LIST.fullmatch(cell):
+        try:
+            return ast.literal_eval(cell)
+        except (ValueError, SyntaxError):  # a number of more digits than Python reads, or a broken escape
+            return cell
+    return cell
+
+
+def texts_of(record: Mapping[str, Any]) -> Iterable[str]:
+    """All texts of a record's cells, those in lists too."""
+    for value in record.values():
+        value = as_list(value)
+        yield from (
+            entry for entry in (value if isinstance(value, list | tuple) else (value,)) if isinstance(entry, str)
+        )
+
+
+def _id(value: Any, column: str, where: str) -> Any:
+    """A token id of a column of ids."""
+    found = _whole(value)
+    if isinstance(found, str):
+        raise PairsError(f"{where}: {column} is {show(found)}; expected token ids, because of its name")
+    return found
+
+
+def _whole(value: Any) -> Any:
+    """A whole number that is written out, or a float because another cell of its column is empty, as an int."""
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}\s*", value):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _with(text: str, cells: Mapping[str, Any]) -> str:
+    return _PLACE.sub(lambda match: str(cells[match[1]]).strip() if match[1] in cells else match[0], text)
+
+
+def _quoted(spec: str) -> str | None:
+    """The text of a quoted spec, else None."""
+    spec = spec.removeprefix("=")
+    return spec[1:-1] if len(spec) > 1 and spec[0] == spec[-1] and spec[0] in "'\"" else None
+
+
+def _names(spec: str) -> list[str]:
+    """The columns that a spec takes."""
+    quoted = _quoted(spec)
+    return [spec] if quoted is None else _PLACE.findall(quoted)
+
+
+def _empty(column: str, where: str) -> UnfitError:
+    return UnfitError("with an empty cell", f"{where}: column {show(column)} is empty")
+
+
+def _check_known(field: str, spec: str, names: set[str], where: str) -> None:
+    if _quoted(spec) is None and spec not in names:
+        near = get_close_matches(spec, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"its columns are {', '.join(sorted(names)[:30])}"
+        raise PairsError(f"{where}: there is no column {show(spec)}, from which {field} should come; {hint}")
+
+
+def _check_near(names: set[str], where: str) -> None:
+    """Refuses what is probably a misspelt optional key, and would be ignored."""
+    for key in sorted(names - {*KEYS, ""})[:100]:
+        near = get_close_matches(key[:40], ("answers", "distractors", "position", "roles"), n=1, cutoff=0.85)
+        if near and near[0] not in names:
+            raise PairsError(f"{where}: unknown key {show(key)}; did you mean {near[0]!r}?")

@@ -1,0 +1,269 @@
+"""Records as pairs, whatever they come from: named, encoded, checked, and counted where they do not fit.
+
+Text is encoded by `model.encode`, which puts BOS first: `position` and `roles` count it. Answers given as text are encoded as
+they follow the clean prompt (`" Mary"` with its space), see `circuits.prompts.answer_tokens`. Ids are checked against the model
+if one is given, and against the texts beside them (`circuits.prompts.evidence`).
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from circuits.errors import PairsError, PairsWarning
+from circuits.prompts.answer_tokens import answer_tokens, continuation, is_unknown, written
+from circuits.prompts.columns import COMMON, Columns, Record
+from circuits.prompts.evidence import Evidence
+from circuits.prompts.metadata import NOTHING, Metadata
+from circuits.prompts.pair import (
+    Encoder,
+    Pair,
+    TokenIds,
+    as_ids,
+    as_index,
+    as_roles,
+    as_text,
+    check_for,
+    check_pair,
+    check_provenance,
+    show,
+)
+from circuits.prompts.reading import Reading, ReadingModel, bos_tokens
+from circuits.prompts.tables import Table
+from circuits.prompts.unfit import Tally, Unfit, UnfitError
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a table.
+
+    Attributes:
+        pairs: those that fit.
+        shared: source, seed and metric.
+        unfit: the others, counted; None: there are none.
+        form: whose names its columns have, None where the caller named them.
+    """
+
+    pairs: list[Pair]
+    shared: dict[str, Any]
+    unfit: Unfit | None
+    form: str | None
+
+
+def make(table: Table, model: Encoder | None, reading: Reading, shared: Mapping[str, Any]) -> Made:
+    """The pairs of a table.
+
+    Args:
+        table: the records.
+        model: whose tokenizer reads text; None: there are only ids.
+        reading: what the caller chose.
+        shared: source, seed and metric, where the records do not say.
+
+    Raises:
+        PairsError: records that cannot be read or used; the message names the line.
+    """
+    if model is not None:
+        model = ReadingModel(model, reading.bos)
+    columns = Columns(reading.columns, table.text, table.blanks)
+    common, tally, pairs = _Common(shared, table.name), Tally(), []
+    evidence = None
+    if model is not None and model.tokenizer is not None and not reading.trust_ids:
+        evidence = Evidence(model, table.name)
+    seen = 0
+    for place, given in table.rows:
+        where = f"{table.name}, {place}"
+        try:
+            made = columns.record(given, where)
+            pair = _pair(made, model, where)
+            common.add(made, place)
+            if evidence is not None:
+                evidence.add(pair, made, given, place)
+        except UnfitError as error:
+            tally.add(place, error)
+        else:
+            pairs.append(pair)
+        seen += 1
+        if reading.n is not None and (len(pairs) if reading.skip_unfit else seen) >= reading.n:
+            break
+    if not seen:
+        raise PairsError(f"{table.name} has no pairs; expected {table.expected}")
+    if evidence is not None:
+        evidence.check()
+    unfit = tally.result(len(pairs))
+    if unfit is not None and not (reading.skip_unfit and pairs):
+        raise tally.refusal(table.name, len(pairs))
+    form = columns.form.name if columns.form is not None and reading.columns is None else None
+    return Made(pairs, common.found, unfit, form)
+
+
+def _pair(record: Record, model: Encoder | None, where: str) -> Pair:
+    """A record with our keys as a checked pair."""
+    clean, clean_text = _prompt(record, "clean", model, where)
+    corrupted, corrupted_text = _prompt(record, "corrupted", model, where)
+    position = as_index(record.get("position", max(len(clean) - 1, 0)), "position", where)
+    behind = _Behind(model, clean, position, record["clean"], where)
+    pair = Pair(
+        clean=clean,
+        corrupted=corrupted,
+        answers=_answers(record["answers"], "answers", behind),
+        distractors=_answers(record.get("distractors", []), "distractors", behind),
+        position=position,
+        roles=as_roles(_roles(record, clean, model, where), where),
+        clean_text=clean_text,
+        corrupted_text=corrupted_text,
+        metadata=Metadata.of(record["metadata"], where) if record.get("metadata") else NOTHING,
+    )
+    check_provenance(record.get("source", "file"), record.get("seed"), record.get("metric", "logit_difference"), where)
+    check_pair(pair, where)
+    if model is not None:
+        check_for(pair, model, where)
+    return pair
+
+
+def _prompt(record: Record, key: str, model: Encoder | None, where: str) -> tuple[TokenIds, str | None]:
+    """A prompt's ids, and its text where known."""
+    value, text_key = record[key], f"{key}_text"
+    if isinstance(value, str):
+        ids = tuple(_need_tokenizer(model, key, where).encode(as_text(value, key, where)))
+        return ids, as_text(record.get(text_key, value), text_key, where)
+    if not isinstance(value, list):
+        raise PairsError(
+            f"{where}: {key} is {show(value)} ({type(value).__name__}); expected text or a list of token ids"
+        )
+    text = record.get(text_key)
+    return as_ids(value, key, where), None if text is None else as_text(text, text_key, where)
+
+
+def _answers(value: object, key: str, behind: "_Behind") -> TokenIds:
+    """Answers or distractors as ids; strings must be one token each."""
+    if not isinstance(value, list):
+        expected = 'a text, a token id, or a list of either, such as [" Mary"]'
+        raise PairsError(f"{behind.where}: {key} is {show(value)} ({type(value).__name__}); expected {expected}")
+    return tuple(
+        behind.one_token(entry, key) if isinstance(entry, str) else as_index(entry, f"{key}, entry {i},", behind.where)
+        for i, entry in enumerate(value)
+    )
+
+
+class _Behind:
+    """The place behind a clean prompt, where answers are expected.
+
+    Attributes:
+        model: whose tokenizer reads them, if any.
+        prompt: the ids in front of it.
+        where: the line.
+    """
+
+    def __init__(self, model: Encoder | None, clean: TokenIds, position: int, given: object, where: str) -> None:
+        self.model, self.where, self.prompt = model, where, clean[: position + 1]
+        self._given = given if isinstance(given, str) and position == len(clean) - 1 else None
+
+    @cached_property
+    def text(self) -> str | None:
+        """The prompt as text; None where it is not known."""
+        assert self.model is not None
+        return written(self.model, self.prompt) if self._given is None else self._given
+
+    def one_token(self, answer: str, key: str) -> int:
+        """The id of an answer."""
+        model, where = _need_tokenizer(self.model, key, self.where), self.where
+        one = key.removesuffix("s")
+        ids = answer_tokens(model, self.text, as_text(answer, f"an entry of {key}", where))
+        if len(ids) != 1:
+            tokens = ", ".join(repr(model.tokenizer.decode([token])) for token in ids)
+            space = "" if answer[0].isspace() else "begin it with a space if it follows one, "
+            raise UnfitError(
+                f"with {'an' if one[0] == 'a' else 'a'} {one} of several tokens",
+                f"{where}: {show(answer)} in {key} is {len(ids)} tokens of {model.name} ({tokens}); expected exactly one: "
+                f"use another word, {space}or give ids",
+            )
+        if is_unknown(model, ids[0], answer):
+            raise UnfitError(
+                f"with {'an' if one[0] == 'a' else 'a'} {one} unknown to the tokenizer",
+                f"{where}: {show(answer)} in {key} is unknown to the tokenizer of {model.name}; use another word, or give ids",
+            )
+        return ids[0]
+
+
+def _roles(record: Record, clean: TokenIds, model: Encoder | None, where: str) -> object:
+    """Token indices by name; a role given as text is its last token in the clean prompt."""
+    roles = record.get("roles", {})
+    if "word_idxs" in record and not roles and model is not None:
+        return _labelled(record, clean, model, where)
+    if not isinstance(roles, dict) or not any(isinstance(place, str) for place in roles.values()):
+        return roles
+    return {
+        name: _place(name, place, record, clean, model, where) if isinstance(place, str) else place
+        for name, place in roles.items()
+        if place is not None
+    }
+
+
+def _place(name: str, words: str, record: Record, clean: TokenIds, model: Encoder | None, where: str) -> int:
+    text = record["clean"] if isinstance(record["clean"], str) else record.get("clean_text")
+    start = -1 if not isinstance(text, str) or not words.strip() else text.find(words.strip())
+    if start >= 0 and model is not None:
+        assert isinstance(text, str)
+        end = start + len(words.strip())
+        rest = continuation(model, text[:end], text[end:]) if text[end:] else []
+        if rest is not None:
+            return len(clean) - len(rest) - 1
+    raise UnfitError(
+        "with a role that is not in its prompt",
+        f"{where}: role {show(name)} is {show(words)}, which does not end a token of the clean prompt; expected words of it, or a "
+        "token's index",
+    )
+
+
+def _labelled(record: Record, clean: TokenIds, model: Encoder, where: str) -> object:
+    """auto-circuit's `word_idxs`, which count tokens without BOS, where the labels beside them show that tokens are words here too."""
+    words, labels = record["word_idxs"], record.get("seq_labels")
+    shift = bos_tokens(model, clean)
+    if not isinstance(words, dict) or (isinstance(labels, list) and len(labels) != len(clean) - shift):
+        warnings.warn(
+            f"{where.partition(',')[0]}: word_idxs are left out where a prompt has not as many tokens of {model.name} as there are seq_labels",
+            PairsWarning,
+            stacklevel=2,
+        )
+        return {}
+    return {name: as_index(place, f"word_idxs of {show(name)}", where) + shift for name, place in words.items()}
+
+
+def _need_tokenizer(model: Encoder | None, key: str, where: str) -> Encoder:
+    if model is None or model.tokenizer is None:
+        given = "no model was given" if model is None else f"{model.name} has no tokenizer"
+        raise PairsError(f"{where}: {key} has text, but {given}; give token ids instead")
+    return model
+
+
+class _Common:
+    """What is on every line and goes for all of them, kept once and not a line.
+
+    Attributes:
+        found: the one value of each key that all lines give; where they differ, the default.
+    """
+
+    def __init__(self, defaults: Mapping[str, Any], name: str) -> None:
+        self.defaults, self.name = defaults, name
+        self.first: dict[str, Any] = {}
+        self.place = ""
+        self.found: dict[str, Any] = dict(defaults)
+
+    def add(self, record: Record, place: str) -> None:
+        """Takes in a line.
+
+        Raises:
+            PairsError: its metric is another one.
+        """
+        told = {key: record.get(key, self.defaults[key]) for key in COMMON}
+        if not self.place:
+            self.place, self.first, self.found = place, told, dict(told)
+        if told["metric"] != self.first["metric"]:
+            raise PairsError(
+                f"{self.name}, {place}: metric is {show(told['metric'])}, but {show(self.first['metric'])} at {self.place}; "
+                "all pairs of a file share one (make one file of each)"
+            )
+        for key, value in told.items():
+            if value != self.first[key]:
+                self.found[key] = self.defaults[key]

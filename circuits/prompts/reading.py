@@ -1,0 +1,60 @@
+"""How records become pairs: what a caller may choose, in one value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from circuits.prompts.pair import Encoder, TokenIds
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+"""Of files of prompts; any other file that is there is read as JSON lines."""
+LAST = 4
+"""Texts whose tokens are kept."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read.
+
+    Attributes:
+        columns: field -> column, or `'text'` in quotes; None: by the columns' names, see `circuits.prompts.columns`.
+        skip_unfit: leave out pairs that do not fit the model, instead of refusing them all.
+        trust_ids: take token ids without evidence that this model's tokenizer made them.
+        bos: put the tokenizer's BOS token before text.
+        n: read so many pairs at most; what follows is not looked at.
+    """
+
+    columns: Mapping[str, str] | None = None
+    skip_unfit: bool = False
+    trust_ids: bool = False
+    bos: bool = True
+    n: int | None = None
+
+
+class ReadingModel:
+    """A model's tokenizer while prompts are read: the last texts are encoded once, though each answer is tried behind its prompt.
+
+    Args:
+        model: the model.
+        bos: put its BOS token before text.
+    """
+
+    def __init__(self, model: Encoder, bos: bool) -> None:
+        self.model, self.bos = model, bos
+        self.tokenizer, self.name = model.tokenizer, model.name
+        self.d_vocab, self.n_ctx = model.d_vocab, model.n_ctx
+        self._encoded = lru_cache(maxsize=LAST)(self._encode)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        return list(self._encoded(text))
+
+    def _encode(self, text: str) -> TokenIds:
+        ids = tuple(self.model.encode(text))
+        return ids if self.bos else ids[bos_tokens(self.model, ids) :]
+
+
+def bos_tokens(model: Encoder, ids: TokenIds) -> int:
+    """The number of BOS tokens in front: 1 or 0."""
+    bos = getattr(model.tokenizer, "bos_token_id", None)
+    return int(bos is not None and ids[:1] == (bos,))
