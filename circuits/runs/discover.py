@@ -99,9 +99,9 @@ def discover(
         if test:
             look(question)
             doubt(about_answers(model, pairs, answers))
-            if isinstance(found, Discovery):
-                found = replace(found, prompts=shown_prompts(model, pairs, [found.circuit]))
     doubt(about_pairs)
+    if test and isinstance(found, Discovery):
+        found = replace(found, prompts=shown_prompts(model, pairs, [found.circuit]))
     differ = not question.ablation.needs_difference or len(same_up_to_answer(pairs)) < len(pairs)
     seen = answers if answers.complete else None
     return replace(found, answers=seen, warnings=tuple(about_pairs), pairs_differ=differ)
