@@ -22,6 +22,7 @@ NOT_RUN = {
     "make demo": "what it runs is in the Makefile and takes minutes; its commands are run here one by one, from other pages",
     "make test": "it would run this test",
     "make setup": "it installs",
+    "pip install .": "it installs",
     ". .venv/bin/activate": "it belongs to a shell",
     "python docs/path_patching_ioi.py": "three minutes; tests/test_path_patching_example.py runs it on a small model",
     "circuits models memory meta-llama/Llama-3.1-8B --dtype bfloat16 --tokens 20": "needs the hub",
