@@ -82,3 +82,46 @@ def test_a_result_without_pandas_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(circuits.InputError, match="pip install pandas"):
         EdgeScores.to_pandas(circuits.EdgeScores)  # type: ignore[arg-type]
+
+
+def test_arrays_hold_heads_and_mlps_in_their_places(given):
+    edges, nodes = circuits.edge_attribution(given.model, PAIRS, gradient="clean"), given.nodes
+    graph = given.model.graph
+    for scores, value in ((edges, edges.__getitem__), (nodes, nodes.__getitem__)):
+        heads, mlps = scores.to_array()
+        assert heads.shape == (graph.n_layers, graph.n_heads)
+        assert heads[1, 2] == pytest.approx(value("a1.h2"))
+        assert mlps[0] == pytest.approx(value("m0"))
+
+
+def test_a_node_of_edge_scores_is_the_sum_over_its_out_edges(given):
+    scores = circuits.edge_attribution(given.model, PAIRS)
+    out = [effect for edge, effect in scores.to_dict().items() if edge.startswith("a0.h1->")]
+    assert scores["a0.h1"] == pytest.approx(sum(out))
+
+
+def test_positions_are_the_last_axis_of_an_array():
+    scores = NodeScores(("a0.h0", "a1.h1"), torch.arange(4.0).reshape(2, 2, 1), positions=("S", "end"))
+    heads, mlps = scores.to_array()
+    assert heads[1, 1].tolist() == [2.0, 3.0]
+    assert heads[0, 1].isnan().all()
+    assert mlps.isnan().all()
+
+
+def test_results_draw_themselves_in_a_notebook(given, tmp_path):
+    assert given.nodes.plot().data
+    assert given.edges.plot().data
+    drawing = given.circuit.plot()
+    assert drawing._repr_svg_().lstrip().startswith("<")
+    drawing.save(tmp_path / "circuit.svg")
+    assert "<svg" in (tmp_path / "circuit.svg").read_text()
+
+
+def test_the_viewers_page_is_shown_in_a_frame(given, tmp_path):
+    page = given.circuit.view(given.model, PAIRS, height=400)
+    assert page._repr_html_().startswith("<iframe")
+    assert "height:400px" in page._repr_html_()
+    page.save(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == page.html
+    with pytest.raises(circuits.InputError, match="give both, or neither"):
+        given.circuit.view(given.model)

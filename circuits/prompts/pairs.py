@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ class PromptPairs(Shown):
     >>> pairs
     PromptPairs(2 pairs of 3 tokens, source='tokens', seed=None, metric='logit_difference')
     >>> pairs.prefix(0), pairs.positions, pairs[1].clean
-    (1, (2, 2), ((0, 7, 6),))
+    (1, (2, 2), (0, 7, 6))
     """
 
     clean: tuple[TokenIds, ...]
@@ -293,9 +293,18 @@ class PromptPairs(Shown):
     def __iter__(self) -> Iterator[Pair]:
         return (self.pair(i) for i in range(len(self)))
 
-    def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> "PromptPairs":
-        """The chosen pairs, always as `PromptPairs`; iterate, or call `pair(i)`, for single pairs."""
-        chosen = range(len(self))[which] if isinstance(which, slice) else [_signed(i) for i in _listed(which)]
+    @overload
+    def __getitem__(self, which: int) -> Pair: ...
+    @overload
+    def __getitem__(self, which: slice | Sequence[int] | Tensor) -> "PromptPairs": ...
+    def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> "Pair | PromptPairs":
+        """A pair by its number, counted from 0 (or from the end), or several as `PromptPairs`, by a slice or a list of numbers."""
+        if isinstance(which, slice):
+            chosen = list(range(len(self))[which])
+        elif isinstance(numbers := plain(which), list | tuple):
+            chosen = [_signed(number) for number in numbers]
+        else:
+            return self.pair(_signed(numbers))
         return self.from_pairs([self.pair(i) for i in chosen], self.source, self.seed, self.metric)
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from circuits.graph.graph import Graph, live_nodes
 from circuits.plain_torch import plain_methods
 from circuits.results.circuit_file import TABLES, Table
 from circuits.results.provenance import Provenance, frozen
-from circuits.shown import Shown
+from circuits.shown import Shown, from_above
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -205,6 +205,14 @@ class Circuit(Shown):
 
     def __repr__(self) -> str:
         return f"Circuit({len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes)"
+
+    def plot(self, **options: Any) -> Any:
+        """The circuit's graph as a picture that a notebook shows; see `circuits.notebook.plot`."""
+        return from_above("plot")(self, **options)
+
+    def view(self, model: Any = None, pairs: Any = None, pair: int = 0, height: int = 700) -> Any:
+        """The viewer's page, shown in a notebook; with a model and pairs also their prompts; see `circuits.notebook.view`."""
+        return from_above("view")(self, model, pairs, pair, height)
 
     # --- as a set -----------------------------------------------------------------------------------------------------
 

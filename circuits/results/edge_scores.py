@@ -13,9 +13,10 @@ from circuits.graph.graph import Graph
 from circuits.plain_torch import plain_methods
 from circuits.results import score_file, selection
 from circuits.results.circuit import Circuit
+from circuits.results.head_array import HeadArray, head_array
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
-from circuits.shown import Shown
+from circuits.shown import Shown, from_above
 from circuits.stats.bootstrap import (
     bootstrap_interval,
     check_level,
@@ -76,9 +77,23 @@ class EdgeScores(Shown):
         names = self.graph.edge_names(self.candidates)
         return dict(zip(names, split[self.candidates].tolist(), strict=True))
 
-    def __getitem__(self, edge: str) -> float:
-        """The effect of one edge, by name."""
-        return float(self.values[self.graph.edge_index(edge)])
+    def __getitem__(self, name: str) -> float:
+        """The effect of an edge (`m0->logits`), or the sum over the edges out of a node (`a5.h2`), by name."""
+        if name in self.graph.writer_names:
+            return float(self._node_sums[self.graph.writer_names.index(name)])
+        return float(self.values[self.graph.edge_index(name)])
+
+    @property
+    def _node_sums(self) -> Float[Tensor, " writer"]:
+        return (self.values * self.candidates).double().sum(1)
+
+    def to_array(self) -> HeadArray:
+        """Sums over the edges out of each node as arrays: heads as layers × heads, MLPs beside them."""
+        return head_array(self.graph.writer_names, self._node_sums)
+
+    def plot(self, **options: Any) -> Any:
+        """A heat map of the sums over the edges out of each node, as a plotly figure; see `circuits.notebook.plot`."""
+        return from_above("plot")(self, **options)
 
     def __len__(self) -> int:
         return int(self.candidates.sum())

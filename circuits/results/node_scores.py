@@ -13,9 +13,10 @@ from circuits.errors import InputError
 from circuits.plain_torch import plain_methods
 from circuits.question.span import Span
 from circuits.results import score_file
+from circuits.results.head_array import HeadArray, head_array
 from circuits.results.provenance import Provenance, frozen
 from circuits.results.quantity import Quantity, quantity_of
-from circuits.shown import Shown
+from circuits.shown import Shown, from_above
 from circuits.stats.bootstrap import bootstrap_interval
 from circuits.stats.interactions import Interaction
 from circuits.workers.workers import Workers
@@ -157,6 +158,14 @@ class NodeScores(Shown):
         order = torch.sort(values.abs(), descending=True, stable=True).indices[:n].tolist()
         names = list(self.nodes) if self.positions is None else [f"{a}@{b}" for a in self.nodes for b in self.positions]
         return [(names[i], float(values[i]), float(errors[i])) for i in order]
+
+    def plot(self, **options: Any) -> Any:
+        """A heat map, as a plotly figure; see `circuits.notebook.plot`."""
+        return from_above("plot")(self, **options)
+
+    def to_array(self) -> HeadArray:
+        """Mean effects as arrays: heads as layers × heads, MLPs beside them; NaN where there is no score."""
+        return head_array(self.nodes, self.values)
 
     def save(self, path: str | Path) -> None:
         """Writes everything to one safetensors file (JSON header, no pickle)."""

@@ -29,7 +29,7 @@ def test_the_value_is_the_ratio_of_dataset_means():
 def test_values_come_back_in_the_order_of_the_pairs_whatever_the_batches():
     model, pairs = tiny("gpt2"), random_pairs(n=6)
     circuit = random_subset(model, 0.5)
-    alone = torch.stack([circuit_metric(model, pairs[i], circuit)[0] for i in range(6)])
+    alone = torch.stack([circuit_metric(model, pairs[[i]], circuit)[0] for i in range(6)])
     for batch_size in (1, 4, 6):
         together = circuit_metric(model, pairs, circuit, batch_size=batch_size)
         torch.testing.assert_close(together, alone)

@@ -14,7 +14,7 @@ from tests.tiny_models import ALL, FEW, atol, random_pairs, tiny
 
 def naive_patched(model, pairs, direction, sites, position=None):
     """One whole forward pass for one intervention, prompt by prompt."""
-    return [naive_patched_prompt(model, pairs[i], direction, sites, position) for i in range(len(pairs))]
+    return [naive_patched_prompt(model, pairs[[i]], direction, sites, position) for i in range(len(pairs))]
 
 
 def naive_patched_prompt(model, pair, direction, sites, position):
@@ -161,7 +161,7 @@ def test_roles_name_the_positions_also_where_prompts_differ_in_length():
         site = select_sites(model.graph, [node])
         for p, role in enumerate(scores.positions):
             for i in range(3):
-                wanted = naive_effects(model, pairs[i], "denoising", site, pairs.roles[i][role])
+                wanted = naive_effects(model, pairs[[i]], "denoising", site, pairs.roles[i][role])
                 assert float(scores.per_prompt[n, p, i]) == pytest.approx(wanted[0], abs=1e-5)
 
 

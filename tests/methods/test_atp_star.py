@@ -115,7 +115,7 @@ def compare_with_naive(name, pairs, positions, qk_fix, grad_drop, n_nodes, seed=
     size = float(scores.contributions.max())
     with inference_state(model.bridge):
         for p in range(len(pairs)):
-            naive = Naive(model, pairs[p])
+            naive = Naive(model, pairs[[p]])
             for i in chosen:
                 for position in (4, 6) if positions else (None,):
                     found = scores.per_prompt[i, position, p] if positions else scores.per_prompt[i, p]

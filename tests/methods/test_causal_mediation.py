@@ -56,7 +56,7 @@ def naive_effects(model, pairs, sites, roles=None):
     """The definitions, prompt by prompt."""
     rows = []
     for i in range(len(pairs)):
-        pair = pairs[i]
+        pair = pairs[[i]]
         at = None if roles is None else [pair.roles[0][role] for role in roles]
         clean, corrupted = naive_metric(model, pair, pair.clean), naive_metric(model, pair, pair.corrupted)
         blocked = naive_metric(model, pair, pair.clean, sites, pair.corrupted, at)

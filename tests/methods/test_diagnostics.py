@@ -47,7 +47,7 @@ def naive_outcomes(model, pairs, found):
         [node for node, inside in zip(found.nodes, row, strict=True) if inside] for row in found.included.tolist()
     ]
     return torch.tensor(
-        [[naive_outcome(model, pairs[i], names) for i in range(len(pairs))] for names in chosen], dtype=torch.float64
+        [[naive_outcome(model, pairs[[i]], names) for i in range(len(pairs))] for names in chosen], dtype=torch.float64
     )
 
 
@@ -84,7 +84,7 @@ SIX = ("a0.h0<q>", "a0.h0", "m0", "a1.kv0<v>", "a2.h3", "m2")
 def test_intervals_cover_the_average_effect_over_all_subsets(share):
     model, pairs = tiny("llama"), random_pairs(n=2, seed=5)
     table = {
-        row: sum(naive_outcome(model, pairs[i], [n for n, inside in zip(SIX, row, strict=True) if inside]) for i in (0, 1)) / 2
+        row: sum(naive_outcome(model, pairs[[i]], [n for n, inside in zip(SIX, row, strict=True) if inside]) for i in (0, 1)) / 2
         for row in itertools.product((False, True), repeat=6)
     }  # fmt: skip
     wanted = []

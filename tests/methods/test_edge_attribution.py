@@ -285,7 +285,7 @@ def test_an_edge_at_a_role_is_that_positions_part_of_it():
         pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors, roles=[{"a": 2, "b": 5}, {"a": 4, "b": 1}]
     )
     scores = edge_attribution(model, with_roles, gradient="clean", positions=("b", "a"))
-    each = [edge_attribution(model, pairs[i], gradient="clean", positions="each").by_position for i in range(2)]
+    each = [edge_attribution(model, pairs[[i]], gradient="clean", positions="each").by_position for i in range(2)]
     wanted = torch.stack([(each[0][..., 5] + each[1][..., 1]) / 2, (each[0][..., 2] + each[1][..., 4]) / 2], -1)
     torch.testing.assert_close(scores.by_position, wanted)
 
@@ -294,10 +294,10 @@ def test_an_edge_at_a_role_is_that_positions_part_of_it():
 def test_effects_at_a_position_have_standard_errors_over_prompts(gradient):
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     options = {"gradient": gradient, "steps": 2, "positions": "each"}
-    each = torch.stack([edge_attribution(model, pairs[i], **options).by_position for i in range(3)])
+    each = torch.stack([edge_attribution(model, pairs[[i]], **options).by_position for i in range(3)])
     scores = edge_attribution(model, pairs, batch_size=2, **options)
     torch.testing.assert_close(scores.by_position_stderr, each.std(0) / 3**0.5, rtol=1e-9, atol=1e-12)
-    assert edge_attribution(model, pairs[0], **options).by_position_stderr[model.graph.edge_mask].isnan().all()
+    assert edge_attribution(model, pairs[[0]], **options).by_position_stderr[model.graph.edge_mask].isnan().all()
 
 
 def test_the_gradient_at_corrupted_is_eap_from_the_other_side():

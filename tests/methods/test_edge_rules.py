@@ -260,7 +260,7 @@ def test_the_sign_check_is_silent_where_it_has_nothing_to_say_or_is_not_asked():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         edge_attribution(model, pairs, gradient="clean", metric=metric, check_sign=False)
-        edge_attribution(model, pairs[0], gradient="clean", metric=metric)  # one prompt: no error to compare with
+        edge_attribution(model, pairs[[0]], gradient="clean", metric=metric)  # one prompt: no error to compare with
         edge_attribution(model, pairs, gradient="relp", metric=metric)
         edge_attribution(model, pairs, gradient="clean")  # the signs agree
         edge_attribution(tiny("native-attention-only"), pairs, gradient="clean", metric=metric)  # no MLP

@@ -120,8 +120,12 @@ class TestValues:
         pairs = two_pairs(source="mine", seed=3)
         assert pairs[[1, 0, 1]].clean == (pairs.clean[1], pairs.clean[0], pairs.clean[1])
         assert pairs[::-1] == pairs[[1, 0]] == pairs[torch.tensor([1, 0])]
-        assert pairs[-1] == pairs[1] == pairs[1:]
-        assert (pairs[0].source, pairs[0].seed, len(pairs[0])) == ("mine", 3, 1)
+        assert pairs[[-1]] == pairs[1:]
+        assert (pairs[[0]].source, pairs[[0]].seed, len(pairs[[0]])) == ("mine", 3, 1)
+
+    def test_a_number_chooses_a_single_pair(self) -> None:
+        pairs = two_pairs()
+        assert pairs[-1] == pairs[1] == pairs[torch.tensor(1)] == pairs.pair(1)
         with pytest.raises(IndexError):
             pairs[2]
 
@@ -149,7 +153,7 @@ class TestValues:
         assert two_pairs(roles=[{"b": 2, "a": 1}, {}], source="x", seed=1, metric="y").digest() == pairs.digest()
 
     def test_roles_are_a_mapping(self) -> None:
-        (pair,) = two_pairs(roles=[{"IO": 1, "end": 2}, {}])[0]
+        pair = two_pairs(roles=[{"IO": 1, "end": 2}, {}])[0]
         assert dict(pair.roles) == {"IO": 1, "end": 2} == pair.roles
         assert list(pair.roles) == ["IO", "end"]
         assert "S" not in pair.roles
@@ -306,7 +310,7 @@ class TestFiles:
 
     def test_writing_replaces_and_leaves_nothing_else_behind(self, tmp_path: Path) -> None:
         two_pairs().to_jsonl(tmp_path / "pairs.jsonl")
-        two_pairs()[0].to_jsonl(tmp_path / "pairs.jsonl")
+        two_pairs()[[0]].to_jsonl(tmp_path / "pairs.jsonl")
         assert os.listdir(tmp_path) == ["pairs.jsonl"]
         assert len(PromptPairs.from_jsonl(tmp_path / "pairs.jsonl")) == 1
 

@@ -90,7 +90,7 @@ class TestPublishedForms:
         path = tmp_path / name
         path.write_text((json.dumps(FEATURE_CIRCUITS) + "\n") * 2)
         pairs = PromptPairs.from_file(path, model)
-        assert same(pairs[0], expected)
+        assert same(pairs[[0]], expected)
         assert [data["case"] for data in pairs.metadata] == ["x", "x"]
 
     def test_auto_circuit_with_its_words_as_roles(self, model, expected, tmp_path):
@@ -98,7 +98,7 @@ class TestPublishedForms:
         words = {"IO": 1, "end": len(LABELS) - 1}
         path.write_text(json.dumps({"seq_labels": LABELS, "word_idxs": words, "prompts": [AUTO_CIRCUIT] * 2}, indent=2))
         pairs = PromptPairs.from_file(path, model)
-        assert same(pairs[0], expected)
+        assert same(pairs[[0]], expected)
         assert dict(pairs.roles[0]) == {"IO": 2, "end": len(pairs.clean[0]) - 1}  # behind BOS
         assert PromptPairs.from_file(path, model, bos=False).roles[0]["IO"] == 1
         assert PromptPairs.from_records(json.loads(path.read_text()), model).roles == pairs.roles
