@@ -11,6 +11,7 @@ from circuits.engine.foreign_hooks import refuse_hooks
 from circuits.engine.held import held
 from circuits.model import Model
 from circuits.plain_torch import plain_state
+from circuits.progress import progress_bar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +39,10 @@ def hooks_of(model: Model) -> tuple[str, ...]:
 
 
 def on_model(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a public function that takes a model; arguments of another kind are refused by name."""
+    """Decorates a public function that takes a model.
+
+    Arguments of another kind are refused by name, and `progress=True` shows a bar.
+    """
     check = kinds_check(function)
 
     @functools.wraps(function)
@@ -48,6 +52,8 @@ def on_model(function: Callable[P, R]) -> Callable[P, R]:
             for value in (*args, *kwargs.values()):
                 if isinstance(value, Model):
                     stack.enter_context(using(value))
+            if kwargs.get("progress") is True:
+                kwargs["progress"] = stack.enter_context(progress_bar(function.__name__))
             return function(*args, **kwargs)
 
     return alone

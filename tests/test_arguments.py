@@ -48,3 +48,21 @@ def test_tasks_load_beside_a_file_of_the_users_called_tasks(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "ioi(counterfactual=abc)\n", done.stderr
+
+
+@pytest.mark.parametrize("call", [
+    lambda model: circuits.edge_attribution(model, PAIRS, progress=True),
+    lambda model: circuits.acdc(model, PAIRS, 0.5, progress=True),
+    lambda model: circuits.edge_pruning(model, PAIRS, 5, steps=2, progress=True),
+])  # fmt: skip
+def test_progress_true_shows_a_bar_on_the_error_stream(model, call, capsys):
+    call(model)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert call.__code__.co_names[1] in shown.err
+
+
+def test_a_bar_in_a_notebook_is_tqdms(model, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    circuits.edge_attribution(model, PAIRS, progress=True)
+    assert "3/3" in capsys.readouterr().err
