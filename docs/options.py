@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from circuits.cli.methods import default, facts, value
 from circuits.methods.catalogue import METHODS, OURS
 from circuits.methods.method import Declared
 from circuits.methods.options import Option
@@ -22,33 +23,19 @@ def page() -> str:
 
 
 def _section(method: Declared) -> str:
-    facts = [f"Gives {'a circuit' if method.gives == 'circuit' else f'scores of {method.gives}'}: {method.help}."]
-    takes_one = "ablation" not in method.unasked
-    facts.append(f"Default ablation: `{method.ablation}`." if takes_one else "Takes no metric and no ablation.")
-    if method.divided:
-        facts.append("One run can be divided among workers.")
-    if method.resumable:
-        without = f", except with `{'`, `'.join(method.unrecorded)}`" if method.unrecorded else ""
-        facts.append(f"`--resume` continues a killed run{without}.")
     rows = "".join(
-        f"| `{option.spelled}` | {_value(option)} | {_default(option)} | {_cell(option.help)} |\n"
+        f"| `{option.spelled}` | {_value(option)} | {_quoted(default(option), option)} | {_cell(option.help)} |\n"
         for option in method.takes
     )
-    return f"{' '.join(facts)}\n\n| option | value | default | |\n|---|---|---|---|\n{rows}"
+    return f"{facts(method)}\n\n| option | value | default | |\n|---|---|---|---|\n{rows}"
 
 
 def _value(option: Option) -> str:
-    if option.choices:
-        return ", ".join(f"`{choice}`" for choice in option.choices)
-    return f"{option.kind.described}{f', {option.bounds}' if option.bounds else ''}"
+    return ", ".join(f"`{choice}`" for choice in option.choices) or value(option)
 
 
-def _default(option: Option) -> str:
-    if option.required:
-        return "required"
-    if isinstance(option.default, bool):
-        return "yes" if option.default else "no"
-    return "" if option.default is None else f"`{option.default}`"
+def _quoted(text: str, option: Option) -> str:
+    return f"`{text}`" if text and not option.required and not isinstance(option.default, bool) else text
 
 
 def _cell(text: str) -> str:

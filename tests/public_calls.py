@@ -117,7 +117,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "methods of scores": lambda g: _of_scores(g.edges),
     "methods of circuits": lambda g: _of_circuits(Circuit.from_edges(g.model.graph, g.circuit.edges), g.circuit),
 }
-NOT_CALLED = {"check_task", "load_model", "memory_need"}
+NOT_CALLED = {"check_task", "load_model", "load_task", "memory_need"}
 """Public functions that need a task or a name."""
 
 

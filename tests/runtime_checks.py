@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from functools import partial, wraps
+from types import FunctionType
 from typing import Any
 
 import jaxtyping
@@ -37,7 +38,6 @@ def jaxtyped_in_some_calls(decorated: Any, *, typechecker: Callable[..., Any]) -
         return decorated
     checked, code = None, id(decorated.__code__)
 
-    @wraps(decorated)
     def call(*args: Any, **named: Any) -> Any:
         nonlocal checked
         number = calls[code] = calls.get(code, 0) + 1
@@ -46,6 +46,6 @@ def jaxtyped_in_some_calls(decorated: Any, *, typechecker: Callable[..., Any]) -
         checked = checked or jaxtyped(decorated, typechecker=typechecker)
         return checked(*args, **named)
 
-    # Warnings name the caller's line, for which the package passes over frames of its type checks.
-    call.__code__ = call.__code__.replace(co_filename="<@beartype in some calls>")
-    return call
+    # The package passes over its type checks, where it looks for the author of a hook, or for the caller that a warning names.
+    checks = {**globals(), "__name__": "jaxtyping.some_calls"}
+    return wraps(decorated)(FunctionType(call.__code__, checks, "call", None, call.__closure__))

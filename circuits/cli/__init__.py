@@ -16,8 +16,10 @@ import typer
 from circuits import quiet
 from circuits.cli.compare import compare
 from circuits.cli.discover import discover
+from circuits.cli.doctor import doctor
 from circuits.cli.evaluate import evaluate
 from circuits.cli.export import export
+from circuits.cli.methods import methods_app
 from circuits.cli.models import models_app
 from circuits.cli.pairs import pairs_app
 from circuits.cli.report import report
@@ -53,9 +55,10 @@ def settings(
     quiet.verbose = verbose
 
 
-for command in (discover, evaluate, compare, export, view, report):
+for command in (discover, evaluate, compare, export, view, report, doctor):
     app.command()(command)
 app.add_typer(study_app, name="study")
+app.add_typer(methods_app, name="methods")
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(pairs_app, name="pairs")

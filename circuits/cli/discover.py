@@ -25,7 +25,10 @@ def discover(
     given: Mapping[str, Any],
     **options: Any,
 ) -> None:
-    """Score the edges of a model on a task, choose a circuit and test it; or score nodes. Written to a run directory."""
+    """Score the edges of a model on a task, choose a circuit and test it; or score nodes. Written to a run directory.
+
+    Each method has further options: 'circuits methods show METHOD' lists them.
+    """
     from circuits.runs.directory import RunDirectory
 
     options, source = _checked(asked, divided, options), find_pairs(target)

@@ -13,12 +13,12 @@ from circuits.methods.catalogue import DECLARED, ablations, metrics
 
 
 def _method_help() -> str:
-    """All methods by the kind of their result, each in a few words."""
+    """All methods by the kind of their result."""
     edges, nodes = (
-        ", ".join(f"{name} ({one.help})" for name, one in DECLARED.items() if (one.gives == "nodes") is scores_nodes)
+        ", ".join(name for name, one in DECLARED.items() if (one.gives == "nodes") is scores_nodes)
         for scores_nodes in (False, True)
     )
-    return f"Edges: {edges}. Nodes: {nodes}. Options of another method are refused."
+    return f"Edges: {edges}. Nodes: {nodes}. 'circuits methods' describes them."
 
 
 def _ablation_help() -> str:
@@ -39,7 +39,7 @@ class Asked:
     """The question and the method."""
 
     model: Annotated[str, typer.Option(help="Short name, Hugging Face id, or directory.")] = DEFAULT_MODEL
-    method: Annotated[str, typer.Option(help=_method_help())] = "eap-ig"
+    method: Annotated[str, typer.Option("--method", "-m", help=_method_help())] = "eap-ig"
     metric: Annotated[
         str | None,
         typer.Option(help=f"What is explained: {', '.join(metrics())}. Default: the one that the task prefers."),
@@ -48,7 +48,9 @@ class Asked:
     noise_tokens: Annotated[
         str | None, typer.Option(help="gaussian: roles to disturb, comma separated. Default: the tokens that differ.")
     ] = None
-    n: Annotated[int | None, typer.Option("--n", help="Pairs. Default: 64 of a task, all of a file.", min=1)] = None
+    n: Annotated[int | None, typer.Option("--n", "-n", help="Pairs. Default: 64 of a task, all of a file.", min=1)] = (
+        None
+    )
     seed: Annotated[int, typer.Option(help="Random seed.", min=0, max=LARGEST_SEED)] = 0
     one_length: options.OneLength = None
 
@@ -68,7 +70,7 @@ class Computed:
 class Written:
     """Where the results are written."""
 
-    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/TARGET-METHOD.")] = None
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory. Default: runs/TARGET-METHOD.")] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False
     resume: Annotated[bool, typer.Option("--resume", help=_resume_help())] = False
     config: options.Config = None

@@ -10,10 +10,7 @@ import typer
 
 from circuits.methods.catalogue import DECLARED
 from circuits.methods.method import Declared
-from circuits.methods.options import Kind, Option
-
-PANELS = {True: "Options of methods that score nodes", False: "Options of methods that find edges"}
-"""By whether a method scores nodes."""
+from circuits.methods.options import Kind
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,43 +61,13 @@ def method_parameters() -> list[inspect.Parameter]:
     """A parameter for every option of any method. It is None if it is not given, so that other methods can refuse it."""
     methods = list(DECLARED.values())
     names = dict.fromkeys(option.name for method in methods for option in method.takes)
-    return [_parameter(name, [method for method in methods if name in method.options], methods) for name in names]
+    return [_parameter(name, [method for method in methods if name in method.options]) for name in names]
 
 
-def _parameter(name: str, having: list[Declared], methods: list[Declared]) -> inspect.Parameter:
-    kind = having[0].options[name].kind
-    spelled = having[0].options[name].spelled
-    scores_nodes = all(method.gives == "nodes" for method in having)
-    texts: dict[str, list[str]] = {}
-    for method in having:
-        texts.setdefault(help_of(method.options[name]), []).append(method.name)
-    panel = [method.name for method in methods if (method.gives == "nodes") is scores_nodes]
-    help = " ".join(f"{_which(which, panel)}{text}" for text, which in texts.items())
-    declared = [f"--{spelled}"]
-    if kind is Kind.FLAG and having[0].options[name].default:
-        declared = [f"--{spelled}/--no-{spelled}"]
-    option = typer.Option(*declared, help=help, rich_help_panel=PANELS[scores_nodes])
-    annotation = Annotated[kind.typed | None, option]
+def _parameter(name: str, having: list[Declared]) -> inspect.Parameter:
+    """Not shown by `--help`: `circuits methods show METHOD` describes it."""
+    option = having[0].options[name]
+    flag = option.kind is Kind.FLAG and option.default
+    shown = typer.Option(f"--{option.spelled}/--no-{option.spelled}" if flag else f"--{option.spelled}", hidden=True)
+    annotation = Annotated[option.kind.typed | None, shown]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _which(having: list[str], panel: list[str]) -> str:
-    """Which methods have the option; empty: all of them."""
-    others = [name for name in panel if name not in having]
-    if not others:
-        return ""
-    return f"all but {', '.join(others)}: " if len(others) < 3 < len(having) else f"{', '.join(having)}: "
-
-
-def help_of(option: Option) -> str:
-    """An option's help, with its bounds and its default."""
-    parts = [option.help]
-    if not all(choice in option.help for choice in option.choices):
-        parts.append(f"One of {', '.join(option.choices)}.")
-    if option.bounds:
-        parts.append(f"{option.bounds[0].upper()}{option.bounds[1:]}.")
-    if option.required:
-        parts.append("Required.")
-    if option.default is not None and option.default is not False:
-        parts.append(f"Default: {'yes' if option.default is True else option.default}.")
-    return " ".join(parts)

@@ -148,7 +148,7 @@ def test_pairs_of_one_prompt_are_counted_and_named():
     with pytest.warns(PairsWarning, match="are the same in all 2 pairs"):
         circuits.activation_patching(model, some[[1, 3]])
     with pytest.warns(PairsWarning, match="the only pair has the same"):
-        circuits.acdc(model, some[1], threshold=0.1)
+        circuits.acdc(model, some[[1]], threshold=0.1)
     assert circuits.check_pairs(model, some).same_prompts == 2
 
 
