@@ -55,12 +55,10 @@ class Block:
         layer: its index.
         resid_pre: where the residual stream enters.
         attn_in: the input of the q, k and v projections, after the norm.
-        q, k, v: the projections' outputs per head, before rotary embeddings and query/key norms: [batch, pos, head,
-            d_head].
+        q, k, v: the projections' outputs, before rotary embeddings and query/key norms: [batch, pos, head, d_head].
         z: the heads' mixed values, before the output projection: [batch, pos, head, d_head].
         attn_out: attention's write into the residual stream.
-        attn_projected, mlp_projected: outputs of `W_O` and of the MLP's output matrix, biases included: the writes
-            before any post-norm.
+        attn_projected, mlp_projected: outputs of `W_O` and the MLP's output matrix with biases, before any post-norm.
         mlp_in: the MLP's input, after its norm (None without an MLP).
         resid_mid: the MLP's input before its norm, if it has a hook of its own; else None (it is `mlp_in` itself, or
             `resid_pre` in parallel blocks with one shared norm).

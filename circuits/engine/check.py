@@ -27,8 +27,7 @@ class CheckReport:
         residual: sum of writers and constants against the residual stream.
         all_kept: all edges kept, every reader recomputed, against the model's logits.
         none_kept: no edge kept, against the corrupted prompts' logits.
-        prefix: suffix after a cached prefix against the whole prompt, logits and residual stream; None if the model
-            takes no cache.
+        prefix: suffix after a cached prefix against the whole prompt, logits and stream; None if there is no cache.
         prefix_exact: whether cached prefixes may be used.
         resume_exact: whether passes may begin in the middle.
     """

@@ -59,8 +59,7 @@ def _std_of_all(architecture: Architecture, d_vocab: int) -> float:
 
 
 def _entering(architecture: Architecture, tokens: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
-    """The input of the first block for each token as a prompt of its own; without learned position embeddings, if the
-    model exposes them."""
+    """The first block's input for each token as a prompt, without learned position embeddings if they are exposed."""
     bridge = architecture.bridge
     hooks: list[Hook] = [(architecture.blocks[0].resid_pre, stop)]
     if "pos_embed.hook_out" in bridge.hook_dict:

@@ -86,8 +86,7 @@ class Exclusive:
         return mine
 
     def _should_let_pass(self, me: int, keys: Keys) -> bool:
-        """Whether another thread that needs some of these keys came first. A thread that already holds keys does not
-        let others pass."""
+        """Whether another thread that needs some of these keys came first; False for a thread that holds any keys."""
         if me in self.owners.values():
             return False
         for other, wanted in self.waiting.items():  # in order of arrival
@@ -98,8 +97,7 @@ class Exclusive:
         return False
 
     def _behind(self, thread: int, frames: dict[int, FrameType]) -> set[int]:
-        """All threads that this thread waits for, directly or through others; `frames`: the frames of threads that
-        stand still."""
+        """All threads that this thread waits for, directly or indirectly; `frames`: of threads that stand still."""
         found: set[int] = set()
         todo = [thread]
         while todo:
@@ -137,8 +135,7 @@ class _Looks:
         return idle
 
     def frames(self, waiting: Collection[int]) -> dict[int, FrameType]:
-        """Frames of this thread, of the threads in `waiting`, and of threads that still wait in the same place as at
-        the last call."""
+        """Frames of this thread, the threads in `waiting`, and threads that wait where they waited at the last call."""
         now, me = time.monotonic(), threading.get_ident()
         current = _current_frames()
         held = {thread: frame for thread, frame in current.items() if frame.f_code.co_filename in WAITING}
@@ -164,8 +161,7 @@ def _processor_time(thread: int) -> float:
 
 
 def _current_frames() -> dict[int, FrameType]:
-    """The top frame of each thread. Garbage collection is off meanwhile: it could deadlock Python before 3.11.5 and
-    3.12."""
+    """The top frame of each thread. Garbage collection is off: it could deadlock Python before 3.11.5 and 3.12."""
     enabled = gc.isenabled()
     gc.disable()
     try:

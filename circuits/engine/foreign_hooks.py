@@ -105,8 +105,7 @@ def _belongs(hook: Any) -> bool:
 
 
 def _module_of(function: Any) -> Any:
-    """The module that defines a function. `functools.wraps` copies another function's name and `__module__`, but not
-    its globals."""
+    """The module that defines a function; `functools.wraps` copies another's `__module__`, but not its globals."""
     own = getattr(function, "__globals__", None)
     return getattr(function, "__module__", None) if own is None else own.get("__name__")
 

@@ -59,8 +59,7 @@ _MINE = _Mine()
 
 @contextmanager
 def held(bridge: TransformerBridge, name: str | None = None) -> Iterator[Held]:
-    """Reserves the model, and all models that share weights with it, for this thread; waits for another thread that
-    uses them.
+    """Reserves the model and all models that share its weights for this thread; waits while another thread uses them.
 
     Args:
         bridge: the model.

@@ -116,8 +116,7 @@ def check_map_covers(model: nn.Module, device_map: DeviceMap, name: str) -> None
 
 
 def check_weights_are_there(model: nn.Module, name: str) -> None:
-    """Refuses weights that are elsewhere between passes (accelerate's offload), because the engine reads them then
-    (`W_O`, norms).
+    """Refuses offloaded weights (accelerate), because the engine reads them outside passes (`W_O`, norms).
 
     Raises:
         ModelError: names the weights, and a map that works.
@@ -152,8 +151,7 @@ def check_placed_here(bridge: TransformerBridge, name: str) -> None:
 
 
 def move_streams(bridge: TransformerBridge) -> None:
-    """Moves the residual stream before each block, the final norm and the unembedding, if the weights are on several
-    devices."""
+    """Moves the stream before each block, the final norm and the unembedding, if weights are on several devices."""
     if len(devices(bridge)) > 1:
         for part in (*bridge.blocks, bridge.ln_final, bridge.unembed):
             where = next(iter(part.parameters()), None)

@@ -27,8 +27,7 @@ class RecordedRun:
         attention_in, mlp_in: per layer the readers' inputs, before the norm (None without an MLP).
         final: the input of `logits`.
         tables: per layer the rotation's cos and sin [batch or 1, pos, dimension]; None without a rotation.
-        past: per layer the prefix's keys and values [pair, kv_head, pos, d_head], after norm and rotation; None: no
-            prefix.
+        past: per layer the prefix's keys and values [pair, kv_head, pos, d_head] after norm and rotation, or None.
     """
 
     logits: Float[Tensor, "pair d_vocab"]

@@ -102,8 +102,7 @@ class Rules:
         """Checks that the rules were on the path from the logits to the embedding.
 
         Raises:
-            ModelError: a layer whose MLP never passed the hooks, or whose pattern has a gradient although it is
-                detached.
+            ModelError: a layer whose MLP never passed the hooks, or whose detached pattern has a gradient.
         """
         for block, q, k in zip(self.architecture.blocks, gradients.q, gradients.k, strict=True):
             if block.mlp_in is not None and block.layer not in self.applied:

@@ -48,8 +48,7 @@ def masked_logits(
         replacement: the replacement values of ablated writers.
         mask: the share of the current value that an edge carries; entries outside the graph are ignored.
         streams: `replaced_stream(architecture, replacement)`, if it is known already.
-        closed_stay: masks of exactly 0 may get the gradient 0 instead of their own, which is cheaper if most masks are
-            0.
+        closed_stay: masks of exactly 0 may get the gradient 0, which is cheaper if most masks are 0.
     """
     streams = replaced_stream(architecture, replacement) if streams is None else streams
     masked = _Masked(architecture, replacement, mask, streams, closed_stay)

@@ -25,8 +25,7 @@ class Line:
         source: per token its index among all positions of all prompts, one prompt after the other, batch by batch.
         slots: per pair and slot the token, aligned so that the answer is in the last slot; 0 in empty slots.
         place: per token, pair · slots + slot.
-        query_at, key_at: the position in the prompt of a slot and of a key; keys of the cached prefix come before the
-            slots'. -1: empty.
+        query_at, key_at: prompt position of a slot and of a key (the cached prefix's keys come first); -1: empty.
     """
 
     n_pairs: int
@@ -86,11 +85,9 @@ class Line:
         return self._hidden[n_slots, window]
 
     def behind(self, same: Bool[Tensor, " token"]) -> tuple["Line", Int[Tensor, " kept"]]:
-        """The line without the tokens before each pair's first token that is not `same`, and the indices of the kept
-        tokens.
+        """The line without each pair's leading `same` tokens, and the indices of the kept tokens.
 
-        The removed tokens become part of the past: its keys are this line's past and those slots that any pair has
-        removed.
+        The past then includes the removed tokens: this line's past and all slots that some pair has removed.
         """
         there, n = self.query_at >= 0, self.query_at.shape[1]
         left_out = (same[self.slots] | ~there).cumprod(1).bool()

@@ -40,8 +40,7 @@ def tiles(n_prompts: int, n_positions: int, place_bytes: int) -> Iterator[tuple[
 class Contraction:
     """Σ over positions and d_model of difference · gradient, for every edge and every prompt of a batch.
 
-    A rule computes gradients (`gradients`), sums them (`sum`), and adds their products with the writers' differences
-    (`add`).
+    A rule computes `gradients`, sums them (`sum`), and adds their products with the writers' differences (`add`).
 
     Attributes:
         question: model, pairs, metric and ablation.
@@ -93,13 +92,11 @@ class Contraction:
         return clean.combine(replacement, lambda a, b: a.to(wide) - b.to(wide))
 
     def sum(self, architecture: Architecture | None = None) -> GradientSum:
-        """An empty sum of gradients for `add`; `architecture`: an architecture whose norms have other backward rules
-        than the model's."""
+        """An empty sum of gradients for `add`; `architecture`: one whose norms have other backward rules."""
         return GradientSum(architecture or self.question.model.architecture, self.question.sum_dtype)
 
     def add(self, gradients: GradientSum, difference: Writes, writers: slice | None = None) -> None:
-        """Adds the products of gradients and differences, tile by tile to bound memory; `writers`: only these
-        writers."""
+        """Adds the products of gradients and differences, tile by tile to bound memory; `writers`: only these."""
         self.empty |= (self._sees_nothing & difference.embedding.any(-1)).any(1)
         writers = writers or slice(0, self.graph.n_writers)
         batch, pos, d_model = difference.embedding.shape

@@ -47,8 +47,7 @@ class ModelSource:
         """The source of a loaded model.
 
         Raises:
-            InputError: the model was given as an object, so no other process can load it; or it has hooks, which a
-                worker would not get.
+            InputError: the model was given as an object, or has hooks; a worker could not reproduce either.
         """
         if model.loaded_by is None:
             raise InputError(
@@ -62,14 +61,11 @@ class ModelSource:
         dtype = str(model.dtype).removeprefix("torch.")
         asked = dict(model.loaded_by)
         if asked.get("device") == "auto" and asked.get("device_map") is None:
-            asked["device"] = (
-                model.device.type
-            )  # a worker without a GPU would use its CPU, and its results would differ in the last bits
+            asked["device"] = model.device.type  # a worker without a GPU would use its CPU and get other last bits
         return cls(dtype=dtype, weights_hash=model.weights_hash, revision=model.revision, **asked)
 
     def load(self) -> Model:
-        """Loads the model. The process keeps the last loaded model, and more models while they are small
-        (`KEPT_BYTES`).
+        """Loads the model. The process keeps the last one, and more of them while they are small (`KEPT_BYTES`).
 
         Raises:
             InputError: the model cannot be loaded, or its weights have another hash.

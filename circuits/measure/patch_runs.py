@@ -90,8 +90,7 @@ class PatchRuns:
 
 
 def _chunks(which: Sequence[int], interventions: Sequence[Intervention], tiles: int) -> list[list[int]]:
-    """Indices of interventions in chunks of one pass each, grouped by first layer, so that passes begin as late as
-    possible."""
+    """Indices of interventions, one chunk per pass, grouped by first layer so that passes begin as late as possible."""
     first = {i: min(patch.site.layer for patch in interventions[i]) for i in which}
     chunks: list[list[int]] = []
     for i in sorted(which, key=lambda i: first[i]):

@@ -24,8 +24,7 @@ MANIFEST_FILE = "manifest.json"
 
 
 def question_of(origin: Provenance) -> dict[str, Any]:
-    """The part of a provenance that identifies the question: all of it but package versions and what follows from the
-    model."""
+    """A provenance without package versions and what follows from the model: it identifies the question."""
     return {key: value for key, value in plain(origin).items() if key not in ("versions", "computed_in")}
 
 

@@ -34,8 +34,7 @@ _COLLECTED: ContextVar[dict[str, None] | None] = ContextVar("collected", default
 
 
 def doubt(messages: Iterable[str]) -> None:
-    """Issues each message as a `PairsWarning` at the caller's line outside the project, or adds it to the innermost
-    `collected`."""
+    """Issues each message as a `PairsWarning` at the user's line, or adds it to the innermost `collected`."""
     collected = _COLLECTED.get()
     for message in messages:
         if collected is None:
@@ -66,8 +65,7 @@ def about_prompts(model: Encoder, pairs: "PromptPairs", ablation: str | None = "
     Args:
         model: for its tokenizer's padding.
         pairs: prompt pairs.
-        ablation: the ablation's name if its replacements come from the other prompt; None if it uses the clean prompts
-            only.
+        ablation: name of an ablation that takes values from the other prompt; None: it uses clean prompts only.
     """
     messages = [] if ablation is None else _same(same_up_to_answer(pairs), len(pairs), ablation)
     padding, token = padded(model, pairs)
@@ -180,8 +178,7 @@ def _far_down(model: Encoder, pairs: "PromptPairs", answers: Answers) -> Iterato
 
 
 def _without_its_space(model: Encoder, pairs: "PromptPairs", answers: Answers) -> Iterator[str]:
-    """Warns if the model's first choice is an answer with the missing space, although the answer itself is not far
-    down."""
+    """Warns if the model's first choice is an answer plus its missing space, although the answer ranks high itself."""
     if model.tokenizer is None:
         return
     near = ((answers.ranks > 1) & (answers.ranks <= FIRST)).nonzero()[:, 0].tolist()
@@ -229,8 +226,7 @@ def _which(numbers: Sequence[int], n: int) -> str:
 
 
 def _level_outside(frame: FrameType) -> int:
-    """The `stacklevel` for `warnings.warn` in this frame that points to the first line outside the project and its type
-    checks."""
+    """The `stacklevel` in this frame of the first line outside the project and its type checks."""
     level = 1
     while frame.f_back is not None and _is_ours(frame):
         level, frame = level + 1, frame.f_back

@@ -178,8 +178,7 @@ def get_metric(metric: MetricLike) -> Metric:
     For a function, higher values count as more of the behaviour; wrap it in a `Metric` to change that.
 
     Raises:
-        InputError: an unknown name (the message suggests similar ones), or a function that does not take logits and
-            targets.
+        InputError: an unknown name (similar ones are suggested), or a function that does not take these arguments.
 
     >>> get_metric("logit_difference").unit
     'logits'
@@ -199,8 +198,7 @@ def get_metric(metric: MetricLike) -> Metric:
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    """The name of a user's metric in errors and provenance: a partial has the name of its function, an object that of
-    its class."""
+    """A user's metric's name in errors and provenance: a partial's function, an object's class."""
     while isinstance(function, partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)

@@ -104,8 +104,7 @@ class Question:
 
         Raises:
             PairsError: no pairs, or pairs that do not fit the model or the metric.
-            InputError: unknown metric or ablation, a batch size below one, or a model with hooks that it does not
-                allow.
+            InputError: unknown metric or ablation, a batch size below one, or a model with hooks that are not allowed.
 
         Warns:
             PairsWarning: prompts that explain little; see `circuits.question.doubts.about_prompts`.

@@ -64,8 +64,7 @@ class Incremental(ABC):
 
     @abstractmethod
     def trial(self, switches: Sequence[Sequence[Edge]]) -> Trial:
-        """Computes in one pass the states after nested sets of switches (a switch ablates a kept edge or restores an
-        ablated one).
+        """Computes nested sets of switches in one pass; a switch ablates a kept edge or restores an ablated one.
 
         Args:
             switches: row i is the state after the switches 0 … i; each edge may occur only once.
@@ -73,8 +72,7 @@ class Incremental(ABC):
 
     @abstractmethod
     def reset(self, keep: Bool[Tensor, "writer reader"]) -> None:
-        """Ablates exactly the edges outside `keep`. The result does not depend on the previous state, not even in the
-        last bit."""
+        """Ablates exactly the edges outside `keep`; the previous state does not affect the result, not even in the last bit."""
 
     def switch(self, edges: Sequence[Edge]) -> None:
         """Switches edges permanently."""

@@ -84,8 +84,7 @@ class NodeFunctions:
         k: Float[Tensor, "#row pair key d_head"],
         v: Float[Tensor, "#row pair key d_head"],
     ) -> Float[Tensor, "rows token d_head"]:
-        """A head's z for all queries or the answers', from all keys and values. Inputs equal in all rows may have one
-        row."""
+        """A head's z for all queries or the answers', from all keys and values; an input may have one row for all."""
         rule, q_slots = self.architecture.blocks[layer].rule, self.line.to_slots(q)
         scores = (q_slots * rule.scale) @ k.transpose(-1, -2)
         if rule.softcap is not None:

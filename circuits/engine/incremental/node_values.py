@@ -138,7 +138,7 @@ class NodeValues:
         assert mlp is not None
         return mlp[:, need:]
 
-    # --- which nodes are needed, and from which token on ------------------------------------------------------------------
+    # --- which nodes are needed, and from which token on --------------------------------------------------------------
 
     def _reach(self, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`start` and `need` under a mask."""
@@ -153,8 +153,7 @@ class NodeValues:
         return start, need
 
     def widen(self, restored: Sequence[Edge]) -> None:
-        """Adds the nodes that these restored edges would make live, so that restoring an edge is a change like any
-        other."""
+        """Adds the nodes that restoring these edges would make live; restoring is then a change like any other."""
         if restored or self._widened:
             keep = self.keep.copy()
             for edge in restored:
@@ -169,8 +168,7 @@ class NodeValues:
             self._widened = False
 
     def _set_reach(self, start: np.ndarray, need: np.ndarray) -> None:
-        """Cuts values needed from a later token on, drops dead ones, and rebuilds values needed from an earlier token
-        on."""
+        """Cuts values needed from a later token now, drops dead ones, and rebuilds those needed from an earlier one."""
         old_start, old_need = self.start, self.need
         self.start, self.need = start, need
         # Keys and values cover the prefix and all tokens: they are kept whole or dropped.
@@ -187,8 +185,7 @@ class NodeValues:
         self._build([int(w) for w in np.flatnonzero(need < old_need)])
 
     def _build(self, writers: Sequence[int]) -> None:
-        """Computes live nodes in order, from the mask and earlier nodes; unchanged nodes keep the clean run's
-        values."""
+        """Computes live nodes in order, from the mask and earlier nodes; unchanged ones stay the clean run's."""
         for w in writers:
             for r in self.readers_of[w]:
                 self._build_input(r)
@@ -202,8 +199,7 @@ class NodeValues:
                 self.inputs[r] = summed
 
     def _summed_input(self, r: int, kept: np.ndarray) -> Float[Tensor, "1 token d_model"] | None:
-        """A reader's input with these in-edges, from the shorter of the two sums in `Ablated`; None: the clean run's
-        input."""
+        """A reader's input with these in-edges, by the shorter sum of `Ablated`; None: the clean run's."""
         reader, start = self.graph.reader_nodes[r], int(self.start[r])
         n = reader.n_writers
         changes = [c for w in sorted(self.outputs) if w < n and kept[w] and (c := self.change(w, start)) is not None]
