@@ -1,8 +1,7 @@
 """Every writer's output and every reader's gradient, from one forward and one backward pass.
 
 Writers are recorded in their smallest form: a head as its z [d_head], not as its write [d_model]. Gradients are
-recorded at q, k and v; `engine.gradient_sum` takes them back through `W_Q`, `W_K`, `W_V` and the norm to the residual
-stream.
+recorded at q, k and v; `engine.gradient_sum` takes them back through `W_Q`, `W_K`, `W_V` and the norm.
 """
 
 from collections.abc import Callable, Sequence
@@ -205,8 +204,8 @@ class _GradientRecorder(_WriteRecorder):
         return self.leaf
 
     def _keep(self, key: tuple[str, int], x: Tensor) -> Tensor:
-        # Return a separate view: the hook's tensor may have other readers too (one norm for attention and
-        # MLP, or no norm at all), or be a reshaped copy that is not on the path to the logits.
+        # Return a separate view: the hook's tensor may have other readers too (one norm for attention and MLP, or no
+        # norm at all), or be a reshaped copy that is not on the path to the logits.
         view = x.view_as(x)
         if view.requires_grad:
             view.register_hook(lambda gradient: self.gradients.__setitem__(key, gradient))

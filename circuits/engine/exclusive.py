@@ -5,8 +5,8 @@ Weights are identified by their memory address: models that share weights share 
 
 Waiting that can never end is an error: two threads that wait for each other's weights, or a thread that holds weights
 and waits for the other thread to end (`Thread.join`, `Future.result`). Other kinds of waiting (an event, a queue, a
-pool of `multiprocessing`, an event loop) cannot be analysed; a thread that holds weights but only waits for `PATIENCE`
-seconds therefore also causes an error.
+pool of `multiprocessing`, an event loop) cannot be analysed, so a thread that holds weights and does nothing but wait
+for `PATIENCE` seconds is an error too.
 
 The stack of another thread is read only while that thread stands still, because Python 3.11 may fail on the frames of a
 running thread. So it is not read until the owner of the weights has used no processor time for `LOOK_EVERY` seconds.

@@ -17,8 +17,7 @@ from transformer_lens.hook_points import HookPoint
 from circuits.errors import InputError
 
 OURS = ("transformer_lens.model_bridge.", "transformers.", "accelerate.", "torch.nn.utils.", "circuits.engine.")
-"""Modules whose functions belong to a model. Not all of TransformerLens, because a user may add its patching
-functions."""
+"""Modules whose functions belong to a model. Not all of TransformerLens: users may add its patching functions."""
 DECORATORS = ("jaxtyping.", "contextlib.", "functools.", "torch.")
 """Modules whose wrappers are unwrapped to the function inside."""
 KINDS = {

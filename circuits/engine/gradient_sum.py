@@ -1,7 +1,6 @@
 """The gradients of all readers at the residual stream, summed over runs without storing them in full.
 
-A reader after a norm sees y = W norm(x). With r, x̂, w and the centring C of `engine.norms`, a gradient g at y becomes,
-at x,
+A reader after a norm sees y = W norm(x). With r, x̂, w and the centring C of `engine.norms`, a gradient g at y is at x
 
     J(x)ᵀ Wᵀ g = C(w Wᵀ (r g)) - x̂ mean(x̂ · C(w Wᵀ (r g)))
 

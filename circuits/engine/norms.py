@@ -1,8 +1,8 @@
 """Normalisation layers, applied to many edited inputs at once and differentiated in closed form.
 
 A reader of head h sees `W_Q[h] norm(x)`. Its gradient must go back through the norm for every head of a layer
-separately, at the same x; autograd would copy x once per head. For normalised x̂ = (x - mean) r, with r = 1/sqrt(var +
-eps), and y = w x̂ + b, the closed form is
+separately, at the same x; autograd would copy x once per head. For normalised x̂ = (x - mean) r, with
+r = 1/sqrt(var + eps), and y = w x̂ + b, the closed form is
 
     J(x)ᵀ g = r (C(w g) - x̂ mean(x̂ · C(w g))),    C(v) = v - mean(v)    LayerNorm
 

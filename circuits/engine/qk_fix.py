@@ -1,7 +1,6 @@
 """A patched query's or key's effect through the recomputed softmax: AtP*'s QK fix.
 
-(Kramár et al. 2024, 2403.00745.) A fix is computed once from a run's scores or outputs, and then applied to any
-gradient.
+(Kramár et al. 2024, 2403.00745.) A fix is computed once from a run's scores or outputs, and serves any gradient.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
 """Readers whose inputs are edited one by one, before the norm.
 
 The edited input of a query, key or value reader goes through the norm and its projection, and replaces that head's
-slice of the model's own result. An MLP's edited input goes through its norm; `logits` reads the end of the residual
-stream.
+slice of the model's own result. An MLP's edited input goes through its norm; `logits` reads the stream's end.
 """
 
 from abc import ABC, abstractmethod

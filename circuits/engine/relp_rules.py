@@ -1,5 +1,4 @@
-"""Backward rules of relevance propagation (RelP): the forward pass is unchanged, the backward pass uses other
-coefficients.
+"""Backward rules of relevance propagation (RelP): only the coefficients of the backward pass change.
 
 (Rezaei Jafari et al. 2025, 2508.21258; the rules are from Ali et al. 2022 and Jafari et al. 2024.) With sg(·) = stop
 gradient, each non-linear step is differentiated as if it were

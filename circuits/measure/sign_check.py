@@ -53,8 +53,8 @@ class SignCheck:
     def verdict(self, scores: EdgeScores) -> str | None:
         """A warning if the exact effect and the score have opposite signs.
 
-        None if the exact effect is at most half of the largest absolute score or at most two of its standard errors,
-        and if only one prompt was measured.
+        None if the exact effect is at most half of the largest absolute score or at most two of its own standard
+        errors, or if only one prompt was measured.
         """
         measured = torch.cat([torch.zeros(0), *self.effects])
         if len(measured) < 2:

@@ -33,8 +33,8 @@ BLOCK = 32
 def draw_subsets(n_nodes: int, samples: int, share: float, seed: int, stream: str = "") -> Bool[Tensor, "sample node"]:
     """Joint sets (`circuits.measure.joint_sets`), then random sets that include every node with equal probability.
 
-    In every 32 random sets each node occurs equally often, so no node is rare by chance. Its sets are drawn for each
-    node separately: within one set, nodes are independent. Set i depends only on the seed, the stream, the number of
+    In every 32 random sets each node occurs equally often, so no node is rare by chance. Nodes are drawn separately, so
+    they are independent within a set. Set i depends only on the seed, the stream, the number of
     nodes and i, so a smaller sample is the beginning of a larger one.
 
     Args:

@@ -1,7 +1,7 @@
 """Warnings about pairs of prompts, each given once as a `PairsWarning`.
 
-The model does not do the task, its answers cannot follow the prompts, the two prompts of a pair are equal, or prompts
-are padded. None of these is an error, since a circuit can be computed, but the numbers do not show the problem.
+They report that the model does not do the task, its answers cannot follow the prompts, the prompts of a pair are equal,
+or prompts are padded. None of these is an error, since a circuit can be computed, but the numbers hide the problem.
 """
 
 import sys

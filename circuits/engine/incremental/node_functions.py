@@ -30,11 +30,13 @@ class NodeFunctions:
         run: RecordedRun,
         tokens: Int[Tensor, " d_out"] | None = None,
     ) -> None:
-        """Args:
-        architecture: the model.
-        line: the pairs.
-        run: their clean run, joined to the line.
-        tokens: compute the logits of these tokens only; None: all."""
+        """
+        Args:
+            architecture: the model.
+            line: the pairs.
+            run: their clean run, joined to the line.
+            tokens: compute the logits of these tokens only; None: all.
+        """
         self.architecture, self.line, self.run, self.tokens = architecture, line, run, tokens
         self._weights: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
         self._formulas: dict[int, MlpFormula | None] = {}

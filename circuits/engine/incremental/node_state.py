@@ -1,5 +1,4 @@
-"""`Incremental` for architectures that can be computed node by node: the changes of a trial, in several rows at
-once."""
+"""`Incremental` for architectures that can be computed node by node: the rows of a trial at once."""
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
