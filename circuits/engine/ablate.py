@@ -1,8 +1,8 @@
-"""The logits of a model in which any set of edges is ablated.
+"""The logits of a model with any set of edges ablated.
 
 A reader sees the residual stream plus, for every ablated edge into it, (replacement - current) of that edge's writer,
-where `current` is the writer's output in this very run. One forward pass computes all: each reader's edited input goes
-through the norm and its projection, and takes the place of what the model computed from the unedited stream.
+where `current` is the writer's output in the same run. One forward pass computes everything: each reader's edited input
+goes through the norm and its projection, and replaces the values computed from the unedited stream.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from circuits.graph.graph import Reader, live_nodes
 
 
 class Ablated(EditedReaders):
-    """The hooks of one ablated forward pass, and the differences (replacement - current) they build up.
+    """The hooks of one ablated forward pass, with the differences (replacement - current) that they collect.
 
-    A reader that lacks the edges M and keeps the edges K sees one of two sums that are equal but for rounding,
+    A reader with ablated edges M and kept edges K sees one of two sums, which are equal up to rounding:
 
         x + Σ_M (replacement - current)        or        constants + Σ replacement + Σ_K (current - replacement)
 
-    whichever has fewer terms: where little is kept, the first would leave the rounding errors of large values that cancel,
-    and a norm would blow them up. `edit` is explained at `ablated_logits`.
+    The sum with fewer terms is used. If few edges are kept, the first sum would cancel large values, and a norm would
+    amplify their rounding errors. `ablated_logits` explains `edit`.
 
-    Differences lie on the embedding's device, whichever the blocks are on.
+    Differences are stored on the embedding's device, whatever the devices of the blocks.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Ablated(EditedReaders):
         return summed.to(x.device)
 
     def _start(self, reader: Reader, turned: Tensor, x: Tensor) -> Float[Tensor, "batch slot pos d_model"]:
-        """The stream that the differences are added to; one slot for all where it is the same."""
+        """The stream to which the differences are added; one slot if it is the same for all readers."""
         if not bool(turned.any()):
             return x[:, None]
         place = "mlp" if reader.part == "mlp" and not self.graph.parallel else "attention"
@@ -110,7 +110,7 @@ class Ablated(EditedReaders):
 
 
 def replaced_stream(architecture: Architecture, replacement: Writes) -> dict[tuple[int, str], Tensor]:
-    """The residual stream with every writer replaced, where each layer's attention and MLP (and `logits`) would see it."""
+    """The residual stream with every writer replaced, as each layer's attention and MLP (and `logits`) would see it."""
     stream, places = replacement.embedding, {}
     for block, heads, mlp in zip(architecture.blocks, replacement.heads, replacement.mlps, strict=True):
         places[block.layer, "attention"] = stream
@@ -135,10 +135,11 @@ def ablated_logits(
     Args:
         architecture: the model.
         suffix: the prompts.
-        replacement: what takes an ablated writer's place.
-        keep: True at the edges that stay; with a leading batch axis, another circuit for each prompt.
-        edit: which readers are recomputed: `live`: those that lack an edge and make a difference; `lacking`: also those of
-            nodes that do not reach `logits`, whose outputs are then the circuit's as well; `all` (the check at loading).
+        replacement: the replacement values of ablated writers.
+        keep: True at the kept edges; with a leading batch axis, one circuit per prompt.
+        edit: the readers to recompute. `live`: those that lack an edge and can change the logits; `lacking`: also those
+            of nodes that do not reach `logits`, so that these nodes' outputs are the circuit's too; `all`: every reader
+            (for the check at loading).
     """
     ablation = Ablated(architecture, replacement, keep, edit)
     with torch.no_grad():

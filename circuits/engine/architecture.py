@@ -1,8 +1,8 @@
-"""What varies between architectures, described once.
+"""The differences between architectures, described once.
 
-Every other part of the engine speaks of blocks in these terms: where the residual stream enters, where q, k, v and the
-heads' outputs appear, which norm stands before a reader, whether attention and MLP run in parallel, what is done to a
-write on its way into the residual stream (a post-norm in Gemma-2 and OLMo-2, a factor in Granite).
+The rest of the engine uses this description of a block: where the residual stream enters; where q, k, v and the heads'
+outputs appear; the norm before each reader; whether attention and MLP run in parallel; and what happens to a write
+before it enters the residual stream (a post-norm in Gemma-2 and OLMo-2, a factor in Granite).
 """
 
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ from circuits.graph.graph import Graph
 
 @dataclass(frozen=True, eq=False)
 class AttentionRule:
-    """How a head makes its z of what its q, k and v projections give (biases included):
+    """How a head computes z from the outputs of its q, k and v projections (biases included):
 
         z = softmax(cap(scale · r(q) r(k)ᵀ) + mask) v,     cap(s) = softcap · tanh(s / softcap)
 
-    where r is the query or key norm followed by the rotation by cos and sin, pairing dimension i with i + half, and the
-    mask shows a query the last `window` tokens up to its own. Whether that holds for a layer is decided by the numbers,
-    see `engine.node_functions`.
+    where r is the query or key norm followed by the rotation by cos and sin, which pairs dimension i with i + half. The
+    mask lets a query see the last `window` tokens, including its own. A numerical check decides whether the rule holds
+    for a layer; see `engine.incremental.node_functions`.
 
     Attributes:
         scale: factor of the scores.
         softcap: None: no cap.
-        window: None: all tokens before.
+        window: None: all previous tokens.
         q_norm, k_norm: per head, before the rotation; None: no norm.
-        cos, sin: hook points where a run shows its rotation tables [batch or 1, pos, rotated dimensions]; None: no rotation.
+        cos, sin: hook points of the rotation tables [batch or 1, pos, rotated dimensions]; None: no rotation.
     """
 
     scale: float
@@ -54,24 +54,23 @@ class Block:
     Attributes:
         layer: its index.
         resid_pre: where the residual stream enters.
-        attn_in: what the q, k and v projections read, behind the norm.
-        q, k, v: the projections' outputs per head, before rotary embeddings and query/key norms: [batch, pos, head, d_head].
+        attn_in: the input of the q, k and v projections, after the norm.
+        q, k, v: the projections' outputs, before rotary embeddings and query/key norms: [batch, pos, head, d_head].
         z: the heads' mixed values, before the output projection: [batch, pos, head, d_head].
         attn_out: attention's write into the residual stream.
-        attn_projected, mlp_projected: what `W_O` and the MLP's output matrix give, biases included: the writes, but in front
-            of a post-norm.
+        attn_projected, mlp_projected: outputs of `W_O` and the MLP's output matrix with biases, before any post-norm.
         mlp_in: the MLP's input, after its norm (None without an MLP).
-        resid_mid: the MLP's input before its norm, where that is a hook of its own; else None (it is `mlp_in` itself,
-            or `resid_pre` in parallel blocks that share one norm).
+        resid_mid: the MLP's input before its norm, if it has a hook of its own; else None (it is `mlp_in` itself, or
+            `resid_pre` in parallel blocks with one shared norm).
         mlp_out: the MLP's write into the residual stream.
-        neurons: the MLP's hidden units behind the activation: [batch, pos, neuron]; None where there is no such hook.
-        inner, gate: what the MLP's input matrices give, biases included; None where there is no such hook.
+        neurons: the MLP's hidden units after the activation: [batch, pos, neuron]; None without such a hook.
+        inner, gate: outputs of the MLP's input matrices, biases included; None without such a hook.
         attn_norm, mlp_norm: norms before the readers q, k, v and before the MLP.
-        post_norm: norm applied to attention's write, if there is one.
+        post_norm: norm applied to attention's write, or None.
         scale: factor applied to attention's write.
         parallel: attention and MLP read the same residual stream.
         attention: TransformerLens' attention component.
-        rule: what its heads do between q, k, v and z.
+        rule: how the heads compute z from q, k and v.
         module: the whole block.
     """
 
@@ -118,20 +117,20 @@ class Block:
 
     @property
     def constant(self) -> Float[Tensor, " d_model"] | None:
-        """What attention adds to the residual stream that no head writes: its output bias.
+        """Attention's output bias: the part of its write that belongs to no head.
 
-        (None under a post-norm: a bias there would depend on the run, and the check at loading refuses it.)
+        None under a post-norm, where a bias would depend on the run; the check at loading refuses such a model.
         """
         bias = self.output_bias
         return None if bias is None or self.post_norm is not None else bias * self.scale
 
     @property
     def linear_heads(self) -> bool:
-        """Whether a head's write is a fixed linear function of its z, so that z stands for the write."""
+        """Whether a head's write is a fixed linear function of its z, so that z can represent it."""
         return self.post_norm is None
 
     def head_writes(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_model"]:
-        """What each head adds to the residual stream."""
+        """Each head's write into the residual stream."""
         writes = torch.einsum("bphe,hed->bphd", z, self.output_projection.to(z.dtype))
         if self.post_norm is not None:
             total = writes.sum(2) if self.output_bias is None else writes.sum(2) + self.output_bias
@@ -139,20 +138,20 @@ class Block:
         return writes if self.scale == 1.0 else writes * self.scale
 
     def summed_writes(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
-        """What all heads together add to the residual stream; only where `linear_heads`."""
+        """The sum of all heads' writes; only if `linear_heads`."""
         return z.flatten(2) @ (self.output_projection.flatten(0, 1) * self.scale)
 
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """The blocks of a loaded model, and where the residual stream ends.
+    """The blocks of a loaded model, and the end of its residual stream.
 
     Attributes:
         bridge: the model.
         blocks: one description per layer.
         final: where the residual stream enters the final norm: the reader `logits`.
         unembed: where the normed stream enters the unembedding.
-        final_norm: between these two.
+        final_norm: the norm between these two.
     """
 
     bridge: TransformerBridge
@@ -165,7 +164,7 @@ class Architecture:
 
     @cached_property
     def graph(self) -> Graph:
-        """The graph of writers and readers that these blocks make."""
+        """The graph of the blocks' writers and readers."""
         return Graph(
             n_layers=len(self.blocks),
             n_heads=self.n_heads,
@@ -179,7 +178,7 @@ def describe(bridge: TransformerBridge) -> Architecture:
     """The `Architecture` of a TransformerBridge.
 
     Raises:
-        ModelError: a part that the graph needs is not there, or has not the expected shape; the layer is named.
+        ModelError: a part that the graph needs is missing or has an unexpected shape; the message names the layer.
     """
     config = bridge.cfg
     n_heads = config.n_heads
@@ -248,7 +247,7 @@ def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Blo
 
 
 def _attention_rule(attention: Any) -> AttentionRule:
-    """What the attention module says of itself; native models name things their own way."""
+    """The rule, from attributes of the attention module; native models have other names for them."""
     module, parts = attention.original_component, attention._modules
     d_head = getattr(module, "head_dim", None) or getattr(attention.config, "d_head", None) or 1
     scale = 1 / module.scale if hasattr(module, "scale") else getattr(module, "scaling", d_head**-0.5)

@@ -1,12 +1,13 @@
-"""What a block's attention would give with other queries or keys, all else as it was.
+"""The output of a block's attention with other queries or keys, everything else unchanged.
 
-The model itself is asked: in one pass every layer gets the old residual stream and the other queries (or keys), and its heads'
-outputs z are kept, so that each layer sees its own change only; MLPs compute nothing. Whatever lies between a query and the pattern (rotary
-embeddings, query/key norms, scale, soft cap, biases, masks, the cached prefix) is the model's own code. This is exact
-because query i of a head makes row i of that head's pattern and nothing else (`heads_apart` checks that).
+One pass of the model itself computes it: every layer gets the old residual stream and the new queries (or keys), its
+heads' outputs z are recorded, and MLPs are skipped. Each layer thus sees its own change only. Everything between a
+query and the pattern (rotary embeddings, query/key norms, scale, soft cap, biases, masks, the cached prefix) is the
+model's own code. This is exact because query i of a head affects only row i of that head's pattern (`heads_apart`
+checks this).
 
-Keys one position at a time would take a pass a position. But key j changes one score of each row only, so that two runs,
-with all keys old and all keys new, hold every score that is needed (`engine.qk_fix`).
+Keys replaced one position at a time would need one pass per position. But key j changes only one score of each row, so
+two runs, with all keys old and with all keys new, provide every score that is needed (`engine.qk_fix`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,12 +36,12 @@ _apart: "WeakKeyDictionary[Architecture, bool]" = WeakKeyDictionary()
 
 
 class AttentionScores(TorchFunctionMode):
-    """Records, while it is active, what the model hands to the softmax of each block's attention.
+    """While active, records the input of the softmax in each block's attention.
 
     (`hook_attn_scores` is not used: on GPT-Neo, GPT-J, OPT and native models it shows the pattern.)
 
     Attributes:
-        layers: the scores, masked as the model does it, once `hooks` have run.
+        layers: the scores with the model's mask, after a run with `hooks`.
     """
 
     def __init__(self, architecture: Architecture, layers: Sequence[int]) -> None:
@@ -74,13 +75,13 @@ def _no_scores(layer: int, why: str) -> ModelError:
 
 @dataclass(frozen=True, eq=False)
 class CleanAttention:
-    """What was recorded of the run whose queries and keys are replaced.
+    """The recorded run whose queries and keys are replaced.
 
     Attributes:
         batch: its prompts.
-        stream: what enters each block.
-        values: per layer z, the part that is replaced, and v where keys are patched one by one.
-        scores: per layer what entered the softmax, where keys are patched one by one.
+        stream: the input of each block.
+        values: per layer z and the replaced part, and v if keys are patched one by one.
+        scores: per layer the input of the softmax, if keys are patched one by one.
     """
 
     batch: TokenBatch
@@ -99,19 +100,19 @@ def attention_fixes(
 ) -> dict[int, list[RowFix] | list[KeyFix]]:
     """Each layer's fixes for new queries or new keys; the slots of a layer's fixes are its nodes, in order.
 
-    One pass of the model; where a norm over all heads ties them together (OLMo-2), one for each head.
+    Takes one pass of the model, or one per head if a norm over all heads couples them (OLMo-2).
 
     Args:
         architecture: the model.
         clean: the run that is changed.
         part: whether queries or keys are replaced.
-        layers: in which layers.
-        source: the new ones.
-        one_by_one: keys are replaced one position at a time; False: all positions together. (A query makes a row of its
-            own, so that for queries both are the same.)
+        layers: the layers.
+        source: the new queries or keys.
+        one_by_one: replace keys one position at a time; False: all positions together. For queries both are the same,
+            since each query has its own row.
 
     Raises:
-        ModelError: the recorded scores do not give the model's attention.
+        ModelError: the recorded scores do not reproduce the model's attention.
     """
     n = architecture.n_heads if part == "q" else architecture.n_kv_heads
     apart = heads_apart(architecture)
@@ -138,7 +139,7 @@ def _run_with(
     heads: Sequence[int],
     scores: AttentionScores | None,
 ) -> dict[int, Float[Tensor, "batch pos head d_head"]]:
-    """z of each layer with some heads' queries or keys replaced, each layer behind the old residual stream."""
+    """z of each layer with some heads' queries or keys replaced; each layer gets the old residual stream."""
     new: dict[int, Tensor] = {}
     hooks: list[Hook] = [] if scores is None else scores.hooks()
     for layer in layers:
@@ -163,7 +164,7 @@ def _with_heads(source: Tensor, heads: Sequence[int], x: Tensor) -> Tensor:
 
 @contextmanager
 def _without_mlps(architecture: Architecture) -> Iterator[None]:
-    """MLPs write zeros: what they would compute goes nowhere. (Expert layers, which may return more, run as they are.)"""
+    """MLPs write zeros, since nothing uses their outputs. (Expert layers, which may return more, run as usual.)"""
     skipped = [block.module._modules["mlp"] for block in architecture.blocks if block.neurons is not None]
     try:
         for mlp in skipped:
@@ -198,10 +199,10 @@ def _keys(
 
 
 def heads_apart(architecture: Architecture) -> bool:
-    """Whether a head's query or key changes no other head: not where a norm is taken over all heads' queries together.
+    """Whether a head's query or key affects no other head; False if a norm is taken over all heads' queries together.
 
-    Tried once a model: three copies of a few tokens, the second with another query in head 0's last position, the third with
-    other keys in the first key head.
+    Tested once per model on three copies of a few tokens: the second has another query in head 0 at the last position,
+    the third other keys in the first key head.
 
     Raises:
         ModelError: a query changes the attention of another position.

@@ -1,7 +1,7 @@
 """Every writer's output and every reader's gradient, from one forward and one backward pass.
 
-Writers are recorded where they are small: a head as its z [d_head], not as its write [d_model]. Gradients are recorded
-at q, k and v; `engine.gradient_sum` takes them back through `W_Q`, `W_K`, `W_V` and the norm to the residual stream.
+Writers are recorded in their smallest form: a head as its z [d_head], not as its write [d_model]. Gradients are
+recorded at q, k and v; `engine.gradient_sum` takes them back through `W_Q`, `W_K`, `W_V` and the norm.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ class Writes:
     """The outputs of all writers in one run.
 
     Attributes:
-        embedding: what enters the first block.
-        heads: per layer the heads' z, or their writes [batch, pos, head, d_model] where a post-norm makes the write
-            depend on more than z (`Block.linear_heads`).
-        mlps: per layer the MLP's write, None where there is no MLP.
+        embedding: the input of the first block.
+        heads: per layer the heads' z, or their writes [batch, pos, head, d_model] if a post-norm makes the write depend
+            on more than z (`Block.linear_heads`).
+        mlps: per layer the MLP's write, or None without an MLP.
     """
 
     embedding: Float[Tensor, "batch pos d_model"]
@@ -34,7 +34,7 @@ class Writes:
     mlps: tuple[Float[Tensor, "batch pos d_model"] | None, ...]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Writes":
-        """The same with `function` applied to every tensor."""
+        """Applies `function` to every tensor."""
         return Writes(
             function(self.embedding),
             tuple(function(heads) for heads in self.heads),
@@ -42,7 +42,7 @@ class Writes:
         )
 
     def combine(self, other: "Writes", function: Callable[[Tensor, Tensor], Tensor]) -> "Writes":
-        """`function` of both, tensor by tensor."""
+        """Applies `function` to both, tensor by tensor."""
         return Writes(
             function(self.embedding, other.embedding),
             tuple(function(a, b) for a, b in zip(self.heads, other.heads, strict=True)),
@@ -61,24 +61,24 @@ class Writes:
 
 
 def stored_heads(block: Block, z: Tensor) -> Tensor:
-    """A layer's heads in the form that `Writes` keeps."""
+    """A layer's heads in the form that `Writes` stores."""
     return z if block.linear_heads else block.head_writes(z)
 
 
 def expanded_heads(block: Block, stored: Tensor) -> Float[Tensor, "batch pos head d_model"]:
-    """Their writes, from that form."""
+    """The heads' writes, from that form."""
     return block.head_writes(stored) if block.linear_heads else stored
 
 
 def stack(
     architecture: Architecture, writes: Writes, dtype: torch.dtype, writers: slice | None = None
 ) -> Float[Tensor, "batch writer pos d_model"]:
-    """All writers in one tensor, in graph order. Linear: a difference of `Writes` gives the difference.
+    """All writers in one tensor, in graph order. Linear: the stack of a difference is the difference of the stacks.
 
     Args:
-        architecture, writes: the model, and what its writers wrote.
-        dtype: of the result.
-        writers: only these; whole layers of heads.
+        architecture, writes: the model, and its writers' outputs.
+        dtype: dtype of the result.
+        writers: only these writers; whole layers of heads.
     """
     graph = architecture.graph
     first, last = (0, graph.n_writers) if writers is None else (writers.start, writers.stop)
@@ -129,9 +129,9 @@ class _WriteRecorder:
 def capture_writes(
     architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()
 ) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
-    """Logits, and every writer's output, in one forward pass without gradients.
+    """Logits and every writer's output, in one forward pass without gradients.
 
-    `hooks` are put on first, so that what they change is what is recorded.
+    `hooks` run first, so the recorded values include their changes.
     """
     recorder = _WriteRecorder(architecture)
     with torch.no_grad():
@@ -141,16 +141,16 @@ def capture_writes(
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """What one forward and one backward pass leave behind.
+    """Values and gradients of one forward and one backward pass.
 
     Attributes:
         values: the metric per prompt.
-        logits: the logits it was computed from, detached.
+        logits: the logits, detached.
         writes: every writer's output.
-        resid_pre, resid_mid: the readers' inputs before the norm: attention's and the MLP's, per layer.
+        resid_pre, resid_mid: inputs of attention and of the MLP before the norm, per layer.
         resid_final: the end of the residual stream, before the final norm.
         q, k, v: gradients of the summed metric at each layer's projections: [batch, pos, head, d_head].
-        mlp_in: gradients at the MLPs' inputs, behind the norm.
+        mlp_in: gradients at the MLPs' inputs, after the norm.
         final: gradient at the end of the residual stream.
     """
 
@@ -168,9 +168,9 @@ class Gradients:
 
 
 class _GradientRecorder(_WriteRecorder):
-    """Hooks that also keep the readers' inputs, and their gradients as the backward pass comes by.
+    """Hooks that also record the readers' inputs, and their gradients during the backward pass.
 
-    The activations themselves aren't held: together with the graph of autograd they would be the peak of memory.
+    The activations themselves are not kept: with autograd's graph they would determine peak memory.
     """
 
     def __init__(self, architecture: Architecture, embedding: Tensor | None) -> None:
@@ -204,8 +204,8 @@ class _GradientRecorder(_WriteRecorder):
         return self.leaf
 
     def _keep(self, key: tuple[str, int], x: Tensor) -> Tensor:
-        # A view of its own, returned: the tensor that a hook sees may be read by others too (one norm for attention and
-        # MLP, no norm at all), or be a reshaped copy that is not on the way to the logits.
+        # Return a separate view: the hook's tensor may have other readers too (one norm for attention and MLP, or no
+        # norm at all), or be a reshaped copy that is not on the path to the logits.
         view = x.view_as(x)
         if view.requires_grad:
             view.register_hook(lambda gradient: self.gradients.__setitem__(key, gradient))
@@ -239,8 +239,8 @@ def capture_gradients(
         architecture: the model.
         batch: the prompts.
         metric: logits -> one number per prompt.
-        embedding: what enters the first block instead of the tokens' embedding.
-        hooks: put on first, so that what they change is what is recorded.
+        embedding: the input of the first block, in place of the tokens' embedding.
+        hooks: run first, so the recorded values include their changes.
     """
     recorder = _GradientRecorder(architecture, embedding)
     with torch.enable_grad():

@@ -1,7 +1,7 @@
-"""Is a loaded model's graph exact? Checked once, on a few tokens, before anything is computed with it.
+"""Is a loaded model's graph exact? Checked once per model, on a few tokens, before any other computation.
 
-Three statements have to hold: the writers and the constants sum to the residual stream that each layer sees; with all
-edges kept the logits are the model's own; with none kept they are the corrupted prompt's.
+Three statements must hold: writers and constants sum to the residual stream that each layer sees; with all edges kept,
+the logits are the model's own; with no edges kept, they are those of the corrupted prompt.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from circuits.prompts.pairs import PairBatch, PromptPairs
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Largest errors found, as a fraction of the largest logit (residual: of its largest entry).
+    """The largest errors, relative to the largest logit (residual: to its largest entry).
 
     Attributes:
         residual: sum of writers and constants against the residual stream.
         all_kept: all edges kept, every reader recomputed, against the model's logits.
-        none_kept: no edge kept against the corrupted prompts' logits.
-        prefix: suffix behind a cached prefix against the whole prompt, logits and residual stream; None where the model takes no cache.
+        none_kept: no edge kept, against the corrupted prompts' logits.
+        prefix: suffix after a cached prefix against the whole prompt, logits and stream; None if there is no cache.
         prefix_exact: whether cached prefixes may be used.
         resume_exact: whether passes may begin in the middle.
     """
@@ -41,15 +41,15 @@ class CheckReport:
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Largest relative error that counts as rounding (models compute norms and softmax in float32 at best)."""
+    """The largest relative error that counts as rounding (models compute norms and softmax in float32 at best)."""
     return 1e-4 if dtype in (torch.float32, torch.float64) else 0.1
 
 
 def check(architecture: Architecture, name: str) -> CheckReport:
-    """Runs the three statements of the module docstring.
+    """Checks the three statements of the module docstring.
 
     Raises:
-        ModelError: one does not hold; the message names the layer and the size of the error.
+        ModelError: a statement does not hold; the message names the layer and the size of the error.
     """
     bridge = architecture.bridge
     dtype, device = next(bridge.parameters()).dtype, next(bridge.parameters()).device
@@ -106,7 +106,7 @@ def _example(d_vocab: int, n_ctx: int) -> PairBatch:
 def _check_residual(
     architecture: Architecture, seen: dict[str, list[Tensor]], writes: dict[str, Writes], limit: float, name: str
 ) -> float:
-    """What no writer wrote must be the constants we know of, on both prompts and in front of every layer."""
+    """The residual stream minus all writes must equal the known constants, on both prompts and before every layer."""
     graph, worst = architecture.graph, 0.0
     wide = torch.promote_types(seen["clean"][0].dtype, torch.float32)
     streams = {which: writes[which].embedding.to(wide) for which in writes}
@@ -129,7 +129,7 @@ def _check_residual(
 
 
 def _behind(block: Block, writes: Writes, stream: Tensor) -> Tensor:
-    """The sum of writers and constants behind a block, from that in front of it."""
+    """The sum of writers and constants after a block, from the sum before it."""
     heads, mlp = expanded_heads(block, writes.heads[block.layer]), writes.mlps[block.layer]
     stream = stream.to(heads.device) + heads.to(stream.dtype).sum(2)
     stream = stream if block.constant is None else stream + block.constant
@@ -144,7 +144,7 @@ def _first_wrong_layer(
     all_kept: bool,
     limit: float,
 ) -> str:
-    """Which layer first departs from the clean residual stream when every reader is recomputed unchanged."""
+    """The first layer that deviates from the clean residual stream when every reader is recomputed unchanged."""
     if not all_kept:
         return "with all edges kept it was exact, so what fails is the replacement of a writer"
     streams: list[Tensor] = []
@@ -160,9 +160,9 @@ def _first_wrong_layer(
 
 
 def _prefix_error(architecture: Architecture, batch: PairBatch, plain: Tensor, scale: float) -> float | None:
-    """The larger error of the logits and of the residual stream behind the prefix, at all positions.
+    """The larger error of the logits and of the residual stream after the prefix, at all positions.
 
-    The logits alone would not do: those of a model that does not care for these tokens are the same without any prefix.
+    The logits alone are not enough: if they hardly depend on these tokens, they are the same without any prefix.
     """
     half = batch.clean.shape[1] // 2
     whole: list[Tensor] = []
@@ -174,7 +174,7 @@ def _prefix_error(architecture: Architecture, batch: PairBatch, plain: Tensor, s
             run(architecture, TokenBatch(batch.clean, batch.position), record)
             record = [(architecture.final, behind.append)]
             got = run(architecture, TokenBatch(batch.clean[:, half:], batch.position - half, cache), record)
-    except Exception:  # whatever a model's code does with a cache it cannot take: then it gets none
+    except Exception:  # the model's code may fail in any way on a cache; then no cache is used
         return None
     stream = float((behind[0] - whole[0][:, half:]).abs().max()) / float(whole[0].abs().max())
     return max(stream, float((got - plain).abs().max()) / scale)
@@ -184,6 +184,6 @@ def _resumes(architecture: Architecture, batch: PairBatch, plain: Tensor, limit:
     try:
         base = base_run(architecture, TokenBatch(batch.clean, batch.position))
         got = resume(architecture, base, len(architecture.blocks) - 1, [], tiles=2)
-    except Exception:  # a block that cannot be skipped: then passes begin at the first one
+    except Exception:  # a block cannot be skipped: passes begin at the first one
         return False
     return bool((got.reshape(2, *plain.shape) - plain).abs().max() <= limit)

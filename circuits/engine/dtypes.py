@@ -1,4 +1,4 @@
-"""Names of dtypes; light, so that the command line can check them before torch is imported."""
+"""Names of dtypes, in a light module: the command line checks them before it imports torch."""
 
 from circuits.errors import InputError
 
@@ -6,10 +6,10 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def check_dtype(dtype: str) -> str:
-    """The name, if it is that of a dtype.
+    """Returns the name if it is a dtype's.
 
     Raises:
-        InputError: there is no such dtype.
+        InputError: an unknown dtype.
     """
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; one of {', '.join(DTYPES)}")

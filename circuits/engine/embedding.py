@@ -1,8 +1,7 @@
-"""How large token embeddings are where they enter the residual stream.
+"""The scale of token embeddings where they enter the residual stream.
 
-Some models change an embedding on its way into the first block: Gemma multiplies it by √d_model, Granite by a factor of its
-configuration, BLOOM puts a norm behind it. What they do is measured on the model itself, so that no list of architectures has
-to be kept.
+Some models change an embedding before the first block: Gemma multiplies it by √d_model, Granite by a configured factor,
+BLOOM applies a norm. The change is measured on the model itself, without a list of architectures.
 """
 
 import torch
@@ -13,17 +12,17 @@ from circuits.engine.architecture import Architecture
 from circuits.engine.hooks import Hook, Reached, TokenBatch, run, stop
 
 SAMPLE = 32
-"""Tokens on which the factor is measured."""
+"""Number of tokens for measuring the factor."""
 CHUNK = 4096
-"""Tokens in one pass, where the whole vocabulary is embedded."""
+"""Tokens per pass, if the whole vocabulary is embedded."""
 
 
 def embedding_std(architecture: Architecture) -> float:
-    """The standard deviation, over the whole vocabulary, of the entries of a token's embedding as it enters the first block;
-    a learned position embedding does not count.
+    """The standard deviation of the entries of a token's embedding as it enters the first block, over the whole
+    vocabulary; learned position embeddings are left out.
 
-    Where the model multiplies its embedding matrix `W_E` by a factor (1 in most), it is the factor times the standard deviation
-    of the matrix's entries; where it does anything else, every token is embedded.
+    If the model multiplies its embedding matrix `W_E` by a factor (1 in most models), this is the factor times the
+    standard deviation of the matrix's entries. Otherwise every token is embedded.
     """
     matrix = architecture.bridge.W_E.detach()
     factor = _factor(architecture, matrix)
@@ -31,9 +30,9 @@ def embedding_std(architecture: Architecture) -> float:
 
 
 def _factor(architecture: Architecture, matrix: Float[Tensor, "d_vocab d_any"]) -> float | None:
-    """What the model multiplies its embedding matrix by; None: it does something else.
+    """The factor by which the model multiplies its embedding matrix; None if it does something else.
 
-    Differences between tokens are compared, which position embeddings at the one position drop out of.
+    It compares differences between tokens at one position, in which position embeddings cancel.
     """
     tokens = torch.linspace(0, len(matrix) - 1, min(SAMPLE, len(matrix))).long().to(matrix.device)
     rows, entering = matrix[tokens].double(), _entering(architecture, tokens).double().to(matrix.device)
@@ -60,8 +59,7 @@ def _std_of_all(architecture: Architecture, d_vocab: int) -> float:
 
 
 def _entering(architecture: Architecture, tokens: Int[Tensor, " token"]) -> Float[Tensor, "token d_model"]:
-    """What enters the first block for each token as a prompt of its own; learned position embeddings are left out where the
-    model shows them."""
+    """The first block's input for each token as a prompt, without learned position embeddings if they are exposed."""
     bridge = architecture.bridge
     hooks: list[Hook] = [(architecture.blocks[0].resid_pre, stop)]
     if "pos_embed.hook_out" in bridge.hook_dict:

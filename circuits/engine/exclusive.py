@@ -1,15 +1,15 @@
-"""One thread at a time uses a set of weights; a second one waits.
+"""One thread at a time uses a set of weights; other threads wait.
 
-Hooks, gradients and modes belong to a model, not to a call, so two threads on one model would each see what the other does to
-it. Weights are identified by where they are in memory: models that share some of them share the lock. A thread may take again
-what it holds.
+Hooks, gradients and modes belong to a model, not to a call, so two threads on one model would see each other's changes.
+Weights are identified by their memory address: models that share weights share the lock. Locks are reentrant.
 
-Waiting that cannot end is an error: two threads that wait for each other's weights, or a thread that holds weights and waits
-for the other thread to end (`Thread.join`, `Future.result`). What else a thread waits for (an event, a queue, a pool of
-`multiprocessing`, an event loop) cannot be known; one that holds weights and only waits for `PATIENCE` seconds is given up.
+Waiting that can never end is an error: two threads that wait for each other's weights, or a thread that holds weights
+and waits for the other thread to end (`Thread.join`, `Future.result`). Other kinds of waiting (an event, a queue, a
+pool of `multiprocessing`, an event loop) cannot be analysed, so a thread that holds weights and does nothing but wait
+for `PATIENCE` seconds is an error too.
 
 The stack of another thread is read only while that thread stands still, because Python 3.11 may fail on the frames of a
-running one. So it is not looked at before the owner of the weights has used no processor time for `LOOK_EVERY` seconds.
+running thread. So it is not read until the owner of the weights has used no processor time for `LOOK_EVERY` seconds.
 """
 
 import concurrent.futures._base as futures
@@ -29,17 +29,17 @@ from circuits.errors import InputError
 Keys = frozenset[int]
 
 LOOK_EVERY = 0.5
-"""Seconds after which a waiting thread looks again whether its waiting can end."""
+"""Seconds between a waiting thread's checks whether its wait can end."""
 PATIENCE = 10.0
-"""Seconds for which a thread that holds weights may itself wait, before those that wait for it give up."""
+"""Seconds for which an owner of weights may itself wait before threads that wait for it raise an error."""
 
 
 WAITING = {threading.__file__, selectors.__file__}
-"""Where a thread is that waits for an event, a condition, a queue, a pool or an event loop."""
+"""Files whose code runs while a thread waits for an event, a condition, a queue, a pool or an event loop."""
 
 
 class Exclusive:
-    """Who holds what, and who waits for what. Threads that wait for the same are served in turn."""
+    """Records which threads hold and await which keys. Threads that wait for the same key are served in order."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -48,10 +48,10 @@ class Exclusive:
 
     @contextmanager
     def hold(self, keys: Keys, name: str) -> Iterator[None]:
-        """Waits until nobody else holds any of these, and holds them.
+        """Waits until no other thread holds any of these keys, and then holds them.
 
         Raises:
-            InputError: waiting would never end.
+            InputError: the wait would never end.
         """
         me = threading.get_ident()
         with self.changed:
@@ -86,10 +86,10 @@ class Exclusive:
         return mine
 
     def _should_let_pass(self, me: int, keys: Keys) -> bool:
-        """Whether another thread came before, for some of the same. Who holds something already passes it."""
+        """Whether another thread that needs some of these keys came first; False for a thread that holds any keys."""
         if me in self.owners.values():
             return False
-        for other, wanted in self.waiting.items():  # in the order in which they came
+        for other, wanted in self.waiting.items():  # in order of arrival
             if other == me:
                 return False
             if not wanted.isdisjoint(keys) and me not in self._behind(other, {}):
@@ -97,7 +97,7 @@ class Exclusive:
         return False
 
     def _behind(self, thread: int, frames: dict[int, FrameType]) -> set[int]:
-        """All threads that this one waits for, those that they wait for, and so on; `frames`: of threads that stand still."""
+        """All threads that this thread waits for, directly or indirectly; `frames`: of threads that stand still."""
         found: set[int] = set()
         todo = [thread]
         while todo:
@@ -111,7 +111,7 @@ class Exclusive:
         return found
 
     def after_fork(self) -> None:
-        """In a new process there are no other threads, and what they held is free."""
+        """A new process has no other threads; frees their keys."""
         me = threading.get_ident()
         self.changed = threading.Condition()
         self.owners = {key: owner for key, owner in self.owners.items() if owner == me}
@@ -119,23 +119,23 @@ class Exclusive:
 
 
 class _Looks:
-    """What a waiting thread saw of the others when it last looked. It holds the lock of `Exclusive` while it looks, so that
-    owners of weights, and others that wait for weights, can neither end nor go on."""
+    """A waiting thread's last observations of the other threads. It holds the lock of `Exclusive` while it observes, so
+    owners and waiting threads can neither finish nor continue."""
 
     def __init__(self) -> None:
         self.used: dict[int, float] = {}
         self.still: dict[int, tuple[FrameType, float]] = {}
 
     def any_idle(self, owners: set[int]) -> bool:
-        """Whether one of these threads has used no processor time since the last look; where the system has no such clock,
-        whether there was a last look."""
+        """Whether one of these threads has used no processor time since the last call; on systems without such a clock,
+        whether there was an earlier call."""
         used = {owner: _processor_time(owner) for owner in owners}
         idle = any(self.used.get(owner) == seconds for owner, seconds in used.items())
         self.used = used
         return idle
 
     def frames(self, waiting: Collection[int]) -> dict[int, FrameType]:
-        """Frames of this thread, of those in `waiting`, and of those that waited in the same place at the last look."""
+        """Frames of this thread, the threads in `waiting`, and threads that wait where they waited at the last call."""
         now, me = time.monotonic(), threading.get_ident()
         current = _current_frames()
         held = {thread: frame for thread, frame in current.items() if frame.f_code.co_filename in WAITING}
@@ -149,19 +149,19 @@ class _Looks:
         }
 
     def stood(self, thread: int) -> float:
-        """Seconds for which a thread has been seen to wait in one place."""
+        """Seconds for which a thread has been observed waiting in one place."""
         return time.monotonic() - self.still[thread][1] if thread in self.still else 0.0
 
 
 def _processor_time(thread: int) -> float:
-    """Seconds of processor time of a thread that is alive; always 0 where the system does not say (macOS, Windows)."""
+    """A living thread's processor time in seconds; 0 if the system does not report it (macOS, Windows)."""
     if not hasattr(time, "pthread_getcpuclockid"):
         return 0.0
     return time.clock_gettime(time.pthread_getcpuclockid(thread))
 
 
 def _current_frames() -> dict[int, FrameType]:
-    """The top frame of each thread. A collection of garbage on the way could deadlock Python before 3.11.5 and 3.12."""
+    """The top frame of each thread. Garbage collection is off: it could deadlock Python before 3.11.5 and 3.12."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -172,7 +172,7 @@ def _current_frames() -> dict[int, FrameType]:
 
 
 def _joined(frames: dict[int, FrameType], thread: int) -> set[int]:
-    """Threads whose end, or whose result, a thread is waiting for."""
+    """The threads whose end or result a thread is waiting for."""
     found: set[int] = set()
     for each in _stack(frames.get(thread)):
         where, function = each.f_code.co_filename, each.f_code.co_name
@@ -187,7 +187,7 @@ def _joined(frames: dict[int, FrameType], thread: int) -> set[int]:
 
 
 def _computing(frames: dict[int, FrameType], future: object) -> set[int]:
-    """The thread of a pool that computes a future."""
+    """The pool thread that computes a future."""
     return {
         thread
         for thread, frame in frames.items()

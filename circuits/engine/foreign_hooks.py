@@ -1,9 +1,8 @@
-"""Hooks on a model that neither a library nor this package put there.
+"""Hooks on a model that neither a library nor this package added.
 
-Such a hook changes every score. TransformerLens wires its bridges with hooks, and transformers and accelerate put some on, too:
-these belong to the model and are recognised by the module in which their function was written. Looked at are TransformerLens' hook
-points, torch's forward and backward hooks of every module (also those that torch puts in front of all modules), and functions
-in place of a module's `forward`.
+Such a hook changes every score. TransformerLens, transformers and accelerate add hooks too; those belong to the model,
+and are recognised by the module that defines their function. The check covers TransformerLens' hook points, torch's
+forward and backward hooks of every module (also global ones), and functions that replace a module's `forward`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,9 +17,9 @@ from transformer_lens.hook_points import HookPoint
 from circuits.errors import InputError
 
 OURS = ("transformer_lens.model_bridge.", "transformers.", "accelerate.", "torch.nn.utils.", "circuits.engine.")
-"""Where functions are from that belong to a model. Not all of TransformerLens: a user may put its patching functions on."""
+"""Modules whose functions belong to a model. Not all of TransformerLens: users may add its patching functions."""
 DECORATORS = ("jaxtyping.", "contextlib.", "functools.", "torch.")
-"""Whose wrappers are looked through, to the function within."""
+"""Modules whose wrappers are unwrapped to the function inside."""
 KINDS = {
     "_forward_hooks": "forward",
     "_forward_pre_hooks": "forward pre",
@@ -36,11 +35,11 @@ GLOBAL = {
 
 
 def foreign_hooks(bridge: TransformerBridge, modules: Iterable[nn.Module]) -> tuple[str, ...]:
-    """Each as text: where it is, its kind, its function.
+    """Describes each foreign hook as text: its place, its kind and its function.
 
     Args:
         bridge: the model.
-        modules: all of its modules.
+        modules: all modules of the model.
     """
     everywhere = [
         f"all modules: {kind} {_called(hook)}"
@@ -57,11 +56,7 @@ def foreign_hooks(bridge: TransformerBridge, modules: Iterable[nn.Module]) -> tu
 
 
 def refuse_hooks(hooks: tuple[str, ...], name: str) -> None:
-    """Refuses a model that has some.
-
-    Raises:
-        InputError: naming them.
-    """
+    """Raises InputError, naming the hooks, if there are any."""
     if hooks:
         more = f" and {len(hooks) - 3} more" if len(hooks) > 3 else ""
         raise InputError(
@@ -77,7 +72,7 @@ def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
     if isinstance(module, HookPoint):
         for kind, handles in (("forward", module.fwd_hooks), ("backward", module.bwd_hooks)):
             for handle in handles:
-                if handle.hook.id in own[f"_{kind}_hooks"]:  # it may have been taken off behind TransformerLens' back
+                if handle.hook.id in own[f"_{kind}_hooks"]:  # it may have been removed without TransformerLens
                     wrapped.add(handle.hook.id)
                     yield kind, handle.user_hook
     for attribute, kind in KINDS.items():
@@ -87,12 +82,12 @@ def _hooks(module: nn.Module) -> Iterator[tuple[str, Any]]:
         yield "in place of", own["forward"]
     if "_call_impl" in own:
         yield "in place of", own["_call_impl"]
-    if "_hf_hook" in own:  # what accelerate calls around `forward`; a user may derive a class of their own
+    if "_hf_hook" in own:  # accelerate calls it around `forward`; users may subclass it
         yield "accelerate", own["_hf_hook"]
 
 
 def _function(hook: Any) -> Any:
-    """What a hook calls in the end."""
+    """The function that a hook finally calls."""
     while isinstance(hook, partial):
         hook = hook.func
     hook = getattr(hook, "__func__", hook)
@@ -109,7 +104,7 @@ def _belongs(hook: Any) -> bool:
 
 
 def _module_of(function: Any) -> Any:
-    """Where a function was written: `functools.wraps` gives it another's name and `__module__`, but not its globals."""
+    """The module that defines a function; `functools.wraps` copies another's `__module__`, but not its globals."""
     own = getattr(function, "__globals__", None)
     return getattr(function, "__module__", None) if own is None else own.get("__name__")
 
@@ -120,7 +115,7 @@ def _called(hook: Any) -> str:
 
 
 def _names(bridge: TransformerBridge) -> dict[nn.Module, str]:
-    """What modules are called: in the bridge, or else in the model underneath."""
+    """Names of modules, in the bridge or else in the model underneath."""
     names = {module: f"original_model.{name}" for name, module in bridge.original_model.named_modules()}
     names |= {module: name for name, module in bridge.named_modules() if name}
     return names | {point: name for name, point in bridge.hook_dict.items()}

@@ -1,12 +1,13 @@
-"""The gradients of all readers at the residual stream, summed over runs and never written out as a whole.
+"""The gradients of all readers at the residual stream, summed over runs without storing them in full.
 
-A reader behind a norm sees y = W norm(x). With r, x̂, w and the centring C of `engine.norms`, a gradient g at y goes back to
+A reader after a norm sees y = W norm(x). With r, x̂, w and the centring C of `engine.norms`, a gradient g at y is at x
 
     J(x)ᵀ Wᵀ g = C(w Wᵀ (r g)) - x̂ mean(x̂ · C(w Wᵀ (r g)))
 
-The first term is linear in r g, which is small (d_head numbers a reader), and so can be summed over runs before it is
-projected. The second is one direction that all readers behind the norm share, times one number each. The product with a
-difference Δ of writers' outputs, summed over runs k, needs one projection and one large matrix product, however many runs:
+The first term is linear in r g, which is small (d_head numbers per reader) and can be summed over runs before it is
+projected. The second is one direction, shared by all readers after the norm, times one number per reader. The product
+with a difference Δ of writers' outputs, summed over runs k, takes one projection and one large matrix product, however
+many runs:
 
     Σ_k Δ · J_kᵀ Wᵀ g_k = Δ · C(w Wᵀ Σ_k r_k g_k) - Σ_k (Δ · x̂_k) c_k,    c_k = mean(x̂_k · C(w Wᵀ (r_k g_k)))
 """
@@ -24,21 +25,21 @@ from circuits.engine.capture import Gradients
 from circuits.engine.norms import Norm
 
 SLOTS_AT_ONCE = 32
-"""Readers in one matrix product: fewer waste memory bandwidth, more waste work on edges that are not in the graph."""
+"""Readers per matrix product: fewer waste memory bandwidth, more waste work on edges outside the graph."""
 
 
 @dataclass
 class Part:
-    """Readers behind one norm, and their gradients so far.
+    """The readers after one norm, and their gradients so far.
 
     Attributes:
-        readers: where they sit in the graph's order.
+        readers: their indices in graph order.
         n_writers: how many writers they see.
-        norm: in front of them.
-        projections: gives their weights W, some slots each; none: the gradient is at the norm's output itself.
+        norm: the norm before them.
+        projections: returns their weights W, some slots each; none: the gradient is at the norm's output itself.
         total: Σ_k r_k g_k; d_any is d_head, or d_model without projections.
         directions, coefficients: x̂_k and c_k of the module docstring.
-        written_out: gradients behind a norm that has no closed form, as they are.
+        written_out: full gradients, if the norm has no closed form.
     """
 
     readers: slice
@@ -51,7 +52,7 @@ class Part:
     written_out: Float[Tensor, "slot batch pos d_model"] | None = None
 
     def add(self, x: Float[Tensor, "batch pos d_model"], g: Float[Tensor, "batch pos slot d_any"]) -> None:
-        """Takes in one run's gradients g; x is what its norm saw."""
+        """Adds the gradients g of one run, whose norm has the input x."""
         if self.norm.kind == "other":
             out = x.new_empty(g.shape[2], *x.shape)
             self._project(g, out)
@@ -63,7 +64,7 @@ class Part:
             g = g * r[..., None]
         self.total = g if self.total is None else self.total + g
         if direction is not None:
-            # x̂ · C(v) = x̂ · v: where C takes the mean out, x̂ has none.
+            # x̂ · C(v) = x̂ · v, because x̂ has mean 0 if C removes the mean.
             weighted = direction if self.norm.weight is None else direction * self.norm.weight
             weights = self._weights(g.dtype)
             along = [torch.einsum("bpd,sde->bpse", weighted, w) for w in weights] or [weighted[:, :, None]]
@@ -71,7 +72,7 @@ class Part:
             self.coefficients.append((torch.cat(along, dim=2) * g).sum(-1) / direction.shape[-1])
 
     def first_term(self, out: Float[Tensor, "slot batch pos d_model"]) -> None:
-        """Writes Σ_k of the first term to `out`; or all that there is, where nothing has a closed form."""
+        """Writes Σ_k of the first term to `out`; without a closed form, the whole sum."""
         if self.written_out is not None:
             out.copy_(self.written_out)
             return
@@ -83,7 +84,7 @@ class Part:
             out.copy_(here)
 
     def picked(self, at: tuple[Tensor | slice, ...]) -> "Part":
-        """At some prompts and positions only, `at` being what indexes [batch, pos]."""
+        """The part at some prompts and positions; `at` indexes [batch, pos]."""
 
         def pick(x: Tensor) -> Tensor:
             if all(isinstance(i, slice) for i in at):
@@ -115,13 +116,13 @@ class Part:
 
 
 class GradientSum:
-    """Σ over runs of weight times the gradient of every reader, to be multiplied with differences of writers' outputs.
+    """Σ over runs of weight · gradient, for every reader, to be multiplied with differences of writers' outputs.
 
-    What belongs to a layer lies on that layer's device; products are made on that of the differences.
+    A layer's tensors are on that layer's device; products are computed on the differences' device.
 
     Attributes:
-        architecture, graph: of the model.
-        dtype: in which sums are made.
+        architecture, graph: the model.
+        dtype: dtype of the sums.
     """
 
     def __init__(self, architecture: Architecture, dtype: torch.dtype, parts: list[Part] | None = None) -> None:
@@ -129,17 +130,17 @@ class GradientSum:
         self.parts = _parts(architecture) if parts is None else parts
 
     def add(self, gradients: Gradients, weight: float = 1.0) -> None:
-        """Takes in one run."""
+        """Adds one run."""
         for part, (x, g) in zip(self.parts, _inputs_and_gradients(gradients), strict=True):
             g = g.to(self.dtype)
             part.add(x.to(self.dtype), g if weight == 1.0 else g * weight)
 
     def tile(self, prompts: slice, positions: slice) -> "GradientSum":
-        """Of some prompts and positions only."""
+        """The sum at some prompts and positions only."""
         return self._picked((prompts, positions))
 
     def places(self, prompts: Int[Tensor, " place"], positions: Int[Tensor, " place"]) -> "GradientSum":
-        """At some places, each taken as a prompt of one position."""
+        """The sum at some places, each as a prompt of one position."""
         return self._picked((prompts, positions))
 
     def _picked(self, at: tuple[Tensor | slice, ...]) -> "GradientSum":
@@ -148,11 +149,11 @@ class GradientSum:
     def products(
         self, difference: Float[Tensor, "batch writer pos d_model"], first: int = 0
     ) -> Float[Tensor, "batch writer reader"]:
-        """Σ over positions and d_model of difference times gradient, 0 where there is no edge.
+        """Σ over positions and d_model of difference · gradient; 0 where there is no edge.
 
         Args:
-            difference: of neighbouring writers' outputs.
-            first: the first of these writers.
+            difference: differences of neighbouring writers' outputs.
+            first: index of the first of these writers.
         """
         last = first + difference.shape[1]
         products = difference.new_zeros(*difference.shape[:2], self.graph.n_readers)
@@ -195,7 +196,7 @@ def _projections(block: Block) -> list[Float[Tensor, "head d_model d_head"]]:
 
 
 def _inputs_and_gradients(gradients: Gradients) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the norm saw and the gradients behind it [batch, pos, slot, d_any], part by part."""
+    """Each part's norm input, and the gradients after the norm [batch, pos, slot, d_any]."""
     for layer, q in enumerate(gradients.q):
         yield gradients.resid_pre[layer], torch.cat([q, gradients.k[layer], gradients.v[layer]], dim=2)
         mlp_in, resid_mid = gradients.mlp_in[layer], gradients.resid_mid[layer]
@@ -218,11 +219,11 @@ def _groups(parts: list[Part]) -> Iterator[list[Part]]:
 def _along(
     parts: list[Part], difference: Float[Tensor, "batch writer pos d_model"]
 ) -> Iterator[Float[Tensor, "batch pos writer"]]:
-    """Δ · x̂ for every direction of every part, in turn."""
+    """Δ · x̂ for every direction of every part."""
     directions = [direction.to(difference.device) for part in parts for direction in part.directions]
     if not directions:
         return iter(())
     together = torch.stack(directions, dim=-1)
-    # Prompt by prompt: in one product over prompts and positions, the differences would be copied.
+    # Prompt by prompt, because one product over prompts and positions would copy the differences.
     along = torch.stack([torch.bmm(of.transpose(0, 1), x) for of, x in zip(difference, together, strict=True)])
     return iter(along.unbind(-1))

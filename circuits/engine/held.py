@@ -1,4 +1,4 @@
-"""A model while one thread uses it: its modules and weights, and hooks that somebody else put on it."""
+"""A model while one thread uses it: its modules, its weights, and foreign hooks."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from circuits.engine.foreign_hooks import foreign_hooks
 
 
 class Held:
-    """What a bridge consists of, gone through once.
+    """The modules and weights of a bridge, collected once.
 
     Attributes:
         modules: of the bridge and of the model underneath.
@@ -30,20 +30,20 @@ class Held:
 
     @property
     def keys(self) -> Keys:
-        """Where its weights are in memory; and the bridge itself, which may have none."""
+        """The memory addresses of its weights, and the bridge itself, which may have none."""
         places = {_place(parameter) for parameter in self.parameters}
         return frozenset(places - {0} | {id(self._bridge)})
 
     @cached_property
     def foreign_hooks(self) -> tuple[str, ...]:
-        """Hooks that neither a library nor this package put on it; see `engine.foreign_hooks`."""
+        """Hooks that neither a library nor this package added; see `engine.foreign_hooks`."""
         return foreign_hooks(self._bridge, self.modules)
 
 
 def _place(parameter: nn.Parameter) -> int:
     try:
         return parameter.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # a tensor without memory of its own, as some quantised ones are
+    except (RuntimeError, NotImplementedError):  # some quantised tensors have no memory of their own
         return id(parameter)
 
 
@@ -59,14 +59,14 @@ _MINE = _Mine()
 
 @contextmanager
 def held(bridge: TransformerBridge, name: str | None = None) -> Iterator[Held]:
-    """Keeps other threads from the model and from all that share weights with it, waiting for one that uses it now.
+    """Reserves the model and all models that share its weights for this thread; waits while another thread uses them.
 
     Args:
         bridge: the model.
-        name: what an error calls it.
+        name: its name in errors.
 
     Raises:
-        InputError: waiting would never end; see `engine.exclusive`.
+        InputError: the wait would never end; see `engine.exclusive`.
     """
     mine = _MINE.held
     if (before := mine.get(id(bridge))) is not None:

@@ -1,4 +1,4 @@
-"""One forward pass with hooks that come off in every case, on a model that is left as it was."""
+"""Forward passes with hooks that are always removed, on a model that is left unchanged."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +22,9 @@ Cache = Any
 
 @contextmanager
 def hooked(hooks: Sequence[Hook]) -> Iterator[None]:
-    """Puts the hooks on, and takes exactly these off again, whatever happens between.
+    """Adds the hooks, and removes exactly these afterwards, even after an error.
 
-    A hook gets the activation in TransformerLens' shape; what it returns, if not None, replaces it.
+    A hook gets the activation in TransformerLens' shape; its result, if not None, replaces the activation.
     """
     handles = []
     try:
@@ -43,9 +43,9 @@ def _as_transformer_lens_hook(function: Callable[[Tensor], Tensor | None]) -> An
 
 @contextmanager
 def inference_state(bridge: TransformerBridge) -> Iterator[None]:
-    """Evaluation mode and frozen weights, both as they were afterwards; for this thread alone, and in torch's default state.
+    """Evaluation mode and frozen weights, both restored afterwards; for this thread alone, in torch's default state.
 
-    Frozen weights keep autograd from saving what only their gradients would need.
+    Frozen weights keep autograd from saving what only their gradients need.
     """
     with plain_state(), held(bridge) as here:
         training = [module for module in here.modules if module.training]
@@ -64,8 +64,8 @@ def inference_state(bridge: TransformerBridge) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
-class Reached(Exception):  # noqa: N818 - a way out, no error
-    """Ends a forward pass at a hook; what is behind it is not wanted.
+class Reached(Exception):  # noqa: N818 - control flow, not an error
+    """Ends a forward pass at a hook, if nothing after it is needed.
 
     Attributes:
         value: the activation there.
@@ -86,8 +86,8 @@ class TokenBatch:
     """Prompts for a forward pass.
 
     Attributes:
-        tokens: token ids, all prompts of equal length; with a `cache`, those behind the cached ones.
-        position: index into the positions of `tokens`, whose logits are wanted.
+        tokens: token ids, all prompts of equal length; with a `cache`, those after the cached prefix.
+        position: index into the positions of `tokens`, one per prompt, for the logits.
         cache: keys and values of a prefix, see `engine.prefix`; each pass extends a copy.
     """
 
@@ -99,7 +99,7 @@ class TokenBatch:
         return len(self.tokens)
 
     def tiled(self, tiles: int) -> "TokenBatch":
-        """So many copies, one behind the other."""
+        """`tiles` copies, one after the other."""
         if tiles == 1:
             return self
         cache = _with_rows(self.cache, lambda x: x.repeat(tiles, 1, 1, 1))
@@ -111,7 +111,7 @@ class TokenBatch:
 
 
 def copy_cache(cache: Cache | None) -> Cache | None:
-    """A cache that can be extended without changing the original; the tensors themselves are shared."""
+    """A cache that can be extended without changing the original; it shares the tensors."""
     if cache is None or not hasattr(cache, "layers"):
         return copy.deepcopy(cache)
     twin = copy.copy(cache)
@@ -120,7 +120,7 @@ def copy_cache(cache: Cache | None) -> Cache | None:
 
 
 def _with_rows(cache: Cache | None, change: Callable[[Tensor], Tensor]) -> Cache | None:
-    """A copy with other prompts' keys and values."""
+    """A copy with `change` applied to all keys and values."""
     twin = copy_cache(cache)
     if twin is not None:
         for layer in twin.layers:
@@ -131,7 +131,7 @@ def _with_rows(cache: Cache | None, change: Callable[[Tensor], Tensor]) -> Cache
 def run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch d_vocab"]:
     """Logits at one position of each prompt, under hooks.
 
-    The unembedding, a fifth of a small model's work, runs on the asked positions only.
+    The unembedding, a fifth of a small model's work, runs at these positions only.
 
     Args:
         architecture: the model.
@@ -148,6 +148,6 @@ def run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = (
     if batch.cache is not None:
         extra["past_key_values"] = copy_cache(batch.cache)
     elif hasattr(getattr(bridge.original_model, "config", None), "use_cache"):
-        extra["use_cache"] = False  # or the model would copy every key and value into a cache that nobody reads
+        extra["use_cache"] = False  # else the model would copy all keys and values into an unused cache
     with hooked([*hooks, (architecture.unembed, picked)]):
         return bridge(batch.tokens, return_type="logits", **extra)[:, 0]

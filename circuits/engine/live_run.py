@@ -1,8 +1,7 @@
-"""A forward pass that stays connected, so that gradients can be asked of it again and again.
+"""A forward pass that stays connected, so that gradients can be computed repeatedly.
 
-Besides the metric's own gradient, a gradient can be started in the middle of the residual stream: then only the blocks
-below are gone through. That is what it costs to ask how the metric would depend on early layers if a later layer wrote
-nothing back (GradDrop).
+A backward pass can also start in the middle of the residual stream, and then covers only the blocks below. GradDrop
+needs this: how would the metric depend on early layers if a later layer wrote nothing?
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -23,11 +22,11 @@ Key = tuple[int, str]
 
 @dataclass(frozen=True, eq=False)
 class LiveRun:
-    """One forward pass with its graph.
+    """One forward pass with its autograd graph.
 
     Attributes:
-        values: activations at the hook points asked for, connected to the graph.
-        stream: the residual stream in front of each block, and at its end: one more than there are layers.
+        values: activations at the requested hook points, connected to the graph.
+        stream: the residual stream before each block and at its end: number of layers + 1.
         metric: per prompt.
     """
 
@@ -37,7 +36,7 @@ class LiveRun:
 
     @property
     def detached(self) -> Values:
-        """The values without the graph."""
+        """The values, detached."""
         return {key: value.detach() for key, value in self.values.items()}
 
     def gradients(self, keys: Sequence[Key], again: bool = False) -> tuple[Values, list[Tensor]]:
@@ -51,8 +50,8 @@ class LiveRun:
         return dict(zip(keys, gradients[: len(keys)], strict=True)), gradients[len(keys) :]
 
     def gradients_below(self, layer: int, at_stream: Float[Tensor, "batch pos d_model"], keys: Sequence[Key]) -> Values:
-        """Gradients at hook points in front of `layer`, if the stream there has the gradient `at_stream`. Only the blocks
-        below are gone through, and the graph is kept."""
+        """Gradients at hook points before `layer`, for the gradient `at_stream` of its input stream. The pass covers
+        the blocks below only, and keeps the graph."""
         embedding = [key for key in keys if key[1] == "resid_pre"]
         if layer == 0:
             return dict.fromkeys(embedding, at_stream)
@@ -74,7 +73,7 @@ def live_run(
     hooks: Sequence[Hook] = (),
     embedding: Float[Tensor, "batch pos d_model"] | None = None,
 ) -> LiveRun:
-    """Runs once, with gradients from the embedding on.
+    """One forward pass with gradients from the embedding on.
 
     Args:
         architecture: the model.
@@ -82,7 +81,7 @@ def live_run(
         metric: logits -> one number per prompt.
         keys: hook points whose activations are kept.
         hooks: further hooks.
-        embedding: what enters the first block, if not the tokens' own.
+        embedding: the input of the first block, in place of the tokens' embedding.
     """
     values: Values = {}
     stream: list[Tensor] = []
@@ -100,7 +99,7 @@ def _start(embedding: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _keep(values: Values, key: Key, x: Tensor) -> Tensor:
-    values[key] = x.view_as(x)  # a view of its own: see engine.capture
+    values[key] = x.view_as(x)  # a separate view: see engine.capture
     return values[key]
 
 

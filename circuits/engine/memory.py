@@ -1,10 +1,10 @@
-"""Whether freed tensors go back to the system: at once where memory counts, not at all where time counts.
+"""Controls whether freed tensors return to the system: at once to save memory, never to save time.
 
-glibc takes large blocks from the system one by one, but after the first have been freed it raises its threshold and keeps
-them in its heap, where a forward and a backward pass leave holes between what is still needed: two to three times what is
-in use. With a low threshold every large tensor is a block of its own; that costs some 15% of the time, since every block is
-cleared by the system before it is filled. Many passes one after the other are served best by the opposite: a heap that
-keeps what each has freed, also at its end, for the next.
+glibc takes large blocks from the system one by one. After the first are freed it raises its threshold and keeps freed
+blocks in its heap, where a forward and a backward pass leave gaps between tensors in use: two to three times the memory
+needed. With a low threshold every large tensor is a separate block. That costs about 15% of the time, because the
+system clears every block before use. Many passes in a row run fastest with the opposite: a heap that keeps all freed
+memory, also at its end, for the next pass.
 """
 
 import contextlib
@@ -14,19 +14,19 @@ import sys
 from collections.abc import Callable, Iterator
 
 LARGE_BLOCK = 256 * 1024
-"""Bytes."""
+"""In bytes."""
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _HIGHEST_THRESHOLD = 32 * 2**20
-"""The highest that glibc itself chooses (on 64 bits); it then keeps twice as much free at the heap's end."""
+"""The highest threshold that glibc itself chooses (on 64 bits); it then keeps twice as much free at the heap's end."""
 _NEVER = 2**31 - 1
 
 
 @contextlib.contextmanager
 def freed_at_once() -> Iterator[bool]:
-    """Within, large freed blocks go back to the system; says whether it is so.
+    """Within the context, large freed blocks return to the system; yields whether this is in effect.
 
-    For the whole process, under glibc; not where the user has set `MALLOC_MMAP_THRESHOLD_`. Afterwards glibc's thresholds
-    are as high as it chooses them itself, so that further work is not slowed down.
+    Applies to the whole process, under glibc, unless the user has set `MALLOC_MMAP_THRESHOLD_`. Afterwards the
+    thresholds are as high as glibc itself would choose, so later work is not slowed down.
     """
     with _thresholds(LARGE_BLOCK, 2 * LARGE_BLOCK) as done:
         yield done
@@ -34,7 +34,7 @@ def freed_at_once() -> Iterator[bool]:
 
 @contextlib.contextmanager
 def kept_for_reuse() -> Iterator[bool]:
-    """Within, freed blocks stay with the process; says whether it is so. Otherwise as `freed_at_once`."""
+    """Within the context, freed blocks stay with the process; otherwise like `freed_at_once`."""
     with _thresholds(_HIGHEST_THRESHOLD, _NEVER) as done:
         yield done
 

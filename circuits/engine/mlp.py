@@ -1,10 +1,10 @@
-"""An MLP as one formula over its own weights, where that gives what its module gives:
+"""An MLP as one formula of its weights, if that reproduces the module's output:
 
     act(x W_in + b_in) W_out + b_out                               plain
     (act(x W_gate + b_gate) · (x W_in + b_in)) W_out + b_out       gated
 
-A search calls MLPs far more often than anything else, and a module spends as much time around its matrix products (hooks,
-activations written out in Python) as in them.
+A search calls MLPs far more often than anything else, and the module takes as much time for its hooks and its Python
+activations as for its matrix products.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 CHUNK = 64
-"""Tokens whose hidden units stay in a processor core's cache while several operations pass over them."""
+"""Tokens whose hidden units stay in a core's cache over several operations."""
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -30,17 +30,17 @@ def _gelu_tanh(x: Tensor) -> Tensor:
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     F.gelu, _gelu_tanh, partial(F.silu, inplace=True), partial(F.relu, inplace=True)
 )  # fmt: skip
-"""Each may overwrite what it is given."""
+"""Each may overwrite its input."""
 
 
 @dataclass(frozen=True, eq=False)
 class MlpFormula:
-    """The formula of the module docstring, with the weights as the model holds them.
+    """The formula of the module docstring, with the model's weights.
 
     Attributes:
         activation: act.
         gated: whether there is a gate.
-        w_in, b_in, w_gate, b_gate, w_out, b_out: no bias, no gate: None.
+        w_in, b_in, w_gate, b_gate, w_out, b_out: None for a missing bias or gate.
     """
 
     activation: Callable[[Tensor], Tensor]
@@ -52,7 +52,7 @@ class MlpFormula:
     b_out: Float[Tensor, " d_model"] | None
 
     def __call__(self, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-        # Biases are added where the values are at hand: a product that begins with them takes longer.
+        # Add biases separately: a product that starts from them takes longer.
         hidden = x @ self.w_in
         gate = None if self.w_gate is None else x @ self.w_gate
         for start in range(0, len(x), CHUNK):
@@ -71,10 +71,10 @@ def _shifted(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def mlp_formula(module: Any) -> MlpFormula | None:
-    """The formula that gives what this MLP gives, to rounding; None: there is none.
+    """The formula that reproduces the output of this MLP up to rounding, or None.
 
     Args:
-        module: TransformerLens' MLP component, with `W_in`, `W_out` and, gated, `W_gate`.
+        module: TransformerLens' MLP component, with `W_in`, `W_out` and, if gated, `W_gate`.
     """
     w_in, w_out = getattr(module, "W_in", None), getattr(module, "W_out", None)
     if w_in is None or w_out is None:
@@ -89,11 +89,11 @@ def mlp_formula(module: Any) -> MlpFormula | None:
             wanted = module(x[None])[0]
             errors = [float((formula(x) - wanted).abs().max()) for formula in formulas]
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
-        return None  # put together like this, it does not even run
+        return None  # this formula does not fit the module
     best = min(range(len(errors)), key=errors.__getitem__)
     limit = ROUNDING * torch.finfo(x.dtype).eps * float(wanted.abs().max())
     return formulas[best] if errors[best] <= limit else None
 
 
 ROUNDING = 256
-"""How many units in the last place of the largest output count as rounding."""
+"""Largest rounding error, in units in the last place of the largest output."""

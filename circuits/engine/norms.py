@@ -1,14 +1,14 @@
-"""Normalisation layers as the engine needs them: applied to many edited inputs at once, and differentiated by hand.
+"""Normalisation layers, applied to many edited inputs at once and differentiated in closed form.
 
 A reader of head h sees `W_Q[h] norm(x)`. Its gradient must go back through the norm for every head of a layer
-separately, at the same x. Calling autograd for each would copy x once per head. For normalised x̂ = (x - mean) r, with
+separately, at the same x; autograd would copy x once per head. For normalised x̂ = (x - mean) r, with
 r = 1/sqrt(var + eps), and y = w x̂ + b, the closed form is
 
     J(x)ᵀ g = r (C(w g) - x̂ mean(x̂ · C(w g))),    C(v) = v - mean(v)    LayerNorm
 
-and for RMSNorm, with x̂ = x r, the same without the centring C. `engine.gradient_sum` makes use of its two terms.
+and for RMSNorm, with x̂ = x r, the same without the centring C. `engine.gradient_sum` uses its two terms.
 
-Anything else goes through autograd. Which of the three a module is, is decided by comparing the numbers at loading.
+All other norms use autograd. A numerical check at loading decides which of the three a module is.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Norm:
     eps: float = 0.0
 
     def __call__(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
-        """The layer's output, to rounding; fused kernels where the kind is known."""
+        """The layer's output up to rounding; fused kernels for known kinds."""
         if self.kind == "identity":
             return x
         if self.kind == "layer":
@@ -59,9 +59,9 @@ class Norm:
         return (wide * r).to(x.dtype), r.to(x.dtype)
 
     def share_of_eps(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes"]:
-        """How much of the norm's scale is `eps` rather than the input: 0 for an input of ordinary size, 1 for none at all.
+        """The share of `eps` in the norm's scale: 0 for an input of ordinary size, 1 for an input of zeros.
 
-        Near 1 the gradient behind the norm says what `eps` is. Where `eps` is unknown, only an input of zeros counts.
+        Near 1, the gradient depends on `eps` alone. If `eps` is unknown, only an input of zeros counts.
         """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.kind == "identity":
@@ -75,7 +75,7 @@ class Norm:
     def frozen(
         self, x: Float[Tensor, "batch pos d_model"], v: Float[Tensor, "batch pos *slots d_model"]
     ) -> Float[Tensor, "batch pos *slots d_model"]:
-        """`v` through the layer's linear map at the scale of `x`, without the bias: how a part v of x is written.
+        """`v` through the layer's linear map at the scale of `x`, without the bias: the contribution of a part v of x.
 
         The parts of x add up: `frozen(x, x) + bias` is the layer's output.
         """
@@ -92,8 +92,8 @@ class Norm:
     def scale_and_direction(
         self, x: Float[Tensor, "batch pos d_model"]
     ) -> tuple[Float[Tensor, "batch pos 1"] | None, Float[Tensor, "batch pos d_model"] | None]:
-        """(r, x̂) of the module docstring: what a gradient at the output is scaled with on its way back, and the direction
-        that is taken out of it; None: none."""
+        """(r, x̂) of the module docstring: the factor of a gradient on its way back, and the direction that is removed
+        from it. None: no factor, no direction."""
         if self.kind == "identity":
             return None, None
         x_hat, r = self._statistics(x)
@@ -110,7 +110,7 @@ class Norm:
     def vjp(
         self, x: Float[Tensor, "batch pos d_model"], g: Float[Tensor, "slot batch pos d_model"]
     ) -> Float[Tensor, "slot batch pos d_model"]:
-        """Gradients at the layer's output taken back to its input x, for many slots that share x. May overwrite g."""
+        """Gradients at the layer's output, taken back to its input x, for many slots that share x. May overwrite g."""
         if self.kind == "other":
             return self._vjp_by_autograd(x, g)
         r, x_hat = self.scale_and_direction(x)
@@ -124,9 +124,9 @@ class Norm:
 
 
 def describe_norm(bridge_norm: Any) -> Norm:
-    """A `Norm` for one of TransformerLens' normalisation components (None: no layer there).
+    """The `Norm` of a TransformerLens normalisation component (None: no layer).
 
-    The closed forms are used only where they reproduce the module's own output on random numbers.
+    A closed form is used only if it reproduces the module's output on random numbers.
     """
     if bridge_norm is None:
         return Norm(nn.Identity(), "identity")

@@ -1,7 +1,7 @@
 """Runs in which the values of some nodes come from another run.
 
-Several interventions share one pass: each has a tile of the batch to itself. The pass begins at the first layer that any
-of them touches.
+Several interventions share one pass, each with its own tile of the batch. The pass begins at the first layer that any
+of them changes.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ Values = dict[tuple[int, str], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """One node's value replaced.
+    """Replaces one node's value.
 
     Attributes:
-        site: where.
-        position: at this position of each prompt (negative: nowhere in this prompt); None: at all positions.
+        site: the node.
+        position: a position per prompt (negative: none in this prompt); None: all positions.
     """
 
     site: Site
@@ -39,10 +39,10 @@ Intervention = Sequence[Patch]
 
 
 class ValueRecorder:
-    """Hooks that keep the activations at which some sites sit.
+    """Hooks that record the activations at some sites.
 
     Attributes:
-        values: the activations, once a pass has been made under the hooks.
+        values: the activations, after a pass with the hooks.
     """
 
     def __init__(self, architecture: Architecture, sites: Sequence[Site]) -> None:
@@ -59,7 +59,7 @@ class ValueRecorder:
 def record_values(
     architecture: Architecture, batch: TokenBatch, sites: Sequence[Site], hooks: Sequence[Hook] = ()
 ) -> tuple[Float[Tensor, "batch d_vocab"], Values]:
-    """Logits, and the activations at which the sites sit, of one run under `hooks`."""
+    """Logits, and the activations at the sites, of one run under `hooks`."""
     recorder = ValueRecorder(architecture, sites)
     with torch.no_grad():
         logits = run(architecture, batch, [*hooks, *recorder.hooks()])
@@ -67,7 +67,7 @@ def record_values(
 
 
 def changed_prompts(own: Values, source: Values, patches: Intervention, device: torch.device) -> Bool[Tensor, " batch"]:
-    """Whether an intervention changes anything in each prompt: where it does not, its effect is exactly zero."""
+    """Whether an intervention changes anything in each prompt; if not, its effect is exactly zero."""
     changed = []
     for patch in patches:
         key = (patch.site.layer, patch.site.point)
@@ -82,7 +82,7 @@ def changed_prompts(own: Values, source: Values, patches: Intervention, device: 
 
 
 def hook_point(architecture: Architecture, layer: int, point: str) -> HookPoint:
-    """The hook point of a site; ModelError where the model has none."""
+    """The hook point of a site; raises ModelError if the model has none."""
     hook = getattr(architecture.blocks[layer], point)
     if hook is None:
         raise ModelError(f"layer {layer} of this model has no hook for {point}, so it cannot be patched there")
@@ -97,8 +97,8 @@ def patched_logits(
     Args:
         architecture: the model.
         base: the run that is changed.
-        values: where replacing values come from, for every hook point that is touched.
-        interventions: each a set of patches that are made together.
+        values: the source of the replacement values, for every hook point that is patched.
+        interventions: each a set of simultaneous patches.
     """
     hooks = patch_hooks(architecture, values, interventions)
     layers = [patch.site.layer for patches in interventions for patch in patches]
@@ -108,7 +108,7 @@ def patched_logits(
 
 
 def patch_hooks(architecture: Architecture, values: Values, interventions: Sequence[Intervention]) -> list[Hook]:
-    """Hooks that make the interventions, each on its own tile of the rows."""
+    """Hooks that apply each intervention to its own tile of the rows."""
     tiles = len(interventions)
     touched: dict[tuple[int, str], list[tuple[int, Patch]]] = {}
     for tile, patches in enumerate(interventions):

@@ -1,9 +1,9 @@
-"""Where a model's weights lie, and as which numbers: one device and dtype, or several devices (`device_map`).
+"""Devices and dtype of a model's weights: one device, or several (`device_map`).
 
-Over several devices accelerate spreads the layers. It moves what a module is given to that module's device, inside
-TransformerLens' hook points: at a block's own input the residual stream would still be where the block before left it. Here it
-is moved before it gets there, so that whatever is seen in a block lies where its weights are. Sums over layers are made where
-the embedding is.
+accelerate distributes the layers over several devices. It moves a module's inputs inside TransformerLens' hook points,
+so at a block's own input the residual stream would still be on the previous block's device. `move_streams` moves it
+earlier, so that all activations in a block are on the device of its weights. Sums over layers are computed on the
+embedding's device.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ from circuits.engine.dtypes import check_dtype
 from circuits.errors import InputError, ModelError
 
 DeviceMap = str | Mapping[str, str | int]
-"""How layers are placed: `auto`, `balanced`, `balanced_low_0`, `sequential`, one device for all, or a device for each module
-by name (`{"model.layers.0": 0, …}`)."""
+"""The placement of layers: `auto`, `balanced`, `balanced_low_0`, `sequential`, one device for all, or a device for each
+module by name (`{"model.layers.0": 0, …}`)."""
 PLANS = ("auto", "balanced", "balanced_low_0", "sequential")
 MAP_THAT_WORKS = "place all layers on accelerators (more of them, or dtype 'bfloat16'), or all on 'cpu'"
 
@@ -30,16 +30,16 @@ def choose_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A dtype by name.
 
     Raises:
-        InputError: an unknown one.
+        InputError: an unknown dtype.
     """
     return dtype if isinstance(dtype, torch.dtype) else getattr(torch, check_dtype(dtype))
 
 
 def check_device_name(device: str) -> str:
-    """The kind of a device that exists somewhere, or `auto`.
+    """The kind of a known device, or `auto`.
 
     Raises:
-        InputError: an unknown one.
+        InputError: an unknown device.
     """
     if device == "auto":
         return device
@@ -50,10 +50,10 @@ def check_device_name(device: str) -> str:
 
 
 def choose_device(device: str) -> torch.device:
-    """A device by name; `auto`: CUDA if there is one, else CPU.
+    """A device by name; `auto`: CUDA if available, else CPU.
 
     Raises:
-        InputError: an unknown one, or one that is not here.
+        InputError: an unknown device, or one that this machine lacks.
     """
     kind = check_device_name(device)
     if kind == "auto":
@@ -68,14 +68,14 @@ def choose_device(device: str) -> torch.device:
 
 
 def check_device_map(device_map: DeviceMap, here: bool = True) -> None:
-    """Refuses, before anything is read from a disk, a map that cannot be followed.
+    """Checks a map before any weights are read.
 
     Args:
         device_map: any.
         here: whether its devices must be on this machine.
 
     Raises:
-        InputError: a plan or a device that does not exist, or a map that offloads weights.
+        InputError: an unknown plan or device, or a map that offloads weights.
     """
     if isinstance(device_map, str) and device_map in PLANS:
         return
@@ -91,7 +91,7 @@ def check_device_map(device_map: DeviceMap, here: bool = True) -> None:
 
 
 def _kind(place: object, here: bool) -> str:
-    """Which kind of device a map names; with `here`, if there is such a device."""
+    """The kind of device that a map names; with `here`, only if this machine has one."""
     if place == "disk":
         return "disk"
     try:
@@ -107,11 +107,7 @@ def _kind(place: object, here: bool) -> str:
 
 
 def check_map_covers(model: nn.Module, device_map: DeviceMap, name: str) -> None:
-    """Refuses a map by module that forgets some.
-
-    Raises:
-        ModelError: naming what has no device.
-    """
+    """Raises ModelError, naming the modules, if a map by module leaves some without a device."""
     if isinstance(device_map, Mapping):
         try:
             accelerate_check(model, dict(device_map))
@@ -120,12 +116,10 @@ def check_map_covers(model: nn.Module, device_map: DeviceMap, name: str) -> None
 
 
 def check_weights_are_there(model: nn.Module, name: str) -> None:
-    """Refuses weights that are elsewhere between the passes that use them (accelerate's offload).
-
-    The engine reads them outside passes (`W_O`, norms).
+    """Refuses offloaded weights (accelerate), because the engine reads them outside passes (`W_O`, norms).
 
     Raises:
-        ModelError: naming them, and a map that works.
+        ModelError: names the weights, and a map that works.
     """
     absent = [key for key, tensor in model.named_parameters() if tensor.device.type == "meta"]
     if absent:
@@ -142,12 +136,12 @@ def check_weights_are_there(model: nn.Module, name: str) -> None:
 
 
 def devices(model: nn.Module) -> tuple[torch.device, ...]:
-    """On which its weights are, in the order of its parameters."""
+    """The devices of the weights, in the order of the parameters."""
     return tuple(dict.fromkeys(parameter.device for parameter in model.parameters()))
 
 
 def check_placed_here(bridge: TransformerBridge, name: str) -> None:
-    """Refuses a bridge of the user's own whose layers lie on several devices: to move its streams, it would be changed."""
+    """Refuses a user's own bridge with layers on several devices: moving its streams would change it."""
     check_weights_are_there(bridge, name)
     if len(devices(bridge)) > 1:
         raise ModelError(
@@ -157,8 +151,7 @@ def check_placed_here(bridge: TransformerBridge, name: str) -> None:
 
 
 def move_streams(bridge: TransformerBridge) -> None:
-    """Lets the residual stream be moved in front of each block, the final norm and the unembedding, where weights are on
-    several devices."""
+    """Moves the stream before each block, the final norm and the unembedding, if weights are on several devices."""
     if len(devices(bridge)) > 1:
         for part in (*bridge.blocks, bridge.ln_final, bridge.unembed):
             where = next(iter(part.parameters()), None)
@@ -169,6 +162,6 @@ def move_streams(bridge: TransformerBridge) -> None:
 def _moved(
     device: torch.device, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a module is given, with the residual stream on its device; the rest is accelerate's affair."""
+    """A module's inputs with the residual stream on its device; accelerate moves the rest."""
     moved = {k: v.to(device) if k in ("hidden_states", "input") else v for k, v in kwargs.items()}
     return tuple(x.to(device) if isinstance(x, Tensor) and x.is_floating_point() else x for x in args), moved

@@ -1,8 +1,8 @@
-"""The part of a batch that has to be computed, given what clean and corrupted prompts share.
+"""The part of a batch that must be computed, given the common prefix of clean and corrupted prompts.
 
-In front of the first token in which a pair differs, both runs are the same: there is nothing to ablate and nothing to
-attribute. Those positions are computed once and kept as keys and values; every later pass runs the rest only. Exact for
-causal models; whether a loaded model takes the cache exactly is part of the check at loading.
+Before the first token in which a pair differs, both runs are equal: there is nothing to ablate and nothing to
+attribute. Those positions are computed once and kept as keys and values; later passes run the rest only. This is exact
+for causal models; the check at loading tests whether a model takes the cache exactly.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from circuits.prompts.pairs import PairBatch
 
 @dataclass(frozen=True, eq=False)
 class Suffix:
-    """A batch of pairs behind their common prefix.
+    """A batch of pairs without their common prefix.
 
     Attributes:
         clean, corrupted: token ids from position `start` on.
         position: the answer position, counted from `start`.
-        start: length of the prefix held in the cache (0: none).
+        start: length of the cached prefix (0: none).
         batch: the whole batch.
     """
 
@@ -36,30 +36,30 @@ class Suffix:
 
     @property
     def clean_tokens(self) -> TokenBatch:
-        """The clean prompts, for a pass."""
+        """The clean prompts for a pass."""
         return self.with_tokens(self.clean)
 
     @property
     def corrupted_tokens(self) -> TokenBatch:
-        """The corrupted prompts, for a pass."""
+        """The corrupted prompts for a pass."""
         return self.with_tokens(self.corrupted)
 
     def with_tokens(self, tokens: Int[Tensor, "batch pos"]) -> TokenBatch:
-        """Other tokens behind the same prefix."""
+        """Other tokens after the same prefix."""
         return TokenBatch(tokens, self.position, self._cache)
 
 
 def prefix_cache(bridge: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> Cache:
-    """Keys and values of `tokens`, as the model itself makes them."""
+    """Keys and values of `tokens`, computed by the model itself."""
     with torch.no_grad():
         _, cache = bridge(tokens, return_type="logits_and_cache", use_cache=True)
     return cache
 
 
 def split(bridge: TransformerBridge, batch: PairBatch, share: bool) -> Suffix:
-    """The suffix of a batch; with `share=False` all of it.
+    """The suffix of a batch; with `share=False` the whole batch.
 
-    Sharing is right where what replaces a value differs from it only behind the prefix: interchange ablation.
+    Sharing is valid if replacement values differ from clean ones only after the prefix, as for interchange ablation.
     """
     start = batch.prefix if share else 0
     cache = prefix_cache(bridge, batch.clean[:, :start]) if start else None

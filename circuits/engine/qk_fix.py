@@ -1,6 +1,6 @@
-"""A patched query's or key's effect through the recomputed softmax: the arithmetic of AtP*'s QK fix.
+"""A patched query's or key's effect through the recomputed softmax: AtP*'s QK fix.
 
-(Kramár et al. 2024, 2403.00745.) A fix is made once from a run's scores or outputs, and then asked with any gradient.
+(Kramár et al. 2024, 2403.00745.) A fix is computed once from a run's scores or outputs, and serves any gradient.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class RowFix:
 
     Attributes:
         change: new z minus old z.
-        slots: how many nodes these heads make; heads of one node are neighbours.
+        slots: number of nodes that these heads form; heads of one node are neighbours.
     """
 
     change: Float[Tensor, "batch pos head d_head"]
@@ -29,24 +29,24 @@ class RowFix:
 
 @dataclass(frozen=True, eq=False)
 class KeyFix:
-    """New keys, each position for itself, in O(pos²) for all.
+    """New keys, each position separately, in O(pos²) for all.
 
     Key j changes one score of row i, from s to s'. With L the log-sum-exp of the row's other scores and σ the logistic
-    function, its weight changes by Δ = σ(s' - L) - σ(s - L), at the expense of the others in proportion: the row's output
-    changes by Δ (v_j - r_j), where r_j is the other keys' mean value. Around the row's strongest key, whose value is v*, with
-    r* the mean value of all others and ε their weight,
+    function, its weight changes by Δ = σ(s' - L) - σ(s - L), and the other weights shrink or grow in proportion. The
+    row's output changes by Δ (v_j - r_j), where r_j is the other keys' mean value. Let v* be the value of the row's
+    strongest key, r* the mean value of all other keys and ε their weight. Then
 
         v_j - r_j = (v_j - v* - ε (r* - v*)) / (1 - A_j)    for another key than the strongest, where A_j ≤ 1/2
         v_j - r_j = -(r* - v*)                               for the strongest
 
-    so that nothing is divided by a small number: exact to rounding however saturated the row is.
+    No division is by a small number, so the result is exact up to rounding however saturated the row is.
 
     Attributes:
-        weights: Δ / (1 - A_j), for the strongest Δ; 0 where a row sees one key only.
+        weights: Δ / (1 - A_j), for the strongest Δ; 0 if a row sees one key only.
         rest_weights: weights times ε, for the strongest 1.
         strongest: v*.
         rest: r* - v*.
-        values: v of the keys that are patched.
+        values: v of the patched keys.
         slots: see `RowFix`.
     """
 
@@ -80,10 +80,10 @@ def key_fix(
     """The `KeyFix` of one layer.
 
     Args:
-        scores, patched: what enters the softmax with old and with new keys; masked entries are -inf or hugely negative.
-        values: of all keys that are seen.
-        slots: how many nodes the heads make.
-        n_patched: only the last of the keys can be patched; the others are a cached prefix. None: all.
+        scores, patched: inputs of the softmax with old and with new keys; masked entries are -inf or hugely negative.
+        values: v of all visible keys.
+        slots: number of nodes that the heads form.
+        n_patched: only the last n_patched keys can be patched; the others are a cached prefix. None: all.
     """
     wide = torch.promote_types(torch.promote_types(scores.dtype, values.dtype), torch.float32)
     hidden = scores <= torch.finfo(scores.dtype).min / 2
@@ -106,6 +106,6 @@ def key_fix(
 
 
 def _sigmoid_difference(a: Tensor, b: Tensor) -> Tensor:
-    """σ(a) - σ(b), to rounding also where both are near 0 or 1."""
+    """σ(a) - σ(b), exact up to rounding even if both are near 0 or 1."""
     high, low = torch.maximum(a, b), torch.minimum(a, b)
     return torch.sign(a - b) * high.sigmoid() * (-low).sigmoid() * -torch.expm1(low - high)

@@ -1,7 +1,7 @@
-"""Readers that see something else than the residual stream: their inputs edited before the norm, one by one.
+"""Readers whose inputs are edited one by one, before the norm.
 
-A query, key or value reader's edited input goes through the norm and its own projection, and takes the place of that head's
-slice of what the model computed. An MLP's goes through its norm; `logits` sees its own end of the residual stream.
+The edited input of a query, key or value reader goes through the norm and its projection, and replaces that head's
+slice of the model's own result. An MLP's edited input goes through its norm; `logits` reads the stream's end.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ class EditedReaders(ABC):
     Attributes:
         architecture, graph: the model.
         edited: per reader, whether its input is edited.
-        resid: the residual stream seen last: at -1 the current block's input, at its number the input of its MLP.
+        resid: the last seen residual stream: key -1 is the current block's input, a layer's number its MLP's input.
     """
 
     def __init__(self, architecture: Architecture, edited: Sequence[bool]) -> None:
@@ -34,7 +34,7 @@ class EditedReaders(ABC):
     def inputs(
         self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch slot pos d_model"]:
-        """What readers of one place see, where the residual stream there is x."""
+        """The inputs of readers at one place, where the residual stream is x."""
 
     def hooks(self) -> list[Hook]:
         hooks: list[Hook] = []
@@ -84,7 +84,7 @@ class ShiftedReaders(EditedReaders):
     """Readers that see the residual stream plus a fixed shift.
 
     Attributes:
-        shifts: reader -> what is added to its input.
+        shifts: reader -> the shift of its input.
     """
 
     def __init__(self, architecture: Architecture, shifts: dict[int, Float[Tensor, "batch pos d_model"]]) -> None:

@@ -1,4 +1,4 @@
-"""The readers that path patching patches: what arrived in front of them, and how they see it."""
+"""The receivers of path patching: the recorded streams before them, and readers with given or shifted inputs."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from circuits.graph.nodes import Site
 
 
 class StreamRecorder:
-    """The residual stream where attention, MLPs and `logits` read it: (layer, part) -> value."""
+    """Records the residual stream where attention, MLPs and `logits` read it: (layer, part) -> value."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture, self.seen = architecture, {}
@@ -32,15 +32,15 @@ class StreamRecorder:
         return hooks
 
     def at(self, reader: Reader) -> Tensor | None:
-        """What a reader sees before its norm; None if the pass began behind it."""
+        """A reader's input before its norm; None if the pass began after it."""
         return self.seen.get((reader.layer, "mlp" if reader.part == "mlp" else "attention"))
 
 
 class SetReaders(EditedReaders):
-    """Readers that see a given residual stream, whatever theirs is.
+    """Readers that see a given residual stream instead of their own.
 
     Attributes:
-        seen: reader -> what it sees.
+        seen: reader -> the stream it sees.
     """
 
     def __init__(self, architecture: Architecture, seen: dict[int, Float[Tensor, "batch pos d_model"]]) -> None:
@@ -54,13 +54,13 @@ class SetReaders(EditedReaders):
 
 
 class ShiftedReceivers(ShiftedReaders):
-    """Readers that see the residual stream plus a fixed shift, in which the senders' own writes count as clean.
+    """Readers that see the residual stream plus a fixed shift, with the senders' own writes held at their clean values.
 
-    A sender behind one receiver and in front of another writes something else in this pass than in the clean run: that change is
-    taken out again for the receivers behind it, which see the sender's corrupted value in its place.
+    A sender after one receiver and before another writes something else in this pass than in the clean run. For later
+    receivers this change is subtracted, so that they see the sender's corrupted value instead.
 
     Attributes:
-        moved: by writer, what it writes in this pass less what it writes in the clean run.
+        moved: writer -> its write in this pass minus its write in the clean run.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A clean run with all that single nodes see in it."""
+"""A clean run with the inputs and outputs of its nodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from circuits.graph.graph import Reader
 
 @dataclass(frozen=True, eq=False)
 class RecordedRun:
-    """A clean run and what node functions need of it; of one batch, or joined to a line (then `batch` is 1).
+    """A clean run with everything that node functions need; of one batch, or joined to a line (then `batch` is 1).
 
     Attributes:
         logits: at the answer positions.
         writes: every writer's output.
-        attention_in, mlp_in: per layer what its readers see, before the norm (None without an MLP).
-        final: what `logits` sees.
+        attention_in, mlp_in: per layer the readers' inputs, before the norm (None without an MLP).
+        final: the input of `logits`.
         tables: per layer the rotation's cos and sin [batch or 1, pos, dimension]; None without a rotation.
-        past: per layer the prefix's keys and values [pair, kv_head, pos, d_head], after norm and rotation; None: no prefix.
+        past: per layer the prefix's keys and values [pair, kv_head, pos, d_head] after norm and rotation, or None.
     """
 
     logits: Float[Tensor, "pair d_vocab"]
@@ -39,7 +39,7 @@ class RecordedRun:
     past: tuple[tuple[Tensor, Tensor] | None, ...]
 
     def at(self, kept: Int[Tensor, " kept"], past: tuple[tuple[Tensor, Tensor] | None, ...]) -> "RecordedRun":
-        """Some tokens of a run joined to a line, with another past."""
+        """The given tokens of a run joined to a line, with another past."""
         pick = partial(torch.index_select, dim=1, index=kept)
         return RecordedRun(
             logits=self.logits,
@@ -52,7 +52,7 @@ class RecordedRun:
         )
 
     def seen_by(self, reader: Reader) -> Float[Tensor, "batch pos d_model"]:
-        """The residual stream in front of a reader."""
+        """The residual stream before a reader."""
         if reader.part == "logits":
             return self.final
         stream = self.mlp_in[reader.layer] if reader.part == "mlp" else self.attention_in[reader.layer]

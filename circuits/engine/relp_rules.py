@@ -1,19 +1,19 @@
-"""Backward rules of relevance propagation (RelP): the forward pass stays as it is, gradients take other coefficients.
+"""Backward rules of relevance propagation (RelP): only the coefficients of the backward pass change.
 
-(Rezaei Jafari et al. 2025, 2508.21258; the rules are Ali et al. 2022's and Jafari et al. 2024's.) With sg(·) for "taken as a
-constant", each non-linear step is differentiated as if it were
+(Rezaei Jafari et al. 2025, 2508.21258; the rules are from Ali et al. 2022 and Jafari et al. 2024.) With sg(·) = stop
+gradient, each non-linear step is differentiated as if it were
 
-    norm           y = w · (x - mean) · sg(r) + b          LN-rule: the scale does not react
+    norm           y = w · (x - mean) · sg(r) + b          LN-rule: the scale is a constant
     activation     y = x · sg(act(x) / x)                  identity rule
     gated MLP      y = ½ (a · sg(b) + sg(a) · b)            half rule, a = act(gate), b = up: both factors share
     attention      pattern as it is, or sg(pattern)         live, or detached: the AH-rule (no query or key gets a gradient)
 
-so that a node's contribution is its value times a coefficient, without the saturation that a gradient sees. Soft caps on
-attention scores and logits, and rotary embeddings, are differentiated as they are.
+so a node's contribution is its value times a coefficient, without the saturation of gradients. Soft caps on attention
+scores and logits, and rotary embeddings, are differentiated as usual.
 
-Each rule has a switch in the authors' code (github.com/FarnoushRJ/RelP). Its README's table of rules has the AH-rule for
-attention, but its example and its defaults switch on the other three only, as `live` does here; the defaults of its first
-version had the AH-rule too.
+Each rule has a switch in the authors' code (github.com/FarnoushRJ/RelP). The table of rules in its README includes the
+AH-rule for attention, but its example and its defaults use only the other three, as `live` does here. The defaults of
+its first version also used the AH-rule.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +43,7 @@ def valued(value: Tensor, slope: Tensor) -> Tensor:
 
 
 class ConstantScale(Norm):
-    """A norm that is differentiated as the linear map at the scale of its input."""
+    """A norm that is differentiated as its linear map at the scale of the input."""
 
     def __call__(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
         if self.kind == "identity":
@@ -62,7 +62,7 @@ class ConstantScale(Norm):
 def activation_with_constant_ratio(
     x: Float[Tensor, "*axes d"], y: Float[Tensor, "*axes d"]
 ) -> Float[Tensor, "*axes d"]:
-    """`y = act(x)`; its gradient is that of x · sg(y / x), and where x is 0 that of y."""
+    """`y = act(x)`, with the gradient of x · sg(y / x), or of y where x is 0."""
     zero = x == 0
     ratio = (y / x.masked_fill(zero, 1.0)).detach()
     return valued(y, torch.where(zero, y, x * ratio))
@@ -73,7 +73,7 @@ def product_with_halved_factors(
 ) -> Float[Tensor, "*axes d"]:
     """`y = act(gate) · up`; half of its gradient goes to each factor, and through act with a constant ratio.
 
-    Where gate or up is 0, the ratios are unknown: there it is half of the product's own gradient.
+    Where gate or up is 0, the ratios are unknown; there the gradient is half of the product's own.
     """
     zero = (gate == 0) | (up == 0)
     to_gate = (y / gate.masked_fill(zero, 1.0)).detach()
@@ -83,12 +83,12 @@ def product_with_halved_factors(
 
 @dataclass(frozen=True, eq=False)
 class Rules:
-    """A model under the rules: what `relevance` gives.
+    """A model under the rules; yielded by `relevance`.
 
     Attributes:
         architecture: the model's, with norms whose `vjp` follows the rule.
-        hooks: the rules of the MLPs and, where asked, of attention; to be put on first.
-        applied: numbers of the layers whose MLP rule has run.
+        hooks: the rules of the MLPs and, if detached, of attention; they must run first.
+        applied: indices of the layers whose MLP rule has run.
         attention: `live` or `detached`.
     """
 
@@ -98,10 +98,10 @@ class Rules:
     attention: str
 
     def check(self, gradients: Gradients) -> None:
-        """Were the rules on the way from the logits to the embedding?
+        """Checks that the rules were on the path from the logits to the embedding.
 
         Raises:
-            ModelError: a layer whose MLP never passed the hooks, or whose pattern, though detached, has a gradient.
+            ModelError: a layer whose MLP never passed the hooks, or whose detached pattern has a gradient.
         """
         for block, q, k in zip(self.architecture.blocks, gradients.q, gradients.k, strict=True):
             if block.mlp_in is not None and block.layer not in self.applied:
@@ -115,15 +115,15 @@ class Rules:
 
 @contextmanager
 def relevance(architecture: Architecture, attention: str) -> Iterator[Rules]:
-    """The model under RelP's rules while the context lasts.
+    """The model under RelP's rules, within the context.
 
     Args:
         architecture: the model.
         attention: `live` or `detached`.
 
     Raises:
-        ModelError: a norm of an unknown kind, or an MLP that is no activation between two linear maps (experts); the layer
-            is named.
+        ModelError: a norm of an unknown kind, or an MLP that is not an activation between two linear maps (experts);
+            the message names the layer.
     """
     bridge = architecture.bridge
     norms = _norms(bridge)
@@ -154,7 +154,7 @@ def _constant(norm: Norm) -> ConstantScale:
 
 
 def _norms(bridge: TransformerBridge) -> Sequence[tuple[Any, ConstantScale]]:
-    """Every normalisation layer on the way, with what it is."""
+    """Every normalisation layer of the forward pass, with its `ConstantScale`."""
     norms: list[tuple[str, Any]] = []
     for layer, block in enumerate(bridge.blocks):
         parts, inner = block._modules, block._modules["attn"]._modules

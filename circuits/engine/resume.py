@@ -1,8 +1,8 @@
-"""Forward passes that begin in the middle: what comes before the first changed layer is computed once.
+"""Forward passes that begin in the middle: everything before the first changed layer is computed once.
 
-The blocks before a layer are skipped (each hands on what it is given), and the stored residual stream takes the place of
-what enters that layer. Embedding, masks, positions, the final norm and the unembedding run as the model itself runs them,
-so this holds for any architecture; whether it is exact for a loaded model is part of the check at loading.
+The blocks before a layer are skipped (each returns its input), and the stored residual stream replaces the layer's
+input. Embedding, masks, positions, the final norm and the unembedding run as in the model, so this works for any
+architecture; the check at loading tests whether it is exact.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +20,11 @@ from circuits.engine.hooks import Hook, TokenBatch, run
 
 @dataclass(frozen=True, eq=False)
 class BaseRun:
-    """A run to start again from.
+    """A run that later passes can start from.
 
     Attributes:
         batch: its prompts.
-        resid_pre: what entered each block.
+        resid_pre: the input of each block.
         logits: its logits.
         output_lengths: per block, the length of the tuple it returned; None: a bare tensor.
         exact: whether passes may begin in the middle; if not, they run from the first block.
@@ -41,7 +41,7 @@ class BaseRun:
 
 
 def base_run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = (), exact: bool = True) -> BaseRun:
-    """Runs once (under `hooks`, which are part of the run) and keeps what later passes start from."""
+    """Runs once, under `hooks`, which are part of the run, and records what later passes start from."""
     resid: list[Tensor] = []
     lengths: list[int | None] = []
 
@@ -81,7 +81,7 @@ def resume(
 
 @contextmanager
 def _skipping(architecture: Architecture, base: BaseRun, layer: int) -> Iterator[None]:
-    """Blocks before `layer` return their input, in the form that the model expects of them."""
+    """Blocks before `layer` return their input, in the form that the model expects."""
     skipped = architecture.blocks[:layer]
     try:
         for block in skipped:

@@ -1,14 +1,14 @@
-"""The logits under soft masks on edges, and their gradient by every mask.
+"""The logits under soft masks on edges, and their gradient with respect to every mask.
 
-A reader sees, with a mask m between 0 (ablated) and 1 (kept) on each edge into it,
+With a mask m between 0 (ablated) and 1 (kept) on each edge into it, a reader sees
 
     Σ_writers [m · current + (1 - m) · replacement] + constants  =  (all replaced) + Σ_writers m · (current - replacement)
 
-where `current` is the writer's output in this very run. With masks of 0 and 1 that is `engine.ablate`.
+where `current` is the writer's output in the same run. Masks of 0 and 1 give the result of `engine.ablate`.
 
-Memory: autograd would keep, for each of thousands of readers, its input, and a copy of all writers that it reads. Here the
-writers' differences are held once and their gradients once, [writer, batch, pos, d_model] each; readers' inputs are
-computed again on the way back, a layer at a time.
+Memory: for each of thousands of readers, autograd would keep its input and a copy of all writers that it reads. Here
+the writers' differences and their gradients are stored once, [writer, batch, pos, d_model] each; the backward pass
+recomputes readers' inputs one layer at a time.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from circuits.engine.hooks import Hook, run
 from circuits.engine.prefix import Suffix
 
 Streams = dict[tuple[int, str], Tensor]
-"""What `replaced_stream` gives."""
+"""The result of `replaced_stream`."""
 ATTENTION = ("q", "k", "v")
 
 
@@ -38,17 +38,17 @@ def masked_logits(
     streams: Streams | None = None,
     closed_stay: bool = False,
 ) -> Float[Tensor, "batch d_vocab"]:
-    """Logits on the clean prompts under soft masks; connected to `mask`, where that asks for gradients.
+    """Logits on the clean prompts under soft masks; connected to `mask` if it requires gradients.
 
     Call it within `inference_state`: weights are constants here.
 
     Args:
         architecture: the model.
         suffix: the prompts.
-        replacement: what takes an ablated writer's place.
-        mask: the share of its current value that an edge carries; entries that are no edges are not looked at.
-        streams: `replaced_stream(architecture, replacement)`, where it is known already.
-        closed_stay: masks of exactly 0 may be given a gradient of 0, whatever it is: where most are, that is cheaper.
+        replacement: the replacement values of ablated writers.
+        mask: the share of the current value that an edge carries; entries outside the graph are ignored.
+        streams: `replaced_stream(architecture, replacement)`, if it is known already.
+        closed_stay: masks of exactly 0 may get the gradient 0, which is cheaper if most masks are 0.
     """
     streams = replaced_stream(architecture, replacement) if streams is None else streams
     masked = _Masked(architecture, replacement, mask, streams, closed_stay)
@@ -57,11 +57,11 @@ def masked_logits(
 
 
 class _Differences:
-    """(current - replacement) of all writers, and the gradients there.
+    """(current - replacement) of all writers, and the gradients at them.
 
     Attributes:
-        values: as far as the run has come.
-        gradients: sums over those readers that the backward pass has gone through.
+        values: filled as the forward pass proceeds.
+        gradients: sums over the readers that the backward pass has reached.
     """
 
     def __init__(self, n_writers: int, like: Float[Tensor, "batch pos d_model"]) -> None:
@@ -85,10 +85,10 @@ class _Differences:
 
 
 class _Write(torch.autograd.Function):
-    """Writers put their differences down; on the way back they take up the gradients left there.
+    """Stores writers' differences; the backward pass picks up the gradients collected there.
 
-    `order` is a number without meaning that each `_Write` hands on and each `_Read` takes, so that autograd takes a writer
-    up only when all readers that come after it are done.
+    `order` carries no value. Each `_Write` returns it and each `_Read` takes it, so that autograd handles a writer only
+    after all readers that follow it.
     """
 
     @staticmethod
@@ -112,7 +112,7 @@ class _Write(torch.autograd.Function):
 
 
 class _Read(torch.autograd.Function):
-    """What the readers of one place make of their inputs; these are computed again on the way back."""
+    """The results of readers at one place from their inputs, which the backward pass recomputes."""
 
     @staticmethod
     def forward(
@@ -124,7 +124,7 @@ class _Read(torch.autograd.Function):
         start: Float[Tensor, "batch pos d_model"],
         then: Callable[[Float[Tensor, "slot batch pos d_model"]], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
-        """`writers`: whom the masks are for, a slice or their numbers."""
+        """`writers`: the columns of the mask, as a slice or as indices."""
         ctx.save_for_backward(mask)
         ctx.differences, ctx.writers, ctx.start, ctx.then = differences, writers, start, then
         return then(_inputs(mask, differences.values[writers], start))
@@ -207,7 +207,7 @@ class _Masked:
 
     def _write(self, writers: slice, difference: Float[Tensor, "writer batch pos d_model"]) -> None:
         if self.closed_stay and not bool(self.masks[:, writers].any()):
-            difference = difference.detach()  # no gradient will come, so none is asked for
+            difference = difference.detach()  # no gradient will arrive here
         difference = difference.to(self.replacement.embedding.device)
         self.order = _Write.apply(self.order, difference, self.differences, writers)  # type: ignore[assignment]
 

@@ -1,8 +1,8 @@
-"""Prompts of any lengths laid out as one line of tokens, so that one matrix product serves them all.
+"""Prompts of any lengths laid out as one line of tokens, so that one matrix product serves all of them.
 
-Norms, projections and MLPs take each token for itself and do not mind whose it is. Attention alone works on [pair, slot]:
-`to_slots` and `from_slots` go there and back. Nobody needs a token behind a pair's answer, so the line has none; and the
-answers are its last tokens, so that "at the answers only" is a slice.
+Norms, projections and MLPs handle each token separately, whatever its prompt. Only attention works on [pair, slot];
+`to_slots` and `from_slots` convert. No computation needs tokens after a pair's answer, so the line leaves them out; and
+the answers are its last tokens, so that "at the answers only" is a slice.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,14 @@ from circuits.engine.prefix import Suffix
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """Which token lies where. Made by `lay_out`.
+    """The place of every token; made by `lay_out`.
 
     Attributes:
-        n_pairs: how many pairs; the last tokens are their answers, in order.
-        source: per token its place among all positions of all prompts, one prompt after the other, batch by batch.
-        slots: per pair and slot the token, counted so that the answer is in the last slot; 0 where there is none.
+        n_pairs: number of pairs; the last tokens are their answers, in order.
+        source: per token its index among all positions of all prompts, one prompt after the other, batch by batch.
+        slots: per pair and slot the token, aligned so that the answer is in the last slot; 0 in empty slots.
         place: per token, pair · slots + slot.
-        query_at, key_at: the position in the prompt of a slot, and of a key: those of the cached prefix come before the
-            slots'; -1: nothing is there.
+        query_at, key_at: prompt position of a slot and of a key (the cached prefix's keys come first); -1: empty.
     """
 
     n_pairs: int
@@ -42,30 +41,30 @@ class Line:
 
     @property
     def n_past(self) -> int:
-        """Keys of the past, at most."""
+        """Number of keys in the longest past."""
         return self.key_at.shape[1] - self.query_at.shape[1]
 
     @property
     def answers(self) -> int:
-        """Where the answers begin."""
+        """Index of the first answer."""
         return len(self) - self.n_pairs
 
     def join(self, batches: Sequence[Float[Tensor, "_ _ *axes"]]) -> Float[Tensor, "1 token *axes"]:
-        """Values of the batches' positions [batch, pos, …], as one prompt of as many positions as the line has tokens."""
+        """Values at the batches' positions [batch, pos, …], as one prompt with the line's tokens."""
         return torch.cat([values.flatten(0, 1) for values in batches]).index_select(0, self.source)[None]
 
     def join_past(self, batches: Sequence[Float[Tensor, "_ head _ d_head"]]) -> Float[Tensor, "pair head past d_head"]:
-        """Keys or values of the batches' prefixes, filled up in front to the longest prefix."""
+        """Keys or values of the batches' prefixes, padded in front to the longest prefix."""
         return torch.cat([F.pad(values, (0, 0, self.n_past - values.shape[2], 0)) for values in batches])
 
     def to_slots(self, y: Float[Tensor, "row some_tokens width"]) -> Float[Tensor, "row pair slot width"]:
-        """All tokens, or the answers alone (one slot), by pair and slot; empty slots hold any token."""
+        """All tokens, or the answers alone (one slot), by pair and slot; empty slots contain an arbitrary token."""
         if y.shape[1] == self.n_pairs and len(self) > self.n_pairs:
             return y[:, :, None]
         return y.index_select(1, self.slots.flatten()).unflatten(1, self.slots.shape)
 
     def from_slots(self, z: Float[Tensor, "row pair slot width"]) -> Float[Tensor, "row some_tokens width"]:
-        """Back to the line."""
+        """The inverse of `to_slots`."""
         z_line = z.flatten(1, 2)
         return z_line if z.shape[2] < self.slots.shape[1] else z_line.index_select(1, self.place)
 
@@ -73,23 +72,22 @@ class Line:
         """True at the keys that the last slots' queries do not see; None: they see all.
 
         Args:
-            n_slots: how many slots.
-            window: how many tokens up to its own a query sees; None: all.
+            n_slots: number of slots.
+            window: how many tokens, including its own, a query sees; None: all.
         """
         if (n_slots, window) not in self._hidden:
             query, key = self.query_at[:, -n_slots:, None], self.key_at[:, None]
             hidden = (key > query) | (key < 0)
             if window is not None:
                 hidden = hidden | (key <= query - window)
-            hidden = hidden & (query >= 0)  # an empty slot sees all, for a softmax over nothing is not a number
+            hidden = hidden & (query >= 0)  # an empty slot sees all keys, because a softmax over none is NaN
             self._hidden[n_slots, window] = hidden if bool(hidden.any()) else None
         return self._hidden[n_slots, window]
 
     def behind(self, same: Bool[Tensor, " token"]) -> tuple["Line", Int[Tensor, " kept"]]:
-        """The line without the tokens in front of each pair's first that is not `same`; and which tokens of this line it has.
+        """The line without each pair's leading `same` tokens, and the indices of the kept tokens.
 
-        What is left out belongs to the past, whose keys then are this line's past and slots, as far as any pair has left
-        something out.
+        The past then includes the removed tokens: this line's past and all slots that some pair has removed.
         """
         there, n = self.query_at >= 0, self.query_at.shape[1]
         left_out = (same[self.slots] | ~there).cumprod(1).bool()
@@ -114,7 +112,7 @@ class Line:
 
 
 def lay_out(suffixes: Sequence[Suffix]) -> Line:
-    """The line of all pairs of some batches: farthest from its answer first, then pair by pair."""
+    """The line of all pairs of some batches, ordered by distance from the answer (farthest first), then by pair."""
     tokens: list[tuple[int, int, int, int]] = []  # (distance from the answer, pair, source, position in the prompt)
     starts: list[int] = []
     first = 0

@@ -1,7 +1,7 @@
-"""Weights that the engine cannot compute with, told before a library stumbles over them.
+"""Checks for weights that the engine cannot compute with, before a library fails on them.
 
-Every number here is read from the weights themselves (`W_O`, norms, the hash), so they must be plain floating-point tensors
-that autograd knows: no quantised ones, no adapters on the side, no inference tensors.
+The engine reads weights directly (`W_O`, norms, the hash), so they must be plain floating-point tensors that autograd
+supports: not quantised, without adapters, and not inference tensors.
 """
 
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ from circuits.errors import ModelError
 ADAPTERS = ("peft",)
 QUANTISED = ("torch.ao", "torchao", "bitsandbytes", "auto_gptq", "gptqmodel", "awq", "hqq", "optimum.quanto", "eetq", "aqlm",
              "torch.nn.quantized", "torch.nn.intrinsic", "transformers.integrations", "compressed_tensors")  # fmt: skip
-"""Packages whose modules and tensors keep weights in another form."""
+"""Packages whose modules and tensors store weights in another form."""
 
 
 def check_no_adapter(path: str) -> None:
-    """Refuses a directory that holds a LoRA or another adapter: its base model alone would be another model.
+    """Refuses a directory with a LoRA or another adapter: its base model alone would be another model.
 
     Raises:
         ModelError: it has an `adapter_config.json`.
@@ -35,10 +35,10 @@ def check_weights_usable(modules: Iterable[nn.Module], name: str) -> None:
 
     Args:
         modules: all modules of the model.
-        name: what an error calls it.
+        name: the model's name in errors.
 
     Raises:
-        ModelError: saying which weight, and what to do.
+        ModelError: names the weight, and what to do.
     """
     for module in modules:
         kind = type(module)

@@ -1,1 +1,1 @@
-"""Measuring what nodes and edges do: many forward passes of one question, divided and stored."""
+"""Measurements of nodes and edges: many forward passes for one question, divided into pieces and stored."""

@@ -1,7 +1,7 @@
-"""The metric of runs in which many components are ablated at once, a set to each run; for one batch.
+"""The metric of runs with many components ablated at once, for one batch; each run has its own set.
 
-Unlike `patch_runs`, which patches few nodes at chosen positions, a run here has dozens of components ablated at all
-positions. So each hook point gets one masked copy for all of its components, and sets share passes tile by tile.
+`patch_runs` patches few nodes at chosen positions. Here a run ablates dozens of components at all positions, so each
+hook point uses one masked copy for all of its components, and several sets share a pass as tiles.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from circuits.question.question import Batch, Question
 
 @dataclass(frozen=True, eq=False)
 class Replacements:
-    """What replaces ablated components.
+    """Values that replace ablated components.
 
     Attributes:
-        ablation: which kind.
+        ablation: the question's ablation.
         sites: the components.
-        means: of the values at their hook points, by the length of the prompts (0: of any length).
+        means: mean values at their hook points, by prompt length (0: any length).
     """
 
     ablation: Ablation
@@ -39,10 +39,10 @@ class Replacements:
 
     @classmethod
     def of(cls, question: Question, sites: tuple[Site, ...]) -> "Replacements":
-        """Ready for this question.
+        """Computes what does not depend on the batch.
 
         Raises:
-            InputError: an ablation of the user's own, which is defined for writers only.
+            InputError: a user-defined ablation, which is defined for writers only.
         """
         ablation, means = question.ablation, {}
         if isinstance(ablation, Mean | MeanPositional):
@@ -53,7 +53,7 @@ class Replacements:
         return cls(ablation, sites, means)
 
     def values(self, question: Question, batch: Batch, own: Values) -> Values:
-        """For one batch, whose own values are `own`."""
+        """The values for one batch; `own`: the batch's clean values."""
         suffix = batch.suffix
         if isinstance(self.ablation, RunAblation):
             return self.ablation.values(question.model, suffix, self.sites)[1]
@@ -87,15 +87,15 @@ def _means(
 
 @dataclass(frozen=True, eq=False)
 class ComponentRuns:
-    """A batch, ready for its components to be ablated.
+    """A batch whose components can be ablated.
 
     Attributes:
         question: model, pairs, metric and ablation.
         batch: some of its pairs.
         sites: the components.
         base: the clean run.
-        values: what replaces them, by hook point.
-        clean: the metric of the clean run, in the metric's own direction.
+        values: the replacement values, by hook point.
+        clean: the metric of the clean run, without `Metric.sign`.
     """
 
     question: Question
@@ -107,7 +107,7 @@ class ComponentRuns:
 
     @classmethod
     def of(cls, question: Question, batch: Batch, replacements: Replacements) -> "ComponentRuns":
-        """Makes the clean run and the replacing values."""
+        """Makes the clean run and the replacement values."""
         sites = replacements.sites
         own = ValueRecorder(question.model.architecture, sites)
         base = question.base_run(batch, own.hooks())
@@ -115,7 +115,7 @@ class ComponentRuns:
         return cls(question, batch, sites, base, values, question.clean_metric(batch, base.logits))
 
     def metrics(self, ablated: Bool[Tensor, "sample node"]) -> Float[Tensor, "sample batch"]:
-        """The metric with these components ablated, a set to each row."""
+        """The metric with components ablated; each row of `ablated` is one set."""
         metrics = self.clean.repeat(len(ablated), 1)
         layers = torch.tensor([site.layer for site in self.sites])
         first = torch.where(ablated, layers, len(self.base.resid_pre)).amin(1)
@@ -167,7 +167,7 @@ def _mask(
 
 
 def _by_depth(sites: Sequence[Site]) -> dict[int, list[int]]:
-    """Numbers of the sites that are a whole activation (0), a part of it (1), and an entry of a part (2)."""
+    """Indices of the sites that are a whole activation (0), a part of it (1), or an entry of a part (2)."""
     by_depth: dict[int, list[int]] = {}
     for i, site in enumerate(sites):
         by_depth.setdefault((site.index is not None) + (site.entry is not None), []).append(i)

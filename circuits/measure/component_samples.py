@@ -1,8 +1,8 @@
-"""Outcomes of ablating sets of components, kept as they are measured.
+"""Outcomes of ablating sets of components, stored as they are measured.
 
-Sets come in blocks of 16, and a block's masks and its outcomes on one batch of prompts are a piece of the store each. So a
-killed run goes on behind the last finished piece, and measures none again; more samples can be added; and several
-processes can share the blocks between them.
+Sets are drawn in blocks of 16. The store has one piece for the masks of a block, and one for its outcomes on each batch
+of prompts. A killed run therefore continues after the last finished piece, samples can be added later, and several
+processes can share the blocks.
 """
 
 from collections.abc import Sequence
@@ -27,20 +27,20 @@ from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.workers.workers import Workers, in_units
 
 BLOCK = 16
-"""Sets to a piece."""
+"""Sets per block."""
 
 
 def draw_block(n_nodes: int, block: int, alpha: float, seed: int) -> Bool[Tensor, "sample node"]:
-    """The masks of one block: each component is ablated with probability alpha, independently of all others.
+    """The masks of one block: each component is ablated with probability alpha, independently of the others.
 
-    They depend on these numbers alone, so that a sample is the same however the work is cut.
+    They depend on these arguments alone, not on how the work is divided.
     """
     generator = torch.Generator().manual_seed(Random(f"{seed} {alpha!r} {block}").getrandbits(63))
     return torch.rand(BLOCK, n_nodes, generator=generator, dtype=torch.float64) < alpha
 
 
 def check_samples(samples: int, alpha: float) -> None:
-    """Refuses numbers that no sample can be drawn with."""
+    """Raises InputError unless `samples` is at least 1 and alpha lies between 0 and 1."""
     if samples < 1:
         raise InputError(f"samples must be at least 1, got {samples}")
     if not 0 < alpha < 1:
@@ -50,12 +50,12 @@ def check_samples(samples: int, alpha: float) -> None:
 @plain_methods
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Sets of ablated components, and what became of the metric.
+    """Sets of ablated components, and the metric under each.
 
     Attributes:
         nodes: names of the components.
-        ablated: which of them each sample ablates.
-        outcomes: the metric on each prompt, signed like the behaviour.
+        ablated: the components that each sample ablates.
+        outcomes: the metric on each prompt, signed: higher = more of the behaviour.
         clean: the same with nothing ablated.
         origin: provenance of the question.
     """
@@ -71,20 +71,20 @@ class Samples:
 
     @property
     def kept(self) -> Float[Tensor, "sample node"]:
-        """1 where a component is kept."""
+        """1 where a component is kept, else 0."""
         return (~self.ablated).double()
 
 
 @dataclass(frozen=True, eq=False)
 class Sampler(Measurement):
-    """A question of which sets of components are asked.
+    """Measures a question's metric under sets of ablated components.
 
     Attributes:
         sites: the components.
-        replacements: what takes their place.
+        replacements: their replacement values.
         origin: provenance of the question.
-        asked: the same in the form that is sent to `workers`; None: this process measures.
-        workers: who measures.
+        asked: the measurement in the form that is sent to `workers`; None: this process measures.
+        workers: where to measure.
     """
 
     sites: tuple[Site, ...]
@@ -102,17 +102,17 @@ class Sampler(Measurement):
         workers: Workers | None = None,
         in_memory: bool = False,
     ) -> "Sampler":
-        """Validates.
+        """Validates the components and opens the store.
 
         Args:
             question: model, pairs, metric and ablation.
             nodes: the components; see `circuits.graph.nodes.select_sites`.
-            store: a directory for what is finished.
-            workers: who measures; None: this process.
-            in_memory: keep what is finished in memory where there is no store.
+            store: a directory for finished pieces.
+            workers: where to measure; None: this process.
+            in_memory: without a store, keep finished pieces in memory.
 
         Raises:
-            InputError: an unknown component, an ablation of the user's own, or a store that belongs to another question.
+            InputError: an unknown component, a user-defined ablation, or a store of another question.
         """
         model = question.model
         sites = select_sites(model.graph, nodes, model.widths)
@@ -133,14 +133,14 @@ class Sampler(Measurement):
     def bernoulli(
         self, samples: int, alpha: float, seed: int, progress: Progress | None = None, share: tuple[int, int] = (0, 1)
     ) -> Samples:
-        """Random sets, from the store or measured.
+        """Random sets with their outcomes, from the store or measured now.
 
         Args:
-            samples: how many.
-            alpha: the probability of each component to be ablated.
-            seed: of the sets.
-            progress: called with (samples times prompts done, in all).
-            share: (i, n): only the i-th of n shares of the blocks, so that n processes can fill one store.
+            samples: how many sets.
+            alpha: ablation probability per component.
+            seed: random seed of the sets.
+            progress: called with (samples × prompts done, total).
+            share: (i, n): only the i-th of n shares of the blocks; n processes can then fill one store.
         """
         check_samples(samples, alpha)
         mine, shares = share
@@ -158,7 +158,7 @@ class Sampler(Measurement):
         return frozen({**self.origin, "options": options})
 
     def _masks(self, name: str, block: int, alpha: float, seed: int) -> Bool[Tensor, "sample node"]:
-        """A stored block's masks count, should another version of torch draw others."""
+        """The masks of a block. Stored masks take precedence: another version of torch might draw different ones."""
         key = f"{name}-block-{block:06d}-masks"
         stored = self.pieces.get(key)
         if stored is not None and stored.shape == (BLOCK, len(self.sites)):
@@ -170,12 +170,12 @@ class Sampler(Measurement):
     def measured(
         self, name: str, masks: dict[int, Bool[Tensor, "sample node"]], progress: Progress | None = None
     ) -> Samples:
-        """Outcomes of blocks of sets, from the store or measured.
+        """Outcomes of blocks of sets, from the store or measured now.
 
         Args:
-            name: of these sets in the store; the same name and number must mean the same block.
+            name: the name of these sets in the store; the same name and block number must mean the same block.
             masks: the blocks, by number.
-            progress: called with (samples times prompts done, in all).
+            progress: called with (samples × prompts done, total).
         """
         if self.workers is not None:
             self._share(name, masks, progress)
@@ -211,7 +211,7 @@ class Sampler(Measurement):
     def _share(
         self, name: str, masks: dict[int, Bool[Tensor, "sample node"]], progress: Progress | None = None
     ) -> None:
-        """Lets the workers measure, some blocks each."""
+        """Lets the workers measure the blocks."""
         assert self.workers is not None
         assert self.asked is not None
         batches = range(self.question.n_batches)
@@ -224,13 +224,13 @@ class Sampler(Measurement):
         measure_pieces(self.workers, self.pieces, self.asked, units, progress)
 
     def fill(self, unit: "_Blocks") -> None:
-        """A unit: blocks of sets."""
+        """Measures a unit: some blocks of sets."""
         self.measured(unit.name, dict(unit.masks))
 
 
 @dataclass(frozen=True, eq=False)
 class _Blocks:
-    """What a worker measures at a time."""
+    """A worker's unit of work."""
 
     name: str
     masks: tuple[tuple[int, Tensor], ...]
@@ -241,5 +241,5 @@ def _key(name: str, block: int, batch: int) -> str:
 
 
 def in_blocks(masks: Bool[Tensor, "sample node"]) -> dict[int, Bool[Tensor, "block node"]]:
-    """Chosen sets, cut into blocks."""
+    """Given sets, cut into blocks."""
     return dict(enumerate(masks.split(BLOCK)))

@@ -1,4 +1,4 @@
-"""From gradients at readers to the effects of edges: what every rule of edge attribution does around its own gradients."""
+"""From gradients at readers to effects of edges: the part that all rules of edge attribution share."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,20 +15,20 @@ from circuits.question.positions import place
 from circuits.question.question import Batch, Question
 
 STACK_BYTES = 48 * 2**20
-"""Of the writers' differences that lie in memory together."""
+"""Memory for the writers' differences that are stacked at a time."""
 FEWEST_POSITIONS = 8
-"""That lie in memory together, however many bytes: for each tile every layer's weights are read once."""
+"""Positions per tile at least, whatever their memory: every tile reads the weights of all layers once."""
 
 
 def tiles(n_prompts: int, n_positions: int, place_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """A batch cut into tiles of prompts and positions, in which writers are written out together.
+    """Cuts a batch into tiles of prompts and positions, whose writers are stacked together.
 
-    As many whole prompts as fit into `STACK_BYTES`; where not even one does, some of its positions. What is summed over
-    positions is the same however they are cut, and nothing is computed twice.
+    A tile has as many whole prompts as fit into `STACK_BYTES`; if not even one fits, some positions of one prompt. Sums
+    over positions do not depend on the cut, and nothing is computed twice.
 
     Args:
-        n_prompts, n_positions: of the batch.
-        place_bytes: that all writers take at one position of one prompt.
+        n_prompts, n_positions: the size of the batch.
+        place_bytes: bytes of all writers at one position of one prompt.
     """
     prompts = max(1, STACK_BYTES // (n_positions * place_bytes))
     positions = n_positions if prompts > 1 else max(FEWEST_POSITIONS, STACK_BYTES // place_bytes)
@@ -38,16 +38,16 @@ def tiles(n_prompts: int, n_positions: int, place_bytes: int) -> Iterator[tuple[
 
 
 class Contraction:
-    """Σ over positions and d_model of difference times gradient, for every edge of every prompt of a batch.
+    """Σ over positions and d_model of difference · gradient, for every edge and every prompt of a batch.
 
-    A rule asks for gradients (`gradients`), sums them (`sum`) and adds the products with differences of writers' outputs.
+    A rule computes `gradients`, sums them (`sum`), and adds their products with the writers' differences (`add`).
 
     Attributes:
         question: model, pairs, metric and ablation.
         batch: some of its pairs.
         scores: the products so far.
-        empty: on which prompts a gradient was taken on an empty residual stream, at a position whose embedding is ablated; see
-            `circuits.measure.norm_check`.
+        empty: True for prompts with a gradient taken on an empty residual stream, at a position whose embedding is
+            ablated; see `circuits.measure.norm_check`.
     """
 
     def __init__(self, question: Question, batch: Batch, labels: tuple[str, ...] | None = None) -> None:
@@ -63,7 +63,7 @@ class Contraction:
             self._split = torch.zeros(len(batch), len(labels), *shape, device=device, dtype=dtype)
 
     def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
-        """A forward and a backward pass on the clean prompts, from `embedding` if it is given."""
+        """One forward and one backward pass on the clean prompts, from `embedding` if it is given."""
         architecture = self.question.model.architecture
         gradients = capture_gradients(
             architecture,
@@ -76,31 +76,27 @@ class Contraction:
         return gradients
 
     def writes(self, embedding: Tensor) -> Writes:
-        """Every writer's output where `embedding` enters the first block."""
+        """Every writer's output if `embedding` enters the first block."""
         architecture = self.question.model.architecture
         start: Hook = (architecture.blocks[0].resid_pre, lambda x: embedding)
         return capture_writes(architecture, self.batch.suffix.clean_tokens, [start])[1]
 
     def clean_and_replacement(self) -> tuple[Writes, Writes]:
-        """Every writer's output on the clean prompts, and what replaces it."""
+        """Every writer's output on the clean prompts, and its replacement."""
         _, clean = self.question.clean_run(self.batch.suffix)
         return clean, self.question.replacement(self.batch.suffix, clean)
 
     def difference(self, clean: Writes, replacement: Writes) -> Writes:
-        """What ablation takes from every writer, in the precision of sums."""
+        """clean - replacement of every writer, in the precision of sums."""
         wide = self.question.sum_dtype
         return clean.combine(replacement, lambda a, b: a.to(wide) - b.to(wide))
 
     def sum(self, architecture: Architecture | None = None) -> GradientSum:
-        """A sum of gradients, to be given to `add`; `architecture`: how they go back through the norms, if not as the
-        model's do."""
+        """An empty sum of gradients for `add`; `architecture`: one whose norms have other backward rules."""
         return GradientSum(architecture or self.question.model.architecture, self.question.sum_dtype)
 
     def add(self, gradients: GradientSum, difference: Writes, writers: slice | None = None) -> None:
-        """Takes in the products of gradients and differences of writers' outputs; of some writers only, if asked.
-
-        Tile by tile, so that the written-out difference stays small.
-        """
+        """Adds the products of gradients and differences, tile by tile to bound memory; `writers`: only these."""
         self.empty |= (self._sees_nothing & difference.embedding.any(-1)).any(1)
         writers = writers or slice(0, self.graph.n_writers)
         batch, pos, d_model = difference.embedding.shape
@@ -113,7 +109,7 @@ class Contraction:
                 self._add_places(gradients, stacked, tile, writers)
 
     def _add_places(self, gradients: GradientSum, stacked: Tensor, tile: tuple[slice, slice], writers: slice) -> None:
-        """The same at each place alone, of those in the tile."""
+        """Adds the same products at each labelled position in the tile."""
         assert self._places is not None
         assert self._split is not None
         rows, positions = tile
@@ -126,7 +122,7 @@ class Contraction:
             )
 
     def give_to(self, statistics: EdgeStatistics) -> None:
-        """Hands the finished batch on, signed so that positive = helps."""
+        """Adds the finished batch to `statistics`, signed: positive = helps."""
         statistics.add(self.scores * self.question.metric.sign, self.batch.suffix.batch.index)
         if self._split is not None:
             statistics.add_positions(self._split.permute(0, 2, 3, 1) * self.question.metric.sign)

@@ -1,8 +1,7 @@
-"""A method's measurements made by workers: pieces come back, as they would be read from a store.
+"""Measurements divided among workers, whose pieces come back as if read from a store.
 
-A method that can be divided cuts its work into named pieces (`circuits.measure.store`), and is a `Measurement`: asked again in a
-worker (`Asked`), it measures some of them there. Workers measure those that are missing; then the method goes through all of
-them as always, and finds nothing left to measure.
+A method that can be divided cuts its work into named pieces (`circuits.measure.store`) and is a `Measurement`. Workers
+rebuild it from `Asked` and measure the missing pieces. The method then runs as usual, and every piece is there already.
 """
 
 from abc import ABC, abstractmethod
@@ -26,12 +25,12 @@ from circuits.workers.workers import Workers
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How a worker gets a model: loaded by its name, like everybody else.
+    """How a worker loads a model: by name.
 
     Attributes:
-        name, dtype, device, device_map, revision, trust_remote_code: for `circuits.load_model`.
-        weights_hash: what its weights must be; None: any.
-        state: of its files, where these may change while a worker lives.
+        name, dtype, device, device_map, revision, trust_remote_code: arguments of `circuits.load_model`.
+        weights_hash: the expected hash of the weights; None: any.
+        state: the state of the model's files, if they may change while a worker lives.
     """
 
     name: str
@@ -48,7 +47,7 @@ class ModelSource:
         """The source of a loaded model.
 
         Raises:
-            InputError: it was given as an object, so that no other process can load it, or has hooks that would stay behind.
+            InputError: the model was given as an object, or has hooks; a worker could not reproduce either.
         """
         if model.loaded_by is None:
             raise InputError(
@@ -62,14 +61,14 @@ class ModelSource:
         dtype = str(model.dtype).removeprefix("torch.")
         asked = dict(model.loaded_by)
         if asked.get("device") == "auto" and asked.get("device_map") is None:
-            asked["device"] = model.device.type  # a worker without a GPU would take its processor, and give other bits
+            asked["device"] = model.device.type  # a worker without a GPU would use its CPU and get other last bits
         return cls(dtype=dtype, weights_hash=model.weights_hash, revision=model.revision, **asked)
 
     def load(self) -> Model:
-        """The model; this process keeps the last one that it loaded, and smaller ones besides (`KEPT_BYTES`).
+        """Loads the model. The process keeps the last one, and more of them while they are small (`KEPT_BYTES`).
 
         Raises:
-            InputError: it cannot be loaded, or has other weights than it should.
+            InputError: the model cannot be loaded, or its weights have another hash.
         """
         model = _loaded(
             self.name, self.dtype, self.device, self.device_map, self.revision, self.trust_remote_code, self.state
@@ -80,10 +79,10 @@ class ModelSource:
 
 
 KEPT_BYTES = 2**31
-"""Models that together take no more stay loaded, so that a study of small models loads each once in each process; of larger
-ones the last alone stays."""
+"""Models stay loaded while they take at most this much memory together: a study of small models loads each once per
+process. Of larger models only the last stays."""
 _kept: dict[tuple[Any, ...], Model] = {}
-"""Those that are loaded, by what they were asked for as; the last one asked for is the last."""
+"""Loaded models by the arguments of `load_model`; the most recently used is last."""
 
 
 def _loaded(
@@ -121,9 +120,9 @@ class Measurement(ABC):
     """A measurement that is made in pieces.
 
     Attributes:
-        of: `(question, in_memory=, …)`: validates the options, and makes one.
+        of: `(question, in_memory=, …)` -> a measurement; validates the options.
         question: model, pairs, metric and ablation.
-        pieces: where what is finished is kept.
+        pieces: the finished pieces.
     """
 
     of: ClassVar[Callable[..., "Measurement"]]
@@ -132,7 +131,7 @@ class Measurement(ABC):
 
     @abstractmethod
     def fill(self, unit: Any) -> None:
-        """Measures what is missing of the pieces of a unit of work, and keeps it."""
+        """Measures and stores the missing pieces of a unit of work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +139,10 @@ class Asked:
     """A measurement in the form that is sent to workers.
 
     Attributes:
-        kind: whose `of` is called; a class, which is sent by its name.
-        model: how to get it.
-        pairs, metric, ablation, batch_size: of the question.
-        options: of the measurement, by name.
+        kind: the class whose `of` makes the measurement; it is sent by name.
+        model: how to load the model.
+        pairs, metric, ablation, batch_size: the question.
+        options: the options of the measurement, by name.
     """
 
     kind: type[Measurement]
@@ -156,7 +155,7 @@ class Asked:
 
     @classmethod
     def of(cls, kind: type[Measurement], question: Question, **options: Any) -> "Asked":
-        """With the batch size that the question has here.
+        """Uses the batch size that the question has in this process.
 
         Raises:
             InputError: the model was given as an object; see `ModelSource.of`.
@@ -165,7 +164,7 @@ class Asked:
         return cls(kind, source, question.pairs, question.metric, question.ablation, question.batch_size, options)
 
     def measurement(self) -> Measurement:
-        """The measurement, in a worker."""
+        """Makes the measurement in a worker."""
         question = Question.ask(self.model.load(), self.pairs, self.metric, self.ablation, self.batch_size)
         return self.kind.of(question, **self.options, in_memory=True)
 
@@ -177,14 +176,14 @@ def measure_pieces(
     units: Mapping[Any, Sequence[str]],
     progress: Progress | None = None,
 ) -> None:
-    """Lets workers measure what is missing, and keeps it.
+    """Lets workers measure the missing pieces, and stores them.
 
     Args:
-        workers: who measures.
-        pieces: where pieces are kept.
+        workers: where to measure.
+        pieces: the store.
         asked: the measurement.
-        units: for each unit its pieces; a unit whose pieces are all there is not measured.
-        progress: called with (pieces there, in all).
+        units: unit -> names of its pieces; a unit with all pieces in the store is skipped.
+        progress: called with (pieces done, total).
     """
     total = sum(map(len, units.values()))
     missing = [unit for unit, names in units.items() if any(pieces.get(name) is None for name in names)]
@@ -198,7 +197,7 @@ def measure_pieces(
 
 
 def _measured(asked: Asked, unit: Any) -> dict[str, Tensor]:
-    """What a worker does: the pieces of one unit, by name."""
+    """Measures one unit in a worker; returns its pieces by name."""
     measurement = asked.measurement()
     measurement.fill(unit)
     return measurement.pieces.kept

@@ -1,4 +1,4 @@
-"""Edge scores gathered over prompts, batch by batch."""
+"""Edge scores collected over prompts, batch by batch."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,11 @@ from circuits.stats.bootstrap import KEPT_BYTES, PromptRows
 
 
 class EdgeStatistics:
-    """Mean and standard error over prompts, batch by batch, in float64; and the prompts' own effects, in bounded memory.
+    """Mean and standard error over prompts in float64, and the effects on single prompts in bounded memory.
 
     Args:
-        graph: whose edges.
-        limit: bytes that effects on single prompts may take, see `circuits.stats.bootstrap.PromptRows`.
+        graph: the graph of the edges.
+        limit: bytes for effects on single prompts; see `circuits.stats.bootstrap.PromptRows`.
     """
 
     def __init__(self, graph: Graph, limit: int = KEPT_BYTES) -> None:
@@ -30,11 +30,11 @@ class EdgeStatistics:
         self.order: list[int] = []
 
     def add(self, scores: Float[Tensor, "batch writer reader"], index: Int[Tensor, " batch"] | None = None) -> None:
-        """Takes in the scores of more prompts.
+        """Adds the effects on more prompts.
 
         Args:
-            scores: their effects.
-            index: which prompts they are; None: the next ones.
+            scores: the effects.
+            index: indices of the prompts; None: the next ones.
         """
         wide = scores.to("cpu", torch.float64)
         self.order += list(range(self.n, self.n + len(wide))) if index is None else index.tolist()
@@ -43,7 +43,7 @@ class EdgeStatistics:
         self.sums.add(wide)
 
     def add_positions(self, effects: Float[Tensor, "batch writer reader position"]) -> None:
-        """Takes in the same prompts' effects split by position."""
+        """Adds the same prompts' effects split by position."""
         self.sums_by_position = self.sums_by_position or _Sums()
         self.sums_by_position.add(effects.to("cpu", torch.float64))
 
@@ -73,7 +73,7 @@ class EdgeStatistics:
 
 
 class _Sums:
-    """Of values over prompts, and of their squares."""
+    """Sums over prompts of values and of their squares."""
 
     def __init__(self) -> None:
         self.total: Tensor | float = 0.0
@@ -84,7 +84,7 @@ class _Sums:
         self.squares = self.squares + values.square().sum(0)
 
     def mean_and_stderr(self, n: int) -> tuple[Tensor, Tensor]:
-        """Over n prompts; the standard error of one prompt's mean is NaN."""
+        """Mean and standard error over n prompts; with n = 1 the standard error is NaN."""
         mean = torch.as_tensor(self.total) / n
         if n == 1:
             return mean, mean * torch.nan

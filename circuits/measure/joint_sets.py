@@ -1,20 +1,22 @@
-"""Joint sets: many nodes patched at once, to see interactions that small random subsets all but never show.
+"""Joint sets: many nodes patched at once, to detect interactions that small random subsets rarely show.
 
-Two nodes that back each other up are both in a subset with probability p² only. Where none of the subsets holds both, they
-show no effect and no variance, however many samples there are of each node alone. So all nodes of the set N are also
-patched at once, and parts of N, cut at random again and again: N into two halves S and C, and each half into two quarters. For
-two disjoint sets A and B,
+Two nodes that back each other up are both in a random subset with probability p² only. If no subset has both, they show
+neither an effect nor a variance, however many samples each node has alone. So the set N of all nodes is also patched at
+once, and so are random parts of N: each of several cuts divides N into two halves S and C, and each half into two
+quarters. For two disjoint sets A and B,
 
     R(A, B) = f(A ∪ B) - f(A) - f(B)
 
-is 0 where effects add up, whatever their sizes: no estimate enters it. If node n is moved from A to B, R changes by
-m(B) - m(A), with m(S) = f(S ∪ {n}) - f(S) the *marginal effect* of n. So if the marginal effect of n in one half is v more than in
-the other one, for each cut a fair coin decides between two values of R that differ by v; whatever the other nodes do, the
-values of h cuts lie within less than v of each other with probability at most (h+1)/2^h, and much more seldom where n interacts
-with few nodes. Hence the *spread*, the largest R minus the smallest, says how much the marginal effect of any node may depend on
-its company. An interaction that all cuts show alike, as a metric that saturates, has no spread: small subsets show it too.
+is 0 if effects add up, whatever their sizes; no estimate enters R. Moving node n from A to B changes R by m(B) - m(A),
+where m(S) = f(S ∪ {n}) - f(S) is the *marginal effect* of n. Suppose the marginal effect of n is larger by v in one
+half than in the other. Then in each cut a fair coin decides between two values of R that differ by v. Whatever the
+other nodes do, the values of h cuts lie within less than v of each other with probability at most (h+1)/2^h, and much
+less often if n interacts with few nodes. Hence the *spread*, the largest R minus the smallest, measures how much the
+marginal effect of any node may depend on the other patched nodes. An interaction that is equal in all cuts, such as a
+saturating metric, has no spread; small subsets detect it.
 
-Quarters are there because halves alone are blind to majorities (two of three nodes suffice): one of two halves always has it.
+Quarters are needed because halves alone miss majorities (two of three nodes suffice): one of two halves always has the
+majority.
 """
 
 from random import Random
@@ -25,18 +27,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 CUTS = 8
-"""How often the nodes are cut into quarters."""
+"""Number of random cuts into quarters."""
 
 JOINT_SETS = 1 + 6 * CUTS
-"""All nodes; then for each cut both halves, both quarters of the first, and both of the second."""
+"""All nodes; then for each cut both halves, both quarters of the first half, and both of the second."""
 
 
 class Spread(NamedTuple):
-    """What joint sets say about interactions, in the metric's unit.
+    """Evidence of interactions from joint sets, in the metric's unit.
 
     Attributes:
-        spread: the largest R minus the smallest, of halves or of quarters, whichever is more.
-        largest: the largest absolute value of any R.
+        spread: the largest R minus the smallest, among halves or among quarters, whichever is larger.
+        largest: the largest |R|.
     """
 
     spread: Float[Tensor, " outcome"]
@@ -44,7 +46,7 @@ class Spread(NamedTuple):
 
 
 def draw_joint_sets(n_nodes: int, seed: int, stream: str = "") -> Bool[Tensor, "joint node"]:
-    """The joint sets of so many nodes: `JOINT_SETS` rows.
+    """The joint sets of `n_nodes` nodes: `JOINT_SETS` rows.
 
     >>> draw_joint_sets(750, seed=0).sum(1)[:3].tolist()[0]
     750
@@ -58,7 +60,7 @@ def draw_joint_sets(n_nodes: int, seed: int, stream: str = "") -> Bool[Tensor, "
 
 
 def leading_joint_sets(included: Bool[Tensor, "sample node"]) -> int:
-    """How many of the first sets are joint sets in the order of `draw_joint_sets`: 0 or `JOINT_SETS`."""
+    """The number of leading rows that are joint sets in the order of `draw_joint_sets`: 0 or `JOINT_SETS`."""
     if len(included) < JOINT_SETS or not included[0].all():
         return 0
     first, second, *quarters = included[1:JOINT_SETS].reshape(CUTS, 6, -1).unbind(1)
@@ -68,10 +70,10 @@ def leading_joint_sets(included: Bool[Tensor, "sample node"]) -> int:
 
 
 def spread_of(outcomes: Float[Tensor, "joint outcome"]) -> Spread:
-    """The spread and the largest of R, from the outcomes of the joint sets.
+    """The spread and the largest |R|, from the outcomes of the joint sets.
 
     Args:
-        outcomes: f, in the order of `draw_joint_sets`; several columns at a time.
+        outcomes: f, in the order of `draw_joint_sets`; each column is computed separately.
     """
     first, second, a, b, c, d = outcomes[1:].reshape(CUTS, 6, -1).unbind(1)
     halves = outcomes[:1] - first - second

@@ -1,4 +1,4 @@
-"""From a batch's effects to `NodeScores`: what every method that scores nodes does around its own computation."""
+"""From the effects on a batch to `NodeScores`: the part that all methods with node scores share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,11 +19,11 @@ from circuits.results.provenance import provenance
 
 
 class BatchEffects(NamedTuple):
-    """What a method finds on one batch, in the metric's own direction.
+    """A method's result on one batch, without `Metric.sign`.
 
     Attributes:
-        effects: of each node (and position) on each prompt.
-        clean, corrupted: the metric of both runs; None where a method makes no corrupted one.
+        effects: the effect of each node (and position) on each prompt.
+        clean, corrupted: the metric of both runs; None if the method makes no corrupted run.
     """
 
     effects: Float[Tensor, "node *position batch"]
@@ -40,14 +40,14 @@ def node_effects(
     measure: Callable[[Batch], BatchEffects],
     progress: Progress | None = None,
 ) -> NodeScores:
-    """Measures all batches, on a model in evaluation mode, and signs the effects so that positive = the node helps.
+    """Measures all batches with the model in evaluation mode, and signs the effects: positive = the node helps.
 
     Args:
         question: model, pairs, metric and ablation.
         method, options: for the provenance.
         nodes, positions: labels of the scores' axes.
-        measure: the method itself.
-        progress: called with (pairs done, pairs in all).
+        measure: computes the effects on one batch.
+        progress: called with (pairs done, total).
     """
     n = len(question.pairs)
     axes = (len(nodes),) if positions is None else (len(nodes), len(positions))
@@ -70,10 +70,10 @@ def node_effects(
 
 
 def other_run(question: Question, method: str) -> RunAblation:
-    """The question's ablation, for a method that takes values from another run of the model.
+    """The question's ablation, for a method that needs values from another run of the model.
 
     Raises:
-        InputError: the ablation is no run.
+        InputError: the ablation is not a `RunAblation`.
     """
     if not isinstance(question.ablation, RunAblation):
         raise InputError(
@@ -89,7 +89,8 @@ def at_positions(
     batch: Batch,
     pairs: PromptPairs,
 ) -> Float[Tensor, "node *position batch"]:
-    """Effects by position of the suffix, summed (labels None) or picked at labelled positions; 0 in the common prefix."""
+    """Effects by position of the suffix, summed (`labels` None) or picked at labelled positions; 0 in the common
+    prefix."""
     if labels is None:
         return by_position.sum(-1)
     where = torch.stack([place(label, batch, pairs) for label in labels])[None]

@@ -1,9 +1,10 @@
-"""Was a gradient taken where there is (almost) nothing in the residual stream?
+"""Was a gradient taken where the residual stream is (almost) empty?
 
-A norm divides by sqrt(mean square + eps). At an input of zeros its gradient is 1/sqrt(eps), some hundred times what it is on
-text; without biases the stream then stays zero through all layers, and every layer multiplies by that. Zero ablation gets
-there at the ablated end of the embedding's path: scores say there what `eps` is, and come out too large by many orders of
-magnitude. So edge attribution looks at the stream of every gradient, whatever brought it there.
+A norm divides by sqrt(mean square + eps). At an input of zeros its gradient is 1/sqrt(eps), several hundred times its
+value on text. Without biases the stream then stays zero through all layers, and the gradient grows by this factor in
+every layer. Zero ablation reaches this point at the ablated end of the embedding's path. Scores there depend on `eps`
+alone, and are too large by many orders of magnitude. Edge attribution therefore checks the stream of every gradient,
+whatever made the stream empty.
 """
 
 from collections.abc import Sequence
@@ -15,20 +16,20 @@ from torch import Tensor
 from circuits.engine.architecture import Architecture
 
 MOST_OF_EPS = 0.5
-"""A norm sees almost nothing where more of its scale than this is `eps`."""
+"""A norm sees almost nothing if more than this share of its scale is `eps`."""
 LAYERS = 2
-"""In how many layers, for a gradient to be useless: close to the ablated end of a finely cut path it is one, and the integral
-is right."""
+"""A gradient is useless if at least this many layers see almost nothing. Close to the ablated end of a finely cut path
+it is one layer, and the integral is right."""
 
 
 def sees_nothing(
     architecture: Architecture, stream: Sequence[Float[Tensor, "batch pos d_model"]]
 ) -> Bool[Tensor, "batch pos"]:
-    """At which positions a norm sees nothing at all, or norms of several layers almost nothing.
+    """Positions where one norm sees nothing at all, or norms of several layers almost nothing.
 
     Args:
         architecture: the model.
-        stream: what enters each block, and what enters the final norm.
+        stream: the inputs of all blocks, then the input of the final norm.
     """
     norms = [*(block.attn_norm for block in architecture.blocks), architecture.final_norm]
     device = stream[0].device
@@ -37,12 +38,12 @@ def sees_nothing(
 
 
 def verdict(n_pairs: int, of: int, largest: float, ablation: str, gradient: str, quadrature: str) -> str | None:
-    """What to tell the user, if anything.
+    """A warning for the user; None if no pair is affected.
 
     Args:
-        n_pairs, of: how many pairs had such a gradient, and how many there are.
-        largest: absolute score.
-        ablation, gradient, quadrature: what was asked for.
+        n_pairs, of: how many pairs had such a gradient, and the number of pairs.
+        largest: the largest absolute score.
+        ablation, gradient, quadrature: the options of the user.
     """
     if n_pairs == 0:
         return None

@@ -1,7 +1,7 @@
 """The metric of runs in which sets of nodes take their values from the other run, for one batch.
 
-*Denoising* starts from the corrupted run and takes clean values, *noising* from the clean run and takes corrupted ones. A
-pass begins at the first layer that it patches, and interventions that begin there share passes.
+*Denoising* patches clean values into the corrupted run, *noising* corrupted values into the clean run. A pass begins at
+the first layer that it patches; interventions with the same first layer share passes.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from circuits.question.ablations import RunAblation
 from circuits.question.question import Batch, Question
 
 TOKENS_AT_ONCE = 1024
-"""Tokens in one pass, when several interventions share it."""
+"""Tokens per pass, if several interventions share it."""
 
 
 @dataclass(frozen=True, eq=False)
 class PatchRuns:
-    """A batch, ready to be patched.
+    """A batch that can be patched.
 
     Attributes:
         question: model, pairs, metric and ablation.
         batch: some of its pairs.
-        base: the run that is changed.
+        base: the run that is patched.
         own: its values.
-        values: those that replace them.
-        clean, corrupted: the metric of both runs, in the metric's own direction.
+        values: the values of the other run.
+        clean, corrupted: the metric of both runs, without `Metric.sign`.
         direction: `denoising` or `noising`.
     """
 
@@ -52,9 +52,9 @@ class PatchRuns:
 
         Args:
             question: model, pairs, metric and ablation.
+            other: the source of corrupted values.
             batch: some of its pairs.
-            other: where corrupted values come from.
-            sites: all that will be patched.
+            sites: all nodes that will be patched.
             direction: see the module docstring.
         """
         model, architecture = question.model, question.model.architecture
@@ -71,7 +71,7 @@ class PatchRuns:
         return cls(question, batch, base, own.values, values, clean, corrupted, direction)
 
     def metrics(self, interventions: Sequence[Intervention]) -> Float[Tensor, "intervention batch"]:
-        """The metric under each intervention; exactly that of the base run where an intervention changes nothing."""
+        """The metric under each intervention; exactly that of the base run if an intervention changes nothing."""
         start = self.corrupted if self.direction == "denoising" else self.clean
         metrics = start.repeat(len(interventions), 1)
         changes = {
@@ -90,7 +90,7 @@ class PatchRuns:
 
 
 def _chunks(which: Sequence[int], interventions: Sequence[Intervention], tiles: int) -> list[list[int]]:
-    """Numbers of interventions, cut so that a pass begins as late as it can: those of one first layer together."""
+    """Indices of interventions, one chunk per pass, grouped by first layer so that passes begin as late as possible."""
     first = {i: min(patch.site.layer for patch in interventions[i]) for i in which}
     chunks: list[list[int]] = []
     for i in sorted(which, key=lambda i: first[i]):

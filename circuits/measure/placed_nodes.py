@@ -1,4 +1,4 @@
-"""Nodes as they are patched: everywhere (`a5.h2`), or at one position of each prompt (`a5.h2@S2`, `a5.h2@7`)."""
+"""Nodes to patch: at all positions (`a5.h2`), or at one position of each prompt (`a5.h2@S2`, `a5.h2@7`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class PlacedNode:
 
     Attributes:
         site: the node.
-        position: the name of a role, or a token number; None: all positions together.
+        position: a role or a token number; None: all positions together.
     """
 
     site: Site
@@ -29,7 +29,7 @@ class PlacedNode:
         return self.site.name if self.position is None else f"{self.site.name}@{self.position}"
 
     def patch(self, batch: Batch, pairs: PromptPairs) -> Patch:
-        """The patch that replaces it in a batch."""
+        """The patch that replaces the node in a batch."""
         return Patch(self.site, None if self.position is None else place(self.position, batch, pairs))
 
 
@@ -40,12 +40,12 @@ def placed_nodes(
 
     Args:
         model: a loaded model.
-        pairs: the prompts whose positions are named.
-        nodes: groups joined by `+`, or names; a name may say where: `a5.h2@S2`.
-        positions: for names that do not say where; see `circuits.question.positions`.
+        pairs: the prompts with these positions.
+        nodes: groups joined by `+`, or a list of names, each optionally with its position: `a5.h2@S2`.
+        positions: for names without a position; see `circuits.question.positions`.
 
     Raises:
-        InputError: an unknown node, none, or one named twice.
+        InputError: an unknown node, a node named twice, or no nodes.
         PairsError: positions that the pairs do not have.
     """
     axis = position_axis(pairs, positions) or (None,)
@@ -65,7 +65,7 @@ def placed_nodes(
 
 
 def _label(pairs: PromptPairs, label: str) -> str:
-    """The label of a position, if the pairs have it."""
+    """Returns the label if the pairs have this position."""
     if label.isdecimal() and label in (position_axis(pairs, "each") or ()):
         return label
     position_axis(pairs, [label])

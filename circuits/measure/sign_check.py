@@ -1,9 +1,10 @@
-"""Does a gradient at the clean run see the edge `input->m0` with the right sign?
+"""Does the gradient at the clean run give the edge `input->m0` the right sign?
 
-The first MLP turns the token's embedding into what most later layers read, and far from linearly: on SmolLM2-135M and
-indirect object identification, ablating `input->m0` costs more than 10 logits, and EAP says that it gains some. An edge so
-large with the wrong sign spoils every circuit chosen by signed scores. So it is measured, exactly, on a few prompts. Rules
-that take gradients between ablated and clean, or coefficients instead of gradients, have not been seen to fail so.
+The first MLP turns the token's embedding into what most later layers read, and it is far from linear. On SmolLM2-135M
+and indirect object identification, ablating `input->m0` costs more than 10 logits, but EAP estimates a gain. An edge of
+this size with the wrong sign spoils every circuit chosen by signed scores. So its exact effect is measured on a few
+prompts. Rules that take gradients between ablated and clean, or coefficients instead of gradients, have not been seen
+to fail in this way.
 """
 
 import torch
@@ -16,14 +17,14 @@ from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
 
 PROMPTS = 4
-"""How many prompts are measured: one forward pass."""
+"""Prompts to measure, in one forward pass."""
 
 
 class SignCheck:
-    """The exact effect of `input->m0` on the first prompts, set against its score.
+    """Compares the exact effect of `input->m0` on the first prompts with its score.
 
     Attributes:
-        effects: what was measured so far, one tensor a batch.
+        effects: the measured effects, one tensor per batch.
     """
 
     def __init__(self, question: Question) -> None:
@@ -31,12 +32,12 @@ class SignCheck:
         self.effects: list[Tensor] = []
 
     def measure(self, batch: Batch, clean: Gradients, replacement: Writes) -> None:
-        """Ablates the edge on prompts of a batch, as long as there are too few.
+        """Ablates the edge on prompts of a batch, until `PROMPTS` are measured.
 
         Args:
             batch: the prompts.
             clean: their clean run.
-            replacement: what replaces its writers.
+            replacement: the replacements of its writers.
         """
         rows = min(PROMPTS - sum(map(len, self.effects)), len(batch))
         if rows <= 0 or not self.graph.mlps[0]:
@@ -50,10 +51,10 @@ class SignCheck:
         self.effects.append((clean.values - self.question.metric(logits, batch.targets))[:rows].cpu())
 
     def verdict(self, scores: EdgeScores) -> str | None:
-        """What to tell the user if the exact effect has the other sign than the score.
+        """A warning if the exact effect and the score have opposite signs.
 
-        Only where the exact effect is larger than half of the strongest score, and than two of its standard errors; else,
-        and with a single prompt, None.
+        None if the exact effect is at most half of the largest absolute score or at most two of its own standard
+        errors, or if only one prompt was measured.
         """
         measured = torch.cat([torch.zeros(0), *self.effects])
         if len(measured) < 2:

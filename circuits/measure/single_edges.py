@@ -1,7 +1,7 @@
-"""Single edges ablated in a run that is computed once: what exact effects, their refinements and checks share.
+"""Single edges ablated in a run that is computed once, as exact effects, their refinements and checks need them.
 
-Nothing upstream of a reader changes when an edge into it does, so each pass begins at that reader's layer, and the writer's
-difference is a constant; several writers of one reader share a pass.
+Ablating an edge changes nothing upstream of its reader. So each pass begins at the reader's layer, the writer's
+difference is a constant, and several writers of one reader share a pass.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 
 TOKENS_AT_ONCE = 1024
-"""Tokens in one pass, when several edges share it."""
+"""Tokens per pass, if several edges share it."""
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeRuns:
-    """What is computed once for a batch: the context's run, and every writer's (replacement - current) in it."""
+    """Computed once per batch: the run of the context, and every writer's (replacement - current) in it."""
 
     base: BaseRun
     metric: Tensor
@@ -39,7 +39,7 @@ class EdgeRuns:
         replacement = question.replacement(batch.suffix, clean)
         hooks = []
         if context is not None:
-            # Every node as the context has it, for an added edge may bring a node to life.
+            # Compute every node as the context has it: an added edge may connect a node to `logits`.
             ablated = Ablated(model.architecture, replacement, context.mask, edit="lacking")
             hooks = ablated.hooks()
         exact = model.report.resume_exact and model.architecture.blocks[0].linear_heads
@@ -75,7 +75,7 @@ def edge_effects(
 
 
 class _ShiftedContext(Ablated):
-    """The context's ablation, begun at a layer, with one reader's input shifted on top."""
+    """The context's ablation from one layer on, with the input of one reader shifted."""
 
     def __init__(
         self, model: Model, runs: EdgeRuns, context: Circuit, reader: int, shift: Tensor, tiles: int, layer: int

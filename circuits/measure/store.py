@@ -1,8 +1,8 @@
-"""Finished pieces of a long measurement in a directory, so that a killed run goes on where it was.
+"""Finished pieces of a long measurement in a directory, so that a killed run can continue.
 
-Each piece is there whole or not at all, and holds a checksum over its bytes, its name and its question. A manifest says
-which question the pieces belong to, and those of another are refused; a piece that was cut short or altered counts as
-missing. Several processes may fill one directory.
+A piece is either complete or missing. It has a checksum over its bytes, its name and its question. A manifest records
+the question of the pieces; a directory of another question is refused. A truncated or altered piece counts as missing.
+Several processes may write to one directory.
 """
 
 import json
@@ -24,23 +24,23 @@ MANIFEST_FILE = "manifest.json"
 
 
 def question_of(origin: Provenance) -> dict[str, Any]:
-    """What of a provenance tells one question from another: all of it but the versions of packages and what follows from the model."""
+    """A provenance without package versions and what follows from the model: it identifies the question."""
     return {key: value for key, value in plain(origin).items() if key not in ("versions", "computed_in")}
 
 
 class Pieces:
-    """A directory of pieces, or nothing at all, or pieces in memory.
+    """Pieces in a directory, in memory, or not kept at all.
 
     Args:
-        directory: None: none.
-        manifest: what the pieces belong to, as JSON gives it back.
+        directory: where pieces are stored; None: nowhere.
+        manifest: the question of the pieces, as JSON values.
         in_memory: without a directory, keep pieces in memory.
 
     Attributes:
         kept: the pieces in memory, by name.
 
     Raises:
-        InputError: the directory cannot be used, or holds pieces of another question.
+        InputError: the directory cannot be used, or has pieces of another question.
     """
 
     def __init__(self, directory: str | Path | None, manifest: Mapping[str, Any], in_memory: bool = False) -> None:
@@ -53,10 +53,10 @@ class Pieces:
             _claim(self.directory, manifest)
 
     def get(self, name: str) -> Tensor | None:
-        """The piece of that name, if it is there and whole.
+        """The piece of that name; None if it is missing or damaged.
 
         Warns:
-            DamageWarning: it is there and damaged; only the first is reported.
+            DamageWarning: a damaged piece; only the first is reported.
         """
         if self.directory is None:
             return self.kept.get(name)
@@ -74,10 +74,10 @@ class Pieces:
         return piece
 
     def put(self, name: str, piece: Tensor) -> None:
-        """Keeps a piece; one of the same name is replaced.
+        """Stores a piece, and replaces an older one of the same name.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the piece cannot be written.
         """
         if self._in_memory and self.directory is None:
             self.kept[name] = piece
@@ -94,7 +94,7 @@ class Pieces:
 
 
 def _claim(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes down whose pieces these are, or finds it written."""
+    """Writes the manifest, or checks the one that is there."""
     path = directory / MANIFEST_FILE
     try:
         make_directory(directory)

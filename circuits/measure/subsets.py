@@ -1,8 +1,8 @@
-"""Sets of nodes patched together, measured piece by piece: what diagnostics and verification ask of a model.
+"""Sets of nodes patched together, measured piece by piece, for diagnostics and verification.
 
     outcome(set) = metric(clean) - metric(clean, every node of the set <- its corrupted value)
 
-Positive = the set helps. A single node's outcome is its exact effect (activation patching, noising).
+Positive = the set helps. The outcome of a single node is its exact effect (activation patching, noising).
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,23 +27,22 @@ from circuits.question.question import Batch, Question
 from circuits.results.provenance import Provenance
 
 BLOCK = 32
-"""Sets to a piece: measured together, kept together, and drawn from one seed."""
+"""Sets per block: measured together, stored together, and drawn from one seed."""
 
 
 def draw_subsets(n_nodes: int, samples: int, share: float, seed: int, stream: str = "") -> Bool[Tensor, "sample node"]:
-    """The joint sets of these nodes (`circuits.measure.joint_sets`), and behind them random sets, in each of which every node is with the
-    same probability, independently of all others.
+    """Joint sets (`circuits.measure.joint_sets`), then random sets that include every node with equal probability.
 
-    Of every 32 random sets each node is in the same number, so that no node happens to be in very few. Which ones is drawn for
-    each node by itself: within one set nodes are independent. Set i depends on the seed, the stream, the number of
-    nodes and i alone, so the first of many are those drawn alone.
+    In every 32 random sets each node occurs equally often, so no node is rare by chance. Nodes are drawn separately, so
+    they are independent within a set. Set i depends only on the seed, the stream, the number of
+    nodes and i, so a smaller sample is the beginning of a larger one.
 
     Args:
         n_nodes: how many nodes there are.
         samples: how many random sets; `JOINT_SETS` more come before them.
-        share: the probability; taken to the nearest of 1/32, 2/32, …, 31/32.
-        seed: of the draw.
-        stream: a name that keeps draws of one seed apart.
+        share: the probability, rounded to the nearest of 1/32, 2/32, …, 31/32.
+        seed: random seed.
+        stream: a name that separates draws with the same seed.
 
     Raises:
         InputError: a share that is not between 0 and 1.
@@ -77,12 +76,12 @@ def chosen_sets(nodes: Sequence[PlacedNode], included: Bool[Tensor, "sample node
 
 @dataclass(frozen=True, eq=False)
 class SetRuns:
-    """A question of which sets of nodes are asked.
+    """Measures a question's metric under sets of patched nodes.
 
     Attributes:
         question: model, pairs, metric and ablation.
-        other: where corrupted values come from.
-        pieces: where finished pieces are kept.
+        other: the source of corrupted values.
+        pieces: the finished pieces.
     """
 
     question: Question
@@ -93,10 +92,10 @@ class SetRuns:
     def of(
         cls, question: Question, method: str, origin: Provenance, nodes: Sequence[PlacedNode], store: str | Path | None
     ) -> "SetRuns":
-        """Of a method whose results have this origin.
+        """For a method whose results have the provenance `origin`.
 
         Raises:
-            InputError: an ablation that is no run of the model, or a store of another question.
+            InputError: the ablation is not a `RunAblation`, or the store belongs to another question.
         """
         manifest = {"schema": 1, "question": question_of(origin), "nodes": [node.name for node in nodes]}
         return cls(question, other_run(question, method), Pieces(store, manifest))
@@ -104,13 +103,13 @@ class SetRuns:
     def outcomes(
         self, name: str, sets: Sequence[Sequence[PlacedNode]], progress: Progress | None = None
     ) -> tuple[Float[Tensor, "set prompt"], Float[Tensor, "2 prompt"]]:
-        """The sets' outcomes, and the metric of the clean and of the corrupted run, signed so that more is more of the
+        """The outcomes of the sets, and the metric of the clean and of the corrupted run; signed: higher = more of the
         behaviour.
 
         Args:
-            name: of these sets among the pieces; the same name must mean the same sets.
-            sets: the nodes of each.
-            progress: called with (sets times prompts done, in all).
+            name: the name of these sets in the store; the same name must mean the same sets.
+            sets: the nodes of each set.
+            progress: called with (sets × prompts done, total).
         """
         question, n = self.question, len(self.question.pairs)
         outcomes, ends = torch.zeros(len(sets), n, dtype=torch.float64), torch.zeros(2, n, dtype=torch.float64)

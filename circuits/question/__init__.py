@@ -1,1 +1,1 @@
-"""What is asked: the model, the prompts, a metric, an ablation, and the positions that count."""
+"""Questions: a model, prompts, a metric, an ablation, and the positions to score."""

@@ -1,7 +1,6 @@
-"""What replaces a value that is ablated.
+"""Ablations: the value that replaces each writer's output.
 
-An ablation says, for every writer of a batch, the value that takes its place. Constants (attention output biases, norm
-biases) belong to no writer: they stay under every ablation.
+Constants (attention output biases, norm biases) belong to no writer, so every ablation leaves them unchanged.
 
 | name | a writer's value becomes |
 |---|---|
@@ -9,7 +8,7 @@ biases) belong to no writer: they stay under every ablation.
 | `zero` | zero |
 | `mean` | its mean over all positions of the clean prompts of a reference set |
 | `mean_positional` | its mean over the reference prompts of the same length, position by position |
-| `gaussian` | its value when noise is added to the embeddings of chosen tokens (Meng et al. 2022, 2202.05262): its standard deviation is 3 times that of the embeddings as they enter the residual stream |
+| `gaussian` | its value when noise is added to the embeddings of chosen tokens (Meng et al. 2022, 2202.05262); the noise's standard deviation is 3 times that of the embeddings as they enter the residual stream |
 | `resample` | its value on another clean prompt of the same length, drawn once per pair |
 """
 
@@ -37,12 +36,12 @@ if TYPE_CHECKING:
 
 
 class Ablation(ABC):
-    """One way to ablate. Subclass it for your own.
+    """One way to ablate; subclass it for your own.
 
     Attributes:
-        name: how it is written in files and on the command line.
-        help: what a value is replaced by, in a few words; for `--help`.
-        keeps_prefix: whether replacements equal the clean values in front of the first token in which a pair differs, so
+        name: the name in files and on the command line.
+        help: the replacement value in a few words, for `--help`.
+        keeps_prefix: whether replacements equal the clean values before the first token in which a pair differs, so
             that those positions need not be computed again.
     """
 
@@ -52,7 +51,7 @@ class Ablation(ABC):
 
     @property
     def needs_difference(self) -> bool:
-        """Whether it changes nothing where the two prompts of a pair are the same."""
+        """Whether the ablation changes nothing if the two prompts of a pair are equal."""
         return self.keeps_prefix
 
     @property
@@ -61,12 +60,12 @@ class Ablation(ABC):
         return self.name
 
     def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
-        """The same, ready for these pairs: what is estimated over a data set is estimated here, once."""
+        """The ablation with its estimates over these pairs, such as means; called once per question."""
         return self
 
     @abstractmethod
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
-        """The replacing values.
+        """The replacement values of all writers.
 
         Args:
             model: the model.
@@ -76,11 +75,11 @@ class Ablation(ABC):
 
 
 class RunAblation(Ablation):
-    """An ablation whose values all come from one other run of the model."""
+    """An ablation that takes all values from one other run of the model."""
 
     @abstractmethod
     def run(self, model: "Model", suffix: Suffix) -> tuple[TokenBatch, list[Hook]]:
-        """That run: its prompts, and hooks to put on."""
+        """The prompts of that run, and its hooks."""
 
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
         return capture_writes(model.architecture, *self.run(model, suffix))[1]
@@ -88,7 +87,7 @@ class RunAblation(Ablation):
     def values(
         self, model: "Model", suffix: Suffix, sites: Sequence[Site]
     ) -> tuple[Float[Tensor, "batch d_vocab"], Values]:
-        """The logits of that run, and the activations at which the sites sit."""
+        """The logits of that run, and its activations at the sites."""
         batch, hooks = self.run(model, suffix)
         return record_values(model.architecture, batch, sites, hooks)
 
@@ -105,7 +104,7 @@ class Interchange(RunAblation):
 
 
 class Zero(Ablation):
-    """Zero, also for the embedding."""
+    """Zero, including the embedding."""
 
     name = "zero"
 
@@ -115,10 +114,10 @@ class Zero(Ablation):
 
 @dataclass(frozen=True, eq=False)
 class Mean(Ablation):
-    """A writer's mean over the clean prompts of a reference set and over their positions.
+    """A writer's mean over the clean prompts of a reference set and their positions.
 
     Attributes:
-        reference: the set; None: the pairs of the question.
+        reference: the reference set; None: the pairs of the question.
     """
 
     reference: "PromptPairs | None" = None
@@ -148,10 +147,10 @@ class Mean(Ablation):
 
 @dataclass(frozen=True, eq=False)
 class MeanPositional(Ablation):
-    """A writer's mean, position by position, over the clean reference prompts of the same length.
+    """A writer's mean at each position, over the clean reference prompts of the same length.
 
     Attributes:
-        reference: the set; None: the pairs of the question.
+        reference: the reference set; None: the pairs of the question.
     """
 
     reference: "PromptPairs | None" = None
@@ -195,9 +194,10 @@ class Gaussian(Ablation):
 
     Attributes:
         tokens: names of roles; empty: the tokens in which clean and corrupted prompts differ.
-        scale: the noise's standard deviation, in standard deviations of the embeddings' entries as they enter the residual
-            stream: behind whatever the model multiplies its embedding matrix by, and over the whole vocabulary.
-        seed: of the noise; each pair has noise of its own, whatever the batches.
+        scale: standard deviation of the noise, in units of the standard deviation of the embeddings' entries over the
+            whole vocabulary, as they enter the residual stream: after any factor that the model applies to its
+            embedding matrix.
+        seed: random seed; the noise of a pair does not depend on the batches.
     """
 
     tokens: tuple[str, ...] = ()
@@ -225,10 +225,10 @@ class Gaussian(Ablation):
 
 @dataclass(frozen=True, eq=False)
 class _GaussianOn(RunAblation):
-    """`Gaussian` with the pairs whose tokens it hits.
+    """`Gaussian` for given pairs.
 
     Attributes:
-        sigma: the noise's standard deviation.
+        sigma: standard deviation of the noise.
     """
 
     gaussian: Gaussian
@@ -265,7 +265,7 @@ class Resample(RunAblation):
     """A writer's value on another pair's clean prompt of the same length.
 
     Attributes:
-        seed: of the draw.
+        seed: random seed.
     """
 
     seed: int = 0
@@ -314,14 +314,14 @@ ABLATIONS: dict[str, type[Ablation]] = {
 
 
 AblationLike = str | Ablation
-"""An ablation by name, or as it is."""
+"""The name of an ablation, or an `Ablation`."""
 
 
 def get_ablation(ablation: AblationLike) -> Ablation:
-    """An ablation by name or as it is.
+    """Returns an ablation given by name, or the given `Ablation`.
 
     Raises:
-        InputError: no such ablation; the nearest names are offered.
+        InputError: an unknown name; the message suggests similar ones.
     """
     if isinstance(ablation, Ablation):
         return ablation

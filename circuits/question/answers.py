@@ -1,7 +1,7 @@
-"""Where a model ranks the answers on the clean prompts, seen on clean runs that are made anyway.
+"""The ranks of the answers on the clean prompts, taken from clean runs that methods make anyway.
 
-A method makes a clean run for its own purpose. `saw` is called with the logits of each; whoever wants to know the ranks
-opens `watched` around the work, so that they cost a comparison and no forward pass.
+Methods call `saw` with the logits of their clean runs. Inside `watched`, the ranks are collected; they cost a
+comparison but no forward pass.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ class Answers:
     """How well a model answers the clean prompts.
 
     Attributes:
-        ranks: of the best answer among all tokens, per prompt; 1 = the model's first choice, NaN = not seen.
-        right: per prompt, 1 where the best answer is above every distractor, else 0; NaN where there is no distractor.
-        d_vocab: how many tokens there are.
+        ranks: rank of the best answer among all tokens, per prompt; 1 = the model's first choice, NaN = not seen.
+        right: per prompt, 1 if the best answer is above every distractor, else 0; NaN without distractors.
+        d_vocab: size of the vocabulary.
         first: the model's first choice, per prompt; -1 = not seen.
     """
 
@@ -45,19 +45,19 @@ class Answers:
 
     @property
     def median_rank(self) -> float:
-        """The median of the ranks; of two middle ones the mean."""
+        """The median rank; for an even number of prompts, the mean of the middle two."""
         return float(self.ranks.quantile(0.5))
 
     @property
     def accuracy(self) -> float | None:
-        """Share of prompts on which the best answer is above every distractor; None where a pair has none."""
+        """Share of prompts on which the best answer is above every distractor; None if a pair has no distractors."""
         return None if self.right.isnan().any() else float(self.right.mean())
 
     def __str__(self) -> str:
         return f"top-1 rate of the answer {self.top_1_rate:.2f}, median rank {self.median_rank:g}"
 
     def to_dict(self) -> dict[str, float | None]:
-        """As JSON can hold it."""
+        """The rates as JSON values."""
         return {"accuracy": self.accuracy, "top_1_rate": self.top_1_rate, "median_rank": self.median_rank}
 
 
@@ -66,7 +66,7 @@ _WATCHING: ContextVar[tuple[Answers, ...]] = ContextVar("watching", default=())
 
 @contextmanager
 def watched(n_pairs: int, d_vocab: int) -> Iterator[Answers]:
-    """Collects the answers of so many pairs from clean runs; what was not seen stays NaN."""
+    """Collects the answers of `n_pairs` pairs from clean runs; prompts without a clean run stay NaN."""
     unseen = torch.full((n_pairs,), torch.nan, dtype=torch.float64)
     answers = Answers(unseen, unseen.clone(), d_vocab, torch.full((n_pairs,), -1))
     token = _WATCHING.set((*_WATCHING.get(), answers))
@@ -77,7 +77,7 @@ def watched(n_pairs: int, d_vocab: int) -> Iterator[Answers]:
 
 
 def is_unseen(batch: PairBatch) -> bool:
-    """Whether somebody watches who has not seen these pairs."""
+    """Whether an open `watched` still lacks some of these pairs."""
     return bool(_missing(batch))
 
 
@@ -86,11 +86,11 @@ def _missing(batch: PairBatch) -> list[Answers]:
 
 
 def saw(batch: PairBatch, logits: Float[Tensor, "batch d_vocab"]) -> None:
-    """Takes down the answers of a batch, whose clean run has these logits, where somebody watches.
+    """Records the answers of a batch in every open `watched`.
 
     Args:
         batch: the pairs, on the logits' device.
-        logits: at their positions.
+        logits: logits of the clean run at the answer positions.
     """
     index, missing = batch.index.cpu(), _missing(batch)
     if not missing:
@@ -110,6 +110,6 @@ def saw(batch: PairBatch, logits: Float[Tensor, "batch d_vocab"]) -> None:
 
 
 def _ranks(logits: Float[Tensor, "batch d_vocab"], targets: Targets) -> Float[Tensor, " batch"]:
-    """1 + the number of tokens that are not at most as likely as the best answer: NaN is no first choice."""
+    """1 + the number of tokens without logit <= the best answer's. (Negated, so that NaN is never a first choice.)"""
     given = logits.gather(1, targets.answers).masked_fill(~targets.answers_mask, -torch.inf)
     return 1 + (~(logits <= given.amax(-1, keepdim=True))).sum(-1).to(logits.dtype)

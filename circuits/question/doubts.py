@@ -1,7 +1,7 @@
-"""What speaks against pairs of prompts: said once, as a `PairsWarning`, by whatever is asked about them.
+"""Warnings about pairs of prompts, each given once as a `PairsWarning`.
 
-The model does not do the task, its answers cannot follow the prompts, the two prompts of a pair are the same, or prompts are
-padded. None of it is an error (a circuit can be computed), and every number computed then looks like any other.
+They report that the model does not do the task, its answers cannot follow the prompts, the prompts of a pair are equal,
+or prompts are padded. None of these is an error, since a circuit can be computed, but the numbers hide the problem.
 """
 
 import sys
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from circuits.prompts.pairs import PromptPairs
 
 LOWEST_ACCURACY = 0.8
-"""Below it a model is said not to do the task."""
+"""Below this accuracy, a warning says that the model does not do the task."""
 FIRST = 100
-"""An answer is expected among so many tokens that the model ranks first."""
+"""An answer is expected among this many top-ranked tokens."""
 PACKAGES = ("circuits", "tasks", "jaxtyping", "beartype")
-"""Whose lines are not the user's."""
+"""Packages whose lines are not the user's code."""
 
 _COLLECTED: ContextVar[dict[str, None] | None] = ContextVar("collected", default=None)
 
 
 def doubt(messages: Iterable[str]) -> None:
-    """Warns of each: as a `PairsWarning` at the caller's line outside the project, or into the innermost `collected`."""
+    """Issues each message as a `PairsWarning` at the user's line, or adds it to the innermost `collected`."""
     collected = _COLLECTED.get()
     for message in messages:
         if collected is None:
@@ -45,7 +45,7 @@ def doubt(messages: Iterable[str]) -> None:
 
 @contextmanager
 def collected() -> Iterator[dict[str, None]]:
-    """Keeps warnings about pairs, each once and in order, instead of giving them."""
+    """Collects warnings about pairs, each once and in order, instead of issuing them."""
     messages: dict[str, None] = {}
     token = _COLLECTED.set(messages)
     try:
@@ -55,17 +55,17 @@ def collected() -> Iterator[dict[str, None]]:
 
 
 def same_up_to_answer(pairs: Iterable[Pair]) -> list[int]:
-    """Numbers of the pairs whose prompts agree in every token up to the one whose logits are read."""
+    """Indices of the pairs whose prompts agree in every token up to the answer position."""
     return [i for i, pair in enumerate(pairs) if pair.prefix > pair.position]
 
 
 def about_prompts(model: Encoder, pairs: "PromptPairs", ablation: str | None = "interchange") -> list[str]:
-    """What speaks against the prompts, before any model has read them.
+    """Warnings about the prompts that need no run of the model.
 
     Args:
-        model: whose tokenizer knows the padding.
+        model: for its tokenizer's padding.
         pairs: prompt pairs.
-        ablation: name of the one that replaces a value by that of the other prompt; None: it looks at the clean ones only.
+        ablation: name of an ablation that takes values from the other prompt; None: it uses clean prompts only.
     """
     messages = [] if ablation is None else _same(same_up_to_answer(pairs), len(pairs), ablation)
     padding, token = padded(model, pairs)
@@ -78,12 +78,12 @@ def about_prompts(model: Encoder, pairs: "PromptPairs", ablation: str | None = "
 
 
 def about_answers(model: Encoder, pairs: "PromptPairs", answers: Answers) -> list[str]:
-    """What speaks against the answers, when the model has read the clean prompts.
+    """Warnings about the answers, after the model has read the clean prompts.
 
     Args:
-        model: the model, for its name and tokenizer.
+        model: for its name and tokenizer.
         pairs: prompt pairs.
-        answers: how well it answers them.
+        answers: how well the model answers them.
     """
     messages = [
         *_far_down(model, pairs, answers),
@@ -99,12 +99,12 @@ def about_answers(model: Encoder, pairs: "PromptPairs", answers: Answers) -> lis
 
 
 def padded(model: Encoder, pairs: "PromptPairs") -> tuple[list[int], str]:
-    """Numbers of the pairs with padding, and the padding token as text.
+    """Indices of the pairs with padding, and the padding token as text.
 
-    A token that is nothing but padding is padding wherever it stands. One that also begins, ends or separates texts (GPT-2 pads
-    with its one special token) is padding where it fills an end of the prompt: at the beginning, but for the first one if all
-    prompts begin so; at the end, if there are several, or if the logits are read there. So is a token that ends texts where the
-    tokenizer pads with another one, or with none, if there are several.
+    A token used only for padding is padding anywhere. If it also begins, ends or separates texts (GPT-2 pads with its
+    one special token), it is padding if it fills an end of the prompt: at the beginning, except for the first token if
+    all prompts begin with it; at the end, if it is repeated or the logits are read there. An end-of-text token counts
+    as padding in the same way if it is repeated, and if the tokenizer pads with another token or has no padding token.
     """
     tokenizer = model.tokenizer
     pad, eos, *others = (getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos", "bos", "unk"))
@@ -123,8 +123,8 @@ def padded(model: Encoder, pairs: "PromptPairs") -> tuple[list[int], str]:
 
 
 def _with_padding(pairs: "PromptPairs", pads: Callable[[TokenIds, int], bool], token: int) -> list[int]:
-    """Numbers of the pairs in which this token pads a prompt, as `pads` says of its tokens (without the first, where all begin with
-    the token) and the position of its answer."""
+    """Indices of the pairs in which `token` pads a prompt. `pads` gets a prompt's tokens (without the first if all
+    prompts begin with `token`) and its answer position."""
     all_begin = all(prompt[0] == token for prompt in (*pairs.clean, *pairs.corrupted))
 
     def has_padding(pair: Pair) -> bool:
@@ -161,7 +161,7 @@ def _same(same: Sequence[int], n: int, ablation: str) -> list[str]:
 
 
 def _far_down(model: Encoder, pairs: "PromptPairs", answers: Answers) -> Iterator[str]:
-    """That answers are not among the first tokens: of most pairs, or where a space before them is missing."""
+    """Warns if answers are ranked far down: in most pairs, or because a space before them is missing."""
     far = (answers.ranks > FIRST).nonzero()[:, 0].tolist()
     if not far:
         return
@@ -178,7 +178,7 @@ def _far_down(model: Encoder, pairs: "PromptPairs", answers: Answers) -> Iterato
 
 
 def _without_its_space(model: Encoder, pairs: "PromptPairs", answers: Answers) -> Iterator[str]:
-    """That the model's first choice is an answer with the space that is missing, where the answer itself is not far down."""
+    """Warns if the model's first choice is an answer plus its missing space, although the answer ranks high itself."""
     if model.tokenizer is None:
         return
     near = ((answers.ranks > 1) & (answers.ranks <= FIRST)).nonzero()[:, 0].tolist()
@@ -193,7 +193,7 @@ def _without_its_space(model: Encoder, pairs: "PromptPairs", answers: Answers) -
 
 
 def _mixed_spaces(model: Encoder, pairs: "PromptPairs") -> Iterator[str]:
-    """That distractors lack the space that their answers have."""
+    """Warns if distractors lack the space that their answers have."""
     if model.tokenizer is None:
         return
     meant = {i: word for i, pair in enumerate(pairs) if (word := spaced_distractor(model, pair))}
@@ -203,7 +203,7 @@ def _mixed_spaces(model: Encoder, pairs: "PromptPairs") -> Iterator[str]:
 
 
 def _is(model: Encoder, pair: Pair, word: str, token: Tensor) -> bool:
-    """Whether a word that follows the prompt is this token."""
+    """Whether `word` after the prompt is this token."""
     text = written(model, pair.clean[: pair.position + 1])
     return text is not None and continuation(model, text, word) == [int(token)]
 
@@ -226,7 +226,7 @@ def _which(numbers: Sequence[int], n: int) -> str:
 
 
 def _level_outside(frame: FrameType) -> int:
-    """The `stacklevel` for `warnings.warn` in this frame, of the first line outside the project and its type checks."""
+    """The `stacklevel` in this frame of the first line outside the project and its type checks."""
     level = 1
     while frame.f_back is not None and _is_ours(frame):
         level, frame = level + 1, frame.f_back

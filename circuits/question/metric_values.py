@@ -1,7 +1,7 @@
-"""What a metric's function may give, and what is said when it gives something else.
+"""Checks of the values that a metric's function returns.
 
-A function of the user's own is asked for one number per prompt. Anything else would end in an error of some library, or, worse,
-in scores that look like any others: a detached value has no gradient, NaN turns sums into NaN, a list has no sign.
+A user's function must return one number per prompt. Anything else would end in an error inside some library or, worse,
+in scores that look valid: a detached value has no gradient, NaN makes sums NaN, a list has no sign.
 """
 
 import inspect
@@ -18,10 +18,10 @@ EXPECTED = "it must give one number per prompt, as a floating-point tensor compu
 
 
 def check_function(name: str, function: Any) -> None:
-    """Refuses what cannot be called with logits and targets.
+    """Checks that the function can be called with logits and targets.
 
     Raises:
-        InputError: naming the metric.
+        InputError: it cannot; the message names the metric.
     """
     if not callable(function):
         raise InputError(
@@ -43,16 +43,17 @@ def _signature(function: Callable[..., Any]) -> str:
 
 
 def values_of_own(name: str, function: Callable[..., Any], logits: Tensor, targets: Any) -> Tensor:
-    """The values of a user's own function, once they are known to be usable.
+    """The checked values of a user's function.
 
     Args:
-        name: of the metric.
-        function: of logits and targets.
+        name: the metric's name.
+        function: a function of logits and targets.
         logits: in float32 or wider.
-        targets: with the numbers of the pairs, `index`, if they are known.
+        targets: with the indices of the pairs (`index`), if they are known.
 
     Raises:
-        InputError: it raises an error, changes the logits, or gives something else than one finite number per prompt, with a gradient where the logits have one. Its gradient is looked at, too.
+        InputError: the function raises an error, changes the logits, or does not return one finite number per prompt,
+            with a gradient if the logits have one. The gradient is checked for NaN in the backward pass.
     """
     given = logits
     if logits.requires_grad:
@@ -105,7 +106,7 @@ def _checked(name: str, values: Any, logits: Tensor, targets: Any) -> Tensor:
 
 
 def _depends(values: Tensor, logits: Tensor) -> bool:
-    """Whether values were computed from these logits in a way that gradients can follow."""
+    """Whether autograd connects the values with these logits."""
     wanted, seen, todo = logits.grad_fn, set(), [values.grad_fn]
     while todo:
         step = todo.pop()
@@ -118,11 +119,7 @@ def _depends(values: Tensor, logits: Tensor) -> bool:
 
 
 def check_known(name: str, values: Tensor, targets: Any) -> None:
-    """Refuses NaN in the values of a metric of this package: the logits are NaN.
-
-    Raises:
-        InputError: naming the pair.
-    """
+    """Raises InputError with the pair if a metric of this package is NaN: then the logits are not finite."""
     _check_numbers(name, values, targets, " (the model's logits are not finite there: use float32 or wider)")
 
 
@@ -156,7 +153,7 @@ def _check_gradient(name: str, gradient: Tensor, targets: Any) -> None:
 
 
 def _pair(wrong: Tensor, targets: Any) -> str:
-    """The first pair that is wrong, by its number where it is known."""
+    """Names the first wrong pair, by its index if it is known."""
     row = int(wrong.nonzero()[0, 0])
     index = getattr(targets, "index", None)
     if index is None or len(index) != len(wrong):

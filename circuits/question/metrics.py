@@ -1,8 +1,8 @@
-"""From the logits at the answer position to one number per prompt.
+"""Metrics: from the logits at the answer position to one number per prompt.
 
-Every method estimates `metric(clean) - metric(clean with a part ablated)` in the metric's own unit. Which direction is
-more of the behaviour, and whether the metric has a gradient where attribution methods take it, belongs to the metric and
-is declared here, so that no method guesses.
+Every method estimates `metric(clean) - metric(clean with a part ablated)` in the metric's own unit. Each metric
+declares which direction is more of the behaviour, and whether it has a gradient at the clean run, so that no method has
+to guess.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from circuits.question.metric_values import check_function, check_known, values_
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What a metric may look at besides the logits, for one batch of pairs.
+    """A metric's inputs besides the logits, for one batch of pairs.
 
     Attributes:
-        answers, answers_mask: ids of the right tokens; False where a row is padded.
-        distractors, distractors_mask: ids of the wrong ones.
-        clean_logits: the model's own logits on the clean prompts, where the metric asks for them.
-        index: numbers of the pairs, counted from 0.
+        answers, answers_mask: token ids of the right answers; False where a row is padded.
+        distractors, distractors_mask: token ids of the wrong answers, likewise.
+        clean_logits: the model's logits on the clean prompts, if the metric needs them.
+        index: indices of the pairs, from 0.
     """
 
     answers: Int[Tensor, "batch n_answers"]
@@ -43,19 +43,19 @@ MetricFunction = Callable[[Float[Tensor, "batch d_vocab"], Targets], Float[Tenso
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by name.
+    """A named metric.
 
     Attributes:
-        name: how it is written in files and on the command line.
+        name: the name in files and on the command line.
         function: logits and targets -> one number per prompt.
-        higher_is_more: whether a higher value is more of the behaviour; effects are signed so that positive = helps.
-        unit: of its values.
-        gradient_at_clean: whether its gradient at the clean run says anything (a divergence from the clean logits has
-            its minimum there: gradient zero).
+        higher_is_more: whether a higher value is more of the behaviour; effects are signed: positive = helps.
+        unit: the unit of its values.
+        gradient_at_clean: whether its gradient at the clean run is informative. A divergence from the clean logits has
+            its minimum there, so its gradient is zero.
         differentiable: whether it has a gradient at all.
         needs_clean_logits: whether `Targets.clean_logits` must be given.
         needs_distractors: whether every pair must have distractors.
-        answers_only: whether it looks at the logits of answers and distractors only, so that no others need be computed.
+        answers_only: whether it uses only the logits of answers and distractors, so that no others need be computed.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """+1 where higher is more of the behaviour, else -1."""
+        """+1 if higher is more of the behaviour, else -1."""
         return 1 if self.higher_is_more else -1
 
     def __call__(self, logits: Float[Tensor, "batch d_vocab"], targets: Targets) -> Float[Tensor, " batch"]:
         """One number per prompt, in float32 or wider.
 
         Raises:
-            InputError: the function fails, or gives something else; see `circuits.question.metric_values`.
+            InputError: the function fails or returns unusable values; see `circuits.question.metric_values`.
         """
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if METRICS.get(self.name) is not self:
@@ -87,11 +87,7 @@ class Metric:
         return values
 
     def require_gradient(self, method: str, at_clean: bool = True) -> None:
-        """Refuses a metric that a gradient method cannot use.
-
-        Raises:
-            InputError: with the reason.
-        """
+        """Raises InputError, with the reason, if a gradient method cannot use the metric."""
         if not self.differentiable:
             raise InputError(f"{method} needs a gradient, and {self.name} has none; use for example logit_difference")
         if at_clean and not self.gradient_at_clean:
@@ -173,16 +169,16 @@ METRICS: dict[str, Metric] = {
 
 
 MetricLike = str | Metric | MetricFunction
-"""A metric by name, or as it is."""
+"""The name of a metric, a `Metric`, or a function."""
 
 
 def get_metric(metric: MetricLike) -> Metric:
-    """A metric by name, or the user's own function of (logits, targets) -> one number per prompt.
+    """Returns a metric given by name, as a `Metric`, or as a function of (logits, targets) -> one number per prompt.
 
-    Own functions are taken as "higher is more"; wrap them in a `Metric` to say otherwise.
+    For a function, higher values count as more of the behaviour; wrap it in a `Metric` to change that.
 
     Raises:
-        InputError: no such metric (the nearest names are offered), or a function that does not take logits and targets.
+        InputError: an unknown name (similar ones are suggested), or a function that does not take these arguments.
 
     >>> get_metric("logit_difference").unit
     'logits'
@@ -202,7 +198,7 @@ def get_metric(metric: MetricLike) -> Metric:
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    """What errors and provenance call the user's own metric: a partial is named after its function, an object after its class."""
+    """A user's metric's name in errors and provenance: a partial's function, an object's class."""
     while isinstance(function, partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)

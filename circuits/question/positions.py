@@ -1,4 +1,4 @@
-"""Token positions as an axis of scores: every position, or those to which a task gives names."""
+"""Token positions as an axis of scores: all positions, or those that a task names."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
 
     Args:
         pairs: the prompts.
-        positions: None: no such axis; `each`: every position, for prompts of equal length; `roles`: all roles that every
-            pair has, in order of their place in the first; or names of roles.
+        positions: None: no axis; `each`: every position, for prompts of equal length; `roles`: all roles that every
+            pair has, in order of their position in the first pair; or names of roles.
 
     Raises:
         PairsError: the pairs do not have these positions.
@@ -48,7 +48,7 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
 
 
 def place(label: str, batch: Batch, pairs: PromptPairs) -> Int[Tensor, " batch"]:
-    """A label's position in each prompt of a batch, counted from the suffix's start; negative where it lies before it."""
+    """A label's position in each prompt of a batch, counted from the suffix's start; negative in the common prefix."""
     rows = batch.suffix.batch.index.tolist()
     positions = [pairs.roles[i][label] if label in pairs.roles[i] else int(label) for i in rows]
     return torch.tensor(positions, device=batch.suffix.clean.device) - batch.suffix.start

@@ -1,7 +1,7 @@
-"""A question: this model, these pairs, this metric, this ablation — cut into batches that fit.
+"""A question: model, pairs, metric and ablation, cut into batches that fit into memory.
 
-Every method and every evaluation asks the same kind of question; what they share (moving batches to the device, caching
-the common prefix, computing the clean logits that a metric compares with, choosing a batch size) is here.
+Methods and evaluations share this code: it moves batches to the device, caches the common prefix, computes the clean
+logits that a metric needs, and chooses a batch size.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -30,7 +30,7 @@ from circuits.question.metrics import Metric, MetricLike, Targets, get_metric, t
 BATCH_BYTES = {"cpu": 64 * 2**20}
 ACCELERATOR_BATCH_BYTES = 256 * 2**20
 LARGE_BATCH_BYTES = 192 * 2**20
-"""For a batch that goes through the model many times, so that the fixed cost of a pass matters more."""
+"""For batches that go through the model many times, where the fixed cost of a pass matters more."""
 LARGEST_BATCH = 64
 
 
@@ -39,8 +39,8 @@ class Batch:
     """Some pairs of a question, on the model's device.
 
     Attributes:
-        suffix: the prompts behind their common prefix.
-        targets: what the metric needs besides logits.
+        suffix: the prompts without their common prefix.
+        targets: the metric's inputs besides the logits.
     """
 
     suffix: Suffix
@@ -51,28 +51,28 @@ class Batch:
 
     @property
     def index(self) -> Int[Tensor, " batch"]:
-        """Numbers of the pairs, on the processor."""
+        """Indices of the pairs, on the CPU."""
         return self.suffix.batch.index.cpu()
 
     @property
     def n_tokens(self) -> int:
-        """Tokens in one pass."""
+        """Tokens per pass."""
         return self.suffix.clean.numel()
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a method is asked: made by `Question.ask`, which validates.
+    """The input of every method; made and validated by `Question.ask`.
 
     Attributes:
         model: a loaded model.
         pairs: the prompts to explain.
-        metric: what is measured.
-        ablation: what replaces an ablated value, ready for these pairs.
-        batch_size: pairs at a time.
-        asked_size: the batch size that the user asked for; None: left open.
-        whole_prompts: never leave out what clean and corrupted prompts have in common in front, because the method counts
-            those positions although nothing is ablated there.
+        metric: the metric.
+        ablation: the ablation, prepared for these pairs.
+        batch_size: pairs per batch.
+        asked_size: the batch size that the user gave; None: chosen automatically.
+        whole_prompts: compute the common prefix of clean and corrupted prompts too, because the method counts those
+            positions although nothing is ablated there.
     """
 
     model: Model
@@ -97,17 +97,17 @@ class Question:
         Args:
             model: a loaded model.
             pairs: the prompts to explain.
-            metric: name, `Metric` or function of (logits, targets); None: the one the task prefers.
+            metric: name, `Metric` or function of (logits, targets); None: the task's default.
             ablation: name or `Ablation`.
-            batch_size: pairs at a time; None: as many as keep one copy of all writers' outputs, behind the common prefix,
-                under 64 MiB (256 MiB on an accelerator), at most 64. Results do not depend on it.
+            batch_size: pairs per batch; None: at most 64, and as many as keep one copy of all writers' outputs, without
+                the common prefix, under 64 MiB (256 MiB on an accelerator). Results do not depend on it.
 
         Raises:
             PairsError: no pairs, or pairs that do not fit the model or the metric.
-            InputError: unknown metric or ablation, a batch size below one, or a model with hooks that it does not allow.
+            InputError: unknown metric or ablation, a batch size below one, or a model with hooks that are not allowed.
 
         Warns:
-            PairsWarning: prompts that say little, see `circuits.question.doubts.about_prompts`.
+            PairsWarning: prompts that explain little; see `circuits.question.doubts.about_prompts`.
         """
         if not isinstance(model, Model):
             raise InputError(
@@ -140,14 +140,14 @@ class Question:
         large_batches: bool = False,
         whole_prompts: bool = False,
     ) -> "Question":
-        """The same question with some things changed; what was validated and prepared is used again.
+        """The question with some parts changed; the validated and prepared parts are reused.
 
         Args:
-            metric: in place of its own; None: its own.
-            ablation: in place of its own; None: its own, which is not prepared a second time.
-            usual_size: pairs at a time, unless the user asked for another number; None: as many as fit.
-            large_batches: let 192 MiB fit.
-            whole_prompts: see the attributes.
+            metric: the new metric; None: unchanged.
+            ablation: the new ablation; None: unchanged, and not prepared again.
+            usual_size: pairs per batch, unless the user gave a number; None: as many as fit.
+            large_batches: allow 192 MiB per batch.
+            whole_prompts: see `Question`.
 
         Raises:
             PairsError: the pairs do not fit the metric.
@@ -171,10 +171,10 @@ class Question:
         """The pairs in batches of equal length.
 
         Args:
-            share_prefix: leave out what clean and corrupted prompts have in common in front; None: where the ablation
-                and the model allow it.
-            only: the batch of this number alone.
-            progress: called with (pairs done, in all).
+            share_prefix: skip the common prefix of clean and corrupted prompts; None: if the ablation and the model
+                allow it.
+            only: yield only the batch with this index.
+            progress: called with (pairs done, total).
         """
         if share_prefix is None:
             share_prefix = self.shares_prefix
@@ -198,7 +198,7 @@ class Question:
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether positions in front of a pair's first difference are left out."""
+        """Whether the positions before a pair's first difference are skipped."""
         return not self.whole_prompts and _shares_prefix(self.model, self.ablation)
 
     def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
@@ -208,7 +208,7 @@ class Question:
         return logits, writes
 
     def base_run(self, batch: Batch, hooks: Sequence[Hook] = ()) -> BaseRun:
-        """The clean run under hooks that only record, from which passes can begin in the middle."""
+        """The clean run under hooks that only record; later passes can begin in the middle of it."""
         return base_run(self.model.architecture, batch.suffix.clean_tokens, hooks, self.model.report.resume_exact)
 
     def live_run(
@@ -218,7 +218,7 @@ class Question:
         hooks: Sequence[Hook] = (),
         embedding: Float[Tensor, "batch pos d_model"] | None = None,
     ) -> LiveRun:
-        """The clean run, of which gradients can be asked; with an `embedding`, the run where that enters the first block."""
+        """The clean run with its autograd graph; with an `embedding`, the run in which it enters the first block."""
 
         def metric(logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
             return self.clean_metric(batch, logits) if embedding is None else self.metric(logits, batch.targets)
@@ -226,22 +226,22 @@ class Question:
         return live_run(self.model.architecture, batch.suffix.clean_tokens, metric, keys, hooks, embedding)
 
     def clean_metric(self, batch: Batch, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
-        """The metric of a batch's clean run; where the answers are watched, it is seen (`circuits.question.answers`)."""
+        """The metric of a batch's clean run; also records the answers (`circuits.question.answers`)."""
         saw(batch.suffix.batch, logits)
         return self.metric(logits, batch.targets)
 
     def replacement(self, suffix: Suffix, clean: Writes) -> Writes:
-        """What replaces ablated writers."""
+        """The replacement values of all writers."""
         return self.ablation.replacement(self.model, suffix, clean)
 
     @cached_property
     def sum_dtype(self) -> torch.dtype:
-        """The dtype in which scores of one prompt are summed: float32 or wider."""
+        """The dtype for sums of scores within one prompt: float32 or wider."""
         return torch.promote_types(self.model.dtype, torch.float32)
 
 
 def look(question: Question) -> None:
-    """Makes clean runs of pairs whose answers are watched and were not seen yet (`circuits.question.answers`)."""
+    """Makes the clean runs that an open `watched` still lacks (`circuits.question.answers`)."""
     model = question.model
     with inference_state(model.bridge), torch.no_grad():
         for batch in question.pairs.batches(question.batch_size):
@@ -251,13 +251,13 @@ def look(question: Question) -> None:
 
 
 def _shares_prefix(model: Model, ablation: Ablation) -> bool:
-    """Not under hooks of the user, which may depend on positions."""
+    """Whether to skip the prefix; False under the user's hooks, which may depend on positions."""
     hooked = any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
     return ablation.keeps_prefix and model.report.prefix_exact and not hooked and not hooks_of(model)
 
 
 def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:
-    """The metric, if it can be computed on these pairs."""
+    """The metric, after a check that the pairs have what it needs."""
     chosen = get_metric(metric)
     if chosen.needs_distractors:
         for i, distractors in enumerate(pairs.distractors):
@@ -267,7 +267,7 @@ def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:
 
 
 def _prepared(ablation: Ablation, model: Model, pairs: PromptPairs, batch_size: int) -> Ablation:
-    """The ablation, ready for these pairs; warns of prompts that say little under it."""
+    """Prepares the ablation for these pairs; warns of prompts that explain little under it."""
     prepared = ablation.prepared(model, pairs, batch_size)
     doubt(about_prompts(model, pairs, prepared.name if prepared.needs_difference else None))
     return prepared
@@ -282,6 +282,6 @@ def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, la
 
 
 def default_batch_size(place_bytes: int, n_positions: int, device: str, large: bool = False) -> int:
-    """Pairs at a time, where all writers take `place_bytes` at one position of one prompt; see `Question.ask`."""
+    """Pairs per batch, if all writers take `place_bytes` per position of a prompt; see `Question.ask`."""
     budget = max(BATCH_BYTES.get(device, ACCELERATOR_BATCH_BYTES), LARGE_BATCH_BYTES * large)
     return max(1, min(LARGEST_BATCH, budget // (n_positions * place_bytes)))

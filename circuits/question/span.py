@@ -1,15 +1,16 @@
-"""Is there anything to divide by? The one definition of "no span", for everything that is a share of a difference.
+"""The one definition of "no span": whether a difference of metrics is large enough to divide by.
 
-Faithfulness and its kin divide by the span m(all) - m(∅). Where clean and corrupted prompts give the same metric, that difference
-is rounding, and the quotient any number at all. Rounding is known from how the numbers were computed:
+Faithfulness and similar shares divide by the span m(all) - m(∅). If clean and corrupted prompts give the same metric,
+this difference is rounding error and the quotient is arbitrary. The size of the rounding error follows from the
+computation:
 
     rounding = how far the metric moves when the logits move by ROUNDING[dtype] × the largest logit
 
-on each prompt, and its mean for means over prompts. So it is relative to the scale of the metric, whatever the metric
-(a divergence, which is 0 at the clean logits, has one too), and to the dtype of the computation: models that compute norms
-and softmax in float32 although their weights are float64 count as float32. A span that is not above it is no span.
+on each prompt; for means over prompts, its mean. It is thus relative to the scale of the metric, for every metric (also
+for a divergence, which is 0 at the clean logits), and depends on the dtype of the computation: float64 models that
+compute norms and softmax in float32 count as float32. A span is missing unless it exceeds the rounding.
 
-Where the logits are not known (scores read from a file), it is ROUNDING[dtype] × the larger of the two metrics.
+Without logits (scores read from a file), the rounding is ROUNDING[dtype] × the larger of the two metrics.
 """
 
 import math
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from circuits.question.metrics import Metric, Targets
 
 _WIDE_ERROR = 1e-10
-"""A float64 model whose check found more than this computes parts of itself in float32."""
+"""A float64 model with a larger error in its check computes some parts in float32."""
 
 
 def computed_dtype(model: "Model") -> torch.dtype:
-    """In which a model computes: some compute norms and softmax in float32 although their weights are float64."""
+    """The dtype of a model's computation; some models with float64 weights compute norms and softmax in float32."""
     report = model.report
     coarse = max(report.residual, report.all_kept, report.none_kept) > _WIDE_ERROR
     return torch.float32 if model.dtype == torch.float64 and coarse else model.dtype
@@ -49,7 +50,7 @@ def metric_rounding(
     """How far rounding may move the metric on each prompt; see the module docstring.
 
     Args:
-        metric, logits, targets: what was measured.
+        metric, logits, targets: the measurement.
         share: from `rounding_share`.
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -63,7 +64,7 @@ def metric_rounding(
     ]
     worst = torch.stack(moved).amax(0)
     if metric.needs_clean_logits:
-        # Near the clean logits a divergence moves with the square of the step; what is left is that its logarithms cancel.
+        # Near the clean logits a divergence moves with the square of the step; cancellation in its logarithms remains.
         sizes = largest[:, 0] + math.log(wide.shape[1])
         worst = worst.clamp(min=8 * torch.finfo(wide.dtype).eps * sizes)
     return worst.nan_to_num(0.0).detach()
@@ -72,11 +73,11 @@ def metric_rounding(
 def assumed_rounding(
     clean: Float[Tensor, " prompt"], ablated: Float[Tensor, " prompt"], origin: Mapping[str, Any] | None = None
 ) -> Float[Tensor, " prompt"]:
-    """Rounding on each prompt where only the metric is known.
+    """Rounding on each prompt if only the metric is known.
 
     Args:
-        clean, ablated: the metric.
-        origin: the provenance of these numbers, which names dtype and metric; None: float64.
+        clean, ablated: the metric in both runs.
+        origin: their provenance, which names dtype and metric; None: float64.
     """
     from circuits.question.metrics import METRICS
 
@@ -89,24 +90,24 @@ def assumed_rounding(
 
 
 def share_known(origin: Mapping[str, Any] | None) -> float:
-    """`ROUNDING` of the computation that a provenance tells of; without one, of float64."""
+    """`ROUNDING` of the computation that a provenance describes; without a provenance, of float64."""
     name = "float64" if origin is None else str(origin.get("computed_in") or origin.get("dtype") or "float64")
     return ROUNDING.get(getattr(torch, name, torch.float32), ROUNDING[torch.float32])
 
 
 def share_of_span(part: Tensor, clean: Tensor, ablated: Tensor, rounding: Tensor | float) -> Tensor:
-    """(part - ablated) / (clean - ablated); NaN where the difference below is rounding."""
+    """(part - ablated) / (clean - ablated); NaN if the denominator is within rounding."""
     span = clean - ablated
     return torch.where(span.abs() > rounding, (part - ablated) / span, torch.nan)
 
 
 @dataclass(frozen=True)
 class Span:
-    """What there is to divide by: a difference of means over prompts.
+    """A difference of means over prompts, to divide by.
 
     Attributes:
         clean, ablated: the means.
-        rounding: how much of their difference may be rounding.
+        rounding: the part of their difference that may be rounding.
     """
 
     clean: float
@@ -121,13 +122,13 @@ class Span:
         rounding: Float[Tensor, " prompt"] | None = None,
         origin: Mapping[str, Any] | None = None,
     ) -> "Span":
-        """From the metric per prompt; rounding None: `assumed_rounding`."""
+        """From the metric per prompt; `rounding` None: `assumed_rounding`."""
         known = assumed_rounding(clean, ablated, origin) if rounding is None else rounding
         return cls(float(clean.mean()), float(ablated.mean()), float(known.mean()))
 
     @property
     def missing(self) -> str | None:
-        """Why there is nothing to divide by; None where there is, or where nothing was measured (NaN)."""
+        """Why the span cannot be divided by; None if it can, or if nothing was measured (NaN)."""
         difference = abs(self.clean - self.ablated)
         if not difference <= self.rounding:
             return None
@@ -138,6 +139,6 @@ class Span:
         )
 
     def share(self, part: Float[Tensor, " *axes"]) -> Float[Tensor, " *axes"]:
-        """Which share of the span each of these means is; NaN without a span."""
+        """Each mean as a share of the span; NaN without a span."""
         ends = torch.tensor([self.clean, self.ablated], dtype=torch.float64)
         return share_of_span(part.double(), ends[0], ends[1], self.rounding)

@@ -1,6 +1,6 @@
 """`Incremental` for architectures that cannot be computed node by node: whole layers, from the changed one on.
 
-What lies in front of the first changed layer is kept from the last accepted state; the rows of a trial are tiles of one
+Everything before the first changed layer comes from the last accepted state. The rows of a trial are tiles of one
 batch, each with its own circuit.
 """
 
@@ -50,8 +50,8 @@ class LayerState(Incremental):
         Args:
             architecture: the model.
             suffix: the prompts.
-            replacement: what takes an ablated writer's place.
-            tokens: whose logits are wanted; None: all.
+            replacement: the replacement values of ablated writers.
+            tokens: compute the logits of these tokens only; None: all.
             resume_exact: whether passes may begin in the middle.
         """
         self.architecture, self.suffix = architecture, suffix
@@ -64,16 +64,16 @@ class LayerState(Incremental):
         self._base: tuple[BaseRun, Tensor] | None = None
 
     def base(self) -> tuple[BaseRun, Float[Tensor, "batch writer pos d_model"]]:
-        """The state's own run, and every writer's (replacement - current) in it."""
+        """The run of this state, and every writer's (replacement - current) in it."""
         if self._base is None:
-            # Every node as the circuit has it, for a restored edge may bring a node to life.
+            # Compute every node as the circuit has it: a restored edge may connect a node to `logits`.
             ablated = Ablated(self.architecture, self.replacement, torch.from_numpy(self.keep), edit="lacking")
             run = base_run(self.architecture, self.suffix.clean_tokens, ablated.hooks(), self.resume_exact)
             self._base = run, ablated.difference
         return self._base
 
     def chosen(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_out"]:
-        """The logits that are wanted."""
+        """The logits of `tokens`."""
         return logits if self.tokens is None else logits[:, self.tokens]
 
     def logits(self) -> Float[Tensor, "pair d_out"]:
@@ -112,7 +112,7 @@ class _LayerTrial(Trial):
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A batch of pairs with its clean run, recorded, and what takes an ablated writer's place."""
+    """A batch of pairs with its recorded clean run and the replacement values."""
 
     suffix: Suffix
     run: RecordedRun
@@ -129,17 +129,17 @@ def incremental_states(
     tokens: Int[Tensor, " d_out"] | None = None,
     resume_exact: bool = True,
 ) -> list[Incremental]:
-    """States with every edge kept: one of all batches, node by node, where that gives what the model computes on one
-    device; else one for each batch, layer by layer.
+    """States with every edge kept: one state for all batches, node by node, if that reproduces the model on one device;
+    otherwise one per batch, layer by layer.
 
     Args:
         architecture: the model.
         batches: the pairs.
-        tokens: whose logits are wanted; None: all.
+        tokens: compute the logits of these tokens only; None: all.
         resume_exact: whether passes may begin in the middle.
     """
     bridge = architecture.bridge
-    # A user's own hooks, node functions would miss.
+    # Node functions would bypass a user's own hooks.
     with held(bridge) as here:
         hooked = any(point.fwd_hooks for point in bridge.hook_dict.values()) or bool(here.foreign_hooks)
     spread = len(devices(bridge)) > 1
@@ -155,7 +155,7 @@ def incremental_states(
 
 
 def _same(replacement: Writes, clean: Writes) -> Bool[Tensor, " token"]:
-    """Which tokens of a line have nothing to replace."""
+    """True at the tokens of a line whose replacement equals the clean value."""
     difference = replacement.minus(clean)
     parts = [difference.embedding, *difference.heads, *(mlp for mlp in difference.mlps if mlp is not None)]
     return torch.stack([(part[0] == 0).flatten(1).all(1) for part in parts]).all(0)

@@ -1,8 +1,8 @@
-"""One node at a time: a head's z from its own q, k and v inputs, an MLP's write, the logits.
+"""Single nodes as functions: a head's z from its q, k and v inputs, an MLP's write, the logits.
 
-The functions are made of the model's own parts (its norms, `W_Q` …, its query and key norms, the rotation tables that a run
-shows, its MLPs, its unembedding), put together as `AttentionRule` and `MlpFormula` say. Whether that is what the model does
-is decided by the numbers: `NodeFunctions.agrees` computes every node of a recorded run again.
+The functions combine the model's own parts (norms, `W_Q` …, query and key norms, rotation tables from a run, MLPs,
+unembedding) as `AttentionRule` and `MlpFormula` describe. `NodeFunctions.agrees` recomputes every node of a recorded
+run to check that this reproduces the model.
 """
 
 from functools import cached_property
@@ -18,9 +18,9 @@ from circuits.engine.token_line import Line
 
 
 class NodeFunctions:
-    """The nodes of a model as functions of what their readers see, on some pairs laid out as a line.
+    """A model's nodes as functions of their readers' inputs, on pairs laid out as a line.
 
-    Inputs have a leading axis of rows: variants of the same line. They are of all its tokens, or of its last ones.
+    Inputs have a leading axis of rows, which are variants of the same line. They cover all its tokens or its last ones.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class NodeFunctions:
             architecture: the model.
             line: the pairs.
             run: their clean run, joined to the line.
-            tokens: whose logits are wanted; None: all.
+            tokens: compute the logits of these tokens only; None: all.
         """
         self.architecture, self.line, self.run, self.tokens = architecture, line, run, tokens
         self._weights: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
@@ -43,19 +43,19 @@ class NodeFunctions:
 
     @cached_property
     def _unembedding(self) -> tuple[Float[Tensor, "d_model d_out"], Float[Tensor, " d_out"]]:
-        """Of the wanted tokens."""
+        """Weight and bias for `tokens`."""
         unembed = self.architecture.bridge.unembed
         return unembed.W_U[:, self.tokens].contiguous(), unembed.b_U[self.tokens]
 
     def projected(
         self, layer: int, part: str, head: int, x: Float[Tensor, "row token d_model"], start: int
     ) -> Float[Tensor, "row token d_head"]:
-        """A head's query, key or value, as attention uses it: behind norm and rotation.
+        """A head's query, key or value after norm and rotation, as attention uses it.
 
         Args:
-            layer, part, head: which; for k and v, `head` counts key/value heads.
-            x: what its reader sees, from token `start` of the line on.
-            start: that token.
+            layer, part, head: the reader; for k and v, `head` counts key/value heads.
+            x: the reader's input, from token `start` of the line on.
+            start: index of that token.
         """
         block = self.architecture.blocks[layer]
         weight, bias = self._projection(layer, part)
@@ -72,7 +72,7 @@ class NodeFunctions:
     def with_past(
         self, layer: int, part: str, head: int, y: Float[Tensor, "row token d_head"]
     ) -> Float[Tensor, "row pair key d_head"]:
-        """Keys or values of all tokens pair by pair, with the prefix's in front."""
+        """Keys or values of all tokens by pair, after those of the prefix."""
         slots, past = self.line.to_slots(y), self.run.past[layer]
         if past is None:
             return slots
@@ -86,8 +86,7 @@ class NodeFunctions:
         k: Float[Tensor, "#row pair key d_head"],
         v: Float[Tensor, "#row pair key d_head"],
     ) -> Float[Tensor, "rows token d_head"]:
-        """A head's z for all queries or the answers', from all keys and values. What is the same in all rows may be given
-        once."""
+        """A head's z for all queries or the answers', from all keys and values; an input may have one row for all."""
         rule, q_slots = self.architecture.blocks[layer].rule, self.line.to_slots(q)
         scores = (q_slots * rule.scale) @ k.transpose(-1, -2)
         if rule.softcap is not None:
@@ -100,7 +99,7 @@ class NodeFunctions:
     def head_write(
         self, layer: int, head: int, z: Float[Tensor, "row token d_head"]
     ) -> Float[Tensor, "row token d_model"]:
-        """What a head with this z adds to the residual stream."""
+        """A head's write into the residual stream."""
         write = z @ self._projection(layer, "o")[0][head]
         scale = self.architecture.blocks[layer].scale
         return write if scale == 1.0 else write * scale
@@ -115,7 +114,7 @@ class NodeFunctions:
         return write if block.scale == 1.0 else write * block.scale
 
     def logits(self, x: Float[Tensor, "row pair d_model"]) -> Float[Tensor, "row pair d_out"]:
-        """Logits from the end of the residual stream; of the wanted tokens."""
+        """Logits of `tokens` from the end of the residual stream."""
         normed = self.architecture.final_norm(x)
         if self.tokens is None:
             return self.architecture.bridge.unembed(normed)
@@ -123,7 +122,7 @@ class NodeFunctions:
         return normed @ weight + bias
 
     def behind(self, same: Bool[Tensor, " token"]) -> tuple["NodeFunctions", Int[Tensor, " kept"]]:
-        """The nodes on a line without the tokens in front of each pair's first that is not `same` (see `Line.behind`)."""
+        """The nodes on a shorter line, and the indices of the kept tokens; see `Line.behind`."""
         line, kept = self.line.behind(same)
         if len(kept) == len(self.line):
             return self, kept
@@ -145,14 +144,14 @@ class NodeFunctions:
         ).transpose(0, 1)
 
     def agrees(self, limit: float) -> bool:
-        """Whether every node of the recorded run, computed again, is what was recorded (relative to its largest entry)."""
+        """Whether recomputing every node of the recorded run reproduces it, up to `limit` times the largest entry."""
         wanted = self.run.logits if self.tokens is None else self.run.logits[:, self.tokens]
         try:
             pairs = [(self.logits(self.run.final[:, self.line.answers :])[0], wanted)]
             for layer in range(len(self.architecture.blocks)):
                 pairs += self._layer_again(layer)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError):
-            return False  # put together as the rule says, it does not even run
+            return False  # the rule does not fit the model
         return all(
             got.shape == wanted.shape and bool((got - wanted).abs().max() <= limit * wanted.abs().max())
             for got, wanted in pairs
@@ -187,7 +186,7 @@ class NodeFunctions:
 
 
 def _rotated(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The first dimensions rotated, i with i + half of them; the rest as they are."""
+    """Rotates the first dimensions, pairing i with i + half of them; leaves the rest unchanged."""
     width = cos.shape[-1]
     front, rest = y[..., :width], y[..., width:]
     a, b = front.chunk(2, dim=-1)

@@ -1,4 +1,4 @@
-"""`Incremental` for architectures that can be computed node by node: what a trial changes, in several rows at once."""
+"""`Incremental` for architectures that can be computed node by node: the rows of a trial at once."""
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
@@ -13,7 +13,7 @@ from circuits.engine.incremental.node_functions import NodeFunctions
 from circuits.engine.incremental.node_values import NodeValues
 
 TRIAL_TOKENS = 448
-"""Tokens in one trial that keep a processor core's matrix products at their best; more make more rows that are not used."""
+"""Tokens per trial at which a core's matrix products run best; more tokens mean more unused rows."""
 
 
 class NodeState(NodeValues, Incremental):
@@ -45,7 +45,7 @@ class NodeState(NodeValues, Incremental):
         return _NodeTrial(self, switches, rows)
 
     def accept(self, trial: "_NodeTrial", row: int) -> None:
-        """Takes over what one row of a trial computed."""
+        """Adopts the values of one row of a trial."""
         for theirs, mine in (
             (trial.inputs, self.inputs), (trial.outputs, self.outputs), (trial.projections, self.projections)
         ):  # fmt: skip
@@ -61,7 +61,7 @@ class NodeState(NodeValues, Incremental):
 
 
 class _NodeTrial(Trial):
-    """Rows of a `NodeState`, and what they change in it."""
+    """Rows of a `NodeState`, and the values that they change."""
 
     def __init__(self, state: NodeState, switches: Sequence[Sequence[Edge]], rows: dict[Edge, int]) -> None:
         self.state, self.switches, self.rows = state, switches, rows
@@ -115,7 +115,7 @@ class _NodeTrial(Trial):
                 self._queue_nodes(r)
 
     def _through(self, w: int, r: int, delta: Tensor) -> Tensor:
-        """What of a change arrives at a reader: nothing in the rows in which the edge is ablated."""
+        """The part of a change that reaches a reader: zero in the rows in which the edge is ablated."""
         row = self.rows.get((w, r))
         if row is None:
             return delta

@@ -1,8 +1,8 @@
-"""What each node of a model sees and computes while some edges are ablated: kept, cut to what somebody needs, built anew.
+"""The inputs and outputs of each node while some edges are ablated: stored, cut to the needed tokens, and rebuilt.
 
-All pairs lie in one line of tokens, the answers last (`engine.line`). Values that are still the clean run's take no memory of
-their own: `input`, `output` and `projected` look there. The sums that make a reader's input are written down at
-`engine.incremental` and `engine.ablate`.
+All pairs are in one line of tokens, the answers last (`engine.token_line`). Values equal to the clean run's take no
+extra memory: `input`, `output` and `projected` read them from there. `engine.incremental` and `engine.ablate` give the
+sums of readers' inputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ class NodeValues:
 
     Attributes:
         keep: True at the edges that are not ablated.
-        start: per reader the first token at which its input is kept: 0, or the answers; the number of tokens: its node is
-            dead.
+        start: per reader the first token at which its input is stored: 0, or the first answer; the number of tokens for
+            a reader of a dead node.
         need: per writer the first token at which a live reader sees it, likewise.
         inputs, outputs, projections: those that differ from the clean run's, by reader, writer, reader.
         computed: per writer, how often (in rows) it was computed.
@@ -36,7 +36,7 @@ class NodeValues:
 
         Args:
             functions: the model's nodes, on the recorded clean run.
-            replacement: what takes an ablated writer's place, joined to the same line.
+            replacement: the replacement values, joined to the same line.
         """
         architecture, run, line = functions.architecture, functions.run, functions.line
         self.functions, self.run, self.graph = functions, run, architecture.graph
@@ -68,7 +68,7 @@ class NodeValues:
         self._build_input(self.graph.n_readers - 1)
 
     def input(self, r: int) -> Float[Tensor, "1 token d_model"]:
-        """What a live reader sees, from `start[r]` on."""
+        """A live reader's input, from `start[r]` on."""
         known = self.inputs.get(r)
         return self.run.seen_by(self.graph.reader_nodes[r])[:, self.start[r] :] if known is None else known
 
@@ -83,7 +83,7 @@ class NodeValues:
         return self.projections[r]
 
     def project(self, r: int, x: Float[Tensor, "row token d_model"]) -> Float[Tensor, "row *seen d_head"]:
-        """The same of other inputs."""
+        """The same for a given input."""
         reader = self.graph.reader_nodes[r]
         assert reader.head is not None
         y = self.functions.projected(reader.layer, reader.part, reader.head, x, int(self.start[r]))
@@ -92,7 +92,7 @@ class NodeValues:
     def compute(
         self, w: int, seen: Callable[[int], Tensor], projected: Callable[[int], Tensor]
     ) -> Float[Tensor, "row token d_any"]:
-        """A node's output from what its readers see."""
+        """A node's output from its readers' inputs."""
         writer, readers = self.graph.writer_nodes[w], self.readers_of[w]
         if writer.kind == "mlp":
             output = self.functions.mlp(writer.layer, seen(readers[0]))
@@ -102,19 +102,19 @@ class NodeValues:
         return output
 
     def written(self, w: int, output: Float[Tensor, "row token d_any"]) -> Float[Tensor, "row token d_model"]:
-        """What a node writes, from its output; linear."""
+        """A node's write from its output; linear."""
         writer = self.graph.writer_nodes[w]
         return output if writer.head is None else self.functions.head_write(writer.layer, writer.head, output)
 
     def change(self, w: int, start: int) -> Float[Tensor, "1 token d_model"] | None:
-        """How a live node's write differs from the clean run's, from a token on; None: not at all."""
+        """A live node's write minus the clean run's, from token `start` on; None if they are equal."""
         if w not in self.outputs:
             return None
         here = start - int(self.need[w])
         return self.written(w, self.outputs[w][:, here:] - self._clean_output(w)[:, here:])
 
     def shift(self, r: int, edges: Sequence[Edge]) -> Float[Tensor, "#row token d_model"]:
-        """What switching these edges, all into r, adds to its input."""
+        """The change of r's input when these edges, all into r, are switched."""
         start = int(self.start[r])
         if len(edges) > 2:
             kept = self.keep[:, r].copy()
@@ -138,7 +138,7 @@ class NodeValues:
         assert mlp is not None
         return mlp[:, need:]
 
-    # --- who is needed, and from where on --------------------------------------------------------------------------------
+    # --- which nodes are needed, and from which token on --------------------------------------------------------------
 
     def _reach(self, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`start` and `need` under a mask."""
@@ -153,7 +153,7 @@ class NodeValues:
         return start, need
 
     def widen(self, restored: Sequence[Edge]) -> None:
-        """Lets take part who would be live with these edges restored: then restoring them is a change like any other."""
+        """Adds the nodes that restoring these edges would make live; restoring is then a change like any other."""
         if restored or self._widened:
             keep = self.keep.copy()
             for edge in restored:
@@ -162,16 +162,16 @@ class NodeValues:
             self._widened = bool(restored)
 
     def settle(self, writers: Sequence[int]) -> None:
-        """Forgets what nobody needs any more, after out-edges of these writers were switched."""
+        """Drops values that are no longer needed, after out-edges of these writers were switched."""
         if self._widened or any(self.start[self.keep[w]].min(initial=self.dead) != self.need[w] for w in writers):
             self._set_reach(*self._reach(self.keep))
             self._widened = False
 
     def _set_reach(self, start: np.ndarray, need: np.ndarray) -> None:
-        """Cuts values that are needed from later on, drops dead ones, and builds what is needed from earlier on."""
+        """Cuts values needed from a later token now, drops dead ones, and rebuilds those needed from an earlier one."""
         old_start, old_need = self.start, self.need
         self.start, self.need = start, need
-        # Keys and values are of all tokens, with the prefix in front: they stay whole, or go.
+        # Keys and values cover the prefix and all tokens: they are kept whole or dropped.
         whole = {r for r in self.projections if self.graph.reader_nodes[r].part != "q"}
         for values, old, new in (
             (self.inputs, old_start, start),
@@ -185,7 +185,7 @@ class NodeValues:
         self._build([int(w) for w in np.flatnonzero(need < old_need)])
 
     def _build(self, writers: Sequence[int]) -> None:
-        """Computes live nodes, in order, from the mask and what comes before them; clean ones stay the clean run's."""
+        """Computes live nodes in order, from the mask and earlier nodes; unchanged ones stay the clean run's."""
         for w in writers:
             for r in self.readers_of[w]:
                 self._build_input(r)
@@ -199,8 +199,7 @@ class NodeValues:
                 self.inputs[r] = summed
 
     def _summed_input(self, r: int, kept: np.ndarray) -> Float[Tensor, "1 token d_model"] | None:
-        """What a reader with these in-edges sees; None: what it sees in the clean run. Of the two sums that `Ablated`
-        describes, the one with fewer terms."""
+        """A reader's input with these in-edges, by the shorter sum of `Ablated`; None: the clean run's."""
         reader, start = self.graph.reader_nodes[r], int(self.start[r])
         n = reader.n_writers
         changes = [c for w in sorted(self.outputs) if w < n and kept[w] and (c := self.change(w, start)) is not None]
