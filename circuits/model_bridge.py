@@ -23,7 +23,7 @@ from circuits.engine.placement import (
 )
 from circuits.engine.usable_weights import check_no_adapter, check_weights_usable
 from circuits.errors import InputError, ModelError, lacks_memory
-from circuits.model_files import why_no_tokenizer
+from circuits.model_files import find_directory, hub_is_known, why_no_tokenizer
 from circuits.model_sizes import built_within, checked_files
 
 
@@ -97,6 +97,8 @@ def _from_files(name: str, request: Request) -> tuple[TransformerBridge, Any]:
     if name in zoo.names():
         with zoo.rich_progress() as progress:
             path = str(zoo.fetch(name, progress, full=True))
+    elif not Path(path).is_dir() and not hub_is_known():
+        path = str(find_directory(path, request.revision))
     check_no_adapter(path)
     model = _load_checkpoint(path, name, request, options)
     tokenizer = _tokenizer(path, options)

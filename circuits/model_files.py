@@ -7,12 +7,17 @@ cache to its blobs. `model_sizes.py` checks the sizes that `config.json` states.
 
 import json
 import os
+import socket
 import stat
+import threading
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from circuits.errors import InputError, ModelError, refusing
 from circuits.files.untrusted import (
@@ -24,6 +29,7 @@ from circuits.files.untrusted import (
     read_bytes,
     shown,
 )
+from circuits.plugins import check_model_path
 
 CONFIG, TOKENIZER_CONFIG, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
 INDEXES = {"model.safetensors.index.json": "model.safetensors", "pytorch_model.bin.index.json": "pytorch_model.bin"}
@@ -38,6 +44,8 @@ MOST_MEMORY = 2**30
 """Bytes of memory that one JSON file may need."""
 TENSOR = 32
 """Fewest bytes of a tensor in torch's older format, with its name."""
+PATIENCE = 3.0
+"""Seconds to wait for the address of the hub."""
 MOST_UNPACKED = 4
 """How much larger than its file an archive of weights may claim to be; such archives are not compressed."""
 
@@ -57,19 +65,39 @@ class Weights:
 
 def find_directory(name: str, revision: str | None = None) -> Path:
     """The directory that transformers reads for a name: a directory, or a snapshot in Hugging Face's cache, whose config.json is
-    downloaded.
+    downloaded. Without a connection to the hub, only the cache is looked at.
 
     Raises:
+        InputError: see `plugins.check_model_path`.
         OSError: there is no such model, or it has no config.json.
     """
+    check_model_path(name)
     if Path(name).is_dir():
         return Path(name)
     from transformers.utils.hub import cached_file
 
-    config = cached_file(name, CONFIG, revision=revision)
+    config = cached_file(name, CONFIG, revision=revision, local_files_only=not hub_is_known())
     if config is None:
         raise OSError(f"{name} has no {CONFIG}")
     return Path(config).parent
+
+
+def hub_is_known() -> bool:
+    """Whether the hub's address can be resolved; its client would try for half a minute. A proxy resolves it by itself."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE or getproxies():
+        return not HF_HUB_OFFLINE
+    answers: list[bool] = []
+
+    def ask() -> None:
+        with suppress(OSError):
+            answers.append(bool(socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return bool(answers)
 
 
 def check_directory(directory: Path) -> None:

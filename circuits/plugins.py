@@ -140,6 +140,15 @@ def names_built_model(name: str) -> bool:
     return name.replace("_", "-") in known or (bool(slash) and family in families)
 
 
+def check_model_path(name: str) -> None:
+    """Refuses a path to a directory that does not exist; a Hugging Face id has one slash at most, and no dots before it."""
+    written = name.startswith((".", "~", "/", "\\")) or name.endswith(("/", "\\")) or name.count("/") > 1
+    if written and not Path(name).is_dir():
+        raise InputError(
+            f"no such directory: {name}" + (" (give the whole path instead of ~)" if name[0] == "~" else "")
+        )
+
+
 def method_names() -> list[str]:
     """The names of all methods. Nothing is imported yet."""
     return sorted(_points(METHODS))

@@ -11,6 +11,7 @@ from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.terminal import note, print_finished, print_result, stage
 from circuits.methods.catalogue import check_divided, check_known, check_noise, declared
+from circuits.plugins import check_model_path
 from circuits.runs.files import CONFIG_FILE
 
 
@@ -64,6 +65,7 @@ def _checked(asked: Asked, divided: Divided, options: Mapping[str, Any]) -> dict
         for name, value in options.items()
     }
     method.check(parsed)
+    check_model_path(asked.model)
     check_known("metric", asked.metric)
     check_known("ablation", asked.ablation)
     check_noise(asked.ablation or method.ablation, asked.noise_tokens, asked.seed)

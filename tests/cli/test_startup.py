@@ -19,6 +19,7 @@ FILES = {
 }  # fmt: skip
 REFUSED = """
 discover ioi --method nope
+discover ioi --model ./nodir
 discover ioj
 discover nowhere.jsonl
 discover ioi --metric nope
