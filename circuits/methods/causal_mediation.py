@@ -58,7 +58,7 @@ class Mediation(Shown):
         clean_patched: of the clean run with the nodes' corrupted values.
         corrupted_patched: of the corrupted run with the nodes' clean values.
         unit: the metric's.
-        provenance: where the numbers come from.
+        provenance: origin of the numbers.
     """
 
     nodes: tuple[str, ...]
@@ -171,13 +171,13 @@ def causal_mediation(
         pairs: the prompts to explain.
         nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
         positions: None: the nodes at all positions; names of roles, or `roles` for all of them: at these, together.
-        metric: None: the one the task prefers.
-        ablation: where corrupted values come from: `interchange` (the corrupted prompt), `gaussian` or `resample`.
+        metric: None: the task's preferred metric.
+        ablation: the source of corrupted values: `interchange` (the corrupted prompt), `gaussian` or `resample`.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (pairs done, in all).
+        progress: called with (pairs done, in total).
 
     Raises:
-        InputError: an unknown node, metric or option, or an ablation that is no run of the model.
+        InputError: an unknown node, metric or option, or an ablation without a run of its own.
         PairsError: roles that the pairs do not have.
     """
     if positions == "each":

@@ -70,20 +70,20 @@ def coar(
         alpha: the probability of each component to be ablated.
         nodes: the components: groups joined by `+` (`heads`, `mlps`, `input`, `neurons`, `q`, `k`, `v`), or names.
         fit: `least_squares`, `ridge` or `lasso`.
-        metric: None: the one the task prefers.
+        metric: None: the task's preferred metric.
         ablation: what takes a component's place: `zero` as in the paper, or any other.
-        seed: of the sets.
+        seed: random seed of the sets.
         batch_size: pairs at a time; results do not depend on it.
         store: a directory for finished samples; a call with the same question continues from it, also with more samples,
             another alpha or another seed.
-        workers: who measures, each some of the samples; None: this process. Results do not depend on it.
-        progress: called with (samples times prompts done, in all).
+        workers: processes that share the samples; None: this process. Results do not depend on it.
+        progress: called with (samples × prompts done, in total).
 
     Warns:
         AttributionWarning: the samples are too few; see `LinearAttribution.statement`.
 
     Raises:
-        InputError: an option that cannot be used, or a store that belongs to another question.
+        InputError: an invalid option, or a store that belongs to another question.
     """
     return coar_of(
         Question.ask(model, pairs, metric, ablation, batch_size), samples=samples, alpha=alpha, nodes=nodes, fit=fit,
@@ -197,7 +197,7 @@ def _residuals(samples: Samples, fitted: LinearFit) -> Float[Tensor, "sample pro
 
 
 def _plain(fitted: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:
-    """As JSON can hold it."""
+    """JSON values."""
     return worth | {"condition": fitted.condition if fitted.rank else None}
 
 

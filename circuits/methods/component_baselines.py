@@ -51,7 +51,7 @@ def gradient_times_parameter(
         model: a loaded model.
         pairs: the prompts to explain.
         nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices), rows or input rows.
-        metric: None: the one the task prefers. It must have a gradient at the clean run.
+        metric: None: the task's preferred metric. It must have a gradient at the clean run.
         batch_size, progress: see `circuits.coar`.
 
     Raises:

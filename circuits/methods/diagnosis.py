@@ -62,7 +62,7 @@ class Diagnosis(Shown):
         outcomes: f(S), per subset and prompt, in the metric's unit; positive = the subset helps.
         confidence: of intervals and bounds.
         size: of an effect: see `SIZES`.
-        provenance: where they come from.
+        provenance: origin of the numbers.
     """
 
     nodes: tuple[str, ...]

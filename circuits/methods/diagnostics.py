@@ -60,15 +60,15 @@ def diagnose(
             alone; but have `samples · share` at least 8: a node that is in few subsets is bounded loosely.
         confidence: of intervals and bounds.
         size: what counts as an effect's size: `mean` or `contribution`; see `circuits.methods.diagnosis`.
-        metric: None: the one the task prefers.
-        ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
+        metric: None: the task's preferred metric.
+        ablation: the source of corrupted values: `interchange`, `gaussian` or `resample`.
         batch_size: pairs at a time; results do not depend on it.
-        seed: of the subsets.
+        seed: random seed of the subsets.
         store: a directory for finished samples; a call that asks the same continues from it, also with more samples.
-        progress: called with (subsets times prompts done, in all).
+        progress: called with (subsets × prompts done, in total).
 
     Raises:
-        InputError: an unknown node or option, an ablation that is no run of the model, or a store of another question.
+        InputError: an unknown node or option, an ablation without a run of its own, or a store of another question.
         PairsError: positions that the pairs do not have.
     """
     check_sampling(confidence, size, samples)

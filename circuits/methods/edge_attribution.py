@@ -93,12 +93,12 @@ def edge_attribution(
             `midpoint`, `right`.
         attention: for `relp`: whether gradients go through the attention pattern (`live`: as in the authors' example), or
             not (`detached`: the AH-rule, which their code has as an option; then every edge into a query or key scores 0).
-        metric: what is explained; None: the one the task prefers.
+        metric: what is explained; None: the task's preferred metric.
         ablation: what an edge's value is replaced by.
         positions: also split each effect by token position: `each`, `roles`, or names of roles; see `circuits.question.positions`.
         check_sign: for `clean`: warn if the edge `input->m0` is given the wrong sign; see `circuits.measure.sign_check`.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, in total).
 
     Returns:
         Mean effects over the prompts in the metric's unit, with standard errors.

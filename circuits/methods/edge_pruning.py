@@ -116,7 +116,7 @@ def edge_pruning(
         the metric under the masks drawn in the last tenth of the steps, and the number of edges expected to be open.
 
     Raises:
-        InputError: an option that cannot be used, or a metric without a gradient.
+        InputError: an invalid option, or a metric without a gradient.
         ModelError: the metric is not finite.
     """
     return edge_pruning_of(

@@ -51,7 +51,7 @@ class ExactEffects:
         edges: their names, in graph order.
         per_prompt: the effect of each on each prompt.
         graph: the graph they are edges of.
-        provenance: where they come from.
+        provenance: origin of the numbers.
     """
 
     edges: tuple[str, ...]
@@ -95,12 +95,12 @@ def exact_edge_effects(
         pairs: the prompts to explain.
         edges: names; None: all of the graph.
         context: the circuit in which the edges are switched; None: everything else clean.
-        metric: None: the one the task prefers.
+        metric: None: the task's preferred metric.
         ablation: what replaces an ablated edge's value.
         batch_size: pairs at a time; results do not depend on it.
         store: a directory for finished pieces; a call with the same question continues from it.
-        workers: who measures, each some of the readers; None: this process. Results do not depend on it.
-        progress: called with (edges times prompts done, in all).
+        workers: processes that share the readers; None: this process. Results do not depend on it.
+        progress: called with (edges × prompts done, in total).
 
     Raises:
         InputError: an unknown edge, a context of another graph, or a store that belongs to another question.

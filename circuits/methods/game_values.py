@@ -61,7 +61,7 @@ def shapley(
         model, pairs, nodes, metric, ablation, batch_size, store, progress: see `circuits.coar`.
 
     Raises:
-        InputError: an odd number of orders, or an option that cannot be used.
+        InputError: an odd number of orders, or an invalid option.
     """
     if orders < 2 or orders % 2:
         raise InputError(f"orders must be even and at least 2 (each is followed by its reverse), got {orders}")
@@ -186,7 +186,7 @@ def sobol(
         model, pairs, nodes, metric, ablation, seed, batch_size, store, progress: see `circuits.coar`.
 
     Raises:
-        InputError: fewer than two samples, or an option that cannot be used.
+        InputError: fewer than two samples, or an invalid option.
     """
     check_samples(samples, alpha)
     if samples < 2:

@@ -53,7 +53,7 @@ def information_flow(
         pairs: the prompts to explain; corrupted prompts are not used.
         metric, ablation: refused: shares depend on neither.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, in total).
 
     Returns:
         Shares between 0 and 1 (not effects), with standard errors over the prompts.

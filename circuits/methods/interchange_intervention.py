@@ -52,7 +52,7 @@ class InterchangeAccuracy(Shown):
         predicted: the model's token under each intervention.
         expected: the causal model's.
         predicted_alone, expected_alone: the same without intervention, on base (clean) and source (corrupted) prompts.
-        provenance: where the numbers come from.
+        provenance: origin of the numbers.
     """
 
     variables: tuple[str, ...]
@@ -180,7 +180,7 @@ def interchange_interventions(
         variables: what to intervene on, one after the other: names, or lists of names to be set together;
             None: each aligned variable.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (pairs done, in all).
+        progress: called with (pairs done, in total).
 
     Raises:
         InputError: unknown variables or nodes, nodes aligned twice, or inputs, tokens or candidates that do not fit.

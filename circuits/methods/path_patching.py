@@ -74,8 +74,8 @@ def path_patching(
         together: patch all senders at once instead of one after the other; the result has one score, named by all.
         mlps: `frozen` or `live`, see the module docstring.
         inputs: `shifted` or `set`, see there; it matters for receivers in several places only.
-        metric: None: the one the task prefers.
-        ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
+        metric: None: the task's preferred metric.
+        ablation: the source of corrupted values: `interchange`, `gaussian` or `resample`.
         batch_size, progress: see `activation_patching`.
 
     Raises:

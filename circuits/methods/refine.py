@@ -64,7 +64,7 @@ def refine(
         how: `node` or `exact`; see the module docstring.
         metric, ablation: those of the scores.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (edges times prompts done, in all).
+        progress: called with (edges × prompts done, in total).
 
     Returns:
         The scores, with new means and standard errors at these edges; `provenance["refined"]` names them, strongest first,

@@ -159,10 +159,10 @@ def verify(
         size: what the size of an effect is: `mean` or `contribution`; see `circuits.methods.diagnosis`.
         samples: subsets in the first round, besides the joint sets.
         share: with which probability a node is in a subset, to the nearest 1/32; see `diagnose`.
-        metric: None: the one the task prefers. Not necessarily that of the scores.
-        ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
+        metric: None: the task's preferred metric. Not necessarily that of the scores.
+        ablation: the source of corrupted values: `interchange`, `gaussian` or `resample`.
         batch_size: pairs at a time.
-        seed: of the subsets.
+        seed: random seed of the subsets.
         store: a directory for finished pieces; a call that asks the same continues from it.
         progress: called with (forward passes made, the most that it can take).
 
