@@ -93,14 +93,10 @@ def completeness(
     """Measures the complement of a circuit, and circuit and model without random subsets of its edges.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, metric, ablation, batch_size, progress: see `circuits.circuit_metrics`.
         circuit: the circuit to test.
         subsets: number of subsets; each contains every edge of the circuit with probability ½.
-        metric: None: the task's preferred metric.
-        ablation: what replaces an ablated edge's value.
         seed: random seed of the subsets.
-        batch_size, progress: see `circuits.circuit_metrics`.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     return completeness_of(question, circuit, subsets=subsets, seed=seed, progress=progress)
@@ -191,10 +187,8 @@ def minimality(
     """Ablates each edge of a circuit while the other edges are kept.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, metric, ablation, batch_size, progress: see `circuits.circuit_metrics`.
         circuit: the circuit to test.
-        metric, ablation, batch_size, progress: see `completeness`.
 
     Raises:
         InputError: the circuit is empty.

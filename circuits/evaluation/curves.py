@@ -143,17 +143,14 @@ def faithfulness_curves(
     """Measures circuits of increasing size, and the areas CPR and CMD.
 
     Args:
-        model: a loaded model.
+        model, metric, ablation, batch_size, progress: see `circuits.circuit_metrics`.
         pairs: the prompts to test on, preferably pairs that the scores were not computed on.
         scores: scores of all edges.
         fractions: fractions of the graph's edges, each above 0 and at most 1; 1 (the whole graph) is added if missing.
         rule: selection rule: `top`, `greedy`, `optimal` (by signed and by absolute score), or `positive-share`, which has only
             one order, used for both areas.
         fill: continue down the ranking until that number of edges is connected; not for `optimal`.
-        metric: None: the task's preferred metric.
-        ablation: what replaces an ablated edge's value.
         resamples, seed: number of resamples and random seed of the bootstrap over prompts.
-        batch_size, progress: see `circuits.circuit_metrics`.
 
     Raises:
         InputError: an invalid fraction, an unknown rule, scores of another graph, or a model whose metric is the same with all

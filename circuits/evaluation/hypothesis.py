@@ -166,7 +166,7 @@ def hypothesis_tests(
     """Tests a circuit with the five tests of the module docstring.
 
     Args:
-        model: a loaded model.
+        model, metric, ablation, batch_size, progress: see `circuits.circuit_metrics`.
         pairs: the prompts to test on, preferably pairs that the circuit was not chosen on.
         circuit: the circuit to test.
         epsilon: ε of equivalence.
@@ -175,10 +175,7 @@ def hypothesis_tests(
             necessity need 36.
         permutations: number of permutations for independence.
         level: significance level.
-        metric: None: the task's preferred metric.
-        ablation: what replaces an ablated edge's value.
         seed: random seed.
-        batch_size, progress: see `circuits.circuit_metrics`.
 
     Raises:
         InputError: an invalid number, or an empty circuit.

@@ -76,8 +76,7 @@ def atp_star(
     one for each head), and L-1 backward passes through the blocks below the dropped one, together (L-1)/2 full passes.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, ablation, batch_size, progress: see `circuits.activation_patching`.
         qk_fix: recompute the softmax for queries and keys.
         grad_drop: average over gradients with a dropped layer.
         positions: True (or `each`): every position is a node of its own, and a key is patched alone. False (or None): a node
@@ -85,8 +84,6 @@ def atp_star(
             is a different quantity. `roles` or names of roles: those positions, separately; see `circuits.question.positions`.
         nodes: names, or groups joined by `+`: see `circuits.graph.nodes`. None: queries, keys, values, heads and MLPs.
         metric: None: the task's preferred metric. It must have a gradient at the clean run.
-        ablation: the source of corrupted values: `interchange`, `gaussian` or `resample`.
-        batch_size, progress: see `activation_patching`.
 
     Raises:
         InputError: an unknown node, a row of a matrix, a metric without a gradient, or an ablation without a run of its own.

@@ -45,13 +45,9 @@ def attribution_patching(
     """Estimates the effect of noising each node.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
-        nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
+        model, pairs, nodes, ablation, batch_size, progress: see `circuits.activation_patching`.
         positions: None: all positions together; `each`, `roles` or names of roles: see `circuits.question.positions`.
         metric: None: the task's preferred metric. It must have a gradient at the clean run.
-        ablation: the source of corrupted values: `interchange`, `gaussian` or `resample`.
-        batch_size, progress: see `activation_patching`.
 
     Raises:
         InputError: an unknown node, a metric without a gradient, or an ablation without a run of its own.

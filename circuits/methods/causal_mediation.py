@@ -167,14 +167,8 @@ def causal_mediation(
     `direct + indirect = total` only without interaction; `Mediation.interaction` is the remainder.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
-        nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
+        model, pairs, nodes, metric, ablation, batch_size, progress: see `circuits.activation_patching`.
         positions: None: all positions; names of roles, or `roles` for all roles: the nodes at these positions, together.
-        metric: None: the task's preferred metric.
-        ablation: the source of corrupted values: `interchange` (the corrupted prompt), `gaussian` or `resample`.
-        batch_size: pairs at a time; results do not depend on it.
-        progress: called with (pairs done, in total).
 
     Raises:
         InputError: an unknown node, metric or option, or an ablation without a run of its own.

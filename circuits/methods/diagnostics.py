@@ -50,7 +50,7 @@ def diagnose(
     """Patches random subsets of nodes jointly.
 
     Args:
-        model: a loaded model.
+        model, metric, ablation, batch_size: see `circuits.activation_patching`.
         pairs: the prompts to explain. Intervals are for effects on these pairs; they do not cover the choice of pairs.
         nodes: names (`a0.h1`, or at one position `a0.h1@3`), or groups joined by `+`: see `circuits.graph.nodes`. None: queries,
             keys, values, heads and MLPs.
@@ -61,9 +61,6 @@ def diagnose(
             but `samples · share` should be at least 8, since a node in few subsets has a loose bound.
         confidence: confidence of intervals and bounds.
         size: `mean` or `contribution`, see `circuits.methods.diagnosis`.
-        metric: None: the task's preferred metric.
-        ablation: the source of corrupted values: `interchange`, `gaussian` or `resample`.
-        batch_size: pairs at a time; results do not depend on it.
         seed: random seed of the subsets.
         store: a directory for finished samples; a call with the same question continues from it, even with more samples.
         progress: called with (subsets × prompts done, in total).

@@ -67,16 +67,12 @@ def path_patching(
     """The effect of each sender on the metric through the receivers.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, metric, ablation, batch_size, progress: see `circuits.activation_patching`.
         receivers: readers: `a9.h9<q>`, `a9.kv3<k>`, `m10`, `logits`.
         senders: writers, by name or group (`heads`, `mlps`, `input`, joined by `+`).
         together: patch all senders at once instead of one after the other; the result has one score, named after all of them.
         mlps: `frozen` or `live`, see the module docstring.
         inputs: `shifted` or `set`, see the module docstring; matters only for receivers in several places.
-        metric: None: the task's preferred metric.
-        ablation: the source of corrupted values: `interchange`, `gaussian` or `resample`.
-        batch_size, progress: see `activation_patching`.
 
     Raises:
         InputError: an unknown node or option.

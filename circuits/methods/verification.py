@@ -151,8 +151,8 @@ def verify(
     """Patches nodes in the order of their scores until, with the given confidence, no other node has an effect of size `below`.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, ablation: see `circuits.activation_patching`.
+        batch_size: pairs at a time.
         scores: scores of the nodes to verify, preferably from `atp_star`; nodes are patched in the order of their sizes.
         below: smallest size of effects that must not be missed, in the metric's unit.
         confidence: probability that none is missed.
@@ -160,8 +160,6 @@ def verify(
         samples: number of subsets in the first round, besides the joint sets.
         share: probability that a node is in a subset, to the nearest 1/32, see `diagnose`.
         metric: None: the task's preferred metric. It may differ from the scores' metric.
-        ablation: the source of corrupted values: `interchange`, `gaussian` or `resample`.
-        batch_size: pairs at a time.
         seed: random seed of the subsets.
         store: a directory for finished results; a call with the same question continues from it.
         progress: called with (forward passes done, the largest possible number).
