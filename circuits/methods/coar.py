@@ -169,9 +169,7 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
     plain = fitted if fit == "least_squares" else fit_linear(samples.kept, samples.outcomes, dtype=dtype)
     left = float(plain.rounding.mean())
     pairs = interactions(samples.nodes, samples.kept, _residuals(samples, plain), rounding=left)
-    tested = ~fitted.left_out.isnan().any(
-        1
-    )  # leaving out the only sample that ablates a component leaves its weight undefined
+    tested = ~fitted.left_out.isnan().any(1)  # a component's weight is undefined without its only ablated sample
     held_out = correlation(
         fitted.left_out[tested], samples.outcomes[tested], rounding=share_known(samples.origin)
     ).nanmean()
