@@ -1,1 +1,1 @@
-"""A circuit is a claim; here are the tests of it."""
+"""Tests of circuits and scores."""

@@ -1,11 +1,11 @@
-"""What COAR's linear model says of a circuit, and what comes out when the circuit is left alone.
+"""Predictions of COAR's linear model for circuits, beside the measured metric.
 
-COAR is fitted to runs in which few components are ablated; a circuit ablates most of them. So its prediction
+COAR is fitted to runs in which few components are ablated, but a circuit ablates most of them. The prediction
 
     bias + Σ weights of the circuit's nodes
 
-is an extrapolation, and is shown beside two measurements: the metric with exactly these nodes kept (the question that the
-linear model answers), and with exactly the circuit's edges kept (what `circuits.faithfulness` measures).
+is therefore an extrapolation. It is shown beside two measurements: the metric with exactly these nodes kept (which the linear model
+estimates), and with exactly the circuit's edges kept (as in `circuits.faithfulness`).
 """
 
 from collections.abc import Mapping
@@ -35,15 +35,15 @@ from circuits.shown import Shown
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class CircuitPrediction(Shown):
-    """Of one circuit; metrics are per prompt and signed like the behaviour.
+    """Prediction and measurements of one circuit; metrics are per prompt and signed like the behaviour.
 
     Attributes:
         circuit: its name.
-        n_edges, n_nodes: its size; nodes are those that the linear model knows.
-        predicted: by the linear model.
-        nodes_kept: measured with these nodes kept and all others ablated, as the linear model's samples were.
+        n_edges, n_nodes: its size; only nodes of the linear model count.
+        predicted: prediction of the linear model.
+        nodes_kept: measured with these nodes kept and all others ablated, as in the linear model's samples.
         edges_kept: measured with its edges kept and all others ablated by `ablation`.
-        node_ablation, ablation: what took the place of ablated nodes, and of ablated edges.
+        node_ablation, ablation: the ablations of nodes and of edges.
     """
 
     circuit: str
@@ -56,7 +56,7 @@ class CircuitPrediction(Shown):
     ablation: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Means over the prompts, as JSON can hold them."""
+        """JSON values: means over the prompts."""
         means = {name: float(getattr(self, name).mean()) for name in ("predicted", "nodes_kept", "edges_kept")}
         sizes = {"circuit": self.circuit, "edges": self.n_edges, "nodes": self.n_nodes}
         return {**sizes, **means, "node_ablation": self.node_ablation, "ablation": self.ablation}
@@ -74,19 +74,19 @@ def predict_circuits(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[CircuitPrediction, ...]:
-    """Predictions and measurements of several circuits.
+    """Predicts and measures several circuits.
 
     Args:
         model: a loaded model.
         pairs: the prompts that the linear model was fitted on.
         linear: from `circuits.coar`, of whole heads and MLPs.
-        circuits: by name.
-        metric: None: the one the task prefers.
-        ablation: of edges outside the circuit; nodes are ablated as in the linear model's own samples.
+        circuits: name -> circuit.
+        metric: None: the task's preferred metric.
+        ablation: for edges outside the circuit; nodes are ablated as in the linear model's samples.
         batch_size, progress: see `circuits.coar`.
 
     Raises:
-        InputError: a linear model of other prompts, or circuits of another graph.
+        InputError: the linear model was fitted on other prompts, or a circuit has another graph.
     """
     if linear.n_prompts != len(pairs):
         raise InputError(f"the linear model is of {linear.n_prompts} prompts, but there are {len(pairs)} pairs")

@@ -1,15 +1,15 @@
-"""Methods side by side, on one task: do they name the same components, and do they predict ablations?
+"""Comparison of methods on one task: do they rank the same components high, and do their scores predict ablations?
 
-Everything is brought to scores of nodes: edge scores are summed over each node's out-edges, a circuit says 1 for its nodes and
-0 for all others, circuits at several thresholds (of `acdc_sweep`) the largest at which a node is still there. Then
+All results are converted to node scores. Edge scores are summed over each node's out-edges. A circuit scores its nodes 1 and all
+others 0. Circuits at several thresholds (`acdc_sweep`) score a node by the largest threshold at which it is kept. Measured are
 
-- rank correlation (Spearman) of every two methods over the nodes, with a bootstrap interval over prompts, both methods on the
-  same draws;
-- overlap: the share that the k strongest nodes of two methods have in common, for every k;
+- rank correlation (Spearman) of each two methods over the nodes, with a bootstrap interval over prompts (the same resamples for
+  both methods);
+- overlap: the share of the k strongest nodes that two methods have in common, for every k;
 - counterfactual correlation: COAR's test, see `circuits.evaluation.counterfactual`;
-- of circuits, what a COAR fit predicts for them beside what was measured, see `circuits.evaluation.circuit_predictions`.
+- for circuits, the prediction of a COAR fit beside the measured metric, see `circuits.evaluation.circuit_predictions`.
 
-Agreement is not proof: methods can agree and be wrong together. What a circuit does is measured by `circuits.faithfulness`.
+Agreement is not evidence of correctness: methods can be wrong together. `circuits.faithfulness` measures circuits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,22 +40,22 @@ BY = ("abs", "signed")
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Shown):
-    """What came out.
+    """Results of `compare`.
 
     Attributes:
-        methods: their names.
-        nodes: the components that all of them score.
+        methods: names of the methods.
+        nodes: the components that all methods score.
         by: `abs`: nodes are ranked by the size of their mean effect; `signed`: from the most helpful to the most harmful.
-        rank: Spearman's correlation of two methods' means over the nodes.
-        low, high: its 95% bootstrap interval, had other prompts been drawn; nominal, see `circuits.stats.bootstrap`.
-        overlap: entry k - 1: the share of the k strongest nodes that two methods have in common; NaN where one of them
-            does not say which k these are (a circuit: other than for all of its nodes).
-        counterfactual: by method and alpha; empty where no ablations were given.
-        circuits: predictions and measurements of circuits; empty where none were given.
-        faithfulness: of the methods' circuits, where it is known.
-        scores: what was compared, all brought to nodes.
+        rank: Spearman's correlation of two methods' mean scores over the nodes.
+        low, high: its 95% bootstrap interval over prompts; nominal, see `circuits.stats.bootstrap`.
+        overlap: entry k - 1: the share of the k strongest nodes that two methods have in common; NaN if the k strongest of
+            one are not defined (for a circuit, unless k is the number of its nodes).
+        counterfactual: method -> alpha -> correlation; empty if no ablations were given.
+        circuits: predictions and measurements of circuits; empty if none were given.
+        faithfulness: faithfulness of the methods' circuits, if known.
+        scores: the node scores compared.
         judge: the ablations.
-        ablations: under which each method measured, where it says so.
+        ablations: method -> the ablation it measured under, if known.
     """
 
     methods: tuple[str, ...]
@@ -74,7 +74,7 @@ class Comparison(Shown):
 
     @property
     def caution(self) -> str | None:
-        """Where what was measured under different ablations is compared: which; else None."""
+        """A warning if the results were measured under different ablations; otherwise None."""
         by: dict[str, list[str]] = {}
         for name, ablation in self.ablations.items():
             by.setdefault(ablation, []).append(name)
@@ -87,13 +87,13 @@ class Comparison(Shown):
 
     @property
     def without_sign(self) -> dict[str, str]:
-        """Methods whose scores have no sign, and what these are called."""
+        """Methods whose scores have no sign, and the kind of these scores."""
         kinds = {name: scores.quantity for name, scores in self.scores.items()}
         return {name: kind.name for name, kind in kinds.items() if not kind.signed}
 
     @property
     def on_signs(self) -> str | None:
-        """A line on scores that have no sign; None where all have one."""
+        """A line on scores without a sign; None if all have one."""
         parts = [f"{name} ({what})" for name, what in self.without_sign.items()]
         if not parts:
             return None
@@ -104,7 +104,7 @@ class Comparison(Shown):
 
     @property
     def interactions(self) -> dict[str, tuple[Interaction, ...]]:
-        """By method that looks for them: the strongest pairs that a sum of effects does not describe."""
+        """For methods that measure interactions, the strongest pairs: those that a sum of effects does not describe."""
         by_method = {name: scores.interactions for name, scores in self.scores.items()}
         return {name: pairs for name, pairs in by_method.items() if pairs is not None}
 
@@ -123,7 +123,7 @@ class Comparison(Shown):
         return f"Comparison({', '.join(self.methods)}; {len(self.nodes)} nodes by {self.by})"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; NaN as None."""
+        """JSON values; NaN as None."""
 
         def plain(tensor: Tensor) -> list[Any]:
             return [[finite(value) for value in row] for row in tensor.tolist()]
@@ -182,16 +182,15 @@ def compare(
     """Compares scores and circuits of one model on the same prompts.
 
     Args:
-        results: by the name under which each is shown: scores of nodes (without positions), of edges, circuits, or
-            {threshold: circuit}.
-        judge: fresh ablations on these prompts, from `circuits.counterfactuals`; None: no counterfactual correlation.
-        circuits: from `circuits.predict_circuits`, to be shown beside.
-        faithfulness: of the methods' circuits, by the names in `results`, to be shown beside.
+        results: display name -> node scores (without positions), edge scores, a circuit, or {threshold: circuit}.
+        judge: ablations on these prompts, from `circuits.counterfactuals`; None: no counterfactual correlation.
+        circuits: from `circuits.predict_circuits`, to be shown beside the results.
+        faithfulness: faithfulness of the methods' circuits, by the names in `results`, to be shown beside them.
         by: `abs` or `signed`, see `Comparison`. AtP* and circuits have no sign.
-        resamples, seed: of the bootstrap over prompts.
+        resamples, seed: number of resamples and random seed of the bootstrap over prompts.
 
     Raises:
-        InputError: fewer than two results, of different prompts, with positions, or without a node in common.
+        InputError: fewer than two results, or results of different prompts, with positions, or without a common node.
     """
     if by not in BY:
         raise InputError(f"by must be one of {', '.join(BY)}, got {by!r}")
@@ -229,10 +228,10 @@ def compare(
 
 
 def comparable(results: Mapping[str, Judged]) -> tuple[dict[str, NodeScores], tuple[str, ...]]:
-    """The results as scores of nodes, and the nodes that all of them score.
+    """The results as node scores, and the nodes that all of them score.
 
     Raises:
-        InputError: they cannot be compared, see `compare`.
+        InputError: the results cannot be compared, see `compare`.
     """
     if len(results) < 2:
         raise InputError(f"a comparison needs at least two results, got {len(results)}")
@@ -271,7 +270,7 @@ def _as_nodes(name: str, result: Judged, n_prompts: int) -> NodeScores:
 
 
 def _of_thresholds(name: str, sweep: Mapping[float, Circuit], n_prompts: int) -> NodeScores:
-    """The largest threshold at which each node is still there; 0 if at none."""
+    """The largest threshold at which each node is kept; 0 if there is none."""
     if not sweep or min(sweep) <= 0:
         raise InputError(f"{name}: thresholds must be positive, got {sorted(sweep)}")
     graph = next(iter(sweep.values())).graph
@@ -293,7 +292,7 @@ def _ranked_by(means: Float[Tensor, "*draw method node"], by: str) -> Float[Tens
 
 
 def _pairwise(values: Float[Tensor, "draw method node"]) -> Float[Tensor, "draw method method"]:
-    """Spearman's correlation of every two methods."""
+    """Spearman's correlation of each two methods."""
     methods = values.shape[1]
     correlations = torch.ones(len(values), methods, methods, dtype=torch.float64)
     for i in range(methods):
@@ -303,12 +302,12 @@ def _pairwise(values: Float[Tensor, "draw method node"]) -> Float[Tensor, "draw 
 
 
 def _overlap(means: Float[Tensor, "method node"]) -> Float[Tensor, "method method node"]:
-    """NaN where the k-th and the next node of either method tie: then its k strongest are not defined."""
+    """Overlap for every k; NaN if the k-th and the next node of either method tie, since its k strongest are then undefined."""
     values, order = torch.sort(means, dim=1, descending=True, stable=True)
     ends = torch.ones_like(values, dtype=torch.bool)
     ends[:, :-1] = values[:, :-1] > values[:, 1:]
     place = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order).contiguous())
-    both = torch.maximum(place[:, None], place[None])  # the k at which a node is among the strongest of both
+    both = torch.maximum(place[:, None], place[None])  # the smallest k at which both methods include the node
     counts = torch.zeros(both.shape, dtype=torch.float64)
     counts.scatter_add_(2, both, torch.ones_like(counts))
     shares = counts.cumsum(2) / torch.arange(1, both.shape[2] + 1)

@@ -1,8 +1,8 @@
-"""What a circuit leaves out, and what in it is of no use (Wang et al. 2022, 2211.00593, section 4).
+"""Completeness and minimality of a circuit (Wang et al. 2022, 2211.00593, section 4).
 
-A circuit is complete if nothing outside it can do the task: the complement keeps none of the behaviour, and whatever set K of its
-edges is ablated, the circuit without K does as the model without K. It is minimal if each of its edges matters while the others
-are there.
+A circuit is complete if nothing outside it can do the task: the complement keeps none of the behaviour, and for every subset K of
+its edges, the circuit without K behaves like the model without K. It is minimal if each of its edges matters while the others are
+kept.
 """
 
 from dataclasses import dataclass
@@ -35,12 +35,13 @@ class Completeness(Shown):
     """How much of the behaviour needs the circuit.
 
     Attributes:
-        complement: the share of the behaviour that the complement keeps, on dataset means: 0 = the circuit is all there is.
+        complement: share of the behaviour that the complement keeps, on dataset means; 0 in a complete circuit.
         circuit_without, model_without: faithfulness of the circuit and of the model without each random subset K of the
             circuit's edges; equal in a complete circuit.
-        sizes: edges in each K.
-        metric, ablation: what it was measured with.
-        undefined: why these shares are NaN: the model's metric is that with everything ablated, see `circuits.question.span`; else None.
+        sizes: number of edges in each K.
+        metric, ablation: names of the metric and of the ablation.
+        undefined: why the shares are NaN (the model's metric does not differ from that with everything ablated, see
+            `circuits.question.span`); None if they are defined.
     """
 
     complement: float
@@ -58,16 +59,16 @@ class Completeness(Shown):
 
     @property
     def incompleteness(self) -> float:
-        """The mean over subsets of |faithfulness without K: circuit - model|; NaN without subsets."""
+        """Mean over subsets K of |faithfulness of the circuit without K - of the model without K|; NaN without subsets."""
         return float((self.circuit_without - self.model_without).abs().mean())
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per random subset: its size, and the faithfulness of circuit and model without it."""
+        """One row per random subset: its size, and the faithfulness of the circuit and of the model without it."""
         columns = zip(self.sizes, self.circuit_without.tolist(), self.model_without.tolist(), strict=True)
         return [{"removed": n, "circuit_without": circuit, "model_without": model} for n, circuit, model in columns]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """JSON values."""
         return {
             "value": finite(self.value), "complement": finite(self.complement),
             "incompleteness": finite(self.incompleteness),
@@ -89,17 +90,13 @@ def completeness(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Completeness:
-    """Measures the complement, and circuit and model without random subsets of the circuit.
+    """Measures the complement of a circuit, and circuit and model without random subsets of its edges.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, metric, ablation, batch_size, progress: see `circuits.circuit_metrics`.
         circuit: the circuit to test.
-        subsets: how many; each holds every edge of the circuit with probability ½.
-        metric: None: the one the task prefers.
-        ablation: what replaces an ablated edge's value.
-        seed: of the subsets.
-        batch_size, progress: see `circuits.circuit_metrics`.
+        subsets: number of subsets; each contains every edge of the circuit with probability ½.
+        seed: random seed of the subsets.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     return completeness_of(question, circuit, subsets=subsets, seed=seed, progress=progress)
@@ -131,13 +128,13 @@ def completeness_of(
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Minimality(Shown):
-    """What each edge of a circuit adds to it.
+    """The effect of each edge of a circuit, while the other edges are kept.
 
     Attributes:
-        edges: names.
+        edges: names of the edges.
         effects: m(C) - m(C without the edge) per prompt, signed like the behaviour.
-        metric, ablation: what it was measured with.
-        rounding: effects of at most this size are rounding, see `circuits.question.span`.
+        metric, ablation: names of the metric and of the ablation.
+        rounding: largest size of an effect that may be rounding, see `circuits.question.span`.
     """
 
     edges: tuple[str, ...]
@@ -148,17 +145,17 @@ class Minimality(Shown):
 
     @property
     def values(self) -> Float[Tensor, " edge"]:
-        """Mean over the prompts."""
+        """Mean effects over the prompts."""
         return self.effects.mean(1)
 
     def idle(self, share: float = 0.01) -> tuple[str, ...]:
-        """Edges whose mean effect is below a share of the largest one's size, or rounding."""
+        """Edges whose mean effect is below a share of the largest in size, or may be rounding."""
         sizes = self.values.abs()
         least = max(share * float(sizes.max()) if len(sizes) else 0.0, self.rounding)
         return tuple(edge for edge, size in zip(self.edges, sizes.tolist(), strict=True) if size <= least)
 
     def to_dict(self) -> dict[str, Any]:
-        """Effects of the edges with their standard errors (None for a single prompt), as JSON can hold them."""
+        """JSON values: effects of the edges with their standard errors (None for a single prompt)."""
         rows = self.rows()
         return {
             "effects": {row["edge"]: row["effect"] for row in rows},
@@ -166,7 +163,7 @@ class Minimality(Shown):
         }  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per edge: its effect, and the standard error (None for a single prompt)."""
+        """One row per edge: its effect and standard error (None for a single prompt)."""
         n = self.effects.shape[1]
         errors = (self.effects.std(1) / n**0.5).tolist() if n > 1 else [None] * len(self.edges)
         columns = zip(self.edges, self.values.tolist(), errors, strict=True)
@@ -187,16 +184,14 @@ def minimality(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Minimality:
-    """Ablates each edge of a circuit while the others stay.
+    """Ablates each edge of a circuit while the other edges are kept.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, metric, ablation, batch_size, progress: see `circuits.circuit_metrics`.
         circuit: the circuit to test.
-        metric, ablation, batch_size, progress: see `completeness`.
 
     Raises:
-        InputError: an empty circuit.
+        InputError: the circuit is empty.
     """
     return minimality_of(Question.ask(model, pairs, metric, ablation, batch_size), circuit, progress=progress)
 

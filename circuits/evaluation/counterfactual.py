@@ -1,9 +1,8 @@
-"""Counterfactual correlation: do a method's scores predict what happens when components are ablated?
+"""Counterfactual correlation: do scores predict the metric when random sets of components are ablated?
 
-COAR's own test (Shah, Ilyas & Madry 2024, 2404.11534, eq. 3), asked of any scores: random sets of components are ablated, and
-on each prompt the sum of the scores of what was kept is correlated, over the sets, with the metric that came out. A
-correlation does not mind the scores' scale. Agreement with ablations at random is not faithfulness: a circuit keeps few
-components, and ablates nearly all.
+COAR's evaluation (Shah, Ilyas & Madry 2024, 2404.11534, eq. 3), for scores of any method. On each prompt, the sum of the kept
+components' scores is correlated with the measured metric over random ablations. The correlation does not depend on the scale of the
+scores. It is not faithfulness: a circuit keeps few components and ablates nearly all.
 """
 
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from circuits.stats.correlation import correlation
 
 @dataclass(frozen=True, eq=False)
 class Correlation:
-    """Of one prediction with the metric, at one alpha.
+    """Correlation of predictions with the metric, at one alpha.
 
     Attributes:
         per_prompt: the correlation over the samples; NaN on a prompt where prediction or metric is constant.
@@ -47,21 +46,21 @@ class Correlation:
 
     @property
     def mean(self) -> float:
-        """Over the prompts on which there is one."""
+        """Mean over the prompts on which it is defined."""
         return float(self.per_prompt.nanmean())
 
     def to_dict(self) -> dict[str, float | None]:
-        """As JSON can hold it; NaN as None."""
+        """JSON values; NaN as None."""
         return {"pearson": finite(self.mean), "low": finite(self.low), "high": finite(self.high)}
 
 
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Counterfactuals(Shown):
-    """Fresh ablations at several alphas, which no scores have seen.
+    """Ablations at several alphas, independent of the ablations that scores were fitted to.
 
     Attributes:
-        samples: by alpha.
+        samples: alpha -> its samples.
     """
 
     samples: dict[float, Samples]
@@ -82,11 +81,11 @@ class Counterfactuals(Shown):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The ablation, and how many sets there are at each alpha."""
+        """JSON values: the ablation, and the number of sets at each alpha."""
         return {"ablation": self.ablation, "samples": {str(a): len(drawn) for a, drawn in self.samples.items()}}
 
     def prediction(self, scores: NodeScores, alpha: float) -> Float[Tensor, "sample prompt"]:
-        """Σ over the kept components of their score; a component without a score counts 0.
+        """Sum of the kept components' scores; a component without a score counts as 0.
 
         Raises:
             InputError: scores with positions, of other prompts, or of none of the components.
@@ -106,12 +105,12 @@ class Counterfactuals(Shown):
         return samples.kept[:, known] @ weights.double()
 
     def correlations(self, scores: NodeScores, kind: str = "pearson", seed: int = 0) -> dict[float, Correlation]:
-        """With the metric, by alpha.
+        """Correlations of the predictions with the metric, by alpha.
 
         Args:
-            scores: of nodes, on the same prompts.
+            scores: node scores on the same prompts.
             kind: `pearson` or `spearman`.
-            seed: of the bootstrap over prompts.
+            seed: random seed of the bootstrap over prompts.
         """
         by_alpha = {}
         for alpha, samples in self.samples.items():
@@ -136,17 +135,17 @@ def counterfactuals(
     store: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Counterfactuals:
-    """Ablates random sets of components, to judge scores by.
+    """Ablates random sets of components, to evaluate scores on them.
 
     Args:
         model, pairs, nodes, metric, ablation, batch_size, store: see `circuits.coar`.
-        alphas: probabilities of a component to be ablated.
-        samples: sets for each of them.
-        seed: of the sets; another than the attribution's own, or its samples would be seen again.
-        progress: called with (samples times prompts done, in all).
+        alphas: ablation probabilities per component.
+        samples: number of sets per alpha.
+        seed: random seed of the sets; must differ from the attribution's seed, which would draw the same samples again.
+        progress: called with (samples × prompts done, in total).
 
     Raises:
-        InputError: an option that cannot be used.
+        InputError: an invalid option.
     """
     if not alphas:
         raise InputError("no alphas are given; name at least one")

@@ -1,13 +1,13 @@
 """Faithfulness against the number of edges, and the areas by which MIB ranks methods (Mueller et al. 2025, 2504.13151).
 
-For each fraction p of the graph's edges, the ⌊p · edges⌋ strongest are kept, and f(p) = (m(C) - m(∅)) / (m(all) - m(∅)) on
+For each fraction p of the graph's edges, the circuit of the ⌊p · edges⌋ strongest has f(p) = (m(C) - m(∅)) / (m(all) - m(∅)) on
 dataset means.
 
-    CPR = ∫ f dp              edges by signed score: how much of the behaviour a circuit of helpful edges keeps; above 1 it
-                              does more than the model
-    CMD = ∫ |1 - f| dp        edges by absolute score: how far a circuit is from doing what the model does
+    CPR = ∫ f dp              edges by signed score: the share of the behaviour kept by circuits of helpful edges; above 1, a
+                              circuit exceeds the model
+    CMD = ∫ |1 - f| dp        edges by absolute score: the distance of a circuit's behaviour from the model's
 
-both by the trapezoid rule from the smallest fraction to 1.
+Both use the trapezoid rule from the smallest fraction to 1.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from circuits.shown import Shown
 from circuits.stats.bootstrap import resampling_weights
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""MIB's."""
+"""The fractions of MIB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,11 @@ class Curve:
     Attributes:
         by: `signed` or `abs`.
         fractions: p.
-        edges: how many edges each circuit has, dead ends pruned.
-        circuit: metric per prompt of each.
+        edges: number of edges of each circuit, after dead ends are pruned.
+        circuit: metric per prompt of each circuit.
         clean, ablated: metric per prompt of the model, and with all edges ablated.
-        low, high: 95% bootstrap interval of f over prompts (`circuits.stats.bootstrap` says what such intervals cover); NaN where
-            some resamples have no span to divide by.
+        low, high: 95% bootstrap interval of f over prompts (for coverage see `circuits.stats.bootstrap`); NaN if some
+            resamples have no span to divide by.
     """
 
     by: str
@@ -78,8 +78,8 @@ class FaithfulnessCurves(Shown):
         signed, absolute: edges by signed score (for CPR), and by absolute score (for CMD).
         cpr, cmd: the areas.
         cpr_interval, cmd_interval: 95% bootstrap intervals over prompts.
-        rule: by which edges were chosen.
-        metric, ablation: what it was measured with.
+        rule: the selection rule.
+        metric, ablation: names of the metric and of the ablation.
     """
 
     signed: Curve
@@ -108,7 +108,7 @@ class FaithfulnessCurves(Shown):
         ]  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """JSON values."""
         return {
             "cpr": self.cpr, "cpr_interval": [*map(finite, self.cpr_interval)],
             "cmd": self.cmd, "cmd_interval": [*map(finite, self.cmd_interval)],
@@ -140,23 +140,20 @@ def faithfulness_curves(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> FaithfulnessCurves:
-    """Measures circuits of growing size, and their areas: CPR and CMD.
+    """Measures circuits of increasing size, and the areas CPR and CMD.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to test on; best pairs that the scores have not seen.
-        scores: of all edges.
-        fractions: of the graph's edges, each above 0 and at most 1; 1 (the whole graph) is added if it is missing.
-        rule: how edges are chosen: `top`, `greedy`, `optimal`, by signed and by absolute score; or `positive-share`, which has
-            one order only, for both areas.
-        fill: go on down the ranking until so many edges are connected; not for `optimal`.
-        metric: None: the one the task prefers.
-        ablation: what replaces an ablated edge's value.
-        resamples, seed: of the bootstrap over prompts.
-        batch_size, progress: see `circuits.circuit_metrics`.
+        model, metric, ablation, batch_size, progress: see `circuits.circuit_metrics`.
+        pairs: the prompts to test on, preferably pairs that the scores were not computed on.
+        scores: scores of all edges.
+        fractions: fractions of the graph's edges, each above 0 and at most 1; 1 (the whole graph) is added if missing.
+        rule: selection rule: `top`, `greedy`, `optimal` (by signed and by absolute score), or `positive-share`, which has only
+            one order, used for both areas.
+        fill: continue down the ranking until that number of edges is connected; not for `optimal`.
+        resamples, seed: number of resamples and random seed of the bootstrap over prompts.
 
     Raises:
-        InputError: an unusable fraction, an unknown rule, scores of another graph, or a model whose metric is the same with all
+        InputError: an invalid fraction, an unknown rule, scores of another graph, or a model whose metric is the same with all
             edges ablated, so that no fraction of it is defined.
     """
     return faithfulness_curves_of(
@@ -206,7 +203,7 @@ def _area(f: Float[Tensor, "size draw"], p: Float[Tensor, " size"], by: str) -> 
 
 
 def _ends(resampled: Float[Tensor, "row draw"]) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """The middle 95%."""
+    """The bounds of the middle 95%."""
     tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low, high = torch.quantile(resampled, tails, dim=1)
     return low, high

@@ -1,13 +1,12 @@
-"""Does the circuit alone do what the model does?
+"""Faithfulness: how much of the model's behaviour a circuit keeps.
 
     faithfulness = (m(C) - m(∅)) / (m(all) - m(∅))
 
-on dataset means, where m(C) is the metric with every edge outside C ablated, m(∅) with every edge ablated (under
-interchange: the corrupted prompts' metric) and m(all) the model's own. The number means something only beside the
-ablation it was taken with, what was ablated (here edges, at all positions) and beside random circuits of equal size (Miller et
-al. 2024, 2407.08734). The mean over prompts of each prompt's own ratio is another number, which prompts with m(all) ≈ m(∅)
-can throw anywhere; both are reported. Where m(all) and m(∅) are the same to rounding (`circuits.question.span`), neither is defined, and
-`Faithfulness.undefined` says so.
+on dataset means, where m(C) is the metric with every edge outside C ablated, m(∅) with every edge ablated (under interchange: the
+corrupted prompts' metric) and m(all) the model's own. The number must be reported with its ablation, with what was ablated (here
+edges, at all positions), and beside random circuits of equal size (Miller et al. 2024, 2407.08734). The mean over prompts of each
+prompt's own ratio is a different number, which prompts with m(all) ≈ m(∅) can make arbitrarily large; both are reported. If m(all)
+and m(∅) are equal up to rounding (`circuits.question.span`), neither is defined, and `Faithfulness.undefined` says so.
 """
 
 from collections.abc import Sequence
@@ -44,16 +43,16 @@ class Faithfulness(Shown):
     """How much of the behaviour a circuit keeps.
 
     Attributes:
-        value: the ratio of dataset means; 1 = as the model, 0 = as with everything ablated; NaN where that is undefined.
+        value: the ratio of dataset means; 1 = as the model, 0 = as with everything ablated; NaN if undefined.
         clean, ablated, circuit: the metric per prompt of the model, with all edges ablated, and of the circuit.
-        random: metric of each random circuit of equal size, averaged over prompts; all differ from the circuit and from
-            each other, so there may be fewer than were asked for.
+        random: metric of each random circuit of equal size, averaged over prompts; all differ from the circuit and from each
+            other, so there may be fewer than requested.
         n_edges: size of the circuit.
-        metric, ablation: what it was measured with.
-        random_kind: how the random circuits were drawn; see `circuits.results.random_circuits`.
-        rounding: how much of each prompt's metric may be rounding; None: judged by the metric alone, see `circuits.question.span`.
-        random_asked: how many random circuits were asked for; None: as many as there are.
-        answers: where the model itself ranks the answers on the clean prompts; None where that was not measured.
+        metric, ablation: names of the metric and of the ablation.
+        random_kind: how the random circuits were drawn, see `circuits.results.random_circuits`.
+        rounding: rounding error of each prompt's metric; None: estimated from the metric alone, see `circuits.question.span`.
+        random_asked: number of random circuits requested; None: as many as there are.
+        answers: the model's ranks of the answers on the clean prompts; None if not measured.
     """
 
     value: float
@@ -71,17 +70,17 @@ class Faithfulness(Shown):
 
     @property
     def span(self) -> Span:
-        """What the value is a share of."""
+        """The span of which the value is a share."""
         return Span.of(self.clean, self.ablated, self.rounding)
 
     @property
     def undefined(self) -> str | None:
-        """Why there is no value; None where there is one, or where nothing was measured."""
+        """Why the value is undefined; None if it is defined, or if nothing was measured."""
         return self.span.missing
 
     @property
     def too_few_random(self) -> str | None:
-        """Why there are fewer random circuits than were asked for; None where there are as many."""
+        """Why there are fewer random circuits than requested; None if there are as many."""
         asked = self.random_asked
         if asked is None or len(self.random) >= asked:
             return None
@@ -89,17 +88,17 @@ class Faithfulness(Shown):
 
     @property
     def top_1_rate(self) -> float:
-        """Share of clean prompts on which an answer is the model's first choice; NaN if not measured."""
+        """Share of clean prompts on which an answer has the highest logit; NaN if not measured."""
         return float("nan") if self.answers is None else self.answers.top_1_rate
 
     @property
     def median_rank(self) -> float:
-        """Of the best answer on the clean prompts, 1 = the model's first choice; NaN if not measured."""
+        """Median rank of the best answer on the clean prompts, 1 = the highest logit; NaN if not measured."""
         return float("nan") if self.answers is None else self.answers.median_rank
 
     @property
     def mean_of_ratios(self) -> float:
-        """The mean over prompts of each prompt's own ratio, prompts without a span left out; NaN without any."""
+        """Mean over prompts of each prompt's own ratio, without prompts that have no span; NaN if none has."""
         ratios = share_of_span(self.circuit, self.clean, self.ablated, self._rounding)
         return float(ratios[~ratios.isnan()].mean())
 
@@ -109,10 +108,10 @@ class Faithfulness(Shown):
 
     @property
     def p_value(self) -> float:
-        """Of the circuit being one of the random ones: (1 + those at least as faithful) / (1 + all); NaN without any.
+        """p value against random circuits: (1 + number at least as faithful) / (1 + number of random circuits); NaN without any.
 
-        At least as faithful: mean metric at least as near to the model's, to rounding. None of the random circuits is the
-        circuit itself, and no two are the same.
+        A random circuit is at least as faithful if its mean metric is at least as near to the model's, up to rounding. All
+        random circuits differ from the circuit and from each other.
         """
         if not len(self.random):
             return float("nan")
@@ -122,14 +121,14 @@ class Faithfulness(Shown):
 
     @property
     def name(self) -> str:
-        """What the number is, in full."""
+        """The full name of the number."""
         return (
             f"faithfulness (ratio of means of {self.metric}, edges ablated at all positions, {self.ablation} ablation)"
         )
 
     @property
     def random_value(self) -> float:
-        """Faithfulness of the random circuits, on average; NaN without any."""
+        """Mean faithfulness of the random circuits; NaN without any."""
         return float(self.span.share(self.random.mean()))
 
     def __repr__(self) -> str:
@@ -145,7 +144,7 @@ class Faithfulness(Shown):
         return f"faithfulness {self.value:.3f} ({measured}{random}{few}{answers})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Means over the prompts, as JSON can hold them."""
+        """JSON values: means over the prompts."""
         return {
             "name": self.name, "ratio_of_means": finite(self.value), "mean_of_ratios": finite(self.mean_of_ratios),
             "clean": float(self.clean.mean()), "ablated": float(self.ablated.mean()), "circuit": float(self.circuit.mean()),
@@ -157,12 +156,12 @@ class Faithfulness(Shown):
 
 @dataclass(frozen=True, eq=False)
 class CircuitMetrics:
-    """What circuits of one question gave.
+    """Metrics of circuits of one question.
 
     Attributes:
-        values: the metric per prompt of each.
-        rounding: how much of each prompt's may be rounding, see `circuits.question.span`: the larger of what the model's own logits and
-            those with everything ablated have.
+        values: metric per prompt of each circuit.
+        rounding: rounding error of each prompt's metric, see `circuits.question.span`: the larger of those of the model's logits
+            and of the logits with everything ablated.
     """
 
     values: Float[Tensor, "circuit prompt"]
@@ -186,13 +185,13 @@ def circuit_metrics(
         model: a loaded model.
         pairs: the prompts to explain.
         circuits: circuits of this model's graph.
-        metric: None: the one the task prefers.
+        metric: None: the task's preferred metric.
         ablation: what replaces an ablated edge's value.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (evaluations done, in all).
+        progress: called with (evaluations done, in total).
 
     Raises:
-        InputError: a circuit of another graph, an unknown metric or ablation.
+        InputError: a circuit of another graph, or an unknown metric or ablation.
     """
     return measure_circuits(Question.ask(model, pairs, metric, ablation, batch_size), circuits, progress).values
 
@@ -200,7 +199,7 @@ def circuit_metrics(
 def measure_circuits(
     question: Question, circuits: Sequence[Circuit], progress: Progress | None = None
 ) -> CircuitMetrics:
-    """`circuit_metrics` of a question, and how much of it is rounding."""
+    """`circuit_metrics` of a question, with the rounding error."""
     model, pairs = question.model, question.pairs
     for circuit in circuits:
         if circuit.graph != model.graph:
@@ -255,21 +254,17 @@ def faithfulness(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Faithfulness:
-    """Faithfulness of a circuit, beside random connected circuits of equal size.
+    """Faithfulness of a circuit, beside random circuits of equal size.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, metric, ablation, batch_size, progress: see `circuit_metrics`.
         circuit: the circuit to test.
-        metric: None: the one the task prefers.
-        ablation: what replaces an ablated edge's value.
-        n_random: how many random circuits; 0: none. Where fewer exist that differ from the circuit, there are fewer.
-        random_kind: how they are drawn: `connected`, or `same_layers`; see `circuits.results.random_circuits`.
-        seed: of the random circuits.
-        batch_size, progress: see `circuit_metrics`.
+        n_random: number of random circuits; 0: none. There may be fewer if too few differ from the circuit.
+        random_kind: how they are drawn: `connected`, or `same_layers`, see `circuits.results.random_circuits`.
+        seed: random seed of the random circuits.
 
     Warns:
-        PairsWarning: the model does not do what the pairs ask, or the pairs say little; see `circuits.question.doubts`.
+        PairsWarning: the model does not do the task, or the pairs are uninformative, see `circuits.question.doubts`.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     return faithfulness_of(question, circuit, n_random=n_random, random_kind=random_kind, seed=seed, progress=progress)

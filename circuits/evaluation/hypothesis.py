@@ -6,25 +6,24 @@ With m the metric, M the model, C the circuit, ¬C the rest and ∅ all edges ab
 |---|---|---|
 | equivalence | C and M are equally likely to have the higher metric, up to ε: abs(P(m(C) > m(M)) - ½) < ε | not rejected |
 | independence | what ¬C keeps, m(¬C) - m(∅), does not depend on m(M) - m(∅) (HSIC, permutations) | not rejected |
-| minimality | of an edge of C: leaving it out matters more than leaving out a random edge of an inflated C in at least a share q of cases | no edge rejected |
+| minimality | for an edge of C: ablating it matters more than ablating a random edge of an inflated C in at least a share q of cases | no edge rejected |
 | sufficiency | C is more faithful than a random circuit of equal size in at most a share q of cases | rejected |
-| partial necessity | leaving out C hurts more than leaving out a random circuit of equal size in at most a share q of cases | rejected |
+| partial necessity | ablating C hurts more than ablating a random circuit of equal size in at most a share q of cases | rejected |
 
-Two numbers that differ by rounding (`circuits.question.span`) are a tie, and a tie is no win: C does not come out as more faithful, or as
-more needed, than a random circuit that does the same. All random circuits differ from C and from each other.
+Two numbers that differ only by rounding (`circuits.question.span`) are a tie, and a tie is not a win: C does not count as more
+faithful, or more necessary, than a random circuit with the same metric. All random circuits differ from C and from each other.
 
-Holm's correction (1979) is for what would otherwise be claimed too easily. Sufficiency and partial necessity are claims for the
-circuit, and are corrected for being two. In the first three tests not rejecting speaks for the circuit, and a correction
-would make that easier: each is at the level by itself. Minimality alone is corrected within, over the edges, since its null
+Holm's correction (1979) is applied only where it makes a claim for the circuit harder. Sufficiency and partial necessity are such
+claims, so the two are corrected together. In the first three tests, not rejecting speaks for the circuit; a correction would make
+that easier, so each is tested at the level alone. Within minimality, p values are corrected over the edges, since the null
 hypothesis is that every edge matters; its p value is the smallest of them.
 
-A test that could not have been rejected, or supported, whatever the numbers is not made, and `reason` says so: with nothing to
-tell apart (the metric with everything ablated is the model's on every prompt), with too few prompts, or with too few circuits
-that differ.
+A test is not made if its outcome is determined beforehand: if the metric with everything ablated equals the model's on every
+prompt, or if there are too few prompts or distinct circuits to reject, or to support, the hypothesis. `reason` says which.
 
-We depart from the paper in two points. Prompts on which C and M give the same metric count half for each side. And independence
-is asked of what is left above ∅: under interchange m(∅) is the corrupted prompt's metric, which depends on the prompt as
-m(M) does even where the complement keeps nothing. The authors' code counts ties as wins in sufficiency alone; we do nowhere.
+Departures from the paper: prompts on which C and M have the same metric count half for each side. Independence is tested on
+differences from m(∅): under interchange, m(∅) is the corrupted prompt's metric, which depends on the prompt as m(M) does, even if
+the complement keeps nothing. The authors' code counts ties as wins in sufficiency alone; here ties are never wins.
 """
 
 import math
@@ -54,29 +53,29 @@ from circuits.shown import Shown
 
 NAMES = ("equivalence", "independence", "minimality", "sufficiency", "partial necessity")
 CLAIMS = ("sufficiency", "partial necessity")
-"""Tests in which rejecting speaks for the circuit."""
+"""Tests in which rejecting the null hypothesis speaks for the circuit."""
 TIE = 1e-6
-"""Metrics closer than this, relative to the model's spread, are equal; and those that differ by rounding."""
+"""Metrics closer than this, relative to the model's spread, are equal, as are metrics that differ only by rounding."""
 
 
 OUTCOMES = {True: "for the circuit", False: "against it", None: "could not be made"}
-"""What a test's `supports` means."""
+"""Labels of a test's `supports`."""
 
 
 @dataclass(frozen=True)
 class HypothesisTest:
-    """One test.
+    """The result of one test.
 
     Attributes:
         name: see the module docstring.
-        statistic: what was computed: the share of prompts on which C is above M; HSIC; the smallest share of random edges
-            that an edge of C outdoes; the share of random circuits that C outdoes (twice).
-        p: p value; NaN where the test could not be made.
-        corrected: what is compared with the level: p, or for sufficiency and partial necessity p after Holm's correction.
-        rejected: the null hypothesis, at the level.
-        supports: whether the outcome speaks for the circuit; None where the test could not be made.
-        n: prompts, permutations, edges or random circuits that it rests on.
-        reason: why the test could not be made; else None.
+        statistic: the share of prompts on which C is above M; HSIC; the smallest share of random edges that an edge of C
+            outdoes; the share of random circuits that C outdoes (for sufficiency and for partial necessity).
+        p: p value; NaN if the test could not be made.
+        corrected: the value compared with the level: p, or for sufficiency and partial necessity p after Holm's correction.
+        rejected: whether the null hypothesis is rejected at the level.
+        supports: whether the outcome speaks for the circuit; None if the test could not be made.
+        n: number of prompts, permutations, edges or random circuits used.
+        reason: why the test could not be made; None if it was made.
     """
 
     name: str
@@ -92,14 +91,14 @@ class HypothesisTest:
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class HypothesisTests(Shown):
-    """All of them.
+    """The results of all tests.
 
     Attributes:
         tests: in the order of the module's table.
-        edges: of the circuit, that minimality was asked of.
+        edges: edges of the circuit that minimality was tested on.
         edge_p: their p values, corrected over the edges.
-        level: of significance.
-        metric, ablation: what they were made with.
+        level: significance level.
+        metric, ablation: names of the metric and of the ablation.
     """
 
     tests: tuple[HypothesisTest, ...]
@@ -114,7 +113,7 @@ class HypothesisTests(Shown):
 
     @property
     def unnecessary(self) -> tuple[str, ...]:
-        """Edges that matter no more than random ones."""
+        """Edges that do not matter more than random ones."""
         return tuple(edge for edge, p in zip(self.edges, self.edge_p.tolist(), strict=True) if p < self.level)
 
     def __str__(self) -> str:
@@ -123,7 +122,7 @@ class HypothesisTests(Shown):
 
     @property
     def not_made(self) -> dict[str, str]:
-        """Why tests could not be made, and which."""
+        """Tests that could not be made, with the reason."""
         by: dict[str, list[str]] = {}
         for test in self.tests:
             if test.reason is not None:
@@ -140,7 +139,7 @@ class HypothesisTests(Shown):
         return f"HypothesisTests({outcomes}; {self.metric}, {self.ablation} ablation)"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """JSON values."""
         return {
             "tests": self.rows(), "level": self.level, "unnecessary_edges": list(self.unnecessary), "metric": self.metric,
             "ablation": self.ablation,
@@ -164,24 +163,22 @@ def hypothesis_tests(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> HypothesisTests:
-    """Tests a circuit.
+    """Tests a circuit with the five tests of the module docstring.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to test on; best pairs that the circuit was not chosen on.
+        model, metric, ablation, batch_size, progress: see `circuits.circuit_metrics`.
+        pairs: the prompts to test on, preferably pairs that the circuit was not chosen on.
         circuit: the circuit to test.
         epsilon: ε of equivalence.
         quantile: q of minimality, sufficiency and partial necessity.
-        n_random: random circuits, and inflated circuits. With q = 0.9 and level 0.05 sufficiency and partial necessity need 36.
-        permutations: of independence.
-        level: of significance.
-        metric: None: the one the task prefers.
-        ablation: what replaces an ablated edge's value.
+        n_random: number of random circuits and of inflated circuits. With q = 0.9 and level 0.05, sufficiency and partial
+            necessity need 36.
+        permutations: number of permutations for independence.
+        level: significance level.
         seed: random seed.
-        batch_size, progress: see `circuits.circuit_metrics`.
 
     Raises:
-        InputError: a number that cannot be used, or an empty circuit.
+        InputError: an invalid number, or an empty circuit.
     """
     return hypothesis_tests_of(
         Question.ask(model, pairs, metric, ablation, batch_size), circuit, epsilon=epsilon, quantile=quantile,
@@ -241,7 +238,7 @@ class _Raw(NamedTuple):
 
 
 def _judged(made: list[_Raw], level: float) -> tuple[HypothesisTest, ...]:
-    """Each with what is compared with the level, and what that speaks for."""
+    """The tests, with the values compared with the level and their outcomes."""
     claims = [name for name, raw in zip(NAMES, made, strict=True) if name in CLAIMS and raw.reason is None]
     p = torch.tensor([made[NAMES.index(name)].p for name in claims], dtype=torch.float64)
     corrected = dict(zip(claims, holm(p).tolist(), strict=True))
@@ -280,7 +277,7 @@ def _independence(left: Tensor, own: Tensor, permutations: int, seed: int, equal
         what = f"{permutations} permutations" if permutations < orders else f"{len(own)} prompts"
         return _Raw(math.nan, 1.0, permutations, f"{what} cannot show a dependence at this level")
     if float(left.abs().max()) <= max(equal, TIE * float(own.abs().mean())):
-        return _Raw(0.0, 1.0, permutations)  # the complement keeps nothing at all
+        return _Raw(0.0, 1.0, permutations)  # the complement keeps nothing
     return _Raw(*hsic(left, own, permutations, seed, equal), permutations)
 
 
@@ -295,10 +292,10 @@ def _minimality(
     """The test, and the p value of each edge after Holm's correction over the edges.
 
     Args:
-        matter: what leaving out each edge of the circuit changes.
-        lost: what leaving out a random edge of an inflated circuit changes.
-        quantile, equal, level: q, what is a tie, and the level.
-        distinct: how many of the inflated circuits differ.
+        matter: effect of ablating each edge of the circuit.
+        lost: effect of ablating a random edge of an inflated circuit.
+        quantile, equal, level: q, the largest difference that is a tie, and the level.
+        distinct: number of distinct inflated circuits.
     """
     ones = torch.ones(len(matter), dtype=torch.float64)
     if not len(lost):
@@ -316,7 +313,7 @@ def _minimality(
 
 
 def _too_few_rivals(n: int, asked: int, quantile: float, level: float, n_edges: int) -> str | None:
-    """Why so many random circuits cannot show anything; None where they can."""
+    """Why n random circuits are too few to reject; None if they suffice."""
 
     def shows(rivals: int) -> bool:
         return quantile**rivals * len(CLAIMS) < level
@@ -328,7 +325,7 @@ def _too_few_rivals(n: int, asked: int, quantile: float, level: float, n_edges: 
 
 
 def _above(won: Bool[Tensor, " draw"], quantile: float, few: str | None) -> _Raw:
-    """Whether the circuit wins against more than a share q of the random ones."""
+    """Tests whether the circuit wins against more than a share q of the random ones."""
     if not len(won):
         return _Raw(math.nan, 1.0, 0, few)
     share = won.double().mean()

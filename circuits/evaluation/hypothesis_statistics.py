@@ -1,8 +1,8 @@
-"""p values of the hypothesis tests, from numbers alone: no model is asked here.
+"""p values of the hypothesis tests, computed from metrics without a model.
 
-Each holds its level whatever the distribution: `binomial` and `equivalence` are exact tests of a share (ties counted half bring
-the share nearer to ½, so that `equivalence` then rejects less often), `hsic` is a permutation test. The error of the first kind
-is simulated in `tests/evaluation/test_hypothesis_levels.py`, on normal, discrete, tied and heavy-tailed data.
+Each test holds its level for any distribution. `binomial` and `equivalence` are exact tests of a share (ties counted half move the
+share towards ½, so `equivalence` rejects less often). `hsic` is a permutation test. `tests/evaluation/test_hypothesis_levels.py`
+simulates the type I error on normal, discrete, tied and heavy-tailed data.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def holm(p: Float[Tensor, " test"]) -> Float[Tensor, " test"]:
-    """p values after Holm's correction for their number."""
+    """p values after Holm's correction for the number of tests."""
     order = p.argsort(stable=True)
     factors = torch.arange(len(p), 0, -1, dtype=p.dtype)
     stepped = (p[order] * factors).cummax(0).values.clamp(max=1)
@@ -21,7 +21,7 @@ def holm(p: Float[Tensor, " test"]) -> Float[Tensor, " test"]:
 
 
 def binomial(shares: Float[Tensor, " test"], n: int, q: float, alternative: str) -> Float[Tensor, " test"]:
-    """p values of shares of n draws, the null being a chance of q; `alternative`: less or greater."""
+    """p values of shares of n draws under the null hypothesis of probability q; `alternative`: less or greater."""
     from scipy.stats import binom
 
     counts = (shares * n).round().numpy()
@@ -32,9 +32,10 @@ def binomial(shares: Float[Tensor, " test"], n: int, q: float, alternative: str)
 def hsic(
     x: Float[Tensor, " n"], y: Float[Tensor, " n"], permutations: int, seed: int, equal: float = 0.0
 ) -> tuple[float, float]:
-    """The Hilbert-Schmidt independence criterion with Gaussian kernels of median width, and its permutation p value.
+    """The Hilbert-Schmidt independence criterion with Gaussian kernels of median width, and its permutation p value
+    (Gretton et al. 2007).
 
-    (Gretton et al. 2007.) A constant is independent of everything: 0 and 1. Values at most `equal` apart are the same.
+    A constant is independent of everything: 0 and 1. Values that differ by at most `equal` count as the same.
     """
     centre = torch.eye(len(x), dtype=torch.float64) - 1 / len(x)
     kernels = []
@@ -55,9 +56,9 @@ def hsic(
 
 
 def equivalence(difference: Float[Tensor, " prompt"], epsilon: float, equal: float) -> tuple[float, float]:
-    """The share of prompts on which the circuit is above the model, and the p value of it being within ε of ½.
+    """The share of prompts on which the circuit is above the model, and the p value for the share being within ε of ½.
 
-    Differences of at most `equal` are ties, and count half.
+    Differences of at most `equal` are ties and count half.
     """
     from scipy.stats import binom
 
@@ -72,5 +73,5 @@ def equivalence(difference: Float[Tensor, " prompt"], epsilon: float, equal: flo
 
 
 def least(condition: Callable[[int], bool]) -> int:
-    """The smallest number from 1 on of which this holds."""
+    """The smallest positive integer that satisfies the condition."""
     return next(n for n in range(1, 10_000_000) if condition(n))

@@ -1,8 +1,8 @@
-"""Do scores depend on the weights at all? Weights are randomised layer by layer, and the scores must change.
+"""Randomisation test: scores must change when the model's weights are randomised layer by layer.
 
-(Adebayo et al. 2018, 1810.03292: sanity checks for saliency maps.) A method whose scores stay as they were when the model knows
-nothing any more reads something else than the model. Randomised weights are the layer's own entries, shuffled within each
-matrix or vector, so that their distribution stays.
+From the sanity checks for saliency maps (Adebayo et al. 2018, 1810.03292). Scores that stay the same when the weights are random do
+not depend on what the model learned. A layer is randomised by shuffling the entries within each of its matrices and vectors,
+which preserves their distribution.
 """
 
 import math
@@ -31,14 +31,14 @@ Found = EdgeScores | NodeScores | Circuit
 @plain_methods
 @dataclass(frozen=True, repr=False)
 class Randomisation(Shown):
-    """What became of the scores.
+    """Agreement of the scores with those of the original model, as layers are randomised.
 
     Attributes:
-        layers: how many of the last layers were randomised (`cascading`), or which layer alone.
-        cascading: from the last layer downwards, each with all above it; else one at a time.
-        rank: Spearman's correlation of absolute scores with those of the model as it is, for each step; NaN for circuits.
-        jaccard: of the k strongest, or of circuits, with those of the model as it is; empty for scores without a k.
-        k: how many of the strongest; None for circuits.
+        layers: with `cascading`, the number of last layers that were randomised at each step; otherwise the layer.
+        cascading: whether each step randomises a layer and all later ones, from the last layer downwards, or one layer alone.
+        rank: Spearman's correlation of absolute scores with the original ones, for each step; NaN for circuits.
+        jaccard: overlap of the k strongest, or of circuits, with the original ones; empty for scores without k.
+        k: number of strongest edges or nodes compared; None for circuits.
     """
 
     layers: tuple[int, ...]
@@ -63,20 +63,20 @@ class Randomisation(Shown):
         return f"{what}, {how}: {steps}"
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per step: the layer (or how many), and the agreement with the scores of the model as it is."""
+        """One row per step: the layer (or number of layers), and the agreement with the original scores."""
         overlaps = self.jaccard or (None,) * len(self.layers)
         columns = zip(self.layers, self.rank, overlaps, strict=True)
         return [{"layers": layer, "rank": rank, "jaccard": overlap} for layer, rank, overlap in columns]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """JSON values."""
         rank, jaccard = ([finite(x) for x in values] for values in (self.rank, self.jaccard))
         return {"layers": list(self.layers), "k": self.k, "rank": rank, "jaccard": jaccard}
 
 
 @contextmanager
 def shuffled_layers(model: Model, layers: Sequence[int], seed: int = 0) -> Iterator[None]:
-    """The model with the weights of some blocks shuffled, while the context lasts; the weights come back bit by bit."""
+    """Shuffles the weights of some blocks within the context; restores them bit by bit."""
     for layer in layers:
         if not 0 <= layer < model.graph.n_layers:
             raise InputError(f"there is no layer {layer}: the model has {model.graph.n_layers}")
@@ -107,20 +107,20 @@ def randomisation(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Randomisation:
-    """Scores the model again with weights randomised.
+    """Repeats an attribution with randomised weights.
 
     Args:
-        model: the model; it is as before when this returns.
-        attribute: the method, such as `lambda model: circuits.edge_attribution(model, pairs)`: scores, or a circuit.
-        layers: with `cascading` numbers of last layers, else layers; None: each.
+        model: a loaded model; its weights are restored.
+        attribute: the method, such as `lambda model: circuits.edge_attribution(model, pairs)`; returns scores or a circuit.
+        layers: with `cascading`, numbers of last layers; otherwise layers; None: all.
         cascading: see `Randomisation`.
-        k: compare the k strongest, too; for scores only.
-        own: the model's own scores or circuit, where they are known; None: the method is asked.
-        seed: of the shuffling.
-        progress: called with (steps done, in all).
+        k: also compare the k strongest; for scores only.
+        own: scores or circuit of the original model, if known; None: compute them with `attribute`.
+        seed: random seed of the shuffling.
+        progress: called with (steps done, steps in total).
 
     Raises:
-        InputError: a layer that is not there.
+        InputError: a layer does not exist.
     """
     n = model.graph.n_layers
     steps = tuple(layers) if layers is not None else tuple(range(1, n + 1) if cascading else range(n))
@@ -138,7 +138,7 @@ def randomisation(
 
 
 def _alike(own: Found, other: Found, k: int | None) -> tuple[float, float]:
-    """Rank correlation of absolute scores, and Jaccard overlap; NaN where there is none."""
+    """Rank correlation of absolute scores, and Jaccard overlap; NaN if undefined."""
     if isinstance(own, Circuit):
         return math.nan, stability({"own": own, "other": other}).mean_jaccard
     compared = stability({"own": _sizes(own), "other": _sizes(other)}, k or 1)
@@ -146,7 +146,7 @@ def _alike(own: Found, other: Found, k: int | None) -> tuple[float, float]:
 
 
 def _sizes(scores: Found) -> Found:
-    """The same, without signs."""
+    """The absolute scores; circuits are unchanged."""
     if isinstance(scores, NodeScores):
         return NodeScores(scores.nodes, scores.values.abs()[..., None], scores.positions)
     return replace(scores, values=scores.values.abs()) if isinstance(scores, EdgeScores) else scores

@@ -1,11 +1,11 @@
-"""How well do scores, or a circuit, find the edges of a circuit that is known?
+"""Recovery of a known circuit: how well scores, or a circuit, find its edges.
 
-Every edge has a score and is true or not. Going down the ranking,
+Each edge has a score, and is true (in the known circuit) or false. For every threshold on the score,
 
     recall = true positive rate = TP / true        false positive rate = FP / false        precision = TP / (TP + FP)
 
 AUROC is the area under (false positive rate, true positive rate): the probability that a true edge scores higher than a false
-one, ties counting half (the Mann-Whitney statistic by mid-ranks). A circuit is scores of 1 and 0. Average precision is
+one, ties counting half (the Mann-Whitney statistic with mid-ranks). A circuit counts as scores of 1 and 0. Average precision is
 Σ precision · Δrecall over the distinct scores (no interpolation).
 
 | `level` | what is ranked | its score, from edges |
@@ -14,9 +14,9 @@ one, ties counting half (the Mann-Whitney statistic by mid-ranks). A circuit is 
 | `merged` | writer -> node: edges into a head's q, k and v are one | the largest of them |
 | `nodes` | heads and MLPs | the largest of all edges in and out |
 
-The largest, not the sum: a node is in a circuit if any of its edges is, so a node is true if it touches a true edge, and a circuit
-gives exactly its own nodes; a sum would favour nodes with many edges. `input` and `logits` are in every circuit and not
-ranked. Where heads share keys and values, an edge into these belongs to every head of the group.
+The largest score, not the sum: a node is in a circuit if any of its edges is. So a node is true if it touches a true edge, and a
+circuit recovers exactly its own nodes; a sum would favour nodes with many edges. `input` and `logits` are in every circuit and are
+not ranked. If heads share keys and values, an edge into these belongs to every head of the group.
 """
 
 from collections.abc import Iterable
@@ -38,25 +38,25 @@ from circuits.shown import Shown
 
 LEVELS = ("edges", "merged", "nodes")
 NEGLIGIBLE = 1e-6
-"""Share of the largest score: what is smaller would be rounding in float32."""
+"""Share of the largest score below which scores may be float32 rounding."""
 
 
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Recovery(Shown):
-    """What was ranked, and how well the ranking finds what is true.
+    """A ranking of edges or nodes, and how well it finds the known circuit.
 
     Attributes:
         level: `edges`, `merged` or `nodes`.
-        names: what was ranked, in graph order.
-        scores: by which; higher comes first.
-        true: which of them are of the known circuit.
-        thresholds: the distinct scores, from the highest, after +inf (nothing is taken).
-        false_positive_rate, true_positive_rate: of all that scores at least the threshold: the ROC curve.
+        names: names of the ranked edges or nodes, in graph order.
+        scores: their scores; higher ranks first.
+        true: whether each is in the known circuit.
+        thresholds: the distinct scores, highest first, after +inf (nothing selected).
+        false_positive_rate, true_positive_rate: rates at each threshold (score ≥ threshold): the ROC curve.
         auroc: the area under it.
         average_precision: Σ precision · Δrecall.
-        precision, recall: entry k - 1: of the k strongest; where k falls among equal scores, what drawing from these by lot
-            gives on average.
+        precision, recall: entry k - 1: among the k strongest; if k falls among equal scores, the expected value of a random
+            choice between them.
     """
 
     level: str
@@ -75,14 +75,14 @@ class Recovery(Shown):
         return len(self.names)
 
     def to_dict(self) -> dict[str, Any]:
-        """What was ranked, and both areas."""
+        """JSON values: the level, sizes and both areas."""
         return {
             "level": self.level, "ranked": len(self), "true": int(self.true.sum()), "auroc": self.auroc,
             "average_precision": self.average_precision,
         }  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per edge or node: its score, and whether it is of the known circuit."""
+        """One row per edge or node: its score, and whether it is in the known circuit."""
         columns = zip(self.names, self.scores.tolist(), self.true.tolist(), strict=True)
         return [{"name": name, "score": score, "true": true} for name, score, true in columns]
 
@@ -106,19 +106,19 @@ def recovery(
     negligible: float = 0.0,
     graph: Graph | None = None,
 ) -> Recovery:
-    """Ranks edges or nodes and compares them with a known circuit.
+    """Ranks edges or nodes and compares the ranking with a known circuit.
 
     Args:
-        found: scores or a circuit. Scores of nodes have one level, `nodes`; only heads and MLPs among them are ranked.
+        found: scores or a circuit. Scores of nodes have only the level `nodes`; only heads and MLPs among them are ranked.
         truth: the known circuit, or the names of its edges.
-        level: what is ranked; see the module docstring. None: `edges`, or `nodes` for scores of nodes.
+        level: what is ranked, see the module docstring. None: `edges`, or `nodes` for scores of nodes.
         by: `abs`: by the size of the score; `signed`: from the most positive.
-        negligible: scores of at most this share of the largest count as 0: they would be rounding, and a ranking of it.
-        graph: the graph of the edges in `truth`; needed where these are names and `found` scores nodes.
+        negligible: scores of at most this share of the largest count as 0, because their order would be rounding.
+        graph: graph of the edges in `truth`; required if `truth` holds names and `found` scores nodes.
 
     Raises:
-        InputError: unknown options or edges; circuits of two graphs; scores that are not numbers, or that have positions;
-            or nothing is true, or nothing false, at this level: then there is nothing to tell apart.
+        InputError: unknown options or edges; circuits of two graphs; scores that are not numbers or have positions; or no true
+            or no false entries at this level.
     """
     level = ("nodes" if isinstance(found, NodeScores) else "edges") if level is None else level
     if level not in LEVELS:
@@ -138,7 +138,7 @@ def recovery(
 
 
 def _truth(found: EdgeScores | NodeScores | Circuit, truth: Circuit | Iterable[str], graph: Graph | None) -> Circuit:
-    """The known circuit, of the graph that `found` has."""
+    """The known circuit, in the graph of `found`."""
     own = graph if isinstance(found, NodeScores) else found.graph
     if isinstance(truth, str):
         raise InputError(f"truth is a circuit or a list of edges, not the text {truth!r}")
@@ -155,7 +155,7 @@ def _truth(found: EdgeScores | NodeScores | Circuit, truth: Circuit | Iterable[s
 
 
 def _strengths(found: EdgeScores | Circuit, by: str) -> Float[Tensor, "writer reader"]:
-    """What edges are ranked by."""
+    """The values by which edges are ranked."""
     if isinstance(found, Circuit):
         return found.mask.double()
     return found.values.double().abs() if by == "abs" else found.values.double()
@@ -179,7 +179,7 @@ def _of_nodes(
 
 
 def _at(level: str, graph: Graph, values: Tensor) -> tuple[tuple[str, ...], Tensor]:
-    """Names and values at a level, from values of edges: the largest of what is put together."""
+    """Names and values at a level; the value is the largest of the edges merged into one entry."""
     exists = graph.edge_mask.to(values.device)
     if level == "edges":
         return graph.edges, values[exists]
@@ -226,7 +226,7 @@ def _compared(level: str, names: tuple[str, ...], scores: Tensor, true: Tensor) 
 
 
 def _between(sizes: Float[Tensor, " point"], hits: Float[Tensor, " point"]) -> Float[Tensor, " ranked"]:
-    """Expected hits among the k strongest, for every k: straight between the ends of equal scores."""
+    """Expected hits among the k strongest, for every k: linear interpolation within equal scores."""
     k = torch.arange(1, int(sizes[-1]) + 1, dtype=torch.float64)
     right = torch.searchsorted(sizes, k)
     left = right - 1

@@ -1,6 +1,6 @@
 """Properties of scores that need no ground truth: complexity and sensitivity (Bhatt et al. 2020, 2005.00631).
 
-Scores are easier to use if few edges carry them, and if prompts of one kind get like scores.
+Scores are easier to use if few edges carry them, and if similar prompts have similar scores.
 """
 
 import math
@@ -18,8 +18,8 @@ from circuits.results.node_scores import NodeScores
 
 @plain_torch
 def complexity(scores: EdgeScores | NodeScores) -> float:
-    """The entropy of the shares |score| / Σ|score| in nats (Bhatt et al., definition 3): 0 if one part has all, ln n if all have
-    the same; its exponential is the number of parts that would have the same entropy with equal shares.
+    """Entropy of the shares |score| / Σ|score| in nats (Bhatt et al., definition 3): 0 if one part has the whole share, ln n if
+    all n shares are equal. Its exponential is the number of parts that have this entropy with equal shares.
 
     Raises:
         InputError: all scores are 0.
@@ -35,12 +35,12 @@ def complexity(scores: EdgeScores | NodeScores) -> float:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much scores change from prompt to prompt of one kind.
+    """Change of the scores between prompts of one kind.
 
     Attributes:
-        mean, largest: over pairs of prompts, of the distance between the prompts' score vectors, each scaled to length 1
-            (0: the same direction, √2: nothing in common, 2: opposite).
-        pairs: how many pairs.
+        mean, largest: distance between two prompts' score vectors, each scaled to length 1, over pairs of prompts (0: the same
+            direction, √2: orthogonal, 2: opposite).
+        pairs: number of pairs of prompts.
     """
 
     mean: float
@@ -48,20 +48,20 @@ class Sensitivity:
     pairs: int
 
     def to_dict(self) -> dict[str, float | int]:
-        """As JSON values."""
+        """JSON values."""
         return asdict(self)
 
 
 @plain_torch
 def sensitivity(scores: EdgeScores | NodeScores) -> Sensitivity:
-    """Mean and largest distance between prompts' scores (Bhatt et al., definitions 1 and 2, with the prompts of the task for the
-    neighbourhood of an input).
+    """Mean and largest distance between prompts' scores (Bhatt et al., definitions 1 and 2; the other prompts of the task serve as
+    the neighbourhood of an input).
 
     Args:
-        scores: with effects per prompt; groups of prompts count as one.
+        scores: scores with effects per prompt; a group of prompts counts as one.
 
     Raises:
-        InputError: fewer than two prompts with a score.
+        InputError: fewer than two prompts have scores.
     """
     rows = _rows(scores)
     length = rows.norm(dim=1)

@@ -1,8 +1,7 @@
-"""Would another run have found the same? Scores and circuits of one method under other seeds, prompts, metrics, ablations.
+"""Stability: do other seeds, prompts, metrics or ablations give the same scores or circuits?
 
-Any runs of one model can be put side by side; nothing here knows how they differ. Resampled prompts need no run at all: effects on
-each prompt are there, so that a bootstrap over prompts tells how often each edge would have been chosen (SAM: the edges that
-always are).
+`stability` compares any runs on one model. `prompt_stability` needs no new runs: it bootstraps the effects per prompt and counts
+how often each edge is among the strongest (SAM keeps the edges that always are).
 """
 
 from collections.abc import Mapping
@@ -28,15 +27,15 @@ from circuits.stats.correlation import correlation
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Stability(Shown):
-    """How alike several runs are.
+    """Agreement between several runs.
 
     Attributes:
-        runs: their names.
-        k: edges (or nodes) that were compared: the strongest by absolute score; None for circuits of their own size.
-        jaccard: of the edges of every two runs: shared / in either.
-        rank: Spearman's correlation of every two runs' scores over all edges; NaN for circuits.
-        frequency: per edge, the share of runs that have it, edges in graph order.
-        names: of the edges, or of the nodes (`node@position` where there are positions).
+        runs: names of the runs.
+        k: number of edges (or nodes) compared, the strongest by absolute score; None for circuits, which keep their size.
+        jaccard: Jaccard overlap of the edges of each two runs: edges in both / edges in either.
+        rank: Spearman's correlation of each two runs' scores over all edges; NaN for circuits.
+        frequency: share of runs that contain each edge, in graph order.
+        names: names of the edges, or of the nodes (`node@position` for scores with positions).
         of: `edges` or `nodes`.
     """
 
@@ -50,25 +49,25 @@ class Stability(Shown):
 
     @property
     def always(self) -> tuple[str, ...]:
-        """Edges that every run has."""
+        """Edges in every run."""
         return self.at_least(1.0)
 
     def at_least(self, share: float) -> tuple[str, ...]:
-        """Edges that at least this share of the runs has."""
+        """Edges in at least this share of the runs."""
         return tuple(e for e, f in zip(self.names, self.frequency.tolist(), strict=True) if f >= share - 1e-12)
 
     @property
     def mean_jaccard(self) -> float:
-        """Over pairs of runs."""
+        """The mean overlap over pairs of runs."""
         return _off_diagonal(self.jaccard)
 
     @property
     def mean_rank(self) -> float:
-        """Over pairs of runs."""
+        """The mean rank correlation over pairs of runs."""
         return _off_diagonal(self.rank)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per edge or node: the share of runs that have it."""
+        """One row per edge or node: the share of runs that contain it."""
         columns = zip(self.names, self.frequency.tolist(), strict=True)
         return [{"name": name, "frequency": frequency} for name, frequency in columns]
 
@@ -86,7 +85,7 @@ class Stability(Shown):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Means over pairs of runs, as JSON can hold them."""
+        """JSON values, with means over pairs of runs."""
         return {
             "resamples": len(self.runs), "k": self.k, "jaccard": self.mean_jaccard, "rank": finite(self.mean_rank),
             "always": list(self.always),
@@ -95,14 +94,14 @@ class Stability(Shown):
 
 @plain_torch
 def stability(runs: Mapping[str, EdgeScores | NodeScores | Circuit], k: int | None = None) -> Stability:
-    """Compares runs with each other.
+    """Compares several runs.
 
     Args:
-        runs: scores of edges, or circuits, of one graph, or scores of the same nodes at the same positions, by name.
-        k: how many of the strongest edges or nodes count; needed for scores, not for circuits.
+        runs: name -> edge scores or circuits of one graph, or scores of the same nodes at the same positions.
+        k: number of strongest edges or nodes to compare; required for scores, not used for circuits.
 
     Raises:
-        InputError: fewer than two runs, of several graphs or of other nodes, scores and circuits mixed, or an unusable k.
+        InputError: fewer than two runs, different graphs or nodes, scores mixed with circuits, or an invalid k.
     """
     if len(runs) < 2:
         raise InputError(f"stability needs at least two runs, got {len(runs)}")
@@ -150,16 +149,16 @@ def _of_edges(runs: Mapping[str, EdgeScores | Circuit], k: int | None, mixed: bo
 
 @plain_torch
 def prompt_stability(scores: EdgeScores, k: int, resamples: int = 200, seed: int = 0) -> Stability:
-    """What other prompts of the same kind would have given: runs are bootstrap resamples of the prompts.
+    """Stability over prompts of the same kind, estimated from bootstrap resamples of the prompts.
 
     Args:
-        scores: with effects per prompt.
-        k: how many of the strongest edges count.
-        resamples: how many; at most 500 are compared with each other.
-        seed: of the resampling.
+        scores: scores with effects per prompt.
+        k: number of strongest edges to compare.
+        resamples: number of resamples; at most 500 are compared with each other.
+        seed: random seed of the resampling.
 
     Raises:
-        InputError: scores without effects per prompt or of a single prompt, or an unusable number.
+        InputError: scores without effects per prompt, or of a single prompt, or an invalid number.
     """
     if scores.per_prompt is None or len(scores.per_prompt) < 2:
         raise InputError("these scores keep no effects of at least two prompts, so prompts cannot be resampled")

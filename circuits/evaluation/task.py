@@ -1,8 +1,7 @@
-"""Is a set of prompt pairs a fair question to a model?
+"""Checks of prompt pairs with a model, before anything is attributed.
 
-A circuit of a behaviour that the model does not show, or of prompts that repeat each other, means nothing. So before
-anything is attributed: how often the model is right, how far clean and corrupted prompts are apart, and what the tokenizer
-made of the text.
+A circuit means nothing if the model does not show the behaviour, or if the prompts repeat each other. The checks measure how often
+the model is right, how far clean and corrupted prompts are apart, and how the tokenizer splits the text.
 """
 
 import math
@@ -38,7 +37,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Values:
-    """One number on the clean and on the corrupted prompts, always for the clean prompts' answers."""
+    """One number on the clean and on the corrupted prompts, both for the clean prompts' answers."""
 
     clean: Mean
     corrupted: Mean
@@ -46,7 +45,7 @@ class Values:
 
 @dataclass(frozen=True)
 class WordList:
-    """A task's word list: how many entries there are, and those that are not single tokens of the model, left out."""
+    """A task's word list: the number of entries, and the entries left out because they are not single tokens of the model."""
 
     entries: int
     left_out: tuple[str, ...]
@@ -54,7 +53,7 @@ class WordList:
 
 @dataclass(frozen=True)
 class Merging:
-    """Pairs in which an answer or distractor merges with the end of the prompt when they are written as text."""
+    """Pairs in which an answer or distractor merges with the end of the prompt when both are encoded as one text."""
 
     pairs: int
     example: str | None
@@ -63,27 +62,27 @@ class Merging:
 @plain_methods
 @dataclass(frozen=True, repr=False)
 class TaskCheck(Shown):
-    """What `check_pairs` found.
+    """Results of `check_pairs`.
 
     Attributes:
-        source, model: what was asked of whom.
-        pairs: how many.
-        metric: the metric that the pairs prefer.
-        accuracy: share of prompts on which the best answer is above every distractor; None where pairs lack distractors.
-        values: that metric; None where it needs distractors and pairs lack them.
-        logit_difference: the answers' mean logit minus the distractors'; None where pairs lack distractors.
-        flips: share of pairs whose logit difference has another sign on the corrupted prompt than on the clean one (for
-            pairs that prefer a probability difference: its sign); None where pairs lack distractors.
+        source, model: names of the pairs' source and of the model.
+        pairs: number of pairs.
+        metric: the pairs' preferred metric.
+        accuracy: share of prompts on which the best answer is above every distractor; None if pairs lack distractors.
+        values: that metric; None if it needs distractors and pairs lack them.
+        logit_difference: the answers' mean logit minus the distractors'; None if pairs lack distractors.
+        flips: share of pairs whose logit difference changes sign between the clean and the corrupted prompt (for pairs that
+            prefer a probability difference: whose probability difference does); None if pairs lack distractors.
         lengths: tokens of a prompt -> number of pairs.
-        prefixes: leading tokens in which a pair's two prompts agree -> number of pairs.
+        prefixes: leading tokens shared by a pair's two prompts -> number of pairs.
         merging: answers that merge with the prompt; None without a tokenizer.
-        equal_pairs, equal_clean: pairs whose two prompts, or whose clean prompt, an earlier pair has too.
-        word_lists: of the task, by name; empty for pairs from elsewhere.
-        top_1_rate: share of clean prompts on which an answer is the model's first choice.
-        median_rank: of the best answer on the clean prompts, 1 = the first choice.
+        equal_pairs, equal_clean: pairs that repeat both prompts, or the clean prompt, of an earlier pair.
+        word_lists: the task's word lists, by name; empty for pairs from other sources.
+        top_1_rate: share of clean prompts on which an answer has the highest logit.
+        median_rank: median rank of the best answer on the clean prompts; 1 = the highest logit.
         same_prompts: pairs whose prompts are the same up to the token whose logits are read.
         padded: pairs with padding tokens.
-        doubts: what `circuits.question.doubts` says of them.
+        doubts: the warnings of `circuits.question.doubts` about these pairs.
     """
 
     source: str
@@ -108,7 +107,7 @@ class TaskCheck(Shown):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against using these pairs, a sentence each."""
+        """Reasons against using these pairs, one sentence each."""
         warnings = list(self.doubts)
         if self.accuracy is None:
             warnings.insert(0, "pairs without distractors: there is no accuracy and no logit difference")
@@ -122,20 +121,20 @@ class TaskCheck(Shown):
         return tuple(warnings)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values for JSON."""
+        """JSON values."""
         data = {**asdict(self, dict_factory=_finite), "warnings": list(self.warnings)}
-        del data["doubts"]  # which are among the warnings
+        del data["doubts"]  # included in the warnings
         return data
 
 
 @on_model
 def check_task(model: Model, task: Any, n: int = 100, seed: int = 0, *, one_length: bool = False) -> TaskCheck:
-    """`check_pairs` of n pairs of a task, and what the model's tokenizer leaves of its word lists.
+    """`check_pairs` of n pairs of a task, with the entries of its word lists that the model's tokenizer excludes.
 
     Args:
         model: a loaded model.
         task: a `tasks.Task`.
-        n, seed, one_length: see its `pairs`.
+        n, seed, one_length: see `Task.pairs`.
 
     Raises:
         InputError: the task cannot make n pairs for this model.
@@ -154,16 +153,16 @@ def check_pairs(
     word_lists: Mapping[str, WordList] | None = None,
     batch_size: int = 32,
 ) -> TaskCheck:
-    """How well a model does what pairs ask, and what is odd about them.
+    """Measures how well a model does the task of the pairs, and lists irregularities of the pairs.
 
     Args:
         model: a loaded model.
-        pairs: prompt pairs.
+        pairs: the prompts to check.
         word_lists: for the report, see `TaskCheck`.
         batch_size: pairs at a time; results do not depend on it.
 
     Raises:
-        InputError: the pairs do not fit the model, or prefer a metric that does not exist.
+        InputError: the pairs do not fit the model, or prefer an unknown metric.
     """
     pairs.validate_for(model)
     has_distractors = all(pairs.distractors)
@@ -226,7 +225,7 @@ def _mean(values: Float[Tensor, " prompt"]) -> Mean:
 
 
 def _finite(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """NaN and infinities as None, since JSON has neither."""
+    """Replaces NaN and infinities by None: JSON has neither."""
     return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in items}
 
 
@@ -241,7 +240,7 @@ def _word_list(entries: Sequence[str | tuple[str, ...]], usable: Sequence[tuple[
 
 
 def _merging(model: Model, pairs: PromptPairs) -> Merging:
-    """The pairs whose prompt comes back as it was from text, but not with an answer or distractor behind it."""
+    """Pairs whose prompt survives decoding and encoding alone, but not with an answer or distractor after it."""
     merged = [token for pair in pairs for token in [_merged_token(model, pair)] if token is not None]
     return Merging(len(merged), repr(model.tokenizer.decode([merged[0]])) if merged else None)
 
@@ -254,7 +253,7 @@ def _merged_token(model: Model, pair: Pair) -> int | None:
 
 
 def _survives(model: Model, tokens: TokenIds) -> bool:
-    """Whether the tokens, written as text, are read as the same tokens."""
+    """Whether the tokens, decoded and encoded again, are the same."""
     start = 1 if tokens[0] == model.tokenizer.bos_token_id else 0
     text = model.tokenizer.decode(list(tokens[start:]), clean_up_tokenization_spaces=False)
     return tuple(model.encode(text)) == tokens

@@ -1,1 +1,1 @@
-"""The methods, one a file: a `Question` -> scores or a circuit. No method knows another."""
+"""The methods, one per file: a function of a `Question` that returns scores or a circuit. Methods are independent of each other."""

@@ -1,17 +1,17 @@
-"""Activation patching: the effect of a node, measured by giving it its value from the other run.
+"""Activation patching: the effect of a node, measured by replacing its value with its value from another run.
 
-Two directions (Zhang & Nanda 2024, 2309.16042). *Denoising* runs the corrupted prompt and restores a node's clean value:
+There are two directions (Zhang & Nanda 2024, 2309.16042). *Denoising* runs the corrupted prompt and restores a node's clean value:
 
     effect = metric(corrupted, node <- clean) - metric(corrupted)
 
-*Noising* runs the clean prompt and gives a node its corrupted value:
+*Noising* runs the clean prompt with a node's corrupted value:
 
     effect = metric(clean) - metric(clean, node <- corrupted)
 
 Positive = the node helps. Normalised on dataset means: effect / (metric(clean) - metric(corrupted)), which for denoising is
 (patched - corrupted) / (clean - corrupted). With `window`, nodes of neighbouring layers are patched together (Meng et al.
-2022): such effects are larger, and say nothing of a single layer. A window reaches over the neighbouring layers whether or
-not their nodes were asked for.
+2022). Such effects are larger and cannot be attributed to a single layer. A window includes the nodes of neighbouring layers even
+if these were not selected.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,32 +65,32 @@ def activation_patching(
     workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
-    """Patches nodes one after the other and measures the metric.
+    """Patches each node and measures the metric.
 
     Args:
         model: a loaded model.
         pairs: the prompts to explain.
         nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
-        positions: None: a node at all positions at once; `each`: every position for itself (prompts of equal length);
-            `roles`: the positions that the task names; or names of roles.
+        positions: None: a node at all positions at once; `each`: every position separately (prompts of equal length);
+            `roles`: the task's named positions; or names of roles.
         direction: `denoising` or `noising`.
-        window: how many neighbouring layers are patched together; the score of a node is that of the window centred on it (an
-            even one reaches one layer further up), which holds the same node of each layer, asked for or not. It ends at
-            the first and the last layer; `input` has no neighbours.
-        metric: None: the one the task prefers.
-        ablation: where corrupted values come from: `interchange` (the corrupted prompt), `gaussian` (noise on the
+        window: number of neighbouring layers patched together. A node's score is that of the window centred on it (an even
+            window extends one layer further up), which includes the same node of each layer, selected or not. Windows end
+            at the first and the last layer; `input` has no neighbours.
+        metric: None: the task's preferred metric.
+        ablation: the source of corrupted values: `interchange` (the corrupted prompt), `gaussian` (noise on the
             embedding), or `resample`.
         batch_size: pairs at a time; results do not depend on it.
-        store: a directory for finished pieces; a call with the same question continues from it.
-        workers: who measures, each some layers of a batch; None: this process. Results do not depend on it.
-        progress: called with (pairs done, in all); with workers, (pieces there, in all).
+        store: a directory for finished results; a call with the same question continues from it.
+        workers: processes that divide the layers of a batch; None: this process. Results do not depend on it.
+        progress: called with (pairs done, in total); with workers, (pieces done, in total).
 
     Returns:
-        Effects per node (and position) and prompt.
+        Effects by node (and position) and prompt.
 
     Raises:
-        InputError: an unknown option or node, or an ablation that is no run of the model.
-        PairsError: positions that the pairs do not have.
+        InputError: an unknown option or node, or an ablation without a run of its own.
+        PairsError: the pairs lack these positions.
     """
     return activation_patching_of(
         Question.ask(model, pairs, metric, ablation, batch_size), nodes=nodes, positions=positions, direction=direction,
@@ -120,13 +120,13 @@ def activation_patching_of(
 
 @dataclass(frozen=True)
 class Sweep:
-    """Which patches are made, one intervention after the other: sites × positions.
+    """The interventions of a sweep: sites × positions.
 
     Attributes:
         sites: the nodes.
-        positions: labels of the positions, None without.
-        graph: the model's: a window reaches over its layers.
-        window: layers patched together.
+        positions: labels of the positions; None: all positions together.
+        graph: the model's graph, for windows over its layers.
+        window: number of layers patched together.
     """
 
     sites: tuple[Site, ...]
@@ -141,12 +141,12 @@ class Sweep:
 
     @property
     def patched(self) -> tuple[Site, ...]:
-        """All sites that some intervention patches: those asked for, then their neighbours."""
+        """All sites that an intervention patches: the selected ones, then their neighbours."""
         return tuple(dict.fromkeys([*self.sites, *(other for site in self.sites for other in self._around(site))]))
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Where interventions begin."""
+        """The first layers of the interventions."""
         return tuple(sorted({self.first(site) for site in self.sites}))
 
     def first(self, site: Site) -> int:
@@ -154,11 +154,11 @@ class Sweep:
         return min(other.layer for other in self._around(site))
 
     def of_layer(self, layer: int) -> list[int]:
-        """Numbers of the sites whose interventions begin there."""
+        """Numbers of the sites whose interventions begin at this layer."""
         return [i for i, site in enumerate(self.sites) if self.first(site) == layer]
 
     def interventions(self, batch: Batch, pairs: PromptPairs, sites: Sequence[int] | None = None) -> list[list[Patch]]:
-        """In the order of the scores: positions change fastest; of all sites or of those with these numbers."""
+        """Interventions in the order of the scores (positions change fastest), for all sites or those with these numbers."""
         places: list[Tensor | None] = [None]
         if self.positions is not None:
             places = [place(label, batch, pairs) for label in self.positions]
@@ -173,11 +173,11 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False)
 class _Patching(Measurement):
-    """A sweep over a question's batches, whose pieces are one layer on one batch each.
+    """A sweep over a question's batches; its pieces are one layer on one batch each.
 
     Attributes:
-        other: where corrupted values come from.
-        options: for the provenance.
+        other: the ablation, source of the corrupted values.
+        options: options for the provenance.
     """
 
     other: RunAblation
@@ -213,11 +213,11 @@ class _Patching(Measurement):
         if len(sweep.patched) > len(sites):
             manifest["patched"] = [
                 site.name for site in sweep.patched
-            ]  # stores from before windows reached over all layers
+            ]  # stores written before windows extended over all layers
         return cls(question, Pieces(store, manifest, in_memory), other, sweep, direction, options)
 
     def effects(self, batch: Batch, number: int) -> BatchEffects:
-        """Of all sites on one batch, from the store or measured."""
+        """Effects of all sites on one batch, from the store or measured."""
         effects = torch.zeros(*self.sweep.shape, len(batch), dtype=torch.float64)
         ends = torch.zeros(2, len(batch), dtype=torch.float64)
         for layer, piece in self.measured(batch, number, self.sweep.layers):
@@ -229,7 +229,7 @@ class _Patching(Measurement):
     def measured(
         self, batch: Batch, number: int, layers: Sequence[int]
     ) -> Iterator[tuple[int, Float[Tensor, "row batch"]]]:
-        """(layer, the clean and the corrupted metric and the effects of interventions that begin there)."""
+        """Yields (layer, rows): the clean and the corrupted metric and the effects of interventions that begin at the layer."""
         runs: PatchRuns | None = None
         for layer in layers:
             piece = self.pieces.get(_key(number, layer))
@@ -243,7 +243,7 @@ class _Patching(Measurement):
             yield layer, piece
 
     def fill(self, unit: tuple[int, Sequence[int]]) -> None:
-        """A unit: the number of a batch, and layers."""
+        """Measures a unit: the number of a batch, and layers."""
         number, layers = unit
         with inference_state(self.question.model.bridge):
             for batch in self.question.batches(only=number):
@@ -252,7 +252,7 @@ class _Patching(Measurement):
 
 
 def _cut(layers: Sequence[int], workers: Workers, batches: int) -> list[tuple[int, ...]]:
-    """The layers of one batch, in as many units as keep all workers busy."""
+    """Divides the layers of one batch into enough units to keep all workers busy."""
     parts = min(len(layers), max(1, -(-UNITS_PER_WORKER * workers.number // batches)))
     size = -(-len(layers) // parts)
     return [tuple(layers[i : i + size]) for i in range(0, len(layers), size)]

@@ -1,7 +1,7 @@
-"""Alignments: which nodes of a model are claimed to play the role of which variable of a causal model.
+"""Alignments: which nodes of a model represent which variable of a causal model, as a hypothesis (Geiger et al. 2021, 2106.02997).
 
-(Geiger et al. 2021, 2106.02997.) A node is written as everywhere (`a5.h5`), or at one position of each prompt: `a5.h5@S2`
-for a role, `a5.h5@12` for a token index. The nodes of two variables must not overlap.
+A node is written as usual (`a5.h5`), or at one position of each prompt: `a5.h5@S2` for a role, `a5.h5@12` for a token index. The
+nodes of two variables must not overlap.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class NodeAt:
     position: str | None = None
 
     def overlaps(self, other: "NodeAt") -> bool:
-        """Whether both speak of the same node at the same place (a role and an index are taken for different places)."""
+        """Whether both denote the same node at the same position (a role and an index count as different positions)."""
         return self.site == other.site and (None in (self.position, other.position) or self.position == other.position)
 
     def __str__(self) -> str:
@@ -40,8 +40,8 @@ def align(
     """The nodes of each variable, checked against the causal model, the model and the pairs.
 
     Raises:
-        InputError: no variable, unknown variables or nodes, a variable without nodes, or nodes that overlap.
-        PairsError: a position that a pair does not have.
+        InputError: no variables, unknown variables or nodes, a variable without nodes, or overlapping nodes.
+        PairsError: a pair lacks a position.
     """
     if not alignment:
         raise InputError("the alignment is empty; map at least one variable to nodes")
@@ -64,7 +64,7 @@ def align(
 
 
 def _node_at(model: Model, pairs: PromptPairs, name: str) -> NodeAt:
-    """A node by its written form; its position must be in every pair."""
+    """Parses the name of a node; its position must be in every pair."""
     node, at, position = name.partition("@")
     site = find_site(model.graph, node, model.widths)
     if not at:

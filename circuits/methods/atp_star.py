@@ -1,21 +1,21 @@
-"""AtP*: attribution patching without its two ways to miss a node (Kramár et al. 2024, 2403.00745).
+"""AtP*: attribution patching with fixes for its two kinds of false negatives (Kramár et al. 2024, 2403.00745).
 
-AtP takes `(clean_n - corrupted_n) · ∂metric/∂n` for a node's effect. It comes out near zero where it should not
+AtP estimates a node's effect as `(clean_n - corrupted_n) · ∂metric/∂n`. The estimate can be near zero for an important node
 
-1. when attention is saturated: a softmax that is flat at the clean run says nothing about another query or key.
+1. if attention is saturated: a softmax that is flat at the clean run has no gradient towards another query or key.
    **QK fix** (section 3.1): the softmax is recomputed with the corrupted query or key,
 
        effect(n) ≈ Σ_rows (pattern - pattern with n corrupted) · ∂metric/∂pattern
 
-   one row for a query, all rows that see it for a key;
-2. when a node's direct and indirect effects cancel in the gradient. **GradDrop** (section 3.2): for each layer ℓ the
-   gradient is taken as if that layer (attention and MLP together) wrote nothing back into the residual stream, and
+   over one row for a query, and over all rows that attend to it for a key;
+2. if a node's direct and indirect effects cancel in the gradient. **GradDrop** (section 3.2): for each layer ℓ, the gradient is
+   computed as if that layer (attention and MLP together) wrote nothing back into the residual stream, and
 
        contribution(n) = mean over prompts of  1/(L-1) Σ_ℓ |effect_ℓ(n)|
 
    where effect_ℓ is 0 for nodes of layer ℓ itself (hence L-1) and the plain effect for nodes above it.
 
-Contributions have no sign: they rank nodes, in the metric's unit.
+Contributions have no sign; they rank nodes, in the metric's unit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,34 +65,30 @@ def atp_star(
 ) -> NodeScores:
     """Ranks nodes by the estimated size of their effect.
 
-    The scores are contributions: `per_prompt` holds each prompt's absolute value (with GradDrop the mean of the absolute
-    values over the layers dropped), so that values and `to_dict()` are their means, without sign, and
-    `provenance["options"]["signed"]` is False. With both fixes off they are AtP's contributions. With one layer there is
-    no other layer to drop: GradDrop changes nothing.
+    The scores are contributions. `per_prompt` holds each prompt's absolute value (with GradDrop, the mean of the absolute values
+    over the dropped layers). Values and `to_dict()` are their means, without sign, and `provenance["options"]["signed"]` is
+    False. With both fixes off, the scores are AtP's contributions. In a model of one layer, GradDrop changes nothing.
 
-    A key of a group of heads (`a0.kv0<k>`) changes them all. Where a norm is taken over all heads' queries together
-    (OLMo-2), a head's query changes the others', and that is counted as well.
+    A key shared by a group of heads (`a0.kv0<k>`) changes all of them. If one norm covers the queries of all heads (OLMo-2), a
+    head's query also changes the others', and this is included.
 
     Cost: AtP, at most two forward passes without their MLPs for the QK fix (one for all queries, one for all keys; on OLMo-2
-    one for each head), and L-1 backward passes through the blocks below the dropped one, together (L-1)/2 whole ones.
+    one for each head), and L-1 backward passes through the blocks below the dropped one, together (L-1)/2 full passes.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, ablation, batch_size, progress: see `circuits.activation_patching`.
         qk_fix: recompute the softmax for queries and keys.
-        grad_drop: average over gradients with a layer dropped.
+        grad_drop: average over gradients with a dropped layer.
         positions: True (or `each`): every position is a node of its own, and a key is patched alone. False (or None): a node
-            is patched at all its positions together; for keys that is another question, and the softmax is recomputed with
-            all of them corrupted. `roles` or names of roles: those positions, each by itself; see `circuits.question.positions`.
+            is patched at all its positions together; for keys, the softmax is recomputed with all of them corrupted, which
+            is a different quantity. `roles` or names of roles: those positions, separately; see `circuits.question.positions`.
         nodes: names, or groups joined by `+`: see `circuits.graph.nodes`. None: queries, keys, values, heads and MLPs.
-        metric: None: the one the task prefers. It must have a gradient at the clean run.
-        ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
-        batch_size, progress: see `activation_patching`.
+        metric: None: the task's preferred metric. It must have a gradient at the clean run.
 
     Raises:
-        InputError: an unknown node, a row of a matrix, a metric without a gradient, or an ablation that is no run of the model.
-        PairsError: positions that the pairs do not have.
-        ModelError: the model's attention cannot be recomputed; `qk_fix=False` does without.
+        InputError: an unknown node, a row of a matrix, a metric without a gradient, or an ablation without a run of its own.
+        PairsError: the pairs lack these positions.
+        ModelError: the model's attention cannot be recomputed; `qk_fix=False` avoids this.
     """
     return atp_star_of(
         Question.ask(model, pairs, metric, ablation, batch_size), qk_fix=qk_fix, grad_drop=grad_drop, positions=positions,
@@ -127,11 +123,11 @@ def atp_star_of(
 
 @dataclass(frozen=True)
 class _Plan:
-    """The nodes that are scored, and how.
+    """The nodes to score, and the options.
 
     Attributes:
         sites: the nodes.
-        labels: of the position axis.
+        labels: labels of the position axis.
         qk_fix, grad_drop: see `atp_star`.
     """
 
@@ -142,7 +138,7 @@ class _Plan:
 
     @property
     def rows(self) -> dict[Key, list[int]]:
-        """Each hook point's sites, by their place in the scores."""
+        """Indices in the scores of the sites at each hook point."""
         by_point: dict[Key, list[int]] = {}
         for i, site in enumerate(self.sites):
             by_point.setdefault((site.layer, site.point), []).append(i)
@@ -153,13 +149,13 @@ class _Plan:
         return [layer for layer, point in self.rows if point == part] if self.qk_fix else []
 
     def gradient_key(self, key: Key) -> Key:
-        """Where the gradient is taken for the nodes at a hook point: with the QK fix at the heads' outputs."""
+        """The key whose gradient is used for nodes at a hook point; with the QK fix, the heads' outputs."""
         layer, point = key
         return (layer, "z") if self.qk_fix and point in get_args(Part) else key
 
     @property
     def one_by_one(self) -> bool:
-        """Whether keys are patched one position at a time."""
+        """Whether keys are patched at one position at a time."""
         return self.labels is not None
 
 
@@ -176,14 +172,14 @@ def _contributions(question: Question, other: RunAblation, batch: Batch, plan: _
     sizes = estimate.sizes(gradients)
     if plan.grad_drop:
         sizes = _grad_drop(estimate, live, keys, sizes, stream)
-    # node_effects turns effects into the metric's direction; sizes have none.
+    # node_effects converts effects to the metric's direction; sizes have no direction.
     return BatchEffects(
         sizes * question.metric.sign, live.metric.detach(), question.metric(logits, batch.targets).detach()
     )
 
 
 def _clean_run(question: Question, batch: Batch, plan: _Plan) -> tuple[LiveRun, AttentionScores]:
-    """The clean run with its graph, and what entered the softmax of layers whose keys are patched one by one."""
+    """The clean run with its autograd graph, and the attention scores of layers whose keys are patched one by one."""
     by_key = plan.fixed_layers("k") if plan.one_by_one else []
     scores = AttentionScores(question.model.architecture, by_key)
     keys = {*plan.rows, *map(plan.gradient_key, plan.rows), *((layer, "v") for layer in by_key)}
@@ -195,7 +191,7 @@ def _clean_run(question: Question, batch: Batch, plan: _Plan) -> tuple[LiveRun, 
 def _fixes(
     question: Question, batch: Batch, plan: _Plan, live: LiveRun, scores: AttentionScores, corrupted: Values
 ) -> dict[Key, Sequence[RowFix] | Sequence[KeyFix]]:
-    """The QK fix of every layer that gets one."""
+    """The QK fixes, by layer and part."""
     clean = CleanAttention(batch.suffix.clean_tokens, live.stream, live.values, scores.layers)
     fixes: dict[Key, Sequence[RowFix] | Sequence[KeyFix]] = {}
     for part in get_args(Part):
@@ -213,10 +209,10 @@ class _Estimate:
 
     Attributes:
         question: model, pairs, metric and ablation.
-        batch: some of the pairs.
+        batch: the batch.
         plan: the nodes and the fixes.
-        change: clean minus corrupted value, at each hook point that holds nodes.
-        fixes: in place of it where there is a QK fix.
+        change: clean minus corrupted value, at each hook point of a node.
+        fixes: QK fixes, which replace `change`.
     """
 
     question: Question
@@ -246,8 +242,8 @@ class _Estimate:
         effects = torch.cat([fix.effects(gradient) for fix in self.fixes[key]], dim=2)
         moved = change.any(-1)
         if key[1] == "k" and not self.plan.one_by_one:
-            moved = moved.any(1, keepdim=True)  # effects are then by row of the pattern
-        return effects * moved  # a node that does not change has no effect, not even of rounding
+            moved = moved.any(1, keepdim=True)  # effects are per row of the pattern here
+        return effects * moved  # unchanged nodes have no effect, not even rounding
 
     @staticmethod
     def _of_sites(effects: Tensor, sites: Sequence[Site]) -> Float[Tensor, "node batch pos"]:
@@ -259,10 +255,10 @@ class _Estimate:
 def _grad_drop(
     estimate: _Estimate, live: LiveRun, keys: Sequence[Key], plain: Tensor, stream: Sequence[Tensor]
 ) -> Float[Tensor, "node *position batch"]:
-    """The mean of absolute effects over the layers dropped, other than the node's own.
+    """The mean of absolute effects over the dropped layers, without the node's own layer.
 
-    Dropping layer ℓ hands the gradient behind it on to the stream in front of it, and only the blocks below are gone
-    through; the graph of the clean run is used again each time.
+    Dropping layer ℓ passes the gradient after it directly to the stream before it, so the backward pass covers only the blocks
+    below. All passes share the graph of the clean run.
     """
     layers = range(estimate.question.model.graph.n_layers)
     own = [-1 if site.point == "resid_pre" else site.layer for site in estimate.plan.sites]

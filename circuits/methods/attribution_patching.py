@@ -4,9 +4,9 @@ For node n and one pair of prompts (Nanda 2023; Kramár et al. 2024, 2403.00745,
 
     effect(n) ≈ (clean_n - corrupted_n) · ∂metric/∂n        at the clean run
 
-per prompt, signed; positive = the node helps. `NodeScores.values` is the signed mean over prompts, and
-`NodeScores.contributions` the mean of absolute values (inside the expectation), by which the paper ranks nodes. The sum
-of EAP over a node's out-edges is the same number.
+per prompt, signed; positive = the node helps. `NodeScores.values` is the signed mean over prompts. `NodeScores.contributions` is
+the mean of absolute values (inside the expectation), by which the paper ranks nodes. The effect of a node equals the sum of EAP
+over its out-edges.
 """
 
 from collections.abc import Sequence
@@ -45,16 +45,12 @@ def attribution_patching(
     """Estimates the effect of noising each node.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
-        nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
+        model, pairs, nodes, ablation, batch_size, progress: see `circuits.activation_patching`.
         positions: None: all positions together; `each`, `roles` or names of roles: see `circuits.question.positions`.
-        metric: None: the one the task prefers. It must have a gradient at the clean run.
-        ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
-        batch_size, progress: see `activation_patching`.
+        metric: None: the task's preferred metric. It must have a gradient at the clean run.
 
     Raises:
-        InputError: an unknown node, a metric without a gradient, or an ablation that is no run of the model.
+        InputError: an unknown node, a metric without a gradient, or an ablation without a run of its own.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     return attribution_patching_of(question, nodes=nodes, positions=positions, progress=progress)

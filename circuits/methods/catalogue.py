@@ -1,9 +1,9 @@
-"""The methods of `circuits discover`: ours, and those of other packages (entry points of the group `circuits.methods`).
+"""The methods of `circuits discover`: built-in ones, and those of other packages (entry points of the group `circuits.methods`).
 
-A method is one file that ends in a `Method`, and one line here. Importing the file takes seconds, since it imports torch; the
-command line needs only its declaration. `declared.json` holds a copy of ours, and the names of all metrics and ablations; a file in
-the user's cache holds copies of the others. A copy is not used if its source has changed since. `make declared` writes
-`declared.json`, and the option tables of the docs.
+A method is one file that ends in a `Method`, and one line here. Importing the file takes seconds because it imports torch, but the
+command line needs only its declaration. `declared.json` holds copies of the built-in declarations and the names of all metrics and
+ablations; a file in the user's cache holds copies of the other declarations. A copy is ignored if its source has changed since.
+`make declared` writes `declared.json` and the option tables of the docs.
 """
 
 import hashlib
@@ -37,25 +37,25 @@ OURS = {
     "atp-star": "atp_star:METHOD",
     "coar": "coar:METHOD",
 }
-"""Where each is declared."""
+"""name -> module and object of each built-in method."""
 FORM = ("methods/options.py", "methods/method.py")
-"""Files that say what a declaration is."""
+"""Files that define the format of a declaration."""
 LARGEST_NOISE_SEED = 2**40
-"""Each pair has a seed of its own: a million times this one plus its number, in 64 bits."""
+"""Exclusive bound of noise seeds: a pair's seed is a million times this seed plus its number, and must fit into 64 bits."""
 plugins.provide(plugins.METHODS, {name: f"circuits.methods.{place}" for name, place in OURS.items()})
 
 
 def names() -> list[str]:
-    """Of all methods: ours first. Nothing is imported yet."""
+    """Names of all methods, built-in ones first. Imports none of them."""
     others = (name for name in plugins.method_names() if name not in OURS)
     return [*OURS, *others]
 
 
 def method(name: str) -> Method:
-    """The method of that name, with its code.
+    """The method with this name, with its code.
 
     Raises:
-        InputError: there is none, or its package cannot be loaded.
+        InputError: the method is unknown, or its package cannot be loaded.
     """
     _check_known(name)
     chosen = plugins.find_method(name)
@@ -65,10 +65,10 @@ def method(name: str) -> Method:
 
 
 def declared(name: str) -> Declared:
-    """What a method declares; it is imported only if there is no current copy of its declaration.
+    """A method's declaration; the method is imported only if there is no current copy.
 
     Raises:
-        InputError: as `method`.
+        InputError: see `method`.
     """
     _check_known(name)
     return _copy(name) or method(name) if name in OURS else _declared_elsewhere(name)
@@ -76,7 +76,7 @@ def declared(name: str) -> Declared:
 
 @cache
 def _declared_elsewhere(name: str) -> Declared:
-    """What a method of another package declares, from the copy in the user's cache if that package is unchanged."""
+    """The declaration of another package's method, from the copy in the user's cache if the package is unchanged."""
     place = zoo.cache_dir() / f"{name.replace('/', '-')}.method.json"
     source = f"{plugins.method_state(name)} {source_digest(*FORM)}"
     with suppress(InputError, LookupError, TypeError, ValueError):
@@ -91,10 +91,10 @@ def _declared_elsewhere(name: str) -> Declared:
 
 
 def check_known(what: str, name: str | None) -> None:
-    """Refuses an unknown `metric` or `ablation`, without importing any; None: the default.
+    """Refuses an unknown `metric` or `ablation` without importing any; None: the default.
 
     Raises:
-        InputError: with the nearest name.
+        InputError: the name is unknown; the message suggests the nearest one.
     """
     known = list(ablations() if what == "ablation" else metrics())
     if name is not None and name not in known:
@@ -102,10 +102,10 @@ def check_known(what: str, name: str | None) -> None:
 
 
 def check_divided(name: str) -> None:
-    """Refuses a method of which one run cannot be divided among workers.
+    """Refuses a method whose runs cannot be divided among workers.
 
     Raises:
-        InputError: with those that can.
+        InputError: the method cannot be divided; the message lists those that can.
     """
     if not declared(name).divided:
         divided = ", ".join(name for name, method in DECLARED.items() if method.divided)
@@ -116,7 +116,7 @@ def check_divided(name: str) -> None:
 
 
 def check_noise(ablation: str, noise_tokens: Any, seed: int) -> None:
-    """Refuses noise where the ablation, by name, makes none; and a seed that leaves no room for those of the pairs.
+    """Refuses `noise_tokens` for an ablation (a name) without noise, and seeds too large for the pairs' seeds.
 
     Raises:
         InputError: with the reason.
@@ -129,7 +129,7 @@ def check_noise(ablation: str, noise_tokens: Any, seed: int) -> None:
 
 @cache
 def _copy(name: str) -> Declared | None:
-    """The copy of a declaration; None where it is not current."""
+    """The copy of a declaration; None if it is not current."""
     copy = _copies().get("methods", {}).get(name)
     if copy is None or copy["source"] != source_digest(*_sources(name)):
         return None
@@ -142,7 +142,7 @@ def _check_known(name: str) -> None:
 
 
 class _Methods(Mapping[str, Any]):
-    """By name, each looked up when it is asked for."""
+    """Looks methods up by name, lazily."""
 
     def __init__(self, find: Any) -> None:
         self.find = find
@@ -164,12 +164,12 @@ DECLARED: Mapping[str, Declared] = _Methods(declared)
 
 
 def ablations() -> dict[str, str]:
-    """Names of all ablations, and what each replaces a value by; without importing them where the copy is current."""
+    """All ablations: name -> description of the replacement value; imports none of them if the copy is current."""
     return _copied("ablations", _ablations)
 
 
 def metrics() -> list[str]:
-    """Names of all metrics; without importing them where the copy is current."""
+    """Names of all metrics; imports none of them if the copy is current."""
     return _copied("metrics", _metrics)
 
 
@@ -200,19 +200,19 @@ def _copies() -> dict[str, Any]:
 
 @cache
 def source_digest(*files: str) -> str:
-    """sha256 of files of this package."""
+    """SHA-256 of files of this package."""
     return hashlib.sha256(b"\0".join((HERE.parent / file).read_bytes() for file in files)).hexdigest()
 
 
 def _sources(name: str) -> tuple[str, ...]:
-    """The files that hold the declaration of a method of ours."""
+    """The files that hold the declaration of a built-in method."""
     module = f"methods/{OURS[name].partition(':')[0]}"
     own = f"{module}.py" if (HERE.parent / f"{module}.py").exists() else f"{module}/__init__.py"
     return own, *FORM
 
 
 def copies_text() -> str:
-    """What `declared.json` should hold."""
+    """The current contents for `declared.json`."""
     methods = {name: {"source": source_digest(*_sources(name)), **METHODS[name].to_dict()} for name in OURS}
     others = {
         what: {"source": source_digest(f"question/{what}.py"), "names": read()}

@@ -1,18 +1,18 @@
-"""Causal mediation: how much of the corruption's effect goes through a set of nodes, and how much goes around it.
+"""Causal mediation: how much of the corruption's effect goes through a set of nodes, and how much bypasses it.
 
 (Pearl 2001; Vig et al. 2020, 2004.12265.) With m the metric and N the nodes, patched together,
 
     total    = m(clean) - m(corrupted)
-    indirect = m(clean) - m(clean, N <- corrupted)        natural indirect effect: only what goes through N changes
-    direct   = m(clean) - m(corrupted, N <- clean)        natural direct effect: all changes but what goes through N
+    indirect = m(clean) - m(clean, N <- corrupted)        natural indirect effect: only the paths through N change
+    direct   = m(clean) - m(corrupted, N <- clean)        natural direct effect: all paths but those through N change
 
-Positive = helps. `direct + indirect = total` holds only without interaction between N and the rest; what is missing is
+Positive = helps. `direct + indirect = total` holds only without interaction between N and the rest; the remainder is
 
     interaction = total - direct - indirect
                 = m(clean, N <- corrupted) + m(corrupted, N <- clean) - m(clean) - m(corrupted)
 
-`indirect` is what noising a single node gives in activation patching, and `total - direct` is what denoising it gives.
-Vig et al. divide by the metric of the base run, prompt by prompt; here effects stay in the metric's own unit.
+For a single node, `indirect` equals noising in activation patching, and `total - direct` equals denoising. Vig et al. divide by
+the metric of the base run, prompt by prompt; here effects stay in the metric's own unit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,13 +52,13 @@ class Mediation(Shown):
     Means over prompts are `total`, `direct`, `indirect` and `interaction`; see the module docstring for the equations.
 
     Attributes:
-        nodes: the set, in the order of the forward pass.
-        positions: the roles at which the nodes were patched; None: at all positions.
+        nodes: the nodes, in the order of the forward pass.
+        positions: the roles at which the nodes were patched; None: all positions.
         clean, corrupted: the metric per prompt of the two runs, signed like the behaviour, in float64.
-        clean_patched: of the clean run with the nodes' corrupted values.
-        corrupted_patched: of the corrupted run with the nodes' clean values.
-        unit: the metric's.
-        provenance: where the numbers come from.
+        clean_patched: metric of the clean run with the nodes' corrupted values.
+        corrupted_patched: metric of the corrupted run with the nodes' clean values.
+        unit: the metric's unit.
+        provenance: origin of the numbers.
     """
 
     nodes: tuple[str, ...]
@@ -96,12 +96,12 @@ class Mediation(Shown):
 
     @property
     def interaction(self) -> float:
-        """total - direct - indirect: 0 where the nodes and the rest act additively on the metric."""
+        """total - direct - indirect: 0 if the nodes and the rest act additively on the metric."""
         return float(self.per_prompt["interaction"].mean())
 
     @property
     def share(self) -> float:
-        """indirect / total, on means over prompts; NaN where the total effect is rounding (see `circuits.question.span`)."""
+        """indirect / total, on means over prompts; NaN if the total effect is rounding (see `circuits.question.span`)."""
         known = Span.of(self.clean, self.corrupted, origin=self.provenance).missing is None
         return self.indirect / self.total if known else float("nan")
 
@@ -113,12 +113,12 @@ class Mediation(Shown):
         """Percentile bootstrap interval of each mean over prompts: `{"direct": (low, high), …}`.
 
         Args:
-            level: its nominal coverage; `circuits.stats.bootstrap` says what it covers.
-            resamples: how many; the same for all four effects.
-            seed: of the resampling.
+            level: nominal coverage; see `circuits.stats.bootstrap` for the actual one.
+            resamples: number of resamples, shared by the four effects.
+            seed: random seed of the resampling.
 
         Raises:
-            InputError: a level that is not between 0 and 1, or no resamples.
+            InputError: the level is not between 0 and 1, or there are no resamples.
         """
         effects = self.per_prompt
         low, high = bootstrap_interval(torch.stack(list(effects.values())), level, resamples, seed)
@@ -164,21 +164,15 @@ def causal_mediation(
 ) -> Mediation:
     """Total, direct and indirect effect of a set of nodes that are patched together.
 
-    `direct + indirect = total` only without interaction; `Mediation.interaction` is the residual.
+    `direct + indirect = total` only without interaction; `Mediation.interaction` is the remainder.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
-        nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
-        positions: None: the nodes at all positions; names of roles, or `roles` for all of them: at these, together.
-        metric: None: the one the task prefers.
-        ablation: where corrupted values come from: `interchange` (the corrupted prompt), `gaussian` or `resample`.
-        batch_size: pairs at a time; results do not depend on it.
-        progress: called with (pairs done, in all).
+        model, pairs, nodes, metric, ablation, batch_size, progress: see `circuits.activation_patching`.
+        positions: None: all positions; names of roles, or `roles` for all roles: the nodes at these positions, together.
 
     Raises:
-        InputError: an unknown node, metric or option, or an ablation that is no run of the model.
-        PairsError: roles that the pairs do not have.
+        InputError: an unknown node, metric or option, or an ablation without a run of its own.
+        PairsError: the pairs lack these roles.
     """
     if positions == "each":
         raise InputError("positions='each' patched together are all positions: leave positions out, or name roles")

@@ -1,4 +1,4 @@
-"""High-level causal models: what a circuit is claimed to compute, as a program that can be intervened on.
+"""High-level causal models: hypotheses on what a circuit computes, as programs that can be intervened on.
 
 (Causal abstraction: Geiger et al. 2021, 2106.02997.) `interchange_interventions` compares one with a language model.
 """
@@ -11,19 +11,19 @@ from circuits.errors import InputError
 from circuits.results.provenance import frozen
 
 Function = Callable[[Any, Mapping[str, Any]], Any]
-"""(input, values of the variables so far) -> the variable's value."""
+"""(input, values of earlier variables) -> the variable's value."""
 
 
 @dataclass(frozen=True, eq=False)
 class CausalModel:
-    """A deterministic acyclic causal model: each variable is a function of the input and of the variables before it.
+    """A deterministic acyclic causal model: each variable is a function of the input and of earlier variables.
 
     Attributes:
-        variables: name -> function of (input, values so far), in the order in which they are computed.
+        variables: name -> function of (input, earlier values), in the order of computation.
         output: the variable that predicts.
 
     Raises:
-        InputError: there is no variable `output`.
+        InputError: `output` is not a variable.
 
     >>> functions = {"x": lambda ab, v: ab[0], "y": lambda ab, v: ab[1], "sum": lambda ab, v: v["x"] + v["y"]}
     >>> adds = CausalModel(functions, output="sum")
@@ -41,20 +41,20 @@ class CausalModel:
         self.require(self.output, "output")
 
     def require(self, variable: str, what: str) -> None:
-        """Refuses a variable that the model does not have; `what` says whose it is."""
+        """Refuses an unknown variable; `what` describes it in the message."""
         if variable not in self.variables:
             known = ", ".join(self.variables) or "none"
             raise InputError(f"{what}: the causal model has no variable {variable!r} (its variables: {known})")
 
     def run(self, input: Any, interventions: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Every variable's value on an input.
+        """The value of every variable on an input.
 
         Args:
-            input: what the functions are given.
+            input: passed to the functions.
             interventions: variables whose value is set instead of computed.
 
         Raises:
-            InputError: an intervention on no variable, or a function that reads a variable computed later.
+            InputError: an intervention on an unknown variable, or a function that reads a later variable.
         """
         fixed = interventions or {}
         for variable in fixed:
@@ -66,7 +66,7 @@ class CausalModel:
 
 
 class _SoFar(dict[str, Any]):
-    """A copy of the values so far that says what is wrong where a later one is read."""
+    """A copy of the values computed so far; reading a later variable raises an explanatory error."""
 
     def __init__(self, reader: str, values: Mapping[str, Any]) -> None:
         super().__init__(values)

@@ -1,16 +1,16 @@
-"""COAR: which linear function of the components predicts what becomes of the metric when some of them are ablated?
+"""COAR: a linear function of the components that predicts the metric when random components are ablated.
 
-(Shah, Ilyas & Madry 2024, 2404.11534.) Random sets of components are ablated, each component with probability alpha; the
-metric on each prompt is regressed on which of them were kept:
+(Shah, Ilyas & Madry 2024, 2404.11534.) Random sets of components are ablated, each component with probability alpha. The metric on
+each prompt is regressed on the components that were kept:
 
     metric ≈ bias + Σ_j kept_j · weight_j
 
-Positive = the component helps. The weights predict ablations drawn alike best, and those at another alpha less well. Under
-such masks least squares estimate the alpha-biased Banzhaf value: the mean change that keeping a component makes, over what
-becomes of the others. On an additive function they are the exact effects.
+Positive = the component helps. The weights predict best under ablations drawn with the same alpha. Under such masks, least squares
+estimate the alpha-biased Banzhaf value: the mean change of the metric when a component is kept, over random ablations of the
+others. On an additive function they are the exact effects.
 
-A head is ablated at its z, in front of `W_O`. Where a norm follows attention (Gemma 2, OLMo 2) that norm reacts to what is
-missing, so that there ablating a head is not the ablation of its edges.
+A head is ablated at its z, before `W_O`. If a norm follows attention (Gemma 2, OLMo 2), that norm reacts to the missing head, so
+ablating a head differs from ablating its edges.
 """
 
 import warnings
@@ -66,24 +66,24 @@ def coar(
     Args:
         model: a loaded model.
         pairs: the prompts to explain.
-        samples: ablated runs; each costs about a forward pass of all prompts.
-        alpha: the probability of each component to be ablated.
+        samples: number of ablated runs; each costs about a forward pass of all prompts.
+        alpha: ablation probability per component.
         nodes: the components: groups joined by `+` (`heads`, `mlps`, `input`, `neurons`, `q`, `k`, `v`), or names.
         fit: `least_squares`, `ridge` or `lasso`.
-        metric: None: the one the task prefers.
-        ablation: what takes a component's place: `zero` as in the paper, or any other.
-        seed: of the sets.
+        metric: None: the task's preferred metric.
+        ablation: what replaces an ablated component's value: `zero` as in the paper, or any other.
+        seed: random seed of the sets.
         batch_size: pairs at a time; results do not depend on it.
-        store: a directory for finished samples; a call with the same question continues from it, also with more samples,
+        store: a directory for finished samples; a call with the same question continues from it, even with more samples,
             another alpha or another seed.
-        workers: who measures, each some of the samples; None: this process. Results do not depend on it.
-        progress: called with (samples times prompts done, in all).
+        workers: processes that share the samples; None: this process. Results do not depend on it.
+        progress: called with (samples × prompts done, in total).
 
     Warns:
-        AttributionWarning: the samples are too few; see `LinearAttribution.statement`.
+        AttributionWarning: there are too few samples, see `LinearAttribution.statement`.
 
     Raises:
-        InputError: an option that cannot be used, or a store that belongs to another question.
+        InputError: an invalid option, or a store that belongs to another question.
     """
     return coar_of(
         Question.ask(model, pairs, metric, ablation, batch_size), samples=samples, alpha=alpha, nodes=nodes, fit=fit,
@@ -122,12 +122,11 @@ def draw_samples(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Samples:
-    """Fills a share of a store, for one of several processes; `coar` with the same store then finds all of it.
+    """Computes a share of a store's samples in one of several processes; `coar` with the same store then uses all of them.
 
     Args:
-        store: the directory that they share.
-        share: (i, n): the i-th of n, from 0.
-        model, pairs, samples, alpha, nodes, metric, ablation, seed, batch_size, progress: see `coar`.
+        store: the directory that the processes share.
+        share: (i, n): the i-th of n shares, from 0.
     """
     sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     return sampler.bernoulli(samples, alpha, seed, progress, share)
@@ -146,7 +145,7 @@ def leave_one_out(
     workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
-    """COAR's first baseline: what the metric loses when one component alone is ablated.
+    """COAR's first baseline: the metric lost when one component alone is ablated.
 
     Args:
         model, pairs, nodes, metric, ablation, batch_size, store, workers, progress: see `coar`.
@@ -159,10 +158,10 @@ def leave_one_out(
 
 @plain_torch
 def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttribution:
-    """A linear attribution from samples that are there.
+    """Fits a linear attribution to existing samples.
 
     Args:
-        samples: what was ablated, and what became of the metric.
+        samples: the ablated sets and their metrics.
         fit: `least_squares`, `ridge` or `lasso`.
     """
     dtype = computed_in(samples.outcomes, samples.origin)
@@ -170,7 +169,7 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
     plain = fitted if fit == "least_squares" else fit_linear(samples.kept, samples.outcomes, dtype=dtype)
     left = float(plain.rounding.mean())
     pairs = interactions(samples.nodes, samples.kept, _residuals(samples, plain), rounding=left)
-    tested = ~fitted.left_out.isnan().any(1)  # without the only sample that ablates a component, its weight is unknown
+    tested = ~fitted.left_out.isnan().any(1)  # a component's weight is undefined without its only ablated sample
     held_out = correlation(
         fitted.left_out[tested], samples.outcomes[tested], rounding=share_known(samples.origin)
     ).nanmean()
@@ -197,7 +196,7 @@ def _residuals(samples: Samples, fitted: LinearFit) -> Float[Tensor, "sample pro
 
 
 def _plain(fitted: LinearFit, worth: dict[str, Any]) -> dict[str, Any]:
-    """As JSON can hold it."""
+    """JSON values."""
     return worth | {"condition": fitted.condition if fitted.rank else None}
 
 

@@ -1,13 +1,13 @@
-"""COAR-Edit: change what a model says on some prompts, and on no others, by ablating a few components.
+"""COAR-Edit: changes a model's predictions on some prompts, and not on others, by ablating a few components.
 
 (Shah, Ilyas & Madry 2024, 2404.11534, section 5.) From COAR attributions of target prompts T and reference prompts R, each
 component gets a two-sample t statistic
 
     τ_j = (mean_T w_j - mean_R w_j) / sqrt(var_T w_j / |T| + var_R w_j / |R|)
 
-A component of very negative τ holds the targets' metric down and does little for, or helps, the references': ablating the k
-lowest raises the targets' metric and leaves the references' alone; ablating the k highest lowers it. Whether it does is
-measured, not assumed: `apply_edit` ablates the first k components for each k, on any prompts, best on fresh ones.
+A component with very negative τ lowers the targets' metric, and does little for the references' or raises it. Ablating the k lowest
+should raise the targets' metric and preserve the references'; ablating the k highest should lower it. `apply_edit` measures this:
+it ablates the first k components for each k, on any prompts, preferably fresh ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,12 +36,12 @@ from circuits.stats.rounding import computed_in, rounding
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Edit(Shown):
-    """Components in the order in which they are to be ablated.
+    """Components in the order of ablation.
 
     Attributes:
-        nodes: their names.
+        nodes: names of the components.
         statistic: τ of each.
-        raises: the targets' metric is to go up; else down.
+        raises: whether the edit is to raise the targets' metric; otherwise it lowers it.
     """
 
     nodes: tuple[str, ...]
@@ -60,12 +60,12 @@ class Edit(Shown):
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class EditOutcome(Shown):
-    """What an edit does, step by step.
+    """The measured effect of an edit, for each number of ablated components.
 
     Attributes:
         ks: numbers of ablated components.
-        nodes: the components of the longest step.
-        metric: per set of prompts, for every k and prompt, signed like the behaviour.
+        nodes: the components ablated for the largest k.
+        metric: set of prompts -> the metric for every k and prompt, signed like the behaviour.
     """
 
     ks: tuple[int, ...]
@@ -73,11 +73,11 @@ class EditOutcome(Shown):
     metric: dict[str, Float[Tensor, "step prompt"]]
 
     def mean(self, name: str) -> Float[Tensor, " step"]:
-        """Of the metric over a set's prompts."""
+        """Mean of the metric over a set's prompts."""
         return self.metric[name].mean(1)
 
     def accuracy(self, name: str) -> Float[Tensor, " step"]:
-        """The share of a set's prompts on which the metric is positive; for differences between answer and distractor."""
+        """Share of a set's prompts on which the metric is positive; for metrics that compare answer and distractor."""
         return (self.metric[name] > 0).double().mean(1)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -102,16 +102,16 @@ class EditOutcome(Shown):
 
 @plain_torch
 def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: bool = True) -> Edit:
-    """Ranks components by how much more they matter to the targets than to the references.
+    """Ranks components by the difference of their importance for the targets and for the references.
 
     Args:
-        target: COAR attributions on prompts whose metric is to change. A single prompt has no variance of its own: the
-            references' is taken.
-        reference: of the same components, on at least two prompts that are to stay.
-        raises: ablate components that hold the targets' metric down; False: those that hold it up.
+        target: COAR attributions on the prompts whose metric is to change. For a single prompt, the references' variance is
+            used.
+        reference: attributions of the same components, on at least two prompts whose metric is to be preserved.
+        raises: ablate components that lower the targets' metric; False: those that raise it.
 
     Raises:
-        InputError: attributions of other components, or of a single reference prompt.
+        InputError: attributions of different components, or of a single reference prompt.
     """
     if set(target.nodes) != set(reference.nodes):
         raise InputError("target and reference attributions are of different components; score the same nodes for both")
@@ -122,7 +122,7 @@ def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: b
     weights = reference.per_prompt[rows]
     spread = weights.var(1)
     own = target.per_prompt.var(1) if n_target > 1 else spread
-    # Weights that differ by rounding only have no spread to be measured against.
+    # If weights differ only by rounding, their spread is not a scale.
     sizes = torch.cat([target.per_prompt, weights], 1).abs().max()
     least = rounding(sizes, computed_in(target.per_prompt, target.provenance))
     error = (own / n_target + spread / n_reference).sqrt().clamp(min=float(least) or torch.finfo(torch.float64).tiny)
@@ -143,19 +143,19 @@ def apply_edit(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EditOutcome:
-    """Ablates the first k components of an edit, for each k, and measures.
+    """Ablates the first k components of an edit, for each k, and measures the metric.
 
     Args:
-        model: the model; it stays as it is.
+        model: a loaded model; it is not changed.
         edit: from `plan_edit`.
-        prompts: sets of pairs by name: targets, references, other tasks.
+        prompts: name -> pairs: targets, references, other tasks.
         ks: numbers of components.
-        metric: None: what each set's task prefers.
-        ablation: what takes a component's place; the attributions' own.
+        metric: None: the preferred metric of each set's task.
+        ablation: what replaces an ablated component's value; use that of the attributions.
         batch_size, progress: see `circuits.coar`.
 
     Raises:
-        InputError: a k that is negative or beyond the components, or nothing to measure on.
+        InputError: a k that is negative or exceeds the number of components, or no prompts.
     """
     if not prompts:
         raise InputError("there are no prompts to measure an edit on")

@@ -1,12 +1,12 @@
-"""What COAR is compared with: scores of components from gradients, as in its paper (Shah, Ilyas & Madry 2024, 2404.11534).
+"""Baselines of COAR: scores of components from gradients, as in its paper (Shah, Ilyas & Madry 2024, 2404.11534).
 
 | | |
 |---|---|
-| `gradient_times_parameter` | Σ over the component's parameters θ of θ · ∂metric/∂θ, at the clean run: what setting them to zero does, to first order |
+| `gradient_times_parameter` | Σ over the component's parameters θ of θ · ∂metric/∂θ, at the clean run: to first order, the effect of setting them to zero |
 | `neuron_conductance` | Σ_k gradient_k · (y_{k+1} - y_k) along the straight path of the embedding from ablated to clean, y the component's value (Dhamdhere et al. 2018, 1805.12233, eq. 2) |
 | `internal_influence` | the mean gradient along that path, summed over the component's entries (Leino et al. 2018, 1802.03788, eq. 1) |
 
-Internal influence is in the metric's unit per unit of activation: how fast the metric would change, not what the component does.
+Internal influence is in the metric's unit per unit of activation: the sensitivity of the metric, not the effect of the component.
 The paper's fourth baseline is `leave_one_out`.
 """
 
@@ -42,20 +42,20 @@ def gradient_times_parameter(
 ) -> NodeScores:
     """Σ θ · ∂metric/∂θ over each component's own parameters, per prompt.
 
-    A linear map's weights and biases together give exactly Σ output · ∂metric/∂output, so that one backward pass serves all
-    prompts and components. A head has the parameters of its query, key and value projections and of its part of `W_O`; keys
-    and values that heads share count in equal parts for each. An output bias of attention belongs to no head, and the weights
-    of norms, in front of a component, behind it or on queries and keys, belong to none.
+    A linear map's weights and biases together contribute exactly Σ output · ∂metric/∂output, so one backward pass serves all
+    prompts and components. A head has the parameters of its query, key and value projections and of its part of `W_O`. Keys and
+    values that heads share are divided equally between them. An output bias of attention belongs to no head. The weights of norms
+    (before or after a component, or on queries and keys) belong to no component.
 
     Args:
         model: a loaded model.
         pairs: the prompts to explain.
         nodes: heads, MLPs, queries, keys, values, neurons (their rows of the input matrices), rows or input rows.
-        metric: None: the one the task prefers. It must have a gradient at the clean run.
+        metric: None: the task's preferred metric. It must have a gradient at the clean run.
         batch_size, progress: see `circuits.coar`.
 
     Raises:
-        InputError: `input`, which shares its parameters with all others, or an MLP of experts.
+        InputError: `input`, which shares its parameters with all other components, or an MLP of experts.
     """
     question = Question.ask(model, pairs, metric, "zero", batch_size)
     question.metric.require_gradient("gradient times parameter")
@@ -93,13 +93,13 @@ def neuron_conductance(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
-    """What flows through each component as the embedding goes from ablated to clean, per prompt.
+    """Conductance of each component as the embedding moves from ablated to clean, per prompt.
 
     Args:
         model, pairs, metric: see `gradient_times_parameter`.
         nodes: see `circuits.graph.nodes`.
-        steps: pieces of the path, each with a gradient in its middle.
-        ablation: where the embedding starts; `zero` as in the paper.
+        steps: number of pieces of the path, each with a gradient at its midpoint.
+        ablation: the start of the embedding's path; `zero` as in the paper.
         batch_size, progress: see `circuits.coar`.
     """
 
@@ -137,8 +137,8 @@ def internal_influence(
 ) -> NodeScores:
     """The mean gradient at each component along the embedding's path, summed over its entries and positions, per prompt.
 
-    All positions count, also those in front of the first token in which a pair differs: no difference is multiplied with the
-    gradient that would be zero there.
+    All positions count, including those before the first token that differs in a pair: the gradient is not multiplied by a
+    difference, which would be zero there.
 
     Args:
         model, pairs, metric, nodes, steps, ablation, batch_size, progress: see `neuron_conductance`.
@@ -176,7 +176,7 @@ def _along_path(
 
 
 _Maps = list[tuple[str, tuple[slice | int, ...], float]]
-"""Hook points behind linear maps, the part of each that is the component's own, and its share in it."""
+"""Hook points after linear maps, the component's own part of each, and its share of that part."""
 
 
 def _linear_maps(model: Model, site: Site) -> _Maps:
@@ -184,7 +184,7 @@ def _linear_maps(model: Model, site: Site) -> _Maps:
     every = (slice(None), slice(None))
     if site.point == "resid_pre":
         raise InputError("the embedding's parameters belong to no component alone; leave `input` out")
-    if site.is_input_row:  # a matrix's product of what it reads is linear in each row, without the biases
+    if site.is_input_row:  # a matrix times its input is linear in each row, without the biases
         return [(site.point, site.where, 1.0)]
     if site.point == "z":
         assert site.index is not None
@@ -203,7 +203,7 @@ def _linear_maps(model: Model, site: Site) -> _Maps:
 
 
 def _ends(question: Question, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The embedding ablated, and as it is."""
+    """The embedding, ablated and clean."""
     _, clean = question.clean_run(batch.suffix)
     return question.replacement(batch.suffix, clean).embedding.to(clean.embedding), clean.embedding
 

@@ -1,28 +1,29 @@
-"""What random subsets say about nodes that were not patched one by one (Kramár et al. 2024, 2403.00745, "Diagnostics").
+"""Bounds on the effects of unpatched nodes, from random subsets (Kramár et al. 2024, 2403.00745, "Diagnostics").
 
-Every node of a set N is put into a random subset with probability p, independently, and the subset is patched as one.
-With f(S) = metric(clean) - metric(clean, S <- corrupted), S the random subset, node n's *average effect* is
+Each node of a set N is put into a random subset S with probability p, independently, and the subset is patched jointly. With
+f(S) = metric(clean) - metric(clean, S <- corrupted), node n's *average effect* is
 
     Δ(n) = E[f(S) | n ∈ S] - E[f(S) | n ∉ S] = E over S without n of  f(S ∪ {n}) - f(S)
 
-It is the effect of patching n where each other node of N is patched already with probability p. If effects add up, it is n's
-effect alone, f({n}), for every p. If they do not, it is that only in the limit p -> 0: a node whose work another one
-takes over has a small effect alone and a larger one on average, and a node in series with others (a head and its own
-query) has a smaller one on average. No number of samples tells the two apart.
+It is the effect of patching n when each other node of N is already patched with probability p. If effects are additive, it is n's
+effect alone, f({n}), for every p. If they are not, it is that only in the limit p -> 0: a node that another one backs up has a
+small effect alone and a larger one on average, and a node in series with others (a head and its own query) has a smaller one on
+average. No number of samples distinguishes the two.
 
-An upper limit of |Δ(n)| must also hold for what the samples did not show. With d the difference between the mean outcomes of the m
-samples with n and of those without it, at confidence 1 - α:
+An upper limit of |Δ(n)| must also hold for combinations that were not sampled. With d the difference between the mean outcomes of
+the m samples with n and of those without it, at confidence 1 - α:
 
     |Δ(n)| ≤ |d| + t·se + (1 - α^(1/m)) · spread + p² · largest
 
 t·se is the larger margin of Welch's and of Student's comparison (`circuits.stats.welch`). *spread* and *largest* come from joint sets
-(`circuits.measure.joint_sets`): the spread is how much the marginal effect of a node may depend on its company. Company that all
-m samples with n missed has probability 1 - α^(1/m) at most, except with probability α: the third term is what n may do there.
-The last one is for three or more nodes that act only together: each needs two others, who are there with probability p².
+(`circuits.measure.joint_sets`). The spread estimates how much the marginal effect of a node depends on which other nodes are
+patched. A combination of other nodes that all m samples with n missed has probability at most 1 - α^(1/m), except with probability
+α; the third term bounds n's effect there. The last term covers three or more nodes that act only together: each needs two others,
+which are patched with probability p².
 
-What remains assumed: that an effect which depends on its company also does so when a half or a quarter of all nodes is patched at
-once. Two nodes whose backing up shows only while nearly all others are intact, because the metric saturates else, can be
-missed. And t·se is approximate; `benchmarks/verification.py --bounds` counts how often bounds fail, on functions made to break them.
+The remaining assumption: an effect that depends on other nodes also does so when half or a quarter of all nodes is patched at once.
+Two nodes that back each other up only while nearly all others are intact, because the metric saturates otherwise, can be missed.
+Also, t·se is approximate; `benchmarks/verification.py --bounds` counts how often bounds fail on adversarial functions.
 """
 
 from dataclasses import dataclass, field, replace
@@ -41,28 +42,28 @@ from circuits.shown import Shown
 from circuits.stats.welch import Differences, differences
 
 SIZES = ("mean", "contribution")
-"""What counts as the size of an effect: of its mean over the prompts the absolute value, or (as AtP* ranks) the mean over
-the prompts of its absolute value."""
+"""The size of an effect: the absolute value of its mean over prompts, or (as AtP* ranks) the mean over prompts of its absolute
+value."""
 
 ASSUMPTION = (
     "interactions among nodes that were not patched show when half or a quarter of these nodes is patched at once; nodes that "
     "back each other up only while nearly all others are intact can be missed"
 )
-"""On which every bound and interval depends."""
+"""The assumption of every bound and interval."""
 
 
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis(Shown):
-    """Samples of random subsets, and what follows from them.
+    """Samples of random subsets, and the estimates and bounds from them.
 
     Attributes:
         nodes: the set from which subsets were drawn.
-        included: which nodes each subset holds; the joint sets first, as `circuits.measure.subsets.draw_subsets` gives them.
+        included: the nodes in each subset; joint sets first, see `circuits.measure.subsets.draw_subsets`.
         outcomes: f(S), per subset and prompt, in the metric's unit; positive = the subset helps.
-        confidence: of intervals and bounds.
-        size: of an effect: see `SIZES`.
-        provenance: where they come from.
+        confidence: confidence of intervals and bounds.
+        size: definition of the size of an effect, see `SIZES`.
+        provenance: origin of the numbers.
     """
 
     nodes: tuple[str, ...]
@@ -78,27 +79,27 @@ class Diagnosis(Shown):
 
     @cached_property
     def n_joint(self) -> int:
-        """How many of the sets are joint sets."""
+        """Number of joint sets."""
         return leading_joint_sets(self.included)
 
     @property
     def n_samples(self) -> int:
-        """How many of the sets are random subsets."""
+        """Number of random subsets."""
         return len(self.outcomes) - self.n_joint
 
     @property
     def counts(self) -> Int[Tensor, " node"]:
-        """In how many random subsets each node is."""
+        """Number of random subsets that contain each node."""
         return self.included[self.n_joint :].sum(0)
 
     @property
     def estimates(self) -> Float[Tensor, " node"]:
-        """Unbiased estimates of Δ, averaged over the prompts; NaN where all subsets hold the node or none does."""
+        """Unbiased estimates of Δ, averaged over the prompts; NaN if all subsets contain the node, or none does."""
         return self._differences(self._mean).mean[:, 0]
 
     @property
     def interactions(self) -> Spread | None:
-        """What the joint sets say, averaged over the prompts; None: there are none."""
+        """Spread of the joint sets, averaged over the prompts; None without joint sets."""
         return spread_of(self._mean[: self.n_joint]) if self.n_joint else None
 
     @property
@@ -117,11 +118,11 @@ class Diagnosis(Shown):
     def interval(
         self, confidence: float | None = None, simultaneous: bool = False
     ) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
-        """Two-sided interval for each node's Δ, averaged over the prompts; infinite where a node is in fewer than
-        two subsets, or missing from fewer than two, and where there are no joint sets.
+        """Two-sided interval for each node's Δ, averaged over the prompts; infinite if fewer than two subsets contain the node, if
+        fewer than two do not, or without joint sets.
 
         Args:
-            confidence: with which it holds for a node chosen beforehand; None: the diagnosis' own.
+            confidence: for a node chosen beforehand; None: the diagnosis' own.
             simultaneous: hold for all nodes at once with that confidence (Bonferroni).
         """
         confidence = self.confidence if confidence is None else confidence
@@ -135,8 +136,8 @@ class Diagnosis(Shown):
     def upper(self, confidence: float | None = None) -> Float[Tensor, " node"]:
         """One-sided upper limit of the size of each node's Δ, for a node chosen beforehand (the equation above).
 
-        Size `contribution`: the mean over prompts of each prompt's own limit, since the standard deviation of a mean is at most
-        the mean of the standard deviations, whatever the correlations; t with the smallest degrees of freedom of the prompts.
+        For size `contribution`: the mean over prompts of each prompt's own limit, since the standard deviation of a mean is at most
+        the mean of the standard deviations, for any correlations; t with the smallest degrees of freedom of the prompts.
         """
         confidence = self.confidence if confidence is None else confidence
         check_confidence(confidence)
@@ -147,20 +148,19 @@ class Diagnosis(Shown):
 
     @property
     def bound(self) -> float:
-        """Upper limit of the largest size among all nodes' Δ: the largest of their upper limits; infinite where none can be
-        stated (`reason` says why).
+        """Upper limit of the largest size among all nodes' Δ: the largest of their upper limits; infinite if there is none
+        (`reason` says why); zero if there are no nodes.
 
-        No correction for the number of nodes is needed: it is wrong only if the upper limit of the one node whose effect is
-        largest is wrong. It speaks of the samples as they are: do not look at it to decide whether to draw more
-        (`verify` may). Zero if there are no nodes.
+        It needs no correction for the number of nodes: it fails only if the upper limit of the node with the largest effect
+        fails. It does not allow for optional stopping: do not use it to decide whether to draw more samples (`verify` may).
         """
         return float(self.upper().max()) if self.nodes else 0.0
 
     def first(self, samples: int) -> "Diagnosis":
-        """What the first samples say alone, with the joint sets.
+        """The diagnosis from the first samples alone, with the joint sets.
 
         Raises:
-            InputError: there are not so many.
+            InputError: there are fewer samples.
         """
         if not 0 < samples <= self.n_samples:
             raise InputError(f"there are {self.n_samples} samples, and the first {samples} were asked for")
@@ -168,7 +168,7 @@ class Diagnosis(Shown):
         return replace(self, included=self.included[:end], outcomes=self.outcomes[:end])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON: the bound (None: `reason` says why), and per node the estimate and both ends of its interval (None where unknown)."""
+        """JSON values: the bound (None: see `reason`), and for each node the estimate and its interval (None if unknown)."""
         ends = torch.stack([self.estimates, *self.interval(), self.upper()], dim=1).tolist()
         keys = ("estimate", "low", "high", "upper")
         seen = self.interactions
@@ -190,7 +190,7 @@ class Diagnosis(Shown):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per node: the estimate, both ends of its interval, and the upper limit of its size."""
+        """One row per node: the estimate, its interval, and the upper limit of its size."""
         return [{"node": node} | values for node, values in self.to_dict()["nodes"].items()]
 
     def __repr__(self) -> str:
@@ -212,7 +212,7 @@ class Diagnosis(Shown):
     def _margin(
         self, compared: Differences, outcomes: Float[Tensor, "sample outcome"], level: float
     ) -> Float[Tensor, "node outcome"]:
-        """All but |d| of the equation above."""
+        """The right side of the equation above without |d|."""
         if not self.n_joint:
             return torch.full_like(compared.mean, torch.inf)
         seen = spread_of(outcomes[: self.n_joint])
@@ -223,24 +223,24 @@ class Diagnosis(Shown):
 
 
 def sizes(per_prompt: Float[Tensor, "node prompt"], size: str) -> Float[Tensor, " node"]:
-    """The sizes of effects: see `SIZES`."""
+    """The sizes of effects, see `SIZES`."""
     return per_prompt.mean(1).abs() if size == "mean" else per_prompt.abs().mean(1)
 
 
 def check_confidence(confidence: float) -> None:
-    """Refuses a confidence at which nothing is bounded."""
+    """Refuses an invalid confidence."""
     if not 0.5 < confidence < 1:
         raise InputError(f"confidence must be between 0.5 and 1, got {confidence}")
 
 
 def check_size(size: str) -> None:
-    """Refuses what is no size."""
+    """Refuses an unknown size."""
     if size not in SIZES:
         raise InputError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
 
 
 def check_sampling(confidence: float, size: str, samples: int) -> None:
-    """Refuses options with which no sample says anything."""
+    """Refuses invalid options of the sampling."""
     check_confidence(confidence)
     check_size(size)
     if samples < 2:

@@ -1,12 +1,13 @@
-"""Diagnostics: how large an effect may still be among nodes that were not patched (2403.00745, "Diagnostics").
+"""Diagnostics: the largest effect that may be left among nodes that were not patched (2403.00745, "Diagnostics").
 
-Random subsets of those nodes are patched as one, each node in a subset with probability p = `share`. Per node the outcomes
-with it are compared with those without it; joint sets, which hold all, half or a quarter of the nodes, say how much effects may
-depend on company that no subset had. The largest upper limit bounds the largest effect still missed. What is bounded is a
-node's effect averaged over random company, not its effect alone; what is assumed stands in `circuits.methods.diagnosis`.
+Random subsets of those nodes are patched jointly; each node is in a subset with probability p = `share`. For each node, the outcomes
+with it are compared with those without it. Joint sets, which hold all, half or a quarter of the nodes, estimate how much effects
+depend on combinations that were not sampled. The largest upper limit bounds the largest effect still missed. The bound applies to a
+node's effect averaged over random ablations of the others, not to its effect alone; `circuits.methods.diagnosis` has the
+assumptions.
 
-Where effects add up, an estimate's standard error is about (Σ effect²)^½ / samples^½ for every p: the strong nodes make it
-wide. They are also those whose effects do not add up. So patch them one by one, and exclude them here.
+For additive effects, the standard error of an estimate is about (Σ effect²)^½ / samples^½ for every p, so strong nodes make it large.
+They are also the nodes whose effects are least additive. So patch them one by one, and exclude them here.
 """
 
 from collections.abc import Sequence
@@ -46,30 +47,27 @@ def diagnose(
     store: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
-    """Patches random subsets of nodes together.
+    """Patches random subsets of nodes jointly.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain. Effects are those on these pairs; that others may differ is not part of any interval.
+        model, metric, ablation, batch_size: see `circuits.activation_patching`.
+        pairs: the prompts to explain. Intervals are for effects on these pairs; they do not cover the choice of pairs.
         nodes: names (`a0.h1`, or at one position `a0.h1@3`), or groups joined by `+`: see `circuits.graph.nodes`. None: queries,
             keys, values, heads and MLPs.
-        excluding: names of nodes to leave out: those patched already.
-        positions: None: a node at all positions together; `each`, `roles` or names of roles: each by itself.
-        samples: how many subsets, besides the joint sets. Each costs a forward pass over the pairs; 51 more are made.
-        share: with which probability a node is in a subset, to the nearest 1/32. The smaller, the nearer to effects
-            alone; but have `samples · share` at least 8: a node that is in few subsets is bounded loosely.
-        confidence: of intervals and bounds.
-        size: what counts as an effect's size: `mean` or `contribution`; see `circuits.methods.diagnosis`.
-        metric: None: the one the task prefers.
-        ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
-        batch_size: pairs at a time; results do not depend on it.
-        seed: of the subsets.
-        store: a directory for finished samples; a call that asks the same continues from it, also with more samples.
-        progress: called with (subsets times prompts done, in all).
+        excluding: names of nodes to leave out, such as nodes already patched.
+        positions: None: a node at all positions together; `each`, `roles` or names of roles: each position separately.
+        samples: number of random subsets. Each costs a forward pass over the pairs; 51 more runs are made for joint sets.
+        share: probability that a node is in a subset, to the nearest 1/32. Small values estimate effects alone more closely;
+            but `samples · share` should be at least 8, since a node in few subsets has a loose bound.
+        confidence: confidence of intervals and bounds.
+        size: `mean` or `contribution`, see `circuits.methods.diagnosis`.
+        seed: random seed of the subsets.
+        store: a directory for finished samples; a call with the same question continues from it, even with more samples.
+        progress: called with (subsets × prompts done, in total).
 
     Raises:
-        InputError: an unknown node or option, an ablation that is no run of the model, or a store of another question.
-        PairsError: positions that the pairs do not have.
+        InputError: an unknown node or option, an ablation without a run of its own, or a store of another question.
+        PairsError: the pairs lack these positions.
     """
     check_sampling(confidence, size, samples)
     question = Question.ask(model, pairs, metric, ablation, batch_size)

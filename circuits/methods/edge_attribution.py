@@ -4,31 +4,30 @@ For writer u, reader r and one pair of prompts,
 
     effect(u -> r) ≈ Σ_positions (clean_u - ablated_u) · ∂metric/∂input_r
 
-Positive = the edge helps. Reader inputs are taken before the norm, whose scale is live (but for `relp`). The rules differ
-in where the gradient is taken, and one in the difference:
+Positive = the edge helps. Reader inputs are taken before the norm, whose scale is live (except with `relp`). The rules differ in
+the point at which the gradient is taken, and one in the difference:
 
 | `gradient` | |
 |---|---|
 | `clean` | at the clean run: EAP (Syed et al. 2023, 2310.10348) |
-| `corrupted` | where the embedding is ablated |
+| `corrupted` | at the run with the embedding ablated |
 | `clean-corrupted` | the mean of both (Hanna et al. 2024) |
 | `ig` | the mean along the straight path of the embedding from ablated to clean: EAP-IG (Hanna et al. 2024, 2403.17806, eq. 3) |
-| `ig-activations` | the mean along the path of u's own output, everything before it clean (Marks et al. 2024, 2403.19647, eq. 5) |
-| `conductance` | along the embedding's path as in `ig`, but times what u changes in each step: Σ_k gradient_k · (u_{k+1} - u_k) (Dhamdhere et al. 2018, 1805.12233, eq. 2, for edges) |
+| `ig-activations` | the mean along the path of u's own output, with everything before it clean (Marks et al. 2024, 2403.19647, eq. 5) |
+| `conductance` | along the embedding's path as in `ig`, times the change of u in each step: Σ_k gradient_k · (u_{k+1} - u_k) (Dhamdhere et al. 2018, 1805.12233, eq. 2, for edges) |
 | `relp` | at the clean run, with the backward rules of `engine.rules` (RelP: Rezaei Jafari et al. 2025, 2508.21258) |
 
-Identities: the sum of `conductance` over all edges into `logits`, or out of `input`, is metric(clean) - metric(embedding
-ablated), to quadrature. The sum of `ig-activations` over the out-edges of the writers that are interpolated together is
-the exact effect of ablating these out-edges, to quadrature. With detached attention and zero ablation, `relp` of the
-input's out-edges sums to the metric, in a model without biases.
+Identities, up to quadrature: the sum of `conductance` over all edges into `logits`, or out of `input`, is metric(clean) -
+metric(embedding ablated). The sum of `ig-activations` over the out-edges of the writers that are interpolated together is the
+exact effect of ablating these out-edges. With detached attention and zero ablation, `relp` of the input's out-edges sums to the
+metric, in a model without biases.
 
-We depart from EAP-IG in the quadrature: its code for inputs uses the left rule, which never looks at the clean run, and
-its code for activations the right rule; the midpoint rule is the default here, and `left` and `right` give theirs. Its
-code for activations also adds every run's gradients to all edges, whichever writer was interpolated; here they count for
-that writer's edges only. As there, all heads of a layer are interpolated together. CEAP (Wu, Tonin & Cevher 2026, 2606.16920)
-scores edges by conductance as well. We know its formula at second hand: that is `conductance` by the left rule under
-interchange ablation; paper and code were not compared. `conductance` explains what the
-embedding's change does: of an ablation it sees the embedding only.
+Departures from EAP-IG: its code for inputs uses the left rule, which never evaluates the clean run, and its code for activations
+the right rule. Here the midpoint rule is the default; `left` and `right` reproduce theirs. Its code for activations also adds
+every run's gradients to all edges, whichever writer was interpolated; here they count only for that writer's edges. As there, all
+heads of a layer are interpolated together. CEAP (Wu, Tonin & Cevher 2026, 2606.16920) also scores edges by conductance. We know
+its formula only at second hand (`conductance` by the left rule under interchange ablation) and compared neither paper nor code.
+`conductance` explains the change of the embedding: of the ablation, it uses only the embedding's replacement.
 """
 
 import warnings
@@ -85,32 +84,32 @@ def edge_attribution(
     Args:
         model: a loaded model.
         pairs: the prompts to explain.
-        gradient: which rule; see the module docstring.
-        steps: points on the path; for `ig`, `ig-activations` and `conductance`. With `steps=1` and the right rule, `ig` is
-            EAP. `ig` takes a forward and a backward pass a step, `conductance` a forward pass more, and `ig-activations`
-            as many as `ig` for each of the 2 · layers + 1 groups of writers.
-        quadrature: where the points lie on each of the `steps` equal pieces of the path from ablated to clean: `left`,
+        gradient: the rule, see the module docstring.
+        steps: points on the path, for `ig`, `ig-activations` and `conductance`. With `steps=1` and the right rule, `ig` is
+            EAP. `ig` takes a forward and a backward pass per step, `conductance` one more forward pass, and
+            `ig-activations` as many as `ig` for each of the 2 · layers + 1 groups of writers.
+        quadrature: location of the point in each of the `steps` equal pieces of the path from ablated to clean: `left`,
             `midpoint`, `right`.
-        attention: for `relp`: whether gradients go through the attention pattern (`live`: as in the authors' example), or
-            not (`detached`: the AH-rule, which their code has as an option; then every edge into a query or key scores 0).
-        metric: what is explained; None: the one the task prefers.
-        ablation: what an edge's value is replaced by.
+        attention: for `relp`: gradients go through the attention pattern (`live`, as in the authors' example), or not
+            (`detached`: the AH-rule, an option of their code, with which every edge into a query or key scores 0).
+        metric: None: the task's preferred metric.
+        ablation: what replaces an ablated edge's value.
         positions: also split each effect by token position: `each`, `roles`, or names of roles; see `circuits.question.positions`.
-        check_sign: for `clean`: warn if the edge `input->m0` is given the wrong sign; see `circuits.measure.sign_check`.
+        check_sign: for `clean`: warn if the edge `input->m0` has the wrong sign, see `circuits.measure.sign_check`.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, in total).
 
     Returns:
         Mean effects over the prompts in the metric's unit, with standard errors.
 
     Warns:
-        AttributionWarning: see `check_sign`; and where a gradient is taken on a residual stream of (almost) zeros, as under zero
-            ablation at the ablated end (`corrupted`, `clean-corrupted`, the left rule): see `circuits.measure.norm_check`.
+        AttributionWarning: see `check_sign`. Also if a gradient is taken on a residual stream of (almost) zeros, as under zero
+            ablation at the ablated end (`corrupted`, `clean-corrupted`, the left rule), see `circuits.measure.norm_check`.
 
     Raises:
-        InputError: unknown option, or a metric without a gradient where it is needed.
+        InputError: an unknown option, or a metric without a gradient at the point where it is needed.
         ModelError: `relp` has no rule for a part of the model.
-        PairsError: pairs that do not fit the model.
+        PairsError: the pairs do not fit the model.
     """
     return edge_attribution_of(
         Question.ask(model, pairs, metric, ablation, batch_size), gradient=gradient, steps=steps, quadrature=quadrature,
@@ -132,7 +131,7 @@ def edge_attribution_of(
     statistics = EdgeStatistics(question.model.graph)
     if check_sign and gradient == "clean":
         rule = replace(rule, check=SignCheck(question))
-    # Each of many passes reuses what the one before has freed; anew from the system it costs a fifth of their time.
+    # Each pass reuses memory that the previous one freed; allocating it from the system would take a fifth of the time.
     memory = kept_for_reuse() if rule.many_passes else freed_at_once()
     empty = 0
     with inference_state(question.model.bridge), memory:
@@ -154,14 +153,14 @@ def edge_attribution_of(
 
 @dataclass(frozen=True)
 class _Rule:
-    """One way to take gradients, with its options.
+    """A rule for gradients, with its options.
 
     Attributes:
         function: adds a batch's products to a `Contraction`.
-        points: where on the path gradients are taken, from 0 (ablated) to 1 (clean).
+        points: points on the path at which gradients are taken, from 0 (ablated) to 1 (clean).
         attention: see `edge_attribution`.
-        options: what of this goes into the provenance.
-        check: of the sign of input->m0, where it is asked for.
+        options: options for the provenance.
+        check: check of the sign of input->m0, if requested.
     """
 
     function: "Callable[[Contraction, _Rule], None]"
@@ -172,7 +171,7 @@ class _Rule:
 
     @property
     def many_passes(self) -> bool:
-        """Are gradients taken at `steps` points, so that each batch goes through the model many times?"""
+        """Whether gradients are taken at `steps` points, so that each batch needs many passes."""
         return "steps" in self.options
 
 
@@ -202,14 +201,14 @@ def _at_clean(contraction: Contraction, rule: _Rule) -> None:
         rule.check.measure(contraction.batch, gradients, replacement)
     total, difference = contraction.sum(), contraction.difference(gradients.writes, replacement)
     total.add(gradients)
-    del gradients, replacement  # now as large as what comes next
+    del gradients, replacement  # as large as the arrays that follow
     contraction.add(total, difference)
 
 
 def _relevance(contraction: Contraction, rule: _Rule) -> None:
     with relevance(contraction.question.model.architecture, rule.attention) as rules:
         gradients = contraction.gradients(hooks=rules.hooks)
-        # Inside, so that both runs round alike: where nothing is ablated, scores are exactly 0.
+        # Computed inside the rules so that both runs round alike: scores are exactly 0 if the replacement equals the clean value.
         replacement = contraction.question.replacement(contraction.batch.suffix, gradients.writes)
     rules.check(gradients)
     total = contraction.sum(rules.architecture)
@@ -258,8 +257,7 @@ def _along_activations(contraction: Contraction, rule: _Rule) -> None:
 def _holding(
     contraction: Contraction, clean: Writes, difference: Writes, ablated: float, layer: int, part: str
 ) -> list[Hook]:
-    """Hooks that hold the embedding, the heads or the MLP of a layer at a share `ablated` of the way to their
-    replacement."""
+    """Hooks that hold the embedding, the heads or the MLP of a layer at a share `ablated` of the path to their replacement."""
     block = contraction.question.model.architecture.blocks[layer]
 
     def between(value: Tensor | None, change: Tensor | None) -> Tensor:
@@ -288,7 +286,7 @@ GRADIENTS: dict[str, Callable[[Contraction, _Rule], None]] = {
     "conductance": _conductance,
     "relp": _relevance,
 }
-"""What `gradient` may be."""
+"""The values of `gradient`."""
 
 
 STEPS = Option(

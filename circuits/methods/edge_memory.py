@@ -1,8 +1,7 @@
-"""How much memory edge attribution needs on a model, from its configuration alone.
+"""Predicts the memory that edge attribution needs on a model, from its configuration alone.
 
-The model is built without weights (torch's `meta` device), and a forward pass without numbers tells what autograd would
-save. The rest is counted: tensors that `methods.edge_attribution` (one gradient, at the clean run) holds at the same time,
-from their shapes.
+The model is built without weights (torch's `meta` device), and a forward pass without data shows what autograd would save. The
+other tensors that `methods.edge_attribution` (one gradient, at the clean run) holds at the same time are counted from their shapes.
 """
 
 from dataclasses import dataclass
@@ -26,17 +25,17 @@ from circuits.stats.bootstrap import rows_kept
 
 @dataclass(frozen=True, repr=False)
 class MemoryNeed(Shown):
-    """Bytes that edge attribution holds at its peak, without what Python and its libraries take.
+    """Bytes that edge attribution holds at its peak, without those of Python and its libraries.
 
     Attributes:
-        graph: the model's.
-        n_parameters: its size.
+        graph: the model's graph.
+        n_parameters: number of parameters.
         batch_size: pairs at a time.
-        weights: the model's.
-        passes: the larger of two moments of a batch: at the end of the forward pass, what autograd saved and the writers'
-            outputs; after the backward pass, the gradients at readers' inputs and the writers of both runs.
-        contraction: writers and readers' gradients written out for one tile, and what is summed up until then.
-        scores: effects of the batch's prompts, their sums, and the prompts' own rows that are kept.
+        weights: the model's weights.
+        passes: the larger of two moments of a batch: at the end of the forward pass, the tensors saved by autograd and the
+            writers' outputs; after the backward pass, the gradients at readers' inputs and the writers of both runs.
+        contraction: writers and readers' gradients of one tile, and the sums up to then.
+        scores: effects of the batch's prompts, their sums, and the stored rows of single prompts.
     """
 
     graph: Graph
@@ -49,11 +48,11 @@ class MemoryNeed(Shown):
 
     @property
     def peak(self) -> int:
-        """All together: passes and contraction come one after the other."""
+        """The total peak: passes and contraction follow each other."""
         return self.weights + max(self.passes, self.contraction) + self.scores
 
     def to_dict(self) -> dict[str, int]:
-        """For JSON."""
+        """JSON values."""
         parts = ("n_parameters", "batch_size", "weights", "passes", "contraction", "scores", "peak")
         return {"edges": self.graph.n_edges, **{part: getattr(self, part) for part in parts}}
 
@@ -62,18 +61,18 @@ class MemoryNeed(Shown):
 def memory_need(
     config: Any, *, tokens: int, n: int = 64, batch_size: int | None = None, dtype: torch.dtype = torch.float32
 ) -> MemoryNeed:
-    """Predicts what edge attribution needs.
+    """Predicts the memory that edge attribution needs.
 
     Args:
-        config: of a Hugging Face causal language model.
-        tokens: in a prompt, behind the common prefix.
-        n: pairs.
-        batch_size: pairs at a time; None: what the default is on the processor.
-        dtype: of the weights.
+        config: configuration of a Hugging Face causal language model.
+        tokens: tokens of a prompt after the shared prefix.
+        n: number of pairs.
+        batch_size: pairs at a time; None: the default on a CPU.
+        dtype: dtype of the weights.
 
     Raises:
-        InputError: a number below one.
-        ModelError: no causal language model can be built from the configuration, or not run without numbers.
+        InputError: a number is below one.
+        ModelError: the configuration is not that of a causal language model, or the model cannot run without data.
     """
     for name, value in (("tokens", tokens), ("n", n), ("batch_size", batch_size)):
         if value is not None and value < 1:
@@ -99,10 +98,10 @@ def memory_need(
 
 
 def read_config(name: str, revision: str | None = None) -> Any:
-    """The configuration of a short name that is in the cache, a directory, or a Hugging Face id; no code of its is run.
+    """The configuration of a cached short name, a directory, or a Hugging Face id; none of its code is run.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the configuration cannot be read.
     """
     from transformers import AutoConfig
 
@@ -111,11 +110,11 @@ def read_config(name: str, revision: str | None = None) -> Any:
     path = str(zoo.path(name)) if name in zoo.names() else name
     try:
         checked_config(find_directory(path, revision))
-        # Left out, it means that transformers asks, and runs that code if it is told "y".
+        # If left out, transformers asks the user, and runs that code if the answer is "y".
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except InputError:
         raise
-    except Exception as problem:  # whatever a library meets in a file that somebody else may have written
+    except Exception as problem:  # a file from an unknown source can cause any error in a library
         raise ModelError(f"cannot read the configuration of {name!r}: {_first_line(problem)}") from None
 
 
@@ -124,7 +123,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def _shape(config: Any, tokens: int) -> "_Shape":
-    """The sizes that a configuration says, once it is sure that a model of them can be built in time."""
+    """The sizes in a configuration, after checking that a model of these sizes can be built in time."""
     try:
         text = config.get_text_config()
         heads = text.num_attention_heads
@@ -145,7 +144,7 @@ def _shape(config: Any, tokens: int) -> "_Shape":
 
 @dataclass(frozen=True)
 class _Shape:
-    """Sizes of what is held; numbers of entries at one position of one prompt, but for the last three methods."""
+    """Sizes of the tensors: the properties count entries per position of one prompt, the methods bytes."""
 
     graph: Graph
     d_model: int
@@ -159,30 +158,30 @@ class _Shape:
 
     @property
     def writes(self) -> int:
-        """`engine.capture.Writes`: the embedding, per layer z and the MLP's write."""
+        """`engine.capture.Writes`: the embedding, and for each layer z and the MLP's write."""
         layers, heads = self.graph.n_layers, self.graph.n_heads
         return self.d_model + layers * (heads * self.d_head + self.d_model)
 
     @property
     def gradients(self) -> int:
-        """At queries, keys, values, MLPs and the end of the stream."""
+        """At queries, keys, values, MLPs and the end of the residual stream."""
         return self.graph.n_layers * (self.slots * self.d_head + self.d_model) + self.d_model
 
     @property
     def streams(self) -> int:
-        """What the norms see."""
+        """The inputs of the norms."""
         return 2 * self.graph.n_layers * self.d_model
 
     def passes(self, batch: int, narrow: int, wide: int, saved: int) -> int:
         places = batch * self.tokens
-        # In float32 and wider, norms save the streams themselves.
+        # In float32 and wider, norms save the streams without a copy.
         streams = self.streams if narrow < wide else 0
         forward = saved + places * narrow * (self.writes + streams)
         recorded = places * narrow * (2 * self.writes + self.gradients + self.streams)
         return max(forward, recorded + self._summed(batch, wide))
 
     def _summed(self, batch: int, wide: int) -> int:
-        """A sum of gradients with its directions, and the difference of writers."""
+        """A sum of gradients with its directions, and the writers' difference."""
         return batch * self.tokens * wide * (self.gradients + self.streams + self.writes)
 
     def contraction(self, batch: int, wide: int, cast: bool) -> int:
@@ -207,19 +206,19 @@ def without_weights(config: Any, dtype: torch.dtype) -> nn.Module:
     what = f"a {type(config).__name__}"
     try:
         with torch.device("meta"), built_within(Budget(what)):
-            # Left out, transformers asks whether to run the code that a configuration names.
+            # If left out, transformers asks whether to run the code that a configuration names.
             model = AutoModelForCausalLM.from_config(
                 config, attn_implementation="eager", dtype=dtype, trust_remote_code=False
             )
     except InputError:
         raise
-    except Exception as problem:  # whatever a configuration makes of it
+    except Exception as problem:  # a configuration can cause any error
         raise ModelError(f"no causal language model can be built from {what}: {_first_line(problem)}") from None
     return model.eval().requires_grad_(False)
 
 
 def saved_by_autograd(model: nn.Module, batch: int, tokens: int, d_model: int) -> int:
-    """Bytes that one connected forward pass leaves behind, its weights not counted."""
+    """Bytes saved by one forward pass with autograd, without the weights."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saved: dict[int, Tensor] = {}
 
@@ -234,6 +233,6 @@ def saved_by_autograd(model: nn.Module, batch: int, tokens: int, d_model: int) -
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
             model(inputs_embeds=embedding, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    except Exception as problem:  # whatever a model's own code meets
+    except Exception as problem:  # a model's own code can cause any error
         raise ModelError(f"a {type(model).__name__} cannot be run without numbers: {_first_line(problem)}") from None
     return sum(x.untyped_storage().nbytes() for x in saved.values())

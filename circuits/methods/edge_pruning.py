@@ -1,23 +1,23 @@
-"""Edge pruning: all edges' masks are trained together, by gradient, under a budget (Bhaskar et al. 2024, 2406.16778).
+"""Edge pruning: trains masks on all edges together, by gradient descent with an edge budget (Bhaskar et al. 2024, 2406.16778).
 
-Every edge has a hard concrete mask z (Louizos et al. 2018; `circuits.stats.hard_concrete`) with a parameter log α. A reader sees
-z · current + (1 - z) · replacement from each writer (`engine.masked`). Each step draws all masks anew and some pairs, and
-Adam descends in log α on
+Every edge has a hard concrete mask z (Louizos et al. 2018; `circuits.stats.hard_concrete`) with a parameter log α. A reader receives
+z · current + (1 - z) · replacement from each writer (`engine.masked`). Each step draws all masks and some pairs, and Adam
+minimises over log α
 
     loss / range + gain/2 · max(0, log(N / K))²,      N = Σ P(z ≠ 0)
 
-where the loss is the metric (KL from the clean logits, or any with a gradient) as something to be kept low, as in ACDC; its
-range is what it moves from all edges kept to none, so that one gain fits all metrics; N is the number of edges expected to
-be open, and K what is allowed: it falls geometrically from the start to the budget over the first four fifths of the steps,
-and then stays. In the end the edges of the largest log α make the circuit, without dead ends (`selection.top`): the first of
-the budget; or with the budget filled up by edges further down; or only those that are open at least every other time.
-Whichever has the lowest loss on the pairs is taken.
+where the loss is the metric (KL from the clean logits, or any with a gradient) with the sign that makes lower better, as in ACDC.
+Its range is its change from all edges kept to none, so one gain fits all metrics. N is the expected number of open edges, and K
+the allowed number: it falls geometrically from the initial N to the budget over the first four fifths of the steps, and then stays.
+At the end, edges are chosen by log α, without dead ends (`selection.top`), in three ways: the strongest, up to the budget; the same
+with the budget filled by edges further down; or only those that are open at least half of the time. The circuit with the lowest
+loss on the pairs is returned.
 
-The idea of masks trained on frozen weights is subnetwork probing's (Cao et al. 2021, 2104.03514). We depart from edge pruning
-in the budget: theirs is on the share of edges removed, rises linearly, and is held by two Lagrange multipliers that are
-trained too; a budget of half a percent is then approached in the last steps only, and takes thousands. A logarithm treats
-every halving alike, and a fixed gain has nothing to be tuned. There are no masks on whole nodes here; log α starts at 2
-rather than 10, where masks that are always 1 have no gradient.
+Training masks on frozen weights is the idea of subnetwork probing (Cao et al. 2021, 2104.03514). The budget departs from edge
+pruning: theirs is on the share of edges removed, rises linearly, and is enforced by two trained Lagrange multipliers; a budget of
+half a percent is then approached only in the last of thousands of steps. A logarithm treats every halving alike, and a fixed
+gain needs no tuning. There are no masks on whole nodes here. log α starts at 2 rather than 10, where masks that are
+always 1 have no gradient.
 """
 
 import math
@@ -52,20 +52,20 @@ from circuits.stats.hard_concrete import OPEN, chance_open, draw
 FIRST_LOG_ALPHA, FIRST_SPREAD = 2.0, 0.01
 GAIN = 50.0
 FALLING = 0.8
-"""The part of the steps in which the number of allowed edges falls."""
+"""Share of the steps in which the number of allowed edges falls."""
 MEMORY = (0.9, 0.99)
-"""Adam's, for the gradient and its square: some hundred steps are few for the usual 0.999."""
+"""Adam's β for the gradient and its square: for some hundred steps, the usual 0.999 is too slow."""
 LARGEST_BATCH = 8
 
 
 @dataclass(frozen=True)
 class PruningStep:
-    """How far a training is.
+    """Progress of a training.
 
     Attributes:
-        done, steps: made and in all.
-        metric: mean over this step's pairs under the masks drawn, in its own unit.
-        expected, allowed: how many edges are expected to be open, and how many may be.
+        done, steps: steps done, and in total.
+        metric: mean over this step's pairs under the drawn masks, in the metric's unit.
+        expected, allowed: expected and allowed number of open edges.
     """
 
     done: int
@@ -93,30 +93,30 @@ def edge_pruning(
     batch_size: int | None = None,
     progress: Report | None = None,
 ) -> Circuit:
-    """A circuit of at most that many edges, by training masks.
+    """A circuit of at most `edges` edges, found by training masks.
 
     Args:
         model: a loaded model.
         pairs: the prompts to explain. All pairs' replacements are held in memory.
         edges: the budget.
         steps: gradient steps, each on one batch.
-        learning_rate: Adam's, in units of log α: the furthest that a mask's log-odds move in a step, about.
-        absolute: the loss is how far a prompt's metric is from the model's own, in either direction; otherwise better than
-            the model is better (a metric that the masks can push past the model's will be; KL cannot).
-        metric: what is kept; it must have a gradient.
+        learning_rate: Adam's, in units of log α: approximately the largest change of a mask's log-odds in a step.
+        absolute: the loss is the distance of a prompt's metric from the model's own, in either direction; otherwise exceeding
+            the model lowers the loss (masks can push most metrics past the model's, but not KL).
+        metric: the metric to preserve; it must have a gradient.
         ablation: what replaces an ablated edge's value.
-        seed: of the masks drawn and the order of batches.
-        batch_size: pairs to a step at most, all of equal length; None: 8. Results depend on it.
+        seed: random seed of the masks and of the order of batches.
+        batch_size: largest number of pairs per step, all of equal length; None: 8. Results depend on it.
         progress: called with a `PruningStep`.
 
     Returns:
-        The circuit. An edge's score is its log α: the log-odds, but for a constant, of its mask being open. That is no effect,
-        and says more about the order than about the size. `provenance["selection"]` says how many edges were wanted and
-        kept; `provenance["training"]` which choice it was, its metric on the pairs and the loss' range; and of the training
-        the metric under the masks drawn in the last tenth of the steps, and the number of edges expected to be open.
+        The circuit. An edge's score is its log α: up to a constant, the log-odds of its mask being open. It is not an effect,
+        and its order means more than its size. `provenance["selection"]` has the number of edges requested and kept.
+        `provenance["training"]` has the choice of edges, its metric on the pairs, the loss' range, and from the training the
+        metric under the masks drawn in the last tenth of the steps and the expected number of open edges.
 
     Raises:
-        InputError: an option that cannot be used, or a metric without a gradient.
+        InputError: an invalid option, or a metric without a gradient.
         ModelError: the metric is not finite.
     """
     return edge_pruning_of(
@@ -150,10 +150,10 @@ def edge_pruning_of(
 
 
 def check_training(metric: Metric, learning_rate: float) -> None:
-    """Refuses what no masks can be trained with.
+    """Refuses options with which masks cannot be trained.
 
     Raises:
-        InputError: a metric without a gradient, or a rate that is not positive.
+        InputError: a metric without a gradient, or a learning rate that is not positive.
     """
     metric.require_gradient("edge pruning", at_clean=False)
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
@@ -162,7 +162,7 @@ def check_training(metric: Metric, learning_rate: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A batch with all that does not change between steps; `clean`: its metric on the clean prompts."""
+    """A batch with everything that is constant during the training; `clean`: its metric on the clean prompts."""
 
     batch: Batch
     replacement: Writes
@@ -171,11 +171,11 @@ class _Part:
 
 
 class Objective:
-    """The metric under soft masks as a loss to be kept low.
+    """The metric under soft masks as a loss.
 
     Attributes:
         parts: all pairs in batches.
-        range: how far the loss moves on average from all edges kept to none.
+        range: mean change of the loss from all edges kept to none.
     """
 
     def __init__(self, question: Question, absolute: bool) -> None:
@@ -193,13 +193,13 @@ class Objective:
         return _Part(batch, replacement, streams, self._finite(question.metric(logits, batch.targets)))
 
     def metric(self, part: _Part, mask: Float[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
-        """The metric per prompt under these masks; those of exactly 0 are taken to have no gradient."""
+        """The metric per prompt under these masks; masks of exactly 0 are assumed to have no gradient."""
         architecture, suffix = self.question.model.architecture, part.batch.suffix
         logits = masked_logits(architecture, suffix, part.replacement, mask, part.streams, closed_stay=True)
         return self._finite(self.question.metric(logits, part.batch.targets))
 
     def loss(self, part: _Part, values: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """The mean loss of these metrics, in units of its range."""
+        """The mean loss for these metrics, in units of its range."""
         change = values - part.clean
         return (change.abs() if self.absolute else change * -self.question.metric.sign).mean() / self.range
 
@@ -221,10 +221,10 @@ class Objective:
 
 
 class Training:
-    """The masks' parameters, and their way down.
+    """The parameters of the masks, and their optimisation.
 
     Attributes:
-        log_alpha: one for each edge, in graph order.
+        log_alpha: one per edge, in graph order.
     """
 
     def __init__(self, objective: Objective, edges: int, steps: int, learning_rate: float, seed: int) -> None:
@@ -261,7 +261,7 @@ class Training:
         return self.done[-1]
 
     def _allowed(self, step: int) -> float:
-        """How many edges may be open at this step, counted from 1."""
+        """The number of edges that may be open at this step (from 1)."""
         return self.first * (self.edges / self.first) ** min(1.0, step / (FALLING * self.steps))
 
     def circuit(self, origin: Provenance) -> Circuit:
@@ -294,7 +294,7 @@ class Training:
 def _discovered(
     question: Question, *, edges: int, objective: str, seed: int, progress: StageReport, **training: Any
 ) -> Circuit:
-    """Masks trained on the objective; the run's own metric tests the circuit."""
+    """Trains masks on the objective; the circuit is tested with the run's own metric."""
 
     def report(at: PruningStep) -> None:
         progress(at.done, at.steps, f"{at.expected:.0f} edges open, {objective} {at.metric:.4g}")

@@ -1,14 +1,14 @@
-"""Exact edge effects: every edge ablated alone, in a context that the user chooses.
+"""Exact edge effects: each edge is ablated alone, in a context that the user chooses.
 
     effect(e) = metric(C) - metric(C without e)     for an edge of the context C
-    effect(e) = metric(C with e) - metric(C)        for any other
+    effect(e) = metric(C with e) - metric(C)        for any other edge
 
-Positive = the edge helps. With `context=None` everything else is clean (C is the whole graph): this is what edge
-attribution approximates. Nothing upstream of a reader changes when an edge into it does, so each pass begins at that
-reader's layer, and the writer's difference is a constant; several writers of one reader share a pass.
+Positive = the edge helps. With `context=None`, everything else is clean (C is the whole graph); edge attribution approximates this.
+Ablating an edge changes nothing upstream of its reader, so each pass begins at the reader's layer with a constant difference of the
+writer, and several writers of one reader share a pass.
 
-Cost: about half a forward pass an edge, divided by what a pass shares. It is resumable: with `store`, finished pieces are
-kept in a directory, and a second call continues where the first was stopped.
+Cost: about half a forward pass per edge, divided by the number of edges that share a pass. With `store`, finished results are kept
+in a directory, and a second call continues from them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,10 +48,10 @@ class ExactEffects:
     """Measured effects of edges.
 
     Attributes:
-        edges: their names, in graph order.
-        per_prompt: the effect of each on each prompt.
-        graph: the graph they are edges of.
-        provenance: where they come from.
+        edges: names of the edges, in graph order.
+        per_prompt: effect of each edge on each prompt.
+        graph: the graph of the edges.
+        provenance: origin of the numbers.
     """
 
     edges: tuple[str, ...]
@@ -64,7 +64,7 @@ class ExactEffects:
         return dict(zip(self.edges, self.per_prompt.mean(1).tolist(), strict=True))
 
     def to_scores(self) -> EdgeScores:
-        """The same as `EdgeScores`; only if every edge of the graph was measured."""
+        """The effects as `EdgeScores`; requires that every edge of the graph was measured."""
         if len(self.edges) != self.graph.n_edges:
             raise InputError(f"{len(self.edges)} of {self.graph.n_edges} edges were measured; scores need all of them")
         statistics = EdgeStatistics(self.graph)
@@ -93,14 +93,14 @@ def exact_edge_effects(
     Args:
         model: a loaded model.
         pairs: the prompts to explain.
-        edges: names; None: all of the graph.
-        context: the circuit in which the edges are switched; None: everything else clean.
-        metric: None: the one the task prefers.
+        edges: names of edges; None: all edges of the graph.
+        context: the circuit in which each edge is ablated or added; None: everything else is clean.
+        metric: None: the task's preferred metric.
         ablation: what replaces an ablated edge's value.
         batch_size: pairs at a time; results do not depend on it.
-        store: a directory for finished pieces; a call with the same question continues from it.
-        workers: who measures, each some of the readers; None: this process. Results do not depend on it.
-        progress: called with (edges times prompts done, in all).
+        store: a directory for finished results; a call with the same question continues from it.
+        workers: processes that share the readers; None: this process. Results do not depend on it.
+        progress: called with (edges × prompts done, in total).
 
     Raises:
         InputError: an unknown edge, a context of another graph, or a store that belongs to another question.
@@ -138,10 +138,10 @@ def exact_edge_effects_of(
 
 @dataclass(frozen=True, eq=False)
 class _Sweep(Measurement):
-    """Which edges are ablated, reader by reader, and where their effects are kept.
+    """The edges to ablate, by reader, and the store of their effects.
 
     Attributes:
-        by_reader: for each reader the writers of its edges.
+        by_reader: reader -> the writers of its edges.
     """
 
     context: Circuit | None
@@ -177,7 +177,7 @@ class _Sweep(Measurement):
     def measured(
         self, readers: Sequence[int]
     ) -> Iterator[tuple[int, Int[Tensor, " prompt"], Float[Tensor, "writer prompt"]]]:
-        """(reader, prompts, effects of its edges on them), batch by batch; from the store or measured."""
+        """Yields (reader, prompts, effects of its edges on them), batch by batch, from the store or measured."""
         question = self.question
         with inference_state(question.model.bridge):
             for number, batch in enumerate(question.batches()):
@@ -191,7 +191,7 @@ class _Sweep(Measurement):
                     yield r, batch.index, piece
 
     def fill(self, unit: Sequence[int]) -> None:
-        """A unit: readers."""
+        """Measures a unit: readers."""
         for _ in self.measured(unit):
             pass
 

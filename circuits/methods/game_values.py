@@ -1,15 +1,15 @@
-"""Components as players of a game whose worth is the metric: Shapley and Banzhaf values, and Sobol indices.
+"""Components as players of a game whose value is the metric: Shapley and Banzhaf values, and Sobol indices.
 
-v(S) is the metric where the components S are kept and all others ablated.
+v(S) is the metric with the components S kept and all others ablated.
 
 | | | runs, for d components |
 |---|---|---|
-| `shapley` | the mean of v(S + j) - v(S) over all orders in which components can come (Shapley 1953), from random orders and their reverses (Castro et al. 2009; Mitchell et al. 2022, 2104.12199) | d - 1 an order |
-| `banzhaf` | the same mean over sets that keep each component with probability 1 - alpha, independently (Banzhaf 1965; alpha = ½), from sets of which each serves all components (Wang & Jia 2023, 2205.15466, eq. 5) | samples |
-| `sobol` | which share of the metric's variance under such sets a component takes part in (total order: Jansen 1999), and which it explains alone (first order: Sobol' 1993) | samples · (d + 1) |
+| `shapley` | the mean of v(S + j) - v(S) over all orders of the components (Shapley 1953), from random orders and their reverses (Castro et al. 2009; Mitchell et al. 2022, 2104.12199) | d - 1 per order |
+| `banzhaf` | the same mean over sets that keep each component with probability 1 - alpha, independently (Banzhaf 1965; alpha = ½), from sets that each serve all components (Wang & Jia 2023, 2205.15466, eq. 5) | samples |
+| `sobol` | the share of the metric's variance under such sets in which a component takes part (total order: Jansen 1999), and the share it explains alone (first order: Sobol' 1993) | samples · (d + 1) |
 
-COAR's weights estimate the same values as `banzhaf`, with less noise. Shapley values of a prompt sum to clean - everything
-ablated, exactly, whatever was drawn. A total index far above the first-order one says that a component interacts.
+COAR's weights estimate the same values as `banzhaf`, with less noise. A prompt's Shapley values sum to clean - everything ablated,
+exactly, for any orders. A total index far above the first-order index shows that a component interacts.
 """
 
 from collections.abc import Sequence
@@ -56,12 +56,12 @@ def shapley(
     """Shapley values of components, per prompt.
 
     Args:
-        orders: how many; an even number, since each comes with its reverse.
-        seed: of the orders.
+        orders: number of orders; even, since each is used with its reverse.
+        seed: random seed of the orders.
         model, pairs, nodes, metric, ablation, batch_size, store, progress: see `circuits.coar`.
 
     Raises:
-        InputError: an odd number of orders, or an option that cannot be used.
+        InputError: an odd number of orders, or an invalid option.
     """
     if orders < 2 or orders % 2:
         raise InputError(f"orders must be even and at least 2 (each is followed by its reverse), got {orders}")
@@ -96,14 +96,14 @@ def banzhaf(
     store: str | Path | None = None,
     progress: Progress | None = None,
 ) -> NodeScores:
-    """(Biased) Banzhaf values of components, per prompt: mean metric with the component less mean metric without it.
+    """(Biased) Banzhaf values of components, per prompt: mean metric with the component minus mean metric without it.
 
     Args:
-        samples, alpha: sets, and the probability of a component to be ablated; ½ is Banzhaf's own.
+        samples, alpha: number of sets, and ablation probability per component; ½ is Banzhaf's own.
         model, pairs, nodes, metric, ablation, seed, batch_size, store, progress: see `circuits.coar`.
 
     Raises:
-        InputError: so few samples that some component was never ablated, or never kept; or an unusable option.
+        InputError: so few samples that some component was never ablated, or never kept; or an invalid option.
     """
     sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     drawn = sampler.bernoulli(samples, alpha, seed, progress)
@@ -124,11 +124,11 @@ class SobolIndices(Shown):
 
     Attributes:
         nodes: the components.
-        total: per prompt, the share that would remain if all others were fixed: alone or with others; NaN where the metric
-            does not vary by more than rounding.
+        total: per prompt, the share that would remain if all others were fixed (alone or with others); NaN if the metric
+            varies only by rounding.
         first: per prompt, the share that a component explains alone.
-        variance: of the metric, per prompt.
-        samples: sets that were drawn.
+        variance: the metric's variance, per prompt.
+        samples: number of sets.
     """
 
     nodes: tuple[str, ...]
@@ -139,7 +139,7 @@ class SobolIndices(Shown):
 
     @property
     def interaction(self) -> Float[Tensor, " node"]:
-        """total - first, averaged over prompts: what a component does together with others only."""
+        """total - first, averaged over prompts: the share that a component explains only together with others."""
         return (self.total - self.first).nanmean(1)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -177,16 +177,16 @@ def sobol(
 ) -> SobolIndices:
     """Total-order and first-order Sobol indices of components under random ablation.
 
-    From each set, every component is switched alone: with δ_j what that changes, the variance that j takes part in is
-    alpha (1 - alpha) E[δ_j²], and what it explains alone is alpha (1 - alpha) E[δ_j]², less its sampling error.
+    From each set, every component is switched alone. With δ_j the resulting change, the variance in which j takes part is
+    alpha (1 - alpha) E[δ_j²], and the variance it explains alone is alpha (1 - alpha) E[δ_j]², less its sampling error.
 
     Args:
-        samples: sets; each costs a run for itself and one a component.
-        alpha: the probability of a component to be ablated.
+        samples: number of sets; each costs one run and one per component.
+        alpha: ablation probability per component.
         model, pairs, nodes, metric, ablation, seed, batch_size, store, progress: see `circuits.coar`.
 
     Raises:
-        InputError: fewer than two samples, or an option that cannot be used.
+        InputError: fewer than two samples, or an invalid option.
     """
     check_samples(samples, alpha)
     if samples < 2:
@@ -209,17 +209,17 @@ def sobol_indices(
     alpha: float,
     rounding: float = ROUNDING[torch.float64],
 ) -> SobolIndices:
-    """From outcomes of random sets, and of each set with every component switched.
+    """Sobol indices from the metrics of random sets, and of each set with every component switched.
 
     Args:
         nodes: the components.
         ablated: the sets.
-        outcomes: of the set (entry 0) and with component j switched (entry j + 1).
-        alpha: the probability of a component to be ablated.
-        rounding: a metric that varies by no more than this share of its size does not vary.
+        outcomes: metric of the set (entry 0) and with component j switched (entry j + 1).
+        alpha: ablation probability per component.
+        rounding: a metric that varies by at most this share of its size counts as constant.
     """
     n, spread = len(outcomes), alpha * (1 - alpha)
-    sign = torch.where(ablated, 1.0, -1.0).double()[:, :, None]  # keeping less not keeping
+    sign = torch.where(ablated, 1.0, -1.0).double()[:, :, None]  # change from ablated to kept
     change = sign * (outcomes[:, 1:] - outcomes[:, :1])
     variance = outcomes[:, 0].var(0)
     square, mean = change.square().mean(0), change.mean(0)

@@ -1,17 +1,17 @@
-"""Information flow: how much of what a reader sees comes from each writer, from one forward pass and no corrupted prompt.
+"""Information flow: each writer's share of a reader's input, from one forward pass and without corrupted prompts.
 
-(Ferrando & Voita 2024, 2403.00824, eq. 5-6.) At every position the residual stream x in front of a reader is the sum of the
-writers before it, and a writer's share of it is its proximity, in the first norm, over all writers' proximities:
+(Ferrando & Voita 2024, 2403.00824, eq. 5-6.) At every position, the residual stream x before a reader is the sum of the earlier
+writers. A writer's share is its proximity to x in the L1 norm, divided by the sum of all writers' proximities:
 
     proximity(w, x) = max(0, ‖x‖₁ - ‖x - w‖₁)          share(w -> reader) = proximity(w, x) / Σ_u proximity(u, x)
 
-averaged over positions, then over prompts. **These are shares, not effects**: between 0 and 1, and summing to 1 over a
-reader's writers; they say what arrives, not whether the reader uses it or the metric depends on it. No metric and no
-ablation is involved.
+averaged over positions, then over prompts. **These are shares, not effects**: they lie between 0 and 1 and sum to 1 over a reader's
+writers. They measure what arrives, not whether the reader uses it or whether the metric depends on it. No metric and no ablation
+is involved.
 
-As in EAP-IG's adaptation to edges we depart from the paper, which splits attention by source token: a head is one writer,
-and its q, k and v readers, which see one residual stream, have the same shares. Unlike there, a position at which no writer
-is near the sum counts as 0 instead of spoiling the mean, and attention's output bias, which no writer wrote, has no share.
+As in EAP-IG's adaptation to edges, we depart from the paper, which splits attention by source token: a head is one writer, and its
+q, k and v readers, which read the same residual stream, have the same shares. Unlike that adaptation, a position without any
+proximity counts as 0 instead of making the mean NaN, and attention's output bias, which belongs to no writer, has no share.
 """
 
 from typing import Any
@@ -46,21 +46,21 @@ def information_flow(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EdgeScores:
-    """Each edge's share of what its reader sees on the clean prompts.
+    """Each edge's share of its reader's input on the clean prompts.
 
     Args:
         model: a loaded model.
         pairs: the prompts to explain; corrupted prompts are not used.
-        metric, ablation: refused: shares depend on neither.
+        metric, ablation: refused, since shares depend on neither.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, in total).
 
     Returns:
         Shares between 0 and 1 (not effects), with standard errors over the prompts.
 
     Raises:
         InputError: a metric or an ablation was given.
-        PairsError: pairs that do not fit the model.
+        PairsError: the pairs do not fit the model.
     """
     for name, value in (("metric", metric), ("ablation", ablation)):
         if value is not None:
@@ -73,7 +73,7 @@ def information_flow(
 
 def information_flow_of(question: Question, *, progress: Progress | None = None) -> EdgeScores:
     """`information_flow` of a question, whose metric and ablation are ignored."""
-    question = question.again(metric="log_probability")  # asks nothing of the pairs
+    question = question.again(metric="log_probability")  # a metric without requirements on the pairs
     statistics = EdgeStatistics(question.model.graph)
     with inference_state(question.model.bridge):
         for batch in question.batches(share_prefix=False, progress=progress):

@@ -1,19 +1,19 @@
 """Interchange interventions: do some nodes play the role of a variable of a high-level causal model?
 
-(Causal abstraction: Geiger et al. 2021, 2106.02997; 2023, 2301.04709.) An alignment maps variables V of a causal model to
-sets of nodes N_V. For a base prompt b (the clean one) and a source prompt s (the corrupted one), both models make the same
-intervention: V, and N_V jointly, take the values that they have on the source.
+(Causal abstraction: Geiger et al. 2021, 2106.02997; 2023, 2301.04709.) An alignment maps variables V of a causal model to sets of
+nodes N_V. For a base prompt b (the clean one) and a source prompt s (the corrupted one), both models receive the same
+intervention: V, and N_V jointly, are set to their values on the source.
 
     expected  = token_of(causal model on b, V <- V(s))
     predicted = argmax logits(model on b, N_V <- N_V(s))
     accuracy  = share of pairs with predicted = expected          (interchange intervention accuracy, IIA)
 
-It lies between 0 and 1; 1 for all variables, and for all of them together, means that the causal model abstracts the
-model on these pairs. Two things must be looked at beside it. *Without intervention*: where the causal model does not
-predict the model's behaviour, no alignment can. *Informative pairs*, on which the intervention changes the causal model's
-output: on the others, nodes that do nothing score as high as the right ones.
+IIA lies between 0 and 1. If it is 1 for all variables, and for all of them together, the causal model abstracts the model on these
+pairs. Report two numbers beside it. *Without intervention*: if the causal model does not predict the model's behaviour, no
+alignment can. *Informative pairs*, on which the intervention changes the causal model's output: on all others, nodes without any
+effect score as high as the right ones.
 
-All variables of one intervention take their values from one source; Geiger et al. allow one for each.
+All variables of one intervention take their values from one source; Geiger et al. allow one source per variable.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,14 +45,14 @@ from circuits.shown import Shown
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class InterchangeAccuracy(Shown):
-    """How often the model does under an intervention what the causal model says.
+    """Agreement between the model and the causal model under interventions.
 
     Attributes:
-        variables: names of what was intervened on; variables intervened on together are joined by `+`.
+        variables: names of the variables; those intervened on together are joined by `+`.
         predicted: the model's token under each intervention.
-        expected: the causal model's.
+        expected: the causal model's token.
         predicted_alone, expected_alone: the same without intervention, on base (clean) and source (corrupted) prompts.
-        provenance: where the numbers come from.
+        provenance: origin of the numbers.
     """
 
     variables: tuple[str, ...]
@@ -79,17 +79,17 @@ class InterchangeAccuracy(Shown):
 
     @property
     def informative_values(self) -> Float[Tensor, " variable"]:
-        """The accuracy over informative pairs only; NaN where there is none."""
+        """The accuracy over informative pairs only; NaN if there are none."""
         return (self.correct & self.informative).sum(1).double() / self.n_informative
 
     @property
     def n_informative(self) -> Int[Tensor, " variable"]:
-        """How many pairs are informative."""
+        """Number of informative pairs."""
         return self.informative.sum(1)
 
     @property
     def behaviour(self) -> float:
-        """How often the causal model predicts the model's token without intervention, over base and source prompts."""
+        """Share of base and source prompts on which the causal model predicts the model's token without intervention."""
         return float((self.predicted_alone == self.expected_alone).double().mean())
 
     @property
@@ -99,14 +99,14 @@ class InterchangeAccuracy(Shown):
     def interval(
         self, level: float = 0.95, informative: bool = False
     ) -> tuple[Float[Tensor, " variable"], Float[Tensor, " variable"]]:
-        """Wilson's score interval of each accuracy; NaN where there are no pairs.
+        """Wilson's score interval of each accuracy; NaN if there are no pairs.
 
         Args:
-            level: its coverage.
-            informative: of the accuracy over informative pairs instead of all.
+            level: coverage.
+            informative: use the accuracy over informative pairs instead of all pairs.
 
         Raises:
-            InputError: a level that is not between 0 and 1.
+            InputError: the level is not between 0 and 1.
         """
         if not 0 < level < 1:
             raise InputError(f"level must be between 0 and 1, got {level}")
@@ -123,7 +123,7 @@ class InterchangeAccuracy(Shown):
         return dict(zip(self.variables, self.values.tolist(), strict=True))
 
     def __getitem__(self, variable: str) -> float:
-        """The accuracy of one variable, or of several that were intervened on together (`x+y`)."""
+        """The accuracy of a variable, or of several intervened on together (`x+y`)."""
         if variable not in self.variables:
             raise InputError(f"nothing was measured for {variable!r}; measured: {', '.join(self.variables)}")
         return self.to_dict()[variable]
@@ -171,22 +171,21 @@ def interchange_interventions(
         model: the language model.
         pairs: clean prompts are bases, corrupted prompts sources.
         causal_model: the hypothesis.
-        inputs: for each pair the causal model's inputs (base, source).
+        inputs: the causal model's inputs (base, source) for each pair.
         alignment: variable -> its nodes: `a5.h5` at all positions, `a5.h5@S2` at a role, `a5.h5@12` at a token index.
-            No two variables may share a node (at a position): ask twice to compare rival alignments.
-        token_of: the output variable's value -> the id of the token that it predicts.
+            Variables may not share a node (at a position); compare rival alignments in separate calls.
+        token_of: value of the output variable -> id of the predicted token.
         candidates: token ids among which the model predicts: one list for all pairs, or one for each; None: all tokens.
-            Of equal logits the lower id wins.
-        variables: what to intervene on, one after the other: names, or lists of names to be set together;
-            None: each aligned variable.
+            If logits are equal, the lower id wins.
+        variables: the interventions: names, or lists of names to be set together; None: each aligned variable alone.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (pairs done, in all).
+        progress: called with (pairs done, in total).
 
     Raises:
         InputError: unknown variables or nodes, nodes aligned twice, or inputs, tokens or candidates that do not fit.
-        PairsError: a position that a pair does not have.
+        PairsError: a pair lacks a position.
     """
-    # The metric is not computed; this one asks nothing of the pairs.
+    # The metric is not computed; this one has no requirements on the pairs.
     question = Question.ask(model, pairs, "log_probability", batch_size=batch_size)
     parts = align(model, pairs, causal_model, alignment)
     rows = [[v] if isinstance(v, str) else list(v) for v in (alignment if variables is None else variables)]
@@ -257,7 +256,7 @@ def _token_id(token_of: Callable[[Any], Any], value: Any, pair: int, d_vocab: in
 def _candidate_lists(
     candidates: Sequence[int] | Sequence[Sequence[int]] | None, expected: Int[Tensor, "run prompt"], d_vocab: int
 ) -> list[list[int]] | None:
-    """Candidates of each pair; every expected token must be among them, or it could never be right."""
+    """Candidates of each pair. They must include every expected token, since a missing one could never be predicted."""
     if candidates is None:
         return None
     n_pairs = expected.shape[1]
@@ -283,7 +282,7 @@ def _candidate_lists(
 def _intervene(
     question: Question, batch: Batch, nodes: Sequence[Sequence[NodeAt]]
 ) -> Float[Tensor, "run batch d_vocab"]:
-    """Logits of the base run, the source run, and of the base run with each set of nodes taken from the source."""
+    """Logits of the base run, of the source run, and of the base run with each set of nodes taken from the source."""
     architecture = question.model.architecture
     sites = [part.site for parts in nodes for part in parts]
     source, values = record_values(architecture, batch.suffix.corrupted_tokens, sites)
@@ -301,12 +300,12 @@ def _intervene(
 def _predict(
     logits: Float[Tensor, "run batch d_vocab"], candidates: Sequence[Sequence[int]] | None
 ) -> Int[Tensor, "run batch"]:
-    """The token of the largest logit among the candidates; the lower id of equal ones, -1 where logits are not numbers."""
+    """The candidate with the largest logit; the lower id if equal, -1 if logits are not numbers."""
     if candidates is not None:
         allowed = torch.zeros(logits.shape[1:], dtype=torch.bool, device=logits.device)
         for row, ids in enumerate(candidates):
             allowed[row, list(ids)] = True
         logits = logits.masked_fill(~allowed, -torch.inf)
-    # argmax may take any of several equal values; the first True is always the same.
+    # argmax may return any of several equal values; the first True is deterministic.
     largest = logits == logits.amax(-1, keepdim=True)
     return torch.where(largest.any(-1), largest.int().argmax(-1), -1).cpu()

@@ -12,25 +12,25 @@ from circuits.methods.options import CHOICE, Option, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """All of a method but its code.
+    """A method's declaration, without its code.
 
     Attributes:
-        name: on the command line.
+        name: name on the command line.
         gives: `edges` (scores of edges, from which a circuit is chosen), `nodes` (scores of nodes) or `circuit`.
-        help: what it does, in a few words.
-        takes: its options. Those of its function, except in `refine`, `random_circuits` and the options of `CHOICE`: what scores of edges are
-            for is the same after every method.
-        fixed: arguments of its function that it decides itself.
-        ablation: the one by default.
+        help: a short description.
+        takes: the options. All are parameters of the function, except `refine`, `random_circuits` and the options of `CHOICE`,
+            which apply to the edge scores of every method alike.
+        fixed: arguments that the method sets itself.
+        ablation: the default ablation.
         unasked: which of `metric` and `ablation` it ignores.
-        divided: whether one run can be divided among workers.
-        resumable: whether it keeps a record from which a killed run goes on.
-        unrecorded: options with which it keeps none.
-        keeps: a file of its record that stays in the run.
+        divided: whether a run can be divided among workers.
+        resumable: whether it keeps a record from which a killed run can be continued.
+        unrecorded: options that disable the record.
+        keeps: a file of the record that stays in the run directory.
         draws: whether it draws random numbers, so that its seed matters.
-        partial: its scores are of some paths only, and say nothing about which nodes make the circuit.
-        one_of: options of which exactly one is given.
-        remedy: how to keep a circuit from being better than the model, where the method removes edges that hurt the metric.
+        partial: whether its scores cover only some paths, so that they do not determine the nodes of a circuit.
+        one_of: options of which exactly one is required.
+        remedy: how to keep the circuit from exceeding the model, if the method removes edges that hurt the metric.
     """
 
     name: str
@@ -51,24 +51,24 @@ class Declared:
 
     @cached_property
     def options(self) -> dict[str, Option]:
-        """By name."""
+        """Options by name."""
         return {option.name: option for option in self.takes}
 
     def keeps_record(self, options: Mapping[str, Any]) -> bool:
-        """Whether a run with these options keeps a record, and goes on from it when it was killed."""
+        """Whether a run with these options keeps a record and can be continued if it was killed."""
         return self.resumable and all(options.get(name) is None for name in self.unrecorded)
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Refuses what no model could make right; called before one is loaded.
+        """Refuses options that are invalid for any model; called before a model is loaded.
 
         Raises:
-            InputError: an option that is another method's, one that is missing, or a value that cannot be used.
+            InputError: an option of another method, a missing option, or an invalid value.
         """
         self.check_names(options)
         self.check_values(options)
 
     def check_names(self, options: Mapping[str, Any]) -> None:
-        """Refuses options of other methods, and a required one that is missing."""
+        """Refuses options of other methods and missing required options."""
         own = [option.spelled for option in self.takes]
         for name in options:
             if name not in self.options:
@@ -84,7 +84,7 @@ class Declared:
             raise InputError(f"method {self.name} needs the option {choices}, and not both")
 
     def check_values(self, options: Mapping[str, Any]) -> None:
-        """Refuses values that cannot be used; those of another kind than the option's are left to others."""
+        """Refuses invalid values; values of the wrong kind are refused elsewhere."""
         for name, value in options.items():
             self.options[name].check(value)
         for option in self.takes:
@@ -96,7 +96,7 @@ class Declared:
             check_choice(**{option.name: options.get(option.name, option.default) for option in CHOICE})
 
     def shown(self, options: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Labels and values of the options that a summary shows."""
+        """Labels and values of the options shown in a summary."""
         rows = []
         for name, option in self.options.items():
             value = options.get(name, option.default)
@@ -105,7 +105,7 @@ class Declared:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; what is as usual is left out."""
+        """JSON values, without defaults."""
         usual = {field.name: field.default for field in fields(Declared)}
         values = {name: getattr(self, name) for name in usual}
         kept = {name: value for name, value in values.items() if value and value != usual[name]}
@@ -122,11 +122,11 @@ class Method(Declared):
     """A method with its code.
 
     Attributes:
-        function: called with a `Question` and, by name, the method's options, and of `progress`, `seed`, `store` and `workers` those that its
-            signature names. It returns `EdgeScores`, `NodeScores` or a `Circuit`, as `gives` says. A function of several stages names
-            `timed` in place of `progress`: `timed(name, text)` is a context manager that gives a `progress`.
-        stage: what the time is recorded as, and what the progress bar says.
-        notes: what a reader of the result should know.
+        function: called with a `Question`, by name the method's options, and those of `progress`, `seed`, `store` and `workers`
+            that its signature names. It returns `EdgeScores`, `NodeScores` or a `Circuit`, according to `gives`. A function of
+            several stages names `timed` instead of `progress`: `timed(name, text)` is a context manager that yields a `progress`.
+        stage: name of the recorded time and of the progress bar.
+        notes: notes for readers of the result.
     """
 
     function: Callable[..., Any]
@@ -135,6 +135,6 @@ class Method(Declared):
 
     @property
     def accepts(self) -> frozenset[str]:
-        """Arguments of its function that have names."""
+        """Parameters of the function that can be passed by name."""
         parameters = inspect.signature(self.function).parameters.values()
         return frozenset(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)

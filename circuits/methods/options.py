@@ -1,7 +1,7 @@
-"""What a method takes besides a question. Each option is declared once, beside its method, and used everywhere.
+"""Options of methods. Each option is declared once, beside its method, and used everywhere.
 
-From these declarations come the command line (`circuits discover --help`), `--config` and study files, the checks made before a
-model is loaded, what `circuits evaluate` varies, and the tables in the docs. Nothing heavy is imported here.
+The declarations define the command line (`circuits discover --help`), `--config` and study files, the checks before a model is
+loaded, the variations of `circuits evaluate`, and the tables in the docs. Nothing heavy is imported here.
 """
 
 import math
@@ -17,7 +17,7 @@ from circuits.graph.groups import groups_in
 
 
 class Kind(Enum):
-    """What a value may be."""
+    """The type of an option's value."""
 
     TEXT = auto()
     WHOLE = auto()
@@ -25,9 +25,9 @@ class Kind(Enum):
     FLAG = auto()
     FILE = auto()
     METRIC = auto()
-    """The name of a metric, in place of the run's own."""
+    """The name of a metric, instead of the run's own."""
     NAMES = auto()
-    """A list of names; typed with commas."""
+    """A list of names, comma-separated on the command line."""
     NODES = auto()
     """Groups of nodes joined by `+`, or a list of names."""
     POSITIONS = auto()
@@ -35,18 +35,18 @@ class Kind(Enum):
 
     @property
     def typed(self) -> type:
-        """What it is on the command line."""
+        """The type on the command line."""
         return {Kind.WHOLE: int, Kind.NUMBER: float, Kind.FLAG: bool, Kind.FILE: Path}.get(self, str)
 
     @property
     def described(self) -> str:
-        """For error messages."""
+        """A description for error messages."""
         lists = {Kind.NAMES: "a list of names", Kind.NODES: "text or a list of names"}
         numbers = {Kind.WHOLE: "a whole number", Kind.NUMBER: "a finite number", Kind.FLAG: "true or false"}
         return (numbers | lists | {Kind.POSITIONS: lists[Kind.NODES]}).get(self, "text")
 
     def fits(self, value: Any) -> bool:
-        """Whether a value of a TOML file is of this kind."""
+        """Whether a value from a TOML file is of this kind."""
         if self is Kind.NUMBER:
             return type(value) is int or (isinstance(value, float) and math.isfinite(value))
         if self in (Kind.NAMES, Kind.NODES, Kind.POSITIONS) and isinstance(value, list):
@@ -54,7 +54,7 @@ class Kind(Enum):
         return self is not Kind.NAMES and type(value) is (str if self is Kind.FILE else self.typed)
 
     def parsed(self, typed: Any) -> Any:
-        """The value of what was typed."""
+        """The value of a command-line argument."""
         if self is Kind.NODES:
             return names_in(typed) if any(c == "," or c.isdecimal() for c in typed) else typed
         if self is Kind.POSITIONS:
@@ -63,21 +63,21 @@ class Kind(Enum):
 
 
 def names_in(text: str) -> list[str]:
-    """Comma-separated names, each once."""
+    """Comma-separated names, without duplicates."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 @dataclass(frozen=True)
 class Vary:
-    """How `circuits evaluate` changes an option, to see whether the result stays.
+    """How `circuits evaluate` varies an option to test whether the result depends on it.
 
     Attributes:
         by: factors.
-        shown: a format string for the changed value.
-        usual: what is multiplied where the run did not set the option.
-        below: changed values are smaller than this.
-        costs: the method takes as many times longer.
-        only: an option and its values, outside which nothing is changed.
+        shown: format string for the changed value.
+        usual: the base value if the run did not set the option.
+        below: exclusive upper bound of changed values.
+        costs: whether the method takes as many times longer.
+        only: an option and its values; the option is varied only if a run has one of them.
     """
 
     by: tuple[float, ...]
@@ -88,7 +88,7 @@ class Vary:
     only: tuple[str, tuple[str, ...]] | None = None
 
     def values(self, options: Mapping[str, Any], name: str) -> list[tuple[str, int | float, float]]:
-        """(name, value, cost in runs) of each change to a run with these options."""
+        """(name, value, cost in runs) of each variation of a run with these options."""
         if self.only is not None and options.get(self.only[0]) not in self.only[1]:
             return []
         own = options.get(name) or self.usual
@@ -101,20 +101,20 @@ class Option:
     """An option of a method.
 
     Attributes:
-        name: as a Python name; on the command line with `-`.
-        kind: what its value may be.
+        name: a Python name; written with `-` on the command line.
+        kind: type of the value.
         default: None: the method decides.
-        help: one line; ends without its default, which is added.
-        at_least, at_most: bounds that are allowed.
-        above, below: bounds that are not.
-        choices: what a text may be.
+        help: one line, without the default, which is added.
+        at_least, at_most: inclusive bounds.
+        above, below: exclusive bounds.
+        choices: allowed texts.
         infinite: whether a number may be infinite.
         required: whether it must be given.
-        needs: an option without which it means nothing.
-        metric_units: it is a number of the metric's unit, so that it means nothing under another metric.
-        vary: what `circuits evaluate` changes it to.
-        label: what a summary calls it; empty: a summary does not show it.
-        label_if_set: a summary shows it only where it is not the default.
+        needs: another option without which it has no effect.
+        metric_units: whether it is in the metric's unit, so that it cannot be used with another metric.
+        vary: how `circuits evaluate` varies it.
+        label: its name in a summary; empty: not shown.
+        label_if_set: show it in a summary only if it is not the default.
     """
 
     name: str
@@ -136,12 +136,12 @@ class Option:
 
     @property
     def spelled(self) -> str:
-        """Its name on the command line, without the dashes."""
+        """Name on the command line, without dashes."""
         return self.name.replace("_", "-")
 
     @property
     def bounds(self) -> str:
-        """What numbers it takes, in words; empty where any."""
+        """Allowed range of numbers in words; empty if unbounded."""
         low = "" if self.at_least is None else f"{self.at_least:g}"
         if self.at_most is not None:
             return f"from {low} to {self.at_most:g}"
@@ -152,7 +152,7 @@ class Option:
         return f"above {self.above:g}" if self.below is None else f"between {self.above:g} and {self.below:g}"
 
     def check(self, value: Any) -> None:
-        """Refuses a value that no model could make right.
+        """Refuses a value that is invalid for any model.
 
         Raises:
             InputError: a number outside its bounds, an unknown choice, or an unknown group of nodes.
@@ -172,7 +172,7 @@ class Option:
         return inside and (self.above is None or value > self.above) and (self.below is None or value < self.below)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; what is as usual is left out."""
+        """JSON values, without defaults."""
         usual = {field.name: field.default for field in fields(self)}
         values = {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
         return {**values, "kind": self.kind.name}
@@ -190,7 +190,7 @@ class Option:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of an error message that names what may have been meant."""
+    """The end of an error message that suggests the nearest known name."""
     near = get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -210,7 +210,7 @@ BY = Option("by", Kind.TEXT, None, "Rank edges by 'abs' (either sign) or 'signed
 FILL = Option("fill", Kind.FLAG, False, "Go on until so many edges are connected.")
 SHARE = Option("share", Kind.NUMBER, None, "positive-share: that share. Default: 0.5.", at_least=0, at_most=1)
 CHOICE = (EDGES, THRESHOLD, SELECT, BY, FILL, SHARE)
-"""How edges are chosen by their scores."""
+"""Options that choose edges by their scores."""
 RANDOM_CIRCUITS = Option("random_circuits", Kind.WHOLE, 5, "Random circuits to compare with.", at_least=0)
 REFINE = Option(
     "refine", Kind.TEXT, None,

@@ -1,23 +1,23 @@
-"""Path patching: the effect of the direct paths from some writers to some readers, everything else frozen at clean.
+"""Path patching: the effect of the direct paths from some writers to some readers, with everything else frozen at clean.
 
 (Wang et al. 2022, 2211.00593, appendix B; Goldowsky-Dill et al. 2023, 2304.05969.) Two passes on the clean prompt:
 
-1. the senders take their corrupted values; every other head keeps its clean value, and so does every MLP
-   (`mlps="frozen"`: paths through the residual stream only) or not (`mlps="live"`: through MLPs as well, as in the IOI
-   paper). What arrives in front of each receiver is kept.
-2. the receivers see what arrived; everything behind them runs. `inputs` says how a receiver sees it:
-   `shifted`: its input, as pass 2 has it, is moved by what arrived (arrived - clean), and what the senders themselves write in
-   pass 2 counts as clean. A receiver behind another one also sees what became of that one.
-   `set`: its input is what arrived, as in Wang et al.: a receiver behind another one does not see it.
+1. The senders take their corrupted values, and every other head keeps its clean value. MLPs keep theirs too
+   (`mlps="frozen"`: only paths through the residual stream) or not (`mlps="live"`: also paths through MLPs, as in the IOI paper).
+   The residual stream before each receiver is stored.
+2. The receivers read the stored stream; everything after them is computed. `inputs` defines how:
+   `shifted`: stored - clean is added to a receiver's input in pass 2, and the senders' own writes in pass 2 count as clean. A
+   receiver after another one also reads the changes from that one.
+   `set`: the input is the stored stream, as in Wang et al.; a receiver after another one does not read that one's changes.
 
     effect = metric(clean) - metric(pass 2)
 
-Positive = the paths help. With frozen MLPs and shifted inputs this is the ablation of the edges sender -> receiver under
-interchange. With receivers in one place (queries, keys and values of one layer, or one MLP, or `logits`) the two are the same.
+Positive = the paths help. With frozen MLPs and shifted inputs, this is the ablation of the edges sender -> receiver under
+interchange. If all receivers are in one place (queries, keys and values of one layer, or one MLP, or `logits`), both are the same.
 
-What a head adds to the residual stream is its value as an edge of the graph. Where a norm follows attention (Gemma 2, Gemma 3, OLMo 2)
-that is its part of what the norm gives, at the scale of its own run: the clean run's for a frozen head, the corrupted run's for a
-sender. So the norm does not react to a sender that is patched alone.
+A head's write to the residual stream is its value as an edge of the graph. If a norm follows attention (Gemma 2, Gemma 3, OLMo 2),
+that is its part of the norm's output, at the scale of its own run: the clean run for a frozen head, the corrupted run for a sender.
+So the norm does not react to a sender that is patched alone.
 """
 
 from collections.abc import Sequence
@@ -67,16 +67,12 @@ def path_patching(
     """The effect of each sender on the metric through the receivers.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
+        model, pairs, metric, ablation, batch_size, progress: see `circuits.activation_patching`.
         receivers: readers: `a9.h9<q>`, `a9.kv3<k>`, `m10`, `logits`.
         senders: writers, by name or group (`heads`, `mlps`, `input`, joined by `+`).
-        together: patch all senders at once instead of one after the other; the result has one score, named by all.
+        together: patch all senders at once instead of one after the other; the result has one score, named after all of them.
         mlps: `frozen` or `live`, see the module docstring.
-        inputs: `shifted` or `set`, see there; it matters for receivers in several places only.
-        metric: None: the one the task prefers.
-        ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
-        batch_size, progress: see `activation_patching`.
+        inputs: `shifted` or `set`, see the module docstring; matters only for receivers in several places.
 
     Raises:
         InputError: an unknown node or option.
@@ -118,11 +114,11 @@ def path_patching_of(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Who receives, and what is frozen.
+    """The receivers and the frozen nodes.
 
     Attributes:
-        receivers: positions of the receiving readers.
-        frozen: nodes that keep their clean values in the first pass (senders excepted).
+        receivers: indices of the receiving readers.
+        frozen: nodes that keep their clean values in the first pass, unless they are senders.
         inputs: see `path_patching`.
     """
 
@@ -156,7 +152,7 @@ def _first_pass(
     behind = [site for site in plan.frozen if site not in senders and site.layer >= first]
     writing = [*behind, *senders]
     if not all(block.linear_heads for block in model.architecture.blocks):
-        # Behind a post-norm heads are held by what they write: at z, the norm would react to those that are patched.
+        # Heads before a post-norm are held by their writes: if held at z, the norm would react to the patched heads.
         writing = [site for site in writing if site.point != "z"]
     stream = StreamRecorder(model.architecture)
     hooks = [
@@ -172,7 +168,7 @@ def _first_pass(
 def _held_attention(
     architecture: Architecture, first: int, senders: Sequence[Site], clean: Values, corrupted: Values
 ) -> list[Hook]:
-    """Hooks that give layers with a post-norm the sum of what their heads write, each in its own run."""
+    """Hooks that set the attention output of layers with a post-norm to the sum of the heads' writes, each from its own run."""
     hooks: list[Hook] = []
     for block in architecture.blocks[first:]:
         if not block.linear_heads:
@@ -195,7 +191,7 @@ def _second_pass(
     clean: StreamRecorder,
     sent: StreamRecorder,
 ) -> Tensor:
-    """Logits with what was sent in front of the receivers, and everything behind them live."""
+    """Logits with the stored stream before the receivers, and everything after them live."""
     arrived, layers = {}, []
     for r in plan.receivers:
         reader = model.graph.reader_nodes[r]

@@ -1,14 +1,14 @@
-"""Refinement: the strongest edges of some scores, estimated again with more care.
+"""Refinement: estimates the strongest edges of some scores again, more accurately.
 
-Edge attribution is linear everywhere. For edge u -> r into node n, on the clean run, with input_r - (clean_u - ablated_u)
-for what r sees when the edge is ablated,
+Edge attribution is linear everywhere. For an edge u -> r into node n, on the clean run, with input_r - (clean_u - ablated_u) as the
+input of r when the edge is ablated,
 
-    node     effect ≈ (n(clean) - n(edge ablated)) · ∂metric/∂n     exact through the receiving node (its norm, its softmax
-                                                                    or its MLP), linear behind it
+    node     effect ≈ (n(clean) - n(edge ablated)) · ∂metric/∂n     exact through the receiving node (its norm, and its softmax
+                                                                    or MLP), linear after it
     exact    effect = metric(clean) - metric(edge ablated)          every edge ablated alone
 
-Into `logits` both are exact. A key or value shared by several heads counts for all of them. `node` costs about one layer's
-work an edge, and `exact` half a forward pass. All other edges keep their scores.
+Into `logits`, both are exact. A key or value shared by several heads counts for all of them. `node` costs about one layer's
+computation per edge, `exact` half a forward pass. All other edges keep their scores.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from circuits.results.selection import ranking
 
 HOW = ("node", "exact")
 TOKENS_AT_ONCE = 4096
-"""Tokens in one pass through a single layer."""
+"""Largest number of tokens in one pass through a single layer."""
 
 
 @on_model
@@ -58,20 +58,20 @@ def refine(
 
     Args:
         model: a loaded model.
-        pairs: the pairs that were scored.
-        scores: of this model's edges, with this metric and ablation.
-        top: how many edges; all, if the graph has fewer.
-        how: `node` or `exact`; see the module docstring.
+        pairs: the pairs of the scores.
+        scores: scores of this model's edges, with this metric and ablation.
+        top: number of edges; all, if the graph has fewer.
+        how: `node` or `exact`, see the module docstring.
         metric, ablation: those of the scores.
         batch_size: pairs at a time; results do not depend on it.
-        progress: called with (edges times prompts done, in all).
+        progress: called with (edges × prompts done, in total).
 
     Returns:
-        The scores, with new means and standard errors at these edges; `provenance["refined"]` names them, strongest first,
-        and `provenance["of"]` says what was refined. Splits by position are dropped.
+        The scores, with new means and standard errors at these edges. `provenance["refined"]` names them, strongest first, and
+        `provenance["of"]` has the method and options of the original scores. Scores by position are dropped.
 
     Raises:
-        InputError: unknown option, a metric without a gradient where it is needed, or scores of another question.
+        InputError: an unknown option, a metric without a gradient where one is needed, or scores of another question.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     return refine_of(question, scores, top=top, how=how, progress=progress)
@@ -100,7 +100,7 @@ def refine_of(
             runs = EdgeRuns.of(question, batch, None)
             ablated = runs.difference.flatten(2).any(-1).cpu()
             for which, estimated in measure(question, batch, runs, order):
-                # Where an edge carries the same value in both runs, what is left is rounding.
+                # If an edge carries the same value in both runs, only rounding is left.
                 carried = ablated[:, [order[i][0] for i in which]].T
                 effects[torch.tensor(which)[:, None], index] = estimated.to("cpu", torch.float64) * carried
                 done += len(which) * len(index)
@@ -126,7 +126,7 @@ def _same_question(question: Question, scores: EdgeScores, origin: Provenance) -
 
 
 def _exact(question: Question, batch: Batch, runs: EdgeRuns, order: Sequence[Sequence[int]]):
-    """(which edges, their effects), reader by reader."""
+    """Yields (edges, their effects), reader by reader."""
     by_reader: dict[int, list[int]] = {}
     for i, (_, r) in enumerate(order):
         by_reader.setdefault(r, []).append(i)
@@ -136,11 +136,11 @@ def _exact(question: Question, batch: Batch, runs: EdgeRuns, order: Sequence[Seq
 
 @dataclass(frozen=True)
 class _Place:
-    """Edges whose receiving nodes are computed by the same part of one layer.
+    """Edges whose receiving nodes are in the same part of one layer.
 
     Attributes:
-        key: where these nodes' outputs appear.
-        edges: numbers of the edges.
+        key: hook point of the nodes' outputs.
+        edges: indices of the edges.
     """
 
     key: Key
@@ -157,7 +157,7 @@ def _places(question: Question, order: Sequence[Sequence[int]]) -> list[_Place]:
 
 
 def _through_node(question: Question, batch: Batch, runs: EdgeRuns, order: Sequence[Sequence[int]]):
-    """(which edges, their effects), place by place."""
+    """Yields (edges, their effects), place by place."""
     model = question.model
     places = _places(question, order)
     into_logits = [i for i, (_, r) in enumerate(order) if model.graph.reader_nodes[r].part == "logits"]
@@ -179,7 +179,7 @@ def _through_node(question: Question, batch: Batch, runs: EdgeRuns, order: Seque
 def _node_outputs(
     model: Model, runs: EdgeRuns, key: Key, edges: Sequence[Sequence[int]]
 ) -> Float[Tensor, "edge batch pos *shape"]:
-    """What a layer's heads or MLP put out with one edge ablated at a time; the pass ends there."""
+    """Outputs of a layer's heads or MLP with one edge ablated at a time; the pass ends there."""
     batch, _, pos, d_model = runs.difference.shape
     shifts: dict[int, Tensor] = {}
     for tile, (w, r) in enumerate(edges):
@@ -197,7 +197,7 @@ def _node_outputs(
 def _with(
     scores: EdgeScores, order: Sequence[Sequence[int]], effects: Float[Tensor, "edge prompt"], origin: Provenance
 ) -> EdgeScores:
-    """The scores with other effects at some edges."""
+    """The scores with new effects at some edges."""
     graph, n = scores.graph, effects.shape[1]
     values, stderr = scores.values.clone(), scores.stderr.clone()
     rows = None if scores.per_prompt is None or scores.group != 1 else scores.per_prompt.clone()

@@ -1,17 +1,17 @@
-"""Verification: nodes patched in the order of their scores until the diagnostics say that nothing large is left.
+"""Verification: patches nodes in the order of their scores until the diagnostics bound the effects of the rest.
 
-First the nodes whose scores reach `below` are patched, each alone (exact effects). Then round r = 1, 2, …:
+First, nodes whose scores reach `below` are patched, each alone (exact effects). Then, in round r = 1, 2, …:
 
-1. fresh random subsets of the nodes that are left, samples · 2^(r-1) of them and the joint sets, give an upper bound on the
-   largest size of an average effect among them (`circuits.methods.diagnosis`), with confidence 1 - α/(r(r+1)) where α = 1 - confidence;
-2. if it is under `below`, that is the end;
-3. else as many nodes are patched as subsets were drawn: those whose estimate reaches `below`, then the next by score.
+1. samples · 2^(r-1) fresh random subsets of the remaining nodes, and the joint sets, give an upper bound on the largest size of an
+   average effect among them (`circuits.methods.diagnosis`), with confidence 1 - α/(r(r+1)), where α = 1 - confidence.
+2. If the bound is under `below`, the search ends.
+3. Otherwise, as many nodes are patched as subsets were drawn: those whose estimate reaches `below`, then the next by score.
 
-When a round would draw as many sets as there are nodes left, all of them are patched: nothing is left, and the
-result is exact. Rounds double, so patching and sampling cost about the same, and the whole less than two forward passes a
-node and the joint sets of all rounds but one. Samples are fresh in every round, and Σ α/(r(r+1)) = α: the probability of stopping
-while a node of average effect `below` or more is left is at most α, however many rounds there are, as far as each bound holds
-with the confidence it states, and on the assumption that `circuits.methods.diagnosis` names.
+If a round would draw as many sets as nodes remain, all of them are patched, and the result is exact. Rounds double, so patching and
+sampling cost about the same: in total less than two forward passes per node, and the joint sets of all rounds but one. Samples are
+fresh in every round, and Σ α/(r(r+1)) = α. Hence the probability of stopping while a node with average effect `below` or more
+remains is at most α for any number of rounds, as far as each bound holds with its stated confidence, and on the assumption of
+`circuits.methods.diagnosis`.
 """
 
 from collections.abc import Sequence
@@ -43,14 +43,14 @@ from circuits.shown import Shown
 
 @dataclass(frozen=True)
 class Round:
-    """One diagnosis on the way.
+    """One diagnosis during the verification.
 
     Attributes:
-        patched: nodes patched before it.
-        samples: subsets drawn in it, besides the joint sets.
-        confidence: of its bound.
-        bound: on the size of the average effect of every node that was left.
-        spread: how much the marginal effect of a node may depend on its company: see `circuits.measure.joint_sets`.
+        patched: number of nodes patched before it.
+        samples: number of subsets drawn, besides the joint sets.
+        confidence: confidence of its bound.
+        bound: bound on the size of the average effect of every remaining node.
+        spread: how much the marginal effect of a node may depend on other nodes, see `circuits.measure.joint_sets`.
     """
 
     patched: int
@@ -63,17 +63,17 @@ class Round:
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Verification(Shown):
-    """Exact effects of the nodes that were patched, and how much the others may still do.
+    """Exact effects of the patched nodes, and a bound on the effects of the others.
 
     Attributes:
-        effects: of the nodes patched, in the order in which they were (with a position: `a0.h1@3`).
-        unverified: the nodes that were not.
-        below: the size that was asked for.
-        bound: on the size of the average effect of every unverified node; 0 if there are none.
-        confidence: with which it holds, on the assumption that `circuits.methods.diagnosis` names.
-        size: what the size of an effect is: see `circuits.methods.diagnosis`.
-        rounds: the diagnoses on the way.
-        passes: forward passes over the pairs that it took, each patched run counted as one.
+        effects: effects of the patched nodes, in the order of patching (with a position: `a0.h1@3`).
+        unverified: the nodes that were not patched.
+        below: the requested size.
+        bound: bound on the size of the average effect of every unverified node; 0 if there are none.
+        confidence: confidence of the bound, on the assumption of `circuits.methods.diagnosis`.
+        size: definition of the size of an effect, see `circuits.methods.diagnosis`.
+        rounds: the diagnoses.
+        passes: number of forward passes over the pairs; each patched run counts as one.
     """
 
     effects: NodeScores
@@ -87,13 +87,13 @@ class Verification(Shown):
 
     @property
     def found(self) -> tuple[str, ...]:
-        """The nodes whose exact effect is of size `below` or more, largest first."""
+        """Nodes whose exact effect has size `below` or more, largest first."""
         measured = sizes(self.effects.per_prompt, self.size)
         order = measured.argsort(descending=True, stable=True)
         return tuple(self.effects.nodes[i] for i in order[measured[order] >= self.below].tolist())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON: what was found, its exact mean effects, the bound on the rest, and what it cost."""
+        """JSON values: the nodes found, their exact mean effects, the bound on the rest, and the cost."""
         effects = self.effects.to_dict()
         return {
             "found": {node: effects[node] for node in self.found},
@@ -109,7 +109,7 @@ class Verification(Shown):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per patched node: its exact mean effect, and whether it is of size `below` or more."""
+        """One row per patched node: its exact mean effect, and whether its size is `below` or more."""
         found = set(self.found)
         return [
             {"node": node, "effect": effect, "found": node in found} for node, effect in self.effects.to_dict().items()
@@ -148,27 +148,25 @@ def verify(
     store: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Patches nodes in the order of their scores until, as far as is known, no other has an effect of size `below`.
+    """Patches nodes in the order of their scores until, with the given confidence, no other node has an effect of size `below`.
 
     Args:
-        model: a loaded model.
-        pairs: the prompts to explain.
-        scores: of the nodes to verify, best from `atp_star`; nodes are patched in the order of their sizes.
-        below: the size of effects that must not be missed, in the metric's unit.
-        confidence: that none is missed.
-        size: what the size of an effect is: `mean` or `contribution`; see `circuits.methods.diagnosis`.
-        samples: subsets in the first round, besides the joint sets.
-        share: with which probability a node is in a subset, to the nearest 1/32; see `diagnose`.
-        metric: None: the one the task prefers. Not necessarily that of the scores.
-        ablation: where corrupted values come from: `interchange`, `gaussian` or `resample`.
+        model, pairs, ablation: see `circuits.activation_patching`.
         batch_size: pairs at a time.
-        seed: of the subsets.
-        store: a directory for finished pieces; a call that asks the same continues from it.
-        progress: called with (forward passes made, the most that it can take).
+        scores: scores of the nodes to verify, preferably from `atp_star`; nodes are patched in the order of their sizes.
+        below: smallest size of effects that must not be missed, in the metric's unit.
+        confidence: probability that none is missed.
+        size: `mean` or `contribution`, see `circuits.methods.diagnosis`.
+        samples: number of subsets in the first round, besides the joint sets.
+        share: probability that a node is in a subset, to the nearest 1/32, see `diagnose`.
+        metric: None: the task's preferred metric. It may differ from the scores' metric.
+        seed: random seed of the subsets.
+        store: a directory for finished results; a call with the same question continues from it.
+        progress: called with (forward passes done, the largest possible number).
 
     Raises:
-        InputError: an unusable option, scores of nodes that the model does not have, or a store of another question.
-        PairsError: positions that the pairs do not have.
+        InputError: an invalid option, unknown nodes in the scores, or a store of another question.
+        PairsError: the pairs lack these positions.
     """
     check_sampling(confidence, size, samples)
     if not below > 0:
@@ -192,7 +190,7 @@ def verify(
 def _in_order(
     model: Model, pairs: PromptPairs, scores: NodeScores, size: str
 ) -> tuple[list[PlacedNode], Float[Tensor, " node"]]:
-    """The nodes of scores, largest first, and how large their scores say they are."""
+    """The nodes of the scores, largest first, and the sizes of their scores."""
     names = scores.nodes if scores.positions is None else [f"{a}@{b}" for a in scores.nodes for b in scores.positions]
     nodes = placed_nodes(model, pairs, names)
     expected = sizes(scores.per_prompt.reshape(len(nodes), -1), size)
@@ -205,7 +203,7 @@ def _in_order(
 
 
 def _next(left: Sequence[PlacedNode], diagnosis: Diagnosis, below: float, n: int) -> list[PlacedNode]:
-    """The n nodes to patch next: by estimate those that reach `below`, then by score."""
+    """The n nodes to patch next: those whose estimates reach `below`, then by score."""
     estimates = diagnosis.estimates.nan_to_num(0).abs()
     order = estimates.argsort(descending=True, stable=True)
     suspect = order[estimates[order] >= below].tolist()
@@ -214,7 +212,7 @@ def _next(left: Sequence[PlacedNode], diagnosis: Diagnosis, below: float, n: int
 
 
 class _Search:
-    """What has been patched so far, and what is left."""
+    """The patched and the remaining nodes."""
 
     def __init__(
         self, runs: SetRuns, nodes: Sequence[PlacedNode], size: str, samples: int, progress: Progress | None
@@ -229,7 +227,7 @@ class _Search:
         self.effects, self.ends = torch.empty(0, n, dtype=torch.float64), torch.empty(2, n, dtype=torch.float64)
 
     def patch(self, nodes: Sequence[PlacedNode]) -> None:
-        """Measures these nodes, each alone."""
+        """Patches and measures these nodes, each alone."""
         if not nodes:
             return
         outcomes = self._outcomes(f"patched-{len(self.done):07d}", [[node] for node in nodes])
@@ -239,7 +237,7 @@ class _Search:
         self.left = [node for node in self.left if node not in chosen]
 
     def make_rounds(self, samples: int, share: float, seed: int, below: float, confidence: float) -> None:
-        """Diagnoses and patches until nothing as large as `below` is left."""
+        """Diagnoses and patches until no remaining effect can be as large as `below`."""
         while self.left:
             number = len(self.rounds) + 1
             n = samples * 2 ** (number - 1)
@@ -252,7 +250,7 @@ class _Search:
             self.patch(_next(self.left, diagnosis, below, n))
 
     def diagnose(self, samples: int, share: float, seed: int, confidence: float) -> Diagnosis:
-        """Draws subsets of what is left."""
+        """Diagnoses random subsets of the remaining nodes."""
         number = len(self.rounds) + 1
         included = draw_subsets(len(self.left), samples, share, seed, stream=f"round {number}")
         outcomes = self._outcomes(f"round-{number:03d}", chosen_sets(self.left, included))
@@ -270,7 +268,7 @@ class _Search:
         return outcomes
 
     def result(self, origin: Provenance, below: float, confidence: float) -> Verification:
-        """As things stand."""
+        """The result so far."""
         names = tuple(node.name for node in self.done)
         effects = node_scores(names, self.effects, origin, None, self.ends[0], self.ends[1])
         bound = self.rounds[-1].bound if self.left else 0.0

@@ -1,1 +1,1 @@
-"""HTML pages of several pictures and tables."""
+"""HTML pages with figures and tables."""

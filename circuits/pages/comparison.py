@@ -1,7 +1,7 @@
 """Figures of a comparison of methods, and of how well scores predict ablations.
 
-Methods keep one colour (Okabe & Ito 2008), one dash and one marker in all figures, so that they can be told apart without
-colours too.
+Each method has the same colour (Okabe & Ito 2008), dash and marker in all figures, so methods can be distinguished without colours
+too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross")
 SHOWN_POINTS = 400
 MOST_PAIRS = 6
-"""Of methods, whose overlap is drawn."""
+"""Most pairs of methods whose overlap is drawn."""
 
 
 def comparison_sections(found: Comparison) -> list[Section]:
-    """What a page on a comparison shows, in order; what was not measured is left out."""
+    """The sections of a comparison's page, in order, without those that were not measured."""
     by = "size" if found.by == "abs" else "signed effect"
     told = [table for table in (methods_table(found), circuits_table(found)) if table[2]]
     picture = (
@@ -79,7 +79,7 @@ def comparison_sections(found: Comparison) -> list[Section]:
 
 
 def _said(found: Comparison) -> list[str]:
-    """By what, on how much, and what keeps the results from being alike."""
+    """Sentences on the methods compared, the ablations used, and what limits the comparison."""
     told = [f"{len(found.methods)} results, over the {len(found.nodes)} nodes that all of them score."]
     if found.judge is not None:
         told.append(f"The scores are judged by fresh ablations: {found.judge}.")
@@ -94,7 +94,7 @@ def _said(found: Comparison) -> list[str]:
 
 
 def rank_figure(found: Comparison) -> Figure:
-    """Rank correlations, methods × methods."""
+    """Rank correlations between methods, as a matrix."""
     names = [escaped(name) for name in found.methods]
     rank, low, high = found.rank.tolist(), found.low.tolist(), found.high.tolist()
     hover = [
@@ -118,11 +118,11 @@ def rank_figure(found: Comparison) -> Figure:
 
 
 def counterfactual_figure(found: Comparison) -> Figure:
-    """Correlation between predicted and true metric against alpha, a line a method."""
+    """Correlation between predicted and true metric against alpha, one line per method."""
     figure = Figure()
     for i, (name, each) in enumerate(found.counterfactual.items()):
         means = [c.mean for c in each.values()]
-        aside = 1 + 0.012 * (i - (len(found.counterfactual) - 1) / 2)  # so that error bars stand side by side
+        aside = 1 + 0.012 * (i - (len(found.counterfactual) - 1) / 2)  # keeps error bars from overlapping
         figure.add_scatter(
             x=[alpha * aside for alpha in each], y=means, name=escaped(name), mode="lines+markers", **_style(i),
             error_y={
@@ -137,15 +137,15 @@ def counterfactual_figure(found: Comparison) -> Figure:
 
 
 def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], alpha: float) -> Figure:
-    """Predicted against true metric under fresh ablations, within prompts.
+    """Predicted against true metric under ablations that the scores were not fitted to, within prompts.
 
     Args:
         judge: the ablations.
-        scores: by method.
-        alpha: one of the judge's.
+        scores: method -> its scores.
+        alpha: one of the alphas of `judge`.
 
     Raises:
-        InputError: another alpha.
+        InputError: `judge` has no such alpha.
     """
     if alpha not in judge.samples:
         raise InputError(f"no samples were drawn at alpha {alpha:g}; there are {', '.join(map(str, judge.samples))}")
@@ -173,7 +173,7 @@ def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], 
 
 
 def circuits_figure(found: Comparison) -> Figure:
-    """Predicted metric of circuits against the measured one, with nodes kept and with edges kept."""
+    """Predicted against measured metric of circuits, with nodes kept and with edges kept."""
     figure = Figure()
     ends = [float(x.mean()) for of in found.circuits for x in (of.predicted, of.nodes_kept, of.edges_kept)]
     low, high = min(ends), max(ends)
@@ -197,7 +197,7 @@ def circuits_figure(found: Comparison) -> Figure:
 
 
 def overlap_figure(found: Comparison) -> Figure:
-    """Overlap of the k strongest nodes against k, a line for every two methods (the first pairs, where there are many)."""
+    """Overlap of the k strongest nodes against k, one line for each two methods (the first `MOST_PAIRS` pairs)."""
     figure = Figure()
     pairs = [(i, j) for j in range(1, len(found.methods)) for i in range(j)][:MOST_PAIRS]
     for number, (i, j) in enumerate(pairs):
@@ -214,7 +214,7 @@ def overlap_figure(found: Comparison) -> Figure:
 
 
 def learning_curve_figure(sizes: Sequence[int], held_out: Sequence[float], alpha: float) -> Figure:
-    """Correlation between a COAR fit's prediction and the truth, against the number of samples it was fitted to."""
+    """Correlation of a COAR fit's prediction with the truth, against the number of samples it was fitted to."""
     figure = Figure(go.Scatter(x=list(sizes), y=list(held_out), mode="lines+markers", **_style(0)))
     figure.update_xaxes(title="samples", type="log")
     figure.update_yaxes(title=f"correlation on fresh ablations, α = {alpha:g}", range=[min(0, *held_out), 1])
@@ -223,7 +223,7 @@ def learning_curve_figure(sizes: Sequence[int], held_out: Sequence[float], alpha
 
 
 def _style(i: int) -> dict[str, Any]:
-    """Of the i-th line; after all colours the same again, with other dashes and markers."""
+    """Style of the i-th line; colours repeat with other dashes and markers."""
     colour, shift = COLOURS[i % len(COLOURS)], i // len(COLOURS)
     return {
         "line": {"color": colour, "width": 2, "dash": DASHES[(i + shift) % len(DASHES)]},
@@ -232,7 +232,7 @@ def _style(i: int) -> dict[str, Any]:
 
 
 def _layout(top: int = 40) -> dict[str, Any]:
-    """With room for plotly's bar at the top."""
+    """Layout with space at the top for plotly's toolbar."""
     return {"template": "simple_white", "margin": {"l": 70, "r": 30, "t": top, "b": 60}, "font": {"size": 13}}
 
 

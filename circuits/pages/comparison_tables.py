@@ -1,4 +1,4 @@
-"""A comparison as rows of text, for the terminal and for pages."""
+"""Tables of a comparison as rows of text, for the terminal and for pages."""
 
 import math
 from collections.abc import Sequence
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from circuits.evaluation.comparison import Comparison
 
 Rows = tuple[str, Sequence[str], list[list[str]]]
-"""A title, the columns' headings and the rows."""
+"""Title, column headings and rows."""
 SIZES = (5, 10, 20, 50, 100)
 SHOWN = 5
-"""Interactions."""
+"""Number of interactions shown."""
 
 
 def tables(found: Comparison) -> list[Rows]:
-    """The methods' predictions and circuits, rank correlations, overlap of the strongest, and interactions."""
+    """Predictions and circuits of the methods, rank correlations, overlap of the strongest nodes, and interactions."""
     made = [methods_table(found), circuits_table(found), _ranks(found), _overlap(found), *_interactions(found)]
     return [table for table in made if table[2]]
 
 
 def comparison_findings(found: Comparison) -> tuple[str, str]:
-    """Which methods agree most and least; and which circuit is the most faithful, or whose scores predict ablations best."""
+    """The methods that agree most and least, and the most faithful circuit or the scores that best predict ablations."""
     pairs = [
         (float(found.rank[i, j]), a, b) for i, a in enumerate(found.methods) for j, b in enumerate(found.methods[:i])
     ]
@@ -43,7 +43,7 @@ def comparison_findings(found: Comparison) -> tuple[str, str]:
 
 
 def methods_table(found: Comparison) -> Rows:
-    """A row a method: how its scores predict ablations, and what its circuit keeps."""
+    """One row per method: how its scores predict ablations, and the faithfulness of its circuit."""
     alphas = list(next(iter(found.counterfactual.values()), {}))
     rows = []
     for name in found.methods:
@@ -58,7 +58,7 @@ def methods_table(found: Comparison) -> Rows:
 
 
 def circuits_table(found: Comparison) -> Rows:
-    """What COAR's fit says of each circuit, and what was measured."""
+    """Prediction of the COAR fit for each circuit, beside the measured metric."""
     rows = []
     for of in found.circuits:
         means = (of.predicted, of.nodes_kept, of.edges_kept)

@@ -1,4 +1,4 @@
-"""Figures of an evaluation (`Evaluation.to_dict`, `evaluation.json`): what is found again."""
+"""Figures of an evaluation (`Evaluation.to_dict`, `evaluation.json`)."""
 
 import math
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from circuits.plots.page import NEGATIVE, NEUTRAL, POSITIVE, Section, Table, esc
 from circuits.results.wording import metric_name
 
 MOST_EDGES = 60
-"""Whose effect is drawn."""
+"""Most edges whose effect is drawn."""
 
 
 def write_evaluation(told: Mapping[str, Any], directory: Path) -> None:
-    """Writes `evaluation.json`, sealed, and `evaluation.html` into a run directory."""
+    """Writes `evaluation.json`, with its checksum, and `evaluation.html` into a run directory."""
     title = f"Evaluation: {told['task']} in {told['model']}"
     write_page(title, evaluation_sections(told), directory / "evaluation.html")
     write_text(directory / "evaluation.json", sealed_json(told) + "\n")
 
 
 def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
-    """What a page on an evaluation shows, in order."""
+    """The sections of an evaluation's page, in order."""
     where = "pairs that the circuit was not found on" if told["fresh"] else "pairs, those that the circuit was found on"
     sections = [
         Section(title[0].upper() + title[1:], f"On {told['n_pairs']} {where}." if i == 0 else "", Table(headings, rows))
@@ -68,7 +68,7 @@ def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
 
 
 def _findings_first(told: Mapping[str, Any], sections: list[Section]) -> list[Section]:
-    """What was found and the first figure, then warnings, then all else."""
+    """Puts the findings and the first figure first, then the warnings, then the rest."""
     found = evaluation_findings(told)
     picture = next((section for section in sections if isinstance(section.content, Figure)), None)
     first: list[Section] = []
@@ -80,7 +80,7 @@ def _findings_first(told: Mapping[str, Any], sections: list[Section]) -> list[Se
         )
     elif found:
         first = [Section("What was found", " ".join(found))]
-    if told.get("warnings"):  # older evaluations have none
+    if told.get("warnings"):  # missing in older evaluations
         first.append(Section("Warnings", "\n\n".join(map(str, told["warnings"]))))
     return [*first, *sections]
 
@@ -124,7 +124,7 @@ def curves_figure(told: Mapping[str, Any]) -> Figure:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Marks of a logarithmic axis that do not touch: 1, 2, 5 where it is short, else powers of ten."""
+    """Ticks of a logarithmic axis that do not overlap: 1, 2, 5 on a short axis, otherwise powers of ten."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if len(decades) <= 3 else (1, 3) if len(decades) <= 5 else (1,)
     ticks = [round(step * 10.0**power, 12) for power in decades for step in steps]
@@ -135,8 +135,8 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> Figure:
     """Mean effect of each edge inside the circuit, largest first, with its standard error over prompts.
 
     Args:
-        told: of `evaluation.json`: `effects` and `stderr` by edge.
-        metric: its name.
+        told: an entry of `evaluation.json` with `effects` and `stderr` by edge.
+        metric: the metric's name.
     """
     effects = told["effects"]
     order = sorted(effects, key=lambda edge: -abs(effects[edge]))[:MOST_EDGES][::-1]
@@ -158,7 +158,7 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> Figure:
 
 
 def roc_figure(told: Mapping[str, Any]) -> Figure:
-    """ROC curves of the scores and the circuit as a point, by level; a panel for each meaning of "true".
+    """ROC curves of the scores with the circuit as a point, by level; one panel for each definition of a true edge.
 
     Args:
         told: `recovery` of `evaluation.json`.
@@ -190,7 +190,7 @@ def roc_figure(told: Mapping[str, Any]) -> Figure:
 
 
 def stability_figure(told: Mapping[str, Any]) -> Figure:
-    """Jaccard overlap of every two runs of the method.
+    """Jaccard overlap of each two runs of the method.
 
     Args:
         told: `stability` of `evaluation.json`.
@@ -214,7 +214,7 @@ def stability_figure(told: Mapping[str, Any]) -> Figure:
 
 
 def randomisation_figure(told: Mapping[str, Any]) -> Figure:
-    """How much stays of what the method finds, as more layers are randomised.
+    """Agreement with the original result as more layers are randomised.
 
     Args:
         told: `randomisation` of `evaluation.json`.

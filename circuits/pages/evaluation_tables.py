@@ -1,4 +1,4 @@
-"""An evaluation (`Evaluation.to_dict`, `evaluation.json`) as rows of text, for the terminal and for pages."""
+"""Tables of an evaluation (`Evaluation.to_dict`, `evaluation.json`) as rows of text, for the terminal and for pages."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from circuits.results.wording import metric_name
 
 Rows = tuple[str, Sequence[str], list[list[str]]]
-"""A title, the columns' headings and the rows."""
+"""Title, column headings and rows."""
 SHOWN_IDLE = 5
 SAID = {True: "for the circuit", False: "against it", None: "could not be made"}
 
 
 def tables(told: Mapping[str, Any]) -> list[Rows]:
-    """What was measured, a table a part."""
+    """One table for each measurement."""
     made = [
         _answers(told), _faithfulness(told), _claims(told), _hypothesis(told), _scores(told), *_recovery(told), _stability(told),
         _randomisation(told),
@@ -21,7 +21,7 @@ def tables(told: Mapping[str, Any]) -> list[Rows]:
 
 
 def evaluation_findings(told: Mapping[str, Any]) -> tuple[str, ...]:
-    """How much the circuit keeps, beside random ones; and how much of it is needed."""
+    """How much of the behaviour the circuit keeps, beside random circuits, and how much of the circuit is needed."""
     found = []
     of = told["faithfulness"].get(told["ablation"]) or next(iter(told["faithfulness"].values()), None)
     if of is not None and of["ratio_of_means"] is not None:
@@ -43,7 +43,7 @@ def evaluation_findings(told: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _answers(told: Mapping[str, Any]) -> Rows:
-    """How well the model itself answers; evaluations of older versions do not say."""
+    """How well the model itself answers; missing in older evaluations."""
     of = told.get("answers")
     names = {
         "accuracy": "accuracy",
@@ -77,7 +77,7 @@ def _faithfulness(told: Mapping[str, Any]) -> Rows:
 
 
 def _against_chance(p: float | None, n_random: int) -> str:
-    """p, and whether it is the least that so many random circuits can show."""
+    """p, and whether it is the smallest that n_random circuits allow."""
     least = p is not None and n_random and p <= 1.001 / (1 + n_random)
     return number(p) + (" (least)" if least else "")
 
@@ -126,7 +126,7 @@ def _scores(told: Mapping[str, Any]) -> Rows:
 
 
 def _recovery(told: Mapping[str, Any]) -> list[Rows]:
-    """Of scores, and of the circuit."""
+    """Recovery by the scores and by the circuit."""
     of = told.get("recovery", {"truths": {}, "scores": [], "circuit": []})
     several = len(of["truths"]) > 1
 
@@ -154,7 +154,7 @@ def _recovery(told: Mapping[str, Any]) -> list[Rows]:
 
 
 def prompt_stability_told(told: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Over resampled prompts; in evaluations of schema 1 this was all there was."""
+    """Stability over resampled prompts; the only kind in evaluations of schema 1."""
     of = told.get("stability", {})
     return of if "resamples" in of else of.get("prompts")
 
@@ -194,7 +194,7 @@ def _stability(told: Mapping[str, Any]) -> Rows:
 
 
 def _between(matrix: Sequence[Sequence[float | None]]) -> str:
-    """The mean over pairs of runs."""
+    """Mean over pairs of runs."""
     values = [value for i, row in enumerate(matrix) for value in row[:i]]
     known = [value for value in values if value is not None]
     return number(sum(known) / len(known) if known and len(known) == len(values) else None)

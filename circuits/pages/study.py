@@ -11,12 +11,12 @@ from circuits.plots.page import NOT_MEASURED, POSITIVE, escaped
 def grid_figure(
     means: Sequence[Sequence[float | None]], questions: Sequence[str], methods: Sequence[str], title: str
 ) -> Figure:
-    """A number for each question (rows) and method (columns), written into its cell; darker is more, grey was not measured.
+    """One number for each question (rows) and method (columns), written into its cell; darker is more, grey is not measured.
 
     Args:
-        means: rows of numbers, None where there is none.
+        means: rows of numbers, None if not measured.
         questions, methods: labels.
-        title: of the number.
+        title: name of the number.
     """
     top = max((value for row in means for value in row if value is not None), default=1.0)
     figure = Figure(

@@ -1,8 +1,8 @@
-"""The token of an answer: the one that follows the prompt when both are encoded as one text.
+"""The token id of an answer: the token that follows the prompt when both are encoded as one text.
 
-Tokenizers such as sentencepiece (Llama 2, Mistral 0.1, TinyLlama) put a space before any text, so that `" Mary"` is two tokens
-alone, but one after a prompt. So an answer is encoded after its prompt, and alone only if the two merge (`"17"` and `"00"` may
-become `"1700"`).
+SentencePiece tokenizers (Llama 2, Mistral 0.1, TinyLlama) put a space before any text: `" Mary"` is two tokens alone, but one
+after a prompt. An answer is therefore encoded after its prompt, and alone only if the two merge (`"17"` and `"00"` may become
+`"1700"`).
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ def continuation(model: Encoder, text: str, more: str) -> list[int] | None:
 
 
 def by_itself(model: Encoder, more: str) -> list[int]:
-    """The tokens of `more` alone, without a space that the tokenizer puts before any text."""
+    """The tokens of `more` alone, without the space that some tokenizers put before any text."""
     plain = _alone(model, more)
     after = continuation(model, "\n", more) if _puts_a_space_first(model) else None
     return plain if after is None else after
 
 
 def answer_tokens(model: Encoder, prompt: str | None, answer: str) -> list[int]:
-    """The tokens of an answer after a prompt, or alone if only that is one token.
+    """The tokens of an answer after a prompt, or of the answer alone if only that is one token.
 
     Args:
         model: a model with a tokenizer.
         prompt: the text before the answer; None: unknown.
-        answer: with its leading space, if it has one.
+        answer: the answer, with its leading space if it has one.
     """
     follows = None if prompt is None else continuation(model, prompt, answer)
     if follows is not None and len(follows) == 1:
@@ -43,13 +43,13 @@ def _alone(model: Encoder, text: str) -> list[int]:
 
 
 def is_unknown(model: Encoder, token: int, answer: str) -> bool:
-    """Whether the token is the tokenizer's token for unknown text."""
+    """Whether this is the tokenizer's unknown token."""
     mark = getattr(model.tokenizer, "unk_token", None)
     return mark is not None and token == model.tokenizer.unk_token_id and answer.strip() != str(mark)
 
 
 def written(model: Encoder, tokens: Sequence[int]) -> str | None:
-    """The tokens as text, without BOS; None if that text is encoded as other tokens."""
+    """The tokens as text, without BOS; None if the text does not encode back to these tokens."""
     if not tokens or max(tokens) >= model.d_vocab:
         return None
     text = decoded(model, tokens)
@@ -57,12 +57,12 @@ def written(model: Encoder, tokens: Sequence[int]) -> str | None:
 
 
 def spaced(model: Encoder, pair: Pair) -> str | None:
-    """The pair's first answer with a leading space, if it has none and would then be another single token."""
+    """The pair's first answer with a leading space, if it has no space and would then be a different single token."""
     return _spaced(model, pair, pair.answers[0])
 
 
 def spaced_distractor(model: Encoder, pair: Pair) -> str | None:
-    """A distractor with a leading space, if the answer has one, and the distractor is a word that would be another single token."""
+    """A distractor with a leading space, if the answer has one and the word would then be a different single token."""
     bare = [distractor for distractor in pair.distractors if not _is_marked(model, distractor)]
     if not bare or spaced(model, pair) is not None or not _has_space(model, pair, pair.answers[0]):
         return None
@@ -71,7 +71,7 @@ def spaced_distractor(model: Encoder, pair: Pair) -> str | None:
 
 
 def _is_marked(model: Encoder, token: int) -> bool:
-    """Whether the tokenizer's name of a token begins with its sign for a space."""
+    """Whether the token begins with the tokenizer's mark for a space."""
     named = getattr(model.tokenizer, "convert_ids_to_tokens", None)
     return named is not None and str(named(token)).startswith(("Ġ", "▁"))
 
@@ -103,6 +103,6 @@ def decoded(model: Encoder, tokens: Sequence[int]) -> str:
 
 
 def _puts_a_space_first(model: Encoder) -> bool:
-    """Whether a word alone has the same token as after a space."""
+    """Whether a word alone has the same token as the word after a space."""
     one, two = (_alone(model, text) for text in ("a", "a a"))
     return two == one * 2

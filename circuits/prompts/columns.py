@@ -1,13 +1,13 @@
-"""Which column of a file is which part of a pair: by the names that published datasets use, or as the caller says.
+"""Maps the columns of a file to the fields of a pair, by the column names of published datasets or as the caller chooses.
 
-The fields of a pair are `clean`, `corrupted`, `answers` (needed), `distractors`, `position`, `roles`, `roles.NAME`,
-`clean_text` and `corrupted_text`. Each comes from
+The fields are `clean`, `corrupted`, `answers` (required), `distractors`, `position`, `roles`, `roles.NAME`, `clean_text` and
+`corrupted_text`. The value of a field is
 
-- a column: `answers=capital`,
-- a text in quotes: `distractors=' he'`, in which `{column}` stands for that cell without white space around it, so that
+- a column: `answers=capital`, or
+- a text in quotes: `distractors=' he'`. `{column}` in it stands for the cell of that column, without surrounding white space:
   `answers=' {capital}'` puts a space before each capital.
 
-A column whose name ends with `idx`, `id` or `ids` holds token ids. All other columns are kept as metadata.
+Columns whose names end in `idx`, `id` or `ids` hold token ids. Other columns are kept as metadata.
 """
 
 import ast
@@ -25,10 +25,10 @@ NEEDED = ("clean", "corrupted", "answers")
 FIELDS = (*NEEDED, "distractors", "position", "roles", "clean_text", "corrupted_text")
 COMMON = ("source", "seed", "metric")
 LABELS = ("word_idxs", "seq_labels")
-"""auto-circuit's names of words, and of the template's parts; what they mean is decided where the tokens are known."""
+"""auto-circuit's columns with labels of words and of template parts; `circuits.prompts.make` interprets them."""
 KEYS = (*FIELDS, *COMMON, "metadata")
 MOST_LISTED = 20_000
-"""Characters of a cell that is read as a list."""
+"""Longest cell that is parsed as a list, in characters."""
 
 Record = dict[str, Any]
 _SPEC = re.compile(r"\s*([\w.+-]+)\s*=\s*(=?'[^']*'|=?\"[^\"]*\"|[^,'\"]*?)\s*(?:,|$)")
@@ -39,12 +39,12 @@ _PLACE = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Form:
-    """A published form of prompt files.
+    """The columns of a published dataset.
 
     Attributes:
-        name: whose it is.
-        columns: field -> column or text, as a caller would write it; a file has this form if it has all the columns.
-        words: fields that must not be numbers, which would be classes, years or ids.
+        name: the name of the dataset or project.
+        columns: field -> column or quoted text, as for `--columns`. A file has this form if it has all the columns.
+        words: fields that must not be numbers, because numbers would be classes, years or ids.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Form:
 
     @property
     def marks(self) -> set[str]:
-        """The columns by which it is recognised."""
+        """The columns that identify this form."""
         return {name for spec in self.columns.values() for name in _names(spec)}
 
 
@@ -75,17 +75,17 @@ FORMS = (
     Form("auto-circuit", _clean_and("answers", "wrong_answers", "clean", "corrupt")),
     Form("ROME", {"clean": "prompt", "corrupted": "prompt", "answers": "' {attribute}'", "roles.subject": "subject"}),
 )
-"""In the order in which they are tried."""
+"""The forms, in the order in which they are tried."""
 
 
 def parse_columns(text: str | None) -> dict[str, str] | None:
-    """`--columns` as a mapping from field to column or quoted text.
+    """Parses `--columns` into a mapping from field to column or quoted text.
 
     >>> parse_columns("clean=prompt, answers=' {name}, I'")
     {'clean': 'prompt', 'answers': "' {name}, I'"}
 
     Raises:
-        PairsError: it is not written so.
+        PairsError: the text cannot be parsed.
     """
     if text is None:
         return None
@@ -105,10 +105,10 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
-    """Refuses fields that no pair has.
+    """Refuses unknown fields.
 
     Raises:
-        PairsError: with the nearest field.
+        PairsError: a field is unknown; the message suggests the nearest one.
     """
     for field, spec in columns.items():
         if not isinstance(field, str) or not isinstance(spec, str) or not spec:
@@ -120,12 +120,12 @@ def check_columns(columns: Mapping[str, str]) -> None:
 
 
 class Columns:
-    """Gives records the names of our fields.
+    """Renames the columns of records to the fields of a pair.
 
     Args:
-        chosen: field -> column or quoted text; None: a form that is recognised.
-        text: every cell is text, as in CSV, where numbers and lists are written out.
-        blanks: None stands for an empty cell.
+        chosen: field -> column or quoted text; None: recognise the form of the file.
+        text: whether every cell is text, as in CSV, so that numbers and lists have to be parsed.
+        blanks: whether None stands for an empty cell.
     """
 
     def __init__(self, chosen: Mapping[str, str] | None, text: bool, blanks: bool) -> None:
@@ -138,10 +138,10 @@ class Columns:
         self._used: set[str] = set()
 
     def record(self, record: Record, where: str) -> Record:
-        """The record with our keys; what is left of it is its `metadata`.
+        """The record with renamed fields; its other columns become `metadata`.
 
         Raises:
-            PairsError: a field is missing, or has a value of another kind.
+            PairsError: a field is missing or has the wrong type.
         """
         keys = tuple(record)
         if keys != self._keys:
@@ -164,7 +164,7 @@ class Columns:
         return {**made, "metadata": rest} if rest else made
 
     def _planned(self, record: Record, where: str) -> dict[str, str]:
-        """Which field comes from where."""
+        """The column or quoted text of each field."""
         names = set(record)
         self.form = next((form for form in FORMS if form.marks <= names), None)
         base = {field: field for field in FIELDS if field in names}
@@ -190,7 +190,7 @@ class Columns:
         return plan
 
     def _value(self, field: str, spec: str, record: Record, where: str) -> Any:
-        """What a field is in this record."""
+        """The value of a field in this record."""
         quoted = _quoted(spec)
         if quoted is not None:
             filled = self._filled(quoted, record, where)
@@ -207,7 +207,7 @@ class Columns:
         return value
 
     def _answers(self, field: str, column: str, value: Any, where: str) -> Any:
-        """A cell of answers: text, ids, or a list of either."""
+        """A cell of answers: text, an id, or a list of either."""
         value = as_list(value) if self.text else value
         if _IDS.search(column):
             entries = value if isinstance(value, list | tuple) else [value]
@@ -221,7 +221,7 @@ class Columns:
         return list(value) if isinstance(value, tuple) else value if isinstance(value, list) else [value]
 
     def _filled(self, text: str, record: Record, where: str) -> str | list[str]:
-        """A quoted text with its cells; a list where one of them is a list."""
+        """A quoted text with its cells filled in; a list if a cell is a list."""
         cells = {}
         for name in _PLACE.findall(text):
             if name in record:
@@ -238,7 +238,7 @@ class Columns:
 
 
 def as_list(cell: Any) -> Any:
-    """A cell that holds a flat list of texts or whole numbers, as JSON or Python write it, as a list; any other as it is.
+    """Parses a cell that holds a flat list of texts or integers in JSON or Python syntax; returns other cells unchanged.
 
     >>> as_list("['gem', \\"Saint John's\\"]"), as_list("[9079]"), as_list("[gem]")
     (['gem', "Saint John's"], [9079], '[gem]')
@@ -246,13 +246,13 @@ def as_list(cell: Any) -> Any:
     if isinstance(cell, str) and cell[:1] == "[" and len(cell) < MOST_LISTED and _LIST.fullmatch(cell):
         try:
             return ast.literal_eval(cell)
-        except (ValueError, SyntaxError):  # a number of more digits than Python reads, or a broken escape
+        except (ValueError, SyntaxError):  # an integer with more digits than Python parses, or a broken escape
             return cell
     return cell
 
 
 def texts_of(record: Mapping[str, Any]) -> Iterable[str]:
-    """All texts of a record's cells, those in lists too."""
+    """All texts of a record's cells, including those inside lists."""
     for value in record.values():
         value = as_list(value)
         yield from (
@@ -261,7 +261,7 @@ def texts_of(record: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _id(value: Any, column: str, where: str) -> Any:
-    """A token id of a column of ids."""
+    """A cell of a column of token ids."""
     found = _whole(value)
     if isinstance(found, str):
         raise PairsError(f"{where}: {column} is {show(found)}; expected token ids, because of its name")
@@ -269,7 +269,7 @@ def _id(value: Any, column: str, where: str) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """A whole number that is written out, or a float because another cell of its column is empty, as an int."""
+    """An integer written as text, or read as a float because its column has empty cells, as an int."""
     if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}\s*", value):
         return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
@@ -280,13 +280,13 @@ def _with(text: str, cells: Mapping[str, Any]) -> str:
 
 
 def _quoted(spec: str) -> str | None:
-    """The text of a quoted spec, else None."""
+    """The text of a quoted spec, otherwise None."""
     spec = spec.removeprefix("=")
     return spec[1:-1] if len(spec) > 1 and spec[0] == spec[-1] and spec[0] in "'\"" else None
 
 
 def _names(spec: str) -> list[str]:
-    """The columns that a spec takes."""
+    """The columns that a spec uses."""
     quoted = _quoted(spec)
     return [spec] if quoted is None else _PLACE.findall(quoted)
 
@@ -303,7 +303,7 @@ def _check_known(field: str, spec: str, names: set[str], where: str) -> None:
 
 
 def _check_near(names: set[str], where: str) -> None:
-    """Refuses what is probably a misspelt optional key, and would be ignored."""
+    """Refuses a key that is probably a misspelt optional field: it would be ignored."""
     for key in sorted(names - {*KEYS, ""})[:100]:
         near = get_close_matches(key[:40], ("answers", "distractors", "position", "roles"), n=1, cutoff=0.85)
         if near and near[0] not in names:

@@ -1,4 +1,4 @@
-"""A file of prompts in our own JSON lines, without any model: named anew, and otherwise as it is."""
+"""Converts a file of prompts to the project's JSON lines without a model: columns are renamed, values stay the same."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from circuits.prompts.unfit import Tally, Unfit, UnfitError
 
 @dataclass(frozen=True)
 class Converted:
-    """A file's records with our keys.
+    """The records of a file, with renamed fields.
 
     Attributes:
-        name: the file's.
-        records: those that could be named.
-        form: whose names its columns have; None: the caller named them.
-        unfit: the others; None: there are none.
+        name: name of the file.
+        records: the converted records.
+        form: the published form that was recognised; None: the caller chose the columns.
+        unfit: counts of records that could not be converted; None: all were converted.
     """
 
     name: str
@@ -32,13 +32,13 @@ class Converted:
     unfit: Unfit | None
 
     def summary(self) -> str:
-        """One line for people."""
+        """One line for the terminal."""
         whose = "columns as given" if self.form is None else f"columns of {self.form}"
         return f"{self.name}: {len(self.records)} pairs, {whose}{'' if self.unfit is None else f'; {self.unfit}'}"
 
 
 def converted(path: str | os.PathLike[str], reading: Reading) -> Converted:
-    """A file's records with our keys; ids are refused, as nobody knows whose they are.
+    """The records of a file with renamed fields. Token ids are refused: their tokenizer is unknown.
 
     Raises:
         PairsError: see `circuits.prompts.make.make`.
@@ -75,7 +75,7 @@ def converted(path: str | os.PathLike[str], reading: Reading) -> Converted:
 
 
 def write_converted(rows: Converted, path: Path) -> None:
-    """Writes them, whole or not at all.
+    """Writes the records atomically.
 
     Raises:
         InputError: the file cannot be written.
@@ -85,7 +85,7 @@ def write_converted(rows: Converted, path: Path) -> None:
 
 
 def _check_texts(record: Record, where: str) -> None:
-    """Refuses answers that are ids of nobody knows which tokenizer, behind prompts of text."""
+    """Refuses answers given as ids of an unknown tokenizer after prompts given as text."""
     if not isinstance(record["clean"], str):
         return
     for key in ("answers", "distractors"):

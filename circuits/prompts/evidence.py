@@ -1,8 +1,8 @@
-"""Whether token ids in a file were made with this model's tokenizer: what the texts beside them say.
+"""Checks from the texts of a file whether its token ids were made with this model's tokenizer.
 
-An id by itself says nothing: every tokenizer has a token of that number. But published files have texts, too. An answer's id
-should decode to a word that its prompts hold (as in indirect object identification), or with which another cell of its line
-begins (the name of a country), and a prompt's ids to the text beside them. Ids of another tokenizer do so by accident only.
+The ids alone are no evidence: every tokenizer has tokens with these numbers. Published files also contain texts. An answer's id
+should decode to a word of its prompts (as in indirect object identification) or to the beginning of another cell of its line
+(the name of a country). A prompt's ids should decode to the text beside them. Ids of another tokenizer match only by chance.
 """
 
 import re
@@ -13,17 +13,17 @@ from circuits.prompts.columns import Record, texts_of
 from circuits.prompts.pair import Encoder, Pair
 
 SHARE = 0.5
-"""Of the different answers given as ids, at least so many must be in the texts."""
+"""Smallest share of the distinct answer ids that must occur in the texts."""
 SHORTEST = 2
-"""Letters of a word that says something."""
+"""Shortest word that counts as evidence, in letters."""
 
 
 class Evidence:
-    """Collects what speaks for the ids of a file.
+    """Collects evidence that the ids of a file belong to a model's tokenizer.
 
     Args:
-        model: whose tokenizer they should be of.
-        name: the file's.
+        model: the model whose tokenizer is checked.
+        name: name of the file.
     """
 
     def __init__(self, model: Encoder, name: str) -> None:
@@ -34,13 +34,13 @@ class Evidence:
         self._prompts_agree = False
 
     def add(self, pair: Pair, made: Record, given: Record, place: str) -> None:
-        """Takes in a line.
+        """Adds a line.
 
         Args:
-            pair: what became of it.
-            made: with our keys.
-            given: as it was in the file.
-            place: the line.
+            pair: the pair made from the line.
+            made: the record with renamed fields.
+            given: the record as it is in the file.
+            place: the line, for messages.
         """
         if isinstance(made["clean"], str):
             ids = [token for key in ("answers", "distractors") for token in _ids(made.get(key))]
@@ -55,10 +55,10 @@ class Evidence:
             self._prompt = self._prompt or place
 
     def check(self) -> None:
-        """Refuses ids for which nothing speaks.
+        """Refuses ids without evidence.
 
         Raises:
-            PairsError: they may be of another tokenizer.
+            PairsError: the ids may belong to another tokenizer.
         """
         known = sum(self._known.values())
         if self._example is not None and known < SHARE * len(self._known):
@@ -77,7 +77,7 @@ class Evidence:
             )
 
     def _is_there(self, token: int, made: Record, texts: Iterable[str]) -> bool:
-        """Whether a token is a word of the prompts, or begins another text of the line."""
+        """Whether a token is a word of the prompts, or the beginning of another text of the line."""
         word = self.model.tokenizer.decode([token]).strip()
         if len(word) < SHORTEST:
             return False
@@ -88,7 +88,7 @@ class Evidence:
         )
 
     def _reads(self, text: str, ids: list[int]) -> bool:
-        """Whether the tokenizer reads the text as these ids, or writes these ids as this text."""
+        """Whether the text encodes to these ids, or the ids decode to this text."""
         read = self.model.encode(text)
         if ids in (read, read[1:]) or read == ids[1:]:
             return True

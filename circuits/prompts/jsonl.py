@@ -1,10 +1,10 @@
 """The project's own prompt files: JSON lines, with one pair per line.
 
 Required keys: `clean` and `corrupted` (text, or a list of token ids) and `answers` (a string of exactly one token, an id, or a list
-of either). Optional: `distractors` (like answers), `position` (default: the last token), `roles` (a mapping from name to token
+of either). Optional keys: `distractors` (like answers), `position` (default: the last token), `roles` (a mapping from name to token
 index), `clean_text` and `corrupted_text` for prompts given as ids, and `metadata` (an object; other keys are added to it).
-`source`, `seed` and `metric` record the origin of the pairs, on every line, so that lines can be cut and joined
-with any tool. Files are read by `circuits.prompts.make`.
+`source`, `seed` and `metric` record the origin of the pairs. They are on every line, so any tool can cut and join files.
+`circuits.prompts.make` reads these files.
 """
 
 import json
@@ -21,7 +21,7 @@ from circuits.prompts.pair import Pair
 
 
 def write(pairs: Iterable[Pair], shared: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes pairs and their common entries atomically, so that `PromptPairs.from_jsonl` gives equal ones; PairsError if that fails."""
+    """Writes pairs and their shared entries atomically; `PromptPairs.from_jsonl` reads equal pairs. PairsError if that fails."""
     try:
         write_text(Path(path), (json.dumps(_to_record(pair, shared), ensure_ascii=False) + "\n" for pair in pairs))
     except InputError as error:

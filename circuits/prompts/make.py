@@ -1,8 +1,8 @@
-"""Records as pairs, whatever they come from: named, encoded, checked, and counted where they do not fit.
+"""Makes pairs from records: renames the fields, encodes text, checks the pairs, and counts those that do not fit the model.
 
-Text is encoded by `model.encode`, which puts BOS first: `position` and `roles` count it. Answers given as text are encoded as
-they follow the clean prompt (`" Mary"` with its space), see `circuits.prompts.answer_tokens`. Ids are checked against the model
-if one is given, and against the texts beside them (`circuits.prompts.evidence`).
+`model.encode` puts BOS first, and `position` and `roles` count it. Answers given as text are encoded as they follow the clean
+prompt (`" Mary"` with its space), see `circuits.prompts.answer_tokens`. Ids are checked against the model, if there is one, and
+against the texts beside them (`circuits.prompts.evidence`).
 """
 
 import warnings
@@ -36,13 +36,13 @@ from circuits.prompts.unfit import Tally, Unfit, UnfitError
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a table.
+    """The pairs made from a table.
 
     Attributes:
-        pairs: those that fit.
+        pairs: the pairs that fit the model.
         shared: source, seed and metric.
-        unfit: the others, counted; None: there are none.
-        form: whose names its columns have, None where the caller named them.
+        unfit: counts of the other pairs; None: all fit.
+        form: the published form that was recognised; None: the caller chose the columns.
     """
 
     pairs: list[Pair]
@@ -56,12 +56,12 @@ def make(table: Table, model: Encoder | None, reading: Reading, shared: Mapping[
 
     Args:
         table: the records.
-        model: whose tokenizer reads text; None: there are only ids.
-        reading: what the caller chose.
-        shared: source, seed and metric, where the records do not say.
+        model: a model whose tokenizer encodes text; None: all entries must be token ids.
+        reading: the caller's choices.
+        shared: default source, seed and metric.
 
     Raises:
-        PairsError: records that cannot be read or used; the message names the line.
+        PairsError: a record cannot be read or used; the message names its line.
     """
     if model is not None:
         model = ReadingModel(model, reading.bos)
@@ -98,7 +98,7 @@ def make(table: Table, model: Encoder | None, reading: Reading, shared: Mapping[
 
 
 def _pair(record: Record, model: Encoder | None, where: str) -> Pair:
-    """A record with our keys as a checked pair."""
+    """A record with renamed fields as a checked pair."""
     clean, clean_text = _prompt(record, "clean", model, where)
     corrupted, corrupted_text = _prompt(record, "corrupted", model, where)
     position = as_index(record.get("position", max(len(clean) - 1, 0)), "position", where)
@@ -122,7 +122,7 @@ def _pair(record: Record, model: Encoder | None, where: str) -> Pair:
 
 
 def _prompt(record: Record, key: str, model: Encoder | None, where: str) -> tuple[TokenIds, str | None]:
-    """A prompt's ids, and its text where known."""
+    """The ids of a prompt, and its text if known."""
     value, text_key = record[key], f"{key}_text"
     if isinstance(value, str):
         ids = tuple(_need_tokenizer(model, key, where).encode(as_text(value, key, where)))
@@ -136,7 +136,7 @@ def _prompt(record: Record, key: str, model: Encoder | None, where: str) -> tupl
 
 
 def _answers(value: object, key: str, behind: "_Behind") -> TokenIds:
-    """Answers or distractors as ids; strings must be one token each."""
+    """Answers or distractors as ids; each string must be one token."""
     if not isinstance(value, list):
         expected = 'a text, a token id, or a list of either, such as [" Mary"]'
         raise PairsError(f"{behind.where}: {key} is {show(value)} ({type(value).__name__}); expected {expected}")
@@ -147,11 +147,11 @@ def _answers(value: object, key: str, behind: "_Behind") -> TokenIds:
 
 
 class _Behind:
-    """The place behind a clean prompt, where answers are expected.
+    """The position after a clean prompt, where the answers follow.
 
     Attributes:
-        model: whose tokenizer reads them, if any.
-        prompt: the ids in front of it.
+        model: a model whose tokenizer encodes the answers, if any.
+        prompt: the ids before that position.
         where: the line.
     """
 
@@ -161,12 +161,12 @@ class _Behind:
 
     @cached_property
     def text(self) -> str | None:
-        """The prompt as text; None where it is not known."""
+        """The prompt as text; None if unknown."""
         assert self.model is not None
         return written(self.model, self.prompt) if self._given is None else self._given
 
     def one_token(self, answer: str, key: str) -> int:
-        """The id of an answer."""
+        """The token id of an answer."""
         model, where = _need_tokenizer(self.model, key, self.where), self.where
         one = key.removesuffix("s")
         ids = answer_tokens(model, self.text, as_text(answer, f"an entry of {key}", where))
@@ -187,7 +187,7 @@ class _Behind:
 
 
 def _roles(record: Record, clean: TokenIds, model: Encoder | None, where: str) -> object:
-    """Token indices by name; a role given as text is its last token in the clean prompt."""
+    """Token indices by name; a role given as text is the last token of that text in the clean prompt."""
     roles = record.get("roles", {})
     if "word_idxs" in record and not roles and model is not None:
         return _labelled(record, clean, model, where)
@@ -217,7 +217,7 @@ def _place(name: str, words: str, record: Record, clean: TokenIds, model: Encode
 
 
 def _labelled(record: Record, clean: TokenIds, model: Encoder, where: str) -> object:
-    """auto-circuit's `word_idxs`, which count tokens without BOS, where the labels beside them show that tokens are words here too."""
+    """Roles from auto-circuit's `word_idxs`, which count tokens without BOS, if the labels show that words are tokens here too."""
     words, labels = record["word_idxs"], record.get("seq_labels")
     shift = bos_tokens(model, clean)
     if not isinstance(words, dict) or (isinstance(labels, list) and len(labels) != len(clean) - shift):
@@ -238,10 +238,10 @@ def _need_tokenizer(model: Encoder | None, key: str, where: str) -> Encoder:
 
 
 class _Common:
-    """What is on every line and goes for all of them, kept once and not a line.
+    """Entries that every line repeats and that hold for the whole file; stored once.
 
     Attributes:
-        found: the one value of each key that all lines give; where they differ, the default.
+        found: the value of each key if all lines agree; otherwise the default.
     """
 
     def __init__(self, defaults: Mapping[str, Any], name: str) -> None:
@@ -251,10 +251,10 @@ class _Common:
         self.found: dict[str, Any] = dict(defaults)
 
     def add(self, record: Record, place: str) -> None:
-        """Takes in a line.
+        """Adds a line.
 
         Raises:
-            PairsError: its metric is another one.
+            PairsError: its metric differs from that of earlier lines.
         """
         told = {key: record.get(key, self.defaults[key]) for key in COMMON}
         if not self.place:

@@ -1,4 +1,4 @@
-"""What a file says of a pair beyond its prompts and answers: kept, and written again, but never used."""
+"""Entries of a pair's record beyond prompts and answers: stored and written again, but never used."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from circuits.files.untrusted import check_plain
 
 @dataclass(frozen=True)
 class Metadata(Mapping[str, Any]):
-    """A mapping that cannot change, kept as JSON so that it can be hashed and takes as much memory as its text.
+    """An immutable mapping, stored as JSON: it can be hashed, and takes no more memory than its text.
 
     >>> Metadata.of({"case": "plural", "id": 7}, "line 1")["id"]
     7
@@ -21,10 +21,10 @@ class Metadata(Mapping[str, Any]):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> "Metadata":
-        """The values; what JSON cannot hold becomes text.
+        """Stores the values; those that JSON cannot hold become text.
 
         Raises:
-            PairsError: numbers that are not finite, half a character, or nested too deeply; at `where`.
+            PairsError: a number is not finite, text is not valid Unicode, or values are nested too deeply; names `where`.
         """
         if not values:
             return NOTHING
@@ -51,5 +51,5 @@ NOTHING = Metadata()
 
 
 def _as_text(value: object) -> object:
-    """A value that JSON has no form for: an array as a list, a date as text."""
+    """A value without a JSON form: arrays become lists, dates become text."""
     return tolist() if callable(tolist := getattr(value, "tolist", None)) else str(value)

@@ -1,7 +1,7 @@
 """One pair of prompts, and its checks.
 
-Pairs come from files, lists, tensors and tasks. All pass the same checks, whose messages say where the fault is (a line or the
-number of a pair), what was given, what was expected, and what to do.
+Pairs from files, lists, tensors and tasks all pass the same checks. Messages name the line or the number of the pair, what
+was given, what was expected, and what to do.
 """
 
 import reprlib
@@ -17,7 +17,7 @@ from circuits.prompts.metadata import NOTHING, Metadata
 from circuits.prompts.unfit import UnfitError
 
 TokenIds = tuple[int, ...]
-LARGEST = 2**63 - 1  # what a tensor of ids can hold
+LARGEST = 2**63 - 1  # the largest id that a tensor can hold
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class Encoder(Protocol):
     @property
     def n_ctx(self) -> int: ...
     def encode(self, text: str) -> list[int]:
-        """The token ids of a prompt, after the tokenizer's BOS token if it has one."""
+        """The token ids of a prompt, beginning with the tokenizer's BOS token if it has one."""
         ...
 
 
@@ -88,13 +88,13 @@ class Pair:
 
     Attributes:
         clean: token ids of the prompt with the behaviour.
-        corrupted: token ids of the minimal change without it; as long as `clean`.
-        answers: ids of the right next tokens, at least one.
+        corrupted: token ids of a minimally changed prompt without the behaviour; as long as `clean`.
+        answers: ids of the correct next tokens, at least one.
         distractors: ids of the wrong next tokens; may be empty.
         position: index of the token whose logits are read.
         roles: name -> token index.
         clean_text, corrupted_text: the prompts as text, if known; only for display.
-        metadata: further entries of its file.
+        metadata: other entries of the pair's record.
     """
 
     clean: TokenIds
@@ -112,13 +112,13 @@ class Pair:
 
     @property
     def prefix(self) -> int:
-        """The number of leading tokens in which the two prompts agree."""
+        """The number of leading tokens that the two prompts share."""
         both = zip(self.clean, self.corrupted, strict=True)
         return next((i for i, (a, b) in enumerate(both) if a != b), len(self.clean))
 
 
 def show(value: object) -> str:
-    """Any value as short text, for a message.
+    """Any value as short text for a message.
 
     >>> show("a" * 1000), show(10**5000)
     ("'aaaaaaaaaaa...aaaaaaaaaaaa'", 'a number of 16610 bits')
@@ -134,7 +134,7 @@ def plain(value: object) -> object:
 
 
 def as_index(value: object, what: str, where: str) -> int:
-    """`value` as a whole number from 0; booleans are refused."""
+    """`value` as a non-negative integer; booleans are refused."""
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= LARGEST:
         kind = f" ({type(number).__name__})" if not isinstance(number, int) or isinstance(number, bool) else ""
@@ -148,7 +148,7 @@ def as_ids(value: object, what: str, where: str) -> TokenIds:
     if not isinstance(ids, list | tuple):
         raise PairsError(f"{where}: {what} is {show(ids)} ({type(ids).__name__}); expected a list of token ids")
     if all(type(token) is int and 0 <= token <= LARGEST for token in ids):
-        return tuple(ids)  # without a copy if it is a tuple
+        return tuple(ids)  # a tuple is not copied
     return tuple(as_index(token, f"{what}, entry {i},", where) for i, token in enumerate(ids))
 
 
@@ -174,7 +174,7 @@ def as_text(value: object, what: str, where: str) -> str:
 
 
 def check_pair(pair: Pair, where: str) -> None:
-    """Refuses a pair whose parts do not fit together; the message names `where`."""
+    """Refuses a pair whose fields are inconsistent; the message names `where`."""
     for what in ("clean", "corrupted", "answers", "distractors"):
         _check_type(getattr(pair, what), tuple, what, where)
         as_ids(getattr(pair, what), what, where)

@@ -1,8 +1,8 @@
 """Prompt pairs, the input of every method.
 
 A pair is a clean prompt, a corrupted prompt of equal length, and the tokens that are right and wrong after it. `PromptPairs` are
-checked when they are made, so that methods need no checks. They hold token ids (text is only for display), so that models
-without a tokenizer work too.
+checked when they are made, so methods need no checks. They hold token ids (text is only for display), so models without a
+tokenizer work too.
 """
 
 import hashlib
@@ -59,8 +59,8 @@ class PairBatch:
         position: the token whose logits are read.
         answers, distractors: token ids, padded with 0 if a pair has fewer than others.
         answers_mask, distractors_mask: False at the padding.
-        prefix: number of leading tokens that are equal in both prompts of every pair; at most the smallest position, so
-            that logits are read only after the prefix.
+        prefix: number of leading tokens that the two prompts share, in every pair; at most the smallest position, so logits
+            are only read after the prefix.
     """
 
     index: Int[Tensor, "batch"]
@@ -93,8 +93,8 @@ class PromptPairs(Shown):
         source: the origin of the pairs: a task, a file, or `tokens`.
         seed: the seed they were drawn with, if any.
         metric: name of the metric that suits them.
-        metadata: further entries of their file.
-        unfit: pairs of their file that were left out, see `from_records`; None: none.
+        metadata: other entries of their records.
+        unfit: counts of pairs that `from_records` left out; None: none.
 
     Raises:
         PairsError: a pair is invalid; messages count pairs from 0, as `pairs[17]` does.
@@ -139,7 +139,7 @@ class PromptPairs(Shown):
     def from_pairs(
         cls, pairs: Sequence[Pair], source: str = "tokens", seed: int | None = None, metric: str = "logit_difference"
     ) -> "PromptPairs":
-        """`PromptPairs` of single pairs, in their order."""
+        """Combines single pairs, in their order."""
         names = ("clean", "corrupted", "answers", "distractors", "roles", "metadata")
         columns: Any = {name: tuple(getattr(pair, name) for pair in pairs) for name in names}
         positions, texts = tuple(pair.position for pair in pairs), tuple(map(_texts, pairs))
@@ -167,7 +167,7 @@ class PromptPairs(Shown):
             answers, distractors: an id or a list of ids for each pair; by default no distractors.
             positions: index of the token whose logits are read; by default the last one.
             roles: a mapping from name to token index for each pair.
-            model: checks the ids; its tokenizer, if it has one, gives the texts of the prompts.
+            model: used to check the ids; its tokenizer, if it has one, adds the texts of the prompts.
 
         Raises:
             PairsError: a pair is invalid.
@@ -218,18 +218,18 @@ class PromptPairs(Shown):
         """Pairs from a list of mappings, a pandas or polars DataFrame, a `datasets.Dataset`, or any iterable of mappings.
 
         Args:
-            records: each has a pair's parts under names that are ours or a published dataset's, see `docs/prompts.md`.
-            model: whose tokenizer reads text; without one, prompts and answers must be token ids.
+            records: each record has the fields of a pair under our names or a published dataset's, see `docs/prompts.md`.
+            model: a model whose tokenizer encodes text; None: prompts and answers must be token ids.
             columns: field -> column, or a text in quotes: `{"answers": "capital", "distractors": "' he'"}`.
-            skip_unfit: leave out pairs that do not fit the model (unequal lengths, answers of several tokens …); how many is
-                in `unfit`.
-            trust_ids: take ids for which no text speaks that the model's tokenizer made them.
+            skip_unfit: leave out pairs that do not fit the model (unequal lengths, answers of several tokens …); `unfit` counts
+                them.
+            trust_ids: accept token ids without evidence in the texts that this model's tokenizer made them.
             bos: put the tokenizer's BOS token before text.
-            n: read so many at most; what follows is not looked at.
-            source, seed, metric: where the pairs come from, and the metric that suits them, if the records do not say.
+            n: read at most n pairs; later records are not checked.
+            source, seed, metric: defaults for records without them.
 
         Raises:
-            PairsError: something cannot be used, or pairs do not fit and `skip_unfit` is not set: all of them, counted.
+            PairsError: a record cannot be used, or pairs do not fit and `skip_unfit` is not set; the message counts all of them.
         """
         reading = Reading(columns, skip_unfit, trust_ids, bos, n)
         return cls._made(table_of(records, "records"), model, reading, source, seed, metric)
@@ -247,12 +247,12 @@ class PromptPairs(Shown):
         n: int | None = None,
         kind: str | None = None,
     ) -> "PromptPairs":
-        """Pairs from a file of any form, by its suffix: .csv, .tsv, .jsonl, .json or .parquet; see `from_records`.
+        """Pairs from a .csv, .tsv, .jsonl, .json or .parquet file.
 
         Args:
-            path, model: the file, and whose tokenizer reads text.
-            columns, skip_unfit, trust_ids, bos, n: as for `from_records`.
-            kind: a suffix to go by instead of the file's own; other suffixes are read as JSON lines.
+            path: the file.
+            model, columns, skip_unfit, trust_ids, bos, n: see `from_records`.
+            kind: the suffix to assume; by default the file's own, and `.jsonl` if that is unknown.
 
         Raises:
             PairsError: see `from_records`; the message names the line.
@@ -262,7 +262,7 @@ class PromptPairs(Shown):
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str], model: Encoder | None = None, **reading: Any) -> "PromptPairs":
-        """Pairs from JSON lines, see `from_file`; only text needs a model, ids are checked against it."""
+        """Pairs from JSON lines, see `from_file`. Text needs a model; ids are checked if one is given."""
         return cls.from_file(path, model, kind=".jsonl", **reading)
 
     @classmethod
@@ -284,7 +284,7 @@ class PromptPairs(Shown):
         return replace(cls.from_pairs(made.pairs, **made.shared), unfit=made.unfit)
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """Writes a file from which `from_jsonl` reads equal pairs, see `circuits.prompts.jsonl.write`."""
+        """Writes a file from which `from_jsonl` reads equal pairs."""
         jsonl.write(self, {"source": self.source, "seed": self.seed, "metric": self.metric}, path)
 
     def __len__(self) -> int:
@@ -314,8 +314,8 @@ class PromptPairs(Shown):
         return f"PromptPairs({len(self)} pair{'s' * (len(self) != 1)} of {tokens} tokens, {about})"
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per pair: both prompts as text (as token ids where the text is unknown), ids of answers and distractors,
-        the position whose logits are read, and the roles."""
+        """One row per pair: both prompts as text (as token ids if the text is unknown), ids of answers and distractors, the
+        position whose logits are read, and the roles."""
         return [
             {
                 "clean": pair.clean_text or list(pair.clean), "corrupted": pair.corrupted_text or list(pair.corrupted),
@@ -331,11 +331,11 @@ class PromptPairs(Shown):
         return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i], self.metadata[i])
 
     def prefix(self, i: int) -> int:
-        """The number of leading tokens that are equal in both prompts of pair i."""
+        """The number of leading tokens that the two prompts of pair i share."""
         return self.pair(i).prefix
 
     def batches(self, batch_size: int) -> Iterator[PairBatch]:
-        """All pairs in batches of equal length, sorted by length and then by prefix; the order does not depend on batch_size.
+        """All pairs in batches of equal length, sorted by length, then by prefix; the order does not depend on batch_size.
 
         Raises:
             PairsError: batch_size is not a whole number of at least 1.
@@ -369,7 +369,7 @@ class PromptPairs(Shown):
         )
 
     def validate_for(self, model: Encoder) -> None:
-        """Checks that the model can read them; PairsError for an id outside the vocabulary, or a prompt that is too long."""
+        """Checks that the model can read the pairs; PairsError if an id is outside the vocabulary or a prompt is too long."""
         for number, pair in enumerate(self):
             check_for(pair, model, f"pair {number}")
 
@@ -406,7 +406,7 @@ def _listed(entry: object) -> list[Any] | tuple[Any, ...]:
 
 
 def _signed(index: object) -> int:
-    """An index of a pair, which may be negative."""
+    """An index of a pair; may be negative."""
     number = plain(index)
     if isinstance(number, bool) or not isinstance(number, int):
         raise PairsError(f"pairs are chosen by whole numbers, a slice or a list of numbers, not by {show(number)}")

@@ -1,4 +1,4 @@
-"""How records become pairs: what a caller may choose, in one value."""
+"""The caller's choices for making pairs from records, in one value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from functools import lru_cache
 from circuits.prompts.pair import Encoder, TokenIds
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-"""Of files of prompts; any other file that is there is read as JSON lines."""
+"""Suffixes of prompt files; files with other suffixes are read as JSON lines."""
 LAST = 4
-"""Texts whose tokens are kept."""
+"""Number of texts whose tokens are cached."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read.
+    """Options for reading prompts.
 
     Attributes:
-        columns: field -> column, or `'text'` in quotes; None: by the columns' names, see `circuits.prompts.columns`.
+        columns: field -> column, or `'text'` in quotes; None: recognise the columns, see `circuits.prompts.columns`.
         skip_unfit: leave out pairs that do not fit the model, instead of refusing them all.
-        trust_ids: take token ids without evidence that this model's tokenizer made them.
+        trust_ids: accept token ids without evidence that this model's tokenizer made them.
         bos: put the tokenizer's BOS token before text.
-        n: read so many pairs at most; what follows is not looked at.
+        n: read at most n pairs; later records are not checked.
     """
 
     columns: Mapping[str, str] | None = None
@@ -32,7 +32,7 @@ class Reading:
 
 
 class ReadingModel:
-    """A model's tokenizer while prompts are read: the last texts are encoded once, though each answer is tried behind its prompt.
+    """A model's tokenizer with a small cache: each answer is tried after its prompt, so the same texts recur.
 
     Args:
         model: the model.
@@ -55,6 +55,6 @@ class ReadingModel:
 
 
 def bos_tokens(model: Encoder, ids: TokenIds) -> int:
-    """The number of BOS tokens in front: 1 or 0."""
+    """The number of BOS tokens at the beginning: 1 or 0."""
     bos = getattr(model.tokenizer, "bos_token_id", None)
     return int(bos is not None and ids[:1] == (bos,))

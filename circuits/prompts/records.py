@@ -1,4 +1,4 @@
-"""Records that are in memory: a list of dictionaries, a data frame, a data set, any iterable of mappings."""
+"""Records in memory: a list of dictionaries, a data frame, a dataset, or any iterable of mappings."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,12 +13,12 @@ def table_of(records: Any, name: str) -> Table:
     """Records as a table.
 
     Args:
-        records: a list of mappings, a pandas or polars DataFrame, a pyarrow Table, a `datasets.Dataset`, auto-circuit's object of
-            `prompts`, or any iterable of mappings.
-        name: what messages call them.
+        records: a list of mappings, a pandas or polars DataFrame, a pyarrow Table, a `datasets.Dataset`, auto-circuit's object
+            with the key `prompts`, or any iterable of mappings.
+        name: their name in messages.
 
     Raises:
-        PairsError: they are none of that; here, or later from the rows.
+        PairsError: the records have another type; raised here, or later while rows are read.
     """
     if isinstance(records, Mapping) and isinstance(records.get("prompts"), list):
         rows = records_of({**records, "prompts": [*records["prompts"]]}, name, "record")
@@ -28,7 +28,7 @@ def table_of(records: Any, name: str) -> Table:
 
 
 def _each(records: Any) -> Iterable[Any]:
-    """One record after the other, whatever holds them."""
+    """The records one by one, from any supported container."""
     if hasattr(records, "iter_rows"):  # polars
         return records.iter_rows(named=True)
     if hasattr(records, "to_pylist"):  # pyarrow
@@ -55,7 +55,7 @@ def _numbered(records: Iterable[Any], name: str) -> Rows:
 
 
 def _cells(record: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Its cells as Python's own values; None for what is missing."""
+    """The cells as plain Python values; None for a missing value."""
     for key, value in record.items():
         value = plain(value)
         missing = (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")

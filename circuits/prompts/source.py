@@ -1,4 +1,4 @@
-"""Where prompt pairs come from: a task or a file, by name."""
+"""Finds the source of prompt pairs by name: a task or a file."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where pairs come from.
+    """The source of prompt pairs.
 
     Attributes:
         given: a task, or its name; None: a file.
@@ -29,20 +29,20 @@ class Source:
 
     @cached_property
     def task(self) -> Any:
-        """The task, whose package is imported when it is first needed; None: the pairs come from a file."""
+        """The task; its package is imported on first use. None: the pairs come from a file."""
         return plugins.load_task(self.given) if isinstance(self.given, str) else self.given
 
     def __call__(
         self, model: "Encoder", n: int | None, seed: int, one_length: bool = False, reading: Reading | None = None
     ) -> "PromptPairs":
-        """n pairs (None: 64 of a task, all of a file); with `one_length`, only those of the most frequent length.
+        """n pairs (None: 64 from a task, all from a file); with `one_length`, only those of the most frequent length.
 
         Raises:
-            InputError: the pairs cannot be used, or `reading`, which is for files, is given for a task.
+            InputError: the pairs cannot be used, or `reading`, which applies to files, is given for a task.
         """
         self.check(reading)
         if self.task is not None:
-            options = {"one_length": True} if one_length else {}  # which a task of another package may not have
+            options = {"one_length": True} if one_length else {}  # a task of another package may lack this parameter
             return self.task.pairs(model, n=64 if n is None else n, seed=seed, **options)
         from circuits.prompts.pairs import PromptPairs
 
@@ -51,13 +51,13 @@ class Source:
         return replace(first_pairs(of_one_length(pairs), n), unfit=pairs.unfit) if one_length else pairs
 
     def check(self, reading: Reading | None) -> None:
-        """Refuses choices for files where the pairs come from a task."""
+        """Refuses options for files if the pairs come from a task."""
         if self.given is not None and reading not in (None, Reading()):
             raise InputError("columns, skip-unfit, trust-ids and no-bos are for files of prompts, not for a task")
 
 
 def find_pairs(target: str) -> Source:
-    """The task or file of that name; InputError if there is neither."""
+    """The task or file with this name; InputError if neither exists."""
     path = Path(target)
     if path.suffix.lower() in SUFFIXES or path.is_file():
         if not path.is_file():
@@ -72,6 +72,6 @@ def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":
 
 
 def of_one_length(pairs: "PromptPairs") -> "PromptPairs":
-    """The pairs whose prompts have the most frequent number of tokens; of two equally frequent, the first."""
+    """The pairs whose prompts have the most frequent length in tokens; if two are equally frequent, the one that comes first."""
     usual = Counter(len(tokens) for tokens in pairs.clean).most_common(1)[0][0]
     return pairs[[i for i, tokens in enumerate(pairs.clean) if len(tokens) == usual]]

@@ -1,6 +1,6 @@
-"""Files of prompts as records, by their suffix: CSV and TSV, JSON lines, JSON and Parquet.
+"""Reads prompt files as records, by suffix: CSV and TSV, JSON lines, JSON and Parquet.
 
-Files come from anywhere, so each reader says what is wrong and where, and takes memory in proportion to the file
+Files may be malformed or hostile: each reader reports what is wrong and where, and its memory is proportional to the file's size
 (`circuits.files.untrusted`).
 """
 
@@ -30,28 +30,28 @@ from circuits.prompts.reading import SUFFIXES
 MOST_COLUMNS = 1000
 MOST_LABELS = 200
 MOST_CELLS = 2**17
-"""Delimiters on a line of CSV, in quotes or not."""
+"""Most delimiters on a line of CSV, quoted or not."""
 PARQUET_ROWS = 64
-"""Rows of Parquet in memory at once, unless it holds fewer in a group."""
+"""Rows of Parquet that are in memory at once; fewer if a row group is smaller."""
 ROW, TEXT, ROWS_FLOOR = 700, 3, 2**25
-"""Bytes of memory to a row and to a byte of Parquet's cells, about, and what is always allowed: 48,000 rows."""
+"""Approximate bytes of memory per row and per byte of Parquet's cells, and the memory that is always allowed: 48,000 rows."""
 EXAMPLE = '{"clean": "…", "corrupted": "…", "answers": […], "distractors": […]}'
 _KNOWN = sorted({*FIELDS, *(column for form in FORMS for column in form.marks)})
 
 Rows = Iterator[tuple[str, Record]]
-"""Where a record is ("line 3"), and what it holds."""
+"""The place of a record ("line 3"), and the record."""
 
 
 @dataclass
 class Table:
-    """Records, and what is known of all of them.
+    """Records, and properties that they share.
 
     Attributes:
         name: for messages.
-        rows: the records in order; they are read as they are asked for.
-        text: every cell is text, as in CSV, where numbers and lists are written out.
-        blanks: None stands for an empty cell.
-        expected: what should be there, for a message where nothing is.
+        rows: the records in order, read lazily.
+        text: whether every cell is text, as in CSV, so that numbers and lists have to be parsed.
+        blanks: whether None stands for an empty cell.
+        expected: the expected content, for the message about an empty table.
     """
 
     name: str
@@ -66,10 +66,10 @@ def read_table(path: str | os.PathLike[str], kind: str | None = None) -> Table:
 
     Args:
         path: the file.
-        kind: one of `SUFFIXES`; None: the file's own suffix, and `.jsonl` where that is another one.
+        kind: one of `SUFFIXES`; None: the file's own suffix, and `.jsonl` if that is unknown.
 
     Raises:
-        PairsError: the file cannot be read; here, or later from the rows.
+        PairsError: the file cannot be read; raised here, or later while rows are read.
     """
     name = str(path).encode(errors="replace").decode()
     suffix = kind or Path(path).suffix.lower()
@@ -86,7 +86,7 @@ def read_table(path: str | os.PathLike[str], kind: str | None = None) -> Table:
 
 
 def _guarded(rows: Rows, path: str | os.PathLike[str]) -> Rows:
-    """The same rows; what the system says of the file is a `PairsError`."""
+    """The same rows; errors of the operating system become `PairsError`."""
     try:
         yield from rows
     except PairsError:
@@ -110,7 +110,7 @@ def _open(path: str | os.PathLike[str]) -> Any:
 
 
 def _lines(path: str | os.PathLike[str], name: str) -> Rows:
-    """JSON lines, one at a time, so that a file takes no more memory than its pairs."""
+    """JSON lines, read one at a time: a file needs no more memory than its pairs."""
     with _open(path) as file:
         yield from _objects(file, name)
 
@@ -139,7 +139,7 @@ def _object(raw: bytes, where: str) -> Record:
     except json.JSONDecodeError as error:
         what = f"{error.msg} at character {error.pos + 1} of {show(error.doc)}"
         raise PairsError(f"{where}: not JSON: {what}; expected one object a line like {EXAMPLE}") from None
-    except ValueError as error:  # a number of more digits than Python reads
+    except ValueError as error:  # an integer with more digits than Python parses
         raise PairsError(f"{where}: {error}; expected an object like {EXAMPLE}") from None
     return _checked(record, where)
 
@@ -155,7 +155,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _json(path: str | os.PathLike[str], name: str) -> Rows:
-    """A list of records, auto-circuit's object of `prompts`, or JSON lines under another suffix."""
+    """A JSON list of records, auto-circuit's object with the key `prompts`, or JSON lines under another suffix."""
     if _is_lines(path):
         yield from _lines(path, name)
         return
@@ -170,7 +170,7 @@ def _json(path: str | os.PathLike[str], name: str) -> Rows:
 
 
 def _is_lines(path: str | os.PathLike[str]) -> bool:
-    """Whether the first line is an object by itself, and not auto-circuit's."""
+    """Whether the first line is a complete object, other than auto-circuit's."""
     with _open(path) as file:
         first = next((line for line in file if line.strip()), b"").removeprefix(b"\xef\xbb\xbf").strip()
     if not (first.startswith(b"{") and first.endswith(b"}")):
@@ -182,7 +182,7 @@ def _is_lines(path: str | os.PathLike[str]) -> bool:
 
 
 def records_of(found: Any, name: str, what: str) -> Rows:
-    """The records of what a JSON file holds; each is let go once it was asked for."""
+    """The records of a parsed JSON file; each is released after it was read."""
     shared: Record = {}
     if isinstance(found, dict) and "prompts" in found:
         shared = {key: found[key] for key in LABELS if key in found}
@@ -205,7 +205,7 @@ def records_of(found: Any, name: str, what: str) -> Rows:
 
 
 def _csv(path: str | os.PathLike[str], name: str, delimiter: str) -> Rows:
-    """Rows by the names in the first one; empty cells are None."""
+    """Rows, keyed by the header; empty cells are None."""
     with _open(path) as file, TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         size, rows = os.fstat(file.fileno()).st_size, 0
         reader = csv.reader(_narrow(text, name, delimiter), delimiter=delimiter, strict=True)
@@ -258,7 +258,7 @@ def _header(row: list[str], where: str) -> list[str]:
 
 
 def _parquet(path: str | os.PathLike[str], name: str) -> Rows:
-    """Rows, some at a time; a file that says it unpacks to far more than its size is refused."""
+    """Rows, read in batches; a file that would unpack to far more than its size is refused."""
     import pyarrow
     from pyarrow import parquet
 
@@ -292,7 +292,7 @@ def _check_cost(cost: int, size: int, name: str) -> None:
 
 
 def _check_parquet(table: Any, name: str, size: int) -> None:
-    """Refuses many columns, and what would take more than ten times the file's size."""
+    """Refuses too many columns, and files that would take more than ten times their size in memory."""
     facts = table.metadata
     if facts.num_columns > MOST_COLUMNS:
         raise PairsError(f"{name} has {facts.num_columns} columns; at most {MOST_COLUMNS} are read")

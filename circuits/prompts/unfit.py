@@ -1,4 +1,4 @@
-"""Pairs that cannot be used with this model, though nothing is wrong with their file: counted by reason."""
+"""Counts, by reason, valid pairs that cannot be used with this model."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class UnfitError(PairsError):
     """A pair that does not fit the model.
 
     Attributes:
-        reason: what such pairs have in common, to follow "42 pairs": "of unequal length".
+        reason: the reason these pairs share, phrased to follow "42 pairs": "of unequal length".
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -25,8 +25,8 @@ class Unfit:
 
     Attributes:
         used: number of pairs that remain.
-        reasons: reason, number of pairs.
-        first: for each reason, the first such pair's line and what is wrong there.
+        reasons: each reason and its number of pairs.
+        first: for each reason, the line of the first such pair and its error.
 
     >>> print(Unfit(258, (("of unequal length", 42),), ("line 7: …",)))
     258 of 300 pairs used; 42 of unequal length
@@ -38,7 +38,7 @@ class Unfit:
 
     @property
     def left_out(self) -> int:
-        """How many were left out."""
+        """The number of pairs left out."""
         return sum(n for _, n in self.reasons)
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Unfit:
         return f"{self.used} of {self.used + self.left_out} pairs used; {counts}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For `run.json`."""
+        """The entry of `run.json`."""
         return {"used": self.used, "left_out": dict(self.reasons), "first": list(self.first)}
 
 
@@ -58,12 +58,12 @@ class Tally:
         self._first: dict[str, tuple[str, UnfitError]] = {}
 
     def add(self, place: str, error: UnfitError) -> None:
-        """Counts one; `place` is its line."""
+        """Counts one pair; `place` is its line."""
         self._counts[error.reason] += 1
         self._first.setdefault(error.reason, (place, error))
 
     def result(self, used: int) -> Unfit | None:
-        """What was counted; None: nothing.
+        """The counts; None if no pair was unfit.
 
         Args:
             used: number of pairs that fit.
@@ -75,7 +75,7 @@ class Tally:
         return Unfit(used, tuple(reasons), first)
 
     def refusal(self, name: str, used: int) -> PairsError:
-        """The error for those who want every pair; `name` is the file's."""
+        """The error if unfit pairs are not skipped; `name` is the file's name."""
         unfit = self.result(used)
         assert unfit is not None
         rest = f"; skip them with skip_unfit=True (--skip-unfit), and the other {used} are used" if used else ""
@@ -87,6 +87,6 @@ class Tally:
 
 
 def _behind(place: str, error: UnfitError) -> str:
-    """A message that begins with the line, without the file's name in front of it."""
+    """An error message that begins with the line, without the file's name."""
     _, found, rest = str(error).partition(f"{place}: ")
     return f"{place}: {rest}" if found else str(error)

@@ -1,7 +1,7 @@
-"""The viewer: one HTML file that works offline, with one circuit, or two side by side.
+"""The viewer: one HTML file that works offline and shows one circuit, or two side by side.
 
-`discover` writes it into every run as `circuit.html`. The page is data (`data.py`) with a style sheet and scripts, one a topic, that
-are written into it as they stand. Nothing is fetched, and all names are written as text, so that none of them can do anything.
+`discover` writes it into every run as `circuit.html`. The page embeds its data (`data.py`), a style sheet and scripts (one per
+topic). It loads nothing from the network. All names are inserted as text, so they cannot inject markup or scripts.
 """
 
 import html
@@ -21,9 +21,9 @@ from circuits.viewer.prompts import ShownPrompt, shown_prompts
 __all__ = ["ShownPrompt", "is_viewer_page", "shown_prompts", "viewer_page", "write_viewer"]
 
 MOST = 20_000
-"""Edges that a browser can be asked to draw."""
+"""Most edges that a browser can draw."""
 SCRIPTS = ("state", "layout", "graph", "prompts", "naming", "side", "start")
-"""In the order in which they run."""
+"""Scripts, in the order in which they run."""
 MARK = '<meta name="generator" content="mech-circuits viewer">'
 
 
@@ -52,14 +52,14 @@ def viewer_page(
     """The page as text.
 
     Args:
-        circuits: one or two, by name, of one graph.
-        title: of the page; None: the circuits' names.
-        about: sentences on what was found, shown below the title.
+        circuits: name -> circuit; one or two circuits of one graph.
+        title: title of the page; None: the circuits' names.
+        about: sentences on the findings, shown below the title.
         prompts: from `shown_prompts`.
-        naming: labels and groups to begin with.
+        naming: initial labels and groups.
 
     Raises:
-        InputError: no circuit or more than two, of two graphs, without edges, or with too many; or names of unknown nodes.
+        InputError: no circuit or more than two, circuits of two graphs, without edges, or with too many; or unknown nodes.
     """
     if not 1 <= len(circuits) <= 2:
         raise InputError(f"the viewer shows one circuit, or two side by side, not {len(circuits)}")
@@ -77,7 +77,7 @@ def viewer_page(
 
 
 def is_viewer_page(path: Path) -> bool:
-    """Whether a file is a page of this viewer; older runs hold another kind of page under its name."""
+    """Whether a file is a page of this viewer; older runs have another kind of page with the same name."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return MARK in file.read(400)
@@ -89,7 +89,7 @@ def _page(title: str, data: dict[str, Any]) -> str:
     folder = files("circuits.viewer")
     style = (folder / "viewer.css").read_text(encoding="utf-8")
     scripts = "\n".join((folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
-    # In a script element only `<` can end it; as \u003c it is the same JSON.
+    # Only `<` can end a script element; \u003c is the same character in JSON.
     written = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     names = dict.fromkeys(circuit["quantity"]["name"] for circuit in data["circuits"] if circuit["quantity"]["signed"])
     page = (folder / "viewer.html").read_text(encoding="utf-8")

@@ -18,17 +18,17 @@ def attention_patterns(
     """Each head's attention on the clean prompt of a pair.
 
     Args:
-        model: a model whose attention can be seen.
-        pairs: where the prompt comes from.
-        heads: names, `a5.h2`; what is no head is left out.
-        pair: which pair.
+        model: a model that exposes its attention patterns.
+        pairs: the prompts.
+        heads: names such as `a5.h2`; names of other nodes are ignored.
+        pair: number of the pair.
 
     Returns:
         The prompt's tokens as text (ids without a tokenizer), and for each head its pattern [query, key].
 
     Raises:
-        InputError: there is no such pair.
-        ModelError: the model does not show its attention.
+        InputError: the pair does not exist.
+        ModelError: the model does not expose its attention patterns.
     """
     if not 0 <= pair < len(pairs):
         raise InputError(f"there is no pair {pair}; there are {len(pairs)}, counted from 0")

@@ -1,4 +1,4 @@
-"""What the viewer's page is told of circuits, prompts and names, as JSON."""
+"""JSON data of the viewer's page: circuits, prompts and names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from circuits.results.wording import method_name
 from circuits.viewer.prompts import ShownPrompt
 
 START = 40
-"""Edges that are shown at first."""
+"""Number of edges shown initially."""
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-"""Two of them are a weight: 0 is AA, 1 is __."""
+"""Two digits encode an attention weight: AA is 0, __ is 1."""
 
 
 def page_data(
@@ -22,7 +22,7 @@ def page_data(
     prompts: Sequence[ShownPrompt],
     naming: Naming,
 ) -> dict[str, Any]:
-    """Everything that the page shows."""
+    """All data of the page."""
     one, *others = circuits.values()
     shared = one.mask & others[0].mask if others else one.mask
     both = set(one.graph.edge_names(shared))
@@ -47,7 +47,7 @@ def page_data(
 
 
 def _lines(circuit: Circuit) -> list[list[Any]]:
-    """Source, target, part, score, standard error and name; an edge into a shared key/value head is a line to each of its heads."""
+    """Source, target, part, score, standard error and name; an edge into a shared key/value head becomes one line to each head."""
     graph, nodes = circuit.graph, set(circuit.nodes)
     targets = [[node for node in graph.nodes_fed_by(r) if node in nodes] or ["logits"] for r in graph.reader_nodes]
     lines = []
@@ -59,7 +59,7 @@ def _lines(circuit: Circuit) -> list[list[Any]]:
 
 
 def _row(node: str, graph: Graph) -> int:
-    """Height of a node before empty rows are closed up: input, then heads and MLP of each layer, then logits."""
+    """Row of a node before empty rows are removed: input, then heads and MLP of each layer, then logits."""
     if node in ("input", "logits"):
         return 0 if node == "input" else 2 * graph.n_layers + 1
     return 2 * int(node[1:].split(".")[0]) + (1 if node[0] == "a" else 2)
@@ -72,13 +72,13 @@ def _prompt(prompt: ShownPrompt) -> dict[str, Any]:
 
 
 def _packed(pattern: Sequence[Sequence[float]]) -> str:
-    """The weights of each query on itself and the tokens before it, two characters each."""
+    """Attention weights of each query on itself and earlier tokens, two characters each."""
     steps = [round(min(1.0, max(0.0, w)) * 4095) for i, row in enumerate(pattern) for w in row[: i + 1]]
     return "".join(DIGITS[step // 64] + DIGITS[step % 64] for step in steps)
 
 
 def _facts(circuit: Circuit) -> str:
-    """A line on where a circuit comes from."""
+    """A line on the origin of a circuit."""
     origin, quantity = circuit.provenance, quantity_of(circuit.provenance)
     facts = [f"{len(circuit)} edges, {len(circuit.nodes)} nodes"]
     facts += [f"by {method_name(origin)}"] if origin.get("method") else []
@@ -89,7 +89,7 @@ def _facts(circuit: Circuit) -> str:
 
 
 def _quantity(circuit: Circuit) -> dict[str, Any]:
-    """What the page says of the sign of a score."""
+    """Name, unit and sign of the scores."""
     quantity = quantity_of(circuit.provenance)
     return {
         "name": quantity.name, "unit": quantity.unit, "signed": quantity.signed, "helps": quantity.positive,

@@ -1,4 +1,4 @@
-"""The prompts of a run as the viewer shows them: tokens, answers, and the attention of heads."""
+"""The prompts shown in the viewer: tokens, answers, and attention of heads."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from circuits.results.circuit import Circuit
 from circuits.viewer.attention import attention_patterns
 
 PROMPTS = 8
-"""Pairs that a page shows."""
+"""Number of pairs on a page."""
 MOST_ANSWERS = 12
-"""Answers, and distractors, of a pair that are shown."""
+"""Number of answers, and of distractors, shown per pair."""
 ROOM = 150_000
-"""Characters that all attention patterns of a page may take."""
+"""Characters available for all attention patterns of a page."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class ShownPrompt:
     """A pair as text.
 
     Attributes:
-        number: of the pair, counted from 0.
+        number: number of the pair, from 0.
         clean, corrupted: tokens.
-        answers, distractors: tokens; of many the first few, and how many more there are.
+        answers, distractors: tokens; if there are many, the first few and the number of others.
         roles: name -> token index.
-        patterns: attention of heads on the clean prompt, [query, key] each.
+        patterns: head -> its attention on the clean prompt, [query, key].
     """
 
     number: int
@@ -45,14 +45,14 @@ def shown_prompts(
     """The pairs that a page shows.
 
     Args:
-        model: whose attention is shown, and whose tokenizer makes text of ids.
+        model: a model, for its attention and its tokenizer.
         pairs: the prompts.
-        circuits: whose heads are asked for their attention, those of the strongest edges first.
-        first: the pair to begin with.
-        room: characters that the attention patterns may take in the page; 0: no attention, and the model does not run.
+        circuits: circuits whose heads' attention is shown, starting with the heads of the strongest edges.
+        first: number of the first pair.
+        room: characters available for the attention patterns; 0: no attention, and the model is not run.
 
     Raises:
-        InputError: there is no such pair.
+        InputError: the pair does not exist.
     """
     if not 0 <= first < len(pairs):
         raise InputError(f"there is no pair {first}; there are {len(pairs)}, counted from 0")
@@ -64,7 +64,7 @@ def shown_prompts(
         if chosen:
             try:
                 _, patterns = attention_patterns(model, pairs, chosen, i)
-            except ModelError:  # the model does not show its attention
+            except ModelError:  # the model does not expose its attention patterns
                 room = 0
         room -= each * len(patterns)
         shown.append(_shown(model, i, pairs.pair(i), patterns))
@@ -72,7 +72,7 @@ def shown_prompts(
 
 
 def _strongest_heads(circuits: Sequence[Circuit]) -> list[str]:
-    """Heads of the circuits, by the largest score of an edge that they have."""
+    """Heads of the circuits, ordered by the largest score of their edges."""
     largest: dict[str, float] = {}
     for circuit in circuits:
         graph = circuit.graph

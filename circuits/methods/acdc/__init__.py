@@ -1,18 +1,18 @@
-"""ACDC: edges are ablated one after the other, and stay away if the metric hardly minds (Conmy et al. 2023, 2304.14997).
+"""ACDC: ablates edges one after the other and removes those that hardly change the metric (Conmy et al. 2023, 2304.14997).
 
-The metric is taken as a loss L to be kept low: a divergence as it is, anything of which more is more of the behaviour with
-a minus. Starting from all edges, readers are visited from the end, `logits` first; then, per layer from the last: its MLP,
-the tests of whole value, key and query inputs, the edges into values, keys and queries (heads from the last). Edges of one
-reader go from the latest writer to the earliest. An edge is removed, for good, where
+The loss L is the metric if it is a divergence, and minus the metric if more of it is more of the behaviour. The search starts with
+all edges and visits readers from the end: `logits` first, then in each layer, from the last, the MLP, the tests of whole value,
+key and query inputs, and the edges into values, keys and queries (last heads first). The edges of one reader are tested from the
+latest writer to the earliest. An edge is removed, permanently, if
 
     L(without it) - L(now) < threshold           (strict, signed; `absolute`: |L(without it) - L(now)| < threshold)
 
-A reader whose whole input can be ablated at once in the same way loses its edges untested, and so does a node without
-out-edges. All that is as the published reference does it, edge for edge (golden files are among the tests). Keys and values
-that a group of heads shares are tested once.
+A reader loses its edges untested if its whole input can be ablated at once by the same criterion, and so does a node without
+out-edges. All this follows the published reference edge for edge (the tests have golden files). Keys and values that a group
+of heads shares are tested once.
 
-Tests are made speculatively: row i of a batch assumes that the edges 1 … i go; rows are read up to the first edge that
-stays. So the result is the sequential one. Each row computes only what a change reaches (`engine.incremental`).
+Tests are speculative: row i of a batch assumes that edges 1 … i are removed, and rows are read up to the first edge that is kept.
+The result is that of the sequential search. Each row computes only what a change reaches (`engine.incremental`).
 """
 
 import math
@@ -43,7 +43,7 @@ from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, provenance
 
 ORDERS = ("eap", "eap-ig")
-"""By whose scores ACDC can test each reader's edges."""
+"""Edge attribution methods whose scores can order the tests of a reader's edges."""
 
 
 @on_model
@@ -69,8 +69,8 @@ def acdc(
     Args:
         model: a loaded model.
         pairs: the prompts to explain.
-        threshold: in the metric's unit; edges whose removal raises the loss by less go.
-        metric: None: the one the task prefers. The reference uses `kl_divergence`.
+        threshold: in the metric's unit; edges whose removal raises the loss by less are removed.
+        metric: None: the task's preferred metric. The reference uses `kl_divergence`.
         ablation: what replaces an ablated edge's value.
         absolute, reader_tests, order, start_layer, most_rows: see `Rules`.
         start: a circuit to prune further; None: all edges.
@@ -79,14 +79,14 @@ def acdc(
         progress: called with a `Tally`.
 
     Returns:
-        The circuit. An edge's score is the change that its test saw, in the metric's unit and positive where the edge
-        helps; NaN where it was not tested. `provenance["search"]` has the loss before and after, the tests made, the
-        closest that any change came to the threshold (in float32, changes move by about 1e-6 of the metric with the batch
-        size; edge-for-edge equality is promised in float64), and whether single nodes were computed again (`by_node`) or
-        whole layers, where the architecture has no description node by node.
+        The circuit. An edge's score is the change measured by its test, in the metric's unit, positive if the edge helps; NaN
+        if it was not tested. `provenance["search"]` has the loss before and after, the number of tests, the smallest distance
+        of a change from the threshold (in float32, changes vary by about 1e-6 of the metric with the batch size; only float64
+        guarantees the same edges), and whether single nodes were recomputed (`by_node`) or whole layers, if the
+        architecture has no description by node.
 
     Raises:
-        InputError: an option that cannot be used, or a store that belongs to another question.
+        InputError: an invalid option, or a store that belongs to another question.
     """
     rules = Rules(float(threshold), absolute, reader_tests, start_layer, order, most_rows)
     return _acdc_of(Question.ask(model, pairs, metric, ablation, batch_size), rules, start, store, progress)
@@ -115,10 +115,10 @@ def acdc_sweep(
     progress: Report | None = None,
     **rules: Any,
 ) -> tuple[Circuit, ...]:
-    """ACDC at several thresholds, from the loosest (most edges) to the tightest, each pruning the circuit before it further.
+    """ACDC at several thresholds, from the loosest (most edges) to the tightest; each search prunes the previous circuit further.
 
-    So the circuits are nested, and all but the first cost little. The first is what `acdc` gives; a later one need not be,
-    since it started from fewer edges.
+    The circuits are nested, and all but the first cost little. The first equals the result of `acdc`; later ones may differ
+    from it, since they start with fewer edges.
 
     Args:
         model, pairs, metric, ablation, batch_size, start, progress: see `acdc`.
@@ -126,7 +126,7 @@ def acdc_sweep(
         rules: see `Rules`.
 
     Returns:
-        A circuit for each threshold, in the order given.
+        A circuit for each threshold, in the given order.
     """
     if not thresholds:
         raise InputError("a sweep needs at least one threshold")
@@ -155,20 +155,19 @@ def acdc_of_size(
     progress: Report | None = None,
     **rules: Any,
 ) -> Circuit:
-    """A circuit of at most that many edges: the threshold is found by bisection, on a logarithmic scale.
+    """A circuit of at most `edges` edges; the threshold is found by bisection on a logarithmic scale.
 
-    Each round prunes the smallest circuit found so far that is still too large, so that all rounds but the first cost
-    little; the circuit is the largest found that is small enough. `provenance["rounds"]` has each round's threshold and
-    number of edges.
+    Each round prunes the smallest circuit so far that is still too large, so all rounds but the first cost little. The result
+    is the largest circuit found that is small enough. `provenance["rounds"]` has each round's threshold and number of edges.
 
     Args:
         model, pairs, metric, ablation, batch_size, progress: see `acdc`.
-        edges: how many are wanted.
-        rounds: searches at most.
+        edges: the largest number of edges.
+        rounds: the largest number of searches.
         rules: see `Rules`.
 
     Raises:
-        InputError: a number of edges that the graph does not have.
+        InputError: the graph does not have that many edges.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     return _acdc_of_size(question, edges, rounds=rounds, progress=progress, **rules)
@@ -208,11 +207,11 @@ def _acdc_of_size(
 
 
 FIRST_FRACTION = 200
-"""A search for a number of edges begins with the metric's range, clean to everything ablated, divided by this."""
+"""A search for a number of edges starts at the metric's range, from clean to everything ablated, divided by this."""
 
 
 def _checked(model: Model, rules: Rules, start: Circuit | None) -> Circuit:
-    """The circuit to begin with; InputError for rules that cannot be followed."""
+    """The circuit to start from; InputError if the rules cannot be applied."""
     graph = model.graph
     if math.isnan(rules.threshold):
         raise InputError("the threshold is not a number")
@@ -227,7 +226,7 @@ def _checked(model: Model, rules: Rules, start: Circuit | None) -> Circuit:
 
 
 def _options(rules: Rules, start: Circuit, question: Question) -> dict[str, Any]:
-    """The options that decide the result, and the batch size."""
+    """The options that determine the result, and the batch size."""
     return {
         # JSON has no infinities.
         "threshold": rules.threshold if math.isfinite(rules.threshold) else str(rules.threshold),
@@ -261,7 +260,7 @@ def _discovered(
     store: str | Path | None = None,
     **rules: Any,
 ) -> Circuit:
-    """ACDC at a threshold, or for a number of edges; with a `store`, a killed search goes on."""
+    """ACDC at a threshold or for a number of edges; with a `store`, a killed search can be continued."""
     start = None if start_circuit is None else Circuit.from_json(start_circuit)
     if edges is not None and start is not None:
         raise InputError("a circuit to start from goes with a threshold, not with a number of edges")

@@ -1,4 +1,4 @@
-"""A metric over all pairs as one number to be kept low, kept up to date while edges are ablated."""
+"""A metric over all pairs as a loss, updated incrementally while edges are ablated."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
@@ -16,21 +16,20 @@ from circuits.question.metrics import Targets
 from circuits.question.question import Batch, Question
 
 STATE_TOKENS = 1024
-"""Batches are joined to one state up to about that many tokens."""
+"""Batches are joined to one state of at most about this many tokens."""
 LOGIT_ROWS = 64
-"""Logits of the whole vocabulary are computed for about that many pairs at once: fewer read its weights too often, more are
-not used."""
+"""Logits of the whole vocabulary are computed for about this many pairs at once: fewer would read the unembedding too often, and more
+would often compute rows that are not used."""
 
 
 class Loss:
-    """The mean over all pairs of the metric, with a minus where higher is more of the behaviour.
+    """The mean of the metric over all pairs, negated if higher is more of the behaviour.
 
-    All pairs are held at once, with their clean run and every writer's (replacement - clean). Call it within
-    `inference_state`.
+    Holds all pairs in memory, with their clean run and every writer's (replacement - clean). Call it within `inference_state`.
 
     Attributes:
-        by_node: whether single nodes are computed again after a change, or whole layers.
-        coupled: whether the heads of a layer depend on each other through one post-norm, so that all live together.
+        by_node: whether a change recomputes single nodes, or whole layers.
+        coupled: whether one post-norm couples the heads of a layer, so that all of them are live together.
     """
 
     def __init__(self, question: Question) -> None:
@@ -45,7 +44,7 @@ class Loss:
         self.coupled = any(not block.linear_heads for block in question.model.architecture.blocks)
 
     def rows_worth(self, reader: int) -> int:
-        """How many switches of edges into this reader a trial should hold at most."""
+        """The largest useful number of switches of edges into this reader in one trial."""
         return min(state.rows_worth(reader) for state in self.states)
 
     def reset(self, keep: Bool[Tensor, "writer reader"]) -> None:
@@ -54,11 +53,11 @@ class Loss:
             state.reset(keep)
 
     def value(self) -> float:
-        """The loss now."""
+        """The current loss."""
         return self.of([state.logits() for state in self.states])
 
     def range(self) -> float:
-        """How far the loss moves from all edges kept to none."""
+        """The change of the loss from all edges kept to none."""
         ends = []
         for keep in (self.question.model.graph.edge_mask, torch.zeros_like(self.question.model.graph.edge_mask)):
             self.reset(keep)
@@ -70,10 +69,10 @@ class Loss:
         return LossTrial(self, [state.trial(switches) for state in self.states])
 
     def of(self, logits: Sequence[Float[Tensor, "pair d_out"]]) -> float:
-        """The loss of these logits, a tensor for each state.
+        """The loss of these logits, one tensor for each state.
 
         Raises:
-            ModelError: it is not finite.
+            ModelError: the loss is not finite.
         """
         metric, total = self.question.metric, 0.0
         for each, targets in zip(logits, self.targets, strict=True):
@@ -87,7 +86,7 @@ class Loss:
 
 
 class LossTrial:
-    """`Trial` over all states; losses are computed when they are asked for, some rows at once."""
+    """`Trial` over all states; computes losses when they are read, several rows at once."""
 
     def __init__(self, loss: Loss, trials: Sequence[Trial]) -> None:
         self.loss, self.trials = loss, trials
@@ -97,7 +96,7 @@ class LossTrial:
         self._logits: list[Tensor] = []
 
     def value(self, row: int) -> float:
-        """The loss with the switches 0 … row made."""
+        """The loss with switches 0 … row made."""
         at = row - self._first
         if not self._logits or not 0 <= at < len(self._logits[0]):
             self._first, at = row, 0
@@ -110,7 +109,7 @@ class LossTrial:
 
 
 def _groups(question: Question) -> Iterator[list[tuple[Batch, Prepared]]]:
-    """The batches, prepared, in groups of about `STATE_TOKENS` tokens."""
+    """The prepared batches in groups of about `STATE_TOKENS` tokens."""
     model, group = question.model, []
     for batch in question.batches():
         run = record_run(model.architecture, batch.suffix)
@@ -142,7 +141,7 @@ def _states(question: Question, batches: Sequence[tuple[Batch, Prepared]]) -> tu
 
 
 def _joined(batches: Sequence[Targets]) -> Targets:
-    """Targets one behind the other, filled up to the widest."""
+    """Concatenates targets, padded to the widest."""
     joined: dict[str, Tensor | None] = {}
     for field in fields(Targets):
         values = [value for batch in batches if (value := getattr(batch, field.name)) is not None]

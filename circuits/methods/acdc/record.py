@@ -1,9 +1,9 @@
-"""ACDC's record: `steps.jsonl`, one line a test in the order made, written as it goes.
+"""ACDC's record: `steps.jsonl`, one line per test in order, written during the search.
 
-A killed run leaves whole lines and at most one torn one. A run that finds them replays the decisions, layer by layer, and
-begins to compute with the first layer whose tests are not all there: that layer's lines are cut off and made again, so
-that the file ends the same, byte by byte, wherever a run was killed. Lines that were altered are cut off with all behind them.
-After a power cut, at most the tests of the last second (`SYNC_SECONDS`), or of one layer, are made again.
+A killed run leaves whole lines and at most one torn line. The next run replays the decisions layer by layer. At the first layer
+without all its tests, it removes that layer's lines and makes its tests again, so the final file is the same, byte by byte,
+wherever a run was killed. Altered lines are removed with all lines after them. After a power failure, at most the tests of the
+last second (`SYNC_SECONDS`), or of one layer, are made again.
 """
 
 import hashlib
@@ -29,19 +29,19 @@ STEPS_FILE = "steps.jsonl"
 SUMS_FILE = "steps.sha256"
 QUESTION_FILE = "question.json"
 SCHEMA = 1
-"""Of a record; one that does not say is of the first."""
+"""Schema of a record; records without a schema have the first."""
 SYNC_SECONDS = 1.0
-"""Between syncs to the disk, at least: a small model makes thousands of tests a second."""
+"""Shortest time between syncs to the disk: a small model makes thousands of tests per second."""
 
 
 class Step(NamedTuple):
     """One test.
 
     Attributes:
-        writer: the edge's writer; None: the reader's whole input was tested at once.
+        writer: the edge's writer; None: the test ablated the reader's whole input.
         reader: the reader.
-        change: of the loss, when the edge (or the input) was ablated.
-        kept: whether it stays.
+        change: change of the loss when the edge (or the input) was ablated.
+        kept: whether the edge (or the input) is kept.
     """
 
     writer: str | None
@@ -51,24 +51,24 @@ class Step(NamedTuple):
 
 
 class EndOfRecordError(Exception):
-    """The record holds no further test."""
+    """The record has no further test."""
 
 
 class Record:
-    """The file of one search; without a directory nothing is kept.
+    """The file of one search; nothing is stored without a directory.
 
-    Only one process may write to it. Beside the steps, `SUMS_FILE` has a line for each write: how many bytes of steps there
-    are, and their SHA-256. What does not agree with it is cut off.
+    Only one process may write to it. `SUMS_FILE` has a line for each write: the number of bytes of steps so far, and their
+    SHA-256. Steps that do not match are removed.
     """
 
     def __init__(self, directory: str | Path | None, origin: Provenance) -> None:
-        """Opens or makes the record of a question.
+        """Opens or creates the record of a question.
 
         Raises:
-            InputError: the directory holds another question's record, cannot be used, or is in use.
+            InputError: the directory has another question's record, cannot be used, or is in use.
 
         Warns:
-            DamageWarning: the record was altered; its tests are made again from there.
+            DamageWarning: the record was altered; tests from there on are made again.
         """
         self._open = ExitStack()
         self._files: tuple[int, int] | None = None
@@ -93,27 +93,27 @@ class Record:
 
     def close(self) -> None:
         if self._files is not None:
-            with suppress(OSError):  # what is not on the disk is made again
+            with suppress(OSError):  # tests that are not on the disk are made again
                 self._sync()
             self._files = None
         self._open.close()
 
     def _sync(self) -> None:
-        """Has the steps on the disk, and then their sums."""
+        """Syncs the steps to the disk, then their sums."""
         assert self._files is not None
         for handle in self._files:
             sync_handle(handle)
         self._synced = time.monotonic()
 
     def mark(self) -> int:
-        """The place in the file."""
+        """The current position in the file."""
         return self._at
 
     def next(self) -> Step:
         """The next test of an earlier run.
 
         Raises:
-            EndOfRecordError: there is none.
+            EndOfRecordError: there are no more tests.
         """
         end = self._content.find(b"\n", self._at) + 1
         if not end:
@@ -127,7 +127,7 @@ class Record:
             ) from None
 
     def cut(self, mark: int) -> None:
-        """Forgets what was recorded behind `mark`."""
+        """Removes everything recorded after `mark`."""
         del self._content[mark:]
         self._at = mark
         if self._files is None:
@@ -135,14 +135,14 @@ class Record:
         while self._sums[-1][0] > mark:
             self._sums.pop()
         steps, sums = self._files
-        os.ftruncate(sums, self._sums[-1][1])  # first, so that a kill leaves steps without sums and never the reverse
+        os.ftruncate(sums, self._sums[-1][1])  # first: a kill then leaves steps without sums, never sums without steps
         os.ftruncate(steps, mark)
         self._sum = hashlib.sha256(self._content)
         if self._sums[-1][0] < mark:
             self._note(mark)
 
     def write(self, steps: list[Step]) -> None:
-        """Appends tests; they survive the death of this process.
+        """Appends tests; they are not lost if this process is killed.
 
         Raises:
             InputError: the disk is full.
@@ -165,14 +165,14 @@ class Record:
             ) from None
 
     def _note(self, size: int) -> None:
-        """Writes down the sum of all steps so far, after them."""
+        """Writes the checksum of all steps so far, after the steps."""
         assert self._files is not None
         line = f"{size} {self._sum.hexdigest()}\n".encode()
         _append(self._files[1], line)
         self._sums.append((size, self._sums[-1][1] + len(line)))
 
     def _check(self, steps: bytes, sums: bytes) -> None:
-        """Finds how much of the record is whole, and cuts off the rest."""
+        """Determines how much of the record is intact, and removes the rest."""
         running = hashlib.sha256()
         size = summed = 0
         for line in sums.splitlines(keepends=True):
@@ -186,7 +186,7 @@ class Record:
                 break
             running, size, summed = further, upto, summed + len(line)
             self._sums.append((size, summed))
-        # A killed process leaves at most one write without its sum, and a torn line of sums: neither is damage.
+        # A kill leaves at most one write without its sum, or a torn line of sums: neither is damage.
         if summed < len(sums) and sums.endswith(b"\n"):
             damage = f"{self._name} was altered or cut short after {size} bytes; the tests from there on are made again"
             warnings.warn(damage, DamageWarning, stacklevel=4)
@@ -196,7 +196,7 @@ class Record:
 
 
 def _opened(path: Path, stack: ExitStack) -> int:
-    """A file to append to."""
+    """Opens a file for appending."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
     stack.callback(os.close, handle)
     return handle
@@ -208,7 +208,7 @@ def _append(file: int, data: bytes) -> None:
 
 
 def _claim(directory: Path, asked: dict[str, Any]) -> None:
-    """Writes down whose record this is, or finds it written."""
+    """Writes the question of this record, or checks that the stored one is the same."""
     path = directory / QUESTION_FILE
     if not path.exists():
         if any(not file.name.endswith((PART, ".lock")) for file in directory.iterdir()):
@@ -230,7 +230,7 @@ def read_steps(path: str | Path) -> Iterator[Step]:
     """The tests in a `steps.jsonl`.
 
     Raises:
-        InputError: no such file, or a line is no test.
+        InputError: the file does not exist, or a line is not a test.
     """
     try:
         with open_regular(path) as file:

@@ -1,6 +1,6 @@
-"""One ACDC search: which tests are made, in which order, and what follows from each. See `methods.acdc` for the rules' why.
+"""One ACDC search: its tests, their order, and the decisions. `methods.acdc` explains the rules.
 
-Tests are made speculatively, and their decisions are replayed from a record where there is one; both give the sequential
+Tests are made speculatively, and decisions of an earlier run are replayed from its record. Both give the result of the sequential
 search.
 """
 
@@ -21,11 +21,11 @@ from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance
 
 FIRST_ROWS, MOST_ROWS = 4, 32
-"""Tests made at once: at the beginning of a layer, and at most."""
+"""Number of tests in a batch: at the beginning of a layer, and at most."""
 NEAR = 0.5
-"""A batch ends with a test of which the last of its kind changed the loss by more than this share of the threshold."""
+"""A batch ends with a test if the last test of its kind changed the loss by more than this share of the threshold."""
 Test = tuple[int | None, int]
-"""(writer, reader); no writer: the reader's whole input."""
+"""(writer, reader); None as writer: the reader's whole input."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Rules:
     """How edges are tested.
 
     Attributes:
-        threshold: edges that change the loss by less go.
-        absolute: compare the size of the change, so that edges that hurt stay as well.
-        reader_tests: test the whole inputs of q, k and v readers first.
-        start_layer: the last layer (counted from the first) whose readers are visited; edges into earlier ones stay.
-        order: test the edges of a reader from the smallest absolute score to the largest; None: from the latest writer.
-        most_rows: tests made at once at most; 1: one after the other. Does not change the result.
+        threshold: edges that change the loss by less are removed.
+        absolute: compare the size of the change, so that harmful edges are kept too.
+        reader_tests: first test the whole inputs of q, k and v readers.
+        start_layer: the lowest layer whose readers are visited; edges into earlier layers are kept.
+        order: test the edges of a reader in increasing order of these absolute scores; None: from the latest writer.
+        most_rows: largest number of tests at once; 1: one after the other. Does not change the result.
     """
 
     threshold: float
@@ -51,14 +51,14 @@ class Rules:
 
 @dataclass(frozen=True)
 class Tally:
-    """How far a search is.
+    """Progress of a search.
 
     Attributes:
-        readers, readers_done: to be visited in all, and so far.
-        tests: made so far, of edges and of whole inputs.
-        edges_tested, edges_kept: so far.
-        loss: with the edges that are there now.
-        closest: how close any change came to the threshold.
+        readers, readers_done: number of readers in total, and visited so far.
+        tests: number of tests so far, of edges and of whole inputs.
+        edges_tested, edges_kept: numbers so far.
+        loss: loss with the current edges.
+        closest: smallest distance of a change from the threshold.
     """
 
     readers: int
@@ -77,8 +77,8 @@ class Search:
     """One pass over all readers.
 
     Attributes:
-        mask: True at the edges that are there now.
-        changes: per edge the change its test saw; NaN: not tested.
+        mask: True at the current edges.
+        changes: change of the loss in each edge's test; NaN: not tested.
     """
 
     def __init__(self, loss: Loss, rules: Rules, start: Circuit, record: Record, report: Report | None) -> None:
@@ -113,7 +113,7 @@ class Search:
         return circuit.with_provenance(search=summary)
 
     def _visit(self, layer: int) -> None:
-        """All tests of one layer: as an earlier run recorded them, or made now from a state that the tests before it decide."""
+        """Makes all tests of one layer: replays them from an earlier run's record, or computes them from the current edges."""
         mask, tally, last, mark = self.mask.clone(), self.tally, dict(self._last), self.record.mark()
         try:
             self._tests_of_layer(layer, self._replay)
@@ -170,7 +170,7 @@ class Search:
     # --- decisions ------------------------------------------------------------------------------------------------------
 
     def _replay(self, tests: list[Test]) -> list[bool]:
-        """The decisions of an earlier run."""
+        """The recorded decisions of an earlier run."""
         kept = []
         for test in tests:
             step = self.record.next()
@@ -184,7 +184,7 @@ class Search:
         return kept
 
     def _test(self, tests: list[Test]) -> list[bool]:
-        """Makes the tests, many at a time, and stops reading at the first that stays."""
+        """Makes the tests in batches; each batch is read up to the first edge that is kept."""
         kept: list[bool] = []
         while len(kept) < len(tests):
             batch = self._next_batch(tests, len(kept))
@@ -197,7 +197,7 @@ class Search:
         return kept
 
     def _next_batch(self, tests: list[Test], first: int) -> list[Test]:
-        """As many tests as are likely to go, and no more than are worth one pass."""
+        """As many tests as will probably remove their edges, and no more than are efficient in one pass."""
         batch: list[Test] = []
         worth = self.rows
         for test in tests[first : first + self.rows]:
@@ -210,7 +210,7 @@ class Search:
         return batch
 
     def _kind(self, test: Test) -> tuple[int | None, str]:
-        """Tests that are likely to turn out alike: a writer's edges into values (keys, queries, MLPs)."""
+        """The class of a test; tests of one class often have the same outcome: a writer's edges into values (keys, queries, MLPs)."""
         return test[0], self.graph.reader_nodes[test[1]].part
 
     def _one_trial(self, tests: list[Test]) -> Iterator[tuple[Test, float, bool]]:
@@ -238,7 +238,7 @@ class Search:
         return None if writer is None else self.graph.writer_names[writer], self.graph.reader_names[reader]
 
     def _decided(self, decided: Sequence[tuple[Test, float, bool]]) -> None:
-        """Takes decisions into the mask and the tally."""
+        """Applies decisions to the mask and the tally."""
         tally = self.tally
         tested, stayed, closest = tally.edges_tested, tally.edges_kept, tally.closest
         for (writer, reader), change, stays in decided:
