@@ -1,10 +1,12 @@
 """Shared by several commands: loading models, starting workers, checking names."""
 
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from circuits.cli.terminal import console_stderr
+from circuits.cli.terminal import console_stderr, note
 from circuits.errors import InputError
 from circuits.methods import options
 from circuits.prompts.source import find_pairs as find_pairs
@@ -40,6 +42,18 @@ def load(name: str, dtype: str | None, device: str, revision: str | None, device
         from circuits.model import load_model
 
         return load_model(name, dtype=dtype, device=device, device_map=device_map, revision=revision)
+
+
+@contextmanager
+def resumable(recorded: bool) -> Iterator[None]:
+    """After Ctrl-C, names the command that continues the work of its block, if it keeps a record."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if recorded:
+            words = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+            note(f"to continue: {shlex.join(['circuits', *words, '--resume'])}")
+        raise
 
 
 def model_of(origin: "Provenance", model: str | None) -> tuple[str, str, str | None]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from circuits.cli.common import check_workers, find_pairs, load, names_in, workers_on
+from circuits.cli.common import check_workers, find_pairs, load, names_in, resumable, workers_on
 from circuits.cli.config import config_text
 from circuits.cli.discover_options import Asked, Computed, Divided, Target, Written
 from circuits.cli.file_pairs import FilePairs, note_unfit
@@ -47,7 +47,7 @@ def discover(
         note_unfit(pairs)
         if asked.n is not None and len(pairs) < asked.n:
             note(f"{target} has {len(pairs)} pairs{' of one length' if asked.one_length else ''}, not {asked.n}")
-        with workers_on(**vars(divided)) as workers, collected():
+        with workers_on(**vars(divided)) as workers, collected(), resumable(recorded):
             result = run_discovery(
                 model, pairs, method=asked.method, metric=asked.metric, ablation=asked.ablation,
                 noise_tokens=names_in(asked.noise_tokens), seed=asked.seed, batch_size=computed.batch_size, stage=stage,

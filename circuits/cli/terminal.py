@@ -74,12 +74,13 @@ def print_finished(record: Mapping[str, Any], out: Path, as_json: bool) -> None:
 def _edge_rows(result: "Discovery") -> list[tuple[str, str]]:
     numbers = result.summary()
     metric = metric_name(numbers["metric"])
+    digits = _digits([numbers[name] for name in ("clean", "ablated", "circuit")], 3)
     return [
         ("accuracy of the model", "–" if result.accuracy is None else f"{result.accuracy:.2f}"),
         *answer_rows(result.answers),
-        (f"{metric}, clean", _decimal(numbers["clean"])),
-        (f"{metric}, everything ablated ({numbers['ablation']})", _decimal(numbers["ablated"])),
-        (f"{metric}, circuit", _decimal(numbers["circuit"])),
+        (f"{metric}, clean", _decimal(numbers["clean"], digits)),
+        (f"{metric}, everything ablated ({numbers['ablation']})", _decimal(numbers["ablated"], digits)),
+        (f"{metric}, circuit", _decimal(numbers["circuit"], digits)),
         ("edges of the circuit", f"{numbers['edges']} of {numbers['edges_in_graph']}"),
         *_search_rows(result),
         ("nodes of the circuit", str(numbers["nodes"])),
@@ -118,10 +119,11 @@ def _strongest_edges(result: "Discovery") -> Any:
     from circuits.results.quantity import quantity_of
 
     quantity = quantity_of(result.provenance)
-    plus = "+" if quantity.signed else ""
+    plus, strongest = "+" if quantity.signed else "", result.strongest(10)
+    digits = _digits([score for _, score, _ in strongest], 4)
     rows = [
-        (edge, "yes" if edge in result.circuit else "no", f"{score:{plus}.4f}", _decimal(stderr, 4))
-        for edge, score, stderr in result.strongest(10)
+        (edge, "yes" if edge in result.circuit else "no", _decimal(score, digits, plus), _decimal(stderr, digits))
+        for edge, score, stderr in strongest
     ]
     columns = {"edge": False, "in the circuit": False, quantity.name: True, "std. error": True}
     return table("strongest edges", columns, rows)
@@ -131,12 +133,13 @@ def _node_rows(result: "NodeDiscovery") -> list[tuple[str, str]]:
     numbers, options = result.summary(), result.options
     where = "" if numbers["positions"] is None else f" × {numbers['positions']} positions"
     metric = metric_name(numbers["metric"])
-    other = (f"{metric}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"]))
+    digits = _digits([numbers["clean"], numbers["corrupted"]], 3)
+    other = (f"{metric}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"], digits))
     if numbers["corrupted"] is None:
         other = ("ablated by", numbers["ablation"])
     return [
         *answer_rows(result.answers),
-        (f"{metric}, clean", _decimal(numbers["clean"])),
+        (f"{metric}, clean", _decimal(numbers["clean"], digits)),
         other,
         ("nodes", f"{numbers['nodes']}{where}"),
         *declared(options["method"]).shown(options),
@@ -149,11 +152,13 @@ def _node_rows(result: "NodeDiscovery") -> list[tuple[str, str]]:
 
 def _strongest_nodes(result: "NodeDiscovery") -> Any:
     quantity = result.scores.quantity
-    plus, rows = "+" if quantity.signed else "", []
-    for entry in result.summary()["strongest"]:
-        low, high = entry["interval"] or (None, None)
-        between = "–" if low is None or high is None else f"{low:{plus}.4f} to {high:{plus}.4f}"
-        rows.append((entry["node"], _decimal(entry["effect"], 4, plus), _decimal(entry["stderr"], 4), between))
+    plus, rows, strongest = "+" if quantity.signed else "", [], result.summary()["strongest"]
+    digits = _digits([entry["effect"] for entry in strongest], 4)
+    for entry in strongest:
+        low, high = (_decimal(end, digits, plus) for end in entry["interval"] or (None, None))
+        between = "–" if "–" in (low, high) else f"{low} to {high}"
+        effect, error = _decimal(entry["effect"], digits, plus), _decimal(entry["stderr"], digits)
+        rows.append((entry["node"], effect, error, between))
     columns = {"node": False, quantity.name: True, "std. error": True, "95% interval": True}
     return table("strongest nodes", columns, rows)
 
@@ -173,6 +178,12 @@ def table(title: str | None, columns: Mapping[str, bool], rows: Iterable[Sequenc
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def _digits(values: Iterable[float | None], least: int) -> int:
+    """Decimals with which the largest of these values has three significant digits; at least `least`, at most 15."""
+    largest = max((abs(value) for value in values if value and math.isfinite(value)), default=1.0)
+    return min(max(least, 2 - math.floor(math.log10(largest))), 15)
 
 
 def _decimal(value: float | None, digits: int = 3, plus: str = "") -> str:

@@ -1,10 +1,14 @@
 """`circuits methods` and `circuits doctor`; short options."""
 
+from contextlib import chdir
+
 import pytest
 
 from circuits.cli.discover_options import Asked, Written
+from circuits.cli.terminal import _digits
 from circuits.methods.catalogue import DECLARED
-from tests.command import command
+from circuits.runs import discover
+from tests.command import GOLDEN_MODEL, a_place, command
 
 
 def test_the_list_names_every_method(monkeypatch, capsys):
@@ -58,3 +62,40 @@ def test_the_doctor_names_versions_devices_caches_and_what_is_missing(monkeypatc
     for fact in ("transformer-lens", "threads", "cache of models", "offline"):
         assert fact in shown
     assert "pygraphviz missing: pip install 'mech-circuits[viz]'" in shown
+
+
+def test_ctrl_c_names_the_command_that_continues(tmp_path, monkeypatch, capsys):
+    def stop(*given, **options):
+        raise KeyboardInterrupt
+
+    a_place(tmp_path / "place")
+    monkeypatch.setattr(discover, "discover", stop)
+    with chdir(tmp_path / "place"):
+        asked = (
+            "discover",
+            "PAIRS.jsonl",
+            "--model",
+            GOLDEN_MODEL,
+            "--method",
+            "coar",
+            "--samples",
+            48,
+            "--out",
+            "a run",
+        )
+        command(*asked, "--overwrite", code=130)
+        shown = capsys.readouterr().err
+        assert (
+            f"to continue: circuits discover PAIRS.jsonl --model {GOLDEN_MODEL} --method coar --samples 48 --out 'a run' --resume"
+            in shown
+        )
+        command(*asked[:4], "--method", "eap", code=130)
+        assert "to continue" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [([2.6, 0.1], 4), ([3.2e-5, 0.0], 7), ([None, float("nan")], 4), ([0.0], 4), ([1e-30], 15), ([12345.0], 4)],
+)
+def test_small_effects_are_shown_with_three_digits(values, digits):
+    assert _digits(values, 4) == digits
