@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import tasks
+import circuits
 from circuits import plugins
 from circuits.cli import tasks as tasks_command
 from tests.command import run
@@ -29,7 +29,7 @@ def test_the_pages_task_is_found_by_its_entry_point_and_checked(monkeypatch, tmp
     assert run(monkeypatch, ["tasks", "check", name, "--n", "8"]) == 0
     assert f"{name} in smollm2-135m, 8 pairs" in capsys.readouterr().out
     namespace = {}
-    exec(compile(lengths, str(PAGE), "exec"), {"tasks": tasks, "model": smollm2})
+    exec(compile(lengths, str(PAGE), "exec"), {"circuits": circuits, "model": smollm2})
     exec(compile(written + used, str(PAGE), "exec"), namespace)
     assert namespace["scores"] is not None
     exec(compile(known, str(PAGE), "exec"), namespace)
