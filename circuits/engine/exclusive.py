@@ -132,6 +132,8 @@ class _Looks:
         used = {owner: _processor_time(owner) for owner in owners}
         idle = any(self.used.get(owner) == seconds for owner, seconds in used.items())
         self.used = used
+        if not idle:
+            self.still = {}  # they have gone on since the last look
         return idle
 
     def frames(self, waiting: Collection[int]) -> dict[int, FrameType]:

@@ -242,3 +242,26 @@ def test_the_stack_of_a_thread_that_computes_is_not_read(monkeypatch):
     waiting.join(60)
     assert not waiting.is_alive()
     assert not reads
+
+
+def test_a_thread_that_waited_once_and_computes_since_is_waited_for(monkeypatch):
+    monkeypatch.setattr(exclusive, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(exclusive, "PATIENCE", 0.5)
+    lock, problems = Exclusive(), []
+
+    def second():
+        try:
+            with lock.hold(frozenset({1}), "it"):
+                pass
+        except InputError as problem:
+            problems.append(str(problem))
+
+    with lock.hold(frozenset({1}), "it"):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        threading.Event().wait(0.3)
+        end = time.thread_time() + 1.0
+        while time.thread_time() < end:
+            pass
+    waiting.join(60)
+    assert not problems
