@@ -29,7 +29,7 @@ MOST_PAIRS = 6
 def comparison_sections(found: Comparison) -> list[Section]:
     """The sections of a comparison's page, in order, without those that were not measured."""
     by = "size" if found.by == "abs" else "signed effect"
-    told = [table for table in (methods_table(found), circuits_table(found)) if table[2]]
+    tables = [table for table in (methods_table(found), circuits_table(found)) if table[2]]
     picture = (
         f"The picture: Spearman's correlation of mean effects over {len(found.nodes)} nodes, by {by}; hover for 95% bootstrap "
         "intervals over prompts. Methods can agree and be wrong together."
@@ -37,7 +37,7 @@ def comparison_sections(found: Comparison) -> list[Section]:
     text = " ".join(comparison_findings(found)) + f"\n\n{picture}"
     sections = [Section("What was found", text, rank_figure(found))]
     sections += [Section("What was compared", " ".join(_said(found)))]
-    sections += [Section(title[0].upper() + title[1:], "", Table(headings, rows)) for title, headings, rows in told]
+    sections += [Section(title[0].upper() + title[1:], "", Table(headings, rows)) for title, headings, rows in tables]
     if found.judge is not None:
         sections.append(
             Section(
@@ -80,17 +80,17 @@ def comparison_sections(found: Comparison) -> list[Section]:
 
 def _said(found: Comparison) -> list[str]:
     """Sentences on the methods compared, the ablations used, and what limits the comparison."""
-    told = [f"{len(found.methods)} results, over the {len(found.nodes)} nodes that all of them score."]
+    sentences = [f"{len(found.methods)} results, over the {len(found.nodes)} nodes that all of them score."]
     if found.judge is not None:
-        told.append(f"The scores are judged by fresh ablations: {found.judge}.")
+        sentences.append(f"The scores are judged by fresh ablations: {found.judge}.")
     without = [name for name in found.scores if name not in found.faithfulness]
     circuits = [name for name in without if name.endswith(" circuit")]
     alone = [name for name in without if name not in circuits]
     if alone and found.faithfulness:
-        told.append(f"Scores alone have no faithfulness: {', '.join(alone)}.")
+        sentences.append(f"Scores alone have no faithfulness: {', '.join(alone)}.")
     if circuits and found.faithfulness:
-        told.append(f"Faithfulness is undefined, or was not measured: {', '.join(circuits)}.")
-    return [*told, *(line for line in (found.caution, found.on_signs) if line)]
+        sentences.append(f"Faithfulness is undefined, or was not measured: {', '.join(circuits)}.")
+    return [*sentences, *(line for line in (found.caution, found.on_signs) if line)]
 
 
 def rank_figure(found: Comparison) -> Figure:

@@ -19,57 +19,63 @@ MOST_EDGES = 60
 """Most edges whose effect is drawn."""
 
 
-def write_evaluation(told: Mapping[str, Any], directory: Path) -> None:
+def write_evaluation(measured: Mapping[str, Any], directory: Path) -> None:
     """Writes `evaluation.json`, with its checksum, and `evaluation.html` into a run directory."""
-    title = f"Evaluation: {told['task']} in {told['model']}"
-    write_page(title, evaluation_sections(told), directory / "evaluation.html")
-    write_text(directory / "evaluation.json", sealed_json(told) + "\n")
+    title = f"Evaluation: {measured['task']} in {measured['model']}"
+    write_page(title, evaluation_sections(measured), directory / "evaluation.html")
+    write_text(directory / "evaluation.json", sealed_json(measured) + "\n")
 
 
-def evaluation_sections(told: Mapping[str, Any]) -> list[Section]:
+def evaluation_sections(measured: Mapping[str, Any]) -> list[Section]:
     """The sections of an evaluation's page, in order."""
-    where = "pairs that the circuit was not found on" if told["fresh"] else "pairs, those that the circuit was found on"
+    where = (
+        "pairs that the circuit was not found on" if measured["fresh"] else "pairs, those that the circuit was found on"
+    )
     sections = [
-        Section(title[0].upper() + title[1:], f"On {told['n_pairs']} {where}." if i == 0 else "", Table(headings, rows))
-        for i, (title, headings, rows) in enumerate(tables(told))
+        Section(
+            title[0].upper() + title[1:], f"On {measured['n_pairs']} {where}." if i == 0 else "", Table(headings, rows)
+        )
+        for i, (title, headings, rows) in enumerate(tables(measured))
     ]
-    if "curves" in told:
+    if "curves" in measured:
         text = (
             "Faithfulness of circuits of growing size, edges by signed and by absolute score; bars are 95% bootstrap "
             "intervals over prompts. 1 = as the model, 0 = as with everything ablated."
         )
-        sections.append(Section("Faithfulness against size", text, curves_figure(told["curves"])))
-    if "minimality" in told:
+        sections.append(Section("Faithfulness against size", text, curves_figure(measured["curves"])))
+    if "minimality" in measured:
         text = "What the circuit's metric loses without each of its edges, the others kept; bars are standard errors."
-        sections.append(Section("What each edge adds", text, minimality_figure(told["minimality"], told["metric"])))
-    if told.get("recovery", {}).get("scores"):
+        sections.append(
+            Section("What each edge adds", text, minimality_figure(measured["minimality"], measured["metric"]))
+        )
+    if measured.get("recovery", {}).get("scores"):
         text = (
             "Going down the ranking by absolute score: the share of the true that was found, against the share of the others "
             "that was taken with it. The diagonal is chance; large open symbols are the circuit."
         )
-        sections.append(Section("Recovery of the known circuit", text, roc_figure(told["recovery"])))
-    if "runs" in told.get("stability", {}):
+        sections.append(Section("Recovery of the known circuit", text, roc_figure(measured["recovery"])))
+    if "runs" in measured.get("stability", {}):
         text = (
             "The method run again with one thing changed at a time: shared / in either, of "
-            f"{_compared(told['stability'])}, for every two runs."
+            f"{_compared(measured['stability'])}, for every two runs."
         )
-        sections.append(Section("How alike the runs are", text, stability_figure(told["stability"])))
-    if "randomisation" in told:
+        sections.append(Section("How alike the runs are", text, stability_figure(measured["stability"])))
+    if "randomisation" in measured:
         text = (
             "The weights of the last layers are shuffled, and the method is run again. What it finds must change; near 1, it "
             "would not depend on the weights."
         )
-        sections.append(Section("With randomised layers", text, randomisation_figure(told["randomisation"])))
-    sections = _findings_first(told, sections)
-    if told["skipped"]:
-        rows = [[name, why] for name, why in told["skipped"].items()]
+        sections.append(Section("With randomised layers", text, randomisation_figure(measured["randomisation"])))
+    sections = _findings_first(measured, sections)
+    if measured["skipped"]:
+        rows = [[name, why] for name, why in measured["skipped"].items()]
         sections.append(Section("Not measured", "", Table(("part", "why"), rows)))
     return sections
 
 
-def _findings_first(told: Mapping[str, Any], sections: list[Section]) -> list[Section]:
+def _findings_first(measured: Mapping[str, Any], sections: list[Section]) -> list[Section]:
     """Puts the findings and the first figure first, then the warnings, then the rest."""
-    found = evaluation_findings(told)
+    found = evaluation_findings(measured)
     picture = next((section for section in sections if isinstance(section.content, Figure)), None)
     first: list[Section] = []
     if found and picture is not None:
@@ -80,23 +86,23 @@ def _findings_first(told: Mapping[str, Any], sections: list[Section]) -> list[Se
         )
     elif found:
         first = [Section("What was found", " ".join(found))]
-    if told.get("warnings"):  # missing in older evaluations
-        first.append(Section("Warnings", "\n\n".join(map(str, told["warnings"]))))
+    if measured.get("warnings"):  # missing in older evaluations
+        first.append(Section("Warnings", "\n\n".join(map(str, measured["warnings"]))))
     return [*first, *sections]
 
 
-def curves_figure(told: Mapping[str, Any]) -> Figure:
+def curves_figure(measured: Mapping[str, Any]) -> Figure:
     """Faithfulness against the share of the graph's edges, on a logarithmic axis.
 
     Args:
-        told: `FaithfulnessCurves.to_dict()`.
+        measured: `FaithfulnessCurves.to_dict()`.
     """
     figure = Figure()
     for name, colour, dash, symbol, label in (
-        ("signed", POSITIVE, "solid", "circle", f"by signed score, CPR {told['cpr']:.2f}"),
-        ("absolute", NEGATIVE, "dash", "square", f"by absolute score, CMD {told['cmd']:.3f}"),
+        ("signed", POSITIVE, "solid", "circle", f"by signed score, CPR {measured['cpr']:.2f}"),
+        ("absolute", NEGATIVE, "dash", "square", f"by absolute score, CMD {measured['cmd']:.3f}"),
     ):
-        curve = told[name]
+        curve = measured[name]
         f = curve["faithfulness"]
         figure.add_scatter(
             x=curve["fractions"], y=f, name=label, mode="lines+markers",
@@ -110,7 +116,7 @@ def curves_figure(told: Mapping[str, Any]) -> Figure:
         )  # fmt: skip
     for level in (0, 1):
         figure.add_hline(level, line={"width": 1, "color": NEUTRAL, "dash": "dot"})
-    shares = [share for signed in ("signed", "absolute") for share in told[signed]["fractions"] if share > 0]
+    shares = [share for signed in ("signed", "absolute") for share in measured[signed]["fractions"] if share > 0]
     ticks = _log_ticks(min(shares, default=0.01), max(shares, default=1.0))
     figure.update_xaxes(
         title="share of the graph’s edges",
@@ -118,7 +124,7 @@ def curves_figure(told: Mapping[str, Any]) -> Figure:
         tickvals=ticks,
         ticktext=[f"{tick:.10g}%" for tick in [100 * t for t in ticks]],
     )
-    figure.update_yaxes(title=f"faithfulness ({escaped(str(told['ablation']))} ablation)")
+    figure.update_yaxes(title=f"faithfulness ({escaped(str(measured['ablation']))} ablation)")
     figure.update_layout(width=760, height=440, **_LAYOUT)
     return figure
 
@@ -131,14 +137,14 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low / 1.5 <= tick <= high * 1.5 and tick <= 1]
 
 
-def minimality_figure(told: Mapping[str, Any], metric: str) -> Figure:
+def minimality_figure(measured: Mapping[str, Any], metric: str) -> Figure:
     """Mean effect of each edge inside the circuit, largest first, with its standard error over prompts.
 
     Args:
-        told: an entry of `evaluation.json` with `effects` and `stderr` by edge.
+        measured: an entry of `evaluation.json` with `effects` and `stderr` by edge.
         metric: the metric's name.
     """
-    effects = told["effects"]
+    effects = measured["effects"]
     order = sorted(effects, key=lambda edge: -abs(effects[edge]))[:MOST_EDGES][::-1]
     values = [effects[edge] for edge in order]
     figure = Figure(
@@ -148,7 +154,7 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> Figure:
                 "color": [POSITIVE if value >= 0 else NEGATIVE for value in values],
                 "pattern": {"shape": ["" if value >= 0 else "/" for value in values]},
             },
-            error_x={"type": "data", "array": [told.get("stderr", {}).get(edge) for edge in order], "thickness": 1, "width": 2},
+            error_x={"type": "data", "array": [measured.get("stderr", {}).get(edge) for edge in order], "thickness": 1, "width": 2},
         )
     )  # fmt: skip
     figure.update_xaxes(title=f"{escaped(metric_name(metric))} lost without the edge", zeroline=True)
@@ -157,21 +163,21 @@ def minimality_figure(told: Mapping[str, Any], metric: str) -> Figure:
     return figure
 
 
-def roc_figure(told: Mapping[str, Any]) -> Figure:
+def roc_figure(measured: Mapping[str, Any]) -> Figure:
     """ROC curves of the scores with the circuit as a point, by level; one panel for each definition of a true edge.
 
     Args:
-        told: `recovery` of `evaluation.json`.
+        measured: `recovery` of `evaluation.json`.
     """
-    truths = list(told["truths"])
-    levels = list(dict.fromkeys(row["level"] for row in (*told["scores"], *told["circuit"])))
+    truths = list(measured["truths"])
+    levels = list(dict.fromkeys(row["level"] for row in (*measured["scores"], *measured["circuit"])))
     titles = [escaped(f"what is {truth}") if len(truths) > 1 else "" for truth in truths]
     figure = subplots(cols=len(truths), subplot_titles=titles, horizontal_spacing=0.12)
     for column in range(1, len(truths) + 1):
         chance = {"mode": "lines", "line": {"width": 1, "color": NEUTRAL, "dash": "dot"}, "hoverinfo": "skip"}
         figure.add_scatter(x=[0, 1], y=[0, 1], showlegend=False, row=1, col=column, **chance)
         figure.update_yaxes(scaleanchor=f"x{column if column > 1 else ''}", row=1, col=column)
-    for row in (*told["scores"], *told["circuit"]):
+    for row in (*measured["scores"], *measured["circuit"]):
         i, column = levels.index(row["level"]), truths.index(row["truth"]) + 1
         scored = "roc" in row
         curve = row["roc"] if scored else [[row["false_positive_rate"], row["recall"]]]
@@ -189,14 +195,14 @@ def roc_figure(told: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def stability_figure(told: Mapping[str, Any]) -> Figure:
+def stability_figure(measured: Mapping[str, Any]) -> Figure:
     """Jaccard overlap of each two runs of the method.
 
     Args:
-        told: `stability` of `evaluation.json`.
+        measured: `stability` of `evaluation.json`.
     """
-    names = [escaped(name.replace("_", " ")) for name in told["runs"]]
-    overlap = told["jaccard"]
+    names = [escaped(name.replace("_", " ")) for name in measured["runs"]]
+    overlap = measured["jaccard"]
     figure = Figure(
         go.Heatmap(
             z=overlap, x=names, y=names, zmin=0, zmax=1, colorscale=[(0, "#ffffff"), (1, POSITIVE)], xgap=1, ygap=1,
@@ -213,29 +219,31 @@ def stability_figure(told: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def randomisation_figure(told: Mapping[str, Any]) -> Figure:
+def randomisation_figure(measured: Mapping[str, Any]) -> Figure:
     """Agreement with the original result as more layers are randomised.
 
     Args:
-        told: `randomisation` of `evaluation.json`.
+        measured: `randomisation` of `evaluation.json`.
     """
     figure = Figure()
-    what = "circuits" if told["k"] is None else f"the {told['k']} strongest"
-    for i, (name, values) in enumerate((("rank correlation", told["rank"]), (f"Jaccard of {what}", told["jaccard"]))):
+    what = "circuits" if measured["k"] is None else f"the {measured['k']} strongest"
+    for i, (name, values) in enumerate(
+        (("rank correlation", measured["rank"]), (f"Jaccard of {what}", measured["jaccard"]))
+    ):
         if any(value is not None for value in values):
             figure.add_scatter(
-                x=["0", *map(str, told["layers"])], y=[1, *values], mode="lines+markers", name=name, cliponaxis=False,
+                x=["0", *map(str, measured["layers"])], y=[1, *values], mode="lines+markers", name=name, cliponaxis=False,
                 line={"color": COLOURS[i], "dash": DASHES[i], "width": 2}, marker={"symbol": MARKERS[i], "size": 8},
             )  # fmt: skip
-    known = [value for value in (*told["rank"], *told["jaccard"]) if value is not None]
+    known = [value for value in (*measured["rank"], *measured["jaccard"]) if value is not None]
     figure.update_xaxes(title="last layers randomised", type="category")
     figure.update_yaxes(title="like the model’s own", range=[min(0, *known, 0) - 0.02, 1.02], zeroline=True)
     figure.update_layout(width=640, height=380, showlegend=True, **_LAYOUT)
     return figure
 
 
-def _compared(told: Mapping[str, Any]) -> str:
-    return "circuits" if told["k"] is None else f"the {told['k']} strongest {told['of']}"
+def _compared(measured: Mapping[str, Any]) -> str:
+    return "circuits" if measured["k"] is None else f"the {measured['k']} strongest {measured['of']}"
 
 
 _LAYOUT = {"template": "simple_white", "margin": {"l": 70, "r": 30, "t": 40, "b": 60}, "font": {"size": 13}}

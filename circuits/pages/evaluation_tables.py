@@ -11,40 +11,40 @@ SHOWN_IDLE = 5
 SAID = {True: "for the circuit", False: "against it", None: "could not be made"}
 
 
-def tables(told: Mapping[str, Any]) -> list[Rows]:
+def tables(measured: Mapping[str, Any]) -> list[Rows]:
     """One table for each measurement."""
     made = [
-        _answers(told), _faithfulness(told), _claims(told), _hypothesis(told), _scores(told), *_recovery(told), _stability(told),
-        _randomisation(told),
+        _answers(measured), _faithfulness(measured), _claims(measured), _hypothesis(measured), _scores(measured), *_recovery(measured), _stability(measured),
+        _randomisation(measured),
     ]  # fmt: skip
     return [table for table in made if table[2]]
 
 
-def evaluation_findings(told: Mapping[str, Any]) -> tuple[str, ...]:
+def evaluation_findings(measured: Mapping[str, Any]) -> tuple[str, ...]:
     """How much of the behaviour the circuit keeps, beside random circuits, and how much of the circuit is needed."""
     found = []
-    of = told["faithfulness"].get(told["ablation"]) or next(iter(told["faithfulness"].values()), None)
+    of = measured["faithfulness"].get(measured["ablation"]) or next(iter(measured["faithfulness"].values()), None)
     if of is not None and of["ratio_of_means"] is not None:
         text = (
-            f"The circuit of {told['n_edges']:,} edges recovers {of['ratio_of_means']:.0%} of the {metric_name(told['metric'])} "
-            f"that is lost when everything is ablated ({told['ablation']})"
+            f"The circuit of {measured['n_edges']:,} edges recovers {of['ratio_of_means']:.0%} of the {metric_name(measured['metric'])} "
+            f"that is lost when everything is ablated ({measured['ablation']})"
         )
         random = of["random_faithfulness"]
         beside = (
             f"; {len(of['random'])} random circuits recover {abs(round(random, 2)):.0%}" if random is not None else ""
         )
         found.append(f"{text}{beside}.")
-    if "minimality" in told:
-        idle, n = len(told["minimality"]["idle"]), len(told["minimality"]["effects"])
+    if "minimality" in measured:
+        idle, n = len(measured["minimality"]["idle"]), len(measured["minimality"]["effects"])
         found.append(f"{idle} of {n} edges add less than 1% of what the largest adds.")
-    elif told.get("answers", {}).get("accuracy") is not None:
-        found.append(f"The model itself answers {told['answers']['accuracy']:.0%} of the prompts.")
+    elif measured.get("answers", {}).get("accuracy") is not None:
+        found.append(f"The model itself answers {measured['answers']['accuracy']:.0%} of the prompts.")
     return tuple(found)
 
 
-def _answers(told: Mapping[str, Any]) -> Rows:
+def _answers(measured: Mapping[str, Any]) -> Rows:
     """How well the model itself answers; missing in older evaluations."""
-    of = told.get("answers")
+    of = measured.get("answers")
     names = {
         "accuracy": "accuracy",
         "top_1_rate": "top-1 rate of the answer",
@@ -53,13 +53,13 @@ def _answers(told: Mapping[str, Any]) -> Rows:
     rows = (
         [] if of is None else [[label, "–" if of[name] is None else f"{of[name]:.4g}"] for name, label in names.items()]
     )
-    return f"the model on {told['n_pairs']} clean prompts", ("", ""), rows
+    return f"the model on {measured['n_pairs']} clean prompts", ("", ""), rows
 
 
-def _faithfulness(told: Mapping[str, Any]) -> Rows:
-    shown = list(told["faithfulness"].items())
-    if "same_layers" in told:
-        shown.insert(min(1, len(shown)), (told["ablation"], told["same_layers"]))
+def _faithfulness(measured: Mapping[str, Any]) -> Rows:
+    shown = list(measured["faithfulness"].items())
+    if "same_layers" in measured:
+        shown.insert(min(1, len(shown)), (measured["ablation"], measured["same_layers"]))
     rows = [
         [
             str(ablation).replace("_", " "), number(of["ratio_of_means"]), number(of["mean_of_ratios"]),
@@ -70,7 +70,7 @@ def _faithfulness(told: Mapping[str, Any]) -> Rows:
     ]  # fmt: skip
     headings = ("ablation", "ratio of means", "mean of ratios", "random circuits", "random mean", "p")
     return (
-        f"faithfulness of {told['n_edges']} edges ({metric_name(told['metric'])}, edges ablated at all positions)",
+        f"faithfulness of {measured['n_edges']} edges ({metric_name(measured['metric'])}, edges ablated at all positions)",
         headings,
         rows,
     )
@@ -82,26 +82,26 @@ def _against_chance(p: float | None, n_random: int) -> str:
     return number(p) + (" (least)" if least else "")
 
 
-def _claims(told: Mapping[str, Any]) -> Rows:
+def _claims(measured: Mapping[str, Any]) -> Rows:
     rows: list[list[str]] = []
-    if "completeness" in told:
-        of = told["completeness"]
+    if "completeness" in measured:
+        of = measured["completeness"]
         rows.append(["completeness: 1 - what the complement keeps", number(of["value"])])
         if subsets := len(of["circuit_without"]):
             label = f"incompleteness over {subsets} random subsets: |circuit - model| without them"
             rows.append([label, number(of["incompleteness"])])
-    if "minimality" in told:
-        idle = told["minimality"]["idle"]
+    if "minimality" in measured:
+        idle = measured["minimality"]["idle"]
         named = ", ".join(idle[:SHOWN_IDLE]) + (" …" if len(idle) > SHOWN_IDLE else "")
         rows.append(["edges with less than 1% of the largest effect", f"{len(idle)}" + (f" ({named})" if idle else "")])
-    if "curves" in told:
-        of = told["curves"]
+    if "curves" in measured:
+        of = measured["curves"]
         rows.append(["CPR (95%)", interval(of["cpr"], of["cpr_interval"])])
         rows.append(["CMD (95%)", interval(of["cmd"], of["cmd_interval"])])
-    return f"circuit, {told['ablation']} ablation", ("", ""), rows
+    return f"circuit, {measured['ablation']} ablation", ("", ""), rows
 
 
-def _hypothesis(told: Mapping[str, Any]) -> Rows:
+def _hypothesis(measured: Mapping[str, Any]) -> Rows:
     rows = [
         [
             test["name"],
@@ -109,25 +109,25 @@ def _hypothesis(told: Mapping[str, Any]) -> Rows:
             "–" if test["corrected"] is None else f"{test['corrected']:.2g}",
             SAID[test["supports"]],
         ]
-        for test in told.get("hypothesis", {}).get("tests", ())
+        for test in measured.get("hypothesis", {}).get("tests", ())
     ]
     return "hypothesis tests, Holm's correction for the last two", ("test", "statistic", "p", "speaks"), rows
 
 
-def _scores(told: Mapping[str, Any]) -> Rows:
+def _scores(measured: Mapping[str, Any]) -> Rows:
     rows: list[list[str]] = []
-    if "complexity" in told:
-        rows.append(["complexity: entropy of the shares, in nats", number(told["complexity"])])
-    if "sensitivity" in told:
+    if "complexity" in measured:
+        rows.append(["complexity: entropy of the shares, in nats", number(measured["complexity"])])
+    if "sensitivity" in measured:
         rows.append(
-            ["sensitivity: mean distance between prompts' scores (0 to 2)", number(told["sensitivity"]["mean"])]
+            ["sensitivity: mean distance between prompts' scores (0 to 2)", number(measured["sensitivity"]["mean"])]
         )
     return "scores", ("", ""), rows
 
 
-def _recovery(told: Mapping[str, Any]) -> list[Rows]:
+def _recovery(measured: Mapping[str, Any]) -> list[Rows]:
     """Recovery by the scores and by the circuit."""
-    of = told.get("recovery", {"truths": {}, "scores": [], "circuit": []})
+    of = measured.get("recovery", {"truths": {}, "scores": [], "circuit": []})
     several = len(of["truths"]) > 1
 
     def named(row: Mapping[str, Any]) -> list[str]:
@@ -153,9 +153,9 @@ def _recovery(told: Mapping[str, Any]) -> list[Rows]:
     ]
 
 
-def prompt_stability_told(told: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def prompt_stability_told(measured: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Stability over resampled prompts; the only kind in evaluations of schema 1."""
-    of = told.get("stability", {})
+    of = measured.get("stability", {})
     return of if "resamples" in of else of.get("prompts")
 
 
@@ -165,8 +165,8 @@ CHANGED = {
 }  # fmt: skip
 
 
-def _stability(told: Mapping[str, Any]) -> Rows:
-    of, prompts = told.get("stability", {}), prompt_stability_told(told)
+def _stability(measured: Mapping[str, Any]) -> Rows:
+    of, prompts = measured.get("stability", {}), prompt_stability_told(measured)
     rows: list[list[str]] = []
     if prompts is not None:
         runs = str(prompts["resamples"])
@@ -200,8 +200,8 @@ def _between(matrix: Sequence[Sequence[float | None]]) -> str:
     return number(sum(known) / len(known) if known and len(known) == len(values) else None)
 
 
-def _randomisation(told: Mapping[str, Any]) -> Rows:
-    of = told.get("randomisation", {"layers": [], "rank": [], "jaccard": [], "k": None})
+def _randomisation(measured: Mapping[str, Any]) -> Rows:
+    of = measured.get("randomisation", {"layers": [], "rank": [], "jaccard": [], "k": None})
     jaccard = of["jaccard"] or [None] * len(of["layers"])
     rows = [
         [f"last {n}" if n > 1 else "last", number(rank), number(shared)]

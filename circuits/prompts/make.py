@@ -256,14 +256,14 @@ class _Common:
         Raises:
             PairsError: its metric differs from that of earlier lines.
         """
-        told = {key: record.get(key, self.defaults[key]) for key in COMMON}
+        common = {key: record.get(key, self.defaults[key]) for key in COMMON}
         if not self.place:
-            self.place, self.first, self.found = place, told, dict(told)
-        if told["metric"] != self.first["metric"]:
+            self.place, self.first, self.found = place, common, dict(common)
+        if common["metric"] != self.first["metric"]:
             raise PairsError(
-                f"{self.name}, {place}: metric is {show(told['metric'])}, but {show(self.first['metric'])} at {self.place}; "
+                f"{self.name}, {place}: metric is {show(common['metric'])}, but {show(self.first['metric'])} at {self.place}; "
                 "all pairs of a file share one (make one file of each)"
             )
-        for key, value in told.items():
+        for key, value in common.items():
             if value != self.first[key]:
                 self.found[key] = self.defaults[key]
