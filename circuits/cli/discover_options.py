@@ -9,7 +9,7 @@ import typer
 from circuits.cli import options
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, in_words
 from circuits.cli.file_pairs import FILES
-from circuits.methods.catalogue import DECLARED, ablations, metrics
+from circuits.methods.catalogue import DECLARED, MEANS, ablations, metrics
 
 
 def _method_help() -> str:
@@ -47,6 +47,13 @@ class Asked:
     ablation: Annotated[str | None, typer.Option(help=_ablation_help())] = None
     noise_tokens: Annotated[
         str | None, typer.Option(help="gaussian: roles to disturb, comma separated. Default: the tokens that differ.")
+    ] = None
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"{', '.join(MEANS)}: a file of pairs, read like TARGET; the mean is over its clean prompts. Default: the pairs "
+            "of TARGET."
+        ),
     ] = None
     n: Annotated[int | None, typer.Option("--n", "-n", help="Pairs. Default: 64 of a task, all of a file.", min=1)] = (
         None
