@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.common import load
 from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
@@ -25,7 +26,10 @@ SHOWN = 5
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Its suffix says how it is read: .csv, .tsv, .jsonl, .json, .parquet.")]  # fmt: skip
 OfModel = Annotated[
     str | None,
-    typer.Option(help="Whose tokenizer reads it, with all checks. Default: none; texts stay as they are."),
+    typer.Option(
+        help="Whose tokenizer reads it, with all checks. Default: none; texts stay as they are.",
+        autocompletion=completion.models,
+    ),
 ]
 Most = Annotated[int | None, typer.Option("--n", help="Pairs. Default: all.", min=1)]
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, no_type_check
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load
 from circuits.cli.file_pairs import FILES, FilePairs, note_unfit
 from circuits.cli.groups import grouped
@@ -24,7 +25,9 @@ def tasks(
     examples: Annotated[
         bool, typer.Option("--examples", help="Show an example pair of each; loads the model.")
     ] = False,
-    model: Annotated[str, typer.Option(help="The model whose tokenizer makes the example pairs.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="The model whose tokenizer makes the example pairs.", autocompletion=completion.models)
+    ] = DEFAULT_MODEL,
 ) -> None:
     """List the tasks; `circuits tasks check TASK` measures whether a model does one."""
     if context.invoked_subcommand is not None:
@@ -47,10 +50,15 @@ def tasks(
 @tasks_app.command()
 @grouped
 def check(
-    target: Annotated[str, typer.Argument(metavar="TASK|FILE", help=f"A task, or {FILES}.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TASK|FILE", help=f"A task, or {FILES}.", autocompletion=completion.tasks)
+    ],
     reading: FilePairs,
     model: Annotated[
-        str, typer.Option(help="A short name (circuits models), a Hugging Face id or a directory.")
+        str,
+        typer.Option(
+            help="A short name (circuits models), a Hugging Face id or a directory.", autocompletion=completion.models
+        ),
     ] = DEFAULT_MODEL,
     n: Annotated[int | None, typer.Option(help="Pairs. Default: 100 of a task, all of a file.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the pairs.", min=0, max=LARGEST_SEED)] = 0,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from circuits import Circuit, InputError, PromptPairs, circuit_metric
+from circuits import Ablation, Circuit, InputError, PromptPairs, circuit_metric, edge_attribution
 from circuits.question.ablations import ABLATIONS, Gaussian, Mean, MeanPositional, Resample, get_ablation
 from circuits.question.question import Question
 from tests.naive_gpt2 import NaiveGPT2
@@ -141,3 +141,44 @@ def test_asking_again_does_not_change_the_given_ablation():
     Question.ask(tiny("gpt2"), random_pairs(n=2), None, ablation)
     assert ablation.means is None
     assert get_ablation("mean") is not get_ablation("mean")
+
+
+def test_an_ablation_is_made_by_its_name_and_its_options():
+    reference = random_pairs(n=4, seed=5)
+    for name in ABLATIONS:
+        assert type(Ablation(name)) is ABLATIONS[name]
+    assert Ablation("gaussian", tokens=("S",), scale=2.0, seed=3).label == Gaussian(("S",), 2.0, 3).label
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    circuit = random_subset(model, 0.5)
+    by_name = circuit_metric(model, pairs, circuit, ablation=Ablation("mean", reference=reference))
+    assert by_name.equal(circuit_metric(model, pairs, circuit, ablation=Mean(reference)))
+    assert not by_name.equal(circuit_metric(model, pairs, circuit, ablation="mean"))
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (("means",), {}, "did you mean mean"),
+        ((), {}, "one of interchange"),
+        (("zero",), {"reference": None}, "zero does not take 'reference'; it takes no options"),
+        (("mean",), {"seed": 1}, "mean does not take 'seed'; it takes reference"),
+        (("mean",), {"reference": [[1, 2]]}, "mean: reference must be PromptPairs, not list"),
+    ],
+)
+def test_ablations_that_do_not_exist_are_refused(given, options, message):
+    with pytest.raises(InputError, match=message):
+        Ablation(*given, **options)
+
+
+def test_a_reference_that_does_not_fit_the_model_is_named():
+    too_large = PromptPairs.from_tokens([[1, 10**6]], [[1, 2]], answers=[1])
+    with pytest.raises(InputError, match="the reference of ablation mean: pair 0"):
+        Question.ask(tiny("gpt2"), random_pairs(n=2), None, Mean(too_large))
+
+
+def test_provenance_identifies_the_reference_by_its_contents():
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    one, other = (edge_attribution(model, pairs, ablation=Mean(random_pairs(n=3, seed=seed))) for seed in (5, 6))
+    assert one.provenance["ablation"] == other.provenance["ablation"]
+    assert one.provenance["reference_sha256"] == random_pairs(n=3, seed=5).digest()
+    assert one.provenance["reference_sha256"] != other.provenance["reference_sha256"]
