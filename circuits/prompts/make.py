@@ -102,7 +102,7 @@ def make(table: Table, model: Encoder | None, reading: Reading, shared: Mapping[
 def _pair(record: Record, model: Encoder | None, where: str) -> Pair:
     """A record with renamed fields as a checked pair."""
     clean, clean_text = _prompt(record, "clean", model, where)
-    corrupted, corrupted_text = _prompt(record, "corrupted", model, where)
+    corrupted, corrupted_text = _prompt(record, "corrupted", model, where) if "corrupted" in record else ((), None)
     position = as_index(record.get("position", max(len(clean) - 1, 0)), "position", where)
     behind = _Behind(model, clean, position, record["clean"], where)
     spans = as_roles(_spans(record, clean, model, where), where, "span")
@@ -278,17 +278,25 @@ class _Common:
         self.defaults, self.name = defaults, name
         self.first: dict[str, Any] = {}
         self.place = ""
+        self.has_corrupted = True
         self.found: dict[str, Any] = dict(defaults)
 
     def add(self, record: Record, place: str) -> None:
         """Adds a line.
 
         Raises:
-            PairsError: its metric differs from that of earlier lines.
+            PairsError: its metric differs from that of earlier lines, or only one of the two has a corrupted prompt.
         """
         common = {key: record.get(key, self.defaults[key]) for key in COMMON}
         if not self.place:
             self.place, self.first, self.found = place, common, dict(common)
+            self.has_corrupted = "corrupted" in record
+        if ("corrupted" in record) != self.has_corrupted:
+            here, there = ("has none", "has one") if self.has_corrupted else ("has one", "has none")
+            raise PairsError(
+                f"{self.name}, {place}: this pair {here}, and the pair at {self.place} {there}: a corrupted prompt; give one to "
+                "all pairs, or to none"
+            )
         if common["metric"] != self.first["metric"]:
             raise PairsError(
                 f"{self.name}, {place}: metric is {show(common['metric'])}, but {show(self.first['metric'])} at {self.place}; "

@@ -90,7 +90,8 @@ class Pair:
 
     Attributes:
         clean: token ids of the prompt with the behaviour.
-        corrupted: token ids of a minimally changed prompt without the behaviour; as long as `clean`.
+        corrupted: token ids of a minimally changed prompt without the behaviour; as long as `clean`. Empty: there is none, and
+            ablations that take its values are refused.
         answers: ids of the correct next tokens, at least one.
         distractors: ids of the wrong next tokens; may be empty.
         position: index of the token whose logits are read.
@@ -117,7 +118,9 @@ class Pair:
 
     @property
     def prefix(self) -> int:
-        """The number of leading tokens that the two prompts share."""
+        """The number of leading tokens that the two prompts share; 0 without a corrupted prompt."""
+        if not self.corrupted:
+            return 0
         both = zip(self.clean, self.corrupted, strict=True)
         return next((i for i, (a, b) in enumerate(both) if a != b), len(self.clean))
 
@@ -225,7 +228,7 @@ def _check_type(value: object, kind: type, what: str, where: str) -> None:
 
 def _check_length(pair: Pair, where: str) -> None:
     length = len(pair.clean)
-    if length != len(pair.corrupted):
+    if pair.corrupted and length != len(pair.corrupted):
         raise UnfitError(
             "of unequal length",
             f"{where}: clean has {length} tokens, corrupted {len(pair.corrupted)}; pairs must have equal length "

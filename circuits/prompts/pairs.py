@@ -59,7 +59,7 @@ class PairBatch:
 
     Attributes:
         index: the number of each pair in its `PromptPairs`: `out[batch.index] = result` restores their order.
-        clean, corrupted: token ids, without padding.
+        clean, corrupted: token ids, without padding; corrupted is None without corrupted prompts.
         position: the token whose logits are read.
         answers, distractors: token ids, padded with 0 if a pair has fewer than others.
         answers_mask, distractors_mask: False at the padding.
@@ -69,7 +69,7 @@ class PairBatch:
 
     index: Int[Tensor, "batch"]
     clean: Int[Tensor, "batch pos"]
-    corrupted: Int[Tensor, "batch pos"]
+    corrupted: Int[Tensor, "batch pos"] | None
     position: Int[Tensor, "batch"]
     answers: Int[Tensor, "batch n_answers"]
     answers_mask: Bool[Tensor, "batch n_answers"]
@@ -90,7 +90,7 @@ class PromptPairs(Shown):
     """Pairs of prompts, in order; every field has one entry per pair.
 
     Attributes:
-        clean, corrupted, answers, distractors: token ids, see `Pair`.
+        clean, corrupted, answers, distractors: token ids, see `Pair`; either all pairs have a corrupted prompt or none.
         positions: index of the token whose logits are read.
         roles: name -> token index, or a half-open range of tokens.
         texts: the clean and the corrupted prompt as text, None if unknown.
@@ -141,6 +141,11 @@ class PromptPairs(Shown):
                 raise PairsError(f"clean has {n} prompts, {column} {entries} entries; give one for each pair")
         for number, pair in enumerate(self):
             check_pair(pair, f"pair {number}")
+            if bool(pair.corrupted) != self.has_corrupted:
+                one, other = (0, number) if self.has_corrupted else (number, 0)
+                raise PairsError(
+                    f"pair {other} has no corrupted prompt, and pair {one} has; give one to all pairs, or to none"
+                )
         check_provenance(self.source, self.seed, self.metric, "pairs")
 
     @classmethod
@@ -160,7 +165,7 @@ class PromptPairs(Shown):
     def from_tokens(
         cls,
         clean: Entries,
-        corrupted: Entries,
+        corrupted: Entries | None,
         answers: Entries,
         distractors: Entries | None = None,
         positions: Entries | None = None,
@@ -175,7 +180,7 @@ class PromptPairs(Shown):
         """Pairs from token ids, as lists, tensors or arrays. BOS is not added.
 
         Args:
-            clean, corrupted: a list of ids for each pair, or a tensor [batch, pos].
+            clean, corrupted: a list of ids for each pair, or a tensor [batch, pos]. corrupted=None: without corrupted prompts.
             answers, distractors: an id or a list of ids for each pair; by default no distractors.
             positions: index of the token whose logits are read; by default the last one.
             roles: a mapping from name to token index, or to a half-open range of tokens, for each pair.
@@ -196,7 +201,7 @@ class PromptPairs(Shown):
         names = enumerate([{}] * n if roles is None else _column(roles, "roles"))
         made = cls(
             clean=prompts,
-            corrupted=_ids(_column(corrupted, "corrupted"), "corrupted"),
+            corrupted=((),) * n if corrupted is None else _ids(_column(corrupted, "corrupted"), "corrupted"),
             answers=_ids(right, "answers"),
             distractors=_ids(wrong, "distractors"),
             positions=places,
@@ -212,9 +217,10 @@ class PromptPairs(Shown):
         self.validate_for(model)
         if model.tokenizer is None:
             return self
-        both = zip(self.clean, self.corrupted, strict=True)
-        texts = tuple((decoded(model, clean) or None, decoded(model, corrupted) or None) for clean, corrupted in both)
-        return replace(self, texts=texts)
+        columns = (
+            [decoded(model, ids) or None if ids else None for ids in ids_of] for ids_of in (self.clean, self.corrupted)
+        )
+        return replace(self, texts=tuple(zip(*columns, strict=True)))
 
     @classmethod
     def from_records(
@@ -302,6 +308,11 @@ class PromptPairs(Shown):
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Writes a file from which `from_jsonl` reads equal pairs."""
         jsonl.write(self, {"source": self.source, "seed": self.seed, "metric": self.metric}, path)
+
+    @property
+    def has_corrupted(self) -> bool:
+        """Whether the pairs have corrupted prompts."""
+        return bool(self.corrupted[0])
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -405,7 +416,7 @@ class PromptPairs(Shown):
         return PairBatch(
             index=torch.tensor(indices),
             clean=torch.tensor([pair.clean for pair in chosen]),
-            corrupted=torch.tensor([pair.corrupted for pair in chosen]),
+            corrupted=torch.tensor([pair.corrupted for pair in chosen]) if self.has_corrupted else None,
             position=torch.tensor([pair.position for pair in chosen]),
             answers=answers,
             answers_mask=answers_mask,

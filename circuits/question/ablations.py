@@ -78,7 +78,7 @@ class Ablation(metaclass=_ByName):
 
     @property
     def needs_difference(self) -> bool:
-        """Whether the ablation changes nothing if the two prompts of a pair are equal."""
+        """Whether the ablation needs corrupted prompts, and changes nothing if the two prompts of a pair are equal."""
         return self.keeps_prefix
 
     @property
