@@ -35,7 +35,9 @@ def _cells(values: "Values | None") -> tuple[str, str]:
     return ("–", "–") if values is None else (_mean(values.clean), _mean(values.corrupted))
 
 
-def _mean(mean: "Mean") -> str:
+def _mean(mean: "Mean | None") -> str:
+    if mean is None:
+        return "–"
     return f"{mean.value:.2f}" if mean.stderr is None else f"{mean.value:.2f} ± {mean.stderr:.2f}"
 
 

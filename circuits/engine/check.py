@@ -59,11 +59,11 @@ def check(architecture: Architecture, name: str) -> CheckReport:
     seen: dict[str, list[Tensor]] = {"clean": [], "corrupted": []}
     writes: dict[str, Writes] = {}
     logits: dict[str, Tensor] = {}
-    for which, tokens in (("clean", batch.clean), ("corrupted", batch.corrupted)):
+    for which, tokens in (("clean", suffix.clean_tokens), ("corrupted", suffix.corrupted_tokens)):
         record = [
             (point, seen[which].append) for point in (*[b.resid_pre for b in architecture.blocks], architecture.final)
         ]
-        logits[which], writes[which] = capture_writes(architecture, suffix.with_tokens(tokens), record)
+        logits[which], writes[which] = capture_writes(architecture, tokens, record)
         if not torch.isfinite(logits[which]).all():
             raise ModelError(f"{name}: the logits on random tokens are not finite; are its weights damaged?")
     with torch.no_grad():

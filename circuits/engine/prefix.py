@@ -13,7 +13,13 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from circuits.engine.hooks import Cache, TokenBatch
+from circuits.errors import PairsError
 from circuits.prompts.pairs import PairBatch
+
+WITHOUT_CORRUPTED = (
+    "give each pair one, or choose an ablation that needs none: zero, mean, mean_positional, resample, or gaussian with the names "
+    "of roles (--ablation gaussian --noise-tokens subject)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +27,14 @@ class Suffix:
     """A batch of pairs without their common prefix.
 
     Attributes:
-        clean, corrupted: token ids from position `start` on.
+        clean, corrupted: token ids from position `start` on; corrupted is None without corrupted prompts.
         position: the answer position, counted from `start`.
         start: length of the cached prefix (0: none).
         batch: the whole batch.
     """
 
     clean: Int[Tensor, "batch pos"]
-    corrupted: Int[Tensor, "batch pos"]
+    corrupted: Int[Tensor, "batch pos"] | None
     position: Int[Tensor, " batch"]
     start: int
     batch: PairBatch
@@ -41,7 +47,15 @@ class Suffix:
 
     @property
     def corrupted_tokens(self) -> TokenBatch:
-        """The corrupted prompts for a pass."""
+        """The corrupted prompts for a pass.
+
+        Raises:
+            PairsError: there are none.
+        """
+        if self.corrupted is None:
+            raise PairsError(
+                f"these values are those of corrupted prompts, and the pairs have none; {WITHOUT_CORRUPTED}"
+            )
         return self.with_tokens(self.corrupted)
 
     def with_tokens(self, tokens: Int[Tensor, "batch pos"]) -> TokenBatch:
@@ -63,4 +77,5 @@ def split(bridge: TransformerBridge, batch: PairBatch, share: bool) -> Suffix:
     """
     start = batch.prefix if share else 0
     cache = prefix_cache(bridge, batch.clean[:, :start]) if start else None
-    return Suffix(batch.clean[:, start:], batch.corrupted[:, start:], batch.position - start, start, batch, cache)
+    corrupted = None if batch.corrupted is None else batch.corrupted[:, start:]
+    return Suffix(batch.clean[:, start:], corrupted, batch.position - start, start, batch, cache)

@@ -37,10 +37,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Values:
-    """One number on the clean and on the corrupted prompts, both for the clean prompts' answers."""
+    """One number on the clean and on the corrupted prompts, both for the clean prompts' answers; corrupted: None if there are none."""
 
     clean: Mean
-    corrupted: Mean
+    corrupted: Mean | None
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class TaskCheck(Shown):
         values: that metric; None if it needs distractors and pairs lack them.
         logit_difference: the answers' mean logit minus the distractors'; None if pairs lack distractors.
         flips: share of pairs whose logit difference changes sign between the clean and the corrupted prompt (for pairs that
-            prefer a probability difference: whose probability difference does); None if pairs lack distractors.
+            prefer a probability difference: whose probability difference does); None if pairs lack distractors or corrupted
+            prompts.
         lengths: tokens of a prompt -> number of pairs.
         prefixes: leading tokens shared by a pair's two prompts -> number of pairs.
         merging: answers that merge with the prompt; None without a tokenizer.
@@ -171,9 +172,12 @@ def check_pairs(
     metrics = list(dict.fromkeys(metric for metric in asked if has_distractors or not metric.needs_distractors))
     with watched(len(pairs), model.d_vocab) as answers:
         measured = _measure(model, pairs, metrics, batch_size)
-    values = {name: Values(_mean(clean), _mean(corrupted)) for name, (clean, corrupted) in measured.items()}
+    values = {
+        name: Values(_mean(rows[0]), _mean(rows[1]) if pairs.has_corrupted else None) for name, rows in measured.items()
+    }
     signs = preferred.name if preferred.name == "probability_difference" else "logit_difference"
-    flips = float((measured[signs].prod(0) < 0).double().mean()) if has_distractors else None
+    both = has_distractors and pairs.has_corrupted
+    flips = float((measured[signs].prod(0) < 0).double().mean()) if both else None
     texts = list(zip(pairs.clean, pairs.corrupted, strict=True))
     return TaskCheck(
         source=pairs.source,
@@ -201,16 +205,17 @@ def check_pairs(
 def _measure(
     model: Model, pairs: PromptPairs, metrics: Sequence[Metric], batch_size: int
 ) -> dict[str, Float[Tensor, "run prompt"]]:
-    """Each metric on the clean (row 0) and on the corrupted prompts (row 1)."""
-    values = {metric.name: torch.empty(2, len(pairs), dtype=torch.float64) for metric in metrics}
+    """Each metric on the clean (row 0) and, if there are any, on the corrupted prompts (row 1)."""
+    rows = 1 + pairs.has_corrupted
+    values = {metric.name: torch.empty(rows, len(pairs), dtype=torch.float64) for metric in metrics}
     with inference_state(model.bridge), torch.no_grad():
         for batch in pairs.batches(batch_size):
             here = batch.to(model.device)
-            clean, corrupted = (_logits(model, here, tokens) for tokens in (here.clean, here.corrupted))
-            saw(here, clean)
-            targets = targets_of(here, clean)
+            ran = [_logits(model, here, tokens) for tokens in (here.clean, here.corrupted) if tokens is not None]
+            saw(here, ran[0])
+            targets = targets_of(here, ran[0])
             for metric in metrics:
-                for row, logits in enumerate((clean, corrupted)):
+                for row, logits in enumerate(ran):
                     values[metric.name][row, batch.index] = metric(logits, targets).to("cpu", torch.float64)
     return values
 

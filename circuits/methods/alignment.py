@@ -76,4 +76,6 @@ def _node_at(model: Model, pairs: PromptPairs, name: str) -> NodeAt:
                 f"pair {i}: {name!r} asks for position {position!r}, which is not a role of the pair (its roles: "
                 f"{', '.join(roles) or 'none'}) and no index into its {len(tokens)} tokens"
             )
+        if isinstance(roles.get(position), tuple):
+            raise PairsError(f"pair {i}: {name!r} asks for a role of several tokens; a node is aligned at one token")
     return NodeAt(site, position)

@@ -68,7 +68,9 @@ def information_flow(
                 f"information_flow got {name}={value!r}, but it looks at the clean prompts' residual stream only; leave it "
                 "out, or use edge_attribution for effects on a metric"
             )
-    return information_flow_of(Question.ask(model, pairs, "log_probability", batch_size=batch_size), progress=progress)
+    unused = "interchange" if pairs.has_corrupted else "zero"
+    question = Question.ask(model, pairs, "log_probability", unused, batch_size)
+    return information_flow_of(question, progress=progress)
 
 
 def information_flow_of(question: Question, *, progress: Progress | None = None) -> EdgeScores:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any, overload
 
@@ -24,6 +25,7 @@ from circuits.prompts.answer_tokens import decoded
 from circuits.prompts.make import make
 from circuits.prompts.metadata import NOTHING, Metadata
 from circuits.prompts.pair import (
+    NO_ROLES,
     Encoder,
     Pair,
     Roles,
@@ -31,6 +33,7 @@ from circuits.prompts.pair import (
     as_ids,
     as_index,
     as_roles,
+    bounds,
     check_for,
     check_pair,
     check_provenance,
@@ -39,6 +42,7 @@ from circuits.prompts.pair import (
 )
 from circuits.prompts.reading import Reading
 from circuits.prompts.records import table_of
+from circuits.prompts.spans import partition, schema
 from circuits.prompts.tables import Table, read_table
 from circuits.prompts.unfit import Unfit
 from circuits.shown import Shown
@@ -55,7 +59,7 @@ class PairBatch:
 
     Attributes:
         index: the number of each pair in its `PromptPairs`: `out[batch.index] = result` restores their order.
-        clean, corrupted: token ids, without padding.
+        clean, corrupted: token ids, without padding; corrupted is None without corrupted prompts.
         position: the token whose logits are read.
         answers, distractors: token ids, padded with 0 if a pair has fewer than others.
         answers_mask, distractors_mask: False at the padding.
@@ -65,7 +69,7 @@ class PairBatch:
 
     index: Int[Tensor, "batch"]
     clean: Int[Tensor, "batch pos"]
-    corrupted: Int[Tensor, "batch pos"]
+    corrupted: Int[Tensor, "batch pos"] | None
     position: Int[Tensor, "batch"]
     answers: Int[Tensor, "batch n_answers"]
     answers_mask: Bool[Tensor, "batch n_answers"]
@@ -86,14 +90,15 @@ class PromptPairs(Shown):
     """Pairs of prompts, in order; every field has one entry per pair.
 
     Attributes:
-        clean, corrupted, answers, distractors: token ids, see `Pair`.
+        clean, corrupted, answers, distractors: token ids, see `Pair`; either all pairs have a corrupted prompt or none.
         positions: index of the token whose logits are read.
-        roles: name -> token index.
+        roles: name -> token index, or a half-open range of tokens.
         texts: the clean and the corrupted prompt as text, None if unknown.
         source: the origin of the pairs: a task, a file, or `tokens`.
         seed: the seed they were drawn with, if any.
         metric: name of the metric that suits them.
         metadata: other entries of their records.
+        partitions: the spans that were given for each prompt; empty: they follow from its roles. Read them as `spans`.
         unfit: counts of pairs that `from_records` left out; None: none.
 
     Raises:
@@ -118,6 +123,7 @@ class PromptPairs(Shown):
     seed: int | None = None
     metric: str = "logit_difference"
     metadata: tuple[Metadata, ...] = ()
+    partitions: tuple[Roles, ...] = ()
     unfit: Unfit | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -128,11 +134,18 @@ class PromptPairs(Shown):
             object.__setattr__(self, "texts", (NO_TEXTS,) * n)
         if not self.metadata:
             object.__setattr__(self, "metadata", (NOTHING,) * n)
-        for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts", "metadata"):
+        if not self.partitions:
+            object.__setattr__(self, "partitions", (NO_ROLES,) * n)
+        for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts", "metadata", "partitions"):
             if (entries := len(getattr(self, column))) != n:
                 raise PairsError(f"clean has {n} prompts, {column} {entries} entries; give one for each pair")
         for number, pair in enumerate(self):
             check_pair(pair, f"pair {number}")
+            if bool(pair.corrupted) != self.has_corrupted:
+                one, other = (0, number) if self.has_corrupted else (number, 0)
+                raise PairsError(
+                    f"pair {other} has no corrupted prompt, and pair {one} has; give one to all pairs, or to none"
+                )
         check_provenance(self.source, self.seed, self.metric, "pairs")
 
     @classmethod
@@ -143,18 +156,22 @@ class PromptPairs(Shown):
         names = ("clean", "corrupted", "answers", "distractors", "roles", "metadata")
         columns: Any = {name: tuple(getattr(pair, name) for pair in pairs) for name in names}
         positions, texts = tuple(pair.position for pair in pairs), tuple(map(_texts, pairs))
-        return cls(**columns, positions=positions, texts=texts, source=source, seed=seed, metric=metric)
+        partitions = tuple(pair.partition for pair in pairs)
+        return cls(
+            **columns, positions=positions, texts=texts, partitions=partitions, source=source, seed=seed, metric=metric
+        )
 
     @classmethod
     def from_tokens(
         cls,
         clean: Entries,
-        corrupted: Entries,
+        corrupted: Entries | None,
         answers: Entries,
         distractors: Entries | None = None,
         positions: Entries | None = None,
         roles: Sequence[Mapping[str, Any]] | None = None,
         *,
+        spans: Sequence[Mapping[str, Any]] | None = None,
         model: Encoder | None = None,
         source: str = "tokens",
         seed: int | None = None,
@@ -163,10 +180,12 @@ class PromptPairs(Shown):
         """Pairs from token ids, as lists, tensors or arrays. BOS is not added.
 
         Args:
-            clean, corrupted: a list of ids for each pair, or a tensor [batch, pos].
+            clean, corrupted: a list of ids for each pair, or a tensor [batch, pos]. corrupted=None: without corrupted prompts.
             answers, distractors: an id or a list of ids for each pair; by default no distractors.
             positions: index of the token whose logits are read; by default the last one.
-            roles: a mapping from name to token index for each pair.
+            roles: a mapping from name to token index, or to a half-open range of tokens, for each pair.
+            spans: the spans of each clean prompt, in the same form; tokens that they leave out make spans of their own. By
+                default they follow from the roles, see `spans`.
             model: used to check the ids; its tokenizer, if it has one, adds the texts of the prompts.
 
         Raises:
@@ -177,15 +196,17 @@ class PromptPairs(Shown):
         right = [_listed(entry) for entry in _column(answers, "answers")]
         wrong = [()] * n if distractors is None else [_listed(entry) for entry in _column(distractors, "distractors")]
         last = [max(len(prompt) - 1, 0) for prompt in prompts]
-        places = enumerate(last if positions is None else _column(positions, "positions"))
+        read = enumerate(last if positions is None else _column(positions, "positions"))
+        places = tuple(as_index(place, "position", f"pair {number}") for number, place in read)
         names = enumerate([{}] * n if roles is None else _column(roles, "roles"))
         made = cls(
             clean=prompts,
-            corrupted=_ids(_column(corrupted, "corrupted"), "corrupted"),
+            corrupted=((),) * n if corrupted is None else _ids(_column(corrupted, "corrupted"), "corrupted"),
             answers=_ids(right, "answers"),
             distractors=_ids(wrong, "distractors"),
-            positions=tuple(as_index(place, "position", f"pair {number}") for number, place in places),
+            positions=places,
             roles=tuple(as_roles(entry, f"pair {number}") for number, entry in names),
+            partitions=() if spans is None else _partitions(prompts, places, _column(spans, "spans")),
             source=source,
             seed=seed,
             metric=metric,
@@ -196,9 +217,10 @@ class PromptPairs(Shown):
         self.validate_for(model)
         if model.tokenizer is None:
             return self
-        both = zip(self.clean, self.corrupted, strict=True)
-        texts = tuple((decoded(model, clean) or None, decoded(model, corrupted) or None) for clean, corrupted in both)
-        return replace(self, texts=texts)
+        columns = (
+            [decoded(model, ids) or None if ids else None for ids in ids_of] for ids_of in (self.clean, self.corrupted)
+        )
+        return replace(self, texts=tuple(zip(*columns, strict=True)))
 
     @classmethod
     def from_records(
@@ -287,6 +309,11 @@ class PromptPairs(Shown):
         """Writes a file from which `from_jsonl` reads equal pairs."""
         jsonl.write(self, {"source": self.source, "seed": self.seed, "metric": self.metric}, path)
 
+    @property
+    def has_corrupted(self) -> bool:
+        """Whether the pairs have corrupted prompts."""
+        return bool(self.corrupted[0])
+
     def __len__(self) -> int:
         return len(self.clean)
 
@@ -328,7 +355,37 @@ class PromptPairs(Shown):
     def pair(self, i: int) -> Pair:
         """Pair number i."""
         ids = (self.clean[i], self.corrupted[i], self.answers[i], self.distractors[i])
-        return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i], self.metadata[i])
+        return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i], self.metadata[i], self.partitions[i])
+
+    @cached_property
+    def spans(self) -> tuple[str, ...]:
+        """The names of the spans into which every prompt is divided, in order: the same for all pairs, whatever their lengths.
+
+        They are those that the pairs were given, or follow from the roles (`circuits.prompts.spans`): a role is a span, and so
+        are the tokens before the first role (`start`), between a role and the next (`S1+` after `S1`), and the token whose
+        logits are read (`end`), if no role has it.
+
+        Raises:
+            PairsError: roles overlap, or the spans of two pairs differ; the message names the pair.
+        """
+        return schema(self._divided)
+
+    def span_starts(self, i: int) -> tuple[int, ...]:
+        """The first token of every span of pair i; span s has the tokens from `starts[s]` to `starts[s + 1] - 1`.
+
+        Raises:
+            PairsError: see `spans`.
+        """
+        assert self.spans
+        return tuple(bounds(place)[0] for _, place in self._divided[i].entries)
+
+    @cached_property
+    def _divided(self) -> tuple[Roles, ...]:
+        """Each prompt's spans."""
+        return tuple(
+            pair.partition or partition(pair.roles, len(pair), pair.position, f"pair {number}")
+            for number, pair in enumerate(self)
+        )
 
     def prefix(self, i: int) -> int:
         """The number of leading tokens that the two prompts of pair i share."""
@@ -359,7 +416,7 @@ class PromptPairs(Shown):
         return PairBatch(
             index=torch.tensor(indices),
             clean=torch.tensor([pair.clean for pair in chosen]),
-            corrupted=torch.tensor([pair.corrupted for pair in chosen]),
+            corrupted=torch.tensor([pair.corrupted for pair in chosen]) if self.has_corrupted else None,
             position=torch.tensor([pair.position for pair in chosen]),
             answers=answers,
             answers_mask=answers_mask,
@@ -397,6 +454,16 @@ def _column(value: object, what: str) -> list[Any]:
 
 def _ids(column: Sequence[Any], what: str) -> tuple[TokenIds, ...]:
     return tuple(as_ids(entry, what, f"pair {number}") for number, entry in enumerate(column))
+
+
+def _partitions(prompts: Sequence[TokenIds], positions: Sequence[int], column: list[Any]) -> tuple[Roles, ...]:
+    """The spans given for each prompt, completed by those in between."""
+    given = (as_roles(entry, f"pair {number}", "span") for number, entry in enumerate(column))
+    rows = zip(given, prompts, positions, strict=False)  # their numbers are compared by `PromptPairs`
+    return tuple(
+        partition(spans, len(prompt), position, f"pair {number}", "span") if spans else spans
+        for number, (spans, prompt, position) in enumerate(rows)
+    )
 
 
 def _listed(entry: object) -> list[Any] | tuple[Any, ...]:

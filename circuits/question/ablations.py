@@ -29,6 +29,7 @@ from circuits.engine.patch import Values, record_values
 from circuits.engine.prefix import Suffix
 from circuits.errors import InputError, locating
 from circuits.graph.nodes import Site
+from circuits.prompts.pair import bounds
 from circuits.prompts.pairs import PromptPairs
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Ablation(metaclass=_ByName):
 
     @property
     def needs_difference(self) -> bool:
-        """Whether the ablation changes nothing if the two prompts of a pair are equal."""
+        """Whether the ablation needs corrupted prompts, and changes nothing if the two prompts of a pair are equal."""
         return self.keeps_prefix
 
     @property
@@ -239,7 +240,7 @@ class Gaussian(Ablation):
     """A writer's value when Gaussian noise is added to the embeddings of some tokens of the clean prompt.
 
     Attributes:
-        tokens: names of roles; empty: the tokens in which clean and corrupted prompts differ.
+        tokens: names of roles, each of a token or several; empty: the tokens in which clean and corrupted prompts differ.
         scale: standard deviation of the noise, in units of the standard deviation of the embeddings' entries over the
             whole vocabulary, as they enter the residual stream: after any factor that the model applies to its
             embedding matrix.
@@ -297,7 +298,7 @@ class _GaussianOn(RunAblation):
         noise = torch.zeros(*suffix.clean.shape, int(model.bridge.cfg.d_model))
         for row, index in enumerate(suffix.batch.index.tolist()):
             pair = self.pairs.pair(index)
-            hit = [pair.roles[token] for token in self.gaussian.tokens] or [
+            hit = [i for token in self.gaussian.tokens for i in range(*bounds(pair.roles[token]))] or [
                 i for i, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b
             ]
             generator = torch.Generator().manual_seed((self.gaussian.seed * 1_000_003 + index) % 2**63)

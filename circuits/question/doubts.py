@@ -56,7 +56,7 @@ def collected() -> Iterator[dict[str, None]]:
 
 def same_up_to_answer(pairs: Iterable[Pair]) -> list[int]:
     """Indices of the pairs whose prompts agree in every token up to the answer position."""
-    return [i for i, pair in enumerate(pairs) if pair.prefix > pair.position]
+    return [i for i, pair in enumerate(pairs) if pair.corrupted and pair.prefix > pair.position]
 
 
 def about_prompts(model: Encoder, pairs: "PromptPairs", ablation: str | None = "interchange") -> list[str]:
@@ -125,10 +125,10 @@ def padded(model: Encoder, pairs: "PromptPairs") -> tuple[list[int], str]:
 def _with_padding(pairs: "PromptPairs", pads: Callable[[TokenIds, int], bool], token: int) -> list[int]:
     """Indices of the pairs in which `token` pads a prompt. `pads` gets a prompt's tokens (without the first if all
     prompts begin with `token`) and its answer position."""
-    all_begin = all(prompt[0] == token for prompt in (*pairs.clean, *pairs.corrupted))
+    all_begin = all(prompt[0] == token for prompt in (*pairs.clean, *pairs.corrupted) if prompt)
 
     def has_padding(pair: Pair) -> bool:
-        texts = [prompt[1:] if all_begin else prompt for prompt in (pair.clean, pair.corrupted)]
+        texts = [prompt[1:] if all_begin else prompt for prompt in (pair.clean, pair.corrupted) if prompt]
         return any(token in text and pads(text, pair.position - all_begin) for text in texts)
 
     return [i for i, pair in enumerate(pairs) if has_padding(pair)]

@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.errors import PairsError
+from circuits.prompts.pair import bounds
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.question import Batch
 
@@ -35,13 +36,18 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
         return tuple(map(str, range(lengths.pop())))
     if positions == "roles":
         common = [role for role in pairs.roles[0] if all(role in roles for roles in pairs.roles)]
-        wanted = sorted(common, key=lambda role: pairs.roles[0][role])
+        wanted = sorted(common, key=lambda role: bounds(pairs.roles[0][role]))
     else:
         wanted = [positions] if isinstance(positions, str) else list(positions)
     for role in wanted:
         for i, roles in enumerate(pairs.roles):
             if role not in roles:
                 raise PairsError(f"pair {i} has no role {role!r} (its roles: {', '.join(roles) or 'none'})")
+            if isinstance(roles[role], tuple):
+                start, stop = bounds(roles[role])
+                raise PairsError(
+                    f"pair {i}: role {role!r} has the tokens {start} to {stop - 1}; a position is one token (name other roles)"
+                )
     if not wanted:
         raise PairsError("these pairs name no roles; use positions='each', or give roles in the file")
     return tuple(wanted)
@@ -50,5 +56,5 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
 def place(label: str, batch: Batch, pairs: PromptPairs) -> Int[Tensor, " batch"]:
     """A label's position in each prompt of a batch, counted from the suffix's start; negative in the common prefix."""
     rows = batch.suffix.batch.index.tolist()
-    positions = [pairs.roles[i][label] if label in pairs.roles[i] else int(label) for i in rows]
+    positions = [bounds(pairs.roles[i][label])[0] if label in pairs.roles[i] else int(label) for i in rows]
     return torch.tensor(positions, device=batch.suffix.clean.device) - batch.suffix.start

@@ -15,7 +15,7 @@ from torch import Tensor
 from circuits.engine.capture import Writes, capture_writes
 from circuits.engine.hooks import Hook, inference_state, run
 from circuits.engine.live_run import Key, LiveRun, live_run
-from circuits.engine.prefix import Suffix, split
+from circuits.engine.prefix import WITHOUT_CORRUPTED, Suffix, split
 from circuits.engine.resume import BaseRun, base_run
 from circuits.errors import InputError, PairsError
 from circuits.model import Model
@@ -269,6 +269,10 @@ def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:
 def _prepared(ablation: Ablation, model: Model, pairs: PromptPairs, batch_size: int) -> Ablation:
     """Prepares the ablation for these pairs; warns of prompts that explain little under it."""
     prepared = ablation.prepared(model, pairs, batch_size)
+    if prepared.needs_difference and not pairs.has_corrupted:
+        raise PairsError(
+            f"{prepared.label} ablation needs corrupted prompts, and these pairs have none; {WITHOUT_CORRUPTED}"
+        )
     doubt(about_prompts(model, pairs, prepared.name if prepared.needs_difference else None))
     return prepared
 

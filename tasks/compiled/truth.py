@@ -111,7 +111,11 @@ def _metrics(question: Question, kept: Bool[Tensor, "circuit writer reader"]) ->
                 circuits = kept[start : start + at_once]
                 k = len(circuits)
                 tiled = Suffix(
-                    suffix.clean.repeat(k, 1), suffix.corrupted.repeat(k, 1), suffix.position.repeat(k), 0, suffix.batch
+                    suffix.clean.repeat(k, 1),
+                    None if suffix.corrupted is None else suffix.corrupted.repeat(k, 1),
+                    suffix.position.repeat(k),
+                    0,
+                    suffix.batch,
                 )
                 other = replacement.map(lambda x, k=k: x.repeat(k, *[1] * (x.ndim - 1)))
                 each = circuits.repeat_interleave(n, 0)

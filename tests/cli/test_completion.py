@@ -50,6 +50,7 @@ OFFERED = {
     "circuits export runs": ["runs/one", "runs/two"],
     "circuits methods show ac": ["acdc", "activation-patching"],
     "circuits tasks check io": ["ioi"],
+    "circuits tasks show compiled/i": ["compiled/induction"],
     "circuits models fetch ": list(zoo.names()),
     "circuits study status ": ["grid"],
     "circuits disc": ["discover"],

@@ -92,6 +92,9 @@ study table TAKEN
 study table TAKEN --out x.txt
 study report nowhere
 tasks check ioj
+tasks show ioj
+tasks show ioj(order=ABBA)
+tasks show ioi(order
 tasks check nowhere.jsonl
 tasks check ioi --dtype float8
 models fetch nope

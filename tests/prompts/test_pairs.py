@@ -340,7 +340,7 @@ class TestFiles:
                 {"clean": [0], "corrupted": [1], "answer": [8]},
                 "unknown key 'answer'; did you mean 'answers'?",
             ),
-            ({"clean": [0]}, "'corrupted' is missing; found only the keys clean"),
+            ({"clean": [0]}, "'answers' is missing; found only the keys clean"),
             ({}, "'clean' is missing; found only the keys (none)"),
             ({**IDS, "clean": 5}, "clean is 5 (int); expected text or a list of token ids"),
             ({**IDS, "clean": [0, "a", 1]}, "clean, entry 1, is 'a' (str)"),

@@ -116,7 +116,7 @@ class TestPublishedForms:
         path.write_text(json.dumps([record]))
         pairs = PromptPairs.from_file(path, model)
         assert pairs.answers == ((token(model, " Mary"),),)
-        assert pairs.clean == pairs.corrupted
+        assert not pairs.has_corrupted
         assert model.tokenizer.decode([pairs.clean[0][pairs.roles[0]["subject"]]]).strip() == "John"
         assert pairs.metadata[0]["known_id"] == 0
 

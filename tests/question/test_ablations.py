@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from circuits import Ablation, Circuit, InputError, PromptPairs, circuit_metric, edge_attribution
+from circuits import (
+    Ablation,
+    CausalModel,
+    Circuit,
+    InputError,
+    PromptPairs,
+    attribution_patching,
+    circuit_metric,
+    edge_attribution,
+    interchange_interventions,
+)
 from circuits.question.ablations import ABLATIONS, Gaussian, Mean, MeanPositional, Resample, get_ablation
 from circuits.question.question import Question
 from tests.naive_gpt2 import NaiveGPT2
@@ -182,3 +192,20 @@ def test_provenance_identifies_the_reference_by_its_contents():
     assert one.provenance["ablation"] == other.provenance["ablation"]
     assert one.provenance["reference_sha256"] == random_pairs(n=3, seed=5).digest()
     assert one.provenance["reference_sha256"] != other.provenance["reference_sha256"]
+
+
+def test_a_role_of_several_tokens_is_disturbed_whole_and_is_no_position():
+    model, pairs = tiny("gpt2"), random_pairs(n=3, length=6)
+    tokens = (pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors)
+    whole = PromptPairs.from_tokens(*tokens, roles=[{"subject": [1, 3]}] * 3)
+    apart = PromptPairs.from_tokens(*tokens, roles=[{"first": 1, "last": 2}] * 3)
+    empty = Circuit.empty(model.graph)
+    together = circuit_metric(model, whole, empty, ablation=Gaussian(("subject",)))
+    assert torch.equal(together, circuit_metric(model, apart, empty, ablation=Gaussian(("first", "last"))))
+    assert not torch.equal(together, circuit_metric(model, apart, empty, ablation=Gaussian(("first",))))
+    for positions in ("roles", ["subject"]):
+        with pytest.raises(InputError, match="pair 0: role 'subject' has the tokens 1 to 2; a position is one token"):
+            attribution_patching(model, whole, positions=positions)
+    identity = CausalModel({"seen": lambda token, _: token}, output="seen")
+    with pytest.raises(InputError, match="asks for a role of several tokens; a node is aligned at one token"):
+        interchange_interventions(model, whole, identity, [(0, 1)] * 3, {"seen": "a0.h0@subject"}, token_of=int)
