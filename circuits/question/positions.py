@@ -25,14 +25,7 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
     if positions is None:
         return None
     if positions == "each":
-        lengths = {len(tokens) for tokens in pairs.clean}
-        if len(lengths) > 1:
-            raise PairsError(
-                f"positions='each' needs prompts of equal length, and these have {min(lengths)} to {max(lengths)} tokens; "
-                "use positions='roles', or pairs of one length (of a task: task.pairs(…, one_length=True); on the command "
-                "line: --one-length)"
-            )
-        return tuple(map(str, range(lengths.pop())))
+        return one_length(pairs)
     if positions == "roles":
         common = [role for role in pairs.roles[0] if all(role in roles for roles in pairs.roles)]
         wanted = sorted(common, key=lambda role: pairs.roles[0][role])

@@ -1,0 +1,129 @@
+"""Which span of a graph over places every token of every prompt is in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.engine.ablate import ablated_logits
+from circuits.engine.ablate_places import ablated_at_places
+from circuits.engine.capture import Writes
+from circuits.errors import InputError, PairsError
+from circuits.graph.places import REST, PlacedGraph, Places
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.question import Batch, Question
+from circuits.results.circuit import Circuit
+
+EACH = "each"
+SPANS = "spans"
+
+
+@dataclass(frozen=True, eq=False)
+class SpanTable:
+    """The spans of pairs of prompts, and the span of each of their tokens.
+
+    Attributes:
+        pairs: the prompts.
+        kind: `spans`: the schema of the pairs; `each`: every token is a span, for prompts of one length.
+    """
+
+    pairs: PromptPairs
+    kind: str = SPANS
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the spans in order; PairsError if the pairs do not have them."""
+        return one_length(self.pairs) if self.kind == EACH else self.pairs.spans
+
+    @cached_property
+    def starts(self) -> tuple[tuple[int, ...], ...]:
+        """For every pair the first token of every span."""
+        if self.kind == EACH:
+            return (tuple(range(len(self.names))),) * len(self.pairs)
+        return tuple(self.pairs.span_starts(i) for i in range(len(self.pairs)))
+
+    @cached_property
+    def read(self) -> tuple[str, ...]:
+        """Spans in which logits are read, in order."""
+        found = {self._span_at(i, position) for i, position in enumerate(self.pairs.positions)}
+        return tuple(self.names[i] for i in sorted(found))
+
+    def _span_at(self, pair: int, token: int) -> int:
+        return sum(start <= token for start in self.starts[pair]) - 1
+
+    def places(self, destinations: bool = False) -> Places:
+        """The places of a graph over these spans."""
+        return Places(self.names, destinations, self.read)
+
+    def of_tokens(self, batch: Batch) -> Int[Tensor, "batch pos"]:
+        """The number of the span of every token of a batch's suffix."""
+        suffix = batch.suffix
+        starts = torch.tensor([self.starts[i] for i in suffix.batch.index.tolist()], device=suffix.clean.device)
+        tokens = torch.arange(suffix.clean.shape[1], device=suffix.clean.device) + suffix.start
+        return (starts[:, None, :] <= tokens[None, :, None]).sum(-1) - 1
+
+
+def one_length(pairs: PromptPairs) -> tuple[str, ...]:
+    """The numbers of the tokens of prompts of one length, as labels.
+
+    Raises:
+        PairsError: the prompts have different lengths.
+    """
+    lengths = {len(tokens) for tokens in pairs.clean}
+    if len(lengths) > 1:
+        raise PairsError(
+            f"positions='each' needs prompts of equal length, and these have {min(lengths)} to {max(lengths)} tokens; "
+            "use positions='roles' or 'spans', or pairs of one length (of a task: task.pairs(…, one_length=True); on the "
+            "command line: --one-length)"
+        )
+    return tuple(map(str, range(lengths.pop())))
+
+
+def span_table(pairs: PromptPairs, spans: Sequence[str]) -> SpanTable:
+    """The table in which spans of these names are found: of every token if the names are numbers, else of the schema."""
+    numbers = [name for name in spans if name != REST]
+    return SpanTable(pairs, EACH if numbers and all(name.isdecimal() for name in numbers) else SPANS)
+
+
+def resolved(circuit: Circuit, pairs: PromptPairs) -> tuple[Circuit, SpanTable | None]:
+    """A circuit over the places of the pairs, and their spans; a circuit without places is unchanged.
+
+    Raises:
+        InputError: the circuit has a place that the pairs do not have, or its spans are not those of the pairs.
+    """
+    graph = circuit.graph
+    if not isinstance(graph, PlacedGraph):
+        return circuit, None
+    table = span_table(pairs, graph.places.spans)
+    try:
+        names = table.names
+    except PairsError as problem:
+        raise InputError(f"the circuit has places ({', '.join(graph.places.spans)}), and the prompts do not: {problem}") from None
+    if graph.places.partition and graph.places.spans != names:
+        raise InputError(
+            f"the circuit has the spans {', '.join(graph.places.spans)}, and the prompts have {', '.join(names)}; "
+            "give prompts with the circuit's spans"
+        )
+    return circuit.over(table.places(graph.places.destinations)), table
+
+
+def circuit_logits(
+    question: Question, batch: Batch, replacement: Writes, circuit: Circuit, spans: SpanTable | None
+) -> Float[Tensor, "batch d_vocab"]:
+    """Logits of a batch with everything outside the circuit ablated.
+
+    Args:
+        question: model, pairs, metric and ablation.
+        batch: some of its pairs.
+        replacement: the replacement values of all writers.
+        circuit, spans: of `resolved`.
+    """
+    architecture = question.model.architecture
+    if spans is None:
+        return ablated_logits(architecture, batch.suffix, replacement, circuit.mask)
+    assert isinstance(circuit.graph, PlacedGraph)
+    mask = circuit.mask.to(batch.suffix.clean.device)
+    return ablated_at_places(architecture, batch.suffix, replacement, circuit.graph, mask, spans.of_tokens(batch))
