@@ -12,7 +12,8 @@ from circuits.engine.ablate import ablated_logits
 from circuits.engine.ablate_places import ablated_at_places
 from circuits.engine.capture import Writes
 from circuits.errors import InputError, PairsError
-from circuits.graph.places import REST, PlacedGraph, Places
+from circuits.graph.graph import Graph
+from circuits.graph.places import REST, PlacedGraph, Places, over
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
@@ -64,6 +65,36 @@ class SpanTable:
         starts = torch.tensor([self.starts[i] for i in suffix.batch.index.tolist()], device=suffix.clean.device)
         tokens = torch.arange(suffix.clean.shape[1], device=suffix.clean.device) + suffix.start
         return (starts[:, None, :] <= tokens[None, :, None]).sum(-1) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceAxis:
+    """Places as an axis of scores.
+
+    Attributes:
+        graph: the model's graph over the places.
+        table: the span of every token.
+    """
+
+    graph: PlacedGraph
+    table: SpanTable
+
+
+def place_axis(
+    graph: Graph, pairs: PromptPairs, positions: str | Sequence[str] | None, destinations: bool
+) -> PlaceAxis | None:
+    """The axis of `positions="spans"`, and of `each` with destinations; None for other positions.
+
+    Raises:
+        PairsError: the pairs have no such spans.
+        InputError: destinations of positions that do not cover the prompt.
+    """
+    if positions == SPANS or (positions == EACH and destinations):
+        table = SpanTable(pairs, str(positions))
+        return PlaceAxis(over(graph, table.places(destinations)), table)
+    if destinations:
+        raise InputError("destinations=True needs positions='spans' or 'each', in which every query has a place")
+    return None
 
 
 def one_length(pairs: PromptPairs) -> tuple[str, ...]:

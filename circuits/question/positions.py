@@ -8,6 +8,7 @@ from torch import Tensor
 
 from circuits.errors import PairsError
 from circuits.prompts.pairs import PromptPairs
+from circuits.question.places import one_length
 from circuits.question.question import Batch
 
 
