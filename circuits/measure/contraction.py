@@ -14,7 +14,7 @@ from circuits.graph.places import PlacedGraph
 from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.measure.norm_check import sees_nothing
 from circuits.question.places import PlaceAxis
-from circuits.question.positions import place
+from circuits.question.positions import tokens_at
 from circuits.question.question import Batch, Question
 
 STACK_BYTES = 48 * 2**20
@@ -76,7 +76,7 @@ class Contraction:
         self._spans = None if axis is None else axis.table.of_tokens(batch)
         self._places = self._split = None
         if labels is not None:
-            self._places = torch.stack([place(label, batch, question.pairs) for label in labels], dim=1)
+            self._places = torch.stack([tokens_at(label, batch, question.pairs) for label in labels], dim=1)
             self._split = torch.zeros(len(batch), len(labels), *shape, device=device, dtype=dtype)
 
     def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
@@ -141,17 +141,16 @@ class Contraction:
                 self._add_places(gradients, stacked, tile, writers)
 
     def _add_places(self, gradients: GradientSum, stacked: Tensor, tile: tuple[slice, slice], writers: slice) -> None:
-        """Adds the same products at each labelled position in the tile."""
+        """Adds the same products at the tokens of each label in the tile."""
         assert self._places is not None
         assert self._split is not None
         rows, positions = tile
-        for prompt, places in enumerate(self._places[rows]):
-            labels = ((places >= positions.start) & (places < positions.stop)).nonzero()[:, 0]
-            at, row = places[labels], torch.full_like(labels, prompt)
-            picked = gradients.places(row + rows.start, at)
-            self._split[prompt + rows.start, labels, writers] += picked.products(
-                stacked[row, :, at - positions.start][:, :, None], writers.start
-            )
+        for prompt, tokens in enumerate(self._places[rows]):
+            labels, at = tokens[:, positions].nonzero(as_tuple=True)
+            row = torch.full_like(at, prompt)
+            picked = gradients.places(row + rows.start, at + positions.start)
+            products = picked.products(stacked[row, :, at][:, :, None], writers.start)
+            self._split[prompt + rows.start, :, writers].index_add_(0, labels, products)
 
     def give_to(self, statistics: EdgeStatistics) -> None:
         """Adds the finished batch to `statistics`, signed: positive = helps."""

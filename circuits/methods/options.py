@@ -200,7 +200,7 @@ NODES = Option(
     "Groups joined by + (heads, mlps, input, q, k, v, neurons; coar: rows and input_rows too), or names, comma separated.",
 )  # fmt: skip
 POSITIONS = Option(
-    "positions", Kind.POSITIONS, "all", "each, roles, names of roles, comma separated, or all (at once)."
+    "positions", Kind.POSITIONS, "all", "each, spans, roles, names of roles or spans, comma separated, or all (at once)."
 )
 EDGES = Option("edges", Kind.WHOLE, None, "Edges to choose, dead ends among them pruned. Default: 200.", at_least=1)
 THRESHOLD = Option("threshold", Kind.NUMBER, None, "Every edge of at least this score.", metric_units=True)
