@@ -6,6 +6,8 @@ from circuits.errors import InputError as InputError
 from circuits.errors import ModelError as ModelError
 from circuits.errors import PairsError as PairsError
 from circuits.errors import PairsWarning as PairsWarning
+from circuits.evaluation.certificate import Certificate as Certificate
+from circuits.evaluation.certificate import certify as certify
 from circuits.evaluation.circuit_predictions import CircuitPrediction as CircuitPrediction
 from circuits.evaluation.circuit_predictions import predict_circuits as predict_circuits
 from circuits.evaluation.comparison import Comparison as Comparison

@@ -17,6 +17,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -84,15 +85,16 @@ def task_names() -> list[str]:
 
 def check_task(name: str) -> None:
     """Refuses a name that no task has, without importing one; raises as `load_task`."""
-    _point(GROUP, name)
+    _point(GROUP, _task_options(name)[0])
 
 
 def load_task(name: str, **options: Any) -> Any:
     """A task by name, in which `_` and `-` are equal.
 
     Args:
-        name: such as `ioi`; `circuits tasks` lists them.
-        options: of the task, such as `counterfactual` of `ioi`.
+        name: such as `ioi`, or with options, as pairs record it: `ioi(order=ABBA, counterfactual=abc)`. `circuits tasks` lists
+            the names, `circuits tasks show ioi` the options.
+        options: of the task, such as `counterfactual` of `ioi`; they replace those in the name.
 
     Returns:
         A `tasks.Task` (or `tasks.Source`): its `pairs(model, n, seed)` gives `PromptPairs`.
@@ -102,20 +104,24 @@ def load_task(name: str, **options: Any) -> Any:
 
     >>> load_task("ioi", counterfactual="abc").label
     'ioi(counterfactual=abc)'
+    >>> load_task("ioi(counterfactual=abc)") == load_task("ioi", counterfactual="abc")
+    True
     """
     _import_own_tasks()
     from dataclasses import fields, is_dataclass
 
+    name, written = _task_options(name)
     point = _point(GROUP, name)
     kind = _loaded(point)
     if not (isinstance(kind, type) and is_dataclass(kind) and callable(getattr(kind, "pairs", None))):
         raise InputError(f"task {point.name!r} ({point.value}) is not a class derived from tasks.base.Task")
-    known = [field.name for field in fields(kind)]
-    for option in options:
+    known = {field.name: field.default for field in fields(kind)}
+    for option in {**written, **options}:
         if option not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise InputError(f"task {point.name!r} has no option {option!r}; {takes}")
-    return kind(**options)
+    typed = {option: _like(known[option], text) for option, text in written.items()}
+    return kind(**{**typed, **options})
 
 
 def model_names() -> list[str]:
@@ -179,6 +185,35 @@ def code_state(module: str) -> str:
         files = sorted(path for path in Path(origin).parent.rglob("*") if path.suffix in suffixes)
     sums = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
+
+
+def _task_options(name: str) -> tuple[str, dict[str, str]]:
+    """The name of a task, and the options in brackets behind it."""
+    task, bracket, rest = name.partition("(")
+    if not bracket:
+        return name, {}
+    if not rest.endswith(")"):
+        raise InputError(
+            f"the task {name!r} has no closing bracket; write options as ioi(order=ABBA, counterfactual=abc)"
+        )
+    options: dict[str, str] = {}
+    for part in rest[:-1].split(","):
+        option, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (equals and option and value) or option in options:
+            raise InputError(
+                f"the task {name!r} has the option {part.strip()!r}; write each once, as in ioi(order=ABBA)"
+            )
+        options[option.replace("-", "_")] = value
+    return task.strip(), options
+
+
+def _like(default: Any, text: str) -> Any:
+    """The text of an option as a value of its default's type; as text if it is none, for the task to refuse."""
+    if isinstance(default, bool):
+        return {"True": True, "False": False}.get(text, text)
+    with suppress(ValueError):
+        return type(default)(text) if isinstance(default, int | float) else text
+    return text
 
 
 def _point(group: str, name: str) -> EntryPoint:

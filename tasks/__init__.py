@@ -77,7 +77,7 @@ def load(name: str, **options: Any) -> "Task":
 
 def __getattr__(name: str) -> Any:
     # `tasks.Task` is loaded on first use, so that names can be listed without torch.
-    if name in ("At", "Draw", "Example", "Source", "Task", "UnusableError"):
+    if name in ("At", "Draw", "Example", "Source", "Task", "UnusableError", "Words"):
         from tasks import base
 
         return getattr(base, name)

@@ -7,7 +7,7 @@ al. 2024, "How does GPT-2 Predict Acronyms?" (arXiv:2405.04156); the dots keep t
 from dataclasses import dataclass
 
 from tasks import words
-from tasks.base import At, Draw, Example, Task, UnusableError
+from tasks.base import At, Draw, Example, Task, UnusableError, Words
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,12 @@ class Acronym(Task):
             answers=(third[0],),
             distractors=(other[0],),
             roles={"W1": first, "W2": second, "W3": third, "L1": At(first[0]), "L2": At(second[0], occurrence=-1)},
+            # A bracket or a dot may be one token with the letter behind it.
+            spans={
+                "W1": first,
+                "W2": second,
+                "W3": third,
+                "L1": Words(f"({first[0]}"),
+                "L2": Words(f".{second[0]}"),
+            },
         )

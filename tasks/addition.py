@@ -11,7 +11,7 @@ Where a space and a digit are two tokens (SmolLM2), the prompt ends with that sp
 from dataclasses import dataclass
 
 from circuits.prompts.answer_tokens import continuation
-from tasks.base import At, Draw, Example, Task, UnusableError
+from tasks.base import At, Draw, Example, Task, UnusableError, Words
 
 SUMS = tuple((a, b) for a in range(1, 9) for b in range(1, 10 - a))
 SHOTS = 3
@@ -44,5 +44,11 @@ class Addition(Task):
                 "plus": At("+", occurrence=-1),
                 "b": At(str(b), occurrence=-1),
                 "equals": At("=", occurrence=-1),
+            },
+            spans={
+                "shots": Words(start),
+                "a": At(str(a), occurrence=-2 if a == b else -1),
+                "plus": Words("+", after=start),
+                "b": Words(str(b), after=f"{start}{a} +"),
             },
         )

@@ -15,14 +15,15 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from typing import ClassVar
 
 from circuits.errors import InputError
 from circuits.prompts.answer_tokens import by_itself, continuation
-from circuits.prompts.pair import TokenIds
+from circuits.prompts.pair import Place, TokenIds
 from circuits.prompts.pairs import Encoder, Pair, PromptPairs, Roles
+from circuits.prompts.spans import partition, text_place
 
 Row = tuple[str, ...]
 Lists = Mapping[str, tuple[Row, ...]]
@@ -53,20 +54,36 @@ class At:
 
 
 @dataclass(frozen=True)
+class Words:
+    """All tokens of some text in the clean prompt.
+
+    Attributes:
+        text: a part of the clean prompt that begins and ends where tokens do.
+        after: the beginning of the prompt, behind which it is searched.
+    """
+
+    text: str
+    after: str = ""
+
+
+@dataclass(frozen=True)
 class Example:
     """One pair as text.
 
     Attributes:
         clean, corrupted: the prompts, without BOS.
         answers, distractors: right and wrong continuations of the clean prompt, each one token, with its leading space.
-        roles: name -> the word in the clean prompt (or `At`); `end`, the last token, is added.
+        roles: name -> the word in the clean prompt (or `At`, or `Words`); `end`, the last token, is added.
+        spans: likewise, what divides the prompt into spans (`circuits.prompts.spans`): the same names in the same order in every
+            example. None: the roles.
     """
 
     clean: str
     corrupted: str
     answers: Row
     distractors: Row = ()
-    roles: Mapping[str, str | At] = field(default_factory=dict)
+    roles: "Mapping[str, str | At | Words]" = field(default_factory=dict)
+    spans: "Mapping[str, str | At | Words] | None" = None
 
 
 @dataclass(frozen=True)
@@ -293,11 +310,13 @@ def _encode(example: Example, model: Encoder) -> Pair:
     distractors = tuple(_answer(model, example.clean, answer) for answer in example.distractors)
     if len({*answers, *distractors}) < len(answers) + len(distractors):
         raise UnusableError("two answers or distractors are the same token")
-    ends = {name: At(word) if isinstance(word, str) else word for name, word in example.roles.items()}
-    roles = {name: _place(model, example.clean, clean, at) for name, at in ends.items()}
     end = len(clean) - 1
-    roles = Roles.of({**roles, "end": end})
-    return Pair(clean, corrupted, answers, distractors, end, roles, example.clean, example.corrupted)
+    roles = Roles.of({**_places(model, example.clean, clean, example.roles), "end": end})
+    pair = Pair(clean, corrupted, answers, distractors, end, roles, example.clean, example.corrupted)
+    if example.spans is None:
+        return pair
+    spans = _places(model, example.clean, clean, example.spans)
+    return replace(pair, partition=partition(spans, len(clean), end, f"the prompt {example.clean!r}", "span"))
 
 
 def _answer(model: Encoder, prompt: str, answer: str) -> int:
@@ -308,6 +327,27 @@ def _answer(model: Encoder, prompt: str, answer: str) -> int:
     if len(added) != 1:
         raise UnusableError("an answer or distractor that is not one token")
     return added[0]
+
+
+def _places(model: Encoder, prompt: str, tokens: TokenIds, named: Mapping[str, str | At | Words]) -> dict[str, Place]:
+    """Tokens of the prompt, by name."""
+    return {
+        name: _words(model, prompt, tokens, place)
+        if isinstance(place, Words)
+        else _place(model, prompt, tokens, At(place) if isinstance(place, str) else place)
+        for name, place in named.items()
+    }
+
+
+def _words(model: Encoder, prompt: str, tokens: TokenIds, words: Words) -> Place:
+    """All tokens of a text in the prompt."""
+    start = prompt.find(words.text, len(words.after))
+    if start < 0 or not prompt.startswith(words.after):
+        raise ValueError(f"the prompt {prompt!r} does not have {words}")
+    place = text_place(model, prompt, tokens, start, start + len(words.text))
+    if place is None:
+        raise UnusableError("a span that does not begin and end where tokens do")
+    return place
 
 
 def _place(model: Encoder, prompt: str, tokens: tuple[int, ...], at: At) -> int:

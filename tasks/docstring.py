@@ -51,4 +51,12 @@ class Docstring(Task):
                 "distractor": last,
                 "again": At(described, occurrence=1),
             },
+            spans={
+                "first": first,
+                "described": described,
+                "answer": answer,
+                "fourth": middle,
+                "distractor": last,
+                "again": At(described, occurrence=1),
+            },
         )

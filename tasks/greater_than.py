@@ -14,14 +14,15 @@ from dataclasses import dataclass
 
 from circuits.prompts.answer_tokens import continuation
 from tasks import words
-from tasks.base import At, Draw, Example, Task, UnusableError
+from tasks.base import At, Draw, Example, Task, UnusableError, Words
 
 
 @dataclass(frozen=True)
 class GreaterThan(Task):
     """Pairs with the roles noun, year (its last token), end and, where digits are tokens, tens.
 
-    The metric is sum P(answers) - sum P(distractors).
+    The span `century` has the first two digits of the year, the span `year` its last two. The metric is sum P(answers) -
+    sum P(distractors).
     """
 
     name = "greater-than"
@@ -49,4 +50,11 @@ class GreaterThan(Task):
         else:
             raise UnusableError("a year that is split neither into digits nor into two and two")
         end = f" to the year {century}"
-        return Example(f"{start}{tens}{ones}{end}", f"{start}01{end}", tuple(answers), tuple(distractors), roles)
+        return Example(
+            f"{start}{tens}{ones}{end}",
+            f"{start}01{end}",
+            tuple(answers),
+            tuple(distractors),
+            roles,
+            {"noun": noun, "century": Words(str(century)), "year": Words(f"{tens}{ones}", after=start)},
+        )

@@ -8,7 +8,7 @@ Understanding Recurrent Networks" (arXiv:1506.02078). The template is ours.
 from dataclasses import dataclass
 
 from tasks import words
-from tasks.base import At, Draw, Example, Task
+from tasks.base import At, Draw, Example, Task, Words
 
 BRACKETS = ("()", "[]")
 
@@ -32,4 +32,5 @@ class OpenBracket(Task):
             answers=(closes,),
             distractors=(wrong,),
             roles={"variable": variable, "bracket": At("=", shift=1)},
+            spans={"variable": Words(variable), "bracket": Words(opens)},
         )

@@ -8,7 +8,7 @@ Large Language Models" (arXiv:2310.15154), with a template of ours.
 from dataclasses import dataclass
 
 from tasks import words
-from tasks.base import Draw, Example, Task
+from tasks.base import Draw, Example, Task, Words
 
 KINDS = ("positive", "negative")
 REVIEW = "Review: The movie was {}. Sentiment:"
@@ -36,4 +36,5 @@ class Sentiment(Task):
             answers=(f" {KINDS[kind]}",),
             distractors=(f" {KINDS[1 - kind]}",),
             roles={"adjective": adjective},
+            spans={"shots": Words(shots), "adjective": adjective},
         )

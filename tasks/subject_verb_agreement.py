@@ -16,7 +16,10 @@ VERBS = (" is", " are")
 
 @dataclass(frozen=True)
 class SubjectVerbAgreement(Task):
-    """Pairs with the roles subject, attractor and end; singular and plural alternate, for both nouns."""
+    """Pairs with the roles subject, attractor and end; singular and plural alternate, for both nouns.
+
+    The attractor is the last token, so no span is called `end`.
+    """
 
     name = "subject-verb-agreement"
     title = "Subject-verb agreement"
@@ -35,4 +38,5 @@ class SubjectVerbAgreement(Task):
             answers=(VERBS[number],),
             distractors=(VERBS[1 - number],),
             roles={"subject": nouns[number], "attractor": attractor},
+            spans={"subject": nouns[number], "attractor": attractor},
         )

@@ -8,7 +8,7 @@ the other series end.
 from dataclasses import dataclass
 
 from tasks import words
-from tasks.base import Draw, Example, Row, Task
+from tasks.base import At, Draw, Example, Row, Task, Words
 
 
 def parts(series: Row, cyclic: bool = False) -> tuple[Row, ...]:
@@ -45,4 +45,5 @@ class Successor(Task):
             answers=(f" {answer}",),
             distractors=(f" {wrong}",),
             roles=dict(zip(("first", "second", "third"), clean, strict=True)),
+            spans={"first": Words(clean[0]), "second": At(clean[1]), "third": At(clean[2])},
         )

@@ -1,14 +1,15 @@
 """Tasks of token ids, each for one small model that is built in Python and has no tokenizer."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from transformer_lens import TransformerBridge
 
 from circuits.errors import InputError
-from circuits.prompts.pair import Encoder, Pair, Roles
+from circuits.prompts.pair import NO_ROLES, Encoder, Pair, Place, Roles
+from circuits.prompts.spans import partition
 from tasks.base import Draw, Source, UnusableError
 
 Ids = tuple[int, ...]
@@ -48,6 +49,10 @@ class TokenTask(Source):
         right = self.solve(clean)
         return tuple(token for token in self.solve(corrupted) if token not in right)
 
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        """What divides a clean prompt into spans (`circuits.prompts.spans`); nothing: the last token and those before it."""
+        return {}
+
     def pair(self, draw: Draw) -> Pair:
         """The two prompts, with the right and wrong tokens after the clean one."""
         clean, corrupted = (tuple(prompt) for prompt in self.prompts(draw))
@@ -56,7 +61,9 @@ class TokenTask(Source):
             raise UnusableError("two prompts with the same answer")
         end = len(clean) - 1
         clean_text, corrupted_text = self.text(clean, draw.model), self.text(corrupted, draw.model)
-        return Pair(clean, corrupted, answers, distractors, end, Roles.of({"end": end}), clean_text, corrupted_text)
+        roles, places = Roles.of({"end": end}), self.spans(clean)
+        spans = partition(places, len(clean), end, f"the prompt {clean_text!r}", "span") if places else NO_ROLES
+        return Pair(clean, corrupted, answers, distractors, end, roles, clean_text, corrupted_text, partition=spans)
 
     def check(self, model: Encoder) -> None:
         """Refuses a model with another vocabulary or context length."""

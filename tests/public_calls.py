@@ -68,6 +68,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "attribution_patching": lambda g: circuits.attribution_patching(g.model, g.pairs),
     "banzhaf": lambda g: circuits.banzhaf(g.model, g.pairs, samples=48),
     "causal_mediation": lambda g: circuits.causal_mediation(g.model, g.pairs, ["a0.h0"]),
+    "certify": lambda g: circuits.certify(g.edges, edges=20, samples=50),
     "check_pairs": lambda g: circuits.check_pairs(g.model, g.pairs),
     "circuit_metric": lambda g: circuits.circuit_metric(g.model, g.pairs, g.circuit),
     "circuit_metrics": lambda g: circuits.circuit_metrics(g.model, g.pairs, [g.circuit, Circuit.full(g.model.graph)]),

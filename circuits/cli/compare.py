@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.common import LARGEST_SEED, load, model_of
 from circuits.cli.options import Config, Device
 from circuits.cli.terminal import json_line, note, print_json, print_rows, say, stage
@@ -19,19 +20,32 @@ if TYPE_CHECKING:
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, of one model on the same prompts.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories, of one model on the same prompts.", autocompletion=completion.runs),
+    ],
     samples: Annotated[
         int, typer.Option(help="Fresh ablations at each alpha, to see which scores predict them. 0: none.", min=0)
     ] = 100,
     alphas: Annotated[
         str, typer.Option(help="Ablation probabilities per component, comma separated.")
     ] = "0.05,0.1,0.2",
-    ablation: Annotated[str, typer.Option(help="What replaces an ablated component.")] = "zero",
-    by: Annotated[str, typer.Option(help="Rank nodes by 'abs' (size) or 'signed' effect.")] = "abs",
+    ablation: Annotated[
+        str, typer.Option(help="What replaces an ablated component.", autocompletion=completion.ablations)
+    ] = "zero",
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Rank nodes by 'abs' (size) or 'signed' effect.", autocompletion=completion.choices(["abs", "signed"])
+        ),
+    ] = "abs",
     seed: Annotated[
         int, typer.Option(help="Random seed of the ablations and of the bootstrap.", min=0, max=LARGEST_SEED - 1)
     ] = 0,
-    model: Annotated[str | None, typer.Option(help="The runs' model. Default: the name in the runs.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The runs' model. Default: the name in the runs.", autocompletion=completion.models),
+    ] = None,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the comparison to this JSON file.")] = None,
     config: Config = None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuits.cli.common import check_workers, find_pairs, load, names_in, resumable, workers_on
 from circuits.cli.config import config_text
@@ -10,9 +10,13 @@ from circuits.cli.discover_options import Asked, Computed, Divided, Target, Writ
 from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.terminal import note, print_finished, print_result, stage
-from circuits.methods.catalogue import check_divided, check_known, check_noise, declared
+from circuits.methods.catalogue import check_divided, check_known, check_noise, check_reference, declared
 from circuits.plugins import check_model_path
+from circuits.prompts.source import find_file
 from circuits.runs.files import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from circuits.prompts.pairs import PromptPairs
 
 
 @grouped
@@ -33,7 +37,7 @@ def discover(
     from circuits.runs.directory import RunDirectory
 
     options, source = _checked(asked, divided, options), find_pairs(target)
-    how = reading.check(source)
+    how, reference = reading.check(source), None if asked.reference is None else find_file(asked.reference)
     out = RunDirectory(written.out or Path("runs") / f"{Path(target).stem}-{asked.method}", written.overwrite)
     with out.claimed():
         recorded = declared(asked.method).keeps_record(options)
@@ -44,17 +48,22 @@ def discover(
 
         model = load(asked.model, computed.dtype, computed.device, computed.revision, computed.device_map)
         pairs = source(model, asked.n, asked.seed, bool(asked.one_length), how)
-        note_unfit(pairs)
-        if asked.n is not None and len(pairs) < asked.n:
-            note(f"{target} has {len(pairs)} pairs{' of one length' if asked.one_length else ''}, not {asked.n}")
+        mean_of = None if reference is None else reference(model, None, asked.seed, reading=how)
+        _note(target, asked, pairs, mean_of)
         with workers_on(**vars(divided)) as workers, collected(), resumable(recorded):
             result = run_discovery(
                 model, pairs, method=asked.method, metric=asked.metric, ablation=asked.ablation,
-                noise_tokens=names_in(asked.noise_tokens), seed=asked.seed, batch_size=computed.batch_size, stage=stage,
-                workers=workers, store=out.record, **options,
+                noise_tokens=names_in(asked.noise_tokens), reference=mean_of, seed=asked.seed, stage=stage,
+                batch_size=computed.batch_size, workers=workers, store=out.record, **options,
             )  # fmt: skip
         out.write(result, pairs, {CONFIG_FILE: config_text(given)})
     print_result(result, model, pairs, out.path, written.json)
+
+
+def _note(target: str, asked: Asked, pairs: "PromptPairs", reference: "PromptPairs | None") -> None:
+    note_unfit(pairs, reference)
+    if asked.n is not None and len(pairs) < asked.n:
+        note(f"{target} has {len(pairs)} pairs{' of one length' if asked.one_length else ''}, not {asked.n}")
 
 
 def _checked(asked: Asked, divided: Divided, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +78,7 @@ def _checked(asked: Asked, divided: Divided, options: Mapping[str, Any]) -> dict
     check_known("metric", asked.metric)
     check_known("ablation", asked.ablation)
     check_noise(asked.ablation or method.ablation, asked.noise_tokens, asked.seed)
+    check_reference(asked.ablation or method.ablation, asked.reference)
     check_workers(**vars(divided))
     if divided.on is not None:
         check_divided(asked.method)

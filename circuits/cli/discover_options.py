@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from circuits.cli import options
+from circuits.cli import completion, options
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, in_words
 from circuits.cli.file_pairs import FILES
-from circuits.methods.catalogue import DECLARED, ablations, metrics
+from circuits.methods.catalogue import DECLARED, MEANS, ablations, metrics
 
 
 def _method_help() -> str:
@@ -31,22 +31,38 @@ def _resume_help() -> str:
     return f"{', '.join(name for name, one in DECLARED.items() if one.resumable)}: continue a killed run."
 
 
-Target = Annotated[str, typer.Argument(help=f"A task (see 'circuits tasks') or {FILES}.")]
+Target = Annotated[
+    str, typer.Argument(help=f"A task (see 'circuits tasks') or {FILES}.", autocompletion=completion.tasks)
+]
 
 
 @dataclass(frozen=True)
 class Asked:
     """The question and the method."""
 
-    model: Annotated[str, typer.Option(help="Short name, Hugging Face id, or directory.")] = DEFAULT_MODEL
-    method: Annotated[str, typer.Option("--method", "-m", help=_method_help())] = "eap-ig"
+    model: Annotated[
+        str, typer.Option(help="Short name, Hugging Face id, or directory.", autocompletion=completion.models)
+    ] = DEFAULT_MODEL
+    method: Annotated[str, typer.Option("--method", "-m", help=_method_help(), autocompletion=completion.methods)] = (
+        "eap-ig"
+    )
     metric: Annotated[
         str | None,
-        typer.Option(help=f"What is explained: {', '.join(metrics())}. Default: the one that the task prefers."),
+        typer.Option(
+            help=f"What is explained: {', '.join(metrics())}. Default: the one that the task prefers.",
+            autocompletion=completion.metrics,
+        ),
     ] = None
-    ablation: Annotated[str | None, typer.Option(help=_ablation_help())] = None
+    ablation: Annotated[str | None, typer.Option(help=_ablation_help(), autocompletion=completion.ablations)] = None
     noise_tokens: Annotated[
         str | None, typer.Option(help="gaussian: roles to disturb, comma separated. Default: the tokens that differ.")
+    ] = None
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"{', '.join(MEANS)}: a file of pairs, read like TARGET; the mean is over its clean prompts. Default: the pairs "
+            "of TARGET."
+        ),
     ] = None
     n: Annotated[int | None, typer.Option("--n", "-n", help="Pairs. Default: 64 of a task, all of a file.", min=1)] = (
         None

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.common import LARGEST_SEED, find_pairs, in_words, load, model_of, names_in
 from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
@@ -23,15 +24,23 @@ PARTS_HELP = f"Comma separated: {in_words(PARTS)}. Default: all; {' and '.join(S
 class Measured:
     """What is measured, on which pairs."""
 
-    parts: Annotated[str | None, typer.Option(help=PARTS_HELP)] = None
+    parts: Annotated[str | None, typer.Option(help=PARTS_HELP, autocompletion=completion.several_parts)] = None
     pairs: Annotated[
         str | None,
-        typer.Option(help="A task or a file, for pairs that the circuit was not found on. Default: its own."),
+        typer.Option(
+            help="A task or a file, for pairs that the circuit was not found on. Default: its own.",
+            autocompletion=completion.tasks,
+        ),
     ] = None
     n: Annotated[int | None, typer.Option("--n", help="With --pairs: how many. Default: 64 of a task.", min=1)] = None
     seed: Annotated[int, typer.Option(help="Random seed, also of the pairs.", min=0, max=LARGEST_SEED)] = 1
     one_length: OneLength = None
-    ablations: Annotated[str | None, typer.Option(help="For faithfulness, comma separated. Default: all.")] = None
+    ablations: Annotated[
+        str | None,
+        typer.Option(
+            help="For faithfulness, comma separated. Default: all.", autocompletion=completion.several_ablations
+        ),
+    ] = None
     random_circuits: Annotated[int, typer.Option(help="Random circuits for faithfulness.", min=0)] = 20
 
 
@@ -47,7 +56,7 @@ class Computed:
 
 @grouped
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[Path, typer.Argument(help="A run directory.", autocompletion=completion.runs)],
     asked: Measured,
     reading: FilePairs,
     computed: Computed,

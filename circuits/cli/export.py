@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.options import finite
 from circuits.cli.terminal import say
 from circuits.export.catalogue import FORMATS, find_format
@@ -18,11 +19,15 @@ def export(
         typer.Argument(
             metavar="RUN_OR_CIRCUIT",
             help="A run directory, a circuit.json, a scores.safetensors, or a file of EAP-IG or MIB.",
+            autocompletion=completion.runs,
         ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write; for mib the submission's folder.")],
     to: Annotated[
-        str | None, typer.Option(help=f"Format: {', '.join(FORMATS)}. Default: by the suffix of --out.")
+        str | None,
+        typer.Option(
+            help=f"Format: {', '.join(FORMATS)}. Default: by the suffix of --out.", autocompletion=completion.formats
+        ),
     ] = None,
     edges: Annotated[
         int | None, typer.Option(help="Take the N strongest edges by the scores instead of the circuit.", min=1)
@@ -34,9 +39,16 @@ def export(
         int | None, typer.Option(help="Show only this many of the strongest edges; pictures without dead ends.", min=1)
     ] = None,
     colours: Annotated[
-        str | None, typer.Option(help="What colours show: 'sign' of the effect (default), or 'kind' (q, k, v).")
+        str | None,
+        typer.Option(
+            help="What colours show: 'sign' of the effect (default), or 'kind' (q, k, v).",
+            autocompletion=completion.choices(["sign", "kind"]),
+        ),
     ] = None,
-    direction: Annotated[str | None, typer.Option(help="Layers go 'up' (default) or 'right'.")] = None,
+    direction: Annotated[
+        str | None,
+        typer.Option(help="Layers go 'up' (default) or 'right'.", autocompletion=completion.choices(["up", "right"])),
+    ] = None,
     dpi: Annotated[float | None, typer.Option(help="Resolution of a PNG. Default: 200.", callback=finite)] = None,
     d_model: Annotated[
         int | None, typer.Option(help="Width of the residual stream, for EAP-IG's and MIB's files.", min=1)

@@ -81,7 +81,9 @@ class FilePairs:
         return reading
 
 
-def note_unfit(pairs: "PromptPairs") -> None:
-    """Prints on standard error how many pairs were left out, and why."""
+def note_unfit(pairs: "PromptPairs", reference: "PromptPairs | None" = None) -> None:
+    """Prints on standard error how many pairs were left out, and why; and how many of a reference."""
     if pairs.unfit is not None:
         note(str(pairs.unfit))
+    if reference is not None and reference.unfit is not None:
+        note(f"reference: {reference.unfit}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from circuits.cli.completion import choices
 from circuits.methods.catalogue import DECLARED
 from circuits.methods.method import Declared
 from circuits.methods.options import Kind
@@ -68,6 +69,11 @@ def _parameter(name: str, having: list[Declared]) -> inspect.Parameter:
     """Not shown by `--help`: `circuits methods show METHOD` describes it."""
     option = having[0].options[name]
     flag = option.kind is Kind.FLAG and option.default
-    shown = typer.Option(f"--{option.spelled}/--no-{option.spelled}" if flag else f"--{option.spelled}", hidden=True)
+    known = dict.fromkeys(choice for method in having for choice in method.options[name].choices)
+    shown = typer.Option(
+        f"--{option.spelled}/--no-{option.spelled}" if flag else f"--{option.spelled}",
+        hidden=True,
+        autocompletion=choices(known) if known else None,
+    )
     annotation = Annotated[option.kind.typed | None, shown]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -4,6 +4,7 @@ from typing import Annotated, no_type_check
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.terminal import console, say, table
 from circuits.methods.catalogue import DECLARED, declared
 from circuits.methods.method import Declared
@@ -27,7 +28,11 @@ def methods(context: typer.Context) -> None:
 
 
 @methods_app.command()
-def show(name: Annotated[str, typer.Argument(metavar="METHOD", help="A method, such as eap-ig.")]) -> None:
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="METHOD", help="A method, such as eap-ig.", autocompletion=completion.methods)
+    ],
+) -> None:
     """Show what a method returns, and its options for 'circuits discover'."""
     method = declared(name)
     say(facts(method).replace("`", ""))

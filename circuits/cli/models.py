@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, no_type_check
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.options import BatchSize, Dtype, Revision
 from circuits.cli.terminal import console, print_json, say, table
 from circuits.quiet import quiet_libraries
@@ -34,7 +35,11 @@ def models(context: typer.Context) -> None:
 
 
 @models_app.command()
-def fetch(name: Annotated[str, typer.Argument(help="A short name, such as smollm2-135m.")]) -> None:
+def fetch(
+    name: Annotated[
+        str, typer.Argument(help="A short name, such as smollm2-135m.", autocompletion=completion.fetched_models)
+    ],
+) -> None:
     """Download a model and convert it into the cache."""
     from circuits import zoo
 
@@ -46,7 +51,11 @@ def fetch(name: Annotated[str, typer.Argument(help="A short name, such as smollm
 @models_app.command()
 def memory(
     name: Annotated[
-        str, typer.Argument(help="A short name, a directory or a Hugging Face id; only config.json is read.")
+        str,
+        typer.Argument(
+            help="A short name, a directory or a Hugging Face id; only config.json is read.",
+            autocompletion=completion.fetched_models,
+        ),
     ],
     tokens: Annotated[int, typer.Option(help="Tokens of a prompt, after the common prefix.", min=1)] = 20,
     n: Annotated[int, typer.Option("--n", help="Pairs.", min=1)] = 64,

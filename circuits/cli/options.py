@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.config import read_config
 from circuits.engine.dtypes import DTYPES, check_dtype
 
@@ -33,7 +34,11 @@ DeviceMap = Annotated[
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option(help=f"One of {', '.join(DTYPES)}. Default: float32; built models: their own.", callback=known_dtype),
+    typer.Option(
+        help=f"One of {', '.join(DTYPES)}. Default: float32; built models: their own.",
+        callback=known_dtype,
+        autocompletion=completion.dtypes,
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face model.")]
 OneLength = Annotated[
@@ -45,7 +50,10 @@ OneLength = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Pairs per batch. Default: by size.", min=1)]
-RunModel = Annotated[str | None, typer.Option(help="The run's model. Default: the name in the run.")]
+RunModel = Annotated[
+    str | None,
+    typer.Option(help="The run's model. Default: the name in the run.", autocompletion=completion.models),
+]
 Config = Annotated[
     Path | None, typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True)
 ]

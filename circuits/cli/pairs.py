@@ -1,11 +1,13 @@
 """`circuits pairs`: looks at files of prompts, and converts them."""
 
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.common import load
 from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
@@ -13,6 +15,7 @@ from circuits.cli.options import Device, Revision
 from circuits.cli.terminal import console, print_json, say, table
 from circuits.errors import InputError
 from circuits.prompts.convert import converted, write_converted
+from circuits.prompts.pair import Place, bounds
 from circuits.prompts.reading import Reading
 
 if TYPE_CHECKING:
@@ -25,7 +28,10 @@ SHOWN = 5
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Its suffix says how it is read: .csv, .tsv, .jsonl, .json, .parquet.")]  # fmt: skip
 OfModel = Annotated[
     str | None,
-    typer.Option(help="Whose tokenizer reads it, with all checks. Default: none; texts stay as they are."),
+    typer.Option(
+        help="Whose tokenizer reads it, with all checks. Default: none; texts stay as they are.",
+        autocompletion=completion.models,
+    ),
 ]
 Most = Annotated[int | None, typer.Option("--n", help="Pairs. Default: all.", min=1)]
 
@@ -42,7 +48,7 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print the first pairs as JSON instead of a table.")] = False,
 ) -> None:
     """Show what a file's columns are taken for, and its first pairs."""
-    asked = _reading(reading, n)
+    asked, pairs, loaded = _reading(reading, n), None, None
     if model is None:
         rows = converted(file, asked)
         said, first = rows.summary(), rows.records[:SHOWN]
@@ -58,6 +64,10 @@ def show(
     rows = [(name, *(_cell(record.get(name)) for record in first)) for name in names]
     say(said)
     console().print(table(f"the first {len(first)} pairs of {file}", columns, rows, show_lines=True))
+    if pairs is not None and loaded is not None and any((*pairs.roles, *pairs.partitions)):
+        from circuits.cli.terminal_spans import print_spans
+
+        print_spans(pairs, 0, loaded)
 
 
 @pairs_app.command()
@@ -111,10 +121,18 @@ def _record(pair: Any, model: "Model") -> dict[str, Any]:
         "tokens": len(pair),
         "answers": decode(pair.answers),
         "distractors": decode(pair.distractors),
-        "roles": {name: f"{place} {decode(pair.clean[place : place + 1])[0]!r}" for name, place in pair.roles.items()},
+        "roles": {name: _place(pair.clean, place, decode) for name, place in pair.roles.items()},
+        "spans": {name: _place(pair.clean, place, decode) for name, place in pair.partition.items()},
         "metadata": dict(pair.metadata),
     }
     return {name: value for name, value in record.items() if value or name in ("clean", "corrupted")}
+
+
+def _place(ids: Sequence[int], place: Place, decode: Callable[[Sequence[int]], list[Any]]) -> str:
+    """The tokens of a role: `3 ' Mary'`, or `3 to 4 ' Mary' ' Ann'`."""
+    start, stop = bounds(place)
+    where = f"{start}" if stop == start + 1 else f"{start} to {stop - 1}"
+    return " ".join([where, *map(repr, decode(ids[start:stop]))])
 
 
 def _cell(value: Any) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.common import load
 from circuits.cli.terminal import say
 from circuits.errors import InputError
@@ -12,7 +13,10 @@ from circuits.runs.files import read_whole
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, of one model on the same prompts.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories, of one model on the same prompts.", autocompletion=completion.runs),
+    ],
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
 ) -> None:
     """Write one page on runs for a reader: task, model, methods, circuits, evaluations, comparison, commands."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.common import check_workers, workers_on
 from circuits.cli.options import WORKERS, CpusPerWorker, GpusPerWorker, NumberOfWorkers, On
 from circuits.cli.terminal import print_json, print_rows, say, stage
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 study_app = typer.Typer(
     help="Run a grid of models, tasks, methods and seeds; only missing runs are computed.", no_args_is_help=True
 )
-Directory = Annotated[Path, typer.Argument(help="A study's directory.")]
+Directory = Annotated[Path, typer.Argument(help="A study's directory.", autocompletion=completion.studies)]
 STATES = ("done", "missing", "failed")
 SHOWN_REASONS = 10
 

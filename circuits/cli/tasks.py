@@ -1,9 +1,10 @@
-"""`circuits tasks`: the tasks, and whether a model does them."""
+"""`circuits tasks`: the tasks, one of them with examples, and whether a model does them."""
 
 from typing import TYPE_CHECKING, Annotated, Any, no_type_check
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load
 from circuits.cli.file_pairs import FILES, FilePairs, note_unfit
 from circuits.cli.groups import grouped
@@ -14,7 +15,7 @@ from circuits.errors import InputError
 if TYPE_CHECKING:
     from circuits.model import Model
 
-tasks_app = typer.Typer(help="Tasks: list them, check them on a model.", invoke_without_command=True)
+tasks_app = typer.Typer(help="Tasks: list them, show one, check one on a model.", invoke_without_command=True)
 
 
 @tasks_app.callback()
@@ -24,9 +25,11 @@ def tasks(
     examples: Annotated[
         bool, typer.Option("--examples", help="Show an example pair of each; loads the model.")
     ] = False,
-    model: Annotated[str, typer.Option(help="The model whose tokenizer makes the example pairs.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="The model whose tokenizer makes the example pairs.", autocompletion=completion.models)
+    ] = DEFAULT_MODEL,
 ) -> None:
-    """List the tasks; `circuits tasks check TASK` measures whether a model does one."""
+    """List the tasks; `circuits tasks show TASK` shows one, `circuits tasks check TASK` measures whether a model does it."""
     if context.invoked_subcommand is not None:
         return
     from circuits.plugins import load_task, task_names
@@ -45,12 +48,54 @@ def tasks(
 
 
 @tasks_app.command()
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK", help="A task, such as ioi or 'ioi(order=ABBA)'.", autocompletion=completion.tasks
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose tokenizer makes the examples. Default: the task's own model, or smollm2-135m.",
+            autocompletion=completion.models,
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option(help="Examples.", min=1)] = 2,
+    seed: Annotated[int, typer.Option(help="Random seed of the examples.", min=0, max=LARGEST_SEED)] = 0,
+    device: Device = "cpu",
+    revision: Revision = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Show a task: what it asks, its options, and examples with their spans drawn under the tokens."""
+    from circuits.plugins import check_model_path, check_task, load_task
+
+    check_task(name)
+    check_model_path(model or DEFAULT_MODEL)
+    from circuits.cli.terminal_spans import print_task, task_record
+
+    task = load_task(name)
+    loaded = load(model or getattr(task, "model", None) or DEFAULT_MODEL, None, device, revision)
+    pairs = task.pairs(loaded, n=n, seed=seed)
+    if json:
+        print_json(task_record(task, pairs, loaded))
+    else:
+        print_task(task, pairs, loaded)
+
+
+@tasks_app.command()
 @grouped
 def check(
-    target: Annotated[str, typer.Argument(metavar="TASK|FILE", help=f"A task, or {FILES}.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TASK|FILE", help=f"A task, or {FILES}.", autocompletion=completion.tasks)
+    ],
     reading: FilePairs,
     model: Annotated[
-        str, typer.Option(help="A short name (circuits models), a Hugging Face id or a directory.")
+        str,
+        typer.Option(
+            help="A short name (circuits models), a Hugging Face id or a directory.", autocompletion=completion.models
+        ),
     ] = DEFAULT_MODEL,
     n: Annotated[int | None, typer.Option(help="Pairs. Default: 100 of a task, all of a file.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the pairs.", min=0, max=LARGEST_SEED)] = 0,

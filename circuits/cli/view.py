@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.common import load, model_of
 from circuits.cli.options import RunModel
 from circuits.cli.terminal import say
@@ -16,9 +17,15 @@ ROOM = 2_000_000
 
 def view(
     target: Annotated[
-        Path, typer.Argument(help="A run directory, a circuit.json, a scores.safetensors, or a file of EAP-IG or MIB.")
+        Path,
+        typer.Argument(
+            help="A run directory, a circuit.json, a scores.safetensors, or a file of EAP-IG or MIB.",
+            autocompletion=completion.runs,
+        ),
     ],
-    other: Annotated[Path | None, typer.Argument(help="Another, to be shown beside it.")] = None,
+    other: Annotated[
+        Path | None, typer.Argument(help="Another, to be shown beside it.", autocompletion=completion.runs)
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The page. Default: the run's own; with options view.html in the run, or beside the file."),

@@ -42,6 +42,8 @@ FORM = ("methods/options.py", "methods/method.py")
 """Files that define the format of a declaration."""
 LARGEST_NOISE_SEED = 2**40
 """Exclusive bound of noise seeds: a pair's seed is a million times this seed plus its number, and must fit into 64 bits."""
+MEANS = ("mean", "mean_positional")
+"""Ablations that take a reference set."""
 plugins.provide(plugins.METHODS, {name: f"circuits.methods.{place}" for name, place in OURS.items()})
 
 
@@ -125,6 +127,16 @@ def check_noise(ablation: str, noise_tokens: Any, seed: int) -> None:
         raise InputError(f"noise-tokens belong to gaussian ablation, not to {ablation}")
     if ablation == "gaussian" and seed >= LARGEST_NOISE_SEED:
         raise InputError(f"gaussian ablation takes seeds below {LARGEST_NOISE_SEED}, got {seed}")
+
+
+def check_reference(ablation: str, reference: Any) -> None:
+    """Refuses a reference set for an ablation (a name) that is no mean.
+
+    Raises:
+        InputError: with the reason.
+    """
+    if reference is not None and ablation not in MEANS:
+        raise InputError(f"a reference belongs to the ablations {' and '.join(MEANS)}, not to {ablation}")
 
 
 @cache

@@ -1,7 +1,7 @@
 """Maps the columns of a file to the fields of a pair, by the column names of published datasets or as the caller chooses.
 
-The fields are `clean`, `corrupted`, `answers` (required), `distractors`, `position`, `roles`, `roles.NAME`, `clean_text` and
-`corrupted_text`. The value of a field is
+The fields are `clean`, `corrupted`, `answers` (required), `distractors`, `position`, `roles`, `roles.NAME`, `spans`, `spans.NAME`,
+`clean_text` and `corrupted_text`. The value of a field is
 
 - a column: `answers=capital`, or
 - a text in quotes: `distractors=' he'`. `{column}` in it stands for the cell of that column, without surrounding white space:
@@ -22,7 +22,7 @@ from circuits.prompts.pair import plain, show
 from circuits.prompts.unfit import UnfitError
 
 NEEDED = ("clean", "corrupted", "answers")
-FIELDS = (*NEEDED, "distractors", "position", "roles", "clean_text", "corrupted_text")
+FIELDS = (*NEEDED, "distractors", "position", "roles", "spans", "clean_text", "corrupted_text")
 COMMON = ("source", "seed", "metric")
 LABELS = ("word_idxs", "seq_labels")
 """auto-circuit's columns with labels of words and of template parts; `circuits.prompts.make` interprets them."""
@@ -32,6 +32,7 @@ MOST_LISTED = 20_000
 
 Record = dict[str, Any]
 _SPEC = re.compile(r"\s*([\w.+-]+)\s*=\s*(=?'[^']*'|=?\"[^\"]*\"|[^,'\"]*?)\s*(?:,|$)")
+_NAMED = re.compile(r"(roles|spans)\..+")
 _IDS = re.compile(r"(^|_)(idx|idxs|id|ids)$")
 _LIST = re.compile(r"""\[\s*(?:('(?:[^'\\]|\\['"\\nrt])*'|"(?:[^"\\]|\\['"\\nrt])*"|-?\d+)\s*(?:,\s*|(?=\])))*\]""")
 _PLACE = re.compile(r"\{([^{}]*)\}")
@@ -113,9 +114,11 @@ def check_columns(columns: Mapping[str, str]) -> None:
     for field, spec in columns.items():
         if not isinstance(field, str) or not isinstance(spec, str) or not spec:
             raise PairsError(f"columns has {show(field)}: {show(spec)}; expected the name of a field and of a column")
-        if field not in FIELDS and not re.fullmatch(r"roles\..+", field):
+        if field not in FIELDS and not _NAMED.fullmatch(field):
             near = get_close_matches(field, FIELDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(FIELDS)} and roles.NAME"
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(FIELDS)}, roles.NAME and spans.NAME"
+            )
             raise PairsError(f"columns names the field {show(field)}, which pairs do not have; {hint}")
 
 
@@ -151,9 +154,9 @@ class Columns:
             value = self._value(field, spec, record, where)
             if value is None and self.blanks:
                 continue
-            role = field.partition(".")[2] if field.startswith("roles.") else ""
-            if role:
-                made.setdefault("roles", {})[role] = value
+            kind, _, name = field.partition(".")
+            if name:
+                made.setdefault(kind, {})[name] = value
             else:
                 made[field] = value
         if self.chosen is None:
@@ -202,8 +205,8 @@ class Columns:
             return None
         if field in ("answers", "distractors"):
             return self._answers(field, spec, value, where)
-        if field in ("position", "seed") or field.startswith("roles."):
-            return _whole(value) if self.blanks else value
+        if field in ("position", "seed") or _NAMED.fullmatch(field):
+            return _whole(as_list(value) if self.text else value) if self.blanks else value
         return value
 
     def _answers(self, field: str, column: str, value: Any, where: str) -> Any:
@@ -305,6 +308,6 @@ def _check_known(field: str, spec: str, names: set[str], where: str) -> None:
 def _check_near(names: set[str], where: str) -> None:
     """Refuses a key that is probably a misspelt optional field: it would be ignored."""
     for key in sorted(names - {*KEYS, ""})[:100]:
-        near = get_close_matches(key[:40], ("answers", "distractors", "position", "roles"), n=1, cutoff=0.85)
+        near = get_close_matches(key[:40], ("answers", "distractors", "position", "roles", "spans"), n=1, cutoff=0.85)
         if near and near[0] not in names:
             raise PairsError(f"{where}: unknown key {show(key)}; did you mean {near[0]!r}?")

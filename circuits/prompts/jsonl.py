@@ -2,7 +2,9 @@
 
 Required keys: `clean` and `corrupted` (text, or a list of token ids) and `answers` (a string of exactly one token, an id, or a list
 of either). Optional keys: `distractors` (like answers), `position` (default: the last token), `roles` (a mapping from name to token
-index), `clean_text` and `corrupted_text` for prompts given as ids, and `metadata` (an object; other keys are added to it).
+index, or to a half-open range of tokens: `[3, 5]` are the tokens 3 and 4), `spans` (likewise: a partition of the prompt, if it does
+not follow from the roles), `clean_text` and `corrupted_text` for prompts given as ids, and `metadata` (an object; other keys are
+added to it).
 `source`, `seed` and `metric` record the origin of the pairs. They are on every line, so any tool can cut and join files.
 `circuits.prompts.make` reads these files.
 """
@@ -31,9 +33,10 @@ def write(pairs: Iterable[Pair], shared: Mapping[str, Any], path: str | os.PathL
 
 
 def _to_record(pair: Pair, shared: Mapping[str, Any]) -> dict[str, Any]:
-    record = {field.name: getattr(pair, field.name) for field in fields(pair)}
+    record = {field.name: getattr(pair, field.name) for field in fields(pair) if field.name != "partition"}
     record |= {
         "roles": dict(pair.roles),
+        "spans": dict(pair.partition) or None,
         "metadata": dict(pair.metadata) or None,
         **{key: shared[key] for key in COMMON},
     }

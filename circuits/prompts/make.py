@@ -19,6 +19,7 @@ from circuits.prompts.metadata import NOTHING, Metadata
 from circuits.prompts.pair import (
     Encoder,
     Pair,
+    Place,
     TokenIds,
     as_ids,
     as_index,
@@ -30,6 +31,7 @@ from circuits.prompts.pair import (
     show,
 )
 from circuits.prompts.reading import Reading, ReadingModel, bos_tokens
+from circuits.prompts.spans import partition, text_place
 from circuits.prompts.tables import Table
 from circuits.prompts.unfit import Tally, Unfit, UnfitError
 
@@ -103,6 +105,7 @@ def _pair(record: Record, model: Encoder | None, where: str) -> Pair:
     corrupted, corrupted_text = _prompt(record, "corrupted", model, where)
     position = as_index(record.get("position", max(len(clean) - 1, 0)), "position", where)
     behind = _Behind(model, clean, position, record["clean"], where)
+    spans = as_roles(_spans(record, clean, model, where), where, "span")
     pair = Pair(
         clean=clean,
         corrupted=corrupted,
@@ -113,6 +116,7 @@ def _pair(record: Record, model: Encoder | None, where: str) -> Pair:
         clean_text=clean_text,
         corrupted_text=corrupted_text,
         metadata=Metadata.of(record["metadata"], where) if record.get("metadata") else NOTHING,
+        partition=partition(spans, len(clean), position, where, "span") if spans else spans,
     )
     check_provenance(record.get("source", "file"), record.get("seed"), record.get("metric", "logit_difference"), where)
     check_pair(pair, where)
@@ -198,6 +202,32 @@ def _roles(record: Record, clean: TokenIds, model: Encoder | None, where: str) -
         for name, place in roles.items()
         if place is not None
     }
+
+
+def _spans(record: Record, clean: TokenIds, model: Encoder | None, where: str) -> object:
+    """Spans by name; a span given as text has all the tokens of that text in the clean prompt."""
+    spans = record.get("spans") or {}
+    if not isinstance(spans, dict):
+        return spans
+    return {
+        name: _text_span(name, place, record, clean, model, where) if isinstance(place, str) else place
+        for name, place in spans.items()
+    }
+
+
+def _text_span(name: str, words: str, record: Record, clean: TokenIds, model: Encoder | None, where: str) -> Place:
+    text = record["clean"] if isinstance(record["clean"], str) else record.get("clean_text")
+    start = -1 if not isinstance(text, str) or not words.strip() else text.find(words.strip())
+    if start >= 0 and model is not None:
+        assert isinstance(text, str)
+        place = text_place(model, text, clean, start, start + len(words.strip()))
+        if place is not None:
+            return place
+    raise UnfitError(
+        "with a span that is not in its prompt",
+        f"{where}: span {show(name)} is {show(words)}, which are not whole tokens of the clean prompt; expected words of it, a "
+        "token's index, or a range such as [3, 5]",
+    )
 
 
 def _place(name: str, words: str, record: Record, clean: TokenIds, model: Encoder | None, where: str) -> int:

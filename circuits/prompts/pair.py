@@ -17,6 +17,8 @@ from circuits.prompts.metadata import NOTHING, Metadata
 from circuits.prompts.unfit import UnfitError
 
 TokenIds = tuple[int, ...]
+Place = int | tuple[int, int]
+"""A token's index, or a half-open range: `(3, 5)` are the tokens 3 and 4, as in Python's slices."""
 LARGEST = 2**63 - 1  # the largest id that a tensor can hold
 
 
@@ -45,26 +47,26 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Roles(Mapping[str, int]):
-    """Names for token positions, such as `IO` or `S2`: an immutable mapping, which can be hashed.
+class Roles(Mapping[str, Place]):
+    """Names for tokens and runs of tokens, such as `IO` or `S2`: an immutable mapping, which can be hashed.
 
-    >>> roles = Roles.of({"IO": 4, "end": 14})
-    >>> roles["IO"], roles == {"end": 14, "IO": 4}
-    (4, True)
+    >>> roles = Roles.of({"IO": 4, "place": (7, 9), "end": 14})
+    >>> roles["IO"], roles["place"], roles == {"end": 14, "IO": 4, "place": (7, 9)}
+    (4, (7, 9), True)
     """
 
-    entries: tuple[tuple[str, int], ...] = ()
+    entries: tuple[tuple[str, Place], ...] = ()
 
     @classmethod
-    def of(cls, roles: Mapping[str, int]) -> "Roles":
-        return cls(tuple((sys.intern(str(name)), index) for name, index in roles.items())) if roles else NO_ROLES
+    def of(cls, roles: Mapping[str, Place]) -> "Roles":
+        return cls(tuple((sys.intern(str(name)), place) for name, place in roles.items())) if roles else NO_ROLES
 
     @cached_property
-    def _indices(self) -> dict[str, int]:
+    def _places(self) -> dict[str, Place]:
         return dict(self.entries)
 
-    def __getitem__(self, name: str) -> int:
-        return self._indices[name]
+    def __getitem__(self, name: str) -> Place:
+        return self._places[name]
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, _ in self.entries)
@@ -92,9 +94,11 @@ class Pair:
         answers: ids of the correct next tokens, at least one.
         distractors: ids of the wrong next tokens; may be empty.
         position: index of the token whose logits are read.
-        roles: name -> token index.
+        roles: name -> token index, or a half-open range of tokens.
         clean_text, corrupted_text: the prompts as text, if known; only for display.
         metadata: other entries of the pair's record.
+        partition: the spans of the clean prompt, in order, without gaps; empty: they follow from the roles
+            (`circuits.prompts.spans`).
     """
 
     clean: TokenIds
@@ -106,6 +110,7 @@ class Pair:
     clean_text: str | None = None
     corrupted_text: str | None = None
     metadata: Metadata = NOTHING
+    partition: Roles = NO_ROLES
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -152,14 +157,38 @@ def as_ids(value: object, what: str, where: str) -> TokenIds:
     return tuple(as_index(token, f"{what}, entry {i},", where) for i, token in enumerate(ids))
 
 
-def as_roles(value: object, where: str) -> Roles:
-    """`value` as a mapping from names to token indices."""
+def bounds(place: Place) -> tuple[int, int]:
+    """The first token of a place, and the one behind its last."""
+    return place if isinstance(place, tuple) else (place, place + 1)
+
+
+def as_place(value: object, what: str, where: str) -> Place:
+    """`value` as a token's index or a half-open range; a range of one token as its index."""
+    ends = plain(value)
+    if not isinstance(ends, list | tuple):
+        return as_index(ends, what, where)
+    if len(ends) != 2:
+        raise PairsError(
+            f"{where}: {what} is {show(ends)}; expected a token's index, or the first token of a span and the one behind "
+            "its last, such as [3, 5] for the tokens 3 and 4"
+        )
+    start, stop = (as_index(end, what, where) for end in ends)
+    if stop <= start:
+        raise PairsError(f"{where}: {what} is {show(ends)}, which has no token; [3, 5] are the tokens 3 and 4")
+    return start if stop == start + 1 else (start, stop)
+
+
+def as_roles(value: object, where: str, what: str = "role") -> Roles:
+    """`value` as a mapping from names to tokens and ranges of tokens."""
     if not isinstance(value, Mapping):
-        raise PairsError(f"{where}: roles are {show(value)}; expected names with token indices, such as {{'IO': 4}}")
+        raise PairsError(
+            f"{where}: {what}s are {show(value)}; expected names with token indices, such as {{'IO': 4}}, or ranges: "
+            "{'S1': [3, 5]}"
+        )
     for name in value:
-        as_text(name, "a role's name", where)
+        as_text(name, f"a {what}'s name", where)
     entries = value.entries if isinstance(value, Roles) else value.items()  # faster than a dictionary
-    return Roles.of({name: as_index(index, f"role {show(name)}", where) for name, index in entries})
+    return Roles.of({name: as_place(place, f"{what} {show(name)}", where) for name, place in entries})
 
 
 def as_text(value: object, what: str, where: str) -> str:
@@ -180,6 +209,7 @@ def check_pair(pair: Pair, where: str) -> None:
         as_ids(getattr(pair, what), what, where)
     _check_type(pair.roles, Roles, "roles", where)
     as_roles(pair.roles, where)
+    _check_type(pair.partition, Roles, "partition", where)
     _check_length(pair, where)
     _check_answers(pair, where)
     for what, text in (("the clean text", pair.clean_text), ("the corrupted text", pair.corrupted_text)):
@@ -206,9 +236,17 @@ def _check_length(pair: Pair, where: str) -> None:
     outside = f"outside the prompt; it has {length} tokens, so 0 to {length - 1}"
     if as_index(pair.position, "position", where) >= length:
         raise PairsError(f"{where}: position {show(pair.position)} is {outside}")
-    for name, index in pair.roles.entries:
-        if index >= length:
-            raise PairsError(f"{where}: role {show(name)} is at {show(index)}, {outside}")
+    for name, place in pair.roles.entries:
+        if bounds(place)[1] > length:
+            raise PairsError(f"{where}: role {show(name)} is at {show(place)}, {outside}")
+    at = 0
+    for name, place in pair.partition.entries:
+        start, stop = bounds(place)
+        if start != at or stop <= start:
+            raise PairsError(f"{where}: span {show(name)} begins at token {start}, not at {at}; spans leave no gap")
+        at = stop
+    if pair.partition and at != length:
+        raise PairsError(f"{where}: the spans end at token {at}, and the prompt has {length} tokens")
 
 
 def _check_answers(pair: Pair, where: str) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any, overload
 
@@ -24,6 +25,7 @@ from circuits.prompts.answer_tokens import decoded
 from circuits.prompts.make import make
 from circuits.prompts.metadata import NOTHING, Metadata
 from circuits.prompts.pair import (
+    NO_ROLES,
     Encoder,
     Pair,
     Roles,
@@ -31,6 +33,7 @@ from circuits.prompts.pair import (
     as_ids,
     as_index,
     as_roles,
+    bounds,
     check_for,
     check_pair,
     check_provenance,
@@ -39,6 +42,7 @@ from circuits.prompts.pair import (
 )
 from circuits.prompts.reading import Reading
 from circuits.prompts.records import table_of
+from circuits.prompts.spans import partition, schema
 from circuits.prompts.tables import Table, read_table
 from circuits.prompts.unfit import Unfit
 from circuits.shown import Shown
@@ -88,12 +92,13 @@ class PromptPairs(Shown):
     Attributes:
         clean, corrupted, answers, distractors: token ids, see `Pair`.
         positions: index of the token whose logits are read.
-        roles: name -> token index.
+        roles: name -> token index, or a half-open range of tokens.
         texts: the clean and the corrupted prompt as text, None if unknown.
         source: the origin of the pairs: a task, a file, or `tokens`.
         seed: the seed they were drawn with, if any.
         metric: name of the metric that suits them.
         metadata: other entries of their records.
+        partitions: the spans that were given for each prompt; empty: they follow from its roles. Read them as `spans`.
         unfit: counts of pairs that `from_records` left out; None: none.
 
     Raises:
@@ -118,6 +123,7 @@ class PromptPairs(Shown):
     seed: int | None = None
     metric: str = "logit_difference"
     metadata: tuple[Metadata, ...] = ()
+    partitions: tuple[Roles, ...] = ()
     unfit: Unfit | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -128,7 +134,9 @@ class PromptPairs(Shown):
             object.__setattr__(self, "texts", (NO_TEXTS,) * n)
         if not self.metadata:
             object.__setattr__(self, "metadata", (NOTHING,) * n)
-        for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts", "metadata"):
+        if not self.partitions:
+            object.__setattr__(self, "partitions", (NO_ROLES,) * n)
+        for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts", "metadata", "partitions"):
             if (entries := len(getattr(self, column))) != n:
                 raise PairsError(f"clean has {n} prompts, {column} {entries} entries; give one for each pair")
         for number, pair in enumerate(self):
@@ -143,7 +151,10 @@ class PromptPairs(Shown):
         names = ("clean", "corrupted", "answers", "distractors", "roles", "metadata")
         columns: Any = {name: tuple(getattr(pair, name) for pair in pairs) for name in names}
         positions, texts = tuple(pair.position for pair in pairs), tuple(map(_texts, pairs))
-        return cls(**columns, positions=positions, texts=texts, source=source, seed=seed, metric=metric)
+        partitions = tuple(pair.partition for pair in pairs)
+        return cls(
+            **columns, positions=positions, texts=texts, partitions=partitions, source=source, seed=seed, metric=metric
+        )
 
     @classmethod
     def from_tokens(
@@ -155,6 +166,7 @@ class PromptPairs(Shown):
         positions: Entries | None = None,
         roles: Sequence[Mapping[str, Any]] | None = None,
         *,
+        spans: Sequence[Mapping[str, Any]] | None = None,
         model: Encoder | None = None,
         source: str = "tokens",
         seed: int | None = None,
@@ -166,7 +178,9 @@ class PromptPairs(Shown):
             clean, corrupted: a list of ids for each pair, or a tensor [batch, pos].
             answers, distractors: an id or a list of ids for each pair; by default no distractors.
             positions: index of the token whose logits are read; by default the last one.
-            roles: a mapping from name to token index for each pair.
+            roles: a mapping from name to token index, or to a half-open range of tokens, for each pair.
+            spans: the spans of each clean prompt, in the same form; tokens that they leave out make spans of their own. By
+                default they follow from the roles, see `spans`.
             model: used to check the ids; its tokenizer, if it has one, adds the texts of the prompts.
 
         Raises:
@@ -177,15 +191,17 @@ class PromptPairs(Shown):
         right = [_listed(entry) for entry in _column(answers, "answers")]
         wrong = [()] * n if distractors is None else [_listed(entry) for entry in _column(distractors, "distractors")]
         last = [max(len(prompt) - 1, 0) for prompt in prompts]
-        places = enumerate(last if positions is None else _column(positions, "positions"))
+        read = enumerate(last if positions is None else _column(positions, "positions"))
+        places = tuple(as_index(place, "position", f"pair {number}") for number, place in read)
         names = enumerate([{}] * n if roles is None else _column(roles, "roles"))
         made = cls(
             clean=prompts,
             corrupted=_ids(_column(corrupted, "corrupted"), "corrupted"),
             answers=_ids(right, "answers"),
             distractors=_ids(wrong, "distractors"),
-            positions=tuple(as_index(place, "position", f"pair {number}") for number, place in places),
+            positions=places,
             roles=tuple(as_roles(entry, f"pair {number}") for number, entry in names),
+            partitions=() if spans is None else _partitions(prompts, places, _column(spans, "spans")),
             source=source,
             seed=seed,
             metric=metric,
@@ -328,7 +344,37 @@ class PromptPairs(Shown):
     def pair(self, i: int) -> Pair:
         """Pair number i."""
         ids = (self.clean[i], self.corrupted[i], self.answers[i], self.distractors[i])
-        return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i], self.metadata[i])
+        return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i], self.metadata[i], self.partitions[i])
+
+    @cached_property
+    def spans(self) -> tuple[str, ...]:
+        """The names of the spans into which every prompt is divided, in order: the same for all pairs, whatever their lengths.
+
+        They are those that the pairs were given, or follow from the roles (`circuits.prompts.spans`): a role is a span, and so
+        are the tokens before the first role (`start`), between a role and the next (`S1+` after `S1`), and the token whose
+        logits are read (`end`), if no role has it.
+
+        Raises:
+            PairsError: roles overlap, or the spans of two pairs differ; the message names the pair.
+        """
+        return schema(self._divided)
+
+    def span_starts(self, i: int) -> tuple[int, ...]:
+        """The first token of every span of pair i; span s has the tokens from `starts[s]` to `starts[s + 1] - 1`.
+
+        Raises:
+            PairsError: see `spans`.
+        """
+        assert self.spans
+        return tuple(bounds(place)[0] for _, place in self._divided[i].entries)
+
+    @cached_property
+    def _divided(self) -> tuple[Roles, ...]:
+        """Each prompt's spans."""
+        return tuple(
+            pair.partition or partition(pair.roles, len(pair), pair.position, f"pair {number}")
+            for number, pair in enumerate(self)
+        )
 
     def prefix(self, i: int) -> int:
         """The number of leading tokens that the two prompts of pair i share."""
@@ -397,6 +443,16 @@ def _column(value: object, what: str) -> list[Any]:
 
 def _ids(column: Sequence[Any], what: str) -> tuple[TokenIds, ...]:
     return tuple(as_ids(entry, what, f"pair {number}") for number, entry in enumerate(column))
+
+
+def _partitions(prompts: Sequence[TokenIds], positions: Sequence[int], column: list[Any]) -> tuple[Roles, ...]:
+    """The spans given for each prompt, completed by those in between."""
+    given = (as_roles(entry, f"pair {number}", "span") for number, entry in enumerate(column))
+    rows = zip(given, prompts, positions, strict=False)  # their numbers are compared by `PromptPairs`
+    return tuple(
+        partition(spans, len(prompt), position, f"pair {number}", "span") if spans else spans
+        for number, (spans, prompt, position) in enumerate(rows)
+    )
 
 
 def _listed(entry: object) -> list[Any] | tuple[Any, ...]:

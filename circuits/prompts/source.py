@@ -59,12 +59,25 @@ class Source:
 def find_pairs(target: str) -> Source:
     """The task or file with this name; InputError if neither exists."""
     path = Path(target)
-    if path.suffix.lower() in SUFFIXES or path.is_file():
-        if not path.is_file():
-            raise InputError(f"there is no file {target}")
-        return Source(None, path)
+    if names_file(path):
+        return find_file(path)
     plugins.check_task(target)
     return Source(target, path)
+
+
+def names_file(path: Path) -> bool:
+    """Whether this names a file of pairs, which may be missing, and not a task."""
+    try:
+        return path.suffix.lower() in SUFFIXES or path.is_file()
+    except (OSError, ValueError):  # no file can have this name
+        return False
+
+
+def find_file(path: Path) -> Source:
+    """The pairs of a file; InputError if there is none."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    return Source(None, path)
 
 
 def first_pairs(pairs: "PromptPairs", n: int | None) -> "PromptPairs":

@@ -12,11 +12,11 @@ Constants (attention output biases, norm biases) belong to no writer, so every a
 | `resample` | its value on another clean prompt of the same length, drawn once per pair |
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -27,16 +27,39 @@ from circuits.engine.embedding import embedding_std
 from circuits.engine.hooks import Hook, TokenBatch, inference_state
 from circuits.engine.patch import Values, record_values
 from circuits.engine.prefix import Suffix
-from circuits.errors import InputError
+from circuits.errors import InputError, locating
 from circuits.graph.nodes import Site
+from circuits.prompts.pair import bounds
+from circuits.prompts.pairs import PromptPairs
 
 if TYPE_CHECKING:
     from circuits.model import Model
-    from circuits.prompts.pairs import PromptPairs
 
 
-class Ablation(ABC):
-    """One way to ablate; subclass it for your own.
+class _ByName(ABCMeta):
+    """`Ablation("mean", …)` makes the built-in ablation of that name; subclasses are called as usual."""
+
+    if not TYPE_CHECKING:  # which would lose the types of the subclasses' arguments
+
+        def __call__(cls, *given: Any, **options: Any) -> Any:
+            return _built_in(*given, **options) if cls is Ablation else super().__call__(*given, **options)
+
+
+class Ablation(metaclass=_ByName):
+    """One way to ablate: a built-in one by its name, with its options; or your own, as a subclass.
+
+    | built in | options |
+    |---|---|
+    | `interchange`, `zero` | |
+    | `mean`, `mean_positional` | `reference`: the pairs whose clean prompts make the mean; by default those of the question |
+    | `gaussian` | `tokens`: names of roles; by default the tokens in which the prompts differ. `scale`: default 3. `seed`: default 0 |
+    | `resample` | `seed`: default 0 |
+
+    >>> Ablation("gaussian", scale=2.0)
+    Gaussian(tokens=(), scale=2.0, seed=0)
+
+    Raises:
+        InputError: there is no ablation of that name, or it does not take the option.
 
     Attributes:
         name: the name in files and on the command line.
@@ -49,6 +72,10 @@ class Ablation(ABC):
     help: ClassVar[str] = ""
     keeps_prefix: ClassVar[bool] = False
 
+    if TYPE_CHECKING:
+
+        def __init__(self, name: str = ..., **options: Any) -> None: ...
+
     @property
     def needs_difference(self) -> bool:
         """Whether the ablation changes nothing if the two prompts of a pair are equal."""
@@ -59,19 +86,24 @@ class Ablation(ABC):
         """Name and options, for provenance."""
         return self.name
 
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What identifies the ablation besides its label."""
+        return {}
+
     def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
         """The ablation with its estimates over these pairs, such as means; called once per question."""
         return self
 
-    @abstractmethod
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
-        """The replacement values of all writers.
+        """The replacement values of all writers; every subclass has its own.
 
         Args:
             model: the model.
             suffix: the prompts.
             clean: every writer's output on the clean prompts.
         """
+        raise NotImplementedError(f"{type(self).__name__} is an ablation without a method 'replacement'")
 
 
 class RunAblation(Ablation):
@@ -113,27 +145,49 @@ class Zero(Ablation):
 
 
 @dataclass(frozen=True, eq=False)
-class Mean(Ablation):
-    """A writer's mean over the clean prompts of a reference set and their positions.
+class OverReference(Ablation):
+    """A mean over the clean prompts of a reference set.
 
     Attributes:
         reference: the reference set; None: the pairs of the question.
     """
 
     reference: "PromptPairs | None" = None
-    means: Writes | None = field(default=None, repr=False)
-    name: ClassVar[str] = "mean"
-    help: ClassVar[str] = "its mean over prompts and positions"
 
     @property
     def label(self) -> str:
         return self.name if self.reference is None else f"{self.name}(over {self.reference.source})"
 
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return {} if self.reference is None else {"reference_sha256": self.reference.digest()}
+
+    def _clean_writes(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> Iterator[Writes]:
+        """The writers' outputs on the clean prompts of the reference set, or of these pairs."""
+        if self.reference is not None:
+            with locating(f"the reference of ablation {self.name}: "):
+                self.reference.validate_for(model)
+        with inference_state(model.bridge):
+            for batch in (pairs if self.reference is None else self.reference).batches(batch_size):
+                batch = batch.to(model.device)
+                yield capture_writes(model.architecture, TokenBatch(batch.clean, batch.position))[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(OverReference):
+    """A writer's mean over the clean prompts of a reference set and their positions.
+
+    Attributes:
+        reference: the reference set; None: the pairs of the question.
+    """
+
+    means: Writes | None = field(default=None, repr=False)
+    name: ClassVar[str] = "mean"
+    help: ClassVar[str] = "its mean over prompts and positions"
+
     def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
-        reference = pairs if self.reference is None else self.reference
-        reference.validate_for(model)
         total, n = None, 0
-        for writes in _clean_writes(model, reference, batch_size):
+        for writes in self._clean_writes(model, pairs, batch_size):
             summed = writes.map(lambda x: x.to(_wide(x)).sum((0, 1), keepdim=True))
             total = summed if total is None else total.plus(summed)
             n += writes.embedding.shape[0] * writes.embedding.shape[1]
@@ -146,28 +200,21 @@ class Mean(Ablation):
 
 
 @dataclass(frozen=True, eq=False)
-class MeanPositional(Ablation):
+class MeanPositional(OverReference):
     """A writer's mean at each position, over the clean reference prompts of the same length.
 
     Attributes:
         reference: the reference set; None: the pairs of the question.
     """
 
-    reference: "PromptPairs | None" = None
     means: dict[int, Writes] = field(default_factory=dict, repr=False)
     name: ClassVar[str] = "mean_positional"
     help: ClassVar[str] = "its mean at that position"
 
-    @property
-    def label(self) -> str:
-        return self.name if self.reference is None else f"{self.name}(over {self.reference.source})"
-
     def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
-        reference = pairs if self.reference is None else self.reference
-        reference.validate_for(model)
         counts: dict[int, int] = {}
         totals: dict[int, Writes] = {}
-        for writes in _clean_writes(model, reference, batch_size):
+        for writes in self._clean_writes(model, pairs, batch_size):
             length = writes.embedding.shape[1]
             summed = writes.map(lambda x: x.to(_wide(x)).sum(0, keepdim=True))
             totals[length] = totals[length].plus(summed) if length in totals else summed
@@ -193,7 +240,7 @@ class Gaussian(Ablation):
     """A writer's value when Gaussian noise is added to the embeddings of some tokens of the clean prompt.
 
     Attributes:
-        tokens: names of roles; empty: the tokens in which clean and corrupted prompts differ.
+        tokens: names of roles, each of a token or several; empty: the tokens in which clean and corrupted prompts differ.
         scale: standard deviation of the noise, in units of the standard deviation of the embeddings' entries over the
             whole vocabulary, as they enter the residual stream: after any factor that the model applies to its
             embedding matrix.
@@ -251,7 +298,7 @@ class _GaussianOn(RunAblation):
         noise = torch.zeros(*suffix.clean.shape, int(model.bridge.cfg.d_model))
         for row, index in enumerate(suffix.batch.index.tolist()):
             pair = self.pairs.pair(index)
-            hit = [pair.roles[token] for token in self.gaussian.tokens] or [
+            hit = [i for token in self.gaussian.tokens for i in range(*bounds(pair.roles[token]))] or [
                 i for i, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b
             ]
             generator = torch.Generator().manual_seed((self.gaussian.seed * 1_000_003 + index) % 2**63)
@@ -301,13 +348,6 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _clean_writes(model: "Model", pairs: "PromptPairs", batch_size: int) -> Iterator[Writes]:
-    with inference_state(model.bridge):
-        for batch in pairs.batches(batch_size):
-            batch = batch.to(model.device)
-            yield capture_writes(model.architecture, TokenBatch(batch.clean, batch.position))[1]
-
-
 ABLATIONS: dict[str, type[Ablation]] = {
     ablation.name: ablation for ablation in (Interchange, Zero, Mean, MeanPositional, Gaussian, Resample)
 }
@@ -323,10 +363,25 @@ def get_ablation(ablation: AblationLike) -> Ablation:
     Raises:
         InputError: an unknown name; the message suggests similar ones.
     """
-    if isinstance(ablation, Ablation):
-        return ablation
-    if ablation in ABLATIONS:
-        return ABLATIONS[ablation]()
-    near = get_close_matches(str(ablation), ABLATIONS, n=2)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise InputError(f"there is no ablation {ablation!r}{hint} (one of {', '.join(ABLATIONS)})")
+    return ablation if isinstance(ablation, Ablation) else _built_in(ablation)
+
+
+def _built_in(name: Any = "", **options: Any) -> Ablation:
+    """See `Ablation`."""
+    if not isinstance(name, str) or name not in ABLATIONS:
+        near = get_close_matches(str(name), ABLATIONS, n=2)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise InputError(f"there is no ablation {name!r}{hint} (one of {', '.join(ABLATIONS)})")
+    kind = ABLATIONS[name]
+    known = [option.name for option in fields(kind) if option.repr] if is_dataclass(kind) else []
+    for option in options:
+        if option not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes no options"
+            raise InputError(f"ablation {name} does not take {option!r}; it {takes}")
+    reference = options.get("reference")
+    if not isinstance(reference, PromptPairs | None):
+        raise InputError(
+            f"ablation {name}: reference must be PromptPairs, not {type(reference).__name__}; "
+            "PromptPairs.from_file(path, model) reads them"
+        )
+    return kind(**options)

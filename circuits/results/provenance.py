@@ -104,6 +104,7 @@ def provenance(question: "Question", method: str, options: Mapping[str, Any]) ->
             "options": dict(options),
             "metric": question.metric.name,
             "ablation": question.ablation.label,
+            **question.ablation.provenance,
             "model": model.name,
             "revision": model.revision,
             "weights_sha256": model.weights_hash,

@@ -11,6 +11,7 @@ from typing import Any
 from circuits.errors import InputError
 from circuits.evaluation.randomisation import Found
 from circuits.evaluation.recovery import NEGLIGIBLE
+from circuits.methods.catalogue import MEANS
 from circuits.methods.catalogue import method as find_method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
 from circuits.model import Model
@@ -20,6 +21,7 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.runs.discover import discover
+from circuits.runs.files import REFERENCE_FILE
 from circuits.runs.read import Run
 from circuits.runs.result import NodeDiscovery
 
@@ -103,16 +105,22 @@ def asked_about(run: Run) -> tuple[str, Ablation]:
     """The metric and the ablation that a run's circuit was tested by, or its nodes were scored by.
 
     Raises:
-        InputError: they are not known here.
+        InputError: they are not known here, or the run lacks the pairs of its reference.
     """
     summary, origin = run.record.get("summary"), run.provenance
     summary = summary if isinstance(summary, dict) else {}
     metric, ablation = (summary.get(name) or origin.get(name) for name in ("metric", "ablation"))
-    return str(metric), ablation_called(str(ablation))
+    file = run.path / REFERENCE_FILE
+    reference = PromptPairs.from_jsonl(file, trust_ids=True) if file.exists() else None
+    return str(metric), ablation_called(str(ablation), reference)
 
 
-def ablation_called(label: str) -> Ablation:
+def ablation_called(label: str, reference: PromptPairs | None = None) -> Ablation:
     """The ablation with this label.
+
+    Args:
+        label: see `Ablation.label`.
+        reference: the pairs of a mean over other pairs.
 
     Raises:
         InputError: there is none, or its label does not say enough.
@@ -130,6 +138,10 @@ def ablation_called(label: str) -> Ablation:
             return Gaussian(tokens, float(given["scale"]), int(given["seed"]))
     except (KeyError, ValueError):
         raise InputError(f"there is no ablation {label!r}") from None
+    if name in MEANS and inside.startswith("over "):
+        if reference is None:
+            raise InputError(f"there is no ablation {label!r}: the run holds no pairs for this mean")
+        return Ablation(name, reference=reference)
     return get_ablation(label)
 
 

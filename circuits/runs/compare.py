@@ -12,6 +12,7 @@ from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
 from circuits.results.node_scores import Predicts
 from circuits.results.provenance import said
+from circuits.runs.again import asked_about
 from circuits.runs.read import Run
 
 
@@ -67,7 +68,7 @@ def _predictions(
     with stage("measuring circuits") as progress:
         for run in runs:
             if run.circuits:
-                how, metric = said(run.provenance, "ablation"), said(run.provenance, "metric")
+                metric, how = asked_about(run)
                 predictions += predict_circuits(
                     model, pairs, linear, run.circuits, metric=metric, ablation=how, progress=progress
                 )

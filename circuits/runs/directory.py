@@ -25,6 +25,7 @@ from circuits.methods.catalogue import DECLARED
 from circuits.results.provenance import plain
 from circuits.runs.files import (
     CONFIG_FILE,
+    REFERENCE_FILE,
     RUN_FILE,
     SCHEMA,
     config_is_as_written,
@@ -194,7 +195,8 @@ class RunDirectory:
     ) -> Path:
         """Writes the run, then deletes its record.
 
-        Files: `run.json` (options, provenance, numbers, timings, the SHA-256 of all files), `pairs.jsonl`, and the result's own.
+        Files: `run.json` (options, provenance, numbers, timings, the SHA-256 of all files), `pairs.jsonl`, `reference.jsonl` if
+        the ablation is a mean over other pairs, and the result's own.
 
         Args:
             result: the result.
@@ -207,6 +209,8 @@ class RunDirectory:
 
         def fill(directory: Path) -> None:
             pairs.to_jsonl(directory / "pairs.jsonl")
+            if result.reference is not None:
+                result.reference.to_jsonl(directory / REFERENCE_FILE)
             result.write_files(directory)
             for name, text in (more or {}).items():
                 (directory / name).write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ import torch
 from circuits.errors import AttributionWarning, InputError
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
 from circuits.graph.graph import Graph
-from circuits.methods.catalogue import check_divided, check_noise
+from circuits.methods.catalogue import check_divided, check_noise, check_reference
 from circuits.methods.catalogue import method as find_method
 from circuits.methods.method import Declared, Method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
@@ -27,7 +27,7 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageProgress, StageReport, silent
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, AblationLike, Gaussian, Resample, get_ablation
+from circuits.question.ablations import Ablation, AblationLike, Gaussian, OverReference, Resample, get_ablation
 from circuits.question.answers import watched
 from circuits.question.doubts import about_answers, collected, doubt, same_up_to_answer
 from circuits.question.question import Question, look
@@ -53,6 +53,7 @@ def discover(
     metric: str | None = None,
     ablation: AblationLike | None = None,
     noise_tokens: Sequence[str] | None = None,
+    reference: PromptPairs | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     stage: StageProgress = silent,
@@ -70,6 +71,7 @@ def discover(
         metric: None: the one that the task prefers.
         ablation: what replaces an ablated value; None: the method's default (`interchange` for most).
         noise_tokens: roles whose embeddings `gaussian` ablation disturbs; None: the tokens that differ.
+        reference: pairs whose clean prompts make the mean of `mean` and `mean_positional`; None: `pairs`.
         seed: random seed, for random circuits, noise, resampling and the method itself.
         batch_size: pairs per batch; None: chosen by size.
         stage: progress reporting.
@@ -90,7 +92,7 @@ def discover(
         check_divided(method)
     if store is not None and not chosen.keeps_record(options):
         raise InputError(f"a run of method {method} with these options keeps no record, so it takes no store")
-    replacement = choose_ablation(ablation or chosen.ablation, noise_tokens, seed)
+    replacement = choose_ablation(ablation or chosen.ablation, noise_tokens, seed, reference)
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
         question = Question.ask(model, pairs, metric, replacement, batch_size)
         defaults = {name: option.default for name, option in chosen.options.items()}
@@ -104,16 +106,26 @@ def discover(
         found = replace(found, prompts=shown_prompts(model, pairs, [found.circuit]))
     differ = not question.ablation.needs_difference or len(same_up_to_answer(pairs)) < len(pairs)
     seen = answers if answers.complete else None
-    return replace(found, answers=seen, warnings=tuple(about_pairs), pairs_differ=differ)
+    over = replacement.reference if isinstance(replacement, OverReference) else None
+    return replace(found, answers=seen, warnings=tuple(about_pairs), pairs_differ=differ, reference=over)
 
 
-def choose_ablation(ablation: AblationLike, noise_tokens: Sequence[str] | None = None, seed: int = 0) -> Ablation:
+def choose_ablation(
+    ablation: AblationLike,
+    noise_tokens: Sequence[str] | None = None,
+    seed: int = 0,
+    reference: PromptPairs | None = None,
+) -> Ablation:
     """The ablation of that name, with its options.
 
     Raises:
-        InputError: there is no such ablation, or it makes no noise and `noise_tokens` are given.
+        InputError: there is no such ablation, or it makes no noise and `noise_tokens` are given, or it is no mean and a
+            `reference` is given.
     """
     chosen = get_ablation(ablation)
+    check_reference(chosen.name, reference)
+    if reference is not None:
+        chosen = Ablation(chosen.name, reference=reference)
     if chosen is ablation and noise_tokens is None:
         return chosen
     check_noise(chosen.name, noise_tokens, seed)

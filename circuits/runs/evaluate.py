@@ -185,7 +185,8 @@ class _Work:
     def question(self, ablation: str) -> Question:
         """The run's question under the ablation of that label; InputError where the pairs do not support it."""
         if ablation not in self._questions:
-            chosen, asked = ablation_called(ablation), next(iter(self._questions.values()), None)
+            own, asked = self.ablation, next(iter(self._questions.values()), None)
+            chosen = own if ablation == own.label else ablation_called(ablation)
             self._questions[ablation] = (
                 Question.ask(self.model, self.pairs, self.metric, chosen, self.batch_size)
                 if asked is None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from circuits.evaluation.faithfulness import Faithfulness
+from circuits.prompts.pairs import PromptPairs
 from circuits.question.answers import Answers
 from circuits.question.metrics import METRICS
 from circuits.results.circuit import Circuit
@@ -37,6 +38,7 @@ class Discovery:
         answers: where the model ranks the answers; None: not measured.
         warnings: what speaks against the pairs, see `circuits.question.doubts`.
         pairs_differ: False: no pair's prompts differ in anything that the ablation uses.
+        reference: the pairs whose mean was the ablation; None: the run's own, or another ablation.
         prompts: what the run's page shows of the pairs.
     """
 
@@ -51,6 +53,7 @@ class Discovery:
     answers: Answers | None = None
     warnings: tuple[str, ...] = ()
     pairs_differ: bool = True
+    reference: PromptPairs | None = None
     prompts: tuple[ShownPrompt, ...] = ()
 
     @property
@@ -134,6 +137,7 @@ class NodeDiscovery:
         answers: where the model ranks the answers; None: not measured.
         warnings: what speaks against the pairs, see `circuits.question.doubts`.
         pairs_differ: False: no pair's prompts differ in anything that the ablation uses.
+        reference: the pairs whose mean was the ablation; None: the run's own, or another ablation.
     """
 
     scores: NodeScores
@@ -144,6 +148,7 @@ class NodeDiscovery:
     answers: Answers | None = None
     warnings: tuple[str, ...] = ()
     pairs_differ: bool = True
+    reference: PromptPairs | None = None
 
     @property
     def provenance(self) -> Provenance:

@@ -135,5 +135,5 @@ def _example(path: Path) -> tuple[str, tuple[str, ...]]:
     if not path.is_file():
         return "", ()
     pair = next(iter(PromptPairs.from_jsonl(path)))
-    roles = {index: name for name, index in pair.roles.items()}
+    roles = {index: name for name, index in pair.roles.items() if isinstance(index, int)}
     return pair.clean_text or "", tuple(roles.get(i, str(token)) for i, token in enumerate(pair.clean))

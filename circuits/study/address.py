@@ -55,13 +55,14 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True, default=str).encode()).hexdigest()
 
 
-def identity_of(model: "Model", pairs: "PromptPairs") -> Identity:
-    """The identity of a request, from its loaded model and its prompts."""
+def identity_of(model: "Model", pairs: "PromptPairs", reference: "PromptPairs | None" = None) -> Identity:
+    """The identity of a request, from its loaded model, its prompts and the pairs that a mean is taken over."""
     own: Any = getattr(model.bridge.original_model, "config", None)
     config: dict[str, Any] = own.to_dict() if hasattr(own, "to_dict") else vars(model.bridge.cfg)
     kept = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL and _simple(value)}
     weights = digest({"weights": model.weights_hash, "config": kept, "device": model.device.type})
-    return Identity(weights, pairs.digest(), package_versions(), pairs.metric)
+    prompts = pairs.digest() if reference is None else digest([pairs.digest(), reference.digest()])
+    return Identity(weights, prompts, package_versions(), pairs.metric)
 
 
 def _simple(value: Any) -> bool:
@@ -90,12 +91,13 @@ def question_keys(requests: Sequence[Request]) -> list[str]:
     tasks: dict[str, str] = {}
     keys = []
     for request in requests:
-        model, task = (request.model_source, request.revision), request.task_source
+        model, task, reference = (request.model_source, request.revision), request.task_source, request.reference_source
         if model not in models:
             models[model] = model_state(*model)
         if task not in tasks:
             tasks[task] = task_state(task)
-        keys.append(digest([request_key(request), models[model], tasks[task], package_versions()]))
+        state = [models[model], tasks[task], *([] if reference is None else [_contents(Path(reference))])]
+        keys.append(digest([request_key(request), *state, package_versions()]))
     return keys
 
 

@@ -104,8 +104,8 @@ def identify(versions: str, asked: Sequence[tuple[int, Request]]) -> Identified:
         find = cache(find_pairs)  # looking a task up takes longer than making its prompts
         for number, request in asked:
             try:
-                pairs = find(request.task_source)(model, **request.pairs_asked)
-                done.identities[number] = identity_of(model, pairs)
+                prompts = request.pairs(model, find), request.reference_pairs(model, find)
+                done.identities[number] = identity_of(model, *prompts)
             except Exception as problem:
                 done.refused[number] = _reason(problem)
     return done
@@ -137,13 +137,13 @@ def perform(workers: Workers | None, task: Task) -> Performed:
         with quiet_libraries():
             _check_versions(task.identity.versions)
             model = source_of(request).load()
-            pairs = _pairs(request, model)
-            if identity_of(model, pairs) != task.identity:
+            pairs, reference = request.pairs(model), request.reference_pairs(model)
+            if identity_of(model, pairs, reference) != task.identity:
                 raise InputError(
                     f"{request.model} or the prompts of {request.task} differ here from those when the study was begun: other "
                     "weights or configuration, another kind of device, or another version of the task"
                 )
-            files = _discovered(task, model, pairs, workers) if task.files is None else None
+            files = _discovered(task, model, pairs, reference, workers) if task.files is None else None
             evaluation = None
             if request.evaluation is not None:
                 evaluation = _evaluated(request, model, pairs, task.files if files is None else files)
@@ -153,11 +153,9 @@ def perform(workers: Workers | None, task: Task) -> Performed:
     return Performed(files, evaluation)
 
 
-def _pairs(request: Request, model: Model) -> PromptPairs:
-    return find_pairs(request.task_source)(model, **request.pairs_asked)
-
-
-def _discovered(task: Task, model: Model, pairs: PromptPairs, workers: Workers | None) -> dict[str, bytes]:
+def _discovered(
+    task: Task, model: Model, pairs: PromptPairs, reference: PromptPairs | None, workers: Workers | None
+) -> dict[str, bytes]:
     request = task.request
     options = request.method_options
     method = METHODS[request.method]
@@ -165,7 +163,7 @@ def _discovered(task: Task, model: Model, pairs: PromptPairs, workers: Workers |
     with collected():  # the run's own record has them
         result = discover(
             model, pairs, method=request.method, metric=request.metric, ablation=request.ablation, seed=request.seed,
-            batch_size=request.batch_size, workers=workers if method.divided else None,
+            reference=reference, batch_size=request.batch_size, workers=workers if method.divided else None,
             store=task.store if recorded else None, **options,
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:

@@ -1,17 +1,29 @@
 """Requests: the runs that a study asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuits.methods.catalogue import declared
 from circuits.methods.options import Kind
+from circuits.prompts.columns import parse_columns
+from circuits.prompts.reading import Reading
+from circuits.prompts.source import Source, find_pairs
+
+if TYPE_CHECKING:
+    from circuits.prompts.pair import Encoder
+    from circuits.prompts.pairs import PromptPairs
 
 
 def files_of(method: str) -> list[str]:
     """Options of a method that name a file."""
     return [name for name, option in declared(method).options.items() if option.kind is Kind.FILE]
+
+
+def reading_of(given: Mapping[str, Any]) -> Reading:
+    """How a study file has files of pairs read; PairsError if its `columns` cannot be parsed."""
+    return Reading(**{**given, "columns": parse_columns(given.get("columns"))})
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,8 @@ class Request:
         threads: threads per operation.
         evaluation: options of `circuits.runs.evaluate.evaluate_run`; None: no evaluation.
         base: directory of the study file, to which its file names are relative.
+        reference: a file of the pairs that a mean is taken over; None: another ablation, or the run's own pairs.
+        reading: how files of pairs are read, as in the study file, without defaults; empty for tasks.
     """
 
     model: str
@@ -47,6 +61,8 @@ class Request:
     evaluation: Mapping[str, Any] | None
     base: str = ""
     one_length: bool = False
+    reference: str | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def task_source(self) -> str:
@@ -56,9 +72,23 @@ class Request:
 
     @property
     def pairs_asked(self) -> dict[str, Any]:
-        """Arguments for the prompts, besides their task."""
-        length = {"one_length": True} if self.one_length else {}  # otherwise left out, so that addresses stay
-        return {"n": self.n, "seed": self.seed, **length}
+        """What identifies the prompts besides their task; defaults are left out, so that addresses stay."""
+        more = {"one_length": self.one_length, "reference": self.reference, "reading": dict(self.reading)}
+        return {"n": self.n, "seed": self.seed, **{name: value for name, value in more.items() if value}}
+
+    @property
+    def reference_source(self) -> str | None:
+        """The path of the reference."""
+        return None if self.reference is None else str(Path(self.base) / self.reference)
+
+    def pairs(self, model: "Encoder", find: Callable[[str], Source] = find_pairs) -> "PromptPairs":
+        """The prompts."""
+        return find(self.task_source)(model, self.n, self.seed, self.one_length, reading_of(self.reading))
+
+    def reference_pairs(self, model: "Encoder", find: Callable[[str], Source] = find_pairs) -> "PromptPairs | None":
+        """The pairs that a mean is taken over."""
+        source = self.reference_source
+        return None if source is None else find(source)(model, None, self.seed, reading=reading_of(self.reading))
 
     @property
     def model_source(self) -> str:

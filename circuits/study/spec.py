@@ -18,7 +18,8 @@ parts = ["faithfulness", "curves"]
 ```
 
 Optional: `metrics` and `ablations` (lists; every run is made with each; default: the metric that the task prefers, the method's
-own ablation), `dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (per operation; default 1), and `[[leave-out]]`
+own ablation), `reference` (a file of pairs: what the ablations `mean` and `mean_positional` take the mean over), `columns`,
+`skip-unfit`, `trust-ids` and `bos` (how files of pairs are read, as by the options of `circuits discover`), `dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (per operation; default 1), and `[[leave-out]]`
 tables, each with some of `model`, `task` and `method` (the label): combinations to leave out. `-` and `_` are the same in all keys;
 paths are relative to the study file.
 """
@@ -34,14 +35,16 @@ from typing import Any
 from circuits.engine.dtypes import check_dtype
 from circuits.errors import InputError
 from circuits.files.untrusted import check_plain, parse_toml, read_text
-from circuits.methods.catalogue import check_known, declared
+from circuits.methods.catalogue import MEANS, check_known, declared
 from circuits.methods.options import Kind, Option
-from circuits.prompts.source import Source, find_pairs
+from circuits.prompts.source import Source, find_pairs, names_file
 from circuits.runs.parts import USUAL, check_parts
-from circuits.study.request import Request, Study, files_of, is_file
+from circuits.study.request import Request, Study, files_of, is_file, reading_of
 
 LARGEST_SEED = 2**63 - 1
 MOST_THREADS = 1024
+READING = {"columns": None, "skip_unfit": False, "trust_ids": False, "bos": True}
+"""How files of pairs are read: keys of a study file, and their defaults."""
 MOST_RUNS = 100_000
 """Runs of one study."""
 
@@ -82,7 +85,7 @@ class _Reader:
         top = self.known(
             given,
             ("models", "tasks", "n", "one_length", "seeds", "metrics", "ablations", "methods", "evaluation", "dtype", "device",
-             "device_map", "revision", "batch_size", "threads", "leave_out"), "",
+             "device_map", "revision", "batch_size", "threads", "leave_out", "reference", *READING), "",
         )  # fmt: skip
         for needed in ("models", "tasks", "methods"):
             if needed not in top:
@@ -102,6 +105,8 @@ class _Reader:
             with self.refusing(f"{what}s"):
                 for one in asked:
                     check_known(what, one)
+        readings = self.readings(top, tasks)
+        self.check_reference(top, methods, ablations)
         self.check_placement(models, common["dtype"], common["device"], common["device_map"])
         sources = [self.source(task) for task in tasks] if self.check_tasks else []
         for model in models if self.check_tasks else ():
@@ -112,7 +117,8 @@ class _Reader:
         made = [
             Request(
                 model=model, task=task, label=label, method=method, options=options, metric=metric, ablation=ablation,
-                seed=seed, **common,
+                seed=seed, **common, reading=readings[task],
+                reference=top.get("reference") if (ablation or declared(method).ablation) in MEANS else None,
             )
             for model, task, seed, (label, method, options), metric, ablation in product(
                 models, tasks, seeds, methods, metrics, ablations
@@ -156,6 +162,33 @@ class _Reader:
             table[plain] = value
         return table
 
+    def readings(self, top: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """For each task, the options for reading its file that are not the defaults; none for a task that is no file."""
+        given: dict[str, Any] = {"columns": self.text(top, "columns")}
+        given |= {name: self.flag(top, name, READING[name]) for name in READING if name != "columns"}
+        with self.refusing("columns"):
+            reading_of(given)
+        changed = {name: value for name, value in given.items() if value != READING[name]}
+        files = [task for task in tasks if names_file(self.base / task)]
+        if changed and not files:
+            raise self.error(next(iter(changed)).replace("_", "-"), "is for files of prompts, and no task is a file")
+        return {task: changed if task in files else {} for task in tasks}
+
+    def check_reference(
+        self, top: Mapping[str, Any], methods: Sequence[tuple[str, str, Any]], ablations: Sequence[str | None]
+    ) -> None:
+        """Refuses a reference that is no file, or that no run takes a mean over."""
+        reference = self.text(top, "reference")
+        if reference is None:
+            return
+        used = {ablation or declared(method).ablation for _, method, _ in methods for ablation in ablations}
+        if not used & {*MEANS}:
+            raise self.error(
+                "reference", f"belongs to the ablations {' and '.join(MEANS)}, not to {', '.join(sorted(used))}"
+            )
+        if self.check_tasks and not is_file(self.base / reference):
+            raise self.error("reference", f"names no file: {self.base / reference}")
+
     def names(self, top: Mapping[str, Any], key: str) -> list[str]:
         value = top[key]
         if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
@@ -194,10 +227,10 @@ class _Reader:
             raise self.error(key, f"must be text, not {kind_of(value)}")
         return value
 
-    def flag(self, top: Mapping[str, Any], key: str) -> bool:
-        value = top.get(key, False)
+    def flag(self, top: Mapping[str, Any], key: str, default: bool = False) -> bool:
+        value = top.get(key, default)
         if not isinstance(value, bool):
-            raise self.error(key, f"must be true or false, not {kind_of(value)}")
+            raise self.error(key.replace("_", "-"), f"must be true or false, not {kind_of(value)}")
         return value
 
     def source(self, task: str) -> Source:

@@ -35,7 +35,7 @@ function turn(number) {
 }
 function chip(prompt, name, token, i) {
   const differs = prompt.corrupted.length && prompt.clean[i] !== prompt.corrupted[i];
-  const roles = Object.entries(prompt.roles).filter(([, at]) => at === i).map(([role]) => role);
+  const roles = Object.entries(prompt.roles).filter(([, at]) => (Array.isArray(at) ? at[0] <= i && i < at[1] : at === i)).map(([role]) => role);
   const packed = name === "clean" && state.chosen !== null ? patternOf(state.chosen) : null;
   const query = state.query ?? prompt.clean.length - 1;
   const element = packed === null ? html("span", "token", visible(token)) : button(visible(token), () => { state.query = i; showPrompt(state.prompt); describe(); }, { "aria-pressed": i === query });

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from circuits.errors import InputError, ModelError
 from circuits.model import Model
-from circuits.prompts.pair import Pair
+from circuits.prompts.pair import Pair, Place
 from circuits.prompts.pairs import PromptPairs
 from circuits.results.circuit import Circuit
 from circuits.viewer.attention import attention_patterns
@@ -26,7 +26,7 @@ class ShownPrompt:
         number: number of the pair, from 0.
         clean, corrupted: tokens.
         answers, distractors: tokens; if there are many, the first few and the number of others.
-        roles: name -> token index.
+        roles: name -> token index, or a half-open range of tokens.
         patterns: head -> its attention on the clean prompt, [query, key].
     """
 
@@ -35,7 +35,7 @@ class ShownPrompt:
     corrupted: Sequence[str] = ()
     answers: Sequence[str] = ()
     distractors: Sequence[str] = ()
-    roles: Mapping[str, int] = field(default_factory=dict)
+    roles: Mapping[str, Place] = field(default_factory=dict)
     patterns: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
 

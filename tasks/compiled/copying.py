@@ -1,12 +1,13 @@
 """Programs in which heads find a token and copy it: induction, a negative head, reversing, sorting."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import eye
 
 from circuits.errors import InputError
+from circuits.prompts.pair import Place
 from tasks.base import Draw
 from tasks.compiled.compiler import DTYPE, Head, Mlp, Network
 from tasks.compiled.parts import LOGIT, one_hot, pairing
@@ -62,6 +63,10 @@ class Induction(Program):
             return clean, [BOS, *others, *others[:-1]]
         return clean, [BOS, *first[:-1], others[0], *first[:-1]]
 
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        """The letter that the prompt ends with too, and the one behind it."""
+        return {"before": self.length - 1, "answer": self.length}
+
 
 @dataclass(frozen=True)
 class NegativeHead(Program):
@@ -96,6 +101,9 @@ class NegativeHead(Program):
     def prompts(self, draw: Draw) -> tuple[Sequence[int], Sequence[int]]:
         first, other, *rest = draw.random.sample(range(2, len(self.words)), 5)
         return [BOS, first, *rest, 1], [BOS, other, *rest, 1]
+
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        return {"answer": 1}
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,11 @@ class Reverse(Program):
         length = draw.random.choice((7, 8))
         return self._prompt(draw, length), self._prompt(draw, length)
 
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        """The letter that is next, the bar, and all letters behind it: there may be only one, so the last has no span of its own."""
+        bar, length = list(prompt).index(1), len(prompt)
+        return {"answer": 2 * bar - length, "bar": bar, "repeated": (bar + 1, length)}
+
     def _prompt(self, draw: Draw, length: int) -> Sequence[int]:
         """A prompt of `length` tokens, which repeats some of its letters but not all."""
         n = draw.random.choice([n for n in range(3, length - 2) if length - 2 - n < n])
@@ -182,6 +195,11 @@ class Sort(Program):
     def prompts(self, draw: Draw) -> tuple[Sequence[int], Sequence[int]]:
         n = draw.random.choice((1, 3))
         return self._prompt(draw, n), self._prompt(draw, n)
+
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        """The numbers, the bar, and the sorted numbers behind it: there may be only one, so the last has no span of its own."""
+        bar = list(prompt).index(1)
+        return {"numbers": (1, bar), "bar": bar, "sorted": (bar + 1, len(prompt))}
 
     def _prompt(self, draw: Draw, n: int) -> Sequence[int]:
         numbers = draw.random.sample(range(2, len(self.words)), 5)

@@ -3,12 +3,13 @@
 The three are programs of RASP (Weiss et al. 2021, 2106.06981), as Tracr ships them (Lindner et al. 2023, 2301.05062).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import eye
 
+from circuits.prompts.pair import Place
 from tasks.base import Draw
 from tasks.compiled.compiler import DTYPE, Head, Network
 from tasks.compiled.parts import LOGIT, one_hot, pairing, steps
@@ -50,6 +51,9 @@ class Fraction(Program):
 
     def prompts(self, draw: Draw) -> tuple[Sequence[int], Sequence[int]]:
         return self._prompt(draw), self._prompt(draw)
+
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        return {"tokens": (1, len(prompt) - 1)}
 
     def _prompt(self, draw: Draw) -> Sequence[int]:
         count = draw.random.randint(0, 8)
@@ -95,6 +99,9 @@ class Histogram(Program):
     def prompts(self, draw: Draw) -> tuple[Sequence[int], Sequence[int]]:
         clean, corrupted = ([draw.random.randrange(1, self.first_answer) for _ in range(6)] for _ in range(2))
         return [BOS, *clean], [BOS, *corrupted]
+
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        return {"letters": (1, len(prompt) - 1)}
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,9 @@ class Dyck(Program):
             other[place] = 3 - other[place]
         prompts = [BOS, *balanced], [BOS, *other]
         return prompts if draw.index % 4 < 2 else (prompts[1], prompts[0])
+
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        return {"brackets": (1, len(prompt) - 1)}
 
     def _balanced(self, draw: Draw) -> Sequence[int]:
         """Eight random balanced brackets."""

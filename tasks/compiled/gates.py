@@ -1,12 +1,13 @@
 """Programs in which an MLP decides: an OR gate (backup heads), an AND gate, greater-than over digits."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import eye
 
+from circuits.prompts.pair import Place
 from tasks.base import Draw
 from tasks.compiled.compiler import DTYPE, Head, Mlp, Network
 from tasks.compiled.parts import LOGIT, one_hot, pairing, steps
@@ -46,6 +47,9 @@ class _Gate(Program):
     def prompts(self, draw: Draw) -> tuple[Sequence[int], Sequence[int]]:
         filler = [draw.random.randrange(6, len(self.words)) for _ in range(self.n_ctx - 4)]
         return [BOS, 3, 3, *filler, 1], [BOS, 2, 2, *filler, 1]
+
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        return {"flag1": 1, "flag2": 2}
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,9 @@ class GreaterDigit(Program):
         other = draw.random.randrange(digit)
         filler = [draw.random.randrange(3, self.first_digit) for _ in range(2)]
         return [BOS, *filler, 1, self.first_digit + digit, 2], [BOS, *filler, 1, self.first_digit + other, 2]
+
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        return {"digit": len(prompt) - 2}
 
     def _digit(self, prompt: Sequence[int]) -> int:
         """The token of the prompt's digit."""

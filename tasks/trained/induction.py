@@ -4,7 +4,7 @@ It has 44 thousand parameters, no norm and no MLPs. Unlike in the compiled model
 unknown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from transformer_lens import TransformerBridge, TransformerBridgeConfig
 from transformer_lens.model_bridge.sources import boot_native
 
+from circuits.prompts.pair import Place
 from tasks.base import Draw
 from tasks.tokens import Ids, TokenTask
 
@@ -59,6 +60,11 @@ class TrainedInduction(TokenTask):
         halves = tokens[: self.length], tokens[self.length :]
         clean, corrupted = ([BOS, *half, *half[:again]] for half in halves)
         return clean, corrupted
+
+    def spans(self, prompt: Sequence[int]) -> Mapping[str, Place]:
+        """The token that the prompt ends with too, and the one behind it."""
+        before = list(prompt).index(prompt[-1])
+        return {"before": before, "answer": before + 1}
 
 
 def untrained(seed: int) -> TransformerBridge:

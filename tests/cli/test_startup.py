@@ -15,6 +15,7 @@ FILES = {
     "TAKEN/thesis.tex": "", "pairs.jsonl": PAIRS, "circuit.json": "{", "there.dot": "", "labels.toml": "x = 1",
     "no-task.toml": STUDY.replace("ioi", "ioj"), "no-method.toml": STUDY.replace("methods.eap", "methods.eapp"),
     "no-option.toml": f"{STUDY}stpes = 2\n", "no-metric.toml": f'metrics = ["nope"]\n{STUDY}', "study.toml": STUDY,
+    "no-mean.toml": f'reference = "pairs.jsonl"\n{STUDY}', "no-columns.toml": f'columns = "clean=a"\n{STUDY}',
     "no-parts.toml": f'{STUDY}[evaluation]\nparts = ["nope"]\n', "no-dtype.toml": f'dtype = "float8"\n{STUDY}',
 }  # fmt: skip
 REFUSED = """
@@ -37,6 +38,9 @@ discover ioi --method eap --select nope
 discover ioi --method eap --steps 3
 discover ioi --method coar --alpha 2
 discover ioi --noise-tokens S
+discover ioi --reference pairs.jsonl
+discover ioi --ablation zero --reference pairs.jsonl
+discover ioi --ablation mean --reference nowhere.jsonl
 discover ioi --ablation gaussian --seed 9999999999999
 discover ioi --out TAKEN
 discover ioi --out TAKEN --overwrite
@@ -76,6 +80,8 @@ study run no-method.toml --out s
 study run no-option.toml --out s
 study run no-metric.toml --out s
 study run no-parts.toml --out s
+study run no-mean.toml --out s
+study run no-columns.toml --out s
 study run no-dtype.toml --out s
 study run study.toml --out TAKEN
 study run study.toml --out s --divide-runs
@@ -86,6 +92,9 @@ study table TAKEN
 study table TAKEN --out x.txt
 study report nowhere
 tasks check ioj
+tasks show ioj
+tasks show ioj(order=ABBA)
+tasks show ioi(order
 tasks check nowhere.jsonl
 tasks check ioi --dtype float8
 models fetch nope

@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from circuits import Circuit, InputError, PromptPairs, circuit_metric
+from circuits import (
+    Ablation,
+    CausalModel,
+    Circuit,
+    InputError,
+    PromptPairs,
+    attribution_patching,
+    circuit_metric,
+    edge_attribution,
+    interchange_interventions,
+)
 from circuits.question.ablations import ABLATIONS, Gaussian, Mean, MeanPositional, Resample, get_ablation
 from circuits.question.question import Question
 from tests.naive_gpt2 import NaiveGPT2
@@ -141,3 +151,61 @@ def test_asking_again_does_not_change_the_given_ablation():
     Question.ask(tiny("gpt2"), random_pairs(n=2), None, ablation)
     assert ablation.means is None
     assert get_ablation("mean") is not get_ablation("mean")
+
+
+def test_an_ablation_is_made_by_its_name_and_its_options():
+    reference = random_pairs(n=4, seed=5)
+    for name in ABLATIONS:
+        assert type(Ablation(name)) is ABLATIONS[name]
+    assert Ablation("gaussian", tokens=("S",), scale=2.0, seed=3).label == Gaussian(("S",), 2.0, 3).label
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    circuit = random_subset(model, 0.5)
+    by_name = circuit_metric(model, pairs, circuit, ablation=Ablation("mean", reference=reference))
+    assert by_name.equal(circuit_metric(model, pairs, circuit, ablation=Mean(reference)))
+    assert not by_name.equal(circuit_metric(model, pairs, circuit, ablation="mean"))
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (("means",), {}, "did you mean mean"),
+        ((), {}, "one of interchange"),
+        (("zero",), {"reference": None}, "zero does not take 'reference'; it takes no options"),
+        (("mean",), {"seed": 1}, "mean does not take 'seed'; it takes reference"),
+        (("mean",), {"reference": [[1, 2]]}, "mean: reference must be PromptPairs, not list"),
+    ],
+)
+def test_ablations_that_do_not_exist_are_refused(given, options, message):
+    with pytest.raises(InputError, match=message):
+        Ablation(*given, **options)
+
+
+def test_a_reference_that_does_not_fit_the_model_is_named():
+    too_large = PromptPairs.from_tokens([[1, 10**6]], [[1, 2]], answers=[1])
+    with pytest.raises(InputError, match="the reference of ablation mean: pair 0"):
+        Question.ask(tiny("gpt2"), random_pairs(n=2), None, Mean(too_large))
+
+
+def test_provenance_identifies_the_reference_by_its_contents():
+    model, pairs = tiny("gpt2"), random_pairs(n=2)
+    one, other = (edge_attribution(model, pairs, ablation=Mean(random_pairs(n=3, seed=seed))) for seed in (5, 6))
+    assert one.provenance["ablation"] == other.provenance["ablation"]
+    assert one.provenance["reference_sha256"] == random_pairs(n=3, seed=5).digest()
+    assert one.provenance["reference_sha256"] != other.provenance["reference_sha256"]
+
+
+def test_a_role_of_several_tokens_is_disturbed_whole_and_is_no_position():
+    model, pairs = tiny("gpt2"), random_pairs(n=3, length=6)
+    tokens = (pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors)
+    whole = PromptPairs.from_tokens(*tokens, roles=[{"subject": [1, 3]}] * 3)
+    apart = PromptPairs.from_tokens(*tokens, roles=[{"first": 1, "last": 2}] * 3)
+    empty = Circuit.empty(model.graph)
+    together = circuit_metric(model, whole, empty, ablation=Gaussian(("subject",)))
+    assert torch.equal(together, circuit_metric(model, apart, empty, ablation=Gaussian(("first", "last"))))
+    assert not torch.equal(together, circuit_metric(model, apart, empty, ablation=Gaussian(("first",))))
+    for positions in ("roles", ["subject"]):
+        with pytest.raises(InputError, match="pair 0: role 'subject' has the tokens 1 to 2; a position is one token"):
+            attribution_patching(model, whole, positions=positions)
+    identity = CausalModel({"seen": lambda token, _: token}, output="seen")
+    with pytest.raises(InputError, match="asks for a role of several tokens; a node is aligned at one token"):
+        interchange_interventions(model, whole, identity, [(0, 1)] * 3, {"seen": "a0.h0@subject"}, token_of=int)
