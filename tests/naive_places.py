@@ -35,9 +35,7 @@ def logits_at_places(naive, tokens, kept, replacement, spans):
         for h in range(naive.config.num_attention_heads if not gpt2 else naive.config.n_head):
             node = f"a{index}.h{h}" if gpt2 else f"a{index}.kv{h // naive.group}"
             q_in = seen_by(f"a{index}.h{h}<q>")
-            rows = [
-                naive.head(layer, h, q_in, seen_by(f"{node}<k>", i), seen_by(f"{node}<v>", i))[i] for i in range(n)
-            ]
+            rows = [naive.head(layer, h, q_in, seen_by(f"{node}<k>", i), seen_by(f"{node}<v>", i))[i] for i in range(n)]
             heads[f"a{index}.h{h}"] = torch.stack(rows)
         writers |= heads
         if gpt2:

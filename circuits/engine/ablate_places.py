@@ -48,7 +48,9 @@ class KeptAtPlaces:
         n_spans = len(places.spans)
         readers, sources, queries = (
             torch.tensor(column, device=device)
-            for column in zip(*((r, p.source, -1 if p.destination is None else p.destination) for r, p in graph.columns), strict=True)
+            for column in zip(
+                *((r, p.source, -1 if p.destination is None else p.destination) for r, p in graph.columns), strict=True
+            )
         )
         alone = torch.zeros(base.n_readers, n_spans + 1, base.n_writers, dtype=torch.bool, device=device)
         shared, by_query = queries < 0, queries >= 0
@@ -151,7 +153,9 @@ class AblatedAtPlaces(EditedReaders):
         if 4 * int(used.sum()) < reader.n_writers:
             columns = used.nonzero()[:, 0]
             signs, difference = signs[..., columns], difference[:, :, columns]
-        summed = signs.transpose(0, 1)[self.spans].flatten(0, 1) @ difference.flatten(0, 1)  # [batch pos, slot, d_model]
+        summed = signs.transpose(0, 1)[self.spans].flatten(0, 1) @ difference.flatten(
+            0, 1
+        )  # [batch pos, slot, d_model]
         start = x.to(difference.device)[:, :, None]
         if bool(turned.any()):
             place = "mlp" if reader.part == "mlp" and not self.graph.parallel else "attention"

@@ -142,6 +142,4 @@ def _columns(placed: PlacedGraph) -> list[Int[Tensor, " slot"]]:
         mlp = base.readers_of(layer, "mlp")
         slots += [(r, None) for r in range(mlp.start, mlp.stop)]
     slots.append((base.n_readers - 1, None))
-    return [
-        torch.tensor([number.get((r, span, query), -1) for r, query in slots]) for span in range(len(places.spans))
-    ]
+    return [torch.tensor([number.get((r, span, query), -1) for r, query in slots]) for span in range(len(places.spans))]

@@ -284,7 +284,9 @@ def from_dict(data: Any) -> Graph:
     places = Places.from_dict(data["places"])
     columns = sum(len(places.for_part(reader.part)) for reader in graph.reader_nodes)
     if columns * graph.n_writers > LARGEST:
-        raise InputError(f"a graph of {graph.n_writers} writers and {columns} readers at places is larger than can be read")
+        raise InputError(
+            f"a graph of {graph.n_writers} writers and {columns} readers at places is larger than can be read"
+        )
     return over(graph, places)
 
 

@@ -175,7 +175,9 @@ def causal_mediation(
         PairsError: the pairs lack these roles.
     """
     if positions in ("each", "spans"):
-        raise InputError(f"positions={positions!r} patched together are all positions: leave positions out, or name roles or spans")
+        raise InputError(
+            f"positions={positions!r} patched together are all positions: leave positions out, or name roles or spans"
+        )
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     other = other_run(question, "causal mediation")
     sites, labels = select_sites(model.graph, nodes, model.widths), position_axis(pairs, positions)

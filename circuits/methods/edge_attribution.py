@@ -47,7 +47,17 @@ from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.measure.norm_check import verdict
 from circuits.measure.sign_check import SignCheck
 from circuits.methods.method import Method
-from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, REFINE, REFINE_TOP, Kind, Option, Vary
+from circuits.methods.options import (
+    CHOICE,
+    DESTINATIONS,
+    PLACES,
+    RANDOM_CIRCUITS,
+    REFINE,
+    REFINE_TOP,
+    Kind,
+    Option,
+    Vary,
+)
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -305,11 +315,11 @@ QUADRATURE = Option(
 )
 EAP = Method(
     name="eap", function=edge_attribution_of, gives="edges", help="one gradient", fixed={"gradient": "clean"},
-    takes=(*CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+    takes=(PLACES, DESTINATIONS, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EAP_IG = Method(
     name="eap-ig", function=edge_attribution_of, gives="edges", help="gradients integrated over inputs",
-    fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+    fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, PLACES, DESTINATIONS, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EDGE_ATTRIBUTION = Method(
     name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient",
@@ -320,6 +330,6 @@ EDGE_ATTRIBUTION = Method(
             "attention", Kind.TEXT, None, "relp: whether gradients pass through the attention pattern. Default: live.",
             choices=ATTENTION,
         ),
-        *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
+        PLACES, DESTINATIONS, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
     ),
 )  # fmt: skip

@@ -132,7 +132,9 @@ def resolved(circuit: Circuit, pairs: PromptPairs) -> tuple[Circuit, SpanTable |
     try:
         names = table.names
     except PairsError as problem:
-        raise InputError(f"the circuit has places ({', '.join(graph.places.spans)}), and the prompts do not: {problem}") from None
+        raise InputError(
+            f"the circuit has places ({', '.join(graph.places.spans)}), and the prompts do not: {problem}"
+        ) from None
     if graph.places.partition and graph.places.spans != names:
         raise InputError(
             f"the circuit has the spans {', '.join(graph.places.spans)}, and the prompts have {', '.join(names)}; "

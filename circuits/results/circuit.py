@@ -163,11 +163,8 @@ class Circuit(Shown):
         if graph == self.graph:
             return self
         columns = source_columns(self.graph, graph)
-        return Circuit(
-            graph, _taken(self.mask, columns) & graph.edge_mask, *(
-                None if (table := getattr(self, name)) is None else _taken(table, columns) for name in TABLES
-            ), self.provenance,
-        )  # fmt: skip
+        scores, stderr = (None if (table := getattr(self, name)) is None else _taken(table, columns) for name in TABLES)
+        return Circuit(graph, _taken(self.mask, columns) & graph.edge_mask, scores, stderr, self.provenance)
 
     def _collapsed(self, mask: Tensor) -> "Circuit":
         assert isinstance(self.graph, PlacedGraph)

@@ -118,7 +118,9 @@ class EdgeScores(Shown):
         graph = over(self.graph.base, places)
         columns = source_columns(self.graph, graph)
         kept = None if self.kept is None else self.kept[:, columns]
-        return EdgeScores(graph, self.values[:, columns], self.stderr[:, columns], self.n_prompts, self.provenance, kept=kept)
+        return EdgeScores(
+            graph, self.values[:, columns], self.stderr[:, columns], self.n_prompts, self.provenance, kept=kept
+        )
 
     def to_dict(self, places: bool = False) -> dict[str, Any]:
         """`{edge name: effect}` in graph order; lists of effects if they are split by position.

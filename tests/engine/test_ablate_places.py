@@ -110,13 +110,17 @@ def test_keys_and_values_for_the_last_span_alone_are_a_cache_that_is_corrupted_b
     got = circuit_metric(model, pairs, Circuit.from_edges(graph, [edge for edge in graph.edges if edge not in gone]))
     for i, pair in enumerate(pairs):
         starts = pairs.span_starts(i)
-        clean, corrupted = (prefix_cache(model.bridge, torch.tensor([t[: starts[3]]])) for t in (pair.clean, pair.corrupted))
+        clean, corrupted = (
+            prefix_cache(model.bridge, torch.tensor([t[: starts[3]]])) for t in (pair.clean, pair.corrupted)
+        )
         for one, other in zip(clean.layers, corrupted.layers, strict=True):
             forgotten = starts[3] - one.keys.shape[2]  # by a sliding window
             span = slice(max(0, starts[1] - forgotten), max(0, starts[2] - forgotten))
             one.keys[:, :, span], one.values[:, :, span] = other.keys[:, :, span], other.values[:, :, span]
         with torch.no_grad():
-            logits = model.bridge(torch.tensor([pair.clean[starts[3] :]]), past_key_values=clean, return_type="logits")[0, -1]
+            logits = model.bridge(torch.tensor([pair.clean[starts[3] :]]), past_key_values=clean, return_type="logits")[
+                0, -1
+            ]
         assert got[i] == pytest.approx(float(logits[pair.answers[0]] - logits[pair.distractors[0]]), abs=atol(name))
 
 

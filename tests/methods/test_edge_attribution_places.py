@@ -43,7 +43,9 @@ def test_effects_sum_over_destinations_to_the_place_and_over_places_to_the_edge(
 def test_an_effect_at_a_place_is_the_derivative_of_the_metric_by_that_edge(name):
     """EAP is linear: it must agree with a small step towards the ablated value of one edge at one place, for one span of queries."""
     model, pairs = tiny(name), placed_pairs(n=2)
-    scores = edge_attribution(model, pairs, gradient="clean", positions="spans", destinations=True, check_sign=False).over_places()
+    scores = edge_attribution(
+        model, pairs, gradient="clean", positions="spans", destinations=True, check_sign=False
+    ).over_places()
     question, graph = Question.ask(model, pairs), scores.graph
     (batch,) = question.batches()
     own, clean = question.clean_run(batch.suffix)
