@@ -311,6 +311,10 @@ class Graph:
             raise InputError(f"there is no edge {_short(str(name))!r}: {writer} does not come before {reader}")
         return w, r
 
+    def named(self, name: str) -> list[tuple[int, int]]:
+        """(writer, reader) of all edges that a name means: one, or over places possibly several."""
+        return [self.edge_index(name)]
+
     # --- files --------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:

@@ -107,6 +107,13 @@ class Places:
             return tuple(place for place in self.alone if place.label in self.read)
         return self.alone
 
+    def count(self, part: str) -> int:
+        """The number of places of a reader of this part, without making them."""
+        n = len(self.spans)
+        if part in ("k", "v") and self.destinations:
+            return n * (n + 1) // 2 if self.partition else n * n
+        return n if part != "logits" or self.read is None else len(self.read)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         read = None if self.read is None else list(self.read)
@@ -282,7 +289,7 @@ def from_dict(data: Any) -> Graph:
     if not isinstance(data, Mapping) or data.get("places") is None:
         return graph
     places = Places.from_dict(data["places"])
-    columns = sum(len(places.for_part(reader.part)) for reader in graph.reader_nodes)
+    columns = sum(places.count(reader.part) for reader in graph.reader_nodes)
     if columns * graph.n_writers > LARGEST:
         raise InputError(
             f"a graph of {graph.n_writers} writers and {columns} readers at places is larger than can be read"

@@ -1,5 +1,6 @@
 """A circuit: a set of edges of a graph, and thereby of nodes. Everything else is ablated."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -267,9 +268,12 @@ class Circuit(Shown):
         return self.score(edge)
 
     def score(self, edge: str) -> float | None:
-        """The score of an edge, None if it has none."""
-        index = self.graph.edge_index(edge)
-        return None if self.scores is None else _or_none(float(self.scores[index]))
+        """The score of an edge, None if it has none; over places, the sum over all that the name means."""
+        if self.scores is None:
+            return None
+        scores = [float(self.scores[edge]) for edge in self.graph.named(edge)]
+        known = [score for score in scores if score == score]
+        return math.fsum(known) if known else None
 
     def __len__(self) -> int:
         return int(self.mask.sum()) if self._listed is None else len(self._listed.writers)
@@ -278,8 +282,7 @@ class Circuit(Shown):
         return iter(self.edges)
 
     def __contains__(self, edge: str) -> bool:
-        w, r = self.graph.edge_index(edge)
-        return bool(self.mask[w, r])
+        return all(bool(self.mask[index]) for index in self.graph.named(edge))
 
     def __repr__(self) -> str:
         return f"Circuit({len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes)"
