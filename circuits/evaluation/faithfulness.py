@@ -19,6 +19,7 @@ from torch import Tensor
 
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
+from circuits.measure.circuit_logits import circuit_logits, resolved
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -28,7 +29,7 @@ from circuits.question.ablations import AblationLike
 from circuits.question.answers import Answers, watched
 from circuits.question.doubts import about_answers, doubt
 from circuits.question.metrics import MetricLike
-from circuits.question.places import SpanTable, circuit_logits, resolved
+from circuits.question.places import SpanTable
 from circuits.question.question import Question
 from circuits.question.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
 from circuits.results.circuit import Circuit

@@ -5,14 +5,12 @@ import torch
 
 from circuits import (
     Ablation,
-    CausalModel,
     Circuit,
     InputError,
     PromptPairs,
     attribution_patching,
     circuit_metric,
     edge_attribution,
-    interchange_interventions,
 )
 from circuits.question.ablations import ABLATIONS, Gaussian, Mean, MeanPositional, Resample, get_ablation
 from circuits.question.question import Question
