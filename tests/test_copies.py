@@ -54,10 +54,10 @@ def test_what_a_question_is_made_of_survives(copier):
 
 
 @pytest.mark.parametrize("copier", COPIERS)
-def test_a_circuit_from_places_survives_with_or_without_its_mask(copier):
+def test_a_circuit_from_indices_survives_with_or_without_its_mask(copier):
     graph = GIVEN.model.graph
     for look in (False, True):
-        circuit = Circuit.from_places(graph, torch.tensor([0, 1]), torch.tensor([12, 20]), torch.tensor([1.0, 2.0]))
+        circuit = Circuit.from_indices(graph, torch.tensor([0, 1]), torch.tensor([12, 20]), torch.tensor([1.0, 2.0]))
         if look:
             assert circuit.mask.any()
         twin = COPIERS[copier](circuit)

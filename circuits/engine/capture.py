@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture, Block
@@ -152,6 +152,7 @@ class Gradients:
         q, k, v: gradients of the summed metric at each layer's projections: [batch, pos, head, d_head].
         mlp_in: gradients at the MLPs' inputs, after the norm.
         final: gradient at the end of the residual stream.
+        k_by_query, v_by_query: the gradients at k and v, by the span of the queries through which they come; None: not taken apart.
     """
 
     values: Float[Tensor, " batch"]
@@ -165,6 +166,21 @@ class Gradients:
     v: tuple[Float[Tensor, "batch pos kv_head d_head"], ...]
     mlp_in: tuple[Float[Tensor, "batch pos d_model"] | None, ...]
     final: Float[Tensor, "batch pos d_model"]
+    k_by_query: tuple[Float[Tensor, "batch pos query kv_head d_head"], ...] | None = None
+    v_by_query: tuple[Float[Tensor, "batch pos query kv_head d_head"], ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Spans of queries, by which gradients at keys and values are taken apart.
+
+    Attributes:
+        spans: the span of every token.
+        n: number of spans.
+    """
+
+    spans: Int[Tensor, "batch pos"]
+    n: int
 
 
 class _GradientRecorder(_WriteRecorder):
@@ -173,9 +189,11 @@ class _GradientRecorder(_WriteRecorder):
     The activations themselves are not kept: with autograd's graph they would determine peak memory.
     """
 
-    def __init__(self, architecture: Architecture, embedding: Tensor | None) -> None:
+    def __init__(self, architecture: Architecture, embedding: Tensor | None, queries: "Queries | None") -> None:
         super().__init__(architecture)
         n = len(architecture.blocks)
+        self.queries = queries
+        self.live: dict[tuple[str, int], Tensor] = {}
         self.replacement = embedding
         self.leaf: Tensor | None = None
         self.resid_pre: list[Tensor] = []
@@ -189,7 +207,8 @@ class _GradientRecorder(_WriteRecorder):
         hooks: list[Hook] = [(architecture.blocks[0].resid_pre, self._start), *super().hooks()]
         for block in architecture.blocks:
             hooks.append((block.resid_pre, lambda x: self.resid_pre.append(x.detach())))
-            for part in ("q", "k", "v"):
+            parts = ("q", "k", "v") if self.queries is None else ("q", "k", "v", "z")
+            for part in parts:
                 hooks.append((getattr(block, part), lambda x, key=(part, block.layer): self._keep(key, x)))
             if block.mlp_in is not None:
                 resid_mid = block.resid_mid or (block.resid_pre if block.parallel else block.mlp_in)
@@ -210,13 +229,34 @@ class _GradientRecorder(_WriteRecorder):
         if view.requires_grad:
             view.register_hook(lambda gradient: self.gradients.__setitem__(key, gradient))
         self.absent[key] = partial(torch.zeros, x.shape, dtype=x.dtype, device=x.device)
+        if self.queries is not None and key[0] in ("k", "v", "z"):
+            self.live[key] = view
         return view
 
     def backward(self, total: Tensor) -> None:
         """Fills `gradients`; zero where the metric does not depend on a point."""
         assert self.leaf is not None
-        torch.autograd.grad(total, self.leaf, allow_unused=True)
+        torch.autograd.grad(total, self.leaf, allow_unused=True, retain_graph=self.queries is not None)
         self.gradients |= {key: zeros() for key, zeros in self.absent.items() if key not in self.gradients}
+
+    def by_query(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Per layer the gradients at k and at v, taken apart by the span of the query; each layer's graph is freed."""
+        assert self.queries is not None
+        keys, values = [], []
+        for layer in range(len(self.architecture.blocks)):
+            k, v, z = (self.live.pop((part, layer)) for part in "kvz")
+            upstream = self.gradients.pop(("z", layer))
+            # Value heads may have another size than key heads.
+            parts = [x.new_zeros(*x.shape[:2], self.queries.n, *x.shape[2:]) for x in (k, v)]
+            for query in self.queries.spans.unique().tolist() if z.requires_grad else ():
+                here = (self.queries.spans == query)[..., None, None].to(upstream.device)
+                pulled = torch.autograd.grad(z, [k, v], upstream * here, retain_graph=True, allow_unused=True)
+                for part, gradient in zip(parts, pulled, strict=True):
+                    if gradient is not None:
+                        part[:, :, query] = gradient
+            keys.append(parts[0])
+            values.append(parts[1])
+        return tuple(keys), tuple(values)
 
     def _keep_final(self, x: Tensor) -> Tensor:
         self.resid_final = x.detach()
@@ -232,6 +272,7 @@ def capture_gradients(
     metric: Metric,
     embedding: Float[Tensor, "batch pos d_model"] | None = None,
     hooks: Sequence[Hook] = (),
+    queries: Queries | None = None,
 ) -> Gradients:
     """One forward and one backward pass of the metric summed over the batch.
 
@@ -241,12 +282,16 @@ def capture_gradients(
         metric: logits -> one number per prompt.
         embedding: the input of the first block, in place of the tokens' embedding.
         hooks: run first, so the recorded values include their changes.
+        queries: take the gradients at keys and values apart by these spans of queries: one pass through each layer's attention
+            for each span. Exact, since a gradient at a key or value is a sum over the queries that read it: for a value weighted by
+            the pattern's rows, for a key by the derivative of the softmax.
     """
-    recorder = _GradientRecorder(architecture, embedding)
+    recorder = _GradientRecorder(architecture, embedding, queries)
     with torch.enable_grad():
         logits = run(architecture, batch, [*hooks, *recorder.hooks()])
         values = metric(logits)
         recorder.backward(values.sum())
+        k_by_query, v_by_query = (None, None) if queries is None else recorder.by_query()
     assert recorder.resid_final is not None
     gradients = recorder.gradients
     layers = range(len(architecture.blocks))
@@ -262,4 +307,6 @@ def capture_gradients(
         v=tuple(gradients["v", layer] for layer in layers),
         mlp_in=tuple(gradients.get(("mlp", layer)) for layer in layers),
         final=gradients["final", 0],
+        k_by_query=k_by_query,
+        v_by_query=v_by_query,
     )

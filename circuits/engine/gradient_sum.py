@@ -131,7 +131,7 @@ class GradientSum:
 
     def add(self, gradients: Gradients, weight: float = 1.0) -> None:
         """Adds one run."""
-        for part, (x, g) in zip(self.parts, _inputs_and_gradients(gradients), strict=True):
+        for part, (x, g) in zip(self.parts, self._gradients(gradients), strict=True):
             g = g.to(self.dtype)
             part.add(x.to(self.dtype), g if weight == 1.0 else g * weight)
 
@@ -144,7 +144,17 @@ class GradientSum:
         return self._picked((prompts, positions))
 
     def _picked(self, at: tuple[Tensor | slice, ...]) -> "GradientSum":
-        return GradientSum(self.architecture, self.dtype, [part.picked(at) for part in self.parts])
+        return self._with([part.picked(at) for part in self.parts])
+
+    def _with(self, parts: list[Part]) -> "GradientSum":
+        return GradientSum(self.architecture, self.dtype, parts)
+
+    def _gradients(self, gradients: Gradients) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each part's norm input, and the gradients after the norm [batch, pos, slot, d_any]."""
+        for layer, q in enumerate(gradients.q):
+            yield gradients.resid_pre[layer], torch.cat([q, gradients.k[layer], gradients.v[layer]], dim=2)
+            yield from behind_attention(gradients, layer)
+        yield gradients.final, gradients.final[:, :, None]
 
     def products(
         self, difference: Float[Tensor, "batch writer pos d_model"], first: int = 0
@@ -159,14 +169,14 @@ class GradientSum:
         products = difference.new_zeros(*difference.shape[:2], self.graph.n_readers)
         flat = difference.flatten(2)
         parts = [part for part in self.parts if part.n_writers > first]
-        for group in _groups(parts):
+        for group in groups(parts):
             n = min(last, group[-1].n_writers) - first
             readers = slice(group[0].readers.start, group[-1].readers.stop)
             g = difference.new_empty(readers.stop - readers.start, *difference[:, 0].shape)
             for part in group:
                 part.first_term(g[part.readers.start - readers.start : part.readers.stop - readers.start])
             products[:, :n, readers] = torch.bmm(flat[:, :n], g.flatten(2).permute(1, 2, 0))
-        along = _along(parts, difference)
+        along = along_directions(parts, difference)
         for part in parts:
             for coefficients in part.coefficients:
                 n = min(last, part.n_writers) - first
@@ -195,17 +205,14 @@ def _projections(block: Block) -> list[Float[Tensor, "head d_model d_head"]]:
     return [block.projection(part) for part in "qkv"]
 
 
-def _inputs_and_gradients(gradients: Gradients) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each part's norm input, and the gradients after the norm [batch, pos, slot, d_any]."""
-    for layer, q in enumerate(gradients.q):
-        yield gradients.resid_pre[layer], torch.cat([q, gradients.k[layer], gradients.v[layer]], dim=2)
-        mlp_in, resid_mid = gradients.mlp_in[layer], gradients.resid_mid[layer]
-        if mlp_in is not None and resid_mid is not None:
-            yield resid_mid, mlp_in[:, :, None]
-    yield gradients.final, gradients.final[:, :, None]
+def behind_attention(gradients: Gradients, layer: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The MLP's norm input and its gradient, if the layer has an MLP."""
+    mlp_in, resid_mid = gradients.mlp_in[layer], gradients.resid_mid[layer]
+    if mlp_in is not None and resid_mid is not None:
+        yield resid_mid, mlp_in[:, :, None]
 
 
-def _groups(parts: list[Part]) -> Iterator[list[Part]]:
+def groups(parts: list[Part]) -> Iterator[list[Part]]:
     group: list[Part] = []
     for part in parts:
         group.append(part)
@@ -216,7 +223,7 @@ def _groups(parts: list[Part]) -> Iterator[list[Part]]:
         yield group
 
 
-def _along(
+def along_directions(
     parts: list[Part], difference: Float[Tensor, "batch writer pos d_model"]
 ) -> Iterator[Float[Tensor, "batch pos writer"]]:
     """Δ · x̂ for every direction of every part."""

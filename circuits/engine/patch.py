@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
@@ -28,11 +28,11 @@ class Patch:
 
     Attributes:
         site: the node.
-        position: a position per prompt (negative: none in this prompt); None: all positions.
+        tokens: True at the tokens where it is replaced; None: all.
     """
 
     site: Site
-    position: Int[Tensor, " batch"] | None = None
+    tokens: Bool[Tensor, "batch pos"] | None = None
 
 
 Intervention = Sequence[Patch]
@@ -74,9 +74,8 @@ def changed_prompts(own: Values, source: Values, patches: Intervention, device: 
         differs = own[key] != source[key]
         differs = differs[patch.site.where]
         differs = differs.reshape(*differs.shape[:2], -1).any(2).to(device)
-        if patch.position is not None:
-            at = patch.position.clamp(min=0)[:, None]
-            differs = differs.gather(1, at) & (patch.position >= 0)[:, None]
+        if patch.tokens is not None:
+            differs = differs & patch.tokens.to(device)
         changed.append(differs.any(1))
     return torch.stack(changed).any(0)
 
@@ -130,11 +129,9 @@ def _replace(x: Tensor, source: Tensor, patches: Sequence[tuple[int, Patch]], ti
     x = x.clone().reshape(tiles, batch, *x.shape[1:])
     for tile, patch in patches:
         into, out_of = x[tile][patch.site.where], source[patch.site.where]
-        if patch.position is None:
+        if patch.tokens is None:
             into.copy_(out_of)
         else:
-            position = patch.position.to(x.device)
-            rows = (position >= 0).nonzero()[:, 0]
-            at = position[rows]
-            into[rows, at] = out_of[rows, at]
+            tokens = patch.tokens.to(x.device).reshape(*patch.tokens.shape, *[1] * (into.ndim - 2))
+            into.copy_(torch.where(tokens, out_of, into))
     return x.flatten(0, 1)

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
+from circuits.measure.circuit_logits import circuit_logits, resolved
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -29,6 +29,7 @@ from circuits.question.ablations import AblationLike
 from circuits.question.answers import Answers, watched
 from circuits.question.doubts import about_answers, doubt
 from circuits.question.metrics import MetricLike
+from circuits.question.places import SpanTable
 from circuits.question.question import Question
 from circuits.question.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
 from circuits.results.circuit import Circuit
@@ -201,11 +202,7 @@ def measure_circuits(
 ) -> CircuitMetrics:
     """`circuit_metrics` of a question, with the rounding error."""
     model, pairs = question.model, question.pairs
-    for circuit in circuits:
-        if circuit.graph != model.graph:
-            raise InputError(
-                f"the circuit belongs to another graph ({circuit.graph}) than {model.name} ({model.graph})"
-            )
+    asked = [_belonging(circuit, question) for circuit in circuits]
     values = torch.empty(len(circuits), len(pairs), dtype=torch.float64)
     rounding = torch.zeros(len(pairs), dtype=torch.float64)
     share, done = rounding_share(model), 0
@@ -215,8 +212,8 @@ def measure_circuits(
             own, clean = question.clean_run(batch.suffix)
             rounding[index] = metric_rounding(question.metric, own, batch.targets, share).to("cpu", torch.float64)
             replacement = question.replacement(batch.suffix, clean)
-            for i, circuit in enumerate(circuits):
-                logits = ablated_logits(model.architecture, batch.suffix, replacement, circuit.mask)
+            for i, (circuit, spans) in enumerate(asked):
+                logits = circuit_logits(question, batch, replacement, circuit, spans)
                 values[i, index] = question.metric(logits, batch.targets).to("cpu", torch.float64)
                 if not len(circuit):
                     moved = metric_rounding(question.metric, logits, batch.targets, share).to("cpu", torch.float64)
@@ -225,6 +222,14 @@ def measure_circuits(
                 if progress is not None:
                     progress(done, len(circuits) * len(pairs))
     return CircuitMetrics(values, rounding)
+
+
+def _belonging(circuit: Circuit, question: Question) -> tuple[Circuit, SpanTable | None]:
+    """The circuit over the places of the question's pairs, and their spans; InputError if it is of another graph."""
+    model = question.model
+    if circuit.graph.base != model.graph:
+        raise InputError(f"the circuit belongs to another graph ({circuit.graph}) than {model.name} ({model.graph})")
+    return resolved(circuit, question.pairs)
 
 
 @on_model

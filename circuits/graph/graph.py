@@ -56,6 +56,7 @@ class Reader(NamedTuple):
         layer: its block; the number of layers for `logits`.
         head: index of the (key/value) head; None for MLPs and logits.
         n_writers: number of writers before it, the first of `Graph.writers`.
+        place: where it reads, in a graph over places (`circuits.graph.places`): `S2` or `S2=>end`; None: everywhere.
     """
 
     name: str
@@ -65,6 +66,12 @@ class Reader(NamedTuple):
     layer: int
     head: int | None
     n_writers: int
+    place: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of its edges in a multigraph: the kind, with the place if it has one."""
+        return self.kind if self.place is None else f"{self.kind}@{self.place}"
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,36 @@ class Graph:
         first = reader.head * self.group_size
         return tuple(f"a{reader.layer}.h{head}" for head in range(first, first + self.group_size))
 
+    def outputs_of(self, reader: Reader, coupled: bool = False) -> tuple[str, ...]:
+        """Names of the outputs that depend on `reader`: of `nodes_fed_by`, or `logits`.
+
+        Args:
+            reader: a reader of this graph.
+            coupled: the heads of a layer share one post-norm, so that each depends on the readers of all.
+        """
+        if coupled and reader.kind != "in":
+            return self.writer_names[self.head_writers(reader.layer)]
+        return self.nodes_fed_by(reader) or ("logits",)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what writers put out: the writers themselves, `input` first."""
+        return self.writer_names
+
+    @property
+    def n_inputs(self) -> int:
+        """How many of the `outputs` are the input's."""
+        return 1
+
+    def output_read(self, writer: int, reader: Reader) -> str:
+        """Name of the output of a writer that `reader` reads."""
+        return self.writer_names[writer]
+
+    @property
+    def base(self) -> "Graph":
+        """The graph without places: this one, see `circuits.graph.places`."""
+        return self
+
     @property
     def n_writers(self) -> int:
         return len(self.writer_nodes)
@@ -274,6 +311,10 @@ class Graph:
             raise InputError(f"there is no edge {_short(str(name))!r}: {writer} does not come before {reader}")
         return w, r
 
+    def named(self, name: str) -> list[tuple[int, int]]:
+        """(writer, reader) of all edges that a name means: one, or over places possibly several."""
+        return [self.edge_index(name)]
+
     # --- files --------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
@@ -313,7 +354,7 @@ def _short(name: str) -> str:
 
 
 def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool = False) -> set[str]:
-    """Names of the nodes whose output reaches `logits` along kept edges, with `logits`. Other nodes have no effect.
+    """Names of the outputs that reach `logits` along kept edges, with `logits`. Other outputs have no effect.
 
     Args:
         graph: the graph of the circuit.
@@ -322,14 +363,31 @@ def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool 
             all are.
     """
     live = {"logits"}
-    writers, readers = graph.writer_nodes, graph.reader_nodes
-    reads = keep.t().tolist()
-    for r in range(len(readers) - 1, -1, -1):
-        reader = readers[r]
-        fed = graph.nodes_fed_by(reader) or ("logits",)
-        if coupled and reader.kind != "in":
-            fed = graph.writer_names[graph.head_writers(reader.layer)]
-        if any(node in live for node in fed):
+    writers_of: dict[int, list[int]] = {}
+    for r, w in keep.t().nonzero().tolist():
+        writers_of.setdefault(r, []).append(w)
+    for r in range(graph.n_readers - 1, -1, -1):
+        reader = graph.reader_nodes[r]
+        if not coupled and r not in writers_of:
+            continue
+        fed = graph.outputs_of(reader, coupled)
+        if any(output in live for output in fed):
             live.update(fed if coupled else ())
-            live.update(writers[w].name for w, kept in enumerate(reads[r][: reader.n_writers]) if kept)
+            live.update(graph.output_read(w, reader) for w in writers_of.get(r, ()) if w < reader.n_writers)
     return live
+
+
+def outputs_from_input(graph: Graph, keep: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:
+    """True at the kept edges whose writer is reachable from `input`. A head is reached if its q, k or v is."""
+    writers_of: dict[int, list[int]] = {}
+    for r, w in keep.t().nonzero().tolist():
+        writers_of.setdefault(r, []).append(w)
+    fed: set[str] = set()
+    reached = torch.zeros_like(keep)
+    for r, reader in enumerate(graph.reader_nodes):
+        for w in writers_of.get(r, ()):
+            if w == 0 or graph.output_read(w, reader) in fed:
+                reached[w, r] = True
+        if r in writers_of and bool(reached[:, r].any()):
+            fed.update(graph.outputs_of(reader))
+    return reached

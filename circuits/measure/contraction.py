@@ -6,18 +6,30 @@ import torch
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
-from circuits.engine.capture import Gradients, Writes, capture_gradients, capture_writes, stack
+from circuits.engine.capture import Gradients, Queries, Writes, capture_gradients, capture_writes, stack
+from circuits.engine.gradient_places import PlacedGradientSum
 from circuits.engine.gradient_sum import GradientSum
 from circuits.engine.hooks import Hook
+from circuits.graph.places import PlacedGraph
 from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.measure.norm_check import sees_nothing
-from circuits.question.positions import place
+from circuits.question.places import PlaceAxis
+from circuits.question.positions import tokens_at
 from circuits.question.question import Batch, Question
 
 STACK_BYTES = 48 * 2**20
 """Memory for the writers' differences that are stacked at a time."""
 FEWEST_POSITIONS = 8
 """Positions per tile at least, whatever their memory: every tile reads the weights of all layers once."""
+
+
+PLACED_BYTES = 512 * 2**20
+"""Memory for a batch's effects by place, on their way to the statistics."""
+
+
+def batch_over_places(graph: PlacedGraph) -> int:
+    """Pairs per batch for effects by place: each passes through float32 and twice through float64."""
+    return max(1, PLACED_BYTES // (20 * graph.n_writers * graph.n_readers))
 
 
 def tiles(n_prompts: int, n_positions: int, place_bytes: int) -> Iterator[tuple[slice, slice]]:
@@ -46,20 +58,25 @@ class Contraction:
         question: model, pairs, metric and ablation.
         batch: some of its pairs.
         scores: the products so far.
+        axis: see `circuits.question.places`; the products are then of edges at places.
         empty: True for prompts with a gradient taken on an empty residual stream, at a position whose embedding is
             ablated; see `circuits.measure.norm_check`.
     """
 
-    def __init__(self, question: Question, batch: Batch, labels: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, question: Question, batch: Batch, labels: tuple[str, ...] | None = None, axis: PlaceAxis | None = None
+    ) -> None:
         self.question, self.batch, self.graph = question, batch, question.model.graph
-        shape = (self.graph.n_writers, self.graph.n_readers)
+        self._axis = axis
+        shape = (self.graph.n_writers, self.graph.n_readers if axis is None else axis.graph.n_readers)
         device, dtype = batch.suffix.clean.device, question.sum_dtype
         self.scores = torch.zeros(len(batch), *shape, device=device, dtype=dtype)
         self.empty = torch.zeros(len(batch), dtype=torch.bool, device=device)
         self._sees_nothing = torch.zeros_like(batch.suffix.clean, dtype=torch.bool)
+        self._spans = None if axis is None else axis.table.of_tokens(batch)
         self._places = self._split = None
         if labels is not None:
-            self._places = torch.stack([place(label, batch, question.pairs) for label in labels], dim=1)
+            self._places = torch.stack([tokens_at(label, batch, question.pairs) for label in labels], dim=1)
             self._split = torch.zeros(len(batch), len(labels), *shape, device=device, dtype=dtype)
 
     def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
@@ -71,9 +88,16 @@ class Contraction:
             lambda logits: self.question.metric(logits, self.batch.targets),
             embedding,
             hooks,
+            self._queries,
         )
         self._sees_nothing |= sees_nothing(architecture, (*gradients.resid_pre, gradients.resid_final))
         return gradients
+
+    @property
+    def _queries(self) -> Queries | None:
+        if self._axis is None or self._spans is None or not self._axis.graph.places.destinations:
+            return None
+        return Queries(self._spans, len(self._axis.graph.places.spans))
 
     def writes(self, embedding: Tensor) -> Writes:
         """Every writer's output if `embedding` enters the first block."""
@@ -93,7 +117,10 @@ class Contraction:
 
     def sum(self, architecture: Architecture | None = None) -> GradientSum:
         """An empty sum of gradients for `add`; `architecture`: one whose norms have other backward rules."""
-        return GradientSum(architecture or self.question.model.architecture, self.question.sum_dtype)
+        architecture = architecture or self.question.model.architecture
+        if self._axis is None:
+            return GradientSum(architecture, self.question.sum_dtype)
+        return PlacedGradientSum(architecture, self.question.sum_dtype, self._axis.graph)
 
     def add(self, gradients: GradientSum, difference: Writes, writers: slice | None = None) -> None:
         """Adds the products of gradients and differences, tile by tile to bound memory; `writers`: only these."""
@@ -104,25 +131,33 @@ class Contraction:
         for tile in tiles(batch, pos, (writers.stop - writers.start) * d_model * dtype.itemsize):
             some = difference.map(lambda x, tile=tile: x[tile])
             stacked = stack(self.question.model.architecture, some, dtype, writers)
-            self.scores[tile[0], writers] += gradients.tile(*tile).products(stacked, writers.start)
+            here = gradients.tile(*tile)
+            if self._spans is not None:
+                assert isinstance(here, PlacedGradientSum)
+                here.add_products(stacked, self._spans[tile], self.scores[tile[0], writers], writers.start)
+                continue
+            self.scores[tile[0], writers] += here.products(stacked, writers.start)
             if self._places is not None:
                 self._add_places(gradients, stacked, tile, writers)
 
     def _add_places(self, gradients: GradientSum, stacked: Tensor, tile: tuple[slice, slice], writers: slice) -> None:
-        """Adds the same products at each labelled position in the tile."""
+        """Adds the same products at the tokens of each label in the tile."""
         assert self._places is not None
         assert self._split is not None
         rows, positions = tile
-        for prompt, places in enumerate(self._places[rows]):
-            labels = ((places >= positions.start) & (places < positions.stop)).nonzero()[:, 0]
-            at, row = places[labels], torch.full_like(labels, prompt)
-            picked = gradients.places(row + rows.start, at)
-            self._split[prompt + rows.start, labels, writers] += picked.products(
-                stacked[row, :, at - positions.start][:, :, None], writers.start
-            )
+        for prompt, tokens in enumerate(self._places[rows]):
+            labels, at = tokens[:, positions].nonzero(as_tuple=True)
+            row = torch.full_like(at, prompt)
+            picked = gradients.places(row + rows.start, at + positions.start)
+            products = picked.products(stacked[row, :, at][:, :, None], writers.start)
+            self._split[prompt + rows.start, :, writers].index_add_(0, labels, products)
 
     def give_to(self, statistics: EdgeStatistics) -> None:
         """Adds the finished batch to `statistics`, signed: positive = helps."""
-        statistics.add(self.scores * self.question.metric.sign, self.batch.suffix.batch.index)
+        scores, index = self.scores * self.question.metric.sign, self.batch.suffix.batch.index
+        if self._axis is not None:
+            statistics.add_places(scores, index)
+            return
+        statistics.add(scores, index)
         if self._split is not None:
             statistics.add_positions(self._split.permute(0, 2, 3, 1) * self.question.metric.sign)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from circuits.errors import ModelError
 from circuits.graph.graph import Graph
+from circuits.graph.places import PlacedGraph
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import frozen
 from circuits.stats.bootstrap import KEPT_BYTES, PromptRows
@@ -19,10 +20,12 @@ class EdgeStatistics:
     Args:
         graph: the graph of the edges.
         limit: bytes for effects on single prompts; see `circuits.stats.bootstrap.PromptRows`.
+        placed: the graph over places, for effects at places.
     """
 
-    def __init__(self, graph: Graph, limit: int = KEPT_BYTES) -> None:
+    def __init__(self, graph: Graph, limit: int = KEPT_BYTES, placed: PlacedGraph | None = None) -> None:
         self.graph = graph
+        self.placed = None if placed is None else EdgeStatistics(placed, limit)
         self.n = 0
         self.sums = _Sums()
         self.sums_by_position: _Sums | None = None
@@ -41,6 +44,14 @@ class EdgeStatistics:
         self.n += len(wide)
         self.rows.add(wide[:, self.graph.edge_mask])
         self.sums.add(wide)
+
+    def add_places(self, scores: Float[Tensor, "batch writer column"], index: Int[Tensor, " batch"]) -> None:
+        """Adds effects at places; an edge's effect is their sum over its places."""
+        assert self.placed is not None
+        assert isinstance(self.placed.graph, PlacedGraph)
+        self.placed.add(scores, index)
+        readers = torch.tensor([r for r, _ in self.placed.graph.columns], device=scores.device)
+        self.add(scores.new_zeros(*scores.shape[:2], self.graph.n_readers).index_add_(2, readers, scores), index)
 
     def add_positions(self, effects: Float[Tensor, "batch writer reader position"]) -> None:
         """Adds the same prompts' effects split by position."""
@@ -69,6 +80,7 @@ class EdgeStatistics:
             by_position_stderr,
             rows,
             self.rows.group,
+            placed=None if self.placed is None else self.placed.scores(origin),
         )
 
 

@@ -12,7 +12,7 @@ from circuits.errors import InputError
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import RunAblation
-from circuits.question.positions import place
+from circuits.question.positions import tokens_at
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores, node_scores
 from circuits.results.provenance import provenance
@@ -89,10 +89,8 @@ def at_positions(
     batch: Batch,
     pairs: PromptPairs,
 ) -> Float[Tensor, "node *position batch"]:
-    """Effects by position of the suffix, summed (`labels` None) or picked at labelled positions; 0 in the common
-    prefix."""
+    """Effects by position of the suffix, summed over all (`labels` None) or over the tokens of each label; 0 in the common prefix."""
     if labels is None:
         return by_position.sum(-1)
-    where = torch.stack([place(label, batch, pairs) for label in labels])[None]
-    at = where.clamp(min=0).movedim(1, 2).expand(len(by_position), -1, -1)
-    return by_position.gather(2, at).movedim(1, 2) * (where >= 0)
+    tokens = torch.stack([tokens_at(label, batch, pairs) for label in labels]).to(by_position)
+    return torch.einsum("nbp,lbp->nlb", by_position, tokens)

@@ -8,7 +8,7 @@ from circuits.errors import InputError
 from circuits.graph.nodes import Site, find_site, select_sites
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.positions import place, position_axis
+from circuits.question.positions import position_axis, tokens_at
 from circuits.question.question import Batch
 
 
@@ -30,7 +30,7 @@ class PlacedNode:
 
     def patch(self, batch: Batch, pairs: PromptPairs) -> Patch:
         """The patch that replaces the node in a batch."""
-        return Patch(self.site, None if self.position is None else place(self.position, batch, pairs))
+        return Patch(self.site, None if self.position is None else tokens_at(self.position, batch, pairs))
 
 
 def placed_nodes(

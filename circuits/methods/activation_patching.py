@@ -40,7 +40,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike, RunAblation
 from circuits.question.metrics import MetricLike
-from circuits.question.positions import place, position_axis
+from circuits.question.positions import position_axis, tokens_at
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import provenance
@@ -72,7 +72,7 @@ def activation_patching(
         pairs: the prompts to explain.
         nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
         positions: None: a node at all positions at once; `each`: every position separately (prompts of equal length);
-            `roles`: the task's named positions; or names of roles.
+            `spans`: every span; `roles`: the task's named positions; or names of roles or spans.
         direction: `denoising` or `noising`.
         window: number of neighbouring layers patched together. A node's score is that of the window centred on it (an even
             window extends one layer further up), which includes the same node of each layer, selected or not. Windows end
@@ -161,7 +161,7 @@ class Sweep:
         """Interventions in the order of the scores (positions change fastest), for all sites or those with these numbers."""
         places: list[Tensor | None] = [None]
         if self.positions is not None:
-            places = [place(label, batch, pairs) for label in self.positions]
+            places = [tokens_at(label, batch, pairs) for label in self.positions]
         chosen = self.sites if sites is None else [self.sites[i] for i in sites]
         return [[Patch(s, place) for s in self._around(site)] for site in chosen for place in places]
 

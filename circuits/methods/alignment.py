@@ -1,6 +1,6 @@
 """Alignments: which nodes of a model represent which variable of a causal model, as a hypothesis (Geiger et al. 2021, 2106.02997).
 
-A node is written as usual (`a5.h5`), or at one position of each prompt: `a5.h5@S2` for a role, `a5.h5@12` for a token index. The
+A node is written as usual (`a5.h5`), or at one position of each prompt: `a5.h5@S2` for a role or span, `a5.h5@12` for a token index. The
 nodes of two variables must not overlap.
 """
 
@@ -12,6 +12,7 @@ from circuits.graph.nodes import Site, find_site
 from circuits.methods.causal_model import CausalModel
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
+from circuits.question.positions import span_names
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,11 @@ def _node_at(model: Model, pairs: PromptPairs, name: str) -> NodeAt:
     site = find_site(model.graph, node, model.widths)
     if not at:
         return NodeAt(site)
-    is_index = position.isascii() and position.isdigit()
+    is_index, spans = position.isascii() and position.isdigit(), span_names(pairs)
     for i, (roles, tokens) in enumerate(zip(pairs.roles, pairs.clean, strict=True)):
-        if position not in roles and not (is_index and int(position) < len(tokens)):
+        if position not in roles and position not in spans and not (is_index and int(position) < len(tokens)):
             raise PairsError(
-                f"pair {i}: {name!r} asks for position {position!r}, which is not a role of the pair (its roles: "
+                f"pair {i}: {name!r} asks for position {position!r}, which is no role or span of the pair (its roles: "
                 f"{', '.join(roles) or 'none'}) and no index into its {len(tokens)} tokens"
             )
-        if isinstance(roles.get(position), tuple):
-            raise PairsError(f"pair {i}: {name!r} asks for a role of several tokens; a node is aligned at one token")
     return NodeAt(site, position)

@@ -81,7 +81,7 @@ def atp_star(
         grad_drop: average over gradients with a dropped layer.
         positions: True (or `each`): every position is a node of its own, and a key is patched alone. False (or None): a node
             is patched at all its positions together; for keys, the softmax is recomputed with all of them corrupted, which
-            is a different quantity. `roles` or names of roles: those positions, separately; see `circuits.question.positions`.
+            is a different quantity. `spans`, `roles` or names of these: those tokens, summed over each span; see `circuits.question.positions`.
         nodes: names, or groups joined by `+`: see `circuits.graph.nodes`. None: queries, keys, values, heads and MLPs.
         metric: None: the task's preferred metric. It must have a gradient at the clean run.
 

@@ -46,7 +46,7 @@ def attribution_patching(
 
     Args:
         model, pairs, nodes, ablation, batch_size, progress: see `circuits.activation_patching`.
-        positions: None: all positions together; `each`, `roles` or names of roles: see `circuits.question.positions`.
+        positions: None: all positions together; `each`, `spans`, `roles` or names of these: see `circuits.question.positions`.
         metric: None: the task's preferred metric. It must have a gradient at the clean run.
 
     Raises:

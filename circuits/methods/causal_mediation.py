@@ -36,7 +36,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike, RunAblation
 from circuits.question.metrics import MetricLike
-from circuits.question.positions import place, position_axis
+from circuits.question.positions import position_axis, tokens_at
 from circuits.question.question import Batch, Question
 from circuits.question.span import Span
 from circuits.results.provenance import Frozen, Provenance, frozen, provenance
@@ -168,14 +168,16 @@ def causal_mediation(
 
     Args:
         model, pairs, nodes, metric, ablation, batch_size, progress: see `circuits.activation_patching`.
-        positions: None: all positions; names of roles, or `roles` for all roles: the nodes at these positions, together.
+        positions: None: all positions; names of roles or spans, or `roles` for all roles: the nodes at these positions, together.
 
     Raises:
         InputError: an unknown node, metric or option, or an ablation without a run of its own.
         PairsError: the pairs lack these roles.
     """
-    if positions == "each":
-        raise InputError("positions='each' patched together are all positions: leave positions out, or name roles")
+    if positions in ("each", "spans"):
+        raise InputError(
+            f"positions={positions!r} patched together are all positions: leave positions out, or name roles or spans"
+        )
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     other = other_run(question, "causal mediation")
     sites, labels = select_sites(model.graph, nodes, model.widths), position_axis(pairs, positions)
@@ -199,7 +201,7 @@ def _mediate_batch(
         recorder = ValueRecorder(architecture, sites)
         bases.append(base_run(architecture, tokens, [*hooks, *recorder.hooks()], model.report.resume_exact))
         recorders.append(recorder)
-    places = [None] if labels is None else [place(label, batch, question.pairs) for label in labels]
+    places = [None] if labels is None else [tokens_at(label, batch, question.pairs) for label in labels]
     patches = [Patch(site, where) for site in sites for where in places]
     metrics = [question.metric(base.logits, batch.targets) for base in bases]
     changed = changed_prompts(recorders[0].values, recorders[1].values, patches, metrics[0].device)

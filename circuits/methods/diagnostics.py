@@ -55,7 +55,7 @@ def diagnose(
         nodes: names (`a0.h1`, or at one position `a0.h1@3`), or groups joined by `+`: see `circuits.graph.nodes`. None: queries,
             keys, values, heads and MLPs.
         excluding: names of nodes to leave out, such as nodes already patched.
-        positions: None: a node at all positions together; `each`, `roles` or names of roles: each position separately.
+        positions: None: a node at all positions together; `each`, `spans`, `roles` or names of these: each separately.
         samples: number of random subsets. Each costs a forward pass over the pairs; 51 more runs are made for joint sets.
         share: probability that a node is in a subset, to the nearest 1/32. Small values estimate effects alone more closely;
             but `samples · share` should be at least 8, since a node in few subsets has a loose bound.

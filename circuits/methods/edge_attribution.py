@@ -42,18 +42,29 @@ from circuits.engine.hooks import Hook, inference_state
 from circuits.engine.memory import freed_at_once, kept_for_reuse
 from circuits.engine.relp_rules import relevance
 from circuits.errors import AttributionWarning, InputError
-from circuits.measure.contraction import Contraction
+from circuits.measure.contraction import Contraction, batch_over_places
 from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.measure.norm_check import verdict
 from circuits.measure.sign_check import SignCheck
 from circuits.methods.method import Method
-from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, REFINE, REFINE_TOP, Kind, Option, Vary
+from circuits.methods.options import (
+    CHOICE,
+    DESTINATIONS,
+    PLACES,
+    RANDOM_CIRCUITS,
+    REFINE,
+    REFINE_TOP,
+    Kind,
+    Option,
+    Vary,
+)
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.places import place_axis
 from circuits.question.positions import position_axis
 from circuits.question.question import Question
 from circuits.results.edge_scores import EdgeScores
@@ -75,6 +86,7 @@ def edge_attribution(
     metric: MetricLike | None = None,
     ablation: AblationLike = "interchange",
     positions: str | Sequence[str] | None = None,
+    destinations: bool = False,
     check_sign: bool = True,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -94,7 +106,9 @@ def edge_attribution(
             (`detached`: the AH-rule, an option of their code, with which every edge into a query or key scores 0).
         metric: None: the task's preferred metric.
         ablation: what replaces an ablated edge's value.
-        positions: also split each effect by token position: `each`, `roles`, or names of roles; see `circuits.question.positions`.
+        positions: also split each effect by place: `spans` (the pairs' schema), `each` (every token), `roles`, or names of roles; see
+            `circuits.question.positions`. With `spans` and `each`, circuits can be chosen over places (`EdgeScores.over_places`).
+        destinations: with `spans` or `each`, split edges into keys and values also by the span of the query that reads them.
         check_sign: for `clean`: warn if the edge `input->m0` has the wrong sign, see `circuits.measure.sign_check`.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (pairs done, in total).
@@ -113,22 +127,25 @@ def edge_attribution(
     """
     return edge_attribution_of(
         Question.ask(model, pairs, metric, ablation, batch_size), gradient=gradient, steps=steps, quadrature=quadrature,
-        attention=attention, positions=positions, check_sign=check_sign, progress=progress,
+        attention=attention, positions=positions, destinations=destinations, check_sign=check_sign, progress=progress,
     )  # fmt: skip
 
 
 def edge_attribution_of(
     question: Question, *, gradient: str = "ig", steps: int = 5, quadrature: str = "midpoint",
-    attention: str = "live", positions: str | Sequence[str] | None = None, check_sign: bool = True,
-    progress: Progress | None = None,
+    attention: str = "live", positions: str | Sequence[str] | None = None, destinations: bool = False,
+    check_sign: bool = True, progress: Progress | None = None,
 ) -> EdgeScores:  # fmt: skip
     """`edge_attribution` of a question."""
     rule = _rule(gradient, steps, quadrature, attention)
     question.metric.require_gradient("edge attribution", at_clean=gradient in ("clean", "relp"))
     if rule.many_passes:
         question = question.again(large_batches=True)
-    labels = position_axis(question.pairs, positions)
-    statistics = EdgeStatistics(question.model.graph)
+    axis = place_axis(question.model.graph, question.pairs, positions, destinations)
+    labels = position_axis(question.pairs, positions) if axis is None else None
+    if axis is not None:
+        question = question.again(usual_size=min(question.batch_size, batch_over_places(axis.graph)))
+    statistics = EdgeStatistics(question.model.graph, placed=None if axis is None else axis.graph)
     if check_sign and gradient == "clean":
         rule = replace(rule, check=SignCheck(question))
     # Each pass reuses memory that the previous one freed; allocating it from the system would take a fifth of the time.
@@ -136,7 +153,7 @@ def edge_attribution_of(
     empty = 0
     with inference_state(question.model.bridge), memory:
         for batch in question.batches(progress=progress):
-            contraction = Contraction(question, batch, labels)
+            contraction = Contraction(question, batch, labels, axis)
             rule.function(contraction, rule)
             contraction.give_to(statistics)
             empty += int(contraction.empty.sum())
@@ -298,11 +315,11 @@ QUADRATURE = Option(
 )
 EAP = Method(
     name="eap", function=edge_attribution_of, gives="edges", help="one gradient", fixed={"gradient": "clean"},
-    takes=(*CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+    takes=(PLACES, DESTINATIONS, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EAP_IG = Method(
     name="eap-ig", function=edge_attribution_of, gives="edges", help="gradients integrated over inputs",
-    fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+    fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, PLACES, DESTINATIONS, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EDGE_ATTRIBUTION = Method(
     name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient",
@@ -313,6 +330,6 @@ EDGE_ATTRIBUTION = Method(
             "attention", Kind.TEXT, None, "relp: whether gradients pass through the attention pattern. Default: live.",
             choices=ATTENTION,
         ),
-        *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
+        PLACES, DESTINATIONS, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
     ),
 )  # fmt: skip

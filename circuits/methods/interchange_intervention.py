@@ -36,7 +36,7 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.positions import place
+from circuits.question.positions import tokens_at
 from circuits.question.question import Batch, Question
 from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.shown import Shown
@@ -172,7 +172,7 @@ def interchange_interventions(
         pairs: clean prompts are bases, corrupted prompts sources.
         causal_model: the hypothesis.
         inputs: the causal model's inputs (base, source) for each pair.
-        alignment: variable -> its nodes: `a5.h5` at all positions, `a5.h5@S2` at a role, `a5.h5@12` at a token index.
+        alignment: variable -> its nodes: `a5.h5` at all positions, `a5.h5@S2` at a role or span, `a5.h5@12` at a token index.
             Variables may not share a node (at a position); compare rival alignments in separate calls.
         token_of: value of the output variable -> id of the predicted token.
         candidates: token ids among which the model predicts: one list for all pairs, or one for each; None: all tokens.
@@ -290,7 +290,7 @@ def _intervene(
     logits = [base.logits, source]
     for parts in nodes:
         patches = [
-            Patch(part.site, None if part.position is None else place(part.position, batch, question.pairs))
+            Patch(part.site, None if part.position is None else tokens_at(part.position, batch, question.pairs))
             for part in parts
         ]
         logits.append(patched_logits(architecture, base, values, [patches])[0])

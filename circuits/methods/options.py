@@ -6,7 +6,7 @@ loaded, the variations of `circuits evaluate`, and the tables in the docs. Nothi
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from enum import Enum, auto
 from pathlib import Path
@@ -31,7 +31,7 @@ class Kind(Enum):
     NODES = auto()
     """Groups of nodes joined by `+`, or a list of names."""
     POSITIONS = auto()
-    """`all`, `each`, `roles`, or a list of roles."""
+    """`all`, `each`, `spans`, `roles`, or a list of roles and spans."""
 
     @property
     def typed(self) -> type:
@@ -58,7 +58,7 @@ class Kind(Enum):
         if self is Kind.NODES:
             return names_in(typed) if any(c == "," or c.isdecimal() for c in typed) else typed
         if self is Kind.POSITIONS:
-            return typed if typed in ("all", "each", "roles") else names_in(typed)
+            return typed if typed in ("all", "each", "roles", "spans") else names_in(typed)
         return names_in(typed) if self is Kind.NAMES else typed
 
 
@@ -200,7 +200,16 @@ NODES = Option(
     "Groups joined by + (heads, mlps, input, q, k, v, neurons; coar: rows and input_rows too), or names, comma separated.",
 )  # fmt: skip
 POSITIONS = Option(
-    "positions", Kind.POSITIONS, "all", "each, roles, names of roles, comma separated, or all (at once)."
+    "positions",
+    Kind.POSITIONS,
+    "all",
+    "each, spans, roles, names of roles or spans, comma separated, or all (at once).",
+)
+PLACES = replace(
+    POSITIONS, help="spans or each: score and choose edges by place. Roles or spans, comma separated: only score them."
+)
+DESTINATIONS = Option(
+    "destinations", Kind.FLAG, False, "Take keys and values apart by the span of the query.", needs="positions"
 )
 EDGES = Option("edges", Kind.WHOLE, None, "Edges to choose, dead ends among them pruned. Default: 200.", at_least=1)
 THRESHOLD = Option("threshold", Kind.NUMBER, None, "Every edge of at least this score.", metric_units=True)

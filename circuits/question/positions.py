@@ -1,14 +1,15 @@
-"""Token positions as an axis of scores: all positions, or those that a task names."""
+"""Token positions as an axis of scores: every position, the spans of the prompts, or those that a task names."""
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.errors import PairsError
 from circuits.prompts.pair import bounds
 from circuits.prompts.pairs import PromptPairs
+from circuits.question.places import SPANS, one_length
 from circuits.question.question import Batch
 
 
@@ -17,8 +18,9 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
 
     Args:
         pairs: the prompts.
-        positions: None: no axis; `each`: every position, for prompts of equal length; `roles`: all roles that every
-            pair has, in order of their position in the first pair; or names of roles.
+        positions: None: no axis; `each`: every position, for prompts of equal length; `spans`: the spans that divide every
+            prompt (`PromptPairs.spans`); `roles`: all roles that every pair has, in order of their position in the first pair;
+            or names of roles or spans.
 
     Raises:
         PairsError: the pairs do not have these positions.
@@ -26,14 +28,9 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
     if positions is None:
         return None
     if positions == "each":
-        lengths = {len(tokens) for tokens in pairs.clean}
-        if len(lengths) > 1:
-            raise PairsError(
-                f"positions='each' needs prompts of equal length, and these have {min(lengths)} to {max(lengths)} tokens; "
-                "use positions='roles', or pairs of one length (of a task: task.pairs(…, one_length=True); on the command "
-                "line: --one-length)"
-            )
-        return tuple(map(str, range(lengths.pop())))
+        return one_length(pairs)
+    if positions == SPANS:
+        return pairs.spans
     if positions == "roles":
         common = [role for role in pairs.roles[0] if all(role in roles for roles in pairs.roles)]
         wanted = sorted(common, key=lambda role: bounds(pairs.roles[0][role]))
@@ -41,20 +38,37 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
         wanted = [positions] if isinstance(positions, str) else list(positions)
     for role in wanted:
         for i, roles in enumerate(pairs.roles):
-            if role not in roles:
+            if role not in roles and role not in span_names(pairs):
                 raise PairsError(f"pair {i} has no role {role!r} (its roles: {', '.join(roles) or 'none'})")
-            if isinstance(roles[role], tuple):
-                start, stop = bounds(roles[role])
-                raise PairsError(
-                    f"pair {i}: role {role!r} has the tokens {start} to {stop - 1}; a position is one token (name other roles)"
-                )
     if not wanted:
         raise PairsError("these pairs name no roles; use positions='each', or give roles in the file")
     return tuple(wanted)
 
 
-def place(label: str, batch: Batch, pairs: PromptPairs) -> Int[Tensor, " batch"]:
-    """A label's position in each prompt of a batch, counted from the suffix's start; negative in the common prefix."""
-    rows = batch.suffix.batch.index.tolist()
-    positions = [bounds(pairs.roles[i][label])[0] if label in pairs.roles[i] else int(label) for i in rows]
-    return torch.tensor(positions, device=batch.suffix.clean.device) - batch.suffix.start
+def tokens_at(label: str, batch: Batch, pairs: PromptPairs) -> Bool[Tensor, "batch pos"]:
+    """The tokens of a label in the suffix of each prompt: of a role, a span, or a token's number; none in the common prefix."""
+    starts, stops = zip(*(_bounds(label, i, pairs) for i in batch.suffix.batch.index.tolist()), strict=True)
+    device = batch.suffix.clean.device
+    tokens = torch.arange(batch.suffix.clean.shape[1], device=device) + batch.suffix.start
+    start, stop = (torch.tensor(ends, device=device)[:, None] for ends in (starts, stops))
+    return (start <= tokens) & (tokens < stop)
+
+
+def _bounds(label: str, pair: int, pairs: PromptPairs) -> tuple[int, int]:
+    """The first token of a label, and the one behind its last."""
+    roles = pairs.roles[pair]
+    if label in roles:
+        return bounds(roles[label])
+    if label not in span_names(pairs):
+        return bounds(int(label))
+    starts = (*pairs.span_starts(pair), len(pairs.clean[pair]))
+    span = pairs.spans.index(label)
+    return starts[span], starts[span + 1]
+
+
+def span_names(pairs: PromptPairs) -> tuple[str, ...]:
+    """The pairs' spans, or none."""
+    try:
+        return pairs.spans
+    except PairsError:
+        return ()

@@ -1,5 +1,6 @@
 """A circuit: a set of edges of a graph, and thereby of nodes. Everything else is ablated."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.graph.graph import Graph, live_nodes
+from circuits.graph.graph import Graph, live_nodes, outputs_from_input
+from circuits.graph.places import PlacedGraph, Places, common_places, named_places, over, source_columns
 from circuits.plain_torch import plain_methods
 from circuits.results.circuit_file import TABLES, Table
 from circuits.results.provenance import Provenance, frozen
@@ -72,11 +74,23 @@ class Circuit(Shown):
 
     @classmethod
     def from_edges(cls, graph: Graph, names: Iterable[str]) -> "Circuit":
-        """A circuit from the names of its edges; InputError with the nearest names if an edge does not exist."""
-        return cls(graph, graph.mask_of(names))
+        """A circuit from the names of its edges.
+
+        Args:
+            graph: a model's graph, or one over places.
+            names: an edge may be named with its place, `a5.h2->a9.h9<v>@S2=>end`. One without a place is kept at all places,
+                and one without `=>` for queries at all places.
+
+        Raises:
+            InputError: an edge does not exist; the message has the nearest names.
+        """
+        listed = [names] if isinstance(names, str) else list(names)
+        places = None if isinstance(graph, PlacedGraph) else named_places(listed)
+        graph = graph if places is None else over(graph, places)
+        return cls(graph, graph.mask_of(listed))
 
     @classmethod
-    def from_places(
+    def from_indices(
         cls,
         graph: Graph,
         writers: Int[Tensor, " edge"],
@@ -109,12 +123,62 @@ class Circuit(Shown):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Makes the tables of a circuit from `from_places`."""
+            """Makes the tables of a circuit from `from_indices`."""
             listed = self._listed
             if listed is None or name not in ("mask", *TABLES):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
             made = listed.mask(self.graph) if name == "mask" else listed.table(self.graph, name)
             return self.__dict__.setdefault(name, made)
+
+    # --- places -------------------------------------------------------------------------------------------------------
+
+    @property
+    def places(self) -> tuple[str, ...] | None:
+        """Names of the spans at which its edges act; None if they act at all tokens."""
+        return self.graph.places.spans if isinstance(self.graph, PlacedGraph) else None
+
+    def without_places(self) -> "Circuit":
+        """The circuit of the model's graph with every edge that is kept at some place.
+
+        An edge's score is the sum of its scores at the places where it is kept; it has no standard error.
+        """
+        if not isinstance(self.graph, PlacedGraph):
+            return self
+        return self._collapsed(self.mask)
+
+    def at(self, span: str) -> "Circuit":
+        """The edges that act at a span, as a circuit of the model's graph; InputError if there is no such span."""
+        if not isinstance(self.graph, PlacedGraph):
+            raise InputError("this circuit has no places: its edges act at all tokens")
+        source = self.graph.places.index(span)
+        here = torch.tensor([place.source == source for _, place in self.graph.columns])
+        return self._collapsed(self.mask & here)
+
+    def over(self, places: Places) -> "Circuit":
+        """The same circuit over other places: an edge is kept at a new place if it was kept at all of it.
+
+        Raises:
+            InputError: it has places that the new ones do not have.
+        """
+        graph = over(self.graph.base, places)
+        if graph == self.graph:
+            return self
+        columns = source_columns(self.graph, graph)
+        scores, stderr = (None if (table := getattr(self, name)) is None else _taken(table, columns) for name in TABLES)
+        return Circuit(graph, _taken(self.mask, columns) & graph.edge_mask, scores, stderr, self.provenance)
+
+    def _collapsed(self, mask: Tensor) -> "Circuit":
+        assert isinstance(self.graph, PlacedGraph)
+        base = self.graph.base
+        readers = torch.tensor([r for r, _ in self.graph.columns])
+        kept = torch.zeros(base.n_writers, base.n_readers, dtype=torch.long)
+        kept.index_add_(1, readers, mask.long())
+        scores = None
+        if self.scores is not None:
+            known = torch.where(mask, self.scores.nan_to_num(), 0.0)
+            scores = torch.zeros(kept.shape, dtype=known.dtype).index_add_(1, readers, known)
+            scores = scores.masked_fill(kept == 0, torch.nan)
+        return Circuit(base, kept > 0, scores, None, self.provenance)
 
     # --- contents -----------------------------------------------------------------------------------------------------
 
@@ -122,7 +186,7 @@ class Circuit(Shown):
     def edges(self) -> tuple[str, ...]:
         """Names of its edges, in graph order."""
         names, ends = self.graph.writer_names, self.graph.reader_names
-        return tuple(f"{names[w]}->{ends[r]}" for w, r in zip(*(i.tolist() for i in self._places()), strict=True))
+        return tuple(f"{names[w]}->{ends[r]}" for w, r in zip(*(i.tolist() for i in self._indices()), strict=True))
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -130,21 +194,36 @@ class Circuit(Shown):
 
         An edge into a shared key/value head belongs to the heads of the group that write an edge; if none does, to all.
         """
-        writers, readers = (index.unique().tolist() for index in self._places())
-        writing = {self.graph.writer_names[w] for w in writers}
-        touched = set(writing)
-        for r in readers:
-            fed = self.graph.nodes_fed_by(self.graph.reader_nodes[r])
-            touched |= (writing & set(fed)) or set(fed)
-        logits = ("logits",) if self.graph.n_readers - 1 in readers else ()
-        return tuple(w for w in self.graph.writer_names if w in touched) + logits
+        outputs = self.outputs
+        if not isinstance(self.graph, PlacedGraph):
+            return outputs
+        nodes = {output.partition("@")[0] for output in outputs}
+        return tuple(name for name in (*self.graph.writer_names, "logits") if name in nodes)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of its nodes, in graph order, `logits` last: the nodes, or over places `a5.h2@end`."""
+        graph, touched = self.graph, set()
+        writing = {graph.output_read(w, graph.reader_nodes[r]) for w, r in self._first_of_each_output()}
+        for r in self._indices()[1].unique().tolist():
+            fed = set(graph.outputs_of(graph.reader_nodes[r]))
+            touched |= (writing & fed) or fed
+        return tuple(name for name in (*graph.outputs, "logits") if name in writing or name in touched)
+
+    def _first_of_each_output(self) -> Iterator[tuple[int, int]]:
+        """Edges out of all outputs: one of each writer, or over places all edges."""
+        writers, readers = self._indices()
+        if not isinstance(self.graph, PlacedGraph):
+            yield from ((w, -1) for w in writers.unique().tolist())
+        else:
+            yield from zip(writers.tolist(), readers.tolist(), strict=True)
 
     def entries(self) -> list[tuple[int, int, float | None, float | None]]:
         """Its edges in graph order: indices of writer and reader, score and standard error (or None).
 
         For loops over all edges; looking up single entries of the tensors takes a hundred times as long.
         """
-        writers, readers = (index.tolist() for index in self._places())
+        writers, readers = (index.tolist() for index in self._indices())
         columns = [self.column(name) for name in TABLES]
         known = [[None] * len(writers) if column is None else map(_or_none, column.tolist()) for column in columns]
         return list(zip(writers, readers, *known, strict=True))
@@ -156,7 +235,7 @@ class Circuit(Shown):
         table = getattr(self, name)
         return None if table is None else table[self.mask]
 
-    def _places(self) -> tuple[Int[Tensor, " edge"], Int[Tensor, " edge"]]:
+    def _indices(self) -> tuple[Int[Tensor, " edge"], Int[Tensor, " edge"]]:
         """Indices of its edges' writers and readers, in graph order."""
         if self._listed is not None:
             return self._listed.writers, self._listed.readers
@@ -189,9 +268,12 @@ class Circuit(Shown):
         return self.score(edge)
 
     def score(self, edge: str) -> float | None:
-        """The score of an edge, None if it has none."""
-        index = self.graph.edge_index(edge)
-        return None if self.scores is None else _or_none(float(self.scores[index]))
+        """The score of an edge, None if it has none; over places, the sum over all that the name means."""
+        if self.scores is None:
+            return None
+        scores = [float(self.scores[edge]) for edge in self.graph.named(edge)]
+        known = [score for score in scores if score == score]
+        return math.fsum(known) if known else None
 
     def __len__(self) -> int:
         return int(self.mask.sum()) if self._listed is None else len(self._listed.writers)
@@ -200,8 +282,7 @@ class Circuit(Shown):
         return iter(self.edges)
 
     def __contains__(self, edge: str) -> bool:
-        w, r = self.graph.edge_index(edge)
-        return bool(self.mask[w, r])
+        return all(bool(self.mask[index]) for index in self.graph.named(edge))
 
     def __repr__(self) -> str:
         return f"Circuit({len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes)"
@@ -225,33 +306,42 @@ class Circuit(Shown):
         return hash((self.graph, self.mask.numpy().tobytes()))
 
     def __or__(self, other: "Circuit") -> "Circuit":
-        return self._with(self.mask | self._same(other).mask)
+        a, b = self._together(other)
+        return a._with(a.mask | b.mask)
 
     def __and__(self, other: "Circuit") -> "Circuit":
-        return self._with(self.mask & self._same(other).mask)
+        a, b = self._together(other)
+        return a._with(a.mask & b.mask)
 
     def __sub__(self, other: "Circuit") -> "Circuit":
-        return self._with(self.mask & ~self._same(other).mask)
+        a, b = self._together(other)
+        return a._with(a.mask & ~b.mask)
 
     def __xor__(self, other: "Circuit") -> "Circuit":
-        return self._with(self.mask ^ self._same(other).mask)
+        a, b = self._together(other)
+        return a._with(a.mask ^ b.mask)
 
     def __invert__(self) -> "Circuit":
         """The complement: the other edges of the graph."""
         return self._with(self.graph.edge_mask & ~self.mask)
 
     def __le__(self, other: "Circuit") -> bool:
-        return not bool((self.mask & ~self._same(other).mask).any())
+        a, b = self._together(other)
+        return not bool((a.mask & ~b.mask).any())
 
     def _with(self, mask: Tensor) -> "Circuit":
         return replace(self, mask=mask)
 
-    def _same(self, other: "Circuit") -> "Circuit":
+    def _together(self, other: "Circuit") -> tuple["Circuit", "Circuit"]:
+        """Both circuits over the places of either; InputError if they cannot be combined."""
         if not isinstance(other, Circuit):
             raise InputError(f"expected a Circuit, got {type(other).__name__}")
-        if other.graph != self.graph:
+        if other.graph.base != self.graph.base:
             raise InputError(f"circuits of two graphs cannot be combined: {self.graph} and {other.graph}")
-        return other
+        if other.graph == self.graph:
+            return self, other
+        places = common_places(self.graph, other.graph)
+        return self.over(places), other.over(places)
 
     # --- pruning ------------------------------------------------------------------------------------------------------
 
@@ -263,20 +353,11 @@ class Circuit(Shown):
         change it under interchange ablation, where they compute their corrupted value; other ablations replace what such a node
         computes from constants.
         """
-        mask = self.mask & self._fed_from_input()
-        alive = live_nodes(self.graph, mask)
-        feeds = [any(n in alive for n in self.graph.nodes_fed_by(r) or ("logits",)) for r in self.graph.reader_nodes]
+        graph = self.graph
+        mask = outputs_from_input(graph, self.mask)
+        alive = live_nodes(graph, mask)
+        feeds = [any(output in alive for output in graph.outputs_of(r)) for r in graph.reader_nodes]
         return self._with(mask & torch.tensor(feeds)[None, :])
-
-    def _fed_from_input(self) -> Bool[Tensor, "writer reader"]:
-        """Edges whose writer is reachable from `input`."""
-        fed = torch.zeros(self.graph.n_writers, dtype=torch.bool)
-        fed[0] = True
-        for r, reader in enumerate(self.graph.reader_nodes):
-            if bool((self.mask[:, r] & fed).any()):
-                for name in self.graph.nodes_fed_by(reader):
-                    fed[self.graph.writer_index(name)] = True
-        return fed[:, None].expand_as(self.mask)
 
     # --- other shapes -------------------------------------------------------------------------------------------------
 
@@ -291,7 +372,7 @@ class Circuit(Shown):
         """Inverse of `to_networkx`."""
         from circuits.results.circuit_file import from_networkx
 
-        return cls.from_places(**from_networkx(graph))
+        return cls.from_indices(**from_networkx(graph))
 
     def to_json(self, path: str | Path) -> None:
         """Writes the circuit as node-link JSON; see `circuits.results.circuit_file`."""
@@ -304,7 +385,7 @@ class Circuit(Shown):
         """Reads what `to_json` wrote; InputError for any other file."""
         from circuits.results.circuit_file import read_json
 
-        return cls.from_places(**read_json(path))
+        return cls.from_indices(**read_json(path))
 
     def to_graphml(self, path: str | Path) -> None:
         """Writes the circuit as GraphML; see `circuits.results.graphml`."""
@@ -337,14 +418,22 @@ class _Listed:
         return table
 
 
+def _taken(
+    table: Float[Tensor, "writer reader"] | Bool[Tensor, "writer reader"], columns: Int[Tensor, " column"]
+) -> Tensor:
+    """The columns of a table; those with number -1 are False, or NaN."""
+    taken = table[:, columns.clamp(min=0)]
+    return taken.masked_fill(columns < 0, False if table.dtype == torch.bool else torch.nan)
+
+
 def _or_none(value: float) -> float | None:
     return None if value != value else value
 
 
-def readers_by_node(graph: Graph) -> dict[str, list[int]]:
-    """The indices of the readers of each node that has any; those of a shared key/value head belong to all heads of the group."""
-    by_node: dict[str, list[int]] = {}
+def readers_by_output(graph: Graph) -> dict[str, list[int]]:
+    """The indices of the readers that each output depends on; those of a shared key/value head belong to all its heads."""
+    readers: dict[str, list[int]] = {}
     for r, reader in enumerate(graph.reader_nodes):
-        for node in graph.nodes_fed_by(reader) or ("logits",):
-            by_node.setdefault(node, []).append(r)
-    return by_node
+        for output in graph.outputs_of(reader):
+            readers.setdefault(output, []).append(r)
+    return readers

@@ -7,6 +7,9 @@ Nodes: `id, kind, layer, head`, with kind `input`, `head`, `kv` (a key/value hea
 An edge into a shared key/value head ends at that node (`a5.kv0`), whose attribute `heads` names the query heads that use
 it. With `expand_groups` there is such an edge for each query head, for work with paths through heads.
 
+An edge of a circuit over places has the key `q@S2` (`v@S2=>end`) and the attribute `position`: `S2` (`S2=>end`). The spans are in
+the graph's attribute `graph`, under `places`.
+
 A model of eight billion parameters has 805,681 edges. So files are read and written without a networkx graph, and an edge is
 checked with one look-up; only if that fails is the exact reason searched for.
 """
@@ -27,11 +30,12 @@ from circuits.files.atomic import write_text
 from circuits.files.untrusted import as_object, check_plain, check_schema, finite_number, shown
 from circuits.files.untrusted import read_json as read_plain_json
 from circuits.graph.graph import Graph, Reader
+from circuits.graph.places import from_dict as graph_from_dict
 from circuits.results.provenance import Provenance, frozen, plain
 
 SCHEMA = 1
 KEYS = ("q", "k", "v", "in")
-FIELDS = ("source", "target", "key", "score", "stderr", "id", "kind", "layer", "head")
+FIELDS = ("source", "target", "key", "score", "stderr", "id", "kind", "layer", "head", "position")
 """Keys of the edges and nodes in a file."""
 _VALUES = ("score", "stderr")
 
@@ -66,9 +70,10 @@ def to_networkx(circuit: Edges, expand_groups: bool = False) -> nx.MultiDiGraph:
     result.add_nodes_from(nodes_of(circuit, expand_groups))
     writers = graph.writer_names
     targets = [_targets(graph, reader, expand_groups) for reader in graph.reader_nodes]
-    kinds = [reader.kind for reader in graph.reader_nodes]
+    keys = [reader.key for reader in graph.reader_nodes]
+    at = [{} if reader.place is None else {"position": reader.place} for reader in graph.reader_nodes]
     edges: Iterable[Any] = (
-        (writers[w], target, kinds[r], _values(score, stderr))
+        (writers[w], target, keys[r], _values(score, stderr) | at[r])
         for w, r, score, stderr in circuit.entries()
         for target in targets[r]
     )
@@ -115,7 +120,7 @@ def _values(score: float | None, stderr: float | None) -> dict[str, float]:
 
 
 def from_networkx(graph: nx.MultiDiGraph) -> dict[str, Any]:
-    """The arguments of `Circuit.from_places` for a graph that `to_networkx` made.
+    """The arguments of `Circuit.from_indices` for a graph that `to_networkx` made.
 
     Raises:
         InputError: not a MultiDiGraph of this schema, or an edge that the model's graph does not have.
@@ -136,7 +141,7 @@ def from_networkx(graph: nx.MultiDiGraph) -> dict[str, Any]:
 def _read_head(attributes: dict[str, Any]) -> tuple[Graph, Provenance]:
     check_schema(attributes.get("schema"), SCHEMA, "circuit")
     origin = check_plain(as_object(attributes.get("provenance"), "provenance"), "provenance")
-    return Graph.from_dict(attributes.get("graph")), frozen(origin)
+    return graph_from_dict(attributes.get("graph")), frozen(origin)
 
 
 def _check_nodes(graph: Graph, names: Iterable[Hashable]) -> None:
@@ -162,16 +167,17 @@ class _Places:
         self.readers: list[int] = []
         for r, reader in enumerate(graph.reader_nodes):
             for target in dict.fromkeys(_targets(graph, reader, False) + _targets(graph, reader, True)):
-                self.ends[target, reader.kind] = len(self.readers)
+                self.ends[target, reader.key] = len(self.readers)
                 self.readers.append(r)
 
     def place(self, source: Hashable, target: Hashable, key: Hashable) -> tuple[int, int]:
         """(writer, end) of an edge; InputError if there is no such edge."""
-        if not isinstance(target, str) or key not in KEYS:
+        if not isinstance(target, str) or str(key).partition("@")[0] not in KEYS:
             raise InputError(f"edge into {shown(target)} has key {shown(key)}; expected one of {', '.join(KEYS)}")
         end = self.ends.get((target, str(key)))
         if end is None:
-            self.graph.reader_index(target if key == "in" else f"{target}<{key}>")  # raises, with the nearest names
+            kind, at, place = str(key).partition("@")
+            self.graph.reader_index((target if kind == "in" else f"{target}<{kind}>") + at + place)  # raises
             raise InputError(f"edge into {shown(target)} has key {shown(key)}, which does not go with it")
         return self.graph.edge_index(f"{source}->{self.graph.reader_names[self.readers[end]]}")[0], end
 
@@ -179,7 +185,7 @@ class _Places:
 def _arguments(
     places: _Places, indices: list[tuple[int, int]], edges: Sequence[dict[str, Any]], origin: Provenance
 ) -> dict[str, Any]:
-    """The arguments of `Circuit.from_places`, for edges with these (writer, end); `edges` hold their values."""
+    """The arguments of `Circuit.from_indices`, for edges with these (writer, end); `edges` hold their values."""
     writers, ends = torch.tensor(indices, dtype=torch.long).reshape(-1, 2).T
     scores, stderr = (_column(edges, name) for name in _VALUES)
     readers = torch.tensor(places.readers)[ends]
@@ -226,12 +232,14 @@ def _edge_lines(circuit: Edges) -> Iterator[str]:
     """The list of edges, as `json.dumps(…, indent=1)` writes it, in a tenth of its time."""
     graph = circuit.graph
     sources = [f'   "source": "{name}",\n' for name in graph.writer_names]
-    ends = [f'   "target": "{reader.node}",\n   "key": "{reader.kind}"\n  }}' for reader in graph.reader_nodes]
+    ends = [f'   "target": "{reader.node}",\n   "key": {json.dumps(reader.key)}\n  }}' for reader in graph.reader_nodes]
+    places = [reader.place for reader in graph.reader_nodes]
+    positions = ["" if place is None else f'   "position": {json.dumps(place)},\n' for place in places]
     before = "[\n  {\n"
     for w, r, score, stderr in circuit.entries():
         first = "" if score is None else f'   "score": {score!r},\n'
         second = "" if stderr is None else f'   "stderr": {stderr!r},\n'
-        yield f"{before}{first}{second}{sources[w]}{ends[r]}"
+        yield f"{before}{first}{second}{positions[r]}{sources[w]}{ends[r]}"
         before = ",\n  {\n"
     yield "[]" if before == "[\n  {\n" else "\n ]"
 
@@ -244,7 +252,7 @@ def check_finite(circuit: Edges) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The arguments of `Circuit.from_places` for what `write_json` wrote.
+    """The arguments of `Circuit.from_indices` for what `write_json` wrote.
 
     Raises:
         InputError: the file cannot be read, is not JSON, or is not a circuit of this schema; with the reason.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
+from circuits.graph.places import PlacedGraph, Places, over, source_columns
 from circuits.plain_torch import plain_methods
 from circuits.results import score_file, selection
 from circuits.results.circuit import Circuit
@@ -48,6 +49,8 @@ class EdgeScores(Shown):
             (`circuits.stats.bootstrap.KEPT_ROWS`) each row is the mean over `group` prompts.
         group: prompts per row of `per_prompt` (the last row may have fewer).
         kept: the edges that `significant` kept; None: all. Other edges score 0 and are never selected.
+        placed: the same effects by place (`positions="spans"`), as scores of a graph over places (`circuits.graph.places`); see
+            `over_places`. Over its places they sum to `values`.
     """
 
     graph: Graph
@@ -61,9 +64,12 @@ class EdgeScores(Shown):
     per_prompt: Float[Tensor, "row edge"] | None = None
     group: int = 1
     kept: Bool[Tensor, "writer reader"] | None = None
+    placed: "EdgeScores | None" = None
 
     def __post_init__(self) -> None:
         tensors = {name: getattr(self, name) for name in TENSORS}
+        if self.placed is not None and self.placed.graph.base != self.graph:
+            raise InputError("the effects by place belong to another graph")
         score_file.check_shapes(self.graph, self.n_prompts, self.positions, self.group, tensors)
 
     @property
@@ -71,14 +77,72 @@ class EdgeScores(Shown):
         """The edges that can be selected: all edges of the graph, or the significant ones."""
         return self.graph.edge_mask if self.kept is None else self.graph.edge_mask & self.kept
 
-    def to_dict(self) -> dict[str, Any]:
-        """`{edge name: effect}` in graph order; lists of effects if they are split by position."""
+    @property
+    def places(self) -> tuple[str, ...] | None:
+        """Names of the spans by which effects are split; None if they are not."""
+        graph = self.graph if self.placed is None else self.placed.graph
+        return graph.places.spans if isinstance(graph, PlacedGraph) else None
+
+    def over_places(self) -> "EdgeScores":
+        """The effects of edges at places, as scores whose edges are named `a5.h2->a9.h9<k>@S2` or `…@S2=>end`.
+
+        All rules, intervals and evaluations take them; numbers of edges are then numbers of (edge, place) pairs.
+
+        Raises:
+            InputError: the effects are not split by positions that cover the prompt.
+        """
+        if isinstance(self.graph, PlacedGraph):
+            return self
+        if self.placed is not None:
+            return self.placed
+        if self.positions is None or self.by_position is None or not all(map(str.isdecimal, self.positions)):
+            raise InputError("these scores have no places; compute them with positions='spans' or 'each'")
+        return self._over_positions(self.positions, self.by_position)
+
+    def _over_positions(self, labels: tuple[str, ...], by_position: Tensor) -> "EdgeScores":
+        """The effects at each position, as scores over places."""
+        graph = over(self.graph, Places(labels))
+        readers = torch.tensor([r for r, _ in graph.columns])
+        spans = torch.tensor([place.source for _, place in graph.columns])
+        errors = torch.full_like(by_position, torch.nan) if self.by_position_stderr is None else self.by_position_stderr
+        kept = None if self.kept is None else self.kept[:, readers]
+        values, stderr = by_position[:, readers, spans], errors[:, readers, spans]
+        return EdgeScores(graph, values, stderr, self.n_prompts, self.provenance, kept=kept)
+
+    def spread(self, places: Places) -> "EdgeScores":
+        """The scores over places, where an edge has its whole effect at each place: for circuits that do not know places.
+
+        A circuit chosen from them has an edge at all places or (but for the last edge chosen) at none, and its size counts
+        (edge, place) pairs.
+        """
+        graph = over(self.graph.base, places)
+        columns = source_columns(self.graph, graph)
+        kept = None if self.kept is None else self.kept[:, columns]
+        return EdgeScores(
+            graph, self.values[:, columns], self.stderr[:, columns], self.n_prompts, self.provenance, kept=kept
+        )
+
+    def to_dict(self, places: bool = False) -> dict[str, Any]:
+        """`{edge name: effect}` in graph order; lists of effects if they are split by position.
+
+        Args:
+            places: name edges with their places (`m0->a1.h0<q>@end`), see `over_places`.
+        """
+        if places:
+            return self.over_places().to_dict()
         split = self.values if self.by_position is None else self.by_position
         names = self.graph.edge_names(self.candidates)
         return dict(zip(names, split[self.candidates].tolist(), strict=True))
 
     def __getitem__(self, name: str) -> float:
-        """The effect of an edge (`m0->logits`), or the sum over the edges out of a node (`a5.h2`), by name."""
+        """The effect of an edge (`m0->logits`, at a place `m0->logits@end`), or the sum over the edges out of a node (`a5.h2`).
+
+        An edge over places that is named without a place or destination has the sum of its effects at all of them.
+        """
+        if "@" in name and not isinstance(self.graph, PlacedGraph):
+            return self.over_places()[name]
+        if isinstance(self.graph, PlacedGraph) and "->" in name:
+            return float(sum(self.values[edge] for edge in self.graph.named(name)))
         if name in self.graph.writer_names:
             return float(self._node_sums[self.graph.writer_names.index(name)])
         return float(self.values[self.graph.edge_index(name)])
@@ -223,7 +287,8 @@ class EdgeScores(Shown):
         tables = {name: getattr(self, name) for name in ("values", "stderr", *axes)}
         masked = {name: None if table is None else table * axes.get(name, kept) for name, table in tables.items()}
         origin = frozen({**self.provenance, "significance": {**how, "kept": int(kept.sum())}})
-        return replace(self, **masked, kept=kept, provenance=origin)
+        # Whether an edge's effect at a place is significant is another question: ask `over_places()`.
+        return replace(self, **masked, kept=kept, provenance=origin, placed=None)
 
     def to_nodes(self) -> NodeScores:
         """The sum over the out-edges of each node: for `gradient="clean"` its attribution patching effect.
@@ -244,30 +309,31 @@ class EdgeScores(Shown):
 
     # --- selection: the rules are in circuits.results.selection ------------------------------------------------------------
 
-    def top(self, n: int, by: str = "abs", fill: bool = False) -> Circuit:
+    def top(self, n: int, by: str = "abs", fill: bool = False, places: bool = False) -> Circuit:
         """The circuit of the n strongest edges, without dead ends. Ties are broken by graph order.
 
         Args:
             n: number of edges chosen before pruning; the circuit may have fewer (recorded in `provenance["selection"]`).
             by: `abs`: the largest effects of either sign; `signed`: the most positive ones.
             fill: continue down the ranking as long as at most n edges remain after pruning.
+            places: choose among edges at places (`over_places`); n counts (edge, place) pairs.
 
         Raises:
             InputError: n is negative or more than the graph has, or `by` is unknown.
         """
-        return selection.top(self, n, by, fill)
+        return selection.top(self._chosen_from(places), n, by, fill)
 
-    def threshold(self, tau: float, by: str = "abs") -> Circuit:
-        """The circuit of all edges with an effect of at least `tau` (`abs`: of either sign), without dead ends."""
-        return selection.threshold(self, tau, by)
+    def threshold(self, tau: float, by: str = "abs", places: bool = False) -> Circuit:
+        """The circuit of all edges with an effect of at least `tau` (`abs`: of either sign), without dead ends; `places` as for `top`."""
+        return selection.threshold(self._chosen_from(places), tau, by)
 
-    def greedy(self, n: int, by: str = "abs", fill: bool = False) -> Circuit:
+    def greedy(self, n: int, by: str = "abs", fill: bool = False, places: bool = False) -> Circuit:
         """A circuit grown from `logits`: n times the strongest edge into a node of the circuit. Then nodes that `input` does not
-        reach are pruned. `n`, `by` and `fill` as for `top`.
+        reach are pruned. `n`, `by`, `fill` and `places` as for `top`.
         """
-        return selection.greedy(self, n, by, fill)
+        return selection.greedy(self._chosen_from(places), n, by, fill)
 
-    def positive_share(self, n: int, share: float = 0.5, fill: bool = False) -> Circuit:
+    def positive_share(self, n: int, share: float = 0.5, fill: bool = False, places: bool = False) -> Circuit:
         """A circuit with a minimum share of edges that help: the `share`·n most positive edges (rounded down; fewer if fewer are
         positive) and the strongest others of either sign, without dead ends (after Nikankin et al. 2025, 2510.25786).
 
@@ -276,10 +342,11 @@ class EdgeScores(Shown):
             share: 0, or a share that the strongest edges have anyway: as `top(n, by="abs")`; 1: as `top(n, by="signed")`, if there
                 are n positive edges.
             fill: see `top`; the share is then of all edges chosen before pruning.
+            places: see `top`.
         """
-        return selection.positive_share(self, n, share, fill)
+        return selection.positive_share(self._chosen_from(places), n, share, fill)
 
-    def optimal(self, n: int, by: str = "abs", time_limit: float | None = 60.0) -> Circuit:
+    def optimal(self, n: int, by: str = "abs", time_limit: float | None = 60.0, places: bool = False) -> Circuit:
         """The connected circuit of at most n edges with the largest sum of effects; see `circuits.results.optimal_selection` (idea:
         Nikankin et al. 2025, 2510.25786).
 
@@ -291,21 +358,26 @@ class EdgeScores(Shown):
             by: `abs`: effects count by absolute value; `signed`: edges that hurt are kept only to connect others.
             time_limit: seconds after which the best circuit so far is returned; None: no limit. Such a result may differ
                 between machines.
+            places: see `top`.
         """
-        return selection.optimal(self, n, by, time_limit)
+        return selection.optimal(self._chosen_from(places), n, by, time_limit)
 
-    def select(self, n: int, rule: str = "top", **options: Any) -> Circuit:
+    def select(self, n: int, rule: str = "top", *, places: bool = False, **options: Any) -> Circuit:
         """A circuit of at most n edges, by the name of a rule: `top`, `greedy`, `positive-share` or `optimal`.
 
         Args:
             n: the largest number of edges.
             rule: its name.
+            places: see `top`.
             options: of the rule, such as `by="signed"`.
 
         Raises:
             InputError: an unknown rule or option.
         """
-        return selection.select(self, n, rule, **options)
+        return selection.select(self._chosen_from(places), n, rule, **options)
+
+    def _chosen_from(self, places: bool) -> "EdgeScores":
+        return self.over_places() if places else self
 
     def save(self, path: str | Path) -> None:
         """Writes everything to one safetensors file (JSON header, no pickle); see `circuits.results.score_file`."""
@@ -314,4 +386,6 @@ class EdgeScores(Shown):
     @classmethod
     def load(cls, path: str | Path) -> "EdgeScores":
         """Reads what `save` wrote; InputError for any other file."""
-        return cls(**score_file.read_scores(path))
+        arguments = score_file.read_scores(path)
+        placed = arguments.pop("placed")
+        return cls(**arguments, placed=None if placed is None else cls(**placed))

@@ -61,7 +61,11 @@ def _named(circuit: Edges, naming: Naming | None) -> list[Node]:
 
 def _graphml(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield _GRAPHML
-    for owner, kinds in (("graph", GRAPH), ("node", {**NODE, "label": "string"}), ("edge", {"id": "string", **EDGE})):
+    for owner, kinds in (
+        ("graph", GRAPH),
+        ("node", {**NODE, "label": "string"}),
+        ("edge", {"id": "string", **_edge(circuit)}),
+    ):
         for name, kind in kinds.items():
             yield f'  <key id="{owner}.{name}" for="{owner}" attr.name="{name}" attr.type="{kind}" />\n'
     yield '  <graph edgedefault="directed">\n'
@@ -70,13 +74,14 @@ def _graphml(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
         yield f'    <node id="{name}">\n{data}    </node>\n'
     sources, ends = _ends(circuit)
     for w, r, score, stderr in circuit.entries():
-        target, kind = ends[r]
-        name = f"{sources[w]}-&gt;{target}&lt;{kind}&gt;"
+        target, kind, place = ends[r]
+        name = f"{sources[w]}-&gt;{target}&lt;{kind}&gt;{_attribute('' if place is None else '@' + place)}"
+        at = "" if place is None else f'      <data key="edge.position">{escape(place)}</data>\n'
         first = "" if score is None else f'      <data key="edge.score">{score!r}</data>\n'
         second = "" if stderr is None else f'      <data key="edge.stderr">{stderr!r}</data>\n'
         yield (
             f'    <edge source="{sources[w]}" target="{target}" id="{name}">\n      <data key="edge.id">{name}</data>\n'
-            f'      <data key="edge.kind">{kind}</data>\n{first}{second}    </edge>\n'
+            f'      <data key="edge.kind">{kind}</data>\n{at}{first}{second}    </edge>\n'
         )
     for key, value in header(circuit).items():
         text = json.dumps(value) if isinstance(value, dict) else value
@@ -84,18 +89,25 @@ def _graphml(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield "  </graph>\n</graphml>\n"
 
 
+def _edge(circuit: Edges) -> dict[str, str]:
+    """Attributes of edges and their types; over places also `position`."""
+    return EDGE if circuit.graph.reader_nodes[0].place is None else {**EDGE, "position": "string"}
+
+
 def _data(owner: str, key: str, value: Any) -> str:
     return "" if value is None else f'      <data key="{owner}.{key}">{escape(str(value))}</data>\n'
 
 
-def _ends(circuit: Edges) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Names of the writers; node and kind of each reader. None has a character that XML escapes."""
-    return circuit.graph.writer_names, [(reader.node, reader.kind) for reader in circuit.graph.reader_nodes]
+def _ends(circuit: Edges) -> tuple[tuple[str, ...], list[tuple[str, str, str | None]]]:
+    """Names of the writers; node, kind and place of each reader. Only places have characters that XML escapes."""
+    return circuit.graph.writer_names, [
+        (reader.node, reader.kind, reader.place) for reader in circuit.graph.reader_nodes
+    ]
 
 
 def _gexf(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield _GEXF
-    for owner, kinds in (("edge", {**EDGE, "networkx_key": "string"}), ("node", NODE)):
+    for owner, kinds in (("edge", {**_edge(circuit), "networkx_key": "string"}), ("node", NODE)):
         yield f'    <attributes mode="static" class="{owner}">\n'
         for name, kind in kinds.items():
             yield f'      <attribute id="{owner}.{name}" title="{name}" type="{kind}" />\n'
@@ -107,11 +119,13 @@ def _gexf(circuit: Edges, nodes: list[Node]) -> Iterator[str]:
     yield "    </nodes>\n    <edges>\n"
     sources, ends = _ends(circuit)
     for w, r, score, stderr in circuit.entries():
-        target, kind = ends[r]
-        values = {"kind": kind, "score": score, "stderr": stderr, "networkx_key": kind}
+        target, kind, place = ends[r]
+        key = kind if place is None else f"{kind}@{place}"
+        values = {"kind": kind, "position": place, "score": score, "stderr": stderr, "networkx_key": key}
+        at = "" if place is None else "@" + place
         data = "".join([_value("edge", key, value) for key, value in values.items()])
         yield (
-            f'      <edge source="{sources[w]}" target="{target}" id="{sources[w]}-&gt;{target}&lt;{kind}&gt;">\n'
+            f'      <edge source="{sources[w]}" target="{target}" id="{sources[w]}-&gt;{target}&lt;{kind}&gt;{_attribute(at)}">\n'
             f"        <attvalues>\n{data}        </attvalues>\n      </edge>\n"
         )
     yield "    </edges>\n  </graph>\n</gexf>\n"

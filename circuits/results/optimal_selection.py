@@ -134,15 +134,19 @@ class _Programme:
         from scipy import sparse
 
         self.graph, self.index, self.n = graph, index, n
+        # `input` is always there, so it has no variable, and neither has `logits`.
+        number = {name: i for i, name in enumerate(graph.outputs[graph.n_inputs :])}
         writers, readers = index.numpy().T
-        fed = sparse.lil_matrix((graph.n_readers, graph.n_writers))
+        fed = sparse.lil_matrix((graph.n_readers, len(number)))
         for r, reader in enumerate(graph.reader_nodes):
-            fed[r, [graph.writer_index(name) for name in graph.nodes_fed_by(reader)]] = 1
-        # `input` is always there, so its column is left out.
-        out_of = _eye(graph.n_writers)[writers][:, 1:]
-        into = sparse.csr_matrix(fed)[readers][:, 1:]
-        edges, nodes = _eye(len(index)), _eye(graph.n_writers - 1)
-        has_writer, has_node = writers > 0, readers < graph.n_readers - 1
+            fed[r, [number[name] for name in graph.outputs_of(reader) if name != "logits"]] = 1
+        has_writer = writers > 0
+        has_node = np.array([reader.part != "logits" for reader in graph.reader_nodes])[readers]
+        read = [number[graph.output_read(w, graph.reader_nodes[r])] for w, r in index[has_writer].tolist()]
+        out_of = sparse.lil_matrix((len(index), len(number)))
+        out_of[has_writer.nonzero()[0], read] = 1
+        out_of, into = sparse.csr_matrix(out_of), sparse.csr_matrix(fed)[readers]
+        edges, nodes = _eye(len(index)), _eye(len(number))
         rows = [
             [edges[has_writer], -out_of[has_writer]],
             [edges[has_node], -into[has_node]],
@@ -151,9 +155,9 @@ class _Programme:
             [sparse.csr_matrix(np.ones((1, len(index)))), None],
         ]
         self.matrix = sparse.csr_matrix(sparse.bmat(rows))
-        self.limits = np.zeros(int(has_writer.sum() + has_node.sum()) + 2 * (graph.n_writers - 1) + 1)
+        self.limits = np.zeros(int(has_writer.sum() + has_node.sum()) + 2 * len(number) + 1)
         self.limits[-1] = n
-        self.costs = np.concatenate([-gains[index[:, 0], index[:, 1]].double().numpy(), np.zeros(graph.n_writers - 1)])
+        self.costs = np.concatenate([-gains[index[:, 0], index[:, 1]].double().numpy(), np.zeros(len(number))])
 
     def branch_and_bound(self, stop: float | None) -> tuple[Bool[Tensor, "writer reader"] | None, float]:
         """The best circuit, within the time (None: none was found), and an upper bound of the sum of any circuit of these edges."""

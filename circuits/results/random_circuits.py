@@ -19,7 +19,7 @@ from torch import Tensor
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.plain_torch import plain_torch
-from circuits.results.circuit import Circuit, readers_by_node
+from circuits.results.circuit import Circuit, readers_by_output
 
 KINDS = ("connected", "same_layers")
 _DRAWS_IN_VAIN = 200
@@ -98,13 +98,14 @@ def exchanged_heads(circuit: Circuit, generator: torch.Generator) -> Circuit:
     for i, writer in enumerate(graph.writer_nodes):
         if writer.head is not None:
             to_writer[i] = graph.writer_index(f"a{writer.layer}.h{int(heads[writer.layer][writer.head])}")
+    numbers = {(reader.part, reader.layer, reader.head, reader.place): r for r, reader in enumerate(graph.reader_nodes)}
     to_reader = torch.arange(graph.n_readers)
     for i, reader in enumerate(graph.reader_nodes):
         if reader.head is not None:
             shared = reader.part in ("k", "v") and graph.grouped
             moved = heads[reader.layer]
             head = int(moved[reader.head * graph.group_size]) // graph.group_size if shared else int(moved[reader.head])
-            to_reader[i] = graph.reader_index(f"a{reader.layer}.{'kv' if shared else 'h'}{head}<{reader.part}>")
+            to_reader[i] = numbers[reader.part, reader.layer, head, reader.place]
     writers, readers = circuit.mask.nonzero(as_tuple=True)
     return Circuit(graph, graph.mask_at(torch.stack([to_writer[writers], to_reader[readers]], 1)))
 
@@ -138,18 +139,18 @@ def random_circuit(graph: Graph, n_edges: int, generator: torch.Generator) -> Ci
 
 
 def _drawn(graph: Graph, n_edges: int, generator: torch.Generator) -> Bool[Tensor, "writer reader"]:
-    by_node = readers_by_node(graph)
+    readers = readers_by_output(graph)
 
     def pick(n: int) -> int:
         return int(torch.randint(n, (1,), generator=generator))
 
     def walk() -> set[tuple[int, int]]:
-        node, edges = "logits", set()
-        while node != "input":
-            r = by_node[node][pick(len(by_node[node]))]
+        output, edges, w = "logits", set(), -1
+        while w != 0:  # the input
+            r = readers[output][pick(len(readers[output]))]
             w = pick(graph.reader_nodes[r].n_writers)
             edges.add((w, r))
-            node = graph.writer_names[w]
+            output = graph.output_read(w, graph.reader_nodes[r])
         return edges
 
     chosen: set[tuple[int, int]] = set()
@@ -171,14 +172,24 @@ def _filled_up(graph: Graph, mask: Tensor, n_edges: int, generator: torch.Genera
         missing = n_edges - int(mask.sum())
         if missing <= 0:
             break
-        nodes = set(Circuit(graph, mask).nodes) | {"input", "logits"}
-        inside = torch.tensor([name in nodes for name in graph.writer_names])[:, None] & torch.tensor(
-            [any(n in nodes for n in graph.nodes_fed_by(r) or ("logits",)) for r in graph.reader_nodes]
-        )
+        inside = _between_outputs(graph, mask)
         candidates = (graph.edge_mask & ~mask & (inside | anything)).nonzero()
         order = torch.randperm(len(candidates), generator=generator)[:missing]
         mask = mask | graph.mask_at(candidates[order])
     return mask
+
+
+def _between_outputs(graph: Graph, mask: Tensor) -> Bool[Tensor, "writer reader"]:
+    """The edges between outputs that a circuit has, and into `logits`."""
+    circuit = Circuit(graph, mask)
+    outputs = set(circuit.outputs) | {"logits", *graph.outputs[: graph.n_inputs]}
+    inside = torch.zeros_like(mask)
+    for r, reader in enumerate(graph.reader_nodes):
+        if any(output in outputs for output in graph.outputs_of(reader)):
+            inside[: reader.n_writers, r] = torch.tensor(
+                [graph.output_read(w, reader) in outputs for w in range(reader.n_writers)]
+            )
+    return inside
 
 
 def inflated(circuit: Circuit, n: int, seed: int = 0) -> list[tuple[Circuit, Circuit]]:

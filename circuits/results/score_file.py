@@ -3,6 +3,7 @@
 | scores | tensors (float64) | header |
 |---|---|---|
 | of edges | `values`, `stderr` [writer, reader]; where known `by_position`, `by_position_stderr` [writer, reader, position], `per_prompt` [row, edge] in float32, `kept` [writer, reader] of booleans | `schema`, `graph`, `provenance`, `n_prompts`, `positions`, `group` |
+| of edges, by place | also `places.values`, `places.stderr` … [writer, reader at a place] | also `places.graph`, `places.n_prompts`, `places.group` |
 | of nodes | `per_prompt` [node, (position,) prompt]; `clean`, `corrupted` [prompt] where known | `schema`, `nodes`, `positions`, `provenance` |
 | of COAR | also `bias` [prompt], `weight_stderr` [node, prompt], `mean_weight_stderr` [node] | also `fit` |
 
@@ -22,11 +23,14 @@ from circuits.errors import InputError
 from circuits.files.atomic import write_tensors
 from circuits.files.untrusted import as_object, check_plain, open_tensors, parse_json, shown
 from circuits.graph.graph import Graph
+from circuits.graph.places import from_dict as graph_from_dict
 from circuits.results.provenance import frozen, plain
 
 SCHEMA = "mech-circuits edge scores 2"
 OLD_SCHEMA = "mech-circuits edge scores 1"
 NODE_SCHEMA = "mech-circuits node scores 1"
+PLACED = "places."
+"""The beginning of the names of what belongs to the effects by place."""
 _MOST = 10**9
 """The largest number of prompts that a file may state."""
 EDGE_TENSORS = {
@@ -42,13 +46,22 @@ FIT_TENSORS = ("bias", "weight_stderr", "mean_weight_stderr")
 
 def write_scores(scores: Any, path: str | Path) -> None:
     """Writes `EdgeScores` atomically."""
-    header = _common_header(scores, SCHEMA) | {
-        "graph": json.dumps(scores.graph.to_dict()),
-        "n_prompts": str(scores.n_prompts),
-        "group": str(scores.group),
-    }
+    header = _common_header(scores, SCHEMA) | _edge_header(scores)
+    tensors = _edge_tensors(scores)
+    if scores.placed is not None:
+        tensors |= {f"{PLACED}{name}": tensor for name, tensor in _edge_tensors(scores.placed).items()}
+        header |= {f"{PLACED}{name}": value for name, value in _edge_header(scores.placed).items()}
+    _write(tensors, header, path)
+
+
+def _edge_header(scores: Any) -> dict[str, str]:
+    graph = json.dumps(scores.graph.to_dict())
+    return {"graph": graph, "n_prompts": str(scores.n_prompts), "group": str(scores.group)}
+
+
+def _edge_tensors(scores: Any) -> dict[str, Tensor]:
     tensors = {name: getattr(scores, name) for name in EDGE_TENSORS}
-    _write({name: t.to("cpu", EDGE_TENSORS[name]) for name, t in tensors.items() if t is not None}, header, path)
+    return {name: tensor.to("cpu", EDGE_TENSORS[name]) for name, tensor in tensors.items() if tensor is not None}
 
 
 def read_scores(path: str | Path) -> dict[str, Any]:
@@ -60,16 +73,29 @@ def read_scores(path: str | Path) -> dict[str, Any]:
     with _opened(path, (SCHEMA, OLD_SCHEMA), "edge scores") as (file, header):
         if header["schema"] == OLD_SCHEMA:
             header = {**header, "positions": "null", "group": "1"}
-        graph = Graph.from_dict(_parsed(header, "graph"))
         common = _common_arguments(header)
-        n_prompts, group = (_count(header[name], name) for name in ("n_prompts", "group"))
-        there = set(file.keys()) | {"values", "stderr"}
-        tensors = {name: file.get_tensor(name) for name in EDGE_TENSORS if name in there}
-        for name, tensor in tensors.items():
-            if tensor.dtype != EDGE_TENSORS[name]:
-                raise InputError(f"{name} is {tensor.dtype}, which does not fit; expected {EDGE_TENSORS[name]}")
-        check_shapes(graph, n_prompts, common["positions"], group, tensors)
-        return {"graph": graph, "n_prompts": n_prompts, "group": group, **common, **tensors}
+        arguments = {**common, **_edge_arguments(file, header, common["positions"])}
+        placed = None
+        if f"{PLACED}graph" in header:
+            placed = {"provenance": common["provenance"], **_edge_arguments(file, header, None, PLACED)}
+            if placed["graph"].base != arguments["graph"]:
+                raise InputError("its effects by place belong to another graph")
+        return {**arguments, "placed": placed}
+
+
+def _edge_arguments(
+    file: Any, header: dict[str, str], positions: tuple[str, ...] | None, prefix: str = ""
+) -> dict[str, Any]:
+    """Graph, sizes and tensors whose names begin with `prefix`."""
+    graph = graph_from_dict(_parsed(header, f"{prefix}graph"))
+    n_prompts, group = (_count(header[f"{prefix}{name}"], name) for name in ("n_prompts", "group"))
+    there = set(file.keys()) | {f"{prefix}values", f"{prefix}stderr"}
+    tensors = {name: file.get_tensor(f"{prefix}{name}") for name in EDGE_TENSORS if f"{prefix}{name}" in there}
+    for name, tensor in tensors.items():
+        if tensor.dtype != EDGE_TENSORS[name]:
+            raise InputError(f"{prefix}{name} is {tensor.dtype}, which does not fit; expected {EDGE_TENSORS[name]}")
+    check_shapes(graph, n_prompts, positions, group, tensors)
+    return {"graph": graph, "n_prompts": n_prompts, "group": group, **tensors}
 
 
 def check_shapes(

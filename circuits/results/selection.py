@@ -31,7 +31,7 @@ from torch import Tensor
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.results.choice import check_ranking, check_rule, check_share
-from circuits.results.circuit import Circuit, readers_by_node
+from circuits.results.circuit import Circuit, readers_by_output
 from circuits.results.provenance import Provenance
 
 
@@ -121,25 +121,26 @@ def _growth(scores: Scored, by: str) -> Int[Tensor, "edge 2"]:
     The next edge is the strongest one into a reader of a node of the circuit; its writer then adds its readers.
     """
     ranked = ranking(scores, by)
-    into: list[list[int]] = [[] for _ in scores.graph.reader_nodes]
-    for rank, (_, r) in enumerate(ranked.tolist()):
+    graph, by_output, edges = scores.graph, readers_by_output(scores.graph), ranked.tolist()
+    into: list[list[int]] = [[] for _ in graph.reader_nodes]
+    for rank, (_, r) in enumerate(edges):
         into[r].append(rank)
-    by_node, names, writers = readers_by_node(scores.graph), scores.graph.writer_names, ranked[:, 0].tolist()
     opened: set[int] = set()
     heap: list[int] = []
     order: list[int] = []
 
-    def open_node(node: str) -> None:
-        for r in by_node.get(node, ()):
+    def open_output(output: str) -> None:
+        for r in by_output.get(output, ()):
             if r not in opened:
                 opened.add(r)
                 for rank in into[r]:
                     heapq.heappush(heap, rank)
 
-    open_node("logits")
+    open_output("logits")
     while heap:
         order.append(heapq.heappop(heap))
-        open_node(names[writers[order[-1]]])
+        w, r = edges[order[-1]]
+        open_output(graph.output_read(w, graph.reader_nodes[r]))
     return ranked[torch.tensor(order, dtype=torch.long)]
 
 

@@ -79,7 +79,7 @@ class Discovery:
     def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
         """(edge, effect, standard error) of the largest effects by absolute value, among all edges with a score."""
         if self.scores is not None:
-            return self.scores.strongest(n)
+            return (self.scores if self.circuit.places is None else self.scores.over_places()).strongest(n)
         known = [(edge, score) for edge in self.circuit.edges if (score := self.circuit.score(edge)) is not None]
         return [(edge, score, math.nan) for edge, score in sorted(known, key=lambda entry: -abs(entry[1]))[:n]]
 

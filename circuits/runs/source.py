@@ -62,7 +62,7 @@ def _from_json(path: Path, edges: int | None) -> Circuit:
     data = read_json(path, (*eap_ig.FIELDS, *circuit_file.FIELDS))
     if isinstance(data, dict) and "cfg" in data:
         return _of_eap_ig(eap_ig.from_plain(data, path), edges, path)
-    return _part(Circuit.from_places(**circuit_file.from_plain(data, path)), edges, path)
+    return _part(Circuit.from_indices(**circuit_file.from_plain(data, path)), edges, path)
 
 
 def _of_eap_ig(circuit: Circuit, edges: int | None, path: Path) -> Circuit:

@@ -23,6 +23,7 @@ def page_data(
     naming: Naming,
 ) -> dict[str, Any]:
     """All data of the page."""
+    circuits = {name: circuit.without_places() for name, circuit in circuits.items()}
     one, *others = circuits.values()
     shared = one.mask & others[0].mask if others else one.mask
     both = set(one.graph.edge_names(shared))

@@ -5,14 +5,12 @@ import torch
 
 from circuits import (
     Ablation,
-    CausalModel,
     Circuit,
     InputError,
     PromptPairs,
     attribution_patching,
     circuit_metric,
     edge_attribution,
-    interchange_interventions,
 )
 from circuits.question.ablations import ABLATIONS, Gaussian, Mean, MeanPositional, Resample, get_ablation
 from circuits.question.question import Question
@@ -194,7 +192,7 @@ def test_provenance_identifies_the_reference_by_its_contents():
     assert one.provenance["reference_sha256"] != other.provenance["reference_sha256"]
 
 
-def test_a_role_of_several_tokens_is_disturbed_whole_and_is_no_position():
+def test_a_role_of_several_tokens_is_disturbed_and_scored_whole():
     model, pairs = tiny("gpt2"), random_pairs(n=3, length=6)
     tokens = (pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors)
     whole = PromptPairs.from_tokens(*tokens, roles=[{"subject": [1, 3]}] * 3)
@@ -203,9 +201,6 @@ def test_a_role_of_several_tokens_is_disturbed_whole_and_is_no_position():
     together = circuit_metric(model, whole, empty, ablation=Gaussian(("subject",)))
     assert torch.equal(together, circuit_metric(model, apart, empty, ablation=Gaussian(("first", "last"))))
     assert not torch.equal(together, circuit_metric(model, apart, empty, ablation=Gaussian(("first",))))
-    for positions in ("roles", ["subject"]):
-        with pytest.raises(InputError, match="pair 0: role 'subject' has the tokens 1 to 2; a position is one token"):
-            attribution_patching(model, whole, positions=positions)
-    identity = CausalModel({"seen": lambda token, _: token}, output="seen")
-    with pytest.raises(InputError, match="asks for a role of several tokens; a node is aligned at one token"):
-        interchange_interventions(model, whole, identity, [(0, 1)] * 3, {"seen": "a0.h0@subject"}, token_of=int)
+    spans = attribution_patching(model, whole, positions="roles")
+    tokens = attribution_patching(model, apart, positions=["first", "last"])
+    torch.testing.assert_close(spans.per_prompt[:, 0], tokens.per_prompt.sum(1), rtol=0, atol=1e-9)

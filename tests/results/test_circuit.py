@@ -132,7 +132,7 @@ def test_a_circuit_from_a_list_is_the_one_from_tables(shape, seed, share):
     w, r = tables.mask.nonzero(as_tuple=True)
     order = torch.randperm(len(w), generator=torch.Generator().manual_seed(seed))
     twice = torch.cat([order, order[:3]])
-    listed = Circuit.from_places(tables.graph, w[twice], r[twice], tables.scores[w, r][twice])
+    listed = Circuit.from_indices(tables.graph, w[twice], r[twice], tables.scores[w, r][twice])
     for _ in range(2):  # the second time with the tables made
         assert len(listed) == len(tables)
         assert (listed.entries(), listed.edges, listed.nodes) == (tables.entries(), tables.edges, tables.nodes)
@@ -148,7 +148,7 @@ def test_a_circuit_from_a_list_is_the_one_from_tables(shape, seed, share):
 
 def test_a_listed_circuit_puts_its_tables_off():
     graph = Graph(*GRAPHS["plain"])
-    circuit = Circuit.from_places(graph, torch.tensor([0]), torch.tensor([0]), torch.tensor([1.5]))
+    circuit = Circuit.from_indices(graph, torch.tensor([0]), torch.tensor([0]), torch.tensor([1.5]))
     assert circuit.edges == ("input->a0.h0<q>",)
     assert {"mask", "scores", "stderr"}.isdisjoint(vars(circuit))
     assert circuit.score("input->a0.h0<q>") == 1.5
@@ -159,4 +159,4 @@ def test_a_listed_circuit_puts_its_tables_off():
 def test_a_list_with_an_edge_that_the_graph_does_not_have_is_refused():
     graph = Graph(*GRAPHS["plain"])
     with pytest.raises(InputError, match=r"no edge .m1->a0\.h0<q>."):
-        Circuit.from_places(graph, torch.tensor([0, graph.n_writers - 1]), torch.tensor([0, 0]))
+        Circuit.from_indices(graph, torch.tensor([0, graph.n_writers - 1]), torch.tensor([0, 0]))

@@ -1,0 +1,214 @@
+"""The logits of a model with edges ablated at some tokens only.
+
+As `engine.ablate`, with a mask that says for every edge at which spans of tokens it is kept (`circuits.graph.places`). At a token of
+span S, a reader sees
+
+    x + Σ_{edges ablated at S} (replacement - current)
+
+A key or value that a head reads at S may differ between the queries that read it (edges with destinations). The prompts are then
+copied: in copy D all keys and values are those that queries of span D see, and of its heads' outputs only the rows of these queries
+are used. The model's own attention computes every copy, so rotary embeddings, windows, soft caps and norms of queries and keys are
+exact. This takes as many passes' work as there are different sets of keys and values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.engine.ablate import ablated_logits, replaced_stream
+from circuits.engine.architecture import Architecture, Block
+from circuits.engine.capture import Writes, expanded_heads, stored_heads
+from circuits.engine.hooks import Hook, run
+from circuits.engine.prefix import Suffix
+from circuits.engine.readers import EditedReaders
+from circuits.graph.graph import live_nodes
+from circuits.graph.places import PlacedGraph
+
+
+@dataclass(frozen=True, eq=False)
+class KeptAtPlaces:
+    """A mask over places, by span; the last span is that of tokens in no span of the graph, where nothing is kept.
+
+    Attributes:
+        graph: the graph over places.
+        alone: kept edges of readers that are the same for every query: [reader, span, writer].
+        for_query: by the span of the query, for keys and values; None: these are the same for every query too.
+    """
+
+    graph: PlacedGraph
+    alone: Bool[Tensor, "reader span writer"]
+    for_query: Bool[Tensor, "query reader span writer"] | None
+
+    @classmethod
+    def of(cls, graph: PlacedGraph, keep: Bool[Tensor, "writer column"]) -> "KeptAtPlaces":
+        places, base, device = graph.places, graph.base, keep.device
+        n_spans = len(places.spans)
+        readers, sources, queries = (
+            torch.tensor(column, device=device)
+            for column in zip(
+                *((r, p.source, -1 if p.destination is None else p.destination) for r, p in graph.columns), strict=True
+            )
+        )
+        alone = torch.zeros(base.n_readers, n_spans + 1, base.n_writers, dtype=torch.bool, device=device)
+        shared, by_query = queries < 0, queries >= 0
+        alone[readers[shared], sources[shared]] = keep.t()[shared]
+        if not bool(by_query.any()):
+            return cls(graph, alone, None)
+        for_query = alone.new_zeros(n_spans + 1, *alone.shape)
+        for_query[queries[by_query], readers[by_query], sources[by_query]] = keep.t()[by_query]
+        if places.partition:  # a query before a span never reads it; let it see what the first one sees that does
+            for query in range(n_spans):
+                for span in range(query + 1, n_spans):
+                    for_query[query, :, span] = for_query[span, :, span]
+            for_query[n_spans] = for_query[n_spans - 1]
+        if bool((for_query == for_query[:1]).all()):
+            return cls(graph, alone | for_query[0], None)
+        return cls(graph, alone, for_query)
+
+    def everywhere(self, covered: bool) -> Bool[Tensor, "writer reader"] | None:
+        """The mask without places if it is the same at all of them, so that the pass without places computes it.
+
+        Args:
+            covered: whether every token is in a span.
+        """
+        if self.for_query is not None or not covered:
+            return None
+        alone = self.alone[:, :-1]
+        logits = self.graph.base.n_readers - 1
+        read = self.graph.places.read
+        if read is not None:  # elsewhere nothing reads
+            alone = alone.clone()
+            alone[logits] = alone[logits, self.graph.places.index(read[0])]
+        return alone[:, 0].t() if bool((alone == alone[:, :1]).all()) else None
+
+
+class AblatedAtPlaces(EditedReaders):
+    """The hooks of one ablated forward pass with a mask over places; as `engine.ablate.Ablated`.
+
+    Attributes:
+        copies: for every set of keys and values that some query sees, the mask [reader, span, writer].
+        copy_of: the copy whose keys and values the queries of a span see.
+        difference: replacement - current of every writer, of the first copy (all are equal).
+    """
+
+    def __init__(
+        self, architecture: Architecture, replacement: Writes, kept: KeptAtPlaces, spans: Int[Tensor, "batch pos"]
+    ) -> None:
+        graph, embedding = architecture.graph, replacement.embedding
+        device = embedding.device
+        edges = graph.edge_mask.t().to(device)[:, None]
+        alone = edges & ~kept.alone.to(device)
+        self.copies, self.copy_of = alone[None], torch.zeros(alone.shape[1], dtype=torch.long, device=device)
+        keys = torch.tensor([reader.part in ("k", "v") for reader in graph.reader_nodes], device=device)
+        if kept.for_query is not None:
+            queries = edges & ~kept.for_query.to(device)
+            different, self.copy_of = queries[:, keys].unique(dim=0, return_inverse=True)
+            self.copies = alone.repeat(len(different), 1, 1, 1)
+            self.copies[:, keys] = different
+        anywhere = self.copies[:, :, spans.to(device).unique()].any(2).any(0)
+        coupled = any(not block.linear_heads for block in architecture.blocks)
+        live = live_nodes(graph, ~self.copies.all(2).all(0).t() & graph.edge_mask.to(device), coupled)
+        lacking = anywhere.any(1).tolist()
+        alive = [any(output in live for output in graph.outputs_of(reader)) for reader in graph.reader_nodes]
+        super().__init__(architecture, [a and b for a, b in zip(lacking, alive, strict=True)])
+        n_writers = torch.tensor([reader.n_writers for reader in graph.reader_nodes], device=device)
+        self.from_replacement = 2 * self.copies.sum(-1) > n_writers[:, None]
+        self.replacement, self.spans = replacement, spans.to(device)
+        batch, pos, d_model = embedding.shape
+        self.difference = embedding.new_empty(batch, pos, graph.n_writers, d_model)
+        self.replaced = replaced_stream(architecture, replacement) if bool(self.from_replacement.any()) else {}
+
+    @property
+    def n_copies(self) -> int:
+        return len(self.copies)
+
+    def hooks(self) -> list[Hook]:
+        hooks = super().hooks()
+        for block in self.architecture.blocks:
+            hooks.append((block.z, lambda z, block=block: self._on_heads(block, z)))
+            if block.mlp_out is not None:
+                hooks.append((block.mlp_out, lambda mlp, layer=block.layer: self._on_mlp(layer, mlp)))
+        return hooks
+
+    def inputs(
+        self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch slot pos d_model"]:
+        n = len(self.difference)
+        if self.graph.reader_nodes[readers[0]].part not in ("k", "v"):
+            return self._inputs(self.copies[0], self.from_replacement[0], readers, x[:n]).repeat(self.n_copies, 1, 1, 1)
+        seen = [self._inputs(*copy, readers, x[:n]) for copy in zip(self.copies, self.from_replacement, strict=True)]
+        return torch.cat(seen)
+
+    def _inputs(
+        self, missing: Tensor, turned: Tensor, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch slot pos d_model"]:
+        reader = self.graph.reader_nodes[readers[0]]
+        turned = turned[readers]  # [slot, span]
+        signs = missing[readers, :, : reader.n_writers].to(x.dtype) - turned[..., None].to(x.dtype)
+        difference = self.difference[:, :, : reader.n_writers]
+        used = signs.flatten(0, 1).any(0)
+        if 4 * int(used.sum()) < reader.n_writers:
+            columns = used.nonzero()[:, 0]
+            signs, difference = signs[..., columns], difference[:, :, columns]
+        summed = signs.transpose(0, 1)[self.spans].flatten(0, 1) @ difference.flatten(
+            0, 1
+        )  # [batch pos, slot, d_model]
+        start = x.to(difference.device)[:, :, None]
+        if bool(turned.any()):
+            place = "mlp" if reader.part == "mlp" and not self.graph.parallel else "attention"
+            replaced = self.replaced[reader.layer, place][:, :, None]
+            start = torch.where(turned.t()[self.spans][..., None], replaced, start)
+        return (start + summed.unflatten(0, self.spans.shape)).transpose(1, 2).to(x.device)
+
+    def _on_resid_pre(self, block: Block, x: Tensor) -> None:
+        super()._on_resid_pre(block, x)
+        if block.layer == 0:
+            self.difference[:, :, 0] = self.replacement.embedding - x[: len(self.difference)]
+
+    def _on_heads(self, block: Block, z: Tensor) -> Tensor | None:
+        first = z[: len(self.difference)]
+        if self.n_copies > 1:
+            copies = z.unflatten(0, (self.n_copies, -1))
+            copy = self.copy_of[self.spans].to(z.device)
+            batch, pos = (torch.arange(size, device=z.device) for size in copy.shape)
+            first = copies[copy, batch[:, None], pos]
+        difference = expanded_heads(block, self.replacement.heads[block.layer] - stored_heads(block, first))
+        self.difference[:, :, self.graph.head_writers(block.layer)] = difference.to(self.difference.device)
+        return first.repeat(self.n_copies, 1, 1, 1) if self.n_copies > 1 else None
+
+    def _on_mlp(self, layer: int, mlp: Tensor) -> None:
+        replacement = self.replacement.mlps[layer]
+        assert replacement is not None
+        self.difference[:, :, self.graph.mlp_writer(layer)] = replacement - mlp[: len(self.difference)]
+
+
+def ablated_at_places(
+    architecture: Architecture,
+    suffix: Suffix,
+    replacement: Writes,
+    graph: PlacedGraph,
+    keep: Bool[Tensor, "writer column"],
+    spans: Int[Tensor, "batch pos"],
+) -> Float[Tensor, "batch d_vocab"]:
+    """Logits on the clean prompts with every edge ablated where `keep` does not keep it.
+
+    Args:
+        architecture: the model.
+        suffix: the prompts.
+        replacement: the replacement values of ablated writers.
+        graph: the model's graph over places.
+        keep: True at the kept edges of `graph`.
+        spans: the span of every token of the suffix; -1: none, nothing is kept there. If the mask is the same at all places and
+            every token has one, the result has the same bits as `ablated_logits`.
+    """
+    kept = KeptAtPlaces.of(graph, keep)
+    everywhere = kept.everywhere(covered=not bool((spans < 0).any()))
+    if everywhere is not None:
+        return ablated_logits(architecture, suffix, replacement, everywhere)
+    ablation = AblatedAtPlaces(architecture, replacement, kept, spans)
+    with torch.no_grad():
+        logits = run(architecture, suffix.clean_tokens.tiled(ablation.n_copies), ablation.hooks())
+    return logits[: len(suffix.clean)]

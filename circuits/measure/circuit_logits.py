@@ -1,0 +1,57 @@
+"""Logits of circuits, with and without places, for one batch."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.engine.ablate import ablated_logits
+from circuits.engine.ablate_places import ablated_at_places
+from circuits.engine.capture import Writes
+from circuits.errors import InputError, PairsError
+from circuits.graph.places import PlacedGraph
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.places import SpanTable, span_table
+from circuits.question.question import Batch, Question
+from circuits.results.circuit import Circuit
+
+
+def resolved(circuit: Circuit, pairs: PromptPairs) -> tuple[Circuit, SpanTable | None]:
+    """A circuit over the places of the pairs, and their spans; a circuit without places is unchanged.
+
+    Raises:
+        InputError: the circuit has a place that the pairs do not have, or its spans are not those of the pairs.
+    """
+    graph = circuit.graph
+    if not isinstance(graph, PlacedGraph):
+        return circuit, None
+    table = span_table(pairs, graph.places.spans)
+    try:
+        names = table.names
+    except PairsError as problem:
+        raise InputError(
+            f"the circuit has places ({', '.join(graph.places.spans)}), and the prompts do not: {problem}"
+        ) from None
+    if graph.places.partition and graph.places.spans != names:
+        raise InputError(
+            f"the circuit has the spans {', '.join(graph.places.spans)}, and the prompts have {', '.join(names)}; "
+            "give prompts with the circuit's spans"
+        )
+    return circuit.over(table.places(graph.places.destinations)), table
+
+
+def circuit_logits(
+    question: Question, batch: Batch, replacement: Writes, circuit: Circuit, spans: SpanTable | None
+) -> Float[Tensor, "batch d_vocab"]:
+    """Logits of a batch with everything outside the circuit ablated.
+
+    Args:
+        question: model, pairs, metric and ablation.
+        batch: some of its pairs.
+        replacement: the replacement values of all writers.
+        circuit, spans: of `resolved`.
+    """
+    architecture = question.model.architecture
+    if spans is None:
+        return ablated_logits(architecture, batch.suffix, replacement, circuit.mask)
+    assert isinstance(circuit.graph, PlacedGraph)
+    mask = circuit.mask.to(batch.suffix.clean.device)
+    return ablated_at_places(architecture, batch.suffix, replacement, circuit.graph, mask, spans.of_tokens(batch))

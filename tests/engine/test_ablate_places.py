@@ -1,0 +1,137 @@
+"""Circuits over places against a naive pass, token by token, and against what must hold on any architecture."""
+
+import itertools
+
+import pytest
+import torch
+
+import circuits
+from circuits import Circuit, circuit_metric, circuit_metrics
+from circuits.engine.prefix import prefix_cache
+from circuits.graph.places import Places, over
+from tests.naive_gpt2 import NaiveGPT2
+from tests.naive_llama import NaiveLlama
+from tests.naive_places import logits_at_places
+from tests.tiny_models import FEW, atol, random_hf_model, random_pairs, tiny
+
+NAIVE = {"gpt2": NaiveGPT2, "llama": NaiveLlama}
+CUTS = (0, 2, 3, 5)
+SEVERAL = (*FEW, "mistral", "gemma3", "olmo2", "mixtral", "native")
+NAMES = ("start", "S", "S+", "end")
+
+
+def placed_pairs(n=3, length=7, prefix=0, seed=0):
+    """Random pairs with four spans, which begin elsewhere in every second pair."""
+    pairs = random_pairs(n=n, length=length, seed=seed, prefix=prefix)
+    roles = [dict(zip(NAMES, _ranges(i, length), strict=True)) for i in range(n)]
+    return circuits.PromptPairs.from_tokens(
+        pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors, roles=roles, positions=[length - 1] * n
+    )
+
+
+def _ranges(i, length):
+    cuts = [cut + (i % 2 if cut else 0) for cut in CUTS] + [length]
+    return list(itertools.pairwise(cuts))
+
+
+def spans_of(pairs, i):
+    starts = pairs.span_starts(i)
+    return [pairs.spans[sum(start <= t for start in starts) - 1] for t in range(len(pairs.clean[i]))]
+
+
+def random_placed(model, pairs, share, destinations, seed=0):
+    graph = over(model.graph, Places(pairs.spans, destinations, ("end",)))
+    drawn = torch.rand(graph.edge_mask.shape, generator=torch.Generator().manual_seed(seed)) < share
+    return Circuit(graph, drawn & graph.edge_mask)
+
+
+@pytest.mark.parametrize("name", NAIVE)
+@pytest.mark.parametrize("destinations", [False, True])
+@pytest.mark.parametrize(("share", "ablation"), [(0.1, "interchange"), (0.5, "interchange"), (0.9, "zero")])
+def test_any_circuit_over_places_gives_what_the_naive_pass_gives(name, destinations, share, ablation):
+    model, naive = tiny(name), NAIVE[name](random_hf_model(name))
+    pairs = placed_pairs(n=2)
+    circuit = random_placed(model, pairs, share, destinations)
+    got = circuit_metric(model, pairs, circuit, ablation=ablation)
+    kept = set(circuit.edges)
+    with torch.no_grad():
+        for i, pair in enumerate(pairs):
+            _, replacement = naive.run(torch.tensor(pair.corrupted))
+            if ablation == "zero":
+                replacement = {writer: torch.zeros_like(value) for writer, value in replacement.items()}
+            logits = logits_at_places(naive, torch.tensor(pair.clean), kept, replacement, spans_of(pairs, i))
+            wanted = logits[pair.answers[0]] - logits[pair.distractors[0]]
+            assert got[i] == pytest.approx(float(wanted), abs=atol(name))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("destinations", [False, True])
+def test_everything_kept_is_the_model_and_nothing_kept_the_corrupted_prompt_to_the_bit(name, destinations):
+    model, pairs = tiny(name), placed_pairs()
+    graph = over(model.graph, Places(pairs.spans, destinations, ("end",)))
+    plain = [Circuit.full(model.graph), Circuit.empty(model.graph)]
+    placed = [Circuit.full(graph), Circuit.empty(graph)]
+    assert torch.equal(circuit_metrics(model, pairs, placed), circuit_metrics(model, pairs, plain))
+
+
+@pytest.mark.parametrize("destinations", [False, True])
+def test_a_mask_that_is_the_same_at_all_places_has_the_bits_of_one_without_places(destinations):
+    model, pairs = tiny("llama"), placed_pairs()
+    drawn = torch.rand(model.graph.edge_mask.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    circuit = Circuit(model.graph, drawn & model.graph.edge_mask)
+    placed = circuit.over(Places(pairs.spans, destinations, ("end",)))
+    assert placed.places == pairs.spans
+    assert torch.equal(circuit_metric(model, pairs, placed), circuit_metric(model, pairs, circuit))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_what_is_kept_from_a_token_on_is_a_prompt_whose_beginning_is_corrupted(name):
+    """Keys and values before the token are the corrupted prompt's, everything after it is computed from them."""
+    model, pairs = tiny(name), placed_pairs(n=4)
+    graph = over(model.graph, Places(pairs.spans))
+    for cut in (1, 2, 3):
+        kept = [f"{edge}@{span}" for edge in model.graph.edges for span in pairs.spans[cut:]]
+        got = circuit_metric(model, pairs, Circuit.from_edges(graph, kept))
+        starts = [pairs.span_starts(i)[cut] for i in range(len(pairs))]
+        mixed = circuits.PromptPairs.from_tokens(
+            [p.corrupted[:s] + p.clean[s:] for p, s in zip(pairs, starts, strict=True)],
+            pairs.corrupted, pairs.answers, pairs.distractors,
+        )  # fmt: skip
+        wanted = circuit_metric(model, mixed, Circuit.full(model.graph))
+        torch.testing.assert_close(got, wanted, rtol=0, atol=atol(name))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_keys_and_values_for_the_last_span_alone_are_a_cache_that_is_corrupted_behind_the_others(name):
+    """Only queries of `end` see the corrupted keys and values of `S`: the model itself, from a cache with these exchanged."""
+    model, pairs = tiny(name), placed_pairs(n=3)
+    if not model.report.prefix_exact:
+        assert name.startswith("native")
+        return
+    graph = over(model.graph, Places(pairs.spans, destinations=True))
+    gone = {edge for edge in graph.edges if edge.endswith("@S=>end")}
+    got = circuit_metric(model, pairs, Circuit.from_edges(graph, [edge for edge in graph.edges if edge not in gone]))
+    for i, pair in enumerate(pairs):
+        starts = pairs.span_starts(i)
+        clean, corrupted = (
+            prefix_cache(model.bridge, torch.tensor([t[: starts[3]]])) for t in (pair.clean, pair.corrupted)
+        )
+        for one, other in zip(clean.layers, corrupted.layers, strict=True):
+            forgotten = starts[3] - one.keys.shape[2]  # by a sliding window
+            span = slice(max(0, starts[1] - forgotten), max(0, starts[2] - forgotten))
+            one.keys[:, :, span], one.values[:, :, span] = other.keys[:, :, span], other.values[:, :, span]
+        with torch.no_grad():
+            logits = model.bridge(torch.tensor([pair.clean[starts[3] :]]), past_key_values=clean, return_type="logits")[
+                0, -1
+            ]
+        assert got[i] == pytest.approx(float(logits[pair.answers[0]] - logits[pair.distractors[0]]), abs=atol(name))
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("destinations", [False, True])
+def test_a_cached_prefix_and_the_batch_size_change_nothing(name, destinations):
+    model, pairs = tiny(name), placed_pairs(n=4, prefix=3)
+    circuit = random_placed(model, pairs, 0.6, destinations)
+    values = [circuit_metric(model, pairs, circuit, batch_size=size) for size in (4, 1)]
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=atol(name))
+    assert not torch.allclose(values[0], circuit_metric(model, pairs, circuit.without_places()), atol=1e-3)
