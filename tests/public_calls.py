@@ -78,6 +78,9 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "complexity": lambda g: circuits.complexity(g.edges),
     "counterfactuals": lambda g: circuits.counterfactuals(g.model, g.pairs, samples=8),
     "diagnose": lambda g: circuits.diagnose(g.model, g.pairs, samples=16),
+    "dissociate": lambda g: circuits.dissociate(
+        {"a": (g.pairs, g.circuit), "b": (g.pairs[:2], g.edges.top(20))}, g.model, n_random=2, resamples=20
+    ),
     "draw_samples": lambda g: _in_directory(
         lambda out: fit_samples(circuits.draw_samples(g.model, g.pairs, out, samples=48, alpha=0.3))
     ),
@@ -110,6 +113,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "recovery": lambda g: circuits.recovery(g.edges, g.circuit),
     "refine": lambda g: circuits.refine(g.model, g.pairs, g.edges, top=5),
     "sensitivity": lambda g: circuits.sensitivity(g.edges),
+    "sharing": lambda g: circuits.sharing({"a": g.circuit, "b": g.edges.top(20)}, draws=5),
     "shapley": lambda g: circuits.shapley(g.model, g.pairs, orders=2),
     "sobol": lambda g: circuits.sobol(g.model, g.pairs, samples=4),
     "stability": lambda g: circuits.stability({"a": g.edges, "b": circuits.information_flow(g.model, g.pairs)}, k=5),

@@ -153,8 +153,10 @@ class Certificate(Shown):
         low, high = self.limits
         columns = (self.share, low, high, self.radii, self.replaceable)
         of_edges = zip(self.graph.edges, self.states.tolist(), *(column.tolist() for column in columns), strict=True)
-        keys = ("edge", "status", "share", "low", "high", "deletions", "replacements")
-        rows = [dict(zip(keys, (edge, STATES[state + 1], *more), strict=True)) for edge, state, *more in of_edges]
+        keys: tuple[str, ...] = ("edge", "status", "share", "low", "high", "deletions", "replacements")
+        rows: list[dict[str, Any]] = [
+            dict(zip(keys, (edge, STATES[state + 1], *more), strict=True)) for edge, state, *more in of_edges
+        ]
         return sorted((row for row in rows if row["status"] in states), key=lambda row: -row["share"])
 
     def to_dict(self) -> dict[str, Any]:
