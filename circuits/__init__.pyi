@@ -26,6 +26,8 @@ from circuits.evaluation.faithfulness import Faithfulness as Faithfulness
 from circuits.evaluation.faithfulness import circuit_metric as circuit_metric
 from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
 from circuits.evaluation.faithfulness import faithfulness as faithfulness
+from circuits.evaluation.families import Families as Families
+from circuits.evaluation.families import families as families
 from circuits.evaluation.hypothesis import HypothesisTests as HypothesisTests
 from circuits.evaluation.hypothesis import hypothesis_tests as hypothesis_tests
 from circuits.evaluation.randomisation import Randomisation as Randomisation
