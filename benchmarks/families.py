@@ -36,7 +36,7 @@ def main() -> None:
     for name in asked.what:
         pairs, known = pairs_of(name, model, asked.n)
         start = time.perf_counter()
-        scores = circuits.edge_attribution(model, pairs, gradient="ig", steps=5, rule="midpoint")
+        scores = circuits.edge_attribution(model, pairs, gradient="ig", steps=5)
         scored = time.perf_counter()
         found = circuits.families(model, pairs, scores, edges=asked.edges, groupings=asked.groupings)
         print(f"{name}, {len(pairs)} prompts: {found}")

@@ -92,6 +92,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     ),
     "faithfulness": lambda g: circuits.faithfulness(g.model, g.pairs, g.circuit),
     "faithfulness_curves": lambda g: circuits.faithfulness_curves(g.model, g.pairs, g.edges, resamples=20),
+    "families": lambda g: _families(g),
     "gradient_times_parameter": lambda g: circuits.gradient_times_parameter(g.model, g.pairs),
     "hypothesis_tests": lambda g: circuits.hypothesis_tests(g.model, g.pairs, g.circuit, n_random=10, permutations=20),
     "information_flow": lambda g: circuits.information_flow(g.model, g.pairs),
@@ -129,6 +130,12 @@ NOT_CALLED = {"check_task", "load_model", "load_task", "memory_need"}
 def _interchanged(g: Given) -> Any:
     inputs = [[3, 4]] * len(g.pairs)
     return circuits.interchange_interventions(g.model, g.pairs, COPIES, inputs, {"x": "a0.h0"}, token_of=int)
+
+
+def _families(g: Given) -> Any:
+    pairs = PromptPairs.from_pairs([pair for _ in range(4) for pair in g.pairs][:8])
+    scores = circuits.edge_attribution(g.model, pairs)
+    return circuits.families(g.model, pairs, scores, k=2, edges=20, groupings=20)
 
 
 def _of_scores(scores: circuits.EdgeScores) -> Any:
