@@ -20,10 +20,14 @@ from circuits.evaluation.counterfactual import Counterfactuals as Counterfactual
 from circuits.evaluation.counterfactual import counterfactuals as counterfactuals
 from circuits.evaluation.curves import FaithfulnessCurves as FaithfulnessCurves
 from circuits.evaluation.curves import faithfulness_curves as faithfulness_curves
+from circuits.evaluation.dissociation import Dissociation as Dissociation
+from circuits.evaluation.dissociation import dissociate as dissociate
 from circuits.evaluation.faithfulness import Faithfulness as Faithfulness
 from circuits.evaluation.faithfulness import circuit_metric as circuit_metric
 from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
 from circuits.evaluation.faithfulness import faithfulness as faithfulness
+from circuits.evaluation.families import Families as Families
+from circuits.evaluation.families import families as families
 from circuits.evaluation.hypothesis import HypothesisTests as HypothesisTests
 from circuits.evaluation.hypothesis import hypothesis_tests as hypothesis_tests
 from circuits.evaluation.randomisation import Randomisation as Randomisation
@@ -32,6 +36,8 @@ from circuits.evaluation.recovery import Recovery as Recovery
 from circuits.evaluation.recovery import recovery as recovery
 from circuits.evaluation.score_quality import complexity as complexity
 from circuits.evaluation.score_quality import sensitivity as sensitivity
+from circuits.evaluation.sharing import Sharing as Sharing
+from circuits.evaluation.sharing import sharing as sharing
 from circuits.evaluation.stability import Stability as Stability
 from circuits.evaluation.stability import prompt_stability as prompt_stability
 from circuits.evaluation.stability import stability as stability

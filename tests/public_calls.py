@@ -78,6 +78,9 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "complexity": lambda g: circuits.complexity(g.edges),
     "counterfactuals": lambda g: circuits.counterfactuals(g.model, g.pairs, samples=8),
     "diagnose": lambda g: circuits.diagnose(g.model, g.pairs, samples=16),
+    "dissociate": lambda g: circuits.dissociate(
+        {"a": (g.pairs, g.circuit), "b": (g.pairs[:2], g.edges.top(20))}, g.model, n_random=2, resamples=20
+    ),
     "draw_samples": lambda g: _in_directory(
         lambda out: fit_samples(circuits.draw_samples(g.model, g.pairs, out, samples=48, alpha=0.3))
     ),
@@ -89,6 +92,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     ),
     "faithfulness": lambda g: circuits.faithfulness(g.model, g.pairs, g.circuit),
     "faithfulness_curves": lambda g: circuits.faithfulness_curves(g.model, g.pairs, g.edges, resamples=20),
+    "families": lambda g: _families(g),
     "gradient_times_parameter": lambda g: circuits.gradient_times_parameter(g.model, g.pairs),
     "hypothesis_tests": lambda g: circuits.hypothesis_tests(g.model, g.pairs, g.circuit, n_random=10, permutations=20),
     "information_flow": lambda g: circuits.information_flow(g.model, g.pairs),
@@ -110,6 +114,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "recovery": lambda g: circuits.recovery(g.edges, g.circuit),
     "refine": lambda g: circuits.refine(g.model, g.pairs, g.edges, top=5),
     "sensitivity": lambda g: circuits.sensitivity(g.edges),
+    "sharing": lambda g: circuits.sharing({"a": g.circuit, "b": g.edges.top(20)}, draws=5),
     "shapley": lambda g: circuits.shapley(g.model, g.pairs, orders=2),
     "sobol": lambda g: circuits.sobol(g.model, g.pairs, samples=4),
     "stability": lambda g: circuits.stability({"a": g.edges, "b": circuits.information_flow(g.model, g.pairs)}, k=5),
@@ -125,6 +130,12 @@ NOT_CALLED = {"check_task", "load_model", "load_task", "memory_need"}
 def _interchanged(g: Given) -> Any:
     inputs = [[3, 4]] * len(g.pairs)
     return circuits.interchange_interventions(g.model, g.pairs, COPIES, inputs, {"x": "a0.h0"}, token_of=int)
+
+
+def _families(g: Given) -> Any:
+    pairs = PromptPairs.from_pairs([pair for _ in range(4) for pair in g.pairs][:8])
+    scores = circuits.edge_attribution(g.model, pairs)
+    return circuits.families(g.model, pairs, scores, k=2, edges=20, groupings=20)
 
 
 def _of_scores(scores: circuits.EdgeScores) -> Any:

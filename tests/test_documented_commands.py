@@ -44,6 +44,7 @@ SMALLER = [
     (r"--edges 200 --out runs/ioi", "--edges 120 --out runs/ioi"),
     (r"^circuits study run docs/studies/induction.toml", "circuits study run docs/studies/small.toml"),
     (r"^circuits evaluate runs/ioi --pairs ioi --n 32", r"\g<0> --parts completeness,scores,recovery"),
+    (r"^circuits dissociate ", r"\g<0>--random-circuits 2 "),
     (r"^circuits evaluate ", r"\g<0>--random-circuits 2 "),
     (r"--n (?:4|8|16|32)\b", "--n 2"),
     (r"--senders heads --n \d+", "--senders heads --n 1"),

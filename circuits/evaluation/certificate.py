@@ -153,7 +153,7 @@ class Certificate(Shown):
         low, high = self.limits
         columns = (self.share, low, high, self.radii, self.replaceable)
         of_edges = zip(self.graph.edges, self.states.tolist(), *(column.tolist() for column in columns), strict=True)
-        keys = ("edge", "status", "share", "low", "high", "deletions", "replacements")
+        keys: tuple[str, ...] = ("edge", "status", "share", "low", "high", "deletions", "replacements")
         rows: list[dict[str, Any]] = [
             dict(zip(keys, (edge, STATES[state + 1], *more), strict=True)) for edge, state, *more in of_edges
         ]

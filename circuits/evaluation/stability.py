@@ -22,6 +22,7 @@ from circuits.results.provenance import finite
 from circuits.shown import Shown
 from circuits.stats.bootstrap import resampling_weights, row_sizes
 from circuits.stats.correlation import correlation
+from circuits.stats.overlap import jaccard
 
 
 @plain_methods
@@ -122,7 +123,7 @@ def _of_nodes(runs: Mapping[str, NodeScores], k: int | None) -> Stability:
         names = tuple(f"{node}@{position}" for node in first.nodes for position in first.positions)
     values = torch.stack([run.values.flatten().to("cpu", torch.float64) for run in runs.values()])
     members = _strongest(values, k, "nodes")
-    return Stability(tuple(runs), k, _jaccard(members), _ranks(values), members.double().mean(0), names, "nodes")
+    return Stability(tuple(runs), k, jaccard(members), _ranks(values), members.double().mean(0), names, "nodes")
 
 
 def _of_edges(runs: Mapping[str, EdgeScores | Circuit], k: int | None, mixed: bool) -> Stability:
@@ -144,7 +145,7 @@ def _of_edges(runs: Mapping[str, EdgeScores | Circuit], k: int | None, mixed: bo
     else:
         masks = [run.mask[graph.edge_mask] for run in runs.values() if isinstance(run, Circuit)]
         members = torch.stack(masks)
-    return Stability(tuple(runs), k, _jaccard(members), rank, members.double().mean(0), graph.edges)
+    return Stability(tuple(runs), k, jaccard(members), rank, members.double().mean(0), graph.edges)
 
 
 @plain_torch
@@ -172,7 +173,7 @@ def prompt_stability(scores: EdgeScores, k: int, resamples: int = 200, seed: int
     ranks = values.argsort(1).argsort(1).double()
     rank = torch.corrcoef(ranks)
     names = tuple(f"resample {i}" for i in range(resamples))
-    return Stability(names, k, _jaccard(members), rank, members.double().mean(0), scores.graph.edges)
+    return Stability(names, k, jaccard(members), rank, members.double().mean(0), scores.graph.edges)
 
 
 def _ranks(values: Float[Tensor, "run edge"]) -> Float[Tensor, "run run"]:
@@ -185,13 +186,6 @@ def _strongest(values: Float[Tensor, "run edge"], k: int, what: str = "edges") -
         raise InputError(f"k must be between 1 and the graph's {values.shape[1]} {what}, got {k}")
     order = torch.sort(values.abs(), dim=1, descending=True, stable=True).indices[:, :k]
     return torch.zeros(values.shape, dtype=torch.bool).scatter_(1, order, True)
-
-
-def _jaccard(members: Bool[Tensor, "run edge"]) -> Float[Tensor, "run run"]:
-    wide = members.double()
-    shared = wide @ wide.T
-    either = wide.sum(1)[:, None] + wide.sum(1) - shared
-    return torch.where(either > 0, shared / either, 1.0)
 
 
 def _off_diagonal(matrix: Float[Tensor, "run run"]) -> float:

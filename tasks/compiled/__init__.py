@@ -19,7 +19,8 @@ from tasks.compiled.compiler import Head, Mlp, Network, compile_network
 from tasks.compiled.program import Program
 from tasks.compiled.structure import structural_edges
 from tasks.compiled.truth import active_edges, jointly_active_edges
+from tasks.compiled.two_ways import TwoWays
 
 __all__ = [
-    "Head", "Mlp", "Network", "Program", "active_edges", "compile_network", "jointly_active_edges", "structural_edges",
+    "Head", "Mlp", "Network", "Program", "TwoWays", "active_edges", "compile_network", "jointly_active_edges", "structural_edges",
 ]  # fmt: skip
