@@ -1,5 +1,9 @@
 """All public names, each once: read by type checkers, and by `__init__.py`, which imports a name when it is first used."""
 
+from circuits.descriptions.attention import Attention as Attention
+from circuits.descriptions.attention import attention as attention
+from circuits.descriptions.logit_lens import LogitLens as LogitLens
+from circuits.descriptions.logit_lens import logit_lens as logit_lens
 from circuits.errors import AttributionWarning as AttributionWarning
 from circuits.errors import DamageWarning as DamageWarning
 from circuits.errors import InputError as InputError
@@ -67,6 +71,7 @@ from circuits.methods.component_baselines import internal_influence as internal_
 from circuits.methods.component_baselines import neuron_conductance as neuron_conductance
 from circuits.methods.diagnosis import Diagnosis as Diagnosis
 from circuits.methods.diagnostics import diagnose as diagnose
+from circuits.methods.direct_effects import direct_effects as direct_effects
 from circuits.methods.edge_attribution import edge_attribution as edge_attribution
 from circuits.methods.edge_memory import MemoryNeed as MemoryNeed
 from circuits.methods.edge_memory import memory_need as memory_need
@@ -92,6 +97,7 @@ from circuits.question.metrics import Metric as Metric
 from circuits.results.circuit import Circuit as Circuit
 from circuits.results.edge_scores import EdgeScores as EdgeScores
 from circuits.results.naming import Naming as Naming
+from circuits.results.node_scores import DirectEffects as DirectEffects
 from circuits.results.node_scores import LinearAttribution as LinearAttribution
 from circuits.results.node_scores import NodeScores as NodeScores
 from circuits.results.random_circuits import random_circuit as random_circuit

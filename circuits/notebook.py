@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from circuits.descriptions.attention import Attention
+from circuits.descriptions.logit_lens import LogitLens
 from circuits.errors import InputError
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
@@ -60,13 +62,14 @@ class Page:
         write_text(path, self.html)
 
 
-def plot(result: NodeScores | EdgeScores | Circuit, **options: Any) -> Any:
+def plot(result: NodeScores | EdgeScores | Circuit | Attention | LogitLens, **options: Any) -> Any:
     """A figure of a result.
 
     Args:
         result: scores of nodes: a heat map of layers × heads, or of nodes × positions; scores of edges: a heat map of the
-            sums over each node's out-edges; a circuit: its graph.
-        options: of `circuits.plots.node_heatmap`, `circuits.plots.position_heatmap`, or `circuits.export.drawing.draw`.
+            sums over each node's out-edges; a circuit: its graph; attention: a heat map of one head; a logit lens: its lines.
+        options: of `circuits.plots.node_heatmap`, `circuits.plots.position_heatmap`, `circuits.plots.attention_heatmap`, or
+            `circuits.export.drawing.draw`.
 
     Returns:
         A plotly figure, or a `Drawing` of a circuit.
@@ -80,8 +83,12 @@ def plot(result: NodeScores | EdgeScores | Circuit, **options: Any) -> Any:
         with tempfile.TemporaryDirectory() as place:
             write_svg(result, Path(place) / "circuit.svg", **options)
             return Drawing((Path(place) / "circuit.svg").read_text(encoding="utf-8"))
-    from circuits.plots import node_heatmap, position_heatmap
+    from circuits.plots import attention_heatmap, lens_lines, node_heatmap, position_heatmap
 
+    if isinstance(result, Attention):
+        return attention_heatmap(result, **options)
+    if isinstance(result, LogitLens):
+        return lens_lines(result)
     nodes = result.to_nodes() if isinstance(result, EdgeScores) else result
     return node_heatmap(nodes, **options) if nodes.positions is None else position_heatmap(nodes, **options)
 

@@ -64,6 +64,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "apply_edit": lambda g: circuits.apply_edit(
         g.model, circuits.plan_edit(g.linear, g.linear), {"own": g.pairs}, ks=(0, 2)
     ),
+    "attention": lambda g: circuits.attention(g.model, g.pairs, ["a0.h0"]),
     "atp_star": lambda g: circuits.atp_star(g.model, g.pairs),
     "attribution_patching": lambda g: circuits.attribution_patching(g.model, g.pairs),
     "banzhaf": lambda g: circuits.banzhaf(g.model, g.pairs, samples=48),
@@ -81,6 +82,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "dissociate": lambda g: circuits.dissociate(
         {"a": (g.pairs, g.circuit), "b": (g.pairs[:2], g.edges.top(20))}, g.model, n_random=2, resamples=20
     ),
+    "direct_effects": lambda g: circuits.direct_effects(g.model, g.pairs, positions="each"),
     "draw_samples": lambda g: _in_directory(
         lambda out: fit_samples(circuits.draw_samples(g.model, g.pairs, out, samples=48, alpha=0.3))
     ),
@@ -99,6 +101,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "interchange_interventions": lambda g: _interchanged(g),
     "internal_influence": lambda g: circuits.internal_influence(g.model, g.pairs, steps=2),
     "leave_one_out": lambda g: circuits.leave_one_out(g.model, g.pairs),
+    "logit_lens": lambda g: circuits.logit_lens(g.model, g.pairs),
     "minimality": lambda g: circuits.minimality(g.model, g.pairs, g.edges.top(40)),
     "neuron_conductance": lambda g: circuits.neuron_conductance(g.model, g.pairs, steps=2),
     "path_patching": lambda g: circuits.path_patching(g.model, g.pairs, ["logits"]),

@@ -90,8 +90,8 @@ class Norm:
         return v * r if self.weight is None else v * r * self.weight
 
     def scale_and_direction(
-        self, x: Float[Tensor, "batch pos d_model"]
-    ) -> tuple[Float[Tensor, "batch pos 1"] | None, Float[Tensor, "batch pos d_model"] | None]:
+        self, x: Float[Tensor, "*axes d_model"]
+    ) -> tuple[Float[Tensor, "*axes 1"] | None, Float[Tensor, "*axes d_model"] | None]:
         """(r, x̂) of the module docstring: the factor of a gradient on its way back, and the direction that is removed
         from it. None: no factor, no direction."""
         if self.kind == "identity":

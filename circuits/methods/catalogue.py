@@ -34,6 +34,7 @@ OURS = {
     "activation-patching": "activation_patching:METHOD",
     "path-patching": "path_patching:METHOD",
     "attribution-patching": "attribution_patching:METHOD",
+    "direct-effects": "direct_effects:METHOD",
     "atp-star": "atp_star:METHOD",
     "coar": "coar:METHOD",
 }

@@ -173,9 +173,28 @@ class NodeScores(Shown):
 
     @classmethod
     def load(cls, path: str | Path) -> "NodeScores":
-        """Reads what `save` wrote, also of a `LinearAttribution`; InputError for any other file."""
+        """Reads what `save` wrote, also of a `LinearAttribution` or `DirectEffects`; InputError for any other file."""
         arguments = score_file.read_node_scores(path)
-        return LinearAttribution(**arguments) if "fit" in arguments else NodeScores(**arguments)
+        kind = LinearAttribution if "fit" in arguments else DirectEffects if "constant" in arguments else NodeScores
+        return kind(**arguments)
+
+
+@plain_methods
+@dataclass(frozen=True, eq=False, repr=False)
+class DirectEffects(NodeScores):
+    """What writers add to the metric by their own writes, with the final norm's scale fixed (`circuits.direct_effects`).
+
+    Attributes:
+        constant: per prompt, what belongs to no writer: biases, and the part of the metric that is not linear in the logits.
+    """
+
+    constant: Float[Tensor, " prompt"] = field(default_factory=lambda: torch.zeros(0))
+
+    @property
+    def rest(self) -> Float[Tensor, " prompt"]:
+        """The metric without the constant and these nodes: 0 up to rounding if the nodes are all writers, each once."""
+        assert self.clean is not None
+        return self.clean - self.constant - self.per_prompt.flatten(0, -2).sum(0)
 
 
 @plain_methods

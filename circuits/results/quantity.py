@@ -65,6 +65,7 @@ QUANTITIES = {
     "edge_pruning": Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of=""),
     "internal_influence": Quantity("influence", positive="raises the metric", negative="lowers the metric"),
     "acdc": Quantity("change when tested", of="of"),
+    "direct_effects": Quantity("direct effect", positive="raises the metric", negative="lowers the metric"),
     "coar": Quantity("weight", of="for"),
     "shapley": Quantity("Shapley value", of="for"),
     "banzhaf": Quantity("Banzhaf value", of="for"),

@@ -5,6 +5,7 @@
 | of edges | `values`, `stderr` [writer, reader]; where known `by_position`, `by_position_stderr` [writer, reader, position], `per_prompt` [row, edge] in float32, `kept` [writer, reader] of booleans | `schema`, `graph`, `provenance`, `n_prompts`, `positions`, `group` |
 | of edges, by place | also `places.values`, `places.stderr` … [writer, reader at a place] | also `places.graph`, `places.n_prompts`, `places.group` |
 | of nodes | `per_prompt` [node, (position,) prompt]; `clean`, `corrupted` [prompt] where known | `schema`, `nodes`, `positions`, `provenance` |
+| of direct effects | also `constant` [prompt] | |
 | of COAR | also `bias` [prompt], `weight_stderr` [node, prompt], `mean_weight_stderr` [node] | also `fit` |
 
 Edge scores of schema 1 had only `values` and `stderr`; they can still be read.
@@ -41,6 +42,7 @@ EDGE_TENSORS = {
     "per_prompt": torch.float32,
     "kept": torch.bool,
 }
+RUN_TENSORS = ("clean", "corrupted", "constant")
 FIT_TENSORS = ("bias", "weight_stderr", "mean_weight_stderr")
 
 
@@ -118,7 +120,7 @@ def check_shapes(
 def write_node_scores(scores: Any, path: str | Path, fit: Mapping[str, Any] | None = None) -> None:
     """Writes `NodeScores` atomically; with a `fit`, a `LinearAttribution`."""
     header = _common_header(scores, NODE_SCHEMA) | {"nodes": json.dumps(list(scores.nodes))}
-    runs = {"per_prompt": scores.per_prompt, "clean": scores.clean, "corrupted": scores.corrupted}
+    runs = {"per_prompt": scores.per_prompt} | {name: getattr(scores, name, None) for name in RUN_TENSORS}
     if fit is not None:
         header["fit"] = json.dumps(fit)
         runs |= {name: getattr(scores, name) for name in FIT_TENSORS}
@@ -126,7 +128,8 @@ def write_node_scores(scores: Any, path: str | Path, fit: Mapping[str, Any] | No
 
 
 def read_node_scores(path: str | Path) -> dict[str, Any]:
-    """The arguments of the `NodeScores` that `write_node_scores` wrote; if `fit` is among them, of a `LinearAttribution`.
+    """The arguments of the `NodeScores` that `write_node_scores` wrote; with `fit` of a `LinearAttribution`, with `constant` of
+    `DirectEffects`.
 
     Raises:
         InputError: the file cannot be read or holds something else; with the reason.
@@ -135,7 +138,7 @@ def read_node_scores(path: str | Path) -> dict[str, Any]:
         nodes = _names(_parsed(header, "nodes"), "nodes")
         common = _common_arguments(header)
         fit = _object(header, "fit") if "fit" in header else None
-        optional = {"clean", "corrupted"} & set(file.keys())
+        optional = set(RUN_TENSORS) & set(file.keys())
         names = ("per_prompt", *optional, *(() if fit is None else FIT_TENSORS))
         tensors = {name: file.get_tensor(name) for name in names}
         per_prompt, positions = tensors["per_prompt"], common["positions"]

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from circuits.engine.hooks import Hook, TokenBatch, inference_state, run
-from circuits.errors import InputError, ModelError
+from circuits.descriptions.attention import recorded_patterns
+from circuits.descriptions.tokens import token_texts
+from circuits.engine.hooks import TokenBatch, inference_state
+from circuits.errors import InputError
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.prompts.pairs import PromptPairs
@@ -33,25 +35,11 @@ def attention_patterns(
     if not 0 <= pair < len(pairs):
         raise InputError(f"there is no pair {pair}; there are {len(pairs)}, counted from 0")
     ids = pairs.clean[pair]
-    wanted: dict[int, dict[int, str]] = {}
-    for writer in model.graph.writer_nodes:
-        if writer.name in heads and writer.head is not None:
-            wanted.setdefault(writer.layer, {})[writer.head] = writer.name
-    found: dict[str, list[list[float]]] = {}
-
-    def keep(layer: int, value: torch.Tensor) -> None:
-        for head, name in wanted[layer].items():
-            found[name] = value[0, head].float().cpu().tolist()
-
-    hooks: list[Hook] = []
-    for layer in wanted:
-        point = model.bridge.hook_dict.get(f"blocks.{layer}.attn.hook_pattern")
-        if point is None:
-            raise ModelError(f"layer {layer} of {model.name} does not show its attention pattern")
-        hooks.append((point, lambda value, layer=layer: keep(layer, value)))
+    layers = {writer.name: (writer.layer, writer.head) for writer in model.graph.writer_nodes if writer.kind == "head"}
+    wanted = {head: layers[head] for head in heads if head in layers}
     tokens = torch.tensor([ids], device=model.device)
-    with inference_state(model.bridge), torch.no_grad():
-        last = torch.tensor([len(ids) - 1], device=model.device)
-        run(model.architecture, TokenBatch(tokens, last), hooks)
-    texts = [str(i) for i in ids] if model.tokenizer is None else [model.tokenizer.decode([i]) for i in ids]
-    return texts, {name: found[name] for name in heads if name in found}
+    last = torch.tensor([len(ids) - 1], device=model.device)
+    with inference_state(model.bridge):
+        seen = recorded_patterns(model.architecture, TokenBatch(tokens, last), {layer for layer, _ in wanted.values()})
+    found = {name: seen[layer][0, head].float().cpu().tolist() for name, (layer, head) in wanted.items()}
+    return list(token_texts(model, ids)), found
