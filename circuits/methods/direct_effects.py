@@ -36,7 +36,7 @@ from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.metrics import MetricLike
-from circuits.question.positions import place, position_axis
+from circuits.question.positions import position_axis, tokens_at
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import DirectEffects
 
@@ -170,11 +170,11 @@ def _at_sources(
     by_token: Float[Tensor, "node batch key"], labels: tuple[str, ...], batch: Batch, pairs: PromptPairs
 ) -> Float[Tensor, "node position batch"]:
     named = labels[:-1] if labels[-1] == ELSEWHERE else labels
-    at = torch.stack([place(label, batch, pairs) for label in named], 1).to(by_token.device)
-    picked = by_token.gather(2, at[None].expand(len(by_token), -1, -1))
+    tokens = torch.stack([tokens_at(label, batch, pairs) for label in named]).to(by_token)
+    picked = torch.einsum("nbk,lbk->nlb", by_token, tokens)
     if len(named) < len(labels):
-        picked = torch.cat([picked, (by_token.sum(2) - picked.sum(2))[..., None]], 2)
-    return picked.movedim(1, 2)
+        picked = torch.cat([picked, (by_token.sum(2) - picked.sum(1))[:, None]], 1)
+    return picked
 
 
 METHOD = Method(
