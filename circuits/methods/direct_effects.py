@@ -36,7 +36,7 @@ from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.metrics import MetricLike
-from circuits.question.positions import position_axis, tokens_at
+from circuits.question.positions import label_bounds, position_axis, tokens_at
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import DirectEffects
 
@@ -121,15 +121,21 @@ def source_labels(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
         PairsError: the pairs lack these positions, or roles given by name share a token.
     """
     labels = position_axis(pairs, positions)
-    if labels is None or positions == "each":
+    if labels is None or positions in ("each", "spans"):
         return labels
     kept: list[str] = []
     for label in labels:
-        shared = [other for other in kept if any(roles[label] == roles[other] for roles in pairs.roles)]
+        shared = [other for other in kept if _overlap(pairs, label, other)]
         if shared and positions != "roles":
             raise PairsError(f"roles {shared[0]!r} and {label!r} name the same token in some pair; give one of them")
         kept += [] if shared else [label]
     return (*kept, ELSEWHERE)
+
+
+def _overlap(pairs: PromptPairs, one: str, other: str) -> bool:
+    """Whether two labels share a token in some pair."""
+    ends = ((label_bounds(one, i, pairs), label_bounds(other, i, pairs)) for i in range(len(pairs)))
+    return any(a[0] < b[1] and b[0] < a[1] for a, b in ends)
 
 
 def _on_batch(
