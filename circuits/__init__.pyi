@@ -48,6 +48,8 @@ from circuits.evaluation.stability import stability as stability
 from circuits.evaluation.task import TaskCheck as TaskCheck
 from circuits.evaluation.task import check_pairs as check_pairs
 from circuits.evaluation.task import check_task as check_task
+from circuits.evaluation.transfer import Transfer as Transfer
+from circuits.evaluation.transfer import transfer as transfer
 from circuits.export.formats import export_circuit as export_circuit
 from circuits.graph.graph import Graph as Graph
 from circuits.methods.acdc import acdc as acdc

@@ -121,6 +121,9 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "shapley": lambda g: circuits.shapley(g.model, g.pairs, orders=2),
     "sobol": lambda g: circuits.sobol(g.model, g.pairs, samples=4),
     "stability": lambda g: circuits.stability({"a": g.edges, "b": circuits.information_flow(g.model, g.pairs)}, k=5),
+    "transfer": lambda g: circuits.transfer(
+        g.circuit, g.model, g.pairs, model_a=g.model, scores_a=g.edges, scores_b=g.edges, n_random=1, permutations=20
+    ),
     "verify": lambda g: circuits.verify(g.model, g.pairs, g.nodes, below=0.1, samples=16),
     "attention patterns": lambda g: attention_patterns(g.model, g.pairs, ["a0.h0"])[1],
     "methods of scores": lambda g: _of_scores(g.edges),

@@ -27,6 +27,7 @@ from circuits.cli.report import report
 from circuits.cli.streams import lasting_streams
 from circuits.cli.study import study_app
 from circuits.cli.tasks import tasks_app
+from circuits.cli.transfer import transfer
 from circuits.cli.view import view
 from circuits.errors import ContentWarning, DamageWarning, InputError, PairsWarning, of_machine
 
@@ -56,7 +57,7 @@ def settings(
     quiet.verbose = verbose
 
 
-for command in (discover, evaluate, compare, dissociate, export, view, report, doctor):
+for command in (discover, evaluate, compare, dissociate, transfer, export, view, report, doctor):
     app.command()(command)
 app.add_typer(study_app, name="study")
 app.add_typer(methods_app, name="methods")

@@ -77,7 +77,7 @@ def status(
         return
     groups: dict[tuple[str, str], Counter[str]] = {}
     for entry in entries:
-        groups.setdefault((entry.request.model, entry.request.task), Counter())[entry.state] += 1
+        groups.setdefault((entry.request.model_shown, entry.request.task), Counter())[entry.state] += 1
     rows = [[model, task, *(str(counts[state]) for state in STATES)] for (model, task), counts in groups.items()]
     print_rows(f"{directory}: {_summary(entries)}", ("model", "task", *STATES), rows)
     _print_failures(entries)

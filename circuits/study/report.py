@@ -90,7 +90,7 @@ class Seeds:
         for request in study.requests:
             identity = directory.identity(request_key(request))
             if identity is not None:
-                made.setdefault((request.task, request.model), {})[request.seed] = identity.pairs
+                made.setdefault((request.task, request.model_shown), {})[request.seed] = identity.pairs
         of_several = {question: set(by.values()) for question, by in made.items() if len(by) > 1}
         same = [question for question, pairs in of_several.items() if len(pairs) == 1]
         drawn = [question for question, pairs in of_several.items() if len(pairs) > 1]

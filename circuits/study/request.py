@@ -91,6 +91,11 @@ class Request:
         return None if source is None else find(source)(model, None, self.seed, reading=reading_of(self.reading))
 
     @property
+    def model_shown(self) -> str:
+        """The model in tables, with its revision if it has one."""
+        return self.model if self.revision is None else f"{self.model}@{self.revision}"
+
+    @property
     def model_source(self) -> str:
         """The model's name, or the path of its directory."""
         path = Path(self.base) / self.model
@@ -105,7 +110,7 @@ class Request:
 
     def __str__(self) -> str:
         more = [part for part in (self.metric, self.ablation) if part is not None]
-        return ", ".join([f"{self.label} on {self.task} in {self.model}", *more, f"seed {self.seed}"])
+        return ", ".join([f"{self.label} on {self.task} in {self.model_shown}", *more, f"seed {self.seed}"])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ parts = ["faithfulness", "curves"]
 
 Optional: `metrics` and `ablations` (lists; every run is made with each; default: the metric that the task prefers, the method's
 own ablation), `reference` (a file of pairs: what the ablations `mean` and `mean_positional` take the mean over), `columns`,
-`skip-unfit`, `trust-ids` and `bos` (how files of pairs are read, as by the options of `circuits discover`), `dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (per operation; default 1), and `[[leave-out]]`
+`skip-unfit`, `trust-ids` and `bos` (how files of pairs are read, as by the options of `circuits discover`), `dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (per operation; default 1), `checkpoints` (each
+model at several stages of its training: directories in the model's directory, or revisions of a Hugging Face model), and `[[leave-out]]`
 tables, each with some of `model`, `task` and `method` (the label): combinations to leave out. `-` and `_` are the same in all keys;
 paths are relative to the study file.
 """
@@ -74,6 +75,15 @@ def parse_study(text: str, name: str = "the study", base: Path | None = None, ch
 
 
 @dataclass(frozen=True)
+class _Place:
+    """A model as it is given, and where its weights are."""
+
+    given: str
+    model: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
 class _Reader:
     """Turns a file's values into requests; error messages name the file and the key."""
 
@@ -85,7 +95,7 @@ class _Reader:
         top = self.known(
             given,
             ("models", "tasks", "n", "one_length", "seeds", "metrics", "ablations", "methods", "evaluation", "dtype", "device",
-             "device_map", "revision", "batch_size", "threads", "leave_out", "reference", *READING), "",
+             "device_map", "revision", "checkpoints", "batch_size", "threads", "leave_out", "reference", *READING), "",
         )  # fmt: skip
         for needed in ("models", "tasks", "methods"):
             if needed not in top:
@@ -98,7 +108,7 @@ class _Reader:
         common = {
             "n": self.number(top, "n", 64), "batch_size": self.number(top, "batch_size", None),
             "threads": self.number(top, "threads", 1, MOST_THREADS), "evaluation": self.evaluation(top.get("evaluation"), tasks),
-            **{key: self.text(top, key) for key in ("dtype", "revision", "device_map")}, "device": self.text(top, "device") or "auto",
+            **{key: self.text(top, key) for key in ("dtype", "device_map")}, "device": self.text(top, "device") or "auto",
             "base": str(self.base), "one_length": self.flag(top, "one_length"),
         }  # fmt: skip
         for what, asked in (("metric", metrics), ("ablation", ablations)):
@@ -109,22 +119,23 @@ class _Reader:
         self.check_reference(top, methods, ablations)
         self.check_placement(models, common["dtype"], common["device"], common["device_map"])
         sources = [self.source(task) for task in tasks] if self.check_tasks else []
-        for model in models if self.check_tasks else ():
-            self.check_model(model)
-        total = len(models) * len(tasks) * len(methods) * len(seeds) * len(metrics) * len(ablations)
+        places = self.places(top, models)
+        for at in places if self.check_tasks else ():
+            self.check_model(at.model)
+        total = len(places) * len(tasks) * len(methods) * len(seeds) * len(metrics) * len(ablations)
         if total > MOST_RUNS:
             raise InputError(f"{self.name} asks for {total} runs; a study has at most {MOST_RUNS}")
         made = [
             Request(
-                model=model, task=task, label=label, method=method, options=options, metric=metric, ablation=ablation,
+                model=at.model, revision=at.revision, task=task, label=label, method=method, options=options, metric=metric, ablation=ablation,
                 seed=seed, **common, reading=readings[task],
                 reference=top.get("reference") if (ablation or declared(method).ablation) in MEANS else None,
             )
-            for model, task, seed, (label, method, options), metric, ablation in product(
-                models, tasks, seeds, methods, metrics, ablations
+            for at, task, seed, (label, method, options), metric, ablation in product(
+                places, tasks, seeds, methods, metrics, ablations
             )
             if not any(
-                all({"model": model, "task": task, "method": label}[key] == value for key, value in leave.items())
+                all({"model": at.given, "task": task, "method": label}[key] == value for key, value in leave.items())
                 for leave in left_out
             )
         ]  # fmt: skip
@@ -134,6 +145,26 @@ class _Reader:
             for source in sources:
                 assert source.task or source.path  # loads the task's package: last, since it imports torch
         return tuple(made)
+
+    def places(self, top: Mapping[str, Any], models: Sequence[str]) -> list["_Place"]:
+        """Each model, or each checkpoint of each model: a directory inside of a model's directory, or else a revision."""
+        from circuits import plugins, zoo
+
+        revision = self.text(top, "revision")
+        if "checkpoints" not in top:
+            return [_Place(model, model, revision) for model in models]
+        if revision is not None:
+            raise self.error("revision", "and checkpoints exclude each other")
+        found = []
+        for model in models:
+            inside = (self.base / model).is_dir()
+            if not inside and (plugins.names_built_model(model) or model in zoo.names()):
+                raise self.error(
+                    "checkpoints", f"of {model} do not exist; give Hugging Face ids or directories of checkpoints"
+                )
+            for name in self.names(top, "checkpoints"):
+                found.append(_Place(model, f"{model}/{name}", None) if inside else _Place(model, model, name))
+        return found
 
     def error(self, key: str, what: str) -> InputError:
         return InputError(f"{self.name}: {key} {what}")

@@ -53,7 +53,7 @@ def _row(entry: Entry, out: StudyDirectory) -> dict[str, Any]:
     """The row of one request."""
     request = entry.request
     row: dict[str, Any] = {
-        "model": request.model, "task": request.task, "method": request.label,
+        "model": request.model_shown, "task": request.task, "method": request.label,
         "options": json.dumps({"method": request.method, **request.options}, sort_keys=True),
         "seed": request.seed, "n": request.n, "metric": request.metric, "ablation": request.ablation,
         "state": entry.state, "reason": entry.reason, "address": entry.address,

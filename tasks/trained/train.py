@@ -7,11 +7,13 @@ repetition determines. One thread and a fixed seed, so that one machine gives on
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformer_lens import TransformerBridge
 
 from circuits.files.atomic import write_tensors
 from tasks.trained.induction import BOS, CONFIG, WEIGHTS, parameters, untrained
@@ -35,8 +37,13 @@ def sequences(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return tokens, known
 
 
-def train(seed: int = 0) -> dict[str, Tensor]:
-    """The weights after training."""
+def train(seed: int = 0, at: Callable[[int, float, TransformerBridge], None] | None = None) -> dict[str, Tensor]:
+    """The weights after training.
+
+    Args:
+        seed: of the first weights and of the sequences.
+        at: called after every step with its number, its loss and the model, which it must leave as it is.
+    """
     torch.set_num_threads(1)
     bridge = untrained(seed).train()
     generator = torch.Generator().manual_seed(seed)
@@ -53,6 +60,8 @@ def train(seed: int = 0) -> dict[str, Tensor]:
         torch.nn.utils.clip_grad_norm_(bridge.parameters(), 1.0)
         optimiser.step()
         schedule.step()
+        if at is not None:
+            at(step, float(loss), bridge)
         if step % 250 == 0:
             right = float((predicted.argmax(-1) == target).float().mean())
             print(

@@ -1,0 +1,295 @@
+"""Is a circuit still there in another model: a fine-tuned one, another checkpoint, a quantised one, another seed, another architecture?
+
+*Faithfulness*: where both models have one graph, the same edges in model B, beside random circuits. *Changed edges*: effects of both
+models compared by a permutation test that is corrected for all edges (`circuits.stats.changes`). *Heads by function*: for each head of
+the circuit the head of B with the most similar profile (`circuits.measure.head_profiles`), also where the graphs differ. Similarity is
+the correlation of both heads' features, prompt by prompt, each feature centred and scaled over the heads and prompts of its own model
+(so pair i must be the same prompt for both models; if their numbers differ, means over prompts are compared). The match is made on both
+halves of the prompts as well: a head that is matched differently in the two halves is not *clear*, and nothing is claimed of it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.errors import InputError
+from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
+from circuits.evaluation.recovery import NEGLIGIBLE
+from circuits.measure.head_profiles import HeadProfiles, head_profiles, landmarks
+from circuits.model import Model
+from circuits.model_calls import on_model
+from circuits.plain_torch import plain_methods
+from circuits.progress import Progress
+from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import AblationLike
+from circuits.question.metrics import MetricLike
+from circuits.question.question import Question
+from circuits.results.circuit import Circuit
+from circuits.results.edge_scores import EdgeScores
+from circuits.shown import Shown
+from circuits.stats.bootstrap import check_level
+from circuits.stats.changes import changes_p
+
+FEWEST = 6
+"""Fewer paired prompts have too few signs to show a change at 0.95."""
+
+
+@dataclass(frozen=True)
+class ChangedEdge:
+    """An edge whose effect differs between two models.
+
+    Attributes:
+        edge: its name.
+        before, after: its mean effect in model A and in model B.
+        p: p value, corrected for all edges.
+        in_circuit: whether the circuit has it.
+    """
+
+    edge: str
+    before: float
+    after: float
+    p: float
+    in_circuit: bool
+
+
+@dataclass(frozen=True)
+class MatchedHead:
+    """A head of the circuit, and the head of the other model that does most nearly the same.
+
+    Attributes:
+        head: the head in model A.
+        match: the head in model B.
+        similarity: correlation of their features, at most 1.
+        runner_up: the similarity of the second best head.
+        clear: both halves of the prompts give this match.
+        moved: it is clear, and not the head of the same name (in a model of the same graph).
+    """
+
+    head: str
+    match: str
+    similarity: float
+    runner_up: float
+    clear: bool
+    moved: bool
+
+
+@plain_methods
+@dataclass(frozen=True, eq=False, repr=False)
+class Transfer(Shown):
+    """A circuit of model A in model B.
+
+    Attributes:
+        model_a, model_b: names of the models; `model_a` None: not known.
+        n_edges: size of the circuit.
+        faithfulness: of the circuit in B; None if B has another graph.
+        before: of the circuit in A; None if A was not given.
+        changed: edges whose effects differ, the largest change first; None if scores of both were not given or cannot be compared.
+        matched: heads of the circuit by function; None if model A was not given.
+        skipped: what was not compared, and why.
+        level: 1 - the probability of naming any edge that did not change.
+    """
+
+    model_a: str | None
+    model_b: str
+    n_edges: int
+    faithfulness: Faithfulness | None
+    before: Faithfulness | None
+    changed: tuple[ChangedEdge, ...] | None
+    matched: tuple[MatchedHead, ...] | None
+    skipped: dict[str, str]
+    level: float
+
+    @property
+    def moved(self) -> tuple[MatchedHead, ...]:
+        """Heads whose function is clearly at another head of B."""
+        return tuple(head for head in self.matched or () if head.moved)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per changed edge."""
+        return [vars(edge) for edge in self.changed or ()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "model_a": self.model_a, "model_b": self.model_b, "edges": self.n_edges, "level": self.level,
+            "faithfulness": None if self.faithfulness is None else self.faithfulness.to_dict(),
+            "before": None if self.before is None else self.before.to_dict(),
+            "changed": None if self.changed is None else [vars(edge) for edge in self.changed],
+            "matched": None if self.matched is None else [vars(head) for head in self.matched],
+            "skipped": dict(self.skipped),
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Transfer({self})"
+
+    def __str__(self) -> str:
+        parts = []
+        if self.faithfulness is not None:
+            before = "" if self.before is None else f" (before: {self.before.value:.3f})"
+            parts.append(f"faithfulness {self.faithfulness.value:.3f}{before}")
+        if self.changed is not None:
+            parts.append(
+                f"{len(self.changed)} edges changed, {sum(e.in_circuit for e in self.changed)} of them in the circuit"
+            )
+        if self.matched is not None:
+            clear = sum(head.clear for head in self.matched)
+            parts.append(f"{clear} of {len(self.matched)} heads clearly matched, {len(self.moved)} moved")
+        return f"{self.n_edges} edges of {self.model_a or 'another model'} in {self.model_b}: {'; '.join(parts) or 'nothing compared'}"
+
+
+@on_model
+def transfer(
+    circuit: Circuit,
+    model_b: Model,
+    pairs_b: PromptPairs,
+    *,
+    model_a: Model | None = None,
+    pairs_a: PromptPairs | None = None,
+    scores_a: EdgeScores | None = None,
+    scores_b: EdgeScores | None = None,
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
+    n_random: int = 5,
+    level: float = 0.95,
+    permutations: int = 999,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Transfer:
+    """Tests a circuit of model A in model B.
+
+    Args:
+        circuit: a circuit of model A.
+        model_b, pairs_b: the other model, and prompts for it.
+        model_a, pairs_a: the circuit's model, for its faithfulness and for matching heads; pairs None: `pairs_b`.
+        scores_a, scores_b: effects per prompt in both models by one method, to compare edges.
+        metric, ablation, batch_size, progress: see `circuits.faithfulness`.
+        n_random: random circuits beside the faithfulness in B.
+        level: 1 - the probability of naming any edge that did not change.
+        permutations: of the test of edges.
+        seed: of random circuits and permutations.
+
+    Raises:
+        InputError: a circuit that is not of model A, scores without effects per prompt, or a number out of range.
+    """
+    check_level(level)
+    if model_a is not None and circuit.graph != model_a.graph:
+        raise InputError(
+            f"the circuit belongs to another graph ({circuit.graph}) than {model_a.name} ({model_a.graph})"
+        )
+    own = pairs_b if pairs_a is None else pairs_a
+    skipped: dict[str, str] = {}
+    after = before = None
+    if circuit.graph == model_b.graph:
+        question = Question.ask(model_b, pairs_b, metric, ablation, batch_size)
+        after = faithfulness_of(question, circuit, n_random=n_random, seed=seed, progress=progress)
+    else:
+        skipped["faithfulness"] = (
+            f"{model_b.name} has another graph ({model_b.graph}) than the circuit ({circuit.graph})"
+        )
+    if model_a is not None:
+        question = Question.ask(model_a, own, metric, ablation, batch_size)
+        before = faithfulness_of(question, circuit, n_random=0, progress=progress)
+    changed = None
+    if scores_a is None or scores_b is None:
+        skipped["edges"] = "scores of both models are needed to compare edges"
+    elif scores_a.graph != scores_b.graph:
+        skipped["edges"] = "the models have different graphs, so their edges cannot be compared"
+    elif (few := _too_few(scores_a, scores_b)) is not None:
+        skipped["edges"] = few
+    else:
+        changed = changed_edges(circuit, scores_a, scores_b, level, permutations, seed)
+    matched = None
+    if model_a is None:
+        skipped["heads"] = "the circuit's own model is needed to match heads"
+    else:
+        matched = match_heads(circuit, (model_a, own, scores_a), (model_b, pairs_b, scores_b))
+    return Transfer(
+        None if model_a is None else model_a.name, model_b.name, len(circuit), after, before, changed, matched, skipped, level
+    )  # fmt: skip
+
+
+def changed_edges(
+    circuit: Circuit, before: EdgeScores, after: EdgeScores, level: float, permutations: int, seed: int
+) -> tuple[ChangedEdge, ...]:
+    """Edges whose effects differ, by a test that is corrected for all edges; the largest change first.
+
+    Scores of the same pairs are compared prompt by prompt, others as two samples.
+    """
+    first, second = _rows(before), _rows(after)
+    if permutations * (1 - level) < 1 - 1e-9:
+        raise InputError(f"{permutations} permutations cannot show anything at this level")
+    least = NEGLIGIBLE * max(float(first.mean(0).abs().max()), float(second.mean(0).abs().max()))
+    p = changes_p(first, second, _paired(before, after), permutations, seed, least)
+    graph = before.graph
+    means = [scores.values[graph.edge_mask] for scores in (before, after)]
+    inside = circuit.mask[graph.edge_mask] if circuit.graph == graph else torch.zeros(graph.n_edges, dtype=torch.bool)
+    named = (p < 1 - level).nonzero()[:, 0]
+    order = named[(means[1] - means[0]).abs()[named].argsort(descending=True, stable=True)]
+    names = graph.edges
+    return tuple(
+        ChangedEdge(names[i], float(means[0][i]), float(means[1][i]), float(p[i]), bool(inside[i]))
+        for i in order.tolist()
+    )
+
+
+def _paired(before: EdgeScores, after: EdgeScores) -> bool:
+    known = before.provenance.get("pairs_sha256")
+    return known is not None and known == after.provenance.get("pairs_sha256") and before.group == after.group
+
+
+def _too_few(before: EdgeScores, after: EdgeScores) -> str | None:
+    """Why no edge can be shown to have changed; None if it can."""
+    n, needed = min(len(_rows(before)), len(_rows(after))), FEWEST if _paired(before, after) else 4
+    return f"{n} prompts are too few to show that an edge changed; score at least {needed}" if n < needed else None
+
+
+def _rows(scores: EdgeScores) -> Float[Tensor, "row edge"]:
+    if scores.per_prompt is None:
+        raise InputError(
+            "these scores do not hold effects per prompt, so changes cannot be told from noise; score the pairs again"
+        )
+    return scores.per_prompt.double().cpu()
+
+
+Side = tuple[Model, PromptPairs, EdgeScores | None]
+"""A model, its prompts and their scores."""
+
+
+def match_heads(circuit: Circuit, a: Side, b: Side) -> tuple[MatchedHead, ...]:
+    """For each head of the circuit the head of the other model with the most similar profile."""
+    names = landmarks(a[1], b[1])
+    scored = all(side[2] is not None and side[2].group == 1 and side[2].n_prompts == len(side[1]) for side in (a, b))
+    profiles = [head_profiles(model, pairs, names, scores if scored else None) for model, pairs, scores in (a, b)]
+    whole, *parts = (_similarity(profiles[0], profiles[1], part) for part in (None, 0, 1))
+    heads, others = profiles[0].heads, profiles[1].heads
+    same_graph = a[0].graph == b[0].graph
+    found = []
+    for i, head in enumerate(heads):
+        if head in circuit.nodes:
+            best, *rest = whole[i].sort(descending=True, stable=True).indices.tolist()
+            second = rest[0] if rest else best
+            clear = all(int(part[i].argmax()) == best for part in parts)
+            moved = clear and same_graph and others[best] != head
+            found.append(MatchedHead(head, others[best], float(whole[i, best]), float(whole[i, second]), clear, moved))
+    return tuple(found)
+
+
+def _similarity(a: HeadProfiles, b: HeadProfiles, half: int | None) -> Float[Tensor, "head other"]:
+    """Correlation of the features of each head of A with each head of B; of every second prompt if a half is given.
+
+    Features are compared prompt by prompt if both sets have equally many prompts, otherwise their means over the prompts.
+    """
+    rows = []
+    for profiles in (a, b):
+        values = profiles.values if half is None or len(profiles.values) < 2 else profiles.values[half::2]
+        if len(a.values) != len(b.values):
+            values = values.mean(0, keepdim=True)
+        spread = values.std((0, 1), correction=0)
+        scaled = (values - values.mean((0, 1))) / torch.where(spread > 1e-9, spread, torch.inf)
+        flat = scaled.transpose(0, 1).flatten(1)
+        rows.append(flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12))
+    return rows[0] @ rows[1].T

@@ -1,0 +1,163 @@
+"""A circuit in another model: faithfulness, changed edges with their error rate, and heads matched by function."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import circuits
+from circuits import InputError
+from circuits.measure.head_profiles import head_profiles, landmarks
+from circuits.stats.changes import changes_p
+from circuits.viewer.attention import attention_patterns
+from tasks.compiled import TwoWays, compile_network
+from tests.tiny_models import random_pairs, tiny
+
+
+def compiled(heads: dict[str, str] | None = None, seed: int = 0, left_out: str | None = None, n_layers: int = 2):
+    """The model of two ways, with its mechanisms at other heads, other decoys, or without one mechanism."""
+    network = TwoWays.network()
+    moved = {(heads or {}).get(name, name): head for name, head in network.heads.items() if name != left_out}
+    return circuits.load_model(compile_network(replace(network, heads=moved, seed=seed, n_layers=n_layers)))
+
+
+@pytest.fixture(scope="module")
+def two_ways():
+    model = compiled()
+    pairs = TwoWays().pairs(model, n=12)
+    scores = circuits.edge_attribution(model, pairs, gradient="ig", steps=5)
+    return model, pairs, scores, scores.threshold(1.0)
+
+
+def test_in_the_same_model_nothing_changed(two_ways):
+    model, pairs, scores, circuit = two_ways
+    found = circuits.transfer(circuit, model, pairs, model_a=model, scores_a=scores, scores_b=scores)
+    assert found.faithfulness.value == pytest.approx(1)
+    assert found.before.value == pytest.approx(1)
+    assert found.changed == ()
+    assert [(head.head, head.match) for head in found.matched] == [("a0.h1", "a0.h1"), ("a0.h3", "a0.h3")]
+    assert found.moved == ()
+    assert found.skipped == {}
+    assert "0 edges changed" in str(found)
+
+
+def test_a_lost_mechanism_and_its_edges_are_named(two_ways):
+    _, pairs, scores, circuit = two_ways
+    other = compiled(left_out="a0.h3")
+    after = circuits.edge_attribution(other, pairs, gradient="ig", steps=5)
+    found = circuits.transfer(circuit, other, pairs, scores_a=scores, scores_b=after)
+    lost = {edge.edge for edge in found.changed if abs(edge.before - edge.after) > 1}
+    assert lost == {"input->a0.h3<v>", "a0.h3->m1", "m1->logits"}
+    assert all(edge.in_circuit and edge.p < 0.05 for edge in found.changed if edge.edge in lost)
+    assert "heads" in found.skipped
+
+
+def test_moved_heads_are_matched_by_what_they_do(two_ways):
+    model, pairs, scores, circuit = two_ways
+    for other in (
+        compiled({"a0.h1": "a0.h2", "a0.h3": "a0.h0"}, seed=5),
+        compiled({"a0.h1": "a0.h2", "a0.h3": "a0.h0"}, seed=6, n_layers=3),
+    ):
+        same_graph = other.graph == model.graph
+        after = circuits.edge_attribution(other, pairs, gradient="ig", steps=5)
+        for scored in ({}, {"scores_a": scores, "scores_b": after}):
+            found = circuits.transfer(circuit, other, pairs, model_a=model, **scored)
+            assert [(head.head, head.match) for head in found.matched] == [("a0.h1", "a0.h2"), ("a0.h3", "a0.h0")]
+            assert all(head.clear and head.similarity > head.runner_up for head in found.matched)
+            assert len(found.moved) == (2 if same_graph else 0)
+            assert ("faithfulness" in found.skipped) != same_graph
+    assert found.faithfulness is None
+    assert "different graphs" in found.skipped["edges"]
+
+
+def test_profiles_are_the_attention_of_each_prompt():
+    model = tiny("llama")
+    pairs = random_pairs(n=3, length=6)
+    names = landmarks(pairs)
+    assert names == ("answer",)
+    profiles = head_profiles(model, pairs, names)
+    assert profiles.features == (
+        "answer to first token",
+        "answer to previous token",
+        "answer to itself",
+        "answer to answer",
+    )
+    for i in range(3):
+        _, patterns = attention_patterns(model, pairs, profiles.heads, i)
+        for h, head in enumerate(profiles.heads):
+            row = patterns[head][5]
+            assert profiles.values[i, h].tolist() == pytest.approx([row[0], row[4], row[5], row[5]], abs=1e-5)
+
+
+# --- the test of edges ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_p_values_are_the_naive_ones(paired):
+    from scipy.stats import ttest_1samp, ttest_ind
+
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(n, 5, generator=generator).double() for n in (7, 7 if paired else 9))
+    second[:, 0] += 2
+    found = changes_p(first, second, paired, 60, 3, 0.0)
+    generator = torch.Generator().manual_seed(3)
+    if paired:
+        signs = 1 - 2 * torch.randint(2, (60, 7), generator=generator).double()
+        draws = [(second - first) * sign[:, None] for sign in signs]
+        own, *others = [abs(ttest_1samp(rows.numpy(), 0).statistic) for rows in (second - first, *draws)]
+    else:
+        rows = torch.cat([first, second])
+        orders = [torch.arange(16), *(torch.randperm(16, generator=generator) for _ in range(60))]
+        own, *others = [
+            abs(ttest_ind(rows[o[7:]].numpy(), rows[o[:7]].numpy(), equal_var=False).statistic) for o in orders
+        ]
+    naive = [(1 + sum(max(other) >= t * (1 - 1e-9) for other in others)) / 61 for t in own]
+    assert found.tolist() == pytest.approx(naive)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("kind", ["normal", "cauchy", "dependent"])
+def test_no_edge_is_named_more_often_than_stated(paired, kind):
+    named, draws = 0, 150
+    for seed in range(draws):
+        g = torch.Generator().manual_seed(seed)
+        shape = (12, 40)
+        both = [torch.randn(shape, generator=g) for _ in range(2)]
+        if kind == "cauchy":
+            both = [rows / torch.randn(shape, generator=g) for rows in both]
+        if kind == "dependent":
+            both = [rows + 3 * torch.randn(12, 1, generator=g) for rows in both]
+        base = torch.randn(40, generator=g)
+        named += bool((changes_p(both[0] + base, both[1] + base, paired, 99, seed, 0.0) < 0.05).any())
+    assert named / draws <= 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
+
+
+def test_changes_are_found_and_rounding_is_not():
+    g = torch.Generator().manual_seed(0)
+    first = torch.randn(16, 30, generator=g)
+    second = first + 0.3 * torch.randn(16, 30, generator=g)
+    second[:, 3] += 2
+    p = changes_p(first, second, True, 499, 0, 0.0)
+    assert (p < 0.05).nonzero().flatten().tolist() == [3]
+    assert changes_p(first, first + 1e-9, True, 499, 0, 1e-6).tolist() == [1.0] * 30
+    assert bool((changes_p(first, first + 1, True, 499, 0, 1e-6) < 0.05).all())
+
+
+def test_what_is_refused(two_ways):
+    model, pairs, scores, circuit = two_ways
+    bare = circuits.EdgeScores(scores.graph, scores.values, scores.stderr, 12)
+    few = circuits.edge_attribution(model, pairs[:3])
+    for refused, words in (
+        (lambda: circuits.transfer(circuit, model, pairs, model_a=tiny("gpt2")), "belongs to another graph"),
+        (lambda: circuits.transfer(circuit, model, pairs, scores_a=scores, scores_b=bare), "hold effects per prompt"),
+        (
+            lambda: circuits.transfer(circuit, model, pairs, scores_a=scores, scores_b=scores, permutations=5),
+            "5 permutations cannot",
+        ),
+        (lambda: circuits.transfer(circuit, model, pairs, level=2.0), "level must be"),
+    ):
+        with pytest.raises(InputError, match=words):
+            refused()
+    found = circuits.transfer(circuit, model, pairs, scores_a=few, scores_b=few)
+    assert found.changed is None
+    assert "3 prompts are too few" in found.skipped["edges"]
