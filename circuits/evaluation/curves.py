@@ -145,7 +145,7 @@ def faithfulness_curves(
     Args:
         model, metric, ablation, batch_size, progress: see `circuits.circuit_metrics`.
         pairs: the prompts to test on, preferably pairs that the scores were not computed on.
-        scores: scores of all edges.
+        scores: scores of all edges; of edges at places (`EdgeScores.over_places`), whose number is that of (edge, place) pairs.
         fractions: fractions of the graph's edges, each above 0 and at most 1; 1 (the whole graph) is added if missing.
         rule: selection rule: `top`, `greedy`, `optimal` (by signed and by absolute score), or `positive-share`, which has only
             one order, used for both areas.
@@ -167,13 +167,13 @@ def faithfulness_curves_of(
     fill: bool = False, resamples: int = 1000, seed: int = 0, progress: Progress | None = None,
 ) -> FaithfulnessCurves:  # fmt: skip
     """`faithfulness_curves` of scores for a question."""
-    graph = question.model.graph
+    graph = scores.graph
     points = sorted({*map(float, fractions), 1.0})
     if not points[0] > 0 or points[-1] > 1:
         raise InputError(f"fractions must be above 0 and at most 1, got {list(fractions)}")
     options: dict[str, Any] = {"fill": True} if fill else {}
     check_rule(rule, options)
-    if scores.graph != graph:
+    if graph.base != question.model.graph:
         raise InputError(f"the scores belong to another graph ({scores.graph}) than {question.model.name}")
     orders: tuple[dict[str, Any], ...] = ({},) if rule == "positive-share" else ({"by": "signed"}, {"by": "abs"})
     ends, sizes = [Circuit.full(graph), Circuit.empty(graph)], [int(p * graph.n_edges) for p in points[:-1]]

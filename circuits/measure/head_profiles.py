@@ -15,6 +15,7 @@ from torch import Tensor
 from circuits.engine.hooks import Hook, TokenBatch, inference_state, run
 from circuits.errors import ModelError
 from circuits.model import Model
+from circuits.prompts.pair import bounds
 from circuits.prompts.pairs import PromptPairs
 from circuits.results.edge_scores import EdgeScores
 
@@ -82,6 +83,6 @@ def _attention(model: Model, pairs: PromptPairs, i: int, names: Sequence[str]) -
     with inference_state(model.bridge), torch.no_grad():
         run(model.architecture, TokenBatch(tokens, torch.tensor([tokens.shape[1] - 1], device=model.device)), hooks)
     pattern = torch.cat([found[layer] for layer in range(model.graph.n_layers)])  # [head, query, key]
-    at = [pairs.positions[i] if name == "answer" else pairs.roles[i][name] for name in names]
+    at = [pairs.positions[i] if name == "answer" else bounds(pairs.roles[i][name])[1] - 1 for name in names]
     columns = [pattern[:, q, k] for q in at for k in (0, max(q - 1, 0), q, *at)]
     return torch.stack(columns, 1)
