@@ -8,10 +8,19 @@ BIN := .venv/bin
 # One question, asked by four methods; then they are compared, and the circuits exported.
 ASKED := ioi --model smollm2-135m --n 16 --seed 0 --overwrite
 
-# Silent if all goes well; if not, everything pip said.
+# Shows how far pip is: every tenth package, downloads of 10 MB and more, the last step. If it fails, all of its output.
 PIP_LOG := .venv/pip.log
-PIP_INSTALL = $(BIN)/python -m pip install --no-input --disable-pip-version-check -c constraints.txt $(1) \
-    >$(PIP_LOG) 2>&1 || { cat $(PIP_LOG) >&2; exit 1; }
+PIP_FAILED := .venv/pip.failed
+PIP_PROGRESS := awk ' \
+    /^Collecting / { if (++found % 10 == 0) print "  " found " packages found" } \
+    /^ *Downloading .* \([0-9.]+ [MG]B\)/ { size = $$(NF - 1); sub(/^\(/, "", size); \
+        if (size + 0 >= 10 || $$NF ~ /^G/) print "  downloading " $$2 " " $$(NF - 1) " " $$NF } \
+    /^Installing collected packages/ { print "  installing " NF - 3 " packages" } \
+    { fflush() }'
+PIP_INSTALL = rm -f $(PIP_FAILED); \
+    { $(BIN)/python -m pip install --no-input --disable-pip-version-check -c constraints.txt $(1) 2>&1 || touch $(PIP_FAILED); } \
+        | tee $(PIP_LOG) | $(PIP_PROGRESS); \
+    if [ -e $(PIP_FAILED) ]; then cat $(PIP_LOG) >&2; exit 1; fi
 RUNTIME := .venv/installed-runtime
 DEV := .venv/installed-dev
 
@@ -32,8 +41,8 @@ demo: $(RUNTIME)  ## IOI in SmolLM2-135M by four methods, compared and exported 
 	$(BIN)/circuits discover $(ASKED) --method eap-ig --edges 200 --out runs/ioi
 	$(BIN)/circuits discover $(ASKED) --method atp-star --positions all --out runs/ioi-atp-star
 	$(BIN)/circuits discover $(ASKED) --method acdc --threshold 0.2 --out runs/ioi-acdc
-	$(BIN)/circuits discover $(ASKED) --method coar --samples 600 --fit ridge --out runs/ioi-coar
-	$(BIN)/circuits compare runs/ioi runs/ioi-atp-star runs/ioi-acdc runs/ioi-coar --samples 24 --alphas 0.05,0.1,0.2 \
+	$(BIN)/circuits discover $(ASKED) --method coar --samples 320 --fit ridge --out runs/ioi-coar
+	$(BIN)/circuits compare runs/ioi runs/ioi-atp-star runs/ioi-acdc runs/ioi-coar --samples 16 --alphas 0.05,0.1,0.2 \
 	    --out runs/comparison.json --page runs/comparison.html
 	$(BIN)/circuits export runs/ioi --out runs/ioi.tex --to tikz --max-edges 60 --overwrite
 	$(BIN)/circuits export runs/ioi-acdc --out runs/ioi-acdc.graphml --overwrite

@@ -226,7 +226,9 @@ def check_map_belongs(model: object, device: str) -> None:
         raise InputError(f"both device {device!r} and a device_map are given; give one of them")
     if not isinstance(model, str | Path) or (isinstance(model, str) and plugins.names_built_model(model)):
         what = model if isinstance(model, str) else f"a {type(model).__name__}"
-        raise InputError(f"device_map places what is loaded from files, and {what} is not; leave it out")
+        raise InputError(
+            f"device_map applies only to models that are loaded from files, and {what} is not; leave it out"
+        )
 
 
 def _check_golden(model: Model) -> None:

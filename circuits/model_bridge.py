@@ -70,7 +70,7 @@ def model_errors(name: str) -> Iterator[None]:
 
 def _not_loaded(name: str, problem: Exception) -> str:
     if lacks_memory(problem):
-        return f"there is not enough memory to load {name!r}; bfloat16 takes half of it ('circuits models memory' tells how much)"
+        return f"there is not enough memory to load {name!r}; bfloat16 takes half of it ('circuits models memory' predicts how much)"
     lines = [line for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
     near = get_close_matches(name, [*zoo.names(), *plugins.model_names()], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -81,7 +81,7 @@ def _not_loaded(name: str, problem: Exception) -> str:
 def _built(name: str, request: Request) -> TransformerBridge:
     """A model that is built by name; see `circuits.plugins`."""
     if request.revision is not None:
-        raise InputError(f"{name} is built here and has no revisions; got {request.revision!r}")
+        raise InputError(f"{name} is built in Python and has no revisions; got {request.revision!r}")
     bridge = plugins.find_model(name).bridge()
     if not isinstance(bridge, TransformerBridge):
         raise ModelError(f"{name}: its bridge() gave a {type(bridge).__name__}; expected a TransformerBridge")

@@ -100,7 +100,7 @@ def _as_ours(path: Path) -> Iterator[None]:
         raise
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as problem:
         what = shown(f"{type(problem).__name__}: {problem}")
-        raise InputError(f"{path} is not a file of a run ({what}); make it again") from None
+        raise InputError(f"{path} is not a file of a run ({what}); compute the run again") from None
 
 
 def _task(run: Run, decode: Callable[[list[int]], str] | None) -> Section:

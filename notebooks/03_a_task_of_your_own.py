@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -41,61 +43,60 @@ from tasks.base import At, Draw, Example, Row, Task
 model = circuits.load_model("smollm2-135m")
 
 # %% [markdown]
-# Animals and their young: "A young dog is called a" -> " puppy". A task only writes text. The base class finds out which words
-# are single tokens for the model, and where they are among the tokens of a prompt.
+# What people do and what they are called: "A person who paints is called a" -> " painter". A task only writes text. The base
+# class finds out which words are single tokens for the model, and where they are among the tokens of a prompt.
 
 
 # %%
 @dataclass(frozen=True)
-class Young(Task):
-    """Pairs with the roles animal and end."""
+class Profession(Task):
+    """Pairs with the roles verb and end."""
 
-    name: ClassVar[str] = "young"
-    title: ClassVar[str] = "Young animals"
-    description: ClassVar[str] = "Complete with the young of an animal: A young dog is called a puppy"
+    name: ClassVar[str] = "profession"
+    title: ClassVar[str] = "Professions"
+    description: ClassVar[str] = "Complete with who does it: A person who paints is called a painter"
     source: ClassVar[str] = "this notebook"
     word_lists: ClassVar[Mapping[str, Sequence[str | Row]]] = {
-        "animals": (
-            ("dog", "puppy"),
-            ("cat", "kitten"),
-            ("sheep", "lamb"),
-            ("cow", "calf"),
-            ("bear", "cub"),
-            ("hen", "chick"),
+        "professions": (
+            ("teaches", "teacher"),
+            ("paints", "painter"),
+            ("writes", "writer"),
+            ("sings", "singer"),
+            ("dances", "dancer"),
+            ("farms", "farmer"),
+            ("hunts", "hunter"),
+            ("drives", "driver"),
+            ("cooks", "cook"),
         )
     }
 
     def example(self, draw: Draw) -> Example:
-        (animal, young), (other, wrong) = draw.rows("animals", 2)
-        text = "A young {} is called a"
+        (verb, person), (other, wrong) = draw.rows("professions", 2)
+        text = "A person who {} is called a"
         return Example(
-            clean=text.format(animal), corrupted=text.format(other), answers=(f" {young}",), distractors=(f" {wrong}",),
-            roles={"animal": At(animal)},
+            clean=text.format(verb), corrupted=text.format(other), answers=(f" {person}",), distractors=(f" {wrong}",),
+            roles={"verb": At(verb)},
         )  # fmt: skip
 
 
-pairs = Young().pairs(model, n=4 if SMOKE else 12, seed=0)
+task = Profession()
+pairs = task.pairs(model, n=4 if SMOKE else 16, seed=0)
 for pair in list(pairs)[:3]:
     print(pair.clean_text, model.tokenizer.decode(pair.answers), "/", model.tokenizer.decode(pair.distractors))
 
 # %% [markdown]
-# **Can the model do it at all?** A circuit for something that the model cannot do explains nothing.
+# **Can the model do it at all?** A circuit for something that the model cannot do explains nothing. `accuracy` is the share of
+# pairs with the answer above the distractor; below .8, `circuits tasks check` warns. `top_1_rate` is the share with the answer
+# above all other tokens. The random choice of pairs has a seed, so we check the task on more pairs than we use.
 
 # %%
-whole = circuits.Circuit.full(model.graph)
-accuracy = circuits.circuit_metric(model, pairs, whole, metric="accuracy").mean()
-difference = circuits.circuit_metric(model, pairs, whole).mean()
-print(f"accuracy {accuracy:.2f}, logit difference {difference:.2f}")
+circuits.check_task(model, task, n=8 if SMOKE else 50, seed=1)
 
 # %% [markdown]
-# With all twelve pairs the accuracy is three in four. This is below .8, where `circuits tasks check` warns. Hens and cows
-# confuse the model; with a longer list of animals that it knows, the circuit would be more meaningful.
-
-# %% [markdown]
-# **Where does it happen?** We apply attribution patching to all heads and MLPs, at the animal and at the end of the prompt.
+# **Where does it happen?** We apply attribution patching to all heads and MLPs, at the verb and at the end of the prompt.
 
 # %%
-scores = circuits.attribution_patching(model, pairs, positions=["animal", "end"])
+scores = circuits.attribution_patching(model, pairs, positions=["verb", "end"])
 scores.strongest(8)
 
 # %%
@@ -113,12 +114,12 @@ print(circuits.faithfulness(model, pairs, circuit, n_random=2 if SMOKE else 10))
 
 # %% [markdown]
 # You can do the same without a class, with a JSONL file of one pair per line. The command line accepts it too:
-# `circuits discover young.jsonl --edges 100`.
+# `circuits discover professions.jsonl --edges 100`.
 
 # %%
-pairs.to_jsonl("young.jsonl")
-print(Path("young.jsonl").read_text().splitlines()[0])
+pairs.to_jsonl("professions.jsonl")
+print(Path("professions.jsonl").read_text().splitlines()[0])
 
 # %% [markdown]
 # To make a task available by name, put it in a package with the entry point group `circuits.tasks`. Then
-# `circuits discover young` and `circuits tasks check young` work too.
+# `circuits discover profession` and `circuits tasks check profession` work too.

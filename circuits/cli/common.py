@@ -81,7 +81,7 @@ def check_workers(
 
         check_cluster(on)
     elif workers is not None or cpus_per_worker is not None or gpus_per_worker:
-        raise InputError("--workers, --cpus-per-worker and --gpus-per-worker go with --on")
+        raise InputError("--workers, --cpus-per-worker and --gpus-per-worker need --on")
 
 
 @contextmanager

@@ -25,7 +25,10 @@ def compare(
         typer.Argument(help="Run directories, of one model on the same prompts.", autocompletion=completion.runs),
     ],
     samples: Annotated[
-        int, typer.Option(help="Fresh ablations at each alpha, to see which scores predict them. 0: none.", min=0)
+        int,
+        typer.Option(
+            help="Number of new random ablations at each alpha, to test which scores predict them. 0: none.", min=0
+        ),
     ] = 100,
     alphas: Annotated[
         str, typer.Option(help="Ablation probabilities per component, comma separated.")

@@ -49,7 +49,7 @@ def _checked(given: Mapping[str, Any], known: set[str], path: Path) -> dict[str,
         if not isinstance(value, str | int | float | bool):
             raise InputError(f"{path}: {key} is {type(value).__name__}; every option is text, a number, true or false")
         if isinstance(value, str) and "\0" in value:
-            raise InputError(f"{path}: {key} is {shown(value)}; an option holds no NUL")
+            raise InputError(f"{path}: {key} is {shown(value)}; an option cannot contain NUL")
         if isinstance(value, int) and abs(value) > LARGEST:
             raise InputError(f"{path}: {key} is {shown(value)}; a number has at most 63 bits")
         # As text: an option for whole numbers cannot take "inf", and says so.

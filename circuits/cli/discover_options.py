@@ -49,13 +49,16 @@ class Asked:
     metric: Annotated[
         str | None,
         typer.Option(
-            help=f"What is explained: {', '.join(metrics())}. Default: the one that the task prefers.",
+            help=f"The metric to explain: {', '.join(metrics())}. Default: the one that the task prefers.",
             autocompletion=completion.metrics,
         ),
     ] = None
     ablation: Annotated[str | None, typer.Option(help=_ablation_help(), autocompletion=completion.ablations)] = None
     noise_tokens: Annotated[
-        str | None, typer.Option(help="gaussian: roles to disturb, comma separated. Default: the tokens that differ.")
+        str | None,
+        typer.Option(
+            help="For gaussian: the roles whose tokens get noise, comma separated. Default: the tokens that differ."
+        ),
     ] = None
     reference: Annotated[
         Path | None,

@@ -28,7 +28,7 @@ class Measured:
     pairs: Annotated[
         str | None,
         typer.Option(
-            help="A task or a file, for pairs that the circuit was not found on. Default: its own.",
+            help="A task or a file of other pairs to evaluate on. Default: the run's own pairs.",
             autocompletion=completion.tasks,
         ),
     ] = None
@@ -38,7 +38,8 @@ class Measured:
     ablations: Annotated[
         str | None,
         typer.Option(
-            help="For faithfulness, comma separated. Default: all.", autocompletion=completion.several_ablations
+            help="Ablations for faithfulness, comma separated. Default: all.",
+            autocompletion=completion.several_ablations,
         ),
     ] = None
     random_circuits: Annotated[int, typer.Option(help="Random circuits for faithfulness.", min=0)] = 20

@@ -55,7 +55,7 @@ def export(
     ] = None,
     mib_task: Annotated[str | None, typer.Option(help="MIB's name of the task. Default: the run's.")] = None,
     mib_model: Annotated[str | None, typer.Option(help="MIB's name of the model. Default: the run's.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a circuit for a paper, for another tool, or for a benchmark."""
     form = find_format(to, out)

@@ -25,7 +25,7 @@ class FilePairs:
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Where the parts of a pair are: clean=COLUMN,corrupted=COLUMN,answers=COLUMN,distractors=' text' …; in quotes, "
+            help="The column of each part of a pair: clean=COLUMN,corrupted=COLUMN,answers=COLUMN,distractors=' text' …; in quotes, "
             "{COLUMN} stands for that cell. Default: by the columns' names.",
             rich_help_panel=PANEL,
         ),
@@ -52,7 +52,7 @@ class FilePairs:
         bool | None,
         typer.Option(
             "--no-bos",
-            help="Put no beginning-of-text token before text.",
+            help="Do not put a beginning-of-text token before text.",
             show_default=False,
             rich_help_panel=PANEL,
         ),
@@ -75,7 +75,7 @@ class FilePairs:
         """
         reading = self.reading
         if source is None and reading != Reading():
-            raise InputError("columns, skip-unfit, trust-ids and no-bos go with --pairs")
+            raise InputError("columns, skip-unfit, trust-ids and no-bos need --pairs")
         if source is not None:
             source.check(reading)
         return reading

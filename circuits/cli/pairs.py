@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from circuits.model import Model
     from circuits.prompts.pairs import PromptPairs
 
-pairs_app = typer.Typer(help="Files of prompt pairs: look at one, convert one.", no_args_is_help=True)
+pairs_app = typer.Typer(help="Files of prompt pairs: show one, convert one.", no_args_is_help=True)
 SHOWN = 5
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="Its suffix says how it is read: .csv, .tsv, .jsonl, .json, .parquet.")]  # fmt: skip
+File = Annotated[Path, typer.Argument(metavar="FILE", help="The file; its suffix is its format: .csv, .tsv, .jsonl, .json, .parquet.")]  # fmt: skip
 OfModel = Annotated[
     str | None,
     typer.Option(
-        help="Whose tokenizer reads it, with all checks. Default: none; texts stay as they are.",
+        help="The model whose tokenizer reads the file, with all checks. Default: none; texts are kept as text.",
         autocompletion=completion.models,
     ),
 ]
@@ -84,9 +84,9 @@ def convert(
 ) -> None:
     """Write a file's pairs as our JSON lines: as text for every model, or with --model as its token ids, checked."""
     if out.suffix != ".jsonl":
-        raise InputError(f"{out} does not end in .jsonl, which is what is written")
+        raise InputError(f"{out} must end in .jsonl, the format that is written")
     if out.exists() and not overwrite:
-        raise InputError(f"{out} is there already; use --overwrite to replace it")
+        raise InputError(f"{out} already exists; use --overwrite to replace it")
     asked = _reading(reading, n)
     if model is None:
         rows = converted(file, asked)

@@ -17,7 +17,7 @@ def report(
         list[Path],
         typer.Argument(help="Run directories, of one model on the same prompts.", autocompletion=completion.runs),
     ],
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
 ) -> None:
     """Write one page on runs for a reader: task, model, methods, circuits, evaluations, comparison, commands."""
     records = [read_whole(run) for run in runs]

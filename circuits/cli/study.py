@@ -46,7 +46,7 @@ def run(
 
     StudyDirectory.check_free(out)
     if divide_runs and on is None:
-        raise InputError("--divide-runs goes with --on")
+        raise InputError("--divide-runs needs --on")
     check_workers(on, workers, cpus_per_worker, gpus_per_worker)
     asked = read_study(study)
     with workers_on(on, workers, cpus_per_worker, gpus_per_worker, asked.requests[0].threads) as who:
@@ -63,7 +63,7 @@ def run(
 
 @study_app.command()
 def status(
-    directory: Directory, json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False
+    directory: Directory, json: Annotated[bool, typer.Option("--json", help="Print the states as JSON.")] = False
 ) -> None:
     """Which runs of a study are done, missing and failed. No model is loaded."""
     from circuits.study import StudyDirectory
@@ -114,7 +114,9 @@ def table(
 @study_app.command()
 def report(
     directory: Directory,
-    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the directory.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file to write. Default: report.html in the directory.")
+    ] = None,
 ) -> None:
     """Write a study as a page: how methods compare, how seeds agree, and what failed."""
     from circuits.study import StudyDirectory

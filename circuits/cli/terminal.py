@@ -68,7 +68,7 @@ def print_finished(record: Mapping[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         print_json({"out": str(out), **record["summary"]})
     else:
-        say(f"{out} is finished already; there is nothing to resume")
+        say(f"{out} is already finished; there is nothing to resume")
 
 
 def _edge_rows(result: "Discovery") -> list[tuple[str, str]]:

@@ -24,20 +24,23 @@ def view(
         ),
     ],
     other: Annotated[
-        Path | None, typer.Argument(help="Another, to be shown beside it.", autocompletion=completion.runs)
+        Path | None, typer.Argument(help="A second one, shown beside the first.", autocompletion=completion.runs)
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The page. Default: the run's own; with options view.html in the run, or beside the file."),
+        typer.Option(
+            help="The HTML file to write. Default: the run's own page; with other options view.html in the run, or beside the file."
+        ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     edges: Annotated[
-        int | None, typer.Option(help="Show so many of the strongest scored edges, not the run's circuit.", min=1)
+        int | None,
+        typer.Option(help="Show this number of strongest edges by the scores, instead of the run's circuit.", min=1),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="TOML or JSON file with labels, groups and pinned nodes, as the page saves it.")
     ] = None,
-    pair: Annotated[int, typer.Option(help="The pair to begin with, whose attention is shown.", min=0)] = 0,
+    pair: Annotated[int, typer.Option(help="Number of the pair that is shown first, with its attention.", min=0)] = 0,
     attention: Annotated[bool, typer.Option(help="Show prompts and attention of heads, which loads the model.")] = True,
     model: RunModel = None,
 ) -> None:

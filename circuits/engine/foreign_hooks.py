@@ -60,7 +60,7 @@ def refuse_hooks(hooks: tuple[str, ...], name: str) -> None:
     if hooks:
         more = f" and {len(hooks) - 3} more" if len(hooks) > 3 else ""
         raise InputError(
-            f"{name} has hooks that would change every result: {'; '.join(hooks[:3])}{more}. Take them off (handle.remove(), or "
+            f"{name} has hooks that would change every result: {'; '.join(hooks[:3])}{more}. Remove them (handle.remove(), or "
             "bridge.reset_hooks(including_permanent=True)), or load the model with load_model(…, allow_hooks=True): results "
             "then name them in their provenance"
         )

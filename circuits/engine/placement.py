@@ -59,7 +59,7 @@ def choose_device(device: str) -> torch.device:
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for, but torch sees no CUDA device; use 'cpu' or 'auto'")
+        raise InputError(f"device {device!r} is not available: torch sees no CUDA device; use 'cpu' or 'auto'")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, NotImplementedError, AssertionError) as problem:

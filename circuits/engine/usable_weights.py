@@ -57,8 +57,8 @@ def check_weights_usable(modules: Iterable[nn.Module], name: str) -> None:
                 raise ModelError(_quantised(name, f"{what} of a {kind.__name__} is {parameter.dtype}"))
             if parameter.is_inference():
                 raise ModelError(
-                    f"{name} was made under torch.inference_mode(), so that autograd refuses its weights for ever; make it outside of "
-                    "it (load_model with a name or a directory may be called anywhere)"
+                    f"{name} was created under torch.inference_mode(), so autograd cannot use its weights; create it outside of "
+                    "inference_mode (load_model with a name or a directory may be called anywhere)"
                 )
 
 

@@ -199,7 +199,7 @@ def minimality(
 def minimality_of(question: Question, circuit: Circuit, *, progress: Progress | None = None) -> Minimality:
     """`minimality` of a circuit for a question."""
     if not len(circuit):
-        raise InputError("the circuit has no edges, so there is none to do without")
+        raise InputError("the circuit has no edges to remove")
     exact = exact_edge_effects_of(question, circuit.edges, context=circuit, progress=progress)
     rounding = float(measure_circuits(question, [circuit]).rounding.mean())
     return Minimality(exact.edges, exact.per_prompt, question.metric.name, question.ablation.label, rounding)

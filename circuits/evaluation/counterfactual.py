@@ -93,7 +93,7 @@ class Counterfactuals(Shown):
         samples = self.samples[alpha]
         if scores.positions is not None:
             raise InputError(
-                "scores split by position say nothing of whole components; sum them, or score all positions"
+                "scores per position cannot predict ablations of whole components; sum them, or score all positions together"
             )
         if scores.n_prompts != len(samples.clean):
             raise InputError(f"the scores are of {scores.n_prompts} prompts, the ablations of {len(samples.clean)}")

@@ -220,9 +220,7 @@ def hypothesis_tests_of(
         _above(losses[2] > losses[3] + equal, quantile, few),
     ]
     if float((own - none).abs().mean()) <= equal:
-        nothing = (
-            "with everything ablated the metric is the model's own on every prompt, so that there is nothing to test"
-        )
+        nothing = "ablating everything does not change the metric on any prompt, so there is nothing to test"
         made = [raw._replace(reason=nothing) for raw in made]
         edge_p = torch.ones_like(edge_p)
     return HypothesisTests(
@@ -266,9 +264,7 @@ def _equivalence_or_why_not(difference: Float[Tensor, " prompt"], epsilon: float
 
     if shows(raw.n):
         return raw
-    return raw._replace(
-        reason=f"{raw.n} prompts cannot tell them apart at this level; at least {least(shows)} are needed"
-    )
+    return raw._replace(reason=f"{raw.n} prompts are too few for this level; at least {least(shows)} are needed")
 
 
 def _independence(left: Tensor, own: Tensor, permutations: int, seed: int, equal: float, level: float) -> _Raw:
@@ -320,7 +316,7 @@ def _too_few_rivals(n: int, asked: int, quantile: float, level: float, n_edges: 
 
     if shows(n):
         return None
-    there = too_few(n, asked, n_edges, "connected") if n < asked else f"{n} random circuits were asked for"
+    there = too_few(n, asked, n_edges, "connected") if n < asked else f"{n} random circuits were requested"
     return f"{there}; at least {least(shows)} are needed at this level"
 
 

@@ -145,7 +145,7 @@ def _truth(found: EdgeScores | NodeScores | Circuit, truth: Circuit | Iterable[s
     if not isinstance(truth, Circuit):
         if own is None:
             raise InputError(
-                "scores of nodes do not know their graph: give it (graph=model.graph), or the truth as a Circuit"
+                "scores of nodes do not contain their graph: pass graph=model.graph, or the truth as a Circuit"
             )
         truth = Circuit.from_edges(own, truth)
     for other in (own, graph):
@@ -199,12 +199,12 @@ def _at(level: str, graph: Graph, values: Tensor) -> tuple[tuple[str, ...], Tens
 
 def _compared(level: str, names: tuple[str, ...], scores: Tensor, true: Tensor) -> Recovery:
     if bad := int(scores.isnan().sum()):
-        raise InputError(f"{bad} of {len(scores)} scores are not numbers, so they have no place in a ranking")
+        raise InputError(f"{bad} of {len(scores)} scores are NaN, so they cannot be ranked")
     n_true, n_false = int(true.sum()), int((~true).sum())
     if not n_true or not n_false:
         which = "none" if not n_true else "all"
         raise InputError(
-            f"{which} of the {len(names)} {level} are of the known circuit: there is nothing to tell apart"
+            f"{which} of the {len(names)} {level} belong to the known circuit; a ranking needs some that do and some that do not"
         )
     order = torch.sort(scores, descending=True, stable=True).indices
     ranked = scores[order]

@@ -28,7 +28,7 @@ def complexity(scores: EdgeScores | NodeScores) -> float:
     sizes = values.double().abs().flatten()
     total = float(sizes.sum())
     if total == 0:
-        raise InputError("all scores are 0, so that no part has a share")
+        raise InputError("all scores are 0, so shares are undefined")
     shares = sizes[sizes > 0] / total
     return -float((shares * shares.log()).sum())
 
@@ -68,7 +68,7 @@ def sensitivity(scores: EdgeScores | NodeScores) -> Sensitivity:
     rows = rows[length > 0] / length[length > 0, None]
     n = len(rows)
     if n < 2:
-        raise InputError("sensitivity compares prompts; these scores keep fewer than two with any effect")
+        raise InputError("sensitivity compares prompts; these scores have fewer than two prompts with any effect")
     cosine = (rows @ rows.T).clamp(-1, 1)
     distance = (2 - 2 * cosine).sqrt()[torch.ones(n, n, dtype=torch.bool).triu(1)]
     return Sensitivity(float(distance.mean()), float(distance.max()), math.comb(n, 2))
@@ -78,5 +78,5 @@ def _rows(scores: EdgeScores | NodeScores) -> Float[Tensor, "row part"]:
     if isinstance(scores, NodeScores):
         return scores.per_prompt.reshape(-1, scores.n_prompts).T.double()
     if scores.per_prompt is None:
-        raise InputError("these scores keep no effects per prompt")
+        raise InputError("these scores have no effects per prompt")
     return scores.per_prompt.double()

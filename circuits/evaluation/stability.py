@@ -117,7 +117,7 @@ def _of_nodes(runs: Mapping[str, NodeScores], k: int | None) -> Stability:
     if any((run.nodes, run.positions) != (first.nodes, first.positions) for run in runs.values()):
         raise InputError("the runs score different nodes or positions")
     if k is None:
-        raise InputError("k says how many of the strongest nodes count; scores of nodes need it")
+        raise InputError("scores of nodes need k, the number of strongest nodes to compare")
     names = first.nodes
     if first.positions is not None:
         names = tuple(f"{node}@{position}" for node in first.nodes for position in first.positions)
@@ -136,7 +136,7 @@ def _of_edges(runs: Mapping[str, EdgeScores | Circuit], k: int | None, mixed: bo
     if scored and len(scored) < len(runs):
         raise InputError("scores and circuits cannot be mixed; choose circuits from the scores first")
     if bool(scored) != (k is not None):
-        raise InputError("k says how many of the strongest edges of scores count; give it for scores, not for circuits")
+        raise InputError("scores of edges need k, the number of strongest edges to compare; circuits take no k")
     rank = torch.full((len(runs), len(runs)), torch.nan, dtype=torch.float64)
     if scored:
         assert k is not None
@@ -162,7 +162,9 @@ def prompt_stability(scores: EdgeScores, k: int, resamples: int = 200, seed: int
         InputError: scores without effects per prompt, or of a single prompt, or an invalid number.
     """
     if scores.per_prompt is None or len(scores.per_prompt) < 2:
-        raise InputError("these scores keep no effects of at least two prompts, so prompts cannot be resampled")
+        raise InputError(
+            "resampling prompts needs effects per prompt of at least two prompts, which these scores do not have"
+        )
     if not 2 <= resamples <= 500:
         raise InputError(f"resamples must be between 2 and 500, got {resamples}")
     rows = len(scores.per_prompt)

@@ -61,7 +61,7 @@ class Format:
         if self.suffix and out.is_dir():
             raise InputError(f"{out} is a directory; format {self.name} is written to a file")
         if self.suffix and (out.exists() or out.is_symlink()) and not overwrite:
-            raise InputError(f"{out} is there already; use --overwrite to replace it, or choose another --out")
+            raise InputError(f"{out} already exists; use --overwrite to replace it, or choose another --out")
 
 
 FORMATS = {

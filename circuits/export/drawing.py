@@ -229,7 +229,7 @@ def draw(
     kept = (len(strongest) < len(order) and _on_paths(strongest, box_of)) or strongest
     if len(kept) > MOST:
         raise InputError(
-            f"{len(kept):,} lines are more than a picture holds; draw the strongest, with --max-edges (max_edges=) up to {MOST}"
+            f"{len(kept):,} lines are too many for a picture; draw the strongest with --max-edges (max_edges=), at most {MOST}"
         )
     nodes = _boxes(circuit, naming, box_of, {end for source, target, _ in kept for end in (source, target)})
     ids = {box: node.id for box, node in nodes.items()}

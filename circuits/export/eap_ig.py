@@ -113,7 +113,7 @@ def _ungrouped(circuit: Circuit) -> tuple[Graph, Bool[Tensor, "writer reader"], 
     columns = _columns(graph, flat)
     scores = torch.zeros_like(circuit.mask, dtype=torch.float64) if circuit.scores is None else circuit.scores.double()
     if bool(scores.isinf().any()):
-        raise InputError("the circuit holds infinite scores, which no file can carry")
+        raise InputError("the circuit has infinite scores, which cannot be written")
     shares = torch.bincount(columns, minlength=graph.n_readers).double()
     return flat, circuit.mask[:, columns].clone(), (scores.nan_to_num(nan=0.0) / shares)[:, columns] * flat.edge_mask
 

@@ -52,9 +52,9 @@ def write_mib(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a submission is a folder")
     if inner.is_symlink() or target.is_symlink():
-        raise InputError(f"{inner} is a link, which may lead elsewhere; take it away")
+        raise InputError(f"{inner} is a symbolic link; remove it")
     if target.exists() and not overwrite:
-        raise InputError(f"{target} is there already; use --overwrite to replace it")
+        raise InputError(f"{target} already exists; use --overwrite to replace it")
     with refusing(f"write to {inner}"):
         inner.mkdir(parents=True, exist_ok=True)
     write_eap_ig(circuit, target, d_model)

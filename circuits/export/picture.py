@@ -48,9 +48,7 @@ def _write(
     dpi: float | int | None = None,
 ) -> None:
     if not has_graphviz():
-        raise InputError(
-            f"{suffix.upper()} needs pygraphviz: pip install 'mech-circuits[viz]'; DOT and TikZ do without"
-        )
+        raise InputError(f"{suffix.upper()} needs pygraphviz: pip install 'mech-circuits[viz]'; DOT and TikZ do not")
     drawing = draw(circuit, naming, **options)
     layout = lay_out(drawing)
     finest = 72 * LARGEST_PNG / max(layout.width, layout.height, 1.0)

@@ -49,8 +49,8 @@ def sole_writer(directory: str | Path, inside: bool = False) -> Iterator[bool]:
         _held[me] = True
     except Timeout:
         raise InputError(
-            f"another process is writing to {directory} ({_who(path)}); wait until it is done, or choose another place "
-            f"(if there is no such process any more, delete {path})"
+            f"another process is writing to {directory} ({_who(path)}); wait until it has finished, or choose another directory "
+            f"(if that process no longer exists, delete {path})"
         ) from None
     except (OSError, NotImplementedError):  # a read-only place, or a file system without locks
         _held[me] = False

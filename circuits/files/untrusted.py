@@ -233,7 +233,7 @@ def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-        raise InputError(f"key {shown(twice)} is there twice in one object")
+        raise InputError(f"key {shown(twice)} occurs twice in one object")
     return entries
 
 
@@ -287,7 +287,7 @@ def check_schema(schema: Any, known: int, what: str) -> None:
         InputError: it has none.
     """
     if schema is None:
-        raise InputError(f"{what} does not say its schema; this version reads schema {known}")
+        raise InputError(f"{what} has no schema; this version reads schema {known}")
     if type(schema) is not int or schema != known:
         raise SchemaError(
             f"{what} has schema {shown(schema)}; this version reads schema {known}: read it with the version of mech-circuits "

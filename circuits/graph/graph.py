@@ -337,7 +337,7 @@ class Graph:
         n_layers, n_heads, n_kv_heads = sizes
         cells = (1 + n_layers * (n_heads + 1)) * (1 + n_layers * (n_heads + 2 * n_kv_heads + 1))
         if cells > LARGEST:
-            raise InputError(f"a graph of {n_layers} layers and {n_heads} heads is larger than any model we know of")
+            raise InputError(f"a graph of {n_layers} layers and {n_heads} heads is too large")
         return cls(n_layers, n_heads, n_kv_heads, tuple(mlps), parallel)
 
 

@@ -49,7 +49,7 @@ class Replacements:
             reference = question.pairs if ablation.reference is None else ablation.reference
             means = _means(question.model, reference, question.batch_size, sites, isinstance(ablation, MeanPositional))
         elif not isinstance(ablation, RunAblation | Zero):
-            raise InputError(f"components cannot be ablated by {ablation.name}: it says only what writers become")
+            raise InputError(f"components cannot be ablated by {ablation.name}, which defines values for writers only")
         return cls(ablation, sites, means)
 
     def values(self, question: Question, batch: Batch, own: Values) -> Values:

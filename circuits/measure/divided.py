@@ -51,12 +51,12 @@ class ModelSource:
         """
         if model.loaded_by is None:
             raise InputError(
-                f"workers load a model by its name, and {model.name} was given as an object; save it to a directory and load "
-                "it from there"
+                f"workers load a model by its name, but {model.name} is an object; save it to a directory and load it "
+                "from there"
             )
         if hooks := hooks_of(model):
             raise InputError(
-                f"workers load a model by its name, and the hooks on {model.name} ({hooks[0]}) stay behind; compute in this process"
+                f"workers load a model by its name, and the hooks on {model.name} ({hooks[0]}) would be lost; compute in this process"
             )
         dtype = str(model.dtype).removeprefix("torch.")
         asked = dict(model.loaded_by)
@@ -74,7 +74,7 @@ class ModelSource:
             self.name, self.dtype, self.device, self.device_map, self.revision, self.trust_remote_code, self.state
         )  # fmt: skip
         if self.weights_hash is not None and model.weights_hash != self.weights_hash:
-            raise InputError(f"{self.name} has other weights here than where the work was begun")
+            raise InputError(f"{self.name} has other weights in this worker than in the process that started the work")
         return model
 
 

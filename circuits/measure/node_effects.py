@@ -77,7 +77,7 @@ def other_run(question: Question, method: str) -> RunAblation:
     """
     if not isinstance(question.ablation, RunAblation):
         raise InputError(
-            f"{method} takes values from another run of the model, and {question.ablation.name} ablation is none; use "
+            f"{method} needs values from another run of the model, which {question.ablation.name} ablation does not have; use "
             "interchange, gaussian or resample"
         )
     return question.ablation

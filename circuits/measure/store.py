@@ -107,8 +107,8 @@ def _claim(directory: Path, manifest: Mapping[str, Any]) -> None:
     stored = read_sealed(path)
     if stored is None:
         raise InputError(
-            f"{path} is damaged, or not ours; delete this one file if {directory} is the store of this question (its pieces "
-            "tell whether they are), or choose another store"
+            f"{path} is damaged, or was not written by mech-circuits; delete this file if {directory} is the store of this question "
+            "(each piece records its question), or choose another store"
         )
     if "schema" in manifest:
         check_schema(stored.get("schema"), manifest["schema"], str(path))

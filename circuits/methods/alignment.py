@@ -55,8 +55,8 @@ def align(
             for owner, other in ((owner, other) for owner, others in parts.items() for other in others):
                 if node.overlaps(other):
                     raise InputError(
-                        f"node {name!r} of variable {variable!r} is aligned already, as {str(other)!r} of {owner!r}; "
-                        "align each node (at each position) once, and ask twice to compare rival alignments"
+                        f"node {name!r} of variable {variable!r} is already aligned, as {str(other)!r} of {owner!r}; "
+                        "align each node (at each position) once, and compare rival alignments in two calls"
                     )
             parts[variable].append(node)
         if not parts[variable]:
@@ -74,7 +74,7 @@ def _node_at(model: Model, pairs: PromptPairs, name: str) -> NodeAt:
     for i, (roles, tokens) in enumerate(zip(pairs.roles, pairs.clean, strict=True)):
         if position not in roles and position not in spans and not (is_index and int(position) < len(tokens)):
             raise PairsError(
-                f"pair {i}: {name!r} asks for position {position!r}, which is no role or span of the pair (its roles: "
+                f"pair {i}: {name!r} names position {position!r}, which is not a role or span of the pair (its roles: "
                 f"{', '.join(roles) or 'none'}) and no index into its {len(tokens)} tokens"
             )
     return NodeAt(site, position)

@@ -284,7 +284,14 @@ METHOD = Method(
     takes=(
         replace(options.NODES, default=None, help=f"{options.NODES.help} Default: {NODES}."),
         replace(options.POSITIONS, default="each"),
-        options.Option("qk_fix", options.Kind.FLAG, True, "Recompute the softmax."),
-        options.Option("grad_drop", options.Kind.FLAG, True, "Drop layers from gradients."),
+        options.Option(
+            "qk_fix",
+            options.Kind.FLAG,
+            True,
+            "For queries and keys: recompute the softmax instead of using its gradient.",
+        ),
+        options.Option(
+            "grad_drop", options.Kind.FLAG, True, "Average over gradients that leave out one layer each (GradDrop)."
+        ),
     ),
 )

@@ -113,8 +113,8 @@ def check_divided(name: str) -> None:
     if not declared(name).divided:
         divided = ", ".join(name for name, method in DECLARED.items() if method.divided)
         raise InputError(
-            f"a run of method {name} is not divided among workers (those of {divided} are); a study divides its runs among "
-            "them: circuits study run --on ray"
+            f"a run of method {name} cannot be divided among workers ({divided} can); a study distributes whole runs: "
+            "circuits study run --on ray"
         )
 
 

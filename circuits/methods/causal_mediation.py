@@ -176,7 +176,8 @@ def causal_mediation(
     """
     if positions in ("each", "spans"):
         raise InputError(
-            f"positions={positions!r} patched together are all positions: leave positions out, or name roles or spans"
+            f"the positions are patched together, so positions={positions!r} means all of them: leave positions out, or name "
+            "roles or spans"
         )
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     other = other_run(question, "causal mediation")

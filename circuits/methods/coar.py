@@ -212,7 +212,7 @@ METHOD = Method(
     draws=True,
     takes=(
         NODES,
-        Option("samples", Kind.WHOLE, 2000, "Random sets of ablated components.", at_least=2, label="samples"),
+        Option("samples", Kind.WHOLE, 2000, "Number of random sets of components to ablate.", at_least=2, label="samples"),
         Option(
             "alpha", Kind.NUMBER, 0.1, "Ablation probability per component.", above=0, below=1, label="alpha",
             vary=Vary((0.5, 2.0), "α = {:g}", usual=0.1, below=1.0),

@@ -117,7 +117,7 @@ def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: b
         raise InputError("target and reference attributions are of different components; score the same nodes for both")
     n_target, n_reference = target.n_prompts, reference.n_prompts
     if n_reference < 2:
-        raise InputError("an edit needs at least two reference prompts: their variance says what is normal")
+        raise InputError("an edit needs at least two reference prompts, to estimate their variance")
     rows = [reference.nodes.index(node) for node in target.nodes]
     weights = reference.per_prompt[rows]
     spread = weights.var(1)

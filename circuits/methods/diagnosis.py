@@ -163,7 +163,7 @@ class Diagnosis(Shown):
             InputError: there are fewer samples.
         """
         if not 0 < samples <= self.n_samples:
-            raise InputError(f"there are {self.n_samples} samples, and the first {samples} were asked for")
+            raise InputError(f"the first {samples} samples were requested, but there are only {self.n_samples}")
         end = self.n_joint + samples
         return replace(self, included=self.included[:end], outcomes=self.outcomes[:end])
 

@@ -75,7 +75,7 @@ def diagnose(
     every = placed_nodes(model, pairs, all_nodes(model) if nodes is None else nodes, positions)
     chosen = [node for node in every if node.name not in left_out]
     if not chosen:
-        raise InputError(f"all {len(every)} nodes are excluded, so there is nothing to diagnose")
+        raise InputError(f"all {len(every)} nodes are excluded, so none is left to diagnose")
     included = draw_subsets(len(chosen), samples, share, seed)
     options: dict[str, Any] = {"nodes": len(chosen), "share": whole_share(share), "subsets_seed": seed,
                "batch_size": question.batch_size}  # fmt: skip

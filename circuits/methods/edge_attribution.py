@@ -324,7 +324,7 @@ EAP_IG = Method(
 EDGE_ATTRIBUTION = Method(
     name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient",
     takes=(
-        Option("gradient", Kind.TEXT, "ig", "Which gradients are taken.", choices=tuple(GRADIENTS)),
+        Option("gradient", Kind.TEXT, "ig", "Where gradients are computed, or by which rule.", choices=tuple(GRADIENTS)),
         STEPS, QUADRATURE,
         Option(
             "attention", Kind.TEXT, None, "relp: whether gradients pass through the attention pattern. Default: live.",

@@ -131,7 +131,7 @@ def _shape(config: Any, tokens: int) -> "_Shape":
         d_head = getattr(text, "head_dim", None) or text.hidden_size // heads
         layers, d_model = text.num_hidden_layers, text.hidden_size
     except (AttributeError, TypeError, ZeroDivisionError) as problem:
-        raise ModelError(f"a {type(config).__name__} does not say its sizes: {_first_line(problem)}") from None
+        raise ModelError(f"a {type(config).__name__} does not give its sizes: {_first_line(problem)}") from None
     for what, size in (("layers", layers), ("heads", heads), ("key/value heads", kv_heads), ("d_model", d_model)):
         if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
             raise ModelError(

@@ -214,8 +214,8 @@ class Objective:
     def _finite(self, values: Tensor) -> Tensor:
         if not bool(values.isfinite().all()):
             raise ModelError(
-                f"{self.question.metric.name} is {values.detach().flatten().tolist()} under some masks; a training cannot go "
-                "on (use float32 or wider)"
+                f"{self.question.metric.name} is {values.detach().flatten().tolist()} under some masks; training cannot "
+                "continue (use float32 or wider)"
             )
         return values
 
@@ -247,7 +247,7 @@ class Training:
             mask = self.log_alpha.new_zeros(self.edge_mask.shape)
             values = self.objective.metric(part, mask.masked_scatter(self.edge_mask, draw(self.log_alpha, uniform)))
             if not values.requires_grad:
-                raise InputError(f"edge pruning needs a gradient, and {self.objective.question.metric.name} gives none")
+                raise InputError(f"edge pruning needs a gradient, and {self.objective.question.metric.name} has none")
             expected, allowed = chance_open(self.log_alpha).sum(), self._allowed(len(self.done) + 1)
             excess = (expected / allowed).log().clamp(min=0)
             loss = self.objective.loss(part, values) + GAIN / 2 * excess.square()

@@ -211,7 +211,7 @@ def interchange_interventions(
 
 def _check_rows(rows: Sequence[Sequence[str]], alignment: Mapping[str, Any]) -> None:
     if not rows or not all(rows):
-        raise InputError("variables: nothing to intervene on; name aligned variables, or leave `variables` out")
+        raise InputError("variables is empty; name aligned variables, or leave `variables` out")
     for variable in (v for row in rows for v in row):
         if variable not in alignment:
             raise InputError(f"variables: {variable!r} is not aligned (aligned: {', '.join(alignment)})")

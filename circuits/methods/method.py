@@ -74,14 +74,14 @@ class Declared:
             if name not in self.options:
                 spelled = name.replace("_", "-")
                 raise InputError(
-                    f"method {self.name} has no option {spelled!r}; its own: {', '.join(own)}{nearest(spelled, own)}"
+                    f"method {self.name} has no option {spelled!r}; its options: {', '.join(own)}{nearest(spelled, own)}"
                 )
         for option in self.takes:
             if option.required and not options.get(option.name):
                 raise InputError(f"method {self.name} needs the option {option.spelled!r}")
         if self.one_of and sum(name in options for name in self.one_of) != 1:
             choices = " or ".join(self.options[name].spelled for name in self.one_of)
-            raise InputError(f"method {self.name} needs the option {choices}, and not both")
+            raise InputError(f"method {self.name} needs the option {choices}, not both")
 
     def check_values(self, options: Mapping[str, Any]) -> None:
         """Refuses invalid values; values of the wrong kind are refused elsewhere."""
@@ -89,7 +89,7 @@ class Declared:
             self.options[name].check(value)
         for option in self.takes:
             if option.needs is not None and options.get(option.name) is not None and options.get(option.needs) is None:
-                raise InputError(f"{option.spelled} goes with the option {option.needs}, which is missing")
+                raise InputError(f"{option.spelled} needs the option {option.needs}, which is missing")
         if self.gives == "edges":
             from circuits.results.choice import check_choice
 

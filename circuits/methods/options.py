@@ -197,36 +197,67 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 NODES = Option(
     "nodes", Kind.NODES, "heads+mlps",
-    "Groups joined by + (heads, mlps, input, q, k, v, neurons; coar: rows and input_rows too), or names, comma separated.",
+    "Groups joined by + (heads, mlps, input, q, k, v, neurons; for coar also rows, input_rows), or names of nodes, comma separated.",
 )  # fmt: skip
 POSITIONS = Option(
     "positions",
     Kind.POSITIONS,
     "all",
-    "each, spans, roles, names of roles or spans, comma separated, or all (at once).",
+    "One score per position (each), per span (spans) or per role (roles; or names of roles or spans, comma separated), or one for "
+    "all positions (all).",
 )
 PLACES = replace(
-    POSITIONS, help="spans or each: score and choose edges by place. Roles or spans, comma separated: only score them."
+    POSITIONS,
+    help="Score and choose edges by place: per span (spans) or per position (each). Names of roles or spans, comma separated: "
+    "only score them.",
 )
 DESTINATIONS = Option(
-    "destinations", Kind.FLAG, False, "Take keys and values apart by the span of the query.", needs="positions"
+    "destinations",
+    Kind.FLAG,
+    False,
+    "For keys and values: separate scores for each span of the query that reads them.",
+    needs="positions",
 )
-EDGES = Option("edges", Kind.WHOLE, None, "Edges to choose, dead ends among them pruned. Default: 200.", at_least=1)
-THRESHOLD = Option("threshold", Kind.NUMBER, None, "Every edge of at least this score.", metric_units=True)
+EDGES = Option(
+    "edges",
+    Kind.WHOLE,
+    None,
+    "Number of edges to choose; those on no path from input to logits are removed afterwards. Default: 200.",
+    at_least=1,
+)
+THRESHOLD = Option(
+    "threshold",
+    Kind.NUMBER,
+    None,
+    "Choose every edge with at least this score, instead of a number of edges.",
+    metric_units=True,
+)
 RULES = ("top", "greedy", "positive-share", "optimal")
-SELECT = Option("select", Kind.TEXT, None, "Rule: top, greedy, positive-share or optimal. Default: top.")
-BY = Option("by", Kind.TEXT, None, "Rank edges by 'abs' (either sign) or 'signed'. Default: abs.")
-FILL = Option("fill", Kind.FLAG, False, "Go on until so many edges are connected.")
-SHARE = Option("share", Kind.NUMBER, None, "positive-share: that share. Default: 0.5.", at_least=0, at_most=1)
+SELECT = Option("select", Kind.TEXT, None, "Selection rule: top, greedy, positive-share or optimal. Default: top.")
+BY = Option(
+    "by",
+    Kind.TEXT,
+    None,
+    "Rank edges by the size of the score (abs) or by the score with its sign (signed). Default: abs.",
+)
+FILL = Option("fill", Kind.FLAG, False, "Add edges until the given number of edges is on paths from input to logits.")
+SHARE = Option(
+    "share",
+    Kind.NUMBER,
+    None,
+    "For positive-share: the share of edges with positive scores. Default: 0.5.",
+    at_least=0,
+    at_most=1,
+)
 CHOICE = (EDGES, THRESHOLD, SELECT, BY, FILL, SHARE)
 """Options that choose edges by their scores."""
-RANDOM_CIRCUITS = Option("random_circuits", Kind.WHOLE, 5, "Random circuits to compare with.", at_least=0)
+RANDOM_CIRCUITS = Option("random_circuits", Kind.WHOLE, 5, "Number of random circuits for comparison.", at_least=0)
 REFINE = Option(
     "refine", Kind.TEXT, None,
-    "Estimate the strongest edges again: 'node' (exact through the receiving node) or 'exact' (ablated one by one).",
+    "Recompute the strongest edges: exactly through the receiving node (node), or by ablating each (exact).",
     choices=("node", "exact"),
 )  # fmt: skip
 REFINE_TOP = Option(
-    "refine_top", Kind.WHOLE, None, "How many edges are refined. Default: 200.", at_least=1, needs="refine"
+    "refine_top", Kind.WHOLE, None, "Number of strongest edges to refine. Default: 200.", at_least=1, needs="refine"
 )
-ABSOLUTE = Option("absolute", Kind.FLAG, False, "Compare the size of a change.")
+ABSOLUTE = Option("absolute", Kind.FLAG, False, "Use the absolute value of a change of the metric.")

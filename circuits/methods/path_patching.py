@@ -223,7 +223,7 @@ METHOD = Method(
             "senders", Kind.NODES, "heads+mlps", "Writers: groups joined by + (heads, mlps, input), or names, comma separated."
         ),
         Option("together", Kind.FLAG, False, "Patch all senders at once."),
-        Option("mlps", Kind.TEXT, "frozen", "Whether MLPs between sender and receiver react.", choices=MLPS, label="MLPs"),
-        Option("inputs", Kind.TEXT, "shifted", "Whether what arrives is added to a receiver's input, or replaces it.", choices=INPUTS, label="inputs of the receivers"),
+        Option("mlps", Kind.TEXT, "frozen", "Whether MLPs between sender and receiver are recomputed (live) or keep their clean values (frozen).", choices=MLPS, label="MLPs"),
+        Option("inputs", Kind.TEXT, "shifted", "Whether the change is added to the receiver's clean input (shifted), or the input is set to the patched one (set).", choices=INPUTS, label="inputs of the receivers"),
     ),
 )  # fmt: skip

@@ -96,7 +96,7 @@ def node_heatmap(scores: NodeScores, normalised: bool = False) -> Figure:
         InputError: the scores have positions, or cannot be normalised.
     """
     if scores.positions is not None:
-        raise InputError("these scores have positions: position_heatmap draws them")
+        raise InputError("these scores have positions; use position_heatmap")
     places = [_place(name) for name in scores.nodes]
     known = [place for place in places if place is not None]
     if len(known) < len(places):
@@ -135,7 +135,7 @@ def position_heatmap(scores: NodeScores, tokens: Sequence[str] | None = None, no
         InputError: the scores have no positions, the labels are not one each, or the scores cannot be normalised.
     """
     if scores.positions is None:
-        raise InputError("these scores have no positions: node_heatmap draws them")
+        raise InputError("these scores have no positions; use node_heatmap")
     columns = scores.positions if tokens is None else tuple(tokens)
     if len(columns) != len(scores.positions):
         raise InputError(f"there are {len(scores.positions)} positions, but {len(columns)} token labels")

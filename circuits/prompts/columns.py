@@ -185,7 +185,7 @@ class Columns:
         if missing := [field for field in NEEDED if field not in plan]:
             found = ", ".join(name[:40] for name in list(record)[:30]) or "(none)"
             near = get_close_matches(missing[0], list(record)[:30], n=1)
-            hint = f"did you mean that by {near[0]!r}?" if near else "name the columns with columns=… (--columns clean=…,corrupted=…,answers=…)"  # fmt: skip
+            hint = f"did you mean that by {near[0]!r}?" if near else _how_to_name(list(record))
             raise PairsError(f"{where}: {missing[0]!r} is missing; found only the keys {found}; {hint}")
         self._used = {"", *(name for spec in plan.values() for name in _names(spec))}
         if self.chosen is None:
@@ -218,7 +218,7 @@ class Columns:
         entry = value[0] if isinstance(value, list) and value else value
         if self.form is not None and field in self.form.words and (isinstance(entry, int | float) or re.fullmatch(r"\s*-?\d+(\.\d+)?", str(entry))):  # fmt: skip
             raise PairsError(
-                f"{where}: {column} is {show(entry)}, a number, which may be a class, a year or an id; say where the answers are: "
+                f"{where}: {column} is {show(entry)}, a number, which may be a class, a year or an id; name where the answers are: "
                 "columns={'answers': …} (--columns answers=…)"
             )
         return list(value) if isinstance(value, tuple) else value if isinstance(value, list) else [value]
@@ -292,6 +292,14 @@ def _names(spec: str) -> list[str]:
     """The columns that a spec uses."""
     quoted = _quoted(spec)
     return [spec] if quoted is None else _PLACE.findall(quoted)
+
+
+def _how_to_name(names: list[str]) -> str:
+    """How to say which column is which: with the record's own columns, in their order, as an example."""
+    if len(names) < len(NEEDED) or not all(re.fullmatch(r"[\w.-]{1,40}", name) for name in names[:4]):
+        return "name the columns with columns=… (--columns clean=…,corrupted=…,answers=…)"
+    example = ",".join(f"{field}={name}" for field, name in zip((*NEEDED, "distractors"), names, strict=False))
+    return f"say which column is which with columns=… (--columns), such as {example}"
 
 
 def _empty(column: str, where: str) -> UnfitError:

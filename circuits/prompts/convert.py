@@ -46,7 +46,7 @@ def converted(path: str | os.PathLike[str], reading: Reading) -> Converted:
     table = read_table(path)
     columns, tally, records = Columns(reading.columns, table.text, table.blanks), Tally(), []
     if not reading.bos:
-        raise PairsError("no-bos says how text becomes tokens, for which a model is needed (--model)")
+        raise PairsError("no-bos changes how text becomes tokens, which needs a model (--model)")
     for place, given in table.rows:
         where = f"{table.name}, {place}"
         try:

@@ -176,7 +176,12 @@ class _Behind:
         ids = answer_tokens(model, self.text, as_text(answer, f"an entry of {key}", where))
         if len(ids) != 1:
             tokens = ", ".join(repr(model.tokenizer.decode([token])) for token in ids)
-            space = "" if answer[0].isspace() else "begin it with a space if it follows one, "
+            spaced = f" {answer}"
+            is_one = not answer[0].isspace() and len(answer_tokens(model, self.text, spaced)) == 1
+            space = (
+                f"begin it with a space ({show(spaced)} is one; in a table --columns \"{key}=' {{COLUMN}}'\"), "
+                * is_one
+            )
             raise UnfitError(
                 f"with {'an' if one[0] == 'a' else 'a'} {one} of several tokens",
                 f"{where}: {show(answer)} in {key} is {len(ids)} tokens of {model.name} ({tokens}); expected exactly one: "

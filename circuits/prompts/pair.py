@@ -260,7 +260,7 @@ def _check_answers(pair: Pair, where: str) -> None:
             twice = next(token for token, n in Counter(tokens).items() if n > 1)
             raise UnfitError(
                 f"with the same token twice among the {what}",
-                f"{where}: token {twice} is twice among the {what}; it would count twice, give it once",
+                f"{where}: token {twice} occurs twice among the {what} and would count twice; give it once",
             )
     if both := set(pair.answers) & set(pair.distractors):
         raise UnfitError(

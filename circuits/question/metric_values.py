@@ -72,7 +72,7 @@ def values_of_own(name: str, function: Callable[..., Any], logits: Tensor, targe
         raise InputError(f"metric {name} failed: {type(problem).__name__}: {lines[0]}; {EXPECTED}") from problem
     if given._version != version:
         raise InputError(
-            f"metric {name} changed the logits in place, which others read, too; let it work on logits.clone()"
+            f"metric {name} changed the logits in place, but they are used elsewhere; use logits.clone() in the function"
         )
     return _checked(name, values, given, targets)
 
@@ -96,8 +96,8 @@ def _checked(name: str, values: Any, logits: Tensor, targets: Any) -> Tensor:
         )
     elif logits.numel() and not _depends(values, logits):
         raise InputError(
-            f"metric {name} gave values that do not depend on the logits, as far as their gradient tells (they were made anew, with "
-            f"torch.tensor(…), say), and this method needs a gradient; {EXPECTED}, or use a method without gradients, such as "
+            f"metric {name} gave values that do not depend on the logits, according to their gradient (for example, created "
+            f"with torch.tensor(…)), and this method needs a gradient; {EXPECTED}, or use a method without gradients, such as "
             "activation_patching or coar"
         )
     _check_numbers(name, values, targets)

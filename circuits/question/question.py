@@ -116,7 +116,7 @@ class Question:
         with using(model):
             if bool(model.bridge.compatibility_mode) != model.compatibility_mode:
                 raise InputError(
-                    f"the compatibility mode of {model.name} was switched after loading; load_model(its bridge) again"
+                    f"the compatibility mode of {model.name} was changed after loading; load its bridge again with load_model"
                 )
             if len(pairs) == 0:
                 raise PairsError("there are no pairs; give at least one")

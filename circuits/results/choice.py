@@ -22,8 +22,8 @@ def check_choice(
     for name, value in others.items():
         if threshold is not None and value is not None:
             raise InputError(
-                f"a threshold and {name} exclude each other: a threshold takes every edge of at least that score, "
-                f"and of the rules' options goes with 'by' alone"
+                f"a threshold cannot be combined with {name}: a threshold takes every edge with at least that score; "
+                "of the options of the rules, only 'by' applies to it"
             )
     options = {"by": by, "fill": fill or None, "share": share}
     rule = {name: value for name, value in options.items() if value is not None}
@@ -37,7 +37,7 @@ def check_rule(rule: str, options: Mapping[str, Any]) -> None:
         raise InputError(f"there is no selection rule {rule!r} (one of {', '.join(RULES)})")
     for name in options:
         if name not in RULES[rule]:
-            raise InputError(f"rule {rule} has no option {name!r}; its own: {', '.join(RULES[rule])}")
+            raise InputError(f"rule {rule} has no option {name!r}; its options: {', '.join(RULES[rule])}")
     if "by" in options:
         check_ranking(options["by"])
     check_share(options.get("share", 0.0))

@@ -178,7 +178,7 @@ class _Places:
         if end is None:
             kind, at, place = str(key).partition("@")
             self.graph.reader_index((target if kind == "in" else f"{target}<{kind}>") + at + place)  # raises
-            raise InputError(f"edge into {shown(target)} has key {shown(key)}, which does not go with it")
+            raise InputError(f"edge into {shown(target)} has key {shown(key)}, which that node does not have")
         return self.graph.edge_index(f"{source}->{self.graph.reader_names[self.readers[end]]}")[0], end
 
 
@@ -248,7 +248,7 @@ def check_finite(circuit: Edges) -> None:
     """Refuses infinite scores, which no format can hold."""
     for column in map(circuit.column, TABLES):
         if column is not None and bool(column.isinf().any()):
-            raise InputError("the circuit holds infinite scores, which no file can carry")
+            raise InputError("the circuit has infinite scores, which cannot be written")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -288,7 +288,7 @@ def _from_data(data: Any) -> dict[str, Any]:
     if len(set(indices)) < len(indices):
         twice = next(place for place, n in Counter(indices).items() if n > 1)
         number = len(indices) - 1 - indices[::-1].index(twice)
-        raise InputError(f"edge {number} ({shown(edges[number])}) is there twice")
+        raise InputError(f"edge {number} ({shown(edges[number])}) occurs twice")
     return _arguments(places, indices, edges, origin)
 
 

@@ -257,7 +257,7 @@ class EdgeScores(Shown):
             InputError: an invalid option, or a single prompt.
         """
         if self.n_prompts < 2:
-            raise InputError("a single prompt says nothing of how effects vary between prompts; score at least two")
+            raise InputError("significance needs the variance of effects over prompts; score at least two prompts")
         if correction not in ("none", "bonferroni", "bh"):
             raise InputError(f"correction must be 'none', 'bonferroni' or 'bh', got {correction!r}")
         if correction != "none" and kind == "bootstrap":

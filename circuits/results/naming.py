@@ -90,7 +90,7 @@ def clean(text: Any, what: str) -> str:
         raise InputError(f"{what} has {len(text)} characters; at most {LONGEST} are drawn")
     for sign in text:
         if unicodedata.category(sign) in _REFUSED or sign in _DIRECTION:
-            raise InputError(f"{what} holds the control character U+{ord(sign):04X}; take it out")
+            raise InputError(f"{what} holds the control character U+{ord(sign):04X}; remove it")
     return text
 
 

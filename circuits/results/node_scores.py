@@ -109,10 +109,12 @@ class NodeScores(Shown):
     @property
     def _span(self) -> float:
         if self.clean is None or self.corrupted is None:
-            raise InputError("these scores carry no clean and corrupted metric, so there is nothing to normalise by")
+            raise InputError(
+                "these scores have no metric of the clean and the corrupted run, so they cannot be normalised"
+            )
         span = Span.of(self.clean, self.corrupted, origin=self.provenance)
         if span.missing is not None:
-            raise InputError(f"there is nothing to normalise by: {span.missing}")
+            raise InputError(f"these scores cannot be normalised: {span.missing}")
         return span.clean - span.ablated
 
     def interval(
@@ -244,7 +246,7 @@ class LinearAttribution(NodeScores):
         held_out = self.fit["held_out"]
         if rank < components:
             return (
-                f"{samples} samples cannot tell {components} components apart (rank {rank}): the weights are one of many "
+                f"{samples} samples do not determine the weights of {components} components (rank {rank}): they are one of many "
                 f"solutions; draw more than {components + 1} samples, better several times as many"
             )
         if held_out is None or held_out < WEAK:

@@ -61,7 +61,7 @@ def said(origin: Provenance, name: str) -> str:
     """An entry of a result's provenance, such as `model`, `dtype` or `metric`; InputError if it is missing, as in some files."""
     entry = origin.get(name)
     if not isinstance(entry, str):
-        raise InputError(f"the result does not say its {name}, so that it cannot be measured further")
+        raise InputError(f"the result does not record its {name}, so nothing more can be measured for it")
     return entry
 
 

@@ -152,7 +152,7 @@ def read_node_scores(path: str | Path) -> dict[str, Any]:
             if name != "per_prompt" and (tensor.shape != shape or tensor.dtype != torch.float64):
                 raise InputError(f"{name} is {_form(tensor)}; expected torch.float64 {shape}")
         if fit is not None and not {"samples", "components", "rank", "held_out"} <= fit.keys():
-            raise InputError("its fit does not say samples, components, rank and held_out")
+            raise InputError("its fit must have samples, components, rank and held_out")
         return {"nodes": nodes, **common, **tensors, **({} if fit is None else {"fit": fit})}
 
 

@@ -112,7 +112,7 @@ class RunDirectory:
         elif self.record is not None and self.record.exists():
             if not self.overwrite:
                 raise InputError(
-                    f"a run into {self.path} was killed; use --resume to continue it, or --overwrite to begin anew"
+                    f"{self.path} has an unfinished run; use --resume to continue it, or --overwrite to start again"
                 )
             with refusing(f"delete {self.record}"):
                 shutil.rmtree(self.record)
@@ -128,7 +128,7 @@ class RunDirectory:
         out = self.place
         with refusing(f"write to {self.path}"):
             if self.path.is_symlink() and not self.path.exists():
-                raise InputError(f"{self.path} is a link to nothing")
+                raise InputError(f"{self.path} is a broken link")
             if out.exists() and not out.is_dir():
                 raise InputError(f"{out} is a file; --out names a directory")
             if out.is_dir() and any(out.iterdir()):
@@ -333,5 +333,5 @@ def mend_record(record: Path) -> None:
         if is_emptied(manifest):  # it is written again: each piece knows its question
             manifest.unlink()
         if is_emptied(question):
-            warnings.warn(f"{question} is empty; the search begins anew", DamageWarning, stacklevel=2)
+            warnings.warn(f"{question} is empty; the search starts again", DamageWarning, stacklevel=2)
             shutil.rmtree(record)

@@ -92,7 +92,7 @@ def discover(
     if workers is not None:
         check_divided(method)
     if store is not None and not chosen.keeps_record(options):
-        raise InputError(f"a run of method {method} with these options keeps no record, so it takes no store")
+        raise InputError(f"method {method} keeps no record with these options; leave store out")
     replacement = choose_ablation(ablation or chosen.ablation, noise_tokens, seed, reference)
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
         question = Question.ask(model, pairs, metric, replacement, batch_size)

@@ -61,7 +61,7 @@ def read_run_file(directory: str | Path) -> dict[str, Any]:
         raise InputError(f"{directory} is not a run directory: it has no {RUN_FILE} that can be read") from None
     check_schema(record.get("schema"), SCHEMA, str(path))
     if not isinstance(record["provenance"], dict):
-        raise InputError(f"{path} does not say where its result comes from")
+        raise InputError(f"{path} has no provenance of its result")
     for name in ("model", "revision", "dtype", "metric", "ablation"):
         text_or_none(record["provenance"].get(name), f"{path}: {name}")
     if SUM in record and unsealed(record) is None:

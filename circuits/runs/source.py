@@ -70,7 +70,7 @@ def _of_eap_ig(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
     if edges is None:
         return circuit
     if circuit.scores is None:
-        raise InputError(f"{path} holds no score other than 0, so --edges cannot choose")
+        raise InputError(f"{path} has no score other than 0, so --edges cannot be used")
     known = int((circuit.scores.nan_to_num() != 0).sum())
     chosen = _scores(circuit, circuit.graph.edge_mask).top(edges)
     if edges > known:
@@ -87,11 +87,11 @@ def _part(circuit: Circuit, edges: int | None, path: Path) -> Circuit:
     if edges is None:
         return circuit
     if circuit.scores is None:
-        raise InputError(f"{path} holds a circuit without scores, so --edges cannot choose")
+        raise InputError(f"{path} holds a circuit without scores, so --edges cannot be used")
     known = circuit.mask & ~circuit.scores.isnan()
     if edges >= int(known.sum()):
         raise InputError(
-            f"{path} holds a circuit and the scores of {int(known.sum())} of its edges; --edges {edges} chooses from more: give "
+            f"{path} holds a circuit and the scores of {int(known.sum())} of its edges; --edges {edges} needs more: give "
             "a run with scores, scores.safetensors, or fewer edges"
         )
     return _scores(circuit, known).top(edges)

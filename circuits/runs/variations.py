@@ -211,4 +211,4 @@ def _redrawn(pairs: PromptPairs, model: Model, other: int) -> PromptPairs:
                 task = load_task(pairs.source)
                 if task.pairs(model, n=len(pairs), seed=pairs.seed, **options).digest() == pairs.digest():
                     return task.pairs(model, n=len(pairs), seed=pairs.seed + other, **options)
-    raise InputError(f"the pairs ({pairs.source}) are not those that a task draws now, so no others can be drawn")
+    raise InputError(f"no other pairs can be drawn: no task draws the run's pairs ({pairs.source}) now")

@@ -34,9 +34,7 @@ def named_circuits(paths: Sequence[Path], edges: int | None = None) -> dict[str,
     circuits = [read_source(path, edges).circuit for path in paths]
     for path, circuit in zip(paths, circuits, strict=True):
         if not len(circuit):
-            raise InputError(
-                f"{path} holds a circuit without edges; choose the strongest by their scores, with --edges N"
-            )
+            raise InputError(f"{path} holds a circuit without edges; show the strongest edges with --edges N")
     places = [path.resolve().stem for path in paths]
     places = places if len(set(places)) == len(places) else list(map(str, paths))
     methods = [method_name(c.provenance) if c.provenance.get("method") else None for c in circuits]

@@ -114,7 +114,7 @@ def identify(versions: str, asked: Sequence[tuple[int, Request]]) -> Identified:
 def _check_versions(versions: str) -> None:
     if versions != package_versions():
         raise InputError(
-            "this worker has other versions of torch, transformers or our packages than the process that runs the study"
+            "this worker has other versions of torch, transformers or mech-circuits than the process that runs the study"
         )
 
 
@@ -140,7 +140,7 @@ def perform(workers: Workers | None, task: Task) -> Performed:
             pairs, reference = request.pairs(model), request.reference_pairs(model)
             if identity_of(model, pairs, reference) != task.identity:
                 raise InputError(
-                    f"{request.model} or the prompts of {request.task} differ here from those when the study was begun: other "
+                    f"{request.model} or the prompts of {request.task} differ from those at the start of the study: other "
                     "weights or configuration, another kind of device, or another version of the task"
                 )
             files = _discovered(task, model, pairs, reference, workers) if task.files is None else None

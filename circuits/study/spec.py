@@ -124,7 +124,7 @@ class _Reader:
             self.check_model(at.model)
         total = len(places) * len(tasks) * len(methods) * len(seeds) * len(metrics) * len(ablations)
         if total > MOST_RUNS:
-            raise InputError(f"{self.name} asks for {total} runs; a study has at most {MOST_RUNS}")
+            raise InputError(f"{self.name} describes {total} runs; a study has at most {MOST_RUNS}")
         made = [
             Request(
                 model=at.model, revision=at.revision, task=task, label=label, method=method, options=options, metric=metric, ablation=ablation,
@@ -140,7 +140,7 @@ class _Reader:
             )
         ]  # fmt: skip
         if not made:
-            raise InputError(f"{self.name} asks for no run at all")
+            raise InputError(f"{self.name} describes no runs")
         with self.refusing("tasks"):
             for source in sources:
                 assert source.task or source.path  # loads the task's package: last, since it imports torch
@@ -189,7 +189,7 @@ class _Reader:
                 hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
                 raise self.error(f"{where}.{key}" if where else key, f"is not known{hint}")
             if plain in table:
-                raise self.error(f"{where}.{key}" if where else key, "is there twice, with - and with _")
+                raise self.error(f"{where}.{key}" if where else key, "is given twice, with - and with _")
             table[plain] = value
         return table
 
@@ -225,9 +225,9 @@ class _Reader:
         if not isinstance(value, list) or not value or not all(isinstance(one, str) and one for one in value):
             raise self.error(key, "must be a list of one or more names, each in quotes")
         if not all(map(str.isprintable, value)):
-            raise self.error(key, "must be names in one line each")
+            raise self.error(key, "must be names without line breaks")
         if len(set(value)) < len(value):
-            raise self.error(key, "names something twice")
+            raise self.error(key, "has a name twice")
         return value
 
     def numbers(self, top: Mapping[str, Any], key: str, default: list[int]) -> list[int]:
@@ -307,7 +307,7 @@ class _Reader:
         methods = []
         for label, table in given.items():
             if not label.isprintable():
-                raise self.error("methods", f"must be names in one line each; got {label!r:.60}")
+                raise self.error("methods", f"must be names without line breaks; got {label!r:.60}")
             where = f"methods.{label}"
             if not isinstance(table, dict):
                 raise self.error(where, f"is {kind_of(table)}; expected a table of its options, which may be empty")
@@ -318,7 +318,7 @@ class _Reader:
             if not isinstance(method, str):
                 raise self.error(f"{where}.method", f"must be text, not {kind_of(method)}")
             if "store" in options:
-                raise self.error(f"{where}.store", "is decided by the study itself")
+                raise self.error(f"{where}.store", "is set by the study")
             with self.refusing(where):
                 known = declared(method)
                 known.check_names(options)
@@ -361,7 +361,7 @@ class _Reader:
             options["fresh"] = self.number(table, "fresh", None, table="evaluation.")
             for task in tasks:
                 if self.check_tasks and is_file(self.base / task):
-                    raise self.error("evaluation.fresh", f"asks for pairs of a task, and {task} is a file")
+                    raise self.error("evaluation.fresh", f"needs a task to draw from, and {task} is a file")
         return options
 
     def left_out(

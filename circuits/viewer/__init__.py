@@ -69,8 +69,7 @@ def viewer_page(
     for name, circuit in circuits.items():
         if len(circuit) > MOST:
             raise InputError(
-                f"{name} has {len(circuit):,} edges; the viewer draws at most {MOST:,}: choose the strongest by their scores, "
-                "with --edges N"
+                f"{name} has {len(circuit):,} edges; the viewer draws at most {MOST:,}: show the strongest with --edges N"
             )
     data = page_data(circuits, about, prompts, (naming or Naming()).checked(one.graph))
     return _page(title or " and ".join(circuits), data)

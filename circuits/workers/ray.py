@@ -70,7 +70,7 @@ class RayWorkers:
             if not 1 <= self.number <= room:
                 raise InputError(
                     f"{number or 'workers'} with {cpus} CPUs and {gpus:g} GPUs each do not fit: Ray has "
-                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, and a worker takes all of its own on one machine"
+                    f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, and a worker needs all of its CPUs and GPUs on one machine"
                 )
             kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RETRIES)(_Worker)
             self._start = partial(kind.remote, threads or cpus)

@@ -107,7 +107,7 @@ def fetch(name: str, progress: Progress | None = None, full: bool = False) -> Pa
         ) from error
     except FetchError as error:
         raise FetchError(
-            f"{name} is not in the cache and cannot be fetched: {error}. What helps, any of: {known.remedies}; or copy "
+            f"{name} is not in the cache and cannot be fetched: {error}. Any of these helps: {known.remedies}; or copy "
             f"{final} from a machine that has it (or set {CACHE_VARIABLE} to a cache that does)"
         ) from error
 

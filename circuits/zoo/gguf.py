@@ -116,12 +116,12 @@ def _open(path: Path | str) -> np.ndarray:
 def _header(cursor: Cursor) -> tuple[int, int, int]:
     magic = bytes(cursor.data[:4])
     if magic != b"GGUF":
-        cursor.fail(f"starts with {magic!r}, and a GGUF file with b'GGUF'")
+        cursor.fail(f"starts with {magic!r}; expected b'GGUF'")
     cursor.at = 4
     version = cursor.number("I", "the version")
     if version not in (2, 3):
         order = " (a big-endian file?)" if version in (2 << 24, 3 << 24) else ""
-        cursor.fail(f"GGUF version {version}{order}, and only 2 and 3, little-endian, can be read", 4)
+        cursor.fail(f"GGUF version {version}{order}, but only versions 2 and 3, little-endian, can be read", 4)
     tensors, entries = cursor.number("Q", "the tensor count"), cursor.number("Q", "the entry count")
     cursor.need(
         entries * ENTRY_BYTES + tensors * TENSOR_BYTES, f"a list of {entries:,} entries and {tensors:,} tensors"
@@ -136,7 +136,7 @@ def _metadata(cursor: Cursor, count: int) -> dict[str, Any]:
         cursor.spend(ENTRY_COST, ENTRY_TURNS)
         key = cursor.string("a metadata key", limit=MAX_KEY_BYTES)
         if not key or key in metadata:
-            cursor.fail(f"the metadata key {quote(key)} is {'there twice' if key else 'empty'}", start)
+            cursor.fail(f"the metadata key {quote(key)} is {'given twice' if key else 'empty'}", start)
         metadata[key] = cursor.value(cursor.number("I", f"the type of {quote(key)}"), f"the value of {quote(key)}")
     return metadata
 
@@ -145,7 +145,7 @@ def _alignment(cursor: Cursor, metadata: dict[str, Any]) -> int:
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         shown = alignment if isinstance(alignment, (bool, int, float)) else f"of type {type(alignment).__name__}"
-        cursor.fail(f"general.alignment is {shown}, and must be a power of two")
+        cursor.fail(f"general.alignment is {shown}; it must be a power of two")
     return alignment
 
 
@@ -157,7 +157,7 @@ def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo
         start = cursor.at
         name, shape, kind, nbytes = _tensor(cursor)
         if name in listed:
-            cursor.fail(f"the tensor {quote(name)} is there twice", start)
+            cursor.fail(f"the tensor {quote(name)} occurs twice", start)
         offset = cursor.number("Q", f"the offset of {quote(name)}")
         if offset != expected:
             cursor.fail(f"the tensor {quote(name)} is at offset {offset:,}, expected {expected:,}", cursor.at - 8)
@@ -209,7 +209,7 @@ def _check_end(cursor: Cursor, tensors: list[TensorInfo], alignment: int) -> Non
         late = next(info for info in tensors if info.offset + info.nbytes > size)
         cursor.fail(f"the tensor {quote(late.name)} ends at byte {late.offset + late.nbytes:,}: it is truncated", size)
     if size > _padded(end, alignment):
-        cursor.fail(f"{size - end:,} bytes follow the last tensor, and belong to nothing", end)
+        cursor.fail(f"{size - end:,} bytes follow the last tensor; expected none", end)
 
 
 def _padded(offset: int, alignment: int) -> int:

@@ -70,7 +70,7 @@ class Cursor:
         if self.memory < 0:
             self.fail(f"its lists would take over {MEMORY_FACTOR} times the {len(self.data):,} bytes of the file")
         if self.turns < 0:
-            self.fail("it lists more than a file with a model in it ever does")
+            self.fail("its lists are longer than those of any model file")
 
     def number(self, code: str, what: str) -> Any:
         """A number; `code` is its letter in the `struct` module."""

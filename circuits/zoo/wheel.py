@@ -83,7 +83,7 @@ def _command(requirements: Path, place: Path) -> list[str]:
     if which("uv") is not None:
         install = ["uv", "pip", "install", "--quiet", "--python", sys.executable]
         return [*install, "--only-binary", ":all:", *pinned, "--target", str(place)]
-    raise FetchError("downloading a wheel needs pip or uv, and neither is here")
+    raise FetchError("downloading a wheel needs pip or uv, and neither is installed")
 
 
 def _run(command: Sequence[str], place: Path, total: int, progress: Progress) -> str | None:

@@ -66,8 +66,8 @@ def test_n_pairs_are_used_whatever_follows(monkeypatch, table):
         (["discover", "FILE", "--columns", "answer=x"], "the field 'answer', which pairs do not have"),
         (["discover", "none.csv"], "there is no file none.csv"),
         (["pairs", "show", "FILE"], "'clean' is missing; found only the keys prompt, other"),
-        (["pairs", "convert", "FILE", "out.csv"], "does not end in .jsonl"),
-        (["pairs", "convert", "FILE", "FILEl"], "is there already"),
+        (["pairs", "convert", "FILE", "out.csv"], "must end in .jsonl"),
+        (["pairs", "convert", "FILE", "FILEl"], "already exists"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(monkeypatch, table, capsys, typed, said):

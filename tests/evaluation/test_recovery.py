@@ -159,7 +159,7 @@ class TestRefused:
         values[0, 0] = torch.nan
         broken, truth = EdgeScores(GRAPH, values, values, 1), random_truth(GRAPH, 0, 2)
         for level in LEVELS:
-            with pytest.raises(InputError, match="not numbers"):
+            with pytest.raises(InputError, match="are NaN"):
                 recovery(broken, truth, level=level)
 
     def test_scores_of_nodes_that_do_not_fit(self) -> None:
@@ -167,7 +167,7 @@ class TestRefused:
         assert recovery(self.NODES, truth).auroc == 0.5
         with pytest.raises(InputError, match="level 'nodes' only"):
             recovery(self.NODES, truth, level="edges")
-        with pytest.raises(InputError, match="do not know their graph"):
+        with pytest.raises(InputError, match="do not contain their graph"):
             recovery(self.NODES, ["input->m0"])
         with pytest.raises(InputError, match="none of the 1 scored nodes"):
             recovery(NodeScores(("input",), torch.ones(1, 1, dtype=torch.float64)), truth)

@@ -64,7 +64,7 @@ def test_runs_that_cannot_be_compared_are_refused():
     for wrong, k, said in (
         ({"a": one}, 5, "at least two"),
         ({"a": one, "b": Circuit.full(one.graph)}, 5, "mixed"),
-        (runs, None, "how many"),
+        (runs, None, "strongest edges"),
         (runs, 0, "between 1 and"),
         ({"a": Circuit.full(one.graph), "b": Circuit.full(tiny("llama").graph)}, None, "different graphs"),
     ):

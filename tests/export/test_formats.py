@@ -119,7 +119,7 @@ def test_a_link_in_the_submission_is_not_followed(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "ioi_gpt2").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="is a link"):
+    with pytest.raises(InputError, match="is a symbolic link"):
         write_mib(scored(GRAPHS[0]), tmp_path / "sub")
     assert list((tmp_path / "elsewhere").iterdir()) == []
 

@@ -97,11 +97,11 @@ def test_a_damaged_manifest_is_an_error_that_says_what_to_delete(tmp_path):
         path.write_bytes(altered(raw, where, draw))
         if raw[where : where + 1] == b" ":
             continue  # other white space is no damage
-        with pytest.raises(InputError, match="delete this one file"):
+        with pytest.raises(InputError, match="delete this file"):
             Pieces(tmp_path / "s", MANIFEST)
     for size in range(len(raw)):
         path.write_bytes(raw[:size])
-        with pytest.raises(InputError, match="delete this one file"):
+        with pytest.raises(InputError, match="delete this file"):
             Pieces(tmp_path / "s", MANIFEST)
     path.unlink()
     assert torch.equal(Pieces(tmp_path / "s", MANIFEST).get("a"), torch.ones(1))
@@ -195,7 +195,9 @@ def test_a_search_with_a_damaged_record_ends_the_same(tmp_path):
     assert files(tmp_path / "s") == whole
     question = tmp_path / "s" / QUESTION_FILE
     question.write_bytes(altered(question.read_bytes(), 40, draw))
-    with pytest.raises(InputError, match=r"question.json is damaged, or not ours; delete .*s to begin anew"):
+    with pytest.raises(
+        InputError, match=r"question.json is damaged, or was not written by mech-circuits; delete .*s to start again"
+    ):
         acdc(model, pairs, 0.1, store=tmp_path / "s")
 
 

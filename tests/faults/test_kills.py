@@ -111,7 +111,7 @@ def test_a_run_that_keeps_a_record(tmp_path, command_kills, method, capsys):
             capsys.readouterr()
             with chdir(place):
                 discover("--method", *method, code=2)
-            assert "was killed; use --resume" in capsys.readouterr().err
+            assert "has an unfinished run; use --resume" in capsys.readouterr().err
 
     survives(work, tmp_path, command_kills, run_of, prepare=a_place, check=check)
 

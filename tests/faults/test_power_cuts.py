@@ -251,7 +251,7 @@ def test_an_emptied_manifest_is_written_again_by_resume_alone(tmp_path):
     """A store given in Python is not touched: which question it had is for its owner to say."""
     Pieces(tmp_path / "s", {"schema": 1})
     (tmp_path / "s" / MANIFEST_FILE).write_bytes(b"")
-    with pytest.raises(InputError, match="delete this one file"):
+    with pytest.raises(InputError, match="delete this file"):
         Pieces(tmp_path / "s", {"schema": 1})
 
 

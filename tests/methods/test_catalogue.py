@@ -147,7 +147,7 @@ def test_a_method_of_another_package_runs_and_its_options_are_checked(perform):
     found = json.loads(perform(*DISCOVER, "toy", "--strength", "3", "--flip", *asked, "run"))
     assert [edge["score"] for edge in found["strongest"]] == [-3 * edge["score"] for edge in usual["strongest"]]
     assert "strength must be above 0, not 0.0" in perform(*DISCOVER, "toy", "--strength", "0", code=2)
-    assert "no option 'steps'; its own: strength, flip" in perform(*DISCOVER, "toy", "--steps", "2", code=2)
+    assert "no option 'steps'; its options: strength, flip" in perform(*DISCOVER, "toy", "--steps", "2", code=2)
 
 
 def test_a_method_of_another_package_is_asked_by_a_study(perform):

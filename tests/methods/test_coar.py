@@ -86,7 +86,7 @@ def test_fixed_size_masks_are_rank_deficient_and_bernoulli_masks_are_not():
     fixed = torch.rand(100, 8, generator=generator).argsort(1) >= 2
     said = fit_samples(some_samples(lambda k, p: k.sum(1), fixed))
     assert said.fit["rank"] == 7
-    assert "cannot tell" in said.statement
+    assert "do not determine" in said.statement
     bernoulli = ~torch.cat([draw_block(8, block, 0.25, 0) for block in range(7)])
     assert fit_samples(some_samples(lambda k, p: k.sum(1), bernoulli)).fit["rank"] == 8
 
@@ -125,7 +125,7 @@ def test_penalised_fits_come_near_where_samples_are_few(fit):
 
 def test_few_samples_are_told_and_unknown_options_refused():
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    with pytest.warns(circuits.AttributionWarning, match="cannot tell 12 components apart"):
+    with pytest.warns(circuits.AttributionWarning, match="do not determine the weights of 12 components"):
         circuits.coar(model, pairs, samples=8)
     for wrong in ({"fit": "ols"}, {"alpha": 1.0}, {"samples": 0}, {"nodes": "haeds"}):
         with pytest.raises(InputError):
@@ -250,7 +250,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path):
     found = circuits.coar(model, pairs, samples=60, ablation="interchange")
     path = tmp_path / "wrong.safetensors"
     replace(found, fit={}).save(path)
-    with pytest.raises(InputError, match="its fit does not say"):
+    with pytest.raises(InputError, match="its fit must have"):
         NodeScores.load(path)
     found.save(path)
     with safe_open(path, framework="pt") as file:

@@ -94,7 +94,7 @@ def test_a_store_of_another_question_is_refused(tmp_path):
     with pytest.raises(InputError, match="another question"):
         exact_edge_effects(model, random_pairs(n=1, seed=1), model.graph.edges[:2], store=tmp_path / "s")
     (tmp_path / "s" / "manifest.json").write_text(json.dumps({"schema": 0}))
-    with pytest.raises(InputError, match="not ours"):
+    with pytest.raises(InputError, match="not written by mech-circuits"):
         exact_edge_effects(model, random_pairs(n=1), model.graph.edges[:2], store=tmp_path / "s")
 
 

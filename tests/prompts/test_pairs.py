@@ -235,7 +235,7 @@ class TestRefusals:
             ({"answers": [8, 10**5000]}, "pair 1: answers, entry 0, is a number of 16610 bits"),
             ({"answers": [8, None]}, "pair 1: answers, entry 0, is None (NoneType)"),
             ({"answers": [8, []]}, "pair 1: there is no answer"),
-            ({"answers": [8, [9, 9]]}, "pair 1: token 9 is twice among the answers"),
+            ({"answers": [8, [9, 9]]}, "pair 1: token 9 occurs twice among the answers"),
             ({"distractors": [9, [4, 9]]}, "pair 1: token 9 is an answer and a distractor"),
             ({"positions": [2, 3]}, "pair 1: position 3 is outside the prompt; it has 3 tokens, so 0 to 2"),
             ({"positions": [2, -1]}, "pair 1: position is -1; expected a whole number, counted from 0"),
@@ -373,7 +373,7 @@ class TestFiles:
             (b'{"clean": [NaN]}', "found NaN; expected token ids"),
             (b'{"clean": [-Infinity]}', "found -Infinity"),
             (b'{"clean": [1e999], "corrupted": [1], "answers": [1]}', "clean, entry 0, is inf (float)"),
-            (b'{"clean": [1], "clean": [2]}', "key 'clean' is there twice"),
+            (b'{"clean": [1], "clean": [2]}', "key 'clean' occurs twice"),
             (b'{"clean": [' + b"9" * 5000 + b"]}", "Exceeds the limit"),
             (b'{"clean": ' + b"[" * 200_000, "nested too deeply"),
             (

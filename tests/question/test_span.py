@@ -137,7 +137,7 @@ def test_normalised_effects_are_of_the_dtype_they_were_computed_in():
     with pytest.raises(InputError, match="rounding"):
         narrow.normalised()
     bare = dataclasses.replace(wide, clean=None)
-    with pytest.raises(InputError, match="nothing to normalise by"):
+    with pytest.raises(InputError, match="cannot be normalised"):
         bare.normalised()
 
 

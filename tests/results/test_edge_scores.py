@@ -290,7 +290,7 @@ def test_without_any_effect_no_edge_is_significant():
 
 
 def test_impossible_tests_are_refused():
-    with pytest.raises(InputError, match="single prompt"):
+    with pytest.raises(InputError, match="at least two prompts"):
         gathered(effects(1)).significant()
     scores = gathered(effects())
     with pytest.raises(InputError, match="kind='t'"):

@@ -109,4 +109,4 @@ def test_tests_that_could_not_be_rejected_are_not_made():
     found = circuits.hypothesis_tests(model, pairs, circuit, n_random=10, permutations=9)
     assert "at least 7 are needed" in str(found["equivalence"].reason)  # 0.6**7 + 0.4**7 = 0.03
     assert "cannot show a dependence" in str(found["independence"].reason)
-    assert "10 random circuits were asked for" in str(found["sufficiency"].reason)
+    assert "10 random circuits were requested" in str(found["sufficiency"].reason)

@@ -104,8 +104,8 @@ def test_rules_and_options_that_do_not_exist_are_refused():
     scores = example()
     for n, rule, options, said in [
         (3, "best", {}, "one of top, greedy, positive-share, optimal"),
-        (3, "optimal", {"fill": True}, "its own: by, time_limit"),
-        (3, "positive-share", {"by": "abs"}, "its own: share, fill"),
+        (3, "optimal", {"fill": True}, "its options: by, time_limit"),
+        (3, "positive-share", {"by": "abs"}, "its options: share, fill"),
         (3, "positive-share", {"share": 1.5}, "between 0 and 1"),
         (3, "positive-share", {"share": math.nan}, "between 0 and 1"),
         (3, "optimal", {"time_limit": 0.0}, "time_limit"),

@@ -209,7 +209,7 @@ def test_what_would_take_long_is_left_out_unless_it_is_asked_for(monkeypatch, tm
     assert "by" in measured["stability"]  # the ablations fit in, the metrics do not
     assert list(measured["stability"]["by"]) == ["ablation"]
     assert "--parts stability" in measured["skipped"]["stability, other metrics"]
-    assert "no others can be drawn" in measured["skipped"]["stability, other pairs"]
+    assert "no other pairs can be drawn" in measured["skipped"]["stability, other pairs"]
     assert "randomisation" in measured
     assert "recovery" not in measured
     took(400.0)

@@ -71,5 +71,5 @@ def test_a_name_that_is_too_long_is_refused_before_any_work(tmp_path, capsys):
         assert "File name too long" in capsys.readouterr().err
         command("report", "RUN", "--out", name, code=2)
         with pytest.raises(InputError, match="File name too long"), replacing(name):
-            raise AssertionError("work was begun")
+            raise AssertionError("started the work")
         assert [path.name for path in Path().iterdir()] == ["PAIRS.jsonl"]

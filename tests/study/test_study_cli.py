@@ -29,8 +29,8 @@ def command(monkeypatch, *arguments):
     ("more", "words"),
     [
         (["--on", "ray"], "Ray is not installed"),
-        (["--workers", "2"], "go with --on"),
-        (["--divide-runs"], "--divide-runs goes with --on"),
+        (["--workers", "2"], "need --on"),
+        (["--divide-runs"], "--divide-runs needs --on"),
     ],
 )
 def test_workers_that_cannot_be_had_leave_no_directory(more, words, study, tmp_path, monkeypatch, capsys):

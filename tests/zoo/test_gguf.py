@@ -257,12 +257,12 @@ TENSOR = ("t", (32,), F32, bytes(128))
         ([("k", 13, None)], "'k' has the unknown type 13"),
         ([("k", 9, (14, []))], "'k' is an array of the unknown type 14"),
         ([("", 4, 0)], "metadata key '' is empty"),
-        ([("k", 4, 0), ("k", 4, 1)], "metadata key 'k' is there twice"),
+        ([("k", 4, 0), ("k", 4, 1)], "metadata key 'k' is given twice"),
         ([(b"\xff", 4, 0)], "metadata key is not UTF-8"),
         ([("k", 8, b"ab\xed\xa0\x80")], "'k' is not UTF-8"),
         ([("k" * 65_536, 4, 0)], "65,536 bytes, where at most 65,535"),
         ([("k", 0, 2)], None),
-        ([("general.alignment", 4, 0)], "alignment is 0, and must be a power of two"),
+        ([("general.alignment", 4, 0)], "alignment is 0; it must be a power of two"),
         ([("general.alignment", 4, 24)], "alignment is 24"),
         ([("general.alignment", 5, -32)], "alignment is -32"),
         ([("general.alignment", 6, 32.0)], "alignment is 32.0"),
@@ -310,7 +310,7 @@ def test_quantised_rows_come_in_blocks(read: Read, write: Write, dimensions: tup
         ([("t", (HUGE, HUGE, HUGE, HUGE), F32, b"")], "more than the file"),
         ([("t", (2**32, 2**32), F32, b"")], "more than the file"),
         ([("t", (40,), F32, bytes(128))], r"ends at byte 224: it is truncated \(at byte 192\)"),
-        ([TENSOR, TENSOR], "'t' is there twice"),
+        ([TENSOR, TENSOR], "'t' occurs twice"),
         ([("", (32,), F32, bytes(128))], "no name"),
         ([("n" * 65, (32,), F32, bytes(128))], "65 bytes, where at most 64"),
     ],
@@ -398,10 +398,10 @@ def test_the_length_of_loops_is_bounded_whatever_the_size_of_the_file(
 ) -> None:
     monkeypatch.setattr(gguf_values, "MAX_TURNS", 100)
     assert read(write([("k", 9, (8, ["a"] * 80))]))
-    refused(read, write([("k", 9, (8, ["a"] * 101))]), "lists more than a file with a model")
-    refused(read, write([("k", 9, (9, [(0, [])] * 30))]), "lists more")
-    refused(read, write([(str(index), 0, 0) for index in range(30)]), "lists more")
-    refused(read, write([], [(str(index), (1,), F32, bytes(4)) for index in range(30)]), "lists more")
+    refused(read, write([("k", 9, (8, ["a"] * 101))]), "lists are longer than those of any model")
+    refused(read, write([("k", 9, (9, [(0, [])] * 30))]), "lists are longer")
+    refused(read, write([(str(index), 0, 0) for index in range(30)]), "lists are longer")
+    refused(read, write([], [(str(index), (1,), F32, bytes(4)) for index in range(30)]), "lists are longer")
 
 
 def test_unpacking_takes_below_ten_times_the_packed_bytes(read: Read, write: Write) -> None:

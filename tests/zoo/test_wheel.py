@@ -239,7 +239,7 @@ def test_pip_is_preferred_uv_stands_in_and_neither_is_an_error(scratch: Path, mo
     assert command[:3] == ["uv", "pip", "install"]
     assert pinned | {"--only-binary", ":all:", "--target", str(place)} <= set(command)
     monkeypatch.setattr(wheel, "which", lambda name: None)
-    with pytest.raises(FetchError, match="needs pip or uv, and neither is here"):
+    with pytest.raises(FetchError, match="needs pip or uv, and neither is installed"):
         wheel._command(requirements, place)
 
 

@@ -263,7 +263,7 @@ def _discovered(
     """ACDC at a threshold or for a number of edges; with a `store`, a killed search can be continued."""
     start = None if start_circuit is None else Circuit.from_json(start_circuit)
     if edges is not None and start is not None:
-        raise InputError("a circuit to start from goes with a threshold, not with a number of edges")
+        raise InputError("start_circuit needs a threshold; it cannot be combined with a number of edges")
     metric = question.metric
     if order is not None:
         gradient = "clean" if order == "eap" else "ig"
@@ -306,13 +306,13 @@ METHOD = Method(
         ),
         replace(EDGES, help="Instead of a threshold: the largest circuit found with at most so many edges."),
         ABSOLUTE,
-        Option("reader_tests", Kind.FLAG, True, "Also test whole inputs."),
+        Option("reader_tests", Kind.FLAG, True, "First test all edges of a reader together."),
         Option(
             "order", Kind.TEXT, None, "Test each reader's edges by the size of their score by 'eap' or 'eap-ig'.",
             choices=ORDERS,
         ),
-        Option("start_layer", Kind.WHOLE, 0, "Edges into earlier layers stay.", at_least=0),
-        Option("start_circuit", Kind.FILE, None, "A circuit.json to prune further. Default: all edges."),
+        Option("start_layer", Kind.WHOLE, 0, "First layer to search; edges into earlier layers are kept.", at_least=0),
+        Option("start_circuit", Kind.FILE, None, "A circuit.json to start from. Default: all edges."),
         RANDOM_CIRCUITS,
     ),
 )  # fmt: skip

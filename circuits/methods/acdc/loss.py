@@ -80,7 +80,7 @@ class Loss:
         value = -metric.sign * total / len(self.question.pairs)
         if value != value or abs(value) == float("inf"):
             raise ModelError(
-                f"{metric.name} is {value} with some edges ablated; a search cannot go on (use float32 or wider)"
+                f"{metric.name} is {value} with some edges ablated; the search cannot continue (use float32 or wider)"
             )
         return value
 

@@ -123,7 +123,7 @@ class Record:
             return _step(json.loads(line))
         except (ValueError, KeyError, TypeError):
             raise InputError(
-                f"{self._name}: {line[:80]!r} is not a step of ACDC; remove the store to start anew"
+                f"{self._name}: {line[:80]!r} is not a step of ACDC; delete the store to start again"
             ) from None
 
     def cut(self, mark: int) -> None:
@@ -160,8 +160,8 @@ class Record:
                 self._sync()
         except OSError as problem:
             raise InputError(
-                f"cannot write {self._name}: {problem.strerror or problem}; what was written before is kept, and the same "
-                "search goes on from it"
+                f"cannot write {self._name}: {problem.strerror or problem}; the tests written before are kept, and the same "
+                "search continues from them"
             ) from None
 
     def _note(self, size: int) -> None:
@@ -218,7 +218,9 @@ def _claim(directory: Path, asked: dict[str, Any]) -> None:
         return
     stored = read_sealed(path)
     if stored is None:
-        raise InputError(f"{path} is damaged, or not ours; delete {directory} to begin anew, or choose another store")
+        raise InputError(
+            f"{path} is damaged, or was not written by mech-circuits; delete {directory} to start again, or choose another store"
+        )
     check_schema(stored.pop("schema", SCHEMA), SCHEMA, str(path))
     if stored != asked:
         raise InputError(

@@ -177,7 +177,7 @@ class Search:
             if (step.writer, step.reader) != self._names(test):
                 raise InputError(
                     f"the record tests {step.writer} -> {step.reader} where this search tests {self._names(test)}; "
-                    "remove the store to start anew"
+                    "delete the store to start again"
                 )
             self._decided([(test, step.change, step.kept)])
             kept.append(step.kept)
