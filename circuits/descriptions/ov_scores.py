@@ -25,7 +25,7 @@ from circuits.descriptions.output_values import weighted
 from circuits.descriptions.probe_prompts import first_token
 from circuits.descriptions.rotated import projected, rotations
 from circuits.engine.architecture import Architecture
-from circuits.engine.hooks import Reached, TokenBatch, inference_state, run
+from circuits.engine.hooks import Hook, Reached, TokenBatch, inference_state, run
 from circuits.errors import InputError
 from circuits.graph.nodes import Site
 from circuits.model import Model
@@ -196,9 +196,14 @@ def _after_first_layer(model: Model, tokens: Int[Tensor, " token"]) -> tuple[Ten
         if which == 1:
             raise Reached(x)
 
+<<<<<<< HEAD
     behind = model.architecture.final if len(blocks) == 1 else blocks[1].resid_pre
     before = model.architecture.blocks[0].resid_pre
     hooks = [(before, lambda x: keep(x, 0)), (behind, lambda x: keep(x, 1))]
+=======
+    behind = blocks[1].resid_pre if len(blocks) > 1 else model.architecture.final
+    hooks: list[Hook] = [(blocks[0].resid_pre, lambda x: keep(x, 0)), (behind, lambda x: keep(x, 1))]
+>>>>>>> e0a145e (Fix an example; types)
     for part in _chunks(len(tokens), 64 * int(model.bridge.cfg.d_model) * 4):
         prompts = torch.stack([torch.full_like(tokens[part], bos), tokens[part]], 1).to(model.device)
         with contextlib.suppress(Reached):
