@@ -196,14 +196,8 @@ def _after_first_layer(model: Model, tokens: Int[Tensor, " token"]) -> tuple[Ten
         if which == 1:
             raise Reached(x)
 
-<<<<<<< HEAD
-    behind = model.architecture.final if len(blocks) == 1 else blocks[1].resid_pre
-    before = model.architecture.blocks[0].resid_pre
-    hooks = [(before, lambda x: keep(x, 0)), (behind, lambda x: keep(x, 1))]
-=======
     behind = blocks[1].resid_pre if len(blocks) > 1 else model.architecture.final
     hooks: list[Hook] = [(blocks[0].resid_pre, lambda x: keep(x, 0)), (behind, lambda x: keep(x, 1))]
->>>>>>> e0a145e (Fix an example; types)
     for part in _chunks(len(tokens), 64 * int(model.bridge.cfg.d_model) * 4):
         prompts = torch.stack([torch.full_like(tokens[part], bos), tokens[part]], 1).to(model.device)
         with contextlib.suppress(Reached):

@@ -31,7 +31,7 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.positions import place, position_axis
+from circuits.question.positions import label_bounds, position_axis
 from circuits.question.question import Batch, Question
 from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.shown import Shown
@@ -147,8 +147,8 @@ def query_key_terms(
     score = torch.zeros(len(pairs), dtype=torch.float64)
     with inference_state(model.bridge), torch.no_grad():
         for batch in question.batches(progress=progress):
-            at_query = batch.suffix.position if query is None else place(query, batch, pairs)
-            at_key = place(key, batch, pairs)
+            at_query = batch.suffix.position if query is None else _token(query, batch, pairs)
+            at_key = _token(key, batch, pairs)
             if bool((at_key > at_query).any() or (at_query >= batch.suffix.clean.shape[1]).any()):
                 raise InputError(
                     f"in some prompt the key {key} comes after the query, which cannot see it, or the query is not there"
@@ -165,6 +165,14 @@ def query_key_terms(
     writers = (*model.graph.writer_names[:n], CONSTANTS)
     origin = provenance(question, "query_key_terms", options)
     return QueryKeyTerms(head, query or "answer position", key, writers, terms, score, origin)
+
+
+def _token(label: str, batch: Batch, pairs: PromptPairs) -> Tensor:
+    """The one token of a label in each prompt."""
+    ends = [label_bounds(label, i, pairs) for i in batch.suffix.batch.index.tolist()]
+    if any(stop - start != 1 for start, stop in ends):
+        raise InputError(f"{label} has several tokens in some prompt; terms are between single tokens: name one")
+    return torch.tensor([start for start, _ in ends], device=batch.suffix.clean.device)
 
 
 class _Run:

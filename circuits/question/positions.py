@@ -47,14 +47,14 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
 
 def tokens_at(label: str, batch: Batch, pairs: PromptPairs) -> Bool[Tensor, "batch pos"]:
     """The tokens of a label in the suffix of each prompt: of a role, a span, or a token's number; none in the common prefix."""
-    starts, stops = zip(*(_bounds(label, i, pairs) for i in batch.suffix.batch.index.tolist()), strict=True)
+    starts, stops = zip(*(label_bounds(label, i, pairs) for i in batch.suffix.batch.index.tolist()), strict=True)
     device = batch.suffix.clean.device
     tokens = torch.arange(batch.suffix.clean.shape[1], device=device) + batch.suffix.start
     start, stop = (torch.tensor(ends, device=device)[:, None] for ends in (starts, stops))
     return (start <= tokens) & (tokens < stop)
 
 
-def _bounds(label: str, pair: int, pairs: PromptPairs) -> tuple[int, int]:
+def label_bounds(label: str, pair: int, pairs: PromptPairs) -> tuple[int, int]:
     """The first token of a label, and the one behind its last."""
     roles = pairs.roles[pair]
     if label in roles:
