@@ -2,8 +2,20 @@
 
 from circuits.descriptions.attention import Attention as Attention
 from circuits.descriptions.attention import attention as attention
+from circuits.descriptions.describe import describe as describe
+from circuits.descriptions.description import Description as Description
+from circuits.descriptions.head_kinds import HeadKinds as HeadKinds
+from circuits.descriptions.head_kinds import head_kinds as head_kinds
 from circuits.descriptions.logit_lens import LogitLens as LogitLens
 from circuits.descriptions.logit_lens import logit_lens as logit_lens
+from circuits.descriptions.neurons import TopNeurons as TopNeurons
+from circuits.descriptions.neurons import top_neurons as top_neurons
+from circuits.descriptions.ov_scores import OvScores as OvScores
+from circuits.descriptions.ov_scores import ov_scores as ov_scores
+from circuits.descriptions.query_key_terms import QueryKeyTerms as QueryKeyTerms
+from circuits.descriptions.query_key_terms import query_key_terms as query_key_terms
+from circuits.descriptions.self_repair import SelfRepair as SelfRepair
+from circuits.descriptions.self_repair import self_repair as self_repair
 from circuits.errors import AttributionWarning as AttributionWarning
 from circuits.errors import DamageWarning as DamageWarning
 from circuits.errors import InputError as InputError

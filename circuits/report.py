@@ -23,6 +23,7 @@ from circuits.results.edge_scores import EdgeScores
 from circuits.results.quantity import edge_caption, node_caption
 from circuits.results.wording import metric_name, plain_number
 from circuits.runs.compare import compare_runs
+from circuits.runs.describe import read_description
 from circuits.runs.files import (
     CONFIG_FILE,
     EVALUATION_FILE,
@@ -161,7 +162,31 @@ def _of_run(run: Run, first: bool) -> list[Section]:
                 Section(f"{name}: {part.heading[0].lower()}{part.heading[1:]}", part.text, part.content)
                 for part in evaluation_sections(measured)
             ]
+    return sections + _description(name, run)
+
+
+def _description(name: str, run: Run) -> list[Section]:
+    """What each node does, its tests, and what could not be said; nothing if the run was not described."""
+    made = read_description(run.path)
+    if made is None:
+        return []
+    rows = [[line["node"], line.get("label") or "", line["text"].partition(": ")[2]] for line in made["lines"]]
+    tests = [
+        [test["node"], test["statement"], _number(test["effect"]), _number(test["stderr"]), test["outcome"]]
+        for test in made["tests"]
+    ]
+    text = "Each number stands beside its null value. " + " ".join(f"Not said: {text}." for text in made["unsaid"])
+    sections = [Section(f"{name}: what each part does", text, Table(("node", "kind", "evidence"), rows))]
+    if tests:
+        table = Table(("node", "statement", "effect", "standard error", "outcome"), tests)
+        sections.append(
+            Section(f"{name}: tests of the description", "Interventions that the kinds and edges imply.", table)
+        )
     return sections
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _options(run: Run) -> Section:

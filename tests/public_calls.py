@@ -78,6 +78,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "completeness": lambda g: circuits.completeness(g.model, g.pairs, g.circuit, subsets=3),
     "complexity": lambda g: circuits.complexity(g.edges),
     "counterfactuals": lambda g: circuits.counterfactuals(g.model, g.pairs, samples=8),
+    "describe": lambda g: circuits.describe(g.model, g.pairs, g.circuit),
     "diagnose": lambda g: circuits.diagnose(g.model, g.pairs, samples=16),
     "dissociate": lambda g: circuits.dissociate(
         {"a": (g.pairs, g.circuit), "b": (g.pairs[:2], g.edges.top(20))}, g.model, n_random=2, resamples=20
@@ -96,6 +97,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "faithfulness_curves": lambda g: circuits.faithfulness_curves(g.model, g.pairs, g.edges, resamples=20),
     "families": lambda g: _families(g),
     "gradient_times_parameter": lambda g: circuits.gradient_times_parameter(g.model, g.pairs),
+    "head_kinds": lambda g: circuits.head_kinds(g.model, g.pairs, draws=19),
     "hypothesis_tests": lambda g: circuits.hypothesis_tests(g.model, g.pairs, g.circuit, n_random=10, permutations=20),
     "information_flow": lambda g: circuits.information_flow(g.model, g.pairs),
     "interchange_interventions": lambda g: _interchanged(g),
@@ -104,18 +106,21 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "logit_lens": lambda g: circuits.logit_lens(g.model, g.pairs),
     "minimality": lambda g: circuits.minimality(g.model, g.pairs, g.edges.top(40)),
     "neuron_conductance": lambda g: circuits.neuron_conductance(g.model, g.pairs, steps=2),
+    "ov_scores": lambda g: circuits.ov_scores(g.model, ["a0.h0"], tokens=10),
     "path_patching": lambda g: circuits.path_patching(g.model, g.pairs, ["logits"]),
     "plan_edit": lambda g: circuits.plan_edit(g.linear, g.linear),
     "predict_circuits": lambda g: circuits.predict_circuits(
         g.model, g.pairs, g.linear, {"one": g.circuit}, ablation="zero"
     ),
     "prompt_stability": lambda g: circuits.prompt_stability(g.edges, 5, resamples=10),
+    "query_key_terms": lambda g: circuits.query_key_terms(g.model, g.pairs, "a1.h0", key="0"),
     "random_circuit": lambda g: circuits.random_circuit(g.model.graph, 10, torch.Generator("cpu").manual_seed(0)),
     "randomisation": lambda g: circuits.randomisation(
         g.model, lambda model: circuits.edge_attribution(model, g.pairs), layers=[1]
     ),
     "recovery": lambda g: circuits.recovery(g.edges, g.circuit),
     "refine": lambda g: circuits.refine(g.model, g.pairs, g.edges, top=5),
+    "self_repair": lambda g: circuits.self_repair(g.model, g.pairs, ["a0.h0"]),
     "sensitivity": lambda g: circuits.sensitivity(g.edges),
     "sharing": lambda g: circuits.sharing({"a": g.circuit, "b": g.edges.top(20)}, draws=5),
     "shapley": lambda g: circuits.shapley(g.model, g.pairs, orders=2),
@@ -124,6 +129,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "transfer": lambda g: circuits.transfer(
         g.circuit, g.model, g.pairs, model_a=g.model, scores_a=g.edges, scores_b=g.edges, n_random=1, permutations=20
     ),
+    "top_neurons": lambda g: circuits.top_neurons(g.model, g.pairs, ["m0"], by="effect"),
     "verify": lambda g: circuits.verify(g.model, g.pairs, g.nodes, below=0.1, samples=16),
     "attention patterns": lambda g: attention_patterns(g.model, g.pairs, ["a0.h0"])[1],
     "methods of scores": lambda g: _of_scores(g.edges),

@@ -15,6 +15,7 @@ import typer
 
 from circuits import quiet
 from circuits.cli.compare import compare
+from circuits.cli.describe import describe
 from circuits.cli.discover import discover
 from circuits.cli.dissociate import dissociate
 from circuits.cli.doctor import doctor
@@ -57,7 +58,7 @@ def settings(
     quiet.verbose = verbose
 
 
-for command in (discover, evaluate, compare, dissociate, transfer, export, view, report, doctor):
+for command in (discover, evaluate, describe, compare, dissociate, transfer, export, view, report, doctor):
     app.command()(command)
 app.add_typer(study_app, name="study")
 app.add_typer(methods_app, name="methods")

@@ -18,8 +18,9 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
+from circuits.prompts.pair import bounds
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.positions import position_axis
+from circuits.question.positions import label_bounds, position_axis
 from circuits.question.question import Question
 from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.shown import Shown, from_above
@@ -87,35 +88,39 @@ class Attention(Shown):
         """Means between named tokens.
 
         Args:
-            roles: None: all roles that every pair has, and the answer position as `answer position`. Two roles of one token
-                both show its attention, and `other` leaves the token out once.
+            roles: names of roles or spans; None: all roles that every pair has, and the answer position as `answer position`.
+                From a role of several tokens it is the mean, to one the sum. Two roles of one token both show its attention,
+                and `other` leaves the token out once.
 
         Raises:
             PairsError: the pairs lack these roles.
         """
-        at = self._places(roles)
-        stacked = torch.stack([self.pattern[head] for head in self.heads]).double()
-        rows = torch.arange(len(self.pairs))[:, None, None]
-        means = stacked[:, rows, at[:, :, None], at[:, None, :]]
-        all_weight = stacked[:, rows[:, :, 0], at].sum(-1)
-        seen = torch.zeros(len(at), stacked.shape[-1], dtype=torch.bool).scatter(1, at, True)
-        named = (stacked[:, rows[:, :, 0], at] * seen[None, :, None]).sum(-1)
-        per_pair = torch.cat([means, (all_weight - named)[..., None]], -1)
-        n = len(at)
-        stderr = per_pair.std(1) / n**0.5 if n > 1 else torch.full_like(per_pair[:, 0], torch.nan)
         labels = self._labels(roles)
+        stacked = torch.stack([self.pattern[head] for head in self.heads]).double()
+        inside = self._tokens(labels, stacked.shape[-1])
+        queries = inside / inside.sum(-1, keepdim=True)
+        rest = 1 - inside.amax(0, keepdim=True)
+        per_pair = torch.einsum("hnqk,inq,jnk->hnij", stacked, queries, torch.cat([inside, rest]))
+        n = stacked.shape[1]
+        stderr = per_pair.std(1) / n**0.5 if n > 1 else torch.full_like(per_pair[:, 0], torch.nan)
         return SpanMeans(self.heads, labels, (*labels, OTHER), per_pair.mean(1), stderr, n)
 
     def _labels(self, roles: Sequence[str] | None) -> tuple[str, ...]:
         if roles is not None:
             return position_axis(self.pairs, list(roles)) or ()
         common = [role for role in self.pairs.roles[0] if all(role in other for other in self.pairs.roles)]
-        return (*sorted(common, key=lambda role: self.pairs.roles[0][role]), ANSWER_POSITION)
+        return (*sorted(common, key=lambda role: bounds(self.pairs.roles[0][role])), ANSWER_POSITION)
 
-    def _places(self, roles: Sequence[str] | None) -> Tensor:
-        """The token of each label in each pair."""
-        both = zip(self.pairs.roles, self.pairs.positions, strict=True)
-        return torch.tensor([[named.get(label, end) for label in self._labels(roles)] for named, end in both])
+    def _tokens(self, labels: Sequence[str], longest: int) -> Float[Tensor, "label pair token"]:
+        """1 at the tokens of each label in each pair, else 0."""
+        inside = torch.zeros(len(labels), len(self.pairs), longest, dtype=torch.float64)
+        for i, label in enumerate(labels):
+            for n, position in enumerate(self.pairs.positions):
+                start, stop = (
+                    (position, position + 1) if label == ANSWER_POSITION else label_bounds(label, n, self.pairs)
+                )
+                inside[i, n, start:stop] = 1
+        return inside
 
     def rows(self) -> Sequence[dict[str, Any]]:
         """The rows of `by_span`."""

@@ -147,7 +147,7 @@ def _run_with(
         hooks.append((block.resid_pre, partial(_instead, clean.stream[layer].detach())))
         hooks.append((getattr(block, part), partial(_with_heads, source[layer, part], heads)))
         hooks.append((block.z, partial(new.__setitem__, layer)))
-    with torch.no_grad(), _without_mlps(architecture), nullcontext() if scores is None else scores:
+    with torch.no_grad(), without_mlps(architecture), nullcontext() if scores is None else scores:
         run(architecture, clean.batch, hooks)
     return new
 
@@ -163,7 +163,7 @@ def _with_heads(source: Tensor, heads: Sequence[int], x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _without_mlps(architecture: Architecture) -> Iterator[None]:
+def without_mlps(architecture: Architecture) -> Iterator[None]:
     """MLPs write zeros, since nothing uses their outputs. (Expert layers, which may return more, run as usual.)"""
     skipped = [block.module._modules["mlp"] for block in architecture.blocks if block.neurons is not None]
     try:

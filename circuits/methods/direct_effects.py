@@ -36,6 +36,7 @@ from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.metrics import MetricLike
+from circuits.question.places import SPANS
 from circuits.question.positions import label_bounds, position_axis, tokens_at
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import DirectEffects
@@ -64,7 +65,7 @@ def direct_effects(
         nodes: names of writers or neurons (`m5.n7`), or groups joined by `+`: `input`, `heads`, `mlps`, `neurons`.
         positions: None: a node's whole effect; `each`, `roles` or names of roles: a head's effect by source token, see
             `circuits.question.positions`. With roles, a last position `elsewhere` has all other source tokens. Of roles that
-            name the same token, `roles` keeps the first.
+            share tokens, `roles` keeps the first.
         metric: None: the task's preferred metric. It must have a gradient at the clean run.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (pairs done, total).
@@ -121,21 +122,22 @@ def source_labels(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
         PairsError: the pairs lack these positions, or roles given by name share a token.
     """
     labels = position_axis(pairs, positions)
-    if labels is None or positions in ("each", "spans"):
+    if labels is None or positions in ("each", SPANS):
         return labels
     kept: list[str] = []
     for label in labels:
-        shared = [other for other in kept if _overlap(pairs, label, other)]
+        mine = [label_bounds(label, i, pairs) for i in range(len(pairs))]
+        shared = [
+            other for other in kept if any(_overlap(own, label_bounds(other, i, pairs)) for i, own in enumerate(mine))
+        ]
         if shared and positions != "roles":
             raise PairsError(f"roles {shared[0]!r} and {label!r} name the same token in some pair; give one of them")
         kept += [] if shared else [label]
     return (*kept, ELSEWHERE)
 
 
-def _overlap(pairs: PromptPairs, one: str, other: str) -> bool:
-    """Whether two labels share a token in some pair."""
-    ends = ((label_bounds(one, i, pairs), label_bounds(other, i, pairs)) for i in range(len(pairs)))
-    return any(a[0] < b[1] and b[0] < a[1] for a, b in ends)
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
 
 
 def _on_batch(

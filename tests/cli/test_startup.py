@@ -55,6 +55,9 @@ evaluate TAKEN
 evaluate TAKEN --parts nope
 evaluate TAKEN --ablations nope
 evaluate TAKEN --pairs nope
+describe nowhere
+describe TAKEN
+describe TAKEN --draws 5
 compare TAKEN
 compare TAKEN nowhere
 compare TAKEN TAKEN --alphas x
@@ -140,7 +143,7 @@ def test_what_is_refused_is_refused_before_torch_is_imported(tmp_path):
 
 def commands() -> list[tuple[str, ast.FunctionDef]]:
     """Functions that are commands: those with a decorator of typer's or `grouped`, and those that `circuits.cli` adds by name."""
-    added = {"discover", "evaluate", "compare", "export", "view", "report"}
+    added = {"discover", "evaluate", "describe", "compare", "export", "view", "report"}
     found = []
     for path in sorted(COMMANDS.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

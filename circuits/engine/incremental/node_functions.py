@@ -67,7 +67,7 @@ class NodeFunctions:
         norm = block.rule.q_norm if part == "q" else block.rule.k_norm
         y = y if norm is None else norm(y)
         tables = self.run.tables[layer]
-        return y if tables is None else _rotated(y, tables[0][:, start:], tables[1][:, start:])
+        return y if tables is None else rotated(y, tables[0][:, start:], tables[1][:, start:])
 
     def with_past(
         self, layer: int, part: str, head: int, y: Float[Tensor, "row token d_head"]
@@ -185,7 +185,7 @@ class NodeFunctions:
         return self._weights[layer, part]
 
 
-def _rotated(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotated(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates the first dimensions, pairing i with i + half of them; leaves the rest unchanged."""
     width = cos.shape[-1]
     front, rest = y[..., :width], y[..., width:]

@@ -1,0 +1,77 @@
+"""Terms of attention scores: they sum to the softmax's input, and are what a slow second computation gives."""
+
+import pytest
+import torch
+
+from circuits import InputError, ModelError, PairsError, query_key_terms
+from circuits.engine.attention import AttentionScores
+from circuits.engine.capture import capture_writes, stack
+from circuits.engine.hooks import TokenBatch, inference_state, run
+from tests.methods.test_direct_effects import awkward_pairs
+from tests.tiny_models import atol, tiny
+
+SPLIT = ("gpt2", "neox", "llama", "qwen3", "gemma2", "olmo2", "native", "native-attention-only")
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_terms_sum_to_the_score_that_the_softmax_gets(name):
+    model, pairs = tiny(name), awkward_pairs()
+    layer = 1
+    terms = query_key_terms(model, pairs, f"a{layer}.h1", query="b", key="a")
+    assert terms.writers == (*model.graph.writer_names[: len(terms.writers) - 1], "constants")
+    for i, pair in enumerate(pairs):
+        scores = AttentionScores(model.architecture, [layer])
+        with inference_state(model.bridge), torch.no_grad(), scores:
+            run(
+                model.architecture,
+                TokenBatch(torch.tensor([pair.clean]), torch.tensor([pair.position])),
+                scores.hooks(),
+            )
+        wanted = float(scores.layers[layer][0, 1, pair.roles["b"], pair.roles["a"]])
+        cap = model.architecture.blocks[layer].rule.softcap
+        total = terms.terms[i].sum()
+        made = float(total if cap is None else cap * torch.tanh(total / cap))
+        assert made == pytest.approx(wanted, abs=atol(name) * max(1, abs(wanted)))
+        assert float(terms.score[i]) == pytest.approx(float(total))
+
+
+def test_a_slow_second_computation_agrees():
+    """GPT-2: write by write through the norm at its scale, then one query times one key."""
+    model, pairs = tiny("gpt2"), awkward_pairs()
+    terms = query_key_terms(model, pairs, "a2.h0", key="a")
+    block, n = model.architecture.blocks[2], len(terms.writers) - 1
+    for i, pair in enumerate(pairs):
+        seen = []
+        tokens = TokenBatch(torch.tensor([pair.clean]), torch.tensor([pair.position]))
+        with inference_state(model.bridge):
+            _, writes = capture_writes(model.architecture, tokens, [(block.resid_pre, seen.append)])
+        writers = stack(model.architecture, writes, torch.float64)[0]
+
+        def part(w: int, at: int, weight: torch.Tensor, stream=seen[0][0], writers=writers) -> torch.Tensor:
+            x = stream[at] - stream[at].mean()
+            v = writers[w, at] - writers[w, at].mean()
+            return (v / (x.square().mean() + block.attn_norm.eps).sqrt() * block.attn_norm.weight) @ weight
+
+        with torch.no_grad():
+            queries = [part(u, pair.position, block.projection("q")[0]) for u in range(n)]
+            keys = [part(w, pair.roles["a"], block.projection("k")[0]) for w in range(n)]
+        for u, q in enumerate(queries):
+            for w, k in enumerate(keys):
+                assert float(terms.terms[i, u, w]) == pytest.approx(float(q @ k) * 8**-0.5, abs=1e-10)
+
+
+def test_differences_tables_and_refusals():
+    model, pairs = tiny("gpt2"), awkward_pairs()
+    a, end = (query_key_terms(model, pairs, "a2.h0", key=key) for key in ("a", "end"))
+    difference = a.minus(end)
+    torch.testing.assert_close(difference.terms.sum((1, 2)), a.score - end.score)
+    assert sum(a.by_query.values()) == pytest.approx(sum(a.by_key.values())) == pytest.approx(float(a.score.mean()))
+    assert abs(a.strongest(1)[0][2]) == max(abs(row["term"]) for row in a.rows())
+    with pytest.raises(InputError, match="comes after the query"):
+        query_key_terms(model, pairs, "a2.h0", query="a", key="b")
+    with pytest.raises(PairsError, match="no role 'z'"):
+        query_key_terms(model, pairs, "a2.h0", key="z")
+    with pytest.raises(InputError, match="expected heads"):
+        query_key_terms(model, pairs, "m0", key="a")
+    with pytest.raises(ModelError, match="cannot be split"):
+        query_key_terms(tiny("bloom"), pairs, "a1.h0", key="a")
