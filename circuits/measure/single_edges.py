@@ -2,20 +2,27 @@
 
 Ablating an edge changes nothing upstream of its reader. So each pass begins at the reader's layer, the writer's
 difference is a constant, and several writers of one reader share a pass.
+
+At a place, only the tokens of its span see the difference. If the place has a destination, other queries keep the heads' outputs of
+the run in which nothing is ablated.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.ablate import Ablated
+from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Writes, stack
+from circuits.engine.hooks import Hook
 from circuits.engine.readers import ShiftedReaders
 from circuits.engine.resume import BaseRun, base_run, resume
+from circuits.graph.places import Place
 from circuits.model import Model
+from circuits.question.places import PlaceAxis
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 
@@ -25,37 +32,71 @@ TOKENS_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class EdgeRuns:
-    """Computed once per batch: the run of the context, and every writer's (replacement - current) in it."""
+    """Computed once per batch: the run of the context, and every writer's (replacement - current) in it.
+
+    Attributes:
+        axis: the places at which edges are ablated; None: everywhere.
+        spans: the span of every token.
+        z: the heads' outputs before `W_O`, by layer, if the places have destinations.
+    """
 
     base: BaseRun
     metric: Tensor
     replacement: Writes
     difference: Float[Tensor, "batch writer pos d_model"]
+    axis: PlaceAxis | None = None
+    spans: Int[Tensor, "batch pos"] | None = None
+    z: tuple[Float[Tensor, "batch pos head d_head"], ...] = ()
 
     @classmethod
-    def of(cls, question: Question, batch: Batch, context: Circuit | None) -> "EdgeRuns":
+    def of(
+        cls, question: Question, batch: Batch, context: Circuit | None, axis: PlaceAxis | None = None
+    ) -> "EdgeRuns":
         model = question.model
         _, clean = question.clean_run(batch.suffix)
         replacement = question.replacement(batch.suffix, clean)
-        hooks = []
+        hooks: list[Hook] = []
         if context is not None:
             # Compute every node as the context has it: an added edge may connect a node to `logits`.
             ablated = Ablated(model.architecture, replacement, context.mask, edit="lacking")
             hooks = ablated.hooks()
+        z: list[Tensor] = []
+        if axis is not None and axis.graph.places.destinations:
+            hooks += [(block.z, z.append) for block in model.architecture.blocks]
         exact = model.report.resume_exact and model.architecture.blocks[0].linear_heads
         base = base_run(model.architecture, batch.suffix.clean_tokens, hooks, exact)
         if context is not None:
             difference = ablated.difference
         else:
             difference = stack(model.architecture, replacement.minus(clean), model.dtype)
-        return cls(base, question.metric(base.logits, batch.targets), replacement, difference)
+        spans = None if axis is None else axis.table.of_tokens(batch)
+        metric = question.metric(base.logits, batch.targets)
+        return cls(base, metric, replacement, difference, axis, spans, tuple(z))
+
+    def reader(self, column: int) -> tuple[int, Place | None]:
+        """The reader of a column of the graph, and its place."""
+        return (column, None) if self.axis is None else self.axis.graph.columns[column]
+
+    def at(self, place: Place, shift: Float[Tensor, "rows pos d_model"]) -> Float[Tensor, "rows pos d_model"]:
+        """A shift at the tokens of a place, zero elsewhere."""
+        assert self.spans is not None
+        here = (self.spans == place.source).repeat(len(shift) // len(self.spans), 1)
+        return shift * here[..., None]
+
+    def for_queries(self, architecture: Architecture, layer: int, place: Place, tiles: int) -> Hook:
+        """The hook by which only queries of the place's destination see what is changed in a layer's keys and values."""
+        assert self.spans is not None
+        here = (self.spans == place.destination).repeat(tiles, 1)[..., None, None]
+        own = self.z[layer].repeat(tiles, 1, 1, 1)
+        return architecture.blocks[layer].z, lambda z: torch.where(here.to(z.device), z, own)
 
 
 def edge_effects(
-    question: Question, batch: Batch, runs: EdgeRuns, r: int, writers: Sequence[int], context: Circuit | None
+    question: Question, batch: Batch, runs: EdgeRuns, column: int, writers: Sequence[int], context: Circuit | None
 ) -> Float[Tensor, "writer prompt"]:
-    """Effects of the edges from `writers` into reader r."""
+    """Effects of the edges from `writers` into a reader, or into a reader at a place."""
     model = question.model
+    r, place = runs.reader(column)
     tiles = max(1, TOKENS_AT_ONCE // batch.n_tokens)
     layer = min(model.graph.reader_nodes[r].layer, model.graph.n_layers - 1)
     effects = []
@@ -65,7 +106,10 @@ def edge_effects(
         signs = torch.tensor([1.0 if keep else -1.0 for keep in kept], dtype=model.dtype, device=model.device)
         shift = (runs.difference[:, chunk].transpose(0, 1) * signs[:, None, None, None]).flatten(0, 1)
         if context is None:
+            shift = shift if place is None else runs.at(place, shift)
             hooks = ShiftedReaders(model.architecture, {r: shift}).hooks()
+            if place is not None and place.destination is not None:
+                hooks.append(runs.for_queries(model.architecture, layer, place, len(chunk)))
         else:
             hooks = _ShiftedContext(model, runs, context, r, shift, len(chunk), layer).hooks()
         logits = resume(model.architecture, runs.base, layer, hooks, len(chunk))

@@ -7,6 +7,10 @@ Positive = the edge helps. With `context=None`, everything else is clean (C is t
 Ablating an edge changes nothing upstream of its reader, so each pass begins at the reader's layer with a constant difference of the
 writer, and several writers of one reader share a pass.
 
+With `positions`, each edge is ablated at one place at a time: the reader reads the replacement at the tokens of one span only, and
+with `destinations`, for the queries of one span only (`a5.h2->a9.h9<v>@S2=>end`). Effects at places do not sum to the edge's effect,
+which is not linear.
+
 Cost: about half a forward pass per edge, divided by the number of edges that share a pass. With `store`, finished results are kept
 in a directory, and a second call continues from them.
 """
@@ -14,6 +18,7 @@ in a directory, and a second call continues from them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,7 +32,7 @@ from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.measure.single_edges import EdgeRuns, edge_effects
 from circuits.measure.store import Pieces, question_of
 from circuits.methods.method import Method
-from circuits.methods.options import CHOICE, RANDOM_CIRCUITS
+from circuits.methods.options import CHOICE, DESTINATIONS, PLACES, RANDOM_CIRCUITS
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -35,6 +40,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.places import PlaceAxis, covering_axis
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -48,7 +54,7 @@ class ExactEffects:
     """Measured effects of edges.
 
     Attributes:
-        edges: names of the edges, in graph order.
+        edges: names of the edges, in graph order; with their places, if they were ablated at places.
         per_prompt: effect of each edge on each prompt.
         graph: the graph of the edges.
         provenance: origin of the numbers.
@@ -81,6 +87,8 @@ def exact_edge_effects(
     edges: Sequence[str] | None = None,
     *,
     context: Circuit | None = None,
+    positions: str | None = None,
+    destinations: bool = False,
     metric: MetricLike | None = None,
     ablation: AblationLike = "interchange",
     batch_size: int | None = None,
@@ -93,8 +101,11 @@ def exact_edge_effects(
     Args:
         model: a loaded model.
         pairs: the prompts to explain.
-        edges: names of edges; None: all edges of the graph.
+        edges: names of edges; None: all edges of the graph. With `positions`, a name without a place means all its places.
         context: the circuit in which each edge is ablated or added; None: everything else is clean.
+        positions: ablate each edge at one place at a time: `spans` (the pairs' schema) or `each` (every token, for prompts of one
+            length). The context is then the whole model.
+        destinations: with `positions`, take edges into keys and values apart by the span of the query that reads them.
         metric: None: the task's preferred metric.
         ablation: what replaces an ablated edge's value.
         batch_size: pairs at a time; results do not depend on it.
@@ -103,22 +114,29 @@ def exact_edge_effects(
         progress: called with (edges × prompts done, in total).
 
     Raises:
-        InputError: an unknown edge, a context of another graph, or a store that belongs to another question.
+        InputError: an unknown edge or place, a context of another graph or with positions, or a store that belongs to another
+            question.
+        PairsError: the pairs have no such places.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    return exact_edge_effects_of(question, edges, context=context, store=store, workers=workers, progress=progress)
+    return exact_edge_effects_of(
+        question, edges, context=context, positions=positions, destinations=destinations, store=store, workers=workers,
+        progress=progress,
+    )  # fmt: skip
 
 
 def exact_edge_effects_of(
     question: Question, edges: Sequence[str] | None = None, *, context: Circuit | None = None,
-    store: str | Path | None = None, workers: Workers | None = None, progress: Progress | None = None,
+    positions: str | None = None, destinations: bool = False, store: str | Path | None = None, workers: Workers | None = None,
+    progress: Progress | None = None,
 ) -> ExactEffects:  # fmt: skip
     """`exact_edge_effects` of a question."""
-    sweep = _Sweep.of(question, edges, context, store, workers is not None)
+    options: dict[str, Any] = {"edges": edges, "context": context, "positions": positions, "destinations": destinations}
+    sweep = _Sweep.of(question, **options, store=store, in_memory=workers is not None)
     n = len(question.pairs)
     values = torch.zeros(*sweep.mask.shape, n, dtype=torch.float64)
     if workers is not None:
-        asked = Asked.of(_Sweep, question, edges=edges, context=context)
+        asked = Asked.of(_Sweep, question, **options)
         units = {
             readers: [_key(batch, r) for r in readers for batch in range(question.n_batches)]
             for readers in in_units(list(sweep.by_reader), workers)
@@ -133,7 +151,7 @@ def exact_edge_effects_of(
         if progress is not None:
             progress(done, total)
     per_prompt = values[sweep.mask] * question.metric.sign
-    return ExactEffects(sweep.names, per_prompt, question.model.graph, sweep.origin)
+    return ExactEffects(sweep.names, per_prompt, sweep.graph, sweep.origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +160,11 @@ class _Sweep(Measurement):
 
     Attributes:
         by_reader: reader -> the writers of its edges.
+        axis: the places at which edges are ablated; their readers are those of its graph.
     """
 
     context: Circuit | None
+    axis: PlaceAxis | None
     mask: Bool[Tensor, "writer reader"]
     names: tuple[str, ...]
     by_reader: dict[int, list[int]]
@@ -156,6 +176,8 @@ class _Sweep(Measurement):
         question: Question,
         edges: Sequence[str] | None,
         context: Circuit | None,
+        positions: str | None,
+        destinations: bool,
         store: str | Path | None = None,
         in_memory: bool = False,
     ) -> "_Sweep":
@@ -163,16 +185,27 @@ class _Sweep(Measurement):
         model = question.model
         if context is not None and context.graph != model.graph:
             raise InputError(f"the context belongs to another graph ({context.graph}) than {model.name}")
-        mask = model.graph.edge_mask if edges is None else model.graph.mask_of(edges)
-        names = model.graph.edge_names(mask)
-        options = {"edges": len(names), "context": None if context is None else len(context),
-                   "batch_size": question.batch_size}  # fmt: skip
+        axis = covering_axis(model.graph, question.pairs, positions, destinations)
+        if axis is not None and context is not None:
+            raise InputError("edges are ablated at places in the whole model only; leave the context or positions out")
+        graph = model.graph if axis is None else axis.graph
+        mask = graph.edge_mask if edges is None else graph.mask_of(edges)
+        names = graph.edge_names(mask)
+        options: dict[str, Any] = {"edges": len(names), "context": None if context is None else len(context),
+                                   "batch_size": question.batch_size}  # fmt: skip
+        if axis is not None:
+            options |= {"positions": positions, "destinations": destinations}
         origin = provenance(question, "exact_edge_effects", options)
         manifest = {"schema": 1, "question": question_of(origin), "edges": list(names),
                     "context": None if context is None else list(context.edges)}  # fmt: skip
         pieces = Pieces(store, manifest, in_memory)
-        by_reader = {r: mask[:, r].nonzero()[:, 0].tolist() for r in range(model.graph.n_readers) if mask[:, r].any()}
-        return cls(question, pieces, context, mask, names, by_reader, origin)
+        by_reader = {r: mask[:, r].nonzero()[:, 0].tolist() for r in range(graph.n_readers) if mask[:, r].any()}
+        return cls(question, pieces, context, axis, mask, names, by_reader, origin)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the edges."""
+        return self.question.model.graph if self.axis is None else self.axis.graph
 
     def measured(
         self, readers: Sequence[int]
@@ -185,7 +218,7 @@ class _Sweep(Measurement):
                 for r in readers:
                     piece = self.pieces.get(_key(number, r))
                     if piece is None:
-                        runs = runs or EdgeRuns.of(question, batch, self.context)
+                        runs = runs or EdgeRuns.of(question, batch, self.context, self.axis)
                         piece = edge_effects(question, batch, runs, r, self.by_reader[r], self.context)
                         self.pieces.put(_key(number, r), piece)
                     yield r, batch.index, piece
@@ -200,12 +233,12 @@ def _key(batch: int, reader: int) -> str:
     return f"batch-{batch:05d}-reader-{reader:05d}"
 
 
-def _scores(question: Question, *, store: str | Path | None, workers: Workers | None, progress: Progress) -> EdgeScores:
-    """The exact effects of every edge."""
-    return exact_edge_effects_of(question, store=store, workers=workers, progress=progress).to_scores()
+def _scores(question: Question, **options: Any) -> EdgeScores:
+    """The exact effects of every edge, or of every edge at every place."""
+    return exact_edge_effects_of(question, **options).to_scores()
 
 
 METHOD = Method(
     name="exact-edges", function=_scores, gives="edges", stage=("ablation", "ablating edges"),
-    help="each edge ablated alone", divided=True, resumable=True, takes=(*CHOICE, RANDOM_CIRCUITS),
+    help="each edge ablated alone", divided=True, resumable=True, takes=(PLACES, DESTINATIONS, *CHOICE, RANDOM_CIRCUITS),
 )  # fmt: skip

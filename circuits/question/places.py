@@ -93,6 +93,27 @@ def place_axis(
     return None
 
 
+def covering_axis(
+    graph: Graph, pairs: PromptPairs, positions: str | Sequence[str] | None, destinations: bool = False
+) -> PlaceAxis | None:
+    """The axis of a method whose edges act at places that cover the prompt: of `spans` or `each`; None without positions.
+
+    Raises:
+        PairsError: the pairs have no such spans.
+        InputError: other positions, or destinations without positions.
+    """
+    if positions is None or positions in (SPANS, EACH):
+        if positions is None and not destinations:
+            return None
+        table = SpanTable(pairs, str(positions))
+        axis = place_axis(graph, pairs, positions, destinations)
+        return axis or PlaceAxis(over(graph, table.places()), table)
+    raise InputError(
+        f"positions must be 'spans' or 'each' here, places that cover the prompt, got {positions!r}; edge_attribution "
+        "splits effects by any roles"
+    )
+
+
 def one_length(pairs: PromptPairs) -> tuple[str, ...]:
     """The numbers of the tokens of prompts of one length, as labels.
 
