@@ -49,9 +49,7 @@ class EdgeRuns:
     z: tuple[Float[Tensor, "batch pos head d_head"], ...] = ()
 
     @classmethod
-    def of(
-        cls, question: Question, batch: Batch, context: Circuit | None, axis: PlaceAxis | None = None
-    ) -> "EdgeRuns":
+    def of(cls, question: Question, batch: Batch, context: Circuit | None, axis: PlaceAxis | None = None) -> "EdgeRuns":
         model = question.model
         _, clean = question.clean_run(batch.suffix)
         replacement = question.replacement(batch.suffix, clean)
