@@ -1,6 +1,6 @@
 """What each head does, in a form that can be compared between models: where it looks, and what it adds to the metric directly.
 
-*Attention*: from each landmark of the prompt (the answer's position and the roles that all prompts have) to each landmark, to the first
+*Attention*: from each landmark of the prompt (the answer's position, and the last token of each role that all prompts have) to each landmark, to the first
 token, to the previous token and to itself, on each clean prompt. *Direct effect*: the score of the edge from the head to `logits`,
 divided by the mean size of the largest such score, if scores are given.
 """
@@ -15,6 +15,7 @@ from torch import Tensor
 from circuits.engine.hooks import Hook, TokenBatch, inference_state, run
 from circuits.errors import ModelError
 from circuits.model import Model
+from circuits.prompts.pair import bounds
 from circuits.prompts.pairs import PromptPairs
 from circuits.results.edge_scores import EdgeScores
 
@@ -82,6 +83,6 @@ def _attention(model: Model, pairs: PromptPairs, i: int, names: Sequence[str]) -
     with inference_state(model.bridge), torch.no_grad():
         run(model.architecture, TokenBatch(tokens, torch.tensor([tokens.shape[1] - 1], device=model.device)), hooks)
     pattern = torch.cat([found[layer] for layer in range(model.graph.n_layers)])  # [head, query, key]
-    at = [pairs.positions[i] if name == "answer" else pairs.roles[i][name] for name in names]
+    at = [pairs.positions[i] if name == "answer" else bounds(pairs.roles[i][name])[1] - 1 for name in names]
     columns = [pattern[:, q, k] for q in at for k in (0, max(q - 1, 0), q, *at)]
     return torch.stack(columns, 1)
