@@ -22,7 +22,9 @@ def pairs_of(name: str, model: Model, n: int) -> tuple[PromptPairs, list[str]]:
         pairs = PromptPairs.from_pairs([pair for pair, _ in together], source="mixture")
         return pairs, [task for _, task in together]
     pairs = circuits.load_task(name).pairs(model, n=n, seed=0)
-    return pairs, [" ".join(sorted(role, key=lambda one, role=role: role[one])) for role in map(dict, pairs.roles)]
+    return pairs, [
+        " ".join(sorted(role, key=lambda one, role=role: str(role[one]).zfill(4))) for role in map(dict, pairs.roles)
+    ]
 
 
 def main() -> None:

@@ -296,9 +296,15 @@ def check_tasks(tasks: Mapping[str, Circuit], model: Model | None = None) -> Non
     """Refuses fewer than two circuits, circuits of several graphs, and empty ones."""
     if len(tasks) < 2:
         raise InputError(f"at least two tasks, each with its circuit, are compared; got {len(tasks)}")
-    first, graph = next((name, c.graph) for name, c in tasks.items()) if model is None else (model.name, model.graph)
+    first, graph = next((name, circuit.graph) for name, circuit in tasks.items())
     for name, circuit in tasks.items():
+        if model is not None and circuit.graph.base != model.graph:
+            raise InputError(
+                f"the circuit of {name} belongs to another graph ({circuit.graph}) than {model.name} ({model.graph})"
+            )
         if circuit.graph != graph:
-            raise InputError(f"the circuit of {name} belongs to another graph ({circuit.graph}) than {first} ({graph})")
+            raise InputError(
+                f"the circuit of {name} belongs to another graph ({circuit.graph}) than that of {first} ({graph})"
+            )
         if not len(circuit):
             raise InputError(f"the circuit of {name} has no edges; choose more edges")

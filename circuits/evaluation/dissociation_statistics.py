@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.evaluation.hypothesis_statistics import binomial, holm
-from circuits.question.span import Span, share_of_span
-from circuits.stats.bootstrap import resampling_weights
+from circuits.evaluation.intervals import share_interval
+from circuits.question.span import Span
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,17 +106,9 @@ def _rounding(task: Measured) -> float:
 def _interval(
     task: Measured, level: float, resamples: int, seed: int
 ) -> tuple[Float[Tensor, " circuit"], Float[Tensor, " circuit"]]:
-    """Percentile bootstrap of the ratio of means over prompts; NaN with one prompt, or without a span."""
-    n = len(task.clean)
-    unknown = torch.full((len(task.without),), torch.nan, dtype=torch.float64)
-    if n < 2 or task.span.missing is not None:
-        return unknown, unknown.clone()
-    weights = resampling_weights(n, resamples, seed)
-    clean, ablated, without = (values.double() @ weights.T for values in (task.clean, task.ablated, task.without))
-    lost = 1 - share_of_span(without, clean, ablated, task.span.rounding)
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.nanquantile(lost, ends, dim=1)
-    return low, high
+    """Bootstrap interval of what is lost; NaN with one prompt, or without a span."""
+    kept = share_interval(task.without, task.clean, task.ablated, task.rounding, level, resamples, seed)
+    return 1 - kept[1], 1 - kept[0]
 
 
 def _worse(task: Measured, own: int, margin: float) -> Float[Tensor, " circuit"]:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.evaluation.hypothesis_statistics import holm
-from circuits.prompts.pair import bounds
+from circuits.prompts.pair import Place, TokenIds, bounds
 from circuits.prompts.pairs import PromptPairs
 from circuits.stats.grouping import association
 
@@ -62,8 +62,8 @@ def properties(pairs: PromptPairs) -> dict[str, tuple[Hashable, ...]]:
         "the answer": tuple(pairs.answers[i] for i in n),
     }
     for name in dict.fromkeys(name for role in roles for name in role):
-        found[f"the token of role {name}"] = tuple(
-            pairs.clean[i][slice(*bounds(role[name]))] if name in role else None for i, role in enumerate(roles)
+        found[f"the tokens of role {name}"] = tuple(
+            _tokens(pairs.clean[i], role.get(name)) for i, role in enumerate(roles)
         )
         found[f"the position of role {name}"] = tuple(role.get(name) for role in roles)
     for name in dict.fromkeys(name for i in n for name in pairs.metadata[i]):
@@ -71,12 +71,16 @@ def properties(pairs: PromptPairs) -> dict[str, tuple[Hashable, ...]]:
     return found
 
 
+def _tokens(prompt: TokenIds, place: Place | None) -> TokenIds | None:
+    return None if place is None else prompt[slice(*bounds(place))]
+
+
 def _template(pairs: PromptPairs, i: int) -> tuple[int | None, ...]:
     """The clean prompt without the tokens of roles, of answers and of distractors, and without what its pair changes."""
+    clean = pairs.clean[i]
     left_out = {*pairs.answers[i], *pairs.distractors[i]}
-    at_roles = {index for name, place in pairs.roles[i].items() if name != "end" for index in range(*bounds(place))}
-    pair = zip(pairs.clean[i], pairs.corrupted[i], strict=True)
+    at_roles = {at for name, place in pairs.roles[i].items() if name != "end" for at in range(*bounds(place))}
+    other = pairs.corrupted[i] or clean
     return tuple(
-        None if token in left_out or at in at_roles or token != other else token
-        for at, (token, other) in enumerate(pair)
+        None if token in left_out or at in at_roles or token != other[at] else token for at, token in enumerate(clean)
     )

@@ -176,14 +176,14 @@ def transfer(
         InputError: a circuit that is not of model A, scores without effects per prompt, or a number out of range.
     """
     check_level(level)
-    if model_a is not None and circuit.graph != model_a.graph:
+    if model_a is not None and circuit.graph.base != model_a.graph:
         raise InputError(
             f"the circuit belongs to another graph ({circuit.graph}) than {model_a.name} ({model_a.graph})"
         )
     own = pairs_b if pairs_a is None else pairs_a
     skipped: dict[str, str] = {}
     after = before = None
-    if circuit.graph == model_b.graph:
+    if circuit.graph.base == model_b.graph:
         question = Question.ask(model_b, pairs_b, metric, ablation, batch_size)
         after = faithfulness_of(question, circuit, n_random=n_random, seed=seed, progress=progress)
     else:
@@ -198,7 +198,7 @@ def transfer(
         skipped["edges"] = "scores of both models are needed to compare edges"
     elif scores_a.graph != scores_b.graph:
         skipped["edges"] = "the models have different graphs, so their edges cannot be compared"
-    elif (few := _too_few(scores_a, scores_b)) is not None:
+    elif (few := too_few(scores_a, scores_b)) is not None:
         skipped["edges"] = few
     else:
         changed = changed_edges(circuit, scores_a, scores_b, level, permutations, seed)
@@ -241,7 +241,7 @@ def _paired(before: EdgeScores, after: EdgeScores) -> bool:
     return known is not None and known == after.provenance.get("pairs_sha256") and before.group == after.group
 
 
-def _too_few(before: EdgeScores, after: EdgeScores) -> str | None:
+def too_few(before: EdgeScores, after: EdgeScores) -> str | None:
     """Why no edge can be shown to have changed; None if it can."""
     n, needed = min(len(_rows(before)), len(_rows(after))), FEWEST if _paired(before, after) else 4
     return f"{n} prompts are too few to show that an edge changed; score at least {needed}" if n < needed else None
@@ -267,9 +267,9 @@ def match_heads(circuit: Circuit, a: Side, b: Side) -> tuple[MatchedHead, ...]:
     whole, *parts = (_similarity(profiles[0], profiles[1], part) for part in (None, 0, 1))
     heads, others = profiles[0].heads, profiles[1].heads
     same_graph = a[0].graph == b[0].graph
-    found = []
+    found, inside = [], {node.partition("@")[0] for node in circuit.nodes}
     for i, head in enumerate(heads):
-        if head in circuit.nodes:
+        if head in inside:
             best, *rest = whole[i].sort(descending=True, stable=True).indices.tolist()
             second = rest[0] if rest else best
             clear = all(int(part[i].argmax()) == best for part in parts)

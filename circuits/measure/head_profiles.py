@@ -1,6 +1,6 @@
 """What each head does, in a form that can be compared between models: where it looks, and what it adds to the metric directly.
 
-*Attention*: from each landmark of the prompt (the answer's position and the roles that all prompts have) to each landmark, to the first
+*Attention*: from each landmark of the prompt (the answer's position, and the last token of each role that all prompts have) to each landmark, to the first
 token, to the previous token and to itself, on each clean prompt. *Direct effect*: the score of the edge from the head to `logits`,
 divided by the mean size of the largest such score, if scores are given.
 """

@@ -1,6 +1,7 @@
 """Circuits chosen from many subsamples of the prompts at once: how often each edge is chosen."""
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -78,16 +79,34 @@ def pruned_sets(graph: Graph, sets: Bool[Tensor, "sample edge"]) -> Bool[Tensor,
     dense = torch.zeros(len(sets), *edge_mask.shape, dtype=torch.bool)
     dense[:, edge_mask] = sets
     kept = dense.permute(2, 0, 1).contiguous()  # [reader, sample, writer]
-    fed_by = [[graph.writer_index(node) for node in graph.nodes_fed_by(reader)] for reader in graph.reader_nodes]
-    fed = torch.zeros(len(sets), graph.n_writers, dtype=torch.bool)
-    fed[:, 0] = True
-    for r, nodes in enumerate(fed_by):
-        kept[r] &= fed
-        if nodes:
-            fed[:, nodes] |= kept[r].any(1, keepdim=True)
+    n_outputs, fed_by, read_by = _outputs(graph)
+    fed = torch.zeros(len(sets), n_outputs, dtype=torch.bool)
+    for r, (outputs, read) in enumerate(zip(fed_by, read_by, strict=True)):
+        reached = fed[:, read]
+        reached[:, 0] = True  # the input
+        kept[r, :, : len(read)] &= reached
+        if outputs:
+            fed[:, outputs] |= kept[r].any(1, keepdim=True)
     live = torch.zeros_like(fed)
     for r in range(graph.n_readers - 1, -1, -1):
-        if fed_by[r]:
-            kept[r] &= live[:, fed_by[r]].any(1, keepdim=True)
-        live |= kept[r]
+        outputs, read = fed_by[r], read_by[r]
+        if outputs:
+            kept[r] &= live[:, outputs].any(1, keepdim=True)
+        live[:, read] |= kept[r, :, : len(read)]
     return kept.permute(1, 2, 0)[:, edge_mask]
+
+
+@lru_cache(maxsize=4)
+def _outputs(graph: Graph) -> tuple[int, list[list[int]], list[list[int]]]:
+    """The number of outputs of nodes (over places, of each node at each span); which of them each reader feeds (none: `logits`),
+    and which it reads, by writer."""
+    numbers: dict[str, int] = {}
+    read_by = [
+        [numbers.setdefault(graph.output_read(w, reader), len(numbers)) for w in range(reader.n_writers)]
+        for reader in graph.reader_nodes
+    ]
+    fed_by = [
+        [numbers.setdefault(output, len(numbers)) for output in graph.outputs_of(reader) if reader.part != "logits"]
+        for reader in graph.reader_nodes
+    ]
+    return len(numbers), fed_by, read_by

@@ -7,6 +7,7 @@ import torch
 
 import circuits
 from circuits import Circuit, EdgeScores, Graph, InputError
+from circuits.graph.places import Places, over
 from circuits.results.edge_scores import EdgeScores as Scores
 from circuits.results.provenance import frozen
 from circuits.results.subsample_selection import pruned_sets, selection_counts, strongest
@@ -231,3 +232,13 @@ def test_what_is_refused():
     ):
         with pytest.raises(InputError, match=words):
             refused()
+
+
+def test_pruning_over_places_is_pruning_each():
+    placed = over(Graph(2, 2, 1, (True, True)), Places(("A", "B"), destinations=True))
+    generator = torch.Generator().manual_seed(0)
+    sets = torch.rand(20, placed.n_edges, generator=generator) < 0.15
+    for before, after in zip(sets, pruned_sets(placed, sets), strict=True):
+        mask = torch.zeros_like(placed.edge_mask)
+        mask[placed.edge_mask] = before
+        assert torch.equal(Circuit(placed, mask).pruned().mask[placed.edge_mask], after)
