@@ -230,7 +230,8 @@ def test_mib_takes_the_scores_of_all_edges_of_a_run_over_places(tmp_path):
     with pytest.warns(ContentWarning, match="cannot hold places"):
         every = read_source(tmp_path / "scores.safetensors", 30, every_edge=True).circuit
     assert every == source.circuit.without_places()
-    assert every.scores is not None and torch.equal(every.scores, scores.values)
+    assert every.scores is not None
+    assert torch.equal(every.scores, scores.values)
     export_circuit(every, tmp_path / "mib", "mib", task="ioi", model="llama")
     data = json.loads(next((tmp_path / "mib").rglob("*.json")).read_text())
     assert sum(edge["in_graph"] for edge in data["edges"].values()) >= len(every)
