@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from circuits import Circuit, Graph
+from circuits.graph.places import Places, over
 from circuits.results.provenance import frozen
 
 GRAPHS = [(2, 2, 2, (True, True), False), (2, 4, 2, (True, True), False), (3, 2, 1, (True, True, True), True)]
@@ -47,3 +48,13 @@ def pdf_tool(name, *arguments):
     if shutil.which(name) is None:
         pytest.skip(f"{name} is not installed")
     return subprocess.run([name, *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+
+
+def placed(shape=GRAPHS[1], seed=0, share=0.4, destinations=True, spans=("start", "S", "S+", "end")):
+    """A circuit over four spans, with effects; the third span may have any name."""
+    graph = over(Graph(*shape), Places(spans, destinations, (spans[-1],)))
+    generator = torch.Generator().manual_seed(seed)
+    mask = graph.edge_mask & (torch.rand(graph.edge_mask.shape, generator=generator) < share)
+    values, stderr = (torch.randn(mask.shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    origin = frozen({"method": "eap", "task": "ioi", "model": "gpt2", "metric": "logit_difference"})
+    return Circuit(graph, mask, values * graph.edge_mask, stderr.abs() * graph.edge_mask, origin).pruned()

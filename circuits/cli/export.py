@@ -49,6 +49,13 @@ def export(
         str | None,
         typer.Option(help="Layers go 'up' (default) or 'right'.", autocompletion=completion.choices(["up", "right"])),
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a circuit over places: 'tokens' (default): a column for each span; or 'graph': summed over places.",
+            autocompletion=completion.choices(["tokens", "graph"]),
+        ),
+    ] = None,
     dpi: Annotated[float | None, typer.Option(help="Resolution of a PNG. Default: 200.", callback=finite)] = None,
     d_model: Annotated[
         int | None, typer.Option(help="Width of the residual stream, for EAP-IG's and MIB's files.", min=1)
@@ -60,8 +67,8 @@ def export(
     """Write a circuit for a paper, for another tool, or for a benchmark."""
     form = find_format(to, out)
     options: dict[str, Any] = {
-        "max_edges": max_edges, "colours": colours, "direction": direction, "dpi": dpi, "d_model": d_model,
-        "task": mib_task, "model": mib_model,
+        "max_edges": max_edges, "colours": colours, "direction": direction, "layout": layout, "dpi": dpi,
+        "d_model": d_model, "task": mib_task, "model": mib_model,
     }  # fmt: skip
     options = {name: value for name, value in options.items() if value is not None}
     form.check(out, [*options, *(["naming"] if labels else [])], overwrite)
@@ -81,5 +88,5 @@ def export(
     if max_edges is not None and "colours" in form.takes:
         from circuits.export.drawing import draw
 
-        say(draw(read.circuit, naming, max_edges=max_edges).selection)
+        say(draw(read.circuit, naming, max_edges=max_edges, layout=layout).selection)
     say(f"written to {written}")

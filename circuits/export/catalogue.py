@@ -12,7 +12,7 @@ from typing import Any
 
 from circuits.errors import InputError
 
-DRAWN = ("naming", "max_edges", "colours", "direction")
+DRAWN = ("naming", "max_edges", "colours", "direction", "layout", "words")
 
 
 @dataclass(frozen=True)

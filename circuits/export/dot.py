@@ -3,6 +3,7 @@
 Text is quoted here, since pygraphviz takes a label `<…>` for HTML.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
@@ -28,10 +29,11 @@ def write_dot(circuit: Circuit, path: str | Path, naming: Naming | None = None, 
 
 
 def dot_text(drawing: Drawing) -> str:
-    """A drawing as DOT, without positions."""
-    by_id = {node.id: node for node in drawing.nodes}
+    """A drawing as DOT, without positions. Over tokens the boxes name their spans, since no column shows them."""
+    nodes = [_with_span(node, drawing) for node in drawing.nodes]
+    by_id = {node.id: node for node in nodes}
     lines = ["digraph circuit {", *_graph_lines(drawing), *_rank_lines(drawing)]
-    lines += [f'  "{node.id}" [{node_style(node)}];' for node in drawing.nodes]
+    lines += [f'  "{node.id}" [{node_style(node)}];' for node in nodes]
     for edge in drawing.edges:
         style = edge_style(edge)
         if points_down(edge, by_id):
@@ -40,6 +42,14 @@ def dot_text(drawing: Drawing) -> str:
         else:
             lines.append(f'  "{edge.source}" -> "{edge.target}" [{style}];')
     return "\n".join([*lines, "}", ""])
+
+
+def _with_span(node: DrawnNode, drawing: Drawing) -> DrawnNode:
+    """The box with the name of its span in its second line."""
+    if node.column is None:
+        return node
+    before = "" if node.detail is None else f"{node.detail} "
+    return replace(node, detail=f"{before}at {drawing.columns[node.column].name}")
 
 
 def layout_text(drawing: Drawing) -> str:
@@ -89,7 +99,8 @@ def node_style(node: DrawnNode) -> str:
     """The attributes of a box: heads are rounded, MLPs square, groups have a double frame."""
     shape = "filled" if node.kind == "mlp" else "filled,rounded"
     frames = ", peripheries=2" if node.kind == "group" else ""
-    return f'{_label(node)}, style="{shape}", fillcolor="{FILLS[node.kind]}", color="#333333"{frames}, {_size(node)}'
+    group = "" if node.column is None else f', group="column {node.column}"'
+    return f'{_label(node)}, style="{shape}", fillcolor="{FILLS[node.kind]}", color="#333333"{frames}{group}, {_size(node)}'
 
 
 def _label(node: DrawnNode) -> str:

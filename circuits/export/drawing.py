@@ -3,19 +3,24 @@
 DOT, TikZ, SVG, PDF and PNG use the same drawing, so that they look alike. No information is in colour alone: the sign of an
 effect is also solid or dashed, and the input of a head (query, key, value) is the shape of the arrow head. Colours are those of
 Okabe and Ito (2008), which can be distinguished with every common kind of colour blindness, and in greyscale.
+
+A circuit over places is drawn over tokens: a column for each span, and a box for each node at each span where it is in the circuit.
+A line goes from the writer at the span where it is read to the reader's output that uses it: an edge `@S2` goes up within the column
+of S2, an edge `@S2=>end` from the column of S2 to that of the end. An edge into a key or value without a destination goes to the
+head at every span of the circuit that can read it.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import networkx
 
 from circuits.errors import InputError
 from circuits.export.placing import kind_of, level
-from circuits.graph.graph import Kind
+from circuits.graph.graph import Graph, Kind, Reader
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.quantity import EFFECT, Quantity, quantity_of
@@ -26,6 +31,10 @@ SIGN_COLOURS: dict[str, str] = {"helps": "#0072B2", "hurts": "#D55E00", "size": 
 KIND_COLOURS: dict[str, str] = {"q": "#D55E00", "k": "#009E73", "v": "#0072B2", "in": "#555555"}
 KIND_WORDS: dict[str, str] = {"q": "query", "k": "key", "v": "value", "in": "MLP, logits"}
 FILLS = {"input": "#E6E6E6", "head": "#FFFFFF", "mlp": "#FBF3C6", "logits": "#E6E6E6", "group": "#DCEEF9"}
+STRIPES = ("#F3F5F7", "#FFFFFF")
+"""Colours of columns."""
+LONGEST_WORDS = 24
+"""Characters of the words below a column."""
 MOST = 5000
 """The largest number of lines; the layout of more takes minutes."""
 THINNEST, THICKEST = 0.5, 3.6
@@ -47,6 +56,7 @@ class DrawnNode:
         kind: `input`, `head`, `mlp`, `logits` or `group`.
         members: the nodes in it.
         row: its row, counted from the bottom.
+        column: over tokens, the number of its span.
     """
 
     id: str
@@ -55,6 +65,7 @@ class DrawnNode:
     kind: str
     members: tuple[str, ...]
     row: int
+    column: int | None = None
 
     @property
     def width(self) -> float:
@@ -109,6 +120,7 @@ class Drawing:
         left_out: number of lines that `max_edges` left out.
         dead_ends: number of lines among the strongest that were left out since they are on no path from `input` to `logits`.
         quantity: what the scores are.
+        columns: over tokens, the span of each column.
     """
 
     nodes: tuple[DrawnNode, ...]
@@ -118,6 +130,7 @@ class Drawing:
     left_out: int
     dead_ends: int
     quantity: Quantity = EFFECT
+    columns: tuple["Column", ...] = ()
 
     @property
     def selection(self) -> str:
@@ -166,6 +179,13 @@ class Drawing:
         ]
 
 
+class Column(NamedTuple):
+    """A span of tokens: its name, and below it the words of an example, if given."""
+
+    name: str
+    words: str | None = None
+
+
 @dataclass(frozen=True)
 class LegendLine:
     """A sample line with its meaning; `head` is a kind of edge, or `none` for a line without an arrow head."""
@@ -196,6 +216,8 @@ def draw(
     max_edges: int | None = None,
     colours: str = "sign",
     direction: str = "up",
+    layout: str | None = None,
+    words: Mapping[str, str] | None = None,
 ) -> Drawing:
     """The drawing of a circuit.
 
@@ -211,18 +233,18 @@ def draw(
         colours: `sign`: blue for positive effects, vermilion for negative ones, green for sizes without sign; `kind`: by q, k
             and v.
         direction: of the layers, `up` or `right`.
+        layout: `tokens`: a column for each span of a circuit over places; `graph`: one box for each node, with the effects
+            summed over places; None: `tokens` if the circuit has places.
+        words: over tokens, span -> the words of an example, shown below its name; long ones are cut.
 
     Raises:
         InputError: an unknown node, an option out of range, or more lines than can be drawn.
     """
-    if colours not in ("sign", "kind") or direction not in ("up", "right"):
-        raise InputError(
-            f"colours must be 'sign' or 'kind' and direction 'up' or 'right', got {colours!r}, {direction!r}"
-        )
+    _check_options(circuit, colours, direction, layout, words)
     check_max_edges(max_edges)
     naming = (naming or Naming()).checked(circuit.graph)
-    homes = {node: label for label, nodes in naming.groups.items() for node in nodes}
-    box_of = {node: f"{GROUP}{homes[node]}" if node in homes else node for node in circuit.nodes}
+    circuit = circuit.without_places() if layout == "graph" else circuit
+    box_of = _box_of(circuit, naming)
     totals = _totals(circuit, box_of)
     order = sorted(totals, key=lambda key: abs(totals[key] or 0.0), reverse=True)
     strongest = order[:max_edges]
@@ -239,37 +261,85 @@ def draw(
         _edge(ids[s], ids[t], k, totals[s, t, k], largest, colours, quantity.signed) for s, t, k in reversed(kept)
     )
     left_out, dead_ends = len(order) - len(strongest), len(strongest) - len(kept)
-    return Drawing(tuple(nodes.values()), edges, colours, direction == "right", left_out, dead_ends, quantity)
+    columns = tuple(Column(span, _cut((words or {}).get(span))) for span in circuit.places or ())
+    return Drawing(tuple(nodes.values()), edges, colours, direction == "right", left_out, dead_ends, quantity, columns)
 
 
-_Line = tuple[str, str, Kind]
+def _check_options(
+    circuit: Circuit, colours: str, direction: str, layout: str | None, words: Mapping[str, str] | None
+) -> None:
+    if colours not in ("sign", "kind") or direction not in ("up", "right"):
+        raise InputError(
+            f"colours must be 'sign' or 'kind' and direction 'up' or 'right', got {colours!r}, {direction!r}"
+        )
+    if layout not in (None, "graph", "tokens"):
+        raise InputError(f"layout must be 'graph' or 'tokens', got {layout!r}")
+    if layout == "tokens" and circuit.places is None:
+        raise InputError(
+            "this circuit has no places, so it cannot be drawn over tokens; find one with --positions spans (positions='spans')"
+        )
+    if circuit.places is not None and layout != "graph" and direction == "right":
+        raise InputError("over tokens layers go up; direction 'right' needs layout 'graph'")
+    for span in words or ():
+        if span not in (circuit.places or ()):
+            raise InputError(f"words for the span {span!r}, which the circuit does not have: {circuit.places}")
+
+
+class _Box(NamedTuple):
+    """A node or, with the prefix `GROUP`, a group; over tokens at a span, by its number."""
+
+    name: str
+    column: int | None = None
+
+
+_Line = tuple[_Box, _Box, Kind]
 """Source box, target box, kind."""
 
 
-def _on_paths(lines: Sequence[_Line], box_of: dict[str, str]) -> list[_Line]:
+def _box_of(circuit: Circuit, naming: Naming) -> dict[str, _Box]:
+    """The box of each output of the circuit; over places, `logits` are an output at each span where they are read."""
+    homes = {node: f"{GROUP}{label}" for label, nodes in naming.groups.items() for node in nodes}
+    spans = {span: i for i, span in enumerate(circuit.places or ())}
+    outputs = [output for output in circuit.outputs if output != "logits" or not spans]
+    if spans:
+        read = {circuit.graph.reader_nodes[r] for _, r, *_ in circuit.entries()}
+        outputs += sorted(_outputs(circuit.graph, reader)[0] for reader in read if reader.part == "logits")
+    split = [(output, *output.partition("@")) for output in outputs]
+    return {output: _Box(homes.get(node, node), spans.get(span)) for output, node, _, span in split}
+
+
+def _outputs(graph: Graph, reader: Reader) -> tuple[str, ...]:
+    """The outputs that depend on a reader; over places, of logits `logits@end`."""
+    logits = reader.part == "logits" and reader.place is not None
+    return (f"logits@{reader.place}",) if logits else graph.outputs_of(reader)
+
+
+def _on_paths(lines: Sequence[_Line], box_of: Mapping[str, _Box]) -> list[_Line]:
     """The lines on a path from `input` to `logits`."""
     graph = networkx.DiGraph((source, target) for source, target, _ in lines)
-    start, end = (box_of.get(node, node) for node in ("input", "logits"))
-    if start not in graph or end not in graph:
-        return []
-    alive = (networkx.descendants(graph, start) | {start}) & (networkx.ancestors(graph, end) | {end})
-    return [line for line in lines if line[0] in alive and line[1] in alive]
+    ends = {
+        node: {box for name, box in box_of.items() if name.partition("@")[0] == node} for node in ("input", "logits")
+    }
+    starts, goals = (boxes.intersection(graph) for boxes in (ends["input"], ends["logits"]))
+    fed = starts.union(*(networkx.descendants(graph, start) for start in starts))
+    needed = goals.union(*(networkx.ancestors(graph, goal) for goal in goals))
+    return [line for line in lines if {line[0], line[1]} <= fed & needed]
 
 
-def _totals(circuit: Circuit, box_of: dict[str, str]) -> dict[_Line, float | None]:
+def _totals(circuit: Circuit, box_of: Mapping[str, _Box]) -> dict[_Line, float | None]:
     """The sum of effects for each line; an edge counts once for a box that has several of its heads."""
     graph = circuit.graph
     totals: dict[_Line, list[float | None]] = {}
-    sources = [box_of.get(name, name) for name in graph.writer_names]
+    readers = graph.reader_nodes
     targets = [
-        list(dict.fromkeys(box_of[node] for node in graph.nodes_fed_by(reader) or ("logits",) if node in box_of))
-        for reader in graph.reader_nodes
+        list(dict.fromkeys(box_of[output] for output in _outputs(graph, reader) if output in box_of))
+        for reader in readers
     ]
-    kinds: list[Kind] = [reader.kind for reader in graph.reader_nodes]
     for w, r, score, _ in circuit.entries():
+        source = box_of[graph.output_read(w, readers[r])]
         for target in targets[r]:
-            if target != sources[w]:
-                totals.setdefault((sources[w], target, kinds[r]), []).append(score)
+            if target != source:
+                totals.setdefault((source, target, readers[r].kind), []).append(score)
     return {key: _sum(scores) if len(scores) > 1 else scores[0] for key, scores in totals.items()}
 
 
@@ -278,23 +348,36 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return math.fsum(known) if known else None
 
 
-def _boxes(circuit: Circuit, naming: Naming, box_of: dict[str, str], used: set[str]) -> dict[str, DrawnNode]:
-    members: dict[str, list[str]] = {}
-    for node, box in box_of.items():
+def _boxes(circuit: Circuit, naming: Naming, box_of: Mapping[str, _Box], used: set[_Box]) -> dict[_Box, DrawnNode]:
+    members: dict[_Box, list[str]] = {}
+    heights: dict[str, dict[str, int]] = {}
+    n_layers = circuit.graph.n_layers
+    for output, box in box_of.items():
+        node = output.partition("@")[0]
+        heights.setdefault(box.name, {})[node] = level(node, n_layers)
         if box in used:
             members.setdefault(box, []).append(node)
-    n_layers = circuit.graph.n_layers
-    levels = {box: median_low(level(node, n_layers) for node in nodes) for box, nodes in members.items()}
+    rows = {name: median_low(levels.values()) for name, levels in heights.items()}
     boxes = {}
-    for i, box in enumerate(sorted(members, key=lambda box: levels[box])):
+    for i, box in enumerate(sorted(members, key=lambda box: rows[box.name])):
         nodes = tuple(members[box])
-        if box.startswith(GROUP):
-            name, label, detail, kind = f"{GROUP}{i}", box.removeprefix(GROUP), _listed(nodes), "group"
+        if box.name.startswith(GROUP):
+            name, label, detail, kind = f"{GROUP}{i}", box.name.removeprefix(GROUP), _listed(nodes), "group"
         else:
-            role = naming.labels.get(box)
-            name, label, detail, kind = box, role or box, box if role and role != box else None, kind_of(box)
-        boxes[box] = DrawnNode(name, label, detail, kind, nodes, levels[box])
+            role = naming.labels.get(box.name)
+            at = "" if box.column is None else f"@{box.column}"
+            name, label = f"{box.name}{at}", role or box.name
+            detail, kind = box.name if role and role != box.name else None, kind_of(box.name)
+        boxes[box] = DrawnNode(name, label, detail, kind, nodes, rows[box.name], box.column)
     return boxes
+
+
+def _cut(words: str | None) -> str | None:
+    """Words that fit below a column; of long ones the first and the last."""
+    if words is None or len(words) <= LONGEST_WORDS:
+        return words
+    half = (LONGEST_WORDS - 3) // 2
+    return f"{words[:half].rstrip()} … {words[-half:].lstrip()}"
 
 
 def _listed(nodes: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ per layer all q, all k, all v, then the MLP) as safetensors, with `cfg`, `src_no
 
 EAP-IG has no shared key/value heads. An edge into one is written once per query head, each with an equal share of its effect.
 It is read back as their sum, and belongs to the circuit if any of them does. `cfg["n_key_value_heads"]`, which EAP-IG ignores,
-records the groups. Signs agree (positive = helps) if EAP-IG was given a loss. Standard errors and provenance are lost, and
+records the groups. It has no places either: a circuit over places is written without them. Signs agree (positive = helps) if EAP-IG was given a loss. Standard errors and provenance are lost, and
 scores of 0 outside the circuit are read as missing.
 """
 
@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import InputError, locating
+from circuits.export.collapsed import collapsed
 from circuits.files.atomic import write_tensors, write_text
 from circuits.files.untrusted import finite_number, open_tensors, parse_json, read_json, shown
 from circuits.graph.graph import Graph
@@ -46,6 +47,7 @@ def write_eap_ig(circuit: Circuit, path: str | Path, d_model: int | None = None)
     Raises:
         InputError: some layers of the model have no MLP, which EAP-IG cannot describe.
     """
+    circuit = collapsed(circuit, "EAP-IG's format")
     flat, mask, scores = _ungrouped(circuit)
     inside = set(circuit.nodes)
     nodes = {name: {"in_graph": name in inside} for name in flat.writer_names} | {"logits": {"in_graph": True}}
@@ -63,6 +65,7 @@ def write_eap_ig(circuit: Circuit, path: str | Path, d_model: int | None = None)
 
 def write_eap_ig_tensors(circuit: Circuit, path: str | Path, d_model: int | None = None) -> None:
     """Writes the tensors of EAP-IG's `.pt` as safetensors; arguments as `write_eap_ig`."""
+    circuit = collapsed(circuit, "EAP-IG's format")
     flat, mask, scores = _ungrouped(circuit)
     inside = set(circuit.nodes)
     tensors = {

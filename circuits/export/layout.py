@@ -1,16 +1,18 @@
 """The positions of boxes and lines: by Graphviz if pygraphviz is installed, else (and for very many lines) in plain rows.
 
 Pictures and TikZ use the same positions. No line passes behind a box that it does not touch (`circuits.export.routing`).
-Lengths are points, the origin is at the bottom left.
+Lengths are points, the origin is at the bottom left. Over tokens, boxes are in columns (`circuits.export.columns`), whose names are
+below them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
+from circuits.export.columns import Interval, placed_in_columns
 from circuits.export.dot import FRAME, STRAIGHT, layout_text, points_down
-from circuits.export.drawing import SMALL_FONT, Drawing, DrawnNode, LegendLine, text_width
+from circuits.export.drawing import SMALL_FONT, Column, Drawing, DrawnNode, LegendLine, text_width
 from circuits.export.placing import placed_in_rows
 from circuits.export.routing import Box, Point, Streets
 
@@ -23,6 +25,8 @@ HIDDEN = 0.5
 SAMPLE = 26.0
 """Length of a sample line in the legend."""
 LEGEND_ROW = 12.0
+COLUMN_TEXT = 26.0
+"""Height of the text below the columns."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Layout:
         curves: for each line the 3n + 1 control points of n cubic Bézier curves, from box to box.
         legend: for each entry, the start of its sample line; the line is `SAMPLE` long, and text follows.
         width, height: of the picture.
+        columns: over tokens, the strip of each span.
     """
 
     nodes: tuple[Point, ...]
@@ -41,6 +46,17 @@ class Layout:
     legend: tuple[tuple[LegendLine, Point], ...]
     width: float
     height: float
+    columns: tuple["Strip", ...] = ()
+
+
+class Strip(NamedTuple):
+    """A column: its span, its corners at the bottom left and top right, and the middles of its two texts."""
+
+    column: Column
+    low: Point
+    high: Point
+    name: Point
+    words: Point
 
 
 def has_graphviz() -> bool:
@@ -50,6 +66,9 @@ def has_graphviz() -> bool:
 
 def lay_out(drawing: Drawing) -> Layout:
     """The positions of everything in a drawing."""
+    if drawing.columns:
+        placed, columns = placed_in_columns(drawing)
+        return _framed(drawing, placed, _routed(drawing, placed, None), columns)
     # Between Graphviz's boxes there is no room for thousands of lines, which it draws straight.
     by_graphviz = has_graphviz() and drawing.nodes and len(drawing.edges) <= STRAIGHT
     nodes, given = _by_graphviz(drawing) if by_graphviz else (_in_rows(drawing), None)
@@ -117,15 +136,21 @@ def _routed(
     return [tuple(_turned(point, drawing) for point in curve) for curve in curves]
 
 
-def _framed(drawing: Drawing, nodes: Sequence[Point], curves: Sequence[tuple[Point, ...]]) -> Layout:
-    """Moves everything to the origin and adds the legend below."""
-    xs = [x for curve in curves for x, _ in curve]
+def _framed(
+    drawing: Drawing,
+    nodes: Sequence[Point],
+    curves: Sequence[tuple[Point, ...]],
+    columns: Sequence[Interval] = (),
+) -> Layout:
+    """Moves everything to the origin and adds the names of columns and the legend below."""
+    xs = [x for curve in curves for x, _ in curve] + [x for ends in columns for x in ends]
     ys = [y for curve in curves for _, y in curve]
     for node, (x, y) in zip(drawing.nodes, nodes, strict=True):
         xs += [x - node.width / 2 - 4, x + node.width / 2 + 4]
         ys += [y - node.height / 2 - 4, y + node.height / 2 + 4]
-    left, bottom = min(xs, default=0.0), min(ys, default=0.0)
-    width, height = max(xs, default=0.0) - left, max(ys, default=0.0) - bottom
+    left, top = min(xs, default=0.0), max(ys, default=0.0)
+    bottom = min(ys, default=0.0) - (COLUMN_TEXT if columns else 0.0)
+    width, height = max(xs, default=0.0) - left, top - bottom
     legend, rows = _legend(drawing.legend, max(1.15 * width, 240.0))
     depth = rows * LEGEND_ROW + (6.0 if rows else 0.0)
     furthest = max((x + SAMPLE + 5 + text_width(line.text, SMALL_FONT) for line, (x, _) in legend), default=0.0)
@@ -141,6 +166,21 @@ def _framed(drawing: Drawing, nodes: Sequence[Point], curves: Sequence[tuple[Poi
         tuple((line, (round(x + inset, 2), round(depth - 6.0 - y, 2))) for line, (x, y) in legend),
         max(width, furthest),
         height + depth,
+        tuple(
+            Strip(column, *(moved(point) for point in _corners(ends, bottom, top)))
+            for column, ends in zip(drawing.columns, columns, strict=True)
+        ),
+    )
+
+
+def _corners(ends: Interval, bottom: float, top: float) -> tuple[Point, Point, Point, Point]:
+    """The points of a `Strip`."""
+    middle = (ends[0] + ends[1]) / 2
+    return (
+        (ends[0], bottom),
+        (ends[1], top),
+        (middle, bottom + COLUMN_TEXT - 8.0),
+        (middle, bottom + COLUMN_TEXT - 19.0),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError, refusing
+from circuits.export.collapsed import collapsed
 from circuits.export.eap_ig import write_eap_ig
 from circuits.results.circuit import Circuit
 
@@ -41,6 +42,7 @@ def write_mib(
     Raises:
         InputError: edges without a score, an invalid name, or a file that exists already.
     """
+    circuit = collapsed(circuit, "MIB's format")
     if circuit.scores is None or bool(circuit.scores[circuit.graph.edge_mask].isnan().any()):
         raise InputError(
             "a submission needs a score for every edge of the model; export a run that has scores.safetensors, not a circuit"

@@ -3,7 +3,8 @@
 Attribution graphs have features at token positions; a circuit has heads and MLPs, which act at all positions. Each becomes a
 node with the feature type `attention head` or `mlp` at the last position; `input` is the embedding at the first. Edges into q,
 k and v of a head are one link: its weight is the sum of their effects, and `inputs` has each effect. Labels become the texts
-of nodes (`clerp`), groups become supernodes.
+of nodes (`clerp`), groups become supernodes. A circuit over places is written without them: the schema's positions are those of
+tokens of one prompt, and a place is a span of every prompt.
 """
 
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
+from circuits.export.collapsed import collapsed
 from circuits.files.atomic import write_text
 from circuits.graph.graph import Graph
 from circuits.results.circuit import Circuit
@@ -65,6 +67,7 @@ def attribution_graph(
     slug: str | None = None,
 ) -> dict[str, Any]:
     """What `write_neuronpedia` writes."""
+    circuit = collapsed(circuit, "an attribution graph")
     naming = (naming or Naming()).checked(circuit.graph)
     tokens = list(tokens) or [prompt or "input"]
     origin = circuit.provenance

@@ -10,8 +10,8 @@ from typing import Any
 
 from circuits.errors import InputError
 from circuits.export.dot import ARROWS, FACE, NODE_STYLE, arrow_size, edge_style, node_style, quoted
-from circuits.export.drawing import SMALL_FONT, Drawing, LegendLine, draw, text_width
-from circuits.export.layout import SAMPLE, Layout, Point, has_graphviz, lay_out
+from circuits.export.drawing import FONT, SMALL_FONT, STRIPES, Drawing, LegendLine, draw, text_width
+from circuits.export.layout import SAMPLE, Layout, Point, Strip, has_graphviz, lay_out
 from circuits.files.atomic import replacing
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
@@ -77,6 +77,8 @@ def placed_text(drawing: Drawing, layout: Layout, dpi: float | int | None) -> st
         # fixedsize=shape: no warning if a label is wider than estimated.
         f"  node [{NODE_STYLE}, fixedsize=shape];",
     ]
+    for i, strip in enumerate(layout.columns):
+        lines += _strip_lines(i, strip)
     for node, (x, y) in zip(drawing.nodes, layout.nodes, strict=True):
         lines.append(f'  "{node.id}" [{node_style(node)}, pos="{x:g},{y:g}"];')
     for edge, curve in zip(drawing.edges, layout.curves, strict=True):
@@ -85,6 +87,23 @@ def placed_text(drawing: Drawing, layout: Layout, dpi: float | int | None) -> st
     for i, (line, (x, y)) in enumerate(layout.legend):
         lines += _legend_lines(i, line, x, y)
     return "\n".join([*lines, "}", ""])
+
+
+def _strip_lines(i: int, strip: Strip) -> list[str]:
+    """The strip of a span, behind everything, with its name and its words."""
+    (left, low), (right, high) = strip.low, strip.high
+    box = f'bb="{left:g},{low:g},{right:g},{high:g}", style=filled, color="{STRIPES[i % 2]}"'
+    lines = [f'  subgraph "cluster_{i}" {{ graph [{box}, label=""]; }}']
+    for what, text, size, (x, y) in (
+        ("span", strip.column.name, FONT, strip.name),
+        ("words", strip.column.words, SMALL_FONT, strip.words),
+    ):
+        if text is not None:
+            lines.append(
+                f'  "{what} {i}" [shape=plaintext, width={text_width(text, size) / 72:.4f}, height=0.14, fontsize={size:g}, '
+                f'fontname="{FACE}", label="{quoted(text)}", pos="{x:g},{y:g}"];'
+            )
+    return lines
 
 
 def _ended(curve: tuple[Point, ...], head: float) -> str:

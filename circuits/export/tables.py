@@ -11,6 +11,7 @@ from circuits.export.drawing import check_max_edges
 from circuits.export.latex import escape
 from circuits.export.rows import EdgeRow, NodeRow, edge_rows, node_rows
 from circuits.files.atomic import replacing, write_text
+from circuits.graph.places import ARROW
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.quantity import quantity_of
@@ -27,15 +28,19 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 def write_csv_edges(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
     """Writes the edges as CSV, with all digits of their effects; see `circuits.export.rows.EdgeRow`."""
-    _write_csv(EdgeRow._fields, edge_rows(circuit, naming), path)
+    _write_csv(EdgeRow._fields, edge_rows(circuit, naming), path, circuit)
 
 
 def write_csv_nodes(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
     """Writes the nodes as CSV; see `circuits.export.rows.NodeRow`."""
-    _write_csv(NodeRow._fields, node_rows(circuit, naming), path)
+    _write_csv(NodeRow._fields, node_rows(circuit, naming), path, circuit)
 
 
-def _write_csv(fields: Sequence[str], rows: Sequence[tuple], path: str | Path) -> None:
+def _write_csv(fields: Sequence[str], rows: Sequence[tuple], path: str | Path, circuit: Circuit) -> None:
+    """Writes the rows; only circuits over places have the column `position`."""
+    if circuit.places is None:
+        at = fields.index("position")
+        fields, rows = (*fields[:at], *fields[at + 1 :]), [(*row[:at], *row[at + 1 :]) for row in rows]
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(fields)
@@ -53,29 +58,53 @@ def write_latex_edges(
     """Writes the `max_edges` edges (None: all) with the largest effects as a LaTeX table."""
     check_max_edges(max_edges)
     quantity = quantity_of(circuit.provenance)
-    heads = ("from", "to", "enters as", _over(escape(quantity.name)), _over("std.\\ error"))
+    placed = circuit.places is not None
+    heads = (
+        "from",
+        "to",
+        "enters as",
+        *(["at"] if placed else []),
+        _over(escape(quantity.name)),
+        _over("std.\\ error"),
+    )
     named = cache(_named)
     rows = edge_rows(circuit, naming)[:max_edges]
     effects, errors = _aligned([row.effect for row in rows], quantity.signed), _aligned([row.stderr for row in rows])
     cells = [
-        (named(row.source, row.source_label), named(row.target, row.target_label), ENTERS[row.input], effect, error)
+        (
+            named(row.source, row.source_label),
+            named(row.target, row.target_label),
+            ENTERS[row.input],
+            *([_place(row.position)] if placed else []),
+            effect,
+            error,
+        )
         for row, effect, error in zip(rows, effects, errors, strict=True)
     ]
     caption = _caption("Edges", circuit) + (
         " with its standard error over prompts." if any(row.stderr for row in rows) else "."
     )
-    _write_table(f"lll{POINT}{POINT}", heads, cells, path, caption, "tab:circuit-edges")
+    _write_table(f"lll{'l' if placed else ''}{POINT}{POINT}", heads, cells, path, caption, "tab:circuit-edges")
 
 
 def write_latex_nodes(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
     """Writes the nodes as a LaTeX table, in the order of the forward pass."""
     quantity = quantity_of(circuit.provenance)
-    heads = ("node", "kind", "edges in", "edges out", _over(f"{escape(quantity.name)} of out-edges"))
+    placed = circuit.places is not None
+    heads = (
+        "node",
+        *(["at"] if placed else []),
+        "kind",
+        "edges in",
+        "edges out",
+        _over(f"{escape(quantity.name)} of out-edges"),
+    )
     rows = node_rows(circuit, naming)
     effects = _aligned([row.effect_out for row in rows], quantity.signed)
     cells = [
         (
             _named(row.node, row.label),
+            *([_place(row.position)] if placed else []),
             "MLP" if row.kind == "mlp" else row.kind,
             str(row.edges_in),
             str(row.edges_out),
@@ -84,7 +113,7 @@ def write_latex_nodes(circuit: Circuit, path: str | Path, naming: Naming | None 
         for row, effect in zip(rows, effects, strict=True)
     ]
     caption = _caption("Nodes", circuit) + ", summed over the out-edges of each node."
-    _write_table(f"llrr{POINT}", heads, cells, path, caption, "tab:circuit-nodes")
+    _write_table(f"l{'l' if placed else ''}lrr{POINT}", heads, cells, path, caption, "tab:circuit-nodes")
 
 
 def _caption(what: str, circuit: Circuit) -> str:
@@ -95,6 +124,11 @@ def _caption(what: str, circuit: Circuit) -> str:
     measured = quantity.over(metric_name(origin.get("metric")))
     unit = f", in {quantity.unit}," if quantity.unit else ""
     return escape(f"{what} of the circuit{where}{by}: {measured}{unit}")
+
+
+def _place(position: str | None) -> str:
+    """`S2`, or `S2 → end`: read at S2 for queries at the end."""
+    return "--" if position is None else escape(position.replace(ARROW, " → "))
 
 
 def _named(node: str, label: str | None) -> str:

@@ -7,9 +7,9 @@ itself, since small TeX installations lack the class `standalone`.
 from pathlib import Path
 
 from circuits.export.dot import FRAME, arrow_size
-from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
+from circuits.export.drawing import FILLS, FONT, SMALL_FONT, STRIPES, Drawing, DrawnEdge, DrawnNode, draw
 from circuits.export.latex import escape
-from circuits.export.layout import SAMPLE, Point, lay_out
+from circuits.export.layout import SAMPLE, Point, Strip, lay_out
 from circuits.files.atomic import write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
@@ -53,11 +53,14 @@ def tikz_text(drawing: Drawing) -> str:
     """A drawing as a `tikzpicture`."""
     layout = lay_out(drawing)
     used = {edge.colour for edge in drawing.edges} | {line.colour for line in drawing.legend}
-    colours = {colour: f"circuit{i}" for i, colour in enumerate(sorted(used | set(FILLS.values())))}
+    used |= {*FILLS.values(), *(STRIPES if layout.columns else ())}
+    colours = {colour: f"circuit{i}" for i, colour in enumerate(sorted(used))}
     unit = f"{min(1.0, LARGEST / max(layout.width, layout.height, 1.0)):.4g}bp"
     style = f"inner sep=0, outer sep=0, align=center, font={_font(FONT)}"
     lines = [rf"\begin{{tikzpicture}}[x={unit}, y={unit}, circuit/.style={{{style}}}]"]
     lines += [rf"  \definecolor{{{name}}}{{HTML}}{{{colour[1:]}}}" for colour, name in colours.items()]
+    for i, strip in enumerate(layout.columns):
+        lines += _strip_lines(strip, colours[STRIPES[i % 2]])
     for edge, curve in zip(drawing.edges, layout.curves, strict=True):
         lines.append(rf"  \draw[{_edge_style(edge, colours[edge.colour])}] {_path(curve)};")
     for i, (node, place) in enumerate(zip(drawing.nodes, layout.nodes, strict=True)):
@@ -72,6 +75,16 @@ def tikz_text(drawing: Drawing) -> str:
             rf"  \node[circuit, anchor=west, font={_font(SMALL_FONT)}] at ({x + SAMPLE + 2:g},{y:g}) {{{escape(line.text)}}};"
         )
     return "\n".join([*lines, r"\end{tikzpicture}", ""])
+
+
+def _strip_lines(strip: Strip, colour: str) -> list[str]:
+    """The strip of a span, with its name and its words."""
+    (left, low), (right, high) = strip.low, strip.high
+    lines = [rf"  \fill[{colour}] ({left:g},{low:g}) rectangle ({right:g},{high:g});"]
+    for text, size, (x, y) in ((strip.column.name, FONT, strip.name), (strip.column.words, SMALL_FONT, strip.words)):
+        if text is not None:
+            lines.append(rf"  \node[circuit, font={_font(size)}] at ({x:g},{y:g}) {{{escape(text)}}};")
+    return lines
 
 
 def _font(size: float) -> str:

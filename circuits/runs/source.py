@@ -12,6 +12,7 @@ from torch import Tensor
 
 from circuits.errors import ContentWarning, InputError
 from circuits.export import eap_ig
+from circuits.export.collapsed import collapsed
 from circuits.files.untrusted import read_json
 from circuits.prompts.pairs import PromptPairs
 from circuits.results import circuit_file
@@ -40,9 +41,10 @@ def read_source(path: str | Path, edges: int | None = None, every_edge: bool = F
 
     Args:
         path: a run directory, a circuit (node-link or EAP-IG's JSON), or a safetensors file of edge scores or of EAP-IG.
-        edges: take this number of strongest edges instead, by the scores; see `EdgeScores.top`. A circuit's file has
-            scores of its own edges only, a file of EAP-IG of all edges.
-        every_edge: give the circuit the scores of all edges of the model, if they are known.
+        edges: take this number of strongest edges instead, by the scores; see `EdgeScores.top`. Scores over places choose
+            edges at places. A circuit's file has scores of its own edges only, a file of EAP-IG of all edges.
+        every_edge: give the circuit the scores of all edges of the model, if they are known; a circuit over places loses its
+            places, with a warning.
 
     Raises:
         InputError: the message says what is missing; or there are fewer scores than `edges`.
@@ -110,7 +112,14 @@ def _from_scores(scores: EdgeScores, edges: int | None, every_edge: bool, path: 
         return Circuit(scores.graph, Circuit.empty(scores.graph).mask, scores.values, scores.stderr, scores.provenance)
     if edges is None:
         raise InputError(f"{path} holds scores and no circuit; choose one with --edges N, the N strongest edges")
-    return scores.top(edges)
+    circuit = scores.top(edges, places=scores.placed is not None)
+    return _with_every_score(circuit, scores) if every_edge else circuit
+
+
+def _with_every_score(circuit: Circuit, scores: EdgeScores) -> Circuit:
+    """The circuit with the scores of all edges, without places."""
+    circuit = collapsed(circuit, "a file with the scores of all edges")
+    return replace(circuit, scores=scores.values, stderr=None) if scores.graph == circuit.graph else circuit
 
 
 def _from_run(path: Path, edges: int | None, every_edge: bool) -> Source:
@@ -119,9 +128,7 @@ def _from_run(path: Path, edges: int | None, every_edge: bool) -> Source:
     if has_circuit and (edges is None or not has_scores):
         circuit = _part(Circuit.from_json(files["circuit.json"]), edges, path)
         if every_edge and has_scores:
-            scores = EdgeScores.load(files["scores.safetensors"])
-            if scores.graph == circuit.graph:
-                circuit = replace(circuit, scores=scores.values)
+            circuit = _with_every_score(circuit, EdgeScores.load(files["scores.safetensors"]))
     elif has_scores:
         circuit = _from_scores(EdgeScores.load(files["scores.safetensors"]), edges, every_edge, path)
     else:
