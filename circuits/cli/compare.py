@@ -80,6 +80,8 @@ def compare(
     if out is not None:
         write_text(out, json_line(result.to_dict()) + "\n")
     _print(result, json)
+    for path in filter(None, (out, page)):
+        note(f"written to {path}")
 
 
 def _checked(runs: list[Path], alphas: str, ablation: str, by: str) -> list[float]:

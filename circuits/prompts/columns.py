@@ -218,7 +218,7 @@ class Columns:
         entry = value[0] if isinstance(value, list) and value else value
         if self.form is not None and field in self.form.words and (isinstance(entry, int | float) or re.fullmatch(r"\s*-?\d+(\.\d+)?", str(entry))):  # fmt: skip
             raise PairsError(
-                f"{where}: {column} is {show(entry)}, a number, which may be a class, a year or an id; name where the answers are: "
+                f"{where}: {column} is {show(entry)}, a number, which may be a class, a year or an id; name the column of the answers: "
                 "columns={'answers': …} (--columns answers=…)"
             )
         return list(value) if isinstance(value, tuple) else value if isinstance(value, list) else [value]

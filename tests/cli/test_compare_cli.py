@@ -34,6 +34,7 @@ def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
         "attribution patching, ACDC circuit; zero ablation by COAR; zero ablation of the fresh sets that they are judged by."
     )
     assert caution in warned
+    assert all(f"written to {path}" in warned.replace("\n", "") for path in (out, page))
     written = json.loads(out.read_text())
     assert written["caution"] == caution
     assert written["judge"] == {"ablation": "zero", "samples": {"0.1": 32, "0.3": 32}}

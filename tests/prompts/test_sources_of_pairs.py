@@ -82,7 +82,7 @@ class TestPublishedForms:
         path.write_text(csv_text(clean=CLEAN, corrupted=CORRUPTED, label=" Mary", pos=-1))
         assert PromptPairs.from_csv(path, model).answers == ((token(model, " Mary"),),)
         path.write_text(csv_text(clean=CLEAN, corrupted=CORRUPTED, label="52"))
-        with pytest.raises(PairsError, match=r"line 2: label is '52', a number, .* say where the answers are"):
+        with pytest.raises(PairsError, match=r"line 2: label is '52', a number, .* name the column of the answers"):
             PromptPairs.from_csv(path, model)
 
     @pytest.mark.parametrize("name", ["test.json", "test.jsonl"])
