@@ -2,10 +2,10 @@
 made for a few of the tests, in between, so that both see the same machine.
 
     python benchmarks/acdc.py                     all of them
-    python benchmarks/acdc.py small gpt2          some of them: small, gpt2, smollm2, smollm2-last, smollm2-kl
+    python benchmarks/acdc.py small gpt2          some of them: small, small-spans, gpt2, smollm2, smollm2-last, smollm2-kl
     THREADS=1 python benchmarks/acdc.py           on another number of threads
 
-`small`: 4 layers of 4 heads, KL. `gpt2`: GPT-2 small's shape with random weights, 8 pairs × 16 tokens, logit difference.
+`small`: 4 layers of 4 heads, KL; `small-spans`: the same, tests at four spans. `gpt2`: GPT-2 small's shape with random weights, 8 pairs × 16 tokens, logit difference.
 `smollm2`: SmolLM2-135M on IOI, 16 pairs, logit difference; `smollm2-last`: the same, last layers only; `smollm2-kl`: those
 with the exact KL.
 """
@@ -24,9 +24,10 @@ from measuring import THREADS, peak_bytes, random_pairs
 
 import circuits
 import tasks
-from circuits.engine.ablate import ablated_logits
+from circuits.measure.circuit_logits import circuit_logits, resolved
 from circuits.methods.acdc.record import STEPS_FILE, Step
 from circuits.methods.acdc.search import Tally
+from circuits.question.places import SpanTable
 from circuits.question.question import Question
 
 
@@ -60,6 +61,15 @@ def small() -> Case:
     return Case("4 layers of 4 heads, KL", model, random_pairs(model, 8, 16), 2e-6, "kl_divergence", 20)
 
 
+def small_spans() -> Case:
+    case = small()
+    spans = {"start": (0, 5), "S": (5, 8), "S+": (8, 15), "end": (15, 16)}
+    p = case.pairs
+    pairs = circuits.PromptPairs.from_tokens(p.clean, p.corrupted, p.answers, p.distractors, roles=[spans] * len(p))
+    title = "4 layers of 4 heads, KL, at four spans"
+    return Case(title, case.model, pairs, case.threshold, case.metric, case.every, {"positions": "spans"})
+
+
 def gpt2() -> Case:
     model = random_gpt2()
     return Case(
@@ -91,7 +101,14 @@ def smollm2_kl() -> Case:
     return Case(title, case.model, case.pairs, 0.01, "kl_divergence", 50, {"start_layer": 27})
 
 
-CASES = {"small": small, "gpt2": gpt2, "smollm2": smollm2, "smollm2-last": smollm2_last, "smollm2-kl": smollm2_kl}
+CASES = {
+    "small": small,
+    "small-spans": small_spans,
+    "gpt2": gpt2,
+    "smollm2": smollm2,
+    "smollm2-last": smollm2_last,
+    "smollm2-kl": smollm2_kl,
+}
 
 
 class FullPasses:
@@ -104,7 +121,11 @@ class FullPasses:
     """
 
     def __init__(self, case: Case, store: Path) -> None:
-        self.case, self.graph, self.steps = case, case.model.graph, store / STEPS_FILE
+        self.case, self.steps = case, store / STEPS_FILE
+        everything = circuits.Circuit.full(case.model.graph)
+        if case.options.get("positions"):
+            everything = everything.over(SpanTable(case.pairs).places())
+        self.graph, self.spans = everything.graph, resolved(everything, case.pairs)[1]
         self.question = Question.ask(case.model, case.pairs, case.metric)
         with torch.no_grad():
             self.batches = list(self.question.batches())
@@ -121,7 +142,7 @@ class FullPasses:
         tried = self._follow()
         start = time.process_time()
         for batch, replacement in zip(self.batches, self.replacements, strict=True):
-            logits = ablated_logits(self.case.model.architecture, batch.suffix, replacement, tried)
+            logits = circuit_logits(self.question, batch, replacement, circuits.Circuit(self.graph, tried), self.spans)
             float(self.question.metric(logits, batch.targets).sum())
         self.passes += time.process_time() - start
         self.made += 1

@@ -4,7 +4,8 @@ With a mask m between 0 (ablated) and 1 (kept) on each edge into it, a reader se
 
     Σ_writers [m · current + (1 - m) · replacement] + constants  =  (all replaced) + Σ_writers m · (current - replacement)
 
-where `current` is the writer's output in the same run. Masks of 0 and 1 give the result of `engine.ablate`.
+where `current` is the writer's output in the same run. Masks of 0 and 1 give the result of `engine.ablate`. Over places, the tokens of
+every span have masks of their own, and 0 and 1 give that of `engine.ablate_places`.
 
 Memory: for each of thousands of readers, autograd would keep its input and a copy of all writers that it reads. Here
 the writers' differences and their gradients are stored once, [writer, batch, pos, d_model] each; the backward pass
@@ -16,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.ablate import replaced_stream
@@ -24,6 +25,7 @@ from circuits.engine.architecture import Architecture, Block
 from circuits.engine.capture import Writes, expanded_heads, stored_heads
 from circuits.engine.hooks import Hook, run
 from circuits.engine.prefix import Suffix
+from circuits.graph.places import PlacedGraph
 
 Streams = dict[tuple[int, str], Tensor]
 """The result of `replaced_stream`."""
@@ -37,6 +39,7 @@ def masked_logits(
     mask: Float[Tensor, "writer reader"],
     streams: Streams | None = None,
     closed_stay: bool = False,
+    placed: tuple[PlacedGraph, Int[Tensor, "batch pos"]] | None = None,
 ) -> Float[Tensor, "batch d_vocab"]:
     """Logits on the clean prompts under soft masks; connected to `mask` if it requires gradients.
 
@@ -49,9 +52,10 @@ def masked_logits(
         mask: the share of the current value that an edge carries; entries outside the graph are ignored.
         streams: `replaced_stream(architecture, replacement)`, if it is known already.
         closed_stay: masks of exactly 0 may get the gradient 0, which is cheaper if most masks are 0.
+        placed: a graph over places without destinations, whose readers are then those of the mask, and the span of every token.
     """
     streams = replaced_stream(architecture, replacement) if streams is None else streams
-    masked = _Masked(architecture, replacement, mask, streams, closed_stay)
+    masked = _Masked(architecture, replacement, mask, streams, closed_stay, placed)
     with torch.set_grad_enabled(mask.requires_grad):
         return run(architecture, suffix.clean_tokens, masked.hooks())
 
@@ -75,9 +79,20 @@ class _Differences:
         return self._gradients
 
     def add_gradients(
-        self, writers: slice | Tensor, mask: Float[Tensor, "slot writer"], at_inputs: Float[Tensor, "slot entry"]
+        self,
+        writers: slice | Tensor,
+        mask: Float[Tensor, "slot writer *span"],
+        at_inputs: Float[Tensor, "slot entry"],
+        tokens: Sequence[Tensor] | None,
     ) -> None:
         gradients = self.gradients.flatten(1)
+        if tokens is not None:
+            by_token = at_inputs.unflatten(1, (-1, self.values.shape[-1]))
+            added = by_token.new_zeros(mask.shape[1], *by_token.shape[1:])
+            for span, at in enumerate(tokens):
+                added[:, at] = torch.einsum("sw,snd->wnd", mask[..., span], by_token[:, at])
+            gradients[writers] += added.flatten(1)
+            return
         if isinstance(writers, slice):
             gradients[writers].addmm_(mask.T, at_inputs)
         else:
@@ -118,33 +133,45 @@ class _Read(torch.autograd.Function):
     def forward(
         ctx: Any,
         order: Tensor,
-        mask: Float[Tensor, "slot writer"],
+        mask: Float[Tensor, "slot writer *span"],
         differences: _Differences,
         writers: slice | Tensor,
         start: Float[Tensor, "batch pos d_model"],
         then: Callable[[Float[Tensor, "slot batch pos d_model"]], tuple[Tensor, ...]],
+        tokens: Sequence[Tensor] | None,
     ) -> tuple[Tensor, ...]:
-        """`writers`: the columns of the mask, as a slice or as indices."""
+        """`writers`: the columns of the mask, as a slice or as indices; `tokens`: of each span, if the mask has an axis of spans."""
         ctx.save_for_backward(mask)
-        ctx.differences, ctx.writers, ctx.start, ctx.then = differences, writers, start, then
-        return then(_inputs(mask, differences.values[writers], start))
+        ctx.differences, ctx.writers, ctx.start, ctx.then, ctx.tokens = differences, writers, start, then, tokens
+        return then(_inputs(mask, differences.values[writers], start, tokens))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (mask,), used = ctx.saved_tensors, ctx.differences.values[ctx.writers]
-        x = _inputs(mask, used, ctx.start).requires_grad_()
+        x = _inputs(mask, used, ctx.start, ctx.tokens).requires_grad_()
         with torch.enable_grad():
             (at_x,) = torch.autograd.grad(ctx.then(x), x, gradients)
         at_x = at_x.flatten(1)
-        ctx.differences.add_gradients(ctx.writers, mask, at_x)
-        return at_x.new_zeros(()), at_x @ used.flatten(1).T, None, None, None, None
+        ctx.differences.add_gradients(ctx.writers, mask, at_x, ctx.tokens)
+        if ctx.tokens is None:
+            return at_x.new_zeros(()), at_x @ used.flatten(1).T, None, None, None, None, None
+        by_token, flat = at_x.unflatten(1, (-1, used.shape[-1])), used.flatten(1, 2)
+        at_mask = [by_token[:, at].flatten(1) @ flat[:, at].flatten(1).T for at in ctx.tokens]
+        return at_x.new_zeros(()), torch.stack(at_mask, -1), None, None, None, None, None
 
 
 def _inputs(
-    mask: Float[Tensor, "slot writer"],
+    mask: Float[Tensor, "slot writer *span"],
     used: Float[Tensor, "writer batch pos d_model"],
     start: Float[Tensor, "batch pos d_model"],
+    tokens: Sequence[Tensor] | None,
 ) -> Float[Tensor, "slot batch pos d_model"]:
+    if tokens is not None:
+        flat = used.flatten(1, 2)
+        x = start.flatten(0, 1).repeat(len(mask), 1, 1)
+        for span, at in enumerate(tokens):
+            x[:, at] += torch.einsum("sw,wnd->snd", mask[..., span], flat[:, at])
+        return x.reshape(len(mask), *start.shape)
     return torch.addmm(start.reshape(1, -1), mask, used.flatten(1)).reshape(len(mask), *start.shape)
 
 
@@ -152,11 +179,25 @@ class _Masked:
     """The hooks of one forward pass under soft masks."""
 
     def __init__(
-        self, architecture: Architecture, replacement: Writes, mask: Tensor, streams: Streams, closed_stay: bool
+        self,
+        architecture: Architecture,
+        replacement: Writes,
+        mask: Tensor,
+        streams: Streams,
+        closed_stay: bool,
+        placed: tuple[PlacedGraph, Tensor] | None,
     ) -> None:
         self.architecture, self.graph = architecture, architecture.graph
         self.replacement, self.streams, self.closed_stay = replacement, streams, closed_stay
-        self.masks = mask.to(replacement.embedding).T
+        self.masks, self.tokens = mask.to(replacement.embedding).T, None
+        if placed is not None:
+            graph, spans = placed
+            n_spans = len(graph.places.spans)
+            columns = torch.tensor([r * n_spans + place.source for r, place in graph.columns], device=spans.device)
+            by_span = self.masks.new_zeros(self.graph.n_readers * n_spans, self.graph.n_writers)
+            by_span = by_span.index_copy(0, columns.to(by_span.device), self.masks)
+            self.masks = by_span.unflatten(0, (-1, n_spans)).transpose(1, 2)  # [reader, writer, span]
+            self.tokens = [(spans.flatten() == span).nonzero()[:, 0] for span in range(n_spans)]
         self.differences = _Differences(self.graph.n_writers, replacement.embedding)
         self.order = replacement.embedding.new_zeros(())
         self.projected: dict[str, Tensor] = {}
@@ -217,11 +258,11 @@ class _Masked:
         n_writers = self.graph.reader_nodes[readers.start].n_writers
         mask, writers = self.masks[readers, :n_writers], slice(0, n_writers)
         if self.closed_stay:
-            used = (mask.detach() != 0).any(0)
+            used = (mask.detach() != 0).transpose(0, 1).flatten(1).any(1)
             if 4 * int(used.sum()) < n_writers:
                 writers = used.nonzero()[:, 0]
                 mask = mask[:, writers]
-        return _Read.apply(self.order, mask, self.differences, writers, self.streams[place], then)  # type: ignore[return-value]
+        return _Read.apply(self.order, mask, self.differences, writers, self.streams[place], then, self.tokens)  # type: ignore[return-value]
 
 
 def _projections(block: Block, x: Float[Tensor, "slot batch pos d_model"]) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from circuits.engine.prefix import Suffix
@@ -49,7 +49,7 @@ class Line:
         """Index of the first answer."""
         return len(self) - self.n_pairs
 
-    def join(self, batches: Sequence[Float[Tensor, "_ _ *axes"]]) -> Float[Tensor, "1 token *axes"]:
+    def join(self, batches: Sequence[Shaped[Tensor, "_ _ *axes"]]) -> Shaped[Tensor, "1 token *axes"]:
         """Values at the batches' positions [batch, pos, …], as one prompt with the line's tokens."""
         return torch.cat([values.flatten(0, 1) for values in batches]).index_select(0, self.source)[None]
 

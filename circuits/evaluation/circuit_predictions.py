@@ -90,6 +90,8 @@ def predict_circuits(
     """
     if linear.n_prompts != len(pairs):
         raise InputError(f"the linear model is of {linear.n_prompts} prompts, but there are {len(pairs)} pairs")
+    if linear.positions is not None:
+        raise InputError("the linear model is of components at positions; fit one without positions")
     node_ablation = str(linear.provenance.get("ablation", "zero"))
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     edges = measure_circuits(question, list(circuits.values())).values

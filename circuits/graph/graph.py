@@ -372,7 +372,9 @@ def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool 
             continue
         fed = graph.outputs_of(reader, coupled)
         if any(output in live for output in fed):
-            live.update(fed if coupled else ())
+            live.update(
+                fed if coupled and reader.part not in ("k", "v") else ()
+            )  # keys reach heads at other places too
             live.update(graph.output_read(w, reader) for w in writers_of.get(r, ()) if w < reader.n_writers)
     return live
 

@@ -1,7 +1,8 @@
 """The metric of runs with many components ablated at once, for one batch; each run has its own set.
 
 `patch_runs` patches few nodes at chosen positions. Here a run ablates dozens of components at all positions, so each
-hook point uses one masked copy for all of its components, and several sets share a pass as tiles.
+hook point uses one masked copy for all of its components, and several sets share a pass as tiles. With positions, a component is a
+node at the tokens of one position, and each node has as many components as there are positions.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from circuits.measure.patch_runs import TOKENS_AT_ONCE
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, Mean, MeanPositional, RunAblation, Zero
+from circuits.question.positions import tokens_at
 from circuits.question.question import Batch, Question
 
 
@@ -92,10 +94,11 @@ class ComponentRuns:
     Attributes:
         question: model, pairs, metric and ablation.
         batch: some of its pairs.
-        sites: the components.
+        sites: the nodes of the components.
         base: the clean run.
         values: the replacement values, by hook point.
         clean: the metric of the clean run, without `Metric.sign`.
+        tokens: the tokens of each position, where components are ablated; None: at all tokens.
     """
 
     question: Question
@@ -104,20 +107,31 @@ class ComponentRuns:
     base: BaseRun
     values: Values
     clean: Float[Tensor, " batch"]
+    tokens: Bool[Tensor, "position batch pos"] | None = None
 
     @classmethod
-    def of(cls, question: Question, batch: Batch, replacements: Replacements) -> "ComponentRuns":
+    def of(
+        cls, question: Question, batch: Batch, replacements: Replacements, positions: tuple[str, ...] | None = None
+    ) -> "ComponentRuns":
         """Makes the clean run and the replacement values."""
         sites = replacements.sites
         own = ValueRecorder(question.model.architecture, sites)
         base = question.base_run(batch, own.hooks())
         values = replacements.values(question, batch, own.values)
-        return cls(question, batch, sites, base, values, question.clean_metric(batch, base.logits))
+        tokens = None
+        if positions is not None:
+            tokens = torch.stack([tokens_at(label, batch, question.pairs) for label in positions])
+        return cls(question, batch, sites, base, values, question.clean_metric(batch, base.logits), tokens)
 
-    def metrics(self, ablated: Bool[Tensor, "sample node"]) -> Float[Tensor, "sample batch"]:
-        """The metric with components ablated; each row of `ablated` is one set."""
+    @property
+    def n_positions(self) -> int:
+        """Components of each node."""
+        return 1 if self.tokens is None else len(self.tokens)
+
+    def metrics(self, ablated: Bool[Tensor, "sample component"]) -> Float[Tensor, "sample batch"]:
+        """The metric with components ablated; each row of `ablated` is one set. The positions of a node are neighbours."""
         metrics = self.clean.repeat(len(ablated), 1)
-        layers = torch.tensor([site.layer for site in self.sites])
+        layers = torch.tensor([site.layer for site in self.sites]).repeat_interleave(self.n_positions)
         first = torch.where(ablated, layers, len(self.base.resid_pre)).amin(1)
         order = first.argsort(stable=True)
         order = order[first[order] < len(self.base.resid_pre)]
@@ -131,19 +145,33 @@ class ComponentRuns:
                 metrics[i] = self.question.metric(row, targets)
         return metrics
 
-    def _hooks(self, ablated: Bool[Tensor, "tile node"]) -> list[Hook]:
+    def _hooks(self, ablated: Bool[Tensor, "tile component"]) -> list[Hook]:
+        at_positions = ablated.unflatten(1, (-1, self.n_positions))
         by_point: dict[tuple[int, str], list[int]] = {}
         for i, site in enumerate(self.sites):
             by_point.setdefault((site.layer, site.point), []).append(i)
         hooks: list[Hook] = []
         for (layer, point), nodes in by_point.items():
-            some = ablated[:, nodes]
+            some = at_positions[:, nodes]
             if some.any():
                 value = self.values[layer, point]
-                mask = _mask(some.to(value.device), [self.sites[i] for i in nodes], value.shape[2:])
+                mask = self._mask(some.to(value.device), [self.sites[i] for i in nodes], value.shape[2:])
                 at = hook_point(self.question.model.architecture, layer, point)
                 hooks.append((at, lambda x, mask=mask, value=value: _ablate(x, value, mask)))
         return hooks
+
+    def _mask(
+        self, ablated: Bool[Tensor, "tile some position"], sites: Sequence[Site], shape: torch.Size
+    ) -> Bool[Tensor, "tile #batch #pos *entry"]:
+        """Which entries of an activation [tile, batch, pos, …] are replaced."""
+        masks = [_mask(some, sites, shape) for some in ablated.unbind(2)]
+        if self.tokens is None:
+            return masks[0]
+        here = self.tokens.to(ablated.device).reshape(*self.tokens.shape, *[1] * len(shape))
+        total = masks[0] & here[0]
+        for mask, tokens in zip(masks[1:], here[1:], strict=True):
+            total |= mask & tokens
+        return total
 
 
 def _mask(

@@ -6,9 +6,11 @@ processes can share the blocks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,6 +24,7 @@ from circuits.measure.divided import Asked, Measurement, measure_pieces
 from circuits.measure.store import Pieces, question_of
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
+from circuits.question.positions import position_axis
 from circuits.question.question import Question
 from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.workers.workers import Workers, in_units
@@ -58,6 +61,7 @@ class Samples:
         outcomes: the metric on each prompt, signed: higher = more of the behaviour.
         clean: the same with nothing ablated.
         origin: provenance of the question.
+        positions: the positions at which each node is a component; the nodes are then `a5.h2@S2`, all positions of a node together.
     """
 
     nodes: tuple[str, ...]
@@ -65,6 +69,7 @@ class Samples:
     outcomes: Float[Tensor, "sample prompt"]
     clean: Float[Tensor, " prompt"]
     origin: Provenance
+    positions: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ablated)
@@ -74,13 +79,25 @@ class Samples:
         """1 where a component is kept, else 0."""
         return (~self.ablated).double()
 
+    @property
+    def whole_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes without positions: the labels of the scores' first axis."""
+        if self.positions is None:
+            return self.nodes
+        return tuple(name.rpartition("@")[0] for name in self.nodes[:: len(self.positions)])
+
+    def by_position(self, values: Float[Tensor, "component *prompt"]) -> Float[Tensor, "node *axes"]:
+        """Values of components with an axis of positions, if there are any."""
+        return values if self.positions is None else values.unflatten(0, (-1, len(self.positions)))
+
 
 @dataclass(frozen=True, eq=False)
 class Sampler(Measurement):
     """Measures a question's metric under sets of ablated components.
 
     Attributes:
-        sites: the components.
+        sites: the nodes whose components are ablated.
+        positions: the positions of each node, each a component; None: the nodes are the components.
         replacements: their replacement values.
         origin: provenance of the question.
         asked: the measurement in the form that is sent to `workers`; None: this process measures.
@@ -90,6 +107,7 @@ class Sampler(Measurement):
     sites: tuple[Site, ...]
     replacements: Replacements
     origin: Provenance
+    positions: tuple[str, ...] | None = None
     asked: Asked | None = None
     workers: Workers | None = None
 
@@ -101,6 +119,7 @@ class Sampler(Measurement):
         store: str | Path | None = None,
         workers: Workers | None = None,
         in_memory: bool = False,
+        positions: str | Sequence[str] | None = None,
     ) -> "Sampler":
         """Validates the components and opens the store.
 
@@ -110,25 +129,30 @@ class Sampler(Measurement):
             store: a directory for finished pieces.
             workers: where to measure; None: this process.
             in_memory: without a store, keep finished pieces in memory.
+            positions: ablate each node at one position at a time; see `circuits.question.positions`.
 
         Raises:
             InputError: an unknown component, a user-defined ablation, or a store of another question.
+            PairsError: the pairs lack these positions.
         """
         model = question.model
         sites = select_sites(model.graph, nodes, model.widths)
-        options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "batch_size": question.batch_size}
+        labels = position_axis(question.pairs, positions)
+        options: dict[str, Any] = {"nodes": nodes if isinstance(nodes, str) else list(nodes)}
+        options |= {"batch_size": question.batch_size} | ({} if labels is None else {"positions": list(labels)})
         origin = provenance(question, "ablation samples", options)
-        names = [site.name for site in sites]
+        names = list(_components(sites, labels))
         manifest = {"schema": 1, "question": question_of(origin), "components": names}
         pieces = Pieces(store, manifest, in_memory or workers is not None)
         with inference_state(model.bridge):
             replacements = Replacements.of(question, sites)
-        asked = None if workers is None else Asked.of(cls, question, nodes=nodes)
-        return cls(question, pieces, sites, replacements, origin, asked, workers)
+        asked = None if workers is None else Asked.of(cls, question, nodes=nodes, positions=positions)
+        return cls(question, pieces, sites, replacements, origin, labels, asked, workers)
 
-    @property
+    @cached_property
     def nodes(self) -> tuple[str, ...]:
-        return tuple(site.name for site in self.sites)
+        """Names of the components."""
+        return _components(self.sites, self.positions)
 
     def bernoulli(
         self, samples: int, alpha: float, seed: int, progress: Progress | None = None, share: tuple[int, int] = (0, 1)
@@ -151,7 +175,7 @@ class Sampler(Measurement):
         masks = {block: self._masks(name, block, alpha, seed) for block in blocks}
         drawn = self.measured(name, masks, progress)
         n = min(len(drawn), samples) if shares == 1 else len(drawn)
-        return Samples(drawn.nodes, drawn.ablated[:n], drawn.outcomes[:n], drawn.clean, self._origin(alpha, seed))
+        return replace(drawn, ablated=drawn.ablated[:n], outcomes=drawn.outcomes[:n], origin=self._origin(alpha, seed))
 
     def _origin(self, alpha: float, seed: int) -> Provenance:
         options = {**self.origin["options"], "alpha": alpha, "seed": seed}
@@ -161,9 +185,9 @@ class Sampler(Measurement):
         """The masks of a block. Stored masks take precedence: another version of torch might draw different ones."""
         key = f"{name}-block-{block:06d}-masks"
         stored = self.pieces.get(key)
-        if stored is not None and stored.shape == (BLOCK, len(self.sites)):
+        if stored is not None and stored.shape == (BLOCK, len(self.nodes)):
             return stored.bool()
-        drawn = draw_block(len(self.sites), block, alpha, seed)
+        drawn = draw_block(len(self.nodes), block, alpha, seed)
         self.pieces.put(key, drawn.to(torch.uint8))
         return drawn
 
@@ -196,7 +220,7 @@ class Sampler(Measurement):
                     key = _key(name, block, number)
                     piece = self.pieces.get(key)
                     if piece is None or piece.shape != (1 + len(mask), len(index)):
-                        runs = runs or ComponentRuns.of(question, batch, self.replacements)
+                        runs = runs or ComponentRuns.of(question, batch, self.replacements, self.positions)
                         piece = torch.cat([runs.clean[None], runs.metrics(mask)]).to("cpu", torch.float64)
                         self.pieces.put(key, piece)
                     clean[index] = piece[0]
@@ -205,8 +229,8 @@ class Sampler(Measurement):
                     if progress is not None:
                         progress(done, total * n)
         sign = question.metric.sign
-        ablated = torch.cat(list(masks.values())) if masks else torch.zeros(0, len(self.sites), dtype=torch.bool)
-        return Samples(self.nodes, ablated, outcomes * sign, clean * sign, self.origin)
+        ablated = torch.cat(list(masks.values())) if masks else torch.zeros(0, len(self.nodes), dtype=torch.bool)
+        return Samples(self.nodes, ablated, outcomes * sign, clean * sign, self.origin, self.positions)
 
     def _share(
         self, name: str, masks: dict[int, Bool[Tensor, "sample node"]], progress: Progress | None = None
@@ -234,6 +258,11 @@ class _Blocks:
 
     name: str
     masks: tuple[tuple[int, Tensor], ...]
+
+
+def _components(sites: Sequence[Site], positions: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Names of components: `a5.h2`, or `a5.h2@S2` at every position."""
+    return tuple(f"{site.name}@{label}" if positions else site.name for site in sites for label in positions or ("",))
 
 
 def _key(name: str, block: int, batch: int) -> str:

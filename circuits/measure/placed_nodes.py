@@ -55,7 +55,9 @@ def placed_nodes(
     for given in nodes:
         name, at, label = given.partition("@")
         site = find_site(model.graph, name, model.widths)
-        for node in [PlacedNode(site, _label(pairs, label))] if at else [PlacedNode(site, label) for label in axis]:
+        for node in (
+            [PlacedNode(site, place_label(pairs, label))] if at else [PlacedNode(site, label) for label in axis]
+        ):
             if node.name in placed:
                 raise InputError(f"node {node.name} is given twice; name it once")
             placed[node.name] = node
@@ -64,8 +66,8 @@ def placed_nodes(
     return tuple(placed.values())
 
 
-def _label(pairs: PromptPairs, label: str) -> str:
-    """Returns the label if the pairs have this position."""
+def place_label(pairs: PromptPairs, label: str) -> str:
+    """Returns the label if the pairs have this position; else PairsError."""
     if label.isdecimal() and label in (position_axis(pairs, "each") or ()):
         return label
     position_axis(pairs, [label])

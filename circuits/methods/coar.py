@@ -25,7 +25,7 @@ from torch import Tensor
 from circuits.errors import AttributionWarning, InputError
 from circuits.measure.component_samples import Sampler, Samples, in_blocks
 from circuits.methods.method import Method
-from circuits.methods.options import NODES, Kind, Option, Vary
+from circuits.methods.options import NODES, POSITIONS, Kind, Option, Vary
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_torch
@@ -52,6 +52,7 @@ def coar(
     samples: int = 2000,
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
+    positions: str | Sequence[str] | None = None,
     fit: str = "least_squares",
     metric: MetricLike | None = None,
     ablation: AblationLike = "zero",
@@ -69,6 +70,8 @@ def coar(
         samples: number of ablated runs; each costs about a forward pass of all prompts.
         alpha: ablation probability per component.
         nodes: the components: groups joined by `+` (`heads`, `mlps`, `input`, `neurons`, `q`, `k`, `v`), or names.
+        positions: None: a node at all tokens is one component; `spans`, `each`, `roles` or names: a node at each of these
+            positions is a component of its own, and the scores have an axis of positions. See `circuits.question.positions`.
         fit: `least_squares`, `ridge` or `lasso`.
         metric: None: the task's preferred metric.
         ablation: what replaces an ablated component's value: `zero` as in the paper, or any other.
@@ -84,22 +87,23 @@ def coar(
 
     Raises:
         InputError: an invalid option, or a store that belongs to another question.
+        PairsError: the pairs lack these positions.
     """
     return coar_of(
-        Question.ask(model, pairs, metric, ablation, batch_size), samples=samples, alpha=alpha, nodes=nodes, fit=fit,
-        seed=seed, store=store, workers=workers, progress=progress,
+        Question.ask(model, pairs, metric, ablation, batch_size), samples=samples, alpha=alpha, nodes=nodes,
+        positions=positions, fit=fit, seed=seed, store=store, workers=workers, progress=progress,
     )  # fmt: skip
 
 
 def coar_of(
     question: Question, *, samples: int = 2000, alpha: float = 0.1, nodes: str | Sequence[str] = "heads+mlps",
-    fit: str = "least_squares", seed: int = 0, store: str | Path | None = None, workers: Workers | None = None,
+    positions: str | Sequence[str] | None = None, fit: str = "least_squares", seed: int = 0, store: str | Path | None = None, workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> LinearAttribution:  # fmt: skip
     """`coar` of a question."""
     if fit not in FITS:
         raise InputError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
-    sampler = Sampler.of(question, nodes, store, workers)
+    sampler = Sampler.of(question, nodes, store, workers, positions=positions)
     linear = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
     if (statement := linear.statement) is not None:
         warnings.warn(statement, AttributionWarning, stacklevel=4)
@@ -116,6 +120,7 @@ def draw_samples(
     samples: int = 2000,
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
+    positions: str | Sequence[str] | None = None,
     metric: MetricLike | None = None,
     ablation: AblationLike = "zero",
     seed: int = 0,
@@ -128,7 +133,8 @@ def draw_samples(
         store: the directory that the processes share.
         share: (i, n): the i-th of n shares, from 0.
     """
-    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    sampler = Sampler.of(question, nodes, store, positions=positions)
     return sampler.bernoulli(samples, alpha, seed, progress, share)
 
 
@@ -138,6 +144,7 @@ def leave_one_out(
     pairs: PromptPairs,
     *,
     nodes: str | Sequence[str] = "heads+mlps",
+    positions: str | Sequence[str] | None = None,
     metric: MetricLike | None = None,
     ablation: AblationLike = "zero",
     batch_size: int | None = None,
@@ -148,12 +155,14 @@ def leave_one_out(
     """COAR's first baseline: the metric lost when one component alone is ablated.
 
     Args:
-        model, pairs, nodes, metric, ablation, batch_size, store, workers, progress: see `coar`.
+        model, pairs, nodes, positions, metric, ablation, batch_size, store, workers, progress: see `coar`.
     """
-    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store, workers)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    sampler = Sampler.of(question, nodes, store, workers, positions=positions)
     runs = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
     origin = {**runs.origin, "method": "leave_one_out"}
-    return NodeScores(sampler.nodes, runs.clean - runs.outcomes, clean=runs.clean, provenance=frozen(origin))
+    effects = runs.by_position(runs.clean - runs.outcomes)
+    return NodeScores(runs.whole_nodes, effects, runs.positions, clean=runs.clean, provenance=frozen(origin))
 
 
 @plain_torch
@@ -186,8 +195,8 @@ def fit_samples(samples: Samples, fit: str = "least_squares") -> LinearAttributi
     options = {**samples.origin["options"], "samples": len(samples), "fit": fit}
     origin = frozen({**samples.origin, "method": "coar", "options": options})
     return LinearAttribution(
-        samples.nodes, fitted.weights, None, samples.clean, None, origin,
-        fitted.bias, fitted.stderr, fitted.mean_stderr, _plain(fitted, worth),
+        samples.whole_nodes, samples.by_position(fitted.weights), samples.positions, samples.clean, None, origin,
+        fitted.bias, samples.by_position(fitted.stderr), samples.by_position(fitted.mean_stderr), _plain(fitted, worth),
     )  # fmt: skip
 
 
@@ -212,6 +221,7 @@ METHOD = Method(
     draws=True,
     takes=(
         NODES,
+        POSITIONS,
         Option("samples", Kind.WHOLE, 2000, "Number of random sets of components to ablate.", at_least=2, label="samples"),
         Option(
             "alpha", Kind.NUMBER, 0.1, "Ablation probability per component.", above=0, below=1, label="alpha",

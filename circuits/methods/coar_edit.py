@@ -113,6 +113,8 @@ def plan_edit(target: LinearAttribution, reference: LinearAttribution, raises: b
     Raises:
         InputError: attributions of different components, or of a single reference prompt.
     """
+    if target.positions is not None or reference.positions is not None:
+        raise InputError("an edit ablates components at all tokens; give attributions without positions")
     if set(target.nodes) != set(reference.nodes):
         raise InputError("target and reference attributions are of different components; score the same nodes for both")
     n_target, n_reference = target.n_prompts, reference.n_prompts

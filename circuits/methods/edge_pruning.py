@@ -16,7 +16,8 @@ loss on the pairs is returned.
 Training masks on frozen weights is the idea of subnetwork probing (Cao et al. 2021, 2104.03514). The budget departs from edge
 pruning: theirs is on the share of edges removed, rises linearly, and is enforced by two trained Lagrange multipliers; a budget of
 half a percent is then approached only in the last of thousands of steps. A logarithm treats every halving alike, and a fixed
-gain needs no tuning. There are no masks on whole nodes here. log α starts at 2 rather than 10, where masks that are
+gain needs no tuning. With `positions="spans"` every edge has a mask at every span, and N and K count (edge, place) pairs. There are
+no masks on whole nodes here. log α starts at 2 rather than 10, where masks that are
 always 1 have no gradient.
 """
 
@@ -26,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.ablate import replaced_stream
@@ -35,14 +36,16 @@ from circuits.engine.hooks import inference_state
 from circuits.engine.soft_masks import Streams, masked_logits
 from circuits.errors import InputError, ModelError
 from circuits.graph.graph import Graph
+from circuits.graph.places import PlacedGraph
 from circuits.methods.method import Method
-from circuits.methods.options import ABSOLUTE, EDGES, RANDOM_CIRCUITS, Kind, Option
+from circuits.methods.options import ABSOLUTE, EDGES, PLACES, RANDOM_CIRCUITS, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageReport
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import METRICS, Metric, MetricLike
+from circuits.question.places import PlaceAxis, covering_axis
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -84,6 +87,7 @@ def edge_pruning(
     pairs: PromptPairs,
     edges: int,
     *,
+    positions: str | None = None,
     steps: int = 300,
     learning_rate: float = 0.2,
     absolute: bool = False,
@@ -98,7 +102,9 @@ def edge_pruning(
     Args:
         model: a loaded model.
         pairs: the prompts to explain. All pairs' replacements are held in memory.
-        edges: the budget.
+        edges: the budget; over places, of (edge, place) pairs.
+        positions: None, or where every edge has a mask of its own: `spans` (the pairs' schema) or `each` (every token, for prompts
+            of one length). The result is then a circuit over places.
         steps: gradient steps, each on one batch.
         learning_rate: Adam's, in units of log α: approximately the largest change of a mask's log-odds in a step.
         absolute: the loss is the distance of a prompt's metric from the model's own, in either direction; otherwise exceeding
@@ -118,29 +124,33 @@ def edge_pruning(
     Raises:
         InputError: an invalid option, or a metric without a gradient.
         ModelError: the metric is not finite.
+        PairsError: the pairs have no such places.
     """
     return edge_pruning_of(
-        Question.ask(model, pairs, metric, ablation, batch_size), edges, steps=steps, learning_rate=learning_rate,
-        absolute=absolute, seed=seed, progress=progress,
+        Question.ask(model, pairs, metric, ablation, batch_size), edges, positions=positions, steps=steps,
+        learning_rate=learning_rate, absolute=absolute, seed=seed, progress=progress,
     )  # fmt: skip
 
 
 def edge_pruning_of(
-    question: Question, edges: int, *, steps: int = 300, learning_rate: float = 0.2, absolute: bool = False,
-    seed: int = 0, progress: Report | None = None,
+    question: Question, edges: int, *, positions: str | None = None, steps: int = 300, learning_rate: float = 0.2,
+    absolute: bool = False, seed: int = 0, progress: Report | None = None,
 ) -> Circuit:  # fmt: skip
     """`edge_pruning` of a question."""
     question, model = question.again(usual_size=LARGEST_BATCH), question.model
-    if not 1 <= edges <= model.graph.n_edges:
-        raise InputError(f"edges must be between 1 and the graph's {model.graph.n_edges}, got {edges}")
+    axis = covering_axis(model.graph, question.pairs, positions)
+    graph = model.graph if axis is None else axis.graph
+    if not 1 <= edges <= graph.n_edges:
+        raise InputError(f"edges must be between 1 and the graph's {graph.n_edges}, got {edges}")
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
     check_training(question.metric, learning_rate)
-    options = {"edges": edges, "steps": steps, "learning_rate": learning_rate, "absolute": absolute, "seed": seed,
-               "batch_size": question.batch_size}  # fmt: skip
+    options = {} if positions is None else {"positions": positions}
+    options |= {"edges": edges, "steps": steps, "learning_rate": learning_rate, "absolute": absolute, "seed": seed,
+                "batch_size": question.batch_size}  # fmt: skip
     origin = provenance(question, "edge_pruning", options)
     with inference_state(model.bridge):
-        objective = Objective(question, absolute)
+        objective = Objective(question, absolute, axis)
         training = Training(objective, edges, steps, learning_rate, seed)
         for _ in range(steps):
             done = training.step()
@@ -162,26 +172,34 @@ def check_training(metric: Metric, learning_rate: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A batch with everything that is constant during the training; `clean`: its metric on the clean prompts."""
+    """A batch with everything that is constant during the training.
+
+    Attributes:
+        clean: its metric on the clean prompts.
+        placed: the graph over places and the span of every token, if edges have masks at places.
+    """
 
     batch: Batch
     replacement: Writes
     streams: Streams
     clean: Float[Tensor, " batch"]
+    placed: tuple[PlacedGraph, Int[Tensor, "batch pos"]] | None = None
 
 
 class Objective:
     """The metric under soft masks as a loss.
 
     Attributes:
+        graph: the graph of the masks.
         parts: all pairs in batches.
         range: mean change of the loss from all edges kept to none.
     """
 
-    def __init__(self, question: Question, absolute: bool) -> None:
-        self.question, self.absolute = question, absolute
+    def __init__(self, question: Question, absolute: bool, axis: PlaceAxis | None = None) -> None:
+        self.question, self.absolute, self.axis = question, absolute, axis
+        self.graph: Graph = question.model.graph if axis is None else axis.graph
         self.parts = [self._part(batch) for batch in question.batches()]
-        none = torch.zeros(question.model.graph.edge_mask.shape, dtype=question.sum_dtype, device=question.model.device)
+        none = torch.zeros(self.graph.edge_mask.shape, dtype=question.sum_dtype, device=question.model.device)
         moved = [self.metric(part, none) - part.clean for part in self.parts]
         self.range = float(torch.cat(moved).abs().mean()) or 1.0
 
@@ -190,12 +208,13 @@ class Objective:
         logits, clean = question.clean_run(suffix)
         replacement = question.replacement(suffix, clean)
         streams = replaced_stream(question.model.architecture, replacement)
-        return _Part(batch, replacement, streams, self._finite(question.metric(logits, batch.targets)))
+        placed = None if self.axis is None else (self.axis.graph, self.axis.table.of_tokens(batch))
+        return _Part(batch, replacement, streams, self._finite(question.metric(logits, batch.targets)), placed)
 
     def metric(self, part: _Part, mask: Float[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
         """The metric per prompt under these masks; masks of exactly 0 are assumed to have no gradient."""
         architecture, suffix = self.question.model.architecture, part.batch.suffix
-        logits = masked_logits(architecture, suffix, part.replacement, mask, part.streams, closed_stay=True)
+        logits = masked_logits(architecture, suffix, part.replacement, mask, part.streams, True, part.placed)
         return self._finite(self.question.metric(logits, part.batch.targets))
 
     def loss(self, part: _Part, values: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
@@ -230,7 +249,7 @@ class Training:
     def __init__(self, objective: Objective, edges: int, steps: int, learning_rate: float, seed: int) -> None:
         self.objective, self.edges, self.steps = objective, edges, steps
         model = objective.question.model
-        self.graph: Graph = model.graph
+        self.graph = objective.graph
         self.edge_mask = self.graph.edge_mask.to(model.device)
         self.generator = torch.Generator().manual_seed(seed)
         start = FIRST_LOG_ALPHA + FIRST_SPREAD * torch.randn(self.graph.n_edges, generator=self.generator)
@@ -312,6 +331,7 @@ METHOD = Method(
     remedy="masks trained on kl_divergence, or with --absolute, stay closer to the model",
     takes=(
         replace(EDGES, default=200, help="Edges to choose."),
+        replace(PLACES, help="spans or each: masks for each edge at each place."),
         Option(
             "objective",
             Kind.METRIC,

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.measure.component_samples import BLOCK, Sampler, check_samples, draw_block, in_blocks
+from circuits.measure.component_samples import BLOCK, Sampler, Samples, check_samples, draw_block, in_blocks
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -46,6 +46,7 @@ def shapley(
     *,
     orders: int = 16,
     nodes: str | Sequence[str] = "heads+mlps",
+    positions: str | Sequence[str] | None = None,
     metric: MetricLike | None = None,
     ablation: AblationLike = "zero",
     seed: int = 0,
@@ -58,14 +59,16 @@ def shapley(
     Args:
         orders: number of orders; even, since each is used with its reverse.
         seed: random seed of the orders.
-        model, pairs, nodes, metric, ablation, batch_size, store, progress: see `circuits.coar`.
+        model, pairs, nodes, positions, metric, ablation, batch_size, store, progress: see `circuits.coar`. With positions, every
+            node at a position is a player.
 
     Raises:
         InputError: an odd number of orders, or an invalid option.
     """
     if orders < 2 or orders % 2:
         raise InputError(f"orders must be even and at least 2 (each is followed by its reverse), got {orders}")
-    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    sampler = Sampler.of(question, nodes, store, positions=positions)
     d = len(sampler.nodes)
     drawn = [order for i in range(orders // 2) for order in _order_and_reverse(d, seed, i)]
     # Step k of an order ablates its first k components: from none to all.
@@ -76,9 +79,7 @@ def shapley(
     gain = torch.zeros(orders, d, len(pairs), dtype=torch.float64)
     for i, order in enumerate(drawn):
         gain[i, order] = before[i] - worth[i]
-    return NodeScores(
-        sampler.nodes, gain.mean(0), clean=measured.clean, provenance=_origin(measured.origin, "shapley", orders, seed)
-    )
+    return _scores(measured, gain.mean(0), _origin(measured.origin, "shapley", orders, seed))
 
 
 @on_model
@@ -89,6 +90,7 @@ def banzhaf(
     samples: int = 2000,
     alpha: float = 0.5,
     nodes: str | Sequence[str] = "heads+mlps",
+    positions: str | Sequence[str] | None = None,
     metric: MetricLike | None = None,
     ablation: AblationLike = "zero",
     seed: int = 0,
@@ -100,21 +102,20 @@ def banzhaf(
 
     Args:
         samples, alpha: number of sets, and ablation probability per component; ½ is Banzhaf's own.
-        model, pairs, nodes, metric, ablation, seed, batch_size, store, progress: see `circuits.coar`.
+        model, pairs, nodes, positions, metric, ablation, seed, batch_size, store, progress: see `circuits.coar`.
 
     Raises:
         InputError: so few samples that some component was never ablated, or never kept; or an invalid option.
     """
-    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    sampler = Sampler.of(question, nodes, store, positions=positions)
     drawn = sampler.bernoulli(samples, alpha, seed, progress)
     kept = drawn.kept
     with_, without = kept.sum(0), (1 - kept).sum(0)
     if bool((torch.minimum(with_, without) == 0).any()):
         raise InputError(f"{samples} samples at alpha {alpha:g} never ablate, or never keep, some component; draw more")
     values = kept.T @ drawn.outcomes / with_[:, None] - (1 - kept).T @ drawn.outcomes / without[:, None]
-    return NodeScores(
-        sampler.nodes, values, clean=drawn.clean, provenance=_origin(drawn.origin, "banzhaf", samples, seed)
-    )
+    return _scores(drawn, values, _origin(drawn.origin, "banzhaf", samples, seed))
 
 
 @plain_methods
@@ -123,7 +124,7 @@ class SobolIndices(Shown):
     """Shares of the metric's variance under random ablation.
 
     Attributes:
-        nodes: the components.
+        nodes: the components; `a5.h2@S2` for nodes at positions.
         total: per prompt, the share that would remain if all others were fixed (alone or with others); NaN if the metric
             varies only by rounding.
         first: per prompt, the share that a component explains alone.
@@ -168,6 +169,7 @@ def sobol(
     samples: int = 32,
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
+    positions: str | Sequence[str] | None = None,
     metric: MetricLike | None = None,
     ablation: AblationLike = "zero",
     seed: int = 0,
@@ -183,7 +185,7 @@ def sobol(
     Args:
         samples: number of sets; each costs one run and one per component.
         alpha: ablation probability per component.
-        model, pairs, nodes, metric, ablation, seed, batch_size, store, progress: see `circuits.coar`.
+        model, pairs, nodes, positions, metric, ablation, seed, batch_size, store, progress: see `circuits.coar`.
 
     Raises:
         InputError: fewer than two samples, or an invalid option.
@@ -191,7 +193,8 @@ def sobol(
     check_samples(samples, alpha)
     if samples < 2:
         raise InputError("Sobol indices need at least 2 samples: a variance needs two values")
-    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    sampler = Sampler.of(question, nodes, store, positions=positions)
     d = len(sampler.nodes)
     blocks = [draw_block(d, block, alpha, seed) for block in range(-(-samples // BLOCK))]
     drawn = torch.cat(blocks)[:samples]
@@ -233,6 +236,11 @@ def _order_and_reverse(d: int, seed: int, i: int) -> tuple[Tensor, Tensor]:
     order = list(range(d))
     Random(f"{seed} order {i}").shuffle(order)
     return torch.tensor(order), torch.tensor(order[::-1])
+
+
+def _scores(measured: Samples, values: Float[Tensor, "component prompt"], origin: Provenance) -> NodeScores:
+    effects = measured.by_position(values)
+    return NodeScores(measured.whole_nodes, effects, measured.positions, clean=measured.clean, provenance=origin)
 
 
 def _origin(origin: Provenance, method: str, samples: int, seed: int) -> Provenance:

@@ -14,9 +14,11 @@ q, k and v readers, which read the same residual stream, have the same shares. U
 proximity counts as 0 instead of making the mean NaN, and attention's output bias, which belongs to no writer, has no share.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,13 +26,15 @@ from circuits.engine.capture import stack
 from circuits.engine.hooks import inference_state
 from circuits.engine.recorded_run import record_run
 from circuits.errors import InputError
+from circuits.graph.graph import Reader
 from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.methods.method import Method
-from circuits.methods.options import EDGES, FILL, RANDOM_CIRCUITS, SELECT, THRESHOLD
+from circuits.methods.options import EDGES, FILL, PLACES, RANDOM_CIRCUITS, SELECT, THRESHOLD
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
+from circuits.question.places import PlaceAxis, covering_axis
 from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import frozen, provenance
@@ -43,6 +47,7 @@ def information_flow(
     *,
     metric: Any = None,
     ablation: Any = None,
+    positions: str | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EdgeScores:
@@ -52,6 +57,9 @@ def information_flow(
         model: a loaded model.
         pairs: the prompts to explain; corrupted prompts are not used.
         metric, ablation: refused, since shares depend on neither.
+        positions: `spans` or `each`: also split each share by place, so that circuits can be chosen over places. A share at a span
+            is the part of the mean over positions that comes from its tokens, so an edge's shares sum to its share; those into
+            `logits` are of the spans where logits are read, and do not.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (pairs done, in total).
 
@@ -59,8 +67,8 @@ def information_flow(
         Shares between 0 and 1 (not effects), with standard errors over the prompts.
 
     Raises:
-        InputError: a metric or an ablation was given.
-        PairsError: the pairs do not fit the model.
+        InputError: a metric or an ablation was given, or positions that do not cover the prompt.
+        PairsError: the pairs do not fit the model, or have no such places.
     """
     for name, value in (("metric", metric), ("ablation", ablation)):
         if value is not None:
@@ -70,33 +78,55 @@ def information_flow(
             )
     unused = "interchange" if pairs.has_corrupted else "zero"
     question = Question.ask(model, pairs, "log_probability", unused, batch_size)
-    return information_flow_of(question, progress=progress)
+    return information_flow_of(question, positions=positions, progress=progress)
 
 
-def information_flow_of(question: Question, *, progress: Progress | None = None) -> EdgeScores:
+def information_flow_of(
+    question: Question, *, positions: str | None = None, progress: Progress | None = None
+) -> EdgeScores:
     """`information_flow` of a question, whose metric and ablation are ignored."""
     question = question.again(metric="log_probability")  # a metric without requirements on the pairs
-    statistics = EdgeStatistics(question.model.graph)
+    axis = covering_axis(question.model.graph, question.pairs, positions)
+    statistics = EdgeStatistics(question.model.graph, placed=None if axis is None else axis.graph)
     with inference_state(question.model.bridge):
         for batch in question.batches(share_prefix=False, progress=progress):
-            statistics.add(_shares(question, batch), batch.index)
+            shares, at_places = _shares(question, batch, axis)
+            statistics.add(shares, batch.index)
+            if statistics.placed is not None and at_places is not None:
+                statistics.placed.add(at_places, batch.index)
     origin = dict(provenance(question, "information_flow", {"norm": 1}))
     origin |= {"metric": None, "ablation": None, "prefix_shared": False, "unit": "share of the reader's input"}
     return statistics.scores(frozen(origin))
 
 
-def _shares(question: Question, batch: Batch) -> Float[Tensor, "batch writer reader"]:
+def _shares(
+    question: Question, batch: Batch, axis: PlaceAxis | None
+) -> tuple[Float[Tensor, "batch writer reader"], Float[Tensor, "batch writer column"] | None]:
+    """Shares of all edges, and of all edges at places."""
     model, graph = question.model, question.model.graph
     run = record_run(model.architecture, batch.suffix)
     writes = stack(model.architecture, run.writes, question.sum_dtype)
     shares = writes.new_zeros(len(batch), graph.n_writers, graph.n_readers)
-    places: dict[tuple[int, bool], Tensor] = {}
+    streams: dict[tuple[int, bool], Tensor] = {}
     for r, reader in enumerate(graph.reader_nodes):
-        place = (reader.layer, reader.part == "mlp")
-        if place not in places:
-            places[place] = share(writes[:, : reader.n_writers], run.seen_by(reader).to(writes)).mean(-1)
-        shares[:, : reader.n_writers, r] = places[place]
-    return shares
+        stream = _stream(reader)
+        if stream not in streams:
+            streams[stream] = share(writes[:, : reader.n_writers], run.seen_by(reader).to(writes))
+        shares[:, : reader.n_writers, r] = streams[stream].mean(-1)
+    if axis is None:
+        return shares, None
+    spans = F.one_hot(axis.table.of_tokens(batch), len(axis.graph.places.spans)).to(writes)
+    by_span = {stream: here @ spans / here.shape[-1] for stream, here in streams.items()}
+    columns = writes.new_zeros(len(batch), graph.n_writers, axis.graph.n_readers)
+    for column, (r, place) in enumerate(axis.graph.columns):
+        reader = graph.reader_nodes[r]
+        columns[:, : reader.n_writers, column] = by_span[_stream(reader)][..., place.source]
+    return shares, columns
+
+
+def _stream(reader: Reader) -> tuple[int, bool]:
+    """Readers with one residual stream have one key."""
+    return reader.layer, reader.part == "mlp"
 
 
 def share(
@@ -112,5 +142,5 @@ def share(
 METHOD = Method(
     name="information-flow", function=information_flow_of, gives="edges",
     help="no gradient: shares of what each reader sees", unasked=("metric", "ablation"),
-    takes=(EDGES, THRESHOLD, SELECT, FILL, RANDOM_CIRCUITS),
+    takes=(replace(PLACES, help="spans or each: score and choose edges by place."), EDGES, THRESHOLD, SELECT, FILL, RANDOM_CIRCUITS),
 )  # fmt: skip

@@ -18,6 +18,10 @@ interchange. If all receivers are in one place (queries, keys and values of one 
 A head's write to the residual stream is its value as an edge of the graph. If a norm follows attention (Gemma 2, Gemma 3, OLMo 2),
 that is its part of the norm's output, at the scale of its own run: the clean run for a frozen head, the corrupted run for a sender.
 So the norm does not react to a sender that is patched alone.
+
+Senders and receivers may be at places (`a5.h2@S2`, `a9.h9<q>@end`): a sender then takes its corrupted value at the tokens of that
+span, role or position only, and a receiver receives there only. A direct path stays at its token, so with frozen MLPs a sender at
+one place and a receiver at another have no effect.
 """
 
 from collections.abc import Sequence
@@ -29,11 +33,12 @@ from torch import Tensor
 from circuits.engine.architecture import Architecture
 from circuits.engine.hooks import Hook
 from circuits.engine.patch import Patch, ValueRecorder, Values, patch_hooks
-from circuits.engine.receivers import SetReaders, ShiftedReceivers, StreamRecorder
+from circuits.engine.receivers import SetReaders, ShiftedReceivers, StreamRecorder, Tokens
 from circuits.engine.resume import BaseRun, resume
 from circuits.errors import InputError
 from circuits.graph.nodes import Site, select_sites
 from circuits.measure.node_effects import BatchEffects, node_effects, other_run
+from circuits.measure.placed_nodes import PlacedNode, place_label, placed_nodes
 from circuits.methods.method import Method
 from circuits.methods.options import Kind, Option
 from circuits.model import Model
@@ -42,6 +47,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike, RunAblation
 from circuits.question.metrics import MetricLike
+from circuits.question.positions import tokens_at
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
 
@@ -68,14 +74,16 @@ def path_patching(
 
     Args:
         model, pairs, metric, ablation, batch_size, progress: see `circuits.activation_patching`.
-        receivers: readers: `a9.h9<q>`, `a9.kv3<k>`, `m10`, `logits`.
-        senders: writers, by name or group (`heads`, `mlps`, `input`, joined by `+`).
+        receivers: readers: `a9.h9<q>`, `a9.kv3<k>`, `m10`, `logits`; with a span, role or token number where they receive:
+            `a9.h9<q>@end`. A reader may be named at several places.
+        senders: writers, by name or group (`heads`, `mlps`, `input`, joined by `+`); names may have a place: `a5.h2@S2`.
         together: patch all senders at once instead of one after the other; the result has one score, named after all of them.
         mlps: `frozen` or `live`, see the module docstring.
         inputs: `shifted` or `set`, see the module docstring; matters only for receivers in several places.
 
     Raises:
         InputError: an unknown node or option.
+        PairsError: the pairs do not have a place.
     """
     return path_patching_of(
         Question.ask(model, pairs, metric, ablation, batch_size), receivers, senders=senders, together=together,
@@ -96,20 +104,45 @@ def path_patching_of(
     if inputs not in INPUTS:
         raise InputError(f"inputs must be one of {', '.join(INPUTS)}, got {inputs!r}")
     other = other_run(question, "path patching")
-    sites = select_sites(model.graph, senders)
-    wrong = [site.name for site in sites if site.point not in ("z", "mlp_out", "resid_pre")]
-    if wrong:
-        raise InputError(f"senders are writers (heads, MLPs, input), not {wrong[0]!r}")
+    nodes = _senders(question, senders)
     frozen = "heads+mlps" if mlps == "frozen" and any(model.graph.mlps) else "heads"
-    plan = _Plan(tuple(map(model.graph.reader_index, receivers)), select_sites(model.graph, frozen), inputs)
-    groups = [list(sites)] if together else [[site] for site in sites]
-    options = {"receivers": list(receivers), "senders": [site.name for site in sites], "together": together,
+    plan = _Plan(_receivers(question, receivers), select_sites(model.graph, frozen), inputs)
+    groups = [list(nodes)] if together else [[node] for node in nodes]
+    options = {"receivers": list(receivers), "senders": [node.name for node in nodes], "together": together,
                "mlps": mlps, "inputs": inputs}  # fmt: skip
-    names = ["+".join(site.name for site in group) for group in groups]
+    names = ["+".join(node.name for node in group) for group in groups]
     return node_effects(
         question, "path_patching", options, names, None,
         lambda batch: _patch_batch(question, other, batch, plan, groups), progress,
     )  # fmt: skip
+
+
+def _senders(question: Question, senders: str | Sequence[str]) -> tuple[PlacedNode, ...]:
+    """The senders; InputError unless they are writers."""
+    graph = question.model.graph
+    if isinstance(senders, str) or not any("@" in name for name in senders):
+        nodes = tuple(PlacedNode(site) for site in select_sites(graph, senders))
+    else:
+        nodes = placed_nodes(question.model, question.pairs, senders)
+    wrong = [node.name for node in nodes if node.site.point not in ("z", "mlp_out", "resid_pre") or "[" in node.name]
+    if wrong:
+        raise InputError(f"senders are writers (heads, MLPs, input), not {wrong[0]!r}")
+    return nodes
+
+
+def _receivers(question: Question, receivers: Sequence[str]) -> dict[int, tuple[str, ...] | None]:
+    """Readers, and the places where each receives; None: everywhere."""
+    found: dict[int, tuple[str, ...] | None] = {}
+    for name in receivers:
+        node, at, label = name.partition("@")
+        if "=>" in label:
+            raise InputError(
+                f"{name!r} names the span of a query; a receiver has the span where it reads: {name.split('=>')[0]!r}"
+            )
+        r = question.model.graph.reader_index(node)
+        known = found.get(r, ())
+        found[r] = (*known, place_label(question.pairs, label)) if at and known is not None else None
+    return found
 
 
 @dataclass(frozen=True)
@@ -117,47 +150,57 @@ class _Plan:
     """The receivers and the frozen nodes.
 
     Attributes:
-        receivers: indices of the receiving readers.
+        receivers: indices of the receiving readers, and where they receive; None: everywhere.
         frozen: nodes that keep their clean values in the first pass, unless they are senders.
         inputs: see `path_patching`.
     """
 
-    receivers: tuple[int, ...]
+    receivers: dict[int, tuple[str, ...] | None]
     frozen: tuple[Site, ...]
     inputs: str
 
 
 def _patch_batch(
-    question: Question, other: RunAblation, batch: Batch, plan: _Plan, groups: Sequence[Sequence[Site]]
+    question: Question, other: RunAblation, batch: Batch, plan: _Plan, groups: Sequence[Sequence[PlacedNode]]
 ) -> BatchEffects:
     model = question.model
-    senders = [site for group in groups for site in group]
+    senders = list(dict.fromkeys(node.site for group in groups for node in group))
     logits, corrupted = other.values(model, batch.suffix, senders)
     corrupted_metric = question.metric(logits, batch.targets)
     own, stream = ValueRecorder(model.architecture, [*plan.frozen, *senders]), StreamRecorder(model.architecture)
     base = question.base_run(batch, [*own.hooks(), *stream.hooks()])
     clean_metric = question.clean_metric(batch, base.logits)
+    tokens = {
+        r: torch.stack([tokens_at(label, batch, question.pairs) for label in labels]).any(0)
+        for r, labels in plan.receivers.items()
+        if labels is not None
+    }
     metrics = []
     for group in groups:
-        sent = _first_pass(model, base, plan, group, own.values, corrupted)
-        metrics.append(question.metric(_second_pass(model, base, plan, group, own.values, stream, sent), batch.targets))
+        patches = [node.patch(batch, question.pairs) for node in group]
+        sent = _first_pass(model, base, plan, patches, own.values, corrupted)
+        logits = _second_pass(model, base, plan, patches, own.values, stream, sent, tokens)
+        metrics.append(question.metric(logits, batch.targets))
     return BatchEffects(clean_metric - torch.stack(metrics), clean_metric, corrupted_metric)
 
 
 def _first_pass(
-    model: Model, base: BaseRun, plan: _Plan, senders: Sequence[Site], clean: Values, corrupted: Values
+    model: Model, base: BaseRun, plan: _Plan, senders: Sequence[Patch], clean: Values, corrupted: Values
 ) -> StreamRecorder:
     """The residual stream with the senders corrupted and the rest frozen."""
-    first = min(site.layer for site in senders)
-    behind = [site for site in plan.frozen if site not in senders and site.layer >= first]
-    writing = [*behind, *senders]
+    first = min(sender.site.layer for sender in senders)
+    whole = {sender.site for sender in senders if sender.tokens is None}
+    sending = [sender.site for sender in senders]
+    at_places = [site for site in dict.fromkeys(sending) if site not in whole and site not in plan.frozen]
+    behind = [site for site in (*plan.frozen, *at_places) if site not in whole and site.layer >= first]
+    writing = [*behind, *sending]
     if not all(block.linear_heads for block in model.architecture.blocks):
         # Heads before a post-norm are held by their writes: if held at z, the norm would react to the patched heads.
         writing = [site for site in writing if site.point != "z"]
     stream = StreamRecorder(model.architecture)
     hooks = [
         *patch_hooks(model.architecture, clean, [[Patch(site) for site in behind if site in writing]]),
-        *patch_hooks(model.architecture, corrupted, [[Patch(site) for site in senders if site in writing]]),
+        *patch_hooks(model.architecture, corrupted, [[sender for sender in senders if sender.site in writing]]),
         *_held_attention(model.architecture, first, senders, clean, corrupted),
         *stream.hooks(),
     ]
@@ -166,17 +209,19 @@ def _first_pass(
 
 
 def _held_attention(
-    architecture: Architecture, first: int, senders: Sequence[Site], clean: Values, corrupted: Values
+    architecture: Architecture, first: int, senders: Sequence[Patch], clean: Values, corrupted: Values
 ) -> list[Hook]:
     """Hooks that set the attention output of layers with a post-norm to the sum of the heads' writes, each from its own run."""
     hooks: list[Hook] = []
     for block in architecture.blocks[first:]:
         if not block.linear_heads:
             written = block.head_writes(clean[block.layer, "z"])
-            heads = [site.index for site in senders if (site.layer, site.point) == (block.layer, "z")]
+            heads = [sender for sender in senders if (sender.site.layer, sender.site.point) == (block.layer, "z")]
             if heads:
-                written = written.clone()
-                written[:, :, heads] = block.head_writes(corrupted[block.layer, "z"])[:, :, heads]
+                written, sent = written.clone(), block.head_writes(corrupted[block.layer, "z"])
+                for sender in heads:
+                    index, tokens = sender.site.index, ... if sender.tokens is None else sender.tokens.to(sent.device)
+                    written[:, :, index][tokens] = sent[:, :, index][tokens]
             total = written.sum(2)
             hooks.append((block.attn_out, lambda x, total=total: total))
     return hooks
@@ -186,10 +231,11 @@ def _second_pass(
     model: Model,
     base: BaseRun,
     plan: _Plan,
-    senders: Sequence[Site],
+    senders: Sequence[Patch],
     values: Values,
     clean: StreamRecorder,
     sent: StreamRecorder,
+    tokens: Tokens,
 ) -> Tensor:
     """Logits with the stored stream before the receivers, and everything after them live."""
     arrived, layers = {}, []
@@ -202,9 +248,9 @@ def _second_pass(
     if not arrived:
         return base.logits
     if plan.inputs == "set":
-        receiving = SetReaders(model.architecture, arrived)
+        receiving = SetReaders(model.architecture, arrived, tokens)
     else:
-        receiving = ShiftedReceivers(model.architecture, arrived, senders, values, min(layers))
+        receiving = ShiftedReceivers(model.architecture, arrived, senders, values, min(layers), tokens)
     return resume(model.architecture, base, min(layers), receiving.hooks())
 
 
@@ -217,7 +263,7 @@ METHOD = Method(
     partial=True,
     takes=(
         Option(
-            "receivers", Kind.NAMES, None, "Readers, comma separated: a9.h9<q>, a9.kv3<k>, m10, logits.", required=True, label="receivers"
+            "receivers", Kind.NAMES, None, "Readers, comma separated: a9.h9<q>, a9.kv3<k>, m10, logits; at a place: a9.h9<q>@end.", required=True, label="receivers"
         ),
         Option(
             "senders", Kind.NODES, "heads+mlps", "Writers: groups joined by + (heads, mlps, input), or names, comma separated."

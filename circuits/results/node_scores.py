@@ -215,13 +215,13 @@ class LinearAttribution(NodeScores):
     """
 
     bias: Float[Tensor, " prompt"] = field(default_factory=lambda: torch.zeros(0))
-    weight_stderr: Float[Tensor, "node prompt"] = field(default_factory=lambda: torch.zeros(0, 0))
-    mean_weight_stderr: Float[Tensor, " node"] = field(default_factory=lambda: torch.zeros(0))
+    weight_stderr: Float[Tensor, "node *position prompt"] = field(default_factory=lambda: torch.zeros(0, 0))
+    mean_weight_stderr: Float[Tensor, "node *position"] = field(default_factory=lambda: torch.zeros(0))
     fit: dict[str, Any] = field(default_factory=dict)
 
-    def predict(self, kept: Float[Tensor, "sample node"]) -> Float[Tensor, "sample prompt"]:
-        """The metric if these components are kept."""
-        return self.bias + kept.to(self.per_prompt.dtype) @ self.per_prompt
+    def predict(self, kept: Float[Tensor, "sample component"]) -> Float[Tensor, "sample prompt"]:
+        """The metric if these components are kept: the nodes, or node after node at each position."""
+        return self.bias + kept.to(self.per_prompt.dtype) @ self.per_prompt.flatten(0, -2)
 
     @property
     def interactions(self) -> tuple[Interaction, ...]:

@@ -6,7 +6,7 @@
 | of edges, by place | also `places.values`, `places.stderr` … [writer, reader at a place] | also `places.graph`, `places.n_prompts`, `places.group` |
 | of nodes | `per_prompt` [node, (position,) prompt]; `clean`, `corrupted` [prompt] where known | `schema`, `nodes`, `positions`, `provenance` |
 | of direct effects | also `constant` [prompt] | |
-| of COAR | also `bias` [prompt], `weight_stderr` [node, prompt], `mean_weight_stderr` [node] | also `fit` |
+| of COAR | also `bias` [prompt], `weight_stderr` [node, (position,) prompt], `mean_weight_stderr` [node(, position)] | also `fit` |
 
 Edge scores of schema 1 had only `values` and `stderr`; they can still be read.
 """
@@ -146,7 +146,7 @@ def read_node_scores(path: str | Path) -> dict[str, Any]:
         prompts = tuple(per_prompt.shape[-1:])
         if per_prompt.shape != (*axes, *prompts) or 0 in prompts or per_prompt.dtype != torch.float64:
             raise InputError(f"per_prompt is {_form(per_prompt)}; expected torch.float64 {axes} and the prompts")
-        shapes = {"weight_stderr": tuple(per_prompt.shape), "mean_weight_stderr": axes[:1]}
+        shapes = {"weight_stderr": tuple(per_prompt.shape), "mean_weight_stderr": axes}
         for name, tensor in tensors.items():
             shape = shapes.get(name, prompts)
             if name != "per_prompt" and (tensor.shape != shape or tensor.dtype != torch.float64):

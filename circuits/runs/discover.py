@@ -211,7 +211,7 @@ def _edges(job: _Job) -> Discovery:
         top = MOST_EDGES if top is None else top
         with job.timed("refinement", "refining edges") as progress:
             scores = refine_of(job.question, scores, top=top, how=how, progress=progress)
-    circuit = choice.circuit(scores if axis is None else scores.over_places())
+    circuit = choice.circuit(scores if axis is None and scores.placed is None else scores.over_places())
     faith, accuracy = _tested(job, circuit)
     options = job.recorded | choice.recorded | ({} if how is None else {"refine_top": top})
     return Discovery(scores, circuit, faith, accuracy, options, job.seconds, remarks=notes)

@@ -4,16 +4,18 @@ import pytest
 import torch
 
 from circuits import InputError, PromptPairs, information_flow
+from tests.engine.test_ablate_places import placed_pairs, spans_of
 from tests.naive_gpt2 import NaiveGPT2
 from tests.tiny_models import FEW, random_hf_model, random_pairs, tiny
 
 
-def naive_shares(graph, tokens):
-    """One prompt's shares: {edge: mean over positions}."""
+def naive_shares(graph, tokens, spans=None):
+    """One prompt's shares: {edge: mean over positions}, or the part of it at each span."""
     model = random_hf_model("gpt2")
     with torch.no_grad():
         _, writers = NaiveGPT2(model).run(torch.tensor(tokens))
-    found = dict.fromkeys(graph.edges, 0.0)
+    places = [""] if spans is None else [f"@{span}" for span in dict.fromkeys(spans)]
+    found = {f"{edge}{place}": 0.0 for edge in graph.edges for place in places}
     for reader in graph.reader_nodes:
         names = graph.writer_names[: reader.n_writers]
         biases = [block.attn.c_proj.bias.detach() for block in model.transformer.h]
@@ -23,7 +25,8 @@ def naive_shares(graph, tokens):
             x = constant + sum(writers[name][pos] for name in names)
             near = {n: max(0.0, float(x.abs().sum() - (x - writers[n][pos]).abs().sum())) for n in names}
             for name in names:
-                found[f"{name}->{reader.name}"] += near[name] / sum(near.values()) / len(tokens)
+                place = "" if spans is None else f"@{spans[pos]}"
+                found[f"{name}->{reader.name}{place}"] += near[name] / sum(near.values()) / len(tokens)
     return found
 
 
@@ -59,3 +62,18 @@ def test_neither_the_corrupted_prompts_nor_batches_nor_order_matter(name):
 def test_a_metric_or_an_ablation_is_refused(option):
     with pytest.raises(InputError, match="clean prompts' residual stream only"):
         information_flow(tiny("gpt2"), random_pairs(n=1), **option)
+
+
+def test_shares_at_spans_are_parts_of_the_mean_over_positions():
+    model, pairs = tiny("gpt2"), placed_pairs(n=2)
+    scores = information_flow(model, pairs, positions="spans")
+    wanted = [naive_shares(model.graph, pairs.clean[i], spans_of(pairs, i)) for i in range(2)]
+    mean = {edge: (wanted[0][edge] + wanted[1][edge]) / 2 for edge in scores.over_places().graph.edges}
+    assert scores.to_dict(places=True) == pytest.approx(mean, abs=1e-9)
+    assert torch.equal(scores.values, information_flow(model, pairs).values)
+    for edge in ("input->a1.h0<q>", "m1->m2"):
+        assert scores[edge] == pytest.approx(sum(scores[f"{edge}@{span}"] for span in pairs.spans))
+    circuit = scores.top(40, fill=True, places=True)
+    assert circuit.places == pairs.spans
+    with pytest.raises(InputError, match="'spans' or 'each'"):
+        information_flow(model, pairs, positions="roles")

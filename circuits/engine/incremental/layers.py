@@ -20,11 +20,13 @@ from circuits.engine.held import held
 from circuits.engine.incremental import TRIAL_BYTES, Edge, Incremental, Trial, switched_rows
 from circuits.engine.incremental.node_functions import NodeFunctions
 from circuits.engine.incremental.node_state import NodeState
+from circuits.engine.incremental.placed import PlacedNodeState, PlacedPasses
 from circuits.engine.placement import devices
 from circuits.engine.prefix import Suffix
 from circuits.engine.recorded_run import RecordedRun, join_runs, join_writes
 from circuits.engine.resume import BaseRun, base_run, resume
 from circuits.engine.token_line import lay_out
+from circuits.graph.places import PlacedGraph
 
 
 class LayerState(Incremental):
@@ -112,11 +114,12 @@ class _LayerTrial(Trial):
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A batch of pairs with its recorded clean run and the replacement values."""
+    """A batch of pairs with its recorded clean run and the replacement values; over places, with the span of every token."""
 
     suffix: Suffix
     run: RecordedRun
     replacement: Writes
+    spans: Int[Tensor, "batch pos"] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -128,6 +131,7 @@ def incremental_states(
     batches: Sequence[Prepared],
     tokens: Int[Tensor, " d_out"] | None = None,
     resume_exact: bool = True,
+    placed: PlacedGraph | None = None,
 ) -> list[Incremental]:
     """States with every edge kept: one state for all batches, node by node, if that reproduces the model on one device;
     otherwise one per batch, layer by layer.
@@ -137,6 +141,7 @@ def incremental_states(
         batches: the pairs.
         tokens: compute the logits of these tokens only; None: all.
         resume_exact: whether passes may begin in the middle.
+        placed: the graph over places, if edges are ablated at spans.
     """
     bridge = architecture.bridge
     # Node functions would bypass a user's own hooks.
@@ -150,7 +155,17 @@ def incremental_states(
         if functions.agrees(tolerance(run.final.dtype)):
             replacement = join_writes(line, [batch.replacement for batch in batches])
             functions, kept = functions.behind(_same(replacement, run.writes))
-            return [NodeState(functions, replacement.map(lambda x: x.index_select(1, kept)))]
+            replacement = replacement.map(lambda x: x.index_select(1, kept))
+            if placed is None:
+                return [NodeState(functions, replacement)]
+            spans = line.join([batch.spans for batch in batches if batch.spans is not None])[0]
+            return [PlacedNodeState(functions, replacement, placed, spans[kept])]
+    if placed is not None:
+        return [
+            PlacedPasses(architecture, batch.suffix, batch.replacement, placed, batch.spans, tokens)
+            for batch in batches
+            if batch.spans is not None
+        ]
     return [LayerState(architecture, batch.suffix, batch.replacement, tokens, resume_exact) for batch in batches]
 
 

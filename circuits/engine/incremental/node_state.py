@@ -30,7 +30,7 @@ class NodeState(NodeValues, Incremental):
         self._logits = None
 
     def rows_worth(self, reader: int) -> int:
-        fed = self.fed[reader]
+        fed = self.fed[self.reader_of(reader)]
         start = min(int(self.need[w]) for w in fed) if fed else self.answers
         return max(1, round(TRIAL_TOKENS / max(1, self.dead - start)))
 
@@ -69,7 +69,7 @@ class _NodeTrial(Trial):
         self.outputs: dict[int, Tensor] = {}
         self.projections: dict[int, Tensor] = {}
         self._queue: list[int] = []
-        for r in sorted({r for _, r in rows if state.start[r] < state.dead}):
+        for r in sorted({r for _, c in rows if state.start[r := state.reader_of(c)] < state.dead}):
             self.inputs[r] = self._switched_input(r)
             self._queue_nodes(r)
         while self._queue:
@@ -79,7 +79,7 @@ class _NodeTrial(Trial):
         x = self.state.input(r)
         rows = x.new_empty(len(self.switches), *x.shape[1:])
         for row, edges in enumerate(self.switches):
-            here = [edge for edge in edges if edge[1] == r]
+            here = [edge for edge in edges if self.state.reader_of(edge[1]) == r]
             if here:
                 x = x + self.state.shift(r, here)
             rows[row] = x[0]
@@ -104,24 +104,15 @@ class _NodeTrial(Trial):
         state = self.state
         self.outputs[w] = state.compute(w, self._seen, self._project)
         delta = state.written(w, self.outputs[w] - state.output(w))
-        kept = state.keep[w].copy()
-        kept[[r for writer, r in self.rows if writer == w]] = True
+        kept = state.by_reader(state.keep[w]).copy()
+        kept[[state.reader_of(column) for writer, column in self.rows if writer == w]] = True
         for r in np.flatnonzero(kept & (state.start < state.dead)).tolist():
-            arriving = self._through(w, r, delta[:, state.start[r] - state.need[w] :])
+            arriving = state.through(w, r, delta[:, state.start[r] - state.need[w] :], self.rows)
             if r in self.inputs:
                 self.inputs[r].add_(arriving)
             else:
                 self.inputs[r] = state.input(r) + arriving
                 self._queue_nodes(r)
-
-    def _through(self, w: int, r: int, delta: Tensor) -> Tensor:
-        """The part of a change that reaches a reader: zero in the rows in which the edge is ablated."""
-        row = self.rows.get((w, r))
-        if row is None:
-            return delta
-        delta = delta.clone()
-        (delta[row:] if self.state.keep[w, r] else delta[:row]).zero_()
-        return delta
 
     def logits(self, rows: slice) -> Float[Tensor, "row pair d_out"]:
         last = self.state.graph.n_readers - 1

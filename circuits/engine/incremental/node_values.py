@@ -5,16 +5,20 @@ extra memory: `input`, `output` and `projected` read them from there. `engine.in
 sums of readers' inputs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.engine.ablate import replaced_stream
 from circuits.engine.capture import Writes, stack
 from circuits.engine.incremental import Edge
 from circuits.engine.incremental.node_functions import NodeFunctions
+
+Tokens = slice | Int[Tensor, " token"]
+"""Tokens of the line: all from one on, or these."""
 
 
 class NodeValues:
@@ -54,11 +58,24 @@ class NodeValues:
         self.inputs: dict[int, Tensor] = {}
         self.outputs: dict[int, Tensor] = {}
         self.projections: dict[int, Tensor] = {}
-        self.restart(graph.edge_mask)
+        self.restart(self.edge_mask)
+
+    @property
+    def edge_mask(self) -> Bool[Tensor, "writer reader"]:
+        """True where an edge exists."""
+        return self.graph.edge_mask
+
+    def reader_of(self, column: int) -> int:
+        """The reader of a column of `keep`: the column itself, except over places."""
+        return column
+
+    def by_reader(self, keep: Bool[np.ndarray, "*writer column"]) -> Bool[np.ndarray, "*writer reader"]:
+        """Whether an edge is kept at some token."""
+        return keep
 
     def restart(self, keep: Bool[Tensor, "writer reader"]) -> None:
         """Keeps exactly these edges, and computes everything from the clean run."""
-        self.keep = (keep & self.graph.edge_mask).cpu().numpy().copy()
+        self.keep = (keep & self.edge_mask).cpu().numpy().copy()
         self.inputs.clear()
         self.outputs.clear()
         self.projections.clear()
@@ -115,20 +132,53 @@ class NodeValues:
 
     def shift(self, r: int, edges: Sequence[Edge]) -> Float[Tensor, "#row token d_model"]:
         """The change of r's input when these edges, all into r, are switched."""
-        start = int(self.start[r])
+        return self._shift_in(r, edges, slice(int(self.start[r]), None))
+
+    def _shift_in(self, r: int, edges: Sequence[Edge], tokens: Tokens) -> Float[Tensor, "#row token d_model"]:
+        """The same at some tokens, for edges of one column of `keep`."""
+        column = edges[0][1]
         if len(edges) > 2:
-            kept = self.keep[:, r].copy()
+            kept = self.keep[:, column].copy()
             kept[[w for w, _ in edges]] ^= True
-            after = self._summed_input(r, kept)
-            return (self.run.seen_by(self.graph.reader_nodes[r])[:, start:] if after is None else after) - self.input(r)
+            after = self._summed_input(r, kept, tokens)
+            after = self.run.seen_by(self.graph.reader_nodes[r])[:, tokens] if after is None else after
+            return after - self._stored(self.input(r), int(self.start[r]), tokens)
         total = None
         for w, _ in edges:
-            change, term = self.change(w, start), self.difference[None, w, start:]
+            change, term = self._change_at(w, r, tokens), self.difference[None, w, tokens]
             term = term if change is None else term - change
-            term = term if self.keep[w, r] else -term
+            term = term if self.keep[w, column] else -term
             total = term if total is None else total + term
         assert total is not None
         return total
+
+    def through(
+        self, w: int, r: int, delta: Float[Tensor, "row token d_model"], rows: Mapping[Edge, int]
+    ) -> Float[Tensor, "row token d_model"]:
+        """The part of a writer's change that reaches a reader: zero where the edge is ablated.
+
+        Args:
+            w, r: the writer and the reader.
+            delta: the change, from `start[r]` on.
+            rows: switched edges, and the first row in which each is switched.
+        """
+        row = rows.get((w, r))
+        if row is None:
+            return delta
+        delta = delta.clone()
+        (delta[row:] if self.keep[w, r] else delta[:row]).zero_()
+        return delta
+
+    def _change_at(self, w: int, r: int, tokens: Tokens) -> Tensor | None:
+        """A writer's write minus the clean run's at tokens of a reader; None if they are equal."""
+        start = int(self.start[r])
+        change = self.change(w, start)
+        return None if change is None else self._stored(change, start, tokens)
+
+    @staticmethod
+    def _stored(values: Tensor, start: int, tokens: Tokens) -> Tensor:
+        """Values that are stored from `start` on, at some tokens of the line."""
+        return values if isinstance(tokens, slice) else values[:, tokens - start]
 
     def _clean_output(self, w: int) -> Tensor:
         writer, writes, need = self.graph.writer_nodes[w], self.run.writes, int(self.need[w])
@@ -144,7 +194,7 @@ class NodeValues:
         """`start` and `need` under a mask."""
         dead = self.dead
         start, need = np.full(self.graph.n_readers, dead), np.full(self.graph.n_writers, dead)
-        start[-1] = self.answers
+        start[-1], keep = self.answers, self.by_reader(keep)
         for w in range(self.graph.n_writers - 1, -1, -1):
             need[w] = start[keep[w]].min(initial=dead)
             if need[w] < dead:
@@ -163,7 +213,9 @@ class NodeValues:
 
     def settle(self, writers: Sequence[int]) -> None:
         """Drops values that are no longer needed, after out-edges of these writers were switched."""
-        if self._widened or any(self.start[self.keep[w]].min(initial=self.dead) != self.need[w] for w in writers):
+        if self._widened or any(
+            self.start[self.by_reader(self.keep[w])].min(initial=self.dead) != self.need[w] for w in writers
+        ):
             self._set_reach(*self._reach(self.keep))
             self._widened = False
 
@@ -194,23 +246,34 @@ class NodeValues:
 
     def _build_input(self, r: int) -> None:
         if r not in self.inputs:
-            summed = self._summed_input(r, self.keep[:, r])
+            summed = self._kept_input(r)
             if summed is not None:
                 self.inputs[r] = summed
 
-    def _summed_input(self, r: int, kept: np.ndarray) -> Float[Tensor, "1 token d_model"] | None:
-        """A reader's input with these in-edges, by the shorter sum of `Ablated`; None: the clean run's."""
-        reader, start = self.graph.reader_nodes[r], int(self.start[r])
+    def _kept_input(self, r: int) -> Float[Tensor, "1 token d_model"] | None:
+        """A reader's input with the kept edges; None: the clean run's."""
+        return self._summed_input(r, self.keep[:, r], slice(int(self.start[r]), None))
+
+    def _summed_input(self, r: int, kept: np.ndarray, tokens: Tokens) -> Float[Tensor, "1 token d_model"] | None:
+        """A reader's input with these in-edges at some tokens, by the shorter sum of `Ablated`; None: the clean run's."""
+        reader = self.graph.reader_nodes[r]
         n = reader.n_writers
-        changes = [c for w in sorted(self.outputs) if w < n and kept[w] and (c := self.change(w, start)) is not None]
+        changes = [
+            c for w in sorted(self.outputs) if w < n and kept[w] and (c := self._change_at(w, r, tokens)) is not None
+        ]
         missing = np.flatnonzero(~kept[:n])
         if not len(missing) and not changes:
             return None
         if 2 * len(missing) <= n:
-            x = self.run.seen_by(reader)[:, start:] + self.difference[missing, start:].sum(0)
+            x = self.run.seen_by(reader)[:, tokens] + self._differences(missing, tokens).sum(0)
         else:
             place = "mlp" if reader.part == "mlp" and not self.graph.parallel else "attention"
-            x = self.replaced[reader.layer, place][:, start:] - self.difference[np.flatnonzero(kept), start:].sum(0)
+            x = self.replaced[reader.layer, place][:, tokens] - self._differences(np.flatnonzero(kept), tokens).sum(0)
         for change in changes:
             x = x + change
         return x
+
+    def _differences(self, writers: np.ndarray, tokens: Tokens) -> Float[Tensor, "writer token d_model"]:
+        if isinstance(tokens, slice):
+            return self.difference[writers, tokens]
+        return self.difference[torch.from_numpy(writers).to(tokens.device)[:, None], tokens]

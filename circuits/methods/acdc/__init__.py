@@ -11,6 +11,10 @@ A reader loses its edges untested if its whole input can be ablated at once by t
 out-edges. All this follows the published reference edge for edge (the tests have golden files). Keys and values that a group
 of heads shares are tested once.
 
+With `positions="spans"` an edge is tested at one span at a time: its reader reads the replacement at the tokens of that span only.
+A reader at a span is then a reader of its own, with its own test of its whole input. The order is as before, with the spans of a
+reader from the last to the first: all edges of `a5.h2<k>@end`, from the latest writer, before those of `a5.h2<k>@S2`.
+
 Tests are speculative: row i of a batch assumes that edges 1 … i are removed, and rows are read up to the first edge that is kept.
 The result is that of the sequential search. Each row computes only what a change reaches (`engine.incremental`).
 """
@@ -30,13 +34,14 @@ from circuits.methods.acdc.record import STEPS_FILE, Record
 from circuits.methods.acdc.search import MOST_ROWS, Report, Rules, Search, Tally
 from circuits.methods.edge_attribution import edge_attribution_of
 from circuits.methods.method import Method
-from circuits.methods.options import ABSOLUTE, EDGES, RANDOM_CIRCUITS, THRESHOLD, Kind, Option
+from circuits.methods.options import ABSOLUTE, EDGES, PLACES, RANDOM_CIRCUITS, THRESHOLD, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Timed
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.places import PlaceAxis, covering_axis
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -54,6 +59,7 @@ def acdc(
     *,
     metric: MetricLike | None = None,
     ablation: AblationLike = "interchange",
+    positions: str | None = None,
     absolute: bool = False,
     reader_tests: bool = True,
     order: EdgeScores | None = None,
@@ -72,6 +78,8 @@ def acdc(
         threshold: in the metric's unit; edges whose removal raises the loss by less are removed.
         metric: None: the task's preferred metric. The reference uses `kl_divergence`.
         ablation: what replaces an ablated edge's value.
+        positions: None, or where edges are tested one by one: `spans` (the pairs' schema) or `each` (every token, for prompts of
+            one length). The result is a circuit over places, and numbers of edges count (edge, place) pairs.
         absolute, reader_tests, order, start_layer, most_rows: see `Rules`.
         start: a circuit to prune further; None: all edges.
         batch_size: pairs in one state; results do not depend on it.
@@ -87,19 +95,27 @@ def acdc(
 
     Raises:
         InputError: an invalid option, or a store that belongs to another question.
+        PairsError: the pairs have no such places.
     """
     rules = Rules(float(threshold), absolute, reader_tests, start_layer, order, most_rows)
-    return _acdc_of(Question.ask(model, pairs, metric, ablation, batch_size), rules, start, store, progress)
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return _acdc_of(question, rules, start, store, progress, positions)
 
 
 def _acdc_of(
-    question: Question, rules: Rules, start: Circuit | None, store: str | Path | None, progress: Report | None
+    question: Question,
+    rules: Rules,
+    start: Circuit | None,
+    store: str | Path | None,
+    progress: Report | None,
+    positions: str | None = None,
 ) -> Circuit:
     """`acdc` of a question."""
-    model, start = question.model, _checked(question.model, rules, start)
-    origin = provenance(question, "acdc", _options(rules, start, question))
+    model, axis = question.model, covering_axis(question.model.graph, question.pairs, positions)
+    rules, start = _checked(model, rules, start, axis)
+    origin = provenance(question, "acdc", _options(rules, start, question, positions))
     with inference_state(model.bridge), torch.no_grad():
-        return _searched(Loss(question), rules, start, origin, store, progress)
+        return _searched(Loss(question, axis), rules, start, origin, store, progress)
 
 
 @on_model
@@ -111,6 +127,7 @@ def acdc_sweep(
     metric: MetricLike | None = None,
     ablation: AblationLike = "interchange",
     batch_size: int | None = None,
+    positions: str | None = None,
     start: Circuit | None = None,
     progress: Report | None = None,
     **rules: Any,
@@ -121,7 +138,7 @@ def acdc_sweep(
     from it, since they start with fewer edges.
 
     Args:
-        model, pairs, metric, ablation, batch_size, start, progress: see `acdc`.
+        model, pairs, metric, ablation, batch_size, positions, start, progress: see `acdc`.
         thresholds: in any order.
         rules: see `Rules`.
 
@@ -131,13 +148,13 @@ def acdc_sweep(
     if not thresholds:
         raise InputError("a sweep needs at least one threshold")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
+    axis = covering_axis(model.graph, pairs, positions)
     circuits: dict[float, Circuit] = {}
     with inference_state(model.bridge), torch.no_grad():
-        loss = Loss(question)
+        loss = Loss(question, axis)
         for threshold in sorted(set(map(float, thresholds))):
-            these = Rules(threshold, **rules)
-            start = _checked(model, these, start)
-            origin = provenance(question, "acdc", _options(these, start, question))
+            these, start = _checked(model, Rules(threshold, **rules), start, axis)
+            origin = provenance(question, "acdc", _options(these, start, question, positions))
             start = circuits[threshold] = _searched(loss, these, start, origin, None, progress)
     return tuple(circuits[float(threshold)] for threshold in thresholds)
 
@@ -152,6 +169,7 @@ def acdc_of_size(
     metric: MetricLike | None = None,
     ablation: AblationLike = "interchange",
     batch_size: int | None = None,
+    positions: str | None = None,
     progress: Report | None = None,
     **rules: Any,
 ) -> Circuit:
@@ -161,8 +179,8 @@ def acdc_of_size(
     is the largest circuit found that is small enough. `provenance["rounds"]` has each round's threshold and number of edges.
 
     Args:
-        model, pairs, metric, ablation, batch_size, progress: see `acdc`.
-        edges: the largest number of edges.
+        model, pairs, metric, ablation, batch_size, positions, progress: see `acdc`.
+        edges: the largest number of edges; over places, of (edge, place) pairs.
         rounds: the largest number of searches.
         rules: see `Rules`.
 
@@ -170,29 +188,30 @@ def acdc_of_size(
         InputError: the graph does not have that many edges.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    return _acdc_of_size(question, edges, rounds=rounds, progress=progress, **rules)
+    return _acdc_of_size(question, edges, rounds=rounds, positions=positions, progress=progress, **rules)
 
 
 def _acdc_of_size(
-    question: Question, edges: int, *, rounds: int = 12, progress: Report | None = None, **rules: Any
-) -> Circuit:
+    question: Question, edges: int, *, rounds: int = 12, positions: str | None = None, progress: Report | None = None,
+    **rules: Any,
+) -> Circuit:  # fmt: skip
     """`acdc_of_size` of a question."""
-    model = question.model
-    if not 0 <= edges <= model.graph.n_edges:
-        raise InputError(f"edges must be between 0 and the graph's {model.graph.n_edges}, got {edges}")
+    model, axis = question.model, covering_axis(question.model.graph, question.pairs, positions)
+    graph = model.graph if axis is None else axis.graph
+    if not 0 <= edges <= graph.n_edges:
+        raise InputError(f"edges must be between 0 and the graph's {graph.n_edges}, got {edges}")
     large, best = (
-        Circuit.full(model.graph),
-        Circuit.empty(model.graph).with_provenance(**provenance(question, "acdc", {"wanted": edges})),
+        Circuit.full(graph),
+        Circuit.empty(graph).with_provenance(**provenance(question, "acdc", {"wanted": edges})),
     )
     with inference_state(model.bridge), torch.no_grad():
-        loss = Loss(question)
+        loss = Loss(question, axis)
         low, high = 0.0, math.inf
         threshold = loss.range() / FIRST_FRACTION
         tried: list[tuple[float, int]] = []
         for _ in range(rounds):
-            these = Rules(threshold, **rules)
-            large = _checked(model, these, large)
-            options = _options(these, large, question) | {"wanted": edges}
+            these, large = _checked(model, Rules(threshold, **rules), large, axis)
+            options = _options(these, large, question, positions) | {"wanted": edges}
             circuit = _searched(loss, these, large, provenance(question, "acdc", options), None, progress)
             tried.append((threshold, len(circuit)))
             if len(circuit) > edges:
@@ -210,8 +229,8 @@ FIRST_FRACTION = 200
 """A search for a number of edges starts at the metric's range, from clean to everything ablated, divided by this."""
 
 
-def _checked(model: Model, rules: Rules, start: Circuit | None) -> Circuit:
-    """The circuit to start from; InputError if the rules cannot be applied."""
+def _checked(model: Model, rules: Rules, start: Circuit | None, axis: PlaceAxis | None) -> tuple[Rules, Circuit]:
+    """The rules and the circuit to start from, over the places if there are any; InputError if they cannot be applied."""
     graph = model.graph
     if math.isnan(rules.threshold):
         raise InputError("the threshold is not a number")
@@ -219,15 +238,20 @@ def _checked(model: Model, rules: Rules, start: Circuit | None) -> Circuit:
         raise InputError(f"start_layer must be between 0 and {graph.n_layers} (logits only), got {rules.start_layer}")
     if rules.most_rows < 1:
         raise InputError(f"most_rows must be at least 1, got {rules.most_rows}")
+    if axis is not None:
+        graph = axis.graph
+        start = start.over(graph.places) if start is not None and start.graph in (model.graph, graph) else start
+        rules = rules if rules.order is None else replace(rules, order=rules.order.over_places())
     for what, given in (("the circuit to start from", start), ("the scores to order by", rules.order)):
         if given is not None and given.graph != graph:
-            raise InputError(f"{what} belong to another graph ({given.graph}) than {model.name}")
-    return Circuit.full(graph) if start is None else start
+            places = "" if axis is None else f" at the spans {', '.join(axis.graph.places.spans)}, without destinations"
+            raise InputError(f"{what} belong to another graph ({given.graph}) than {model.name}{places}")
+    return rules, Circuit.full(graph) if start is None else start
 
 
-def _options(rules: Rules, start: Circuit, question: Question) -> dict[str, Any]:
+def _options(rules: Rules, start: Circuit, question: Question, positions: str | None) -> dict[str, Any]:
     """The options that determine the result, and the batch size."""
-    return {
+    return ({} if positions is None else {"positions": positions}) | {
         # JSON has no infinities.
         "threshold": rules.threshold if math.isfinite(rules.threshold) else str(rules.threshold),
         "absolute": rules.absolute,
@@ -256,6 +280,7 @@ def _discovered(
     threshold: float | None = None,
     edges: int | None = None,
     order: str | None = None,
+    positions: str | None = None,
     start_circuit: str | Path | None = None,
     store: str | Path | None = None,
     **rules: Any,
@@ -269,7 +294,7 @@ def _discovered(
         gradient = "clean" if order == "eap" else "ig"
         metric.require_gradient(f"order {order}", at_clean=order == "eap")
         with timed("attribution", "scoring edges") as progress:
-            rules["order"] = edge_attribution_of(question, gradient=gradient, progress=progress)
+            rules["order"] = edge_attribution_of(question, gradient=gradient, positions=positions, progress=progress)
     with timed("search", "readers") as shown:
 
         def report(at: Tally) -> None:
@@ -278,9 +303,9 @@ def _discovered(
             shown(at.readers_done, at.readers, note)
 
         if edges is not None:
-            return _acdc_of_size(question, edges, progress=report, **rules)
+            return _acdc_of_size(question, edges, positions=positions, progress=report, **rules)
         assert threshold is not None
-        return _acdc_of(question, Rules(float(threshold), **rules), start, store, report)
+        return _acdc_of(question, Rules(float(threshold), **rules), start, store, report, positions)
 
 
 def _notes(circuit: Circuit) -> tuple[str, ...]:
@@ -305,6 +330,7 @@ METHOD = Method(
             THRESHOLD, help="Edges whose ablation raises the loss by less than this are removed.", infinite=True
         ),
         replace(EDGES, help="Instead of a threshold: the largest circuit found with at most so many edges."),
+        replace(PLACES, help="spans or each: test each edge at one place at a time."),
         ABSOLUTE,
         Option("reader_tests", Kind.FLAG, True, "First test all edges of a reader together."),
         Option(

@@ -12,7 +12,9 @@ from circuits.engine.incremental import Edge, Incremental, Trial
 from circuits.engine.incremental.layers import Prepared, incremental_states
 from circuits.engine.recorded_run import record_run
 from circuits.errors import ModelError
+from circuits.graph.graph import Graph
 from circuits.question.metrics import Targets
+from circuits.question.places import PlaceAxis
 from circuits.question.question import Batch, Question
 
 STATE_TOKENS = 1024
@@ -28,16 +30,18 @@ class Loss:
     Holds all pairs in memory, with their clean run and every writer's (replacement - clean). Call it within `inference_state`.
 
     Attributes:
+        axis: the places at which edges are ablated; None: everywhere.
         by_node: whether a change recomputes single nodes, or whole layers.
         coupled: whether one post-norm couples the heads of a layer, so that all of them are live together.
     """
 
-    def __init__(self, question: Question) -> None:
-        self.question = question
+    def __init__(self, question: Question, axis: PlaceAxis | None = None) -> None:
+        self.question, self.axis = question, axis
+        self.graph: Graph = question.model.graph if axis is None else axis.graph
         self.states: list[Incremental] = []
         self.targets: list[Targets] = []
-        for batches in _groups(question):
-            states, targets = _states(question, batches)
+        for batches in _groups(question, axis):
+            states, targets = _states(question, batches, axis)
             self.states += states
             self.targets += targets
         self.by_node = all(state.by_node for state in self.states)
@@ -59,7 +63,7 @@ class Loss:
     def range(self) -> float:
         """The change of the loss from all edges kept to none."""
         ends = []
-        for keep in (self.question.model.graph.edge_mask, torch.zeros_like(self.question.model.graph.edge_mask)):
+        for keep in (self.graph.edge_mask, torch.zeros_like(self.graph.edge_mask)):
             self.reset(keep)
             ends.append(self.value())
         return abs(ends[1] - ends[0])
@@ -108,12 +112,13 @@ class LossTrial:
             trial.accept(row)
 
 
-def _groups(question: Question) -> Iterator[list[tuple[Batch, Prepared]]]:
+def _groups(question: Question, axis: PlaceAxis | None) -> Iterator[list[tuple[Batch, Prepared]]]:
     """The prepared batches in groups of about `STATE_TOKENS` tokens."""
     model, group = question.model, []
     for batch in question.batches():
         run = record_run(model.architecture, batch.suffix)
-        group.append((batch, Prepared(batch.suffix, run, question.replacement(batch.suffix, run.writes))))
+        spans = None if axis is None else axis.table.of_tokens(batch)
+        group.append((batch, Prepared(batch.suffix, run, question.replacement(batch.suffix, run.writes), spans)))
         if sum(prepared.n_tokens for _, prepared in group) >= STATE_TOKENS:
             yield group
             group = []
@@ -121,7 +126,9 @@ def _groups(question: Question) -> Iterator[list[tuple[Batch, Prepared]]]:
         yield group
 
 
-def _states(question: Question, batches: Sequence[tuple[Batch, Prepared]]) -> tuple[list[Incremental], list[Targets]]:
+def _states(
+    question: Question, batches: Sequence[tuple[Batch, Prepared]], axis: PlaceAxis | None
+) -> tuple[list[Incremental], list[Targets]]:
     model, targets, tokens = question.model, [batch.targets for batch, _ in batches], None
     if question.metric.answers_only:
         tokens = torch.unique(
@@ -136,7 +143,8 @@ def _states(question: Question, batches: Sequence[tuple[Batch, Prepared]]) -> tu
             for each in targets
         ]
     prepared = [each for _, each in batches]
-    states = incremental_states(model.architecture, prepared, tokens, model.report.resume_exact)
+    placed = None if axis is None else axis.graph
+    states = incremental_states(model.architecture, prepared, tokens, model.report.resume_exact, placed)
     return states, targets if len(states) == len(batches) else [_joined(targets)]
 
 

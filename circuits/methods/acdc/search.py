@@ -79,6 +79,8 @@ class Search:
     Attributes:
         mask: True at the current edges.
         changes: change of the loss in each edge's test; NaN: not tested.
+
+    Over places, a reader is a reader at a place: the last heads come first, and of a head the last places.
     """
 
     def __init__(self, loss: Loss, rules: Rules, start: Circuit, record: Record, report: Report | None) -> None:
@@ -90,7 +92,11 @@ class Search:
         visited = [reader for reader in self.graph.reader_nodes if reader.layer >= rules.start_layer]
         self.tally = Tally(len(visited))
         self.rows = min(FIRST_ROWS, rules.most_rows)
-        self._last: dict[tuple[int | None, str], float] = {}
+        self._last: dict[tuple[int | None, str, str | None], float] = {}
+        self._readers: dict[tuple[int, str], list[int]] = {}
+        for r in reversed(range(self.graph.n_readers)):
+            reader = self.graph.reader_nodes[r]
+            self._readers.setdefault((reader.layer, reader.part), []).append(r)
 
     def run(self, origin: Provenance) -> Circuit:
         self.loss.reset(self.mask)
@@ -130,18 +136,13 @@ class Search:
     def _tests_of_layer(self, layer: int, decide: Callable[[list[Test]], list[bool]]) -> None:
         graph = self.graph
         if layer == graph.n_layers:
-            decide(self._edges([graph.n_readers - 1]))
+            decide(self._edges(self._readers[layer, "logits"]))
             return
-        if graph.mlps[layer] and f"m{layer}" in self._live():
-            decide(self._edges([graph.readers_of(layer, "mlp").start]))
+        live = self._live()
+        decide(self._edges([r for r in self._readers.get((layer, "mlp"), ()) if self._feeds(r, live)]))
         live, readers = self._live(), []
         for part in ("v", "k", "q"):
-            here = graph.readers_of(layer, part)
-            readers += [
-                r
-                for r in reversed(range(here.start, here.stop))
-                if self.mask[:, r].any() and any(node in live for node in graph.nodes_fed_by(graph.reader_nodes[r]))
-            ]
+            readers += [r for r in self._readers[layer, part] if self.mask[:, r].any() and self._feeds(r, live)]
         if self.rules.reader_tests:
             stays = decide([(None, r) for r in readers])
             readers = [r for r, kept in zip(readers, stays, strict=True) if kept]
@@ -158,14 +159,17 @@ class Search:
             tests += [(w, r) for w in writers]
         return tests
 
+    def _feeds(self, r: int, live: set[str]) -> bool:
+        """Whether something that depends on a reader reaches the logits."""
+        return any(output in live for output in self.graph.outputs_of(self.graph.reader_nodes[r], self.coupled))
+
     def _live(self) -> set[str]:
         return live_nodes(self.graph, self.mask, self.coupled)
 
     def _without_dead_ends(self) -> Tensor:
         """The mask without edges into nodes that lost all their out-edges."""
         live = self._live()
-        fed = [self.graph.nodes_fed_by(reader) or ("logits",) for reader in self.graph.reader_nodes]
-        return self.mask & torch.tensor([any(node in live for node in nodes) for nodes in fed])
+        return self.mask & torch.tensor([self._feeds(r, live) for r in range(self.graph.n_readers)])
 
     # --- decisions ------------------------------------------------------------------------------------------------------
 
@@ -209,9 +213,10 @@ class Search:
                 break
         return batch
 
-    def _kind(self, test: Test) -> tuple[int | None, str]:
+    def _kind(self, test: Test) -> tuple[int | None, str, str | None]:
         """The class of a test; tests of one class often have the same outcome: a writer's edges into values (keys, queries, MLPs)."""
-        return test[0], self.graph.reader_nodes[test[1]].part
+        reader = self.graph.reader_nodes[test[1]]
+        return test[0], reader.part, reader.place
 
     def _one_trial(self, tests: list[Test]) -> Iterator[tuple[Test, float, bool]]:
         trial = self.loss.trial([self._edges_of(test) for test in tests])

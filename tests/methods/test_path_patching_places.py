@@ -1,0 +1,72 @@
+"""Path patching between places: the ablation of edges at places, and what must hold when all places are named."""
+
+import pytest
+import torch
+
+from circuits import Circuit, InputError, PairsError, circuit_metrics, path_patching
+from circuits.graph.places import over
+from circuits.question.places import SpanTable
+from tests.engine.test_ablate_places import placed_pairs
+from tests.tiny_models import atol, tiny
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])
+def test_with_frozen_mlps_it_is_the_ablation_of_the_edges_at_these_places(name):
+    model, pairs = tiny(name), placed_pairs(n=2, prefix=1)
+    graph, kv = over(model.graph, SpanTable(pairs).places()), "kv" if model.graph.grouped else "h"
+    full = Circuit.full(graph)
+    senders = ["input@S", "a0.h1@S", "a0.h1@end", "m0@S+", "a1.h0", "m1@S"]
+    cases = ([f"a2.{kv}0<k>@S"], [f"a1.{kv}0<v>@S", f"a1.{kv}0<v>@S+", "a2.h1<q>", "m2@S", "logits"])
+    for receivers in cases:
+        scores = path_patching(model, pairs, receivers, senders=senders)
+        assert scores.nodes == tuple(senders)
+        asked = [full]
+        for sender in senders:
+            writer, _, at = sender.partition("@")
+            index = model.graph.writer_index(writer)
+            gone = []
+            for receiver in receivers:
+                reader, _, place = receiver.partition("@")
+                if index >= model.graph.reader_nodes[model.graph.reader_index(reader)].n_writers:
+                    continue
+                here = [span for span in pairs.spans if at in ("", span) and place in ("", span)]
+                gone += [f"{writer}->{reader}@{span}" for span in here if reader != "logits" or span == "end"]
+            asked.append(full - Circuit.from_edges(graph, gone) if gone else full)
+        values = circuit_metrics(model, pairs, asked)
+        torch.testing.assert_close(scores.per_prompt, values[0] - values[1:], rtol=1e-4, atol=max(1e-5, atol(name)))
+        assert float(scores.per_prompt.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+@pytest.mark.parametrize("inputs", ["shifted", "set"])
+@pytest.mark.parametrize("mlps", ["frozen", "live"])
+def test_all_places_together_are_the_node(name, inputs, mlps):
+    model, pairs = tiny(name), placed_pairs(n=2)
+    kv, options = "kv" if model.graph.grouped else "h", {"mlps": mlps, "inputs": inputs, "together": True}
+    receivers, senders = [f"a2.{kv}0<k>", "m1"], ["a0.h1", "a1.h0"]
+    plain = path_patching(model, pairs, receivers, senders=senders, **options)
+    placed = path_patching(
+        model, pairs, [f"{r}@{span}" for r in receivers for span in pairs.spans],
+        senders=[f"{s}@{span}" for s in senders for span in pairs.spans], **options,
+    )  # fmt: skip
+    torch.testing.assert_close(placed.per_prompt, plain.per_prompt, rtol=1e-5, atol=atol(name))
+
+
+def test_a_direct_path_stays_at_its_token():
+    model, pairs = tiny("gpt2"), placed_pairs(n=2)
+    apart = path_patching(model, pairs, ["a2.h0<v>@S+"], senders=["a0.h1@S", "m0@S"])
+    assert float(apart.per_prompt.abs().max()) < 1e-12
+    here = path_patching(model, pairs, ["a2.h0<v>@S"], senders=["a0.h1@S", "m0@S"], inputs="set")
+    assert float(here.per_prompt.abs().min()) > 1e-6
+
+
+def test_places_that_are_not_there_are_refused():
+    model, pairs = tiny("gpt2"), placed_pairs(n=1)
+    with pytest.raises(PairsError, match="S9"):
+        path_patching(model, pairs, ["a2.h0<q>@S9"])
+    with pytest.raises(PairsError, match="S9"):
+        path_patching(model, pairs, ["logits"], senders=["a0.h0@S9"])
+    with pytest.raises(InputError, match="where it reads"):
+        path_patching(model, pairs, ["a2.h0<v>@S=>end"])
+    with pytest.raises(InputError, match="senders are writers"):
+        path_patching(model, pairs, ["logits"], senders=["a0.h0<q>@S"])
