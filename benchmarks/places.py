@@ -16,7 +16,9 @@ The size needed is that of the smallest circuit tested from which on faithfulnes
 import argparse
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from measuring import MODELS, THREADS, medians
@@ -90,20 +92,11 @@ def costs() -> None:
         model = load()
         pairs = spanned(model)
         for gradient in ("clean", "ig"):
-            asked: Mapping[str, dict[str, object]] = {
-                "without places": {},
-                "places": {"positions": "spans"},
-                "destinations": {"positions": "spans", "destinations": True},
-            }
-            seconds = medians(
-                {
-                    kind: lambda options=options: circuits.edge_attribution(  # type: ignore[misc]
-                        model, pairs, gradient=gradient, check_sign=False, **options
-                    )
-                    for kind, options in asked.items()
-                },
-                runs=3,
-            )
+            asked: dict[str, dict[str, Any]]
+            asked = {"without places": {}, "places": {"positions": "spans"}}
+            asked["destinations"] = {**asked["places"], "destinations": True}
+            attribution = partial(circuits.edge_attribution, model, pairs, gradient=gradient, check_sign=False)
+            seconds = medians({kind: partial(attribution, **options) for kind, options in asked.items()}, runs=3)
             whole = seconds["without places"]
             rest = ", ".join(
                 f"{kind} × {took / whole:.2f}" for kind, took in seconds.items() if kind in ("places", "destinations")
