@@ -1,6 +1,7 @@
 """How well every method recovers circuits that are known: the tables and the picture of docs/known_circuits.md.
 
     python benchmarks/recovery.py [--pairs 16] [--models compiled/induction …] [--picture docs/recovery.png]
+    python benchmarks/recovery.py --places    # edges at places, with the destinations of keys and values
 
 AUROC of each method's ranking against the active edges (or the nodes that they touch), for every compiled model and three
 ablations. Scores below a millionth of a method's largest count as zero: in float32 they would be rounding. A dash: the method
@@ -28,7 +29,7 @@ LEVELS = ("edges", "joint", "merged", "nodes")
 SHARES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """ACDC's thresholds, as shares of what the metric loses from all edges to none (KL: of that KL)."""
 Found = EdgeScores | NodeScores
-Method = Callable[[Model, PromptPairs, str, int], Found]
+Method = Callable[..., Found]
 Table = Mapping[str, Mapping[str, float | None]]
 
 
@@ -94,6 +95,32 @@ NODES: dict[str, Method] = {
 }
 
 
+AT_PLACES = ("EAP", "clean-corrupted", "EAP-IG", "EAP-IG, 50 steps", "IG, activations", "conductance", "RelP")
+"""Methods whose effects are split by place."""
+
+
+def measure_places(
+    names: Sequence[str], n: int
+) -> tuple[dict[str, dict[str, dict[str, float | None]]], dict[tuple[str, str], int]]:
+    """AUROC over (edge, place, destination) by ablation, method and model; and sizes of the truth."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    sizes = {}
+    for name in names:
+        model, pairs = circuits.load_model(name), tasks.load(name).pairs(circuits.load_model(name), n)
+        for ablation in ABLATIONS:
+            active = compiled.active_edges(model, pairs, ablation, positions="spans", destinations=True)
+            sizes[name, ablation] = len(active)
+            for method in AT_PLACES:
+                asked = partial(EDGES[method], positions="spans", destinations=True)
+                scores = attempt(asked, model, pairs, ablation, len(active))
+                value = None
+                if scores is not None and active:
+                    placed = scores.over_places()
+                    value = auroc(placed, Circuit.from_edges(placed.graph, active), "edges")
+                found.setdefault(ablation, {}).setdefault(method, {})[name] = value
+    return found, sizes
+
+
 def auroc(found: Found, truth: Circuit, level: str) -> float:
     """Scores that would be rounding in float32 are zero."""
     return circuits.recovery(found, truth, level=level, negligible=NEGLIGIBLE).auroc
@@ -147,9 +174,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--models", nargs="*", default=[name for name in tasks.names() if name.startswith("compiled/")])
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--places", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # models this small are faster so
     start = time.perf_counter()
+    if arguments.places:
+        at_places, n_active = measure_places(arguments.models, arguments.pairs)
+        for ablation, table in at_places.items():
+            print_table(f"edges at places, {ablation}", arguments.models, table)
+            print(f"| active | {' | '.join(str(n_active[name, ablation]) for name in arguments.models)} | |")
+        print(f"\n{time.perf_counter() - start:.0f} s")
+        return
     found, sizes = measure(arguments.models, arguments.pairs)
     print("\n| | structural | " + " | ".join(f"{ablation}: active, jointly" for ablation in ABLATIONS) + " |")
     print("|---" * (len(ABLATIONS) + 2) + "|")

@@ -35,6 +35,7 @@ from circuits.evaluation.completeness import minimality as minimality
 from circuits.evaluation.counterfactual import Counterfactuals as Counterfactuals
 from circuits.evaluation.counterfactual import counterfactuals as counterfactuals
 from circuits.evaluation.curves import FaithfulnessCurves as FaithfulnessCurves
+from circuits.evaluation.curves import curves_over_places as curves_over_places
 from circuits.evaluation.curves import faithfulness_curves as faithfulness_curves
 from circuits.evaluation.dissociation import Dissociation as Dissociation
 from circuits.evaluation.dissociation import dissociate as dissociate

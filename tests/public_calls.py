@@ -94,6 +94,13 @@ CALLS: dict[str, Callable[[Given], Any]] = {
         lambda out: circuits.export_circuit(g.circuit, out / "circuit.csv").read_text()
     ),
     "faithfulness": lambda g: circuits.faithfulness(g.model, g.pairs, g.circuit),
+    "curves_over_places": lambda g: circuits.curves_over_places(
+        g.model,
+        g.pairs,
+        {"a": g.edges, "b": circuits.edge_attribution(g.model, g.pairs, positions="each")},
+        fractions=(0.1,),
+        resamples=20,
+    )["a"],
     "faithfulness_curves": lambda g: circuits.faithfulness_curves(g.model, g.pairs, g.edges, resamples=20),
     "families": lambda g: _families(g),
     "gradient_times_parameter": lambda g: circuits.gradient_times_parameter(g.model, g.pairs),

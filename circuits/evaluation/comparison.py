@@ -23,6 +23,7 @@ from torch import Tensor
 from circuits.errors import InputError
 from circuits.evaluation.circuit_predictions import CircuitPrediction
 from circuits.evaluation.counterfactual import Correlation, Counterfactuals
+from circuits.evaluation.curves import FaithfulnessCurves
 from circuits.plain_torch import plain_methods, plain_torch
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -56,6 +57,7 @@ class Comparison(Shown):
         scores: the node scores compared.
         judge: the ablations.
         ablations: method -> the ablation it measured under, if known.
+        over_places: the methods' curves at equal numbers of (edge, place) pairs; empty if no method knows places.
     """
 
     methods: tuple[str, ...]
@@ -71,6 +73,7 @@ class Comparison(Shown):
     scores: Mapping[str, NodeScores] = field(default_factory=dict)
     judge: Counterfactuals | None = None
     ablations: Mapping[str, str] = field(default_factory=dict)
+    over_places: Mapping[str, FaithfulnessCurves] = field(default_factory=dict)
 
     @property
     def caution(self) -> str | None:
@@ -151,6 +154,11 @@ class Comparison(Shown):
                 name: dict(zip(self.nodes, _at(scores, self.nodes).mean(1).tolist(), strict=True))
                 for name, scores in self.scores.items()
             },
+            **(
+                {"over_places": {name: of.to_dict() for name, of in self.over_places.items()}}
+                if self.over_places
+                else {}
+            ),
         }
 
     def __str__(self) -> str:
@@ -175,6 +183,7 @@ def compare(
     judge: Counterfactuals | None = None,
     circuits: Sequence[CircuitPrediction] = (),
     faithfulness: Mapping[str, float] | None = None,
+    over_places: Mapping[str, FaithfulnessCurves] | None = None,
     by: str = "abs",
     resamples: int = 1000,
     seed: int = 0,
@@ -186,6 +195,7 @@ def compare(
         judge: ablations on these prompts, from `circuits.counterfactuals`; None: no counterfactual correlation.
         circuits: from `circuits.predict_circuits`, to be shown beside the results.
         faithfulness: faithfulness of the methods' circuits, by the names in `results`, to be shown beside them.
+        over_places: from `circuits.curves_over_places`, to be shown beside them.
         by: `abs` or `signed`, see `Comparison`. AtP* and circuits have no sign.
         resamples, seed: number of resamples and random seed of the bootstrap over prompts.
 
@@ -224,6 +234,7 @@ def compare(
         scores=scored,
         judge=judge,
         ablations={name: one.provenance["ablation"] for name, one in given.items() if one.provenance.get("ablation")},
+        over_places=dict(over_places or {}),
     )
 
 

@@ -200,6 +200,18 @@ def minimality_of(question: Question, circuit: Circuit, *, progress: Progress | 
     """`minimality` of a circuit for a question."""
     if not len(circuit):
         raise InputError("the circuit has no edges to remove")
+    if circuit.places is not None:
+        return _minimality_over_places(question, circuit, progress)
     exact = exact_edge_effects_of(question, circuit.edges, context=circuit, progress=progress)
     rounding = float(measure_circuits(question, [circuit]).rounding.mean())
     return Minimality(exact.edges, exact.per_prompt, question.metric.name, question.ablation.label, rounding)
+
+
+def _minimality_over_places(question: Question, circuit: Circuit, progress: Progress | None) -> Minimality:
+    """One whole pass for each edge at a place."""
+    edges = circuit.edges
+    without = [circuit - Circuit.from_edges(circuit.graph, [edge]) for edge in edges]
+    measured = measure_circuits(question, [circuit, *without], progress)
+    effects = (measured.values[:1] - measured.values[1:]) * question.metric.sign
+    rounding = float(measured.rounding.mean())
+    return Minimality(edges, effects, question.metric.name, question.ablation.label, rounding)

@@ -10,7 +10,7 @@ dataset means.
 Both use the trapezoid rule from the smallest fraction to 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.evaluation.faithfulness import measure_circuits
+from circuits.graph.places import PlacedGraph, common_places, over
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -195,6 +196,58 @@ def faithfulness_curves_of(
         intervals.append((float(least), float(most)))
     names = question.metric.name, question.ablation.label
     return FaithfulnessCurves(curves[0], curves[1], areas[0], areas[1], intervals[0], intervals[1], rule, *names)
+
+
+@on_model
+def curves_over_places(
+    model: Model,
+    pairs: PromptPairs,
+    scores: Mapping[str, EdgeScores],
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    metric: MetricLike | None = None,
+    ablation: AblationLike = "interchange",
+    resamples: int = 1000,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, FaithfulnessCurves]:
+    """CPR and CMD of several scores at equal numbers of (edge, place) pairs.
+
+    Scores that do not know places give every place of an edge its whole effect (`EdgeScores.spread`), so an edge chosen from them
+    comes with all its places. If some scores have destinations, pairs are counted with them.
+
+    Args:
+        model, pairs, fractions, metric, ablation, resamples, seed, batch_size: see `faithfulness_curves`.
+        scores: name -> scores of one model, at least one with places.
+        progress: called with (evaluations done, in total), for each scores anew.
+
+    Raises:
+        InputError: no scores have places, or two have different ones; see also `faithfulness_curves`.
+    """
+    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    return {
+        name: faithfulness_curves_of(
+            question, each, fractions=fractions, resamples=resamples, seed=seed, progress=progress
+        )
+        for name, each in over_common_places(scores).items()
+    }
+
+
+def over_common_places(scores: Mapping[str, EdgeScores]) -> dict[str, EdgeScores]:
+    """All scores over the places of those that have some; InputError if none has, or two have different ones."""
+    each = {name: one if one.places is None else one.over_places() for name, one in scores.items()}
+    graphs = [one.graph for one in each.values() if isinstance(one.graph, PlacedGraph)]
+    if not graphs:
+        raise InputError("none of these scores has places; compute some with positions='spans' or 'each'")
+    places = graphs[0].places
+    for graph in graphs[1:]:
+        places = common_places(over(graph.base, places), graph)
+    target = over(graphs[0].base, places)
+    for name, one in each.items():
+        if one.graph.base != target.base:
+            raise InputError(f"the scores {name} belong to another graph ({one.graph.base}) than the others")
+    return {name: one if one.graph == target else one.spread(places) for name, one in each.items()}
 
 
 def _area(f: Float[Tensor, "size draw"], p: Float[Tensor, " size"], by: str) -> Float[Tensor, " draw"]:

@@ -14,7 +14,14 @@ SHOWN = 5
 
 def tables(found: Comparison) -> list[Rows]:
     """Predictions and circuits of the methods, rank correlations, overlap of the strongest nodes, and interactions."""
-    made = [methods_table(found), circuits_table(found), _ranks(found), _overlap(found), *_interactions(found)]
+    made = [
+        methods_table(found),
+        circuits_table(found),
+        places_table(found),
+        _ranks(found),
+        _overlap(found),
+        *_interactions(found),
+    ]
     return [table for table in made if table[2]]
 
 
@@ -65,6 +72,18 @@ def circuits_table(found: Comparison) -> Rows:
         rows.append([of.circuit, str(of.n_edges), str(of.n_nodes), *(f"{float(each.mean()):.2f}" for each in means)])
     headings = ("circuit", "edges", "components", "predicted", "nodes kept", "edges kept")
     return "circuits: metric predicted by COAR, and measured", headings, rows
+
+
+def places_table(found: Comparison) -> Rows:
+    """CPR and CMD at equal numbers of (edge, place) pairs, and faithfulness at each number."""
+    curves = found.over_places
+    sizes = [] if not curves else next(iter(curves.values())).absolute.fractions.tolist()
+    rows = [
+        [name, f"{of.cpr:.2f}", f"{of.cmd:.2f}", *(f"{value:.2f}" for value in of.absolute.faithfulness.tolist())]
+        for name, of in curves.items()
+    ]
+    headings = ("method", "CPR", "CMD", *(f"{100 * size:g}%" for size in sizes))
+    return "faithfulness at equal numbers of (edge, place) pairs, edges by absolute score", headings, rows
 
 
 def _ranks(found: Comparison) -> Rows:

@@ -7,9 +7,11 @@ from circuits.errors import InputError
 from circuits.evaluation.circuit_predictions import CircuitPrediction, predict_circuits
 from circuits.evaluation.comparison import Comparison, Judged, comparable, compare
 from circuits.evaluation.counterfactual import counterfactuals
+from circuits.evaluation.curves import FaithfulnessCurves, curves_over_places
 from circuits.model import Model
 from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
+from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import Predicts
 from circuits.results.provenance import said
 from circuits.runs.again import asked_about
@@ -40,7 +42,7 @@ def compare_runs(
     """
     if len(runs) < 2:
         raise InputError("a comparison needs at least two runs")
-    judge, predictions = None, ()
+    judge, predictions, curves = None, (), {}
     results = {name: result for run in runs for name, result in run.results.items()}
     comparable(results)  # a refusal comes before anything is computed
     faithfulness = {name: run.faithfulness for run in runs if run.faithfulness is not None for name in run.circuits}
@@ -54,7 +56,22 @@ def compare_runs(
                 seed=seed + 1, progress=progress,
             )  # fmt: skip
         predictions = _predictions(model, pairs, runs, results, stage)
-    return compare(results, judge=judge, circuits=predictions, faithfulness=faithfulness, by=by, seed=seed)
+        curves = _over_places(model, pairs, runs, seed, stage)
+    return compare(
+        results, judge=judge, circuits=predictions, faithfulness=faithfulness, over_places=curves, by=by, seed=seed
+    )
+
+
+def _over_places(
+    model: Model, pairs: PromptPairs, runs: Sequence[Run], seed: int, stage: StageProgress
+) -> dict[str, FaithfulnessCurves]:
+    """Curves of all edge scores at equal numbers of (edge, place) pairs, if some run knows places."""
+    edges = {name: one for run in runs for name, one in run.results.items() if isinstance(one, EdgeScores)}
+    if all(one.places is None for one in edges.values()):
+        return {}
+    metric, how = asked_about(runs[0])
+    with stage("circuits over places") as progress:
+        return curves_over_places(model, pairs, edges, metric=metric, ablation=how, seed=seed, progress=progress)
 
 
 def _predictions(

@@ -19,11 +19,14 @@ from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.engine.prefix import Suffix
 from circuits.errors import InputError
+from circuits.evaluation.faithfulness import measure_circuits
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.places import place_axis
 from circuits.question.question import Question
+from circuits.results.circuit import Circuit
 from tasks.compiled.structure import structural_edges
 
 LIMIT = 1e-9
@@ -40,6 +43,8 @@ def active_edges(
     ablation: AblationLike = "interchange",
     *,
     metric: MetricLike | None = None,
+    positions: str | None = None,
+    destinations: bool = False,
 ) -> tuple[str, ...]:
     """The edges of the graph, structural or not, whose ablation alone changes the metric of a pair.
 
@@ -50,8 +55,12 @@ def active_edges(
         pairs: the prompts.
         ablation: how an edge is ablated.
         metric: None: the metric of the task.
+        positions: `spans` or `each`: structural edges at places (`circuits.graph.places`), each ablated at one place alone.
+        destinations: for `spans` and `each`, take keys and values apart by the span of the query.
     """
     graph = model.graph
+    if positions is not None:
+        return _active_at_places(Question.ask(model, pairs, metric, ablation), positions, destinations)
     without = graph.edge_mask.repeat(graph.n_edges + 1, 1, 1)
     for i, (w, r) in enumerate(graph.edge_mask.nonzero().tolist(), 1):
         without[i, w, r] = False
@@ -59,6 +68,19 @@ def active_edges(
     mask = torch.zeros_like(graph.edge_mask)
     mask[graph.edge_mask] = (values[1:] - values[0]).abs().amax(1) > LIMIT
     return graph.edge_names(mask)
+
+
+def _active_at_places(question: Question, positions: str, destinations: bool) -> tuple[str, ...]:
+    model = question.model
+    axis = place_axis(model.graph, question.pairs, positions, destinations)
+    if axis is None:
+        raise InputError(f"positions must be 'spans' or 'each', got {positions!r}")
+    full, structural = Circuit.full(axis.graph), structural_edges(model)
+    names = axis.graph.edge_names(axis.graph.mask_of(structural))
+    without = [full - Circuit.from_edges(axis.graph, [name]) for name in names]
+    values = measure_circuits(question, [full, *without]).values
+    changed = (values[1:] - values[0]).abs().amax(1) > LIMIT
+    return tuple(name for name, change in zip(names, changed.tolist(), strict=True) if change)
 
 
 def jointly_active_edges(

@@ -276,3 +276,29 @@ class TestTrained:
         for row in tokens.tolist():
             assert all(row[i + 1] == row[i + 1 - length] for i, counts in enumerate(known.tolist()) if counts)
             assert len(set(row[1 : length + 1])) == length
+
+
+AT_PLACES = {
+    "compiled/induction": {
+        "input->a0.h1<v>@before=>answer",
+        "a0.h1->a1.h2<k>@answer=>end",
+        "input->a1.h2<v>@answer=>end",
+    },
+    "compiled/and-gate": {"input->a0.h0<v>@flag1=>end", "input->a0.h2<v>@flag2=>end", "m0->logits@end"},
+    "compiled/greater-than": {"input->a0.h1<v>@digit=>end", "a0.h1->m0@end", "m0->logits@end"},
+    "compiled/negative-head": {"input->a0.h1<v>@answer=>end", "a0.h1->a1.h2<q>@end", "input->a1.h2<v>@answer=>end"},
+    "compiled/sort": {"input->a0.h2<v>@numbers=>sorted", "input->a0.h2<q>@sorted"},
+}
+"""What the programs say: where their heads read, and for which query."""
+
+
+@pytest.mark.parametrize("name", AT_PLACES)
+def test_the_truth_over_places_is_where_the_program_reads(name):
+    model = circuits.load_model(name)
+    pairs = tasks.load(name).pairs(model, 4)
+    active = set(compiled.active_edges(model, pairs, positions="spans", destinations=True))
+    assert active >= AT_PLACES[name]
+    assert {edge.partition("@")[0] for edge in active} >= set(compiled.active_edges(model, pairs)) - {"input->logits"}
+    scores = circuits.edge_attribution(model, pairs, positions="spans", destinations=True).over_places()
+    truth = circuits.Circuit.from_edges(scores.graph, active)
+    assert circuits.recovery(scores, truth, level="edges").auroc == pytest.approx(1.0)
