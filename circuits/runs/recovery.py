@@ -99,7 +99,7 @@ def recovered(
     Args:
         truths: the known circuits.
         scores: scores of edges or nodes; a node with positions counts by its largest effect.
-        circuit: the circuit of the run.
+        circuit: the circuit of the run; over places, its edges at any place count.
         skipped: filled in with comparisons that cannot be made, and why.
     """
     if not truths:
@@ -109,7 +109,7 @@ def recovered(
     for name, truth in truths.items():
         for ranked, levels, into in (
             (whole, ("nodes",) if isinstance(scores, NodeScores) else LEVELS, result.scores),
-            (circuit, LEVELS, result.circuit),
+            (None if circuit is None else circuit.without_places(), LEVELS, result.circuit),
         ):
             for level in levels if ranked is not None else ():
                 assert ranked is not None
