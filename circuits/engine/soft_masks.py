@@ -37,7 +37,7 @@ def masked_logits(
     mask: Float[Tensor, "writer reader"],
     streams: Streams | None = None,
     closed_stay: bool = False,
-) -> Float[Tensor, "batch d_vocab"]:
+) -> Float[Tensor, "read d_vocab"]:
     """Logits on the clean prompts under soft masks; connected to `mask` if it requires gradients.
 
     Call it within `inference_state`: weights are constants here.

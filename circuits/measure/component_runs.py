@@ -70,7 +70,7 @@ def _means(
     totals: dict[int, Values] = {}
     counts: dict[int, int] = {}
     with inference_state(model.bridge):
-        for batch in reference.batches(batch_size):
+        for batch in reference.batches(batch_size, forced=False):
             batch = batch.to(model.device)
             _, values = record_values(model.architecture, TokenBatch(batch.clean, batch.position), sites)
             group, axes = (batch.clean.shape[1], (0,)) if by_length else (0, (0, 1))
@@ -103,7 +103,7 @@ class ComponentRuns:
     sites: tuple[Site, ...]
     base: BaseRun
     values: Values
-    clean: Float[Tensor, " batch"]
+    clean: Float[Tensor, " pair"]
 
     @classmethod
     def of(cls, question: Question, batch: Batch, replacements: Replacements) -> "ComponentRuns":
@@ -114,7 +114,7 @@ class ComponentRuns:
         values = replacements.values(question, batch, own.values)
         return cls(question, batch, sites, base, values, question.clean_metric(batch, base.logits))
 
-    def metrics(self, ablated: Bool[Tensor, "sample node"]) -> Float[Tensor, "sample batch"]:
+    def metrics(self, ablated: Bool[Tensor, "sample node"]) -> Float[Tensor, "sample pair"]:
         """The metric with components ablated; each row of `ablated` is one set."""
         metrics = self.clean.repeat(len(ablated), 1)
         layers = torch.tensor([site.layer for site in self.sites])
@@ -126,7 +126,7 @@ class ComponentRuns:
         for chunk in order.split(tiles) if len(order) else ():
             hooks = self._hooks(ablated[chunk].to(model.device))
             logits = resume(model.architecture, self.base, int(first[chunk[0]]), hooks, len(chunk))
-            logits = logits.reshape(len(chunk), len(self.base), -1)
+            logits = logits.reshape(len(chunk), len(self.base.logits), -1)
             for i, row in zip(chunk.tolist(), logits, strict=True):
                 metrics[i] = self.question.metric(row, targets)
         return metrics

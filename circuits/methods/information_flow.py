@@ -78,7 +78,7 @@ def information_flow_of(question: Question, *, progress: Progress | None = None)
     question = question.again(metric="log_probability")  # a metric without requirements on the pairs
     statistics = EdgeStatistics(question.model.graph)
     with inference_state(question.model.bridge):
-        for batch in question.batches(share_prefix=False, progress=progress):
+        for batch in question.batches(share_prefix=False, progress=progress, forced=False):
             statistics.add(_shares(question, batch), batch.index)
     origin = dict(provenance(question, "information_flow", {"norm": 1}))
     origin |= {"metric": None, "ablation": None, "prefix_shared": False, "unit": "share of the reader's input"}
