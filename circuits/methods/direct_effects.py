@@ -93,11 +93,7 @@ def direct_effects_of(
         raise InputError(
             f"direct effects are those of zero ablation with the norm's scale fixed, not {question.ablation.name}"
         )
-    if question.pairs.several_tokens:
-        raise InputError(
-            "direct effects are read at one position of a prompt, and an answer has several tokens; keep only the first token of each "
-            "(first_token=True, --first-token)"
-        )
+    question.pairs.require_one_token("direct_effects")
     question = question.again(whole_prompts=True)
     question.metric.require_gradient("direct logit attribution")
     model, pairs = question.model, question.pairs

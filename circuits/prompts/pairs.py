@@ -423,6 +423,14 @@ class PromptPairs(Shown):
             type(entry) is not int for side in (self.answers, self.distractors) for each in side for entry in each
         )
 
+    def require_one_token(self, method: str) -> None:
+        """Raises PairsError if an answer has several tokens, for a method that reads one next token of each prompt."""
+        if self.several_tokens:
+            raise PairsError(
+                f"{method} reads one next token of each prompt, and an answer has several; keep the first token of each answer "
+                "(pairs.first_token(), or first_token=True, --first-token)"
+            )
+
     def first_token(self) -> "PromptPairs":
         """The pairs with the first token of each answer and distractor only; equal ones count once.
 

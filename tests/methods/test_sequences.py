@@ -38,12 +38,12 @@ def prompts():
     return [*clean, clean[0]], [*corrupted, clean[0]]
 
 
-def one_answer():
+def one_answer(roles=ROLES):
     """One answer and one distractor each: of equal and of unequal length, single tokens too, with a common first token."""
     answers = [[(5, 6, 7)], [(8, 9)], [4], [(10, 11)], [(20, 5)], [(5, 6)]]
     distractors = [[(12, 13)], [(8, 14)], [(4, 5, 6)], [15], [(21, 6)], [7]]
     clean, corrupted = prompts()
-    return PromptPairs.from_tokens(clean, corrupted, answers, distractors, roles=[ROLES] * len(clean))
+    return PromptPairs.from_tokens(clean, corrupted, answers, distractors, roles=[roles] * len(clean))
 
 
 def many_answers():
@@ -437,3 +437,32 @@ def test_a_metric_of_ones_own_takes_sequences_if_it_says_so():
     want = circuits.edge_attribution(model, pairs, metric="log_probability_difference").per_prompt
     torch.testing.assert_close(got, want)
     assert max(max(tokens_of(entry)) for each in pairs.answers for entry in each) < D_VOCAB
+
+
+@pytest.mark.parametrize("destinations", [False, True])
+def test_effects_at_places_sum_to_the_edges_effect(destinations):
+    model, pairs = tiny("gpt2"), one_answer({"early": 2})
+    ask = partial(circuits.edge_attribution, model, pairs, steps=1, metric="log_probability_difference")
+    placed = ask(positions="spans", destinations=destinations)
+    torch.testing.assert_close(placed.values, ask().values, rtol=1e-6, atol=1e-8)
+
+
+def test_a_circuit_over_places_reads_all_tokens_of_the_answers():
+    model, pairs = tiny("llama"), one_answer({"early": 2})
+    metric = "log_probability_difference"
+    placed = circuits.edge_attribution(model, pairs, positions="spans", steps=1, metric=metric).placed
+    some = placed.top(placed.graph.n_edges)
+    whole = circuits.circuit_metric(model, pairs, Circuit.full(model.graph), metric)
+    close(circuits.circuit_metric(model, pairs, some, metric), whole, "llama")
+    fewer = placed.top(placed.graph.n_edges // 2)
+    single = torch.cat([circuits.circuit_metric(model, pairs[[i]], fewer, metric) for i in range(len(pairs))])
+    close(circuits.circuit_metric(model, pairs, fewer, metric), single, "llama")
+
+
+def test_methods_of_one_next_token_refuse():
+    model, pairs = tiny("gpt2"), one_answer()
+    for method in (circuits.direct_effects, circuits.logit_lens, circuits.self_repair, circuits.head_kinds):
+        with pytest.raises(
+            InputError, match="reads one next token of each prompt, and an answer has several; keep the first"
+        ):
+            method(model, pairs, **({} if method is circuits.head_kinds else {"metric": "log_probability"}), **({"nodes": "heads"} if method is circuits.self_repair else {}))  # fmt: skip
