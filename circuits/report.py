@@ -125,8 +125,13 @@ def _text(ids: Any, decode: Callable[[list[int]], str] | None, between: str) -> 
     """Tokens as text if possible; the first few of many answers."""
     if not isinstance(ids, list) or decode is None:
         return ", ".join(map(str, ids[:MOST_TOKENS])) if isinstance(ids, list) else str(ids)
-    shown = [decode([i]) if isinstance(i, int) else str(i) for i in ids]
+    shown = [decode([i]) if isinstance(i, int) else decode(i) if _are_ids(i) else str(i) for i in ids]
     return between.join(shown if not between else shown[:MOST_TOKENS]).strip()
+
+
+def _are_ids(entry: Any) -> bool:
+    """Whether it is an answer of several tokens."""
+    return isinstance(entry, list) and all(isinstance(token, int) for token in entry)
 
 
 def _model(run: Run) -> Section:

@@ -37,7 +37,7 @@ def discover(
     from circuits.runs.directory import RunDirectory
 
     options, source = _checked(asked, divided, options), find_pairs(target)
-    how, reference = reading.check(source), None if asked.reference is None else find_file(asked.reference)
+    how, reference = reading.check(source, asked.metric), find_file(asked.reference) if asked.reference else None
     out = RunDirectory(written.out or Path("runs") / f"{Path(target).stem}-{asked.method}", written.overwrite)
     with out.claimed():
         recorded = declared(asked.method).keeps_record(options)

@@ -66,7 +66,7 @@ def evaluate(
 ) -> None:
     """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
     source = _checked(run, asked)
-    how = reading.check(source)
+    reading.check(source)
     from circuits.prompts.pairs import PromptPairs
     from circuits.runs.evaluate import evaluate_run, evaluating
 
@@ -76,6 +76,7 @@ def evaluate(
         if source is None:
             pairs = PromptPairs.from_jsonl(run / "pairs.jsonl", model, trust_ids=True)
         else:
+            how = reading.check(source, read.provenance.get("metric"))
             pairs = source(model, asked.n, asked.seed, bool(asked.one_length), how)
             note_unfit(pairs)
         evaluation = evaluate_run(

@@ -1,10 +1,11 @@
 """Options for prompts from a file: how its records become pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.terminal import note
 from circuits.errors import InputError
 from circuits.prompts.columns import parse_columns
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from circuits.prompts.pairs import PromptPairs
 
 PANEL = "Prompts from a file"
+OfMetric = Annotated[
+    str | None,
+    typer.Option(
+        help="The metric to be measured, which decides whether a file's answers may have several tokens. Default: the file's.",
+        rich_help_panel=PANEL, autocompletion=completion.metrics,
+    ),
+]  # fmt: skip
 FILES = "a file of prompt pairs (.csv, .tsv, .jsonl, .json, .parquet)"
 
 
@@ -34,7 +42,7 @@ class FilePairs:
         bool | None,
         typer.Option(
             "--skip-unfit",
-            help="Leave out pairs that do not fit the model (unequal length, answers of several tokens …).",
+            help="Leave out pairs that do not fit the model or the metric (unequal length, answers of several tokens …).",
             show_default=False,
             rich_help_panel=PANEL,
         ),
@@ -58,6 +66,16 @@ class FilePairs:
         ),
     ] = None
 
+    first_token: Annotated[
+        bool | None,
+        typer.Option(
+            "--first-token",
+            help="Keep only the first token of answers of several tokens. Default: they are scored whole, by metrics that allow it.",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+
     @property
     def reading(self) -> Reading:
         """What they ask for.
@@ -65,20 +83,23 @@ class FilePairs:
         Raises:
             PairsError: the columns cannot be understood.
         """
-        return Reading(parse_columns(self.columns), bool(self.skip_unfit), bool(self.trust_ids), not self.no_bos)
+        return Reading(
+            parse_columns(self.columns), bool(self.skip_unfit), bool(self.trust_ids), not self.no_bos,
+            first_token=bool(self.first_token),
+        )  # fmt: skip
 
-    def check(self, source: Source | None) -> Reading:
-        """The same; refused where there is no file to read.
+    def check(self, source: Source | None, metric: str | None = None) -> Reading:
+        """The same, with the metric to be measured on a file's pairs; refused where there is no file to read.
 
         Raises:
             InputError: the source is a task, or there is none.
         """
         reading = self.reading
         if source is None and reading != Reading():
-            raise InputError("columns, skip-unfit, trust-ids and no-bos need --pairs")
+            raise InputError("columns, skip-unfit, trust-ids, no-bos and first-token need --pairs")
         if source is not None:
             source.check(reading)
-        return reading
+        return reading if source is None or source.given is not None else replace(reading, metric=metric)
 
 
 def note_unfit(pairs: "PromptPairs", reference: "PromptPairs | None" = None) -> None:

@@ -1,6 +1,7 @@
 """`circuits pairs`: looks at files of prompts, and converts them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,14 +10,16 @@ import typer
 
 from circuits.cli import completion
 from circuits.cli.common import load
-from circuits.cli.file_pairs import FilePairs, note_unfit
+from circuits.cli.file_pairs import FilePairs, OfMetric, note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.options import Device, Revision
 from circuits.cli.terminal import console, print_json, say, table
 from circuits.errors import InputError
+from circuits.methods.catalogue import check_known
 from circuits.prompts.convert import converted, write_converted
 from circuits.prompts.pair import Place, bounds
 from circuits.prompts.reading import Reading
+from circuits.prompts.sequences import answer_of, tokens_of
 
 if TYPE_CHECKING:
     from circuits.model import Model
@@ -42,13 +45,14 @@ def show(
     file: File,
     reading: FilePairs,
     model: OfModel = None,
+    metric: OfMetric = None,
     n: Most = None,
     device: Device = "cpu",
     revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print the first pairs as JSON instead of a table.")] = False,
 ) -> None:
     """Show what a file's columns are taken for, and its first pairs."""
-    asked, pairs, loaded = _reading(reading, n), None, None
+    asked, pairs, loaded = _reading(reading, metric, n), None, None
     if model is None:
         rows = converted(file, asked)
         said, first = rows.summary(), rows.records[:SHOWN]
@@ -77,6 +81,7 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A file that ends in .jsonl.")],
     reading: FilePairs,
     model: OfModel = None,
+    metric: OfMetric = None,
     n: Most = None,
     device: Device = "cpu",
     revision: Revision = None,
@@ -87,7 +92,7 @@ def convert(
         raise InputError(f"{out} must end in .jsonl, the format that is written")
     if out.exists() and not overwrite:
         raise InputError(f"{out} already exists; use --overwrite to replace it")
-    asked = _reading(reading, n)
+    asked = _reading(reading, metric, n)
     if model is None:
         rows = converted(file, asked)
         write_converted(rows, out)
@@ -100,8 +105,9 @@ def convert(
     say(f"{written} pairs written to {out}")
 
 
-def _reading(reading: FilePairs, n: int | None) -> Reading:
-    return Reading(**{**vars(reading.reading), "n": n})
+def _reading(reading: FilePairs, metric: str | None, n: int | None) -> Reading:
+    check_known("metric", metric)
+    return replace(reading.reading, metric=metric, n=n)
 
 
 def _read(file: Path, model: "Model", asked: Reading) -> "PromptPairs":
@@ -112,9 +118,11 @@ def _read(file: Path, model: "Model", asked: Reading) -> "PromptPairs":
 
 def _record(pair: Any, model: "Model") -> dict[str, Any]:
     """A pair as people read it."""
-    decode = (
-        (lambda ids: [*ids]) if model.tokenizer is None else (lambda ids: [model.tokenizer.decode([i]) for i in ids])
-    )
+
+    def decode(entries: Any) -> list[Any]:
+        each = [tokens_of(entry) for entry in entries]
+        return [answer_of(ids) if model.tokenizer is None else model.tokenizer.decode([*ids]) for ids in each]
+
     record = {
         "clean": pair.clean_text or decode(pair.clean),
         "corrupted": pair.corrupted_text or decode(pair.corrupted),

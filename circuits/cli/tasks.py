@@ -6,11 +6,13 @@ import typer
 
 from circuits.cli import completion
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, find_pairs, load
-from circuits.cli.file_pairs import FILES, FilePairs, note_unfit
+from circuits.cli.file_pairs import FILES, FilePairs, OfMetric, note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.options import Device, Dtype, OneLength, Revision
 from circuits.cli.terminal import console, print_json, table
 from circuits.errors import InputError
+from circuits.methods.catalogue import check_known
+from circuits.prompts.source import Source
 
 if TYPE_CHECKING:
     from circuits.model import Model
@@ -97,6 +99,7 @@ def check(
             help="A short name (circuits models), a Hugging Face id or a directory.", autocompletion=completion.models
         ),
     ] = DEFAULT_MODEL,
+    metric: OfMetric = None,
     n: Annotated[int | None, typer.Option(help="Pairs. Default: 100 of a task, all of a file.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the pairs.", min=0, max=LARGEST_SEED)] = 0,
     one_length: OneLength = None,
@@ -107,7 +110,7 @@ def check(
 ) -> None:
     """Does the model do this task? Accuracy, logit differences, and what the tokenizer makes of its words."""
     source = find_pairs(target)
-    how = reading.check(source)
+    how = reading.check(source, _of_file(source, metric))
     loaded = load(model, dtype, device, revision)
     from circuits.cli.terminal_tasks import print_check
     from circuits.evaluation.task import check_pairs, check_task
@@ -122,6 +125,13 @@ def check(
         print_json(result.to_dict())
     else:
         print_check(result)
+
+
+def _of_file(source: Source, metric: str | None) -> str | None:
+    check_known("metric", metric)
+    if source.given is not None and metric is not None:
+        raise InputError("metric is for a file of prompts; a task has its own")
+    return metric
 
 
 def _example(task: Any, model: "Model") -> tuple[str, str]:

@@ -164,7 +164,7 @@ def attention(
     longest = max(map(len, pairs.clean))
     patterns = {site.name: torch.zeros(len(pairs), longest, longest) for site in sites}
     with inference_state(model.bridge):
-        for batch in question.batches(progress=progress):
+        for batch in question.batches(progress=progress, forced=False):
             seen = recorded_patterns(model.architecture, batch.suffix.clean_tokens, {site.layer for site in sites})
             for site in sites:
                 here = seen[site.layer][:, site.index].float().cpu()

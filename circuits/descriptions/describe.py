@@ -78,6 +78,7 @@ def describe(
     labels = {line.node: line.label for line in lines if line.label is not None}
     groups = {f"{label}s": nodes for label in dict.fromkeys(labels.values())
               if len(nodes := tuple(node for node, own in labels.items() if own == label)) > 1}  # fmt: skip
+    pairs.require_one_token("describe")
     question = whole_question(model, pairs)
     results: tuple[DescriptionTest, ...] = ()
     if tests:

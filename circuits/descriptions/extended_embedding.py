@@ -24,7 +24,7 @@ def determined_by_token(model: Model, pairs: PromptPairs) -> float | None:
         return None
     writes, ids = [], []
     with inference_state(model.bridge), torch.no_grad():
-        for batch in pairs.batches(64):
+        for batch in pairs.batches(64, forced=False):
             seen: list[torch.Tensor] = []
             tokens = batch.clean.to(model.device)
             run(

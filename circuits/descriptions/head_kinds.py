@@ -26,6 +26,7 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
+from circuits.prompts.sequences import tokens_of
 from circuits.question.question import Question
 from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.shown import Shown
@@ -131,6 +132,8 @@ def head_kinds(
     """
     if draws < 19:
         raise InputError(f"draws must be at least 19, so that p can be 0.05, got {draws}")
+    if pairs is not None:
+        pairs.require_one_token("head_kinds")
     asked = (
         pairs if pairs is None else PromptPairs.from_pairs(list(pairs)[:PAIRS], pairs.source, pairs.seed, pairs.metric)
     )
@@ -319,4 +322,6 @@ def _ending(tokens: Int[Tensor, "sequence pos"]) -> TokenBatch:
 
 
 def _answers(pairs: PromptPairs | None) -> set[int]:
-    return set() if pairs is None else {token for ids in (*pairs.answers, *pairs.distractors) for token in ids}
+    if pairs is None:
+        return set()
+    return {token for side in (*pairs.answers, *pairs.distractors) for entry in side for token in tokens_of(entry)}

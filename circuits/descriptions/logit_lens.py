@@ -98,6 +98,7 @@ def logit_lens(
         InputError: a number of tokens below one, or above the vocabulary.
         ModelError: the final norm and the unembedding do not give the model's own logits.
     """
+    pairs.require_one_token("logit_lens")
     question = Question.ask(model, pairs, metric, "zero", batch_size).again(whole_prompts=True)
     d_vocab, n, n_stages = int(model.bridge.cfg.d_vocab), len(pairs), model.graph.n_layers + 1
     if not 1 <= top <= min(MOST_TOP, d_vocab):

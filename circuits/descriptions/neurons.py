@@ -149,7 +149,7 @@ def _fires(model: Model, pairs: PromptPairs, names: Sequence[str]) -> tuple[tupl
     places = [tuple(int(part[1:]) for part in name.split(".")) for name in names]
     largest: list[dict[int, float]] = [{} for _ in names]
     with inference_state(model.bridge), torch.no_grad():
-        for batch in pairs.batches(64):
+        for batch in pairs.batches(64, forced=False):
             seen: dict[int, Tensor] = {}
             hooks: list[Hook] = []
             for layer in {layer for layer, _ in places}:

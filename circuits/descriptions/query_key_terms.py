@@ -146,7 +146,7 @@ def query_key_terms(
     terms = torch.zeros(len(pairs), n + 1, n + 1, dtype=torch.float64)
     score = torch.zeros(len(pairs), dtype=torch.float64)
     with inference_state(model.bridge), torch.no_grad():
-        for batch in question.batches(progress=progress):
+        for batch in question.batches(progress=progress, forced=False):
             at_query = batch.suffix.position if query is None else _token(query, batch, pairs)
             at_key = _token(key, batch, pairs)
             if bool((at_key > at_query).any() or (at_query >= batch.suffix.clean.shape[1]).any()):

@@ -158,6 +158,7 @@ def self_repair(
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     question.metric.require_gradient("self-repair")
+    pairs.require_one_token("self_repair")
     sites = select_sites(model.graph, nodes, model.widths)
     wrong = [site.name for site in sites if site.name not in model.graph.writer_names]
     if wrong:

@@ -129,7 +129,7 @@ def ablated_logits(
     replacement: Writes,
     keep: Bool[Tensor, "writer reader"] | Bool[Tensor, "batch writer reader"],
     edit: str = "live",
-) -> Float[Tensor, "batch d_vocab"]:
+) -> Float[Tensor, "read d_vocab"]:
     """Logits on the clean prompts with every edge outside `keep` ablated.
 
     Args:

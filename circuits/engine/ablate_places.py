@@ -192,7 +192,7 @@ def ablated_at_places(
     graph: PlacedGraph,
     keep: Bool[Tensor, "writer column"],
     spans: Int[Tensor, "batch pos"],
-) -> Float[Tensor, "batch d_vocab"]:
+) -> Float[Tensor, "read d_vocab"]:
     """Logits on the clean prompts with every edge ablated where `keep` does not keep it.
 
     Args:
@@ -211,4 +211,4 @@ def ablated_at_places(
     ablation = AblatedAtPlaces(architecture, replacement, kept, spans)
     with torch.no_grad():
         logits = run(architecture, suffix.clean_tokens.tiled(ablation.n_copies), ablation.hooks())
-    return logits[: len(suffix.clean)]
+    return logits[: len(suffix.position)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.hooks import Hook, TokenBatch, run
 
-Metric = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
+Metric = Callable[[Float[Tensor, "read d_vocab"]], Float[Tensor, " pair"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ class _WriteRecorder:
 
 def capture_writes(
     architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()
-) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
+) -> tuple[Float[Tensor, "read d_vocab"], Writes]:
     """Logits and every writer's output, in one forward pass without gradients.
 
     `hooks` run first, so the recorded values include their changes.
@@ -155,8 +155,8 @@ class Gradients:
         k_by_query, v_by_query: the gradients at k and v, by the span of the queries through which they come; None: not taken apart.
     """
 
-    values: Float[Tensor, " batch"]
-    logits: Float[Tensor, "batch d_vocab"]
+    values: Float[Tensor, " pair"]
+    logits: Float[Tensor, "read d_vocab"]
     writes: Writes
     resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
     resid_mid: tuple[Float[Tensor, "batch pos d_model"] | None, ...]

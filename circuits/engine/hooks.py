@@ -87,13 +87,15 @@ class TokenBatch:
 
     Attributes:
         tokens: token ids, all prompts of equal length; with a `cache`, those after the cached prefix.
-        position: index into the positions of `tokens`, one per prompt, for the logits.
+        position: index into the positions of `tokens` for the logits: one per prompt, or as `row` says.
         cache: keys and values of a prefix, see `engine.prefix`; each pass extends a copy.
+        row: the prompt of each position, if prompts are read at several.
     """
 
     tokens: Int[Tensor, "batch pos"]
-    position: Int[Tensor, " batch"]
+    position: Int[Tensor, " read"]
     cache: Cache | None = None
+    row: Int[Tensor, " read"] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -103,10 +105,15 @@ class TokenBatch:
         if tiles == 1:
             return self
         cache = _with_rows(self.cache, lambda x: x.repeat(tiles, 1, 1, 1))
-        return TokenBatch(self.tokens.repeat(tiles, 1), self.position.repeat(tiles), cache)
+        row = None
+        if self.row is not None:
+            row = torch.cat([self.row + tile * len(self) for tile in range(tiles)])
+        return TokenBatch(self.tokens.repeat(tiles, 1), self.position.repeat(tiles), cache, row)
 
     def first(self, n: int) -> "TokenBatch":
-        """The first prompts only."""
+        """The first prompts only; all if prompts are read at several positions."""
+        if self.row is not None:
+            return self
         return TokenBatch(self.tokens[:n], self.position[:n], _with_rows(self.cache, lambda x: x[:n]))
 
 
@@ -128,8 +135,8 @@ def _with_rows(cache: Cache | None, change: Callable[[Tensor], Tensor]) -> Cache
     return twin
 
 
-def run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()) -> Float[Tensor, "batch d_vocab"]:
-    """Logits at one position of each prompt, under hooks.
+def run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()) -> Float[Tensor, "read d_vocab"]:
+    """Logits at the read positions, under hooks.
 
     The unembedding, a fifth of a small model's work, runs at these positions only.
 
@@ -139,7 +146,7 @@ def run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = (
         hooks: (hook point, function) pairs.
     """
     bridge, position = architecture.bridge, batch.position
-    rows = torch.arange(len(batch), device=batch.tokens.device)
+    rows = torch.arange(len(batch), device=batch.tokens.device) if batch.row is None else batch.row
 
     def picked(normed: Tensor) -> Tensor:
         return normed[rows.to(normed.device), position.to(normed.device)][:, None]

@@ -32,7 +32,7 @@ class LiveRun:
 
     values: Values
     stream: tuple[Float[Tensor, "batch pos d_model"], ...]
-    metric: Float[Tensor, " batch"]
+    metric: Float[Tensor, " pair"]
 
     @property
     def detached(self) -> Values:
@@ -68,7 +68,7 @@ def _gradients(of: Tensor, start: Tensor | None, at: Iterable[Tensor], again: bo
 def live_run(
     architecture: Architecture,
     batch: TokenBatch,
-    metric: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]],
+    metric: Callable[[Float[Tensor, "read d_vocab"]], Float[Tensor, " pair"]],
     keys: Collection[Key],
     hooks: Sequence[Hook] = (),
     embedding: Float[Tensor, "batch pos d_model"] | None = None,

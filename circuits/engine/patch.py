@@ -58,7 +58,7 @@ class ValueRecorder:
 
 def record_values(
     architecture: Architecture, batch: TokenBatch, sites: Sequence[Site], hooks: Sequence[Hook] = ()
-) -> tuple[Float[Tensor, "batch d_vocab"], Values]:
+) -> tuple[Float[Tensor, "read d_vocab"], Values]:
     """Logits, and the activations at the sites, of one run under `hooks`."""
     recorder = ValueRecorder(architecture, sites)
     with torch.no_grad():
@@ -66,8 +66,8 @@ def record_values(
     return logits, recorder.values
 
 
-def changed_prompts(own: Values, source: Values, patches: Intervention, device: torch.device) -> Bool[Tensor, " batch"]:
-    """Whether an intervention changes anything in each prompt; if not, its effect is exactly zero."""
+def changed_prompts(own: Values, source: Values, patches: Intervention, device: torch.device) -> Bool[Tensor, " row"]:
+    """Whether an intervention changes anything in each row; if not, its effect is exactly zero."""
     changed = []
     for patch in patches:
         key = (patch.site.layer, patch.site.point)
@@ -90,7 +90,7 @@ def hook_point(architecture: Architecture, layer: int, point: str) -> HookPoint:
 
 def patched_logits(
     architecture: Architecture, base: BaseRun, values: Values, interventions: Sequence[Intervention]
-) -> Float[Tensor, "intervention batch d_vocab"]:
+) -> Float[Tensor, "intervention read d_vocab"]:
     """Logits of the base run under each intervention.
 
     Args:
@@ -103,7 +103,7 @@ def patched_logits(
     layers = [patch.site.layer for patches in interventions for patch in patches]
     first = min(layers, default=len(architecture.blocks) - 1)
     logits = resume(architecture, base, first, hooks, len(interventions))
-    return logits.reshape(len(interventions), len(base), -1)
+    return logits.reshape(len(interventions), len(base.logits), -1)
 
 
 def patch_hooks(architecture: Architecture, values: Values, interventions: Sequence[Intervention]) -> list[Hook]:

@@ -28,14 +28,14 @@ class Suffix:
 
     Attributes:
         clean, corrupted: token ids from position `start` on; corrupted is None without corrupted prompts.
-        position: the answer position, counted from `start`.
+        position: the read positions, counted from `start`.
         start: length of the cached prefix (0: none).
         batch: the whole batch.
     """
 
-    clean: Int[Tensor, "batch pos"]
-    corrupted: Int[Tensor, "batch pos"] | None
-    position: Int[Tensor, " batch"]
+    clean: Int[Tensor, "row pos"]
+    corrupted: Int[Tensor, "row pos"] | None
+    position: Int[Tensor, " read"]
     start: int
     batch: PairBatch
     _cache: Cache | None = None
@@ -58,9 +58,14 @@ class Suffix:
             )
         return self.with_tokens(self.corrupted)
 
-    def with_tokens(self, tokens: Int[Tensor, "batch pos"]) -> TokenBatch:
+    @property
+    def row(self) -> Int[Tensor, " read"] | None:
+        """The row of each read position; None: each row is read once, in order."""
+        return None if self.batch.forced is None else self.batch.forced.row
+
+    def with_tokens(self, tokens: Int[Tensor, "row pos"]) -> TokenBatch:
         """Other tokens after the same prefix."""
-        return TokenBatch(tokens, self.position, self._cache)
+        return TokenBatch(tokens, self.position, self._cache, self.row)
 
 
 def prefix_cache(bridge: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> Cache:

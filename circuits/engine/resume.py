@@ -32,7 +32,7 @@ class BaseRun:
 
     batch: TokenBatch
     resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
-    logits: Float[Tensor, "batch d_vocab"]
+    logits: Float[Tensor, "read d_vocab"]
     output_lengths: tuple[int | None, ...]
     exact: bool = True
 

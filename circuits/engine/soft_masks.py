@@ -40,7 +40,7 @@ def masked_logits(
     streams: Streams | None = None,
     closed_stay: bool = False,
     placed: tuple[PlacedGraph, Int[Tensor, "batch pos"]] | None = None,
-) -> Float[Tensor, "batch d_vocab"]:
+) -> Float[Tensor, "read d_vocab"]:
     """Logits on the clean prompts under soft masks; connected to `mask` if it requires gradients.
 
     Call it within `inference_state`: weights are constants here.

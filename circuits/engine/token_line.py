@@ -26,6 +26,8 @@ class Line:
         slots: per pair and slot the token, aligned so that the answer is in the last slot; 0 in empty slots.
         place: per token, pair · slots + slot.
         query_at, key_at: prompt position of a slot and of a key (the cached prefix's keys come first); -1: empty.
+        rows: per pair its row among all rows of the batches, if a row is read at several positions: each of them then counts as
+            a pair here, with the tokens up to it.
     """
 
     n_pairs: int
@@ -34,6 +36,7 @@ class Line:
     place: Int[Tensor, " token"]
     query_at: Int[Tensor, "pair slot"]
     key_at: Int[Tensor, "pair key"]
+    rows: Int[Tensor, " pair"] | None = None
     _hidden: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -55,7 +58,8 @@ class Line:
 
     def join_past(self, batches: Sequence[Float[Tensor, "_ head _ d_head"]]) -> Float[Tensor, "pair head past d_head"]:
         """Keys or values of the batches' prefixes, padded in front to the longest prefix."""
-        return torch.cat([F.pad(values, (0, 0, self.n_past - values.shape[2], 0)) for values in batches])
+        past = torch.cat([F.pad(values, (0, 0, self.n_past - values.shape[2], 0)) for values in batches])
+        return past if self.rows is None else past.index_select(0, self.rows)
 
     def to_slots(self, y: Float[Tensor, "row some_tokens width"]) -> Float[Tensor, "row pair slot width"]:
         """All tokens, or the answers alone (one slot), by pair and slot; empty slots contain an arbitrary token."""
@@ -107,6 +111,7 @@ class Line:
             place=place // n * (n - cut) + place % n - cut,
             query_at=query_at,
             key_at=torch.cat([past_at[:, :n_past], query_at], dim=1),
+            rows=self.rows,
         )
         return line, kept
 
@@ -115,10 +120,14 @@ def lay_out(suffixes: Sequence[Suffix]) -> Line:
     """The line of all pairs of some batches, ordered by distance from the answer (farthest first), then by pair."""
     tokens: list[tuple[int, int, int, int]] = []  # (distance from the answer, pair, source, position in the prompt)
     starts: list[int] = []
-    first = 0
+    rows: list[int] = []
+    first = first_row = 0
     for suffix in suffixes:
         n, n_pos = suffix.clean.shape
-        for i, answer in enumerate(suffix.position.tolist()):
+        in_order = list(range(n)) if suffix.row is None else suffix.row.tolist()
+        rows += [first_row + i for i in in_order]
+        first_row += n
+        for i, answer in zip(in_order, suffix.position.tolist(), strict=True):
             pair = len(starts)
             tokens += [(answer - at, pair, first + i * n_pos + at, suffix.start + at) for at in range(answer + 1)]
             starts.append(suffix.start)
@@ -141,4 +150,5 @@ def lay_out(suffixes: Sequence[Suffix]) -> Line:
         place=torch.tensor(places).to(device),
         query_at=query_at.to(device),
         key_at=torch.cat([past_at, query_at], dim=1).to(device),
+        rows=torch.tensor(rows).to(device) if any(suffix.row is not None for suffix in suffixes) else None,
     )

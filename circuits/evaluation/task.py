@@ -11,15 +11,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.hooks import TokenBatch, inference_state, run
+from circuits.engine.hooks import inference_state, run
+from circuits.engine.prefix import split
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.prompts.pair import Pair, TokenIds
-from circuits.prompts.pairs import PairBatch, PromptPairs
+from circuits.prompts.pairs import PromptPairs
+from circuits.prompts.sequences import Answer, tokens_of
 from circuits.prompts.source import Source
 from circuits.question.answers import saw, watched
 from circuits.question.doubts import about_answers, about_prompts, padded, same_up_to_answer
@@ -70,10 +72,11 @@ class TaskCheck(Shown):
         metric: the pairs' preferred metric.
         accuracy: share of prompts on which the best answer is above every distractor; None if pairs lack distractors.
         values: that metric; None if it needs distractors and pairs lack them.
-        logit_difference: the answers' mean logit minus the distractors'; None if pairs lack distractors.
+        logit_difference: the answers' mean logit minus the distractors'; None if pairs lack distractors, or if an answer has
+            several tokens.
         flips: share of pairs whose logit difference changes sign between the clean and the corrupted prompt (for pairs that
-            prefer a probability difference: whose probability difference does); None if pairs lack distractors or corrupted
-            prompts.
+            prefer a probability difference: whose probability difference does; with answers of several tokens: whose
+            log-probability difference does); None if pairs lack distractors or corrupted prompts.
         lengths: tokens of a prompt -> number of pairs.
         prefixes: leading tokens shared by a pair's two prompts -> number of pairs.
         merging: answers that merge with the prompt; None without a tokenizer.
@@ -168,14 +171,17 @@ def check_pairs(
     pairs.validate_for(model)
     has_distractors = all(pairs.distractors)
     preferred = get_metric(pairs.metric)
-    asked = [get_metric("accuracy"), get_metric("logit_difference"), preferred]
+    difference = get_metric("log_probability_difference" if pairs.several_tokens else "logit_difference")
+    asked = [get_metric("accuracy"), difference, preferred]
+    if pairs.several_tokens:
+        asked = [metric for metric in asked if metric.sequences]
     metrics = list(dict.fromkeys(metric for metric in asked if has_distractors or not metric.needs_distractors))
     with watched(len(pairs), model.d_vocab) as answers:
         measured = _measure(model, pairs, metrics, batch_size)
     values = {
         name: Values(_mean(rows[0]), _mean(rows[1]) if pairs.has_corrupted else None) for name, rows in measured.items()
     }
-    signs = preferred.name if preferred.name == "probability_difference" else "logit_difference"
+    signs = preferred.name if preferred.name == "probability_difference" else difference.name
     both = has_distractors and pairs.has_corrupted
     flips = float((measured[signs].prod(0) < 0).double().mean()) if both else None
     texts = list(zip(pairs.clean, pairs.corrupted, strict=True))
@@ -211,17 +217,15 @@ def _measure(
     with inference_state(model.bridge), torch.no_grad():
         for batch in pairs.batches(batch_size):
             here = batch.to(model.device)
-            ran = [_logits(model, here, tokens) for tokens in (here.clean, here.corrupted) if tokens is not None]
+            whole = split(model.bridge, here, share=False)
+            both = [whole.clean_tokens, *([whole.corrupted_tokens] if pairs.has_corrupted else [])]
+            ran = [run(model.architecture, tokens) for tokens in both]
             saw(here, ran[0])
             targets = targets_of(here, ran[0])
             for metric in metrics:
                 for row, logits in enumerate(ran):
                     values[metric.name][row, batch.index] = metric(logits, targets).to("cpu", torch.float64)
     return values
-
-
-def _logits(model: Model, batch: PairBatch, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch d_vocab"]:
-    return run(model.architecture, TokenBatch(tokens, batch.position))
 
 
 def _mean(values: Float[Tensor, " prompt"]) -> Mean:
@@ -247,14 +251,15 @@ def _word_list(entries: Sequence[str | tuple[str, ...]], usable: Sequence[tuple[
 def _merging(model: Model, pairs: PromptPairs) -> Merging:
     """Pairs whose prompt survives decoding and encoding alone, but not with an answer or distractor after it."""
     merged = [token for pair in pairs for token in [_merged_token(model, pair)] if token is not None]
-    return Merging(len(merged), repr(model.tokenizer.decode([merged[0]])) if merged else None)
+    return Merging(len(merged), repr(model.tokenizer.decode([*tokens_of(merged[0])])) if merged else None)
 
 
-def _merged_token(model: Model, pair: Pair) -> int | None:
+def _merged_token(model: Model, pair: Pair) -> Answer | None:
     prompt = pair.clean[: pair.position + 1]
     if not _survives(model, prompt):
         return None
-    return next((token for token in pair.answers + pair.distractors if not _survives(model, (*prompt, token))), None)
+    both = pair.answers + pair.distractors
+    return next((answer for answer in both if not _survives(model, (*prompt, *tokens_of(answer)))), None)
 
 
 def _survives(model: Model, tokens: TokenIds) -> bool:

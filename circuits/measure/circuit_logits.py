@@ -40,7 +40,7 @@ def resolved(circuit: Circuit, pairs: PromptPairs) -> tuple[Circuit, SpanTable |
 
 def circuit_logits(
     question: Question, batch: Batch, replacement: Writes, circuit: Circuit, spans: SpanTable | None
-) -> Float[Tensor, "batch d_vocab"]:
+) -> Float[Tensor, "read d_vocab"]:
     """Logits of a batch with everything outside the circuit ablated.
 
     Args:

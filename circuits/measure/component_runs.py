@@ -72,7 +72,7 @@ def _means(
     totals: dict[int, Values] = {}
     counts: dict[int, int] = {}
     with inference_state(model.bridge):
-        for batch in reference.batches(batch_size):
+        for batch in reference.batches(batch_size, forced=False):
             batch = batch.to(model.device)
             _, values = record_values(model.architecture, TokenBatch(batch.clean, batch.position), sites)
             group, axes = (batch.clean.shape[1], (0,)) if by_length else (0, (0, 1))
@@ -106,7 +106,7 @@ class ComponentRuns:
     sites: tuple[Site, ...]
     base: BaseRun
     values: Values
-    clean: Float[Tensor, " batch"]
+    clean: Float[Tensor, " pair"]
     tokens: Bool[Tensor, "position batch pos"] | None = None
 
     @classmethod
@@ -128,7 +128,7 @@ class ComponentRuns:
         """Components of each node."""
         return 1 if self.tokens is None else len(self.tokens)
 
-    def metrics(self, ablated: Bool[Tensor, "sample component"]) -> Float[Tensor, "sample batch"]:
+    def metrics(self, ablated: Bool[Tensor, "sample component"]) -> Float[Tensor, "sample pair"]:
         """The metric with components ablated; each row of `ablated` is one set. The positions of a node are neighbours."""
         metrics = self.clean.repeat(len(ablated), 1)
         layers = torch.tensor([site.layer for site in self.sites]).repeat_interleave(self.n_positions)
@@ -140,7 +140,7 @@ class ComponentRuns:
         for chunk in order.split(tiles) if len(order) else ():
             hooks = self._hooks(ablated[chunk].to(model.device))
             logits = resume(model.architecture, self.base, int(first[chunk[0]]), hooks, len(chunk))
-            logits = logits.reshape(len(chunk), len(self.base), -1)
+            logits = logits.reshape(len(chunk), len(self.base.logits), -1)
             for i, row in zip(chunk.tolist(), logits, strict=True):
                 metrics[i] = self.question.metric(row, targets)
         return metrics

@@ -57,9 +57,9 @@ class Contraction:
     Attributes:
         question: model, pairs, metric and ablation.
         batch: some of its pairs.
-        scores: the products so far.
+        scores: the products so far, row by row.
         axis: see `circuits.question.places`; the products are then of edges at places.
-        empty: True for prompts with a gradient taken on an empty residual stream, at a position whose embedding is
+        empty: True for rows with a gradient taken on an empty residual stream, at a position whose embedding is
             ablated; see `circuits.measure.norm_check`.
     """
 
@@ -70,14 +70,14 @@ class Contraction:
         self._axis = axis
         shape = (self.graph.n_writers, self.graph.n_readers if axis is None else axis.graph.n_readers)
         device, dtype = batch.suffix.clean.device, question.sum_dtype
-        self.scores = torch.zeros(len(batch), *shape, device=device, dtype=dtype)
-        self.empty = torch.zeros(len(batch), dtype=torch.bool, device=device)
+        self.scores = torch.zeros(batch.n_rows, *shape, device=device, dtype=dtype)
+        self.empty = torch.zeros(batch.n_rows, dtype=torch.bool, device=device)
         self._sees_nothing = torch.zeros_like(batch.suffix.clean, dtype=torch.bool)
         self._spans = None if axis is None else axis.table.of_tokens(batch)
         self._places = self._split = None
         if labels is not None:
             self._places = torch.stack([tokens_at(label, batch, question.pairs) for label in labels], dim=1)
-            self._split = torch.zeros(len(batch), len(labels), *shape, device=device, dtype=dtype)
+            self._split = torch.zeros(batch.n_rows, len(labels), *shape, device=device, dtype=dtype)
 
     def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
         """One forward and one backward pass on the clean prompts, from `embedding` if it is given."""
@@ -154,10 +154,11 @@ class Contraction:
 
     def give_to(self, statistics: EdgeStatistics) -> None:
         """Adds the finished batch to `statistics`, signed: positive = helps."""
-        scores, index = self.scores * self.question.metric.sign, self.batch.suffix.batch.index
+        sign, batch = self.question.metric.sign, self.batch
+        scores, index = batch.per_pair(self.scores) * sign, batch.suffix.batch.index
         if self._axis is not None:
             statistics.add_places(scores, index)
             return
         statistics.add(scores, index)
         if self._split is not None:
-            statistics.add_positions(self._split.permute(0, 2, 3, 1) * self.question.metric.sign)
+            statistics.add_positions(batch.per_pair(self._split).permute(0, 2, 3, 1) * sign)

@@ -26,9 +26,9 @@ class BatchEffects(NamedTuple):
         clean, corrupted: the metric of both runs; None if the method makes no corrupted run.
     """
 
-    effects: Float[Tensor, "node *position batch"]
-    clean: Float[Tensor, " batch"]
-    corrupted: Float[Tensor, " batch"] | None = None
+    effects: Float[Tensor, "node *position pair"]
+    clean: Float[Tensor, " pair"]
+    corrupted: Float[Tensor, " pair"] | None = None
 
 
 def node_effects(
@@ -84,13 +84,14 @@ def other_run(question: Question, method: str) -> RunAblation:
 
 
 def at_positions(
-    by_position: Float[Tensor, "node batch pos"],
+    by_position: Float[Tensor, "node row pos"],
     labels: tuple[str, ...] | None,
     batch: Batch,
     pairs: PromptPairs,
-) -> Float[Tensor, "node *position batch"]:
-    """Effects by position of the suffix, summed over all (`labels` None) or over the tokens of each label; 0 in the common prefix."""
+) -> Float[Tensor, "node *position pair"]:
+    """Effects by position of the suffix, summed over all (`labels` None) or over the tokens of each label, and over each pair's rows;
+    0 in the common prefix."""
     if labels is None:
-        return by_position.sum(-1)
+        return batch.per_pair(by_position.sum(-1), dim=-1)
     tokens = torch.stack([tokens_at(label, batch, pairs) for label in labels]).to(by_position)
-    return torch.einsum("nbp,lbp->nlb", by_position, tokens)
+    return batch.per_pair(torch.einsum("nbp,lbp->nlb", by_position, tokens), dim=-1)

@@ -40,8 +40,8 @@ class PatchRuns:
     base: BaseRun
     own: Values
     values: Values
-    clean: Float[Tensor, " batch"]
-    corrupted: Float[Tensor, " batch"]
+    clean: Float[Tensor, " pair"]
+    corrupted: Float[Tensor, " pair"]
     direction: str
 
     @classmethod
@@ -75,7 +75,7 @@ class PatchRuns:
         start = self.corrupted if self.direction == "denoising" else self.clean
         metrics = start.repeat(len(interventions), 1)
         changes = {
-            i: changed_prompts(self.own, self.values, patches, start.device)
+            i: self.batch.any_row(changed_prompts(self.own, self.values, patches, start.device))
             for i, patches in enumerate(interventions)
             if patches
         }

@@ -39,16 +39,18 @@ class SignCheck:
             clean: their clean run.
             replacement: the replacements of its writers.
         """
-        rows = min(PROMPTS - sum(map(len, self.effects)), len(batch))
-        if rows <= 0 or not self.graph.mlps[0]:
+        pairs = min(PROMPTS - sum(map(len, self.effects)), len(batch))
+        if pairs <= 0 or not self.graph.mlps[0]:
             return
         model = self.question.model
+        rows = pairs if batch.suffix.row is None else batch.n_rows
         shift = (replacement.embedding - clean.writes.embedding)[:rows]
         hooks = ShiftedReaders(model.architecture, {self.graph.readers_of(0, "mlp").start: shift}).hooks()
         logits = clean.logits.clone()
         with torch.no_grad():
-            logits[:rows] = run(model.architecture, batch.suffix.clean_tokens.first(rows), hooks)
-        self.effects.append((clean.values - self.question.metric(logits, batch.targets))[:rows].cpu())
+            measured = run(model.architecture, batch.suffix.clean_tokens.first(rows), hooks)
+            logits[: len(measured)] = measured
+        self.effects.append((clean.values - self.question.metric(logits, batch.targets))[:pairs].cpu())
 
     def verdict(self, scores: EdgeScores) -> str | None:
         """A warning if the exact effect and the score have opposite signs.

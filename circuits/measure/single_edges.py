@@ -111,7 +111,7 @@ def edge_effects(
         else:
             hooks = _ShiftedContext(model, runs, context, r, shift, len(chunk), layer).hooks()
         logits = resume(model.architecture, runs.base, layer, hooks, len(chunk))
-        for sign, row in zip(signs, logits.reshape(len(chunk), len(batch), -1), strict=True):
+        for sign, row in zip(signs, logits.reshape(len(chunk), len(runs.base.logits), -1), strict=True):
             effects.append((runs.metric - question.metric(row, batch.targets)) * sign)
     return torch.stack(effects).to("cpu", torch.float64)
 

@@ -221,7 +221,7 @@ class _Estimate:
     change: Values
     fixes: Mapping[Key, Sequence[RowFix] | Sequence[KeyFix]]
 
-    def sizes(self, gradients: Values) -> Float[Tensor, "node *position batch"]:
+    def sizes(self, gradients: Values) -> Float[Tensor, "node *position pair"]:
         """Absolute effects; 0 for nodes without a gradient."""
         axes = () if self.plan.labels is None else (len(self.plan.labels),)
         dtype, device = next(iter(self.change.values())).dtype, self.batch.suffix.clean.device
@@ -254,7 +254,7 @@ class _Estimate:
 
 def _grad_drop(
     estimate: _Estimate, live: LiveRun, keys: Sequence[Key], plain: Tensor, stream: Sequence[Tensor]
-) -> Float[Tensor, "node *position batch"]:
+) -> Float[Tensor, "node *position pair"]:
     """The mean of absolute effects over the dropped layers, without the node's own layer.
 
     Dropping layer ℓ passes the gradient after it directly to the stream before it, so the backward pass covers only the blocks

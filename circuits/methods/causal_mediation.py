@@ -205,7 +205,7 @@ def _mediate_batch(
     places = [None] if labels is None else [tokens_at(label, batch, question.pairs) for label in labels]
     patches = [Patch(site, where) for site in sites for where in places]
     metrics = [question.metric(base.logits, batch.targets) for base in bases]
-    changed = changed_prompts(recorders[0].values, recorders[1].values, patches, metrics[0].device)
+    changed = batch.any_row(changed_prompts(recorders[0].values, recorders[1].values, patches, metrics[0].device))
     for base, source, unpatched in ((bases[0], recorders[1], metrics[0]), (bases[1], recorders[0], metrics[1])):
         logits = patched_logits(architecture, base, source.values, [patches])[0]
         metrics.append(torch.where(changed, question.metric(logits, batch.targets), unpatched))

@@ -70,7 +70,7 @@ def gradient_times_parameter(
         products = {key: run.values[key].detach().to(wide) * gradients[key].to(wide) for key in keys}
         effects = [
             sum(
-                (share * _summed(question, products[site.layer, point][where]) for point, where, share in maps),
+                (share * _summed(question, batch, products[site.layer, point][where]) for point, where, share in maps),
                 start=_zeros(question, batch),
             )
             for site, maps in zip(sites, terms, strict=True)
@@ -114,7 +114,7 @@ def neuron_conductance(
             wide = question.sum_dtype
             products = {key: gradients[key].to(wide) * (at[k + 1][key] - at[k][key]).to(wide) for key in keys}
             effects = [
-                effect + _summed(question, products[s.layer, s.point][s.where])
+                effect + _summed(question, batch, products[s.layer, s.point][s.where])
                 for effect, s in zip(effects, sites, strict=True)
             ]
         return _batch_effects(question.live_run(batch, keys), effects)
@@ -151,7 +151,7 @@ def internal_influence(
             run = question.live_run(batch, keys, embedding=torch.lerp(start, end, (k + 0.5) / steps))
             gradients, _ = run.gradients(keys)
             effects = [
-                effect + _summed(question, gradients[s.layer, s.point][s.where]) / steps
+                effect + _summed(question, batch, gradients[s.layer, s.point][s.where]) / steps
                 for effect, s in zip(effects, sites, strict=True)
             ]
         return _batch_effects(question.live_run(batch, keys), effects)
@@ -208,12 +208,12 @@ def _ends(question: Question, batch: Batch) -> tuple[Tensor, Tensor]:
     return question.replacement(batch.suffix, clean).embedding.to(clean.embedding), clean.embedding
 
 
-def _zeros(question: Question, batch: Batch) -> Float[Tensor, " batch"]:
+def _zeros(question: Question, batch: Batch) -> Float[Tensor, " pair"]:
     return torch.zeros(len(batch), dtype=question.sum_dtype, device=question.model.device)
 
 
-def _summed(question: Question, part: Float[Tensor, "batch pos *entry"]) -> Float[Tensor, " batch"]:
-    return part.to(question.sum_dtype).flatten(1).sum(1).to(question.model.device)
+def _summed(question: Question, batch: Batch, part: Float[Tensor, "row pos *entry"]) -> Float[Tensor, " pair"]:
+    return batch.per_pair(part.to(question.sum_dtype).flatten(1).sum(1).to(question.model.device))
 
 
 def _batch_effects(run: LiveRun, effects: Sequence[Tensor]) -> BatchEffects:

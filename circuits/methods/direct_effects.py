@@ -93,6 +93,7 @@ def direct_effects_of(
         raise InputError(
             f"direct effects are those of zero ablation with the norm's scale fixed, not {question.ablation.name}"
         )
+    question.pairs.require_one_token("direct_effects")
     question = question.again(whole_prompts=True)
     question.metric.require_gradient("direct logit attribution")
     model, pairs = question.model, question.pairs

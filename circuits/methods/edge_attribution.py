@@ -156,7 +156,7 @@ def edge_attribution_of(
             contraction = Contraction(question, batch, labels, axis)
             rule.function(contraction, rule)
             contraction.give_to(statistics)
-            empty += int(contraction.empty.sum())
+            empty += int(batch.any_row(contraction.empty).sum())
     scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)
     largest = float(scores.values.abs().max())
     warned = [

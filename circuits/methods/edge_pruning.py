@@ -182,7 +182,7 @@ class _Part:
     batch: Batch
     replacement: Writes
     streams: Streams
-    clean: Float[Tensor, " batch"]
+    clean: Float[Tensor, " pair"]
     placed: tuple[PlacedGraph, Int[Tensor, "batch pos"]] | None = None
 
 
@@ -211,13 +211,13 @@ class Objective:
         placed = None if self.axis is None else (self.axis.graph, self.axis.table.of_tokens(batch))
         return _Part(batch, replacement, streams, self._finite(question.metric(logits, batch.targets)), placed)
 
-    def metric(self, part: _Part, mask: Float[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
+    def metric(self, part: _Part, mask: Float[Tensor, "writer reader"]) -> Float[Tensor, " pair"]:
         """The metric per prompt under these masks; masks of exactly 0 are assumed to have no gradient."""
         architecture, suffix = self.question.model.architecture, part.batch.suffix
         logits = masked_logits(architecture, suffix, part.replacement, mask, part.streams, True, part.placed)
         return self._finite(self.question.metric(logits, part.batch.targets))
 
-    def loss(self, part: _Part, values: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def loss(self, part: _Part, values: Float[Tensor, " pair"]) -> Float[Tensor, ""]:
         """The mean loss for these metrics, in units of its range."""
         change = values - part.clean
         return (change.abs() if self.absolute else change * -self.question.metric.sign).mean() / self.range

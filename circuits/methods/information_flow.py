@@ -89,7 +89,7 @@ def information_flow_of(
     axis = covering_axis(question.model.graph, question.pairs, positions)
     statistics = EdgeStatistics(question.model.graph, placed=None if axis is None else axis.graph)
     with inference_state(question.model.bridge):
-        for batch in question.batches(share_prefix=False, progress=progress):
+        for batch in question.batches(share_prefix=False, progress=progress, forced=False):
             shares, at_places = _shares(question, batch, axis)
             statistics.add(shares, batch.index)
             if statistics.placed is not None and at_places is not None:

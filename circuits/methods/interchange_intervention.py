@@ -195,7 +195,7 @@ def interchange_interventions(
     nodes = [[part for variable in row for part in parts[variable]] for row in rows]
     predicted = torch.empty_like(expected)
     with inference_state(model.bridge):
-        for batch in question.batches(progress=progress):
+        for batch in question.batches(progress=progress, forced=False):
             index = batch.index
             logits = _intervene(question, batch, nodes)
             predicted[:, index] = _predict(logits, [allowed[i] for i in index.tolist()] if allowed else None)
@@ -281,7 +281,7 @@ def _candidate_lists(
 
 def _intervene(
     question: Question, batch: Batch, nodes: Sequence[Sequence[NodeAt]]
-) -> Float[Tensor, "run batch d_vocab"]:
+) -> Float[Tensor, "run pair d_vocab"]:
     """Logits of the base run, of the source run, and of the base run with each set of nodes taken from the source."""
     architecture = question.model.architecture
     sites = [part.site for parts in nodes for part in parts]
@@ -298,7 +298,7 @@ def _intervene(
 
 
 def _predict(
-    logits: Float[Tensor, "run batch d_vocab"], candidates: Sequence[Sequence[int]] | None
+    logits: Float[Tensor, "run pair d_vocab"], candidates: Sequence[Sequence[int]] | None
 ) -> Int[Tensor, "run batch"]:
     """The candidate with the largest logit; the lower id if equal, -1 if logits are not numbers."""
     if candidates is not None:

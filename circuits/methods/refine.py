@@ -98,7 +98,7 @@ def refine_of(
         for batch in question.batches() if order else ():
             index = batch.index
             runs = EdgeRuns.of(question, batch, None)
-            ablated = runs.difference.flatten(2).any(-1).cpu()
+            ablated = batch.per_pair(runs.difference.flatten(2).any(-1).long()).bool().cpu()
             for which, estimated in measure(question, batch, runs, order):
                 # If an edge carries the same value in both runs, only rounding is left.
                 carried = ablated[:, [order[i][0] for i in which]].T
@@ -173,7 +173,7 @@ def _through_node(question: Question, batch: Batch, runs: EdgeRuns, order: Seque
         for start in range(0, len(place.edges), tiles):
             which = list(place.edges[start : start + tiles])
             changed = _node_outputs(model, runs, place.key, [order[i] for i in which]).to(question.sum_dtype)
-            yield which, ((value - changed) * gradient).flatten(2).sum(-1)
+            yield which, batch.per_pair(((value - changed) * gradient).flatten(2).sum(-1), dim=1)
 
 
 def _node_outputs(

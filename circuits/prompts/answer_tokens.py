@@ -8,6 +8,7 @@ after a prompt. An answer is therefore encoded after its prompt, and alone only 
 from collections.abc import Sequence
 
 from circuits.prompts.pair import Encoder, Pair
+from circuits.prompts.sequences import tokens_of
 
 
 def continuation(model: Encoder, text: str, more: str) -> list[int] | None:
@@ -58,13 +59,14 @@ def written(model: Encoder, tokens: Sequence[int]) -> str | None:
 
 def spaced(model: Encoder, pair: Pair) -> str | None:
     """The pair's first answer with a leading space, if it has no space and would then be a different single token."""
-    return _spaced(model, pair, pair.answers[0])
+    first = pair.answers[0]
+    return _spaced(model, pair, first) if isinstance(first, int) else None
 
 
 def spaced_distractor(model: Encoder, pair: Pair) -> str | None:
     """A distractor with a leading space, if the answer has one and the word would then be a different single token."""
-    bare = [distractor for distractor in pair.distractors if not _is_marked(model, distractor)]
-    if not bare or spaced(model, pair) is not None or not _has_space(model, pair, pair.answers[0]):
+    bare = [token for token in pair.distractors if isinstance(token, int) and not _is_marked(model, token)]
+    if not bare or spaced(model, pair) is not None or not _has_space(model, pair, tokens_of(pair.answers[0])[0]):
         return None
     words = (_spaced(model, pair, distractor) for distractor in bare)
     return next((word for word in words if word is not None and len(word) > 2 and word.strip().isalpha()), None)

@@ -96,4 +96,10 @@ class Evidence:
 
 
 def _ids(entries: object) -> list[int]:
-    return [entry for entry in entries if type(entry) is int] if isinstance(entries, list) else []
+    """The first id of each answer that is given by ids."""
+    firsts = (
+        [entry[0] if isinstance(entry, list) and entry else entry for entry in entries]
+        if isinstance(entries, list)
+        else []
+    )
+    return [first for first in firsts if type(first) is int]

@@ -1,10 +1,10 @@
 """The project's own prompt files: JSON lines, with one pair per line.
 
-Required keys: `clean` (text, or a list of token ids) and `answers` (a string of exactly one token, an id, or a list of either).
-Optional keys: `corrupted` (like clean; in all lines or none), `distractors` (like answers), `position` (default: the last token), `roles` (a mapping from name to token
-index, or to a half-open range of tokens: `[3, 5]` are the tokens 3 and 4), `spans` (likewise: a partition of the prompt, if it does
-not follow from the roles), `clean_text` and `corrupted_text` for prompts given as ids, and `metadata` (an object; other keys are
-added to it).
+Required keys: `clean` (text, or a list of token ids) and `answers` (a string, an id, or a list of strings, ids and lists of ids; a
+list of ids in it is an answer of several tokens). Optional keys: `corrupted` (like clean; in all lines or none), `distractors` (like
+answers), `position` (default: the last token), `roles` (a mapping from name to token index, or to a half-open range of tokens:
+`[3, 5]` are the tokens 3 and 4), `spans` (likewise: a partition of the prompt, if it does not follow from the roles), `clean_text`
+and `corrupted_text` for prompts given as ids, and `metadata` (an object; other keys are added to it).
 `source`, `seed` and `metric` record the origin of the pairs. They are on every line, so any tool can cut and join files.
 `circuits.prompts.make` reads these files.
 """

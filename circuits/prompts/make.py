@@ -21,6 +21,7 @@ from circuits.prompts.pair import (
     Pair,
     Place,
     TokenIds,
+    as_answers,
     as_ids,
     as_index,
     as_roles,
@@ -31,6 +32,7 @@ from circuits.prompts.pair import (
     show,
 )
 from circuits.prompts.reading import Reading, ReadingModel, bos_tokens
+from circuits.prompts.sequences import ONE_TOKEN_METRICS, WAYS_OUT, Answer, answer_of, first_tokens
 from circuits.prompts.spans import partition, text_place
 from circuits.prompts.tables import Table
 from circuits.prompts.unfit import Tally, Unfit, UnfitError
@@ -77,7 +79,7 @@ def make(table: Table, model: Encoder | None, reading: Reading, shared: Mapping[
         where = f"{table.name}, {place}"
         try:
             made = columns.record(given, where)
-            pair = _pair(made, model, where)
+            pair = _pair(made, model, reading, shared["metric"], where)
             common.add(made, place)
             if evidence is not None:
                 evidence.add(pair, made, given, place)
@@ -99,18 +101,21 @@ def make(table: Table, model: Encoder | None, reading: Reading, shared: Mapping[
     return Made(pairs, common.found, unfit, form)
 
 
-def _pair(record: Record, model: Encoder | None, where: str) -> Pair:
-    """A record with renamed fields as a checked pair."""
+def _pair(record: Record, model: Encoder | None, reading: Reading, metric: str, where: str) -> Pair:
+    """A record with renamed fields as a checked pair; `metric`: that of records without one."""
     clean, clean_text = _prompt(record, "clean", model, where)
     corrupted, corrupted_text = _prompt(record, "corrupted", model, where) if "corrupted" in record else ((), None)
     position = as_index(record.get("position", max(len(clean) - 1, 0)), "position", where)
-    behind = _Behind(model, clean, position, record["clean"], where)
+    needs_one = _needs_one_token(reading, record.get("metric", metric))
+    behind = _Behind(model, clean, position, record["clean"], where, needs_one)
+    both = (_answers(record.get(key, []), key, behind) for key in ("answers", "distractors"))
+    answers, distractors = map(first_tokens, both) if reading.first_token else both
     spans = as_roles(_spans(record, clean, model, where), where, "span")
     pair = Pair(
         clean=clean,
         corrupted=corrupted,
-        answers=_answers(record["answers"], "answers", behind),
-        distractors=_answers(record.get("distractors", []), "distractors", behind),
+        answers=answers,
+        distractors=distractors,
         position=position,
         roles=as_roles(_roles(record, clean, model, where), where),
         clean_text=clean_text,
@@ -139,15 +144,19 @@ def _prompt(record: Record, key: str, model: Encoder | None, where: str) -> tupl
     return as_ids(value, key, where), None if text is None else as_text(text, text_key, where)
 
 
-def _answers(value: object, key: str, behind: "_Behind") -> TokenIds:
-    """Answers or distractors as ids; each string must be one token."""
+def _needs_one_token(reading: Reading, metric: object) -> str | None:
+    """The metric that refuses texts of several tokens; None: they are answers."""
+    measured = reading.metric or metric
+    return str(measured) if measured in ONE_TOKEN_METRICS and not reading.first_token else None
+
+
+def _answers(value: object, key: str, behind: "_Behind") -> tuple[Answer, ...]:
+    """Answers or distractors, as texts, ids or lists of ids."""
     if not isinstance(value, list):
         expected = 'a text, a token id, or a list of either, such as [" Mary"]'
         raise PairsError(f"{behind.where}: {key} is {show(value)} ({type(value).__name__}); expected {expected}")
-    return tuple(
-        behind.one_token(entry, key) if isinstance(entry, str) else as_index(entry, f"{key}, entry {i},", behind.where)
-        for i, entry in enumerate(value)
-    )
+    texts = [behind.answer(entry, key) if isinstance(entry, str) else entry for entry in value]
+    return as_answers(texts, key, behind.where)
 
 
 class _Behind:
@@ -157,10 +166,19 @@ class _Behind:
         model: a model whose tokenizer encodes the answers, if any.
         prompt: the ids before that position.
         where: the line.
+        one_token_for: the metric because of which each text must be one token, if any.
     """
 
-    def __init__(self, model: Encoder | None, clean: TokenIds, position: int, given: object, where: str) -> None:
-        self.model, self.where, self.prompt = model, where, clean[: position + 1]
+    def __init__(
+        self,
+        model: Encoder | None,
+        clean: TokenIds,
+        position: int,
+        given: object,
+        where: str,
+        one_token_for: str | None,
+    ) -> None:
+        self.model, self.where, self.prompt, self.one_token_for = model, where, clean[: position + 1], one_token_for
         self._given = given if isinstance(given, str) and position == len(clean) - 1 else None
 
     @cached_property
@@ -169,12 +187,16 @@ class _Behind:
         assert self.model is not None
         return written(self.model, self.prompt) if self._given is None else self._given
 
-    def one_token(self, answer: str, key: str) -> int:
-        """The token id of an answer."""
+    def answer(self, answer: str, key: str) -> Answer:
+        """The token ids of an answer."""
         model, where = _need_tokenizer(self.model, key, self.where), self.where
         one = key.removesuffix("s")
         ids = answer_tokens(model, self.text, as_text(answer, f"an entry of {key}", where))
-        if len(ids) != 1:
+        if not ids:
+            raise PairsError(
+                f"{where}: {show(answer)} in {key} has no tokens of {model.name}; use another word, or give ids"
+            )
+        if len(ids) > 1 and self.one_token_for is not None:
             tokens = ", ".join(repr(model.tokenizer.decode([token])) for token in ids)
             spaced = f" {answer}"
             is_one = not answer[0].isspace() and len(answer_tokens(model, self.text, spaced)) == 1
@@ -184,15 +206,15 @@ class _Behind:
             )
             raise UnfitError(
                 f"with {'an' if one[0] == 'a' else 'a'} {one} of several tokens",
-                f"{where}: {show(answer)} in {key} is {len(ids)} tokens of {model.name} ({tokens}); expected exactly one: "
-                f"use another word, {space}or give ids",
+                f"{where}: {show(answer)} in {key} is {len(ids)} tokens of {model.name} ({tokens}); {self.one_token_for} takes exactly "
+                f"one: use another word, {space}or {WAYS_OUT}",
             )
-        if is_unknown(model, ids[0], answer):
+        if any(is_unknown(model, token, answer) for token in ids):
             raise UnfitError(
                 f"with {'an' if one[0] == 'a' else 'a'} {one} unknown to the tokenizer",
                 f"{where}: {show(answer)} in {key} is unknown to the tokenizer of {model.name}; use another word, or give ids",
             )
-        return ids[0]
+        return answer_of(ids)
 
 
 def _roles(record: Record, clean: TokenIds, model: Encoder | None, where: str) -> object:

@@ -14,9 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from circuits.errors import PairsError
 from circuits.prompts.metadata import NOTHING, Metadata
+from circuits.prompts.sequences import Answer, TokenIds, answer_of, n_forced, tokens_of
 from circuits.prompts.unfit import UnfitError
 
-TokenIds = tuple[int, ...]
 Place = int | tuple[int, int]
 """A token's index, or a half-open range: `(3, 5)` are the tokens 3 and 4, as in Python's slices."""
 LARGEST = 2**63 - 1  # the largest id that a tensor can hold
@@ -92,9 +92,9 @@ class Pair:
         clean: token ids of the prompt with the behaviour.
         corrupted: token ids of a minimally changed prompt without the behaviour; as long as `clean`. Empty: there is none, and
             ablations that take its values are refused.
-        answers: ids of the correct next tokens, at least one.
-        distractors: ids of the wrong next tokens; may be empty.
-        position: index of the token whose logits are read.
+        answers: the correct answers, at least one: each the id of the next token, or a tuple of the next tokens' ids.
+        distractors: the wrong answers, likewise; may be empty.
+        position: index of the token whose logits are read; the last one if an answer has several tokens.
         roles: name -> token index, or a half-open range of tokens.
         clean_text, corrupted_text: the prompts as text, if known; only for display.
         metadata: other entries of the pair's record.
@@ -104,8 +104,8 @@ class Pair:
 
     clean: TokenIds
     corrupted: TokenIds
-    answers: TokenIds
-    distractors: TokenIds
+    answers: tuple[Answer, ...]
+    distractors: tuple[Answer, ...]
     position: int
     roles: Roles = NO_ROLES
     clean_text: str | None = None
@@ -115,6 +115,11 @@ class Pair:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    @property
+    def forced(self) -> int:
+        """How many tokens of its longest answer or distractor are put behind the prompt; 0: all are single tokens."""
+        return n_forced((*self.answers, *self.distractors))
 
     @property
     def prefix(self) -> int:
@@ -158,6 +163,22 @@ def as_ids(value: object, what: str, where: str) -> TokenIds:
     if all(type(token) is int and 0 <= token <= LARGEST for token in ids):
         return tuple(ids)  # a tuple is not copied
     return tuple(as_index(token, f"{what}, entry {i},", where) for i, token in enumerate(ids))
+
+
+def as_answers(value: object, what: str, where: str) -> tuple[Answer, ...]:
+    """`value` as a tuple of answers: ids, and tuples of several ids."""
+    entries = plain(value)
+    if not isinstance(entries, list | tuple) or not any(isinstance(entry, list | tuple) for entry in entries):
+        return as_ids(entries, what, where)
+    return tuple(_as_answer(entry, f"{what}, entry {i},", where) for i, entry in enumerate(entries))
+
+
+def _as_answer(entry: object, what: str, where: str) -> Answer:
+    if not isinstance(entry, list | tuple):
+        return as_index(entry, what, where)
+    if not entry:
+        raise PairsError(f"{where}: {what} has no tokens; expected a token id, or a list of at least one")
+    return answer_of(as_ids(entry, what, where))
 
 
 def bounds(place: Place) -> tuple[int, int]:
@@ -207,9 +228,10 @@ def as_text(value: object, what: str, where: str) -> str:
 
 def check_pair(pair: Pair, where: str) -> None:
     """Refuses a pair whose fields are inconsistent; the message names `where`."""
-    for what in ("clean", "corrupted", "answers", "distractors"):
+    for what, read in (("clean", as_ids), ("corrupted", as_ids), ("answers", as_answers), ("distractors", as_answers)):
         _check_type(getattr(pair, what), tuple, what, where)
-        as_ids(getattr(pair, what), what, where)
+        if read(getattr(pair, what), what, where) != getattr(pair, what):
+            raise PairsError(f"{where}: {what} has a list of one token; an answer of one token is its id")
     _check_type(pair.roles, Roles, "roles", where)
     as_roles(pair.roles, where)
     _check_type(pair.partition, Roles, "partition", where)
@@ -260,24 +282,51 @@ def _check_answers(pair: Pair, where: str) -> None:
             twice = next(token for token, n in Counter(tokens).items() if n > 1)
             raise UnfitError(
                 f"with the same token twice among the {what}",
-                f"{where}: token {twice} occurs twice among the {what} and would count twice; give it once",
+                f"{where}: {_named(twice)} occurs twice among the {what} and would count twice; give it once",
             )
+        if pair.forced:
+            _check_nested(tokens, what, where)
+    if pair.forced and pair.position != len(pair) - 1:
+        raise PairsError(
+            f"{where}: an answer has several tokens and position is {pair.position}, not the last token {len(pair) - 1}; the answer's "
+            "tokens stand behind the whole prompt: end the prompt at that position, or keep the first tokens (first_token)"
+        )
     if both := set(pair.answers) & set(pair.distractors):
         raise UnfitError(
             "with an answer that is a distractor too",
-            f"{where}: token {min(both)} is an answer and a distractor; it can be only one of them",
+            f"{where}: {_named(min(both, key=tokens_of))} is an answer and a distractor; it can be only one of them",
         )
+
+
+def _check_nested(answers: tuple[Answer, ...], what: str, where: str) -> None:
+    """Refuses an answer that begins another one: the other's probability would count twice."""
+    tree: dict[int, Any] = {}  # token -> the tree behind it; an answer ends at an empty tree
+    for answer in sorted(answers, key=lambda answer: len(tokens_of(answer))):
+        tokens, at = tokens_of(answer), tree
+        for i, token in enumerate(tokens):
+            if token in at and not at[token]:
+                raise UnfitError(
+                    f"with one of the {what} beginning another",
+                    f"{where}: among the {what}, {_named(answer_of(tokens[: i + 1]))} begins {_named(answer)}, whose probability "
+                    "would count twice; give one of them",
+                )
+            at = at.setdefault(token, {})
+
+
+def _named(answer: Answer) -> str:
+    return f"token {answer}" if isinstance(answer, int) else f"tokens {show(list(answer))}"
 
 
 def check_for(pair: Pair, model: Encoder, where: str) -> None:
     """Refuses a pair that the model cannot read; the message names `where`."""
-    if len(pair) > model.n_ctx:
+    if len(pair) + pair.forced > model.n_ctx:
+        behind = f" and their answers {pair.forced} more" if pair.forced else ""
         raise UnfitError(
             "longer than the model reads",
-            f"{where}: the prompts have {len(pair)} tokens; {model.name} reads at most {model.n_ctx}",
+            f"{where}: the prompts have {len(pair)} tokens{behind}; {model.name} reads at most {model.n_ctx}",
         )
     for what in ("clean", "corrupted", "answers", "distractors"):
-        for token in getattr(pair, what):
+        for token in (token for entry in getattr(pair, what) for token in tokens_of(entry)):
             if token >= model.d_vocab:
                 raise PairsError(
                     f"{where}: {what} has token id {show(token)}; {model.name} knows ids from 0 to {model.d_vocab - 1} "

@@ -30,6 +30,7 @@ from circuits.prompts.pair import (
     Pair,
     Roles,
     TokenIds,
+    as_answers,
     as_ids,
     as_index,
     as_roles,
@@ -42,6 +43,8 @@ from circuits.prompts.pair import (
 )
 from circuits.prompts.reading import Reading
 from circuits.prompts.records import table_of
+from circuits.prompts.rows import Forced, filled, lay
+from circuits.prompts.sequences import Answer, first_tokens
 from circuits.prompts.spans import partition, schema
 from circuits.prompts.tables import Table, read_table
 from circuits.prompts.unfit import Unfit
@@ -57,32 +60,44 @@ NO_TEXTS = (None, None)
 class PairBatch:
     """Pairs of one length, as tensors.
 
+    Each pair is one row of tokens, read at one position. With answers of several tokens, a pair has as many rows as its answers
+    need, and `forced` says which (`circuits.prompts.sequences`).
+
     Attributes:
         index: the number of each pair in its `PromptPairs`: `out[batch.index] = result` restores their order.
-        clean, corrupted: token ids, without padding; corrupted is None without corrupted prompts.
-        position: the token whose logits are read.
-        answers, distractors: token ids, padded with 0 if a pair has fewer than others.
+        clean, corrupted: token ids, without padding; rows with answers behind the prompt are padded on the right. corrupted is None
+            without corrupted prompts.
+        position: the tokens whose logits are read.
+        answers, distractors: token ids, padded with 0 if a pair has fewer than others; with a last axis over the tokens of each
+            answer if `forced` is given.
         answers_mask, distractors_mask: False at the padding.
         prefix: number of leading tokens that the two prompts share, in every pair; at most the smallest position, so logits
             are only read after the prefix.
+        forced: the rows and read positions, if an answer has several tokens.
     """
 
-    index: Int[Tensor, "batch"]
-    clean: Int[Tensor, "batch pos"]
-    corrupted: Int[Tensor, "batch pos"] | None
-    position: Int[Tensor, "batch"]
-    answers: Int[Tensor, "batch n_answers"]
-    answers_mask: Bool[Tensor, "batch n_answers"]
-    distractors: Int[Tensor, "batch n_distractors"]
-    distractors_mask: Bool[Tensor, "batch n_distractors"]
+    index: Int[Tensor, " pair"]
+    clean: Int[Tensor, "row pos"]
+    corrupted: Int[Tensor, "row pos"] | None
+    position: Int[Tensor, " read"]
+    answers: Int[Tensor, "pair n_answers *n_tokens"]
+    answers_mask: Bool[Tensor, "pair n_answers *n_tokens"]
+    distractors: Int[Tensor, "pair n_distractors *n_tokens_2"]
+    distractors_mask: Bool[Tensor, "pair n_distractors *n_tokens_2"]
     prefix: int
+    forced: Forced | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def row_index(self) -> Int[Tensor, " row"]:
+        """The number of each row's pair in its `PromptPairs`."""
+        return self.index if self.forced is None else self.index[self.forced.pair]
+
     def to(self, device: torch.device | str) -> "PairBatch":
         """The same batch with its tensors on `device`."""
-        return replace(self, **{name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)})
+        return replace(self, **{name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor | Forced)})
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,7 +105,8 @@ class PromptPairs(Shown):
     """Pairs of prompts, in order; every field has one entry per pair.
 
     Attributes:
-        clean, corrupted, answers, distractors: token ids, see `Pair`; either all pairs have a corrupted prompt or none.
+        clean, corrupted: token ids, see `Pair`; either all pairs have a corrupted prompt or none.
+        answers, distractors: per pair token ids, and tuples of ids for answers of several tokens.
         positions: index of the token whose logits are read.
         roles: name -> token index, or a half-open range of tokens.
         texts: the clean and the corrupted prompt as text, None if unknown.
@@ -114,8 +130,8 @@ class PromptPairs(Shown):
 
     clean: tuple[TokenIds, ...]
     corrupted: tuple[TokenIds, ...]
-    answers: tuple[TokenIds, ...]
-    distractors: tuple[TokenIds, ...]
+    answers: tuple[tuple[Answer, ...], ...]
+    distractors: tuple[tuple[Answer, ...], ...]
     positions: tuple[int, ...]
     roles: tuple[Roles, ...]
     texts: tuple[tuple[str | None, str | None], ...] = ()
@@ -181,7 +197,8 @@ class PromptPairs(Shown):
 
         Args:
             clean, corrupted: a list of ids for each pair, or a tensor [batch, pos]. corrupted=None: without corrupted prompts.
-            answers, distractors: an id or a list of ids for each pair; by default no distractors.
+            answers, distractors: an id or a list of ids for each pair; an answer of several tokens is a list of ids in that list:
+                `answers=[[[5, 6], [7]]]` are the two answers (5, 6) and 7 of one pair. By default no distractors.
             positions: index of the token whose logits are read; by default the last one.
             roles: a mapping from name to token index, or to a half-open range of tokens, for each pair.
             spans: the spans of each clean prompt, in the same form; tokens that they leave out make spans of their own. By
@@ -202,8 +219,8 @@ class PromptPairs(Shown):
         made = cls(
             clean=prompts,
             corrupted=((),) * n if corrupted is None else _ids(_column(corrupted, "corrupted"), "corrupted"),
-            answers=_ids(right, "answers"),
-            distractors=_ids(wrong, "distractors"),
+            answers=_answers(right, "answers"),
+            distractors=_answers(wrong, "distractors"),
             positions=places,
             roles=tuple(as_roles(entry, f"pair {number}") for number, entry in names),
             partitions=() if spans is None else _partitions(prompts, places, _column(spans, "spans")),
@@ -233,6 +250,7 @@ class PromptPairs(Shown):
         trust_ids: bool = False,
         bos: bool = True,
         n: int | None = None,
+        first_token: bool = False,
         source: str = "records",
         seed: int | None = None,
         metric: str = "logit_difference",
@@ -243,17 +261,19 @@ class PromptPairs(Shown):
             records: each record has the fields of a pair under our names or a published dataset's, see `docs/prompts.md`.
             model: a model whose tokenizer encodes text; None: prompts and answers must be token ids.
             columns: field -> column, or a text in quotes: `{"answers": "capital", "distractors": "' he'"}`.
-            skip_unfit: leave out pairs that do not fit the model (unequal lengths, answers of several tokens …); `unfit` counts
-                them.
+            skip_unfit: leave out pairs that do not fit the model (unequal lengths, answers of several tokens if the metric takes
+                none …); `unfit` counts them.
             trust_ids: accept token ids without evidence in the texts that this model's tokenizer made them.
             bos: put the tokenizer's BOS token before text.
             n: read at most n pairs; later records are not checked.
-            source, seed, metric: defaults for records without them.
+            first_token: keep only the first token of answers of several tokens.
+            source, seed, metric: defaults for records without them. Texts of several tokens are answers for every metric but
+                logit_difference.
 
         Raises:
             PairsError: a record cannot be used, or pairs do not fit and `skip_unfit` is not set; the message counts all of them.
         """
-        reading = Reading(columns, skip_unfit, trust_ids, bos, n)
+        reading = Reading(columns, skip_unfit, trust_ids, bos, n, first_token)
         return cls._made(table_of(records, "records"), model, reading, source, seed, metric)
 
     @classmethod
@@ -267,20 +287,24 @@ class PromptPairs(Shown):
         trust_ids: bool = False,
         bos: bool = True,
         n: int | None = None,
+        first_token: bool = False,
+        metric: str | None = None,
         kind: str | None = None,
     ) -> "PromptPairs":
         """Pairs from a .csv, .tsv, .jsonl, .json or .parquet file.
 
         Args:
             path: the file.
-            model, columns, skip_unfit, trust_ids, bos, n: see `from_records`.
+            model, columns, skip_unfit, trust_ids, bos, n, first_token: see `from_records`.
+            metric: the metric that will be measured; None: the file's. It decides whether texts of several tokens are answers, and
+                replaces the file's metric if some are.
             kind: the suffix to assume; by default the file's own, and `.jsonl` if that is unknown.
 
         Raises:
             PairsError: see `from_records`; the message names the line.
         """
         table = read_table(path, kind)
-        return cls._made(table, model, Reading(columns, skip_unfit, trust_ids, bos, n), table.name)
+        return cls._made(table, model, Reading(columns, skip_unfit, trust_ids, bos, n, first_token, metric), table.name)
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str], model: Encoder | None = None, **reading: Any) -> "PromptPairs":
@@ -303,7 +327,8 @@ class PromptPairs(Shown):
         metric: str = "logit_difference",
     ) -> "PromptPairs":
         made = make(table, model, reading, {"source": source, "seed": seed, "metric": metric})
-        return replace(cls.from_pairs(made.pairs, **made.shared), unfit=made.unfit)
+        pairs = replace(cls.from_pairs(made.pairs, **made.shared), unfit=made.unfit)
+        return replace(pairs, metric=reading.metric) if reading.metric and pairs.several_tokens else pairs
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Writes a file from which `from_jsonl` reads equal pairs."""
@@ -346,7 +371,7 @@ class PromptPairs(Shown):
         return [
             {
                 "clean": pair.clean_text or list(pair.clean), "corrupted": pair.corrupted_text or list(pair.corrupted),
-                "answers": list(pair.answers), "distractors": list(pair.distractors), "position": pair.position,
+                "answers": _plain(pair.answers), "distractors": _plain(pair.distractors), "position": pair.position,
                 "roles": ", ".join(f"{name} {at}" for name, at in pair.roles.items()),
             }
             for pair in self
@@ -391,28 +416,83 @@ class PromptPairs(Shown):
         """The number of leading tokens that the two prompts of pair i share."""
         return self.pair(i).prefix
 
-    def batches(self, batch_size: int) -> Iterator[PairBatch]:
+    @cached_property
+    def several_tokens(self) -> bool:
+        """Whether an answer or distractor has several tokens."""
+        return any(
+            type(entry) is not int for side in (self.answers, self.distractors) for each in side for entry in each
+        )
+
+    def require_one_token(self, method: str) -> None:
+        """Raises PairsError if an answer has several tokens, for a method that reads one next token of each prompt."""
+        if self.several_tokens:
+            raise PairsError(
+                f"{method} reads one next token of each prompt, and an answer has several; keep the first token of each answer "
+                "(pairs.first_token(), or first_token=True, --first-token)"
+            )
+
+    def first_token(self) -> "PromptPairs":
+        """The pairs with the first token of each answer and distractor only; equal ones count once.
+
+        Raises:
+            PairsError: an answer and a distractor of a pair begin with the same token.
+        """
+        columns: Any = {what: tuple(map(first_tokens, getattr(self, what))) for what in ("answers", "distractors")}
+        return replace(self, **columns)
+
+    def batches(self, batch_size: int, forced: bool = True) -> Iterator[PairBatch]:
         """All pairs in batches of equal length, sorted by length, then by prefix; the order does not depend on batch_size.
+
+        Args:
+            batch_size: pairs in a batch.
+            forced: put answers of several tokens behind the prompts; False: prompts alone, and the answers' first tokens.
 
         Raises:
             PairsError: batch_size is not a whole number of at least 1.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise PairsError(f"batch_size is {show(batch_size)}; expected a whole number of at least 1")
-        return self._batches(batch_size)
+        return self._batches(batch_size, forced and self.several_tokens)
 
-    def _batches(self, batch_size: int) -> Iterator[PairBatch]:
+    def _batches(self, batch_size: int, forced: bool) -> Iterator[PairBatch]:
         keys = [(len(pair), pair.prefix) for pair in self]
         order = sorted(range(len(self)), key=lambda i: keys[i])
         for _, same_length in groupby(order, key=lambda i: keys[i][0]):
             indices = list(same_length)
             for start in range(0, len(indices), batch_size):
-                yield self._batch(indices[start : start + batch_size])
+                chosen = indices[start : start + batch_size]
+                yield self._forced_batch(chosen) if forced else self._batch(chosen)
+
+    def _forced_batch(self, indices: list[int]) -> PairBatch:
+        """A batch whose rows have answers behind the prompts."""
+        chosen = [self.pair(i) for i in indices]
+        laid = lay([pair.answers for pair in chosen], [pair.distractors for pair in chosen])
+        longest = max(map(len, laid.behind))
+        both = {"clean": [], "corrupted": []} if self.has_corrupted else {"clean": []}
+        for number, behind in zip(laid.forced.pair.tolist(), laid.behind, strict=True):
+            padding = (chosen[number].clean + behind)[-1:] * (longest - len(behind))
+            for which, made in both.items():
+                made.append(getattr(chosen[number], which) + behind + padding)
+        start = torch.tensor([pair.position for pair in chosen])
+        answers, answers_mask = filled([pair.answers for pair in chosen])
+        distractors, distractors_mask = filled([pair.distractors for pair in chosen])
+        return PairBatch(
+            index=torch.tensor(indices),
+            clean=torch.tensor(both["clean"]),
+            corrupted=torch.tensor(both["corrupted"]) if self.has_corrupted else None,
+            position=start[laid.forced.read_pair] + torch.tensor(laid.offset),
+            answers=answers,
+            answers_mask=answers_mask,
+            distractors=distractors,
+            distractors_mask=distractors_mask,
+            prefix=min(min(pair.prefix, pair.position) for pair in chosen),
+            forced=laid.forced,
+        )
 
     def _batch(self, indices: list[int]) -> PairBatch:
         chosen = [self.pair(i) for i in indices]
-        answers, answers_mask = _filled([pair.answers for pair in chosen])
-        distractors, distractors_mask = _filled([pair.distractors for pair in chosen])
+        answers, answers_mask = _filled([first_tokens(pair.answers) for pair in chosen])
+        distractors, distractors_mask = _filled([first_tokens(pair.distractors) for pair in chosen])
         return PairBatch(
             index=torch.tensor(indices),
             clean=torch.tensor([pair.clean for pair in chosen]),
@@ -466,10 +546,18 @@ def _partitions(prompts: Sequence[TokenIds], positions: Sequence[int], column: l
     )
 
 
+def _answers(column: Sequence[Any], what: str) -> tuple[tuple[Answer, ...], ...]:
+    return tuple(as_answers(entry, what, f"pair {number}") for number, entry in enumerate(column))
+
+
 def _listed(entry: object) -> list[Any] | tuple[Any, ...]:
     """A single id as a list of one; lists, tuples, tensors and arrays as lists."""
     entry = plain(entry)
     return entry if isinstance(entry, list | tuple) else [entry]
+
+
+def _plain(answers: tuple[Answer, ...]) -> list[Any]:
+    return [answer if isinstance(answer, int) else list(answer) for answer in answers]
 
 
 def _signed(index: object) -> int:

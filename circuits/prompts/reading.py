@@ -22,6 +22,8 @@ class Reading:
         trust_ids: accept token ids without evidence that this model's tokenizer made them.
         bos: put the tokenizer's BOS token before text.
         n: read at most n pairs; later records are not checked.
+        first_token: keep only the first token of answers of several tokens.
+        metric: the metric that will be measured; None: the one that the records name.
     """
 
     columns: Mapping[str, str] | None = None
@@ -29,6 +31,8 @@ class Reading:
     trust_ids: bool = False
     bos: bool = True
     n: int | None = None
+    first_token: bool = False
+    metric: str | None = None
 
 
 class ReadingModel:

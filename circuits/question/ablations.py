@@ -118,7 +118,7 @@ class RunAblation(Ablation):
 
     def values(
         self, model: "Model", suffix: Suffix, sites: Sequence[Site]
-    ) -> tuple[Float[Tensor, "batch d_vocab"], Values]:
+    ) -> tuple[Float[Tensor, "read d_vocab"], Values]:
         """The logits of that run, and its activations at the sites."""
         batch, hooks = self.run(model, suffix)
         return record_values(model.architecture, batch, sites, hooks)
@@ -168,7 +168,7 @@ class OverReference(Ablation):
             with locating(f"the reference of ablation {self.name}: "):
                 self.reference.validate_for(model)
         with inference_state(model.bridge):
-            for batch in (pairs if self.reference is None else self.reference).batches(batch_size):
+            for batch in (pairs if self.reference is None else self.reference).batches(batch_size, forced=False):
                 batch = batch.to(model.device)
                 yield capture_writes(model.architecture, TokenBatch(batch.clean, batch.position))[1]
 
@@ -212,6 +212,11 @@ class MeanPositional(OverReference):
     help: ClassVar[str] = "its mean at that position"
 
     def prepared(self, model: "Model", pairs: "PromptPairs", batch_size: int) -> "Ablation":
+        if pairs.several_tokens:
+            raise InputError(
+                "mean_positional ablation has no mean at the positions of answers of several tokens, which stand behind the "
+                "prompts; use the ablation 'mean', or first_token=True (--first-token)"
+            )
         counts: dict[int, int] = {}
         totals: dict[int, Writes] = {}
         for writes in self._clean_writes(model, pairs, batch_size):
@@ -296,7 +301,7 @@ class _GaussianOn(RunAblation):
 
     def run(self, model: "Model", suffix: Suffix) -> tuple[TokenBatch, list[Hook]]:
         noise = torch.zeros(*suffix.clean.shape, int(model.bridge.cfg.d_model))
-        for row, index in enumerate(suffix.batch.index.tolist()):
+        for row, index in enumerate(suffix.batch.row_index.tolist()):
             pair = self.pairs.pair(index)
             hit = [i for token in self.gaussian.tokens for i in range(*bounds(pair.roles[token]))] or [
                 i for i, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b
@@ -340,7 +345,8 @@ class Resample(RunAblation):
         return replace(self, partners=tuple(pairs.clean[partners[i]] for i in range(len(pairs))))
 
     def run(self, model: "Model", suffix: Suffix) -> tuple[TokenBatch, list[Hook]]:
-        tokens = torch.tensor([self.partners[i] for i in suffix.batch.index.tolist()], device=suffix.clean.device)
+        tokens = torch.tensor([self.partners[i] for i in suffix.batch.row_index.tolist()], device=suffix.clean.device)
+        tokens = torch.cat([tokens, suffix.batch.clean[:, tokens.shape[1] :]], dim=1)  # the same answers behind them
         return suffix.with_tokens(tokens[:, suffix.start :]), []
 
 

@@ -22,10 +22,12 @@ class Answers:
     """How well a model answers the clean prompts.
 
     Attributes:
-        ranks: rank of the best answer among all tokens, per prompt; 1 = the model's first choice, NaN = not seen.
-        right: per prompt, 1 if the best answer is above every distractor, else 0; NaN without distractors.
+        ranks: rank of the best answer among all tokens, per prompt; 1 = the model's first choice, NaN = not seen. The rank of an
+            answer of several tokens is the worst of its tokens', each behind those before it.
+        right: per prompt, 1 if the best answer is above every distractor, else 0; NaN without distractors. Answers of several
+            tokens are compared by their log-probability.
         d_vocab: size of the vocabulary.
-        first: the model's first choice, per prompt; -1 = not seen.
+        first: the model's first choice of the next token, per prompt; -1 = not seen.
     """
 
     ranks: Float[Tensor, " prompt"]
@@ -85,7 +87,7 @@ def _missing(batch: PairBatch) -> list[Answers]:
     return [answers for answers in _WATCHING.get() if answers.ranks[batch.index.cpu()].isnan().any()]
 
 
-def saw(batch: PairBatch, logits: Float[Tensor, "batch d_vocab"]) -> None:
+def saw(batch: PairBatch, logits: Float[Tensor, "read d_vocab"]) -> None:
     """Records the answers of a batch in every open `watched`.
 
     Args:
@@ -99,8 +101,10 @@ def saw(batch: PairBatch, logits: Float[Tensor, "batch d_vocab"]) -> None:
         wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         targets = targets_of(batch)
         first = wide.argmax(-1).cpu()
+        if batch.forced is not None:
+            first = first[batch.forced.answers[:, 0, 0].cpu()]
         ranks = _ranks(wide, targets).to("cpu", torch.float64)
-        with_distractors = batch.distractors_mask.any(1).cpu()
+        with_distractors = batch.distractors_mask.flatten(1).any(1).cpu()
         right = torch.full(ranks.shape, torch.nan, dtype=torch.float64)
         if with_distractors.any():
             accurate = METRICS["accuracy"](wide, targets).to("cpu", torch.float64)
@@ -109,7 +113,9 @@ def saw(batch: PairBatch, logits: Float[Tensor, "batch d_vocab"]) -> None:
         answers.ranks[index], answers.right[index], answers.first[index] = ranks, right, first
 
 
-def _ranks(logits: Float[Tensor, "batch d_vocab"], targets: Targets) -> Float[Tensor, " batch"]:
+def _ranks(logits: Float[Tensor, "read d_vocab"], targets: Targets) -> Float[Tensor, " pair"]:
     """1 + the number of tokens without logit <= the best answer's. (Negated, so that NaN is never a first choice.)"""
+    if targets.forced is not None:
+        return 1 + targets.tokens_above(logits).amin(-1).to(logits.dtype)
     given = logits.gather(1, targets.answers).masked_fill(~targets.answers_mask, -torch.inf)
     return 1 + (~(logits <= given.amax(-1, keepdim=True))).sum(-1).to(logits.dtype)

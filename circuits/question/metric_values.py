@@ -83,7 +83,7 @@ def _checked(name: str, values: Any, logits: Tensor, targets: Any) -> Tensor:
     if values.layout is not torch.strided or values.is_nested or values.is_meta:
         kind = "meta" if values.is_meta else "nested" if values.is_nested else "sparse"
         raise InputError(f"metric {name} gave a {kind} tensor; {EXPECTED}")
-    _check_shape(name, values, logits)
+    _check_shape(name, values, logits, targets)
     if not values.is_floating_point():
         raise InputError(f"metric {name} gave {values.dtype} numbers; {EXPECTED} (add .to(logits.dtype))")
     values = values.to(logits.device, torch.promote_types(values.dtype, torch.float32))
@@ -123,10 +123,11 @@ def check_known(name: str, values: Tensor, targets: Any) -> None:
     _check_numbers(name, values, targets, " (the model's logits are not finite there: use float32 or wider)")
 
 
-def _check_shape(name: str, values: Tensor, logits: Tensor) -> None:
-    if values.shape != logits.shape[:1]:
+def _check_shape(name: str, values: Tensor, logits: Tensor, targets: Any) -> None:
+    expected = len(logits) if getattr(targets, "forced", None) is None else len(targets.answers)
+    if values.shape != (expected,):
         raise InputError(
-            f"metric {name} gave shape {tuple(values.shape)} for {len(logits)} prompts; it must give one number per "
+            f"metric {name} gave shape {tuple(values.shape)} for {expected} prompts; it must give one number per "
             "prompt (no mean over the batch)"
         )
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import InputError
+from circuits.prompts.rows import Forced
 from circuits.question.metric_values import check_function, check_known, values_of_own
 
 
@@ -23,22 +24,68 @@ from circuits.question.metric_values import check_function, check_known, values_
 class Targets:
     """A metric's inputs besides the logits, for one batch of pairs.
 
+    The logits have one row per pair. With answers of several tokens (`forced`) they have one per read position, and ids and
+    masks have a last axis over the tokens of an answer.
+
     Attributes:
         answers, answers_mask: token ids of the right answers; False where a row is padded.
         distractors, distractors_mask: token ids of the wrong answers, likewise.
         clean_logits: the model's logits on the clean prompts, if the metric needs them.
         index: indices of the pairs, from 0.
+        forced: the read positions of answers of several tokens, see `circuits.prompts.sequences`.
     """
 
-    answers: Int[Tensor, "batch n_answers"]
-    answers_mask: Bool[Tensor, "batch n_answers"]
-    distractors: Int[Tensor, "batch n_distractors"]
-    distractors_mask: Bool[Tensor, "batch n_distractors"]
-    clean_logits: Float[Tensor, "batch d_vocab"] | None = None
-    index: Int[Tensor, " batch"] | None = None
+    answers: Int[Tensor, "pair n_answers *n_tokens"]
+    answers_mask: Bool[Tensor, "pair n_answers *n_tokens"]
+    distractors: Int[Tensor, "pair n_distractors *n_tokens_2"]
+    distractors_mask: Bool[Tensor, "pair n_distractors *n_tokens_2"]
+    clean_logits: Float[Tensor, "read d_vocab"] | None = None
+    index: Int[Tensor, " pair"] | None = None
+    forced: Forced | None = None
+
+    def log_probabilities(
+        self, logits: Float[Tensor, "read d_vocab"]
+    ) -> tuple[Float[Tensor, "pair n_answers"], Float[Tensor, "pair n_distractors"]]:
+        """Log-probabilities of the answers and of the distractors, each the sum over its tokens; -inf at padding."""
+        known = logits.log_softmax(-1)
+        return self._log_probabilities(known, "answers"), self._log_probabilities(known, "distractors")
+
+    def of_answers(self, logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, "pair n_answers"]:
+        """The first of `log_probabilities`."""
+        return self._log_probabilities(logits.log_softmax(-1), "answers")
+
+    def _log_probabilities(self, known: Float[Tensor, "read d_vocab"], side: str) -> Float[Tensor, "pair n_answers"]:
+        tokens, mask = getattr(self, side), getattr(self, f"{side}_mask")
+        if self.forced is None:
+            return known.gather(1, tokens).masked_fill(~mask, -torch.inf)
+        each = known[getattr(self.forced, side), tokens].masked_fill(~mask, 0.0)
+        return each.sum(-1).masked_fill(~mask.any(-1), -torch.inf)
+
+    def tokens_above(self, logits: Float[Tensor, "read d_vocab"]) -> Int[Tensor, "pair n_answers"]:
+        """The number of tokens above the answer's, each token read behind those before it: the most over the answer's tokens.
+
+        The comparison is negated, so that NaN is never a first choice. At padding it is the size of the vocabulary.
+        """
+        assert self.forced is not None
+        chosen = logits[self.forced.answers, self.answers]
+        above = (~(logits[self.forced.answers] <= chosen[..., None])).sum(-1).masked_fill(~self.answers_mask, 0)
+        return above.amax(-1).masked_fill(~self.answers_mask.any(-1), logits.shape[1])
+
+    def answer_entries(self, logits: Float[Tensor, "read d_vocab"]) -> Bool[Tensor, "read d_vocab"]:
+        """True at the logits of the answers' tokens."""
+        entries = torch.zeros_like(logits)
+        if self.forced is None:
+            return entries.scatter_add_(1, self.answers, self.answers_mask.to(logits.dtype)) > 0
+        return entries.index_put_((self.forced.answers, self.answers), self.answers_mask.to(logits.dtype), True) > 0
+
+    def per_pair(self, values: Float[Tensor, " read"]) -> Float[Tensor, " pair"]:
+        """Sums over the read positions of each pair."""
+        if self.forced is None:
+            return values
+        return values.new_zeros(len(self.answers)).index_add(0, self.forced.read_pair.to(values.device), values)
 
 
-MetricFunction = Callable[[Float[Tensor, "batch d_vocab"], Targets], Float[Tensor, " batch"]]
+MetricFunction = Callable[[Float[Tensor, "read d_vocab"], Targets], Float[Tensor, " pair"]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +103,7 @@ class Metric:
         needs_clean_logits: whether `Targets.clean_logits` must be given.
         needs_distractors: whether every pair must have distractors.
         answers_only: whether it uses only the logits of answers and distractors, so that no others need be computed.
+        sequences: whether it takes answers of several tokens, see `Targets`.
     """
 
     name: str
@@ -67,13 +115,14 @@ class Metric:
     needs_clean_logits: bool = False
     needs_distractors: bool = False
     answers_only: bool = False
+    sequences: bool = False
 
     @property
     def sign(self) -> int:
         """+1 if higher is more of the behaviour, else -1."""
         return 1 if self.higher_is_more else -1
 
-    def __call__(self, logits: Float[Tensor, "batch d_vocab"], targets: Targets) -> Float[Tensor, " batch"]:
+    def __call__(self, logits: Float[Tensor, "read d_vocab"], targets: Targets) -> Float[Tensor, " pair"]:
         """One number per prompt, in float32 or wider.
 
         Raises:
@@ -111,15 +160,24 @@ def _logit_difference(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def _probability(logits: Tensor, targets: Targets) -> Tensor:
+    if targets.forced is not None:
+        return targets.of_answers(logits).exp().sum(-1)
     return _masked_sum(logits.softmax(-1).gather(1, targets.answers), targets.answers_mask)
 
 
 def _log_probability(logits: Tensor, targets: Targets) -> Tensor:
-    log_probabilities = logits.log_softmax(-1).gather(1, targets.answers)
-    return log_probabilities.masked_fill(~targets.answers_mask, -torch.inf).logsumexp(-1)
+    return targets.of_answers(logits).logsumexp(-1)
+
+
+def _log_probability_difference(logits: Tensor, targets: Targets) -> Tensor:
+    right, wrong = targets.log_probabilities(logits)
+    return right.logsumexp(-1) - wrong.logsumexp(-1)
 
 
 def _probability_difference(logits: Tensor, targets: Targets) -> Tensor:
+    if targets.forced is not None:
+        right, wrong = targets.log_probabilities(logits)
+        return right.exp().sum(-1) - wrong.exp().sum(-1)
     probabilities = logits.softmax(-1)
     right = _masked_sum(probabilities.gather(1, targets.answers), targets.answers_mask)
     return right - _masked_sum(probabilities.gather(1, targets.distractors), targets.distractors_mask)
@@ -128,7 +186,7 @@ def _probability_difference(logits: Tensor, targets: Targets) -> Tensor:
 def _kl_divergence(logits: Tensor, targets: Targets) -> Tensor:
     assert targets.clean_logits is not None
     clean = targets.clean_logits.to(logits.dtype).log_softmax(-1)
-    return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1)
+    return targets.per_pair((clean.exp() * (clean - logits.log_softmax(-1))).sum(-1))
 
 
 def _cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
@@ -136,11 +194,16 @@ def _cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def _rank(logits: Tensor, targets: Targets) -> Tensor:
+    if targets.forced is not None:
+        return targets.tokens_above(logits).amin(-1).to(logits.dtype)
     best = logits.gather(1, targets.answers).masked_fill(~targets.answers_mask, -torch.inf).amax(-1, keepdim=True)
     return (logits > best).sum(-1).to(logits.dtype)
 
 
 def _accuracy(logits: Tensor, targets: Targets) -> Tensor:
+    if targets.forced is not None:
+        right, wrong = (side.amax(-1) for side in targets.log_probabilities(logits))
+        return (right > wrong).to(logits.dtype)
     right = logits.gather(1, targets.answers).masked_fill(~targets.answers_mask, -torch.inf).amax(-1)
     wrong = logits.gather(1, targets.distractors).masked_fill(~targets.distractors_mask, -torch.inf).amax(-1)
     return (right > wrong).to(logits.dtype)
@@ -150,9 +213,22 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("logit_difference", _logit_difference, unit="logits", needs_distractors=True, answers_only=True),
-        Metric("probability", _probability, unit="probability"),
-        Metric("log_probability", _log_probability, unit="nats"),
-        Metric("probability_difference", _probability_difference, unit="probability", needs_distractors=True),
+        Metric("probability", _probability, unit="probability", sequences=True),
+        Metric("log_probability", _log_probability, unit="nats", sequences=True),
+        Metric(
+            "probability_difference",
+            _probability_difference,
+            unit="probability",
+            needs_distractors=True,
+            sequences=True,
+        ),
+        Metric(
+            "log_probability_difference",
+            _log_probability_difference,
+            unit="nats",
+            needs_distractors=True,
+            sequences=True,
+        ),
         Metric(
             "kl_divergence",
             _kl_divergence,
@@ -160,10 +236,11 @@ METRICS: dict[str, Metric] = {
             unit="nats",
             gradient_at_clean=False,
             needs_clean_logits=True,
+            sequences=True,
         ),
-        Metric("cross_entropy", _cross_entropy, higher_is_more=False, unit="nats"),
-        Metric("rank", _rank, higher_is_more=False, unit="tokens above", differentiable=False),
-        Metric("accuracy", _accuracy, differentiable=False, needs_distractors=True, answers_only=True),
+        Metric("cross_entropy", _cross_entropy, higher_is_more=False, unit="nats", sequences=True),
+        Metric("rank", _rank, higher_is_more=False, unit="tokens above", differentiable=False, sequences=True),
+        Metric("accuracy", _accuracy, differentiable=False, needs_distractors=True, answers_only=True, sequences=True),
     )
 }
 
@@ -207,5 +284,11 @@ def _name_of(function: Callable[..., Any]) -> str:
 def targets_of(batch: Any, clean_logits: Tensor | None = None) -> Targets:
     """The targets of a `PairBatch`."""
     return Targets(
-        batch.answers, batch.answers_mask, batch.distractors, batch.distractors_mask, clean_logits, batch.index
+        batch.answers,
+        batch.answers_mask,
+        batch.distractors,
+        batch.distractors_mask,
+        clean_logits,
+        batch.index,
+        batch.forced,
     )

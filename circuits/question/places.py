@@ -55,10 +55,10 @@ class SpanTable:
         """The places of a graph over these spans."""
         return Places(self.names, destinations, self.read)
 
-    def of_tokens(self, batch: Batch) -> Int[Tensor, "batch pos"]:
-        """The number of the span of every token of a batch's suffix."""
+    def of_tokens(self, batch: Batch) -> Int[Tensor, "row pos"]:
+        """The number of the span of every token of a batch's suffix; tokens of answers behind the prompt are in the last span."""
         suffix = batch.suffix
-        starts = torch.tensor([self.starts[i] for i in suffix.batch.index.tolist()], device=suffix.clean.device)
+        starts = torch.tensor([self.starts[i] for i in suffix.batch.row_index.tolist()], device=suffix.clean.device)
         tokens = torch.arange(suffix.clean.shape[1], device=suffix.clean.device) + suffix.start
         return (starts[:, None, :] <= tokens[None, :, None]).sum(-1) - 1
 

@@ -18,9 +18,9 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
 
     Args:
         pairs: the prompts.
-        positions: None: no axis; `each`: every position, for prompts of equal length; `spans`: the spans that divide every
-            prompt (`PromptPairs.spans`); `roles`: all roles that every pair has, in order of their position in the first pair;
-            or names of roles or spans.
+        positions: None: no axis; `each`: every position of the prompts (not those of answers of several tokens behind
+            them), for prompts of equal length; `spans`: the spans that divide every prompt (`PromptPairs.spans`); `roles`: all
+            roles that every pair has, in order of their position in the first pair; or names of roles or spans.
 
     Raises:
         PairsError: the pairs do not have these positions.
@@ -45,9 +45,9 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
     return tuple(wanted)
 
 
-def tokens_at(label: str, batch: Batch, pairs: PromptPairs) -> Bool[Tensor, "batch pos"]:
-    """The tokens of a label in the suffix of each prompt: of a role, a span, or a token's number; none in the common prefix."""
-    starts, stops = zip(*(label_bounds(label, i, pairs) for i in batch.suffix.batch.index.tolist()), strict=True)
+def tokens_at(label: str, batch: Batch, pairs: PromptPairs) -> Bool[Tensor, "row pos"]:
+    """The tokens of a label in the suffix of each row: of a role, a span, or a token's number; none in the common prefix."""
+    starts, stops = zip(*(label_bounds(label, i, pairs) for i in batch.suffix.batch.row_index.tolist()), strict=True)
     device = batch.suffix.clean.device
     tokens = torch.arange(batch.suffix.clean.shape[1], device=device) + batch.suffix.start
     start, stop = (torch.tensor(ends, device=device)[:, None] for ends in (starts, stops))

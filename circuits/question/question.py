@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.engine.capture import Writes, capture_writes
@@ -22,6 +22,7 @@ from circuits.model import Model
 from circuits.model_calls import hooks_of, using
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
+from circuits.prompts.sequences import WAYS_OUT, rows
 from circuits.question.ablations import Ablation, AblationLike, get_ablation
 from circuits.question.answers import is_unseen, saw
 from circuits.question.doubts import about_prompts, doubt
@@ -38,6 +39,9 @@ LARGEST_BATCH = 64
 class Batch:
     """Some pairs of a question, on the model's device.
 
+    Values per prompt have one entry per pair, tensors of a run one per row: a pair has one row, or several if an answer has several
+    tokens (`circuits.prompts.sequences`).
+
     Attributes:
         suffix: the prompts without their common prefix.
         targets: the metric's inputs besides the logits.
@@ -47,10 +51,27 @@ class Batch:
     targets: Targets
 
     def __len__(self) -> int:
-        return len(self.suffix.clean)
+        return len(self.suffix.batch)
 
     @property
-    def index(self) -> Int[Tensor, " batch"]:
+    def n_rows(self) -> int:
+        """Rows of tokens per pass."""
+        return len(self.suffix.clean)
+
+    def per_pair(self, values: Tensor, dim: int = 0) -> Tensor:
+        """Sums over the rows of each pair; `dim`: the axis of rows."""
+        forced = self.suffix.batch.forced
+        if forced is None:
+            return values
+        shape = [len(self) if axis == dim % values.ndim else size for axis, size in enumerate(values.shape)]
+        return values.new_zeros(shape).index_add_(dim, forced.pair.to(values.device), values)
+
+    def any_row(self, values: Bool[Tensor, " row"]) -> Bool[Tensor, " pair"]:
+        """Whether it holds for any row of each pair."""
+        return values if self.suffix.batch.forced is None else self.per_pair(values.long()) > 0
+
+    @property
+    def index(self) -> Int[Tensor, " pair"]:
         """Indices of the pairs, on the CPU."""
         return self.suffix.batch.index.cpu()
 
@@ -166,7 +187,11 @@ class Question:
             return Question(model, pairs, chosen, other, size, self.asked_size, whole_prompts)
 
     def batches(
-        self, share_prefix: bool | None = None, only: int | None = None, progress: Progress | None = None
+        self,
+        share_prefix: bool | None = None,
+        only: int | None = None,
+        progress: Progress | None = None,
+        forced: bool = True,
     ) -> Iterator[Batch]:
         """The pairs in batches of equal length.
 
@@ -175,11 +200,12 @@ class Question:
                 allow it.
             only: yield only the batch with this index.
             progress: called with (pairs done, total).
+            forced: put answers of several tokens behind the prompts; False: for what only looks at prompts.
         """
         if share_prefix is None:
             share_prefix = self.shares_prefix
         done = 0
-        for number, batch in enumerate(self.pairs.batches(self.batch_size)):
+        for number, batch in enumerate(self.pairs.batches(self.batch_size, forced)):
             if only is not None and number != only:
                 continue
             suffix = split(self.model.bridge, batch.to(self.model.device), share_prefix)
@@ -187,9 +213,14 @@ class Question:
             if self.metric.needs_clean_logits:
                 targets = targets_of(suffix.batch, self.clean_run(suffix)[0])
             yield Batch(suffix, targets)
-            done += len(suffix.clean)
+            done += len(batch)
             if progress is not None:
                 progress(done, len(self.pairs))
+
+    @property
+    def answers_only(self) -> bool:
+        """Whether only the logits of answers and distractors need be computed."""
+        return self.metric.answers_only and not self.pairs.several_tokens
 
     @property
     def n_batches(self) -> int:
@@ -201,7 +232,7 @@ class Question:
         """Whether the positions before a pair's first difference are skipped."""
         return not self.whole_prompts and _shares_prefix(self.model, self.ablation)
 
-    def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "batch d_vocab"], Writes]:
+    def clean_run(self, suffix: Suffix) -> tuple[Float[Tensor, "read d_vocab"], Writes]:
         """Logits and writers' outputs on the clean prompts."""
         logits, writes = capture_writes(self.model.architecture, suffix.clean_tokens)
         saw(suffix.batch, logits)
@@ -220,12 +251,12 @@ class Question:
     ) -> LiveRun:
         """The clean run with its autograd graph; with an `embedding`, the run in which it enters the first block."""
 
-        def metric(logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+        def metric(logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, " pair"]:
             return self.clean_metric(batch, logits) if embedding is None else self.metric(logits, batch.targets)
 
         return live_run(self.model.architecture, batch.suffix.clean_tokens, metric, keys, hooks, embedding)
 
-    def clean_metric(self, batch: Batch, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, " batch"]:
+    def clean_metric(self, batch: Batch, logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, " pair"]:
         """The metric of a batch's clean run; also records the answers (`circuits.question.answers`)."""
         saw(batch.suffix.batch, logits)
         return self.metric(logits, batch.targets)
@@ -263,6 +294,10 @@ def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:
         for i, distractors in enumerate(pairs.distractors):
             if not distractors:
                 raise PairsError(f"pair {i}: {chosen.name} needs distractors, but this pair has none")
+    if not chosen.sequences:
+        for i, pair in enumerate(pairs):
+            if pair.forced:
+                raise PairsError(f"pair {i}: an answer has several tokens, and {chosen.name} takes one; {WAYS_OUT}")
     return chosen
 
 
@@ -280,6 +315,9 @@ def _prepared(ablation: Ablation, model: Model, pairs: PromptPairs, batch_size: 
 def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, large: bool = False) -> int:
     prefix = min(min(pair.prefix, pair.position) for pair in pairs) if share_prefix else 0
     longest = max(len(tokens) for tokens in pairs.clean) - prefix
+    if pairs.several_tokens:
+        longest += max(pair.forced for pair in pairs)
+        longest *= max(len(rows((*pair.answers, *pair.distractors))) for pair in pairs)
     width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize
     place = model.graph.n_writers * int(model.bridge.cfg.d_model) * width
     return default_batch_size(place, longest, model.device.type, large)

@@ -45,8 +45,8 @@ def rounding_share(model: "Model") -> float:
 
 
 def metric_rounding(
-    metric: "Metric", logits: Float[Tensor, "batch d_vocab"], targets: "Targets", share: float
-) -> Float[Tensor, " batch"]:
+    metric: "Metric", logits: Float[Tensor, "read d_vocab"], targets: "Targets", share: float
+) -> Float[Tensor, " pair"]:
     """How far rounding may move the metric on each prompt; see the module docstring.
 
     Args:
@@ -56,7 +56,7 @@ def metric_rounding(
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     largest = wide.masked_fill(~wide.isfinite(), 0).abs().amax(1, keepdim=True)
     own = metric(wide, targets)
-    answers = torch.zeros_like(wide).scatter_add_(1, targets.answers, targets.answers_mask.to(wide.dtype)) > 0
+    answers = targets.answer_entries(wide)
     odd = (torch.arange(wide.shape[1], device=wide.device) % 2).bool().expand_as(wide)
     moved = [
         (metric(wide + torch.where(up, 1.0, -1.0) * share * largest, targets) - own).abs()
@@ -66,7 +66,7 @@ def metric_rounding(
     if metric.needs_clean_logits:
         # Near the clean logits a divergence moves with the square of the step; cancellation in its logarithms remains.
         sizes = largest[:, 0] + math.log(wide.shape[1])
-        worst = worst.clamp(min=8 * torch.finfo(wide.dtype).eps * sizes)
+        worst = worst.clamp(min=8 * torch.finfo(wide.dtype).eps * targets.per_pair(sizes))
     return worst.nan_to_num(0.0).detach()
 
 

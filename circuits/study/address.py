@@ -82,7 +82,8 @@ def package_versions() -> str:
 def request_key(request: Request) -> str:
     """Hash of a request's model and prompts, by name."""
     names = ("model", "revision", "dtype", "device", "device_map", "task")
-    return digest({name: getattr(request, name) for name in names} | request.pairs_asked)
+    of_file = {} if request.metric_of_file is None else {"metric": request.metric_of_file}
+    return digest({name: getattr(request, name) for name in names} | request.pairs_asked | of_file)
 
 
 def question_keys(requests: Sequence[Request]) -> list[str]:

@@ -1,7 +1,7 @@
 """Requests: the runs that a study asks for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from circuits.methods.catalogue import declared
 from circuits.methods.options import Kind
 from circuits.prompts.columns import parse_columns
 from circuits.prompts.reading import Reading
-from circuits.prompts.source import Source, find_pairs
+from circuits.prompts.source import Source, find_pairs, names_file
 
 if TYPE_CHECKING:
     from circuits.prompts.pair import Encoder
@@ -77,18 +77,25 @@ class Request:
         return {"n": self.n, "seed": self.seed, **{name: value for name, value in more.items() if value}}
 
     @property
+    def metric_of_file(self) -> str | None:
+        """The metric that decides whether a file's texts of several tokens are answers; None: the file's own, or a task."""
+        return self.metric if names_file(Path(self.task_source)) else None
+
+    @property
     def reference_source(self) -> str | None:
         """The path of the reference."""
         return None if self.reference is None else str(Path(self.base) / self.reference)
 
     def pairs(self, model: "Encoder", find: Callable[[str], Source] = find_pairs) -> "PromptPairs":
         """The prompts."""
-        return find(self.task_source)(model, self.n, self.seed, self.one_length, reading_of(self.reading))
+        reading = replace(reading_of(self.reading), metric=self.metric_of_file)
+        return find(self.task_source)(model, self.n, self.seed, self.one_length, reading)
 
     def reference_pairs(self, model: "Encoder", find: Callable[[str], Source] = find_pairs) -> "PromptPairs | None":
         """The pairs that a mean is taken over."""
         source = self.reference_source
-        return None if source is None else find(source)(model, None, self.seed, reading=reading_of(self.reading))
+        reading = replace(reading_of(self.reading), metric=self.metric)
+        return None if source is None else find(source)(model, None, self.seed, reading=reading)
 
     @property
     def model_shown(self) -> str:

@@ -7,6 +7,7 @@ from circuits.errors import InputError, ModelError
 from circuits.model import Model
 from circuits.prompts.pair import Pair, Place
 from circuits.prompts.pairs import PromptPairs
+from circuits.prompts.sequences import Answer, tokens_of
 from circuits.results.circuit import Circuit
 from circuits.viewer.attention import attention_patterns
 
@@ -88,9 +89,11 @@ def _shown(model: Model, number: int, pair: Pair, patterns: Mapping[str, list[li
     def texts(ids: Sequence[int]) -> list[str]:
         return [str(i) for i in ids] if model.tokenizer is None else [model.tokenizer.decode([i]) for i in ids]
 
-    def few(ids: Sequence[int]) -> list[str]:
-        more = len(ids) - MOST_ANSWERS
-        return texts(ids[:MOST_ANSWERS]) + ([f"… {more} more"] if more > 0 else [])
+    def few(answers: Sequence[Answer]) -> list[str]:
+        more = len(answers) - MOST_ANSWERS
+        joint = " " if model.tokenizer is None else ""
+        shown = [joint.join(texts(tokens_of(answer))) for answer in answers[:MOST_ANSWERS]]
+        return shown + ([f"… {more} more"] if more > 0 else [])
 
     prompts, sides = (texts(pair.clean), texts(pair.corrupted)), (few(pair.answers), few(pair.distractors))
     return ShownPrompt(number, *prompts, *sides, dict(pair.roles), patterns)

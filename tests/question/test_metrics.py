@@ -33,6 +33,7 @@ def naive(name, row, right, wrong, clean):
         "probability": lambda: sum(p[i] for i in right),
         "log_probability": lambda: math.log(sum(p[i] for i in right)),
         "probability_difference": lambda: sum(p[i] for i in right) - sum(p[i] for i in wrong),
+        "log_probability_difference": lambda: math.log(sum(p[i] for i in right) / sum(p[i] for i in wrong)),
         "kl_divergence": lambda: sum(c * math.log(c / q) for c, q in zip(softmax(clean), p, strict=True)),
         "cross_entropy": lambda: -math.log(sum(p[i] for i in right)),
         "rank": lambda: float(sum(x > max(row[i] for i in right) for x in row)),

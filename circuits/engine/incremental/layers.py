@@ -74,7 +74,7 @@ class LayerState(Incremental):
             self._base = run, ablated.difference
         return self._base
 
-    def chosen(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_out"]:
+    def chosen(self, logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, "read d_out"]:
         """The logits of `tokens`."""
         return logits if self.tokens is None else logits[:, self.tokens]
 
@@ -95,7 +95,7 @@ class LayerState(Incremental):
         before = self.graph.n_writers_before_layer(layer)
         ablated.difference[:, :before] = difference[:, :before].repeat(tiles, 1, 1, 1)
         logits = resume(self.architecture, base, layer, ablated.hooks(), tiles)
-        return _LayerTrial(self, self.chosen(logits).reshape(tiles, batch, -1), masks)
+        return _LayerTrial(self, self.chosen(logits).reshape(tiles, len(base.logits), -1), masks)
 
 
 class _LayerTrial(Trial):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from circuits.engine.incremental.layers import Prepared, incremental_states
 from circuits.engine.recorded_run import record_run
 from circuits.errors import ModelError
 from circuits.graph.graph import Graph
+from circuits.prompts.rows import Forced
 from circuits.question.metrics import Targets
 from circuits.question.places import PlaceAxis
 from circuits.question.question import Batch, Question
@@ -72,7 +74,7 @@ class Loss:
         """See `Incremental.trial`."""
         return LossTrial(self, [state.trial(switches) for state in self.states])
 
-    def of(self, logits: Sequence[Float[Tensor, "pair d_out"]]) -> float:
+    def of(self, logits: Sequence[Float[Tensor, "_ d_out"]]) -> float:
         """The loss of these logits, one tensor for each state.
 
         Raises:
@@ -94,7 +96,7 @@ class LossTrial:
 
     def __init__(self, loss: Loss, trials: Sequence[Trial]) -> None:
         self.loss, self.trials = loss, trials
-        few = loss.question.metric.answers_only
+        few = loss.question.answers_only
         self._rows = 2**31 if few else max(1, LOGIT_ROWS // len(loss.question.pairs))
         self._first = 0
         self._logits: list[Tensor] = []
@@ -130,7 +132,7 @@ def _states(
     question: Question, batches: Sequence[tuple[Batch, Prepared]], axis: PlaceAxis | None
 ) -> tuple[list[Incremental], list[Targets]]:
     model, targets, tokens = question.model, [batch.targets for batch, _ in batches], None
-    if question.metric.answers_only:
+    if question.answers_only:
         tokens = torch.unique(
             torch.cat([ids.flatten() for each in targets for ids in (each.answers, each.distractors)])
         )
@@ -150,10 +152,32 @@ def _states(
 
 def _joined(batches: Sequence[Targets]) -> Targets:
     """Concatenates targets, padded to the widest."""
-    joined: dict[str, Tensor | None] = {}
-    for field in fields(Targets):
-        values = [value for batch in batches if (value := getattr(batch, field.name)) is not None]
-        width = max((value.shape[-1] for value in values), default=0)
-        filled = values if field.name == "index" else [F.pad(value, (0, width - value.shape[1])) for value in values]
-        joined[field.name] = torch.cat(filled) if filled else None
-    return Targets(**joined)  # pyright: ignore[reportArgumentType]
+    joined: dict[str, Any] = {
+        field.name: _concatenated([value for batch in batches if (value := getattr(batch, field.name)) is not None])
+        for field in fields(Targets)
+        if field.name != "forced"
+    }
+    forced = [batch.forced for batch in batches if batch.forced is not None]
+    return Targets(**joined, forced=_joined_places(forced) if forced else None)
+
+
+def _joined_places(batches: Sequence[Forced]) -> Forced:
+    """The places of all batches, with rows, read positions and pairs numbered on."""
+    sizes = torch.tensor([[0, 0, 0], *([len(b.answers), len(b.pair), len(b.row)] for b in batches)]).cumsum(0)[:-1]
+    columns = {"pair": 0, "row": 1, "read_pair": 0, "answers": 2, "distractors": 2}
+    joined: dict[str, Any] = {
+        name: _concatenated([getattr(b, name) + int(n) for b, n in zip(batches, sizes[:, kind], strict=True)])
+        for name, kind in columns.items()
+    }
+    return Forced(**joined)
+
+
+def _concatenated(values: Sequence[Tensor]) -> Tensor | None:
+    """Along the first axis, the others padded with 0 to the widest; None without values."""
+    if not values:
+        return None
+    widest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    pads = [[(0, most - n) for most, n in zip(widest, value.shape[1:], strict=True)] for value in values]
+    return torch.cat(
+        [F.pad(v, [side for pad in reversed(p) for side in pad]) if p else v for v, p in zip(values, pads, strict=True)]
+    )
