@@ -66,7 +66,7 @@ class Places:
         for name in self.spans:
             check_span(name)
             if self.spans.count(name) > 1:
-                raise InputError(f"span {shown(name)} is there twice; give every span its own name")
+                raise InputError(f"span {shown(name)} occurs twice; give every span its own name")
         if REST in self.spans[:-1]:
             raise InputError(f"{REST!r} stands for all other tokens, and comes last")
         for name in self.read or ():

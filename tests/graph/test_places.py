@@ -166,7 +166,7 @@ def test_names_that_no_edge_has_are_refused(names, message):
     ("data", "message"),
     [
         ({"spans": [], "destinations": False}, "between 1 and"),
-        ({"spans": ["a", "a"], "destinations": False}, "there twice"),
+        ({"spans": ["a", "a"], "destinations": False}, "occurs twice"),
         ({"spans": ["a", "b@c"], "destinations": False}, "cannot name a span"),
         ({"spans": ["a"], "destinations": 1}, "true or false"),
         ({"spans": "ab", "destinations": False}, "a list of names"),
