@@ -15,6 +15,7 @@ from circuits.files.untrusted import check_plain, parse_json, read_json, read_te
 from circuits.pages.comparison_tables import comparison_findings
 from circuits.pages.comparison_tables import tables as comparison_tables
 from circuits.pages.evaluation import evaluation_sections
+from circuits.pages.verdict import HEADINGS, verdict_rows
 from circuits.plots import node_heatmap
 from circuits.plots.page import Picture, Section, Table
 from circuits.question.metrics import METRICS
@@ -68,7 +69,7 @@ def report_sections(
     origin = runs[0].provenance
     methods = ", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} methods"
     title = f"{origin.get('task') or 'Pairs'} in {origin.get('model')}: {methods}"
-    sections = [_findings(runs)]
+    sections = [*_verdicts(runs), _findings(runs)]
     with _as_ours(runs[0].path / "pairs.jsonl"):
         sections.append(_task(runs[0], decode))
     for run in runs:
@@ -78,6 +79,23 @@ def report_sections(
     with _as_ours(runs[0].path / RUN_FILE):
         sections += [*map(_options, runs), _model(runs[0])]
     return title, [*sections, _commands(runs)]
+
+
+def _verdicts(runs: Sequence[Run]) -> list[Section]:
+    """For each claim on each circuit supported, not supported or not tested; without an evaluation nothing is tested."""
+    sections = []
+    for run in runs:
+        if run.circuits:
+            with _as_ours(run.path / EVALUATION_FILE):
+                rows = verdict_rows(_evaluation(run) or {})
+            text = (
+                ""
+                if (run.path / EVALUATION_FILE).is_file()
+                else "The run was not evaluated: circuits evaluate RUN tests these claims."
+            )
+            name = "Verdict" if len(runs) == 1 else f"Verdict: {run.name}"
+            sections.append(Section(name, text, Table(HEADINGS, rows)))
+    return sections
 
 
 def _findings(runs: Sequence[Run]) -> Section:
@@ -148,24 +166,13 @@ def _of_run(run: Run, first: bool) -> list[Section]:
         sections = [_result(name, run)]
     shown = [result for result in run.results.values() if _shown(run, result)]
     sections += [Section(f"{name}: picture", _caption(result), _picture(result)) for result in shown[first:]]
-    evaluation = run.path / EVALUATION_FILE
-    if evaluation.is_file():
-        try:
-            measured = check_plain(read_json(evaluation), str(evaluation))
-            if isinstance(measured, dict):
-                check_evaluation(measured, str(evaluation))
-            if isinstance(measured, dict) and SUM in measured:  # older ones have none
-                measured = unsealed(measured)
-        except SchemaError:
-            raise
-        except InputError:
-            measured = None
-        if measured is None:
-            raise InputError(f"{evaluation} is damaged; delete it, or evaluate the run again")
-        with _as_ours(evaluation):
+    measured = _evaluation(run)
+    if measured is not None:
+        with _as_ours(run.path / EVALUATION_FILE):
             sections += [
                 Section(f"{name}: {part.heading[0].lower()}{part.heading[1:]}", part.text, part.content)
                 for part in evaluation_sections(measured)
+                if part.heading != "Verdict"
             ]
     return sections + _description(name, run)
 
@@ -192,6 +199,30 @@ def _description(name: str, run: Run) -> list[Section]:
 
 def _number(value: Any) -> str:
     return "–" if value is None else f"{value:.3g}"
+
+
+def _evaluation(run: Run) -> dict[str, Any] | None:
+    """The evaluation of a run; None if it has none.
+
+    Raises:
+        InputError: it is damaged, or of another version.
+    """
+    evaluation = run.path / EVALUATION_FILE
+    if not evaluation.is_file():
+        return None
+    try:
+        measured = check_plain(read_json(evaluation), str(evaluation))
+        if isinstance(measured, dict):
+            check_evaluation(measured, str(evaluation))
+        if isinstance(measured, dict) and SUM in measured:  # older ones have none
+            measured = unsealed(measured)
+    except SchemaError:
+        raise
+    except InputError:
+        measured = None
+    if measured is None:
+        raise InputError(f"{evaluation} is damaged; delete it, or evaluate the run again")
+    return measured
 
 
 def _options(run: Run) -> Section:

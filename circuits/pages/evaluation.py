@@ -74,7 +74,9 @@ def evaluation_sections(measured: Mapping[str, Any]) -> list[Section]:
 
 
 def _findings_first(measured: Mapping[str, Any], sections: list[Section]) -> list[Section]:
-    """Puts the findings and the first figure first, then the warnings, then the rest."""
+    """Puts the verdict first, then the findings and the first figure, then the warnings, then the rest."""
+    verdict = [section for section in sections if section.heading == "Verdict"]
+    sections = [section for section in sections if section.heading != "Verdict"]
     found = evaluation_findings(measured)
     picture = next((section for section in sections if isinstance(section.content, Figure)), None)
     first: list[Section] = []
@@ -88,7 +90,7 @@ def _findings_first(measured: Mapping[str, Any], sections: list[Section]) -> lis
         first = [Section("What was found", " ".join(found))]
     if measured.get("warnings"):  # missing in older evaluations
         first.append(Section("Warnings", "\n\n".join(map(str, measured["warnings"]))))
-    return [*first, *sections]
+    return [*verdict, *first, *sections]
 
 
 def curves_figure(measured: Mapping[str, Any]) -> Figure:

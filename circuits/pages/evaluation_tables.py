@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from circuits.pages.verdict import HEADINGS, verdict_rows
 from circuits.results.wording import metric_name
 
 Rows = tuple[str, Sequence[str], list[list[str]]]
@@ -14,7 +15,7 @@ SAID = {True: "for the circuit", False: "against it", None: "could not be made"}
 def tables(measured: Mapping[str, Any]) -> list[Rows]:
     """One table for each measurement."""
     made = [
-        _answers(measured), _faithfulness(measured), _claims(measured), _hypothesis(measured), _scores(measured), *_recovery(measured), _stability(measured),
+        verdict_table(measured), _answers(measured), _faithfulness(measured), _claims(measured), _hypothesis(measured), _scores(measured), *_recovery(measured), _certificate(measured), _families(measured), _specificity(measured), _stability(measured),
         _randomisation(measured),
     ]  # fmt: skip
     return [table for table in made if table[2]]
@@ -40,6 +41,61 @@ def evaluation_findings(measured: Mapping[str, Any]) -> tuple[str, ...]:
     elif measured.get("answers", {}).get("accuracy") is not None:
         found.append(f"The model itself answers {measured['answers']['accuracy']:.0%} of the prompts.")
     return tuple(found)
+
+
+def verdict_table(measured: Mapping[str, Any]) -> Rows:
+    """For each claim supported, not supported or not tested, with the number and the test."""
+    return "verdict", HEADINGS, [] if measured["n_edges"] is None else verdict_rows(measured)
+
+
+def _certificate(measured: Mapping[str, Any]) -> Rows:
+    of = measured.get("certificate")
+    rows = []
+    if of is not None:
+        deleted = sorted(row["deletions"] for row in of["of_edges"] if row["status"] == "in")
+        rows = [
+            ["in, out, abstained", f"{of['in']}, {of['out']}, {of['abstained']}"],
+            [
+                f"{of['unit']} that may be deleted, median of edges that are in",
+                str(deleted[len(deleted) // 2]) if deleted else "–",
+            ],
+            ["edges of the circuit that stay in, whichever one is deleted", f"{of['certified']} of {of['circuit']}"],
+        ]
+        if of["caution"]:
+            rows.append(["caution", of["caution"]])
+    return "certificate of the selection", ("", ""), rows
+
+
+def _families(measured: Mapping[str, Any]) -> Rows:
+    of = measured.get("families", {"families": [], "k": 0, "p": None})
+    rows = [
+        [
+            str(row["family"] + 1),
+            str(row["pairs"]),
+            str(row["edges"]),
+            *(number(row[f"faithfulness on {j}"]) for j in range(of["k"])),
+        ]
+        for row in of["families"]
+    ]
+    headings = ("family", "prompts", "edges", *(f"faithfulness on family {j + 1}" for j in range(of["k"])))
+    follow = f"; they follow {of['follows']}" if of.get("follows") else ""
+    return f"families of prompts (p = {number(of['p'])}){follow}", headings, rows
+
+
+def _specificity(measured: Mapping[str, Any]) -> Rows:
+    of = measured.get("specificity")
+    rows = []
+    if of is not None:
+        for row in (of["own"], *of["others"]):
+            rows.append(
+                [
+                    row["task"],
+                    number(row["effect"]),
+                    f"{number(row['low'])} to {number(row['high'])}",
+                    number(row["chance"]),
+                ]
+            )
+    return "share of tasks that is lost without the circuit", ("task", "lost", "interval", "random circuits"), rows
 
 
 def _answers(measured: Mapping[str, Any]) -> Rows:

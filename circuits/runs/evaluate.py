@@ -35,6 +35,7 @@ from circuits.results.random_circuits import KINDS
 from circuits.runs.again import ablation_called, asked_about, compared_at_once, own_result, what_was_asked
 from circuits.runs.evaluation import Evaluation
 from circuits.runs.files import EVALUATION_FILE
+from circuits.runs.object_parts import certified, families_of_run, specific
 from circuits.runs.parts import AGAIN, PARTS, check_parts
 from circuits.runs.read import Run, read_run
 from circuits.runs.recovery import known_circuits, recovered
@@ -78,7 +79,8 @@ def evaluate_run(
     Args:
         run: from `circuits.runs.read.read_run`.
         model: the run's model.
-        pairs: the run's own pairs, or `fresh` ones; `recovery`, `stability` and `randomisation` always use its own.
+        pairs: the run's own pairs, or `fresh` ones; `recovery`, `certificate`, `families`, `stability` and
+            `randomisation` always use its own.
         parts: some of `PARTS`; None: all, if running the method again takes no more than `AGAIN_SECONDS` a part.
         ablations: for faithfulness; None: the run's own and interchange, zero, mean, mean_positional, resample.
         n_random: random circuits for faithfulness; the hypothesis tests draw their own number.
@@ -169,6 +171,9 @@ class _Work:
             "hypothesis": (self.circuit, lambda circuit: self.measured("hypothesis", hypothesis_tests_of, circuit)),
             "scores": (self.scores, self.of_scores),
             "recovery": (self.own, self.recovery),
+            "certificate": (None if self.circuit is None else edges, self.certificate),
+            "families": (None if self.circuit is None else edges, self.families),
+            "specificity": (self.circuit, self.specificity),
             "stability": (self.own, self.stability),
             "randomisation": (self.own, self.randomisation),
         }
@@ -254,6 +259,28 @@ class _Work:
             task = str(self.run.provenance.get("task"))
             truths = known_circuits(task, self.model, self._own_pairs(), self.ablation, self.metric)
             self.results["recovery"] = recovered(truths, self.scores, self.circuit, self.skipped)
+
+    def certificate(self, scores: EdgeScores) -> None:
+        """Of the selection that chose the circuit, over the run's own prompts."""
+        assert self.circuit is not None
+        with self._timed("certificate"):
+            self.results["certificate"] = certified(scores, self.circuit, self.seed)
+
+    def families(self, scores: EdgeScores) -> None:
+        """Of the run's own prompts."""
+        assert self.circuit is not None
+        question = Question.ask(self.model, self._own_pairs(), self.metric, self.ablation, self.batch_size)
+        with self._timed("families") as progress:
+            self.results["families"] = families_of_run(
+                question, scores, self.circuit, self.seed, self.at_most, progress
+            )
+
+    def specificity(self, circuit: Circuit) -> None:
+        """Against the first few other tasks that the model does."""
+        task = str(self.run.provenance.get("task"))
+        with self._timed("specificity") as progress:
+            question = self.question(self.ablation.label)
+            self.results["specificity"] = specific(question, task, circuit, self.seed, progress)
 
     def stability(self, own: Found) -> None:
         """Over resampled prompts, and over runs of the method with one thing changed."""

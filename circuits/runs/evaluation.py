@@ -7,19 +7,22 @@ from typing import Any
 from circuits.evaluation.completeness import Completeness, Minimality
 from circuits.evaluation.curves import FaithfulnessCurves
 from circuits.evaluation.faithfulness import Faithfulness
+from circuits.evaluation.families import Families
 from circuits.evaluation.hypothesis import HypothesisTests
 from circuits.evaluation.randomisation import Randomisation
 from circuits.evaluation.score_quality import Sensitivity
+from circuits.evaluation.specificity import Specificity
 from circuits.evaluation.stability import Stability
 from circuits.question.answers import Answers
 from circuits.runs.files import EVALUATION_SCHEMA
+from circuits.runs.object_parts import Certified
 from circuits.runs.recovery import Recovered
 from circuits.runs.variations import Variations
 
 ABOUT = ("run", "task", "model", "n_pairs", "fresh", "n_edges", "ablation", "metric", "skipped", "seconds")
 RESULTS = (
     "answers", "faithfulness", "same_layers", "completeness", "minimality", "curves", "hypothesis", "complexity",
-    "sensitivity", "recovery", "stability", "randomisation",
+    "sensitivity", "recovery", "certificate", "families", "specificity", "stability", "randomisation",
 )  # fmt: skip
 """Parts of the file, in its order."""
 
@@ -38,6 +41,9 @@ class Evaluation:
         completeness, minimality, curves, hypothesis: see `circuits.evaluation`.
         complexity, sensitivity: of the scores.
         recovery: against the circuit that the task knows.
+        certificate: edges that stay in the circuit without some of the prompts.
+        families: of the run's own prompts.
+        specificity: what the circuit costs other tasks.
         prompts: stability of the scores over resampled prompts.
         variations: results of the method with one thing changed at a time.
         randomisation: results of the method in a model whose last layers are shuffled.
@@ -64,6 +70,9 @@ class Evaluation:
     complexity: float | None = None
     sensitivity: Sensitivity | None = None
     recovery: Recovered | None = None
+    certificate: Certified | None = None
+    families: Families | None = None
+    specificity: Specificity | None = None
     prompts: Stability | None = None
     variations: Variations | None = None
     randomisation: Randomisation | None = None

@@ -13,15 +13,21 @@ PARTS = {
     "hypothesis": "tests",
     "scores": "complexity, sensitivity",
     "recovery": "of a known circuit",
+    "certificate": "edges that stay without some prompts",
+    "families": "of prompts, one circuit each",
+    "specificity": "what it costs other tasks",
     "stability": "other pairs, seeds, ablations, metrics …",
     "randomisation": "of layers",
 }
 """Their names, with a few words for `--help`."""
-AGAIN = ("recovery", "stability", "randomisation")
+AGAIN = ("recovery", "certificate", "families", "stability", "randomisation")
 """Parts that always use the run's own pairs."""
 SLOW = ("stability", "randomisation")
 """Parts that run the method again."""
-USUAL = tuple(part for part in PARTS if part not in SLOW)
+OBJECT = ("certificate", "families", "specificity")
+"""Parts that ask whether the circuit is a stable one, one circuit, and its own task's only."""
+USUAL = tuple(part for part in PARTS if part not in (*SLOW, *OBJECT))
+"""What a study measures if it does not say what."""
 
 
 def check_parts(parts: Iterable[str] | None) -> tuple[str, ...]:

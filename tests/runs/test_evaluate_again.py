@@ -223,7 +223,9 @@ def test_old_evaluations_are_still_shown(model, pairs, tmp_path):
     found, _ = evaluated(model, pairs, tmp_path, "eap", ("stability",), random_circuits=0)
     told = found.to_dict()
     old = {**told, "schema": 1, "stability": told["stability"]["prompts"]}
-    assert evaluation_sections(old)[0].heading.startswith("Stability")
+    verdict, stability, *_ = evaluation_sections(old)
+    assert verdict.heading == "Verdict"
+    assert stability.heading.startswith("Stability")
 
 
 def test_an_interrupt_keeps_what_was_measured(model, pairs, tmp_path, monkeypatch):
