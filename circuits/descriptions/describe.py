@@ -30,8 +30,8 @@ from circuits.results.provenance import provenance
 DRAWS = 19
 """Rotated heads for the null of kinds."""
 SPECIFIC = (
-    "name mover", "negative mover", "S-inhibition", "induction", "copy suppression", "duplicate token", "previous token", "successor",
-    "current token",
+    "name mover", "negative mover", "wrong-answer suppressor", "S-inhibition", "induction", "copy suppression", "duplicate token",
+    "previous token", "successor", "current token",
 )  # fmt: skip
 """Kinds that name a head better than the others."""
 LOOKS = 0.2

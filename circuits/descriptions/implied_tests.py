@@ -42,10 +42,7 @@ def mover_test(question: Question, head: str, sign: int) -> DescriptionTest | No
     """Tests that a head moves the answer (sign 1) or suppresses it (-1); None if too few prompts hold their answer."""
     pairs = question.pairs
     places = answer_places(pairs)
-    wrong = [
-        [i for i, token in enumerate(clean[: position + 1]) if token in ids]
-        for clean, position, ids in zip(pairs.clean, pairs.positions, pairs.distractors, strict=True)
-    ]  # fmt: skip
+    wrong = answer_places(pairs, wrong=True)
     if sum(map(bool, places)) < FEWEST or not all(places):
         return None
     effects = value_effects(question, head, places)
