@@ -91,8 +91,8 @@ def composition_scores(model: Model, edges: Sequence[str]) -> Composition:
     )
 
 
-Factors = tuple[Float[Tensor, "d_in rank"], Float[Tensor, "rank d_out"]]
-"""A matrix as a product."""
+Factors = tuple[Tensor, Tensor]
+"""A matrix as a product: [d_model, rank] and [rank, d_model], or for a shared reader [rank, group × d_model]."""
 
 
 def _written(architecture: Architecture, block: Block, head: int) -> Factors:

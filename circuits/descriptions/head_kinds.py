@@ -291,10 +291,11 @@ class _Bench:
             tokens = torch.tensor([self.pairs.clean[n][p] for n, p in zip(pair, positions, strict=True)])
             own = torch.searchsorted(self.candidates, tokens)
             for block, output in zip(self.model.architecture.blocks, self.output, strict=True):
-                centre = self._read(self.sequences[0], block.layer, rotation)[:, half].flatten(0, 1)
-                x = self._read(streams, block.layer, rotation)[rows, positions]
-                logits = ov_logits(block, torch.cat([x, centre]), output)
-                logits = (logits[:, : len(x)] - logits[:, len(x) :].mean(1, keepdim=True)).cpu()
+                centre = self.sequences[0].attn_in[block.layer][:, half].flatten(0, 1).mean(0)
+                x = streams.attn_in[block.layer][rows, positions]
+                if rotation is not None:
+                    x, centre = x @ rotation.v.to(x), centre @ rotation.v.to(x)
+                logits = ov_logits(block, x, output, centre).cpu()
                 heads = slice(block.layer * group, (block.layer + 1) * group)
                 for table, sign in zip(both, (1, -1), strict=True):
                     hit = favours(logits, own, sign).float()
