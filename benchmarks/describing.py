@@ -55,8 +55,8 @@ def main() -> None:
         },
         runs,
     )
-    for name, time in seconds.items():
-        print(f"{name:24} {time:6.2f} s  {time / seconds['forward']:5.2f} forwards")
+    for name, best in seconds.items():
+        print(f"{name:24} {best:6.2f} s  {best / seconds['forward']:5.2f} forwards")
 
 
 if __name__ == "__main__":
