@@ -2,6 +2,8 @@
 
 from circuits.descriptions.attention import Attention as Attention
 from circuits.descriptions.attention import attention as attention
+from circuits.descriptions.composition import Composition as Composition
+from circuits.descriptions.composition import composition_scores as composition_scores
 from circuits.descriptions.describe import describe as describe
 from circuits.descriptions.description import Description as Description
 from circuits.descriptions.head_kinds import HeadKinds as HeadKinds

@@ -78,6 +78,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "completeness": lambda g: circuits.completeness(g.model, g.pairs, g.circuit, subsets=3),
     "complexity": lambda g: circuits.complexity(g.edges),
     "counterfactuals": lambda g: circuits.counterfactuals(g.model, g.pairs, samples=8),
+    "composition_scores": lambda g: circuits.composition_scores(g.model, ["a0.h0->a1.h1<q>"]),
     "describe": lambda g: circuits.describe(g.model, g.pairs, g.circuit),
     "diagnose": lambda g: circuits.diagnose(g.model, g.pairs, samples=16),
     "dissociate": lambda g: circuits.dissociate(

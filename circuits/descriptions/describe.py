@@ -14,7 +14,7 @@ from circuits.descriptions.attention import ANSWER_POSITION, OTHER, SpanMeans, a
 from circuits.descriptions.description import Description, DescriptionTest, NodeLine
 from circuits.descriptions.extended_embedding import determined_by_token
 from circuits.descriptions.head_kinds import HeadKinds, head_kinds
-from circuits.descriptions.implied_tests import edge_tests, mover_test, whole_question
+from circuits.descriptions.implied_tests import clean_runs, edge_tests, mover_test, whole_question
 from circuits.descriptions.neurons import TopNeurons, top_neurons
 from circuits.errors import InputError, ModelError
 from circuits.methods.direct_effects import ELSEWHERE, direct_effects
@@ -30,8 +30,8 @@ from circuits.results.provenance import provenance
 DRAWS = 19
 """Rotated heads for the null of kinds."""
 SPECIFIC = (
-    "name mover", "negative mover", "S-inhibition", "induction", "copy suppression", "duplicate token", "previous token", "successor",
-    "current token",
+    "name mover", "negative mover", "wrong-answer suppressor", "S-inhibition", "induction", "copy suppression", "duplicate token",
+    "previous token", "successor", "current token",
 )  # fmt: skip
 """Kinds that name a head better than the others."""
 LOOKS = 0.2
@@ -39,7 +39,7 @@ LOOKS = 0.2
 EMBEDDING = 0.9
 """The share of variance above which the first MLP is called an extended embedding."""
 MOST_NAMES = 3
-MOST_TESTS = 8
+MOST_TESTS = 6
 """Edges that are tested, and movers that are tested."""
 
 
@@ -100,7 +100,9 @@ def _tests(
         if label in ("name mover", "negative mover")
     ]
     movers.sort(key=lambda mover: -abs(evidence.direct[mover[0]]))
-    made = [mover_test(question, node, sign) for node, sign in movers[:MOST_TESTS]]
+    movers = movers[:MOST_TESTS]
+    runs = clean_runs(question, [node for node, _ in movers])
+    made = [mover_test(question, node, sign, runs) for node, sign in movers]
     return (*(test for test in made if test is not None), *edge_tests(question, circuit, labels, MOST_TESTS))
 
 

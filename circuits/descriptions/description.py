@@ -40,9 +40,18 @@ class NodeLine:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "node": self.node, "label": self.label, "text": self.text, "evidence": plain(self.evidence),
+            "node": self.node, "label": self.label, "text": self.text, "evidence": _finite(plain(self.evidence)),
             "reads": {part: list(writers) for part, writers in self.reads.items()}, "feeds": list(self.feeds),
         }  # fmt: skip
+
+
+def _finite(value: Any) -> Any:
+    """JSON values with None for NaN, such as the standard error of a single prompt."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return finite(value) if isinstance(value, float) else value
 
 
 @dataclass(frozen=True)

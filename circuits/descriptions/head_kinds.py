@@ -234,7 +234,9 @@ class _Bench:
                 rows = own_pattern if rotation is None else rotated_patterns(architecture, at, rotation)
                 for i, number in enumerate(numbers):
                     patterns[number] = rows[:, i : i + 1]
-            scores |= on_prompts(patterns, self.pairs, *self._copying_answers(rotation))
+            copies, suppresses = self._copying_answers(rotation)
+            _, suppresses_wrong = self._copying_answers(rotation, wrong=True)
+            scores |= on_prompts(patterns, self.pairs, copies, suppresses, suppresses_wrong)
         if self.series is not None:
             scores["successor"] = self._successors(rotation)
         return scores
@@ -244,6 +246,7 @@ class _Bench:
         reasons = {
             "name mover": "no right answer stands before the answer position of a prompt",
             "negative mover": "no right answer stands before the answer position of a prompt",
+            "wrong-answer suppressor": "no wrong answer stands before the answer position of a prompt",
             "S-inhibition": "no wrong answer stands twice before the answer position of a prompt",
             "same class": "no prompt has two different answers or distractors of the task",
             "successor": "the tokenizer has no series of words that are single tokens",
@@ -274,11 +277,12 @@ class _Bench:
         return torch.cat(both[0]), torch.cat(both[1])
 
     def _copying_answers(
-        self, rotation: Rotation | None
+        self, rotation: Rotation | None, wrong: bool = False
     ) -> tuple[Float[Tensor, "head pair"], Float[Tensor, "head pair"]]:
-        """The same for the earlier answers of the pairs: the mean over a pair's answers; 0 without any. Centred over the sequences."""
+        """The same for the earlier right (or wrong) answers of the pairs: the mean over a pair's; 0 without any. Centred over the
+        sequences."""
         assert self.pairs is not None
-        places, n_heads = answer_places(self.pairs), len(self.sequences[1])
+        places, n_heads = answer_places(self.pairs, wrong), len(self.sequences[1])
         both = torch.zeros(2, n_heads, len(self.pairs))
         half = slice(1, self.repeated.half + 1)
         group = self.model.architecture.n_heads
@@ -290,10 +294,11 @@ class _Bench:
             tokens = torch.tensor([self.pairs.clean[n][p] for n, p in zip(pair, positions, strict=True)])
             own = torch.searchsorted(self.candidates, tokens)
             for block, output in zip(self.model.architecture.blocks, self.output, strict=True):
-                centre = self._read(self.sequences[0], block.layer, rotation)[:, half].flatten(0, 1)
-                x = self._read(streams, block.layer, rotation)[rows, positions]
-                logits = ov_logits(block, torch.cat([x, centre]), output)
-                logits = (logits[:, : len(x)] - logits[:, len(x) :].mean(1, keepdim=True)).cpu()
+                centre = self.sequences[0].attn_in[block.layer][:, half].flatten(0, 1).mean(0)
+                x = streams.attn_in[block.layer][rows, positions]
+                if rotation is not None:
+                    x, centre = x @ rotation.v.to(x), centre @ rotation.v.to(x)
+                logits = ov_logits(block, x, output, centre).cpu()
                 heads = slice(block.layer * group, (block.layer + 1) * group)
                 for table, sign in zip(both, (1, -1), strict=True):
                     hit = favours(logits, own, sign).float()

@@ -28,7 +28,7 @@ from circuits.graph.nodes import find_site
 from circuits.methods.path_patching import path_patching_of
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.question import Question
+from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 
 LEVEL = 0.05
@@ -38,44 +38,52 @@ FEWEST = 3
 """Prompts without which nothing is tested."""
 
 
-def mover_test(question: Question, head: str, sign: int) -> DescriptionTest | None:
+CleanRuns = Sequence[tuple[Batch, FinalWrites]]
+
+
+def clean_runs(question: Question, heads: Sequence[str]) -> CleanRuns:
+    """The clean run of each batch, with attention and values of these heads' layers."""
+    model = question.model
+    layers = {find_site(model.graph, head, model.widths).layer for head in heads}
+    with inference_state(model.bridge):
+        return [
+            (batch, final_writes(model.architecture, batch.suffix.clean_tokens, sources=layers))
+            for batch in question.batches()
+        ]
+
+
+def mover_test(question: Question, head: str, sign: int, runs: CleanRuns | None = None) -> DescriptionTest | None:
     """Tests that a head moves the answer (sign 1) or suppresses it (-1); None if too few prompts hold their answer."""
     pairs = question.pairs
-    places = answer_places(pairs)
-    wrong = [
-        [i for i, token in enumerate(clean[: position + 1]) if token in ids]
-        for clean, position, ids in zip(pairs.clean, pairs.positions, pairs.distractors, strict=True)
-    ]  # fmt: skip
-    if sum(map(bool, places)) < FEWEST or not all(places):
+    places, wrong = answer_places(pairs), answer_places(pairs, wrong=True)
+    if len(pairs) < FEWEST or not all(places):
         return None
-    effects = value_effects(question, head, places)
-    control = value_effects(question, head, wrong).mean() if all(wrong) else None
+    runs = runs or clean_runs(question, [head])
+    effects = value_effects(question, head, places, runs)
+    control = float(value_effects(question, head, wrong, runs).mean()) * sign if all(wrong) else None
     verb = "lowers" if sign > 0 else "raises"
     statement = f"another answer's value at the answer's token {verb} the metric"
     statement += "" if control is None else ", at the wrong answer's token it matters less than half as much"
-    return result_of(head, statement, effects * sign, None if control is None else float(control) * sign)
+    return result_of(head, statement, effects * sign, control)
 
 
-def value_effects(question: Question, head: str, places: Sequence[Sequence[int]]) -> Float[Tensor, " prompt"]:
+def value_effects(
+    question: Question, head: str, places: Sequence[Sequence[int]], runs: CleanRuns
+) -> Float[Tensor, " prompt"]:
     """metric(clean) - metric(clean, the head's values at these tokens from the next pair's first such token), signed."""
     model, pairs = question.model, question.pairs
     site = find_site(model.graph, head, model.widths)
     layer, index, group = site.layer, site.index, model.graph.group_size
     assert index is not None
-    values: list[Tensor] = [torch.empty(0)] * len(pairs)
-    ends: list[tuple[list[int], FinalWrites]] = []
+    values: dict[int, Tensor] = {}
+    for batch, end in runs:
+        for row, number in enumerate(batch.index.tolist()):
+            values[number] = end.values[layer][row, :, index // group]
     effects = torch.zeros(len(pairs), dtype=torch.float64)
     with inference_state(model.bridge):
-        batches = list(question.batches())
-        for batch in batches:
-            end = final_writes(model.architecture, batch.suffix.clean_tokens, sources=[layer])
-            numbers = batch.index.tolist()
-            ends.append((numbers, end))
-            for row, number in enumerate(numbers):
-                values[number] = end.values[layer][row, :, index // group]
-        for batch, (numbers, end) in zip(batches, ends, strict=True):
+        for batch, end in runs:
             change = torch.zeros_like(end.z[layer][:, index])
-            for row, number in enumerate(numbers):
+            for row, number in enumerate(batch.index.tolist()):
                 following = (number + 1) % len(pairs)
                 for place in places[number]:
                     other = values[following][places[following][0]]

@@ -21,6 +21,7 @@ On the task's prompts, from the answer position unless said:
 |---|---|---|
 | name mover | attention to an earlier right answer, times copying of it | Wang et al. 2022 |
 | negative mover | the same attention, times anti-copying | Wang et al. 2022; McDougall et al. 2023 |
+| wrong-answer suppressor | attention to earlier wrong answers, times anti-copying of them | |
 | S-inhibition | attention to the last of several equal wrong answers | Wang et al. 2022 |
 | same class | from each answer or distractor of any pair, attention to earlier other ones | |
 | successor | share of words of a series (days, months, numbers) whose successor's logit the values raise most | Gould et al. 2023, 2312.09230 |
@@ -81,11 +82,13 @@ def _entropy(pattern: Patterns) -> Float[Tensor, "head sequence"]:
     return (entropy / torch.arange(2, pattern.shape[-1] + 1).log()).mean(-1)
 
 
-def answer_places(pairs: PromptPairs) -> list[list[int]]:
-    """Per pair, the tokens up to the answer position that are right answers."""
+def answer_places(pairs: PromptPairs, wrong: bool = False) -> list[list[int]]:
+    """Per pair, the tokens up to the answer position that are right answers, or wrong ones."""
     return [
-        [i for i, token in enumerate(clean[: position + 1]) if token in answers]
-        for clean, position, answers in zip(pairs.clean, pairs.positions, pairs.answers, strict=True)
+        [i for i, token in enumerate(clean[: position + 1]) if token in ids]
+        for clean, position, ids in zip(
+            pairs.clean, pairs.positions, pairs.distractors if wrong else pairs.answers, strict=True
+        )
     ]
 
 
@@ -104,13 +107,15 @@ def on_prompts(
     pairs: PromptPairs,
     copies: Float[Tensor, "head pair"],
     suppresses: Float[Tensor, "head pair"],
+    suppresses_wrong: Float[Tensor, "head pair"],
 ) -> Scores:
     """The kinds that the task's prompts show; without those for which no prompt has such tokens.
 
     Args:
         pattern: of all heads on each pair's clean prompt: [head, 1, query, key].
         pairs: the prompts.
-        copies, suppresses: each head's copying and anti-copying of each pair's earlier answers.
+        copies, suppresses: each head's copying and anti-copying of each pair's earlier right answers.
+        suppresses_wrong: its anti-copying of each pair's earlier wrong answers.
     """
     scores: Scores = {}
     to_answer = _from_answer_position(pattern, pairs, answer_places(pairs))
@@ -118,6 +123,10 @@ def on_prompts(
         shown = [i for i, places in enumerate(answer_places(pairs)) if places]
         scores["name mover"] = to_answer * copies[:, shown]
         scores["negative mover"] = to_answer * suppresses[:, shown]
+    to_any_wrong = _from_answer_position(pattern, pairs, answer_places(pairs, wrong=True))
+    if to_any_wrong is not None:
+        shown = [i for i, places in enumerate(answer_places(pairs, wrong=True)) if places]
+        scores["wrong-answer suppressor"] = to_any_wrong * suppresses_wrong[:, shown]
     to_wrong = _from_answer_position(pattern, pairs, repeated_wrong(pairs))
     if to_wrong is not None:
         scores["S-inhibition"] = to_wrong

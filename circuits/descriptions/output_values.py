@@ -35,11 +35,14 @@ def output_maps(
 
 
 def ov_logits(
-    block: Block, x: Float[Tensor, "source d_model"], output: Float[Tensor, "head d_head candidate"]
+    block: Block,
+    x: Float[Tensor, "source d_model"],
+    output: Float[Tensor, "head d_head candidate"],
+    centre: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "head source candidate"]:
-    """L of one layer's heads, centred over the source tokens."""
-    values = projected(block, "v", x)
-    values = (values - values.mean(0)).repeat_interleave(len(output) // values.shape[1], dim=1)
+    """L of one layer's heads, minus that of `centre`; None: of the mean over the source tokens."""
+    values = projected(block, "v", x) - projected(block, "v", x.mean(0) if centre is None else centre)
+    values = values.repeat_interleave(len(output) // values.shape[1], dim=1)
     return torch.einsum("she,hec->hsc", values, output)
 
 

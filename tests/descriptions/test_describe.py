@@ -9,7 +9,14 @@ import circuits
 import tasks
 from circuits import InputError, describe, direct_effects, top_neurons
 from circuits.descriptions.extended_embedding import determined_by_token
-from circuits.descriptions.implied_tests import edge_tests, mover_test, result_of, value_effects, whole_question
+from circuits.descriptions.implied_tests import (
+    clean_runs,
+    edge_tests,
+    mover_test,
+    result_of,
+    value_effects,
+    whole_question,
+)
 from circuits.engine.hooks import TokenBatch, inference_state, run
 from circuits.results.naming import read_naming
 from tasks import compiled
@@ -51,6 +58,15 @@ def test_compiled_circuits_are_described_as_they_were_compiled(name, labels):
     assert json.loads(json.dumps(description.to_dict(), allow_nan=False))["labels"] == labels
     assert len(description.to_pandas()) == len(lines)
     assert description.naming.checked(model.graph).labels == labels
+
+
+def test_one_pair_gives_no_standard_errors_and_no_verdict(tmp_path):
+    model, pairs, circuit = known("compiled/induction", n=1)
+    description = describe(model, pairs, circuit)
+    description.save(tmp_path / "description.json")
+    data = json.loads((tmp_path / "description.json").read_text())
+    assert data["lines"][0]["evidence"]["direct effect stderr"] is None
+    assert {test["outcome"] for test in data["tests"]} == {"undecided"}
 
 
 def test_what_cannot_be_said_is_named():
@@ -98,7 +114,8 @@ def test_values_of_the_next_pair_against_one_run_a_pair(name):
         prompts, prompts[1:] + prompts[:1], [p[2] for p in prompts], [p[3] for p in prompts]
     )
     model, places = tiny(name), [[2], [2, 1], [2], [2]]
-    got = value_effects(whole_question(model, pairs), "a1.h1", places)
+    question = whole_question(model, pairs)
+    got = value_effects(question, "a1.h1", places, clean_runs(question, ["a1.h1"]))
     block, group = model.architecture.blocks[1], model.graph.group_size
     runs = []
     with inference_state(model.bridge), torch.no_grad():

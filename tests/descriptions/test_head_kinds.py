@@ -99,10 +99,12 @@ def test_definitions_on_prompts_against_loops():
     )
     pattern = [random_pattern(2, 1, 6), random_pattern(2, 1, 5)]
     copies = torch.tensor([[1.0, 0.0], [0.5, 1.0]])
-    scores = on_prompts(pattern, pairs, copies, 1 - copies)
+    scores = on_prompts(pattern, pairs, copies, 1 - copies, copies.flip(0))
     for h in range(2):
         assert float(scores["name mover"][h, 0]) == pytest.approx(float(pattern[0][h, 0, 5, 1] * copies[h, 0]))
         assert float(scores["name mover"][h, 1]) == pytest.approx(float(pattern[1][h, 0, 4, 2] * copies[h, 1]))
+        wrong = float(pattern[0][h, 0, 5, 2] + pattern[0][h, 0, 5, 4]) * float(copies[1 - h, 0])
+        assert float(scores["wrong-answer suppressor"][h, 0]) == pytest.approx(wrong)
         assert float(scores["S-inhibition"][h, 0]) == pytest.approx(float(pattern[0][h, 0, 5, 4]))
         assert float(scores["S-inhibition"][h, 1]) == pytest.approx(float(pattern[1][h, 0, 4, 3]))
         wanted = (float(pattern[0][h, 0, 2, 1]) + float(pattern[0][h, 0, 4, 1])) / 2
