@@ -7,6 +7,7 @@ import torch
 
 from circuits import Circuit, Graph
 from circuits.graph.places import ARROW, Places, over
+from circuits.prompts.pair import bounds
 from circuits.results.naming import Naming
 from circuits.viewer import ShownPrompt, shown_prompts, write_viewer
 from circuits.viewer.data import placed_lines
@@ -39,7 +40,7 @@ def large(n, seed=0, destinations=True, spans=SPANS):
 def prompts_of(heads=(), n=2):
     rows = [[0.75 * (j == 0) + 0.25 * (j == i) for j in range(15)] for i in range(15)]
     tokens = ["<|endoftext|>", *(f" token{i}" for i in range(1, 15))]
-    spans = dict(zip(SPANS, zip(STARTS, (*STARTS[1:], 15), strict=True), strict=True))
+    spans = {name: (start, end) for name, start, end in zip(SPANS, STARTS, (*STARTS[1:], 15), strict=True)}
     return [
         ShownPrompt(i, tokens, tokens, [" a"], [" b"], {"end": 14}, dict.fromkeys(heads, rows), spans) for i in range(n)
     ]
@@ -187,7 +188,7 @@ def test_prompts_have_the_tokens_of_their_spans():
     graph = over(tiny("gpt2").graph, Places(pairs.spans, True, ("end",)))
     prompts = shown_prompts(tiny("gpt2"), pairs, [Circuit.full(graph)], room=0)
     for i, prompt in enumerate(prompts):
-        assert [start for start, _ in prompt.spans.values()] == list(pairs.span_starts(i))
+        assert [bounds(place)[0] for place in prompt.spans.values()] == list(pairs.span_starts(i))
         assert list(prompt.spans) == list(pairs.spans)
 
 
