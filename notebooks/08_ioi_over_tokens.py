@@ -96,7 +96,7 @@ figure
 # attention from the last token of S2 to every span.
 
 # %%
-heads = sorted({output.split("@")[0] for output in circuit.outputs if output[0] == "a"})
+heads = sorted({output.split("@")[0] for output in circuit.outputs if output[0] == "a"}) or ["a14.h3"]
 seen = circuits.attention(model, pairs, heads)
 
 
