@@ -2,6 +2,7 @@
 
 make demo && make setup                 # or: circuits discover ioi --n 16 --edges 200 --out runs/ioi
 python docs/viewer_picture.py runs/ioi/circuit.html
+python docs/viewer_picture.py PAGE --node a23.h3@end --out docs/viewer_tokens.png      # over tokens: see docs/tokens.md
 """
 
 import argparse

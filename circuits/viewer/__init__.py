@@ -22,7 +22,7 @@ __all__ = ["ShownPrompt", "is_viewer_page", "shown_prompts", "viewer_page", "wri
 
 MOST = 20_000
 """Most edges that a browser can draw."""
-SCRIPTS = ("state", "layout", "graph", "prompts", "naming", "side", "start")
+SCRIPTS = ("state", "layout", "tokens", "graph", "prompts", "naming", "side", "start")
 """Scripts, in the order in which they run."""
 MARK = '<meta name="generator" content="mech-circuits viewer">'
 
@@ -52,7 +52,8 @@ def viewer_page(
     """The page as text.
 
     Args:
-        circuits: name -> circuit; one or two circuits of one graph.
+        circuits: name -> circuit; one or two circuits of one model. If all have the same spans, the page shows them over tokens
+            as well as as graphs.
         title: title of the page; None: the circuits' names.
         about: sentences on the findings, shown below the title.
         prompts: from `shown_prompts`.
@@ -64,14 +65,14 @@ def viewer_page(
     if not 1 <= len(circuits) <= 2:
         raise InputError(f"the viewer shows one circuit, or two side by side, not {len(circuits)}")
     one, *others = circuits.values()
-    if any(other.graph != one.graph for other in others):
+    if any(other.graph.base != one.graph.base for other in others):
         raise InputError("the circuits are of two graphs, so that they cannot be compared node by node")
     for name, circuit in circuits.items():
         if len(circuit) > MOST:
             raise InputError(
                 f"{name} has {len(circuit):,} edges; the viewer draws at most {MOST:,}: show the strongest with --edges N"
             )
-    data = page_data(circuits, about, prompts, (naming or Naming()).checked(one.graph))
+    data = page_data(circuits, about, prompts, (naming or Naming()).checked(one.graph.base))
     return _page(title or " and ".join(circuits), data)
 
 

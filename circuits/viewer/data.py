@@ -1,9 +1,11 @@
 """JSON data of the viewer's page: circuits, prompts and names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from circuits.graph.graph import Graph
+from circuits.graph.places import PlacedGraph
+from circuits.prompts.pair import bounds
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.quantity import EFFECT, quantity_of
@@ -22,29 +24,63 @@ def page_data(
     prompts: Sequence[ShownPrompt],
     naming: Naming,
 ) -> dict[str, Any]:
-    """All data of the page."""
-    circuits = {name: circuit.without_places() for name, circuit in circuits.items()}
-    one, *others = circuits.values()
-    shared = one.mask & others[0].mask if others else one.mask
-    both = set(one.graph.edge_names(shared))
+    """All data of the page.
+
+    Over tokens (`spans` and each circuit's `placed`) if all circuits have the same spans.
+    """
+    plain = {name: circuit.without_places() for name, circuit in circuits.items()}
+    graph = next(iter(plain.values())).graph
+    schemas = {circuit.places for circuit in circuits.values()}
+    spans = schemas.pop() if len(schemas) == 1 else None
+    edges = _shared(map(_lines, plain.values()))
+    placed = [{} for _ in circuits]
+    if spans is not None:
+        placed = [{"placed": lines} for lines in _shared(map(placed_lines, circuits.values()))]
     nodes = list(dict.fromkeys(node for circuit in circuits.values() for node in circuit.nodes))
     return {
         "circuits": [
-            {
-                "name": name,
-                "facts": _facts(circuit),
-                "quantity": _quantity(circuit),
-                "edges": [[*edge, edge[-1] in both] for edge in _lines(circuit)],
-            }
-            for name, circuit in circuits.items()
+            {"name": name, "facts": _facts(circuit), "quantity": _quantity(circuit), "edges": lines, **over}
+            for (name, circuit), lines, over in zip(circuits.items(), edges, placed, strict=True)
         ],
-        "nodes": [[node, _row(node, one.graph)] for node in nodes],
+        "spans": None if spans is None else list(spans),
+        "nodes": [[node, _row(node, graph)] for node in sorted(nodes, key=(*graph.writer_names, "logits").index)],
         "about": list(about),
         "prompts": [_prompt(prompt) for prompt in prompts],
         "naming": {"labels": dict(naming.labels), "groups": {name: list(of) for name, of in naming.groups.items()},
                    "pinned": list(naming.pinned)},
         "start": START,
     }  # fmt: skip
+
+
+NAME = 5
+"""Where a line has the name of its edge."""
+
+
+def _shared(circuits: Iterable[list[list[Any]]]) -> list[list[list[Any]]]:
+    """The lines, with after the name whether all circuits have an edge of that name."""
+    listed = list(circuits)
+    both = set.intersection(*({line[NAME] for line in lines} for lines in listed))
+    return [[[*line[: NAME + 1], line[NAME] in both, *line[NAME + 1 :]] for line in lines] for lines in listed]
+
+
+def placed_lines(circuit: Circuit) -> list[list[Any]]:
+    """As `_lines`, over tokens: a line for each edge at a place, with the numbers of the spans of its source and its target.
+
+    An edge into a key or value without a destination is a line to each span of the circuit whose queries can read it.
+    """
+    graph, outputs = circuit.graph, set(circuit.outputs)
+    assert isinstance(graph, PlacedGraph)
+    number = {span: i for i, span in enumerate(graph.places.spans)}
+    lines = []
+    for w, r, score, stderr in circuit.entries():
+        reader = graph.reader_nodes[r]
+        source, _, at = graph.output_read(w, reader).partition("@")
+        ends = [f"logits@{at}"] if reader.part == "logits" else [o for o in graph.outputs_of(reader) if o in outputs]
+        rest = [reader.kind, _short(score), _short(stderr), f"{source}->{reader.name}", number[at]]
+        for end in ends:
+            target, _, there = end.partition("@")
+            lines.append([source, target, *rest, number[there]])
+    return lines
 
 
 def _lines(circuit: Circuit) -> list[list[Any]]:
@@ -69,7 +105,8 @@ def _row(node: str, graph: Graph) -> int:
 def _prompt(prompt: ShownPrompt) -> dict[str, Any]:
     lists = {name: list(getattr(prompt, name)) for name in ("clean", "corrupted", "answers", "distractors")}
     patterns = {head: _packed(pattern) for head, pattern in prompt.patterns.items()}
-    return {"number": prompt.number, **lists, "roles": dict(prompt.roles), "patterns": patterns}
+    places = {"roles": dict(prompt.roles), "spans": {name: list(bounds(at)) for name, at in prompt.spans.items()}}
+    return {"number": prompt.number, **lists, **places, "patterns": patterns}
 
 
 def _packed(pattern: Sequence[Sequence[float]]) -> str:
@@ -81,7 +118,8 @@ def _packed(pattern: Sequence[Sequence[float]]) -> str:
 def _facts(circuit: Circuit) -> str:
     """A line on the origin of a circuit."""
     origin, quantity = circuit.provenance, quantity_of(circuit.provenance)
-    facts = [f"{len(circuit)} edges, {len(circuit.nodes)} nodes"]
+    at = "" if circuit.places is None else f" at places ({len(circuit.without_places())} without their places)"
+    facts = [f"{len(circuit)} edges{at}, {len(circuit.nodes)} nodes"]
     facts += [f"by {method_name(origin)}"] if origin.get("method") else []
     if quantity != EFFECT or origin.get("metric"):
         facts.append(quantity.over(str(origin.get("metric") or "the metric")))

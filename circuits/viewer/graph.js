@@ -11,7 +11,8 @@ class Panel {
     this.svg = make("svg", { role: "group", "aria-label": `${circuit.name}: layers upward` });
     this.view.append(this.svg);
     if (circuits.length > 1 || !data.about.length) box.append(html("p", "facts", circuit.facts));
-    box.append(this.view);
+    this.axis = html("div", "axis");
+    box.append(this.view, this.axis);
     el("panels").append(box);
     this.drag();
   }
@@ -26,14 +27,14 @@ class Panel {
     });
     this.view.addEventListener("wheel", (event) => { if (event.ctrlKey || event.metaKey) { event.preventDefault(); zoom(Math.exp(-event.deltaY * 0.002)); } }, { passive: false });
     this.svg.addEventListener("click", () => choose(null));
-    this.view.addEventListener("scroll", () => { for (const { view } of panels) view.scrollTo(this.view.scrollLeft, this.view.scrollTop); }); // two circuits stay place by place
+    this.view.addEventListener("scroll", () => { for (const { view, axis } of panels) { view.scrollTo(this.view.scrollLeft, this.view.scrollTop); axis.scrollLeft = this.view.scrollLeft; } }); // two circuits stay place by place
   }
   draw(layout, { lines, boxes }) {
     this.lines = lines;
     this.layout = layout;
     for (const band of layout.bands) band.lanes.clear();
     const height = Math.max(layout.height, this.view.clientHeight - 4);
-    this.svg.replaceChildren(arrows(), ...this.rows(layout));
+    this.svg.replaceChildren(arrows(), ...this.rows(layout), ...columnLines(layout));
     this.svg.setAttribute("width", layout.width);
     this.svg.setAttribute("height", height);
     const edges = make("g");
@@ -41,6 +42,7 @@ class Panel {
     this.boxes = new Map([...layout.places].map(([box, place]) => [box, this.box(box, place, boxes.has(box))]));
     this.svg.append(edges, this.ports(lines, layout), ...[...this.boxes.values()].reverse());
     if (!lines.length) this.svg.append(make("text", { x: LABELS + 20, y: 30, class: "none" }, "no edges to show"));
+    drawAxis(this, layout);
     this.paint();
     this.mark();
   }
@@ -74,9 +76,9 @@ class Panel {
     return group;
   }
   box(box, place, here) {
-    const kind = box.startsWith(GROUP) ? "group" : box === "input" || box === "logits" ? "end" : box[0] === "m" ? "mlp" : "head";
-    const group = make("g", { class: `node ${kind}${here ? "" : " off"}`, transform: `translate(${place.x.toFixed(1)} ${place.y.toFixed(1)})`, tabindex: -1, role: "button", "data-node": box, "aria-label": `${caption(box)} ${fullName(box)}` });
-    group.append(make("rect", { x: -place.width / 2, y: -BOX / 2, width: place.width, height: BOX, rx: 3 }), make("text", {}, caption(box)));
+    const kind = box.startsWith(GROUP) ? "group" : ["input", "logits"].includes(nodeOf(box)) ? "end" : box[0] === "m" ? "mlp" : "head";
+    const group = make("g", { class: `node ${kind}${here ? "" : " off"}`, transform: `translate(${place.x.toFixed(1)} ${place.y.toFixed(1)})`, tabindex: -1, role: "button", "data-node": spanOf(box) === null ? box : `${nodeOf(box)}@${data.spans[spanOf(box)]}`, "aria-label": `${spoken(box)} ${fullName(box)}` });
+    group.append(make("rect", { x: -place.width / 2, y: -BOX / 2, width: place.width, height: BOX, rx: 3 }), make("text", {}, overTokens() ? clipped(caption(box), place.width - 4, "12px system-ui, sans-serif") : caption(box)));
     if (pinned(box)) group.append(make("circle", { cx: place.width / 2, cy: -BOX / 2, r: 4, class: "pin" }));
     group.addEventListener("click", (event) => { event.stopPropagation(); choose(box === state.chosen ? null : box); });
     group.addEventListener("keydown", (event) => this.key(event, box));
@@ -87,7 +89,7 @@ class Panel {
   }
   about(box) {
     const full = membersOf(box).length > 1 ? membersOf(box).join(", ") : fullName(box);
-    return [caption(box), full, `${this.lines.filter((line) => line.target === box).length} edges in, ${this.lines.filter((line) => line.source === box).length} out`].filter(Boolean).join("\n");
+    return [spoken(box), full, `${this.lines.filter((line) => line.target === box).length} edges in, ${this.lines.filter((line) => line.source === box).length} out`].filter(Boolean).join("\n");
   }
   key(event, box) { // arrows go from box to box; Enter chooses, p pins
     const here = this.layout.places.get(box), others = [...this.layout.places];
@@ -137,13 +139,15 @@ function arrows() {
 
 function redraw() { // everything anew: another number of edges, another size, other groups
   const shown = circuits.map(shownBoxes), all = new Set(shown.flatMap(({ boxes }) => [...boxes]));
-  const order = data.nodes.map(([node]) => node).concat([...names.groups.keys()].map((name) => GROUP + name)).filter((box) => all.has(box));
+  const spans = overTokens() ? data.spans.map((_, i) => i) : [null];
+  const order = data.nodes.map(([node]) => node).concat([...names.groups.keys()].map((name) => GROUP + name)).flatMap((base) => spans.map((span) => atSpan(base, span))).filter((box) => all.has(box));
   if (state.chosen !== null && !all.has(state.chosen)) state.chosen = null;
+  for (const { axis } of panels) { axis.hidden = !overTokens(); axis.style.height = `${AXIS}px`; } // before the room is measured
   const views = panels.map((panel) => panel.view), height = Math.min(...views.map((view) => view.clientHeight)) - 4;
-  const layout = placed(new Set(order), shown.flatMap(({ lines }) => lines), Math.min(...views.map((view) => view.clientWidth)) - 1, height);
+  const layout = (overTokens() ? placedOver : placed)(new Set(order), shown.flatMap(({ lines }) => lines), Math.min(...views.map((view) => view.clientWidth)) - 1, height);
   panels.forEach((panel, i) => panel.draw(layout, shown[i]));
-  const drawn = shown.map(({ lines }) => lines.length), most = Math.max(...circuits.map((circuit) => circuit.size));
-  el("count").textContent = state.pinnedOnly ? `${Math.max(...drawn)} edges between pinned nodes` : `${Math.min(state.count, most)} of ${most} edges`;
+  const drawn = shown.map(({ lines }) => lines.length), most = largestSize();
+  el("count").textContent = state.pinnedOnly ? `${Math.max(...drawn)} edges between pinned nodes` : `${Math.min(state.count, most)} of ${most} edges${overTokens() ? " at places" : ""}`;
   legend();
 }
 function recolour() {
@@ -176,6 +180,7 @@ function legend() {
   place.replaceChildren();
   for (const [kind, text] of kinds) entry(sample(COLOURS[kind], DASHES[kind], 3, false), text);
   entry(sample("#1a1f26", "", 1.5, true), "from writer to reader, upward");
+  if (overTokens()) entry(null, "across: read at one span, for the query at another");
   entry(null, "q k v: enters a head's query, key or value");
   for (const { name, quantity, largest, scored } of circuits) {
     if (!scored) continue;

@@ -9,16 +9,18 @@ function shownBoxes(circuit) {
   const shown = circuit.edges.filter((edge) => (state.pinnedOnly ? names.pins.has(edge.source) && names.pins.has(edge.target) : edge.rank < state.count));
   const boxOf = (node) => { const home = state.merged ? homeOf(node) : null; return home === null ? node : GROUP + home; };
   const homes = new Map(data.nodes.map(([node]) => [node, boxOf(node)]));
-  const boxes = new Set([...names.pins].filter((node) => homes.has(node)).map((node) => homes.get(node)));
+  const boxes = new Set(overTokens()
+    ? circuit.edges.flatMap((edge) => [[edge.source, edge.from], [edge.target, edge.to]]).filter(([node]) => names.pins.has(node)).map(([node, span]) => atSpan(homes.get(node), span))
+    : [...names.pins].filter((node) => homes.has(node)).map((node) => homes.get(node)));
   const lines = new Map();
   for (const edge of shown) {
-    const source = homes.get(edge.source), target = homes.get(edge.target);
+    const source = atSpan(homes.get(edge.source), edge.from), target = atSpan(homes.get(edge.target), edge.to);
     boxes.add(source).add(target);
     if (source === target) continue;
-    const grouped = source !== edge.source || target !== edge.target;
+    const grouped = nodeOf(source) !== edge.source || nodeOf(target) !== edge.target;
     const key = grouped ? `${source}\n${target}\n${edge.part}` : lines.size;
     const old = lines.get(key);
-    if (!old) lines.set(key, { ...edge, source, target, members: 1, name: grouped ? `${source.replace(GROUP, "")} → ${target.replace(GROUP, "")}` : edge.name, within: new Set([edge.name]) });
+    if (!old) lines.set(key, { ...edge, source, target, members: 1, name: grouped ? `${spoken(source)} → ${spoken(target)}` : edge.name, within: new Set([edge.name]) });
     else if (!old.within.has(edge.name)) { old.within.add(edge.name); old.members += 1; old.score = (old.score ?? 0) + (edge.score ?? 0); old.stderr = null; old.shared &&= edge.shared; }
   }
   return { boxes, lines: [...lines.values()].sort((a, b) => Math.abs(b.score ?? 0) - Math.abs(a.score ?? 0)) };

@@ -16,7 +16,7 @@ function group(node, name) {
     if (left.length) names.groups.set(other, left); else names.groups.delete(other);
   }
   if (name) names.groups.set(name, [...(names.groups.get(name) ?? []), node]);
-  state.chosen = name && state.merged ? GROUP + name : node;
+  state.chosen = atSpan(name && state.merged ? GROUP + name : node, spanOf(state.chosen));
   renamed();
 }
 function regroup(old, name) { // another name, or none: the group is taken apart
@@ -24,7 +24,7 @@ function regroup(old, name) { // another name, or none: the group is taken apart
   names.groups.delete(old);
   name = name.replace(/\s+/g, " ").trim().slice(0, 200);
   if (name) names.groups.set(name, [...(names.groups.get(name) ?? []), ...members]);
-  state.chosen = name ? GROUP + name : null;
+  state.chosen = name ? atSpan(GROUP + name, spanOf(state.chosen)) : null;
   renamed();
 }
 function pin(box) {

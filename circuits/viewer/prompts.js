@@ -31,13 +31,14 @@ function showPrompt(number) {
 }
 function turn(number) {
   showPrompt((number + data.prompts.length) % data.prompts.length);
+  if (overTokens()) redraw();
   describe();
 }
 function chip(prompt, name, token, i) {
   const differs = prompt.corrupted.length && prompt.clean[i] !== prompt.corrupted[i];
   const roles = Object.entries(prompt.roles).filter(([, at]) => (Array.isArray(at) ? at[0] <= i && i < at[1] : at === i)).map(([role]) => role);
-  const packed = name === "clean" && state.chosen !== null ? patternOf(state.chosen) : null;
-  const query = state.query ?? prompt.clean.length - 1;
+  const packed = name === "clean" && state.chosen !== null ? patternOf(nodeOf(state.chosen)) : null;
+  const query = queryOf(prompt);
   const element = packed === null ? html("span", "token", visible(token)) : button(visible(token), () => { state.query = i; showPrompt(state.prompt); describe(); }, { "aria-pressed": i === query });
   element.className = "token" + (differs ? " differs" : "") + (packed !== null && i === query ? " query" : "");
   if (packed !== null && i <= query) element.style.background = shade(0.6 * weight(packed, query, i));
@@ -56,7 +57,7 @@ function attention(side, head) {
     side.append(html("p", "", some ? "Left out to keep the page small; circuits view RUN --pair N writes a page that begins with another pair." : "This page has no attention patterns; circuits view RUN adds them."));
     return;
   }
-  const tokens = prompt.clean.map(visible), n = tokens.length, query = state.query ?? n - 1;
+  const tokens = prompt.clean.map(visible), query = queryOf(prompt);
   const strongest = tokens.slice(0, query + 1).map((token, j) => [weight(packed, query, j), token]).sort((a, b) => b[0] - a[0]).slice(0, 3);
   side.append(html("p", "", `“${tokens[query].trim()}” (token ${query}) attends to ${strongest.map(([w, token]) => `“${token.trim()}” ${w.toFixed(2)}`).join(", ")}.`));
   const frame = html("div", "heat", null, { tabindex: 0, role: "img", "aria-label": `attention of ${head}: queries down, keys across` });

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from circuits.errors import InputError, ModelError
+from circuits.errors import InputError, ModelError, PairsError
 from circuits.model import Model
 from circuits.prompts.pair import Pair, Place
 from circuits.prompts.pairs import PromptPairs
@@ -29,6 +29,7 @@ class ShownPrompt:
         answers, distractors: tokens; if there are many, the first few and the number of others.
         roles: name -> token index, or a half-open range of tokens.
         patterns: head -> its attention on the clean prompt, [query, key].
+        spans: name -> the tokens of a span; empty if the pairs have no common spans.
     """
 
     number: int
@@ -38,6 +39,7 @@ class ShownPrompt:
     distractors: Sequence[str] = ()
     roles: Mapping[str, Place] = field(default_factory=dict)
     patterns: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    spans: Mapping[str, Place] = field(default_factory=dict)
 
 
 def shown_prompts(
@@ -68,7 +70,7 @@ def shown_prompts(
             except ModelError:  # the model does not expose its attention patterns
                 room = 0
         room -= each * len(patterns)
-        shown.append(_shown(model, i, pairs.pair(i), patterns))
+        shown.append(_shown(model, i, pairs.pair(i), patterns, _spans(pairs, i)))
     return tuple(shown)
 
 
@@ -85,7 +87,23 @@ def _strongest_heads(circuits: Sequence[Circuit]) -> list[str]:
     return sorted(largest, key=lambda head: -largest[head])
 
 
-def _shown(model: Model, number: int, pair: Pair, patterns: Mapping[str, list[list[float]]]) -> ShownPrompt:
+def _spans(pairs: PromptPairs, number: int) -> dict[str, Place]:
+    """The tokens of each span in a prompt; empty if the pairs have no common spans."""
+    try:
+        starts = pairs.span_starts(number)
+    except PairsError:
+        return {}
+    ends = (*starts[1:], len(pairs.clean[number]))
+    return {name: (start, end) for name, start, end in zip(pairs.spans, starts, ends, strict=True)}
+
+
+def _shown(
+    model: Model,
+    number: int,
+    pair: Pair,
+    patterns: Mapping[str, list[list[float]]],
+    spans: Mapping[str, Place],
+) -> ShownPrompt:
     def texts(ids: Sequence[int]) -> list[str]:
         return [str(i) for i in ids] if model.tokenizer is None else [model.tokenizer.decode([i]) for i in ids]
 
@@ -96,4 +114,4 @@ def _shown(model: Model, number: int, pair: Pair, patterns: Mapping[str, list[li
         return shown + ([f"… {more} more"] if more > 0 else [])
 
     prompts, sides = (texts(pair.clean), texts(pair.corrupted)), (few(pair.answers), few(pair.distractors))
-    return ShownPrompt(number, *prompts, *sides, dict(pair.roles), patterns)
+    return ShownPrompt(number, *prompts, *sides, dict(pair.roles), patterns, spans)

@@ -9,12 +9,12 @@ function overview(side) {
   side.append(html("h2", "", "Strongest edges"));
   for (const circuit of circuits) {
     if (circuits.length > 1) side.append(html("h3", "", circuit.name));
-    list(side, null, circuit.edges.filter((edge, i, all) => edge.rank < 8 && (i === 0 || all[i - 1].rank !== edge.rank)), (edge) => edge.name, (edge) => edge.source, circuit.quantity);
+    list(side, null, circuit.edges.filter((edge, i, all) => edge.rank < 8 && (i === 0 || all[i - 1].rank !== edge.rank)), (edge) => edge.name, (edge) => atSpan(boxFor(edge.source), edge.from), circuit.quantity);
   }
   side.append(html("h2", "", "Labels and groups"));
   const named = [...names.groups].map(([name, members]) => [GROUP + name, `${name}: ${members.join(", ")}`]).concat([...names.labels].map(([node, text]) => [node, `${node}: ${text}`]));
   if (!named.length) side.append(html("p", "", "Choose a node to give it a label, put it into a group, or pin it."));
-  for (const [box, text] of named) { const line = html("p", "named"); line.append(button(text, () => choose(box))); side.append(line); }
+  for (const [box, text] of named) { const line = html("p", "named"); line.append(button(text, () => choose(firstAt(box)))); side.append(line); }
   if (names.pins.size) side.append(html("p", "", `Pinned: ${[...names.pins].join(", ")}.`));
   files(side);
   side.append(html("h2", "", "How to use this page"));
@@ -24,19 +24,19 @@ function overview(side) {
   side.append(table, html("p", "", "a5.h2 is head 2 of layer 5, m5 the MLP of layer 5; layers are counted from 0."));
 }
 function details(side, box) {
-  const isGroup = box.startsWith(GROUP), name = isGroup ? box.slice(GROUP.length) : box;
+  const node = nodeOf(box), isGroup = box.startsWith(GROUP), name = isGroup ? node.slice(GROUP.length) : node, span = spanOf(box);
   const head = html("div", "title");
-  head.append(html("h2", "", name), button("×", () => choose(null), { "aria-label": "nothing chosen" }));
+  head.append(html("h2", "", span === null ? name : `${name} at ${data.spans[span]}`), button("×", () => choose(null), { "aria-label": "nothing chosen" }));
   side.append(head);
   if (fullName(box)) side.append(html("p", "", fullName(box)));
-  side.append(isGroup ? groupForm(name) : nodeForm(box));
-  if (rowOf.has(box) && box[0] === "a") attention(side, box);
+  side.append(isGroup ? groupForm(name) : nodeForm(node));
+  if (rowOf.has(node) && node[0] === "a") attention(side, node);
   for (const panel of panels) {
     if (panels.length > 1) side.append(html("h3", "circuit", panel.circuit.name));
     const count = (n, way) => `${n} edge${n === 1 ? "" : "s"} ${way}`;
     for (const [way, here, other] of [["in", "target", "source"], ["out", "source", "target"]]) {
       const edges = panel.lines.filter((line) => line[here] === box);
-      list(side, count(edges.length, way), edges, (edge) => caption(edge[other]) + (PARTS[edge.part] ? ` (${edge.part}${way === "out" ? "" : ""})` : ""), (edge) => edge[other], panel.circuit.quantity);
+      list(side, count(edges.length, way), edges, (edge) => spoken(edge[other]) + (PARTS[edge.part] ? ` (${edge.part}${way === "out" ? "" : ""})` : ""), (edge) => edge[other], panel.circuit.quantity);
     }
   }
 }
@@ -76,10 +76,11 @@ function list(side, title, edges, text, goal, quantity) {
   const table = html("table");
   for (const edge of edges) {
     const row = html("tr"), cell = html("td");
-    cell.append(button(text(edge), () => choose(boxFor(goal(edge)))));
+    cell.append(button(text(edge), () => choose(goal(edge))));
     row.append(cell, html("td", "number", edge.score === null ? "" : signed(edge.score, quantity)), html("td", "number", edge.stderr === null ? "" : `± ${edge.stderr.toPrecision(2)}`));
     table.append(row);
   }
   side.append(table);
 }
 const boxFor = (node) => { const home = state.merged && !node.startsWith(GROUP) ? homeOf(node) : null; return home === null ? node : GROUP + home; };
+const firstAt = (base) => (overTokens() ? panels.flatMap((panel) => [...panel.layout.places.keys()]).find((box) => nodeOf(box) === base) ?? null : base);

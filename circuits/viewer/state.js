@@ -6,17 +6,22 @@ const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = { helps: "#0072B2", hurts: "#D55E00", size: "#009E73", none: "#5f6b7a", q: "#D55E00", k: "#009E73", v: "#0072B2", in: "#5f6b7a", shared: "#5f6b7a", own: "#AA3377" };
 const DASHES = { helps: "", hurts: "7 4", size: "", none: "", q: "", k: "7 4", v: "2 3", in: "", shared: "", own: "7 4" };
 const PARTS = { q: "query", k: "key", v: "value" };
-const state = { chosen: null, colour: "sign", count: 1, zoom: 1, prompt: 0, query: null, pinnedOnly: false, merged: true, changed: false };
+const state = { chosen: null, colour: "sign", count: 1, zoom: 1, prompt: 0, query: null, pinnedOnly: false, merged: true, changed: false, mode: "graph" };
 const rowOf = new Map(data.nodes);
 // What the reader calls nodes: read and written by naming.js.
 const names = { labels: new Map(Object.entries(data.naming.labels)), groups: new Map(Object.entries(data.naming.groups)), pins: new Set(data.naming.pinned ?? []) };
-const circuits = data.circuits.map((circuit) => {
-  const edges = circuit.edges.map(([source, target, part, score, stderr, name, shared]) => ({ source, target, part, score, stderr, name, shared }));
+function ranked(rows) { // edges as objects, strongest first
+  const edges = rows.map(([source, target, part, score, stderr, name, shared, from, to]) => ({ source, target, part, score, stderr, name, shared, from, to }));
   edges.sort((a, b) => Math.abs(b.score ?? 0) - Math.abs(a.score ?? 0)); // stable: strongest first
   const ranks = new Map(); // an edge into a shared key or value head is a line to each of its query heads
   for (const edge of edges) { if (!ranks.has(edge.name)) ranks.set(edge.name, ranks.size); edge.rank = ranks.get(edge.name); }
-  return { ...circuit, edges, size: ranks.size, largest: Math.abs(edges[0]?.score ?? 0) || 1, scored: edges.some((edge) => edge.score !== null) };
+  return { edges, size: ranks.size, largest: Math.abs(edges[0]?.score ?? 0) || 1, scored: edges.some((edge) => edge.score !== null) };
+}
+const circuits = data.circuits.map((circuit) => {
+  const sets = { graph: ranked(circuit.edges), tokens: circuit.placed && ranked(circuit.placed) };
+  return { ...circuit, ...sets.graph, sets };
 });
+const largestSize = () => Math.max(...circuits.map((circuit) => circuit.size), 1);
 const el = (id) => document.getElementById(id);
 
 function make(tag, attributes = {}, text = null) {
@@ -54,14 +59,16 @@ function kindOf(edge, circuit) {
   return !circuit.quantity.signed ? "size" : edge.score >= 0 ? "helps" : "hurts";
 }
 const widthOf = (score, largest) => (score === null ? 1.5 : 0.8 + 5 * Math.sqrt(Math.min(1, Math.abs(score) / largest)));
-const fullName = (node) => {
+const fullName = (box) => {
+  const node = nodeOf(box);
   const [layer, head] = node.slice(1).split(".h");
   return rowOf.has(node) && node !== "input" && node !== "logits" ? (head === undefined ? `MLP of layer ${layer}` : `head ${head} of layer ${layer}`) : "";
 };
 const homeOf = (node) => [...names.groups].find(([, members]) => members.includes(node))?.[0] ?? null;
 const GROUP = "group "; // keeps the names of groups apart from those of nodes
-const membersOf = (box) => (box.startsWith(GROUP) ? names.groups.get(box.slice(GROUP.length)) ?? [] : [box]);
-function caption(box) {
+const membersOf = (box) => (box.startsWith(GROUP) ? names.groups.get(nodeOf(box).slice(GROUP.length)) ?? [] : [nodeOf(box)]);
+function caption(place) {
+  const box = nodeOf(place);
   const text = box.startsWith(GROUP) ? `${box.slice(GROUP.length)} (${membersOf(box).filter((node) => rowOf.has(node)).length})` : names.labels.has(box) ? `${box} ${names.labels.get(box)}` : box;
   return text.length > 30 ? text.slice(0, 29) + "…" : text;
 }

@@ -242,7 +242,7 @@ CLIPPED = """(() => {
     const out = [], over = (e) => e.scrollWidth > e.clientWidth + 1;
     for (const e of document.querySelectorAll('header, #controls, #prompts, .prompt, .view, aside, aside table, .heat, footer, h1, p, h2')) if (over(e)) out.push(e.outerHTML.slice(0, 99));
     if (document.documentElement.scrollWidth > innerWidth || document.documentElement.scrollHeight > innerHeight) out.push('page');
-    for (const svg of document.querySelectorAll('.view svg, .heat svg, .bar')) {
+    for (const svg of document.querySelectorAll('.view svg, .heat svg, .bar, .axis svg')) {
         const area = svg.getBoundingClientRect();
         for (const e of svg.querySelectorAll('text, .node rect')) {
             const b = e.getBoundingClientRect();
