@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from circuits.cli import completion
 from circuits.cli.terminal import note
 from circuits.errors import InputError
+from circuits.prompts.aligned import WAYS
 from circuits.prompts.columns import parse_columns
 from circuits.prompts.reading import Reading
 from circuits.prompts.source import Source
@@ -58,14 +60,24 @@ class FilePairs:
         ),
     ] = None
 
+    align: Annotated[
+        str | None,
+        typer.Option(
+            help="Pairs of unequal length: which tokens belong together, by 'spans' (of both prompts) or by a 'diff' of the tokens.",
+            rich_help_panel=PANEL,
+            autocompletion=completion.choices(list(WAYS)),
+        ),
+    ] = None
+
     @property
     def reading(self) -> Reading:
         """What they ask for.
 
         Raises:
-            PairsError: the columns cannot be understood.
+            PairsError: the columns cannot be understood, or there is no such alignment.
         """
-        return Reading(parse_columns(self.columns), bool(self.skip_unfit), bool(self.trust_ids), not self.no_bos)
+        columns, unless_bos = parse_columns(self.columns), not self.no_bos
+        return Reading(columns, bool(self.skip_unfit), bool(self.trust_ids), unless_bos, align=self.align)
 
     def check(self, source: Source | None) -> Reading:
         """The same; refused where there is no file to read.
@@ -75,7 +87,7 @@ class FilePairs:
         """
         reading = self.reading
         if source is None and reading != Reading():
-            raise InputError("columns, skip-unfit, trust-ids and no-bos need --pairs")
+            raise InputError("columns, skip-unfit, trust-ids, no-bos and align need --pairs")
         if source is not None:
             source.check(reading)
         return reading

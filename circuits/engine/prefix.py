@@ -8,7 +8,7 @@ for causal models; the check at loading tests whether a model takes the cache ex
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
@@ -34,7 +34,7 @@ class Suffix:
     """
 
     clean: Int[Tensor, "batch pos"]
-    corrupted: Int[Tensor, "batch pos"] | None
+    corrupted: Int[Tensor, "batch other"] | None
     position: Int[Tensor, " batch"]
     start: int
     batch: PairBatch
@@ -56,11 +56,36 @@ class Suffix:
             raise PairsError(
                 f"these values are those of corrupted prompts, and the pairs have none; {WITHOUT_CORRUPTED}"
             )
-        return self.with_tokens(self.corrupted)
+        return TokenBatch(self.corrupted, self.batch.corrupted_position - self.start, self._cache)
+
+    @property
+    def alignment(self) -> Int[Tensor, "batch pos"] | None:
+        """The corrupted token that belongs to each clean token, both counted from `start`; None: the one at the same position."""
+        whole = self.batch.alignment
+        return None if whole is None else whole[:, self.start :] - self.start
+
+    def on_clean(self, values: Shaped[Tensor, "batch other ..."]) -> Shaped[Tensor, "batch pos ..."]:
+        """Values at the corrupted tokens, at the clean tokens that they belong to."""
+        return values if self.alignment is None else _picked(values, self.alignment)
+
+    def on_corrupted(self, values: Shaped[Tensor, "batch pos ..."]) -> Shaped[Tensor, "batch other ..."]:
+        """Values at the clean tokens, at the corrupted tokens that they belong to (`circuits.prompts.aligned.back`)."""
+        if self.alignment is None or self.corrupted is None:
+            return values
+        tokens = torch.arange(self.corrupted.shape[1], device=self.corrupted.device).expand(len(self.corrupted), -1)
+        before = torch.searchsorted(self.alignment.contiguous(), tokens.contiguous(), right=True) - 1
+        met = self.alignment.gather(1, before.clamp(min=0)) == tokens
+        return _picked(values, torch.where(met & (before >= 0), before, before + 1).clamp(max=self.clean.shape[1] - 1))
 
     def with_tokens(self, tokens: Int[Tensor, "batch pos"]) -> TokenBatch:
         """Other tokens after the same prefix."""
         return TokenBatch(tokens, self.position, self._cache)
+
+
+def _picked(values: Tensor, tokens: Int[Tensor, "batch to"]) -> Tensor:
+    """`values` [batch, from, …] at other tokens."""
+    rows = torch.arange(len(tokens), device=values.device)[:, None]
+    return values[rows, tokens.to(values.device)]
 
 
 def prefix_cache(bridge: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> Cache:

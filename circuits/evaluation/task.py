@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.hooks import TokenBatch, inference_state, run
@@ -19,7 +19,7 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.prompts.pair import Pair, TokenIds
-from circuits.prompts.pairs import PairBatch, PromptPairs
+from circuits.prompts.pairs import PromptPairs
 from circuits.prompts.source import Source
 from circuits.question.answers import saw, watched
 from circuits.question.doubts import about_answers, about_prompts, padded, same_up_to_answer
@@ -211,17 +211,16 @@ def _measure(
     with inference_state(model.bridge), torch.no_grad():
         for batch in pairs.batches(batch_size):
             here = batch.to(model.device)
-            ran = [_logits(model, here, tokens) for tokens in (here.clean, here.corrupted) if tokens is not None]
+            both = ((here.clean, here.position), (here.corrupted, here.corrupted_position))
+            ran = [
+                run(model.architecture, TokenBatch(tokens, position)) for tokens, position in both if tokens is not None
+            ]
             saw(here, ran[0])
             targets = targets_of(here, ran[0])
             for metric in metrics:
                 for row, logits in enumerate(ran):
                     values[metric.name][row, batch.index] = metric(logits, targets).to("cpu", torch.float64)
     return values
-
-
-def _logits(model: Model, batch: PairBatch, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch d_vocab"]:
-    return run(model.architecture, TokenBatch(tokens, batch.position))
 
 
 def _mean(values: Float[Tensor, " prompt"]) -> Mean:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from circuits.errors import PairsError
+from circuits.prompts.aligned import check_alignment, differing, shared_prefix
 from circuits.prompts.metadata import NOTHING, Metadata
 from circuits.prompts.unfit import UnfitError
 
@@ -100,6 +101,8 @@ class Pair:
         metadata: other entries of the pair's record.
         partition: the spans of the clean prompt, in order, without gaps; empty: they follow from the roles
             (`circuits.prompts.spans`).
+        alignment: for each clean token, the token of the corrupted prompt that belongs to it (`circuits.prompts.aligned`); empty:
+            both have one length, and belong together token by token.
     """
 
     clean: TokenIds
@@ -112,13 +115,29 @@ class Pair:
     corrupted_text: str | None = None
     metadata: Metadata = NOTHING
     partition: Roles = NO_ROLES
+    alignment: TokenIds = ()
 
     def __len__(self) -> int:
         return len(self.clean)
 
     @property
+    def corrupted_position(self) -> int:
+        """Index of the corrupted prompt's token whose logits are read."""
+        return self.alignment[self.position] if self.alignment else self.position
+
+    @property
+    def differing(self) -> list[int]:
+        """The clean tokens that are other tokens in the corrupted prompt; none without one."""
+        if not self.corrupted:
+            return []
+        alignment = self.alignment or tuple(range(len(self.clean)))
+        return differing(alignment, self.clean, self.corrupted)
+
+    @property
     def prefix(self) -> int:
         """The number of leading tokens that the two prompts share; 0 without a corrupted prompt."""
+        if self.alignment:
+            return shared_prefix(self.alignment, self.clean, self.corrupted)
         if not self.corrupted:
             return 0
         both = zip(self.clean, self.corrupted, strict=True)
@@ -228,11 +247,11 @@ def _check_type(value: object, kind: type, what: str, where: str) -> None:
 
 def _check_length(pair: Pair, where: str) -> None:
     length = len(pair.clean)
-    if pair.corrupted and length != len(pair.corrupted):
+    if pair.corrupted and length != len(pair.corrupted) and not pair.alignment:
         raise UnfitError(
             "of unequal length",
             f"{where}: clean has {length} tokens, corrupted {len(pair.corrupted)}; pairs must have equal length "
-            "(drop the pair, or change its words until both have as many tokens)",
+            "(drop the pair, change its words until both have as many tokens, or align them: --align diff)",
         )
     if length == 0:
         raise PairsError(f"{where}: the prompts have no tokens; give at least one (a text needs a BOS token or a word)")
@@ -248,6 +267,8 @@ def _check_length(pair: Pair, where: str) -> None:
         if start != at or stop <= start:
             raise PairsError(f"{where}: span {show(name)} begins at token {start}, not at {at}; spans leave no gap")
         at = stop
+    if pair.alignment:
+        check_alignment(pair.alignment, pair.clean, pair.corrupted, pair.position, where)
     if pair.partition and at != length:
         raise PairsError(f"{where}: the spans end at token {at}, and the prompt has {length} tokens")
 
@@ -271,10 +292,10 @@ def _check_answers(pair: Pair, where: str) -> None:
 
 def check_for(pair: Pair, model: Encoder, where: str) -> None:
     """Refuses a pair that the model cannot read; the message names `where`."""
-    if len(pair) > model.n_ctx:
+    if (longest := max(len(pair.clean), len(pair.corrupted))) > model.n_ctx:
         raise UnfitError(
             "longer than the model reads",
-            f"{where}: the prompts have {len(pair)} tokens; {model.name} reads at most {model.n_ctx}",
+            f"{where}: the prompts have {longest} tokens; {model.name} reads at most {model.n_ctx}",
         )
     for what in ("clean", "corrupted", "answers", "distractors"):
         for token in getattr(pair, what):

@@ -42,7 +42,7 @@ from circuits.prompts.pair import (
 )
 from circuits.prompts.reading import Reading
 from circuits.prompts.records import table_of
-from circuits.prompts.spans import partition, schema
+from circuits.prompts.spans import alignment, partition, schema
 from circuits.prompts.tables import Table, read_table
 from circuits.prompts.unfit import Unfit
 from circuits.shown import Shown
@@ -60,6 +60,7 @@ class PairBatch:
     Attributes:
         index: the number of each pair in its `PromptPairs`: `out[batch.index] = result` restores their order.
         clean, corrupted: token ids, without padding; corrupted is None without corrupted prompts.
+        alignment: the corrupted token that belongs to each clean token; None: the token at the same position.
         position: the token whose logits are read.
         answers, distractors: token ids, padded with 0 if a pair has fewer than others.
         answers_mask, distractors_mask: False at the padding.
@@ -69,16 +70,22 @@ class PairBatch:
 
     index: Int[Tensor, "batch"]
     clean: Int[Tensor, "batch pos"]
-    corrupted: Int[Tensor, "batch pos"] | None
+    corrupted: Int[Tensor, "batch other"] | None
     position: Int[Tensor, "batch"]
     answers: Int[Tensor, "batch n_answers"]
     answers_mask: Bool[Tensor, "batch n_answers"]
     distractors: Int[Tensor, "batch n_distractors"]
     distractors_mask: Bool[Tensor, "batch n_distractors"]
     prefix: int
+    alignment: Int[Tensor, "batch pos"] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def corrupted_position(self) -> Int[Tensor, " batch"]:
+        """The corrupted prompt's token whose logits are read."""
+        return self.position if self.alignment is None else self.alignment.gather(1, self.position[:, None])[:, 0]
 
     def to(self, device: torch.device | str) -> "PairBatch":
         """The same batch with its tensors on `device`."""
@@ -99,6 +106,8 @@ class PromptPairs(Shown):
         metric: name of the metric that suits them.
         metadata: other entries of their records.
         partitions: the spans that were given for each prompt; empty: they follow from its roles. Read them as `spans`.
+        alignments: the corrupted token that belongs to each clean token (`circuits.prompts.aligned`); empty: both prompts have
+            one length, and belong together token by token.
         unfit: counts of pairs that `from_records` left out; None: none.
 
     Raises:
@@ -124,6 +133,7 @@ class PromptPairs(Shown):
     metric: str = "logit_difference"
     metadata: tuple[Metadata, ...] = ()
     partitions: tuple[Roles, ...] = ()
+    alignments: tuple[TokenIds, ...] = ()
     unfit: Unfit | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -136,7 +146,19 @@ class PromptPairs(Shown):
             object.__setattr__(self, "metadata", (NOTHING,) * n)
         if not self.partitions:
             object.__setattr__(self, "partitions", (NO_ROLES,) * n)
-        for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts", "metadata", "partitions"):
+        if not self.alignments:
+            object.__setattr__(self, "alignments", ((),) * n)
+        for column in (
+            "corrupted",
+            "answers",
+            "distractors",
+            "positions",
+            "roles",
+            "texts",
+            "metadata",
+            "partitions",
+            "alignments",
+        ):
             if (entries := len(getattr(self, column))) != n:
                 raise PairsError(f"clean has {n} prompts, {column} {entries} entries; give one for each pair")
         for number, pair in enumerate(self):
@@ -156,10 +178,8 @@ class PromptPairs(Shown):
         names = ("clean", "corrupted", "answers", "distractors", "roles", "metadata")
         columns: Any = {name: tuple(getattr(pair, name) for pair in pairs) for name in names}
         positions, texts = tuple(pair.position for pair in pairs), tuple(map(_texts, pairs))
-        partitions = tuple(pair.partition for pair in pairs)
-        return cls(
-            **columns, positions=positions, texts=texts, partitions=partitions, source=source, seed=seed, metric=metric
-        )
+        columns |= {f"{name}s": tuple(getattr(pair, name) for pair in pairs) for name in ("partition", "alignment")}
+        return cls(**columns, positions=positions, texts=texts, source=source, seed=seed, metric=metric)
 
     @classmethod
     def from_tokens(
@@ -172,6 +192,8 @@ class PromptPairs(Shown):
         roles: Sequence[Mapping[str, Any]] | None = None,
         *,
         spans: Sequence[Mapping[str, Any]] | None = None,
+        corrupted_spans: Sequence[Mapping[str, Any]] | None = None,
+        align: str | None = None,
         model: Encoder | None = None,
         source: str = "tokens",
         seed: int | None = None,
@@ -186,6 +208,9 @@ class PromptPairs(Shown):
             roles: a mapping from name to token index, or to a half-open range of tokens, for each pair.
             spans: the spans of each clean prompt, in the same form; tokens that they leave out make spans of their own. By
                 default they follow from the roles, see `spans`.
+            corrupted_spans: the spans of each corrupted prompt, for `align="spans"`.
+            align: how tokens of a pair of unequal length belong together: `spans` or `diff`, see `circuits.prompts.aligned`;
+                None: pairs must have equal length.
             model: used to check the ids; its tokenizer, if it has one, adds the texts of the prompts.
 
         Raises:
@@ -199,14 +224,23 @@ class PromptPairs(Shown):
         read = enumerate(last if positions is None else _column(positions, "positions"))
         places = tuple(as_index(place, "position", f"pair {number}") for number, place in read)
         names = enumerate([{}] * n if roles is None else _column(roles, "roles"))
+        others = ((),) * n if corrupted is None else _ids(_column(corrupted, "corrupted"), "corrupted")
+        named = tuple(as_roles(entry, f"pair {number}") for number, entry in names)
+        partitions = () if spans is None else _partitions(prompts, places, _column(spans, "spans"))
+        alignments = ()
+        if align is not None:
+            theirs = [{}] * n if corrupted_spans is None else _column(corrupted_spans, "corrupted_spans")
+            rows = zip(prompts, others, places, partitions or named, theirs, strict=False)
+            alignments = tuple(alignment(align, *row, f"pair {number}") for number, row in enumerate(rows))
         made = cls(
             clean=prompts,
-            corrupted=((),) * n if corrupted is None else _ids(_column(corrupted, "corrupted"), "corrupted"),
+            corrupted=others,
             answers=_ids(right, "answers"),
             distractors=_ids(wrong, "distractors"),
             positions=places,
-            roles=tuple(as_roles(entry, f"pair {number}") for number, entry in names),
-            partitions=() if spans is None else _partitions(prompts, places, _column(spans, "spans")),
+            roles=named,
+            partitions=partitions,
+            alignments=alignments,
             source=source,
             seed=seed,
             metric=metric,
@@ -233,6 +267,7 @@ class PromptPairs(Shown):
         trust_ids: bool = False,
         bos: bool = True,
         n: int | None = None,
+        align: str | None = None,
         source: str = "records",
         seed: int | None = None,
         metric: str = "logit_difference",
@@ -248,12 +283,13 @@ class PromptPairs(Shown):
             trust_ids: accept token ids without evidence in the texts that this model's tokenizer made them.
             bos: put the tokenizer's BOS token before text.
             n: read at most n pairs; later records are not checked.
+            align: how tokens of a pair of unequal length belong together: `spans` or `diff`, see `circuits.prompts.aligned`.
             source, seed, metric: defaults for records without them.
 
         Raises:
             PairsError: a record cannot be used, or pairs do not fit and `skip_unfit` is not set; the message counts all of them.
         """
-        reading = Reading(columns, skip_unfit, trust_ids, bos, n)
+        reading = Reading(columns, skip_unfit, trust_ids, bos, n, align)
         return cls._made(table_of(records, "records"), model, reading, source, seed, metric)
 
     @classmethod
@@ -267,20 +303,21 @@ class PromptPairs(Shown):
         trust_ids: bool = False,
         bos: bool = True,
         n: int | None = None,
+        align: str | None = None,
         kind: str | None = None,
     ) -> "PromptPairs":
         """Pairs from a .csv, .tsv, .jsonl, .json or .parquet file.
 
         Args:
             path: the file.
-            model, columns, skip_unfit, trust_ids, bos, n: see `from_records`.
+            model, columns, skip_unfit, trust_ids, bos, n, align: see `from_records`.
             kind: the suffix to assume; by default the file's own, and `.jsonl` if that is unknown.
 
         Raises:
             PairsError: see `from_records`; the message names the line.
         """
         table = read_table(path, kind)
-        return cls._made(table, model, Reading(columns, skip_unfit, trust_ids, bos, n), table.name)
+        return cls._made(table, model, Reading(columns, skip_unfit, trust_ids, bos, n, align), table.name)
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str], model: Encoder | None = None, **reading: Any) -> "PromptPairs":
@@ -355,7 +392,15 @@ class PromptPairs(Shown):
     def pair(self, i: int) -> Pair:
         """Pair number i."""
         ids = (self.clean[i], self.corrupted[i], self.answers[i], self.distractors[i])
-        return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i], self.metadata[i], self.partitions[i])
+        return Pair(
+            *ids,
+            self.positions[i],
+            self.roles[i],
+            *self.texts[i],
+            self.metadata[i],
+            self.partitions[i],
+            self.alignments[i],
+        )
 
     @cached_property
     def spans(self) -> tuple[str, ...]:
@@ -402,9 +447,9 @@ class PromptPairs(Shown):
         return self._batches(batch_size)
 
     def _batches(self, batch_size: int) -> Iterator[PairBatch]:
-        keys = [(len(pair), pair.prefix) for pair in self]
+        keys = [(len(pair), len(pair.corrupted), pair.prefix) for pair in self]
         order = sorted(range(len(self)), key=lambda i: keys[i])
-        for _, same_length in groupby(order, key=lambda i: keys[i][0]):
+        for _, same_length in groupby(order, key=lambda i: keys[i][:2]):
             indices = list(same_length)
             for start in range(0, len(indices), batch_size):
                 yield self._batch(indices[start : start + batch_size])
@@ -423,6 +468,7 @@ class PromptPairs(Shown):
             distractors=distractors,
             distractors_mask=distractors_mask,
             prefix=min(min(pair.prefix, pair.position) for pair in chosen),
+            alignment=_alignment(chosen),
         )
 
     def validate_for(self, model: Encoder) -> None:
@@ -434,6 +480,7 @@ class PromptPairs(Shown):
         """SHA-256 of the model's input (without texts, source, seed and metric), for provenance."""
         content = [
             [pair.clean, pair.corrupted, pair.answers, pair.distractors, pair.position, sorted(pair.roles.items())]
+            + ([pair.alignment] if pair.alignment else [])
             for pair in self
         ]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
@@ -464,6 +511,12 @@ def _partitions(prompts: Sequence[TokenIds], positions: Sequence[int], column: l
         partition(spans, len(prompt), position, f"pair {number}", "span") if spans else spans
         for number, (spans, prompt, position) in enumerate(rows)
     )
+
+
+def _alignment(pairs: Sequence[Pair]) -> Int[Tensor, "batch pos"] | None:
+    if not any(pair.alignment for pair in pairs):
+        return None
+    return torch.tensor([pair.alignment or range(len(pair)) for pair in pairs])
 
 
 def _listed(entry: object) -> list[Any] | tuple[Any, ...]:

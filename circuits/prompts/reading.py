@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from circuits.prompts.aligned import check_way
 from circuits.prompts.pair import Encoder, TokenIds
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -22,6 +23,7 @@ class Reading:
         trust_ids: accept token ids without evidence that this model's tokenizer made them.
         bos: put the tokenizer's BOS token before text.
         n: read at most n pairs; later records are not checked.
+        align: how tokens of a pair of unequal length belong together, see `circuits.prompts.aligned`; None: such pairs do not fit.
     """
 
     columns: Mapping[str, str] | None = None
@@ -29,6 +31,11 @@ class Reading:
     trust_ids: bool = False
     bos: bool = True
     n: int | None = None
+    align: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.align is not None:
+            check_way(self.align)
 
 
 class ReadingModel:

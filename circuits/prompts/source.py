@@ -53,7 +53,9 @@ class Source:
     def check(self, reading: Reading | None) -> None:
         """Refuses options for files if the pairs come from a task."""
         if self.given is not None and reading not in (None, Reading()):
-            raise InputError("columns, skip-unfit, trust-ids and no-bos are for files of prompts, not for a task")
+            raise InputError(
+                "columns, skip-unfit, trust-ids, no-bos and align are for files of prompts, not for a task"
+            )
 
 
 def find_pairs(target: str) -> Source:

@@ -69,7 +69,8 @@ def _row(node: str, graph: Graph) -> int:
 def _prompt(prompt: ShownPrompt) -> dict[str, Any]:
     lists = {name: list(getattr(prompt, name)) for name in ("clean", "corrupted", "answers", "distractors")}
     patterns = {head: _packed(pattern) for head, pattern in prompt.patterns.items()}
-    return {"number": prompt.number, **lists, "roles": dict(prompt.roles), "patterns": patterns}
+    differs = {} if prompt.differs is None else {"differs": {name: list(at) for name, at in prompt.differs.items()}}
+    return {"number": prompt.number, **lists, "roles": dict(prompt.roles), "patterns": patterns, **differs}
 
 
 def _packed(pattern: Sequence[Sequence[float]]) -> str:

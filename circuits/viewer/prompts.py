@@ -28,6 +28,8 @@ class ShownPrompt:
         answers, distractors: tokens; if there are many, the first few and the number of others.
         roles: name -> token index, or a half-open range of tokens.
         patterns: head -> its attention on the clean prompt, [query, key].
+        differs: of prompts of unequal length, the tokens that differ from their partner, in both prompts; None: those that
+            differ from the token at the same position.
     """
 
     number: int
@@ -37,6 +39,7 @@ class ShownPrompt:
     distractors: Sequence[str] = ()
     roles: Mapping[str, Place] = field(default_factory=dict)
     patterns: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    differs: Mapping[str, Sequence[int]] | None = None
 
 
 def shown_prompts(
@@ -93,4 +96,9 @@ def _shown(model: Model, number: int, pair: Pair, patterns: Mapping[str, list[li
         return texts(ids[:MOST_ANSWERS]) + ([f"… {more} more"] if more > 0 else [])
 
     prompts, sides = (texts(pair.clean), texts(pair.corrupted)), (few(pair.answers), few(pair.distractors))
-    return ShownPrompt(number, *prompts, *sides, dict(pair.roles), patterns)
+    differs = None
+    if pair.alignment:
+        partners = {to: i for i, to in enumerate(pair.alignment)}
+        equal = {to for to, i in partners.items() if pair.clean[i] == pair.corrupted[to]}
+        differs = {"clean": pair.differing, "corrupted": [c for c in range(len(pair.corrupted)) if c not in equal]}
+    return ShownPrompt(number, *prompts, *sides, dict(pair.roles), patterns, differs)
