@@ -173,7 +173,7 @@ def test_every_method_takes_them_and_gives_the_same_in_batches_of_any_size(metho
             tiny("gpt2"),
             unequal(),
             method=method,
-            ablation="interchange",
+            ablation="zero" if method == "direct-effects" else "interchange",
             test=False,
             batch_size=size,
             **SMALL.get(method, {}),
