@@ -8,6 +8,7 @@ import typer
 from circuits.cli import completion
 from circuits.cli.terminal import note
 from circuits.errors import InputError
+from circuits.prompts.aligned import WAYS
 from circuits.prompts.columns import parse_columns
 from circuits.prompts.reading import Reading
 from circuits.prompts.source import Source
@@ -76,16 +77,25 @@ class FilePairs:
         ),
     ] = None
 
+    align: Annotated[
+        str | None,
+        typer.Option(
+            help="Pairs of unequal length: which tokens belong together, by 'spans' (of both prompts) or by a 'diff' of the tokens.",
+            rich_help_panel=PANEL,
+            autocompletion=completion.choices(list(WAYS)),
+        ),
+    ] = None
+
     @property
     def reading(self) -> Reading:
         """What they ask for.
 
         Raises:
-            PairsError: the columns cannot be understood.
+            PairsError: the columns cannot be understood, or there is no such alignment.
         """
         return Reading(
             parse_columns(self.columns), bool(self.skip_unfit), bool(self.trust_ids), not self.no_bos,
-            first_token=bool(self.first_token),
+            first_token=bool(self.first_token), align=self.align,
         )  # fmt: skip
 
     def check(self, source: Source | None, metric: str | None = None) -> Reading:
@@ -96,7 +106,7 @@ class FilePairs:
         """
         reading = self.reading
         if source is None and reading != Reading():
-            raise InputError("columns, skip-unfit, trust-ids, no-bos and first-token need --pairs")
+            raise InputError("columns, skip-unfit, trust-ids, no-bos, first-token and align need --pairs")
         if source is not None:
             source.check(reading)
         return reading if source is None or source.given is not None else replace(reading, metric=metric)

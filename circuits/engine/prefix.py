@@ -8,7 +8,7 @@ for causal models; the check at loading tests whether a model takes the cache ex
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
@@ -34,7 +34,7 @@ class Suffix:
     """
 
     clean: Int[Tensor, "row pos"]
-    corrupted: Int[Tensor, "row pos"] | None
+    corrupted: Int[Tensor, "row other"] | None
     position: Int[Tensor, " read"]
     start: int
     batch: PairBatch
@@ -56,7 +56,26 @@ class Suffix:
             raise PairsError(
                 f"these values are those of corrupted prompts, and the pairs have none; {WITHOUT_CORRUPTED}"
             )
-        return self.with_tokens(self.corrupted)
+        return TokenBatch(self.corrupted, self.batch.corrupted_position - self.start, self._cache, self.row)
+
+    @property
+    def alignment(self) -> Int[Tensor, "row pos"] | None:
+        """The corrupted token that belongs to each clean token, both counted from `start`; None: the one at the same position."""
+        whole = self.batch.alignment
+        return None if whole is None else whole[:, self.start :] - self.start
+
+    def on_clean(self, values: Shaped[Tensor, "row other ..."]) -> Shaped[Tensor, "row pos ..."]:
+        """Values at the corrupted tokens, at the clean tokens that they belong to."""
+        return values if self.alignment is None else _picked(values, self.alignment)
+
+    def on_corrupted(self, values: Shaped[Tensor, "row pos ..."]) -> Shaped[Tensor, "row other ..."]:
+        """Values at the clean tokens, at the corrupted tokens that they belong to (`circuits.prompts.aligned.back`)."""
+        if self.alignment is None or self.corrupted is None:
+            return values
+        tokens = torch.arange(self.corrupted.shape[1], device=self.corrupted.device).expand(len(self.corrupted), -1)
+        before = torch.searchsorted(self.alignment.contiguous(), tokens.contiguous(), right=True) - 1
+        met = self.alignment.gather(1, before.clamp(min=0)) == tokens
+        return _picked(values, torch.where(met & (before >= 0), before, before + 1).clamp(max=self.clean.shape[1] - 1))
 
     @property
     def row(self) -> Int[Tensor, " read"] | None:
@@ -66,6 +85,12 @@ class Suffix:
     def with_tokens(self, tokens: Int[Tensor, "row pos"]) -> TokenBatch:
         """Other tokens after the same prefix."""
         return TokenBatch(tokens, self.position, self._cache, self.row)
+
+
+def _picked(values: Tensor, tokens: Int[Tensor, "row to"]) -> Tensor:
+    """`values` [row, from, …] at other tokens."""
+    rows = torch.arange(len(tokens), device=values.device)[:, None]
+    return values[rows, tokens.to(values.device)]
 
 
 def prefix_cache(bridge: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> Cache:

@@ -80,7 +80,7 @@ def _template(pairs: PromptPairs, i: int) -> tuple[int | None, ...]:
     clean = pairs.clean[i]
     left_out = {*pairs.answers[i], *pairs.distractors[i]}
     at_roles = {at for name, place in pairs.roles[i].items() if name != "end" for at in range(*bounds(place))}
-    other = pairs.corrupted[i] or clean
+    changed = set(pairs.pair(i).differing)
     return tuple(
-        None if token in left_out or at in at_roles or token != other[at] else token for at, token in enumerate(clean)
+        None if token in left_out or at in at_roles or at in changed else token for at, token in enumerate(clean)
     )

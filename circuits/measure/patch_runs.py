@@ -33,6 +33,7 @@ class PatchRuns:
         values: the values of the other run.
         clean, corrupted: the metric of both runs, without `Metric.sign`.
         direction: `denoising` or `noising`.
+        other: the ablation that makes the other run.
     """
 
     question: Question
@@ -43,6 +44,7 @@ class PatchRuns:
     clean: Float[Tensor, " pair"]
     corrupted: Float[Tensor, " pair"]
     direction: str
+    other: RunAblation
 
     @classmethod
     def of(
@@ -62,17 +64,20 @@ class PatchRuns:
         base_name, source_name = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
         tokens, hooks = runs[source_name]
         logits, values = record_values(architecture, tokens, sites, hooks)
+        values = (other.on_own if direction == "denoising" else other.on_clean)(batch.suffix, values)
         tokens, hooks = runs[base_name]
         own = ValueRecorder(architecture, sites)
         base = base_run(architecture, tokens, [*hooks, *own.hooks()], model.report.resume_exact)
         ends_logits = {source_name: logits, base_name: base.logits}
         clean = question.clean_metric(batch, ends_logits["clean"])
         corrupted = question.metric(ends_logits["corrupted"], batch.targets)
-        return cls(question, batch, base, own.values, values, clean, corrupted, direction)
+        return cls(question, batch, base, own.values, values, clean, corrupted, direction, other)
 
     def metrics(self, interventions: Sequence[Intervention]) -> Float[Tensor, "intervention batch"]:
         """The metric under each intervention; exactly that of the base run if an intervention changes nothing."""
         start = self.corrupted if self.direction == "denoising" else self.clean
+        if self.direction == "denoising":
+            interventions = [self.other.own_patches(self.batch.suffix, patches) for patches in interventions]
         metrics = start.repeat(len(interventions), 1)
         changes = {
             i: self.batch.any_row(changed_prompts(self.own, self.values, patches, start.device))

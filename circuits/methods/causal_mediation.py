@@ -205,8 +205,11 @@ def _mediate_batch(
     places = [None] if labels is None else [tokens_at(label, batch, question.pairs) for label in labels]
     patches = [Patch(site, where) for site in sites for where in places]
     metrics = [question.metric(base.logits, batch.targets) for base in bases]
-    changed = batch.any_row(changed_prompts(recorders[0].values, recorders[1].values, patches, metrics[0].device))
-    for base, source, unpatched in ((bases[0], recorders[1], metrics[0]), (bases[1], recorders[0], metrics[1])):
-        logits = patched_logits(architecture, base, source.values, [patches])[0]
+    clean, corrupted = (recorder.values for recorder in recorders)
+    into_clean = (bases[0], clean, other.on_clean(batch.suffix, corrupted), patches)
+    into_other = (bases[1], corrupted, other.on_own(batch.suffix, clean), other.own_patches(batch.suffix, patches))
+    for (base, own, values, where), unpatched in zip((into_clean, into_other), metrics[:], strict=True):
+        changed = batch.any_row(changed_prompts(own, values, where, unpatched.device))
+        logits = patched_logits(architecture, base, values, [where])[0]
         metrics.append(torch.where(changed, question.metric(logits, batch.targets), unpatched))
     return torch.stack(metrics).to("cpu", torch.float64)

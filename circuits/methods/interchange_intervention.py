@@ -286,6 +286,7 @@ def _intervene(
     architecture = question.model.architecture
     sites = [part.site for parts in nodes for part in parts]
     source, values = record_values(architecture, batch.suffix.corrupted_tokens, sites)
+    values = {key: batch.suffix.on_clean(value) for key, value in values.items()}
     base = question.base_run(batch)
     logits = [base.logits, source]
     for parts in nodes:

@@ -22,7 +22,19 @@ from circuits.prompts.pair import plain, show
 from circuits.prompts.unfit import UnfitError
 
 NEEDED = ("clean", "answers")
-FIELDS = ("clean", "corrupted", "answers", "distractors", "position", "roles", "spans", "clean_text", "corrupted_text")
+FIELDS = (
+    "clean",
+    "corrupted",
+    "answers",
+    "distractors",
+    "position",
+    "roles",
+    "spans",
+    "corrupted_spans",
+    "alignment",
+    "clean_text",
+    "corrupted_text",
+)
 COMMON = ("source", "seed", "metric")
 LABELS = ("word_idxs", "seq_labels")
 """auto-circuit's columns with labels of words and of template parts; `circuits.prompts.make` interprets them."""
@@ -32,7 +44,7 @@ MOST_LISTED = 20_000
 
 Record = dict[str, Any]
 _SPEC = re.compile(r"\s*([\w.+-]+)\s*=\s*(=?'[^']*'|=?\"[^\"]*\"|[^,'\"]*?)\s*(?:,|$)")
-_NAMED = re.compile(r"(roles|spans)\..+")
+_NAMED = re.compile(r"(roles|spans|corrupted_spans)\..+")
 _IDS = re.compile(r"(^|_)(idx|idxs|id|ids)$")
 _LIST = re.compile(r"""\[\s*(?:('(?:[^'\\]|\\['"\\nrt])*'|"(?:[^"\\]|\\['"\\nrt])*"|-?\d+)\s*(?:,\s*|(?=\])))*\]""")
 _PLACE = re.compile(r"\{([^{}]*)\}")

@@ -3,8 +3,9 @@
 Required keys: `clean` (text, or a list of token ids) and `answers` (a string, an id, or a list of strings, ids and lists of ids; a
 list of ids in it is an answer of several tokens). Optional keys: `corrupted` (like clean; in all lines or none), `distractors` (like
 answers), `position` (default: the last token), `roles` (a mapping from name to token index, or to a half-open range of tokens:
-`[3, 5]` are the tokens 3 and 4), `spans` (likewise: a partition of the prompt, if it does not follow from the roles), `clean_text`
-and `corrupted_text` for prompts given as ids, and `metadata` (an object; other keys are added to it).
+`[3, 5]` are the tokens 3 and 4), `spans` (likewise: a partition of the prompt, if it does not follow from the roles), `alignment`
+(the corrupted token of each clean token, if the prompts have unequal length), `clean_text` and `corrupted_text` for prompts given as
+ids, and `metadata` (an object; other keys are added to it).
 `source`, `seed` and `metric` record the origin of the pairs. They are on every line, so any tool can cut and join files.
 `circuits.prompts.make` reads these files.
 """
@@ -37,6 +38,7 @@ def _to_record(pair: Pair, shared: Mapping[str, Any]) -> dict[str, Any]:
     record |= {
         "roles": dict(pair.roles),
         "spans": dict(pair.partition) or None,
+        "alignment": pair.alignment or None,
         "corrupted": pair.corrupted or None,
         "metadata": dict(pair.metadata) or None,
         **{key: shared[key] for key in COMMON},

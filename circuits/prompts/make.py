@@ -20,6 +20,7 @@ from circuits.prompts.pair import (
     Encoder,
     Pair,
     Place,
+    Roles,
     TokenIds,
     as_answers,
     as_ids,
@@ -33,7 +34,7 @@ from circuits.prompts.pair import (
 )
 from circuits.prompts.reading import Reading, ReadingModel, bos_tokens
 from circuits.prompts.sequences import ONE_TOKEN_METRICS, WAYS_OUT, Answer, answer_of, first_tokens
-from circuits.prompts.spans import partition, text_place
+from circuits.prompts.spans import alignment, partition, text_place
 from circuits.prompts.tables import Table
 from circuits.prompts.unfit import Tally, Unfit, UnfitError
 
@@ -110,18 +111,20 @@ def _pair(record: Record, model: Encoder | None, reading: Reading, metric: str, 
     behind = _Behind(model, clean, position, record["clean"], where, needs_one)
     both = (_answers(record.get(key, []), key, behind) for key in ("answers", "distractors"))
     answers, distractors = map(first_tokens, both) if reading.first_token else both
-    spans = as_roles(_spans(record, clean, model, where), where, "span")
+    spans = as_roles(_spans(record, "clean", clean, model, where), where, "span")
+    named = as_roles(_roles(record, clean, model, where), where)
     pair = Pair(
         clean=clean,
         corrupted=corrupted,
         answers=answers,
         distractors=distractors,
         position=position,
-        roles=as_roles(_roles(record, clean, model, where), where),
+        roles=named,
         clean_text=clean_text,
         corrupted_text=corrupted_text,
         metadata=Metadata.of(record["metadata"], where) if record.get("metadata") else NOTHING,
         partition=partition(spans, len(clean), position, where, "span") if spans else spans,
+        alignment=_alignment(record, reading.align, (clean, corrupted, position, spans or named), model, where),
     )
     check_provenance(record.get("source", "file"), record.get("seed"), record.get("metric", "logit_difference"), where)
     check_pair(pair, where)
@@ -231,28 +234,41 @@ def _roles(record: Record, clean: TokenIds, model: Encoder | None, where: str) -
     }
 
 
-def _spans(record: Record, clean: TokenIds, model: Encoder | None, where: str) -> object:
-    """Spans by name; a span given as text has all the tokens of that text in the clean prompt."""
-    spans = record.get("spans") or {}
+def _alignment(
+    record: Record, align: str | None, prompts: tuple[TokenIds, TokenIds, int, Roles], model: Encoder | None, where: str
+) -> TokenIds:
+    """The alignment in the record, or else the one that the caller chose."""
+    if "alignment" in record:
+        return as_ids(record["alignment"], "alignment", where)
+    if align is None:
+        return ()
+    return alignment(align, *prompts, _spans(record, "corrupted", prompts[1], model, where), where)
+
+
+def _spans(record: Record, prompt: str, tokens: TokenIds, model: Encoder | None, where: str) -> object:
+    """Spans of a prompt by name; a span given as text has all the tokens of that text in the prompt."""
+    spans = record.get("spans" if prompt == "clean" else "corrupted_spans") or {}
     if not isinstance(spans, dict):
         return spans
     return {
-        name: _text_span(name, place, record, clean, model, where) if isinstance(place, str) else place
+        name: _text_span(name, place, record, prompt, tokens, model, where) if isinstance(place, str) else place
         for name, place in spans.items()
     }
 
 
-def _text_span(name: str, words: str, record: Record, clean: TokenIds, model: Encoder | None, where: str) -> Place:
-    text = record["clean"] if isinstance(record["clean"], str) else record.get("clean_text")
+def _text_span(
+    name: str, words: str, record: Record, prompt: str, tokens: TokenIds, model: Encoder | None, where: str
+) -> Place:
+    text = record[prompt] if isinstance(record.get(prompt), str) else record.get(f"{prompt}_text")
     start = -1 if not isinstance(text, str) or not words.strip() else text.find(words.strip())
     if start >= 0 and model is not None:
         assert isinstance(text, str)
-        place = text_place(model, text, clean, start, start + len(words.strip()))
+        place = text_place(model, text, tokens, start, start + len(words.strip()))
         if place is not None:
             return place
     raise UnfitError(
         "with a span that is not in its prompt",
-        f"{where}: span {show(name)} is {show(words)}, which are not whole tokens of the clean prompt; expected words of it, a "
+        f"{where}: span {show(name)} is {show(words)}, which are not whole tokens of the {prompt} prompt; expected words of it, a "
         "token's index, or a range such as [3, 5]",
     )
 

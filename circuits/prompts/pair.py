@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from circuits.errors import PairsError
+from circuits.prompts.aligned import check_alignment, differing, shared_prefix
 from circuits.prompts.metadata import NOTHING, Metadata
 from circuits.prompts.sequences import Answer, TokenIds, answer_of, n_forced, tokens_of
 from circuits.prompts.unfit import UnfitError
@@ -100,6 +101,8 @@ class Pair:
         metadata: other entries of the pair's record.
         partition: the spans of the clean prompt, in order, without gaps; empty: they follow from the roles
             (`circuits.prompts.spans`).
+        alignment: for each clean token, the token of the corrupted prompt that belongs to it (`circuits.prompts.aligned`); empty:
+            both have one length, and belong together token by token.
     """
 
     clean: TokenIds
@@ -112,6 +115,7 @@ class Pair:
     corrupted_text: str | None = None
     metadata: Metadata = NOTHING
     partition: Roles = NO_ROLES
+    alignment: TokenIds = ()
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -122,8 +126,23 @@ class Pair:
         return n_forced((*self.answers, *self.distractors))
 
     @property
+    def corrupted_position(self) -> int:
+        """Index of the corrupted prompt's token whose logits are read."""
+        return self.alignment[self.position] if self.alignment else self.position
+
+    @property
+    def differing(self) -> list[int]:
+        """The clean tokens that are other tokens in the corrupted prompt; none without one."""
+        if not self.corrupted:
+            return []
+        alignment = self.alignment or tuple(range(len(self.clean)))
+        return differing(alignment, self.clean, self.corrupted)
+
+    @property
     def prefix(self) -> int:
         """The number of leading tokens that the two prompts share; 0 without a corrupted prompt."""
+        if self.alignment:
+            return shared_prefix(self.alignment, self.clean, self.corrupted)
         if not self.corrupted:
             return 0
         both = zip(self.clean, self.corrupted, strict=True)
@@ -250,11 +269,11 @@ def _check_type(value: object, kind: type, what: str, where: str) -> None:
 
 def _check_length(pair: Pair, where: str) -> None:
     length = len(pair.clean)
-    if pair.corrupted and length != len(pair.corrupted):
+    if pair.corrupted and length != len(pair.corrupted) and not pair.alignment:
         raise UnfitError(
             "of unequal length",
             f"{where}: clean has {length} tokens, corrupted {len(pair.corrupted)}; pairs must have equal length "
-            "(drop the pair, or change its words until both have as many tokens)",
+            "(drop the pair, change its words until both have as many tokens, or align them: --align diff)",
         )
     if length == 0:
         raise PairsError(f"{where}: the prompts have no tokens; give at least one (a text needs a BOS token or a word)")
@@ -270,6 +289,8 @@ def _check_length(pair: Pair, where: str) -> None:
         if start != at or stop <= start:
             raise PairsError(f"{where}: span {show(name)} begins at token {start}, not at {at}; spans leave no gap")
         at = stop
+    if pair.alignment:
+        check_alignment(pair.alignment, pair.clean, pair.corrupted, pair.position, where)
     if pair.partition and at != length:
         raise PairsError(f"{where}: the spans end at token {at}, and the prompt has {length} tokens")
 
@@ -290,6 +311,13 @@ def _check_answers(pair: Pair, where: str) -> None:
         raise PairsError(
             f"{where}: an answer has several tokens and position is {pair.position}, not the last token {len(pair) - 1}; the answer's "
             "tokens stand behind the whole prompt: end the prompt at that position, or keep the first tokens (first_token)"
+        )
+    if pair.forced and pair.alignment and pair.corrupted_position != len(pair.corrupted) - 1:
+        raise UnfitError(
+            "of unequal length, with answers of several tokens behind a corrupted token that is not the last",
+            f"{where}: an answer has several tokens, which stand behind both prompts, and the token that is read is aligned with token "
+            f"{pair.corrupted_position} of the corrupted prompt, not with its last, {len(pair.corrupted) - 1}; change the prompts or "
+            "their spans, or keep the first tokens (first_token)",
         )
     if both := set(pair.answers) & set(pair.distractors):
         raise UnfitError(
@@ -319,11 +347,11 @@ def _named(answer: Answer) -> str:
 
 def check_for(pair: Pair, model: Encoder, where: str) -> None:
     """Refuses a pair that the model cannot read; the message names `where`."""
-    if len(pair) + pair.forced > model.n_ctx:
+    if (longest := max(len(pair.clean), len(pair.corrupted))) + pair.forced > model.n_ctx:
         behind = f" and their answers {pair.forced} more" if pair.forced else ""
         raise UnfitError(
             "longer than the model reads",
-            f"{where}: the prompts have {len(pair)} tokens{behind}; {model.name} reads at most {model.n_ctx}",
+            f"{where}: the prompts have {longest} tokens{behind}; {model.name} reads at most {model.n_ctx}",
         )
     for what in ("clean", "corrupted", "answers", "distractors"):
         for token in (token for entry in getattr(pair, what) for token in tokens_of(entry)):

@@ -45,7 +45,7 @@ from circuits.prompts.reading import Reading
 from circuits.prompts.records import table_of
 from circuits.prompts.rows import Forced, filled, lay
 from circuits.prompts.sequences import Answer, first_tokens
-from circuits.prompts.spans import partition, schema
+from circuits.prompts.spans import alignment, partition, schema
 from circuits.prompts.tables import Table, read_table
 from circuits.prompts.unfit import Unfit
 from circuits.shown import Shown
@@ -74,11 +74,12 @@ class PairBatch:
         prefix: number of leading tokens that the two prompts share, in every pair; at most the smallest position, so logits
             are only read after the prefix.
         forced: the rows and read positions, if an answer has several tokens.
+        alignment: the corrupted token that belongs to each clean token; None: the token at the same position.
     """
 
     index: Int[Tensor, " pair"]
     clean: Int[Tensor, "row pos"]
-    corrupted: Int[Tensor, "row pos"] | None
+    corrupted: Int[Tensor, "row other"] | None
     position: Int[Tensor, " read"]
     answers: Int[Tensor, "pair n_answers *n_tokens"]
     answers_mask: Bool[Tensor, "pair n_answers *n_tokens"]
@@ -86,6 +87,7 @@ class PairBatch:
     distractors_mask: Bool[Tensor, "pair n_distractors *n_tokens_2"]
     prefix: int
     forced: Forced | None = None
+    alignment: Int[Tensor, "row pos"] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -94,6 +96,14 @@ class PairBatch:
     def row_index(self) -> Int[Tensor, " row"]:
         """The number of each row's pair in its `PromptPairs`."""
         return self.index if self.forced is None else self.index[self.forced.pair]
+
+    @property
+    def corrupted_position(self) -> Int[Tensor, " read"]:
+        """The corrupted prompts' tokens whose logits are read."""
+        if self.alignment is None:
+            return self.position
+        aligned = self.alignment if self.forced is None else self.alignment[self.forced.row]
+        return aligned.gather(1, self.position[:, None])[:, 0]
 
     def to(self, device: torch.device | str) -> "PairBatch":
         """The same batch with its tensors on `device`."""
@@ -115,6 +125,8 @@ class PromptPairs(Shown):
         metric: name of the metric that suits them.
         metadata: other entries of their records.
         partitions: the spans that were given for each prompt; empty: they follow from its roles. Read them as `spans`.
+        alignments: the corrupted token that belongs to each clean token (`circuits.prompts.aligned`); empty: both prompts have
+            one length, and belong together token by token.
         unfit: counts of pairs that `from_records` left out; None: none.
 
     Raises:
@@ -140,6 +152,7 @@ class PromptPairs(Shown):
     metric: str = "logit_difference"
     metadata: tuple[Metadata, ...] = ()
     partitions: tuple[Roles, ...] = ()
+    alignments: tuple[TokenIds, ...] = ()
     unfit: Unfit | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -152,7 +165,19 @@ class PromptPairs(Shown):
             object.__setattr__(self, "metadata", (NOTHING,) * n)
         if not self.partitions:
             object.__setattr__(self, "partitions", (NO_ROLES,) * n)
-        for column in ("corrupted", "answers", "distractors", "positions", "roles", "texts", "metadata", "partitions"):
+        if not self.alignments:
+            object.__setattr__(self, "alignments", ((),) * n)
+        for column in (
+            "corrupted",
+            "answers",
+            "distractors",
+            "positions",
+            "roles",
+            "texts",
+            "metadata",
+            "partitions",
+            "alignments",
+        ):
             if (entries := len(getattr(self, column))) != n:
                 raise PairsError(f"clean has {n} prompts, {column} {entries} entries; give one for each pair")
         for number, pair in enumerate(self):
@@ -172,10 +197,8 @@ class PromptPairs(Shown):
         names = ("clean", "corrupted", "answers", "distractors", "roles", "metadata")
         columns: Any = {name: tuple(getattr(pair, name) for pair in pairs) for name in names}
         positions, texts = tuple(pair.position for pair in pairs), tuple(map(_texts, pairs))
-        partitions = tuple(pair.partition for pair in pairs)
-        return cls(
-            **columns, positions=positions, texts=texts, partitions=partitions, source=source, seed=seed, metric=metric
-        )
+        columns |= {f"{name}s": tuple(getattr(pair, name) for pair in pairs) for name in ("partition", "alignment")}
+        return cls(**columns, positions=positions, texts=texts, source=source, seed=seed, metric=metric)
 
     @classmethod
     def from_tokens(
@@ -188,6 +211,8 @@ class PromptPairs(Shown):
         roles: Sequence[Mapping[str, Any]] | None = None,
         *,
         spans: Sequence[Mapping[str, Any]] | None = None,
+        corrupted_spans: Sequence[Mapping[str, Any]] | None = None,
+        align: str | None = None,
         model: Encoder | None = None,
         source: str = "tokens",
         seed: int | None = None,
@@ -203,6 +228,9 @@ class PromptPairs(Shown):
             roles: a mapping from name to token index, or to a half-open range of tokens, for each pair.
             spans: the spans of each clean prompt, in the same form; tokens that they leave out make spans of their own. By
                 default they follow from the roles, see `spans`.
+            corrupted_spans: the spans of each corrupted prompt, for `align="spans"`.
+            align: how tokens of a pair of unequal length belong together: `spans` or `diff`, see `circuits.prompts.aligned`;
+                None: pairs must have equal length.
             model: used to check the ids; its tokenizer, if it has one, adds the texts of the prompts.
 
         Raises:
@@ -216,14 +244,23 @@ class PromptPairs(Shown):
         read = enumerate(last if positions is None else _column(positions, "positions"))
         places = tuple(as_index(place, "position", f"pair {number}") for number, place in read)
         names = enumerate([{}] * n if roles is None else _column(roles, "roles"))
+        others = ((),) * n if corrupted is None else _ids(_column(corrupted, "corrupted"), "corrupted")
+        named = tuple(as_roles(entry, f"pair {number}") for number, entry in names)
+        partitions = () if spans is None else _partitions(prompts, places, _column(spans, "spans"))
+        alignments = ()
+        if align is not None:
+            theirs = [{}] * n if corrupted_spans is None else _column(corrupted_spans, "corrupted_spans")
+            rows = zip(prompts, others, places, partitions or named, theirs, strict=False)
+            alignments = tuple(alignment(align, *row, f"pair {number}") for number, row in enumerate(rows))
         made = cls(
             clean=prompts,
-            corrupted=((),) * n if corrupted is None else _ids(_column(corrupted, "corrupted"), "corrupted"),
+            corrupted=others,
             answers=_answers(right, "answers"),
             distractors=_answers(wrong, "distractors"),
             positions=places,
-            roles=tuple(as_roles(entry, f"pair {number}") for number, entry in names),
-            partitions=() if spans is None else _partitions(prompts, places, _column(spans, "spans")),
+            roles=named,
+            partitions=partitions,
+            alignments=alignments,
             source=source,
             seed=seed,
             metric=metric,
@@ -251,6 +288,7 @@ class PromptPairs(Shown):
         bos: bool = True,
         n: int | None = None,
         first_token: bool = False,
+        align: str | None = None,
         source: str = "records",
         seed: int | None = None,
         metric: str = "logit_difference",
@@ -267,13 +305,14 @@ class PromptPairs(Shown):
             bos: put the tokenizer's BOS token before text.
             n: read at most n pairs; later records are not checked.
             first_token: keep only the first token of answers of several tokens.
+            align: how tokens of a pair of unequal length belong together: `spans` or `diff`, see `circuits.prompts.aligned`.
             source, seed, metric: defaults for records without them. Texts of several tokens are answers for every metric but
                 logit_difference.
 
         Raises:
             PairsError: a record cannot be used, or pairs do not fit and `skip_unfit` is not set; the message counts all of them.
         """
-        reading = Reading(columns, skip_unfit, trust_ids, bos, n, first_token)
+        reading = Reading(columns, skip_unfit, trust_ids, bos, n, first_token, align=align)
         return cls._made(table_of(records, "records"), model, reading, source, seed, metric)
 
     @classmethod
@@ -289,13 +328,14 @@ class PromptPairs(Shown):
         n: int | None = None,
         first_token: bool = False,
         metric: str | None = None,
+        align: str | None = None,
         kind: str | None = None,
     ) -> "PromptPairs":
         """Pairs from a .csv, .tsv, .jsonl, .json or .parquet file.
 
         Args:
             path: the file.
-            model, columns, skip_unfit, trust_ids, bos, n, first_token: see `from_records`.
+            model, columns, skip_unfit, trust_ids, bos, n, first_token, align: see `from_records`.
             metric: the metric that will be measured; None: the file's. It decides whether texts of several tokens are answers, and
                 replaces the file's metric if some are.
             kind: the suffix to assume; by default the file's own, and `.jsonl` if that is unknown.
@@ -304,7 +344,8 @@ class PromptPairs(Shown):
             PairsError: see `from_records`; the message names the line.
         """
         table = read_table(path, kind)
-        return cls._made(table, model, Reading(columns, skip_unfit, trust_ids, bos, n, first_token, metric), table.name)
+        reading = Reading(columns, skip_unfit, trust_ids, bos, n, first_token, metric, align)
+        return cls._made(table, model, reading, table.name)
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str], model: Encoder | None = None, **reading: Any) -> "PromptPairs":
@@ -380,7 +421,15 @@ class PromptPairs(Shown):
     def pair(self, i: int) -> Pair:
         """Pair number i."""
         ids = (self.clean[i], self.corrupted[i], self.answers[i], self.distractors[i])
-        return Pair(*ids, self.positions[i], self.roles[i], *self.texts[i], self.metadata[i], self.partitions[i])
+        return Pair(
+            *ids,
+            self.positions[i],
+            self.roles[i],
+            *self.texts[i],
+            self.metadata[i],
+            self.partitions[i],
+            self.alignments[i],
+        )
 
     @cached_property
     def spans(self) -> tuple[str, ...]:
@@ -455,9 +504,9 @@ class PromptPairs(Shown):
         return self._batches(batch_size, forced and self.several_tokens)
 
     def _batches(self, batch_size: int, forced: bool) -> Iterator[PairBatch]:
-        keys = [(len(pair), pair.prefix) for pair in self]
+        keys = [(len(pair), len(pair.corrupted), pair.prefix) for pair in self]
         order = sorted(range(len(self)), key=lambda i: keys[i])
-        for _, same_length in groupby(order, key=lambda i: keys[i][0]):
+        for _, same_length in groupby(order, key=lambda i: keys[i][:2]):
             indices = list(same_length)
             for start in range(0, len(indices), batch_size):
                 chosen = indices[start : start + batch_size]
@@ -487,6 +536,7 @@ class PromptPairs(Shown):
             distractors_mask=distractors_mask,
             prefix=min(min(pair.prefix, pair.position) for pair in chosen),
             forced=laid.forced,
+            alignment=_alignment([chosen[number] for number in laid.forced.pair.tolist()], longest),
         )
 
     def _batch(self, indices: list[int]) -> PairBatch:
@@ -503,6 +553,7 @@ class PromptPairs(Shown):
             distractors=distractors,
             distractors_mask=distractors_mask,
             prefix=min(min(pair.prefix, pair.position) for pair in chosen),
+            alignment=_alignment(chosen),
         )
 
     def validate_for(self, model: Encoder) -> None:
@@ -514,6 +565,7 @@ class PromptPairs(Shown):
         """SHA-256 of the model's input (without texts, source, seed and metric), for provenance."""
         content = [
             [pair.clean, pair.corrupted, pair.answers, pair.distractors, pair.position, sorted(pair.roles.items())]
+            + ([pair.alignment] if pair.alignment else [])
             for pair in self
         ]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
@@ -548,6 +600,14 @@ def _partitions(prompts: Sequence[TokenIds], positions: Sequence[int], column: l
 
 def _answers(column: Sequence[Any], what: str) -> tuple[tuple[Answer, ...], ...]:
     return tuple(as_answers(entry, what, f"pair {number}") for number, entry in enumerate(column))
+
+
+def _alignment(pairs: Sequence[Pair], behind: int = 0) -> Int[Tensor, "row pos"] | None:
+    """The alignment of each row's prompts, with `behind` tokens behind both; None: all belong together token by token."""
+    if not any(pair.alignment for pair in pairs):
+        return None
+    ends = [range(len(pair.corrupted), len(pair.corrupted) + behind) for pair in pairs]
+    return torch.tensor([[*(p.alignment or range(len(p))), *end] for p, end in zip(pairs, ends, strict=True)])
 
 
 def _listed(entry: object) -> list[Any] | tuple[Any, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from circuits.prompts.aligned import check_way
 from circuits.prompts.pair import Encoder, TokenIds
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -24,6 +25,7 @@ class Reading:
         n: read at most n pairs; later records are not checked.
         first_token: keep only the first token of answers of several tokens.
         metric: the metric that will be measured; None: the one that the records name.
+        align: how tokens of a pair of unequal length belong together, see `circuits.prompts.aligned`; None: such pairs do not fit.
     """
 
     columns: Mapping[str, str] | None = None
@@ -33,6 +35,11 @@ class Reading:
     n: int | None = None
     first_token: bool = False
     metric: str | None = None
+    align: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.align is not None:
+            check_way(self.align)
 
 
 class ReadingModel:

@@ -54,7 +54,7 @@ class Source:
         """Refuses options for files if the pairs come from a task."""
         if self.given is not None and reading not in (None, Reading()):
             raise InputError(
-                "columns, skip-unfit, trust-ids, no-bos and first-token are for files of prompts, not for a task"
+                "columns, skip-unfit, trust-ids, no-bos, first-token and align are for files of prompts, not for a task"
             )
 
 

@@ -13,7 +13,9 @@ where they cannot have one of positions. A span is never empty.
 from collections.abc import Mapping, Sequence
 
 from circuits.errors import PairsError
-from circuits.prompts.pair import Encoder, Place, Roles, TokenIds, bounds, show
+from circuits.prompts.aligned import aligned, by_diff, check_way
+from circuits.prompts.pair import Encoder, Place, Roles, TokenIds, as_roles, bounds, show
+from circuits.prompts.unfit import UnfitError
 
 START, END, AFTER = "start", "end", "+"
 
@@ -74,6 +76,60 @@ def schema(partitions: Sequence[Roles]) -> tuple[str, ...]:
         if tuple(spans) != first:
             raise _different(number, tuple(spans), first)
     return first
+
+
+def alignment(
+    way: str, clean: TokenIds, corrupted: TokenIds, position: int, named: Roles, theirs: object, where: str
+) -> TokenIds:
+    """The alignment of a pair's prompts; empty if they belong together token by token.
+
+    Args:
+        way: `spans` or `diff`.
+        clean, corrupted, position: the prompts, and the clean token whose logits are read.
+        named: the spans or roles of the clean prompt.
+        theirs: name -> token or range of tokens of the corrupted prompt.
+        where: the pair, for messages.
+
+    Raises:
+        PairsError: there is no such way, or no alignment.
+    """
+    check_way(way)
+    spans = as_roles(theirs, where, "span of the corrupted prompt")
+    if not corrupted or (len(clean) == len(corrupted) and not spans):
+        return ()
+    if way == "diff":
+        found = by_diff(clean, corrupted)
+    elif not spans:
+        raise UnfitError(
+            "of unequal length without spans of the corrupted prompt",
+            f"{where}: clean has {len(clean)} tokens, corrupted {len(corrupted)}, and no spans of the corrupted prompt are given; "
+            'give "corrupted_spans", or align the tokens by a diff',
+        )
+    else:
+        at = max(len(corrupted) - (len(clean) - position), 0)  # as far from the end
+        own = partition(named, len(clean), position, where)
+        other = partition(spans, len(corrupted), at, where, "span of the corrupted prompt")
+        found = span_alignment(own, other, where)
+    return () if found == tuple(range(len(corrupted))) else found
+
+
+def span_alignment(clean: Roles, corrupted: Roles, where: str) -> TokenIds:
+    """The alignment of each span of the clean prompt with the corrupted prompt's span of the same name.
+
+    Args:
+        clean, corrupted: the spans of both prompts.
+        where: the pair, for messages.
+
+    Raises:
+        PairsError: the prompts have other spans, or another order of them.
+    """
+    if tuple(clean) != tuple(corrupted):
+        raise PairsError(
+            f"{where}: the spans of the clean prompt are {', '.join(clean)}, and those of the corrupted one "
+            f"{', '.join(corrupted)}; expected the same names in the same order (or align the tokens by a diff)"
+        )
+    places = zip(clean.values(), corrupted.values(), strict=True)
+    return aligned([(bounds(own), bounds(other)) for own, other in places])
 
 
 def text_place(model: Encoder, prompt: str, tokens: TokenIds, start: int, stop: int) -> Place | None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from circuits.engine.capture import Writes, capture_writes
 from circuits.engine.embedding import embedding_std
 from circuits.engine.hooks import Hook, TokenBatch, inference_state
-from circuits.engine.patch import Values, record_values
+from circuits.engine.patch import Patch, Values, record_values
 from circuits.engine.prefix import Suffix
 from circuits.errors import InputError, locating
 from circuits.graph.nodes import Site
@@ -107,21 +107,47 @@ class Ablation(metaclass=_ByName):
 
 
 class RunAblation(Ablation):
-    """An ablation that takes all values from one other run of the model."""
+    """An ablation that takes all values from one other run of the model.
+
+    Attributes:
+        of_corrupted: whether that run is of the corrupted prompts, so that values come from the tokens aligned with the clean
+            ones (`circuits.prompts.aligned`).
+    """
+
+    of_corrupted: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, model: "Model", suffix: Suffix) -> tuple[TokenBatch, list[Hook]]:
         """The prompts of that run, and its hooks."""
 
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
-        return capture_writes(model.architecture, *self.run(model, suffix))[1]
+        writes = capture_writes(model.architecture, *self.run(model, suffix))[1]
+        return writes.map(suffix.on_clean) if self.of_corrupted else writes
 
     def values(
         self, model: "Model", suffix: Suffix, sites: Sequence[Site]
     ) -> tuple[Float[Tensor, "read d_vocab"], Values]:
-        """The logits of that run, and its activations at the sites."""
+        """The logits of that run, and its activations at the sites, at the clean tokens."""
         batch, hooks = self.run(model, suffix)
-        return record_values(model.architecture, batch, sites, hooks)
+        logits, values = record_values(model.architecture, batch, sites, hooks)
+        return logits, self.on_clean(suffix, values)
+
+    def on_clean(self, suffix: Suffix, values: Values) -> Values:
+        """That run's activations, at the clean tokens."""
+        return {key: suffix.on_clean(value) for key, value in values.items()} if self.of_corrupted else values
+
+    def on_own(self, suffix: Suffix, values: Values) -> Values:
+        """The clean run's activations, at the tokens of that run."""
+        return {key: suffix.on_corrupted(value) for key, value in values.items()} if self.of_corrupted else values
+
+    def own_patches(self, suffix: Suffix, patches: Sequence[Patch]) -> list[Patch]:
+        """Patches of the clean run, at the tokens of that run."""
+        if not self.of_corrupted:
+            return list(patches)
+        return [
+            patch if patch.tokens is None else replace(patch, tokens=suffix.on_corrupted(patch.tokens))
+            for patch in patches
+        ]
 
 
 class Interchange(RunAblation):
@@ -130,6 +156,7 @@ class Interchange(RunAblation):
     name = "interchange"
     help: ClassVar[str] = "its value on the corrupted prompt"
     keeps_prefix = True
+    of_corrupted = True
 
     def run(self, model: "Model", suffix: Suffix) -> tuple[TokenBatch, list[Hook]]:
         return suffix.corrupted_tokens, []
@@ -303,9 +330,8 @@ class _GaussianOn(RunAblation):
         noise = torch.zeros(*suffix.clean.shape, int(model.bridge.cfg.d_model))
         for row, index in enumerate(suffix.batch.row_index.tolist()):
             pair = self.pairs.pair(index)
-            hit = [i for token in self.gaussian.tokens for i in range(*bounds(pair.roles[token]))] or [
-                i for i, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b
-            ]
+            hit = [i for token in self.gaussian.tokens for i in range(*bounds(pair.roles[token]))]
+            hit = hit or pair.differing
             generator = torch.Generator().manual_seed((self.gaussian.seed * 1_000_003 + index) % 2**63)
             noise[row, hit] = self.sigma * torch.randn(len(hit), noise.shape[-1], generator=generator)
         noise = noise.to(model.device, model.dtype)

@@ -128,8 +128,9 @@ def _with_padding(pairs: "PromptPairs", pads: Callable[[TokenIds, int], bool], t
     all_begin = all(prompt[0] == token for prompt in (*pairs.clean, *pairs.corrupted) if prompt)
 
     def has_padding(pair: Pair) -> bool:
-        texts = [prompt[1:] if all_begin else prompt for prompt in (pair.clean, pair.corrupted) if prompt]
-        return any(token in text and pads(text, pair.position - all_begin) for text in texts)
+        both = ((pair.clean, pair.position), (pair.corrupted, pair.corrupted_position))
+        texts = [(prompt[1:] if all_begin else prompt, position - all_begin) for prompt, position in both if prompt]
+        return any(token in text and pads(text, position) for text, position in texts)
 
     return [i for i, pair in enumerate(pairs) if has_padding(pair)]
 

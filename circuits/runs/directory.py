@@ -220,7 +220,7 @@ class RunDirectory:
                 "provenance": plain(result.provenance),
                 "summary": result.summary(),
                 "seconds": result.seconds,
-                **({} if pairs.unfit is None else {"pairs": pairs.unfit.to_dict()}),
+                **({"pairs": about} if (about := _about(pairs)) else {}),
                 "files": {path.name: file_sum(path) for path in sorted(directory.iterdir())},
             }
             (directory / RUN_FILE).write_text(sealed_json(run, indent=1) + "\n", encoding="utf-8")
@@ -335,3 +335,10 @@ def mend_record(record: Path) -> None:
         if is_emptied(question):
             warnings.warn(f"{question} is empty; the search starts again", DamageWarning, stacklevel=2)
             shutil.rmtree(record)
+
+
+def _about(pairs: "PromptPairs") -> dict[str, Any]:
+    """What a record says of its pairs: those that were left out, and how many have prompts of unequal length."""
+    aligned = sum(1 for alignment in pairs.alignments if alignment)
+    unfit = {} if pairs.unfit is None else pairs.unfit.to_dict()
+    return {**unfit, **({"aligned": aligned} if aligned else {})}

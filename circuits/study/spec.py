@@ -19,7 +19,7 @@ parts = ["faithfulness", "curves"]
 
 Optional: `metrics` and `ablations` (lists; every run is made with each; default: the metric that the task prefers, the method's
 own ablation), `reference` (a file of pairs: what the ablations `mean` and `mean_positional` take the mean over), `columns`,
-`skip-unfit`, `trust-ids`, `bos` and `first-token` (how files of pairs are read, as by the options of `circuits discover`), `dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (per operation; default 1), `checkpoints` (each
+`skip-unfit`, `trust-ids`, `bos`, `first-token` and `align` (how files of pairs are read, as by the options of `circuits discover`), `dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (per operation; default 1), `checkpoints` (each
 model at several stages of its training: directories in the model's directory, or revisions of a Hugging Face model), and `[[leave-out]]`
 tables, each with some of `model`, `task` and `method` (the label): combinations to leave out. `-` and `_` are the same in all keys;
 paths are relative to the study file.
@@ -44,7 +44,7 @@ from circuits.study.request import Request, Study, files_of, is_file, reading_of
 
 LARGEST_SEED = 2**63 - 1
 MOST_THREADS = 1024
-READING = {"columns": None, "skip_unfit": False, "trust_ids": False, "bos": True, "first_token": False}
+READING = {"columns": None, "skip_unfit": False, "trust_ids": False, "bos": True, "first_token": False, "align": None}
 """How files of pairs are read: keys of a study file, and their defaults."""
 MOST_RUNS = 100_000
 """Runs of one study."""
@@ -195,8 +195,10 @@ class _Reader:
 
     def readings(self, top: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
         """For each task, the options for reading its file that are not the defaults; none for a task that is no file."""
-        given: dict[str, Any] = {"columns": self.text(top, "columns")}
-        given |= {name: self.flag(top, name, READING[name]) for name in READING if name != "columns"}
+        given: dict[str, Any] = {
+            name: self.text(top, name) if default is None else self.flag(top, name, default)
+            for name, default in READING.items()
+        }
         with self.refusing("columns"):
             reading_of(given)
         changed = {name: value for name, value in given.items() if value != READING[name]}

@@ -106,7 +106,8 @@ def _prompt(prompt: ShownPrompt) -> dict[str, Any]:
     lists = {name: list(getattr(prompt, name)) for name in ("clean", "corrupted", "answers", "distractors")}
     patterns = {head: _packed(pattern) for head, pattern in prompt.patterns.items()}
     places = {"roles": dict(prompt.roles), "spans": {name: list(bounds(at)) for name, at in prompt.spans.items()}}
-    return {"number": prompt.number, **lists, **places, "patterns": patterns}
+    differs = {} if prompt.differs is None else {"differs": {name: list(at) for name, at in prompt.differs.items()}}
+    return {"number": prompt.number, **lists, **places, "patterns": patterns, **differs}
 
 
 def _packed(pattern: Sequence[Sequence[float]]) -> str:

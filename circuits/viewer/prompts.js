@@ -35,7 +35,7 @@ function turn(number) {
   describe();
 }
 function chip(prompt, name, token, i) {
-  const differs = prompt.corrupted.length && prompt.clean[i] !== prompt.corrupted[i];
+  const differs = prompt.differs ? prompt.differs[name].includes(i) : prompt.corrupted.length && prompt.clean[i] !== prompt.corrupted[i];
   const roles = Object.entries(prompt.roles).filter(([, at]) => (Array.isArray(at) ? at[0] <= i && i < at[1] : at === i)).map(([role]) => role);
   const packed = name === "clean" && state.chosen !== null ? patternOf(nodeOf(state.chosen)) : null;
   const query = queryOf(prompt);

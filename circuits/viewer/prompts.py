@@ -30,6 +30,8 @@ class ShownPrompt:
         roles: name -> token index, or a half-open range of tokens.
         patterns: head -> its attention on the clean prompt, [query, key].
         spans: name -> the tokens of a span; empty if the pairs have no common spans.
+        differs: of prompts of unequal length, the tokens that differ from their partner, in both prompts; None: those that
+            differ from the token at the same position.
     """
 
     number: int
@@ -40,6 +42,7 @@ class ShownPrompt:
     roles: Mapping[str, Place] = field(default_factory=dict)
     patterns: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
     spans: Mapping[str, Place] = field(default_factory=dict)
+    differs: Mapping[str, Sequence[int]] | None = None
 
 
 def shown_prompts(
@@ -114,4 +117,9 @@ def _shown(
         return shown + ([f"… {more} more"] if more > 0 else [])
 
     prompts, sides = (texts(pair.clean), texts(pair.corrupted)), (few(pair.answers), few(pair.distractors))
-    return ShownPrompt(number, *prompts, *sides, dict(pair.roles), patterns, spans)
+    differs = None
+    if pair.alignment:
+        partners = {to: i for i, to in enumerate(pair.alignment)}
+        equal = {to for to, i in partners.items() if pair.clean[i] == pair.corrupted[to]}
+        differs = {"clean": pair.differing, "corrupted": [c for c in range(len(pair.corrupted)) if c not in equal]}
+    return ShownPrompt(number, *prompts, *sides, dict(pair.roles), patterns, spans, differs)

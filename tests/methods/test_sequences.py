@@ -5,6 +5,7 @@ with the answer's earlier tokens behind it. Log-probabilities add up over them, 
 results on the twin; with several answers, exact effects combine by the metric's definition, and gradients by the chain rule.
 """
 
+from dataclasses import replace
 from functools import cache, partial
 
 import pytest
@@ -55,6 +56,24 @@ def many_answers():
     return PromptPairs.from_tokens(clean, corrupted, answers, distractors, positions, [ROLES] * len(clean))
 
 
+def aligned_answers():
+    """Prompts of unequal length: names of one to three tokens. One pair has equal lengths; one is read before its last token."""
+    lengths = [(2, 1, 3), (3, 3, 1), (2, 2, 2), (2, 3, 2), (2, 1, 3)]
+    clean, corrupted = [], []
+    for i, (start, own, other) in enumerate(lengths):
+        tokens = random_pairs(1, 12, 20 + i, 0).clean[0]
+        begin, rest = tokens[:start], tokens[-3:]
+        clean.append([*begin, *tokens[3 : 3 + own], *rest])
+        corrupted.append([*begin, *tokens[6 : 6 + other], *rest])
+    answers = [[(5, 6, 7)], [4], [(10, 11)], [(20, 5)], [(5, 6)]]
+    distractors = [[(12, 13)], [5], [15], [(21, 6)], [7]]
+    positions = [len(tokens) - 1 - (i == 1) for i, tokens in enumerate(clean)]
+    roles = [{"early": start, "late": len(tokens) - 1} for (start, *_), tokens in zip(lengths, clean, strict=True)]
+    pairs = PromptPairs.from_tokens(clean, corrupted, answers, distractors, positions, roles, align="diff")
+    assert [len(alignment) for alignment in pairs.alignments] == [6, 9, 0, 8, 6]
+    return pairs
+
+
 def tokens_of(answer):
     return (answer,) if isinstance(answer, int) else answer
 
@@ -68,7 +87,7 @@ class Twin:
     """
 
     def __init__(self, pairs):
-        columns, self.places = [], []
+        columns, alignments, self.places = [], [], []
         for number, pair in enumerate(pairs):
             for side in ("answers", "distractors"):
                 for which, answer in enumerate(getattr(pair, side)):
@@ -76,8 +95,12 @@ class Twin:
                     for i, token in enumerate(tokens):
                         behind = pair.clean + tokens[:i], pair.corrupted + tokens[:i]
                         columns.append((*behind, [token], [], pair.position + i, dict(pair.roles)))
+                        ahead = range(len(pair.corrupted), len(pair.corrupted) + i)
+                        alignments.append((*pair.alignment, *ahead) if pair.alignment else ())
                         self.places.append((number, side, which))
-        self.pairs = PromptPairs.from_tokens(*map(list, zip(*columns, strict=True)), metric="log_probability")
+        listed = map(list, zip(*columns, strict=True))
+        twins = PromptPairs.from_tokens(*listed, metric="log_probability", align="diff")
+        self.pairs = replace(twins, alignments=tuple(alignments))
 
     def summed(self, values, sign=-1):
         """Sums over all tokens of a pair, with `sign` for distractors; values: [token, …]."""
@@ -217,6 +240,48 @@ def test_a_methods_result_is_the_sum_over_its_tokens(method, model_name):
     twin = Twin(pairs)
     want = twin.summed(of(ask(model, twin.pairs, metric="log_probability")))
     close(of(ask(model, pairs, metric="log_probability_difference", batch_size=4)), want, model_name)
+
+
+ALIGNED = (
+    "eap clean",
+    "eap ig",
+    "atp at roles",
+    "denoising",
+    "noising at roles",
+    "path patching",
+    "exact edges",
+    "mediation",
+    "coar",
+)
+
+
+@pytest.mark.parametrize(("method", "model_name"), [(method, FOUR[i % 4]) for i, method in enumerate(ALIGNED)])
+def test_tokens_of_answers_behind_aligned_prompts_belong_together(method, model_name):
+    model, pairs, (ask, of) = tiny(model_name), aligned_answers(), METHODS[method]
+    twin = Twin(pairs)
+    want = twin.summed(of(ask(model, twin.pairs, metric="log_probability")))
+    close(of(ask(model, pairs, metric="log_probability_difference", batch_size=4)), want, model_name)
+
+
+@pytest.mark.parametrize("model_name", FOUR)
+def test_with_no_edges_the_answer_is_that_of_the_corrupted_prompt_of_another_length(model_name):
+    model, pairs = tiny(model_name), aligned_answers()
+    alone = PromptPairs.from_tokens(
+        pairs.corrupted, None, pairs.answers, pairs.distractors, [pair.corrupted_position for pair in pairs]
+    )
+    want = circuits.circuit_metric(model, alone, Circuit.full(model.graph), "log_probability_difference", "zero")
+    got = circuits.circuit_metric(model, pairs, Circuit.empty(model.graph), "log_probability_difference")
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=max(1e-8, atol(model_name)))
+    some = random_subset(model, 0.6)
+    twin = Twin(pairs)
+    log_p = circuits.circuit_metric(model, twin.pairs, some, "log_probability")
+    got = circuits.circuit_metric(model, pairs, some, "log_probability_difference")
+    close(got, twin.combined("log_probability_difference", log_p), model_name)
+
+
+def test_answers_of_several_tokens_need_the_last_corrupted_token_to_be_read():
+    with pytest.raises(InputError, match=r"is aligned with token 2 of the corrupted prompt, not with its last, 3;"):
+        PromptPairs.from_tokens([[1, 2, 3]], [[1, 4, 3, 5]], [[(5, 6)]], align="diff")
 
 
 @pytest.mark.parametrize("model_name", ["gpt2", "llama"])
