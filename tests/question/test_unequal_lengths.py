@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import circuits
-from circuits import Circuit, PromptPairs, circuit_metric
+from circuits import Circuit, PairsError, PromptPairs, circuit_metric
 from circuits.engine.hooks import TokenBatch, run
 from circuits.graph.nodes import find_site, select_sites
 from circuits.methods import catalogue
@@ -237,3 +237,39 @@ def test_a_file_is_aligned_on_the_command_line_and_its_run_reproduced(
     assert command(monkeypatch, ["evaluate", str(out), "--parts", "faithfulness", "--random-circuits", "1"]) == 0
     assert command(monkeypatch, ["tasks", "check", str(path), "--align", "diff", "--model", "compiled/and-gate"]) == 0
     assert command(monkeypatch, ["view", str(out), "--out", str(tmp_path / "page.html")]) == 0
+
+
+def test_answers_of_several_tokens_stand_behind_both_prompts() -> None:
+    """Each answer by hand: its tokens behind the prompt, the log probabilities read one by one."""
+    model, pairs = tiny("gpt2"), unequal()
+    rows = [i for i, pair in enumerate(pairs) if pair.position == len(pair) - 1]
+    named: dict[str, Any] = {"align": "spans"}
+    named["spans"] = [{"name": [p.differing[0], p.differing[-1] + 1]} for p in (pairs[i] for i in rows)]
+    named["corrupted_spans"] = [{"name": [p.differing[0], len(p.corrupted) - 3]} for p in (pairs[i] for i in rows)]
+    answers: list[Any] = [[[5, 6], 7], [[8, 9, 10]], [[11, 12]], [[13, 5]]]
+    prompts = ([list(getattr(pairs[i], which)) for i in rows] for which in ("clean", "corrupted"))
+    both = PromptPairs.from_tokens(*prompts, answers, metric="log_probability", **named)
+    assert [len(p.clean) - len(p.corrupted) for p in both] == [-2, 0, 1, -2]
+    for circuit, column in ((Circuit.full(model.graph), "clean"), (Circuit.empty(model.graph), "corrupted")):
+        wanted = []
+        for pair, given in zip(both, answers, strict=True):
+            total = torch.zeros((), dtype=torch.float64)
+            for answer in (one if isinstance(one, list) else [one] for one in given):
+                prompt = getattr(pair, column)
+                with torch.no_grad():
+                    logits = model.bridge(torch.tensor([[*prompt, *answer]]))[0].log_softmax(-1)
+                total = total + sum(logits[len(prompt) - 1 + k, token] for k, token in enumerate(answer)).exp()
+            wanted.append(float(total.log()))
+        for size in (1, 8):
+            found = circuit_metric(model, both, circuit, metric="log_probability", batch_size=size)
+            assert found.tolist() == pytest.approx(wanted, abs=1e-9)
+    for direction in ("noising", "denoising"):
+        one, many = (
+            circuits.activation_patching(
+                model, both, metric="log_probability", direction=direction, batch_size=size
+            ).per_prompt
+            for size in (1, 8)
+        )
+        assert torch.allclose(one, many, atol=1e-9)
+    with pytest.raises(PairsError, match="aligned with token 2 of the corrupted prompt, not with its last"):
+        PromptPairs.from_tokens([[1, 2, 3]], [[1, 2, 3, 4]], [[[5, 6]]], align="diff")
