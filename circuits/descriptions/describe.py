@@ -69,6 +69,8 @@ def describe(
         InputError: the circuit is empty, or of another graph.
         ModelError: the model does not show its attention.
     """
+    if circuit.places is not None:
+        raise InputError("this circuit has places, and descriptions are of whole nodes: give circuit.without_places()")
     if circuit.graph != model.graph:
         raise InputError(f"the circuit is of another graph than {model.name}: give the circuit's own model")
     if not len(circuit):

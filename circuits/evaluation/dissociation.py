@@ -302,6 +302,11 @@ def check_tasks(tasks: Mapping[str, Circuit], model: Model | None = None) -> Non
             raise InputError(
                 f"the circuit of {name} belongs to another graph ({circuit.graph}) than {model.name} ({model.graph})"
             )
+        if circuit.places is not None:
+            raise InputError(
+                f"the circuit of {name} has places, which differ between tasks; choose circuits without, or give "
+                "circuit.without_places()"
+            )
         if circuit.graph != graph:
             raise InputError(
                 f"the circuit of {name} belongs to another graph ({circuit.graph}) than that of {first} ({graph})"

@@ -61,7 +61,7 @@ def describe_run(
     """
     if model.weights_hash != run.provenance.get("weights_sha256"):
         raise InputError(f"{model.name} is not the model of {run.path}: its weights differ")
-    (circuit,) = run.circuits.values()
+    (circuit,) = (circuit.without_places() for circuit in run.circuits.values())
     made = describe(model, pairs, circuit, seed=seed, draws=draws, tests=tests, stage=stage)
     write_text(run.path / DESCRIPTION_FILE, sealed_json(made.to_dict(), indent=1) + "\n")
     made.save_labels(run.path / LABELS_FILE)

@@ -30,7 +30,7 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, AblationLike, Gaussian, OverReference, Resample, get_ablation
 from circuits.question.answers import watched
 from circuits.question.doubts import about_answers, collected, doubt, same_up_to_answer
-from circuits.question.places import place_axis
+from circuits.question.places import EACH, SPANS, covering_axis
 from circuits.question.question import Question, look
 from circuits.results.choice import check_choice
 from circuits.results.circuit import Circuit
@@ -200,9 +200,9 @@ OF_PIPELINE: dict[str, tuple[str, ...]] = {
 def _edges(job: _Job) -> Discovery:
     """Scores edges, chooses and tests a circuit."""
     question, how, top = job.question, job.options.get("refine"), job.options.get("refine_top")
-    axis = place_axis(
-        question.model.graph, question.pairs, job.options.get("positions"), bool(job.options.get("destinations"))
-    )
+    positions, destinations = job.options.get("positions"), bool(job.options.get("destinations"))
+    covering = destinations or positions in (SPANS, EACH)
+    axis = covering_axis(question.model.graph, question.pairs, positions, destinations) if covering else None
     if how is not None and axis is not None:
         raise InputError("refine estimates edges at all tokens together; leave it or --positions out")
     choice = _Choice(question.model.graph if axis is None else axis.graph, job.options)
@@ -211,7 +211,7 @@ def _edges(job: _Job) -> Discovery:
         top = MOST_EDGES if top is None else top
         with job.timed("refinement", "refining edges") as progress:
             scores = refine_of(job.question, scores, top=top, how=how, progress=progress)
-    circuit = choice.circuit(scores if axis is None and scores.placed is None else scores.over_places())
+    circuit = choice.circuit(scores if axis is None else scores.over_places())
     faith, accuracy = _tested(job, circuit)
     options = job.recorded | choice.recorded | ({} if how is None else {"refine_top": top})
     return Discovery(scores, circuit, faith, accuracy, options, job.seconds, remarks=notes)
