@@ -315,11 +315,11 @@ QUADRATURE = Option(
 )
 EAP = Method(
     name="eap", function=edge_attribution_of, gives="edges", help="one gradient", fixed={"gradient": "clean"},
-    takes=(PLACES, DESTINATIONS, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+    takes=(*CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EAP_IG = Method(
     name="eap-ig", function=edge_attribution_of, gives="edges", help="gradients integrated over inputs",
-    fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, PLACES, DESTINATIONS, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+    fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, *CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EDGE_ATTRIBUTION = Method(
     name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient",
@@ -330,6 +330,6 @@ EDGE_ATTRIBUTION = Method(
             "attention", Kind.TEXT, None, "relp: whether gradients pass through the attention pattern. Default: live.",
             choices=ATTENTION,
         ),
-        PLACES, DESTINATIONS, *CHOICE, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
+        *CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
     ),
 )  # fmt: skip

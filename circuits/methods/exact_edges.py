@@ -233,9 +233,11 @@ def _key(batch: int, reader: int) -> str:
     return f"batch-{batch:05d}-reader-{reader:05d}"
 
 
-def _scores(question: Question, **options: Any) -> EdgeScores:
+def _scores(
+    question: Question, *, store: str | Path | None, workers: Workers | None, progress: Progress, **options: Any
+) -> EdgeScores:
     """The exact effects of every edge, or of every edge at every place."""
-    return exact_edge_effects_of(question, **options).to_scores()
+    return exact_edge_effects_of(question, store=store, workers=workers, progress=progress, **options).to_scores()
 
 
 METHOD = Method(

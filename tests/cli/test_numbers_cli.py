@@ -28,7 +28,7 @@ def test_all_options_that_are_numbers_are_tried_below():
         for parameter in signature(callback, eval_str=True).parameters.values()
         if (kinds := get_args(parameter.annotation)) and float in (kinds[0], *get_args(kinds[0]))
     }
-    assert found == {"threshold", "share", "learning_rate", "alpha", "gpus_per_worker", "dpi"}
+    assert found == {"threshold", "share", "learning_rate", "alpha", "gpus_per_worker", "dpi", "core", "margin"}
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
@@ -44,6 +44,8 @@ def test_all_options_that_are_numbers_are_tried_below():
         ("discover", "P", "--method", "coar", "--on", "ray", "--gpus-per-worker"),
         ("export", "RUN", "--out", "c.png", "--dpi"),
         ("compare", "RUN", "OTHER", "--alphas"),
+        ("dissociate", "RUN", "OTHER", "--core"),
+        ("dissociate", "RUN", "OTHER", "--margin"),
     ],
 )
 def test_a_number_that_is_not_finite_is_refused_before_a_model_is_loaded(given, value, tmp_path, monkeypatch, capsys):

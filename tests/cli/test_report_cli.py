@@ -15,7 +15,7 @@ def test_a_page_tells_the_task_the_methods_and_how_to_compute_it_again(monkeypat
     assert run(monkeypatch, ["report", *runs, "--out", str(page)]) == 0
     text = page.read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", text)
-    assert headings[:2] == ["What was found", "Task"]
+    assert headings[:3] == ["Verdict: EAP", "What was found", "Task"]
     for part in ("Model and question", "EAP: options", "attribution patching: picture", "To compute it again"):
         assert part in headings
     assert re.search(r"<p>\d+ of \d+ edges, chosen by EAP, recover", text)

@@ -140,7 +140,7 @@ def test_a_record_left_by_a_kill_goes_when_the_run_is_on_the_disk(tmp_path, monk
         with watched(monkeypatch) as disk:
             discover(*COAR, "--resume")
         assert disk.deleted == [".RUN.unfinished"]
-        assert "RUN is finished already" in capsys.readouterr().out
+        assert "RUN is already finished" in capsys.readouterr().out
         assert not Path(".RUN.unfinished").exists()
         discover(*COAR, "--resume", "--json", "--batch-size", 3)  # what does not change the question may differ
         assert '"out": "RUN"' in capsys.readouterr().out

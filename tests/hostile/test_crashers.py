@@ -94,7 +94,7 @@ def test_a_run_that_does_not_say_its_model_is_told_so(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = CliRunner().invoke(app, ["view", str(place)])
-    assert "does not say its model" in str(result.exception)
+    assert "does not record its model" in str(result.exception)
 
 
 def test_no_member_of_an_archive_leaves_its_directory(tmp_path):

@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
 @pytest.mark.real_model
 def test_the_pages_task_is_found_by_its_entry_point_and_checked(monkeypatch, tmp_path, smollm2, capsys):
     page = PAGE.read_text()
-    lengths, written, used, known = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    spans, order, lengths, written, used, known = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (entry,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     ((name, value),) = tomllib.loads(entry)["project"]["entry-points"][plugins.GROUP].items()
     (tmp_path / f"{value.split(':')[0]}.py").write_text(written)
@@ -29,7 +29,8 @@ def test_the_pages_task_is_found_by_its_entry_point_and_checked(monkeypatch, tmp
     assert run(monkeypatch, ["tasks", "check", name, "--n", "8"]) == 0
     assert f"{name} in smollm2-135m, 8 pairs" in capsys.readouterr().out
     namespace = {}
-    exec(compile(lengths, str(PAGE), "exec"), {"circuits": circuits, "model": smollm2})
+    for block in (spans, order, lengths):
+        exec(compile(block, str(PAGE), "exec"), {"circuits": circuits, "model": smollm2})
     exec(compile(written + used, str(PAGE), "exec"), namespace)
     assert namespace["scores"] is not None
     exec(compile(known, str(PAGE), "exec"), namespace)
