@@ -92,7 +92,7 @@ def place(narrow_smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     place = tmp_path_factory.mktemp("workplace")
     pairs = tasks.load("ioi").pairs(circuits.load_model(str(narrow_smollm2)), 3)
     assert len({len(prompt) for prompt in pairs.clean}) > 1
-    for name in ("pairs.jsonl", "PAIRS.jsonl", "mine.jsonl"):
+    for name in ("pairs.jsonl", "PAIRS.jsonl", "mine.jsonl", "prompts.jsonl"):
         pairs.to_jsonl(place / name)
     (place / "path/to").mkdir(parents=True)
     for name in ("path/to/model", "DIR"):
@@ -106,6 +106,15 @@ def place(narrow_smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "prompt,other,capital\nThe capital of France is,The capital of Japan is,Paris\n"
         "The capital of Spain is,The capital of Japan is,Madrid\n"
     )
+    facts = [
+        {"prompt": "The mother tongue of Danielle Darrieux is", "subject": "Danielle Darrieux", "attribute": "French"},
+        {
+            "prompt": "The official religion of Edwin of Northumbria is",
+            "subject": "Edwin of Northumbria",
+            "attribute": "Christianity",
+        },
+    ]
+    (place / "known_1000.json").write_text(json.dumps(facts))
     (place / "study.toml").write_text('method = "eap"\nedges = 20\n')
     (place / "roles.toml").write_text('[labels]\n"m0" = "first MLP"\n')
     study = (ROOT / "docs/studies/induction.toml").read_text()

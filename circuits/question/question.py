@@ -293,7 +293,10 @@ def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:
     if chosen.needs_distractors:
         for i, distractors in enumerate(pairs.distractors):
             if not distractors:
-                raise PairsError(f"pair {i}: {chosen.name} needs distractors, but this pair has none")
+                raise PairsError(
+                    f"pair {i}: {chosen.name} needs distractors, but this pair has none; give some, or take a metric of the "
+                    "answers alone, such as log_probability"
+                )
     if not chosen.sequences:
         for i, pair in enumerate(pairs):
             if pair.forced:
