@@ -34,12 +34,16 @@ def test_an_installation_shows_how_far_it_is(tmp_path, code):
     for name in ("pip", "python"):
         (programs / name).write_text(PIP.format(code=code))
         (programs / name).chmod(0o755)
-    done = subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "setup"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     first, *shown = done.stdout.splitlines()
     assert first.startswith("installing mech-circuits[dev] into .venv")
     assert shown == SHOWN
     assert (done.returncode == 0) is (code == 0)
     assert ("Successfully installed one two three" in done.stderr) is (code == 1)
     assert (tmp_path / ".venv" / "installed-dev").exists() is (code == 0)
-    again = subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        ["make", "--no-print-directory", "setup"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert ("installing" in again.stdout) is (code == 1)

@@ -151,7 +151,7 @@ class PlacedGraph(Graph):
     >>> placed.outputs_of(placed.reader_nodes[3])
     ('a0.h0@end',)
     >>> graph.n_edges, placed.n_edges
-    (7, 20)
+    (8, 18)
     """
 
     places: Places = field(default=Places((REST,)))

@@ -79,9 +79,15 @@ class EdgeScores(Shown):
 
     @property
     def places(self) -> tuple[str, ...] | None:
-        """Names of the spans by which effects are split; None if they are not."""
+        """Names of the spans that cover the prompt and by which effects are split; None if they are not."""
         graph = self.graph if self.placed is None else self.placed.graph
-        return graph.places.spans if isinstance(graph, PlacedGraph) else None
+        if isinstance(graph, PlacedGraph):
+            return graph.places.spans
+        return self.positions if self._at_every_token else None
+
+    @property
+    def _at_every_token(self) -> bool:
+        return self.by_position is not None and all(map(str.isdecimal, self.positions or ("",)))
 
     def over_places(self) -> "EdgeScores":
         """The effects of edges at places, as scores whose edges are named `a5.h2->a9.h9<k>@S2` or `…@S2=>end`.
@@ -95,7 +101,7 @@ class EdgeScores(Shown):
             return self
         if self.placed is not None:
             return self.placed
-        if self.positions is None or self.by_position is None or not all(map(str.isdecimal, self.positions)):
+        if self.positions is None or self.by_position is None or not self._at_every_token:
             raise InputError("these scores have no places; compute them with positions='spans' or 'each'")
         return self._over_positions(self.positions, self.by_position)
 

@@ -99,7 +99,7 @@ def test_the_first_samples_are_those_drawn_alone():
     many, few = additive(effects, 100).first(45), additive(effects, 45)
     assert torch.equal(many.included, few.included)
     assert many.to_dict() == few.to_dict()
-    with pytest.raises(InputError, match="there are 45 samples, and the first 46"):
+    with pytest.raises(InputError, match="the first 46 samples were requested, but there are only 45"):
         few.first(46)
 
 
