@@ -195,8 +195,8 @@ def families(
     core = found[0]
     for circuit in found[1:]:
         core = core & circuit
-    told = traits(pairs, labels, seed) if len(found) > 1 else ()
-    return Families(labels, tuple(found), search.matrix(found, labels), core, splits, p, told, level)
+    followed = traits(pairs, labels, seed) if len(found) > 1 else ()
+    return Families(labels, tuple(found), search.matrix(found, labels), core, splits, p, followed, level)
 
 
 def check_families(

@@ -250,7 +250,7 @@ def too_few(before: EdgeScores, after: EdgeScores) -> str | None:
 def _rows(scores: EdgeScores) -> Float[Tensor, "row edge"]:
     if scores.per_prompt is None:
         raise InputError(
-            "these scores do not hold effects per prompt, so changes cannot be told from noise; score the pairs again"
+            "these scores do not hold effects per prompt, so changes cannot be distinguished from noise; score the pairs again"
         )
     return scores.per_prompt.double().cpu()
 
