@@ -21,9 +21,9 @@ from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
+from circuits.question.metric_range import MetricRange
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
-from circuits.question.span import Span
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
 from circuits.shown import Shown
@@ -41,7 +41,7 @@ class Completeness(Shown):
         sizes: number of edges in each K.
         metric, ablation: names of the metric and of the ablation.
         undefined: why the shares are NaN (the model's metric does not differ from that with everything ablated, see
-            `circuits.question.span`); None if they are defined.
+            `circuits.question.metric_range`); None if they are defined.
     """
 
     complement: float
@@ -116,12 +116,12 @@ def completeness_of(
     ]
     asked = [full, empty, ~circuit, *(circuit - k for k in knocked), *(full - k for k in knocked)]
     measured = measure_circuits(question, asked, progress)
-    span = Span.of(measured.values[0], measured.values[1], measured.rounding)
-    shares = span.share(measured.values.mean(1))
+    metric_range = MetricRange.from_prompts(measured.values[0], measured.values[1], measured.rounding)
+    shares = metric_range.share(measured.values.mean(1))
     sizes = tuple(len(k) for k in knocked)
     return Completeness(
         float(shares[2]), shares[3 : 3 + subsets], shares[3 + subsets :], sizes, question.metric.name,
-        question.ablation.label, span.missing,
+        question.ablation.label, metric_range.undefined,
     )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ class Minimality(Shown):
         edges: names of the edges.
         effects: m(C) - m(C without the edge) per prompt, signed like the behaviour.
         metric, ablation: names of the metric and of the ablation.
-        rounding: largest size of an effect that may be rounding, see `circuits.question.span`.
+        rounding: largest size of an effect that may be rounding, see `circuits.question.metric_range`.
     """
 
     edges: tuple[str, ...]

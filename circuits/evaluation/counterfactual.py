@@ -21,9 +21,9 @@ from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
+from circuits.question.metric_range import share_known
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
-from circuits.question.span import share_known
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import finite
 from circuits.shown import Shown

@@ -27,9 +27,9 @@ from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
+from circuits.question.metric_range import MetricRange, share_of_range
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
-from circuits.question.span import Span, share_of_span
 from circuits.results.choice import check_rule
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
@@ -52,7 +52,7 @@ class Curve:
         circuit: metric per prompt of each circuit.
         clean, ablated: metric per prompt of the model, and with all edges ablated.
         low, high: 95% bootstrap interval of f over prompts (for coverage see `circuits.stats.bootstrap`); NaN if some
-            resamples have no span to divide by.
+            resamples have no metric range to divide by.
     """
 
     by: str
@@ -180,7 +180,7 @@ def faithfulness_curves_of(
     ends, sizes = [Circuit.full(graph), Circuit.empty(graph)], [int(p * graph.n_edges) for p in points[:-1]]
     ranked = [[scores.select(n, rule, **order, **options) if n else ends[1] for n in sizes] for order in orders]
     measured = measure_circuits(question, [*ends, *(circuit for some in ranked for circuit in some)], progress)
-    if missing := Span.of(measured.values[0], measured.values[1], measured.rounding).missing:
+    if missing := MetricRange.from_prompts(measured.values[0], measured.values[1], measured.rounding).undefined:
         raise InputError(missing)
     clean, ablated, *values = measured.values * question.metric.sign
     draws, p = resampling_weights(len(question.pairs), resamples, seed), torch.tensor(points, dtype=torch.float64)
@@ -188,7 +188,7 @@ def faithfulness_curves_of(
     for i, by in enumerate(("signed", "abs")):
         start = (i % len(orders)) * len(sizes)
         rows = torch.stack([*values[start : start + len(sizes)], clean])
-        resampled = share_of_span(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
+        resampled = share_of_range(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
         n_edges = (*map(len, ranked[i % len(orders)]), graph.n_edges)
         curves.append(Curve(by, p, n_edges, rows, clean, ablated, *_ends(resampled)))
         areas.append(float(_area(curves[i].faithfulness[:, None], p, by)))

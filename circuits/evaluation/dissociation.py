@@ -45,7 +45,7 @@ class Dissociation(Shown):
         core_share: that share.
         sizes: number of edges of each circuit.
         n_prompts: number of prompts of each task.
-        undefined: why a task cannot be measured, by name: it has no span.
+        undefined: why a task cannot be measured, by name: its metric has no range to divide by.
         margin, level: of the test of double dissociations.
         random_kind: how random circuits were drawn, see `circuits.results.random_circuits`.
         few_prompts: why no double dissociation can be shown; None if it can.
@@ -275,7 +275,7 @@ def judged(
     return Dissociation(
         names, whole, effects(rest, margin, level, resamples, seed) if rest else None, plan.core, plan.core_share,
         tuple(map(len, plan.circuits)), sizes,
-        {name: of.span.missing for name, (of, _) in zip(names, parts, strict=True) if of.span.missing is not None},
+        {name: why for name, (task, _) in zip(names, parts, strict=True) if (why := task.metric_range.undefined) is not None},
         margin, level, plan.random_kind, few if min(sizes) < needed else None,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ With m_j the metric of task j and ~C everything but the edges of C:
 is the share of task j that is lost without circuit i: 0 if nothing is lost, 1 if as much as with everything ablated.
 
 **Double dissociation of i and j.** On more than half of the prompts of task i, ablating C_i costs more than ablating C_j by more than
-`margin` of the task's span, and on task j the reverse. Each half is a sign test over prompts: exact for any distribution of
+`margin` of the task's metric range, and on task j the reverse. Each half is a sign test over prompts: exact for any distribution of
 effects, and both circuits are compared on the same task, so that scales of tasks do not matter. Both halves must hold, so p is the
 larger of the two p values (intersection-union test). The p values of all pairs of tasks are corrected by Holm's method, so that any
 pair is named wrongly with a probability of at most 1 - level. Random circuits take no part in the test: each circuit is the other's
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from circuits.evaluation.hypothesis_statistics import binomial, holm
 from circuits.evaluation.intervals import share_interval
-from circuits.question.span import Span
+from circuits.question.metric_range import MetricRange
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +46,12 @@ class Measured:
     rounding: Float[Tensor, " prompt"]
 
     @property
-    def span(self) -> Span:
-        return Span.of(self.clean, self.ablated, self.rounding)
+    def metric_range(self) -> MetricRange:
+        return MetricRange.from_prompts(self.clean, self.ablated, self.rounding)
 
     def lost(self, means: Float[Tensor, " *axes"]) -> Float[Tensor, " *axes"]:
-        """Means of the metric as the share of the task that is lost; NaN without a span."""
-        return 1 - self.span.share(means)
+        """Means of the metric as the share of the task that is lost; NaN where the range is within rounding."""
+        return 1 - self.metric_range.share(means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Effects:
     """Effects of ablating each circuit (row) on each task (column).
 
     Attributes:
-        effect: the share of the task that is lost; NaN where the task has no span.
+        effect: the share of the task that is lost; NaN where the range is within rounding.
         low, high: bootstrap interval over the task's prompts.
         chance: mean effect of random circuits of the size of the row's circuit; NaN without any.
         chance_p: (1 + number of random circuits that cost at least as much) / (1 + number of random circuits); NaN without any.
@@ -99,14 +99,14 @@ def effects(tasks: Sequence[Measured], margin: float, level: float, resamples: i
 
 
 def _rounding(task: Measured) -> float:
-    width = abs(task.span.clean - task.span.ablated)
-    return task.span.rounding / width if width > 0 else 0.0
+    width = abs(task.metric_range.clean - task.metric_range.ablated)
+    return task.metric_range.rounding / width if width > 0 else 0.0
 
 
 def _interval(
     task: Measured, level: float, resamples: int, seed: int
 ) -> tuple[Float[Tensor, " circuit"], Float[Tensor, " circuit"]]:
-    """Bootstrap interval of what is lost; NaN with one prompt, or without a span."""
+    """Bootstrap interval of what is lost; NaN with one prompt, or where the range is within rounding."""
     kept = share_interval(task.without, task.clean, task.ablated, task.rounding, level, resamples, seed)
     return 1 - kept[1], 1 - kept[0]
 
@@ -114,9 +114,9 @@ def _interval(
 def _worse(task: Measured, own: int, margin: float) -> Float[Tensor, " circuit"]:
     """p values of the sign tests that the task's own circuit costs it no more than each circuit does."""
     p = torch.full((len(task.without),), torch.nan, dtype=torch.float64)
-    if task.span.missing is not None:
+    if task.metric_range.undefined is not None:
         return p
-    width = task.span.clean - task.span.ablated
+    width = task.metric_range.clean - task.metric_range.ablated
     more = (task.without - task.without[own]).double() / width
     tie = task.rounding.double() / abs(width)
     shares = (more > margin + tie).double().mean(1)

@@ -6,7 +6,7 @@ on dataset means, where m(C) is the metric with every edge outside C ablated, m(
 corrupted prompts' metric) and m(all) the model's own. The number must be reported with its ablation, with what was ablated (here
 edges, at all positions), and beside random circuits of equal size (Miller et al. 2024, 2407.08734). The mean over prompts of each
 prompt's own ratio is a different number, which prompts with m(all) ≈ m(∅) can make arbitrarily large; both are reported. If m(all)
-and m(∅) are equal up to rounding (`circuits.question.span`), neither is defined, and `Faithfulness.undefined` says so.
+and m(∅) are equal up to rounding (`circuits.question.metric_range`), neither is defined, and `Faithfulness.undefined` says so.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,16 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.answers import Answers, watched
 from circuits.question.doubts import about_answers, doubt
+from circuits.question.metric_range import (
+    MetricRange,
+    assumed_rounding,
+    metric_rounding,
+    rounding_share,
+    share_of_range,
+)
 from circuits.question.metrics import MetricLike
 from circuits.question.places import SpanTable
 from circuits.question.question import Question
-from circuits.question.span import Span, assumed_rounding, metric_rounding, rounding_share, share_of_span
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
 from circuits.results.random_circuits import distinct_rivals, too_few
@@ -51,7 +57,7 @@ class Faithfulness(Shown):
         n_edges: size of the circuit.
         metric, ablation: names of the metric and of the ablation.
         random_kind: how the random circuits were drawn, see `circuits.results.random_circuits`.
-        rounding: rounding error of each prompt's metric; None: estimated from the metric alone, see `circuits.question.span`.
+        rounding: rounding error of each prompt's metric; None: estimated from the metric alone, see `circuits.question.metric_range`.
         random_asked: number of random circuits requested; None: as many as there are.
         answers: the model's ranks of the answers on the clean prompts; None if not measured.
     """
@@ -70,14 +76,14 @@ class Faithfulness(Shown):
     answers: Answers | None = None
 
     @property
-    def span(self) -> Span:
-        """The span of which the value is a share."""
-        return Span.of(self.clean, self.ablated, self.rounding)
+    def metric_range(self) -> MetricRange:
+        """The metric's range, of which the value is a share."""
+        return MetricRange.from_prompts(self.clean, self.ablated, self.rounding)
 
     @property
     def undefined(self) -> str | None:
         """Why the value is undefined; None if it is defined, or if nothing was measured."""
-        return self.span.missing
+        return self.metric_range.undefined
 
     @property
     def too_few_random(self) -> str | None:
@@ -99,8 +105,8 @@ class Faithfulness(Shown):
 
     @property
     def mean_of_ratios(self) -> float:
-        """Mean over prompts of each prompt's own ratio, without prompts that have no span; NaN if none has."""
-        ratios = share_of_span(self.circuit, self.clean, self.ablated, self._rounding)
+        """Mean over prompts of each prompt's own ratio, without prompts where the metric's range is within rounding; NaN if no prompt is left."""
+        ratios = share_of_range(self.circuit, self.clean, self.ablated, self._rounding)
         return float(ratios[~ratios.isnan()].mean())
 
     @property
@@ -130,7 +136,7 @@ class Faithfulness(Shown):
     @property
     def random_value(self) -> float:
         """Mean faithfulness of the random circuits; NaN without any."""
-        return float(self.span.share(self.random.mean()))
+        return float(self.metric_range.share(self.random.mean()))
 
     def __repr__(self) -> str:
         return f"Faithfulness({self.value:.3f}, {self.n_edges} edges, {self.metric}, {self.ablation} ablation)"
@@ -161,7 +167,7 @@ class CircuitMetrics:
 
     Attributes:
         values: metric per prompt of each circuit.
-        rounding: rounding error of each prompt's metric, see `circuits.question.span`: the larger of those of the model's logits
+        rounding: rounding error of each prompt's metric, see `circuits.question.metric_range`: the larger of those of the model's logits
             and of the logits with everything ablated.
     """
 
@@ -287,7 +293,7 @@ def faithfulness_of(
         measured = measure_circuits(question, asked, progress)
     doubt(about_answers(model, pairs, answers))
     clean, ablated, kept, random = *measured.values[:3], measured.values[3:].mean(1)
-    value = float(Span.of(clean, ablated, measured.rounding).share(kept.mean()))
+    value = float(MetricRange.from_prompts(clean, ablated, measured.rounding).share(kept.mean()))
     return Faithfulness(
         value, clean, ablated, kept, random, len(circuit), question.metric.name, question.ablation.label, random_kind,
         measured.rounding, n_random, answers,

@@ -34,9 +34,9 @@ from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
+from circuits.question.metric_range import MetricRange
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
-from circuits.question.span import Span
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import finite
@@ -76,7 +76,7 @@ class Families(Shown):
     Attributes:
         labels: the family of each pair, numbered in the order of their first pair.
         circuits: the circuit of each family.
-        faithfulness: faithfulness of each family's circuit (row) on the prompts of each family (column); NaN without a span. The
+        faithfulness: faithfulness of each family's circuit (row) on the prompts of each family (column); NaN where the metric's range is within rounding. The
             circuits were found on these prompts.
         core: the edges that all circuits have.
         splits: the tests, in order; empty if k was given.
@@ -326,6 +326,6 @@ class _Search:
         for family in range(len(found)):
             here = labels == family
             clean, ablated, *kept = measured.values[:, here]
-            span = Span.of(clean, ablated, measured.rounding[here])
-            columns.append(span.share(torch.stack(kept).mean(1)))
+            metric_range = MetricRange.from_prompts(clean, ablated, measured.rounding[here])
+            columns.append(metric_range.share(torch.stack(kept).mean(1)))
         return torch.stack(columns, 1)

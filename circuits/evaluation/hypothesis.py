@@ -10,7 +10,7 @@ With m the metric, M the model, C the circuit, ¬C the rest and ∅ all edges ab
 | sufficiency | C is more faithful than a random circuit of equal size in at most a share q of cases | rejected |
 | partial necessity | ablating C hurts more than ablating a random circuit of equal size in at most a share q of cases | rejected |
 
-Two numbers that differ only by rounding (`circuits.question.span`) are a tie, and a tie is not a win: C does not count as more
+Two numbers that differ only by rounding (`circuits.question.metric_range`) are a tie, and a tie is not a win: C does not count as more
 faithful, or more necessary, than a random circuit with the same metric. All random circuits differ from C and from each other.
 
 Holm's correction (1979) is applied only where it makes a claim for the circuit harder. Sufficiency and partial necessity are such

@@ -77,15 +77,15 @@ def specificity_of(
     own: tuple[str, Question], others: Mapping[str, Question], circuit: Circuit, *, n_random: int = 5, level: float = 0.95,
     seed: int = 0, left_out: Mapping[str, str] | None = None, progress: Progress | None = None,
 ) -> Specificity:  # fmt: skip
-    """Measures the costs of a circuit; other tasks without a span are left out."""
+    """Measures the costs of a circuit; other tasks whose metric has no range to divide by are left out."""
     plan = Plan.of([circuit, Circuit.empty(circuit.graph)], 1.0, n_random, "same_layers", seed)
     missing, costs = dict(left_out or {}), []
     questions = {own[0]: own[1], **others}
     done, total = 0, sum(len(question.pairs) for question in questions.values())
     for name, question in questions.items():
         measured, _ = plan.parts(plan.measure(question))
-        if measured.span.missing is not None and name != own[0]:
-            missing[name] = measured.span.missing
+        if measured.metric_range.undefined is not None and name != own[0]:
+            missing[name] = measured.metric_range.undefined
         else:
             costs.append(_cost(name, measured, 1 - (1 - level) / len(questions), seed))
         done += len(question.pairs)

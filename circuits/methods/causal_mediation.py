@@ -35,10 +35,10 @@ from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike, RunAblation
+from circuits.question.metric_range import MetricRange
 from circuits.question.metrics import MetricLike
 from circuits.question.positions import position_axis, tokens_at
 from circuits.question.question import Batch, Question
-from circuits.question.span import Span
 from circuits.results.provenance import Frozen, Provenance, frozen, provenance
 from circuits.shown import Shown
 from circuits.stats.bootstrap import bootstrap_interval
@@ -101,8 +101,8 @@ class Mediation(Shown):
 
     @property
     def share(self) -> float:
-        """indirect / total, on means over prompts; NaN if the total effect is rounding (see `circuits.question.span`)."""
-        known = Span.of(self.clean, self.corrupted, origin=self.provenance).missing is None
+        """indirect / total, on means over prompts; NaN if the total effect is rounding (see `circuits.question.metric_range`)."""
+        known = MetricRange.from_prompts(self.clean, self.corrupted, origin=self.provenance).undefined is None
         return self.indirect / self.total if known else float("nan")
 
     @property

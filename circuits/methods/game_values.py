@@ -30,9 +30,9 @@ from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
+from circuits.question.metric_range import rounding_share
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
-from circuits.question.span import rounding_share
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
 from circuits.shown import Shown

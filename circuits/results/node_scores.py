@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.plain_torch import plain_methods
-from circuits.question.span import Span
+from circuits.question.metric_range import MetricRange
 from circuits.results import score_file
 from circuits.results.head_array import HeadArray, head_array
 from circuits.results.provenance import Provenance, frozen
@@ -98,7 +98,7 @@ class NodeScores(Shown):
         """Mean effect as a share of mean(clean) - mean(corrupted): a ratio of means, not a mean of ratios.
 
         Raises:
-            InputError: the difference is unknown, or is rounding (see `circuits.question.span`).
+            InputError: the difference is unknown, or is rounding (see `circuits.question.metric_range`).
         """
         return self.values / self._span
 
@@ -112,10 +112,10 @@ class NodeScores(Shown):
             raise InputError(
                 "these scores have no metric of the clean and the corrupted run, so they cannot be normalised"
             )
-        span = Span.of(self.clean, self.corrupted, origin=self.provenance)
-        if span.missing is not None:
-            raise InputError(f"these scores cannot be normalised: {span.missing}")
-        return span.clean - span.ablated
+        metric_range = MetricRange.from_prompts(self.clean, self.corrupted, origin=self.provenance)
+        if metric_range.undefined is not None:
+            raise InputError(f"these scores cannot be normalised: {metric_range.undefined}")
+        return metric_range.clean - metric_range.ablated
 
     def interval(
         self, level: float = 0.95, resamples: int = 1000, seed: int = 0, workers: Workers | None = None

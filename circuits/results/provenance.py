@@ -93,7 +93,7 @@ def versions() -> dict[str, str]:
 def provenance(question: "Question", method: str, options: Mapping[str, Any]) -> Provenance:
     """The provenance of a result of `method` with these options."""
     from circuits.model_calls import hooks_of
-    from circuits.question.span import computed_dtype
+    from circuits.question.metric_range import computed_dtype
 
     model, pairs = question.model, question.pairs
     dtype, computed = (str(kind).removeprefix("torch.") for kind in (model.dtype, computed_dtype(model)))

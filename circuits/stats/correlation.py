@@ -22,7 +22,7 @@ def correlation(
     Args:
         a, b: values.
         kind: `pearson`, or `spearman` (of ranks, with ties at their mean rank).
-        rounding: b is constant if it varies by at most this share of its largest value; see `circuits.question.span`.
+        rounding: b is constant if it varies by at most this share of its largest value; see `circuits.question.metric_range`.
 
     Raises:
         InputError: an unknown kind.

@@ -86,7 +86,7 @@ def test_effects_are_the_naive_ones(name):
 
 
 def measured(own: torch.Tensor, other: torch.Tensor, task: int) -> Measured:
-    """A task with a span of 1; `own` and `other` are what is lost on each prompt without the task's own and the other circuit."""
+    """A task with a metric range of 1; `own` and `other` are what is lost on each prompt without the task's own and the other circuit."""
     without = 1 - (torch.stack([own, other]) if task == 0 else torch.stack([other, own]))
     n = len(own)
     return Measured(torch.ones(n), torch.zeros(n), without, [torch.empty(0)] * 2, torch.zeros(n))

@@ -1,4 +1,4 @@
-"""No span is divided by: what is rounding, on models of several architectures and dtypes, and everything that is a share."""
+"""A range within rounding is not divided by: the size of rounding on several architectures and dtypes, and all shares of the range."""
 
 import dataclasses
 import json
@@ -11,9 +11,9 @@ import circuits
 from circuits import Circuit, InputError, NodeScores
 from circuits.evaluation.completeness import Completeness
 from circuits.evaluation.faithfulness import Faithfulness, measure_circuits
+from circuits.question.metric_range import MetricRange, computed_dtype, share_of_range
 from circuits.question.metrics import METRICS
 from circuits.question.question import Question
-from circuits.question.span import Span, computed_dtype, share_of_span
 from circuits.stats.correlation import correlation
 from circuits.stats.rounding import ROUNDING
 from tests.tiny_models import random_pairs, random_subset, tiny
@@ -47,7 +47,7 @@ def test_identical_prompts_have_no_faithfulness_whatever_the_metric(name, dtype)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "neox"])
-def test_a_span_that_is_there_is_the_plain_ratio(name):
+def test_above_rounding_shares_are_the_plain_ratio(name):
     for dtype in (torch.float64,):
         model, pairs = tiny(name, dtype), random_pairs(n=4)
         circuit = random_subset(model, 0.6)
@@ -76,20 +76,31 @@ def test_what_counts_as_rounding_is_above_what_rounding_does_and_below_what_a_ch
             errors = (same.values - same.values[0]).abs().amax(0)
             assert bool((errors <= same.rounding).all()), (name, metric, errors, same.rounding)
             other = measure_circuits(Question.ask(model, random_pairs(n=3), metric), asked[:2])
-            spans = (other.values[0] - other.values[1]).abs()
-            assert float(other.rounding.mean()) < 0.3 * float(spans.mean()), (name, metric)
+            ranges = (other.values[0] - other.values[1]).abs()
+            assert float(other.rounding.mean()) < 0.3 * float(ranges.mean()), (name, metric)
 
 
-def test_a_small_span_in_float64_is_a_span_and_not_in_float32():
+def test_a_small_range_is_defined_in_float64_and_undefined_in_float32():
     clean, ablated = torch.tensor([2.0, 3.0]).double(), torch.tensor([2.0, 3.0]).double() + 1e-7
-    assert Span.of(clean, ablated).missing is None
-    assert Span.of(clean, ablated, origin={"dtype": "float32"}).missing is not None
-    assert Span.of(clean, ablated, origin={"dtype": "float64", "computed_in": "float32"}).missing is not None
+    assert MetricRange.from_prompts(clean, ablated).undefined is None
+    assert MetricRange.from_prompts(clean, ablated, origin={"dtype": "float32"}).undefined is not None
+    assert (
+        MetricRange.from_prompts(clean, ablated, origin={"dtype": "float64", "computed_in": "float32"}).undefined
+        is not None
+    )
     divergence = {"dtype": "float32", "metric": "kl_divergence"}
-    assert Span.of(torch.zeros(2).double(), torch.full((2,), 3e-8).double(), origin=divergence).missing is not None
-    assert Span.of(torch.zeros(2).double(), torch.full((2,), 3e-3).double(), origin=divergence).missing is None
+    assert (
+        MetricRange.from_prompts(torch.zeros(2).double(), torch.full((2,), 3e-8).double(), origin=divergence).undefined
+        is not None
+    )
+    assert (
+        MetricRange.from_prompts(torch.zeros(2).double(), torch.full((2,), 3e-3).double(), origin=divergence).undefined
+        is None
+    )
     unknown = torch.full((2,), torch.nan).double()
-    assert Span.of(unknown, unknown).missing is None  # nothing was measured, so nothing is said of it
+    assert (
+        MetricRange.from_prompts(unknown, unknown).undefined is None
+    )  # nothing was measured, so nothing is said of it
 
 
 def test_models_that_compute_norms_in_float32_are_known():
@@ -101,7 +112,7 @@ def test_models_that_compute_norms_in_float32_are_known():
     assert "computed_in" not in circuits.edge_attribution(tiny("gpt2"), pairs).provenance
 
 
-def test_prompts_without_a_span_are_left_out_of_the_mean_of_ratios():
+def test_prompts_whose_range_is_rounding_are_left_out_of_the_mean_of_ratios():
     model, pairs = tiny("gpt2", torch.float32), random_pairs(n=4)
     mixed = dataclasses.replace(pairs, corrupted=(pairs.clean[0], *pairs.corrupted[1:]))
     circuit = random_subset(model, 0.7)
@@ -111,7 +122,7 @@ def test_prompts_without_a_span_are_left_out_of_the_mean_of_ratios():
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_shares_of_no_span_are_nan_with_a_reason(name):
+def test_shares_of_a_range_within_rounding_are_nan_with_a_reason(name):
     model = tiny(name, torch.float32)
     circuit = circuits.random_circuit(model.graph, 20, torch.Generator().manual_seed(1))
     found: Completeness = circuits.completeness(model, identical(), circuit, subsets=3)
@@ -170,7 +181,7 @@ def test_a_column_that_is_constant_to_rounding_correlates_with_nothing():
     assert bool(correlation(x[:0], x[:0]).isnan().all())
 
 
-def test_a_faithfulness_made_by_hand_judges_its_span_by_the_metric():
+def test_a_faithfulness_made_by_hand_judges_its_range_by_the_metric():
     flat = torch.ones(3).double()
     made = Faithfulness(math.nan, flat, flat + 1e-15, flat, flat[:0], 4, "probability", "interchange")
     assert made.undefined is not None
@@ -178,8 +189,8 @@ def test_a_faithfulness_made_by_hand_judges_its_span_by_the_metric():
     json.dumps(made.undefined)
 
 
-def test_shares_are_nan_exactly_where_the_span_is_rounding():
-    span = torch.tensor([0.0, 1e-9, 2e-9, -2e-9, torch.nan]).double()
-    share = share_of_span(torch.tensor(1.0).double(), span, torch.zeros(5).double(), 1e-9)
+def test_shares_are_nan_exactly_where_the_range_is_rounding():
+    ranges = torch.tensor([0.0, 1e-9, 2e-9, -2e-9, torch.nan]).double()
+    share = share_of_range(torch.tensor(1.0).double(), ranges, torch.zeros(5).double(), 1e-9)
     assert share.isnan().tolist() == [True, True, False, False, True]
     assert set(ROUNDING) == {torch.float64, torch.float32, torch.float16, torch.bfloat16}

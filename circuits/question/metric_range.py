@@ -1,6 +1,6 @@
-"""The one definition of "no span": whether a difference of metrics is large enough to divide by.
+"""The metric's range m(all) - m(∅), and whether it is large enough to divide by: the only definition of that.
 
-Faithfulness and similar shares divide by the span m(all) - m(∅). If clean and corrupted prompts give the same metric,
+Faithfulness and similar shares divide by this range. If clean and corrupted prompts give the same metric,
 this difference is rounding error and the quotient is arbitrary. The size of the rounding error follows from the
 computation:
 
@@ -8,7 +8,7 @@ computation:
 
 on each prompt; for means over prompts, its mean. It is thus relative to the scale of the metric, for every metric (also
 for a divergence, which is 0 at the clean logits), and depends on the dtype of the computation: float64 models that
-compute norms and softmax in float32 count as float32. A span is missing unless it exceeds the rounding.
+compute norms and softmax in float32 count as float32. A share of a range within rounding is undefined.
 
 Without logits (scores read from a file), the rounding is ROUNDING[dtype] × the larger of the two metrics.
 """
@@ -95,19 +95,19 @@ def share_known(origin: Mapping[str, Any] | None) -> float:
     return ROUNDING.get(getattr(torch, name, torch.float32), ROUNDING[torch.float32])
 
 
-def share_of_span(part: Tensor, clean: Tensor, ablated: Tensor, rounding: Tensor | float) -> Tensor:
+def share_of_range(part: Tensor, clean: Tensor, ablated: Tensor, rounding: Tensor | float) -> Tensor:
     """(part - ablated) / (clean - ablated); NaN if the denominator is within rounding."""
-    span = clean - ablated
-    return torch.where(span.abs() > rounding, (part - ablated) / span, torch.nan)
+    full = clean - ablated
+    return torch.where(full.abs() > rounding, (part - ablated) / full, torch.nan)
 
 
 @dataclass(frozen=True)
-class Span:
-    """A difference of means over prompts, to divide by.
+class MetricRange:
+    """The range of the metric between the whole model and the ablated one, on means over prompts, to divide by.
 
     Attributes:
         clean, ablated: the means.
-        rounding: the part of their difference that may be rounding.
+        rounding: the part of their difference that may be rounding error.
     """
 
     clean: float
@@ -115,20 +115,20 @@ class Span:
     rounding: float
 
     @classmethod
-    def of(
+    def from_prompts(
         cls,
         clean: Float[Tensor, " prompt"],
         ablated: Float[Tensor, " prompt"],
         rounding: Float[Tensor, " prompt"] | None = None,
         origin: Mapping[str, Any] | None = None,
-    ) -> "Span":
+    ) -> "MetricRange":
         """From the metric per prompt; `rounding` None: `assumed_rounding`."""
         known = assumed_rounding(clean, ablated, origin) if rounding is None else rounding
         return cls(float(clean.mean()), float(ablated.mean()), float(known.mean()))
 
     @property
-    def missing(self) -> str | None:
-        """Why the span cannot be divided by; None if it can, or if nothing was measured (NaN)."""
+    def undefined(self) -> str | None:
+        """Why the range cannot be divided by; None if it can, or if nothing was measured (NaN)."""
         difference = abs(self.clean - self.ablated)
         if not difference <= self.rounding:
             return None
@@ -139,6 +139,6 @@ class Span:
         )
 
     def share(self, part: Float[Tensor, " *axes"]) -> Float[Tensor, " *axes"]:
-        """Each mean as a share of the span; NaN without a span."""
+        """Each mean as a share of the range; NaN if that is within rounding."""
         ends = torch.tensor([self.clean, self.ablated], dtype=torch.float64)
-        return share_of_span(part.double(), ends[0], ends[1], self.rounding)
+        return share_of_range(part.double(), ends[0], ends[1], self.rounding)
