@@ -16,7 +16,8 @@ from circuits.engine.hooks import TokenBatch, run
 from circuits.engine.prefix import Suffix, prefix_cache
 from circuits.engine.resume import base_run, resume
 from circuits.errors import ModelError
-from circuits.prompts.pairs import PairBatch, PromptPairs
+from circuits.prompts.batch import PairBatch
+from circuits.prompts.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

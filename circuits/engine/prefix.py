@@ -14,7 +14,7 @@ from transformer_lens import TransformerBridge
 
 from circuits.engine.hooks import Cache, TokenBatch
 from circuits.errors import PairsError
-from circuits.prompts.pairs import PairBatch
+from circuits.prompts.batch import PairBatch
 
 WITHOUT_CORRUPTED = (
     "give each pair one, or choose an ablation that needs none: zero, mean, mean_positional, resample, or gaussian with the names "

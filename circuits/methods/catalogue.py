@@ -41,6 +41,11 @@ OURS = {
 """name -> module and object of each built-in method."""
 FORM = ("methods/options.py", "methods/method.py")
 """Files that define the format of a declaration."""
+NAMED_IN = {
+    "ablations": tuple(f"question/{name}.py" for name in ("ablation", "ablations", "mean_ablations", "noise_ablation")),
+    "metrics": ("question/metrics.py",),
+}
+"""Files that hold the names and descriptions of all ablations and metrics."""
 LARGEST_NOISE_SEED = 2**40
 """Exclusive bound of noise seeds: a pair's seed is a million times this seed plus its number, and must fit into 64 bits."""
 MEANS = ("mean", "mean_positional")
@@ -200,7 +205,7 @@ def _metrics() -> list[str]:
 
 def _copied(what: str, read: Callable[[], Any]) -> Any:
     copy = _copies().get(what)
-    return read() if copy is None or copy["source"] != source_digest(f"question/{what}.py") else copy["names"]
+    return read() if copy is None or copy["source"] != source_digest(*NAMED_IN[what]) else copy["names"]
 
 
 @cache
@@ -228,7 +233,7 @@ def copies_text() -> str:
     """The current contents for `declared.json`."""
     methods = {name: {"source": source_digest(*_sources(name)), **METHODS[name].to_dict()} for name in OURS}
     others = {
-        what: {"source": source_digest(f"question/{what}.py"), "names": read()}
+        what: {"source": source_digest(*NAMED_IN[what]), "names": read()}
         for what, read in (("ablations", _ablations), ("metrics", _metrics))
     }
     return json.dumps({"methods": methods, **others}, indent=1, ensure_ascii=False) + "\n"

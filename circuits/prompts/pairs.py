@@ -11,17 +11,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby
 from typing import Any, overload
 
-import numpy as np
-import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuits.errors import PairsError
 from circuits.prompts import jsonl
 from circuits.prompts.answer_tokens import decoded
+from circuits.prompts.batch import PairBatch, batches
 from circuits.prompts.make import make
 from circuits.prompts.metadata import NOTHING, Metadata
 from circuits.prompts.pair import (
@@ -30,10 +27,6 @@ from circuits.prompts.pair import (
     Pair,
     Roles,
     TokenIds,
-    as_answers,
-    as_ids,
-    as_index,
-    as_roles,
     bounds,
     check_for,
     check_pair,
@@ -43,71 +36,16 @@ from circuits.prompts.pair import (
 )
 from circuits.prompts.reading import Reading
 from circuits.prompts.records import table_of
-from circuits.prompts.rows import Forced, filled, lay
 from circuits.prompts.sequences import Answer, first_tokens
-from circuits.prompts.spans import alignment, partition, schema
+from circuits.prompts.spans import partition, schema
 from circuits.prompts.tables import Table, read_table
+from circuits.prompts.token_columns import Entries, token_columns
 from circuits.prompts.unfit import Unfit
 from circuits.shown import Shown
 
-__all__ = ["Encoder", "Pair", "PairBatch", "PromptPairs", "Roles"]
+__all__ = ["Encoder", "Pair", "PromptPairs", "Roles"]
 
-Entries = Tensor | np.ndarray | Sequence[Any]
 NO_TEXTS = (None, None)
-
-
-@dataclass(frozen=True, eq=False)
-class PairBatch:
-    """Pairs of one length, as tensors.
-
-    Each pair is one row of tokens, read at one position. With answers of several tokens, a pair has as many rows as its answers
-    need, and `forced` says which (`circuits.prompts.sequences`).
-
-    Attributes:
-        index: the number of each pair in its `PromptPairs`: `out[batch.index] = result` restores their order.
-        clean, corrupted: token ids, without padding; rows with answers behind the prompt are padded on the right. corrupted is None
-            without corrupted prompts.
-        position: the tokens whose logits are read.
-        answers, distractors: token ids, padded with 0 if a pair has fewer than others; with a last axis over the tokens of each
-            answer if `forced` is given.
-        answers_mask, distractors_mask: False at the padding.
-        prefix: number of leading tokens that the two prompts share, in every pair; at most the smallest position, so logits
-            are only read after the prefix.
-        forced: the rows and read positions, if an answer has several tokens.
-        alignment: the corrupted token that belongs to each clean token; None: the token at the same position.
-    """
-
-    index: Int[Tensor, " pair"]
-    clean: Int[Tensor, "row pos"]
-    corrupted: Int[Tensor, "row other"] | None
-    position: Int[Tensor, " read"]
-    answers: Int[Tensor, "pair n_answers *n_tokens"]
-    answers_mask: Bool[Tensor, "pair n_answers *n_tokens"]
-    distractors: Int[Tensor, "pair n_distractors *n_tokens_2"]
-    distractors_mask: Bool[Tensor, "pair n_distractors *n_tokens_2"]
-    prefix: int
-    forced: Forced | None = None
-    alignment: Int[Tensor, "row pos"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def row_index(self) -> Int[Tensor, " row"]:
-        """The number of each row's pair in its `PromptPairs`."""
-        return self.index if self.forced is None else self.index[self.forced.pair]
-
-    @property
-    def corrupted_position(self) -> Int[Tensor, " read"]:
-        """The corrupted prompts' tokens whose logits are read."""
-        if self.alignment is None:
-            return self.position
-        aligned = self.alignment if self.forced is None else self.alignment[self.forced.row]
-        return aligned.gather(1, self.position[:, None])[:, 0]
-
-    def to(self, device: torch.device | str) -> "PairBatch":
-        """The same batch with its tensors on `device`."""
-        return replace(self, **{name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor | Forced)})
 
 
 @dataclass(frozen=True, repr=False)
@@ -236,35 +174,11 @@ class PromptPairs(Shown):
         Raises:
             PairsError: a pair is invalid.
         """
-        prompts = _ids(_column(clean, "clean"), "clean")
-        n = len(prompts)
-        right = [_listed(entry) for entry in _column(answers, "answers")]
-        wrong = [()] * n if distractors is None else [_listed(entry) for entry in _column(distractors, "distractors")]
-        last = [max(len(prompt) - 1, 0) for prompt in prompts]
-        read = enumerate(last if positions is None else _column(positions, "positions"))
-        places = tuple(as_index(place, "position", f"pair {number}") for number, place in read)
-        names = enumerate([{}] * n if roles is None else _column(roles, "roles"))
-        others = ((),) * n if corrupted is None else _ids(_column(corrupted, "corrupted"), "corrupted")
-        named = tuple(as_roles(entry, f"pair {number}") for number, entry in names)
-        partitions = () if spans is None else _partitions(prompts, places, _column(spans, "spans"))
-        alignments = ()
-        if align is not None:
-            theirs = [{}] * n if corrupted_spans is None else _column(corrupted_spans, "corrupted_spans")
-            rows = zip(prompts, others, places, partitions or named, theirs, strict=False)
-            alignments = tuple(alignment(align, *row, f"pair {number}") for number, row in enumerate(rows))
-        made = cls(
-            clean=prompts,
-            corrupted=others,
-            answers=_answers(right, "answers"),
-            distractors=_answers(wrong, "distractors"),
-            positions=places,
-            roles=named,
-            partitions=partitions,
-            alignments=alignments,
-            source=source,
-            seed=seed,
-            metric=metric,
-        )
+        columns = token_columns(
+            clean, corrupted, answers, distractors, positions=positions, roles=roles, spans=spans,
+            corrupted_spans=corrupted_spans, align=align,
+        )  # fmt: skip
+        made = cls(**columns, source=source, seed=seed, metric=metric)
         return made if model is None else made._with_texts(model)
 
     def _with_texts(self, model: Encoder) -> "PromptPairs":
@@ -501,60 +415,7 @@ class PromptPairs(Shown):
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise PairsError(f"batch_size is {show(batch_size)}; expected a whole number of at least 1")
-        return self._batches(batch_size, forced and self.several_tokens)
-
-    def _batches(self, batch_size: int, forced: bool) -> Iterator[PairBatch]:
-        keys = [(len(pair), len(pair.corrupted), pair.prefix) for pair in self]
-        order = sorted(range(len(self)), key=lambda i: keys[i])
-        for _, same_length in groupby(order, key=lambda i: keys[i][:2]):
-            indices = list(same_length)
-            for start in range(0, len(indices), batch_size):
-                chosen = indices[start : start + batch_size]
-                yield self._forced_batch(chosen) if forced else self._batch(chosen)
-
-    def _forced_batch(self, indices: list[int]) -> PairBatch:
-        """A batch whose rows have answers behind the prompts."""
-        chosen = [self.pair(i) for i in indices]
-        laid = lay([pair.answers for pair in chosen], [pair.distractors for pair in chosen])
-        longest = max(map(len, laid.behind))
-        both = {"clean": [], "corrupted": []} if self.has_corrupted else {"clean": []}
-        for number, behind in zip(laid.forced.pair.tolist(), laid.behind, strict=True):
-            padding = (chosen[number].clean + behind)[-1:] * (longest - len(behind))
-            for which, made in both.items():
-                made.append(getattr(chosen[number], which) + behind + padding)
-        start = torch.tensor([pair.position for pair in chosen])
-        answers, answers_mask = filled([pair.answers for pair in chosen])
-        distractors, distractors_mask = filled([pair.distractors for pair in chosen])
-        return PairBatch(
-            index=torch.tensor(indices),
-            clean=torch.tensor(both["clean"]),
-            corrupted=torch.tensor(both["corrupted"]) if self.has_corrupted else None,
-            position=start[laid.forced.read_pair] + torch.tensor(laid.offset),
-            answers=answers,
-            answers_mask=answers_mask,
-            distractors=distractors,
-            distractors_mask=distractors_mask,
-            prefix=min(min(pair.prefix, pair.position) for pair in chosen),
-            forced=laid.forced,
-            alignment=_alignment([chosen[number] for number in laid.forced.pair.tolist()], longest),
-        )
-
-    def _batch(self, indices: list[int]) -> PairBatch:
-        chosen = [self.pair(i) for i in indices]
-        answers, answers_mask = _filled([first_tokens(pair.answers) for pair in chosen])
-        distractors, distractors_mask = _filled([first_tokens(pair.distractors) for pair in chosen])
-        return PairBatch(
-            index=torch.tensor(indices),
-            clean=torch.tensor([pair.clean for pair in chosen]),
-            corrupted=torch.tensor([pair.corrupted for pair in chosen]) if self.has_corrupted else None,
-            position=torch.tensor([pair.position for pair in chosen]),
-            answers=answers,
-            answers_mask=answers_mask,
-            distractors=distractors,
-            distractors_mask=distractors_mask,
-            prefix=min(min(pair.prefix, pair.position) for pair in chosen),
-            alignment=_alignment(chosen),
-        )
+        return batches(self, batch_size, forced and self.several_tokens)
 
     def validate_for(self, model: Encoder) -> None:
         """Checks that the model can read the pairs; PairsError if an id is outside the vocabulary or a prompt is too long."""
@@ -576,46 +437,6 @@ def _texts(pair: Pair) -> tuple[str | None, str | None]:
     return (pair.clean_text, pair.corrupted_text) if known else NO_TEXTS
 
 
-def _column(value: object, what: str) -> list[Any]:
-    """`value` as a list with one entry per pair."""
-    column = plain(value)
-    if not isinstance(column, list | tuple):
-        raise PairsError(f"{what} is {show(column)} ({type(column).__name__}); expected a list with one entry a pair")
-    return list(column)
-
-
-def _ids(column: Sequence[Any], what: str) -> tuple[TokenIds, ...]:
-    return tuple(as_ids(entry, what, f"pair {number}") for number, entry in enumerate(column))
-
-
-def _partitions(prompts: Sequence[TokenIds], positions: Sequence[int], column: list[Any]) -> tuple[Roles, ...]:
-    """The spans given for each prompt, completed by those in between."""
-    given = (as_roles(entry, f"pair {number}", "span") for number, entry in enumerate(column))
-    rows = zip(given, prompts, positions, strict=False)  # their numbers are compared by `PromptPairs`
-    return tuple(
-        partition(spans, len(prompt), position, f"pair {number}", "span") if spans else spans
-        for number, (spans, prompt, position) in enumerate(rows)
-    )
-
-
-def _answers(column: Sequence[Any], what: str) -> tuple[tuple[Answer, ...], ...]:
-    return tuple(as_answers(entry, what, f"pair {number}") for number, entry in enumerate(column))
-
-
-def _alignment(pairs: Sequence[Pair], behind: int = 0) -> Int[Tensor, "row pos"] | None:
-    """The alignment of each row's prompts, with `behind` tokens behind both; None: all belong together token by token."""
-    if not any(pair.alignment for pair in pairs):
-        return None
-    ends = [range(len(pair.corrupted), len(pair.corrupted) + behind) for pair in pairs]
-    return torch.tensor([[*(p.alignment or range(len(p))), *end] for p, end in zip(pairs, ends, strict=True)])
-
-
-def _listed(entry: object) -> list[Any] | tuple[Any, ...]:
-    """A single id as a list of one; lists, tuples, tensors and arrays as lists."""
-    entry = plain(entry)
-    return entry if isinstance(entry, list | tuple) else [entry]
-
-
 def _plain(answers: tuple[Answer, ...]) -> list[Any]:
     return [answer if isinstance(answer, int) else list(answer) for answer in answers]
 
@@ -626,11 +447,3 @@ def _signed(index: object) -> int:
     if isinstance(number, bool) or not isinstance(number, int):
         raise PairsError(f"pairs are chosen by whole numbers, a slice or a list of numbers, not by {show(number)}")
     return number
-
-
-def _filled(ids: list[TokenIds]) -> tuple[Int[Tensor, "batch most"], Bool[Tensor, "batch most"]]:
-    """Ragged ids as a tensor padded with 0, and a mask that is False at the padding."""
-    most = max(len(tokens) for tokens in ids)
-    filled = torch.tensor([tokens + (0,) * (most - len(tokens)) for tokens in ids], dtype=torch.long)
-    mask = torch.tensor([[i < len(tokens) for i in range(most)] for tokens in ids], dtype=torch.bool)
-    return filled.reshape(len(ids), most), mask.reshape(len(ids), most)

@@ -92,10 +92,8 @@ def filled(
     several = [[tokens_of(answer) for answer in answers] for answers in entries]
     most = max(map(len, several))
     longest = max((len(tokens) for answers in several for tokens in answers), default=1)
-    values = torch.zeros(len(several), most, longest, dtype=torch.long)
-    mask = torch.zeros_like(values, dtype=torch.bool)
-    for i, answers in enumerate(several):
-        for j, tokens in enumerate(answers):
-            values[i, j, : len(tokens)] = torch.tensor(tokens)
-            mask[i, j, : len(tokens)] = True
-    return values, mask
+    padded = [[*answers, *[()] * (most - len(answers))] for answers in several]
+    values = [[tokens + (0,) * (longest - len(tokens)) for tokens in answers] for answers in padded]
+    mask = [[[i < len(tokens) for i in range(longest)] for tokens in answers] for answers in padded]
+    shape = len(several), most, longest
+    return torch.tensor(values, dtype=torch.long).reshape(shape), torch.tensor(mask, dtype=torch.bool).reshape(shape)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.prompts.pairs import PairBatch
+from circuits.prompts.batch import PairBatch
 from circuits.question.metrics import METRICS, Targets, targets_of
 
 
