@@ -86,7 +86,7 @@ def export(
             f"{len(read.circuit)} of the {edges} strongest edges are on a path from input to logits; only these are written"
         )
     if max_edges is not None and "colours" in form.takes:
-        from circuits.export.drawing import draw
+        from circuits.export.draw import draw
 
         say(draw(read.circuit, naming, max_edges=max_edges, layout=layout).selection)
     say(f"written to {written}")

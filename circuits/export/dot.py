@@ -6,7 +6,8 @@ Text is quoted here, since pygraphviz takes a label `<…>` for HTML.
 from dataclasses import replace
 from pathlib import Path
 
-from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode, draw
+from circuits.export.draw import draw
+from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnEdge, DrawnNode
 from circuits.files.atomic import write_text
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming

@@ -3,7 +3,8 @@
 import html
 import math
 
-from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnNode, draw
+from circuits.export.draw import draw
+from circuits.export.drawing import FILLS, FONT, SMALL_FONT, Drawing, DrawnNode
 from circuits.export.layout import SAMPLE, Layout, Point, lay_out
 from circuits.results.circuit import Circuit
 

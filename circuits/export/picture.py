@@ -10,7 +10,8 @@ from typing import Any
 
 from circuits.errors import InputError
 from circuits.export.dot import ARROWS, FACE, NODE_STYLE, arrow_size, edge_style, node_style, quoted
-from circuits.export.drawing import FONT, SMALL_FONT, STRIPES, Drawing, LegendLine, draw, text_width
+from circuits.export.draw import draw
+from circuits.export.drawing import FONT, SMALL_FONT, STRIPES, Drawing, LegendLine, text_width
 from circuits.export.layout import SAMPLE, Layout, Point, Strip, has_graphviz, lay_out
 from circuits.files.atomic import replacing
 from circuits.results.circuit import Circuit

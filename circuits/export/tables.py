@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from circuits.export.drawing import check_max_edges
+from circuits.export.draw import check_max_edges
 from circuits.export.latex import escape
 from circuits.export.rows import EdgeRow, NodeRow, edge_rows, node_rows
 from circuits.files.atomic import replacing, write_text

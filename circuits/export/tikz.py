@@ -7,7 +7,8 @@ itself, since small TeX installations lack the class `standalone`.
 from pathlib import Path
 
 from circuits.export.dot import FRAME, arrow_size
-from circuits.export.drawing import FILLS, FONT, SMALL_FONT, STRIPES, Drawing, DrawnEdge, DrawnNode, draw
+from circuits.export.draw import draw
+from circuits.export.drawing import FILLS, FONT, SMALL_FONT, STRIPES, Drawing, DrawnEdge, DrawnNode
 from circuits.export.latex import escape
 from circuits.export.layout import SAMPLE, Point, Strip, lay_out
 from circuits.files.atomic import write_text

@@ -6,7 +6,8 @@ import pytest
 
 from circuits import Circuit, Graph, InputError, Naming
 from circuits.export import layout as layouts
-from circuits.export.drawing import FILLS, KIND_COLOURS, SIGN_COLOURS, THICKEST, draw
+from circuits.export.draw import draw
+from circuits.export.drawing import FILLS, KIND_COLOURS, SIGN_COLOURS, THICKEST
 from circuits.export.layout import lay_out
 from tests.exported import GRAPHS, scored
 

@@ -14,7 +14,7 @@ from circuits import Circuit, Graph, InputError, Naming, export_circuit
 from circuits.errors import ContentWarning
 from circuits.export.catalogue import FORMATS
 from circuits.export.columns import placed_in_columns
-from circuits.export.drawing import draw
+from circuits.export.draw import draw
 from circuits.export.eap_ig import read_eap_ig, read_eap_ig_tensors
 from circuits.export.layout import lay_out
 from circuits.export.routing import Box, Streets

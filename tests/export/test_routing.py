@@ -10,7 +10,8 @@ import pytest
 from circuits import Circuit, Graph, Naming
 from circuits.export import layout as layouts
 from circuits.export.dot import FRAME, STRAIGHT
-from circuits.export.drawing import Drawing, draw
+from circuits.export.draw import draw
+from circuits.export.drawing import Drawing
 from circuits.export.layout import Layout, has_graphviz, lay_out
 
 SHAPES = {

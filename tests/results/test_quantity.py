@@ -11,7 +11,8 @@ import circuits
 from circuits import Circuit, Graph, random_circuit
 from circuits.evaluation.comparison import compare
 from circuits.export.dot import write_dot
-from circuits.export.drawing import SIGN_COLOURS, draw
+from circuits.export.draw import draw
+from circuits.export.drawing import SIGN_COLOURS
 from circuits.export.inline import inline_svg
 from circuits.export.latex import escape
 from circuits.export.neuronpedia import attribution_graph

@@ -49,7 +49,7 @@ def prompts_of(heads=(), n=2):
 @pytest.mark.parametrize("destinations", [False, True])
 @pytest.mark.parametrize("shape", GRAPHS)
 def test_the_lines_over_tokens_are_those_of_the_picture(shape, destinations):
-    from circuits.export.drawing import draw
+    from circuits.export.draw import draw
 
     circuit = placed(shape, destinations=destinations)
     wanted = {(edge.source, edge.target, edge.kind): edge.score for edge in draw(circuit).edges}
