@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.engine.architecture import Architecture, Block
-from circuits.engine.capture import Writes, expanded_heads, stored_heads
-from circuits.engine.hooks import Hook, run
+from circuits.engine.architecture import Architecture
+from circuits.engine.capture import Writes
+from circuits.engine.differences import CollectedDifferences, live_readers
+from circuits.engine.hooks import run
 from circuits.engine.prefix import Suffix
-from circuits.engine.readers import EditedReaders
-from circuits.graph.graph import Reader, live_nodes
+from circuits.graph.graph import Reader
 
 
-class Ablated(EditedReaders):
+class Ablated(CollectedDifferences):
     """The hooks of one ablated forward pass, with the differences (replacement - current) that they collect.
 
     A reader with ablated edges M and kept edges K sees one of two sums, which are equal up to rounding:
@@ -28,8 +28,6 @@ class Ablated(EditedReaders):
 
     The sum with fewer terms is used. If few edges are kept, the first sum would cancel large values, and a norm would
     amplify their rounding errors. `ablated_logits` explains `edit`.
-
-    Differences are stored on the embedding's device, whatever the devices of the blocks.
     """
 
     def __init__(
@@ -43,26 +41,17 @@ class Ablated(EditedReaders):
         keep = keep.to(embedding.device)
         missing = (graph.edge_mask.to(embedding.device) & ~keep).transpose(-1, -2)
         anywhere = missing if missing.ndim == 2 else missing.any(0)
-        coupled = any(not block.linear_heads for block in architecture.blocks)
-        live = live_nodes(graph, keep if keep.ndim == 2 else keep.any(0), coupled)
         lacking = anywhere.any(1).tolist()
-        alive = [any(node in live for node in graph.nodes_fed_by(r) or ("logits",)) for r in graph.reader_nodes]
-        edited = {"all": [True] * len(alive), "lacking": lacking}.get(edit)
-        super().__init__(architecture, edited or [a and b for a, b in zip(lacking, alive, strict=True)])
+        if edit == "live":
+            alive = live_readers(architecture, keep if keep.ndim == 2 else keep.any(0))
+            edited = [a and b for a, b in zip(lacking, alive, strict=True)]
+        else:
+            edited = lacking if edit == "lacking" else [True] * graph.n_readers
         n_writers = torch.tensor([reader.n_writers for reader in graph.reader_nodes], device=embedding.device)
-        self.from_replacement = 2 * missing.sum(-1) > n_writers
-        self.missing, self.replacement = missing, replacement
         batch, pos, d_model = embedding.shape
-        self.difference = embedding.new_empty(batch, graph.n_writers, pos, d_model)
-        self.replaced = replaced_stream(architecture, replacement) if bool(self.from_replacement.any()) else {}
-
-    def hooks(self) -> list[Hook]:
-        hooks = super().hooks()
-        for block in self.architecture.blocks:
-            hooks.append((block.z, lambda z, block=block: self._on_heads(block, z)))
-            if block.mlp_out is not None:
-                hooks.append((block.mlp_out, lambda mlp, layer=block.layer: self._on_mlp(layer, mlp)))
-        return hooks
+        difference = embedding.new_empty(batch, graph.n_writers, pos, d_model)
+        super().__init__(architecture, edited, replacement, 2 * missing.sum(-1) > n_writers, difference)
+        self.missing = missing
 
     def inputs(
         self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
@@ -85,42 +74,12 @@ class Ablated(EditedReaders):
         """The stream to which the differences are added; one slot if it is the same for all readers."""
         if not bool(turned.any()):
             return x[:, None]
-        place = "mlp" if reader.part == "mlp" and not self.graph.parallel else "attention"
-        replaced = self.replaced[reader.layer, place][:, None]
+        replaced = self.replaced_at(reader)[:, None]
         return (
             replaced
             if bool(turned.all())
             else torch.where(turned.reshape(-1, turned.shape[-1], 1, 1), replaced, x[:, None])
         )
-
-    def _on_resid_pre(self, block: Block, x: Tensor) -> None:
-        super()._on_resid_pre(block, x)
-        if block.layer == 0:
-            self.difference[:, 0] = self.replacement.embedding - x
-
-    def _on_heads(self, block: Block, z: Tensor) -> None:
-        replacement = self.replacement.heads[block.layer]
-        difference = expanded_heads(block, replacement - stored_heads(block, z))
-        self.difference[:, self.graph.head_writers(block.layer)] = difference.transpose(1, 2)
-
-    def _on_mlp(self, layer: int, mlp: Tensor) -> None:
-        replacement = self.replacement.mlps[layer]
-        assert replacement is not None
-        self.difference[:, self.graph.mlp_writer(layer)] = replacement - mlp
-
-
-def replaced_stream(architecture: Architecture, replacement: Writes) -> dict[tuple[int, str], Tensor]:
-    """The residual stream with every writer replaced, as each layer's attention and MLP (and `logits`) would see it."""
-    stream, places = replacement.embedding, {}
-    for block, heads, mlp in zip(architecture.blocks, replacement.heads, replacement.mlps, strict=True):
-        places[block.layer, "attention"] = stream
-        stream = stream + (block.summed_writes(heads) if block.linear_heads else heads.sum(2)).to(stream.device)
-        if block.constant is not None:
-            stream = stream + block.constant.to(stream.device)
-        places[block.layer, "mlp"] = stream
-        stream = stream if mlp is None else stream + mlp.to(stream.device)
-    places[len(architecture.blocks), "attention"] = stream
-    return places
 
 
 def ablated_logits(

@@ -18,13 +18,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.engine.ablate import ablated_logits, replaced_stream
+from circuits.engine.ablate import ablated_logits
 from circuits.engine.architecture import Architecture, Block
-from circuits.engine.capture import Writes, expanded_heads, stored_heads
-from circuits.engine.hooks import Hook, run
+from circuits.engine.capture import Writes
+from circuits.engine.differences import CollectedDifferences, live_readers
+from circuits.engine.hooks import run
 from circuits.engine.prefix import Suffix
-from circuits.engine.readers import EditedReaders
-from circuits.graph.graph import live_nodes
 from circuits.graph.places import PlacedGraph
 
 
@@ -85,13 +84,12 @@ class KeptAtPlaces:
         return alone[:, 0].t() if bool((alone == alone[:, :1]).all()) else None
 
 
-class AblatedAtPlaces(EditedReaders):
+class AblatedAtPlaces(CollectedDifferences):
     """The hooks of one ablated forward pass with a mask over places; as `engine.ablate.Ablated`.
 
     Attributes:
         copies: for every set of keys and values that some query sees, the mask [reader, span, writer].
         copy_of: the copy whose keys and values the queries of a span see.
-        difference: replacement - current of every writer, of the first copy (all are equal).
     """
 
     def __init__(
@@ -109,29 +107,19 @@ class AblatedAtPlaces(EditedReaders):
             self.copies = alone.repeat(len(different), 1, 1, 1)
             self.copies[:, keys] = different
         anywhere = self.copies[:, :, spans.to(device).unique()].any(2).any(0)
-        coupled = any(not block.linear_heads for block in architecture.blocks)
-        live = live_nodes(graph, ~self.copies.all(2).all(0).t() & graph.edge_mask.to(device), coupled)
         lacking = anywhere.any(1).tolist()
-        alive = [any(output in live for output in graph.outputs_of(reader)) for reader in graph.reader_nodes]
-        super().__init__(architecture, [a and b for a, b in zip(lacking, alive, strict=True)])
+        alive = live_readers(architecture, ~self.copies.all(2).all(0).t() & graph.edge_mask.to(device))
+        edited = [a and b for a, b in zip(lacking, alive, strict=True)]
         n_writers = torch.tensor([reader.n_writers for reader in graph.reader_nodes], device=device)
-        self.from_replacement = 2 * self.copies.sum(-1) > n_writers[:, None]
-        self.replacement, self.spans = replacement, spans.to(device)
+        from_replacement = 2 * self.copies.sum(-1) > n_writers[:, None]
         batch, pos, d_model = embedding.shape
-        self.difference = embedding.new_empty(batch, pos, graph.n_writers, d_model)
-        self.replaced = replaced_stream(architecture, replacement) if bool(self.from_replacement.any()) else {}
+        difference = embedding.new_empty(batch, pos, graph.n_writers, d_model).transpose(1, 2)  # writers side by side
+        super().__init__(architecture, edited, replacement, from_replacement, difference)
+        self.spans = spans.to(device)
 
     @property
     def n_copies(self) -> int:
         return len(self.copies)
-
-    def hooks(self) -> list[Hook]:
-        hooks = super().hooks()
-        for block in self.architecture.blocks:
-            hooks.append((block.z, lambda z, block=block: self._on_heads(block, z)))
-            if block.mlp_out is not None:
-                hooks.append((block.mlp_out, lambda mlp, layer=block.layer: self._on_mlp(layer, mlp)))
-        return hooks
 
     def inputs(
         self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
@@ -148,25 +136,18 @@ class AblatedAtPlaces(EditedReaders):
         reader = self.graph.reader_nodes[readers[0]]
         turned = turned[readers]  # [slot, span]
         signs = missing[readers, :, : reader.n_writers].to(x.dtype) - turned[..., None].to(x.dtype)
-        difference = self.difference[:, :, : reader.n_writers]
+        difference = self.difference.transpose(1, 2)[:, :, : reader.n_writers]
         used = signs.flatten(0, 1).any(0)
         if 4 * int(used.sum()) < reader.n_writers:
             columns = used.nonzero()[:, 0]
             signs, difference = signs[..., columns], difference[:, :, columns]
-        summed = signs.transpose(0, 1)[self.spans].flatten(0, 1) @ difference.flatten(
-            0, 1
-        )  # [batch pos, slot, d_model]
+        by_token = signs.transpose(0, 1)[self.spans].flatten(0, 1)
+        summed = by_token @ difference.flatten(0, 1)  # [batch pos, slot, d_model]
         start = x.to(difference.device)[:, :, None]
         if bool(turned.any()):
-            place = "mlp" if reader.part == "mlp" and not self.graph.parallel else "attention"
-            replaced = self.replaced[reader.layer, place][:, :, None]
+            replaced = self.replaced_at(reader)[:, :, None]
             start = torch.where(turned.t()[self.spans][..., None], replaced, start)
         return (start + summed.unflatten(0, self.spans.shape)).transpose(1, 2).to(x.device)
-
-    def _on_resid_pre(self, block: Block, x: Tensor) -> None:
-        super()._on_resid_pre(block, x)
-        if block.layer == 0:
-            self.difference[:, :, 0] = self.replacement.embedding - x[: len(self.difference)]
 
     def _on_heads(self, block: Block, z: Tensor) -> Tensor | None:
         first = z[: len(self.difference)]
@@ -175,14 +156,8 @@ class AblatedAtPlaces(EditedReaders):
             copy = self.copy_of[self.spans].to(z.device)
             batch, pos = (torch.arange(size, device=z.device) for size in copy.shape)
             first = copies[copy, batch[:, None], pos]
-        difference = expanded_heads(block, self.replacement.heads[block.layer] - stored_heads(block, first))
-        self.difference[:, :, self.graph.head_writers(block.layer)] = difference.to(self.difference.device)
+        super()._on_heads(block, first)
         return first.repeat(self.n_copies, 1, 1, 1) if self.n_copies > 1 else None
-
-    def _on_mlp(self, layer: int, mlp: Tensor) -> None:
-        replacement = self.replacement.mlps[layer]
-        assert replacement is not None
-        self.difference[:, :, self.graph.mlp_writer(layer)] = replacement - mlp[: len(self.difference)]
 
 
 def ablated_at_places(

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.engine.ablate import replaced_stream
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.capture import Writes, expanded_heads, stored_heads
+from circuits.engine.differences import replaced_stream
 from circuits.engine.hooks import Hook, run
 from circuits.engine.prefix import Suffix
 from circuits.graph.places import PlacedGraph

@@ -30,8 +30,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.engine.ablate import replaced_stream
 from circuits.engine.capture import Writes
+from circuits.engine.differences import replaced_stream
 from circuits.engine.hooks import inference_state
 from circuits.engine.soft_masks import Streams, masked_logits
 from circuits.errors import InputError, ModelError

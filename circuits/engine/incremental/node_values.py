@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.engine.ablate import replaced_stream
 from circuits.engine.capture import Writes, stack
+from circuits.engine.differences import replaced_stream
 from circuits.engine.incremental import Edge
 from circuits.engine.incremental.node_functions import NodeFunctions
 
