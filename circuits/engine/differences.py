@@ -13,7 +13,8 @@ from circuits.engine.architecture import Architecture, Block
 from circuits.engine.capture import Writes, expanded_heads, stored_heads
 from circuits.engine.hooks import Hook
 from circuits.engine.readers import EditedReaders
-from circuits.graph.graph import Reader, live_nodes
+from circuits.graph.graph import Reader
+from circuits.graph.paths import live_nodes
 
 
 class CollectedDifferences(EditedReaders):

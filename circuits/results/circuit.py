@@ -11,10 +11,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.graph.graph import Graph, live_nodes, outputs_from_input
+from circuits.graph.graph import Graph
+from circuits.graph.paths import live_nodes, outputs_from_input
 from circuits.graph.places import PlacedGraph, Places, common_places, named_places, over, source_columns
 from circuits.plain_torch import plain_methods
-from circuits.results.circuit_file import TABLES, Table
+from circuits.results.edge_list import TABLES, EdgeList, Table
+from circuits.results.edge_set import EdgeSet
+from circuits.results.place_tables import taken, without_places
 from circuits.results.provenance import Provenance, frozen
 from circuits.shown import Shown, from_above
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 @plain_methods
 @dataclass(frozen=True, eq=False, repr=False)
-class Circuit(Shown):
+class Circuit(EdgeSet, Shown):
     """A set of edges, with the scores by which they were chosen.
 
     Circuits are equal if they have the same edges of the same graph. They combine with `|`, `&`, `-`, `^` and compare with `<=`;
@@ -107,17 +110,10 @@ class Circuit(Shown):
         Raises:
             InputError: an edge that the graph does not have.
         """
-        last = torch.tensor([reader.n_writers for reader in graph.reader_nodes])
-        for w, r in zip(*(index[(writers >= last[readers])][:1].tolist() for index in (writers, readers)), strict=True):
-            graph.edge_index(f"{graph.writer_names[w]}->{graph.reader_names[r]}")  # raises
-        cells = writers * graph.n_readers + readers
-        order = cells.argsort(stable=True)
-        order = order[cells[order].diff(prepend=cells.new_tensor([-1])) > 0]
-        columns: dict[Table, Tensor | None] = {"scores": scores, "stderr": stderr}
-        listed = _Listed(writers[order], readers[order], {k: v if v is None else v[order] for k, v in columns.items()})
+        listed = EdgeList.in_graph_order(graph, writers, readers, {"scores": scores, "stderr": stderr})
         circuit = object.__new__(cls)
         origin = frozen(None) if provenance is None else provenance
-        circuit.__dict__.update(graph=graph, provenance=origin, _put_off=listed)
+        vars(circuit).update(graph=graph, provenance=origin, _put_off=listed)
         return circuit
 
     if not TYPE_CHECKING:
@@ -164,21 +160,12 @@ class Circuit(Shown):
         if graph == self.graph:
             return self
         columns = source_columns(self.graph, graph)
-        scores, stderr = (None if (table := getattr(self, name)) is None else _taken(table, columns) for name in TABLES)
-        return Circuit(graph, _taken(self.mask, columns) & graph.edge_mask, scores, stderr, self.provenance)
+        scores, stderr = (None if (table := getattr(self, name)) is None else taken(table, columns) for name in TABLES)
+        return Circuit(graph, taken(self.mask, columns) & graph.edge_mask, scores, stderr, self.provenance)
 
     def _collapsed(self, mask: Tensor) -> "Circuit":
         assert isinstance(self.graph, PlacedGraph)
-        base = self.graph.base
-        readers = torch.tensor([r for r, _ in self.graph.columns])
-        kept = torch.zeros(base.n_writers, base.n_readers, dtype=torch.long)
-        kept.index_add_(1, readers, mask.long())
-        scores = None
-        if self.scores is not None:
-            known = torch.where(mask, self.scores.nan_to_num(), 0.0)
-            scores = torch.zeros(kept.shape, dtype=known.dtype).index_add_(1, readers, known)
-            scores = scores.masked_fill(kept == 0, torch.nan)
-        return Circuit(base, kept > 0, scores, None, self.provenance)
+        return Circuit(self.graph.base, *without_places(self.graph, mask, self.scores), None, self.provenance)
 
     # --- contents -----------------------------------------------------------------------------------------------------
 
@@ -243,7 +230,7 @@ class Circuit(Shown):
         return writers, readers
 
     @property
-    def _listed(self) -> "_Listed | None":
+    def _listed(self) -> EdgeList | None:
         return self.__dict__.get("_put_off")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -304,30 +291,6 @@ class Circuit(Shown):
 
     def __hash__(self) -> int:
         return hash((self.graph, self.mask.numpy().tobytes()))
-
-    def __or__(self, other: "Circuit") -> "Circuit":
-        a, b = self._together(other)
-        return a._with(a.mask | b.mask)
-
-    def __and__(self, other: "Circuit") -> "Circuit":
-        a, b = self._together(other)
-        return a._with(a.mask & b.mask)
-
-    def __sub__(self, other: "Circuit") -> "Circuit":
-        a, b = self._together(other)
-        return a._with(a.mask & ~b.mask)
-
-    def __xor__(self, other: "Circuit") -> "Circuit":
-        a, b = self._together(other)
-        return a._with(a.mask ^ b.mask)
-
-    def __invert__(self) -> "Circuit":
-        """The complement: the other edges of the graph."""
-        return self._with(self.graph.edge_mask & ~self.mask)
-
-    def __le__(self, other: "Circuit") -> bool:
-        a, b = self._together(other)
-        return not bool((a.mask & ~b.mask).any())
 
     def _with(self, mask: Tensor) -> "Circuit":
         return replace(self, mask=mask)
@@ -398,42 +361,5 @@ class Circuit(Shown):
         return replace(self, provenance=frozen({**self.provenance, **entries}))
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """The edges of a circuit as a list, in graph order, with their scores and standard errors."""
-
-    writers: Int[Tensor, " edge"]
-    readers: Int[Tensor, " edge"]
-    columns: dict[Table, Float[Tensor, " edge"] | None]
-
-    def mask(self, graph: Graph) -> Bool[Tensor, "writer reader"]:
-        return graph.mask_at(torch.stack([self.writers, self.readers], 1))
-
-    def table(self, graph: Graph, name: Table) -> Float[Tensor, "writer reader"] | None:
-        column = self.columns[name]
-        if column is None:
-            return None
-        table = torch.full((graph.n_writers, graph.n_readers), torch.nan, dtype=column.dtype)
-        table[self.writers, self.readers] = column
-        return table
-
-
-def _taken(
-    table: Float[Tensor, "writer reader"] | Bool[Tensor, "writer reader"], columns: Int[Tensor, " column"]
-) -> Tensor:
-    """The columns of a table; those with number -1 are False, or NaN."""
-    taken = table[:, columns.clamp(min=0)]
-    return taken.masked_fill(columns < 0, False if table.dtype == torch.bool else torch.nan)
-
-
 def _or_none(value: float) -> float | None:
     return None if value != value else value
-
-
-def readers_by_output(graph: Graph) -> dict[str, list[int]]:
-    """The indices of the readers that each output depends on; those of a shared key/value head belong to all its heads."""
-    readers: dict[str, list[int]] = {}
-    for r, reader in enumerate(graph.reader_nodes):
-        for output in graph.outputs_of(reader):
-            readers.setdefault(output, []).append(r)
-    return readers

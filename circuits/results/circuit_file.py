@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import networkx as nx
 import torch
@@ -31,6 +31,7 @@ from circuits.files.untrusted import as_object, check_plain, check_schema, finit
 from circuits.files.untrusted import read_json as read_plain_json
 from circuits.graph.graph import Graph, Reader
 from circuits.graph.places import from_dict as graph_from_dict
+from circuits.results.edge_list import TABLES, Table
 from circuits.results.provenance import Provenance, frozen, plain
 
 SCHEMA = 1
@@ -38,9 +39,6 @@ KEYS = ("q", "k", "v", "in")
 FIELDS = ("source", "target", "key", "score", "stderr", "id", "kind", "layer", "head", "position")
 """Keys of the edges and nodes in a file."""
 _VALUES = ("score", "stderr")
-
-Table = Literal["scores", "stderr"]
-TABLES: tuple[Table, ...] = ("scores", "stderr")
 
 
 @runtime_checkable

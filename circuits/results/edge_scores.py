@@ -12,20 +12,13 @@ from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.graph.places import PlacedGraph, Places, over, source_columns
 from circuits.plain_torch import plain_methods
-from circuits.results import score_file, selection
+from circuits.results import score_file, selection, significance
 from circuits.results.circuit import Circuit
 from circuits.results.head_array import HeadArray, head_array
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
 from circuits.shown import Shown, from_above
-from circuits.stats.bootstrap import (
-    bootstrap_interval,
-    check_level,
-    row_sizes,
-    t_interval,
-    t_p_values,
-)
-from circuits.stats.rounding import computed_in
+from circuits.stats.bootstrap import row_sizes
 from circuits.workers.workers import Workers
 
 TENSORS = ("values", "stderr", "by_position", "by_position_stderr", "per_prompt", "kept")
@@ -224,17 +217,7 @@ class EdgeScores(Shown):
         Raises:
             InputError: an invalid option, or a bootstrap of scores without `per_prompt`.
         """
-        if kind not in ("bootstrap", "t"):
-            raise InputError(f"kind must be 'bootstrap' or 't', got {kind!r}")
-        if kind == "t":
-            return t_interval(self.values, self.stderr, self.n_prompts, level)
-        if self.per_prompt is None:
-            raise InputError("these scores do not hold effects per prompt, so nothing can be resampled; use kind='t'")
-        sizes = row_sizes(self.n_prompts, self.group)
-        ends = bootstrap_interval(self.per_prompt.T, level, resamples, seed, sizes, workers)
-        low, high = torch.zeros(2, *self.values.shape, dtype=torch.float64)
-        low[self.graph.edge_mask], high[self.graph.edge_mask] = ends
-        return low, high
+        return significance.interval(self, level, kind, resamples, seed, workers)
 
     def significant(
         self,
@@ -262,30 +245,7 @@ class EdgeScores(Shown):
         Raises:
             InputError: an invalid option, or a single prompt.
         """
-        if self.n_prompts < 2:
-            raise InputError("significance needs the variance of effects over prompts; score at least two prompts")
-        if correction not in ("none", "bonferroni", "bh"):
-            raise InputError(f"correction must be 'none', 'bonferroni' or 'bh', got {correction!r}")
-        if correction != "none" and kind == "bootstrap":
-            raise InputError("a bootstrap cannot resolve corrected levels; use kind='t' with a correction")
-        if kind == "t":
-            check_level(level)
-            tested = self.candidates
-            p = t_p_values(self.values[tested], self.stderr[tested], self.n_prompts, correction)
-            kept = torch.zeros_like(tested).masked_scatter_(tested, p < 1 - level)
-        else:
-            low, high = self.interval(level, kind, resamples, seed)
-            kept = (low > 0) | (high < 0)
-        how = {"level": level, "kind": kind, "correction": correction}
-        if kind == "bootstrap":
-            how |= {"resamples": resamples, "seed": seed}
-        return self._restricted(kept & self.candidates & self._above_rounding, how)
-
-    @property
-    def _above_rounding(self) -> Bool[Tensor, "writer reader"]:
-        """Edges whose effect exceeds the last digit of the largest; smaller effects are rounding, however steady."""
-        size = self.values.abs()
-        return size > torch.finfo(computed_in(self.values, self.provenance)).eps * size.max()
+        return self._restricted(*significance.significant(self, level, kind, correction, resamples, seed))
 
     def _restricted(self, kept: Bool[Tensor, "writer reader"], how: dict[str, Any]) -> "EdgeScores":
         axes = {"by_position": kept[:, :, None], "by_position_stderr": kept[:, :, None]}

@@ -100,14 +100,14 @@ class NodeScores(Shown):
         Raises:
             InputError: the difference is unknown, or is rounding (see `circuits.question.metric_range`).
         """
-        return self.values / self._span
+        return self.values / self._metric_range
 
     def normalised_stderr(self) -> Float[Tensor, "node *position"]:
         """Standard error of `normalised`, without the error of the difference."""
-        return self.stderr / abs(self._span)
+        return self.stderr / abs(self._metric_range)
 
     @property
-    def _span(self) -> float:
+    def _metric_range(self) -> float:
         if self.clean is None or self.corrupted is None:
             raise InputError(
                 "these scores have no metric of the clean and the corrupted run, so they cannot be normalised"

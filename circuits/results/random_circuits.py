@@ -18,8 +18,9 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
+from circuits.graph.paths import readers_by_output
 from circuits.plain_torch import plain_torch
-from circuits.results.circuit import Circuit, readers_by_output
+from circuits.results.circuit import Circuit
 
 KINDS = ("connected", "same_layers")
 _DRAWS_IN_VAIN = 200

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
+from circuits.graph.paths import readers_by_output
 from circuits.results.choice import check_ranking, check_rule, check_share
-from circuits.results.circuit import Circuit, readers_by_output
+from circuits.results.circuit import Circuit
 from circuits.results.provenance import Provenance
 
 

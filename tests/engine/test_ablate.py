@@ -8,7 +8,7 @@ from circuits.engine.ablate import ablated_logits
 from circuits.engine.capture import capture_writes, stack
 from circuits.engine.hooks import TokenBatch
 from circuits.engine.prefix import split
-from circuits.graph.graph import live_nodes
+from circuits.graph.paths import live_nodes
 from circuits.question.ablations import Zero
 from circuits.question.metrics import get_metric, targets_of
 from tests.naive_gpt2 import NaiveGPT2

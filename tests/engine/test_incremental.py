@@ -12,7 +12,7 @@ from circuits.engine.incremental.layers import LayerState, Prepared, incremental
 from circuits.engine.incremental.node_state import NodeState
 from circuits.engine.mlp import mlp_formula
 from circuits.engine.recorded_run import record_run
-from circuits.graph.graph import live_nodes
+from circuits.graph.paths import live_nodes
 from circuits.question.question import Question
 from tests.tiny_models import ALL, CONFIGS, FEW, atol, random_pairs, random_subset, tiny
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.graph.graph import Graph, live_nodes
+from circuits.graph.graph import Graph
+from circuits.graph.paths import live_nodes
 from circuits.methods.acdc.loss import Loss
 from circuits.methods.acdc.record import EndOfRecordError, Record, Step
 from circuits.results.circuit import Circuit

@@ -1,0 +1,58 @@
+"""Which outputs and edges of a circuit are on paths from `input` or to `logits`."""
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from circuits.graph.graph import Graph
+
+
+def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool = False) -> set[str]:
+    """Names of the outputs that reach `logits` along kept edges, with `logits`. Other outputs have no effect.
+
+    Args:
+        graph: the graph of the circuit.
+        keep: its edges.
+        coupled: the heads of a layer go through one post-norm, so that the output of each depends on all: if one is live,
+            all are.
+    """
+    live = {"logits"}
+    writers_of: dict[int, list[int]] = {}
+    for r, w in keep.t().nonzero().tolist():
+        writers_of.setdefault(r, []).append(w)
+    for r in range(graph.n_readers - 1, -1, -1):
+        reader = graph.reader_nodes[r]
+        if not coupled and r not in writers_of:
+            continue
+        fed = graph.outputs_of(reader, coupled)
+        if any(output in live for output in fed):
+            live.update(
+                fed if coupled and reader.part not in ("k", "v") else ()
+            )  # keys reach heads at other places too
+            live.update(graph.output_read(w, reader) for w in writers_of.get(r, ()) if w < reader.n_writers)
+    return live
+
+
+def outputs_from_input(graph: Graph, keep: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:
+    """True at the kept edges whose writer is reachable from `input`. A head is reached if its q, k or v is."""
+    writers_of: dict[int, list[int]] = {}
+    for r, w in keep.t().nonzero().tolist():
+        writers_of.setdefault(r, []).append(w)
+    fed: set[str] = set()
+    reached = torch.zeros_like(keep)
+    for r, reader in enumerate(graph.reader_nodes):
+        for w in writers_of.get(r, ()):
+            if w == 0 or graph.output_read(w, reader) in fed:
+                reached[w, r] = True
+        if r in writers_of and bool(reached[:, r].any()):
+            fed.update(graph.outputs_of(reader))
+    return reached
+
+
+def readers_by_output(graph: Graph) -> dict[str, list[int]]:
+    """The indices of the readers that each output depends on; those of a shared key/value head belong to all its heads."""
+    readers: dict[str, list[int]] = {}
+    for r, reader in enumerate(graph.reader_nodes):
+        for output in graph.outputs_of(reader):
+            readers.setdefault(output, []).append(r)
+    return readers
