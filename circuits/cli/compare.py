@@ -1,5 +1,6 @@
 """`circuits compare`: several runs, judged by the same test."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from circuits.cli import completion
 from circuits.cli.common import LARGEST_SEED, load, model_of
+from circuits.cli.groups import grouped
 from circuits.cli.options import Config, Device
 from circuits.cli.terminal import json_line, note, print_json, print_rows, say, stage
 from circuits.errors import InputError
@@ -19,32 +21,38 @@ if TYPE_CHECKING:
     from circuits.evaluation.comparison import Comparison
 
 
-def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Run directories, of one model on the same prompts.", autocompletion=completion.runs),
-    ],
+@dataclass(frozen=True)
+class Judged:
+    """How scores are ranked, and the new ablations that they are to predict."""
+
     samples: Annotated[
         int,
         typer.Option(
             help="Number of new random ablations at each alpha, to test which scores predict them. 0: none.", min=0
         ),
-    ] = 100,
-    alphas: Annotated[
-        str, typer.Option(help="Ablation probabilities per component, comma separated.")
-    ] = "0.05,0.1,0.2",
+    ] = 100
+    alphas: Annotated[str, typer.Option(help="Ablation probabilities per component, comma separated.")] = "0.05,0.1,0.2"
     ablation: Annotated[
         str, typer.Option(help="What replaces an ablated component.", autocompletion=completion.ablations)
-    ] = "zero",
+    ] = "zero"
     by: Annotated[
         str,
         typer.Option(
             help="Rank nodes by 'abs' (size) or 'signed' effect.", autocompletion=completion.choices(["abs", "signed"])
         ),
-    ] = "abs",
+    ] = "abs"
     seed: Annotated[
         int, typer.Option(help="Random seed of the ablations and of the bootstrap.", min=0, max=LARGEST_SEED - 1)
-    ] = 0,
+    ] = 0
+
+
+@grouped
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories, of one model on the same prompts.", autocompletion=completion.runs),
+    ],
+    judged: Judged,
     model: Annotated[
         str | None,
         typer.Option(help="The runs' model. Default: the name in the runs.", autocompletion=completion.models),
@@ -58,25 +66,22 @@ def compare(
     ] = None,
 ) -> None:
     """Compare the scores and circuits of finished runs: rankings, overlap, and how well each predicts ablations."""
-    chances = _checked(runs, alphas, ablation, by)
+    chances = _checked(runs, judged)
     from circuits.runs.compare import compare_runs
     from circuits.runs.read import read_runs
 
     read = read_runs(runs)
     origin = read[0].provenance
     loaded = None
-    if samples:
+    if judged.samples:
         name, dtype, revision = model_of(origin, model)
         loaded = load(name, dtype, device, revision)
     result = compare_runs(
-        read, loaded, samples=samples, alphas=chances, ablation=ablation, by=by, seed=seed, stage=stage
-    )
+        read, loaded, samples=judged.samples, alphas=chances, ablation=judged.ablation, by=judged.by, seed=judged.seed,
+        stage=stage,
+    )  # fmt: skip
     if page is not None:
-        from circuits.pages.comparison import comparison_sections
-        from circuits.plots import write_page
-
-        title = f"Methods compared: {origin.get('task') or 'pairs'} in {origin.get('model')}"
-        write_page(title, comparison_sections(result), page)
+        _write_page(result, f"Methods compared: {origin.get('task') or 'pairs'} in {origin.get('model')}", page)
     if out is not None:
         write_text(out, json_line(result.to_dict()) + "\n")
     _print(result, json)
@@ -84,22 +89,29 @@ def compare(
         note(f"written to {path}")
 
 
-def _checked(runs: list[Path], alphas: str, ablation: str, by: str) -> list[float]:
+def _checked(runs: list[Path], judged: Judged) -> list[float]:
     """The ablation probabilities; refuses what can be refused before torch is imported."""
     if len(runs) < 2:
         raise InputError("a comparison needs at least two runs")
     try:
-        chances = [float(alpha) for alpha in alphas.split(",")]
+        chances = [float(alpha) for alpha in judged.alphas.split(",")]
     except ValueError:
-        raise InputError(f"alphas must be numbers, comma separated, got {alphas!r}") from None
+        raise InputError(f"alphas must be numbers, comma separated, got {judged.alphas!r}") from None
     for alpha in chances:
         if not 0 < alpha < 1:
             raise InputError(f"alpha must be between 0 and 1, got {alpha}")
-    check_known("ablation", ablation)
-    check_ranking(by)
+    check_known("ablation", judged.ablation)
+    check_ranking(judged.by)
     for run in runs:
         read_whole(run)
     return chances
+
+
+def _write_page(result: "Comparison", title: str, page: Path) -> None:
+    from circuits.pages.comparison import comparison_sections
+    from circuits.plots import write_page
+
+    write_page(title, comparison_sections(result), page)
 
 
 def _print(result: "Comparison", as_json: bool) -> None:

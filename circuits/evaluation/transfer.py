@@ -181,35 +181,42 @@ def transfer(
             f"the circuit belongs to another graph ({circuit.graph}) than {model_a.name} ({model_a.graph})"
         )
     own = pairs_b if pairs_a is None else pairs_a
-    skipped: dict[str, str] = {}
-    after = before = None
-    if circuit.graph.base == model_b.graph:
+    reasons = _not_compared(circuit, model_a, model_b, scores_a, scores_b)
+    after = before = changed = matched = None
+    if "faithfulness" not in reasons:
         question = Question.ask(model_b, pairs_b, metric, ablation, batch_size)
         after = faithfulness_of(question, circuit, n_random=n_random, seed=seed, progress=progress)
-    else:
-        skipped["faithfulness"] = (
-            f"{model_b.name} has another graph ({model_b.graph}) than the circuit ({circuit.graph})"
-        )
     if model_a is not None:
         question = Question.ask(model_a, own, metric, ablation, batch_size)
         before = faithfulness_of(question, circuit, n_random=0, progress=progress)
-    changed = None
-    if scores_a is None or scores_b is None:
-        skipped["edges"] = "scores of both models are needed to compare edges"
-    elif scores_a.graph != scores_b.graph:
-        skipped["edges"] = "the models have different graphs, so their edges cannot be compared"
-    elif (few := too_few(scores_a, scores_b)) is not None:
-        skipped["edges"] = few
-    else:
+    if "edges" not in reasons:
+        assert scores_a is not None
+        assert scores_b is not None
         changed = changed_edges(circuit, scores_a, scores_b, level, permutations, seed)
-    matched = None
-    if model_a is None:
-        skipped["heads"] = "the circuit's own model is needed to match heads"
-    else:
+    if model_a is not None:
         matched = match_heads(circuit, (model_a, own, scores_a), (model_b, pairs_b, scores_b))
-    return Transfer(
-        None if model_a is None else model_a.name, model_b.name, len(circuit), after, before, changed, matched, skipped, level
-    )  # fmt: skip
+    name = None if model_a is None else model_a.name
+    return Transfer(name, model_b.name, len(circuit), after, before, changed, matched, reasons, level)
+
+
+def _not_compared(
+    circuit: Circuit, model_a: Model | None, model_b: Model, scores_a: EdgeScores | None, scores_b: EdgeScores | None
+) -> dict[str, str]:
+    """What cannot be compared, and why."""
+    reasons: dict[str, str] = {}
+    if circuit.graph.base != model_b.graph:
+        reasons["faithfulness"] = (
+            f"{model_b.name} has another graph ({model_b.graph}) than the circuit ({circuit.graph})"
+        )
+    if scores_a is None or scores_b is None:
+        reasons["edges"] = "scores of both models are needed to compare edges"
+    elif scores_a.graph != scores_b.graph:
+        reasons["edges"] = "the models have different graphs, so their edges cannot be compared"
+    elif (few := too_few(scores_a, scores_b)) is not None:
+        reasons["edges"] = few
+    if model_a is None:
+        reasons["heads"] = "the circuit's own model is needed to match heads"
+    return reasons
 
 
 def changed_edges(

@@ -87,12 +87,7 @@ def discover(
     Warns:
         PairsWarning: the model does not do the task, or the pairs tell little; also in `warnings` of the result.
     """
-    chosen = find_method(method)
-    chosen.check(options)
-    if workers is not None:
-        check_divided(method)
-    if store is not None and not chosen.keeps_record(options):
-        raise InputError(f"method {method} keeps no record with these options; leave store out")
+    chosen = _method(method, options, workers, store)
     replacement = choose_ablation(ablation or chosen.ablation, noise_tokens, seed, reference)
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
         question = Question.ask(model, pairs, metric, replacement, batch_size)
@@ -105,10 +100,26 @@ def discover(
     doubt(about_pairs)
     if test and isinstance(found, Discovery):
         found = replace(found, prompts=shown_prompts(model, pairs, [found.circuit]))
-    differ = not question.ablation.needs_difference or len(same_up_to_answer(pairs)) < len(pairs)
     seen = answers if answers.complete else None
     over = replacement.reference if isinstance(replacement, OverReference) else None
-    return replace(found, answers=seen, warnings=tuple(about_pairs), pairs_differ=differ, reference=over)
+    return replace(found, answers=seen, warnings=tuple(about_pairs), pairs_differ=_differ(question), reference=over)
+
+
+def _method(name: str, options: Mapping[str, Any], workers: Workers | None, store: str | Path | None) -> Method:
+    """The method of that name; refuses options, workers and a store that it cannot use."""
+    chosen = find_method(name)
+    chosen.check(options)
+    if workers is not None:
+        check_divided(name)
+    if store is not None and not chosen.keeps_record(options):
+        raise InputError(f"method {name} keeps no record with these options; leave store out")
+    return chosen
+
+
+def _differ(question: Question) -> bool:
+    """Whether the prompts of some pair differ, or the ablation does not need that."""
+    pairs = question.pairs
+    return not question.ablation.needs_difference or len(same_up_to_answer(pairs)) < len(pairs)
 
 
 def choose_ablation(

@@ -1,0 +1,37 @@
+"""Functions stay short, and take few arguments: `docs/contributing.md` names the limits."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import circuits
+
+ROOT = Path(__file__).parents[1]
+MOST_LINES, MOST_PARAMETERS = 60, 14
+
+
+def functions(*folders: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield f"{path.relative_to(ROOT)}: {node.name}", node
+
+
+def test_no_function_is_longer_than_the_limit():
+    """With its decorators, signature and docstring."""
+    lengths = {
+        name: (node.end_lineno or 0) - min([node.lineno, *(one.lineno for one in node.decorator_list)]) + 1
+        for name, node in functions("circuits", "tasks")
+    }
+    assert len(lengths) > 1000
+    assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
+
+
+def test_only_public_functions_take_many_arguments():
+    numbers = {
+        name: len(node.args.posonlyargs) + len(node.args.args) + len(node.args.kwonlyargs)
+        for name, node in functions("circuits", "tasks")
+    }
+    many = {name for name, n in numbers.items() if n > MOST_PARAMETERS}
+    assert {name for name in many if name.rpartition(" ")[2] not in circuits.__all__} == set()
