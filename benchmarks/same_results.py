@@ -34,6 +34,9 @@ EDGES = (
     "--method acdc --threshold 0.05 --order eap --start-layer 1",
     "--method edge-pruning --edges 6 --steps 5 --learning-rate 0.1",
     "--method eap --edges 6 --ablation gaussian --seed 3",
+    "--method eap-ig --edges 9 --positions spans --destinations",
+    "--method exact-edges --edges 9 --positions spans --destinations",
+    "--method acdc --threshold 0.05 --positions spans",
     "--method eap --edges 6 --ablation resample --random-circuits 2",
 )
 NODES = (
