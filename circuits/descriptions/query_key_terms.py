@@ -241,12 +241,21 @@ class _Run:
         own = block.rule.q_norm if part == "q" else block.rule.k_norm
         if own is not None:
             projected = self._own_norm(describe_norm(own), self.seen[part][self.rows, at].to(wide), projected, index)
+        tables = self._tables(at)
+        if tables is None:
+            return projected
+        cos, sin = (table[:, None].to(wide) for table in tables)
+        return rotated(projected, cos, sin, block.rule.adjacent)
+
+    def _tables(
+        self, at: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch rotated"], Float[Tensor, "batch rotated"]] | None:
+        """The rotation's cos and sin at some tokens; None without a rotation."""
         if "cos" in self.seen:
-            tables = [self.seen[name].expand(len(self.rows), -1, -1)[self.rows, at] for name in ("cos", "sin")]
-        else:
-            stored = stored_tables(block.attention.original_component)
-            tables = [] if stored is None else [table.to(at.device)[at] for table in stored]
-        return rotated(projected, *(table[:, None].to(wide) for table in tables), block.rule.adjacent) if tables else projected
+            cos, sin = (self.seen[name].expand(len(self.rows), -1, -1)[self.rows, at] for name in ("cos", "sin"))
+            return cos, sin
+        stored = stored_tables(self.block.attention.original_component)
+        return None if stored is None else (stored[0].to(at.device)[at], stored[1].to(at.device)[at])
 
     def _own_norm(
         self,

@@ -90,7 +90,9 @@ def read_description(path: str | Path) -> dict[str, Any] | None:
         for test in data["tests"]:
             clean(test["node"], "a node")
             test.update({name: float(test[name]) for name in ("effect", "stderr") if test[name] is not None})
-            test["statement"], test["outcome"] = (" ".join(str(test[name]).split()) for name in ("statement", "outcome"))
+            test["statement"], test["outcome"] = (
+                " ".join(str(test[name]).split()) for name in ("statement", "outcome")
+            )
         data["unsaid"] = [" ".join(str(text).split()) for text in data["unsaid"]]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise InputError(f"{file} is not a description of a run; describe the run again") from None

@@ -3,6 +3,7 @@
 To add one: a line in `READERS`. The tests beside this file and `fuzz.py` go through the table.
 """
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -265,10 +266,8 @@ def read_description(path: Path) -> None:
     """With a right checksum, so that what was changed is read."""
     from circuits.files.checksums import sealed_json
 
-    try:
+    with contextlib.suppress(ValueError, TypeError, RecursionError):  # no JSON object: read as it is
         path.write_text(sealed_json(json.loads(path.read_bytes())), encoding="utf-8")
-    except (ValueError, TypeError, RecursionError):
-        pass  # no JSON object: read as it is
     in_run("description.json")(path)
 
 
