@@ -16,12 +16,14 @@ from circuits.descriptions.extended_embedding import determined_by_token
 from circuits.descriptions.head_kinds import HeadKinds, head_kinds
 from circuits.descriptions.implied_tests import clean_runs, edge_tests, mover_test, whole_question
 from circuits.descriptions.neurons import TopNeurons, top_neurons
+from circuits.descriptions.ov_scores import token_rates
 from circuits.errors import InputError, ModelError
 from circuits.methods.direct_effects import ELSEWHERE, direct_effects
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
+from circuits.prompts.sequences import tokens_of
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.node_scores import DirectEffects
@@ -34,6 +36,9 @@ SPECIFIC = (
     "previous token", "successor", "current token",
 )  # fmt: skip
 """Kinds that name a head better than the others."""
+COPIES, SUPPRESSES = ("name mover", "copying"), ("negative mover", "wrong-answer suppressor", "copy suppression")
+TOP = 5
+"""A token counts as copied if it is among so many largest logits of what a head writes there, of the whole vocabulary."""
 LOOKS = 0.2
 """The smallest mean attention to a role that a line names."""
 EMBEDDING = 0.9
@@ -119,6 +124,8 @@ class _Evidence:
         spans: mean attention between roles.
         uniform: role -> what uniform attention from the answer position would give each of its tokens.
         kinds: of all heads.
+        rates: of heads that move or suppress answers: the shares of the task's answers and distractors that they copy and suppress.
+        rate_by_chance: the same rates of a random order of the vocabulary.
         neurons: of the circuit's MLPs; None if the model does not show them.
         embedding: the share of the first MLP's output that its own token determines; None if it is not in the circuit.
     """
@@ -129,6 +136,8 @@ class _Evidence:
     spans: SpanMeans | None
     uniform: float
     kinds: HeadKinds
+    rates: dict[str, tuple[float, float]]
+    rate_by_chance: float
     neurons: TopNeurons | None
     embedding: float | None
 
@@ -152,8 +161,11 @@ class _Evidence:
             progress(1, 1)
         with stage("scoring kinds of heads") as progress:
             kinds = head_kinds(model, pairs, seed, draws=draws, progress=progress)
+        movers = [head for head in heads if set(kinds.of(head)) & {*COPIES, *SUPPRESSES}]
+        words = {token for ids in (*pairs.answers, *pairs.distractors) for entry in ids for token in tokens_of(entry)}
+        rates = token_rates(model, movers, sorted(words), TOP) if movers and len(words) > 1 else {}
         uniform = sum(1 / (position + 1) for position in pairs.positions) / len(pairs)
-        return cls(circuit, direct, by_source, spans, uniform, kinds, neurons, embedding)
+        return cls(circuit, direct, by_source, spans, uniform, kinds, rates, TOP / model.d_vocab, neurons, embedding)
 
     def line(self, node: str) -> NodeLine:
         """The line of one node."""
@@ -197,6 +209,10 @@ class _Evidence:
             for kind, value in facts["kinds"].items()
         ]
         said += shown[:MOST_NAMES]
+        if node in self.rates:
+            copied, suppressed = facts["copies"], facts["suppresses"] = self.rates[node]
+            more = f"suppresses {suppressed:.0%}" if set(own) & {*SUPPRESSES} else f"copies {copied:.0%}"
+            said.append(f"{more} of the task's answers and distractors (chance {self.rate_by_chance:.2%})")
         if self.spans is not None:
             i, q = self.spans.heads.index(node), self.spans.queries.index(ANSWER_POSITION)
             weights = {
