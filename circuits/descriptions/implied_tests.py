@@ -5,8 +5,12 @@ answer's token of the next pair, at the answer position only:
 
     z ← z + Σ_j attention(answer position, j) · (v_j(other pair) - v_j)
 
-If the head moves the answer, the metric falls (rises for a negative mover). The control replaces its value at the wrong answer's token
-by that of the next pair, and should matter less than half as much.
+If the head moves the answer, the metric falls (rises for a negative mover). The control does the same at the wrong answer's tokens, which
+must not change the metric in this direction by half as much. (It may well change it in the other: a head that copies what it sees then
+copies less of the wrong answer.)
+
+*A wrong-answer suppressor* writes against the wrong answer that it sees. With another value there, the metric falls; the control is at
+the answer's token.
 
 *A node feeds a reader.* The reader gets the writer's corrupted value, all else stays clean (path patching of the direct path, with
 MLPs frozen); the metric must change with the sign of the edge's score.
@@ -36,7 +40,7 @@ from circuits.results.circuit import Circuit
 
 LEVEL = 0.05
 CONTROL = 0.5
-"""A control must have less than this share of the effect."""
+"""A control must have less than this share of the effect, in the same direction."""
 FEWEST = 3
 """Prompts without which nothing is tested."""
 
@@ -83,16 +87,28 @@ def mover_test(
     question: Question, head: str, sign: int, runs: Sequence[CleanRun] | None = None
 ) -> DescriptionTest | None:
     """Tests that a head moves the answer (sign 1) or suppresses it (-1); None if too few prompts hold their answer."""
+    return _value_test(question, head, ("the answer's token", "the wrong answer's tokens"), sign, runs)
+
+
+def suppressor_test(question: Question, head: str, runs: Sequence[CleanRun] | None = None) -> DescriptionTest | None:
+    """Tests that a head writes against the wrong answer; None if too few prompts hold it."""
+    return _value_test(question, head, ("the wrong answer's tokens", "the answer's token"), 1, runs)
+
+
+def _value_test(
+    question: Question, head: str, where: tuple[str, str], sign: int, runs: Sequence[CleanRun] | None
+) -> DescriptionTest | None:
+    """Other values at some tokens change the metric with a sign, and at the control's tokens less than half as much that way."""
     pairs = question.pairs
-    places, wrong = answer_places(pairs), answer_places(pairs, wrong=True)
+    places, others = (answer_places(pairs, wrong="wrong" in tokens) for tokens in where)
     if len(pairs) < FEWEST or not all(places):
         return None
     runs = runs or clean_runs(question, [head])
     effects = value_effects(question, head, places, runs)
-    control = float(value_effects(question, head, wrong, runs).mean()) * sign if all(wrong) else None
+    control = float(value_effects(question, head, others, runs).mean()) * sign if all(others) else None
     verb = "lowers" if sign > 0 else "raises"
-    statement = f"another answer's value at the answer's token {verb} the metric"
-    statement += "" if control is None else ", at the wrong answer's token it matters less than half as much"
+    statement = f"its value at {where[0]}, from another prompt, {verb} the metric"
+    statement += "" if control is None else f"; at {where[1]} it {verb} it less than half as much"
     return result_of(head, statement, effects * sign, control)
 
 
@@ -170,7 +186,7 @@ def result_of(node: str, statement: str, effects: Float[Tensor, " prompt"], cont
         return DescriptionTest(node, statement, mean, stderr, float("nan"), control, None)
     p = float(t.sf(mean / stderr, n - 1)) if stderr > 0 else float(mean <= 0)
     held: bool | None = True if p <= LEVEL else False if p >= 1 - LEVEL and mean < 0 else None
-    if held and control is not None and abs(control) >= CONTROL * mean:
+    if held and control is not None and control >= CONTROL * mean:
         held = False
     return DescriptionTest(node, statement, mean, stderr, p, control, held)
 
