@@ -1,13 +1,16 @@
 """The gallery of descriptions, docs/gallery.md: what each part of seven circuits of SmolLM2-135M does.
 
-    python benchmarks/gallery.py [--tasks ioi,capital] [--edges 60]
+    python benchmarks/gallery.py [--tasks ioi,capital] [--edges 60] [--store build/gallery]
 
-EAP-IG (midpoint, 5 steps) on 16 pairs of each task, the strongest edges, `circuits.describe`.
+EAP-IG (midpoint, 5 steps) on 16 pairs of each task, the strongest edges, `circuits.describe`. What was measured is kept in the store,
+and not measured again.
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from measuring import THREADS
@@ -18,15 +21,20 @@ from circuits.files.atomic import write_text
 
 TASKS = ("ioi", "greater-than", "induction", "docstring", "subject-verb-agreement", "capital", "successor")
 PAGE = Path(__file__).parents[1] / "docs" / "gallery.md"
+N, SHOWN, HEADS = 16, 3, 4
 INTRODUCTION = """# Gallery of descriptions
 
 What `circuits describe` says about circuits of SmolLM2-135M: for each task the {edges} strongest edges of EAP-IG (midpoint rule, 5
 steps) on {n} pairs. This page is written by `python benchmarks/gallery.py`; nothing in it is edited by hand.
 [What each part does](descriptions.md) explains the numbers: `null` is the mean score of rotated heads, `p` its p value, and
-`uniform` the attention that uniform attention would give to each token. Only lines of heads with a kind, and of the three
+`uniform` the attention that uniform attention would give to each token. Only lines of nodes with a kind, and of the {shown}
 other nodes with the largest direct effects, are shown; the other nodes are counted.
 """
-N, SHOWN = 16, 3
+KINDS = """## Heads by kind
+
+On random repeated sequences, whatever the task: the {heads} heads with the highest score of each kind among those that have it (p at
+most 0.05, and 0.2 above the mean of the null), with standard errors over the sequences, and how many heads have it.
+"""
 
 
 def main() -> None:
@@ -34,47 +42,94 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--edges", type=int, default=60)
     parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--store", type=Path, default=Path("build/gallery"))
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
-    model = circuits.load_model("smollm2-135m")
-    parts = [INTRODUCTION.format(edges=given.edges, n=N)]
-    for name in given.tasks.split(","):
+    given.store.mkdir(parents=True, exist_ok=True)
+    parts = [INTRODUCTION.format(edges=given.edges, n=N, shown=SHOWN)]
+    parts += [section(kept(given.store, name, given.edges)) for name in given.tasks.split(",")]
+    parts.append(kinds_section(kept(given.store, "kinds", 0)))
+    write_text(given.out, "\n".join(parts))
+
+
+def kept(store: Path, name: str, edges: int) -> dict[str, Any]:
+    """What was measured of a task, or of all heads (`kinds`)."""
+    path = store / f"{name}-{edges}.json"
+    if not path.is_file():
         start = time.perf_counter()
-        task = tasks.load(name)
-        pairs = task.pairs(model, n=N)
-        circuit = circuits.edge_attribution(model, pairs, gradient="ig", steps=5).top(given.edges)
-        description = circuits.describe(model, pairs, circuit)
-        parts.append(section(task.title, model, pairs, circuit, description))
-        write_text(given.out, "\n".join(parts))
+        measured = kinds_measured() if name == "kinds" else task_measured(name, edges)
+        write_text(path, json.dumps(measured, indent=1))
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def section(
-    title: str,
-    model: circuits.Model,
-    pairs: circuits.PromptPairs,
-    circuit: circuits.Circuit,
-    description: circuits.Description,
-) -> str:
-    """One task's part of the page."""
+def task_measured(name: str, edges: int) -> dict[str, Any]:
+    model, task = circuits.load_model("smollm2-135m"), tasks.load(name)
+    pairs = task.pairs(model, n=N)
+    circuit = circuits.edge_attribution(model, pairs, gradient="ig", steps=5).top(edges)
+    description = circuits.describe(model, pairs, circuit)
     score = circuits.faithfulness(model, pairs, circuit, n_random=0)
-    size = {line.node: abs(line.evidence["direct effect"]) for line in description.lines}
-    others = sorted((line for line in description.lines if line.label is None), key=lambda line: -size[line.node])[
-        :SHOWN
+    return {"title": task.title, "prompt": pairs.texts[0][0], "answers": answers(model, pairs), "nodes": len(circuit.nodes) - 1,
+            "faithfulness": score.value, "description": description.to_dict()}  # fmt: skip
+
+
+def answers(model: circuits.Model, pairs: circuits.PromptPairs) -> list[str]:
+    """The first pair's first answer and first distractor."""
+    return [model.tokenizer.decode([ids[0]]) for ids in (pairs.answers[0], pairs.distractors[0])]
+
+
+def kinds_measured() -> dict[str, Any]:
+    kinds = circuits.head_kinds(circuits.load_model("smollm2-135m"), draws=19)
+    found = [[kind in kinds.of(head) for head in kinds.heads] for kind in kinds.kinds]
+    rows = [
+        row | {"has": found[kinds.kinds.index(row["kind"])][kinds.heads.index(row["head"])]} for row in kinds.rows()
     ]
-    shown = [line for line in description.lines if line.label is not None or line in others]
-    hidden = len(description.lines) - len(shown)
-    held = sum(test.held is True for test in description.tests)
+    return {"rows": rows, "heads": len(kinds.heads)}
+
+
+def kinds_section(measured: dict[str, Any]) -> str:
     lines = [
-        f"## {title}", "", f"`{pairs.texts[0][0]}`", "",
-        f"{len(circuit.nodes) - 1} nodes; faithfulness {score.value:.2f} (interchange).", "",
-        *(f"- {line.text}" for line in shown), "",
-        f"{hidden} other nodes are not shown.", "",
-        *(f"Group **{label}**: {', '.join(nodes)}.\n" for label, nodes in description.groups.items()),
-        f"**Tests**: {held} of {len(description.tests)} held.", "", *(f"- {test.node}: {test}" for test in description.tests), "",
-        "**Not said**", "", *(f"- {text}" for text in description.unsaid), "",
+        KINDS.format(heads=HEADS),
+        "| kind | heads that have it | highest scores | mean of the null |",
+        "|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in measured["rows"]):
+        rows = [row for row in measured["rows"] if row["kind"] == kind and row["has"]]
+        best = sorted(rows, key=lambda row: -row["score"])[:HEADS]
+        shown = ", ".join(f"`{row['head']}` {row['score']:.2f} ± {row['stderr']:.2f}" for row in best)
+        null = sum(row["null"] for row in best) / len(best) if best else float("nan")
+        lines.append(
+            f"| {kind} | {len(rows)} of {measured['heads']} | {shown or '–'} | {f'{null:.2f}' if best else '–'} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def section(measured: dict[str, Any]) -> str:
+    """One task's part of the page."""
+    description = measured["description"]
+    size = {line["node"]: abs(line["evidence"]["direct effect"]) for line in description["lines"]}
+    others = sorted(
+        (line for line in description["lines"] if line["label"] is None), key=lambda line: -size[line["node"]]
+    )
+    shown = [line for line in description["lines"] if line["label"] is not None or line in others[:SHOWN]]
+    held = sum(test["outcome"] == "held" for test in description["tests"])
+    right, wrong = measured["answers"]
+    lines = [
+        f"## {measured['title']}", "", f"`{measured['prompt']}` → `{right.strip()}`, not `{wrong.strip()}`", "",
+        f"{measured['nodes']} nodes; faithfulness {measured['faithfulness']:.2f} (interchange).", "",
+        *(f"- **{line['node']}**: {line['text'].partition(': ')[2]}" for line in shown), "",
+        f"{len(description['lines']) - len(shown)} other nodes are not shown.", "",
+        *(f"Group **{label}**: {', '.join(nodes)}.\n" for label, nodes in description["groups"].items()),
+        f"**Tests**: {held} of {len(description['tests'])} held.", "",
+        *(f"- {test['node']}, {test['outcome']}: {test['statement']} ({numbers(test)})" for test in description["tests"]), "",
+        "**Not said**", "", *(f"- {text}" for text in description["unsaid"]), "",
     ]  # fmt: skip
     return "\n".join(line.replace("<", "&lt;").replace("|", "\\|") for line in lines)
+
+
+def numbers(test: dict[str, Any]) -> str:
+    control = "" if test["control"] is None else f", control {test['control']:+.2g}"
+    return f"effect {test['effect']:+.2g} ± {test['stderr']:.1g}{control}"
 
 
 if __name__ == "__main__":

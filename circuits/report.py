@@ -182,7 +182,7 @@ def _description(name: str, run: Run) -> list[Section]:
     made = read_description(run.path)
     if made is None:
         return []
-    rows = [[line["node"], line.get("label") or "", line["text"].partition(": ")[2]] for line in made["lines"]]
+    rows = [[line["node"], line["label"], line["text"].partition(": ")[2]] for line in made["lines"]]
     tests = [
         [test["node"], test["statement"], _number(test["effect"]), _number(test["stderr"]), test["outcome"]]
         for test in made["tests"]

@@ -58,6 +58,11 @@ class Shown:
         return html_table(repr(self), self._shown_rows())
 
 
+def first_rows(result: Shown, most: int) -> Sequence[Row]:
+    """The rows that a notebook shows first."""
+    return result._shown_rows()[:most]
+
+
 def html_table(title: str, rows: Sequence[Row], most: int = SHOWN_ROWS) -> str:
     """An HTML table with a title, of at most `most` rows; says how many more there are.
 

@@ -21,6 +21,7 @@ from circuits.cli.dissociate import dissociate
 from circuits.cli.doctor import doctor
 from circuits.cli.evaluate import evaluate
 from circuits.cli.export import export
+from circuits.cli.inspect import inspect
 from circuits.cli.methods import methods_app
 from circuits.cli.models import models_app
 from circuits.cli.pairs import pairs_app
@@ -58,7 +59,7 @@ def settings(
     quiet.verbose = verbose
 
 
-for command in (discover, evaluate, describe, compare, dissociate, transfer, export, view, report, doctor):
+for command in (discover, evaluate, describe, inspect, compare, dissociate, transfer, export, view, report, doctor):
     app.command()(command)
 app.add_typer(study_app, name="study")
 app.add_typer(methods_app, name="methods")

@@ -64,7 +64,8 @@ class DescriptionTest:
         effect, stderr: mean effect on the metric of the intervention, and its standard error over the prompts.
         p: one-sided p value of Student's test that the effect has the stated sign.
         control: mean effect of the same intervention where nothing should happen; None without a control.
-        held: True, False (a significant effect of the other sign, or a control of more than half the effect), or None: undecided.
+        held: True, False (a significant effect of the other sign, or a control of at least half the effect in the same direction), or
+            None: undecided.
     """
 
     node: str
@@ -117,7 +118,7 @@ class Description(Shown):
 
     def __str__(self) -> str:
         parts = [str(line) for line in self.lines]
-        parts += ["", "Tests:", *map(str, self.tests)] if self.tests else []
+        parts += ["", "Tests:", *(f"{test.node}: {test}" for test in self.tests)] if self.tests else []
         parts += ["", "Not said:", *self.unsaid] if self.unsaid else []
         return "\n".join(parts)
 

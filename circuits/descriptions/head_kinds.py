@@ -248,6 +248,8 @@ class _Bench:
             "negative mover": "no right answer stands before the answer position of a prompt",
             "wrong-answer suppressor": "no wrong answer stands before the answer position of a prompt",
             "S-inhibition": "no wrong answer stands twice before the answer position of a prompt",
+            "repeated token": "no answer, distractor or last token of a prompt stands there before",
+            "prefix matching": "no answer, distractor or last token of a prompt stands there before",
             "same class": "no prompt has two different answers or distractors of the task",
             "successor": "the tokenizer has no series of words that are single tokens",
         }

@@ -5,16 +5,22 @@ answer's token of the next pair, at the answer position only:
 
     z ← z + Σ_j attention(answer position, j) · (v_j(other pair) - v_j)
 
-If the head moves the answer, the metric falls (rises for a negative mover). The control replaces its value at the wrong answer's token
-by that of the next pair, and should matter less than half as much.
+If the head moves the answer, the metric falls (rises for a negative mover). The control does the same at the wrong answer's tokens, which
+must not change the metric in this direction by half as much. (It may well change it in the other: a head that copies what it sees then
+copies less of the wrong answer.)
 
-*A node feeds a reader.* Path patching of the direct path, with MLPs frozen, must change the metric with the sign of the edge's score.
+*A wrong-answer suppressor* writes against the wrong answer that it sees. With another value there, the metric falls; the control is at
+the answer's token.
+
+*A node feeds a reader.* The reader gets the writer's corrupted value, all else stays clean (path patching of the direct path, with
+MLPs frozen); the metric must change with the sign of the edge's score.
 
 A statement holds if Student's one-sided test over the prompts has p <= 0.05, which a true null passes with a chance of 5% on normal
 effects; with many statements, some hold by chance. It fails if the opposite effect is significant, or the control is too large.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -22,10 +28,11 @@ from torch import Tensor
 
 from circuits.descriptions.description import DescriptionTest
 from circuits.descriptions.kind_scores import answer_places
-from circuits.engine.final_writes import FinalWrites, final_writes
-from circuits.engine.hooks import TokenBatch, inference_state
+from circuits.engine.final_writes import pattern_point
+from circuits.engine.hooks import Hook, TokenBatch, inference_state
+from circuits.engine.resume import BaseRun, resume
 from circuits.graph.nodes import find_site
-from circuits.methods.path_patching import path_patching_of
+from circuits.methods.exact_edges import exact_edge_effects_of
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.question import Batch, Question
@@ -33,66 +40,104 @@ from circuits.results.circuit import Circuit
 
 LEVEL = 0.05
 CONTROL = 0.5
-"""A control must have less than this share of the effect."""
+"""A control must have less than this share of the effect, in the same direction."""
 FEWEST = 3
 """Prompts without which nothing is tested."""
 
 
-CleanRuns = Sequence[tuple[Batch, FinalWrites]]
+@dataclass(frozen=True, eq=False)
+class CleanRun:
+    """The clean run of a batch, with what the chosen heads' layers mix.
+
+    Attributes:
+        batch: the prompts.
+        base: the run, from which passes with changed heads start.
+        pattern: layer -> attention from the answer position.
+        values: layer -> the values that this attention mixes.
+    """
+
+    batch: Batch
+    base: BaseRun
+    pattern: dict[int, Float[Tensor, "batch head key"]]
+    values: dict[int, Float[Tensor, "batch key kv_head d_head"]]
 
 
-def clean_runs(question: Question, heads: Sequence[str]) -> CleanRuns:
+def clean_runs(question: Question, heads: Sequence[str]) -> Sequence[CleanRun]:
     """The clean run of each batch, with attention and values of these heads' layers."""
     model = question.model
     layers = {find_site(model.graph, head, model.widths).layer for head in heads}
     with inference_state(model.bridge):
-        return [
-            (batch, final_writes(model.architecture, batch.suffix.clean_tokens, sources=layers))
-            for batch in question.batches()
-        ]
+        return [_clean_run(question, batch, layers) for batch in question.batches()]
 
 
-def mover_test(question: Question, head: str, sign: int, runs: CleanRuns | None = None) -> DescriptionTest | None:
+def _clean_run(question: Question, batch: Batch, layers: Collection[int]) -> CleanRun:
+    pattern: dict[int, Tensor] = {}
+    values: dict[int, Tensor] = {}
+    rows, at = torch.arange(len(batch)), batch.suffix.position.cpu()
+    hooks: list[Hook] = []
+    for layer in layers:
+        block = question.model.architecture.blocks[layer]
+        seen = pattern_point(question.model.architecture, block)
+        hooks.append((seen, lambda x, layer=layer: pattern.__setitem__(layer, x[rows, :, at].detach())))
+        hooks.append((block.v, lambda x, layer=layer: values.__setitem__(layer, x.detach())))
+    return CleanRun(batch, question.base_run(batch, hooks), pattern, values)
+
+
+def mover_test(
+    question: Question, head: str, sign: int, runs: Sequence[CleanRun] | None = None
+) -> DescriptionTest | None:
     """Tests that a head moves the answer (sign 1) or suppresses it (-1); None if too few prompts hold their answer."""
+    return _value_test(question, head, ("the answer's token", "the wrong answer's tokens"), sign, runs)
+
+
+def suppressor_test(question: Question, head: str, runs: Sequence[CleanRun] | None = None) -> DescriptionTest | None:
+    """Tests that a head writes against the wrong answer; None if too few prompts hold it."""
+    return _value_test(question, head, ("the wrong answer's tokens", "the answer's token"), 1, runs)
+
+
+def _value_test(
+    question: Question, head: str, where: tuple[str, str], sign: int, runs: Sequence[CleanRun] | None
+) -> DescriptionTest | None:
+    """Other values at some tokens change the metric with a sign, and at the control's tokens less than half as much that way."""
     pairs = question.pairs
-    places, wrong = answer_places(pairs), answer_places(pairs, wrong=True)
+    places, others = (answer_places(pairs, wrong="wrong" in tokens) for tokens in where)
     if len(pairs) < FEWEST or not all(places):
         return None
     runs = runs or clean_runs(question, [head])
     effects = value_effects(question, head, places, runs)
-    control = float(value_effects(question, head, wrong, runs).mean()) * sign if all(wrong) else None
+    control = float(value_effects(question, head, others, runs).mean()) * sign if all(others) else None
     verb = "lowers" if sign > 0 else "raises"
-    statement = f"another answer's value at the answer's token {verb} the metric"
-    statement += "" if control is None else ", at the wrong answer's token it matters less than half as much"
+    statement = f"its value at {where[0]}, from another prompt, {verb} the metric"
+    statement += "" if control is None else f"; at {where[1]} it {verb} it less than half as much"
     return result_of(head, statement, effects * sign, control)
 
 
 def value_effects(
-    question: Question, head: str, places: Sequence[Sequence[int]], runs: CleanRuns
+    question: Question, head: str, places: Sequence[Sequence[int]], runs: Sequence[CleanRun]
 ) -> Float[Tensor, " prompt"]:
     """metric(clean) - metric(clean, the head's values at these tokens from the next pair's first such token), signed."""
     model, pairs = question.model, question.pairs
     site = find_site(model.graph, head, model.widths)
     layer, index, group = site.layer, site.index, model.graph.group_size
     assert index is not None
-    values: dict[int, Tensor] = {}
-    for batch, end in runs:
-        for row, number in enumerate(batch.index.tolist()):
-            values[number] = end.values[layer][row, :, index // group]
+    values = {
+        number: run.values[layer][row, :, index // group]
+        for run in runs for row, number in enumerate(run.batch.index.tolist())
+    }  # fmt: skip
     effects = torch.zeros(len(pairs), dtype=torch.float64)
     with inference_state(model.bridge):
-        for batch, end in runs:
-            change = torch.zeros_like(end.z[layer][:, index])
-            for row, number in enumerate(batch.index.tolist()):
+        for run in runs:
+            change = torch.zeros(len(run.batch), values[0].shape[-1]).to(values[0])
+            for row, number in enumerate(run.batch.index.tolist()):
                 following = (number + 1) % len(pairs)
                 for place in places[number]:
                     other = values[following][places[following][0]]
-                    change[row] += end.pattern[layer][row, index, place].to(change) * (other - values[number][place])
-            tokens = batch.suffix.clean_tokens
+                    change[row] += run.pattern[layer][row, index, place].to(change) * (other - values[number][place])
+            tokens = run.batch.suffix.clean_tokens
             hooks = [(model.architecture.blocks[layer].z, lambda z, c=change, t=tokens: _added(z, c, t, index))]
-            patched = final_writes(model.architecture, tokens, hooks)
-            drop = question.metric(end.logits, batch.targets) - question.metric(patched.logits, batch.targets)
-            effects[batch.index] = drop.to("cpu", torch.float64)
+            patched = resume(model.architecture, run.base, layer, hooks)
+            drop = question.metric(run.base.logits, run.batch.targets) - question.metric(patched, run.batch.targets)
+            effects[run.batch.index] = drop.to("cpu", torch.float64)
     return effects * question.metric.sign
 
 
@@ -111,16 +156,23 @@ def edge_tests(question: Question, circuit: Circuit, labels: dict[str, str], mos
         if entry[2] is not None and graph.reader_nodes[entry[1]].part in ("q", "k", "v")
     ]
     entries.sort(key=lambda entry: -abs(entry[2] or 0.0))
-    tests: list[DescriptionTest] = []
+    chosen: dict[str, tuple[str, int]] = {}
     for w, r, score, _ in entries:
-        writer, reader = graph.writer_names[w], graph.reader_names[r]
-        if writer not in labels or any(test.node == writer for test in tests) or len(tests) == most:
-            continue
-        sign = 1 if (score or 0.0) >= 0 else -1
-        effects = path_patching_of(question, [reader], senders=[writer]).per_prompt[0]
-        what = "lowers" if sign > 0 else "raises"
-        tests.append(result_of(writer, f"patching its path to {reader} {what} the metric", effects * sign, None))
-    return tests
+        writer = graph.writer_names[w]
+        if writer in labels and writer not in chosen and len(chosen) < most:
+            chosen[writer] = graph.reader_names[r], 1 if (score or 0.0) >= 0 else -1
+    if not chosen:
+        return []
+    edges = {writer: f"{writer}->{reader}" for writer, (reader, _) in chosen.items()}
+    measured = exact_edge_effects_of(question.again(whole_prompts=False), list(edges.values()))
+    effects = dict(zip(measured.edges, measured.per_prompt, strict=True))
+    return [
+        result_of(
+            writer, f"patching its path to {reader} {'lowers' if sign > 0 else 'raises'} the metric",
+            effects[edges[writer]] * sign, None,
+        )
+        for writer, (reader, sign) in chosen.items()
+    ]  # fmt: skip
 
 
 def result_of(node: str, statement: str, effects: Float[Tensor, " prompt"], control: float | None) -> DescriptionTest:
@@ -134,7 +186,7 @@ def result_of(node: str, statement: str, effects: Float[Tensor, " prompt"], cont
         return DescriptionTest(node, statement, mean, stderr, float("nan"), control, None)
     p = float(t.sf(mean / stderr, n - 1)) if stderr > 0 else float(mean <= 0)
     held: bool | None = True if p <= LEVEL else False if p >= 1 - LEVEL and mean < 0 else None
-    if held and control is not None and abs(control) >= CONTROL * mean:
+    if held and control is not None and control >= CONTROL * mean:
         held = False
     return DescriptionTest(node, statement, mean, stderr, p, control, held)
 

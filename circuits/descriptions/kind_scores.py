@@ -23,11 +23,18 @@ On the task's prompts, from the answer position unless said:
 | negative mover | the same attention, times anti-copying | Wang et al. 2022; McDougall et al. 2023 |
 | wrong-answer suppressor | attention to earlier wrong answers, times anti-copying of them | |
 | S-inhibition | attention to the last of several equal wrong answers | Wang et al. 2022 |
+| prefix matching | from repeated tokens, attention to the token after the earlier same one | Olsson et al. 2022, 2209.11895 |
+| repeated token | from repeated tokens, attention to the earlier same one | Wang et al. 2022 |
 | same class | from each answer or distractor of any pair, attention to earlier other ones | |
+
+The repeated tokens of a prompt are those of its answers and distractors that stand there before, and the token of the answer position.
+
+| kind | score | source |
+|---|---|---|
 | successor | share of words of a series (days, months, numbers) whose successor's logit the values raise most | Gould et al. 2023, 2312.09230 |
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Float
@@ -36,6 +43,7 @@ from torch import Tensor
 from circuits.descriptions.probe_prompts import Repeated
 from circuits.descriptions.rotated import Patterns
 from circuits.prompts.pairs import PromptPairs
+from circuits.prompts.sequences import Answer
 
 NEAR = 4
 """Tokens of `local`, the query's own among them."""
@@ -102,6 +110,14 @@ def repeated_wrong(pairs: PromptPairs) -> list[list[int]]:
     return places
 
 
+def repeats(clean: Sequence[int], position: int, answers: Collection[Answer]) -> list[tuple[int, list[int]]]:
+    """Tokens up to the answer position that have occurred before, if they are among `answers` or at the answer position: their
+    place, and the earlier places, the first token aside."""
+    places = [i for i in range(position + 1) if clean[i] in answers or i == position]
+    found = [(i, [j for j in range(1, i) if clean[j] == clean[i]]) for i in places]
+    return [(i, earlier) for i, earlier in found if earlier]
+
+
 def on_prompts(
     pattern: Sequence[Tensor],
     pairs: PromptPairs,
@@ -131,6 +147,17 @@ def on_prompts(
     if to_wrong is not None:
         scores["S-inhibition"] = to_wrong
     members = {token for ids in (*pairs.answers, *pairs.distractors) for token in ids}
+    for kind, shift in (("repeated token", 0), ("prefix matching", 1)):
+        rows = []
+        for i, (clean, position, *words) in enumerate(
+            zip(pairs.clean, pairs.positions, pairs.answers, pairs.distractors, strict=True)
+        ):
+            found = repeats(clean, position, {token for ids in words for token in ids})
+            targets = [(q, [k + shift for k in earlier if k + shift < q]) for q, earlier in found]
+            weights = [pattern[i][:, 0, q, keys].sum(-1) for q, keys in targets if keys]
+            rows += [torch.stack(weights).mean(0)] if weights else []
+        if rows:
+            scores[kind] = torch.stack(rows, 1)
     rows = []
     for i, clean in enumerate(pairs.clean):
         places = [p for p, token in enumerate(clean) if token in members]

@@ -27,6 +27,8 @@ from circuits.shown import Shown
 
 BY = ("direct", "effect")
 PROMOTED = 5
+AT_ONCE = 64
+"""Neurons whose logits are computed together."""
 
 
 @plain_methods
@@ -123,25 +125,29 @@ def top_neurons(
     if exact is not None:
         order = [exact.nodes.index(name) for name in chosen]
         effects = exact.values[order], exact.stderr[order]
-    texts = [_texts(model, pairs, name) for name in chosen]
-    promotes, suppresses = (tuple(text[i] for text in texts) for i in (0, 1))
+    promotes, suppresses = _texts(model, chosen)
     return TopNeurons(
         tuple(chosen), direct.values[at], direct.stderr[at], *effects, promotes, suppresses, _fires(model, pairs, chosen),
         direct.provenance,
     )  # fmt: skip
 
 
-def _texts(model: Model, pairs: PromptPairs, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The tokens that a neuron's output direction promotes and suppresses, through the norms' weights."""
-    layer, index = (int(part[1:]) for part in name.split("."))
-    block, architecture = model.architecture.blocks[layer], model.architecture
+def _texts(model: Model, names: Sequence[str]) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+    """Per neuron, the tokens that its output direction promotes, and those that it suppresses, through the norms' weights."""
+    architecture, writes = model.architecture, []
     with torch.no_grad():
-        write = weighted(mlp_post_norm(block), block.module.mlp.W_out[index])
-        logits = weighted(architecture.final_norm, write) @ architecture.bridge.unembed.W_U
-        k = min(PROMOTED, len(logits))
-        return token_texts(model, logits.topk(k).indices.tolist()), token_texts(
-            model, (-logits).topk(k).indices.tolist()
-        )
+        for name in names:
+            layer, index = (int(part[1:]) for part in name.split("."))
+            block = architecture.blocks[layer]
+            writes.append(weighted(mlp_post_norm(block), block.module.mlp.W_out[index]))
+        promotes: list[tuple[str, ...]] = []
+        suppresses: list[tuple[str, ...]] = []
+        for part in torch.stack(writes).split(AT_ONCE):
+            logits = weighted(architecture.final_norm, part) @ architecture.bridge.unembed.W_U
+            k = min(PROMOTED, logits.shape[1])
+            for texts, sign in ((promotes, 1), (suppresses, -1)):
+                texts += [token_texts(model, ids) for ids in (sign * logits).topk(k).indices.tolist()]
+    return tuple(promotes), tuple(suppresses)
 
 
 def _fires(model: Model, pairs: PromptPairs, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:

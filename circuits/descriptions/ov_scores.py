@@ -136,6 +136,16 @@ def ov_scores(
     return OvScores(tuple(site.name for site in sites), *columns, drawn, k, k / d_vocab, origin)  # pyright: ignore[reportCallIssue]
 
 
+def token_rates(
+    model: Model, heads: Sequence[str], tokens: Sequence[int], k: int = 5
+) -> dict[str, tuple[float, float]]:
+    """Copying and suppression rates of heads on some tokens only, at least two."""
+    chosen = torch.tensor(sorted(set(tokens)))
+    with inference_state(model.bridge), torch.no_grad():
+        streams = _after_first_layer(model, chosen)
+        return {site.name: _rates(model.architecture, site, streams, chosen, k) for site in head_sites(model, heads)}
+
+
 def _chunks(n: int, row_bytes: int) -> Iterator[slice]:
     size = max(1, CHUNK_BYTES // row_bytes)
     return (slice(start, start + size) for start in range(0, n, size))

@@ -8,24 +8,29 @@ are fixed at the run:
 with N the norm at its scale, R the rotary embedding (after a norm of queries and keys, at its scale). `constants` has the biases: of
 attention outputs before, of the norm and of the projection. Terms of one query writer and `constants` say what the query asks of every
 key alike, so only differences between keys move attention. (Elhage et al. 2021; IOI's S-inhibition in Wang et al. 2022.)
+
+A model that adds a bias for positions to its scores (ALiBi; Press et al. 2022, 2108.12409) has a further term, `position`. It is
+the score that the model itself gives to a query of zeros, so the sum stays a check of all other terms.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.descriptions.attention import head_sites
 from circuits.engine.attention import AttentionScores
 from circuits.engine.capture import Writes, capture_writes, stack
 from circuits.engine.check import tolerance
-from circuits.engine.hooks import Hook, inference_state
-from circuits.engine.incremental.node_functions import rotated
+from circuits.engine.hooks import Hook, Reached, TokenBatch, inference_state, run, stop
 from circuits.engine.norms import Norm, describe_norm
+from circuits.engine.rotary import rotated, stored_tables
 from circuits.errors import InputError, ModelError
+from circuits.graph.nodes import Site
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -37,6 +42,7 @@ from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.shown import Shown
 
 CONSTANTS = "constants"
+POSITION = "position"
 
 
 @plain_methods
@@ -46,7 +52,8 @@ class QueryKeyTerms(Shown):
 
     Attributes:
         head, query, key: names of the head and of the two tokens' roles.
-        writers: names of the terms' writers, `constants` last.
+        writers: names of the terms' writers; then `constants`, and `position` if the model's scores have a bias for positions, whose
+            only term is with itself.
         terms: per pair, the writer in the query × the writer in the key.
         score: per pair, the score that they sum to, before a soft cap.
         provenance: the origin.
@@ -135,7 +142,7 @@ def query_key_terms(
     Raises:
         InputError: not a head, or a key after its query.
         PairsError: the pairs lack these roles.
-        ModelError: the terms do not sum to the model's own score, for example with ALiBi.
+        ModelError: the terms do not sum to the model's own score.
     """
     (site,) = head_sites(model, head)
     for role in (query, key):
@@ -143,8 +150,7 @@ def query_key_terms(
             position_axis(pairs, [role])
     question = Question.ask(model, pairs, None, "zero", batch_size).again(whole_prompts=True)
     n = model.graph.reader_nodes[model.graph.reader_index(f"{head}<q>")].n_writers
-    terms = torch.zeros(len(pairs), n + 1, n + 1, dtype=torch.float64)
-    score = torch.zeros(len(pairs), dtype=torch.float64)
+    terms = torch.zeros(len(pairs), n + 2, n + 2, dtype=torch.float64)
     with inference_state(model.bridge), torch.no_grad():
         for batch in question.batches(progress=progress, forced=False):
             at_query = batch.suffix.position if query is None else _token(query, batch, pairs)
@@ -153,18 +159,12 @@ def query_key_terms(
                 raise InputError(
                     f"in some prompt the key {key} comes after the query, which cannot see it, or the query is not there"
                 )
-            assert site.index is not None
-            run = _Run(question, batch, site.layer, site.index, n)
-            sides = run.side("q", at_query), run.side("k", at_key)
-            rule = model.architecture.blocks[site.layer].rule
-            made = torch.einsum("bue,bwe->buw", *sides) * rule.scale
-            total = made.sum((1, 2))
-            run.check(total, at_query, at_key)
-            terms[batch.index], score[batch.index] = made.to("cpu", torch.float64), total.to("cpu", torch.float64)
-    options = {"head": head, "query": query, "key": key}
-    writers = (*model.graph.writer_names[:n], CONSTANTS)
-    origin = provenance(question, "query_key_terms", options)
-    return QueryKeyTerms(head, query or "answer position", key, writers, terms, score, origin)
+            terms[batch.index] = _Run(question, batch, site, n).terms(at_query, at_key).to("cpu", torch.float64)
+    writers = (*model.graph.writer_names[:n], CONSTANTS, POSITION)
+    if not terms[:, -1, -1].any():
+        writers, terms = writers[:-1], terms[:, :-1, :-1]
+    origin = provenance(question, "query_key_terms", {"head": head, "query": query, "key": key})
+    return QueryKeyTerms(head, query or "answer position", key, writers, terms, terms.sum((1, 2)), origin)
 
 
 def _token(label: str, batch: Batch, pairs: PromptPairs) -> Tensor:
@@ -178,9 +178,10 @@ def _token(label: str, batch: Batch, pairs: PromptPairs) -> Tensor:
 class _Run:
     """One batch's run with everything that a head's queries and keys are made of."""
 
-    def __init__(self, question: Question, batch: Batch, layer: int, head: int, n_writers: int) -> None:
-        self.architecture = question.model.architecture
-        self.block, self.layer, self.head = self.architecture.blocks[layer], layer, head
+    def __init__(self, question: Question, batch: Batch, site: Site, n_writers: int) -> None:
+        assert site.index is not None
+        self.architecture, self.layer, self.head = question.model.architecture, site.layer, site.index
+        self.block = self.architecture.blocks[site.layer]
         self.seen: dict[str, Tensor] = {}
         hooks: list[Hook] = []
         points = {"x": self.block.resid_pre, "cos": self.block.rule.cos, "sin": self.block.rule.sin,
@@ -188,12 +189,36 @@ class _Run:
         for name, point in points.items():
             if point is not None:
                 hooks.append((point, lambda x, name=name: self.seen.__setitem__(name, x.detach())))
-        self.scores = AttentionScores(self.architecture, [layer])
-        with self.scores:
-            _, writes = capture_writes(self.architecture, batch.suffix.clean_tokens, [*hooks, *self.scores.hooks()])
+        scores = AttentionScores(self.architecture, [self.layer])
+        with scores:
+            _, writes = capture_writes(self.architecture, batch.suffix.clean_tokens, [*hooks, *scores.hooks()])
+        self.scores: Float[Tensor, "batch query key"] = scores.layers[self.layer][:, self.head]
         self.writes: Writes = writes
-        self.wide, self.n = question.sum_dtype, n_writers
+        self.wide, self.n, self.tokens = question.sum_dtype, n_writers, batch.suffix.clean
         self.rows = torch.arange(len(batch), device=batch.suffix.clean.device)
+
+    def terms(self, at_query: Int[Tensor, " batch"], at_key: Int[Tensor, " batch"]) -> Float[Tensor, "batch term term"]:
+        """Terms of writers and constants, and the position's bias last.
+
+        Raises:
+            InputError: the key is outside the head's window.
+            ModelError: the terms do not sum to what the softmax got.
+        """
+        sides = self.side("q", at_query), self.side("k", at_key)
+        made = torch.einsum("bue,bwe->buw", *sides) * self.block.rule.scale
+        made = torch.nn.functional.pad(made, (0, 1, 0, 1))
+        made[:, -1, -1] = self.position_bias()[at_query, at_key].to(made)
+        self.check(made.sum((1, 2)), at_query, at_key)
+        return made
+
+    def position_bias(self) -> Float[Tensor, "query key"]:
+        """The score of a query of zeros: the bias of positions, and the mask. It is the same for all prompts of one length."""
+        scores = AttentionScores(self.architecture, [self.layer])
+        position = torch.full((1,), self.tokens.shape[1] - 1, device=self.tokens.device)
+        hooks = [(self.block.q, torch.zeros_like), *scores.hooks(), (self.block.z, stop)]
+        with scores, contextlib.suppress(Reached):
+            run(self.architecture, TokenBatch(self.tokens[:1], position), hooks)
+        return scores.layers[self.layer][0, self.head]
 
     def side(self, part: str, at: Tensor) -> Float[Tensor, "batch writer d_head"]:
         """Every writer's part of the query or key at some tokens, and the constants' part last."""
@@ -216,10 +241,21 @@ class _Run:
         own = block.rule.q_norm if part == "q" else block.rule.k_norm
         if own is not None:
             projected = self._own_norm(describe_norm(own), self.seen[part][self.rows, at].to(wide), projected, index)
-        if "cos" not in self.seen:
+        tables = self._tables(at)
+        if tables is None:
             return projected
-        cos, sin = (self.seen[name].expand(len(self.rows), -1, -1)[self.rows, at].to(wide) for name in ("cos", "sin"))
-        return rotated(projected, cos[:, None], sin[:, None])
+        cos, sin = (table[:, None].to(wide) for table in tables)
+        return rotated(projected, cos, sin, block.rule.adjacent)
+
+    def _tables(
+        self, at: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch rotated"], Float[Tensor, "batch rotated"]] | None:
+        """The rotation's cos and sin at some tokens; None without a rotation."""
+        if "cos" in self.seen:
+            cos, sin = (self.seen[name].expand(len(self.rows), -1, -1)[self.rows, at] for name in ("cos", "sin"))
+            return cos, sin
+        stored = stored_tables(self.block.attention.original_component)
+        return None if stored is None else (stored[0].to(at.device)[at], stored[1].to(at.device)[at])
 
     def _own_norm(
         self,
@@ -241,10 +277,9 @@ class _Run:
         """Raises ModelError if the terms do not sum to what the softmax got."""
         cap = self.block.rule.softcap
         made = total if cap is None else cap * torch.tanh(total / cap)
-        seen = self.scores.layers[self.layer]
-        wanted = seen[self.rows, self.head, at_query, at_key].to(made.dtype)
-        limit = 10 * tolerance(seen.dtype) * max(1.0, float(wanted.abs().max()))
-        if bool((wanted <= torch.finfo(seen.dtype).min / 2).any()):
+        wanted = self.scores[self.rows, at_query, at_key].to(made.dtype)
+        limit = 10 * tolerance(self.scores.dtype) * max(1.0, float(wanted.abs().max()))
+        if bool((wanted <= torch.finfo(self.scores.dtype).min / 2).any()):
             raise InputError("the key is outside the window of this head in some prompt")
         if not bool(((made - wanted).abs() <= limit).all()):
             raise ModelError(

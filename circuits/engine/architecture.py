@@ -16,6 +16,7 @@ from transformer_lens import TransformerBridge
 from transformer_lens.hook_points import HookPoint
 
 from circuits.engine.norms import Norm, describe_norm
+from circuits.engine.rotary import stored_tables
 from circuits.errors import ModelError
 from circuits.graph.graph import Graph
 
@@ -26,16 +27,18 @@ class AttentionRule:
 
         z = softmax(cap(scale · r(q) r(k)ᵀ) + mask) v,     cap(s) = softcap · tanh(s / softcap)
 
-    where r is the query or key norm followed by the rotation by cos and sin, which pairs dimension i with i + half. The
-    mask lets a query see the last `window` tokens, including its own. A numerical check decides whether the rule holds
-    for a layer; see `engine.incremental.node_functions`.
+    where r is the query or key norm followed by the rotation by cos and sin (`engine.rotary`). The mask lets a query see
+    the last `window` tokens, including its own. A numerical check decides whether the rule holds for a layer; see
+    `engine.incremental.node_functions`.
 
     Attributes:
         scale: factor of the scores.
         softcap: None: no cap.
         window: None: all previous tokens.
         q_norm, k_norm: per head, before the rotation; None: no norm.
-        cos, sin: hook points of the rotation tables [batch or 1, pos, rotated dimensions]; None: no rotation.
+        cos, sin: hook points of the rotation tables [batch or 1, pos, rotated dimensions]; None: no rotation, or one whose
+            tables the module stores (`rotary.stored_tables`).
+        adjacent: the rotation pairs dimension 2i with 2i + 1 (GPT-J, Cohere); False: i with i + half.
     """
 
     scale: float
@@ -45,6 +48,7 @@ class AttentionRule:
     k_norm: Any
     cos: HookPoint | None
     sin: HookPoint | None
+    adjacent: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,14 +250,20 @@ def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Blo
     )
 
 
+UNSCALED = ("GPTNeoSelfAttention",)
+"""Attention modules that do not divide scores by the root of d_head."""
+
+
 def _attention_rule(attention: Any) -> AttentionRule:
     """The rule, from attributes of the attention module; native models have other names for them."""
     module, parts = attention.original_component, attention._modules
     d_head = getattr(module, "head_dim", None) or getattr(attention.config, "d_head", None) or 1
-    scale = 1 / module.scale if hasattr(module, "scale") else getattr(module, "scaling", d_head**-0.5)
+    usual = 1.0 if type(module).__name__ in UNSCALED else d_head**-0.5
+    scale = 1 / module.scale if hasattr(module, "scale") else getattr(module, "scaling", usual)
     cap = getattr(module, "attn_logit_softcapping", None) or getattr(module, "attn_scores_soft_cap", None)
     owner = module if hasattr(module, "sliding_window") else getattr(module, "config", None)
     window = getattr(owner, "sliding_window", None)
+    stored = stored_tables(module) is not None
     return AttentionRule(
         scale=float(scale),
         softcap=float(cap) if cap and cap > 0 else None,
@@ -262,6 +272,7 @@ def _attention_rule(attention: Any) -> AttentionRule:
         k_norm=parts.get("k_norm"),
         cos=parts.get("hook_cos"),
         sin=parts.get("hook_sin"),
+        adjacent=stored or bool(getattr(attention.config, "rotary_interleaved_cos_sin", False)),
     )
 
 

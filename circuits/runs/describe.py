@@ -85,12 +85,15 @@ def read_description(path: str | Path) -> dict[str, Any] | None:
     try:
         for line in data["lines"]:
             clean(line["node"], "a node")
+            line["label"] = "" if line.get("label") is None else clean(line["label"], "a label")
             line["text"] = " ".join(str(line["text"]).split())
         for test in data["tests"]:
+            clean(test["node"], "a node")
             test.update({name: float(test[name]) for name in ("effect", "stderr") if test[name] is not None})
-            assert isinstance(test["statement"], str)
-            assert isinstance(test["outcome"], str)
-        data["unsaid"] = [str(text) for text in data["unsaid"]]
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError):
+            test["statement"], test["outcome"] = (
+                " ".join(str(test[name]).split()) for name in ("statement", "outcome")
+            )
+        data["unsaid"] = [" ".join(str(text).split()) for text in data["unsaid"]]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise InputError(f"{file} is not a description of a run; describe the run again") from None
     return data

@@ -43,6 +43,8 @@ OFFERED = {
     "circuits evaluate alone --ablations zero,m": ["zero,mean", "zero,mean_positional"],
     "circuits evaluate alone --pairs io": ["ioi"],
     "circuits evaluate nowhere/": [],
+    "circuits inspect k": ["kinds"],
+    "circuits inspect kinds io": ["ioi"],
     "circuits compare runs/one runs/t": ["runs/two"],
     "circuits view al": ["alone"],
     "circuits report al": ["alone"],

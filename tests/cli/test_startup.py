@@ -55,6 +55,14 @@ evaluate TAKEN
 evaluate TAKEN --parts nope
 evaluate TAKEN --ablations nope
 evaluate TAKEN --pairs nope
+inspect nope ioi
+inspect kinds ioj
+inspect terms ioi --nodes a1.h0
+inspect terms ioi --nodes a1.h0,a1.h1 --key IO
+inspect lens ioi --nodes a1.h0
+inspect neurons ioi
+inspect direct ioi --n 0
+inspect direct ioi --model ./nodir
 describe nowhere
 describe TAKEN
 describe TAKEN --draws 5

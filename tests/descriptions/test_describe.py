@@ -51,6 +51,10 @@ def test_compiled_circuits_are_described_as_they_were_compiled(name, labels):
         assert f"writes {direct[node]:+.2f}" in line.text
     assert description.tests
     assert all(test.outcome == "held" for test in description.tests), [str(test) for test in description.tests]
+    for node, label in labels.items():
+        if label in ("name mover", "negative mover"):
+            assert lines[node].evidence["copies" if label == "name mover" else "suppresses"] > 0.8
+            assert "of the task's answers and distractors" in lines[node].text
     if name == "compiled/induction":
         assert lines["a1.h2"].reads["k"] == ("a0.h1",)
         assert lines["a0.h1"].feeds == ("a1.h2<k>",)

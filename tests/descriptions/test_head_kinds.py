@@ -7,9 +7,10 @@ import circuits
 import tasks
 from circuits import InputError, head_kinds
 from circuits.descriptions.head_kinds import LEVEL
-from circuits.descriptions.kind_scores import on_prompts, on_sequences
+from circuits.descriptions.kind_scores import on_prompts, on_sequences, repeats
 from circuits.descriptions.probe_prompts import Repeated, repeated_sequences
 from circuits.descriptions.rotated import record, rotated_patterns, rotations
+from circuits.descriptions.series import SeriesTokens
 from circuits.engine.hooks import TokenBatch, inference_state
 from tests.tiny_models import FEW, random_pairs, tiny
 
@@ -41,11 +42,14 @@ def test_the_trained_induction_model():
     assert kinds.missing["name mover"] == "there are no prompts of a task"
 
 
-def test_random_models_have_kinds_at_most_at_the_level():
-    """45 heads × 14 kinds; `benchmarks/kinds_by_chance.py` measures each kind on more models."""
+def test_random_models_have_kinds_at_most_at_the_level(monkeypatch):
+    """45 heads × 15 kinds; `benchmarks/kinds_by_chance.py` measures each kind on more models."""
+    series = SeriesTokens((1,), tuple(range(3, 33)), (*range(4, 33), -1))
+    monkeypatch.setattr("circuits.descriptions.head_kinds.series_tokens", lambda _: series)
     hits, trials = 0, 0
     for name in FEW:
         kinds = head_kinds(tiny(name, torch.float32), random_pairs(n=4), seed=1, draws=19)
+        assert "successor" in kinds.kinds
         hits, trials = hits + int((kinds.p <= LEVEL).sum()), trials + kinds.p.numel()
         assert float(kinds.p.min()) >= 0.05
         assert bool((kinds.score >= 0).all() & (kinds.score <= 1 + 1e-6).all())
@@ -107,8 +111,18 @@ def test_definitions_on_prompts_against_loops():
         assert float(scores["wrong-answer suppressor"][h, 0]) == pytest.approx(wrong)
         assert float(scores["S-inhibition"][h, 0]) == pytest.approx(float(pattern[0][h, 0, 5, 4]))
         assert float(scores["S-inhibition"][h, 1]) == pytest.approx(float(pattern[1][h, 0, 4, 3]))
+        for i, (query, key) in enumerate(((4, 2), (3, 1))):
+            assert float(scores["repeated token"][h, i]) == pytest.approx(float(pattern[i][h, 0, query, key]))
+            assert float(scores["prefix matching"][h, i]) == pytest.approx(float(pattern[i][h, 0, query, key + 1]))
         wanted = (float(pattern[0][h, 0, 2, 1]) + float(pattern[0][h, 0, 4, 1])) / 2
         assert float(scores["same class"][h, 0]) == pytest.approx(wanted)
+
+
+def test_repeated_tokens_are_answers_or_at_the_answer_position():
+    # 5 and 9 occur twice; 9 counts because the answer is asked for there, 5 because it is an answer, 6 for neither.
+    assert repeats([5, 5, 6, 9, 6, 5, 9], 6, {5}) == [(5, [1]), (6, [3])]
+    assert repeats([5, 5, 6, 9, 6, 5, 9], 4, {7}) == [(4, [2])]
+    assert repeats([5, 5, 6], 1, {5}) == []
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -6,6 +6,7 @@ import torch
 import circuits
 from circuits import InputError, ov_scores
 from circuits.descriptions import ov_scores as module
+from circuits.descriptions.ov_scores import token_rates
 from tests.tiny_models import tiny
 
 
@@ -38,6 +39,8 @@ def test_rates_and_eigenvalues_are_those_of_the_whole_map(name, monkeypatch):
             values = torch.linalg.eigvals((embedding * weight) @ through)
             assert float(scores.eigenvalue[i]) == pytest.approx(float(values.real.sum() / values.abs().sum()), abs=1e-6)
     assert scores.chance == 3 / 40
+    some = token_rates(model, ["a0.h1", "a1.h0"], range(d_vocab), k=3)
+    assert list(some.values()) == list(zip(scores.copying.tolist(), scores.suppression.tolist(), strict=True))[:2]
     assert len(scores.to_pandas()) == 3
 
 

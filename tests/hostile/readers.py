@@ -3,6 +3,7 @@
 To add one: a line in `READERS`. The tests beside this file and `fuzz.py` go through the table.
 """
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -249,6 +250,27 @@ def in_run(name: str) -> Callable[[Path], None]:
     return read
 
 
+DESCRIPTION = {
+    "schema": 1, "labels": {"a0.h1": "name mover"}, "groups": {"name movers": ["a0.h1", "a1.h0"]},
+    "lines": [
+        {"node": "a0.h1", "label": "name mover", "text": "a0.h1: name mover. looks at IO 0.50", "feeds": ["m1"],
+         "evidence": {"direct effect": 0.5, "kinds": {"name mover": {"score": 0.5, "null": 0.1, "p": 0.05}}}, "reads": {"q": ["m0"]}},
+        {"node": "m1", "label": None, "text": "m1: writes", "evidence": {"neurons": []}, "reads": {}, "feeds": []},
+    ],
+    "tests": [{"node": "a0.h1", "statement": "lowers", "effect": 1.0, "stderr": None, "p": 0.01, "control": 0.1, "outcome": "held"}],
+    "unsaid": ["one head has no kind"], "provenance": dict(ORIGIN),
+}  # fmt: skip
+
+
+def read_description(path: Path) -> None:
+    """With a right checksum, so that what was changed is read."""
+    from circuits.files.checksums import sealed_json
+
+    with contextlib.suppress(ValueError, TypeError, RecursionError):  # no JSON object: read as it is
+        path.write_text(sealed_json(json.loads(path.read_bytes())), encoding="utf-8")
+    in_run("description.json")(path)
+
+
 def from_run(name: str) -> Writer:
     return lambda path: path.write_bytes((run_directory(path.parent / "example") / name).read_bytes()) and None
 
@@ -440,6 +462,7 @@ READERS: dict[str, Reader] = {
         in_run("pairs.jsonl"), (from_run("pairs.jsonl"),), "jsonl", ".jsonl", share=0.2, direct=False
     ),
     "evaluation": Reader(in_run("evaluation.json"), (text(json.dumps(EVALUATION)),), "json", share=0.2, direct=False),
+    "description": Reader(read_description, (text(json.dumps(DESCRIPTION)),), "json", share=0.2, direct=False),
     "steps": Reader(read_steps, (text(STEPS),), "jsonl", ".jsonl"),
     "pieces": Reader(read_pieces, (write_manifest,), "json", direct=False),
     "piece": Reader(read_piece, (write_piece,), "safetensors", ".safetensors", direct=False),

@@ -14,6 +14,7 @@ from torch import Tensor
 from circuits.engine.architecture import Architecture
 from circuits.engine.mlp import MlpFormula, mlp_formula
 from circuits.engine.recorded_run import RecordedRun
+from circuits.engine.rotary import rotated
 from circuits.engine.token_line import Line
 
 
@@ -67,7 +68,9 @@ class NodeFunctions:
         norm = block.rule.q_norm if part == "q" else block.rule.k_norm
         y = y if norm is None else norm(y)
         tables = self.run.tables[layer]
-        return y if tables is None else rotated(y, tables[0][:, start:], tables[1][:, start:])
+        if tables is None:
+            return y
+        return rotated(y, tables[0][:, start:], tables[1][:, start:], block.rule.adjacent)
 
     def with_past(
         self, layer: int, part: str, head: int, y: Float[Tensor, "row token d_head"]
@@ -183,12 +186,3 @@ class NodeFunctions:
                 weight, bias = block.projection(part), block.projection_bias(part)
                 self._weights[layer, part] = weight, None if bias is None else bias.reshape(len(weight), -1)
         return self._weights[layer, part]
-
-
-def rotated(y: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the first dimensions, pairing i with i + half of them; leaves the rest unchanged."""
-    width = cos.shape[-1]
-    front, rest = y[..., :width], y[..., width:]
-    a, b = front.chunk(2, dim=-1)
-    front = front * cos.to(y.dtype) + torch.cat([-b, a], dim=-1) * sin.to(y.dtype)
-    return torch.cat([front, rest], dim=-1) if rest.shape[-1] else front
