@@ -18,6 +18,9 @@ from circuits.descriptions.query_key_terms import QueryKeyTerms as QueryKeyTerms
 from circuits.descriptions.query_key_terms import query_key_terms as query_key_terms
 from circuits.descriptions.self_repair import SelfRepair as SelfRepair
 from circuits.descriptions.self_repair import self_repair as self_repair
+from circuits.dictionaries.activation import Activation as Activation
+from circuits.dictionaries.dictionary import Dictionary as Dictionary
+from circuits.dictionaries.load import load_dictionary as load_dictionary
 from circuits.errors import AttributionWarning as AttributionWarning
 from circuits.errors import DamageWarning as DamageWarning
 from circuits.errors import InputError as InputError
@@ -47,6 +50,9 @@ from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
 from circuits.evaluation.faithfulness import faithfulness as faithfulness
 from circuits.evaluation.families import Families as Families
 from circuits.evaluation.families import families as families
+from circuits.evaluation.feature_faithfulness import FeatureFaithfulness as FeatureFaithfulness
+from circuits.evaluation.feature_faithfulness import feature_faithfulness as feature_faithfulness
+from circuits.evaluation.feature_faithfulness import feature_metric as feature_metric
 from circuits.evaluation.hypothesis import HypothesisTests as HypothesisTests
 from circuits.evaluation.hypothesis import hypothesis_tests as hypothesis_tests
 from circuits.evaluation.randomisation import Randomisation as Randomisation

@@ -25,7 +25,7 @@ from circuits.engine.placement import DeviceMap, check_device_map, choose_device
 from circuits.engine.usable_weights import check_weights_usable
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
-from circuits.graph.nodes import Widths
+from circuits.graph.nodes import Place, Widths
 from circuits.model_bridge import Request, find_bridge, model_errors
 from circuits.plain_torch import plain_torch
 from circuits.shown import Shown
@@ -112,7 +112,20 @@ class Model(Shown):
     def widths(self) -> Widths:
         """The widths of its activations."""
         d_head = self.architecture.blocks[0].output_projection.shape[1]
-        return Widths(d_head, int(self.bridge.cfg.d_model), self.n_neurons)
+        return Widths(d_head, int(self.bridge.cfg.d_model), self.n_neurons, self.places)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The places where dictionaries are inserted; none, unless a call was given some."""
+        return tuple(
+            Place(one.place, one.layer, one.coder.W_dec.shape[0], one.coder.skip is not None)
+            for one in self.architecture.inserted.values()
+        )
+
+    @property
+    def n_inserted(self) -> int:
+        """Numbers that inserted dictionaries add per token."""
+        return sum(place.n_features for place in self.places)
 
     @property
     def n_ctx(self) -> int:

@@ -139,7 +139,7 @@ def check_member(directory: Path, entry: Path) -> None:
         raise ModelError(f"{entry} is {_kind(status.st_mode)}; a model's directory holds regular files")
     if not reads:
         return
-    if not _inside(directory, entry):
+    if not is_inside(directory, entry):
         raise ModelError(
             f"{entry} is a link to {os.path.realpath(entry)}, outside the directory; copy that file into the directory"
         )
@@ -181,7 +181,7 @@ def _in_cache(directory: Path) -> Path | None:
     return None
 
 
-def _inside(directory: Path, entry: Path) -> bool:
+def is_inside(directory: Path, entry: Path) -> bool:
     """Whether a file, with all links followed, is in the directory or is a blob of its repository in the cache."""
     target, places = entry.resolve(), [directory.resolve()]
     if (repository := _in_cache(directory)) is not None:

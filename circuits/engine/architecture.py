@@ -5,9 +5,10 @@ outputs appear; the norm before each reader; whether attention and MLP run in pa
 before it enters the residual stream (a post-norm in Gemma-2 and OLMo-2, a factor in Granite).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,9 @@ from circuits.engine.norms import Norm, describe_norm
 from circuits.engine.rotary import stored_tables
 from circuits.errors import ModelError
 from circuits.graph.graph import Graph
+
+if TYPE_CHECKING:
+    from circuits.engine.inserted import Insertion
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +160,7 @@ class Architecture:
         final: where the residual stream enters the final norm: the reader `logits`.
         unembed: where the normed stream enters the unembedding.
         final_norm: the norm between these two.
+        inserted: dictionaries by their place (`m3`); none, unless a call was given some.
     """
 
     bridge: TransformerBridge
@@ -165,6 +170,7 @@ class Architecture:
     n_heads: int
     n_kv_heads: int
     final_norm: Norm
+    inserted: "Mapping[str, Insertion]" = field(default_factory=dict)
 
     @cached_property
     def graph(self) -> Graph:

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from circuits.engine.architecture import Architecture
 from circuits.engine.hooks import Hook, TokenBatch, run
-from circuits.engine.patch import Values, hook_point
-
-Key = tuple[int, str]
-"""(layer, hook point)."""
+from circuits.engine.inserted import Key, leaves
+from circuits.engine.patch import Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +70,7 @@ def live_run(
     keys: Collection[Key],
     hooks: Sequence[Hook] = (),
     embedding: Float[Tensor, "batch pos d_model"] | None = None,
+    before: Sequence[Hook] = (),
 ) -> LiveRun:
     """One forward pass with gradients from the embedding on.
 
@@ -82,25 +81,21 @@ def live_run(
         keys: hook points whose activations are kept.
         hooks: further hooks.
         embedding: the input of the first block, in place of the tokens' embedding.
+        before: hooks that change activations before these are kept.
     """
     values: Values = {}
     stream: list[Tensor] = []
     start: Hook = (architecture.blocks[0].resid_pre, partial(_start, embedding))
     along: list[Hook] = [(block.resid_pre, partial(_append, stream)) for block in architecture.blocks]
     along.append((architecture.final, partial(_append, stream)))
-    points: list[Hook] = [(hook_point(architecture, *key), partial(_keep, values, key)) for key in sorted(set(keys))]
+    points = leaves(architecture, keys, values)
     with torch.enable_grad():
-        logits = run(architecture, batch, [start, *along, *points, *hooks])
+        logits = run(architecture, batch, [start, *along, *before, *points, *hooks])
         return LiveRun(values, tuple(stream), metric(logits))
 
 
 def _start(embedding: Tensor | None, x: Tensor) -> Tensor:
     return (x if embedding is None else embedding).detach().requires_grad_()
-
-
-def _keep(values: Values, key: Key, x: Tensor) -> Tensor:
-    values[key] = x.view_as(x)  # a separate view: see engine.capture
-    return values[key]
 
 
 def _append(stream: list[Tensor], x: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
 from circuits.engine.architecture import Architecture
 from circuits.engine.hooks import Hook, TokenBatch, run
+from circuits.engine.inserted import edits, records
 from circuits.engine.resume import BaseRun, resume
-from circuits.errors import ModelError
 from circuits.graph.nodes import Site
 
 Values = dict[tuple[int, str], Tensor]
@@ -47,13 +46,10 @@ class ValueRecorder:
 
     def __init__(self, architecture: Architecture, sites: Sequence[Site]) -> None:
         self.values: Values = {}
-        self._points = [
-            ((layer, point), hook_point(architecture, layer, point))
-            for layer, point in sorted({(site.layer, site.point) for site in sites})
-        ]
+        self._hooks = records(architecture, {(site.layer, site.point) for site in sites}, self.values.__setitem__)
 
     def hooks(self) -> list[Hook]:
-        return [(point, lambda x, key=key: self.values.__setitem__(key, x)) for key, point in self._points]
+        return self._hooks
 
 
 def record_values(
@@ -78,14 +74,6 @@ def changed_prompts(own: Values, source: Values, patches: Intervention, device: 
             differs = differs & patch.tokens.to(device)
         changed.append(differs.any(1))
     return torch.stack(changed).any(0)
-
-
-def hook_point(architecture: Architecture, layer: int, point: str) -> HookPoint:
-    """The hook point of a site; raises ModelError if the model has none."""
-    hook = getattr(architecture.blocks[layer], point)
-    if hook is None:
-        raise ModelError(f"layer {layer} of this model has no hook for {point}, so it cannot be patched there")
-    return hook
 
 
 def patched_logits(
@@ -113,15 +101,11 @@ def patch_hooks(architecture: Architecture, values: Values, interventions: Seque
     for tile, patches in enumerate(interventions):
         for patch in patches:
             touched.setdefault((patch.site.layer, patch.site.point), []).append((tile, patch))
-    hooks: list[Hook] = []
-    for (layer, point), patches in touched.items():
-        hooks.append(
-            (
-                hook_point(architecture, layer, point),
-                lambda x, source=values[layer, point], patches=patches: _replace(x, source, patches, tiles),
-            )
-        )
-    return hooks
+    changed = {
+        key: lambda x, source=values[key], patches=patches: _replace(x, source, patches, tiles)
+        for key, patches in touched.items()
+    }
+    return edits(architecture, changed)
 
 
 def _replace(x: Tensor, source: Tensor, patches: Sequence[tuple[int, Patch]], tiles: int) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.hooks import Hook
-from circuits.engine.patch import Patch, Values, hook_point
+from circuits.engine.inserted import hook_point
+from circuits.engine.patch import Patch, Values
 from circuits.engine.readers import EditedReaders, ShiftedReaders
 from circuits.graph.graph import Reader
 

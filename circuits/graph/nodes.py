@@ -8,6 +8,7 @@
 | `m5.n17` | one of its neurons, after the activation |
 | `input` | the embedding, the input of the first block |
 | `a5.W_Q[17]`, `a5.W_K[…]`, `a5.W_V[…]`, `a5.W_O[…]`, `m5.W_out[…]` | an output row of a weight matrix: one entry of its output, with the bias |
+| `f:m5.1201`, `e:m5`, `s:m5` | a feature of a dictionary of the MLP's write, what its features miss, and a transcoder's skip (`circuits.dictionaries`) |
 | `a5.W_QKV.in[17]`, `a5.W_O.in[…]`, `m5.W_in.in[…]`, `m5.W_out.in[…]` | an input row: one entry of the matrix's input; biases stay |
 
 The components of COAR's authors are rows of weight tensors, which they set to zero without changing biases. In their vision
@@ -29,9 +30,39 @@ from circuits.graph.graph import Graph
 from circuits.graph.groups import groups_in
 
 Point = Literal["resid_pre", "attn_in", "q", "k", "v", "z", "attn_out", "mlp_in", "mlp_out", "neurons"]
+_PART = re.compile(r"([fes]):((m|a|z|resid_pre|resid_mid|resid_post)\d{1,5})(?:\.(\d{1,9}))?")
+_STAGES = (
+    "resid_pre", "attn_in", "qkv", "z", "attn_out", "resid_mid", "mlp_in", "neurons", "mlp_out", "resid_post",
+)  # fmt: skip
 _NEURON = re.compile(r"m(\d{1,5})\.n(\d{1,7})")
 _INPUT_ROW = re.compile(r"(?:a(\d{1,5})\.W_(QKV|O)|m(\d{1,5})\.W_(in|out))\.in\[(\d{1,7})\]")
 _ROW = re.compile(r"(?:a(\d{1,5})\.W_([QKVO])|m(\d{1,5})\.W_(out))\[(\d{1,7})\]")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place where a dictionary is inserted.
+
+    Attributes:
+        name: `m3`, in the names of its nodes.
+        layer: its block.
+        n_features: of the dictionary.
+        skip: whether it has a skip.
+        active: the features that the group `features` stands for; None: all.
+    """
+
+    name: str
+    layer: int
+    n_features: int
+    skip: bool = False
+    active: tuple[int, ...] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its parts."""
+        features = range(self.n_features) if self.active is None else self.active
+        rest = [f"e:{self.name}", *([f"s:{self.name}"] if self.skip else [])]
+        return [*rest, *(f"f:{self.name}.{i}" for i in features)]
 
 
 @dataclass(frozen=True)
@@ -42,11 +73,13 @@ class Widths:
         d_head: of one head's query, key or value.
         d_model: of the residual stream.
         neurons: of an MLP; 0 if neurons have no hook.
+        places: where dictionaries are inserted.
     """
 
     d_head: int = 0
     d_model: int = 0
     neurons: int = 0
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,25 +89,27 @@ class Site:
     Attributes:
         name: the node's name.
         layer: its block.
-        point: the hook point, a field of `engine.architecture.Block`.
-        index: of the head, the neuron or the entry; None: the whole activation.
+        point: the hook point, a field of `engine.architecture.Block`; of a part of a dictionary, `f:m3` (`engine.inserted`).
+        index: of the head, the neuron, the feature or the entry; None: the whole activation.
         entry: of a head's vector; None: the whole vector.
         is_input_row: whether the node is the row of a weight matrix that reads this value.
     """
 
     name: str
     layer: int
-    point: Point
+    point: Point | str
     index: int | None
     entry: int | None = None
     is_input_row: bool = False
 
     @property
     def stage(self) -> int:
-        """Its order within a block: 0 the block's input, 1 attention's input, 2 q, k and v, 3 heads, 4 their sum, 5 the MLP's
-        input, 6 neurons, 7 the MLP's output."""
-        order = ("resid_pre", "attn_in", "qkv", "z", "attn_out", "mlp_in", "neurons", "mlp_out")
-        return order.index("qkv" if self.point in ("q", "k", "v") else self.point)
+        """Its order within a block, from the block's input to its output."""
+        kind, _, place = self.point.rpartition(":")
+        if kind:
+            place = place.rstrip("0123456789")
+            return _STAGES.index({"m": "mlp_out", "a": "attn_out"}.get(place, place))
+        return _STAGES.index("qkv" if self.point in ("q", "k", "v") else self.point)
 
     @property
     def where(self) -> tuple[slice | int, ...]:
@@ -105,6 +140,9 @@ def find_site(graph: Graph, name: str, widths: Widths | None = None) -> Site:
         raise InputError(
             f"there is no neuron {name!r}: this model has {graph.n_layers} layers of {widths.neurons} neurons"
         )
+    part = _PART.fullmatch(name)
+    if part:
+        return _find_part(name, part, widths)
     read = _INPUT_ROW.fullmatch(name)
     if read:
         return _find_input_row(graph, name, read, widths)
@@ -116,6 +154,25 @@ def find_site(graph: Graph, name: str, widths: Widths | None = None) -> Site:
         return sites[name]
     near = get_close_matches(name, sites, n=3, cutoff=0.3)
     raise InputError(f"there is no node {name!r} in this graph; the nearest: {', '.join(near) or 'none'}")
+
+
+def _find_part(name: str, part: re.Match[str], widths: Widths) -> Site:
+    kind, index = part[1], None if part[4] is None else int(part[4])
+    place = next((place for place in widths.places if place.name == part[2]), None)
+    if place is None:
+        given = f"those of {', '.join(place.name for place in widths.places)}" if widths.places else "none"
+        raise InputError(
+            f"there is no node {name!r} without a dictionary at {part[2]}; dictionaries=[…] were given: {given}"
+        )
+    fits = (
+        index is not None and index < place.n_features if kind == "f" else index is None and (kind == "e" or place.skip)
+    )
+    if not fits:
+        parts = f"f:{place.name}.0 to f:{place.name}.{place.n_features - 1}, e:{place.name}"
+        raise InputError(
+            f"there is no node {name!r}: this dictionary has {parts}{f', s:{place.name}' if place.skip else ''}"
+        )
+    return Site(name, place.layer, f"{kind}:{place.name}", index)
 
 
 def _find_row(graph: Graph, name: str, row: re.Match[str], widths: Widths) -> Site:
@@ -168,7 +225,12 @@ def in_layer(site: Site, layer: int, graph: Graph) -> Site | None:
     if layer == site.layer:
         return site
     in_mlp = site.point in ("mlp_in", "neurons", "mlp_out")
-    if site.point == "resid_pre" or not 0 <= layer < graph.n_layers or (in_mlp and not graph.mlps[layer]):
+    if (
+        site.point == "resid_pre"
+        or ":" in site.point
+        or not 0 <= layer < graph.n_layers
+        or (in_mlp and not graph.mlps[layer])
+    ):
         return None
     return replace(site, name=f"{site.name[0]}{layer}{site.name.lstrip('am0123456789')}", layer=layer)
 
@@ -203,7 +265,8 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None
     Args:
         graph: the model's graph.
         nodes: names of nodes, or groups of them joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`,
-            `neurons`, `rows` (output rows of all weight matrices, neurons among them), `input_rows`.
+            `neurons`, `rows` (output rows of all weight matrices, neurons among them), `input_rows`, `features` (of inserted
+            dictionaries, with their errors and skips).
         widths: of the model's activations, for neurons and rows.
 
     Raises:
@@ -227,6 +290,10 @@ def select_sites(graph: Graph, nodes: str | Sequence[str], widths: Widths | None
             sites += _rows(graph, widths)
         if "input_rows" in groups:
             sites += _input_rows(graph, widths)
+        if "features" in groups and not widths.places:
+            raise InputError(f"nodes {nodes!r} need a dictionary; give dictionaries=[…]")
+        if "features" in groups:
+            sites += [find_site(graph, name, widths) for place in widths.places for name in place.names]
         if "neurons" in groups or "rows" in groups:
             layers = [layer for layer in range(graph.n_layers) if graph.mlps[layer]]
             sites += [Site(f"m{layer}.n{i}", layer, "neurons", i) for layer in layers for i in range(widths.neurons)]

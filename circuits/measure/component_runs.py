@@ -5,7 +5,7 @@ hook point uses one masked copy for all of its components, and several sets shar
 node at the tokens of one position, and each node has as many components as there are positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.engine.hooks import Hook, TokenBatch, inference_state
-from circuits.engine.patch import ValueRecorder, Values, hook_point, record_values
+from circuits.engine.inserted import edits
+from circuits.engine.patch import ValueRecorder, Values, record_values
 from circuits.engine.resume import BaseRun, resume
 from circuits.errors import InputError
 from circuits.graph.nodes import Site
@@ -150,15 +151,14 @@ class ComponentRuns:
         by_point: dict[tuple[int, str], list[int]] = {}
         for i, site in enumerate(self.sites):
             by_point.setdefault((site.layer, site.point), []).append(i)
-        hooks: list[Hook] = []
-        for (layer, point), nodes in by_point.items():
+        changes: dict[tuple[int, str], Callable[[Tensor], Tensor]] = {}
+        for key, nodes in by_point.items():
             some = at_positions[:, nodes]
             if some.any():
-                value = self.values[layer, point]
+                value = self.values[key]
                 mask = self._mask(some.to(value.device), [self.sites[i] for i in nodes], value.shape[2:])
-                at = hook_point(self.question.model.architecture, layer, point)
-                hooks.append((at, lambda x, mask=mask, value=value: _ablate(x, value, mask)))
-        return hooks
+                changes[key] = lambda x, mask=mask, value=value: _ablate(x, value, mask)
+        return edits(self.question.model.architecture, changes)
 
     def _mask(
         self, ablated: Bool[Tensor, "tile some position"], sites: Sequence[Site], shape: torch.Size

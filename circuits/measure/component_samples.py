@@ -18,7 +18,8 @@ from torch import Tensor
 
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
-from circuits.graph.nodes import Site, select_sites
+from circuits.graph.nodes import Site
+from circuits.measure.chosen_sites import chosen_sites
 from circuits.measure.component_runs import ComponentRuns, Replacements
 from circuits.measure.divided import Asked, Measurement, measure_pieces
 from circuits.measure.store import Pieces, question_of
@@ -136,7 +137,8 @@ class Sampler(Measurement):
             PairsError: the pairs lack these positions.
         """
         model = question.model
-        sites = select_sites(model.graph, nodes, model.widths)
+        sites = chosen_sites(question, nodes)
+        _check_apart(sites)
         labels = position_axis(question.pairs, positions)
         options: dict[str, Any] = {"nodes": nodes if isinstance(nodes, str) else list(nodes)}
         options |= {"batch_size": question.batch_size} | ({} if labels is None else {"positions": list(labels)})
@@ -263,6 +265,18 @@ class _Blocks:
 def _components(sites: Sequence[Site], positions: tuple[str, ...] | None) -> tuple[str, ...]:
     """Names of components: `a5.h2`, or `a5.h2@S2` at every position."""
     return tuple(f"{site.name}@{label}" if positions else site.name for site in sites for label in positions or ("",))
+
+
+def _check_apart(sites: Sequence[Site]) -> None:
+    """Refuses a node together with parts of it: ablating both has no meaning."""
+    whole = {"mlp_out": "m", "attn_out": "a", "z": "az"}
+    names = {f"{kind}{site.layer}": site.name for site in sites for kind in whole.get(site.point, "")}
+    for site in sites:
+        place = site.point.rpartition(":")[2]
+        if ":" in site.point and place in names:
+            raise InputError(
+                f"{names[place]} and {site.name}, a part of it, cannot both be components; choose one of the two"
+            )
 
 
 def _key(name: str, block: int, batch: int) -> str:

@@ -54,6 +54,10 @@ class ModelSource:
                 f"workers load a model by its name, but {model.name} is an object; save it to a directory and load it "
                 "from there"
             )
+        if model.architecture.inserted:
+            raise InputError(
+                "workers load a model by its name, and its dictionaries would be lost; compute in this process"
+            )
         if hooks := hooks_of(model):
             raise InputError(
                 f"workers load a model by its name, and the hooks on {model.name} ({hooks[0]}) would be lost; compute in this process"

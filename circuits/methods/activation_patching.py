@@ -23,11 +23,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.dictionaries.dictionary import Dictionary
+from circuits.dictionaries.insert import with_dictionaries
 from circuits.engine.hooks import inference_state
 from circuits.engine.patch import Patch
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
-from circuits.graph.nodes import Site, in_layer, select_sites
+from circuits.graph.nodes import Site, in_layer
+from circuits.measure.chosen_sites import chosen_sites
 from circuits.measure.divided import Asked, Measurement, measure_pieces
 from circuits.measure.node_effects import BatchEffects, node_effects, other_run
 from circuits.measure.patch_runs import PatchRuns
@@ -58,6 +61,7 @@ def activation_patching(
     positions: str | Sequence[str] | None = None,
     direction: str = "denoising",
     window: int = 1,
+    dictionaries: Sequence[Dictionary] = (),
     metric: MetricLike | None = None,
     ablation: AblationLike = "interchange",
     batch_size: int | None = None,
@@ -70,13 +74,14 @@ def activation_patching(
     Args:
         model: a loaded model.
         pairs: the prompts to explain.
-        nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`.
+        nodes: names, or groups joined by `+`: `heads`, `mlps`, `input`, `q`, `k`, `v`, `neurons`, `features`.
         positions: None: a node at all positions at once; `each`: every position separately (prompts of equal length);
             `spans`: every span; `roles`: the task's named positions; or names of roles or spans.
         direction: `denoising` or `noising`.
         window: number of neighbouring layers patched together. A node's score is that of the window centred on it (an even
             window extends one layer further up), which includes the same node of each layer, selected or not. Windows end
-            at the first and the last layer; `input` has no neighbours.
+            at the first and the last layer; `input` and parts of dictionaries have no neighbours.
+        dictionaries: sparse dictionaries, whose features, errors and skips then are nodes too (`circuits.dictionaries`).
         metric: None: the task's preferred metric.
         ablation: the source of corrupted values: `interchange` (the corrupted prompt), `gaussian` (noise on the
             embedding), or `resample`.
@@ -93,7 +98,7 @@ def activation_patching(
         PairsError: the pairs lack these positions.
     """
     return activation_patching_of(
-        Question.ask(model, pairs, metric, ablation, batch_size), nodes=nodes, positions=positions, direction=direction,
+        Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size), nodes=nodes, positions=positions, direction=direction,
         window=window, store=store, workers=workers, progress=progress,
     )  # fmt: skip
 
@@ -204,7 +209,7 @@ class _Patching(Measurement):
             raise InputError(f"window must be at least 1, got {window}")
         model, pairs = question.model, question.pairs
         other = other_run(question, "activation patching")
-        sites = select_sites(model.graph, nodes, model.widths)
+        sites = chosen_sites(question, nodes)
         sweep = Sweep(sites, position_axis(pairs, positions), model.graph, window)
         options = {"nodes": nodes if isinstance(nodes, str) else list(nodes), "positions": sweep.positions,
                    "window": window, "direction": direction}  # fmt: skip

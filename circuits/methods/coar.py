@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.dictionaries.dictionary import Dictionary
+from circuits.dictionaries.insert import with_dictionaries
 from circuits.errors import AttributionWarning, InputError
 from circuits.measure.component_samples import Sampler, Samples, in_blocks
 from circuits.methods.method import Method
@@ -54,6 +56,7 @@ def coar(
     nodes: str | Sequence[str] = "heads+mlps",
     positions: str | Sequence[str] | None = None,
     fit: str = "least_squares",
+    dictionaries: Sequence[Dictionary] = (),
     metric: MetricLike | None = None,
     ablation: AblationLike = "zero",
     seed: int = 0,
@@ -69,10 +72,11 @@ def coar(
         pairs: the prompts to explain.
         samples: number of ablated runs; each costs about a forward pass of all prompts.
         alpha: ablation probability per component.
-        nodes: the components: groups joined by `+` (`heads`, `mlps`, `input`, `neurons`, `q`, `k`, `v`), or names.
+        nodes: the components: groups joined by `+` (`heads`, `mlps`, `input`, `neurons`, `q`, `k`, `v`, `features`), or names.
         positions: None: a node at all tokens is one component; `spans`, `each`, `roles` or names: a node at each of these
             positions is a component of its own, and the scores have an axis of positions. See `circuits.question.positions`.
         fit: `least_squares`, `ridge` or `lasso`.
+        dictionaries: sparse dictionaries, whose features, errors and skips then are nodes too (`circuits.dictionaries`).
         metric: None: the task's preferred metric.
         ablation: what replaces an ablated component's value: `zero` as in the paper, or any other.
         seed: random seed of the sets.
@@ -90,7 +94,7 @@ def coar(
         PairsError: the pairs lack these positions.
     """
     return coar_of(
-        Question.ask(model, pairs, metric, ablation, batch_size), samples=samples, alpha=alpha, nodes=nodes,
+        Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size), samples=samples, alpha=alpha, nodes=nodes,
         positions=positions, fit=fit, seed=seed, store=store, workers=workers, progress=progress,
     )  # fmt: skip
 
@@ -121,6 +125,7 @@ def draw_samples(
     alpha: float = 0.1,
     nodes: str | Sequence[str] = "heads+mlps",
     positions: str | Sequence[str] | None = None,
+    dictionaries: Sequence[Dictionary] = (),
     metric: MetricLike | None = None,
     ablation: AblationLike = "zero",
     seed: int = 0,
@@ -133,7 +138,7 @@ def draw_samples(
         store: the directory that the processes share.
         share: (i, n): the i-th of n shares, from 0.
     """
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    question = Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size)
     sampler = Sampler.of(question, nodes, store, positions=positions)
     return sampler.bernoulli(samples, alpha, seed, progress, share)
 
@@ -145,6 +150,7 @@ def leave_one_out(
     *,
     nodes: str | Sequence[str] = "heads+mlps",
     positions: str | Sequence[str] | None = None,
+    dictionaries: Sequence[Dictionary] = (),
     metric: MetricLike | None = None,
     ablation: AblationLike = "zero",
     batch_size: int | None = None,
@@ -155,9 +161,9 @@ def leave_one_out(
     """COAR's first baseline: the metric lost when one component alone is ablated.
 
     Args:
-        model, pairs, nodes, positions, metric, ablation, batch_size, store, workers, progress: see `coar`.
+        model, pairs, nodes, positions, dictionaries, metric, ablation, batch_size, store, workers, progress: see `coar`.
     """
-    question = Question.ask(model, pairs, metric, ablation, batch_size)
+    question = Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size)
     sampler = Sampler.of(question, nodes, store, workers, positions=positions)
     runs = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
     origin = {**runs.origin, "method": "leave_one_out"}

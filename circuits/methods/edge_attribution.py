@@ -50,13 +50,15 @@ from circuits.methods.method import Method
 from circuits.methods.options import (
     CHOICE,
     DESTINATIONS,
+    OFFSETS,
     PLACES,
+    QUADRATURE,
     RANDOM_CIRCUITS,
     REFINE,
     REFINE_TOP,
+    STEPS,
     Kind,
     Option,
-    Vary,
 )
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -70,7 +72,6 @@ from circuits.question.question import Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import provenance
 
-OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 ATTENTION = ("live", "detached")
 
 
@@ -306,13 +307,6 @@ GRADIENTS: dict[str, Callable[[Contraction, _Rule], None]] = {
 """The values of `gradient`."""
 
 
-STEPS = Option(
-    "steps", Kind.WHOLE, None, "Points on the path from ablated to clean. Default: 5.", at_least=1,
-    vary=Vary((2.0,), "{} steps", usual=5, costs=True, only=("gradient", ("ig", "ig-activations", "conductance"))),
-)  # fmt: skip
-QUADRATURE = Option(
-    "quadrature", Kind.TEXT, None, "Where the points lie on each step. Default: midpoint.", choices=tuple(OFFSETS)
-)
 EAP = Method(
     name="eap", function=edge_attribution_of, gives="edges", help="one gradient", fixed={"gradient": "clean"},
     takes=(*CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS),

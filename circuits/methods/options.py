@@ -252,6 +252,15 @@ SHARE = Option(
 CHOICE = (EDGES, THRESHOLD, SELECT, BY, FILL, SHARE)
 """Options that choose edges by their scores."""
 RANDOM_CIRCUITS = Option("random_circuits", Kind.WHOLE, 5, "Number of random circuits for comparison.", at_least=0)
+OFFSETS: dict[str, float] = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
+"""Where the point lies in each of the equal pieces of a path from ablated to clean, by the name of the rule."""
+STEPS = Option(
+    "steps", Kind.WHOLE, None, "Points on the path from ablated to clean. Default: 5.", at_least=1,
+    vary=Vary((2.0,), "{} steps", usual=5, costs=True, only=("gradient", ("ig", "ig-activations", "conductance"))),
+)  # fmt: skip
+QUADRATURE = Option(
+    "quadrature", Kind.TEXT, None, "Where the points lie on each step. Default: midpoint.", choices=tuple(OFFSETS)
+)
 REFINE = Option(
     "refine", Kind.TEXT, None,
     "Recompute the strongest edges: exactly through the receiving node (node), or by ablating each (exact).",

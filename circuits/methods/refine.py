@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.hooks import Hook, Reached, inference_state, stop
+from circuits.engine.inserted import hook_point
 from circuits.engine.live_run import Key
-from circuits.engine.patch import hook_point
 from circuits.engine.readers import ShiftedReaders
 from circuits.engine.resume import resume
 from circuits.errors import InputError

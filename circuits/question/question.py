@@ -248,13 +248,16 @@ class Question:
         keys: Collection[Key],
         hooks: Sequence[Hook] = (),
         embedding: Float[Tensor, "batch pos d_model"] | None = None,
+        before: Sequence[Hook] = (),
     ) -> LiveRun:
-        """The clean run with its autograd graph; with an `embedding`, the run in which it enters the first block."""
+        """The clean run with its autograd graph; with an `embedding`, the run in which it enters the first block; with hooks `before`,
+        the run that these change (`engine.live_run`)."""
 
         def metric(logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, " pair"]:
-            return self.clean_metric(batch, logits) if embedding is None else self.metric(logits, batch.targets)
+            is_clean = embedding is None and not before
+            return self.clean_metric(batch, logits) if is_clean else self.metric(logits, batch.targets)
 
-        return live_run(self.model.architecture, batch.suffix.clean_tokens, metric, keys, hooks, embedding)
+        return live_run(self.model.architecture, batch.suffix.clean_tokens, metric, keys, hooks, embedding, before)
 
     def clean_metric(self, batch: Batch, logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, " pair"]:
         """The metric of a batch's clean run; also records the answers (`circuits.question.answers`)."""
@@ -322,7 +325,7 @@ def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, la
         longest += max(pair.forced for pair in pairs)
         longest *= max(len(rows((*pair.answers, *pair.distractors))) for pair in pairs)
     width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize
-    place = model.graph.n_writers * int(model.bridge.cfg.d_model) * width
+    place = (model.graph.n_writers * int(model.bridge.cfg.d_model) + model.n_inserted) * width
     return default_batch_size(place, longest, model.device.type, large)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from circuits.errors import InputError
 
 if TYPE_CHECKING:
+    from circuits.model import Model
     from circuits.question.question import Question
 
 Provenance = Mapping[str, Any]
@@ -90,6 +91,12 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def _dictionaries(model: "Model") -> dict[str, Any]:
+    """What identifies inserted dictionaries; nothing without any."""
+    inserted = model.architecture.inserted.values()
+    return {"dictionaries": [one.coder.to_dict() for one in inserted]} if inserted else {}
+
+
 def provenance(question: "Question", method: str, options: Mapping[str, Any]) -> Provenance:
     """The provenance of a result of `method` with these options."""
     from circuits.model_calls import hooks_of
@@ -115,6 +122,7 @@ def provenance(question: "Question", method: str, options: Mapping[str, Any]) ->
             "seed": pairs.seed,
             "n_pairs": len(pairs),
             "pairs_sha256": pairs.digest(),
+            **_dictionaries(model),
             "prefix_shared": question.shares_prefix,
             "versions": versions(),
         }

@@ -9,7 +9,7 @@ import torch
 import circuits
 from circuits import InputError
 from circuits.engine.hooks import inference_state, run
-from circuits.engine.patch import hook_point
+from circuits.engine.inserted import hook_point
 from circuits.evaluation.circuit_predictions import predict_circuits
 from circuits.graph.nodes import select_sites
 from circuits.measure.component_samples import Sampler, in_blocks
