@@ -99,6 +99,7 @@ class Discovery:
             "random_faithfulness": finite(faith.random_value),
             "faithfulness_undefined": faith.undefined,
             "edges": len(self.circuit),
+            "unit": self.circuit.unit,
             "nodes": len(self.circuit.nodes),
             "edges_in_graph": self.circuit.graph.n_edges,
             "strongest": [
