@@ -73,7 +73,8 @@ def test_every_part_of_its_evaluation_is_that_of_edges_at_places(model, pairs, r
     assert all(of.graph == circuit.graph for of in measured.families.circuits)
     assert measured.variations.compared().names == measured.prompts.names == circuit.graph.edges
     assert all(of["auroc"] == 1.0 for of in told["recovery"]["scores"])
-    assert set(told["hypothesis"]) and not told["skipped"].keys() & set(PARTS)
+    assert set(told["hypothesis"])
+    assert not told["skipped"].keys() & set(PARTS)
     assert "(edge, place) pairs" in str(evaluation_sections(told))
 
 
