@@ -9,12 +9,20 @@ from circuits.question.question import Question
 
 
 def naive_acdc_places(
-    model, pairs, threshold, span_of, metric="logit_difference", ablation="interchange", reader_tests=True
+    model,
+    pairs,
+    threshold,
+    span_of,
+    metric="logit_difference",
+    ablation="interchange",
+    reader_tests=True,
+    destinations=False,
+    start=None,
 ):
     """(kept edges, steps, loss at the end); `span_of`: the span of every token of every pair, by number."""
     spans = pairs.spans
-    graph, places = model.graph, over(model.graph, Places(spans, False, ("end",)))
-    kept = set(places.edges)
+    graph, places = model.graph, over(model.graph, Places(spans, destinations, ("end",)))
+    kept = set(places.edges if start is None else start)
     steps = []
     question = Question.ask(model, pairs, metric, ablation)
     (batch,) = question.batches(share_prefix=False)
@@ -29,14 +37,21 @@ def naive_acdc_places(
         return -question.metric.sign * float(question.metric(logits, batch.targets).mean())
 
     def outputs(reader, span):
-        """(node, span) of everything that changes when a reader reads something else at a span."""
+        """(node, span) of everything that changes when a reader reads something else at a span (`S=>end`: for these queries)."""
         if reader.part == "logits":
             return {("logits", "end")}
+        span, arrow, query = span.partition("=>")
         later = spans[spans.index(span) :] if reader.part in "kv" else (span,)
         nodes = graph.nodes_fed_by(reader)
         if reader.part in "qkv" and not model.architecture.blocks[0].linear_heads:
             nodes = [f"a{reader.layer}.h{head}" for head in range(graph.n_heads)]
-        return {(node, at) for node in nodes for at in later}
+        return {(node, at) for node in nodes for at in ([query] if arrow else later)}
+
+    def where(reader):
+        """The places of a reader, from the last."""
+        if not destinations or reader.part not in ("k", "v"):
+            return spans[::-1]
+        return [f"{s}=>{q}" for i, s in enumerate(spans) for q in spans[i:]][::-1]
 
     def live():
         alive, grown = {("logits", "end")}, True
@@ -45,8 +60,8 @@ def naive_acdc_places(
             for edge in kept:
                 writer, _, rest = edge.partition("->")
                 name, _, span = rest.partition("@")
-                if (writer, span) not in alive and alive & outputs(readers[name], span):
-                    alive.add((writer, span))
+                if (writer, span.split("=>")[0]) not in alive and alive & outputs(readers[name], span):
+                    alive.add((writer, span.split("=>")[0]))
                     grown = True
         return alive
 
@@ -79,7 +94,7 @@ def naive_acdc_places(
         alive, visited = live(), []
         for part in "vkq":
             for reader in reversed([r for r in graph.reader_nodes if (r.layer, r.part) == (layer, part)]):
-                for span in reversed(spans):
+                for span in where(reader):
                     if into(reader.name, span) and alive & outputs(reader, span):
                         visited.append((reader.name, span))
         if reader_tests:

@@ -81,7 +81,7 @@ def _edge_rows(result: "Discovery") -> list[tuple[str, str]]:
         (f"{metric}, clean", _decimal(numbers["clean"], digits)),
         (f"{metric}, everything ablated ({numbers['ablation']})", _decimal(numbers["ablated"], digits)),
         (f"{metric}, circuit", _decimal(numbers["circuit"], digits)),
-        ("edges of the circuit", f"{numbers['edges']} of {numbers['edges_in_graph']}"),
+        (f"{numbers['unit']} of the circuit", f"{numbers['edges']} of {numbers['edges_in_graph']}"),
         *_search_rows(result),
         ("nodes of the circuit", str(numbers["nodes"])),
         ("faithfulness", _decimal(numbers["faithfulness"])),

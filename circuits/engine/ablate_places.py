@@ -6,9 +6,7 @@ span S, a reader sees
     x + Σ_{edges ablated at S} (replacement - current)
 
 A key or value that a head reads at S may differ between the queries that read it (edges with destinations). The prompts are then
-copied: in copy D all keys and values are those that queries of span D see, and of its heads' outputs only the rows of these queries
-are used. The model's own attention computes every copy, so rotary embeddings, windows, soft caps and norms of queries and keys are
-exact. This takes as many passes' work as there are different sets of keys and values.
+copied (`engine.by_query`), which takes as many passes' work as there are different sets of keys and values.
 """
 
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.architecture import Architecture, Block
+from circuits.engine.by_query import QueryCopies
 from circuits.engine.capture import Writes
 from circuits.engine.differences import CollectedDifferences, live_readers
 from circuits.engine.hooks import run
@@ -89,7 +88,7 @@ class AblatedAtPlaces(CollectedDifferences):
 
     Attributes:
         copies: for every set of keys and values that some query sees, the mask [reader, span, writer].
-        copy_of: the copy whose keys and values the queries of a span see.
+        queries: the copy that each query sees.
     """
 
     def __init__(
@@ -99,11 +98,11 @@ class AblatedAtPlaces(CollectedDifferences):
         device = embedding.device
         edges = graph.edge_mask.t().to(device)[:, None]
         alone = edges & ~kept.alone.to(device)
-        self.copies, self.copy_of = alone[None], torch.zeros(alone.shape[1], dtype=torch.long, device=device)
+        self.copies, copy_of = alone[None], torch.zeros(alone.shape[1], dtype=torch.long, device=device)
         keys = torch.tensor([reader.part in ("k", "v") for reader in graph.reader_nodes], device=device)
         if kept.for_query is not None:
             queries = edges & ~kept.for_query.to(device)
-            different, self.copy_of = queries[:, keys].unique(dim=0, return_inverse=True)
+            different, copy_of = queries[:, keys].unique(dim=0, return_inverse=True)
             self.copies = alone.repeat(len(different), 1, 1, 1)
             self.copies[:, keys] = different
         anywhere = self.copies[:, :, spans.to(device).unique()].any(2).any(0)
@@ -116,17 +115,14 @@ class AblatedAtPlaces(CollectedDifferences):
         difference = embedding.new_empty(batch, pos, graph.n_writers, d_model).transpose(1, 2)  # writers side by side
         super().__init__(architecture, edited, replacement, from_replacement, difference)
         self.spans = spans.to(device)
-
-    @property
-    def n_copies(self) -> int:
-        return len(self.copies)
+        self.queries = QueryCopies(len(self.copies), copy_of[self.spans])
 
     def inputs(
         self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch slot pos d_model"]:
         n = len(self.difference)
         if self.graph.reader_nodes[readers[0]].part not in ("k", "v"):
-            return self._inputs(self.copies[0], self.from_replacement[0], readers, x[:n]).repeat(self.n_copies, 1, 1, 1)
+            return self.queries.tiled(self._inputs(self.copies[0], self.from_replacement[0], readers, x[:n]))
         seen = [self._inputs(*copy, readers, x[:n]) for copy in zip(self.copies, self.from_replacement, strict=True)]
         return torch.cat(seen)
 
@@ -150,14 +146,9 @@ class AblatedAtPlaces(CollectedDifferences):
         return (start + summed.unflatten(0, self.spans.shape)).transpose(1, 2).to(x.device)
 
     def _on_heads(self, block: Block, z: Tensor) -> Tensor | None:
-        first = z[: len(self.difference)]
-        if self.n_copies > 1:
-            copies = z.unflatten(0, (self.n_copies, -1))
-            copy = self.copy_of[self.spans].to(z.device)
-            batch, pos = (torch.arange(size, device=z.device) for size in copy.shape)
-            first = copies[copy, batch[:, None], pos]
+        first = self.queries.merged(z)
         super()._on_heads(block, first)
-        return first.repeat(self.n_copies, 1, 1, 1) if self.n_copies > 1 else None
+        return self.queries.tiled(first) if self.queries.n > 1 else None
 
 
 def ablated_at_places(
@@ -185,5 +176,4 @@ def ablated_at_places(
         return ablated_logits(architecture, suffix, replacement, everywhere)
     ablation = AblatedAtPlaces(architecture, replacement, kept, spans)
     with torch.no_grad():
-        logits = run(architecture, suffix.clean_tokens.tiled(ablation.n_copies), ablation.hooks())
-    return logits[: len(suffix.position)]
+        return run(architecture, suffix.clean_tokens.copied(ablation.queries.n), ablation.hooks())

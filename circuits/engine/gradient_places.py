@@ -1,8 +1,7 @@
 """Products of differences and gradients by place: `engine.gradient_sum`, with a sum for every span instead of one over all tokens.
 
-A key or value that is read at S for queries at D has the part of the gradient that comes through these queries. A slot is a reader,
-or a key or value with one span of queries. A layer's slots are its queries, then its keys for the first span of queries, for the
-second …, then its values likewise; so those that queries at and after a span see are contiguous.
+A key or value that is read at S for queries at D has the part of the gradient that comes through these queries: its slot for these
+queries (`engine.by_query`).
 """
 
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture, Block
+from circuits.engine.by_query import n_queries, slot_columns, slot_ranges
 from circuits.engine.capture import Gradients
 from circuits.engine.gradient_sum import NO_NORM, GradientSum, Part, along_directions, behind_attention, groups
 from circuits.graph.places import PlacedGraph
@@ -29,9 +29,8 @@ class PlacedGradientSum(GradientSum):
         self, architecture: Architecture, dtype: torch.dtype, placed: PlacedGraph, parts: list[Part] | None = None
     ) -> None:
         self.placed = placed
-        self.queries = len(placed.places.spans) if placed.places.destinations else 1
-        super().__init__(architecture, dtype, _parts(architecture, self.queries) if parts is None else parts)
-        self._columns = _columns(placed)
+        super().__init__(architecture, dtype, _parts(architecture, n_queries(placed)) if parts is None else parts)
+        self._columns = slot_columns(placed)
 
     def _gradients(self, gradients: Gradients) -> Iterator[tuple[Tensor, Tensor]]:
         if not self.placed.places.destinations:
@@ -109,37 +108,20 @@ def _runs(row: list[int]) -> Iterator[tuple[int, slice]]:
 
 
 def _parts(architecture: Architecture, queries: int) -> list[Part]:
-    graph, parts, slot = architecture.graph, [], 0
+    graph, parts = architecture.graph, []
+    slots = slot_ranges(graph, queries)
     for block in architecture.blocks:
-        heads = slice(slot, slot + graph.n_heads + 2 * queries * graph.n_kv_heads)
         seen = graph.n_writers_before_layer(block.layer)
-        parts.append(Part(heads, seen, block.attn_norm, partial(_projections, block, queries)))
-        slot = heads.stop
+        parts.append(
+            Part(slots[block.layer, "attention"], seen, block.attn_norm, partial(_projections, block, queries))
+        )
         if block.mlp_in is not None:
             n_writers = graph.reader_nodes[graph.readers_of(block.layer, "mlp").start].n_writers
-            parts.append(Part(slice(slot, slot + 1), n_writers, block.mlp_norm, tuple))
-            slot += 1
-    parts.append(Part(slice(slot, slot + 1), graph.n_writers, NO_NORM, tuple))
+            parts.append(Part(slots[block.layer, "mlp"], n_writers, block.mlp_norm, tuple))
+    parts.append(Part(slots[graph.n_layers, "attention"], graph.n_writers, NO_NORM, tuple))
     return parts
 
 
 def _projections(block: Block, queries: int) -> list[Float[Tensor, "head d_model d_head"]]:
     keys, values = block.projection("k"), block.projection("v")
     return [block.projection("q"), *[keys] * queries, *[values] * queries]
-
-
-def _columns(placed: PlacedGraph) -> list[Int[Tensor, " slot"]]:
-    """For every span the column of each slot's edge there; -1: it has none."""
-    base, places = placed.base, placed.places
-    number = {(r, place.source, place.destination): column for column, (r, place) in enumerate(placed.columns)}
-    queries = range(len(places.spans)) if places.destinations else (None,)
-    slots: list[tuple[int, int | None]] = []
-    for layer in range(base.n_layers):
-        for part in ("q", "k", "v"):
-            readers = base.readers_of(layer, part)  # type: ignore[arg-type]
-            for query in queries if part != "q" else (None,):
-                slots += [(r, query) for r in range(readers.start, readers.stop)]
-        mlp = base.readers_of(layer, "mlp")
-        slots += [(r, None) for r in range(mlp.start, mlp.stop)]
-    slots.append((base.n_readers - 1, None))
-    return [torch.tensor([number.get((r, span, query), -1) for r, query in slots]) for span in range(len(places.spans))]

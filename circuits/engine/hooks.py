@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -109,6 +109,13 @@ class TokenBatch:
         if self.row is not None:
             row = torch.cat([self.row + tile * len(self) for tile in range(tiles)])
         return TokenBatch(self.tokens.repeat(tiles, 1), self.position.repeat(tiles), cache, row)
+
+    def copied(self, copies: int) -> "TokenBatch":
+        """`tiled`, where logits are read in the first copy only."""
+        if copies == 1:
+            return self
+        row = torch.arange(len(self), device=self.tokens.device) if self.row is None else self.row
+        return replace(self.tiled(copies), position=self.position, row=row)
 
     def first(self, n: int) -> "TokenBatch":
         """The first prompts only; all if prompts are read at several positions."""

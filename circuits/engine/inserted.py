@@ -30,7 +30,7 @@ class Coder(Protocol):
     """What the engine uses of a dictionary; `skip` is None without a skip."""
 
     @property
-    def W_dec(self) -> Tensor: ...  # noqa: N802
+    def W_dec(self) -> Tensor: ...
 
     @property
     def skip(self) -> Tensor | None: ...

@@ -60,10 +60,10 @@ class RecordedRun:
         return stream
 
 
-def record_run(architecture: Architecture, suffix: Suffix) -> RecordedRun:
-    """The clean run of some prompts."""
+def record_run(architecture: Architecture, suffix: Suffix, hooks: Sequence[Hook] = ()) -> RecordedRun:
+    """The clean run of some prompts, under `hooks`."""
     seen: dict[tuple[str, int], Tensor] = {}
-    hooks: list[Hook] = []
+    hooks = list(hooks)
 
     def keep(point: Any, what: str, layer: int) -> None:
         if point is not None:

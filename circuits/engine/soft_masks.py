@@ -5,7 +5,8 @@ With a mask m between 0 (ablated) and 1 (kept) on each edge into it, a reader se
     Σ_writers [m · current + (1 - m) · replacement] + constants  =  (all replaced) + Σ_writers m · (current - replacement)
 
 where `current` is the writer's output in the same run. Masks of 0 and 1 give the result of `engine.ablate`. Over places, the tokens of
-every span have masks of their own, and 0 and 1 give that of `engine.ablate_places`.
+every span have masks of their own, and 0 and 1 give that of `engine.ablate_places`. With destinations, every span of queries has keys
+and values of its own: the prompts are copied for each (`engine.by_query`).
 
 Memory: for each of thousands of readers, autograd would keep its input and a copy of all writers that it reads. Here
 the writers' differences and their gradients are stored once, [writer, batch, pos, d_model] each; the backward pass
@@ -21,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture, Block
+from circuits.engine.by_query import QueryCopies, n_queries, slot_columns, slot_ranges
 from circuits.engine.capture import Writes, expanded_heads, stored_heads
 from circuits.engine.differences import replaced_stream
 from circuits.engine.hooks import Hook, run
@@ -52,12 +54,12 @@ def masked_logits(
         mask: the share of the current value that an edge carries; entries outside the graph are ignored.
         streams: `replaced_stream(architecture, replacement)`, if it is known already.
         closed_stay: masks of exactly 0 may get the gradient 0, which is cheaper if most masks are 0.
-        placed: a graph over places without destinations, whose readers are then those of the mask, and the span of every token.
+        placed: a graph over places, whose readers are then those of the mask, and the span of every token.
     """
     streams = replaced_stream(architecture, replacement) if streams is None else streams
     masked = _Masked(architecture, replacement, mask, streams, closed_stay, placed)
     with torch.set_grad_enabled(mask.requires_grad):
-        return run(architecture, suffix.clean_tokens, masked.hooks())
+        return run(architecture, suffix.clean_tokens.copied(masked.queries.n), masked.hooks())
 
 
 class _Differences:
@@ -190,14 +192,15 @@ class _Masked:
         self.architecture, self.graph = architecture, architecture.graph
         self.replacement, self.streams, self.closed_stay = replacement, streams, closed_stay
         self.masks, self.tokens = mask.to(replacement.embedding).T, None
+        self.queries = QueryCopies(1, torch.zeros(replacement.embedding.shape[:2], dtype=torch.long))
         if placed is not None:
             graph, spans = placed
-            n_spans = len(graph.places.spans)
-            columns = torch.tensor([r * n_spans + place.source for r, place in graph.columns], device=spans.device)
-            by_span = self.masks.new_zeros(self.graph.n_readers * n_spans, self.graph.n_writers)
-            by_span = by_span.index_copy(0, columns.to(by_span.device), self.masks)
-            self.masks = by_span.unflatten(0, (-1, n_spans)).transpose(1, 2)  # [reader, writer, span]
-            self.tokens = [(spans.flatten() == span).nonzero()[:, 0] for span in range(n_spans)]
+            columns = slot_columns(graph).T.to(self.masks.device)  # the last mask is that of absent edges
+            some = torch.cat([self.masks, self.masks.new_zeros(1, self.graph.n_writers)])
+            self.masks = some[columns].transpose(1, 2)  # [slot, writer, span]
+            self.tokens = [(spans.flatten() == span).nonzero()[:, 0] for span in range(len(graph.places.spans))]
+            self.queries = QueryCopies(n_queries(graph), spans)
+        self.slots = slot_ranges(self.graph, self.queries.n)
         self.differences = _Differences(self.graph.n_writers, replacement.embedding)
         self.order = replacement.embedding.new_zeros(())
         self.projected: dict[str, Tensor] = {}
@@ -217,34 +220,29 @@ class _Masked:
 
     def _on_resid_pre(self, block: Block, x: Tensor) -> None:
         if block.layer == 0:
-            self._write(slice(0, 1), (x - self.replacement.embedding)[None])
-        readers = slice(self._readers(block, "q").start, self._readers(block, "v").stop)
-        read = self._read(readers, (block.layer, "attention"), partial(_projections, block))
+            self._write(slice(0, 1), (x[: len(self.replacement.embedding)] - self.replacement.embedding)[None])
+        read = self._read(block.layer, "attention", partial(_projections, block, self.queries))
         self.projected = dict(zip(ATTENTION, read, strict=True))
 
     def _projected(self, part: str, value: Tensor) -> Tensor:
         return self.projected[part].reshape(value.shape)
 
     def _on_heads(self, block: Block, z: Tensor) -> None:
-        stored = stored_heads(block, z)
+        stored = stored_heads(block, self.queries.merged(z))
         change = expanded_heads(block, stored - self.replacement.heads[block.layer])
         self._write(self.graph.head_writers(block.layer), change.permute(2, 0, 1, 3))
 
     def _mlp_in(self, block: Block, mlp_in: Tensor) -> Tensor:
-        place = "attention" if block.parallel else "mlp"
-        return self._read(self._readers(block, "mlp"), (block.layer, place), partial(_normed, block))[0]
+        return self.queries.tiled(self._read(block.layer, "mlp", partial(_normed, block))[0])
 
     def _on_mlp(self, layer: int, mlp: Tensor) -> None:
         replacement, writer = self.replacement.mlps[layer], self.graph.mlp_writer(layer)
         assert replacement is not None
-        self._write(slice(writer, writer + 1), (mlp - replacement)[None])
+        self._write(slice(writer, writer + 1), (mlp[: len(replacement)] - replacement)[None])
 
     def _logits_in(self, x: Tensor) -> Tensor:
-        n = self.graph.n_readers
-        return self._read(slice(n - 1, n), (self.graph.n_layers, "attention"), lambda x: (x[0],))[0].to(x.device)
-
-    def _readers(self, block: Block, part: Any) -> slice:
-        return self.graph.readers_of(block.layer, part)
+        (end,) = self._read(self.graph.n_layers, "attention", lambda x: (x[0],))
+        return self.queries.tiled(end).to(x.device)
 
     def _write(self, writers: slice, difference: Float[Tensor, "writer batch pos d_model"]) -> None:
         if self.closed_stay and not bool(self.masks[:, writers].any()):
@@ -252,27 +250,31 @@ class _Masked:
         difference = difference.to(self.replacement.embedding.device)
         self.order = _Write.apply(self.order, difference, self.differences, writers)  # type: ignore[assignment]
 
-    def _read(
-        self, readers: slice, place: tuple[int, str], then: Callable[[Tensor], tuple[Tensor, ...]]
-    ) -> Sequence[Any]:
+    def _read(self, layer: int, part: str, then: Callable[[Tensor], tuple[Tensor, ...]]) -> Sequence[Any]:
+        last = layer == self.graph.n_layers
+        readers = self.graph.readers_of(layer, "logits" if last else "mlp" if part == "mlp" else "q")
         n_writers = self.graph.reader_nodes[readers.start].n_writers
-        mask, writers = self.masks[readers, :n_writers], slice(0, n_writers)
+        mask, writers = self.masks[self.slots[layer, part], :n_writers], slice(0, n_writers)
+        start = self.streams[layer, "attention" if self.graph.parallel else part]
         if self.closed_stay:
             used = (mask.detach() != 0).transpose(0, 1).flatten(1).any(1)
             if 4 * int(used.sum()) < n_writers:
                 writers = used.nonzero()[:, 0]
                 mask = mask[:, writers]
-        return _Read.apply(self.order, mask, self.differences, writers, self.streams[place], then, self.tokens)  # type: ignore[return-value]
+        return _Read.apply(self.order, mask, self.differences, writers, start, then, self.tokens)  # type: ignore[return-value]
 
 
-def _projections(block: Block, x: Float[Tensor, "slot batch pos d_model"]) -> tuple[Tensor, ...]:
-    """q, k and v [batch, pos, head, d_head] of a layer from its readers' inputs, in the readers' order."""
+def _projections(block: Block, queries: QueryCopies, x: Float[Tensor, "slot batch pos d_model"]) -> tuple[Tensor, ...]:
+    """q, k and v [copied, pos, head, d_head] of a layer from the inputs of its slots, in their order."""
     weights, projected = [block.projection(part) for part in ATTENTION], []
-    normed = block.attn_norm(x.to(weights[0].device)).split([len(weight) for weight in weights])
-    for part, weight, own in zip(ATTENTION, weights, normed, strict=True):
-        value = torch.einsum("sbpd,sde->bpse", own, weight)
+    copies = [1, queries.n, queries.n]
+    sizes = [n * len(weight) for n, weight in zip(copies, weights, strict=True)]
+    normed = block.attn_norm(x.to(weights[0].device)).split(sizes)
+    for part, weight, n, own in zip(ATTENTION, weights, copies, normed, strict=True):
+        value = torch.einsum("csbpd,sde->cbpse", own.unflatten(0, (n, -1)), weight).flatten(0, 1)
         bias = block.projection_bias(part)
-        projected.append(value if bias is None else value + bias.reshape(len(weight), -1))
+        value = value if bias is None else value + bias.reshape(len(weight), -1)
+        projected.append(queries.tiled(value) if part == "q" else value)
     return tuple(projected)
 
 

@@ -60,6 +60,7 @@ class Faithfulness(Shown):
         rounding: rounding error of each prompt's metric; None: estimated from the metric alone, see `circuits.question.metric_range`.
         random_asked: number of random circuits requested; None: as many as there are.
         answers: the model's ranks of the answers on the clean prompts; None if not measured.
+        unit: what `n_edges` counts: `edges`, ablated at all positions, or `(edge, place) pairs`.
     """
 
     value: float
@@ -74,6 +75,7 @@ class Faithfulness(Shown):
     rounding: Float[Tensor, " prompt"] | None = None
     random_asked: int | None = None
     answers: Answers | None = None
+    unit: str = "edges"
 
     @property
     def metric_range(self) -> MetricRange:
@@ -129,8 +131,9 @@ class Faithfulness(Shown):
     @property
     def name(self) -> str:
         """The full name of the number."""
+        everywhere = " at all positions" if self.unit == "edges" else ""
         return (
-            f"faithfulness (ratio of means of {self.metric}, edges ablated at all positions, {self.ablation} ablation)"
+            f"faithfulness (ratio of means of {self.metric}, {self.unit} ablated{everywhere}, {self.ablation} ablation)"
         )
 
     @property
@@ -139,10 +142,10 @@ class Faithfulness(Shown):
         return float(self.metric_range.share(self.random.mean()))
 
     def __repr__(self) -> str:
-        return f"Faithfulness({self.value:.3f}, {self.n_edges} edges, {self.metric}, {self.ablation} ablation)"
+        return f"Faithfulness({self.value:.3f}, {self.n_edges} {self.unit}, {self.metric}, {self.ablation} ablation)"
 
     def __str__(self) -> str:
-        measured = f"{self.n_edges} edges, {self.metric}, {self.ablation} ablation"
+        measured = f"{self.n_edges} {self.unit}, {self.metric}, {self.ablation} ablation"
         answers = "" if self.answers is None else f"; {self.answers}"
         if self.undefined is not None:
             return f"faithfulness undefined ({measured}{answers}): {self.undefined}"
@@ -157,7 +160,7 @@ class Faithfulness(Shown):
             "clean": float(self.clean.mean()), "ablated": float(self.ablated.mean()), "circuit": float(self.circuit.mean()),
             "random_circuits": self.random_kind, "random": [float(x) for x in self.random],
             "random_faithfulness": finite(self.random_value), "p": finite(self.p_value),
-            "undefined": self.undefined, "too_few_random": self.too_few_random,
+            "undefined": self.undefined, "too_few_random": self.too_few_random, "unit": self.unit,
         }  # fmt: skip
 
 
@@ -296,5 +299,5 @@ def faithfulness_of(
     value = float(MetricRange.from_prompts(clean, ablated, measured.rounding).share(kept.mean()))
     return Faithfulness(
         value, clean, ablated, kept, random, len(circuit), question.metric.name, question.ablation.label, random_kind,
-        measured.rounding, n_random, answers,
+        measured.rounding, n_random, answers, circuit.unit,
     )  # fmt: skip

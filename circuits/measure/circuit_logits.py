@@ -6,10 +6,9 @@ from torch import Tensor
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.ablate_places import ablated_at_places
 from circuits.engine.capture import Writes
-from circuits.errors import InputError, PairsError
 from circuits.graph.places import PlacedGraph
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.places import SpanTable, span_table
+from circuits.question.places import SpanTable, spans_of_graph
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 
@@ -23,18 +22,7 @@ def resolved(circuit: Circuit, pairs: PromptPairs) -> tuple[Circuit, SpanTable |
     graph = circuit.graph
     if not isinstance(graph, PlacedGraph):
         return circuit, None
-    table = span_table(pairs, graph.places.spans)
-    try:
-        names = table.names
-    except PairsError as problem:
-        raise InputError(
-            f"the circuit has places ({', '.join(graph.places.spans)}), and the prompts do not: {problem}"
-        ) from None
-    if graph.places.partition and graph.places.spans != names:
-        raise InputError(
-            f"the circuit has the spans {', '.join(graph.places.spans)}, and the prompts have {', '.join(names)}; "
-            "give prompts with the circuit's spans"
-        )
+    table = spans_of_graph(graph, pairs, "circuit")
     return circuit.over(table.places(graph.places.destinations)), table
 
 

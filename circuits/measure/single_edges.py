@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.engine.ablate import Ablated
@@ -75,11 +75,30 @@ class EdgeRuns:
         """The reader of a column of the graph, and its place."""
         return (column, None) if self.axis is None else self.axis.graph.columns[column]
 
+    def carried(self, w: int, column: int) -> Bool[Tensor, " row"]:
+        """Whether an edge carries another value in the ablated run; if not, only rounding is left of its effect."""
+        differs, (_, place) = self.difference[:, w].any(-1), self.reader(column)
+        if place is not None:
+            assert self.spans is not None
+            differs = differs & (self.spans == place.source).to(differs.device)
+        return differs.any(-1)
+
     def at(self, place: Place, shift: Float[Tensor, "rows pos d_model"]) -> Float[Tensor, "rows pos d_model"]:
         """A shift at the tokens of a place, zero elsewhere."""
         assert self.spans is not None
         here = (self.spans == place.source).repeat(len(shift) // len(self.spans), 1)
         return shift * here[..., None]
+
+    def queries(self, columns: Sequence[int]) -> Bool[Tensor, "edge row pos"]:
+        """The tokens whose heads see a change at each of these columns: all, or the queries of the destination."""
+        seen = torch.ones(
+            len(columns), *self.difference[:, 0, :, 0].shape, dtype=torch.bool, device=self.difference.device
+        )
+        for i, column in enumerate(columns):
+            _, place = self.reader(column)
+            if place is not None and place.destination is not None:
+                seen[i] = self.spans == place.destination
+        return seen
 
     def for_queries(self, architecture: Architecture, layer: int, place: Place, tiles: int) -> Hook:
         """The hook by which only queries of the place's destination see what is changed in a layer's keys and values."""

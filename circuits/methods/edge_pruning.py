@@ -16,8 +16,8 @@ loss on the pairs is returned.
 Training masks on frozen weights is the idea of subnetwork probing (Cao et al. 2021, 2104.03514). The budget departs from edge
 pruning: theirs is on the share of edges removed, rises linearly, and is enforced by two trained Lagrange multipliers; a budget of
 half a percent is then approached only in the last of thousands of steps. A logarithm treats every halving alike, and a fixed
-gain needs no tuning. With `positions="spans"` every edge has a mask at every span, and N and K count (edge, place) pairs. There are
-no masks on whole nodes here. log α starts at 2 rather than 10, where masks that are
+gain needs no tuning. With `positions="spans"` every edge has a mask at every span, with `destinations` edges into keys and values one
+for every span of queries, and N and K count (edge, place) pairs. There are no masks on whole nodes here. log α starts at 2 rather than 10, where masks that are
 always 1 have no gradient.
 """
 
@@ -38,7 +38,7 @@ from circuits.errors import InputError, ModelError
 from circuits.graph.graph import Graph
 from circuits.graph.places import PlacedGraph
 from circuits.methods.method import Method
-from circuits.methods.options import ABSOLUTE, EDGES, PLACES, RANDOM_CIRCUITS, Kind, Option
+from circuits.methods.options import ABSOLUTE, DESTINATIONS, EDGES, PLACES, RANDOM_CIRCUITS, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageReport
@@ -88,6 +88,7 @@ def edge_pruning(
     edges: int,
     *,
     positions: str | None = None,
+    destinations: bool = False,
     steps: int = 300,
     learning_rate: float = 0.2,
     absolute: bool = False,
@@ -105,6 +106,8 @@ def edge_pruning(
         edges: the budget; over places, of (edge, place) pairs.
         positions: None, or where every edge has a mask of its own: `spans` (the pairs' schema) or `each` (every token, for prompts
             of one length). The result is then a circuit over places.
+        destinations: with `positions`, edges into keys and values also have a mask for each span of the query that reads them. A step
+            then costs up to as many passes as there are spans.
         steps: gradient steps, each on one batch.
         learning_rate: Adam's, in units of log α: approximately the largest change of a mask's log-odds in a step.
         absolute: the loss is the distance of a prompt's metric from the model's own, in either direction; otherwise exceeding
@@ -122,30 +125,31 @@ def edge_pruning(
         metric under the masks drawn in the last tenth of the steps and the expected number of open edges.
 
     Raises:
-        InputError: an invalid option, or a metric without a gradient.
+        InputError: an invalid option, destinations without positions, or a metric without a gradient.
         ModelError: the metric is not finite.
         PairsError: the pairs have no such places.
     """
     return edge_pruning_of(
-        Question.ask(model, pairs, metric, ablation, batch_size), edges, positions=positions, steps=steps,
-        learning_rate=learning_rate, absolute=absolute, seed=seed, progress=progress,
+        Question.ask(model, pairs, metric, ablation, batch_size), edges, positions=positions, destinations=destinations,
+        steps=steps, learning_rate=learning_rate, absolute=absolute, seed=seed, progress=progress,
     )  # fmt: skip
 
 
 def edge_pruning_of(
-    question: Question, edges: int, *, positions: str | None = None, steps: int = 300, learning_rate: float = 0.2,
-    absolute: bool = False, seed: int = 0, progress: Report | None = None,
+    question: Question, edges: int, *, positions: str | None = None, destinations: bool = False, steps: int = 300,
+    learning_rate: float = 0.2, absolute: bool = False, seed: int = 0, progress: Report | None = None,
 ) -> Circuit:  # fmt: skip
     """`edge_pruning` of a question."""
     question, model = question.again(usual_size=LARGEST_BATCH), question.model
-    axis = covering_axis(model.graph, question.pairs, positions)
+    axis = covering_axis(model.graph, question.pairs, positions, destinations)
     graph = model.graph if axis is None else axis.graph
     if not 1 <= edges <= graph.n_edges:
         raise InputError(f"edges must be between 1 and the graph's {graph.n_edges}, got {edges}")
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
     check_training(question.metric, learning_rate)
-    options = {} if positions is None else {"positions": positions}
+    options: dict[str, Any] = {} if positions is None else {"positions": positions}
+    options |= {"destinations": True} if destinations else {}
     options |= {"edges": edges, "steps": steps, "learning_rate": learning_rate, "absolute": absolute, "seed": seed,
                 "batch_size": question.batch_size}  # fmt: skip
     origin = provenance(question, "edge_pruning", options)
@@ -332,6 +336,7 @@ METHOD = Method(
     takes=(
         replace(EDGES, default=200, help="Edges to choose."),
         replace(PLACES, help="spans or each: masks for each edge at each place."),
+        DESTINATIONS,
         Option(
             "objective",
             Kind.METRIC,

@@ -11,11 +11,12 @@ With `positions`, each edge is ablated at one place at a time: the reader reads 
 with `destinations`, for the queries of one span only (`a5.h2->a9.h9<v>@S2=>end`). Effects at places do not sum to the edge's effect,
 which is not linear.
 
-Cost: about half a forward pass per edge, divided by the number of edges that share a pass. With `store`, finished results are kept
+Cost: about half a forward pass per edge, divided by the number of edges that share a pass; in a context with `positions`, a whole pass
+per edge (several with destinations, see `engine.by_query`). With `store`, finished results are kept
 in a directory, and a second call continues from them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from torch import Tensor
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
+from circuits.measure.circuit_logits import resolved
 from circuits.measure.divided import Asked, Measurement, measure_pieces
 from circuits.measure.edge_statistics import EdgeStatistics
+from circuits.measure.placed_edges import PlacedEdgeRuns
 from circuits.measure.single_edges import EdgeRuns, edge_effects
 from circuits.measure.store import Pieces, question_of
 from circuits.methods.method import Method
@@ -41,11 +44,13 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
 from circuits.question.places import PlaceAxis, covering_axis
-from circuits.question.question import Question
+from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, frozen, provenance
 from circuits.workers.workers import Workers, in_units
+
+Effects = Callable[[int, Sequence[int]], Float[Tensor, "writer prompt"]]
 
 
 @plain_methods
@@ -104,7 +109,7 @@ def exact_edge_effects(
         edges: names of edges; None: all edges of the graph. With `positions`, a name without a place means all its places.
         context: the circuit in which each edge is ablated or added; None: everything else is clean.
         positions: ablate each edge at one place at a time: `spans` (the pairs' schema) or `each` (every token, for prompts of one
-            length). The context is then the whole model.
+            length). The context may then have places too.
         destinations: with `positions`, take edges into keys and values apart by the span of the query that reads them.
         metric: None: the task's preferred metric.
         ablation: what replaces an ablated edge's value.
@@ -114,8 +119,8 @@ def exact_edge_effects(
         progress: called with (edges × prompts done, in total).
 
     Raises:
-        InputError: an unknown edge or place, a context of another graph or with positions, or a store that belongs to another
-            question.
+        InputError: an unknown edge or place, a context of another graph or with places that the edges do not have, or a store that
+            belongs to another question.
         PairsError: the pairs have no such places.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
@@ -183,11 +188,15 @@ class _Sweep(Measurement):
     ) -> "_Sweep":
         """Validates; see `exact_edge_effects`."""
         model = question.model
-        if context is not None and context.graph != model.graph:
+        if context is not None and context.graph.base != model.graph:
             raise InputError(f"the context belongs to another graph ({context.graph}) than {model.name}")
         axis = covering_axis(model.graph, question.pairs, positions, destinations)
+        if axis is None and context is not None and context.places is not None:
+            raise InputError(
+                "the context has places, so its edges are ablated at places: give positions='spans', or context.without_places()"
+            )
         if axis is not None and context is not None:
-            raise InputError("edges are ablated at places in the whole model only; leave the context or positions out")
+            context = resolved(context, question.pairs)[0].over(axis.graph.places)
         graph = model.graph if axis is None else axis.graph
         mask = graph.edge_mask if edges is None else graph.mask_of(edges)
         names = graph.edge_names(mask)
@@ -214,14 +223,22 @@ class _Sweep(Measurement):
         question = self.question
         with inference_state(question.model.bridge):
             for number, batch in enumerate(question.batches()):
-                runs: EdgeRuns | None = None
+                effects: Effects | None = None
                 for r in readers:
                     piece = self.pieces.get(_key(number, r))
                     if piece is None:
-                        runs = runs or EdgeRuns.of(question, batch, self.context, self.axis)
-                        piece = edge_effects(question, batch, runs, r, self.by_reader[r], self.context)
+                        effects = effects or self._effects(batch)
+                        piece = effects(r, self.by_reader[r])
                         self.pieces.put(_key(number, r), piece)
                     yield r, batch.index, piece
+
+    def _effects(self, batch: Batch) -> Effects:
+        """The function of a reader and its writers that measures a batch."""
+        question, context, axis = self.question, self.context, self.axis
+        if context is not None and axis is not None:
+            return PlacedEdgeRuns.of(question, batch, context, axis).effects
+        runs = EdgeRuns.of(question, batch, context, axis)
+        return lambda r, writers: edge_effects(question, batch, runs, r, writers, context)
 
     def fill(self, unit: Sequence[int]) -> None:
         """Measures a unit: readers."""

@@ -12,6 +12,12 @@ is involved.
 As in EAP-IG's adaptation to edges, we depart from the paper, which splits attention by source token: a head is one writer, and its
 q, k and v readers, which read the same residual stream, have the same shares. Unlike that adaptation, a position without any
 proximity counts as 0 instead of making the mean NaN, and attention's output bias, which belongs to no writer, has no share.
+
+With `destinations`, what arrives at a key or value at token s is divided among the spans of queries by the attention that they pay:
+
+    share(w -> k or v at s, for queries in D) = share(w -> k or v at s) · Σ_{t in D} A[t, s] / Σ_t A[t, s]
+
+where A is the pattern, for a group of heads their mean. This division is ours, not the paper's. It sums to the share at s.
 """
 
 from dataclasses import replace
@@ -23,13 +29,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.capture import stack
+from circuits.engine.final_writes import pattern_point
 from circuits.engine.hooks import inference_state
 from circuits.engine.recorded_run import record_run
 from circuits.errors import InputError
 from circuits.graph.graph import Reader
 from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.methods.method import Method
-from circuits.methods.options import EDGES, FILL, PLACES, RANDOM_CIRCUITS, SELECT, THRESHOLD
+from circuits.methods.options import DESTINATIONS, EDGES, FILL, PLACES, RANDOM_CIRCUITS, SELECT, THRESHOLD
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -48,6 +55,7 @@ def information_flow(
     metric: Any = None,
     ablation: Any = None,
     positions: str | None = None,
+    destinations: bool = False,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EdgeScores:
@@ -60,6 +68,7 @@ def information_flow(
         positions: `spans` or `each`: also split each share by place, so that circuits can be chosen over places. A share at a span
             is the part of the mean over positions that comes from its tokens, so an edge's shares sum to its share; those into
             `logits` are of the spans where logits are read, and do not.
+        destinations: with `positions`, also divide shares of keys and values by the span of the query, see the module docstring.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (pairs done, in total).
 
@@ -67,7 +76,8 @@ def information_flow(
         Shares between 0 and 1 (not effects), with standard errors over the prompts.
 
     Raises:
-        InputError: a metric or an ablation was given, or positions that do not cover the prompt.
+        InputError: a metric or an ablation was given, positions that do not cover the prompt, or destinations without positions.
+        ModelError: destinations on a model that does not show its attention pattern.
         PairsError: the pairs do not fit the model, or have no such places.
     """
     for name, value in (("metric", metric), ("ablation", ablation)):
@@ -78,15 +88,15 @@ def information_flow(
             )
     unused = "interchange" if pairs.has_corrupted else "zero"
     question = Question.ask(model, pairs, "log_probability", unused, batch_size)
-    return information_flow_of(question, positions=positions, progress=progress)
+    return information_flow_of(question, positions=positions, destinations=destinations, progress=progress)
 
 
 def information_flow_of(
-    question: Question, *, positions: str | None = None, progress: Progress | None = None
+    question: Question, *, positions: str | None = None, destinations: bool = False, progress: Progress | None = None
 ) -> EdgeScores:
     """`information_flow` of a question, whose metric and ablation are ignored."""
     question = question.again(metric="log_probability")  # a metric without requirements on the pairs
-    axis = covering_axis(question.model.graph, question.pairs, positions)
+    axis = covering_axis(question.model.graph, question.pairs, positions, destinations)
     statistics = EdgeStatistics(question.model.graph, placed=None if axis is None else axis.graph)
     with inference_state(question.model.bridge):
         for batch in question.batches(share_prefix=False, progress=progress, forced=False):
@@ -104,7 +114,11 @@ def _shares(
 ) -> tuple[Float[Tensor, "batch writer reader"], Float[Tensor, "batch writer column"] | None]:
     """Shares of all edges, and of all edges at places."""
     model, graph = question.model, question.model.graph
-    run = record_run(model.architecture, batch.suffix)
+    patterns: list[Tensor] = []
+    shown = axis is not None and axis.graph.places.destinations
+    blocks = model.architecture.blocks if shown else ()
+    hooks = [(pattern_point(model.architecture, block), patterns.append) for block in blocks]
+    run = record_run(model.architecture, batch.suffix, hooks)
     writes = stack(model.architecture, run.writes, question.sum_dtype)
     shares = writes.new_zeros(len(batch), graph.n_writers, graph.n_readers)
     streams: dict[tuple[int, bool], Tensor] = {}
@@ -116,12 +130,24 @@ def _shares(
     if axis is None:
         return shares, None
     spans = F.one_hot(axis.table.of_tokens(batch), len(axis.graph.places.spans)).to(writes)
-    by_span = {stream: here @ spans / here.shape[-1] for stream, here in streams.items()}
+    divided = [_by_query(pattern.to(writes), spans, graph.n_kv_heads) for pattern in patterns]
     columns = writes.new_zeros(len(batch), graph.n_writers, axis.graph.n_readers)
     for column, (r, place) in enumerate(axis.graph.columns):
         reader = graph.reader_nodes[r]
-        columns[:, : reader.n_writers, column] = by_span[_stream(reader)][..., place.source]
+        here = streams[_stream(reader)] * spans[:, None, :, place.source]
+        if place.destination is not None:
+            here = here * divided[reader.layer][:, reader.head, None, :, place.destination]
+        columns[:, : reader.n_writers, column] = here.mean(-1)
     return shares, columns
+
+
+def _by_query(
+    pattern: Float[Tensor, "batch head query pos"], spans: Float[Tensor, "batch pos span"], n_kv_heads: int
+) -> Float[Tensor, "batch kv_head pos span"]:
+    """The share of the attention to a token that comes from the queries of each span; its own span's if there is none."""
+    paid = torch.einsum("bhqp,bqs->bhps", pattern, spans).unflatten(1, (n_kv_heads, -1)).mean(2)
+    total = paid.sum(-1, keepdim=True)
+    return torch.where(total > 0, paid / total.masked_fill(total == 0, 1.0), spans[:, None])
 
 
 def _stream(reader: Reader) -> tuple[int, bool]:
@@ -142,5 +168,5 @@ def share(
 METHOD = Method(
     name="information-flow", function=information_flow_of, gives="edges",
     help="no gradient: shares of what each reader sees", unasked=("metric", "ablation"),
-    takes=(replace(PLACES, help="spans or each: score and choose edges by place."), EDGES, THRESHOLD, SELECT, FILL, RANDOM_CIRCUITS),
+    takes=(replace(PLACES, help="spans or each: score and choose edges by place."), DESTINATIONS, EDGES, THRESHOLD, SELECT, FILL, RANDOM_CIRCUITS),
 )  # fmt: skip

@@ -21,22 +21,25 @@ So the norm does not react to a sender that is patched alone.
 
 Senders and receivers may be at places (`a5.h2@S2`, `a9.h9<q>@end`): a sender then takes its corrupted value at the tokens of that
 span, role or position only, and a receiver receives there only. A direct path stays at its token, so with frozen MLPs a sender at
-one place and a receiver at another have no effect.
+one place and a receiver at another have no effect. A key or value may receive for the queries of one place only
+(`a9.h9<v>@S2=>end`): other queries see what they would without this receiver.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
+from circuits.engine.by_query import QueryCopies
 from circuits.engine.hooks import Hook
 from circuits.engine.patch import Patch, ValueRecorder, Values, patch_hooks
 from circuits.engine.receivers import SetReaders, ShiftedReceivers, StreamRecorder, Tokens
 from circuits.engine.resume import BaseRun, resume
 from circuits.errors import InputError
 from circuits.graph.nodes import Site, select_sites
+from circuits.graph.places import ARROW
 from circuits.measure.node_effects import BatchEffects, node_effects, other_run
 from circuits.measure.placed_nodes import PlacedNode, place_label, placed_nodes
 from circuits.methods.method import Method
@@ -75,7 +78,8 @@ def path_patching(
     Args:
         model, pairs, metric, ablation, batch_size, progress: see `circuits.activation_patching`.
         receivers: readers: `a9.h9<q>`, `a9.kv3<k>`, `m10`, `logits`; with a span, role or token number where they receive:
-            `a9.h9<q>@end`. A reader may be named at several places.
+            `a9.h9<q>@end`; for keys and values also with the place of the queries that see it: `a9.h9<v>@S2=>end`. A reader may be
+            named at several places.
         senders: writers, by name or group (`heads`, `mlps`, `input`, joined by `+`); names may have a place: `a5.h2@S2`.
         together: patch all senders at once instead of one after the other; the result has one score, named after all of them.
         mlps: `frozen` or `live`, see the module docstring.
@@ -130,19 +134,29 @@ def _senders(question: Question, senders: str | Sequence[str]) -> tuple[PlacedNo
     return nodes
 
 
-def _receivers(question: Question, receivers: Sequence[str]) -> dict[int, tuple[str, ...] | None]:
-    """Readers, and the places where each receives; None: everywhere."""
-    found: dict[int, tuple[str, ...] | None] = {}
+def _receivers(question: Question, receivers: Sequence[str]) -> "dict[int, tuple[_Where, ...]]":
+    """Readers, and the places where each receives; none: everywhere."""
+    found: dict[int, tuple[_Where, ...]] = {}
+    everywhere: set[int] = set()
     for name in receivers:
         node, at, label = name.partition("@")
-        if "=>" in label:
-            raise InputError(
-                f"{name!r} names the span of a query; a receiver has the span where it reads: {name.split('=>')[0]!r}"
-            )
+        source, arrow, query = label.partition(ARROW)
         r = question.model.graph.reader_index(node)
-        known = found.get(r, ())
-        found[r] = (*known, place_label(question.pairs, label)) if at and known is not None else None
-    return found
+        if arrow and question.model.graph.reader_nodes[r].part not in ("k", "v"):
+            raise InputError(
+                f"{name!r} names the place of a query, which only keys and values have; a receiver such as {node} has the "
+                f"place where it reads: {node}@{source}"
+            )
+        everywhere |= set() if at else {r}
+        where = (
+            [(place_label(question.pairs, source), place_label(question.pairs, query) if arrow else None)] if at else []
+        )
+        found[r] = (*found.get(r, ()), *where)
+    return {r: () if r in everywhere else places for r, places in found.items()}
+
+
+_Where = tuple[str, str | None]
+"""A place, and that of the queries that see what is received there; None: all queries."""
 
 
 @dataclass(frozen=True)
@@ -150,14 +164,31 @@ class _Plan:
     """The receivers and the frozen nodes.
 
     Attributes:
-        receivers: indices of the receiving readers, and where they receive; None: everywhere.
+        receivers: indices of the receiving readers, and where they receive; none: everywhere.
         frozen: nodes that keep their clean values in the first pass, unless they are senders.
         inputs: see `path_patching`.
     """
 
-    receivers: dict[int, tuple[str, ...] | None]
+    receivers: dict[int, tuple[_Where, ...]]
     frozen: tuple[Site, ...]
     inputs: str
+
+    def tokens(self, batch: Batch, pairs: PromptPairs) -> tuple[Tokens, QueryCopies]:
+        """Where the receivers receive in each copy of the prompts, and the copy that each query sees."""
+        asked = [query for places in self.receivers.values() for _, query in places if query is not None]
+        queries = list(dict.fromkeys(asked))
+        seen = torch.stack([torch.zeros_like(batch.suffix.clean, dtype=torch.bool),
+                            *(tokens_at(query, batch, pairs) for query in queries)])  # fmt: skip
+        kinds, copy_of = seen.flatten(1).unique(dim=1, return_inverse=True)  # queries of one copy have the same names
+        copies = QueryCopies(kinds.shape[1], copy_of.reshape(batch.suffix.clean.shape))
+        sees = {query: kinds[i + 1].tolist() for i, query in enumerate(queries)} | {None: [True] * copies.n}
+        tokens: Tokens = {}
+        for r, places in self.receivers.items():
+            if places:
+                here = [(tokens_at(label, batch, pairs), sees[query]) for label, query in places]
+                each = [torch.stack([at & there[copy] for at, there in here]).any(0) for copy in range(copies.n)]
+                tokens[r] = torch.cat(each)
+        return tokens, copies
 
 
 def _patch_batch(
@@ -170,16 +201,12 @@ def _patch_batch(
     own, stream = ValueRecorder(model.architecture, [*plan.frozen, *senders]), StreamRecorder(model.architecture)
     base = question.base_run(batch, [*own.hooks(), *stream.hooks()])
     clean_metric = question.clean_metric(batch, base.logits)
-    tokens = {
-        r: torch.stack([tokens_at(label, batch, question.pairs) for label in labels]).any(0)
-        for r, labels in plan.receivers.items()
-        if labels is not None
-    }
+    tokens, copies = plan.tokens(batch, question.pairs)
     metrics = []
     for group in groups:
         patches = [node.patch(batch, question.pairs) for node in group]
         sent = _first_pass(model, base, plan, patches, own.values, corrupted)
-        logits = _second_pass(model, base, plan, patches, own.values, stream, sent, tokens)
+        logits = _second_pass(model, base, plan, patches, own.values, stream, sent, tokens, copies)
         metrics.append(question.metric(logits, batch.targets))
     return BatchEffects(clean_metric - torch.stack(metrics), clean_metric, corrupted_metric)
 
@@ -236,6 +263,7 @@ def _second_pass(
     clean: StreamRecorder,
     sent: StreamRecorder,
     tokens: Tokens,
+    copies: QueryCopies,
 ) -> Tensor:
     """Logits with the stored stream before the receivers, and everything after them live."""
     arrived, layers = {}, []
@@ -243,15 +271,22 @@ def _second_pass(
         reader = model.graph.reader_nodes[r]
         before, after = clean.at(reader), sent.at(reader)
         if before is not None and after is not None:
-            arrived[r] = after if plan.inputs == "set" else after - before
+            arrived[r] = copies.tiled(after if plan.inputs == "set" else after - before)
             layers.append(min(reader.layer, model.graph.n_layers - 1))
     if not arrived:
         return base.logits
     if plan.inputs == "set":
         receiving = SetReaders(model.architecture, arrived, tokens)
     else:
+        senders = [s if s.tokens is None else replace(s, tokens=copies.tiled(s.tokens)) for s in senders]
+        values = {point: copies.tiled(value) for point, value in values.items()}
         receiving = ShiftedReceivers(model.architecture, arrived, senders, values, min(layers), tokens)
-    return resume(model.architecture, base, min(layers), receiving.hooks())
+    # Heads put out what each query sees in its copy, the same in all copies: so later layers differ by receivers only.
+    merging = [
+        (block.z, lambda z: copies.tiled(copies.merged(z))) for block in model.architecture.blocks[min(layers) :]
+    ]
+    hooks = [*(merging if copies.n > 1 else ()), *receiving.hooks()]
+    return resume(model.architecture, base, min(layers), hooks, copies.n)[: len(base.logits)]
 
 
 METHOD = Method(
@@ -263,7 +298,7 @@ METHOD = Method(
     partial=True,
     takes=(
         Option(
-            "receivers", Kind.NAMES, None, "Readers, comma separated: a9.h9<q>, a9.kv3<k>, m10, logits; at a place: a9.h9<q>@end.", required=True, label="receivers"
+            "receivers", Kind.NAMES, None, "Readers, comma separated: a9.h9<q>, a9.kv3<k>, m10, logits; at a place: a9.h9<q>@end, a9.kv3<v>@S2=>end.", required=True, label="receivers"
         ),
         Option(
             "senders", Kind.NODES, "heads+mlps", "Writers: groups joined by + (heads, mlps, input), or names, comma separated."

@@ -9,6 +9,9 @@ input of r when the edge is ablated,
 
 Into `logits`, both are exact. A key or value shared by several heads counts for all of them. `node` costs about one layer's
 computation per edge, `exact` half a forward pass. All other edges keep their scores.
+
+Scores over places (`EdgeScores.over_places`) are refined in the same way: an edge is then ablated at the tokens of its span, and with a
+destination for the queries of that span only.
 """
 
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ from circuits.engine.live_run import Key
 from circuits.engine.readers import ShiftedReaders
 from circuits.engine.resume import resume
 from circuits.errors import InputError
+from circuits.graph.places import PlacedGraph
 from circuits.measure.single_edges import EdgeRuns, edge_effects
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -31,6 +35,7 @@ from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
+from circuits.question.places import PlaceAxis, spans_of_graph
 from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, frozen, plain, provenance
@@ -59,8 +64,8 @@ def refine(
     Args:
         model: a loaded model.
         pairs: the pairs of the scores.
-        scores: scores of this model's edges, with this metric and ablation.
-        top: number of edges; all, if the graph has fewer.
+        scores: scores of this model's edges, or of its edges at places (`EdgeScores.over_places`), with this metric and ablation.
+        top: number of edges (over places, of (edge, place) pairs); all, if the graph has fewer.
         how: `node` or `exact`, see the module docstring.
         metric, ablation: those of the scores.
         batch_size: pairs at a time; results do not depend on it.
@@ -68,7 +73,8 @@ def refine(
 
     Returns:
         The scores, with new means and standard errors at these edges. `provenance["refined"]` names them, strongest first, and
-        `provenance["of"]` has the method and options of the original scores. Scores by position are dropped.
+        `provenance["of"]` has the method and options of the original scores. Scores by position or place of an edge are dropped, since
+        they would no longer sum to its score.
 
     Raises:
         InputError: an unknown option, a metric without a gradient where one is needed, or scores of another question.
@@ -90,6 +96,8 @@ def refine_of(
         question.metric.require_gradient("refinement through the receiving node")
     origin = provenance(question, "refine", {"how": how, "top": top})
     _same_question(question, scores, origin)
+    graph = scores.graph
+    axis = PlaceAxis(graph, spans_of_graph(graph, pairs, "scores")) if isinstance(graph, PlacedGraph) else None
     order = ranking(scores, "abs")[:top].tolist()
     effects = torch.zeros(len(order), len(pairs), dtype=torch.float64)
     measure = _through_node if how == "node" else _exact
@@ -97,11 +105,10 @@ def refine_of(
     with inference_state(model.bridge):
         for batch in question.batches() if order else ():
             index = batch.index
-            runs = EdgeRuns.of(question, batch, None)
-            ablated = batch.per_pair(runs.difference.flatten(2).any(-1).long()).bool().cpu()
+            runs = EdgeRuns.of(question, batch, None, axis)
             for which, estimated in measure(question, batch, runs, order):
-                # If an edge carries the same value in both runs, only rounding is left.
-                carried = ablated[:, [order[i][0] for i in which]].T
+                rows = torch.stack([runs.carried(*order[i]) for i in which])
+                carried = batch.per_pair(rows.long(), dim=1).bool().cpu()
                 effects[torch.tensor(which)[:, None], index] = estimated.to("cpu", torch.float64) * carried
                 done += len(which) * len(index)
                 if progress is not None:
@@ -110,7 +117,7 @@ def refine_of(
 
 
 def _same_question(question: Question, scores: EdgeScores, origin: Provenance) -> None:
-    if scores.graph != question.model.graph:
+    if scores.graph.base != question.model.graph:
         raise InputError(f"the scores belong to another graph ({scores.graph}) than {question.model.name}")
     if scores.n_prompts != len(question.pairs):
         raise InputError(
@@ -135,7 +142,7 @@ def _exact(question: Question, batch: Batch, runs: EdgeRuns, order: Sequence[Seq
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Group:
     """Edges whose receiving nodes are in the same part of one layer.
 
     Attributes:
@@ -147,44 +154,49 @@ class _Place:
     edges: tuple[int, ...]
 
 
-def _places(question: Question, order: Sequence[Sequence[int]]) -> list[_Place]:
+def _groups(question: Question, runs: EdgeRuns, order: Sequence[Sequence[int]]) -> list[_Group]:
     readers, by_key = question.model.graph.reader_nodes, {}
-    for i, (_, r) in enumerate(order):
-        if readers[r].part != "logits":
-            key = (readers[r].layer, "mlp_out" if readers[r].part == "mlp" else "z")
+    for i, (_, column) in enumerate(order):
+        reader = readers[runs.reader(column)[0]]
+        if reader.part != "logits":
+            key = (reader.layer, "mlp_out" if reader.part == "mlp" else "z")
             by_key.setdefault(key, []).append(i)
-    return [_Place(key, tuple(edges)) for key, edges in sorted(by_key.items())]
+    return [_Group(key, tuple(edges)) for key, edges in sorted(by_key.items())]
 
 
 def _through_node(question: Question, batch: Batch, runs: EdgeRuns, order: Sequence[Sequence[int]]):
-    """Yields (edges, their effects), place by place."""
+    """Yields (edges, their effects), group by group."""
     model = question.model
-    places = _places(question, order)
-    into_logits = [i for i, (_, r) in enumerate(order) if model.graph.reader_nodes[r].part == "logits"]
+    groups = _groups(question, runs, order)
+    grouped = {i for group in groups for i in group.edges}
+    into_logits = [i for i in range(len(order)) if i not in grouped]
     if into_logits:
         yield from ((list(map(into_logits.__getitem__, which)), effects)
                     for which, effects in _exact(question, batch, runs, [order[i] for i in into_logits]))  # fmt: skip
-    keys = [place.key for place in places]
+    keys = [group.key for group in groups]
     clean = question.live_run(batch, keys)
     gradients, _ = clean.gradients(keys)
     tiles = max(1, TOKENS_AT_ONCE // batch.n_tokens)
-    for place in places:
-        value, gradient = (x[place.key].to(question.sum_dtype) for x in (clean.detached, gradients))
-        for start in range(0, len(place.edges), tiles):
-            which = list(place.edges[start : start + tiles])
-            changed = _node_outputs(model, runs, place.key, [order[i] for i in which]).to(question.sum_dtype)
-            yield which, batch.per_pair(((value - changed) * gradient).flatten(2).sum(-1), dim=1)
+    for group in groups:
+        value, gradient = (x[group.key].to(question.sum_dtype) for x in (clean.detached, gradients))
+        for start in range(0, len(group.edges), tiles):
+            which = list(group.edges[start : start + tiles])
+            changed = _node_outputs(model, runs, group.key, [order[i] for i in which]).to(question.sum_dtype)
+            change = ((value - changed) * gradient).flatten(3).sum(-1)  # [edge, row, pos]
+            change = change * runs.queries([order[i][1] for i in which])
+            yield which, batch.per_pair(change.sum(-1), dim=1)
 
 
 def _node_outputs(
     model: Model, runs: EdgeRuns, key: Key, edges: Sequence[Sequence[int]]
 ) -> Float[Tensor, "edge batch pos *shape"]:
-    """Outputs of a layer's heads or MLP with one edge ablated at a time; the pass ends there."""
+    """Outputs of a layer's heads or MLP with one edge ablated at a time, seen by all queries; the pass ends there."""
     batch, _, pos, d_model = runs.difference.shape
     shifts: dict[int, Tensor] = {}
-    for tile, (w, r) in enumerate(edges):
+    for tile, (w, column) in enumerate(edges):
+        r, place = runs.reader(column)
         shift = shifts.setdefault(r, runs.difference.new_zeros(len(edges), batch, pos, d_model))
-        shift[tile] = runs.difference[:, w]
+        shift[tile] = runs.difference[:, w] if place is None else runs.at(place, runs.difference[:, w])
     readers = ShiftedReaders(model.architecture, {r: shift.flatten(0, 1) for r, shift in shifts.items()})
     try:
         end: Hook = (hook_point(model.architecture, *key), stop)
@@ -214,5 +226,5 @@ def _with(
     refined = frozen({**origin, "of": before, "refined": names})
     return replace(
         scores, values=values, stderr=stderr, provenance=refined, positions=None, by_position=None, by_position_stderr=None,
-        per_prompt=rows,
+        per_prompt=rows, placed=None,
     )  # fmt: skip

@@ -27,7 +27,7 @@ def evaluation_findings(measured: Mapping[str, Any]) -> tuple[str, ...]:
     of = measured["faithfulness"].get(measured["ablation"]) or next(iter(measured["faithfulness"].values()), None)
     if of is not None and of["ratio_of_means"] is not None:
         text = (
-            f"The circuit of {measured['n_edges']:,} edges recovers {of['ratio_of_means']:.0%} of the {metric_name(measured['metric'])} "
+            f"The circuit of {measured['n_edges']:,} {of.get('unit', 'edges')} recovers {of['ratio_of_means']:.0%} of the {metric_name(measured['metric'])} "
             f"that is lost when everything is ablated ({measured['ablation']})"
         )
         random = of["random_faithfulness"]
@@ -37,7 +37,9 @@ def evaluation_findings(measured: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(f"{text}{beside}.")
     if "minimality" in measured:
         idle, n = len(measured["minimality"]["idle"]), len(measured["minimality"]["effects"])
-        found.append(f"{idle} of {n} edges add less than 1% of what the largest adds.")
+        found.append(
+            f"{idle} of {n} {of.get('unit', 'edges') if of else 'edges'} add less than 1% of what the largest adds."
+        )
     elif measured.get("answers", {}).get("accuracy") is not None:
         found.append(f"The model itself answers {measured['answers']['accuracy']:.0%} of the prompts.")
     return tuple(found)
@@ -125,11 +127,10 @@ def _faithfulness(measured: Mapping[str, Any]) -> Rows:
         for ablation, of in shown
     ]  # fmt: skip
     headings = ("ablation", "ratio of means", "mean of ratios", "random circuits", "random mean", "p")
-    return (
-        f"faithfulness of {measured['n_edges']} edges ({metric_name(measured['metric'])}, edges ablated at all positions)",
-        headings,
-        rows,
-    )
+    unit = shown[0][1].get("unit", "edges") if shown else "edges"
+    where = " at all positions" if unit == "edges" else ""
+    title = f"faithfulness of {measured['n_edges']} {unit} ({metric_name(measured['metric'])}, {unit} ablated{where})"
+    return title, headings, rows
 
 
 def _against_chance(p: float | None, n_random: int) -> str:

@@ -114,6 +114,32 @@ def covering_axis(
     )
 
 
+def spans_of_graph(graph: PlacedGraph, pairs: PromptPairs, what: str) -> SpanTable:
+    """The spans of the pairs, for a graph over them.
+
+    Args:
+        graph, pairs: the graph and the prompts.
+        what: what has the graph, for messages: `circuit`.
+
+    Raises:
+        InputError: the graph has a place that the pairs do not have, or its spans are not those of the pairs.
+    """
+    verb = "have" if what.endswith("s") else "has"
+    table = span_table(pairs, graph.places.spans)
+    try:
+        names = table.names
+    except PairsError as problem:
+        raise InputError(
+            f"the {what} {verb} places ({', '.join(graph.places.spans)}), and the prompts do not: {problem}"
+        ) from None
+    if graph.places.partition and graph.places.spans != names:
+        raise InputError(
+            f"the {what} {verb} the spans {', '.join(graph.places.spans)}, and the prompts have {', '.join(names)}; "
+            f"give prompts with the spans of the {what}"
+        )
+    return table
+
+
 def one_length(pairs: PromptPairs) -> tuple[str, ...]:
     """The numbers of the tokens of prompts of one length, as labels.
 

@@ -133,6 +133,11 @@ class Circuit(EdgeSet, Shown):
         """Names of the spans at which its edges act; None if they act at all tokens."""
         return self.graph.places.spans if isinstance(self.graph, PlacedGraph) else None
 
+    @property
+    def unit(self) -> str:
+        """What its size counts: `edges`, or `(edge, place) pairs`."""
+        return "edges" if self.places is None else "(edge, place) pairs"
+
     def without_places(self) -> "Circuit":
         """The circuit of the model's graph with every edge that is kept at some place.
 
@@ -272,7 +277,7 @@ class Circuit(EdgeSet, Shown):
         return all(bool(self.mask[index]) for index in self.graph.named(edge))
 
     def __repr__(self) -> str:
-        return f"Circuit({len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes)"
+        return f"Circuit({len(self)} of {self.graph.n_edges} {self.unit}, {len(self.nodes)} nodes)"
 
     def plot(self, **options: Any) -> Any:
         """The circuit's graph as a picture that a notebook shows; see `circuits.notebook.plot`."""

@@ -57,7 +57,7 @@ class Asked:
         batch_size: int | None = None,
         **options: Any,
     ) -> Found:
-        """The scores, or the circuit of a method that has no scores.
+        """The scores, over places if circuits are chosen over places; or the circuit of a method that has no scores.
 
         Args:
             model: a loaded model.
@@ -75,7 +75,7 @@ class Asked:
         )  # fmt: skip
         if isinstance(result, NodeDiscovery):
             return result.scores
-        return result.circuit if result.scores is None else result.scores
+        return result.circuit if result.ranked is None else result.ranked
 
 
 def what_was_asked(run: Run) -> Asked:
@@ -146,9 +146,15 @@ def ablation_called(label: str, reference: PromptPairs | None = None) -> Ablatio
 
 
 def own_result(run: Run) -> Found | None:
-    """The result of the run's method: scores, or the circuit of a method without scores."""
-    scores = [result for result in run.results.values() if isinstance(result, EdgeScores | NodeScores)]
-    return next(iter([*scores, *run.circuits.values()]), None)
+    """The result of the run's method: scores, over places if its circuit has places; or the circuit of a method without scores."""
+    own = next(iter([*own_scores(run), *run.circuits.values()]), None)
+    placed = any(circuit.places is not None for circuit in run.circuits.values())
+    return own.over_places() if placed and isinstance(own, EdgeScores) else own
+
+
+def own_scores(run: Run) -> list[EdgeScores | NodeScores]:
+    """The scores of the run's method; of edges without their places, if these are known."""
+    return [result for result in run.results.values() if isinstance(result, EdgeScores | NodeScores)]
 
 
 def compared_at_once(result: Found, circuit: Circuit | None) -> int | None:

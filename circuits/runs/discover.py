@@ -214,10 +214,9 @@ def _edges(job: _Job) -> Discovery:
     positions, destinations = job.options.get("positions"), bool(job.options.get("destinations"))
     covering = destinations or positions in (SPANS, EACH)
     axis = covering_axis(question.model.graph, question.pairs, positions, destinations) if covering else None
-    if how is not None and axis is not None:
-        raise InputError("refine estimates edges at all tokens together; leave it or --positions out")
     choice = _Choice(question.model.graph if axis is None else axis.graph, job.options)
     scores, notes = job.call()
+    scores = scores if axis is None or how is None else scores.over_places()
     if how is not None:
         top = MOST_EDGES if top is None else top
         with job.timed("refinement", "refining edges") as progress:
@@ -280,7 +279,9 @@ def _tested(job: _Job, circuit: Circuit) -> tuple[Faithfulness, float | None]:
     if not job.test:
         unknown = torch.full((len(job.question.pairs),), torch.nan, dtype=torch.float64)
         names = job.question.metric.name, job.question.ablation.label
-        return Faithfulness(math.nan, unknown, unknown, unknown, unknown[:0], len(circuit), *names), None
+        return Faithfulness(
+            math.nan, unknown, unknown, unknown, unknown[:0], len(circuit), *names, unit=circuit.unit
+        ), None
     n_random = job.options[RANDOM_CIRCUITS.name]
     with job.timed("evaluation", "testing the circuit") as progress:
         faith = faithfulness_of(job.question, circuit, n_random=n_random, seed=job.seed, progress=progress)

@@ -32,7 +32,7 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.random_circuits import KINDS
-from circuits.runs.again import ablation_called, asked_about, compared_at_once, own_result, what_was_asked
+from circuits.runs.again import ablation_called, asked_about, compared_at_once, own_result, own_scores, what_was_asked
 from circuits.runs.evaluation import Evaluation
 from circuits.runs.files import EVALUATION_FILE
 from circuits.runs.object_parts import certified, families_of_run, specific
@@ -258,7 +258,8 @@ class _Work:
         with self._timed("recovery"):
             task = str(self.run.provenance.get("task"))
             truths = known_circuits(task, self.model, self._own_pairs(), self.ablation, self.metric)
-            self.results["recovery"] = recovered(truths, self.scores, self.circuit, self.skipped)
+            scores = next(iter(own_scores(self.run)), None)
+            self.results["recovery"] = recovered(truths, scores, self.circuit, self.skipped)
 
     def certificate(self, scores: EdgeScores) -> None:
         """Of the selection that chose the circuit, over the run's own prompts."""

@@ -21,7 +21,7 @@ def circuit_findings(summary: Mapping[str, Any], origin: Mapping[str, Any]) -> t
     """
     metric, ablation = metric_name(summary.get("metric")), summary.get("ablation")
     edges, share, random = (summary.get(name) for name in ("edges", "faithfulness", "random_faithfulness"))
-    size = f"{number(edges)} of {number(summary.get('edges_in_graph'))} edges"
+    size = f"{number(edges)} of {number(summary.get('edges_in_graph'))} {summary.get('unit', 'edges')}"
     if share is None:
         kept = f"{method_name(origin)} chose {size}; their faithfulness is undefined"
     else:

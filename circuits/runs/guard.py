@@ -179,7 +179,7 @@ def _jaccard(one: Circuit, other: Circuit) -> float:
 
 
 def _changed(run: Run, circuit: Circuit, again: Discovery, level: float, seed: int) -> tuple[ChangedEdge, ...] | None:
-    before, after = own_result(run), again.scores
+    before, after = own_result(run), again.ranked
     if not isinstance(before, EdgeScores) or after is None or before.per_prompt is None or after.per_prompt is None:
         return None
     if too_few(before, after) is not None:

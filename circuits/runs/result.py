@@ -76,10 +76,17 @@ class Discovery:
     def provenance(self) -> Provenance:
         return self.circuit.provenance
 
+    @property
+    def ranked(self) -> EdgeScores | None:
+        """The scores from which the circuit was chosen: of edges at places, if it has places."""
+        if self.scores is None or self.circuit.places is None:
+            return self.scores
+        return self.scores.over_places()
+
     def strongest(self, n: int = 10) -> list[tuple[str, float, float]]:
         """(edge, effect, standard error) of the largest effects by absolute value, among all edges with a score."""
-        if self.scores is not None:
-            return (self.scores if self.circuit.places is None else self.scores.over_places()).strongest(n)
+        if self.ranked is not None:
+            return self.ranked.strongest(n)
         known = [(edge, score) for edge in self.circuit.edges if (score := self.circuit.score(edge)) is not None]
         return [(edge, score, math.nan) for edge, score in sorted(known, key=lambda entry: -abs(entry[1]))[:n]]
 
@@ -99,6 +106,7 @@ class Discovery:
             "random_faithfulness": finite(faith.random_value),
             "faithfulness_undefined": faith.undefined,
             "edges": len(self.circuit),
+            "unit": self.circuit.unit,
             "nodes": len(self.circuit.nodes),
             "edges_in_graph": self.circuit.graph.n_edges,
             "strongest": [

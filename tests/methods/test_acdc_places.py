@@ -46,6 +46,21 @@ def test_step_by_step_the_naive_twin(name, tmp_path):
     assert circuit.provenance["search"]["final_loss"] == pytest.approx(-float(value), abs=1e-5)
 
 
+@pytest.mark.parametrize(("name", "threshold"), [("gpt2", 0.02), ("gemma2", 0.03)])
+def test_with_destinations_step_by_step_the_naive_twin_from_another_circuit(name, threshold, tmp_path):
+    model, pairs = tiny(name), placed_pairs(n=1)
+    options = {"metric": "logit_difference", "positions": "spans", "destinations": True}
+    first = edge_attribution(model, pairs, positions="spans", destinations=True).top(120, places=True)
+    circuit = acdc(model, pairs, threshold, start=first, store=tmp_path / "s", **options)
+    steps = [tuple(step) for step in read_steps(tmp_path / "s" / STEPS_FILE)]
+    twin = naive_acdc_places(model, pairs, threshold, numbers(pairs), destinations=True, start=set(first.edges))
+    same(circuit, steps, twin)
+    assert not circuit.provenance["search"]["by_node"]
+    assert circuit.graph.places.destinations
+    assert 3 < len(circuit) < len(first) / 2
+    assert any("=>" in edge for edge in circuit.edges)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "native"])
 def test_the_logits_of_any_sequence_of_circuits_are_those_of_whole_passes(name):
     """Switches to and fro, in trials of several rows, from random circuits."""
@@ -111,7 +126,7 @@ def test_what_cannot_be_followed_is_refused():
     with pytest.raises(InputError, match="no places"):
         acdc(model, pairs, 0.1, positions="spans", order=edge_attribution(model, pairs, check_sign=False))
     scores = edge_attribution(model, pairs, positions="spans", destinations=True)
-    with pytest.raises(InputError, match="without destinations"):
+    with pytest.raises(InputError, match="have destinations"):
         acdc(model, pairs, 0.1, positions="spans", start=scores.top(20, places=True))
     with pytest.raises(InputError, match="another graph"):
         acdc(model, pairs, 0.1, start=scores.top(20, places=True))

@@ -16,10 +16,10 @@ from tests.tiny_models import atol, tiny
 class Setting:
     """A model, one batch and the graph over its spans."""
 
-    def __init__(self, name):
+    def __init__(self, name, destinations=False):
         self.model, self.pairs = tiny(name), placed_pairs(n=2, prefix=1)
         self.question = Question.ask(self.model, self.pairs)
-        axis = covering_axis(self.model.graph, self.pairs, "spans")
+        axis = covering_axis(self.model.graph, self.pairs, "spans", destinations)
         self.graph = axis.graph
         with inference_state(self.model.bridge):
             (self.batch,) = self.question.batches()
@@ -44,9 +44,9 @@ class Setting:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])
-@pytest.mark.parametrize("share", [0.03, 0.5])
-def test_masks_of_zero_and_one_are_hard_ablation_at_places(name, share):
-    s = Setting(name)
+@pytest.mark.parametrize(("share", "destinations"), [(0.03, False), (0.5, False), (0.03, True), (0.5, True)])
+def test_masks_of_zero_and_one_are_hard_ablation_at_places(name, share, destinations):
+    s = Setting(name, destinations)
     keep = (s.drawn(s.graph) < share) & s.graph.edge_mask
     wanted = ablated_at_places(s.model.architecture, s.batch.suffix, s.replacement, s.graph, keep, s.spans)
     for closed_stay in (False, True):
@@ -55,8 +55,9 @@ def test_masks_of_zero_and_one_are_hard_ablation_at_places(name, share):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
-def test_masks_that_are_equal_at_all_places_are_masks_without_and_their_gradients_add_up(name):
-    s = Setting(name)
+@pytest.mark.parametrize("destinations", [False, True])
+def test_masks_that_are_equal_at_all_places_are_masks_without_and_their_gradients_add_up(name, destinations):
+    s = Setting(name, destinations)
     plain = s.drawn(s.model.graph)
     readers = torch.tensor([r for r, _ in s.graph.columns])
     torch.testing.assert_close(s.logits(plain[:, readers]), s.logits(plain, placed=False), rtol=1e-6, atol=atol(name))
@@ -65,11 +66,12 @@ def test_masks_that_are_equal_at_all_places_are_masks_without_and_their_gradient
     torch.testing.assert_close(summed, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
-def test_gradients_are_finite_differences():
-    s = Setting("gpt2")
+@pytest.mark.parametrize(("name", "destinations"), [("gpt2", False), ("gpt2", True), ("native", True)])
+def test_gradients_are_finite_differences(name, destinations):
+    s = Setting(name, destinations)
     mask, step = s.drawn(s.graph), 1e-5
     gradient = s.gradient(mask)
-    for w, column in s.graph.edge_mask.nonzero()[::61].tolist():
+    for w, column in s.graph.edge_mask.nonzero()[:: 149 if destinations else 61].tolist():
         ends = []
         for sign in (1, -1):
             moved = mask.clone()
@@ -78,16 +80,26 @@ def test_gradients_are_finite_differences():
         assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(gradient[w, column]), abs=1e-7)
 
 
-def test_trained_masks_give_a_circuit_over_places_better_than_chance():
+@pytest.mark.parametrize("destinations", [False, True])
+def test_trained_masks_give_a_circuit_over_places_better_than_chance(destinations):
     model, pairs = tiny("gpt2"), placed_pairs(n=4)
-    found = edge_pruning(model, pairs, 60, positions="spans", steps=40)
+    options = {"positions": "spans", "destinations": destinations, "steps": 40}
+    found = edge_pruning(model, pairs, 60, **options)
     assert found.places == pairs.spans
+    assert found.graph.places.destinations is destinations
     assert found == found.pruned()
     assert len(found) <= 60
     values = circuit_metric(model, pairs, found, metric="kl_divergence")
     nothing = circuit_metric(model, pairs, Circuit.empty(found.graph), metric="kl_divergence")
     assert float(values.mean()) < 0.8 * float(nothing.mean())
     assert found.provenance["training"]["metric"] == pytest.approx(float(values.mean()), abs=1e-6)
-    assert edge_pruning(model, pairs, 60, positions="spans", steps=40) == found
+    if not destinations:
+        assert edge_pruning(model, pairs, 60, **options) == found
+
+
+def test_masks_elsewhere_are_refused():
+    model, pairs = tiny("gpt2"), placed_pairs(n=1)
     with pytest.raises(InputError, match="'spans' or 'each'"):
         edge_pruning(model, pairs, 60, positions="roles")
+    with pytest.raises(InputError, match="destinations=True needs positions"):
+        edge_pruning(model, pairs, 60, destinations=True)

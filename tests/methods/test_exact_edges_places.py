@@ -6,7 +6,7 @@ import torch
 from circuits import Circuit, InputError, circuit_metrics, exact_edge_effects
 from circuits.graph.places import over
 from circuits.question.places import SpanTable
-from tests.engine.test_ablate_places import placed_pairs
+from tests.engine.test_ablate_places import placed_pairs, random_placed
 from tests.tiny_models import atol, random_subset, tiny
 
 SEVERAL = ("gpt2", "llama", "neox", "gemma2", "mistral", "native-attention-only")
@@ -43,6 +43,24 @@ def test_a_common_prefix_and_the_ablation_are_those_of_the_pass():
         torch.testing.assert_close(found.per_prompt, naive(model, pairs, graph, edges, ablation), rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize(("destinations", "with_places"), [(False, True), (True, True), (True, False)])
+def test_in_a_circuit_an_edge_is_ablated_or_restored_at_its_place(name, destinations, with_places):
+    model, pairs = tiny(name), placed_pairs(n=2, prefix=1)
+    graph = over(model.graph, SpanTable(pairs).places(destinations))
+    context = random_placed(model, pairs, 0.5, destinations) if with_places else random_subset(model, 0.5)
+    edges = graph.edges[:: max(1, len(graph.edges) // 8)]
+    found = exact_edge_effects(
+        model, pairs, edges, positions="spans", destinations=destinations, context=context, batch_size=1
+    ).per_prompt
+    inside = context.over(graph.places)
+    for edge, got in zip(edges, found, strict=True):
+        one = Circuit.from_edges(graph, [edge])
+        more, less = circuit_metrics(model, pairs, [inside | one, inside - one])
+        torch.testing.assert_close(got, more - less, rtol=1e-4, atol=max(1e-6, atol(name)))
+    assert 0 < sum(edge in inside for edge in edges) < len(edges)
+
+
 def test_all_edges_at_places_make_scores_from_which_circuits_are_chosen():
     model, pairs = tiny("gpt2"), placed_pairs(n=2)
     exact = exact_edge_effects(model, pairs, positions="spans")
@@ -60,8 +78,10 @@ def test_a_store_of_other_places_and_contexts_are_refused(tmp_path):
     assert torch.equal(first.per_prompt, again.per_prompt)
     with pytest.raises(InputError, match="another question"):
         exact_edge_effects(model, pairs, ["input->m0"], positions="each", store=tmp_path / "s")
-    with pytest.raises(InputError, match="leave the context or positions out"):
-        exact_edge_effects(model, pairs, positions="spans", context=random_subset(model, 0.5))
+    with pytest.raises(InputError, match="the context has places"):
+        exact_edge_effects(model, pairs, context=random_placed(model, pairs, 0.5, False))
+    with pytest.raises(InputError, match="have destinations"):
+        exact_edge_effects(model, pairs, positions="spans", context=random_placed(model, pairs, 0.5, True))
     with pytest.raises(InputError, match="'spans' or 'each'"):
         exact_edge_effects(model, pairs, positions="roles")
     with pytest.raises(InputError, match="destinations=True needs positions"):

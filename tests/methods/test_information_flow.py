@@ -77,3 +77,55 @@ def test_shares_at_spans_are_parts_of_the_mean_over_positions():
     assert circuit.places == pairs.spans
     with pytest.raises(InputError, match="'spans' or 'each'"):
         information_flow(model, pairs, positions="roles")
+    with pytest.raises(InputError, match="destinations=True needs positions"):
+        information_flow(model, pairs, destinations=True)
+
+
+def naive_attention(tokens, layer, h):
+    """One head's pattern, and a loop over what each query reads."""
+    model, naive = random_hf_model("gpt2"), NaiveGPT2(random_hf_model("gpt2"))
+    with torch.no_grad():
+        _, writers = naive.run(torch.tensor(tokens))
+        biases = sum((block.attn.c_proj.bias for block in model.transformer.h[:layer]), torch.zeros(24))
+        before = ["input", *(name for name in writers if name != "input" and int(name[1:].split(".")[0]) < layer)]
+        x = naive.norm(biases + sum(writers[name] for name in before), model.transformer.h[layer].ln_1)
+        attention, width = model.transformer.h[layer].attn.c_attn, naive.d_head
+        q, k = (
+            x @ attention.weight[:, lo : lo + width] + attention.bias[lo : lo + width]
+            for lo in (h * width, 24 + h * width)
+        )
+        pattern = torch.zeros(len(tokens), len(tokens), dtype=torch.float64)
+        for t in range(len(tokens)):
+            weights = [float((q[t] @ k[s] / width**0.5).exp()) for s in range(t + 1)]
+            pattern[t, : t + 1] = torch.tensor(weights) / sum(weights)
+    return pattern
+
+
+def test_for_keys_and_values_shares_are_divided_by_the_attention_that_queries_pay():
+    model, pairs = tiny("gpt2"), placed_pairs(n=2)
+    scores = information_flow(model, pairs, positions="spans", destinations=True)
+    for layer, h, writer in ((1, 0, "m0"), (2, 1, "a0.h1")):
+        wanted = dict.fromkeys(((s, q) for i, s in enumerate(pairs.spans) for q in pairs.spans[i:]), 0.0)
+        for i, tokens in enumerate(pairs.clean):
+            spans, pattern = spans_of(pairs, i), naive_attention(tokens, layer, h)
+            here = naive_shares(model.graph, tokens, [str(n) for n in range(len(tokens))])
+            for t, source in enumerate(spans):
+                share = here[f"{writer}->a{layer}.h{h}<v>@{t}"]
+                for query, span in enumerate(spans):
+                    if query >= t:
+                        wanted[source, span] += share * float(pattern[query, t] / pattern[:, t].sum()) / len(pairs)
+        for part in "kv":
+            got = {place: scores[f"{writer}->a{layer}.h{h}<{part}>@{'=>'.join(place)}"] for place in wanted}
+            assert got == pytest.approx(wanted, abs=1e-7)  # the model's softmax has float32
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_destinations_sum_to_the_share_at_the_place(name):
+    model, pairs = tiny(name), placed_pairs(n=2)
+    placed = information_flow(model, pairs, positions="spans")
+    scores = information_flow(model, pairs, positions="spans", destinations=True)
+    torch.testing.assert_close(scores.values, placed.values)
+    for edge, share in placed.to_dict(places=True).items():
+        assert scores[edge] == pytest.approx(share, abs=1e-6)
+    circuit = scores.top(40, fill=True, places=True)
+    assert circuit.graph.places.destinations

@@ -5,7 +5,9 @@ import torch
 
 import circuits
 from circuits import InputError, PromptPairs, edge_attribution, exact_edge_effects, information_flow, refine
+from circuits.graph.places import Places
 from circuits.methods import refine as refining
+from tests.engine.test_ablate_places import placed_pairs, spans_of
 from tests.naive_edges import LeafGPT2, LeafLlama, edge_gradients
 from tests.naive_llama import NaiveLlama
 from tests.tiny_models import FEW, atol, random_hf_model, random_pairs, tiny
@@ -23,8 +25,8 @@ class PlainLlama(LeafLlama):
         return layer.mlp(layer.post_attention_layernorm(x))
 
 
-def naive_node_effects(naive, graph, pair, edges, blocks, constants):
-    """Each edge's receiving nodes recomputed with it ablated, times the gradient at their outputs."""
+def naive_node_effects(naive, graph, pair, edges, blocks, constants, spans=None):
+    """Each edge's receiving nodes recomputed with it ablated, times the gradient at their outputs; `spans`: names of the tokens' spans."""
     with torch.no_grad():
         _, clean = naive.logits(torch.tensor(pair.clean), {})
         _, corrupted = naive.logits(torch.tensor(pair.corrupted), {})
@@ -33,13 +35,17 @@ def naive_node_effects(naive, graph, pair, edges, blocks, constants):
     for edge, g in gradients.items():
         behind[edge.split("->")[0]] = behind.get(edge.split("->")[0], 0) + g
     found = {}
-    for edge in edges:
+    for name in edges:
+        edge, _, place = name.partition("@")
+        source, _, query = place.partition("=>")
+        here = torch.tensor([not source or span == source for span in spans or [""] * len(pair.clean)])[:, None]
+        then = torch.tensor([not query or span == query for span in spans or [""] * len(pair.clean)])[:, None]
         w, r = graph.edge_index(edge)
         reader, writer = graph.reader_nodes[r], graph.writer_names[w]
         seen = constants[reader.layer + (reader.part == "mlp")] + sum(
             clean[name] for name in graph.writer_names[: reader.n_writers]
         )
-        ablated = seen - clean[writer] + corrupted[writer]
+        ablated = seen + (corrupted[writer] - clean[writer]) * here
         block, effect = blocks[reader.layer], 0.0
         for node in graph.nodes_fed_by(reader):
             with torch.no_grad():
@@ -48,8 +54,8 @@ def naive_node_effects(naive, graph, pair, edges, blocks, constants):
                 else:
                     inputs = [ablated if reader.part == part else seen for part in "qkv"]
                     new = naive.head(block, int(node.split(".h")[1]), *inputs)
-            effect += float(((clean[node] - new) * behind[node]).sum())
-        found[edge] = effect
+            effect += float(((clean[node] - new) * then * behind[node]).sum())
+        found[name] = effect
     return found
 
 
@@ -80,6 +86,42 @@ def test_a_shared_key_or_value_counts_for_all_its_heads():
     wanted = mean_of(PlainLlama(hf, False), model, pairs, edges, hf.model.layers, [0] * 4)
     got = refine(model, pairs, edge_attribution(model, pairs), top=1000)
     assert {edge: got[edge] for edge in edges} == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("destinations", [False, True])
+def test_over_places_the_edge_is_ablated_at_its_tokens_for_its_queries(destinations):
+    model, pairs, hf = tiny("gpt2"), placed_pairs(n=2), random_hf_model("gpt2")
+    biases = [block.attn.c_proj.bias.detach() for block in hf.transformer.h]
+    constants = [sum(biases[:n], torch.zeros(24, dtype=torch.float64)) for n in range(4)]
+    scores = edge_attribution(model, pairs, gradient="clean", positions="spans", destinations=destinations)
+    got = refine(model, pairs, scores.over_places(), top=10**6)
+    every = [edge for edge in got.graph.edges if "logits" not in edge]
+    keys = [edge for edge in every if "=>end" in edge]
+    edges = [*every[:: len(every) // 40], *keys[:: max(1, len(keys) // 20)]]
+    each = [
+        naive_node_effects(LeafGPT2(hf), model.graph, pair, edges, hf.transformer.h, constants, spans_of(pairs, i))
+        for i, pair in enumerate(pairs)
+    ]
+    assert {edge: got[edge] for edge in edges} == pytest.approx(
+        {edge: sum(found[edge] for found in each) / len(each) for edge in edges}, abs=1e-8
+    )
+    assert got.top(20).places == pairs.spans
+
+
+@pytest.mark.parametrize("name", ["llama", "neox", "gemma2"])
+@pytest.mark.parametrize("how", ["exact", "node"])
+def test_refined_edges_at_places_are_exact_where_they_should_be(name, how):
+    model, pairs = tiny(name), placed_pairs(n=2, prefix=1)
+    scores = edge_attribution(model, pairs, positions="spans", destinations=True)
+    got = refine(model, pairs, scores.over_places(), top=30, how=how, batch_size=1)
+    refined = list(got.provenance["refined"])
+    assert refined == [edge for edge, _, _ in scores.over_places().strongest(30)]
+    exact = exact_edge_effects(model, pairs, refined, positions="spans", destinations=True).to_dict()
+    exact_ones = [edge for edge in refined if how == "exact" or "->logits" in edge]
+    assert {edge: got[edge] for edge in exact_ones} == pytest.approx(
+        {edge: exact[edge] for edge in exact_ones}, rel=1e-4, abs=max(1e-5, atol(name))
+    )
+    assert refine(model, pairs, scores, top=3).placed is None
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -158,12 +200,15 @@ def test_provenance_says_what_was_refined_and_files_keep_it(tmp_path):
         ({"pairs": random_pairs(n=1)}, "2 pairs, and 1 were given"),
         ({"model": tiny("llama")}, "another graph"),
         ({"scores": "flow"}, "metric"),
+        ({"scores": "places"}, "the scores have the spans S, end"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(change, said):
     asked = {"model": tiny("gpt2"), "pairs": random_pairs(n=2), "scores": "eap"} | change
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    flow = asked["scores"] == "flow"
+    flow, places = (asked["scores"] == given for given in ("flow", "places"))
     asked["scores"] = information_flow(model, pairs) if flow else edge_attribution(model, pairs, gradient="clean")
+    if places:
+        asked["scores"] = asked["scores"].spread(Places(("S", "end")))
     with pytest.raises(InputError, match=said):
         refine(asked.pop("model"), asked.pop("pairs"), asked.pop("scores"), **asked)

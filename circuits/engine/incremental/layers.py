@@ -134,7 +134,7 @@ def incremental_states(
     placed: PlacedGraph | None = None,
 ) -> list[Incremental]:
     """States with every edge kept: one state for all batches, node by node, if that reproduces the model on one device;
-    otherwise one per batch, layer by layer.
+    otherwise one per batch, layer by layer; over places, and always over places with destinations, by whole passes.
 
     Args:
         architecture: the model.
@@ -148,7 +148,8 @@ def incremental_states(
     with held(bridge) as here:
         hooked = any(point.fwd_hooks for point in bridge.hook_dict.values()) or bool(here.foreign_hooks)
     spread = len(devices(bridge)) > 1
-    if not hooked and not spread and all(block.linear_heads for block in architecture.blocks):
+    queries = placed is not None and placed.places.destinations
+    if not hooked and not spread and not queries and all(block.linear_heads for block in architecture.blocks):
         line = lay_out([batch.suffix for batch in batches])
         run = join_runs(line, [batch.run for batch in batches])
         functions = NodeFunctions(architecture, line, run, tokens)

@@ -2,7 +2,7 @@
 
 Columns of `keep` are readers at places. Node by node, a token of the line has one span, and an edge's change reaches only the tokens
 at whose span it is kept; which nodes are computed, and from which token on, follows from the edges that are kept at some place. An
-architecture without a description by node makes a whole pass for each row.
+architecture without a description by node makes a whole pass for each row, and so does every architecture if edges have destinations.
 """
 
 from collections.abc import Mapping, Sequence

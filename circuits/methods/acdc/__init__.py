@@ -13,7 +13,9 @@ of heads shares are tested once.
 
 With `positions="spans"` an edge is tested at one span at a time: its reader reads the replacement at the tokens of that span only.
 A reader at a span is then a reader of its own, with its own test of its whole input. The order is as before, with the spans of a
-reader from the last to the first: all edges of `a5.h2<k>@end`, from the latest writer, before those of `a5.h2<k>@S2`.
+reader from the last to the first: all edges of `a5.h2<k>@end`, from the latest writer, before those of `a5.h2<k>@S2`. With
+`destinations`, keys and values are tested for the queries of one span at a time: of `a5.h2<k>@S2`, `=>end` before `=>S2+`. These
+tests take a whole pass each (several, see `engine.by_query`), so they suit small models, and circuits found by another method.
 
 Tests are speculative: row i of a batch assumes that edges 1 … i are removed, and rows are read up to the first edge that is kept.
 The result is that of the sequential search. Each row computes only what a change reaches (`engine.incremental`).
@@ -23,18 +25,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
+from circuits.graph.places import PlacedGraph, Places
 from circuits.methods.acdc.loss import Loss
 from circuits.methods.acdc.record import STEPS_FILE, Record
 from circuits.methods.acdc.search import MOST_ROWS, Report, Rules, Search, Tally
 from circuits.methods.edge_attribution import edge_attribution_of
 from circuits.methods.method import Method
-from circuits.methods.options import ABSOLUTE, EDGES, PLACES, RANDOM_CIRCUITS, THRESHOLD, Kind, Option
+from circuits.methods.options import ABSOLUTE, DESTINATIONS, EDGES, PLACES, RANDOM_CIRCUITS, THRESHOLD, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Timed
@@ -60,6 +63,7 @@ def acdc(
     metric: MetricLike | None = None,
     ablation: AblationLike = "interchange",
     positions: str | None = None,
+    destinations: bool = False,
     absolute: bool = False,
     reader_tests: bool = True,
     order: EdgeScores | None = None,
@@ -80,6 +84,7 @@ def acdc(
         ablation: what replaces an ablated edge's value.
         positions: None, or where edges are tested one by one: `spans` (the pairs' schema) or `each` (every token, for prompts of
             one length). The result is a circuit over places, and numbers of edges count (edge, place) pairs.
+        destinations: with `positions`, test edges into keys and values for the queries of one span at a time.
         absolute, reader_tests, order, start_layer, most_rows: see `Rules`.
         start: a circuit to prune further; None: all edges.
         batch_size: pairs in one state; results do not depend on it.
@@ -99,7 +104,7 @@ def acdc(
     """
     rules = Rules(float(threshold), absolute, reader_tests, start_layer, order, most_rows)
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    return _acdc_of(question, rules, start, store, progress, positions)
+    return _acdc_of(question, rules, start, store, progress, _Where(positions, destinations))
 
 
 def _acdc_of(
@@ -108,12 +113,12 @@ def _acdc_of(
     start: Circuit | None,
     store: str | Path | None,
     progress: Report | None,
-    positions: str | None = None,
+    where: "_Where",
 ) -> Circuit:
     """`acdc` of a question."""
-    model, axis = question.model, covering_axis(question.model.graph, question.pairs, positions)
+    model, axis = question.model, where.axis(question)
     rules, start = _checked(model, rules, start, axis)
-    origin = provenance(question, "acdc", _options(rules, start, question, positions))
+    origin = provenance(question, "acdc", _options(rules, start, question, where))
     with inference_state(model.bridge), torch.no_grad():
         return _searched(Loss(question, axis), rules, start, origin, store, progress)
 
@@ -128,6 +133,7 @@ def acdc_sweep(
     ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     positions: str | None = None,
+    destinations: bool = False,
     start: Circuit | None = None,
     progress: Report | None = None,
     **rules: Any,
@@ -138,7 +144,7 @@ def acdc_sweep(
     from it, since they start with fewer edges.
 
     Args:
-        model, pairs, metric, ablation, batch_size, positions, start, progress: see `acdc`.
+        model, pairs, metric, ablation, batch_size, positions, destinations, start, progress: see `acdc`.
         thresholds: in any order.
         rules: see `Rules`.
 
@@ -148,13 +154,14 @@ def acdc_sweep(
     if not thresholds:
         raise InputError("a sweep needs at least one threshold")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    axis = covering_axis(model.graph, pairs, positions)
+    where = _Where(positions, destinations)
+    axis = where.axis(question)
     circuits: dict[float, Circuit] = {}
     with inference_state(model.bridge), torch.no_grad():
         loss = Loss(question, axis)
         for threshold in sorted(set(map(float, thresholds))):
             these, start = _checked(model, Rules(threshold, **rules), start, axis)
-            origin = provenance(question, "acdc", _options(these, start, question, positions))
+            origin = provenance(question, "acdc", _options(these, start, question, where))
             start = circuits[threshold] = _searched(loss, these, start, origin, None, progress)
     return tuple(circuits[float(threshold)] for threshold in thresholds)
 
@@ -170,6 +177,7 @@ def acdc_of_size(
     ablation: AblationLike = "interchange",
     batch_size: int | None = None,
     positions: str | None = None,
+    destinations: bool = False,
     progress: Report | None = None,
     **rules: Any,
 ) -> Circuit:
@@ -179,7 +187,7 @@ def acdc_of_size(
     is the largest circuit found that is small enough. `provenance["rounds"]` has each round's threshold and number of edges.
 
     Args:
-        model, pairs, metric, ablation, batch_size, positions, progress: see `acdc`.
+        model, pairs, metric, ablation, batch_size, positions, destinations, progress: see `acdc`.
         edges: the largest number of edges; over places, of (edge, place) pairs.
         rounds: the largest number of searches.
         rules: see `Rules`.
@@ -188,15 +196,15 @@ def acdc_of_size(
         InputError: the graph does not have that many edges.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    return _acdc_of_size(question, edges, rounds=rounds, positions=positions, progress=progress, **rules)
+    where = _Where(positions, destinations)
+    return _acdc_of_size(question, edges, where, rounds=rounds, progress=progress, **rules)
 
 
 def _acdc_of_size(
-    question: Question, edges: int, *, rounds: int = 12, positions: str | None = None, progress: Report | None = None,
-    **rules: Any,
+    question: Question, edges: int, where: "_Where", *, rounds: int = 12, progress: Report | None = None, **rules: Any,
 ) -> Circuit:  # fmt: skip
     """`acdc_of_size` of a question."""
-    model, axis = question.model, covering_axis(question.model.graph, question.pairs, positions)
+    model, axis = question.model, where.axis(question)
     graph = model.graph if axis is None else axis.graph
     if not 0 <= edges <= graph.n_edges:
         raise InputError(f"edges must be between 0 and the graph's {graph.n_edges}, got {edges}")
@@ -211,7 +219,7 @@ def _acdc_of_size(
         tried: list[tuple[float, int]] = []
         for _ in range(rounds):
             these, large = _checked(model, Rules(threshold, **rules), large, axis)
-            options = _options(these, large, question, positions) | {"wanted": edges}
+            options = _options(these, large, question, where) | {"wanted": edges}
             circuit = _searched(loss, these, large, provenance(question, "acdc", options), None, progress)
             tried.append((threshold, len(circuit)))
             if len(circuit) > edges:
@@ -240,18 +248,37 @@ def _checked(model: Model, rules: Rules, start: Circuit | None, axis: PlaceAxis 
         raise InputError(f"most_rows must be at least 1, got {rules.most_rows}")
     if axis is not None:
         graph = axis.graph
-        start = start.over(graph.places) if start is not None and start.graph in (model.graph, graph) else start
+        start = start.over(graph.places) if start is not None and start.graph.base == model.graph else start
         rules = rules if rules.order is None else replace(rules, order=rules.order.over_places())
     for what, given in (("the circuit to start from", start), ("the scores to order by", rules.order)):
         if given is not None and given.graph != graph:
-            places = "" if axis is None else f" at the spans {', '.join(axis.graph.places.spans)}, without destinations"
+            places = "" if axis is None else _described(axis.graph.places)
             raise InputError(f"{what} belong to another graph ({given.graph}) than {model.name}{places}")
     return rules, Circuit.full(graph) if start is None else start
 
 
-def _options(rules: Rules, start: Circuit, question: Question, positions: str | None) -> dict[str, Any]:
+def _described(places: Places) -> str:
+    return f" at the spans {', '.join(places.spans)}, {'with' if places.destinations else 'without'} destinations"
+
+
+class _Where(NamedTuple):
+    """The options `positions` and `destinations`."""
+
+    positions: str | None
+    destinations: bool
+
+    def axis(self, question: Question) -> PlaceAxis | None:
+        return covering_axis(question.model.graph, question.pairs, self.positions, self.destinations)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        placed = {} if self.positions is None else {"positions": self.positions}
+        return placed | ({"destinations": True} if self.destinations else {})
+
+
+def _options(rules: Rules, start: Circuit, question: Question, where: _Where) -> dict[str, Any]:
     """The options that determine the result, and the batch size."""
-    return ({} if positions is None else {"positions": positions}) | {
+    return where.options | {
         # JSON has no infinities.
         "threshold": rules.threshold if math.isfinite(rules.threshold) else str(rules.threshold),
         "absolute": rules.absolute,
@@ -281,6 +308,7 @@ def _discovered(
     edges: int | None = None,
     order: str | None = None,
     positions: str | None = None,
+    destinations: bool = False,
     start_circuit: str | Path | None = None,
     store: str | Path | None = None,
     **rules: Any,
@@ -289,12 +317,13 @@ def _discovered(
     start = None if start_circuit is None else Circuit.from_json(start_circuit)
     if edges is not None and start is not None:
         raise InputError("start_circuit needs a threshold; it cannot be combined with a number of edges")
-    metric = question.metric
+    metric, where = question.metric, _Where(positions, destinations)
     if order is not None:
         gradient = "clean" if order == "eap" else "ig"
         metric.require_gradient(f"order {order}", at_clean=order == "eap")
         with timed("attribution", "scoring edges") as progress:
-            rules["order"] = edge_attribution_of(question, gradient=gradient, positions=positions, progress=progress)
+            at = {"positions": positions, "destinations": destinations}
+            rules["order"] = edge_attribution_of(question, gradient=gradient, **at, progress=progress)
     with timed("search", "readers") as shown:
 
         def report(at: Tally) -> None:
@@ -303,15 +332,18 @@ def _discovered(
             shown(at.readers_done, at.readers, note)
 
         if edges is not None:
-            return _acdc_of_size(question, edges, positions=positions, progress=report, **rules)
+            return _acdc_of_size(question, edges, where, progress=report, **rules)
         assert threshold is not None
-        return _acdc_of(question, Rules(float(threshold), **rules), start, store, report, positions)
+        return _acdc_of(question, Rules(float(threshold), **rules), start, store, report, where)
 
 
 def _notes(circuit: Circuit) -> tuple[str, ...]:
     if circuit.provenance.get("search", {}).get("by_node", True):
         return ()
-    return ("this architecture has no description node by node: whole layers were computed, which is slower",)
+    if isinstance(circuit.graph, PlacedGraph) and circuit.graph.places.destinations:
+        return ("with destinations every test is a whole pass, which is slower than node by node",)
+    how = "whole layers were computed" if circuit.places is None else "every test was a whole pass"
+    return (f"this architecture has no description node by node: {how}, which is slower",)
 
 
 METHOD = Method(
@@ -331,6 +363,7 @@ METHOD = Method(
         ),
         replace(EDGES, help="Instead of a threshold: the largest circuit found with at most so many edges."),
         replace(PLACES, help="spans or each: test each edge at one place at a time."),
+        replace(DESTINATIONS, help="Test keys and values for the queries of one span at a time."),
         ABSOLUTE,
         Option("reader_tests", Kind.FLAG, True, "First test all edges of a reader together."),
         Option(
