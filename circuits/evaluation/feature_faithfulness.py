@@ -149,9 +149,9 @@ def feature_faithfulness(
         model, pairs, kept, dictionaries, among, metric, ablation, batch_size: see `feature_metric`.
     """
     question = Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size)
-    values, clean, ablated, rounding = _metrics(question, kept, among, ERRORS)
+    (chosen, every, none), clean, ablated, rounding = _metrics(question, kept, among, ERRORS)
     return FeatureFaithfulness(
-        tuple(kept), clean, ablated, *values, rounding, among, question.metric.name, question.ablation.label
+        tuple(kept), clean, ablated, chosen, every, none, rounding, among, question.metric.name, question.ablation.label
     )
 
 

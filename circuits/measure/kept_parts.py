@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.engine.hooks import run
-from circuits.engine.inserted import Key, edits
+from circuits.engine.inserted import edits
+from circuits.engine.insertion import Key
 from circuits.engine.patch import Values, record_values
 from circuits.errors import InputError
 from circuits.graph.groups import groups_in
@@ -59,7 +60,9 @@ class Parts:
         for layer, has_mlp in enumerate(model.graph.mlps):
             if "heads" in chosen:
                 if shared := places & {f"a{layer}", f"z{layer}"}:
-                    raise InputError(f"heads and the features of {min(shared)} are two descriptions of the same; choose one of the two groups")
+                    raise InputError(
+                        f"heads and the features of {min(shared)} are two descriptions of the same; choose one of the two groups"
+                    )
                 sizes[layer, "z"] = (model.graph.n_heads, 1)
             if "mlps" in chosen and has_mlp and f"m{layer}" not in places:
                 sizes[layer, "mlp_out"] = (1,)
@@ -86,7 +89,9 @@ class Parts:
             site = find_site(model.graph, name, widths)
             mask = masks.get((site.layer, site.point))
             if mask is None:
-                raise InputError(f"{name} is not one of the parts that are kept or ablated here ({', '.join(sorted({k[1] for k in masks}))})")
+                raise InputError(
+                    f"{name} is not one of the parts that are kept or ablated here ({', '.join(sorted({k[1] for k in masks}))})"
+                )
             mask[() if site.index is None else site.index] = False
         for (_, point), mask in masks.items():
             if point.startswith("e:") and errors != "chosen":
@@ -128,7 +133,11 @@ class KeptRuns:
         for key, mask in ablated.items():
             changes[key] = partial(_replaced, self.values[key], mask.to(self.values[key].device))
         with torch.no_grad():
-            return run(self.question.model.architecture, self.batch.suffix.clean_tokens, edits(self.question.model.architecture, changes))
+            return run(
+                self.question.model.architecture,
+                self.batch.suffix.clean_tokens,
+                edits(self.question.model.architecture, changes),
+            )
 
 
 def _replaced(value: Tensor, mask: Tensor, x: Tensor) -> Tensor:
