@@ -20,6 +20,7 @@ def _input(prompt: Any, values: Any) -> Any:
     return prompt
 
 
+DICTIONARIES = Path(__file__).parent / "golden" / "dictionaries"
 COPIES = circuits.CausalModel({"x": _input}, output="x")
 
 
@@ -47,12 +48,18 @@ class Given:
         return circuits.coar(self.model, self.pairs, samples=48, alpha=0.3)
 
     @cached_property
+    def dictionary(self) -> circuits.Dictionary:
+        d, draw = int(self.model.bridge.cfg.d_model), torch.Generator("cpu").manual_seed(0)
+        weights = [torch.randn(shape, generator=draw, device="cpu") for shape in ((d, 8), (8,), (8, d), (d,))]
+        return circuits.Dictionary.from_weights("attn_out.0", *weights)
+
+    @cached_property
     def judge(self) -> circuits.Counterfactuals:
         return circuits.counterfactuals(self.model, self.pairs, samples=8)
 
     def ready(self) -> "Given":
         """With all of them computed."""
-        _ = self.edges, self.nodes, self.circuit, self.linear, self.judge
+        _ = self.edges, self.nodes, self.circuit, self.linear, self.judge, self.dictionary
         return self
 
 
@@ -107,10 +114,20 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "gradient_times_parameter": lambda g: circuits.gradient_times_parameter(g.model, g.pairs),
     "head_kinds": lambda g: circuits.head_kinds(g.model, g.pairs, draws=19),
     "hypothesis_tests": lambda g: circuits.hypothesis_tests(g.model, g.pairs, g.circuit, n_random=10, permutations=20),
+    "feature_faithfulness": lambda g: circuits.feature_faithfulness(
+        g.model, g.pairs, ["f:a0.1"], dictionaries=[g.dictionary]
+    ),
+    "feature_metric": lambda g: circuits.feature_metric(g.model, g.pairs, ["e:a0"], dictionaries=[g.dictionary]),
+    "features": lambda g: circuits.attribution_patching(
+        g.model, g.pairs, nodes="features", dictionaries=[g.dictionary]
+    ),
     "information_flow": lambda g: circuits.information_flow(g.model, g.pairs),
     "interchange_interventions": lambda g: _interchanged(g),
     "internal_influence": lambda g: circuits.internal_influence(g.model, g.pairs, steps=2),
     "leave_one_out": lambda g: circuits.leave_one_out(g.model, g.pairs),
+    "load_dictionary": lambda g: circuits.load_dictionary(DICTIONARIES / "saelens_topk").encode(
+        torch.ones(6, device="cpu")
+    ),
     "logit_lens": lambda g: circuits.logit_lens(g.model, g.pairs),
     "minimality": lambda g: circuits.minimality(g.model, g.pairs, g.edges.top(40)),
     "neuron_conductance": lambda g: circuits.neuron_conductance(g.model, g.pairs, steps=2),

@@ -8,7 +8,7 @@ import torch
 from circuits.dictionaries.dictionary import Dictionary
 from circuits.dictionaries.site import DictionarySite
 from circuits.engine.architecture import Architecture, Block
-from circuits.engine.inserted import Insertion
+from circuits.engine.insertion import Insertion
 from circuits.errors import InputError
 from circuits.model import Model
 

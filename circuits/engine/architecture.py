@@ -8,7 +8,7 @@ before it enters the residual stream (a post-norm in Gemma-2 and OLMo-2, a facto
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,13 +16,11 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 from transformer_lens.hook_points import HookPoint
 
+from circuits.engine.insertion import Insertion
 from circuits.engine.norms import Norm, describe_norm
 from circuits.engine.rotary import stored_tables
 from circuits.errors import ModelError
 from circuits.graph.graph import Graph
-
-if TYPE_CHECKING:
-    from circuits.engine.inserted import Insertion
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +168,7 @@ class Architecture:
     n_heads: int
     n_kv_heads: int
     final_norm: Norm
-    inserted: "Mapping[str, Insertion]" = field(default_factory=dict)
+    inserted: Mapping[str, Insertion] = field(default_factory=dict)
 
     @cached_property
     def graph(self) -> Graph:

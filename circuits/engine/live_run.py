@@ -14,7 +14,8 @@ from torch import Tensor
 
 from circuits.engine.architecture import Architecture
 from circuits.engine.hooks import Hook, TokenBatch, run
-from circuits.engine.inserted import Key, leaves
+from circuits.engine.inserted import leaves
+from circuits.engine.insertion import Key
 from circuits.engine.patch import Values
 
 

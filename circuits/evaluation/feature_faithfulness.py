@@ -26,9 +26,9 @@ from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
+from circuits.question.metric_range import MetricRange, metric_rounding, rounding_share
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
-from circuits.question.span import Span, metric_rounding, rounding_share
 from circuits.results.provenance import finite
 from circuits.shown import Shown
 
@@ -59,9 +59,9 @@ class FeatureFaithfulness(Shown):
     ablation: str
 
     @property
-    def span(self) -> Span:
+    def span(self) -> MetricRange:
         """The span of which the values are shares."""
-        return Span.of(self.clean, self.ablated, self.rounding)
+        return MetricRange.of(self.clean, self.ablated, self.rounding)
 
     @property
     def value(self) -> float:
@@ -149,9 +149,9 @@ def feature_faithfulness(
         model, pairs, kept, dictionaries, among, metric, ablation, batch_size: see `feature_metric`.
     """
     question = Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size)
-    values, clean, ablated, rounding = _metrics(question, kept, among, ERRORS)
+    (chosen, every, none), clean, ablated, rounding = _metrics(question, kept, among, ERRORS)
     return FeatureFaithfulness(
-        tuple(kept), clean, ablated, *values, rounding, among, question.metric.name, question.ablation.label
+        tuple(kept), clean, ablated, chosen, every, none, rounding, among, question.metric.name, question.ablation.label
     )
 
 

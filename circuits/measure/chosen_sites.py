@@ -13,7 +13,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.engine.hooks import Hook, TokenBatch, inference_state, run
-from circuits.engine.inserted import Key, records
+from circuits.engine.inserted import records
+from circuits.engine.insertion import Key
 from circuits.graph.groups import groups_in
 from circuits.graph.nodes import Site, select_sites
 from circuits.model import Model

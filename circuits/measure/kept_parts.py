@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.engine.hooks import run
-from circuits.engine.inserted import Key, edits
+from circuits.engine.inserted import edits
+from circuits.engine.insertion import Key
 from circuits.engine.patch import Values, record_values
 from circuits.errors import InputError
 from circuits.graph.groups import groups_in

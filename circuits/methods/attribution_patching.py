@@ -29,7 +29,8 @@ from torch import Tensor
 
 from circuits.dictionaries.dictionary import Dictionary
 from circuits.dictionaries.insert import with_dictionaries
-from circuits.engine.inserted import Key, edits, whole_key
+from circuits.engine.inserted import edits, whole_key
+from circuits.engine.insertion import Key
 from circuits.engine.live_run import LiveRun
 from circuits.engine.patch import Values
 from circuits.errors import InputError

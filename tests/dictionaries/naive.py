@@ -55,7 +55,9 @@ def activations(dictionary: Dictionary, x: Tensor) -> list[Tensor]:
 def parts(dictionary: Dictionary, read: Tensor, value: Tensor) -> dict[str, Tensor]:
     """What each node of a dictionary holds for one prompt, by the end of its name: `f3` [pos], `e` and `s` [pos, d_out]."""
     features = activations(dictionary, read)
-    skip = torch.zeros_like(value) if dictionary.skip is None else torch.stack([dictionary.skip @ token for token in read])
+    skip = (
+        torch.zeros_like(value) if dictionary.skip is None else torch.stack([dictionary.skip @ token for token in read])
+    )
     explained = sum(f[:, None] * row for f, row in zip(features, dictionary.W_dec, strict=True))
     named = {f"f{i}": f for i, f in enumerate(features)}
     named["e"] = value - explained - skip
@@ -73,7 +75,9 @@ class Naive:
         self.write = after if site.writes == "resid_post" else f"blocks.{layer}.{WRITE[site.writes]}"
         self.read = f"blocks.{layer}.{READ[site.reads]}" if site.is_transcoder else None
 
-    def run(self, tokens: list[int], replaced: Mapping[str, Tensor] | None = None, **options) -> tuple[float, dict[str, Tensor]]:
+    def run(
+        self, tokens: list[int], replaced: Mapping[str, Tensor] | None = None, **options
+    ) -> tuple[float, dict[str, Tensor]]:
         """Logits at the last token, and the parts; `replaced`: new values of parts, by the end of their names."""
         seen: dict[str, Tensor] = {}
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 import circuits
-from circuits import Dictionary, InputError, activation_patching, attribution_patching, feature_faithfulness, feature_metric
+from circuits import (
+    Dictionary,
+    InputError,
+    activation_patching,
+    attribution_patching,
+    feature_faithfulness,
+    feature_metric,
+)
 from circuits.dictionaries.insert import with_dictionaries
 from tests.dictionaries.naive import Naive, random_dictionary
 from tests.tiny_models import atol, random_pairs, tiny
@@ -53,7 +60,9 @@ def test_atp_and_exact_patching_are_those_of_naive_loops(name, site, options):
             rows = dictionary.W_dec[int(part[1:])] if part[0] == "f" else None
             difference = clean[part] - corrupted[part]
             written = difference if rows is None else difference[:, None] * rows
-            assert float(estimates.per_prompt[node, i]) == pytest.approx(float((written * gradient).sum()), abs=close, rel=1e-5)
+            assert float(estimates.per_prompt[node, i]) == pytest.approx(
+                float((written * gradient).sum()), abs=close, rel=1e-5
+            )
             changed, _ = naive.run(pairs.clean[i], {part: corrupted[part]})
             effect = naive.value(i, own) - naive.value(i, changed)
             assert float(noised.per_prompt[node, i]) == pytest.approx(effect, abs=close, rel=1e-5)
@@ -78,8 +87,12 @@ def test_features_and_error_sum_to_the_whole(name, site, options):
     for i in range(len(pairs)):
         gradient, clean = naive.gradient(i)
         corrupted = naive.run(pairs.corrupted[i])[1]
-        assert float(parts[i]) == pytest.approx(float(((clean["whole"] - corrupted["whole"]) * gradient).sum()), abs=close, rel=1e-5)
-        assert float(gone[i]) == pytest.approx(naive.value(i, naive.run(pairs.clean[i], held=corrupted["whole"])[0]), abs=close)
+        assert float(parts[i]) == pytest.approx(
+            float(((clean["whole"] - corrupted["whole"]) * gradient).sum()), abs=close, rel=1e-5
+        )
+        assert float(gone[i]) == pytest.approx(
+            naive.value(i, naive.run(pairs.clean[i], held=corrupted["whole"])[0]), abs=close
+        )
     kept = feature_metric(model, pairs, everything, dictionaries=[dictionary])
     assert torch.equal(kept, feature_metric(model, pairs, everything, dictionaries=[dictionary], errors="all"))
     torch.testing.assert_close(kept, attribution_patching(model, pairs).clean, atol=1e-12, rtol=0)
@@ -98,7 +111,9 @@ def test_without_a_dictionary_nothing_changes_and_with_one_the_other_nodes_do_no
     for method in (attribution_patching, activation_patching):
         plain = method(model, pairs, nodes="heads+mlps")
         assert torch.equal(plain.per_prompt, method(model, pairs, nodes="heads+mlps", dictionaries=[]).per_prompt)
-        assert torch.equal(plain.per_prompt, method(model, pairs, nodes="heads+mlps", dictionaries=dictionaries).per_prompt)
+        assert torch.equal(
+            plain.per_prompt, method(model, pairs, nodes="heads+mlps", dictionaries=dictionaries).per_prompt
+        )
     assert not model.architecture.inserted
     assert not any(point.fwd_hooks for point in model.bridge.hook_dict.values())
     with pytest.raises(InputError, match="need a dictionary"):
@@ -107,9 +122,15 @@ def test_without_a_dictionary_nothing_changes_and_with_one_the_other_nodes_do_no
 
 def test_several_dictionaries_positions_and_batches():
     model, pairs = tiny("gpt2"), random_pairs(n=3, prefix=2)
-    dictionaries = [random_dictionary(model, site, seed=i) for i, site in enumerate(("mlp_out.0", "transcoder.2", "resid_pre.2"))]
+    dictionaries = [
+        random_dictionary(model, site, seed=i) for i, site in enumerate(("mlp_out.0", "transcoder.2", "resid_pre.2"))
+    ]
     given = {"nodes": "features", "dictionaries": dictionaries}
-    for method, options in ((attribution_patching, {}), (activation_patching, {}), (attribution_patching, {"gradient": "ig-activations"})):
+    for method, options in (
+        (attribution_patching, {}),
+        (activation_patching, {}),
+        (attribution_patching, {"gradient": "ig-activations"}),
+    ):
         whole = method(model, pairs, **given, **options)
         torch.testing.assert_close(whole.per_prompt, method(model, pairs, **given, **options, batch_size=2).per_prompt)
     split = attribution_patching(model, pairs, positions="each", **given)
@@ -142,7 +163,10 @@ def test_integrated_gradients_are_those_of_naive_loops_and_complete(tmp_path):
     scores.save(tmp_path / "scores.safetensors")
     again = circuits.NodeScores.load(tmp_path / "scores.safetensors")
     assert again.nodes == scores.nodes
-    assert again.provenance["dictionaries"][0]["sha256"] == with_dictionaries(model, [dictionary]).architecture.inserted["m1"].coder.digest
+    assert (
+        again.provenance["dictionaries"][0]["sha256"]
+        == with_dictionaries(model, [dictionary]).architecture.inserted["m1"].coder.digest
+    )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -177,10 +201,16 @@ def test_kept_and_ablated_features_are_those_of_naive_loops(name, site, options,
                 mean = torch.stack([one[part] for one in own]).mean((0, 1))
                 new = {"zero": 0 * mean, "mean": mean, "interchange": other[i][part]}[ablation]
                 replaced[part] = new.expand_as(own[i][part])
-            assert float(values[i]) == pytest.approx(naive.value(i, naive.run(tokens, replaced)[0]), abs=atol(name), rel=1e-5)
+            assert float(values[i]) == pytest.approx(
+                naive.value(i, naive.run(tokens, replaced)[0]), abs=atol(name), rel=1e-5
+            )
     told = feature_faithfulness(model, pairs, kept, dictionaries=[dictionary], ablation=ablation)
     ends = (told.clean.mean(), told.ablated.mean())
-    for value, metric in ((told.value, told.chosen), (told.with_errors, told.all_errors), (told.without_errors, told.no_errors)):
+    for value, metric in (
+        (told.value, told.chosen),
+        (told.with_errors, told.all_errors),
+        (told.without_errors, told.no_errors),
+    ):
         assert value == pytest.approx(float((metric.mean() - ends[1]) / (ends[0] - ends[1])))
     assert torch.equal(told.chosen, told.all_errors)
     assert "without errors" in repr(told)
@@ -196,7 +226,9 @@ def test_parts_of_several_groups_are_kept_together():
     together = feature_metric(model, pairs, [*others, *some], dictionaries=[dictionary], among=everything)
     torch.testing.assert_close(together, feature_metric(model, pairs, some, dictionaries=[dictionary]))
     ends = attribution_patching(model, pairs)
-    torch.testing.assert_close(feature_metric(model, pairs, [], dictionaries=[dictionary], among=everything), ends.corrupted)
+    torch.testing.assert_close(
+        feature_metric(model, pairs, [], dictionaries=[dictionary], among=everything), ends.corrupted
+    )
     with pytest.raises(InputError, match="not one of the parts"):
         feature_metric(model, pairs, ["m1"], dictionaries=[dictionary], among=everything)
     with pytest.raises(InputError, match="two descriptions of the same"):
@@ -207,7 +239,7 @@ def test_coar_over_chosen_features():
     """Every drawn set gives the metric of the naive run; leave-one-out is exact patching."""
     model, pairs = tiny("gpt2"), random_pairs(n=2, length=5)
     dictionary = random_dictionary(model, "transcoder.1", skip=True)
-    naive, chosen = Naive(model, pairs, dictionary), ["f:m1.0", "f:m1.3", "f:m1.5", "e:m1", "s:m1", "a2.h0"]
+    chosen = ["f:m1.0", "f:m1.3", "f:m1.5", "e:m1", "s:m1", "a2.h0"]
     given = {"nodes": chosen, "dictionaries": [dictionary]}
     alone = circuits.leave_one_out(model, pairs, ablation="interchange", **given)
     exact = activation_patching(model, pairs, direction="noising", **given)
@@ -222,7 +254,9 @@ def test_the_sets_that_coar_draws_are_measured_as_naive_runs(tmp_path):
     model, pairs = tiny("gpt2"), random_pairs(n=2, length=5)
     dictionary = random_dictionary(model, "mlp_out.1")
     naive, chosen = Naive(model, pairs, dictionary), ["f:m1.0", "f:m1.3", "f:m1.5", "e:m1"]
-    samples = circuits.draw_samples(model, pairs, tmp_path / "store", samples=16, alpha=0.5, nodes=chosen, dictionaries=[dictionary])
+    samples = circuits.draw_samples(
+        model, pairs, tmp_path / "store", samples=16, alpha=0.5, nodes=chosen, dictionaries=[dictionary]
+    )
     for mask, outcomes in zip(samples.ablated.tolist(), samples.outcomes, strict=True):
         for i, tokens in enumerate(pairs.clean):
             own = naive.run(tokens)[1]
@@ -235,12 +269,19 @@ def test_a_dictionary_made_by_hand_has_known_answers():
     """Features are the positive and negative parts of each entry: there is no error, and f and -f add up to the entry."""
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     eye = torch.eye(24, dtype=torch.float64)
-    weights = (torch.cat([eye, -eye], 1), torch.zeros(48, dtype=torch.float64), torch.cat([eye, -eye]), torch.zeros(24, dtype=torch.float64))
+    weights = (
+        torch.cat([eye, -eye], 1),
+        torch.zeros(48, dtype=torch.float64),
+        torch.cat([eye, -eye]),
+        torch.zeros(24, dtype=torch.float64),
+    )
     dictionary = Dictionary.from_weights("mlp_out.1", *weights)
     scores = attribution_patching(model, pairs, nodes="features", dictionaries=[dictionary]).to_dict()
     rows = attribution_patching(model, pairs, nodes=[f"m1.W_out[{i}]" for i in range(24)]).to_dict()
     for i in range(24):
-        assert scores.get(f"f:m1.{i}", 0) + scores.get(f"f:m1.{24 + i}", 0) == pytest.approx(rows[f"m1.W_out[{i}]"], abs=1e-12)
+        assert scores.get(f"f:m1.{i}", 0) + scores.get(f"f:m1.{24 + i}", 0) == pytest.approx(
+            rows[f"m1.W_out[{i}]"], abs=1e-12
+        )
     assert scores["e:m1"] == pytest.approx(0, abs=1e-12)
     told = feature_faithfulness(model, pairs, [f"f:m1.{i}" for i in range(48)], dictionaries=[dictionary])
     assert told.without_errors == pytest.approx(1) == told.with_errors
@@ -262,7 +303,11 @@ def test_a_dictionary_that_does_not_fit_is_refused():
     refused("must be a list of circuits.Dictionary, got a str", "mlp_out.1")
     refused("has parallel blocks", random_dictionary(tiny("neox"), "resid_mid.1"), on=tiny("neox"))
     refused("has a norm after its MLPs", random_dictionary(tiny("gemma2"), "blocks.1.mlp.hook_out"), on=tiny("gemma2"))
-    refused("has no MLP there", random_dictionary(tiny("native-attention-only"), "mlp_out.1"), on=tiny("native-attention-only"))
+    refused(
+        "has no MLP there",
+        random_dictionary(tiny("native-attention-only"), "mlp_out.1"),
+        on=tiny("native-attention-only"),
+    )
     with pytest.raises(InputError, match="must be a list"):
         attribution_patching(model, pairs, dictionaries=fits)
     with pytest.raises(InputError, match=r"f:m1.0 to f:m1.8, e:m1"):
@@ -279,9 +324,15 @@ def test_the_middle_of_the_stream_is_decomposed_where_attention_writes():
         model, pairs = tiny(name), random_pairs(n=2)
         dictionary = random_dictionary(model, "resid_mid.1")
         parts = attribution_patching(model, pairs, nodes="features", dictionaries=[dictionary]).values.sum()
-        earlier = attribution_patching(model, pairs, nodes="features", dictionaries=[random_dictionary(model, "resid_pre.1")]).values.sum()
-        attention = attribution_patching(model, pairs, nodes="features", dictionaries=[random_dictionary(model, "attn_out.1")]).values.sum()
+        earlier = attribution_patching(
+            model, pairs, nodes="features", dictionaries=[random_dictionary(model, "resid_pre.1")]
+        ).values.sum()
+        attention = attribution_patching(
+            model, pairs, nodes="features", dictionaries=[random_dictionary(model, "attn_out.1")]
+        ).values.sum()
         gone = feature_metric(model, pairs, [], dictionaries=[dictionary])
         later = feature_metric(model, pairs, [], dictionaries=[random_dictionary(model, "resid_post.0"), dictionary])
-        torch.testing.assert_close(gone, later, atol=atol(name), rtol=1e-4)  # the stream in the middle decides all that follows
+        torch.testing.assert_close(
+            gone, later, atol=atol(name), rtol=1e-4
+        )  # the stream in the middle decides all that follows
         assert torch.isfinite(parts + earlier + attention)

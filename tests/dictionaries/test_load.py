@@ -40,7 +40,9 @@ def test_features_and_reconstruction_are_those_of_the_library_that_wrote_the_fil
     assert dictionary.model == {"saelens": "tiny-random", "circuit": "org/tiny-random"}.get(name.split("_")[0])
     assert (features != 0).any(0).sum() > 3
     assert (features == 0).any()
-    assert (dictionary.skip is not None) == ("skip" in name or name in ("circuit_tracer_relu", "circuit_tracer_jumprelu", "sparsify/layers.1.mlp"))
+    assert (dictionary.skip is not None) == (
+        "skip" in name or name in ("circuit_tracer_relu", "circuit_tracer_jumprelu", "sparsify/layers.1.mlp")
+    )
 
 
 def test_the_site_of_the_user_must_be_that_of_the_file():
@@ -67,7 +69,9 @@ def changed(tmp_path: Path, name: str, config: dict | None = None, **tensors: to
     if config is not None:
         path = copy / "cfg.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | config))
-    file = next(path for path in copy.iterdir() if path.suffix == ".safetensors" and path.name != "expected.safetensors")
+    file = next(
+        path for path in copy.iterdir() if path.suffix == ".safetensors" and path.name != "expected.safetensors"
+    )
     weights = load_file(file) | tensors
     save_file({key: value.contiguous() for key, value in weights.items() if value is not None}, file)
     return copy
@@ -98,7 +102,9 @@ NAN = torch.full((10,), torch.nan)
 ])  # fmt: skip
 def test_bad_files_are_refused_in_one_line(tmp_path, name, config, tensors, message):
     with pytest.raises(InputError, match=message) as caught:
-        circuits.load_dictionary(changed(tmp_path, name, config, **tensors), None if "layers" not in name else "resid_post.1")
+        circuits.load_dictionary(
+            changed(tmp_path, name, config, **tensors), None if "layers" not in name else "resid_post.1"
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -119,7 +125,9 @@ def test_pickles_links_and_other_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="arrays of a dictionary hold floating-point"):
         circuits.load_dictionary(tmp_path, "mlp_out.0")
     copy = changed(tmp_path, "circuit_tracer_relu")
-    (copy / "config.yaml").write_text((copy / "config.yaml").read_text() + "transcoders:\n  - ../../etc/passwd\n  - /etc/passwd\n")
+    (copy / "config.yaml").write_text(
+        (copy / "config.yaml").read_text() + "transcoders:\n  - ../../etc/passwd\n  - /etc/passwd\n"
+    )
     for layer in (0, 1):
         with pytest.raises(InputError, match="must lie inside the directory"):
             circuits.load_dictionary(copy, f"transcoder.{layer}")
@@ -148,7 +156,9 @@ def test_an_archive_must_hold_what_its_headers_state(tmp_path):
         circuits.load_dictionary(path, "mlp_out.0")
 
 
-@pytest.mark.parametrize("text", ["a: [1, 2]", "a:\n  b: c", "a: &x 1", "a: !!python/object:os.system x", "- a", "a: 1\na: 2", "a: '1"])
+@pytest.mark.parametrize(
+    "text", ["a: [1, 2]", "a:\n  b: c", "a: &x 1", "a: !!python/object:os.system x", "- a", "a: 1\na: 2", "a: '1"]
+)
 def test_only_texts_and_lists_of_texts_are_read_of_yaml(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
@@ -165,7 +175,9 @@ def test_an_id_of_the_hub_downloads_only_what_is_needed(monkeypatch, tmp_path):
         asked.append((repository, revision, tuple(names)))
         return GOLDEN
 
-    monkeypatch.setattr("circuits.dictionaries.load.fetch", lambda repository, names, revision: snapshot(repository, revision, names))
+    monkeypatch.setattr(
+        "circuits.dictionaries.load.fetch", lambda repository, names, revision: snapshot(repository, revision, names)
+    )
     assert circuits.load_dictionary("org/name/saelens_topk").site.name == "resid_pre.0"
     assert circuits.load_dictionary("org/name/circuit_tracer_topk", "transcoder.1", revision="v1").n_features == 10
     assert asked[-1] == ("org/name", "v1", ("circuit_tracer_topk/layer_1.safetensors",))

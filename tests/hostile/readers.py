@@ -6,6 +6,7 @@ To add one: a line in `READERS`. The tests beside this file and `fuzz.py` go thr
 import contextlib
 import hashlib
 import json
+import shutil
 import struct
 import warnings
 import zipfile
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 import typer
 
+import circuits
 from circuits import Circuit, EdgeScores, Graph, InputError, NodeScores
 from circuits.results.node_scores import node_scores
 from circuits.results.provenance import frozen
@@ -433,6 +435,27 @@ def _eap_ig(found: Circuit, path: Path, tensors: bool = False) -> None:
 
 STEPS = '{"writer": "m29", "reader": "logits", "change": 1.5, "kept": true}\n{"writer": null, "reader": "m1", "change": 0.0, "kept": false}\n'
 
+DICTIONARIES = Path(__file__).parents[1] / "golden" / "dictionaries"
+
+
+def of_dictionary(kind: str, name: str, site: str) -> dict[str, Any]:
+    """A reader of a dictionary of which one file is another, and that file."""
+
+    def read(path: Path) -> None:
+        place = path.parent / "dictionary"
+        shutil.copytree(DICTIONARIES / kind, place)
+        (place / name).write_bytes(path.read_bytes())
+        try:
+            one = circuits.load_dictionary(place, site)
+            x = torch.ones(2, one.d_in, dtype=one.W_enc.dtype)
+            one.decode(one.encode(x), x), one.to_dict()
+        finally:
+            shutil.rmtree(place)
+
+    examples = (lambda path: path.write_bytes((DICTIONARIES / kind / name).read_bytes()) and None,)
+    return {"read": read, "examples": examples, "suffix": Path(name).suffix, "share": 0.3, "direct": False}
+
+
 READERS: dict[str, Reader] = {
     "prompts": Reader(read_prompts, (write_prompts(*LINES[:1]), write_prompts(*LINES[1:])), "jsonl", ".jsonl"),
     "prompts-csv": Reader(read_table_of_prompts, (text(CSV),), "text", ".csv"),
@@ -472,6 +495,11 @@ READERS: dict[str, Reader] = {
     "labels-json": Reader(read_labels, (text('{"labels": {"m0": "x"}, "groups": {"g": ["m1"]}}'),), "json"),
     "gguf": Reader(read_gguf, (write_gguf,), "numbers", ".gguf"),
     "wheel": Reader(read_wheel, (write_wheel,), "numbers", ".whl", direct=False),
+    "saelens": Reader(**of_dictionary("saelens_topk", "cfg.json", "resid_pre.0"), kind="json"),
+    "dictionary": Reader(**of_dictionary("saelens_gated", "sae_weights.safetensors", "attn_out.1"), kind="safetensors"),
+    "sparsify": Reader(**of_dictionary("sparsify/layers.1", "cfg.json", "resid_post.1"), kind="json"),
+    "transcoders": Reader(**of_dictionary("circuit_tracer_topk", "config.yaml", "transcoder.1"), kind="text"),
+    "gemma-scope": Reader(**of_dictionary("gemma_scope", "params.npz", "mlp_out.1"), kind="numbers"),
     "cache": Reader(read_cached, (text('{"files": {"model": {"bytes": 1, "sha256": "x"}}}'),), "json", direct=False),
 }
 

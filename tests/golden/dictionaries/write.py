@@ -23,19 +23,29 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
 
 def expect(directory: Path, x: torch.Tensor, features: torch.Tensor, output: torch.Tensor) -> None:
     tensors = {"x": x, "features": features, "output": output}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, directory / "expected.safetensors")
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, directory / "expected.safetensors"
+    )
 
 
 def saelens() -> None:
     from sae_lens.saes import sae as base
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.saes.gated_sae import GatedSAE, GatedSAEConfig
     from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
-    from sae_lens.saes.matryoshka_batchtopk_sae import MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig
+    from sae_lens.saes.matryoshka_batchtopk_sae import (
+        MatryoshkaBatchTopKTrainingSAE,
+        MatryoshkaBatchTopKTrainingSAEConfig,
+    )
     from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
     from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
-    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.saes.transcoder import (
-        JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig, SkipTranscoder, SkipTranscoderConfig, Transcoder, TranscoderConfig,
+        JumpReLUSkipTranscoder,
+        JumpReLUSkipTranscoderConfig,
+        SkipTranscoder,
+        SkipTranscoderConfig,
+        Transcoder,
+        TranscoderConfig,
     )
 
     def metadata(hook: str, out: str | None = None) -> base.SAEMetadata:
@@ -66,8 +76,12 @@ def saelens() -> None:
         features = features.to_dense() if features.is_sparse else features
         expect(directory, X, features, sae(X))
     trained = {
-        "batchtopk": BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(D, F, k=3, rescale_acts_by_decoder_norm=True, metadata=mlp)),
-        "matryoshka": MatryoshkaBatchTopKTrainingSAE(MatryoshkaBatchTopKTrainingSAEConfig(D, F, k=3, matryoshka_widths=[5, F], metadata=mlp)),
+        "batchtopk": BatchTopKTrainingSAE(
+            BatchTopKTrainingSAEConfig(D, F, k=3, rescale_acts_by_decoder_norm=True, metadata=mlp)
+        ),
+        "matryoshka": MatryoshkaBatchTopKTrainingSAE(
+            MatryoshkaBatchTopKTrainingSAEConfig(D, F, k=3, matryoshka_widths=[5, F], metadata=mlp)
+        ),
     }
     for seed, (name, sae) in enumerate(trained.items(), 50):
         directory = HERE / f"saelens_{name}"
@@ -98,7 +112,11 @@ def circuit_tracer() -> None:
     from circuit_tracer.transcoder.activation_functions import JumpReLU, TopK
     from circuit_tracer.transcoder.single_layer_transcoder import SingleLayerTranscoder, TranscoderSet, load_transcoder
 
-    kinds = {"relu": lambda: torch.nn.functional.relu, "jumprelu": lambda: JumpReLU(torch.rand(F)), "topk": lambda: TopK(3)}
+    kinds = {
+        "relu": lambda: torch.nn.functional.relu,
+        "jumprelu": lambda: JumpReLU(torch.rand(F)),
+        "topk": lambda: TopK(3),
+    }
     for kind, function in kinds.items():
         directory = HERE / f"circuit_tracer_{kind}"
         options = {"device": torch.device("cpu"), "dtype": torch.float32, "skip_connection": kind != "topk"}
@@ -115,7 +133,9 @@ def circuit_tracer() -> None:
         known = None if kind == "jumprelu" else function()
         eager = {"device": torch.device("cpu"), "lazy_encoder": False, "lazy_decoder": False}
         # circuit-tracer cannot load a topk transcoder that it wrote, with its tensor k.
-        loaded = layers[1] if kind == "topk" else load_transcoder(str(directory / "layer_1.safetensors"), 1, known, **eager)
+        loaded = (
+            layers[1] if kind == "topk" else load_transcoder(str(directory / "layer_1.safetensors"), 1, known, **eager)
+        )
         expect(directory, X, loaded.encode(X), loaded(X))
 
 
