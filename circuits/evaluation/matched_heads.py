@@ -63,12 +63,11 @@ def match_heads(
     reasons = [why for why in (why_no_direct_effects(*side, metric) for side in (a, b)) if why is not None]
     if reasons and skipped is not None:
         skipped["direct effects of heads"] = reasons[0]
-    profiles = [head_profiles(model, pairs, roles, not reasons, metric) for model, pairs in (a, b)]
-    one_by_one = a[1].digest() == b[1].digest()
-    whole, *halves = (
-        _similarity(*profiles, part, one_by_one) for part in (slice(None), slice(0, None, 2), slice(1, None, 2))
-    )
-    heads, others = profiles[0].heads, profiles[1].heads
+    one, other = (head_profiles(model, pairs, roles, not reasons, metric) for model, pairs in (a, b))
+    alike = a[1].digest() == b[1].digest()
+    parts = (slice(None), slice(0, None, 2), slice(1, None, 2))
+    whole, *halves = (_similarity(one, other, part, alike) for part in parts)
+    heads, others = one.heads, other.heads
     same_graph = a[0].graph == b[0].graph
     found, inside = [], {node.partition("@")[0] for node in circuit.nodes}
     for i, head in enumerate(heads):

@@ -14,9 +14,9 @@ from tests.tiny_models import random_hf_model, random_pairs, random_subset, tiny
 
 def two_tasks(destinations=False):
     """A task with spans and a circuit over them, and a task without spans whose circuit has no places."""
-    model, pairs = tiny("gpt2"), placed_pairs(n=3)
+    model, pairs = tiny("gpt2"), placed_pairs(n=2)
     placed = random_placed(model, pairs, 0.2, destinations)
-    return model, {"spans": (pairs, placed), "plain": (random_pairs(n=4, seed=9), random_subset(model, 0.2, 1))}
+    return model, {"spans": (pairs, placed), "plain": (random_pairs(n=2, seed=9), random_subset(model, 0.2, 1))}
 
 
 def naive_metrics(model, pairs, kept):
@@ -58,7 +58,7 @@ def test_effects_are_those_of_a_naive_pass(destinations):
 
 
 def test_circuits_of_one_set_of_places_have_a_core_and_chance_over_places():
-    model, pairs = tiny("llama"), placed_pairs(n=3)
+    model, pairs = tiny("llama"), placed_pairs(n=2)
     first, second = (random_placed(model, pairs, 0.3, False, seed) for seed in (0, 1))
     assert shared_core([first, second]) == first & second
     found = circuits.dissociate({"a": (pairs, first), "b": (placed_pairs(n=3, seed=5), second)}, model, n_random=2)

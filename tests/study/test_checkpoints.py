@@ -73,7 +73,7 @@ def test_a_study_runs_on_each_checkpoint(tmp_path):
         model = circuits.load_model(random_hf_model("gpt2", torch.float32, seed))
         torch.testing.assert_close(scores.values, circuits.edge_attribution(model, pairs, gradient="clean").values)
         assert run.provenance["weights_sha256"] == model.weights_hash
-    assert rows[0]["faithfulness"] != rows[1]["faithfulness"]
+    assert rows[0]["clean"] != rows[1]["clean"]
     assert run_study(study, out).made == 0
     random_hf_model("gpt2", torch.float32, 2).save_pretrained(tmp_path / "mine" / "step-3")
     later = parse_study(text.replace('"step-2"]', '"step-2", "step-3"]'), base=tmp_path)
