@@ -223,7 +223,8 @@ class Plan:
         core = shared_core(circuits, core_share)
         rest = tuple(circuit - core for circuit in circuits) if len(core) else ()
         drawn = [
-            tuple(tuple(distinct_rivals(one, n_random, random_kind, seed)) for one in part) for part in (circuits, rest)
+            tuple(tuple(distinct_rivals(one, n_random, random_kind, seed, ablated=True)) for one in part)
+            for part in (circuits, rest)
         ]
         return cls(tuple(circuits), core, core_share, rest, drawn[0], drawn[1], random_kind)
 

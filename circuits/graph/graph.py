@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -218,6 +219,11 @@ class Graph:
         """Name of the output of a writer that `reader` reads."""
         return self.writer_names[writer]
 
+    @cached_property
+    def writers_fed(self) -> tuple[list[int], ...]:
+        """For each reader the indices of the writers that depend on it; none for `logits`."""
+        return tuple([self.writer_index(node) for node in self.nodes_fed_by(reader)] for reader in self.reader_nodes)
+
     @property
     def base(self) -> "Graph":
         """The graph without places: this one, see `circuits.graph.places`."""
@@ -362,6 +368,8 @@ def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool 
         coupled: the heads of a layer go through one post-norm, so that the output of each depends on all: if one is live,
             all are.
     """
+    if graph.base is graph:
+        return _live_writers(graph, keep, coupled)
     live = {"logits"}
     writers_of: dict[int, list[int]] = {}
     for r, w in keep.t().nonzero().tolist():
@@ -377,6 +385,23 @@ def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool 
             )  # keys reach heads at other places too
             live.update(graph.output_read(w, reader) for w in writers_of.get(r, ()) if w < reader.n_writers)
     return live
+
+
+def _live_writers(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool) -> set[str]:
+    """`live_nodes` of a graph without places, whose outputs are its writers: a column of `keep` at a time."""
+    columns = keep.cpu().t().contiguous().numpy()
+    filled, live = columns.any(1), np.zeros(graph.n_writers, dtype=bool)
+    for r in range(graph.n_readers - 1, -1, -1):
+        if not coupled and not filled[r]:
+            continue
+        reader, fed = graph.reader_nodes[r], graph.writers_fed[r]
+        if coupled and reader.kind != "in":
+            fed = graph.head_writers(reader.layer)
+        if reader.part == "logits" or live[fed].any():
+            if coupled and reader.part not in ("logits", "k", "v"):
+                live[fed] = True  # keys reach heads at other places too
+            live[: reader.n_writers] |= columns[r, : reader.n_writers]
+    return {"logits", *(graph.writer_names[w] for w in live.nonzero()[0])}
 
 
 def outputs_from_input(graph: Graph, keep: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:

@@ -57,6 +57,9 @@ def test_without_the_core_what_is_left_is_ablated():
     found = circuits.dissociate(joined, model, n_random=5)
     assert found.core == core
     assert found.double == ()
+    assert (
+        not found.specific.chance.isnan().any()
+    )  # what is left has no path to the logits, and a chance level all the same
     assert found.double_without_core == (("question", "exclamation"),)
 
 
@@ -75,7 +78,7 @@ def test_effects_are_the_naive_ones(name):
     assert found.core == core
     for (i, (_, circuit)), (j, (pairs, _)) in product(enumerate(tasks.values()), enumerate(tasks.values())):
         for of, removed in ((found.whole, circuit), (found.specific, circuit - core)):
-            rivals = distinct_rivals(removed, 2, "connected", 5)
+            rivals = distinct_rivals(removed, 2, "connected", 5, ablated=True)
 
             kept = [everything, nothing, *(everything - gone for gone in (removed, *rivals))]
             whole, none, *left = circuits.circuit_metrics(model, pairs, kept).mean(1).tolist()
