@@ -95,19 +95,35 @@ class Attention(Shown):
         Raises:
             PairsError: the pairs lack these roles.
         """
+        labels, per_pair = self.between(roles, other=True)
+        n = per_pair.shape[1]
+        stderr = per_pair.std(1) / n**0.5 if n > 1 else torch.full_like(per_pair[:, 0], torch.nan)
+        return SpanMeans(self.heads, labels, (*labels, OTHER), per_pair.mean(1), stderr, n)
+
+    def between(
+        self, roles: Sequence[str] | None = None, other: bool = False
+    ) -> tuple[tuple[str, ...], Float[Tensor, "head pair query key"]]:
+        """The attention of each pair between named tokens, and the names.
+
+        Args:
+            roles: see `by_span`; `answer position` may be among them.
+            other: add a last key, the rest of each row's attention.
+
+        Raises:
+            PairsError: the pairs lack these roles.
+        """
         labels = self._labels(roles)
         stacked = torch.stack([self.pattern[head] for head in self.heads]).double()
         inside = self._tokens(labels, stacked.shape[-1])
         queries = inside / inside.sum(-1, keepdim=True)
-        rest = 1 - inside.amax(0, keepdim=True)
-        per_pair = torch.einsum("hnqk,inq,jnk->hnij", stacked, queries, torch.cat([inside, rest]))
-        n = stacked.shape[1]
-        stderr = per_pair.std(1) / n**0.5 if n > 1 else torch.full_like(per_pair[:, 0], torch.nan)
-        return SpanMeans(self.heads, labels, (*labels, OTHER), per_pair.mean(1), stderr, n)
+        keys = torch.cat([inside, 1 - inside.amax(0, keepdim=True)]) if other else inside
+        return labels, torch.einsum("hnqk,inq,jnk->hnij", stacked, queries, keys)
 
     def _labels(self, roles: Sequence[str] | None) -> tuple[str, ...]:
         if roles is not None:
-            return position_axis(self.pairs, list(roles)) or ()
+            named = [role for role in roles if role != ANSWER_POSITION]
+            answer = (ANSWER_POSITION,) * (len(named) < len(roles))
+            return (*((position_axis(self.pairs, named) or ()) if named or not answer else ()), *answer)
         common = [role for role in self.pairs.roles[0] if all(role in other for other in self.pairs.roles)]
         return (*sorted(common, key=lambda role: bounds(self.pairs.roles[0][role])), ANSWER_POSITION)
 

@@ -4,6 +4,10 @@ Each circuit is ablated in the model (all other edges are kept), and every task 
 equal size and layers. Circuits of different tasks share edges, often the strongest ones, so the same is measured for each circuit
 without the *core*: the edges that are in all circuits, or in a share of them. `circuits.evaluation.dissociation_statistics` defines
 the effects and the test of double dissociations (Shallice 1988; for circuits we know of no published one).
+
+*Places.* A circuit over places is ablated at its places on prompts that have these spans, and at all tokens on other prompts. So a
+task with other spans loses at least the same edges, which does not favour the circuit's own task. The core of circuits with
+different places consists of edges without places; it is taken out of a circuit wherever it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +21,7 @@ from torch import Tensor
 from circuits.errors import InputError
 from circuits.evaluation.dissociation_statistics import Effects, Measured, effects, least_prompts
 from circuits.evaluation.faithfulness import measure_circuits
+from circuits.measure.circuit_logits import resolved
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -41,9 +46,9 @@ class Dissociation(Shown):
         names: the tasks, each with its circuit.
         whole: effects of ablating whole circuits.
         specific: effects of ablating circuits without the core; None if there is no core.
-        core: the edges in at least `core_share` of the circuits.
+        core: the edges in at least `core_share` of the circuits; without places if the circuits have different ones.
         core_share: that share.
-        sizes: number of edges of each circuit.
+        sizes: number of edges of each circuit; over places, of (edge, place) pairs.
         n_prompts: number of prompts of each task.
         undefined: why a task cannot be measured, by name: its metric has no range to divide by.
         margin, level: of the test of double dissociations.
@@ -218,7 +223,8 @@ class Plan:
         core = shared_core(circuits, core_share)
         rest = tuple(circuit - core for circuit in circuits) if len(core) else ()
         drawn = [
-            tuple(tuple(distinct_rivals(one, n_random, random_kind, seed)) for one in part) for part in (circuits, rest)
+            tuple(tuple(distinct_rivals(one, n_random, random_kind, seed, ablated=True)) for one in part)
+            for part in (circuits, rest)
         ]
         return cls(tuple(circuits), core, core_share, rest, drawn[0], drawn[1], random_kind)
 
@@ -233,7 +239,11 @@ class Plan:
     def measure(self, question: Question, progress: Progress | None = None) -> dict[str, Tensor]:
         """The metric of one task with everything, with nothing, and without each circuit, as tensors that can be stored."""
         graph = question.model.graph
-        kept = [Circuit.full(graph), Circuit.empty(graph), *(~circuit for circuit in self.ablated)]
+        kept = [
+            Circuit.full(graph),
+            Circuit.empty(graph),
+            *(all_but(circuit, question.pairs) for circuit in self.ablated),
+        ]
         found = measure_circuits(question, kept, progress)
         whole = 2 + len(self.circuits) + len(self.rest)
         return {
@@ -280,6 +290,21 @@ def judged(
     )  # fmt: skip
 
 
+def all_but(circuit: Circuit, pairs: PromptPairs) -> Circuit:
+    """Everything outside a circuit: at its places if the prompts have them, otherwise without its edges at any token."""
+    try:
+        resolved(~circuit, pairs)
+    except InputError:  # these prompts have other spans
+        return ~circuit.without_places()
+    return ~circuit
+
+
+def of_one_graph(circuits: Sequence[Circuit]) -> list[Circuit]:
+    """The circuits, without places unless all have the same."""
+    alike = all(circuit.graph == circuits[0].graph for circuit in circuits)
+    return list(circuits) if alike else [circuit.without_places() for circuit in circuits]
+
+
 def shared_core(circuits: Sequence[Circuit], share: float = 1.0) -> Circuit:
     """The edges that are in at least this share of the circuits, and in at least two.
 
@@ -288,8 +313,9 @@ def shared_core(circuits: Sequence[Circuit], share: float = 1.0) -> Circuit:
     """
     if not 0 < share <= 1:
         raise InputError(f"core is the share of circuits that an edge must be in, above 0 and at most 1; got {share}")
-    counts = torch.stack([circuit.mask for circuit in circuits]).sum(0)
-    return Circuit(circuits[0].graph, counts >= max(2.0, share * len(circuits) - 1e-9))
+    alike = of_one_graph(circuits)
+    counts = torch.stack([circuit.mask for circuit in alike]).sum(0)
+    return Circuit(alike[0].graph, counts >= max(2.0, share * len(circuits) - 1e-9))
 
 
 def check_tasks(tasks: Mapping[str, Circuit], model: Model | None = None) -> None:
@@ -302,12 +328,7 @@ def check_tasks(tasks: Mapping[str, Circuit], model: Model | None = None) -> Non
             raise InputError(
                 f"the circuit of {name} belongs to another graph ({circuit.graph}) than {model.name} ({model.graph})"
             )
-        if circuit.places is not None:
-            raise InputError(
-                f"the circuit of {name} has places, which differ between tasks; choose circuits without, or give "
-                "circuit.without_places()"
-            )
-        if circuit.graph != graph:
+        if circuit.graph.base != graph.base:
             raise InputError(
                 f"the circuit of {name} belongs to another graph ({circuit.graph}) than that of {first} ({graph})"
             )

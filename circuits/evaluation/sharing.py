@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.evaluation.dissociation import check_tasks
+from circuits.evaluation.dissociation import check_tasks, of_one_graph
 from circuits.evaluation.hypothesis_statistics import holm
 from circuits.graph.graph import Graph
 from circuits.plain_torch import plain_methods, plain_torch
@@ -106,7 +106,8 @@ def sharing(tasks: Mapping[str, Circuit], *, draws: int = 100, level: float = 0.
     """Compares circuits of several tasks in one model.
 
     Args:
-        tasks: name -> circuit.
+        tasks: name -> circuit. Circuits over places are compared by (edge, place) pairs if all have the same places, and by
+            edges otherwise.
         draws: number of draws of exchanged circuits, for chance levels.
         level: see `Sharing`.
         seed: of the draws.
@@ -117,7 +118,7 @@ def sharing(tasks: Mapping[str, Circuit], *, draws: int = 100, level: float = 0.
     check_tasks(tasks)
     if draws < 1:
         raise InputError(f"draws must be at least 1, got {draws}")
-    found = list(tasks.values())
+    found = of_one_graph(list(tasks.values()))
     graph = found[0].graph
     edges, nodes = _overlaps(found)
     generator = torch.Generator().manual_seed(seed)

@@ -87,14 +87,15 @@ def specificity_of(
         if measured.metric_range.undefined is not None and name != own[0]:
             missing[name] = measured.metric_range.undefined
         else:
-            costs.append(_cost(name, measured, 1 - (1 - level) / len(questions), seed))
+            costs.append(cost(name, measured, 1 - (1 - level) / len(questions), seed))
         done += len(question.pairs)
         if progress is not None:
             progress(done, total)
     return Specificity(costs[0], tuple(costs[1:]), level, missing)
 
 
-def _cost(name: str, measured: Measured, level: float, seed: int) -> Cost:
+def cost(name: str, measured: Measured, level: float, seed: int) -> Cost:
+    """The cost of the first circuit of a measurement."""
     kept = share_interval(
         measured.without[:1], measured.clean, measured.ablated, measured.rounding, level, resamples=2000, seed=seed
     )

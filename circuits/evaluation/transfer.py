@@ -2,10 +2,7 @@
 
 *Faithfulness*: where both models have one graph, the same edges in model B, beside random circuits. *Changed edges*: effects of both
 models compared by a permutation test that is corrected for all edges (`circuits.stats.changes`). *Heads by function*: for each head of
-the circuit the head of B with the most similar profile (`circuits.measure.head_profiles`), also where the graphs differ. Similarity is
-the correlation of both heads' features, prompt by prompt, each feature centred and scaled over the heads and prompts of its own model
-(so pair i must be the same prompt for both models; if their numbers differ, means over prompts are compared). The match is made on both
-halves of the prompts as well: a head that is matched differently in the two halves is not *clear*, and nothing is claimed of it.
+the circuit the head of B that does most nearly the same, also where the graphs differ (`circuits.evaluation.matched_heads`).
 """
 
 from dataclasses import dataclass
@@ -15,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.errors import InputError
+from circuits.errors import InputError, ModelError
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
+from circuits.evaluation.matched_heads import MatchedHead, match_heads
 from circuits.evaluation.recovery import NEGLIGIBLE
-from circuits.measure.head_profiles import HeadProfiles, head_profiles, landmarks
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -53,27 +50,6 @@ class ChangedEdge:
     after: float
     p: float
     in_circuit: bool
-
-
-@dataclass(frozen=True)
-class MatchedHead:
-    """A head of the circuit, and the head of the other model that does most nearly the same.
-
-    Attributes:
-        head: the head in model A.
-        match: the head in model B.
-        similarity: correlation of their features, at most 1.
-        runner_up: the similarity of the second best head.
-        clear: both halves of the prompts give this match.
-        moved: it is clear, and not the head of the same name (in a model of the same graph).
-    """
-
-    head: str
-    match: str
-    similarity: float
-    runner_up: float
-    clear: bool
-    moved: bool
 
 
 @plain_methods
@@ -194,7 +170,10 @@ def transfer(
         assert scores_b is not None
         changed = changed_edges(circuit, scores_a, scores_b, level, permutations, seed)
     if model_a is not None:
-        matched = match_heads(circuit, (model_a, own, scores_a), (model_b, pairs_b, scores_b))
+        try:
+            matched = match_heads(circuit, (model_a, own), (model_b, pairs_b), metric, reasons)
+        except ModelError as problem:
+            reasons["heads"] = str(problem)
     name = None if model_a is None else model_a.name
     return Transfer(name, model_b.name, len(circuit), after, before, changed, matched, reasons, level)
 
@@ -233,7 +212,8 @@ def changed_edges(
     p = changes_p(first, second, _paired(before, after), permutations, seed, least)
     graph = before.graph
     means = [scores.values[graph.edge_mask] for scores in (before, after)]
-    inside = circuit.mask[graph.edge_mask] if circuit.graph == graph else torch.zeros(graph.n_edges, dtype=torch.bool)
+    own = circuit if circuit.graph == graph else circuit.without_places()
+    inside = own.mask[graph.edge_mask] if own.graph == graph else torch.zeros(graph.n_edges, dtype=torch.bool)
     named = (p < 1 - level).nonzero()[:, 0]
     order = named[(means[1] - means[0]).abs()[named].argsort(descending=True, stable=True)]
     names = graph.edges
@@ -260,43 +240,3 @@ def _rows(scores: EdgeScores) -> Float[Tensor, "row edge"]:
             "these scores do not hold effects per prompt, so changes cannot be distinguished from noise; score the pairs again"
         )
     return scores.per_prompt.double().cpu()
-
-
-Side = tuple[Model, PromptPairs, EdgeScores | None]
-"""A model, its prompts and their scores."""
-
-
-def match_heads(circuit: Circuit, a: Side, b: Side) -> tuple[MatchedHead, ...]:
-    """For each head of the circuit the head of the other model with the most similar profile."""
-    names = landmarks(a[1], b[1])
-    scored = all(side[2] is not None and side[2].group == 1 and side[2].n_prompts == len(side[1]) for side in (a, b))
-    profiles = [head_profiles(model, pairs, names, scores if scored else None) for model, pairs, scores in (a, b)]
-    whole, *parts = (_similarity(profiles[0], profiles[1], part) for part in (None, 0, 1))
-    heads, others = profiles[0].heads, profiles[1].heads
-    same_graph = a[0].graph == b[0].graph
-    found, inside = [], {node.partition("@")[0] for node in circuit.nodes}
-    for i, head in enumerate(heads):
-        if head in inside:
-            best, *rest = whole[i].sort(descending=True, stable=True).indices.tolist()
-            second = rest[0] if rest else best
-            clear = all(int(part[i].argmax()) == best for part in parts)
-            moved = clear and same_graph and others[best] != head
-            found.append(MatchedHead(head, others[best], float(whole[i, best]), float(whole[i, second]), clear, moved))
-    return tuple(found)
-
-
-def _similarity(a: HeadProfiles, b: HeadProfiles, half: int | None) -> Float[Tensor, "head other"]:
-    """Correlation of the features of each head of A with each head of B; of every second prompt if a half is given.
-
-    Features are compared prompt by prompt if both sets have equally many prompts, otherwise their means over the prompts.
-    """
-    rows = []
-    for profiles in (a, b):
-        values = profiles.values if half is None or len(profiles.values) < 2 else profiles.values[half::2]
-        if len(a.values) != len(b.values):
-            values = values.mean(0, keepdim=True)
-        spread = values.std((0, 1), correction=0)
-        scaled = (values - values.mean((0, 1))) / torch.where(spread > 1e-9, spread, torch.inf)
-        flat = scaled.transpose(0, 1).flatten(1)
-        rows.append(flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12))
-    return rows[0] @ rows[1].T

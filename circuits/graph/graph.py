@@ -218,6 +218,11 @@ class Graph:
         """Name of the output of a writer that `reader` reads."""
         return self.writer_names[writer]
 
+    @cached_property
+    def writers_fed(self) -> tuple[list[int], ...]:
+        """For each reader the indices of the writers that depend on it; none for `logits`."""
+        return tuple([self.writer_index(node) for node in self.nodes_fed_by(reader)] for reader in self.reader_nodes)
+
     @property
     def base(self) -> "Graph":
         """The graph without places: this one, see `circuits.graph.places`."""

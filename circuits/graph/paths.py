@@ -1,5 +1,6 @@
 """Which outputs and edges of a circuit are on paths from `input` or to `logits`."""
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -16,6 +17,8 @@ def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool 
         coupled: the heads of a layer go through one post-norm, so that the output of each depends on all: if one is live,
             all are.
     """
+    if graph.base is graph:
+        return _live_writers(graph, keep, coupled)
     live = {"logits"}
     writers_of: dict[int, list[int]] = {}
     for r, w in keep.t().nonzero().tolist():
@@ -31,6 +34,23 @@ def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool 
             )  # keys reach heads at other places too
             live.update(graph.output_read(w, reader) for w in writers_of.get(r, ()) if w < reader.n_writers)
     return live
+
+
+def _live_writers(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool) -> set[str]:
+    """`live_nodes` of a graph without places, whose outputs are its writers: a column of `keep` at a time."""
+    columns = keep.cpu().t().contiguous().numpy()
+    filled, live = columns.any(1), np.zeros(graph.n_writers, dtype=bool)
+    for r in range(graph.n_readers - 1, -1, -1):
+        if not coupled and not filled[r]:
+            continue
+        reader, fed = graph.reader_nodes[r], graph.writers_fed[r]
+        if coupled and reader.kind != "in":
+            fed = graph.head_writers(reader.layer)
+        if reader.part == "logits" or live[fed].any():
+            if coupled and reader.part not in ("logits", "k", "v"):
+                live[fed] = True  # keys reach heads at other places too
+            live[: reader.n_writers] |= columns[r, : reader.n_writers]
+    return {"logits", *(graph.writer_names[w] for w in live.nonzero()[0])}
 
 
 def outputs_from_input(graph: Graph, keep: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:

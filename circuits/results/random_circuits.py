@@ -8,7 +8,7 @@
 The second is the harder comparison: such circuits share the layers and the MLPs.
 
 Comparing a circuit with itself would be a tie, and a random circuit drawn twice would count twice. So all random circuits differ
-from the circuit and from each other after pruning. For some circuits there are few or none: of the whole graph, of
+from the circuit and from each other: after pruning, if circuits are kept; as sets of edges, if they are ablated. For some circuits there are few or none: of the whole graph, of
 `input->logits`, and of the same layers if the circuit has no heads.
 """
 
@@ -47,24 +47,27 @@ def random_circuits(circuit: Circuit, n: int, kind: str = "connected", seed: int
     return rivals
 
 
-def distinct_rivals(circuit: Circuit, n: int, kind: str = "connected", seed: int = 0) -> list[Circuit]:
-    """`random_circuits`, or fewer if fewer exist."""
+def distinct_rivals(
+    circuit: Circuit, n: int, kind: str = "connected", seed: int = 0, ablated: bool = False
+) -> list[Circuit]:
+    """`random_circuits`, or fewer if fewer exist; to be ablated instead of kept: dead ends count then."""
     if kind not in KINDS:
         raise InputError(f"random circuits must be one of {', '.join(KINDS)}, got {kind!r}")
     if n < 0:
         raise InputError(f"the number of random circuits must be at least 0, got {n}")
     generator = torch.Generator().manual_seed(seed)
-    seen, rivals, in_vain, most = {circuit.pruned()}, [], 0, _most_rivals(circuit, n, kind)
+    known = circuit if ablated else circuit.pruned()
+    seen, rivals, in_vain, most = {known}, [], 0, _most_rivals(circuit, n, kind)
     while len(rivals) < most and in_vain < _DRAWS_IN_VAIN:
         if kind == "same_layers":
             drawn = exchanged_heads(circuit, generator)
         else:
             drawn = random_circuit(circuit.graph, len(circuit), generator)
-        pruned = drawn.pruned()
-        if pruned in seen:
+        known = drawn if ablated else drawn.pruned()
+        if known in seen:
             in_vain += 1
             continue
-        seen.add(pruned)
+        seen.add(known)
         rivals.append(drawn)
         in_vain = 0
     return rivals

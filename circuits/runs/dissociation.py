@@ -5,6 +5,7 @@ there are several. So a measurement of many tasks continues after a kill.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +154,8 @@ def _manifest(model: Model, plan: Plan, tasks: Sequence[TaskOfRun], options: Ask
     masks = hashlib.sha256()
     for circuit in plan.ablated:
         masks.update(circuit.mask.numpy().tobytes())
+        if circuit.places is not None:
+            masks.update(json.dumps(circuit.graph.to_dict()).encode())
     return {
         "schema": SCHEMA, "kind": "dissociation", "weights_sha256": model.weights_hash, "dtype": str(model.dtype), "circuits_sha256": masks.hexdigest(),
         "random_kind": options.random_kind, "core": options.core,

@@ -10,6 +10,7 @@ from circuits import Circuit, Graph, InputError
 from circuits.evaluation.dissociation import shared_core
 from circuits.evaluation.dissociation_statistics import Measured, effects, least_prompts
 from circuits.evaluation.sharing import poisson_binomial_tail, shared_heads
+from circuits.evaluation.specificity import Specificity, cost
 from circuits.results.random_circuits import distinct_rivals, exchanged_heads
 from tasks.compiled import TwoWays
 from tests.tiny_models import random_pairs, random_subset, tiny
@@ -56,6 +57,9 @@ def test_without_the_core_what_is_left_is_ablated():
     found = circuits.dissociate(joined, model, n_random=5)
     assert found.core == core
     assert found.double == ()
+    assert (
+        not found.specific.chance.isnan().any()
+    )  # what is left has no path to the logits, and a chance level all the same
     assert found.double_without_core == (("question", "exclamation"),)
 
 
@@ -74,7 +78,7 @@ def test_effects_are_the_naive_ones(name):
     assert found.core == core
     for (i, (_, circuit)), (j, (pairs, _)) in product(enumerate(tasks.values()), enumerate(tasks.values())):
         for of, removed in ((found.whole, circuit), (found.specific, circuit - core)):
-            rivals = distinct_rivals(removed, 2, "connected", 5)
+            rivals = distinct_rivals(removed, 2, "connected", 5, ablated=True)
 
             kept = [everything, nothing, *(everything - gone for gone in (removed, *rivals))]
             whole, none, *left = circuits.circuit_metrics(model, pairs, kept).mean(1).tolist()
@@ -125,6 +129,36 @@ def test_naming_any_of_many_pairs_is_corrected():
             made.append(Measured(torch.ones(n), torch.zeros(n), 1 - lost, [torch.empty(0)] * tasks, torch.zeros(n)))
         named += bool(effects(made, margin, 0.95, 20, 0).double)
     assert named / 200 <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_intervals_of_what_is_lost_contain_it():
+    """32 prompts, normal; `benchmarks/error_rates.py` has fewer prompts and skewed ones, where they contain it less often."""
+    covered, draws, lost = 0, 200, 0.4
+    for seed in range(draws):
+        g = torch.Generator().manual_seed(seed)
+        clean, ablated = 4 + torch.randn(32, generator=g), -4 + torch.randn(32, generator=g)
+        without = clean - lost * (clean - ablated) + torch.randn(32, generator=g)
+        task = Measured(clean, ablated, without[None], [torch.empty(0)], torch.zeros(32))
+        found = effects([task], 0.1, 0.95, 200, seed)
+        covered += float(found.low[0, 0]) <= lost <= float(found.high[0, 0])
+    assert covered / draws >= 0.93 - 3 * (0.93 * 0.07 / draws) ** 0.5
+    assert covered < draws
+
+
+def test_a_circuit_is_called_specific_no_more_often_than_stated():
+    """It costs its own task as much as one other, and a third one nothing."""
+    wrong, draws = 0, 100
+    for seed in range(draws):
+        g = torch.Generator().manual_seed(seed)
+        costs = []
+        for task, lost in (("own", 0.6), ("same", 0.6), ("other", 0.0)):
+            clean = torch.ones(16)
+            without = 1 - lost - 0.3 * torch.randn(16, generator=g)
+            measured = Measured(clean, torch.zeros(16), without[None], [torch.empty(0)], torch.zeros(16))
+            costs.append(cost(task, measured, 1 - 0.05 / 3, seed))
+        wrong += bool(Specificity(costs[0], tuple(costs[1:]), 0.95, {}).specific)
+        assert Specificity(costs[0], (costs[2],), 0.95, {}).specific
+    assert wrong / draws <= 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
 
 
 def test_true_dissociations_are_found():
@@ -214,6 +248,39 @@ def test_the_tail_is_that_of_all_outcomes():
         p = torch.tensor([c if o else 1 - c for c, o in zip(chances.tolist(), outcome, strict=True)]).double().prod()
         naive[: sum(outcome) + 1] += p
     torch.testing.assert_close(poisson_binomial_tail(chances), naive, rtol=1e-6, atol=1e-6)
+
+
+def test_chance_of_an_overlap_is_the_mean_over_all_exchanges():
+    """By enumeration of all 4 exchanges of two heads in two layers, of both circuits."""
+    graph = Graph(2, 2, 2, (True, True))
+    first = Circuit.from_edges(
+        graph, ["input->a0.h0<q>", "a0.h0->a1.h1<v>", "a1.h1->logits", "input->m0", "m0->logits"]
+    )
+    second = Circuit.from_edges(graph, ["input->a0.h0<q>", "a0.h0->a1.h0<v>", "a1.h0->logits", "input->m0"])
+
+    def exchanged(circuit, swapped):
+        names = set()
+        for edge in circuit.edges:
+            for layer in range(2):
+                if swapped[layer]:
+                    edge = (
+                        edge.replace(f"a{layer}.h0", "X")
+                        .replace(f"a{layer}.h1", f"a{layer}.h0")
+                        .replace("X", f"a{layer}.h1")
+                    )
+            names.add(edge)
+        return names
+
+    every = list(product((False, True), repeat=2))
+    naive = []
+    for a, b in product(every, repeat=2):
+        one, other = exchanged(first, a), exchanged(second, b)
+        naive.append(len(one & other) / len(one | other))
+    shared = circuits.sharing({"a": first, "b": second}, draws=1000)
+    assert float(shared.edges_chance[0, 1]) == pytest.approx(sum(naive) / len(naive), abs=0.02)
+    own = len(first & second) / len(first | second)
+    at_least = sum(value >= own - 1e-12 for value in naive) / len(naive)
+    assert float(shared.edges_p[0, 1]) == pytest.approx(at_least, abs=0.05)
 
 
 @pytest.mark.parametrize("graph", [Graph(3, 6, 6, (True,) * 3), Graph(3, 6, 2, (True,) * 3)])

@@ -1,17 +1,22 @@
 """A circuit in another model: faithfulness, changed edges with their error rate, and heads matched by function."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 
 import circuits
-from circuits import InputError
-from circuits.measure.head_profiles import head_profiles, landmarks
+from circuits import Circuit, InputError
+from circuits.descriptions.head_profiles import common_roles, head_profiles
+from circuits.evaluation.matched_heads import match_heads
+from circuits.prompts.pair import bounds
 from circuits.stats.changes import changes_p
 from circuits.viewer.attention import attention_patterns
 from tasks.compiled import TwoWays, compile_network
-from tests.tiny_models import random_pairs, tiny
+from tests.engine.test_ablate_places import placed_pairs
+from tests.tiny_models import random_hf_model, random_pairs, tiny
 
 
 def compiled(heads: dict[str, str] | None = None, seed: int = 0, left_out: str | None = None, n_layers: int = 2):
@@ -70,23 +75,88 @@ def test_moved_heads_are_matched_by_what_they_do(two_ways):
     assert "different graphs" in found.skipped["edges"]
 
 
-def test_profiles_are_the_attention_of_each_prompt():
+def test_profiles_are_attention_and_direct_effects_of_each_prompt():
     model = tiny("llama")
-    pairs = random_pairs(n=3, length=6)
-    names = landmarks(pairs)
-    assert names == ("answer",)
-    profiles = head_profiles(model, pairs, names)
-    assert profiles.features == (
-        "answer to first token",
-        "answer to previous token",
-        "answer to itself",
-        "answer to answer",
+    pairs = placed_pairs(n=3)
+    roles = common_roles(pairs)
+    assert roles == ("start", "S", "S+", "end")
+    profiles = head_profiles(model, pairs, roles)
+    for i, head in itertools.product(range(3), profiles.heads):
+        _, patterns = attention_patterns(model, pairs, (head,), i)
+        rows, own = torch.tensor(patterns[head]), profiles.values[i, profiles.heads.index(head)]
+        spans = {name: range(*bounds(pairs.roles[i][name])) for name in roles} | {"answer position": [6]}
+        naive = {
+            f"{query} to {key}": sum(float(rows[q, k]) for q in spans[query] for k in spans[key]) / len(spans[query])
+            for query, key in itertools.product(spans, spans)
+        }
+        for query, tokens in spans.items():
+            last = tokens[-1]
+            near = zip(("first token", "previous token", "itself"), (0, max(last - 1, 0), last), strict=True)
+            naive |= {f"{query} to {name}": float(rows[last, k]) for name, k in near}
+        assert own[: len(naive)].tolist() == pytest.approx(list(naive.values()), abs=1e-5)
+        assert profiles.features[: len(naive)] == tuple(naive)
+    direct = circuits.direct_effects(model, pairs, nodes="heads")
+    torch.testing.assert_close(
+        profiles.values[:, :, len(naive)].T, direct.per_prompt / direct.values.abs().max(), check_dtype=False
     )
-    for i in range(3):
-        _, patterns = attention_patterns(model, pairs, profiles.heads, i)
-        for h, head in enumerate(profiles.heads):
-            row = patterns[head][5]
-            assert profiles.values[i, h].tolist() == pytest.approx([row[0], row[4], row[5], row[5]], abs=1e-5)
+    by_source = profiles.values[:, :, len(naive) + 1 :]
+    assert by_source.shape[2] == len(roles)
+    torch.testing.assert_close(
+        by_source.sum(2), profiles.values[:, :, len(naive)], atol=1e-6, rtol=1e-4
+    )  # roles cover all
+
+
+def deeper(seed: int = 3):
+    """The tiny GPT-2 with its heads exchanged in each layer, and a layer that does nothing after the first; where heads are now."""
+    small = random_hf_model("gpt2")
+    large = (
+        transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**small.config.to_dict(), "n_layer": 4}))
+        .eval()
+        .double()
+    )
+    weights, moved = dict(small.state_dict()), {}
+    for layer in range(3):
+        order = torch.randperm(3, generator=torch.Generator().manual_seed(seed + layer))
+        moved |= {f"a{layer}.h{int(h)}": f"a{layer + (layer > 0)}.h{i}" for i, h in enumerate(order)}
+        rows = torch.cat([torch.arange(8) + 8 * h for h in order])
+        columns = torch.cat([rows + 24 * part for part in range(3)])
+        at = f"transformer.h.{layer}.attn"
+        weights[f"{at}.c_attn.weight"] = weights[f"{at}.c_attn.weight"][:, columns]
+        weights[f"{at}.c_attn.bias"] = weights[f"{at}.c_attn.bias"][columns]
+        weights[f"{at}.c_proj.weight"] = weights[f"{at}.c_proj.weight"][rows]
+    there = {}
+    for name, value in weights.items():
+        parts = name.split(".")
+        if parts[1:2] == ["h"]:
+            parts[2] = str(int(parts[2]) + (int(parts[2]) > 0))
+        there[".".join(parts)] = value
+    filled = {name: there.get(name, torch.zeros_like(value)) for name, value in large.state_dict().items()}
+    large.load_state_dict(filled)
+    return circuits.load_model(large), moved
+
+
+@pytest.mark.parametrize("pairs", [placed_pairs(n=6, seed=2), random_pairs(n=6, length=6)])
+def test_every_head_is_found_again_in_a_deeper_model_with_exchanged_heads(pairs):
+    model = tiny("gpt2")
+    other, moved = deeper()
+    found = match_heads(Circuit.full(model.graph), (model, pairs), (other, pairs))
+    assert {head.head: head.match for head in found} == moved
+    # Not 1: features are scaled over all heads, and the heads of the new layer are further ones.
+    assert all(head.similarity > max(0.9, head.runner_up) and head.clear and not head.moved for head in found)
+
+
+def test_other_prompts_are_compared_by_their_means_and_answers_of_several_tokens_without_direct_effects():
+    model = tiny("gpt2")
+    other, moved = deeper()
+    found = match_heads(Circuit.full(model.graph), (model, placed_pairs(n=24)), (other, placed_pairs(n=24, seed=1)))
+    clear = [head for head in found if head.clear]
+    assert len(clear) >= 3
+    assert all(moved[head.head] == head.match for head in clear)
+    tokens = [[3, 4, 5]] * 2, [[3, 6, 5]] * 2, [[[7, 8]]] * 2, [[[9, 8]]] * 2
+    several = circuits.PromptPairs.from_tokens(*tokens, metric="log_probability")
+    skipped = {}
+    assert len(match_heads(Circuit.full(model.graph), (model, several), (model, several), None, skipped)) == 9
+    assert "direct_effects" in skipped["direct effects of heads"]
 
 
 # --- the test of edges ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuits import Graph, InputError
+from circuits.graph.graph import live_nodes
 
 KNOWN = {
     "gpt2-small": (Graph(12, 12, 12, (True,) * 12), 32_491),
@@ -126,3 +127,30 @@ def test_unknown_edges_are_refused_with_what_to_write_instead(edge, said):
 def test_broken_descriptions_are_refused(data):
     with pytest.raises(InputError):
         Graph.from_dict(data)
+
+
+def naive_live(graph, keep, coupled):
+    """Names, edge by edge, until nothing is added."""
+    live, edges = {"logits"}, [(graph.writer_names[w], graph.reader_nodes[r]) for w, r in keep.nonzero().tolist()]
+    while True:
+        before = set(live)
+        for writer, reader in edges:
+            if set(graph.outputs_of(reader, coupled)) & live:
+                live.add(writer)
+        if coupled:
+            for layer in range(graph.n_layers):
+                heads = set(graph.writer_names[graph.head_writers(layer)])
+                live |= heads if heads & live else set()
+        if live == before:
+            return live
+
+
+@pytest.mark.parametrize(
+    "graph", [Graph(3, 4, 2, (True, False, True)), Graph(2, 3, 3, (True, True), True), Graph(1, 1, 1, (False,))]
+)
+@pytest.mark.parametrize("coupled", [False, True])
+def test_live_nodes_are_those_from_which_kept_edges_lead_to_the_logits(graph, coupled):
+    for seed in range(12):
+        drawn = torch.rand(graph.edge_mask.shape, generator=torch.Generator().manual_seed(seed))
+        keep = (drawn < (0.02, 0.1, 0.3, 0.9)[seed % 4]) & graph.edge_mask
+        assert live_nodes(graph, keep, coupled) == naive_live(graph, keep, coupled)
