@@ -34,4 +34,6 @@ def test_only_public_functions_take_many_arguments():
         for name, node in functions("circuits", "tasks")
     }
     many = {name for name, n in numbers.items() if n > MOST_PARAMETERS}
-    assert {name for name in many if name.rpartition(" ")[2] not in dir(circuits)} == set()
+    public = [getattr(circuits, name) for name in dir(circuits)]
+    known = {*dir(circuits), *(method for one in public if isinstance(one, type) for method in vars(one))}
+    assert {name for name in many if name.rpartition(" ")[2] not in known} == set()

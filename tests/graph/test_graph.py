@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuits import Graph, InputError
-from circuits.graph.graph import live_nodes
+from circuits.graph.paths import live_nodes
 
 KNOWN = {
     "gpt2-small": (Graph(12, 12, 12, (True,) * 12), 32_491),
