@@ -142,7 +142,7 @@ def head_kinds(
         own = bench.scores(None)
         at_least = {kind: torch.zeros(len(scores)) for kind, scores in own.items()}
         total = {kind: torch.zeros(len(scores), dtype=torch.float64) for kind, scores in own.items()}
-        for i, rotation in enumerate(rotations(int(model.bridge.cfg.d_model), draws, seed)):
+        for i, rotation in enumerate(rotations(model.architecture, draws, seed)):
             for kind, scores in bench.scores(rotation).items():
                 mean = scores.double().mean(1)
                 at_least[kind] += mean >= own[kind].double().mean(1) - ROUNDING
@@ -261,10 +261,6 @@ class _Bench:
             if k not in there
         }
 
-    def _read(self, streams: Streams, layer: int, rotation: Rotation | None) -> Float[Tensor, "sequence pos d_model"]:
-        x = streams.attn_in[layer]
-        return x if rotation is None else x @ rotation.v.to(x)
-
     def _copying(
         self, streams: Streams, sources: Int[Tensor, "sequence source"], rotation: Rotation | None
     ) -> tuple[Float[Tensor, "head token"], Float[Tensor, "head token"]]:
@@ -272,8 +268,8 @@ class _Bench:
         own = torch.searchsorted(self.candidates, sources.flatten())
         both: list[list[Tensor]] = [[], []]
         for block, output in zip(self.model.architecture.blocks, self.output, strict=True):
-            x = self._read(streams, block.layer, rotation)[:, 1 : 1 + sources.shape[1]].flatten(0, 1)
-            logits = ov_logits(block, x, output).cpu()
+            x = streams.attn_in[block.layer][:, 1 : 1 + sources.shape[1]].flatten(0, 1)
+            logits = ov_logits(block, x, output, rotation=rotation).cpu()
             for rows, sign in zip(both, (1, -1), strict=True):
                 rows.append(favours(logits, own, sign).float())
         return torch.cat(both[0]), torch.cat(both[1])
@@ -298,9 +294,7 @@ class _Bench:
             for block, output in zip(self.model.architecture.blocks, self.output, strict=True):
                 centre = self.sequences[0].attn_in[block.layer][:, half].flatten(0, 1).mean(0)
                 x = streams.attn_in[block.layer][rows, positions]
-                if rotation is not None:
-                    x, centre = x @ rotation.v.to(x), centre @ rotation.v.to(x)
-                logits = ov_logits(block, x, output, centre).cpu()
+                logits = ov_logits(block, x, output, centre, rotation).cpu()
                 heads = slice(block.layer * group, (block.layer + 1) * group)
                 for table, sign in zip(both, (1, -1), strict=True):
                     hit = favours(logits, own, sign).float()
@@ -315,7 +309,7 @@ class _Bench:
         output = output_maps(self.model.architecture, candidates.to(self.model.device))
         at, hits = torch.searchsorted(candidates, successor.clamp(min=0)), []
         for block, maps in zip(self.model.architecture.blocks, output, strict=True):
-            logits = ov_logits(block, self._read(streams, block.layer, rotation)[:, -1], maps).cpu()
+            logits = ov_logits(block, streams.attn_in[block.layer][:, -1], maps, rotation=rotation).cpu()
             # The word itself does not compete: a head that copies and counts is a successor head too.
             logits.scatter_(
                 2, torch.searchsorted(candidates, tokens)[None, :, None].expand(len(logits), -1, 1), -torch.inf

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.descriptions.rotated import projected
+from circuits.descriptions.rotated import Rotation
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.norms import Norm
 
@@ -39,9 +39,12 @@ def ov_logits(
     x: Float[Tensor, "source d_model"],
     output: Float[Tensor, "head d_head candidate"],
     centre: Float[Tensor, " d_model"] | None = None,
+    rotation: Rotation | None = None,
 ) -> Float[Tensor, "head source candidate"]:
-    """L of one layer's heads, minus that of `centre`; None: of the mean over the source tokens."""
-    values = projected(block, "v", x) - projected(block, "v", x.mean(0) if centre is None else centre)
+    """L of one layer's heads (rotated ones with a rotation), minus that of `centre`; None: of the mean over the source tokens."""
+    centred = x - (x.mean(0) if centre is None else centre)
+    weight = block.projection("v") if rotation is None else rotation.projection(block, "v")
+    values = torch.einsum("sd,hde->she", centred, weight.to(x.dtype))  # biases cancel
     values = values.repeat_interleave(len(output) // values.shape[1], dim=1)
     return torch.einsum("she,hec->hsc", values, output)
 

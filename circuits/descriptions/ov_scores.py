@@ -23,7 +23,7 @@ from torch import Tensor
 from circuits.descriptions.attention import head_sites
 from circuits.descriptions.output_values import weighted
 from circuits.descriptions.probe_prompts import first_token
-from circuits.descriptions.rotated import projected, rotations
+from circuits.descriptions.rotated import Rotation, projected, rotations
 from circuits.engine.architecture import Architecture
 from circuits.engine.hooks import Hook, Reached, TokenBatch, inference_state, run
 from circuits.errors import InputError
@@ -118,7 +118,7 @@ def ov_scores(
     drawn = torch.randperm(d_vocab, generator=generator)[: d_vocab if tokens is None else tokens].sort().values
     with inference_state(model.bridge), torch.no_grad():
         across = _token_map(model.architecture)
-        turned = [rotation.v for rotation in rotations(len(across), ROTATED, seed)]
+        turned = list(rotations(model.architecture, ROTATED, seed))
         streams = _after_first_layer(model, drawn)
         rows = []
         for i, site in enumerate(sites):
@@ -175,17 +175,17 @@ def _eigenvalues(
     architecture: Architecture,
     site: Site,
     across: Float[Tensor, "d_model d_model"],
-    turned: Sequence[Float[Tensor, "d d"]],
+    turned: Sequence[Rotation],
 ) -> tuple[float, float, float]:
     """The eigenvalue score of a head, its mean over rotated heads, and p."""
     block, index = architecture.blocks[site.layer], site.index
     assert index is not None
     group = architecture.n_heads // architecture.n_kv_heads
-    value = block.projection("v")[index // group]
+    values = [w[index // group] for w in (block.projection("v"), *(o.projection(block, "v") for o in turned))]
     through = weighted(block.post_norm, block.output_projection[index]) @ across
     weight = block.attn_norm.weight
     through = through if weight is None else through * weight
-    own, *others = (_positive(through @ (value if o is None else o.to(value) @ value)) for o in (None, *turned))
+    own, *others = (_positive(through @ value) for value in values)
     p = (1 + sum(abs(other) >= abs(own) for other in others)) / (1 + len(others))
     return own, sum(others) / len(others), p
 

@@ -1,5 +1,7 @@
 """Kinds of heads where the truth is known, their definitions against loops, and the level of their p values on random models."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from circuits import InputError, head_kinds
 from circuits.descriptions.head_kinds import LEVEL
 from circuits.descriptions.kind_scores import on_prompts, on_sequences, repeats
 from circuits.descriptions.probe_prompts import Repeated, repeated_sequences
-from circuits.descriptions.rotated import record, rotated_patterns, rotations
+from circuits.descriptions.rotated import Rotation, record, rotated_patterns, rotations
 from circuits.descriptions.series import SeriesTokens
 from circuits.engine.hooks import TokenBatch, inference_state
 from tests.tiny_models import FEW, random_pairs, tiny
@@ -125,18 +127,43 @@ def test_repeated_tokens_are_answers_or_at_the_answer_position():
     assert repeats([5, 5, 6], 1, {5}) == []
 
 
-@pytest.mark.parametrize("name", FEW)
+class Still(Rotation):
+    """A rotation that leaves every head as it is."""
+
+    def projection(self, block, part):
+        return block.projection(part)
+
+
+@pytest.mark.parametrize("name", [*FEW, "bloom", "olmo2", "gpt-j", "qwen3", "mistral"])
 def test_rotated_heads_are_the_models_own_with_the_identity_and_others_without(name):
     model = tiny(name)
     repeated = repeated_sequences(model, None, seed=0, n=2)
     tokens = TokenBatch(repeated.tokens, torch.full((2,), repeated.tokens.shape[1] - 1))
     with inference_state(model.bridge), torch.no_grad():
         streams, own = record(model.architecture, tokens)
-        (turned,) = rotations(int(model.bridge.cfg.d_model), 1, seed=0)
-        torch.testing.assert_close(turned.q @ turned.q.T, torch.eye(len(turned.q)), rtol=0, atol=1e-5)
-        still = type(turned)(*[torch.eye(len(turned.q))] * 3)
-        torch.testing.assert_close(rotated_patterns(model.architecture, streams, still), own, rtol=1e-4, atol=1e-5)
-        assert float((rotated_patterns(model.architecture, streams, turned) - own).abs().max()) > 0.01
+        assert streams.ruled == (name not in ("bloom", "olmo2"))
+        (turned,) = rotations(model.architecture, 1, seed=0)
+        by_rule = rotated_patterns(model.architecture, streams, turned)
+        for some, wanted in ((Still({}, ()), own), (turned, by_rule)):
+            for ruled in {streams.ruled, False}:
+                made = rotated_patterns(model.architecture, replace(streams, ruled=ruled), some)
+                torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5)
+        assert float((by_rule - own).abs().max()) > 0.01
+
+
+def test_rotated_weights_have_the_singular_values_and_random_directions():
+    model = tiny("llama")
+    draws = list(rotations(model.architecture, 200, seed=0))
+    for part in "qkv":
+        weight = model.architecture.blocks[1].projection(part)
+        new = draws[0].projection(model.architecture.blocks[1], part)
+        torch.testing.assert_close(new.mT @ new, weight.mT @ weight, rtol=1e-5, atol=1e-5)
+        frames = torch.stack([draw.frames[part] for draw in draws])  # draw, head, d_model, rank
+        assert float(frames.mean(0).abs().max()) < 5 * (24 * 200) ** -0.5
+        torch.testing.assert_close(
+            frames.square().mean((0, 3)), torch.full((frames.shape[1], 24), 1 / 24), rtol=0.3, atol=0
+        )
+    assert not torch.equal(draws[0].frames["q"][0], draws[0].frames["q"][1])
 
 
 def test_results_repeat_and_refuse():
