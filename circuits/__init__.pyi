@@ -100,6 +100,8 @@ from circuits.methods.edge_memory import MemoryNeed as MemoryNeed
 from circuits.methods.edge_memory import memory_need as memory_need
 from circuits.methods.edge_pruning import edge_pruning as edge_pruning
 from circuits.methods.exact_edges import exact_edge_effects as exact_edge_effects
+from circuits.methods.feature_edges import exact_feature_edges as exact_feature_edges
+from circuits.methods.feature_edges import feature_edges as feature_edges
 from circuits.methods.game_values import SobolIndices as SobolIndices
 from circuits.methods.game_values import banzhaf as banzhaf
 from circuits.methods.game_values import shapley as shapley
@@ -119,6 +121,7 @@ from circuits.question.ablations import Ablation as Ablation
 from circuits.question.metrics import Metric as Metric
 from circuits.results.circuit import Circuit as Circuit
 from circuits.results.edge_scores import EdgeScores as EdgeScores
+from circuits.results.feature_edges import FeatureEdges as FeatureEdges
 from circuits.results.naming import Naming as Naming
 from circuits.results.node_scores import DirectEffects as DirectEffects
 from circuits.results.node_scores import LinearAttribution as LinearAttribution

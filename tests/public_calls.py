@@ -114,6 +114,12 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "gradient_times_parameter": lambda g: circuits.gradient_times_parameter(g.model, g.pairs),
     "head_kinds": lambda g: circuits.head_kinds(g.model, g.pairs, draws=19),
     "hypothesis_tests": lambda g: circuits.hypothesis_tests(g.model, g.pairs, g.circuit, n_random=10, permutations=20),
+    "exact_feature_edges": lambda g: circuits.exact_feature_edges(
+        g.model, g.pairs, ["f:a0.1->logits"], dictionaries=[g.dictionary]
+    ),
+    "feature_edges": lambda g: circuits.feature_edges(
+        g.model, g.pairs, ["f:a0.1", "e:a0"], dictionaries=[g.dictionary]
+    ),
     "feature_faithfulness": lambda g: circuits.feature_faithfulness(
         g.model, g.pairs, ["f:a0.1"], dictionaries=[g.dictionary]
     ),

@@ -59,28 +59,28 @@ class FeatureFaithfulness(Shown):
     ablation: str
 
     @property
-    def range(self) -> MetricRange:
+    def metric_range(self) -> MetricRange:
         """The range of which the values are shares."""
-        return MetricRange.of(self.clean, self.ablated, self.rounding)
+        return MetricRange.from_prompts(self.clean, self.ablated, self.rounding)
 
     @property
     def value(self) -> float:
         """Faithfulness with the errors that were chosen; NaN if undefined."""
-        return float(self.range.share(self.chosen.mean()))
+        return float(self.metric_range.share(self.chosen.mean()))
 
     @property
     def with_errors(self) -> float:
         """Faithfulness with all errors kept."""
-        return float(self.range.share(self.all_errors.mean()))
+        return float(self.metric_range.share(self.all_errors.mean()))
 
     @property
     def without_errors(self) -> float:
         """Faithfulness with all errors ablated."""
-        return float(self.range.share(self.no_errors.mean()))
+        return float(self.metric_range.share(self.no_errors.mean()))
 
     def __repr__(self) -> str:
         n_errors = sum(name.startswith("e:") for name in self.kept)
-        undefined = f"; {self.range.missing}" if self.range.missing else ""
+        undefined = f"; {self.metric_range.undefined}" if self.metric_range.undefined else ""
         return (
             f"FeatureFaithfulness({self.value:.3f} with {n_errors} chosen errors, {self.with_errors:.3f} with all errors, "
             f"{self.without_errors:.3f} without errors; {len(self.kept)} parts of {self.among}, {self.metric}, {self.ablation} "
@@ -93,7 +93,7 @@ class FeatureFaithfulness(Shown):
             "kept": list(self.kept), "among": self.among, "metric": self.metric, "ablation": self.ablation,
             "faithfulness": finite(self.value), "with_errors": finite(self.with_errors),
             "without_errors": finite(self.without_errors), "clean": float(self.clean.mean()),
-            "ablated": float(self.ablated.mean()), "undefined": self.range.missing,
+            "ablated": float(self.ablated.mean()), "undefined": self.metric_range.undefined,
         }  # fmt: skip
 
 

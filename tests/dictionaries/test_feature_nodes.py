@@ -204,16 +204,16 @@ def test_kept_and_ablated_features_are_those_of_naive_loops(name, site, options,
             assert float(values[i]) == pytest.approx(
                 naive.value(i, naive.run(tokens, replaced)[0]), abs=atol(name), rel=1e-5
             )
-    told = feature_faithfulness(model, pairs, kept, dictionaries=[dictionary], ablation=ablation)
-    ends = (told.clean.mean(), told.ablated.mean())
+    result = feature_faithfulness(model, pairs, kept, dictionaries=[dictionary], ablation=ablation)
+    ends = (result.clean.mean(), result.ablated.mean())
     for value, metric in (
-        (told.value, told.chosen),
-        (told.with_errors, told.all_errors),
-        (told.without_errors, told.no_errors),
+        (result.value, result.chosen),
+        (result.with_errors, result.all_errors),
+        (result.without_errors, result.no_errors),
     ):
         assert value == pytest.approx(float((metric.mean() - ends[1]) / (ends[0] - ends[1])))
-    assert torch.equal(told.chosen, told.all_errors)
-    assert "without errors" in repr(told)
+    assert torch.equal(result.chosen, result.all_errors)
+    assert "without errors" in repr(result)
 
 
 def test_parts_of_several_groups_are_kept_together():
@@ -283,8 +283,8 @@ def test_a_dictionary_made_by_hand_has_known_answers():
             rows[f"m1.W_out[{i}]"], abs=1e-12
         )
     assert scores["e:m1"] == pytest.approx(0, abs=1e-12)
-    told = feature_faithfulness(model, pairs, [f"f:m1.{i}" for i in range(48)], dictionaries=[dictionary])
-    assert told.without_errors == pytest.approx(1) == told.with_errors
+    result = feature_faithfulness(model, pairs, [f"f:m1.{i}" for i in range(48)], dictionaries=[dictionary])
+    assert result.without_errors == pytest.approx(1) == result.with_errors
 
 
 def test_a_dictionary_that_does_not_fit_is_refused():
