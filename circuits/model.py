@@ -27,7 +27,7 @@ from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.graph.nodes import Place, Widths
 from circuits.model_bridge import Request, find_bridge, model_errors
-from circuits.model_ungrouped import check_ungrouped
+from circuits.model_ungrouped import check_ungrouped, grouped_graph
 from circuits.plain_torch import plain_torch
 from circuits.shown import Shown
 
@@ -87,6 +87,11 @@ class Model(Shown):
     def graph(self) -> Graph:
         """Writers, readers and edges."""
         return self.architecture.graph
+
+    @property
+    def grouped_graph(self) -> Graph:
+        """The graph with the key/value heads that its checkpoint has; differs only in a model that was loaded `ungrouped`."""
+        return grouped_graph(self.graph, self.bridge.original_model)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -8,6 +8,7 @@ With grouped-query attention several query heads share one key/value head, so an
 The function is the same; only the graph has more readers. A trial run compares the logits before and after.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 """Largest difference of a logit, as a share of their largest size, by dtype. Hugging Face computes some norms in float32."""
 HALF = 0.05
 """The same for 16-bit dtypes."""
+BEFORE = "key_value_heads_before_ungrouping"
+"""The entry of the configuration with the number of key/value heads of the checkpoint."""
 
 
 def check_ungrouped(graph: Graph, name: str, asked: bool) -> None:
@@ -47,7 +50,7 @@ def ungroup(model: Any, name: str) -> None:
     Raises:
         ModelError: the trial run gives other logits.
     """
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    config = _text_config(model)
     heads = getattr(config, "num_attention_heads", None)
     groups = getattr(config, "num_key_value_heads", None) or heads
     if heads is None or groups == heads:
@@ -59,7 +62,19 @@ def ungroup(model: Any, name: str) -> None:
     for part in found:
         _copy_out(part)
     config.num_key_value_heads = heads
+    setattr(config, BEFORE, groups)
     _check(before, _trial(model), name)
+
+
+def grouped_graph(graph: Graph, model: Any) -> Graph:
+    """The graph with the key/value heads that the checkpoint of `model` has."""
+    groups = getattr(_text_config(model), BEFORE, None)
+    return graph if groups is None else replace(graph, n_kv_heads=groups)
+
+
+def _text_config(model: Any) -> Any:
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _has_groups(part: nn.Module) -> bool:
