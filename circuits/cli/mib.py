@@ -18,14 +18,16 @@ from circuits.export.mib_names import (
     MODELS,
     SPLITS,
     TASKS,
+    cell_name,
     cell_of,
     check_level,
+    check_rule,
     check_split,
     find_task,
     track_name,
 )
 from circuits.files.atomic import write_text
-from circuits.mib.checks import check_method, check_source
+from circuits.mib.checks import cells_in, check_free, check_method, check_source
 from circuits.plugins import check_model_path
 
 if TYPE_CHECKING:
@@ -109,8 +111,9 @@ def discover(
     **chosen: Any,
 ) -> None:
     """Score all edges, nodes or neurons of a model on a task of MIB; into a file that MIB's evaluation reads."""
-    _check(task, split, level, model)
+    _check(task, split, level, model, asked.data)
     check_method(method, level)
+    check_free(out / cell_name(task, track_name(model)), overwrite)
     parsed = parsed_options(method, chosen)
     from circuits.mib.discovery import mib_importances
     from circuits.mib.submission import write_cell
@@ -118,13 +121,9 @@ def discover(
     loaded = computed.load(model)
     how = {"method": method, "level": level, "seed": computed.seed, "batch_size": computed.batch_size, **parsed}
     scores = mib_importances(loaded, asked.pairs(loaded, task, split), stage=stage, **how)
-    where = {
-        "task": task,
-        "model": track_name(model),
-        "d_model": int(loaded.bridge.cfg.d_model),
-        "overwrite": overwrite,
-    }
-    say(f"written to {write_cell(scores, out, **where)[0]}")
+    where = {"task": task, "model": track_name(model), "overwrite": overwrite}
+    (place,) = write_cell(scores, out, d_model=int(loaded.bridge.cfg.d_model), **where)
+    say(f"written to {place}")
 
 
 @mib_app.command()
@@ -146,7 +145,8 @@ def evaluate(
 ) -> None:
     """CPR and CMD of a circuit file, with every point of the curve, in MIB's count of edges and in ours."""
     task, model = _cell(source, task, model)
-    _check(task, split, level or "edge", model)
+    _check(task, split, level or "edge", model, asked.data)
+    check_rule(rule)
     check_source(source)
     from circuits.mib.curve import mib_curves
     from circuits.mib.files import read_circuits, read_importances
@@ -179,6 +179,7 @@ def submit(
     """Collect circuit files into a submission to MIB's leaderboard, and check it. Nothing is sent."""
     if as_circuits and out is None:
         raise InputError("--as-circuits writes a submission; say where with --out")
+    list(cells_in(sources))
     from circuits.mib.submission import check_submission, collect
 
     if out is not None:
@@ -191,8 +192,10 @@ def submit(
     say_all("problem", checked.problems)
 
 
-def _check(task: str, split: str, level: str, model: str) -> None:
+def _check(task: str, split: str, level: str, model: str, data: Path | None) -> None:
     find_task(task)
+    if data is not None and not data.exists():
+        raise InputError(f"there is no file or folder {data}")
     check_split(split)
     check_level(level)
     check_model_path(model)

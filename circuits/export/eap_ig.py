@@ -73,7 +73,11 @@ class FlatEdges:
 
 
 def write_flat(
-    path: str | Path, described: Mapping[str, Any], edges: FlatEdges, nodes: Mapping[str, Mapping[str, Any]]
+    path: str | Path,
+    described: Mapping[str, Any],
+    edges: FlatEdges,
+    nodes: Mapping[str, Mapping[str, Any]],
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes EAP-IG's JSON, edge by edge.
 
@@ -82,9 +86,11 @@ def write_flat(
         described: its `cfg`.
         edges: all edges.
         nodes: its `nodes`, without `logits`.
+        more: further entries, which EAP-IG ignores.
     """
     flat, mask, scores = edges.flat, edges.mask, edges.scores
-    head = json.dumps({"cfg": described, "nodes": {**nodes, "logits": {"in_graph": True}}}).removesuffix("}")
+    nodes = {**nodes, "logits": {"in_graph": True}}
+    head = json.dumps({**(more or {}), "cfg": described, "nodes": nodes}).removesuffix("}")
     writers, readers = (places.tolist() for places in flat.edge_mask.nonzero(as_tuple=True))
     rows = zip(writers, readers, scores[flat.edge_mask].tolist(), mask[flat.edge_mask].tolist(), strict=True)
     sources, targets, boolean = flat.writer_names, flat.reader_names, {True: "true", False: "false"}

@@ -14,6 +14,7 @@ from circuits.errors import InputError
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of the edges (or nodes, or neurons) at which circuits are evaluated."""
 LEVELS = ("edge", "node", "neuron")
+RULES = ("top", "greedy")
 SPLITS = ("train", "validation", "test")
 FILE = "importances.json"
 
@@ -124,6 +125,18 @@ def check_split(split: str) -> str:
     if split not in SPLITS:
         raise InputError(f"there is no split {split!r}{_near(split, SPLITS)} (one of {', '.join(SPLITS)})")
     return split
+
+
+def check_rule(rule: str) -> str:
+    """The rule by which edges are taken; InputError if there is none of that name."""
+    if rule not in RULES:
+        raise InputError(f"there is no rule {rule!r}{_near(rule, RULES)} (one of {', '.join(RULES)})")
+    return rule
+
+
+def cell_name(task: str, model: str) -> str:
+    """The name of a folder `TASK_MODEL`; raises as `find_task` and `folder_part`."""
+    return f"{find_task(task).folder}_{folder_part(model, 'model')}"
 
 
 def cell_of(path: Path) -> tuple[str, str] | None:

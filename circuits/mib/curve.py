@@ -29,7 +29,7 @@ from circuits.engine.capture import Writes
 from circuits.errors import InputError
 from circuits.evaluation.curves import FaithfulnessCurves, curves_of_values
 from circuits.evaluation.faithfulness import CircuitMetrics, measure_logits
-from circuits.export.mib_names import FRACTIONS, check_level
+from circuits.export.mib_names import FRACTIONS, check_level, check_rule
 from circuits.graph.graph import Graph
 from circuits.graph.ungrouped import shared_readers, summed_over_groups
 from circuits.mib.files import CIRCUITS, Importances
@@ -44,7 +44,6 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.shown import Shown
 
-RULES = ("top", "greedy")
 ORDERS = ("signed", "abs")
 
 
@@ -145,8 +144,7 @@ def mib_curves(
     if chosen != "edge":
         n, ranked = (_nodes if chosen == "node" else _neurons)(first)
         return MibCurves(chosen, asked.curves(ranked, n, "top"), None, n, None)
-    if rule not in RULES:
-        raise InputError(f"there is no rule {rule!r} (one of {', '.join(RULES)})")
+    check_rule(rule)
     flat, grouped = first.flat, model.grouped_graph
     mib = asked.curves(_edges(first.edges, flat, rule), flat.n_edges, rule)
     if not grouped.grouped:

@@ -199,6 +199,6 @@ def _cell(row: Row, path: str, where: str) -> Any:
         value = value.get(part) if isinstance(value, Mapping) else None
     if value is None:
         others = [name for name in row if name.endswith(ENDING)]
-        hint = f"; its counterfactuals are {', '.join(others)}" if others and ENDING in path else ""
+        hint = f"; its counterfactuals are {', '.join(others)}" if others and path.partition(".")[0] not in row else ""
         raise PairsError(f"{where}: there is no {path} (columns: {json.dumps(list(row))[:300]}){hint}")
     return value

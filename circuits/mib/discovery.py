@@ -12,6 +12,7 @@ EAP-IG's own scores of nodes differ for MLPs: its code takes their gradient at t
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
+from circuits.results.provenance import frozen, provenance
 from circuits.runs.discover import discover
 
 
@@ -69,28 +71,27 @@ def mib_importances(
     if level == "neuron":
         question = Question.ask(model, pairs, "logit_difference", "interchange", batch_size)
         with stage("scoring neurons") as progress:
-            return _with(empty, neurons=_neurons(question, _steps(method, options), progress))
+            steps = _steps(method, options)
+            origin = provenance(question, method, {"level": level, **({"steps": steps} if steps else {})})
+            return replace(empty, neurons=_neurons(question, steps, progress), provenance=origin)
     if level == "node" and find_method(method).gives == "nodes" and "nodes" in find_method(method).options:
         options = {"nodes": "heads+mlps+input", **options}
     found = discover(
         model, pairs, method=method, metric="logit_difference", ablation="interchange", seed=seed, batch_size=batch_size,
         stage=stage, test=False, **options,
     ).scores  # fmt: skip
+    assert isinstance(found, EdgeScores | NodeScores)
+    empty = replace(empty, provenance=frozen({**found.provenance, "level": level}))
     if level == "edge":
         assert isinstance(found, EdgeScores)
-        return _with(empty, edges=found.values.double() * found.candidates)
+        return replace(empty, edges=found.values.double() * found.candidates)
     nodes = torch.full((model.graph.n_writers,), math.nan, dtype=torch.float64)
     if isinstance(found, EdgeScores):
-        return _with(empty, nodes=(found.values.double() * found.candidates).sum(1))
-    assert isinstance(found, NodeScores)
+        return replace(empty, nodes=(found.values.double() * found.candidates).sum(1))
     for name, value in zip(found.nodes, found.values.tolist(), strict=True):
         if name in model.graph.writer_names:
             nodes[model.graph.writer_index(name)] = value
-    return _with(empty, nodes=nodes)
-
-
-def _with(importances: Importances, **parts: Tensor) -> Importances:
-    return Importances(**{**vars(importances), **parts})
+    return replace(empty, nodes=nodes)
 
 
 def _steps(method: str, options: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ sorts by their number of edges, whatever their names.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from torch import Tensor
 from circuits.errors import InputError, locating
 from circuits.export import eap_ig
 from circuits.export.mib_names import FRACTIONS
-from circuits.files.untrusted import open_tensors, parse_json, read_text, shown
+from circuits.files.untrusted import as_object, check_plain, open_tensors, parse_json, read_text, shown
 from circuits.graph.graph import Graph
 from circuits.graph.ungrouped import ungrouped
 from circuits.mib.checks import SUFFIXES, check_circuit_file, circuit_files
 from circuits.plain_torch import plain_methods, plain_torch
+from circuits.results.provenance import Provenance, frozen, plain
 from circuits.shown import Shown
 
 KNOWN = (*eap_ig.FIELDS, "neurons", "neurons_scores")
@@ -50,6 +51,7 @@ class Importances(Shown):
         nodes: score of each writer, NaN without one; None: the file has no scores of nodes.
         neurons: score of each coordinate of each writer's output, NaN without one; None: the file has none.
         neurons_in_graph: whether each of these is in the circuit; None: the file does not say.
+        provenance: their origin, in JSON of this package.
     """
 
     graph: Graph
@@ -58,6 +60,7 @@ class Importances(Shown):
     nodes: Float[Tensor, " writer"] | None = None
     neurons: Float[Tensor, "writer d_model"] | None = None
     neurons_in_graph: Bool[Tensor, "writer d_model"] | None = None
+    provenance: Provenance = field(default_factory=lambda: frozen(None))
 
     @property
     def flat(self) -> Graph:
@@ -96,7 +99,8 @@ def read_importances(path: str | Path) -> Importances:
         data = parse_json(text, KNOWN, nan=True)
     with locating(f"{path}: "):
         edges = eap_ig.flat_from_plain(data)
-        return _with_nodes(edges, data["nodes"])
+        origin = check_plain(as_object(data.get("provenance"), "'provenance'"), "'provenance'")
+        return replace(_with_nodes(edges, data["nodes"]), provenance=frozen(origin))
 
 
 @plain_torch
@@ -118,7 +122,10 @@ def write_importances(importances: Importances, path: str | Path, d_model: int |
     described = eap_ig.config(importances.graph, d_model if neurons is None else neurons.shape[1])
     edges = eap_ig.FlatEdges(importances.graph, importances.flat, importances.in_graph, importances.edges)
     if path.suffix.lower() == ".json":
-        return eap_ig.write_flat(path, described, edges, _nodes(importances))
+        origin = plain(importances.provenance)
+        return eap_ig.write_flat(
+            path, described, edges, _nodes(importances), {"provenance": origin} if origin else None
+        )
     optional = {"nodes_scores": importances.nodes, "neurons_scores": importances.neurons}
     optional["neurons_in_graph"] = importances.neurons_in_graph
     eap_ig.write_flat_tensors(path, described, edges, {name: t for name, t in optional.items() if t is not None})
@@ -145,9 +152,9 @@ def read_circuits(folder: str | Path) -> Importances | list[Importances]:
     return read
 
 
-def circuit_name(task: str, model: str, share: float) -> str:
+def circuit_name(cell: str, share: float) -> str:
     """The name of a circuit's file, such as `ioi_gpt2_k-0.001.json`."""
-    return f"{task}_{model}_k-{share:g}.json"
+    return f"{cell}_k-{share:g}.json"
 
 
 def _from_tensors(path: Path) -> Importances:
@@ -245,12 +252,15 @@ def _nodes(importances: Importances) -> dict[str, dict[str, Any]]:
     """The `nodes` of the JSON."""
     flat, made = importances.flat, {}
     kept = importances.in_graph.any(1)
+    inside = importances.neurons_in_graph
+    if inside is None and importances.neurons is not None:  # without `neurons`, EAP-IG's reader drops the scores' table
+        inside = torch.zeros_like(importances.neurons, dtype=torch.bool)
     for writer, node in enumerate(flat.writer_nodes):
         entry: dict[str, Any] = {"in_graph": bool(kept[writer])}
         if importances.nodes is not None and not math.isnan(score := float(importances.nodes[writer])):
             entry["score"] = score
         rows = slice(writer, writer + 1) if node.head is None else flat.head_writers(node.layer)
-        for key, table in (("neurons", importances.neurons_in_graph), ("neurons_scores", importances.neurons)):
+        for key, table in (("neurons", inside), ("neurons_scores", importances.neurons)):
             if table is not None and not (table.dtype.is_floating_point and bool(table[rows].isnan().all())):
                 listed = table[rows].tolist()
                 entry[key] = listed[0] if node.head is None else listed

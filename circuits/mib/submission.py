@@ -8,21 +8,19 @@ are evaluated as they are, so those for CPR and those for CMD have folders of th
 The backend takes any folder with two or more files as circuits, so nothing else may lie beside a file of importances.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError, refusing
-from circuits.export.mib_names import FILE, MODELS, TABLE, cell_of, find_task, folder_part
-from circuits.mib.checks import SUFFIXES
+from circuits.export.mib_names import FILE, MODELS, TABLE, cell_name
+from circuits.mib.checks import FOLDERS, cells_in, check_free
 from circuits.mib.curve import ORDERS, circuits_of
 from circuits.mib.files import CIRCUITS, Importances, circuit_name, read_circuits, write_importances
 from circuits.plain_torch import plain_methods, plain_torch
 from circuits.shown import Shown
 
-FOLDERS = {"signed": "abs-False", "abs": "abs-True"}
-"""The folder of circuits by each order."""
 LEAST = 2
 """Models, and tasks, that a submission must have."""
 
@@ -107,8 +105,7 @@ def write_cell(
     Raises:
         InputError: an unknown task, an invalid name, or a cell that exists already.
     """
-    folder, names = Path(folder), (find_task(task).folder, folder_part(model, "model"))
-    name = "_".join(names)
+    folder, name = Path(folder), cell_name(task, model)
     if not as_circuits:
         place = _emptied(folder / name, overwrite)
         write_importances(importances, place / FILE, d_model)
@@ -116,22 +113,16 @@ def write_cell(
     places = tuple(_emptied(folder / FOLDERS[by] / name, overwrite) for by in ORDERS)
     for place, order in zip(places, circuits_of(importances), strict=True):
         for share, circuit in zip(CIRCUITS, order, strict=True):
-            write_importances(circuit, place / circuit_name(*names, share), d_model)
+            write_importances(circuit, place / circuit_name(name, share), d_model)
     return places
 
 
 def _emptied(place: Path, overwrite: bool) -> Path:
     """A folder without files; with `overwrite`, its circuit files are removed, and any other file is refused."""
-    if place.is_symlink():
-        raise InputError(f"{place} is a symbolic link; remove it")
+    check_free(place, overwrite)
     with refusing(f"write to {place}"):
-        if place.exists() and not overwrite:
-            raise InputError(f"{place} already exists; use --overwrite to replace it")
         place.mkdir(parents=True, exist_ok=True)
-        old = list(place.iterdir())
-        if others := [file for file in old if file.suffix not in SUFFIXES or file.is_dir()]:
-            raise InputError(f"{others[0]} is no circuit file, and would be taken for one in this folder; remove it")
-        for file in old:
+        for file in place.iterdir():
             file.unlink()
     return place
 
@@ -159,7 +150,7 @@ def collect(sources: Sequence[Path], folder: str | Path, *, as_circuits: bool = 
             continue
         inner = _emptied(Path(folder) / order / name, overwrite)
         for share, circuit in zip(CIRCUITS, read, strict=True):
-            write_importances(circuit, inner / circuit_name(find_task(task).folder, model, share))
+            write_importances(circuit, inner / circuit_name(name, share))
 
 
 def _places(folders: Sequence[Path]) -> list[tuple[Path, str, str]]:
@@ -190,22 +181,6 @@ def check_submission(folders: Sequence[Path]) -> Submission:
         if len(names) < LEAST:
             problems.append(f"{len(names)} {what}{'s' * (len(names) != 1)}; the leaderboard asks for at least {LEAST}")
     return Submission(tuple(folders), tuple(cells), tuple(problems))
-
-
-def cells_in(folders: Iterable[Path]) -> Iterator[tuple[Path, str, str]]:
-    """(folder, task, model) of every folder `TASK_MODEL` among these, in them, or in their folders `abs-…`.
-
-    Raises:
-        InputError: one of them is not a folder.
-    """
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"there is no folder {folder}")
-        if (own := cell_of(folder)) is not None:
-            yield folder, *own
-            continue
-        inner = sorted(path for path in folder.iterdir() if path.is_dir())
-        yield from cells_in(path for path in inner if cell_of(path) is not None or path.name in FOLDERS.values())
 
 
 def _cell(read: Importances | list[Importances], place: Path, task: str, model: str) -> Cell:

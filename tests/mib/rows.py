@@ -10,7 +10,29 @@ import circuits
 from tests.mib.shapes import D_VOCAB, hf_model
 
 NAMES = ("Mary", "John", "Anna")
-WORDS = ("When", "and", "went", "gave", "to", "Answer", ":", "A", "B", "C", "D", "1", "2", "3", "4", "5", "+", "-", "=", ",", "ab")
+WORDS = (
+    "When",
+    "and",
+    "went",
+    "gave",
+    "to",
+    "Answer",
+    ":",
+    "A",
+    "B",
+    "C",
+    "D",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "+",
+    "-",
+    "=",
+    ",",
+    "ab",
+)
 IOI = {
     "prompt": "When Mary and John went , John gave to",
     "metadata": {"indirect_object": "Mary", "subject": "John", "random_c": "Anna"},
@@ -21,7 +43,11 @@ MCQA = {
     "prompt": "A , B , Answer :",
     "choices": {"label": ["A", "B"], "text": ["x", "y"]},
     "answerKey": 1,
-    "symbol_counterfactual": {"prompt": "C , D , Answer :", "choices": {"label": ["C", "D"], "text": ["x", "y"]}, "answerKey": 1},
+    "symbol_counterfactual": {
+        "prompt": "C , D , Answer :",
+        "choices": {"label": ["C", "D"], "text": ["x", "y"]},
+        "answerKey": 1,
+    },
     "randomLetter_counterfactual": {"prompt": "C , A , Answer :", "choices": {"label": ["C", "A"]}, "answerKey": 0},
 }
 SUM = {
@@ -36,7 +62,9 @@ def tokenizer(bos: str | None = "<s>") -> Any:
     assert len(words) <= D_VOCAB
     made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="</s>", **({"bos_token": bos} if bos else {}))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", eos_token="</s>", **({"bos_token": bos} if bos else {})
+    )
 
 
 @cache

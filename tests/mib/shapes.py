@@ -34,7 +34,7 @@ def hf_model(shape: str, dtype: torch.dtype = torch.float32):
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
             values = torch.from_numpy(draw.standard_normal(tuple(weight.shape)))
-            norm = weight.ndim == 1 and "norm" in name or ".ln_" in name
+            norm = (weight.ndim == 1 and "norm" in name) or ".ln_" in name
             base = 1.0 if norm and name.endswith("weight") and kind != "Gemma2" else 0.0
             weight.copy_(base + values * (0.15 if weight.ndim == 1 else 0.3))
     return model.eval().to(dtype)

@@ -1,7 +1,7 @@
 """Runs MIB's evaluator on the models of `tests/mib/shapes.py` and stores what it gives; see README.md beside this file.
 
-    python tests/golden/mib/make.py files                          in this project's environment: files of nodes and neurons
-    python tests/golden/mib/make.py values TRACK EAP_IG_SRC        in MIB's environment: the rest
+python tests/golden/mib/make.py files                          in this project's environment: files of nodes and neurons
+python tests/golden/mib/make.py values TRACK EAP_IG_SRC        in MIB's environment: the rest
 """
 
 import json
@@ -128,7 +128,13 @@ def store_values(track, eap_src):
             for absolute in (False, True):
                 graph = Graph.from_json(str(HERE / f"{shape}-{level}.json"))
                 counts, cpr, cmd, _, points = evaluate_area_under_curve(
-                    model, graph, batches, partial(metric, mean=False, loss=False), quiet=True, level=level, absolute=absolute
+                    model,
+                    graph,
+                    batches,
+                    partial(metric, mean=False, loss=False),
+                    quiet=True,
+                    level=level,
+                    absolute=absolute,
                 )
                 found[f"{level}-{'abs' if absolute else 'signed'}"] = {
                     "counts": counts, "area_under": cpr, "area_from_1": cmd, "faithfulnesses": points,
