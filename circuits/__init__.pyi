@@ -113,6 +113,17 @@ from circuits.methods.path_patching import path_patching as path_patching
 from circuits.methods.refine import refine as refine
 from circuits.methods.verification import Verification as Verification
 from circuits.methods.verification import verify as verify
+from circuits.mib.curve import MibCurves as MibCurves
+from circuits.mib.curve import mib_curves as mib_curves
+from circuits.mib.data import mib_pairs as mib_pairs
+from circuits.mib.discovery import mib_importances as mib_importances
+from circuits.mib.files import Importances as Importances
+from circuits.mib.files import read_circuits as read_circuits
+from circuits.mib.files import read_importances as read_importances
+from circuits.mib.files import write_importances as write_importances
+from circuits.mib.submission import Submission as Submission
+from circuits.mib.submission import check_submission as check_submission
+from circuits.mib.submission import write_cell as write_cell
 from circuits.model import Model as Model
 from circuits.model import load_model as load_model
 from circuits.plugins import load_task as load_task

@@ -27,6 +27,7 @@ from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.graph.nodes import Place, Widths
 from circuits.model_bridge import Request, find_bridge, model_errors
+from circuits.model_ungrouped import check_ungrouped, grouped_graph
 from circuits.plain_torch import plain_torch
 from circuits.shown import Shown
 
@@ -86,6 +87,11 @@ class Model(Shown):
     def graph(self) -> Graph:
         """Writers, readers and edges."""
         return self.architecture.graph
+
+    @property
+    def grouped_graph(self) -> Graph:
+        """The graph with the key/value heads that its checkpoint has; differs only in a model that was loaded `ungrouped`."""
+        return grouped_graph(self.graph, self.bridge.original_model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -175,6 +181,7 @@ def load_model(
     tokenizer: Any = None,
     trust_remote_code: bool = False,
     allow_hooks: bool = False,
+    ungrouped: bool = False,
 ) -> Model:
     """Loads a model and checks that its graph is exact.
 
@@ -193,9 +200,10 @@ def load_model(
         trust_remote_code: let a Hugging Face repository run its own code.
         allow_hooks: allow foreign hooks on the model, now or later. They change results, which name them in their provenance
             (`hooks`). By default such a model is refused.
+        ungrouped: give each query head a key/value head of its own, as MIB counts edges; see `circuits.model_ungrouped`.
 
     Raises:
-        InputError: an unknown dtype or device, an invalid `device_map`, or hooks that are not allowed.
+        InputError: an unknown dtype or device, an invalid `device_map`, hooks that are not allowed, or a model that cannot be ungrouped.
         ModelError: the model cannot be found, is not supported, its files lead out of their directory or do not have the sizes
             that its configuration states, or its graph is not exact.
 
@@ -207,13 +215,15 @@ def load_model(
         check_map_belongs(model, device)
         check_device_map(device_map)
     chosen_dtype = None if dtype is None else choose_dtype(dtype)
-    request = Request(chosen_dtype, choose_device(device), device_map, revision, trust_remote_code)
+    request = Request(chosen_dtype, choose_device(device), device_map, revision, trust_remote_code, ungrouped)
     bridge, name, own_tokenizer = find_bridge(model, request)
     named = isinstance(model, str | Path)
     architecture, report = _checked(bridge, name, named, allow_hooks)
+    check_ungrouped(architecture.graph, name, ungrouped)
     origin = None
     if named and tokenizer is None and isinstance(device_map, str | None):
         origin = {"name": name, "device": device, "device_map": device_map, "trust_remote_code": trust_remote_code}
+        origin |= {"ungrouped": True} if ungrouped else {}
     mode = bool(bridge.compatibility_mode)
     loaded = Model(bridge, architecture, tokenizer or own_tokenizer, name, revision, report, mode, origin, allow_hooks)
     if isinstance(model, str) and model in zoo.names():

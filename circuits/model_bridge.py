@@ -25,6 +25,7 @@ from circuits.engine.usable_weights import check_no_adapter, check_weights_usabl
 from circuits.errors import InputError, ModelError, lacks_memory
 from circuits.model_files import find_directory, hub_is_known, why_no_tokenizer
 from circuits.model_sizes import built_within, checked_files
+from circuits.model_ungrouped import ungroup
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Request:
     device_map: DeviceMap | None
     revision: str | None
     trust_remote_code: bool
+    ungrouped: bool = False
 
 
 def find_bridge(model: str | Path | nn.Module, request: Request) -> tuple[TransformerBridge, str, Any]:
@@ -46,7 +48,7 @@ def find_bridge(model: str | Path | nn.Module, request: Request) -> tuple[Transf
         return model, name, model.tokenizer
     if isinstance(model, nn.Module):
         name = getattr(model, "name_or_path", "") or type(model).__name__
-        return _bridge_around_copy(model, name), name, None
+        return _bridge_around_copy(model, name, request.ungrouped), name, None
     if isinstance(model, str) and plugins.names_built_model(model):
         name = model.replace("_", "-")
         return _built(name, request), name, None
@@ -106,7 +108,10 @@ def _from_files(name: str, request: Request) -> tuple[TransformerBridge, Any]:
         model = model.to(request.device)
     else:
         check_map_covers(model, request.device_map, name)
-    return _build(model.eval().requires_grad_(False), name), tokenizer
+    model = model.eval().requires_grad_(False)
+    if request.ungrouped:
+        ungroup(model, name)
+    return _build(model, name), tokenizer
 
 
 def _load_checkpoint(path: str, name: str, request: Request, options: dict[str, Any]) -> Any:
@@ -149,8 +154,8 @@ def _tokenizer(path: str, options: dict[str, Any]) -> Any:
     return tokenizer if tokenizer.vocab_size else None  # transformers returns an empty one for a directory without
 
 
-def _bridge_around_copy(model: nn.Module, name: str) -> TransformerBridge:
-    """A bridge around a copy of the module tree, which shares the weights."""
+def _bridge_around_copy(model: nn.Module, name: str, ungrouped: bool) -> TransformerBridge:
+    """A bridge around a copy of the module tree, which shares the weights (but for key/value heads that are copied out)."""
     check_weights_usable(model.modules(), name)
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     try:
@@ -162,6 +167,8 @@ def _bridge_around_copy(model: nn.Module, name: str) -> TransformerBridge:
             f"{name} cannot be copied: {str(problem).strip().partition(chr(10))[0]} (a module computes its weights anew in every pass; "
             "of torch.nn.utils.prune, call prune.remove first)"
         ) from problem
+    if ungrouped:
+        ungroup(twin, name)
     return _build(twin, name)
 
 

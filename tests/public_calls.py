@@ -36,6 +36,11 @@ class Given:
         return circuits.edge_attribution(self.model, self.pairs)
 
     @cached_property
+    def importances(self) -> circuits.Importances:
+        graph = self.model.graph
+        return circuits.Importances(graph, self.edges.values.double(), torch.zeros_like(graph.edge_mask))
+
+    @cached_property
     def nodes(self) -> circuits.NodeScores:
         return circuits.attribution_patching(self.model, self.pairs)
 
@@ -59,7 +64,7 @@ class Given:
 
     def ready(self) -> "Given":
         """With all of them computed."""
-        _ = self.edges, self.nodes, self.circuit, self.linear, self.judge, self.dictionary
+        _ = self.edges, self.importances, self.nodes, self.circuit, self.linear, self.judge, self.dictionary
         return self
 
 
@@ -135,6 +140,8 @@ CALLS: dict[str, Callable[[Given], Any]] = {
         torch.ones(6, device="cpu")
     ),
     "logit_lens": lambda g: circuits.logit_lens(g.model, g.pairs),
+    "mib_curves": lambda g: circuits.mib_curves(g.model, g.pairs, g.importances, resamples=20),
+    "mib_importances": lambda g: circuits.mib_importances(g.model, g.pairs, method="eap"),
     "minimality": lambda g: circuits.minimality(g.model, g.pairs, g.edges.top(40)),
     "neuron_conductance": lambda g: circuits.neuron_conductance(g.model, g.pairs, steps=2),
     "ov_scores": lambda g: circuits.ov_scores(g.model, ["a0.h0"], tokens=10),
@@ -148,6 +155,15 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "random_circuit": lambda g: circuits.random_circuit(g.model.graph, 10, torch.Generator("cpu").manual_seed(0)),
     "randomisation": lambda g: circuits.randomisation(
         g.model, lambda model: circuits.edge_attribution(model, g.pairs), layers=[1]
+    ),
+    "read_circuits": lambda g: _in_directory(lambda out: circuits.read_circuits(_cell(g, out, True)[0])),
+    "read_importances": lambda g: _in_directory(
+        lambda out: circuits.read_importances(_cell(g, out)[0] / "importances.json")
+    ),
+    "check_submission": lambda g: _in_directory(lambda out: len(circuits.check_submission(_cell(g, out)).problems)),
+    "write_cell": lambda g: _in_directory(lambda out: [place.name for place in _cell(g, out)]),
+    "write_importances": lambda g: _in_directory(
+        lambda out: circuits.write_importances(g.importances, out / "a.safetensors")
     ),
     "recovery": lambda g: circuits.recovery(g.edges, g.circuit),
     "refine": lambda g: circuits.refine(g.model, g.pairs, g.edges, top=5),
@@ -166,8 +182,12 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "methods of scores": lambda g: _of_scores(g.edges),
     "methods of circuits": lambda g: _of_circuits(Circuit.from_edges(g.model.graph, g.circuit.edges), g.circuit),
 }
-NOT_CALLED = {"check_task", "load_model", "load_task", "memory_need"}
-"""Public functions that need a task or a name."""
+NOT_CALLED = {"check_task", "load_model", "load_task", "memory_need", "mib_pairs"}
+"""Public functions that need a task, a name, or a tokenizer."""
+
+
+def _cell(g: Given, out: Path, as_circuits: bool = False) -> tuple[Path, ...]:
+    return circuits.write_cell(g.importances, out, task="ioi", model="gpt2", as_circuits=as_circuits)
 
 
 def _interchanged(g: Given) -> Any:

@@ -23,6 +23,7 @@ from circuits.cli.evaluate import evaluate
 from circuits.cli.export import export
 from circuits.cli.inspect import inspect
 from circuits.cli.methods import methods_app
+from circuits.cli.mib import mib_app
 from circuits.cli.models import models_app
 from circuits.cli.pairs import pairs_app
 from circuits.cli.report import report
@@ -66,6 +67,7 @@ app.add_typer(methods_app, name="methods")
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(pairs_app, name="pairs")
+app.add_typer(mib_app, name="mib")
 
 
 def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:

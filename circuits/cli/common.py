@@ -31,7 +31,14 @@ def names_in(text: str | None) -> list[str] | None:
     return None if text is None else options.names_in(text)
 
 
-def load(name: str, dtype: str | None, device: str, revision: str | None, device_map: str | None = None) -> "Model":
+def load(
+    name: str,
+    dtype: str | None,
+    device: str,
+    revision: str | None,
+    device_map: str | None = None,
+    ungrouped: bool = False,
+) -> "Model":
     """Loads a model; a model with a short name is fetched first, with a progress bar."""
     from circuits import zoo
 
@@ -41,7 +48,9 @@ def load(name: str, dtype: str | None, device: str, revision: str | None, device
     with quiet_libraries(), console_stderr().status(f"loading {name}"):
         from circuits.model import load_model
 
-        return load_model(name, dtype=dtype, device=device, device_map=device_map, revision=revision)
+        return load_model(
+            name, dtype=dtype, device=device, device_map=device_map, revision=revision, ungrouped=ungrouped
+        )
 
 
 @contextmanager

@@ -68,12 +68,7 @@ def _note(target: str, asked: Asked, pairs: "PromptPairs", reference: "PromptPai
 
 def _checked(asked: Asked, divided: Divided, options: Mapping[str, Any]) -> dict[str, Any]:
     """The method's options by value; refuses what can be refused before torch is imported."""
-    method = declared(asked.method)
-    parsed = {
-        name: method.options[name].kind.parsed(value) if name in method.options else value
-        for name, value in options.items()
-    }
-    method.check(parsed)
+    method, parsed = declared(asked.method), parsed_options(asked.method, options)
     check_model_path(asked.model)
     check_known("metric", asked.metric)
     check_known("ablation", asked.ablation)
@@ -82,4 +77,15 @@ def _checked(asked: Asked, divided: Divided, options: Mapping[str, Any]) -> dict
     check_workers(**vars(divided))
     if divided.on is not None:
         check_divided(asked.method)
+    return parsed
+
+
+def parsed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's options by value; refuses those that it does not take."""
+    method = declared(name)
+    parsed = {
+        option: method.options[option].kind.parsed(value) if option in method.options else value
+        for option, value in options.items()
+    }
+    method.check(parsed)
     return parsed

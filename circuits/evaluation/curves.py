@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.evaluation.faithfulness import measure_circuits
+from circuits.evaluation.faithfulness import CircuitMetrics, measure_circuits
 from circuits.graph.places import PlacedGraph, common_places, over
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -180,17 +180,37 @@ def faithfulness_curves_of(
     ends, sizes = [Circuit.full(graph), Circuit.empty(graph)], [int(p * graph.n_edges) for p in points[:-1]]
     ranked = [[scores.select(n, rule, **order, **options) if n else ends[1] for n in sizes] for order in orders]
     measured = measure_circuits(question, [*ends, *(circuit for some in ranked for circuit in some)], progress)
+    sizes_of = [(*map(len, some), graph.n_edges) for some in ranked]
+    return curves_of_values(question, measured, points, sizes_of, rule=rule, resamples=resamples, seed=seed)
+
+
+def curves_of_values(
+    question: Question, measured: CircuitMetrics, points: Sequence[float], sizes: Sequence[Sequence[int]], *, rule: str,
+    resamples: int = 1000, seed: int = 0,
+) -> FaithfulnessCurves:  # fmt: skip
+    """The curves and areas of metrics that were measured.
+
+    Args:
+        question: what was measured.
+        measured: of the whole model, with everything ablated, and for each order of the items (by signed and by absolute score;
+            or one order, used for both) of the circuit of each point but the last, which is the whole model.
+        points: ascending fractions, the last 1.
+        sizes: for each order, what `Curve.edges` shall say of each point.
+        rule, resamples, seed: see `faithfulness_curves`.
+
+    Raises:
+        InputError: the metric is the same with everything ablated.
+    """
     if missing := MetricRange.from_prompts(measured.values[0], measured.values[1], measured.rounding).undefined:
         raise InputError(missing)
     clean, ablated, *values = measured.values * question.metric.sign
     draws, p = resampling_weights(len(question.pairs), resamples, seed), torch.tensor(points, dtype=torch.float64)
     curves, areas, intervals = [], [], []
     for i, by in enumerate(("signed", "abs")):
-        start = (i % len(orders)) * len(sizes)
-        rows = torch.stack([*values[start : start + len(sizes)], clean])
+        order = i % len(sizes)
+        rows = torch.stack([*values[order * (len(points) - 1) : (order + 1) * (len(points) - 1)], clean])
         resampled = share_of_range(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
-        n_edges = (*map(len, ranked[i % len(orders)]), graph.n_edges)
-        curves.append(Curve(by, p, n_edges, rows, clean, ablated, *_ends(resampled)))
+        curves.append(Curve(by, p, tuple(sizes[order]), rows, clean, ablated, *_ends(resampled)))
         areas.append(float(_area(curves[i].faithfulness[:, None], p, by)))
         least, most = _ends(_area(resampled, p, by)[None])
         intervals.append((float(least), float(most)))

@@ -9,7 +9,7 @@ prompt's own ratio is a different number, which prompts with m(all) ≈ m(∅) c
 and m(∅) are equal up to rounding (`circuits.question.metric_range`), neither is defined, and `Faithfulness.undefined` says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.engine.capture import Writes
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.measure.circuit_logits import circuit_logits, resolved
@@ -37,7 +38,7 @@ from circuits.question.metric_range import (
 )
 from circuits.question.metrics import MetricLike
 from circuits.question.places import SpanTable
-from circuits.question.question import Question
+from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
 from circuits.results.random_circuits import distinct_rivals, too_few
@@ -210,26 +211,46 @@ def measure_circuits(
     question: Question, circuits: Sequence[Circuit], progress: Progress | None = None
 ) -> CircuitMetrics:
     """`circuit_metrics` of a question, with the rounding error."""
-    model, pairs = question.model, question.pairs
     asked = [_belonging(circuit, question) for circuit in circuits]
-    values = torch.empty(len(circuits), len(pairs), dtype=torch.float64)
-    rounding = torch.zeros(len(pairs), dtype=torch.float64)
-    share, done = rounding_share(model), 0
-    with inference_state(model.bridge):
+
+    def logits(batch: Batch, clean: Writes) -> Iterator[Float[Tensor, "read d_vocab"]]:
+        replacement = question.replacement(batch.suffix, clean)
+        for circuit, spans in asked:
+            yield circuit_logits(question, batch, replacement, circuit, spans)
+
+    return measure_logits(question, [not len(circuit) for circuit in circuits], logits, progress)
+
+
+def measure_logits(
+    question: Question,
+    empty: Sequence[bool],
+    logits: Callable[[Batch, Writes], Iterable[Float[Tensor, "read d_vocab"]]],
+    progress: Progress | None = None,
+) -> CircuitMetrics:
+    """The metric of several runs of every batch, with the rounding error.
+
+    Args:
+        question: model, pairs and metric.
+        empty: for each run, whether everything is ablated in it.
+        logits: the logits of the runs, in order, from a batch and every writer's output on the clean prompts.
+        progress: called with (evaluations done, in total).
+    """
+    values = torch.empty(len(empty), len(question.pairs), dtype=torch.float64)
+    rounding = torch.zeros(len(question.pairs), dtype=torch.float64)
+    share, done = rounding_share(question.model), 0
+    with inference_state(question.model.bridge):
         for batch in question.batches():
             index = batch.index
             own, clean = question.clean_run(batch.suffix)
             rounding[index] = metric_rounding(question.metric, own, batch.targets, share).to("cpu", torch.float64)
-            replacement = question.replacement(batch.suffix, clean)
-            for i, (circuit, spans) in enumerate(asked):
-                logits = circuit_logits(question, batch, replacement, circuit, spans)
-                values[i, index] = question.metric(logits, batch.targets).to("cpu", torch.float64)
-                if not len(circuit):
-                    moved = metric_rounding(question.metric, logits, batch.targets, share).to("cpu", torch.float64)
+            for i, of_run in enumerate(logits(batch, clean)):
+                values[i, index] = question.metric(of_run, batch.targets).to("cpu", torch.float64)
+                if empty[i]:
+                    moved = metric_rounding(question.metric, of_run, batch.targets, share).to("cpu", torch.float64)
                     rounding[index] = torch.maximum(rounding[index], moved)
                 done += len(batch)
                 if progress is not None:
-                    progress(done, len(circuits) * len(pairs))
+                    progress(done, values.numel())
     return CircuitMetrics(values, rounding)
 
 

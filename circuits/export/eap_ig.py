@@ -13,7 +13,8 @@ scores of 0 outside the circuit are read as missing.
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from circuits.export.collapsed import collapsed
 from circuits.files.atomic import write_tensors, write_text
 from circuits.files.untrusted import finite_number, open_tensors, parse_json, read_json, shown
 from circuits.graph.graph import Graph
+from circuits.graph.ungrouped import shared_readers, summed_over_groups, ungrouped
 from circuits.results.circuit import Circuit
 
 FIELDS = ("score", "in_graph")
@@ -50,38 +52,92 @@ def write_eap_ig(circuit: Circuit, path: str | Path, d_model: int | None = None)
     circuit = collapsed(circuit, "EAP-IG's format")
     flat, mask, scores = _ungrouped(circuit)
     inside = set(circuit.nodes)
-    nodes = {name: {"in_graph": name in inside} for name in flat.writer_names} | {"logits": {"in_graph": True}}
-    head = json.dumps({"cfg": _config(circuit.graph, d_model), "nodes": nodes}).removesuffix("}")
+    nodes = {name: {"in_graph": name in inside} for name in flat.writer_names}
+    write_flat(path, config(circuit.graph, d_model), FlatEdges(circuit.graph, flat, mask, scores), nodes)
+
+
+@dataclass(frozen=True, eq=False)
+class FlatEdges:
+    """The edges of a file.
+
+    Attributes:
+        graph: the model's graph, with the groups of key/value heads if the file records them.
+        flat: the same with a key/value head per query head, as edges are written.
+        mask, scores: whether each edge of `flat` is `in_graph`, and its score.
+    """
+
+    graph: Graph
+    flat: Graph
+    mask: Bool[Tensor, "writer reader"]
+    scores: Float[Tensor, "writer reader"]
+
+
+def write_flat(
+    path: str | Path,
+    described: Mapping[str, Any],
+    edges: FlatEdges,
+    nodes: Mapping[str, Mapping[str, Any]],
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes EAP-IG's JSON, edge by edge.
+
+    Args:
+        path: the file.
+        described: its `cfg`.
+        edges: all edges.
+        nodes: its `nodes`, without `logits`.
+        more: further entries, which EAP-IG ignores.
+    """
+    flat, mask, scores = edges.flat, edges.mask, edges.scores
+    nodes = {**nodes, "logits": {"in_graph": True}}
+    head = json.dumps({**(more or {}), "cfg": described, "nodes": nodes}).removesuffix("}")
     writers, readers = (places.tolist() for places in flat.edge_mask.nonzero(as_tuple=True))
     rows = zip(writers, readers, scores[flat.edge_mask].tolist(), mask[flat.edge_mask].tolist(), strict=True)
     sources, targets, boolean = flat.writer_names, flat.reader_names, {True: "true", False: "false"}
     # The names have no characters that JSON escapes.
-    edges = (
+    texts = (
         f'{", " if i else ""}"{sources[w]}->{targets[r]}": {{"score": {score!r}, "in_graph": {boolean[in_graph]}}}'
         for i, (w, r, score, in_graph) in enumerate(rows)
     )
-    write_text(path, chain([f'{head}, "edges": {{'], edges, ["}}"]))
+    write_text(path, chain([f'{head}, "edges": {{'], texts, ["}}"]))
 
 
 def write_eap_ig_tensors(circuit: Circuit, path: str | Path, d_model: int | None = None) -> None:
     """Writes the tensors of EAP-IG's `.pt` as safetensors; arguments as `write_eap_ig`."""
     circuit = collapsed(circuit, "EAP-IG's format")
     flat, mask, scores = _ungrouped(circuit)
-    inside = set(circuit.nodes)
-    tensors = {
-        "edges_scores": scores,
-        "edges_in_graph": mask,
-        "nodes_in_graph": torch.tensor([name in inside for name in flat.writer_names]),
-    }
+    write_flat_tensors(
+        path, config(circuit.graph, d_model), FlatEdges(circuit.graph, flat, mask, scores), nodes=circuit.nodes
+    )
+
+
+def write_flat_tensors(
+    path: str | Path,
+    described: Mapping[str, Any],
+    edges: FlatEdges,
+    more: Mapping[str, Tensor] | None = None,
+    nodes: Iterable[str] | None = None,
+) -> None:
+    """Writes the tensors of EAP-IG's `.pt` as safetensors.
+
+    Args:
+        path, described, edges: as for `write_flat`.
+        more: further tensors by EAP-IG's names.
+        nodes: those in the circuit; None: those with an outgoing edge.
+    """
+    flat, inside = edges.flat, None if nodes is None else set(nodes)
+    kept = edges.mask.any(1) if inside is None else torch.tensor([name in inside for name in flat.writer_names])
+    tensors = {"edges_scores": edges.scores, "edges_in_graph": edges.mask, "nodes_in_graph": kept}
     header = {
-        "cfg": json.dumps(_config(circuit.graph, d_model)),
+        "cfg": json.dumps(described),
         "src_nodes": json.dumps(list(flat.writer_names)),
         "dst_nodes": json.dumps(list(flat.reader_names)),
     }
-    write_tensors(tensors, path, header)
+    write_tensors({**tensors, **(more or {})}, path, header)
 
 
-def _config(graph: Graph, d_model: int | None) -> dict[str, Any]:
+def config(graph: Graph, d_model: int | None) -> dict[str, Any]:
+    """The `cfg` of a file."""
     if d_model is not None and d_model < 1:
         raise InputError(f"d_model must be at least 1, got {d_model}")
     return {
@@ -97,23 +153,13 @@ def _flat(graph: Graph) -> Graph:
     """The same model with a key/value head for each query head."""
     if not all(graph.mlps):
         raise InputError("EAP-IG cannot describe a model with layers that have no MLP")
-    return Graph.from_dict(graph.to_dict() | {"n_kv_heads": graph.n_heads})
-
-
-def _columns(graph: Graph, flat: Graph) -> Tensor:
-    """For each reader of `flat`, the index of the reader of `graph` that it belongs to."""
-    columns = []
-    for reader in flat.reader_nodes:
-        shared = graph.grouped and reader.part in ("k", "v") and reader.head is not None
-        kv = f"a{reader.layer}.kv{(reader.head or 0) // graph.group_size}<{reader.part}>"
-        columns.append(graph.reader_index(kv if shared else reader.name))
-    return torch.tensor(columns)
+    return ungrouped(graph)
 
 
 def _ungrouped(circuit: Circuit) -> tuple[Graph, Bool[Tensor, "writer reader"], Float[Tensor, "writer reader"]]:
     """The graph with a reader per query head, and the circuit's mask and scores in it."""
     graph, flat = circuit.graph, _flat(circuit.graph)
-    columns = _columns(graph, flat)
+    columns = shared_readers(graph, flat)
     scores = torch.zeros_like(circuit.mask, dtype=torch.float64) if circuit.scores is None else circuit.scores.double()
     if bool(scores.isinf().any()):
         raise InputError("the circuit has infinite scores, which cannot be written")
@@ -137,6 +183,12 @@ def from_plain(data: Any, path: str | Path) -> Circuit:
 
 
 def _from_dict(data: Any) -> Circuit:
+    edges = flat_from_plain(data)
+    return _grouped(edges.graph, edges.flat, edges.mask, edges.scores)
+
+
+def flat_from_plain(data: Any) -> FlatEdges:
+    """The edges in the JSON of a file; raises as `read_eap_ig`."""
     if not isinstance(data, dict) or not all(isinstance(data.get(key), dict) for key in ("cfg", "nodes", "edges")):
         raise InputError("expected EAP-IG's objects 'cfg', 'nodes' and 'edges'")
     graph = _graph(data["cfg"])
@@ -156,7 +208,7 @@ def _from_dict(data: Any) -> Circuit:
     places = torch.from_numpy(np.fromiter(_edge_places(flat, edges), np.int64, n))
     mask.view(-1)[places] = torch.from_numpy(np.fromiter((_in_graph(*edge) for edge in edges.items()), np.bool_, n))
     scores.view(-1)[places] = torch.from_numpy(np.fromiter((_score(*edge) for edge in edges.items()), np.float64, n))
-    return _grouped(graph, flat, mask, scores)
+    return FlatEdges(graph, flat, mask, scores)
 
 
 def _edge_places(flat: Graph, names: Iterable[str]) -> Iterator[int]:
@@ -194,10 +246,8 @@ def _graph(config: Any) -> Graph:
 
 
 def _grouped(graph: Graph, flat: Graph, mask: Tensor, scores: Tensor) -> Circuit:
-    columns = _columns(graph, flat)
-    counts = torch.zeros(graph.edge_mask.shape, dtype=torch.float64).index_add_(1, columns, mask.double())
-    values = torch.zeros_like(counts).index_add_(1, columns, scores)
-    kept = counts > 0
+    values = summed_over_groups(scores, graph, flat)
+    kept = summed_over_groups(mask.double(), graph, flat) > 0
     values[~kept & (values == 0)] = math.nan
     known = bool((values.nan_to_num() != 0).any())
     return Circuit(graph, kept, values if known else None)
@@ -218,6 +268,12 @@ def read_eap_ig_tensors(path: str | Path) -> Circuit:
     Raises:
         InputError: the file cannot be read, or its tensors do not fit its model.
     """
+    edges = flat_from_tensors(path)
+    return _grouped(edges.graph, edges.flat, edges.mask, edges.scores)
+
+
+def flat_from_tensors(path: str | Path) -> FlatEdges:
+    """The edges in a file of tensors; raises as `read_eap_ig_tensors`."""
     with open_tensors(path, "EAP-IG's tensors") as (file, header):
         graph = _graph(parse_json(header["cfg"]))
         flat = _flat(graph)
@@ -230,4 +286,4 @@ def read_eap_ig_tensors(path: str | Path) -> Circuit:
             raise InputError(f"its tensors must be numbers and booleans of shape {tuple(shape)}")
         if not bool(scores.isfinite().all()) or bool((mask & ~flat.edge_mask).any()):
             raise InputError("its tensors hold scores that are not finite, or edges that its model does not have")
-        return _grouped(graph, flat, mask, scores.double() * flat.edge_mask)
+        return FlatEdges(graph, flat, mask, scores.double() * flat.edge_mask)

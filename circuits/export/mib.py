@@ -4,18 +4,13 @@ The track expects a folder for each task and model (`ioi_gpt2`, `arc-easy_llama3
 EAP-IG's JSON format. It ranks edges by signed score (CPR) and by size (CMD); positive = helps, as here.
 """
 
-import re
 from pathlib import Path
-from typing import Any
 
 from circuits.errors import InputError, refusing
 from circuits.export.collapsed import collapsed
 from circuits.export.eap_ig import write_eap_ig
+from circuits.export.mib_names import FILE, folder_part, track_name
 from circuits.results.circuit import Circuit
-
-FILE = "importances.json"
-MODELS = {"gpt2": "gpt2", "qwen2.5-0.5b": "qwen2.5", "gemma-2-2b": "gemma2", "llama-3.1-8b": "llama3"}
-"""The names of models in the track."""
 
 
 def write_mib(
@@ -47,7 +42,8 @@ def write_mib(
         raise InputError(
             "a submission needs a score for every edge of the model; export a run that has scores.safetensors, not a circuit"
         )
-    name = f"{_named(task or circuit.provenance.get('task'), 'task')}_{_named(_model(circuit, model), 'model')}"
+    known = track_name(str(circuit.provenance.get("model") or ""))
+    name = f"{folder_part(task or circuit.provenance.get('task'), 'task')}_{folder_part(model or known, 'model')}"
     folder = Path(folder)
     inner = folder / name
     target = inner / FILE
@@ -61,18 +57,3 @@ def write_mib(
         inner.mkdir(parents=True, exist_ok=True)
     write_eap_ig(circuit, target, d_model)
     return target
-
-
-def _model(circuit: Circuit, model: str | None) -> Any:
-    last = str(circuit.provenance.get("model") or "").rstrip("/").rpartition("/")[2]
-    return model or MODELS.get(last.lower(), last)
-
-
-def _named(value: Any, what: str) -> str:
-    """A part of the folder's name: only small letters, digits, dots and hyphens, so that it cannot be a path."""
-    text = re.sub(r"[^a-z0-9.]+", "-", str(value or "").lower()).strip("-.")
-    if not text or len(text) > 60:
-        raise InputError(
-            f"the {what} must have a name of 1 to 60 letters, digits, dots and hyphens, got {value!r}; name it"
-        )
-    return text

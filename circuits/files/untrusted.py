@@ -164,8 +164,8 @@ def read_json(path: str | Path, known: Iterable[str] = ()) -> Any:
         return parse_json(text, known)
 
 
-def parse_json(text: str, known: Iterable[str] = ()) -> Any:
-    """The content of a JSON text; `known` as for `read_json`.
+def parse_json(text: str, known: Iterable[str] = (), nan: bool = False) -> Any:
+    """The content of a JSON text; `known` as for `read_json`, `nan`: whether `NaN`, which JSON does not have, is read.
 
     Raises:
         InputError: not JSON, a number that is not finite, a duplicate key, or so many small parts that they need over ten
@@ -173,7 +173,8 @@ def parse_json(text: str, known: Iterable[str] = ()) -> Any:
     """
     check_size(text, known)
     try:
-        return json.loads(text, object_pairs_hook=_Objects(), parse_constant=_no_constant)
+        constant = _nan if nan else _no_constant
+        return json.loads(text, object_pairs_hook=_Objects(), parse_constant=constant)
     except RecursionError:
         raise InputError("is not JSON that can be read: nested too deeply") from None
     except InputError as problem:
@@ -252,6 +253,10 @@ class _Objects:
                 elif len(names) < MOST_NAMES:
                     names[value] = value
         return entries
+
+
+def _nan(name: str) -> float:
+    return math.nan if name == "NaN" else _no_constant(name)
 
 
 def _no_constant(name: str) -> NoReturn:

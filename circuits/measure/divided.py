@@ -28,7 +28,7 @@ class ModelSource:
     """How a worker loads a model: by name.
 
     Attributes:
-        name, dtype, device, device_map, revision, trust_remote_code: arguments of `circuits.load_model`.
+        name, dtype, device, device_map, revision, trust_remote_code, ungrouped: arguments of `circuits.load_model`.
         weights_hash: the expected hash of the weights; None: any.
         state: the state of the model's files, if they may change while a worker lives.
     """
@@ -41,6 +41,7 @@ class ModelSource:
     trust_remote_code: bool = False
     weights_hash: str | None = None
     state: str = ""
+    ungrouped: bool = False
 
     @classmethod
     def of(cls, model: Model) -> "ModelSource":
@@ -75,7 +76,8 @@ class ModelSource:
             InputError: the model cannot be loaded, or its weights have another hash.
         """
         model = _loaded(
-            self.name, self.dtype, self.device, self.device_map, self.revision, self.trust_remote_code, self.state
+            self.name, self.dtype, self.device, self.device_map, self.revision, self.trust_remote_code, self.state,
+            self.ungrouped,
         )  # fmt: skip
         if self.weights_hash is not None and model.weights_hash != self.weights_hash:
             raise InputError(f"{self.name} has other weights in this worker than in the process that started the work")
@@ -97,8 +99,9 @@ def _loaded(
     revision: str | None,
     trust_remote_code: bool,
     state: str,
+    ungrouped: bool,
 ) -> Model:
-    asked = (name, dtype, device, device_map, revision, trust_remote_code, state)
+    asked = (name, dtype, device, device_map, revision, trust_remote_code, state, ungrouped)
     model = _kept.pop(asked, None)
     if model is None:
         model = load_model(
@@ -108,6 +111,7 @@ def _loaded(
             device_map=device_map,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            ungrouped=ungrouped,
         )
     _kept[asked] = model
     while len(_kept) > 1 and sum(map(_bytes, _kept.values())) > KEPT_BYTES:

@@ -85,6 +85,19 @@ view TAKEN
 view circuit.json nowhere
 report nowhere
 report TAKEN
+mib discover nope --model gpt2 --out m
+mib discover ioi --model gpt2 --out m --method acdc
+mib discover ioi --model gpt2 --out m --level edges
+mib discover ioi --model gpt2 --out m --split tests
+mib discover ioi --model gpt2 --out m --data nowhere
+mib discover ioi --model ./nodir --out m
+mib discover ioi --model gpt2 --out m --method eap --steps 3
+mib evaluate nowhere
+mib evaluate circuit.json
+mib evaluate circuit.json --task ioi --model gpt2 --rule nope
+mib evaluate nowhere.pt --task ioi --model gpt2
+mib submit nowhere
+mib submit TAKEN --as-circuits
 study run nowhere.toml --out s
 study run no-task.toml --out s
 study run no-method.toml --out s

@@ -114,6 +114,23 @@ def read_source(path: Path) -> None:
     use(read_source(path).circuit, path)
 
 
+def read_importances(path: Path) -> None:
+    from circuits import read_importances, write_importances
+
+    found = read_importances(path)
+    repr(found), found.level
+    write_importances(found, path.with_name(f"again{path.suffix}"))
+
+
+def _importances(path: Path) -> None:
+    from circuits import Importances, write_importances
+
+    graph = Graph(2, 2, 1, (True, True))
+    edges = torch.zeros((graph.n_writers, 15), dtype=torch.float64)
+    rows = torch.arange(graph.n_writers * 3, dtype=torch.float64).reshape(-1, 3) / 7
+    write_importances(Importances(graph, edges, edges > 0, rows[:, 0], rows, rows > 1, ORIGIN), path)
+
+
 def read_edge_scores(path: Path) -> None:
     scores = EdgeScores.load(path)
     len(scores.to_dict()), scores.strongest(3), repr(scores)
@@ -473,6 +490,8 @@ READERS: dict[str, Reader] = {
     "eap-ig-tensors": Reader(
         read_source, graphs(lambda c, p: _eap_ig(c, p, True)), "safetensors", ".safetensors", share=0.5
     ),
+    "importances": Reader(read_importances, (_importances,), "json", share=0.5),
+    "importances-tensors": Reader(read_importances, (_importances,), "safetensors", ".safetensors", share=0.5),
     "edge-scores": Reader(read_edge_scores, (lambda p: edge_scores().save(p),), "safetensors", ".safetensors"),
     "node-scores": Reader(
         read_node_scores,
