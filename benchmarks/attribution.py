@@ -57,6 +57,7 @@ def methods(model: Model, pairs: PromptPairs) -> dict[str, Work]:
         "EAP": partial(edges, gradient="clean"),
         "EAP, check_sign=False": partial(edges, gradient="clean", check_sign=False),
         "RelP": partial(edges, gradient="relp"),
+        "GIM": partial(edges, gradient="gim"),
         "IG, 5 steps": partial(edges, gradient="ig", steps=5),
         "conductance, 5 steps": partial(edges, gradient="conductance", steps=5),
         "200 edges refined (node)": partial(circuits.refine, model, pairs, eap, top=200, batch_size=PAIRS),

@@ -42,6 +42,7 @@ def estimates(steps: int) -> dict[str, Estimate]:
         "IG, 20 steps, midpoint": partial(ig, steps=20),
         "RelP, attention live": partial(circuits.edge_attribution, gradient="relp"),
         "RelP, attention detached": partial(circuits.edge_attribution, gradient="relp", attention="detached"),
+        "GIM": partial(circuits.edge_attribution, gradient="gim"),
         f"IG over activations, {steps} steps": partial(
             circuits.edge_attribution, gradient="ig-activations", steps=steps
         ),
@@ -53,7 +54,7 @@ def estimates(steps: int) -> dict[str, Estimate]:
     }
 
 
-def random_models() -> dict[str, Model]:
+def random_hf_models() -> dict[str, transformers.PreTrainedModel]:
     """Random weights, large enough that attention and gates do something."""
     sizes = {"vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2}
     torch.manual_seed(0)
@@ -68,7 +69,11 @@ def random_models() -> dict[str, Model]:
             for parameter in model.eval().parameters():
                 if parameter.ndim > 1:
                     parameter.mul_(6)
-    return {"random GPT-2, 4 layers": circuits.load_model(gpt2), "random Llama, 4 layers": circuits.load_model(llama)}
+    return {"random GPT-2, 4 layers": gpt2, "random Llama, 4 layers": llama}
+
+
+def random_models() -> dict[str, Model]:
+    return {name: circuits.load_model(model) for name, model in random_hf_models().items()}
 
 
 def drawn_edges(scores: Mapping[str, EdgeScores], n: int) -> tuple[str, ...]:

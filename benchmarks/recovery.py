@@ -82,6 +82,7 @@ EDGES: dict[str, Method] = {
     "IG, activations": partial(gradient, rule="ig-activations", steps=5),
     "conductance": partial(gradient, rule="conductance", steps=5),
     "RelP": partial(gradient, rule="relp"),
+    "GIM": partial(gradient, rule="gim"),
     "information flow": flow,
     "ACDC": partial(acdc, metric=None),
     "ACDC, KL": partial(acdc, metric="kl_divergence"),
@@ -95,7 +96,7 @@ NODES: dict[str, Method] = {
 }
 
 
-AT_PLACES = ("EAP", "clean-corrupted", "EAP-IG", "EAP-IG, 50 steps", "IG, activations", "conductance", "RelP")
+AT_PLACES = ("EAP", "clean-corrupted", "EAP-IG", "EAP-IG, 50 steps", "IG, activations", "conductance", "RelP", "GIM")
 """Methods whose effects are split by place."""
 
 

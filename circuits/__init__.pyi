@@ -21,6 +21,7 @@ from circuits.descriptions.self_repair import self_repair as self_repair
 from circuits.dictionaries.activation import Activation as Activation
 from circuits.dictionaries.dictionary import Dictionary as Dictionary
 from circuits.dictionaries.load import load_dictionary as load_dictionary
+from circuits.engine.gim_rules import GimRules as GimRules
 from circuits.errors import AttributionWarning as AttributionWarning
 from circuits.errors import DamageWarning as DamageWarning
 from circuits.errors import InputError as InputError
@@ -111,6 +112,7 @@ from circuits.methods.interchange_intervention import InterchangeAccuracy as Int
 from circuits.methods.interchange_intervention import interchange_interventions as interchange_interventions
 from circuits.methods.path_patching import path_patching as path_patching
 from circuits.methods.refine import refine as refine
+from circuits.methods.ugs import uniform_gradient_sampling as uniform_gradient_sampling
 from circuits.methods.verification import Verification as Verification
 from circuits.methods.verification import verify as verify
 from circuits.mib.curve import MibCurves as MibCurves
@@ -132,6 +134,7 @@ from circuits.question.ablations import Ablation as Ablation
 from circuits.question.metrics import Metric as Metric
 from circuits.results.circuit import Circuit as Circuit
 from circuits.results.edge_scores import EdgeScores as EdgeScores
+from circuits.results.ensemble import ensemble as ensemble
 from circuits.results.feature_edges import FeatureEdges as FeatureEdges
 from circuits.results.naming import Naming as Naming
 from circuits.results.node_scores import DirectEffects as DirectEffects

@@ -18,7 +18,7 @@ import circuits
 import tasks
 from circuits import Circuit, Model, PromptPairs
 from circuits.engine.hooks import inference_state, run
-from circuits.methods.edge_pruning import Objective, Training
+from circuits.measure.mask_training import Objective, Training
 from circuits.question.question import Question
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

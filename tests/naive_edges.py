@@ -1,6 +1,6 @@
 """Edge attribution written out: a zero leaf on every edge of a node-by-node model, differentiated by autograd.
 
-The rules of relevance propagation are written here by hand, for GPT-2 and for Llama.
+The rules of relevance propagation and of GIM are written here by hand, for GPT-2 and for Llama.
 """
 
 import math
@@ -93,6 +93,87 @@ class LeafLlama(NaiveLlama):
             writers |= heads
             writers[f"m{index}"] = self.mlp(layer, seen_by(f"m{index}"))
         return self.lm_head(self.norm(seen_by("logits"), self.model.norm)), writers
+
+
+class _Weighed(torch.autograd.Function):
+    """x, with `factor` times its gradient."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.factor * gradient, None
+
+
+class _Softmax(torch.autograd.Function):
+    """A softmax, with the Jacobian of another temperature and no factor for it."""
+
+    @staticmethod
+    def forward(ctx, scores, temperature):
+        ctx.save_for_backward((scores / temperature).softmax(-1))
+        return scores.softmax(-1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (warm,) = ctx.saved_tensors
+        jacobian = torch.diag_embed(warm) - warm[..., :, None] * warm[..., None, :]
+        return (jacobian @ gradient[..., None])[..., 0], None
+
+
+class GimGPT2(RelevanceGPT2):
+    """GPT-2 under GIM's rules; its norms have RelP's."""
+
+    def __init__(self, hf_model, rules) -> None:
+        super().__init__(hf_model)
+        self.rules = rules
+
+    def head(self, block, h, q_in, k_in, v_in):
+        weight, bias, rules = block.attn.c_attn.weight, block.attn.c_attn.bias, self.rules
+        n, lo = self.config.n_embd, h * self.d_head
+        columns = [slice(part * n + lo, part * n + lo + self.d_head) for part in range(3)]
+        q, k, v = (
+            _Weighed.apply(self.norm(x, block.ln_1) @ weight[:, c] + bias[c], scale)
+            for x, c, scale in zip(
+                (q_in, k_in, v_in), columns, (rules.q_scale, rules.k_scale, rules.v_scale), strict=True
+            )
+        )
+        visible = torch.tril(torch.ones(len(q), len(q), dtype=torch.bool))
+        scores = (q @ k.T / math.sqrt(self.d_head)).masked_fill(~visible, -torch.inf)
+        pattern = _Softmax.apply(scores, rules.softmax_temperature)
+        return pattern @ v @ block.attn.c_proj.weight[lo : lo + self.d_head]
+
+    def mlp(self, block, x):
+        return block.mlp(self.norm(x, block.ln_2))
+
+
+class GimLlama(LeafLlama):
+    """Llama under GIM's rules; its norms have RelP's."""
+
+    def __init__(self, hf_model, rules) -> None:
+        super().__init__(hf_model, detached=False)
+        self.rules = rules
+
+    def head(self, layer, h, q_in, k_in, v_in):
+        attention, kv, rules = layer.self_attn, h // self.group, self.rules
+        rows = [self.rows(attention.q_proj, h), self.rows(attention.k_proj, kv), self.rows(attention.v_proj, kv)]
+        q, k, v = (
+            _Weighed.apply(self.norm(x, layer.input_layernorm) @ w.T, scale)
+            for x, w, scale in zip((q_in, k_in, v_in), rows, (rules.q_scale, rules.k_scale, rules.v_scale), strict=True)
+        )
+        q, k = self.rotate(q), self.rotate(k)
+        visible = torch.tril(torch.ones(len(q), len(q), dtype=torch.bool))
+        scores = (q @ k.T / math.sqrt(self.d_head)).masked_fill(~visible, -torch.inf)
+        pattern = _Softmax.apply(scores, rules.softmax_temperature)
+        return pattern @ v @ attention.o_proj.weight[:, h * self.d_head : (h + 1) * self.d_head].T
+
+    def mlp(self, layer, x):
+        x = self.norm(x, layer.post_attention_layernorm)
+        gate = _Weighed.apply(layer.mlp.gate_proj(x), self.rules.gate_scale)
+        up = _Weighed.apply(layer.mlp.up_proj(x), self.rules.up_scale)
+        return layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
 
 
 def edge_gradients(naive, edges, pair, held=None):

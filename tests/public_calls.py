@@ -102,6 +102,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     ),
     "edge_attribution": lambda g: circuits.edge_attribution(g.model, g.pairs, gradient="ig", steps=2),
     "edge_pruning": lambda g: circuits.edge_pruning(g.model, g.pairs, 20, steps=3),
+    "ensemble": lambda g: circuits.ensemble([g.edges, g.edges.top(12)]),
     "exact_edge_effects": lambda g: circuits.exact_edge_effects(g.model, g.pairs, g.circuit.edges, context=g.circuit),
     "export_circuit": lambda g: _in_directory(
         lambda out: circuits.export_circuit(g.circuit, out / "circuit.csv").read_text()
@@ -177,6 +178,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
         g.circuit, g.model, g.pairs, model_a=g.model, scores_a=g.edges, scores_b=g.edges, n_random=1, permutations=20
     ),
     "top_neurons": lambda g: circuits.top_neurons(g.model, g.pairs, ["m0"], by="effect"),
+    "uniform_gradient_sampling": lambda g: circuits.uniform_gradient_sampling(g.model, g.pairs, 20, steps=3),
     "verify": lambda g: circuits.verify(g.model, g.pairs, g.nodes, below=0.1, samples=16),
     "attention patterns": lambda g: attention_patterns(g.model, g.pairs, ["a0.h0"])[1],
     "methods of scores": lambda g: _of_scores(g.edges),

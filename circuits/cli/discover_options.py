@@ -63,7 +63,7 @@ class Asked:
     reference: Annotated[
         Path | None,
         typer.Option(
-            help=f"{', '.join(MEANS)}: a file of pairs, read like TARGET; the mean is over its clean prompts. Default: the pairs "
+            help=f"{', '.join(MEANS)}: a file of pairs, read like TARGET; the means are over its clean prompts. Default: the pairs "
             "of TARGET."
         ),
     ] = None

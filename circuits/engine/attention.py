@@ -31,7 +31,8 @@ from circuits.engine.qk_fix import KeyFix, RowFix, key_fix
 from circuits.errors import ModelError
 
 Part = Literal["q", "k"]
-_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+"""What models call to make an attention pattern."""
 _apart: "WeakKeyDictionary[Architecture, bool]" = WeakKeyDictionary()
 
 
@@ -52,7 +53,7 @@ class AttentionScores(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _SOFTMAX:
+        if func in SOFTMAX:
             scores = args[0] if args else kwargs["input"]
             if scores.ndim == 4:
                 self._last = scores.detach()

@@ -17,7 +17,7 @@ from circuits.errors import PairsError
 from circuits.prompts.batch import PairBatch
 
 WITHOUT_CORRUPTED = (
-    "give each pair one, or choose an ablation that needs none: zero, mean, mean_positional, resample, or gaussian with the names "
+    "give each pair one, or choose an ablation that needs none: zero, mean, mean_positional, optimal, resample, or gaussian with the names "
     "of roles (--ablation gaussian --noise-tokens subject)"
 )
 

@@ -16,10 +16,9 @@ AH-rule for attention, but its example and its defaults use only the other three
 its first version also used the AH-rule.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -29,34 +28,9 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Gradients
+from circuits.engine.constant_norms import constant_norms, valued
 from circuits.engine.hooks import Hook
-from circuits.engine.norms import Norm, describe_norm
 from circuits.errors import ModelError
-
-BLOCK_NORMS = ("ln1", "ln2", "ln1_post", "ln2_post")
-ATTENTION_NORMS = ("q_norm", "k_norm")
-
-
-def valued(value: Tensor, slope: Tensor) -> Tensor:
-    """Exactly `value`, with the gradient of `slope`."""
-    return value.detach() + (slope - slope.detach())
-
-
-class ConstantScale(Norm):
-    """A norm that is differentiated as its linear map at the scale of the input."""
-
-    def __call__(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
-        if self.kind == "identity":
-            return x
-        with torch.no_grad():
-            value, (_, r) = super().__call__(x), self._statistics(x)
-        slope = x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
-        return valued(value, slope * r if self.weight is None else slope * r * self.weight)
-
-    def scale_and_direction(
-        self, x: Float[Tensor, "batch pos d_model"]
-    ) -> tuple[Float[Tensor, "batch pos 1"] | None, Float[Tensor, "batch pos d_model"] | None]:
-        return super().scale_and_direction(x)[0], None
 
 
 def activation_with_constant_ratio(
@@ -125,53 +99,15 @@ def relevance(architecture: Architecture, attention: str) -> Iterator[Rules]:
         ModelError: a norm of an unknown kind, or an MLP that is not an activation between two linear maps (experts);
             the message names the layer.
     """
-    bridge = architecture.bridge
-    norms = _norms(bridge)
     applied: set[int] = set()
     hooks: list[Hook] = []
     for block in architecture.blocks:
         if block.mlp_in is not None:
-            hooks += _mlp_rule(bridge, block.layer, applied)
+            hooks += _mlp_rule(architecture.bridge, block.layer, applied)
         if attention == "detached":
-            hooks.append((bridge.hook_dict[f"blocks.{block.layer}.attn.hook_pattern"], torch.detach))
-    blocks = tuple(
-        replace(block, attn_norm=_constant(block.attn_norm), mlp_norm=_constant(block.mlp_norm))
-        for block in architecture.blocks
-    )
-    patched = []
-    try:
-        for component, norm in norms:
-            object.__setattr__(component, "forward", _norm_forward(component, norm))
-            patched.append(component)
-        yield Rules(replace(architecture, blocks=blocks), tuple(hooks), applied, attention)
-    finally:
-        for component in patched:
-            component.__dict__.pop("forward", None)
-
-
-def _constant(norm: Norm) -> ConstantScale:
-    return ConstantScale(norm.module, norm.kind, norm.weight, norm.bias, norm.eps)
-
-
-def _norms(bridge: TransformerBridge) -> Sequence[tuple[Any, ConstantScale]]:
-    """Every normalisation layer of the forward pass, with its `ConstantScale`."""
-    norms: list[tuple[str, Any]] = []
-    for layer, block in enumerate(bridge.blocks):
-        parts, inner = block._modules, block._modules["attn"]._modules
-        norms += [(f"layer {layer}: {name}", parts[name]) for name in BLOCK_NORMS if name in parts]
-        norms += [(f"layer {layer}: {name}", inner[name]) for name in ATTENTION_NORMS if name in inner]
-    norms.append(("the final norm", bridge.ln_final))
-    described = []
-    for where, component in norms:
-        norm = describe_norm(component)
-        if norm.kind == "other":
-            raise ModelError(f"{where} is neither LayerNorm nor RMSNorm, so RelP has no rule for it")
-        described.append((component, _constant(norm)))
-    return described
-
-
-def _norm_forward(component: Any, norm: ConstantScale) -> Callable[..., Tensor]:
-    return lambda x, *args, **kwargs: component.hook_out(norm(component.hook_in(x)))
+            hooks.append((architecture.bridge.hook_dict[f"blocks.{block.layer}.attn.hook_pattern"], torch.detach))
+    with constant_norms(architecture, "RelP") as constant:
+        yield Rules(constant, tuple(hooks), applied, attention)
 
 
 def _mlp_rule(bridge: TransformerBridge, layer: int, applied: set[int]) -> list[Hook]:

@@ -47,7 +47,7 @@ def verdict(n_pairs: int, of: int, largest: float, ablation: str, gradient: str,
     """
     if n_pairs == 0:
         return None
-    if gradient in ("clean", "corrupted", "clean-corrupted", "relp"):
+    if gradient in ("clean", "corrupted", "clean-corrupted", "relp", "gim"):
         instead = "gradient='ig' (with the midpoint rule)"
     elif quadrature == "midpoint":
         instead = "fewer steps"

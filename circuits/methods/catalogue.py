@@ -26,10 +26,13 @@ COPIES = HERE / "declared.json"
 OURS = {
     "eap": "edge_attribution:EAP",
     "eap-ig": "edge_attribution:EAP_IG",
+    "gim": "edge_attribution:GIM",
     "edge-attribution": "edge_attribution:EDGE_ATTRIBUTION",
+    "ensemble": "ensemble:METHOD",
     "information-flow": "information_flow:METHOD",
     "acdc": "acdc:METHOD",
     "edge-pruning": "edge_pruning:METHOD",
+    "ugs": "ugs:METHOD",
     "exact-edges": "exact_edges:METHOD",
     "activation-patching": "activation_patching:METHOD",
     "path-patching": "path_patching:METHOD",
@@ -48,7 +51,7 @@ NAMED_IN = {
 """Files that hold the names and descriptions of all ablations and metrics."""
 LARGEST_NOISE_SEED = 2**40
 """Exclusive bound of noise seeds: a pair's seed is a million times this seed plus its number, and must fit into 64 bits."""
-MEANS = ("mean", "mean_positional")
+MEANS = ("mean", "mean_positional", "optimal")
 """Ablations that take a reference set."""
 plugins.provide(plugins.METHODS, {name: f"circuits.methods.{place}" for name, place in OURS.items()})
 
@@ -142,7 +145,7 @@ def check_reference(ablation: str, reference: Any) -> None:
         InputError: with the reason.
     """
     if reference is not None and ablation not in MEANS:
-        raise InputError(f"a reference belongs to the ablations {' and '.join(MEANS)}, not to {ablation}")
+        raise InputError(f"a reference belongs to the ablations {', '.join(MEANS)}, not to {ablation}")
 
 
 @cache

@@ -4,7 +4,7 @@ For writer u, reader r and one pair of prompts,
 
     effect(u -> r) ≈ Σ_positions (clean_u - ablated_u) · ∂metric/∂input_r
 
-Positive = the edge helps. Reader inputs are taken before the norm, whose scale is live (except with `relp`). The rules differ in
+Positive = the edge helps. Reader inputs are taken before the norm, whose scale is live (except with `relp` and `gim`). The rules differ in
 the point at which the gradient is taken, and one in the difference:
 
 | `gradient` | |
@@ -15,7 +15,8 @@ the point at which the gradient is taken, and one in the difference:
 | `ig` | the mean along the straight path of the embedding from ablated to clean: EAP-IG (Hanna et al. 2024, 2403.17806, eq. 3) |
 | `ig-activations` | the mean along the path of u's own output, with everything before it clean (Marks et al. 2024, 2403.19647, eq. 5) |
 | `conductance` | along the embedding's path as in `ig`, times the change of u in each step: Σ_k gradient_k · (u_{k+1} - u_k) (Dhamdhere et al. 2018, 1805.12233, eq. 2, for edges) |
-| `relp` | at the clean run, with the backward rules of `engine.rules` (RelP: Rezaei Jafari et al. 2025, 2508.21258) |
+| `relp` | at the clean run, with the backward rules of `engine.relp_rules` (RelP: Rezaei Jafari et al. 2025, 2508.21258) |
+| `gim` | at the clean run, with the backward rules of `engine.gim_rules` (GIM: Edin et al. 2025, 2505.17630) |
 
 Identities, up to quadrature: the sum of `conductance` over all edges into `logits`, or out of `input`, is metric(clean) -
 metric(embedding ablated). The sum of `ig-activations` over the out-edges of the writers that are interpolated together is the
@@ -32,12 +33,14 @@ its formula only at second hand (`conductance` by the left rule under interchang
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from circuits.engine.capture import Writes
+from circuits.engine.gim_rules import GimRules, interaction_modified
 from circuits.engine.hooks import Hook, inference_state
 from circuits.engine.memory import freed_at_once, kept_for_reuse
 from circuits.engine.relp_rules import relevance
@@ -73,6 +76,8 @@ from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import provenance
 
 ATTENTION = ("live", "detached")
+AT_CLEAN = ("clean", "relp", "gim")
+"""Rules that take one gradient, at the clean run."""
 
 
 @on_model
@@ -84,6 +89,7 @@ def edge_attribution(
     steps: int = 5,
     quadrature: str = "midpoint",
     attention: str = "live",
+    gim: GimRules | None = None,
     metric: MetricLike | None = None,
     ablation: AblationLike = "interchange",
     positions: str | Sequence[str] | None = None,
@@ -105,6 +111,7 @@ def edge_attribution(
             `midpoint`, `right`.
         attention: for `relp`: gradients go through the attention pattern (`live`, as in the authors' example), or not
             (`detached`: the AH-rule, an option of their code, with which every edge into a query or key scores 0).
+        gim: the options of `gim`; None: the authors' defaults.
         metric: None: the task's preferred metric.
         ablation: what replaces an ablated edge's value.
         positions: also split each effect by place: `spans` (the pairs' schema), `each` (every token), `roles`, or names of roles; see
@@ -123,23 +130,23 @@ def edge_attribution(
 
     Raises:
         InputError: an unknown option, or a metric without a gradient at the point where it is needed.
-        ModelError: `relp` has no rule for a part of the model.
+        ModelError: `relp` or `gim` has no rule for a part of the model.
         PairsError: the pairs do not fit the model.
     """
     return edge_attribution_of(
         Question.ask(model, pairs, metric, ablation, batch_size), gradient=gradient, steps=steps, quadrature=quadrature,
-        attention=attention, positions=positions, destinations=destinations, check_sign=check_sign, progress=progress,
+        attention=attention, gim=gim, positions=positions, destinations=destinations, check_sign=check_sign, progress=progress,
     )  # fmt: skip
 
 
 def edge_attribution_of(
     question: Question, *, gradient: str = "ig", steps: int = 5, quadrature: str = "midpoint",
-    attention: str = "live", positions: str | Sequence[str] | None = None, destinations: bool = False,
-    check_sign: bool = True, progress: Progress | None = None,
+    attention: str = "live", gim: GimRules | None = None, positions: str | Sequence[str] | None = None,
+    destinations: bool = False, check_sign: bool = True, progress: Progress | None = None,
 ) -> EdgeScores:  # fmt: skip
     """`edge_attribution` of a question."""
-    rule = _rule(gradient, steps, quadrature, attention)
-    question.metric.require_gradient("edge attribution", at_clean=gradient in ("clean", "relp"))
+    rule = _rule(gradient, steps, quadrature, attention, gim)
+    question.metric.require_gradient("edge attribution", at_clean=gradient in AT_CLEAN)
     if rule.many_passes:
         question = question.again(large_batches=True)
     axis = place_axis(question.model.graph, question.pairs, positions, destinations)
@@ -176,7 +183,7 @@ class _Rule:
     Attributes:
         function: adds a batch's products to a `Contraction`.
         points: points on the path at which gradients are taken, from 0 (ablated) to 1 (clean).
-        attention: see `edge_attribution`.
+        attention, gim: see `edge_attribution`.
         options: options for the provenance.
         check: check of the sign of input->m0, if requested.
     """
@@ -184,6 +191,7 @@ class _Rule:
     function: "Callable[[Contraction, _Rule], None]"
     points: tuple[float, ...]
     attention: str
+    gim: GimRules
     options: dict[str, object]
     check: SignCheck | None = None
 
@@ -193,13 +201,15 @@ class _Rule:
         return "steps" in self.options
 
 
-def _rule(gradient: str, steps: int, quadrature: str, attention: str) -> _Rule:
+def _rule(gradient: str, steps: int, quadrature: str, attention: str, gim: GimRules | None) -> _Rule:
     if gradient not in GRADIENTS:
         raise InputError(f"gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
     if quadrature not in OFFSETS:
         raise InputError(f"quadrature must be one of {', '.join(OFFSETS)}, got {quadrature!r}")
     if attention not in ATTENTION:
         raise InputError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
+    if gim is not None and (gradient != "gim" or not isinstance(gim, GimRules)):
+        raise InputError(f"gim are the circuits.GimRules of gradient='gim', got {gim!r} for gradient={gradient!r}")
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
     options: dict[str, object] = {"gradient": gradient}
@@ -209,7 +219,10 @@ def _rule(gradient: str, steps: int, quadrature: str, attention: str) -> _Rule:
         options |= {"steps": steps, "quadrature": quadrature}
     if gradient == "relp":
         options["attention"] = attention
-    return _Rule(GRADIENTS[gradient], points, attention, options)
+    gim = gim or GimRules()
+    if gradient == "gim":
+        options |= asdict(gim)
+    return _Rule(GRADIENTS[gradient], points, attention, gim, options)
 
 
 def _at_clean(contraction: Contraction, rule: _Rule) -> None:
@@ -230,6 +243,16 @@ def _relevance(contraction: Contraction, rule: _Rule) -> None:
         replacement = contraction.question.replacement(contraction.batch.suffix, gradients.writes)
     rules.check(gradients)
     total = contraction.sum(rules.architecture)
+    total.add(gradients)
+    contraction.add(total, contraction.difference(gradients.writes, replacement))
+
+
+def _interaction_modified(contraction: Contraction, rule: _Rule) -> None:
+    with interaction_modified(contraction.question.model.architecture, rule.gim) as run:
+        gradients = run.at_readers(contraction.gradients(hooks=run.hooks))
+        # Inside the rules for the same reason as in `_relevance`.
+        replacement = contraction.question.replacement(contraction.batch.suffix, gradients.writes)
+    total = contraction.sum(run.architecture)
     total.add(gradients)
     contraction.add(total, contraction.difference(gradients.writes, replacement))
 
@@ -303,6 +326,7 @@ GRADIENTS: dict[str, Callable[[Contraction, _Rule], None]] = {
     "ig-activations": _along_activations,
     "conductance": _conductance,
     "relp": _relevance,
+    "gim": _interaction_modified,
 }
 """The values of `gradient`."""
 
@@ -323,6 +347,42 @@ EDGE_ATTRIBUTION = Method(
         Option(
             "attention", Kind.TEXT, None, "relp: whether gradients pass through the attention pattern. Default: live.",
             choices=ATTENTION,
+        ),
+        *CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
+    ),
+)  # fmt: skip
+
+
+def gim_of(
+    question: Question, *, positions: str | Sequence[str] | None = None, destinations: bool = False,
+    progress: Progress | None = None, **rules: Any,
+) -> EdgeScores:  # fmt: skip
+    """`edge_attribution` by `gim` of a question; `rules`: the fields of `GimRules`."""
+    return edge_attribution_of(
+        question,
+        gradient="gim",
+        gim=GimRules(**rules),
+        positions=positions,
+        destinations=destinations,
+        progress=progress,
+    )
+
+
+def _gim_option(name: str, help: str, **limits: Any) -> Option:
+    default = getattr(GimRules, name)
+    return Option(name, Kind.FLAG if isinstance(default, bool) else Kind.NUMBER, default, help, **limits)
+
+
+GIM = Method(
+    name="gim", function=gim_of, gives="edges", help="one gradient, with rules for softmax and products",
+    takes=(
+        _gim_option("freeze_norm", "The scale of norms has no gradient."),
+        _gim_option("softmax_temperature", "Temperature of the attention's softmax in the backward pass.", above=0),
+        *(
+            _gim_option(f"{part}_scale", f"Factor of the gradient at {where}.", at_least=0)
+            for part, where in {
+                "q": "queries", "k": "keys", "v": "values", "gate": "the gate of gated MLPs", "up": "the other factor of gated MLPs",
+            }.items()
         ),
         *CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS,
     ),

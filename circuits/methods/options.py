@@ -28,6 +28,8 @@ class Kind(Enum):
     """The name of a metric, instead of the run's own."""
     NAMES = auto()
     """A list of names, comma-separated on the command line."""
+    PATHS = auto()
+    """A list of paths, comma-separated on the command line; not for studies, to whose addresses their contents would not count."""
     NODES = auto()
     """Groups of nodes joined by `+`, or a list of names."""
     POSITIONS = auto()
@@ -41,7 +43,7 @@ class Kind(Enum):
     @property
     def described(self) -> str:
         """A description for error messages."""
-        lists = {Kind.NAMES: "a list of names", Kind.NODES: "text or a list of names"}
+        lists = {Kind.NAMES: "a list of names", Kind.PATHS: "a list of paths", Kind.NODES: "text or a list of names"}
         numbers = {Kind.WHOLE: "a whole number", Kind.NUMBER: "a finite number", Kind.FLAG: "true or false"}
         return (numbers | lists | {Kind.POSITIONS: lists[Kind.NODES]}).get(self, "text")
 
@@ -49,9 +51,9 @@ class Kind(Enum):
         """Whether a value from a TOML file is of this kind."""
         if self is Kind.NUMBER:
             return type(value) is int or (isinstance(value, float) and math.isfinite(value))
-        if self in (Kind.NAMES, Kind.NODES, Kind.POSITIONS) and isinstance(value, list):
+        if self in (Kind.NAMES, Kind.PATHS, Kind.NODES, Kind.POSITIONS) and isinstance(value, list):
             return all(isinstance(one, str) for one in value)
-        return self is not Kind.NAMES and type(value) is (str if self is Kind.FILE else self.typed)
+        return self not in (Kind.NAMES, Kind.PATHS) and type(value) is (str if self is Kind.FILE else self.typed)
 
     def parsed(self, typed: Any) -> Any:
         """The value of a command-line argument."""
@@ -59,7 +61,7 @@ class Kind(Enum):
             return names_in(typed) if any(c == "," or c.isdecimal() for c in typed) else typed
         if self is Kind.POSITIONS:
             return typed if typed in ("all", "each", "roles", "spans") else names_in(typed)
-        return names_in(typed) if self is Kind.NAMES else typed
+        return names_in(typed) if self in (Kind.NAMES, Kind.PATHS) else typed
 
 
 def names_in(text: str) -> list[str]:

@@ -40,6 +40,7 @@ class Ablation(metaclass=_ByName):
     |---|---|
     | `interchange`, `zero` | |
     | `mean`, `mean_positional` | `reference`: the pairs whose clean prompts make the mean; by default those of the question |
+    | `optimal` | `reference`, as for `mean`. `steps`: of training, default 100. `seed`: default 0 |
     | `gaussian` | `tokens`: names of roles; by default the tokens in which the prompts differ. `scale`: default 3. `seed`: default 0 |
     | `resample` | `seed`: default 0 |
 

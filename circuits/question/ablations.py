@@ -8,6 +8,7 @@ Constants (attention output biases, norm biases) belong to no writer, so every a
 | `zero` | zero |
 | `mean` | its mean over all positions of the clean prompts of a reference set |
 | `mean_positional` | its mean over the reference prompts of the same length, position by position |
+| `optimal` | a constant of its own, trained so that ablating random sets of nodes changes the model least (Li & Janson 2024, 2409.09951); see `circuits.question.optimal_constants` |
 | `gaussian` | its value when noise is added to the embeddings of chosen tokens (Meng et al. 2022, 2202.05262); the noise's standard deviation is 3 times that of the embeddings as they enter the residual stream |
 | `resample` | its value on another clean prompt of the same length, drawn once per pair |
 """
@@ -25,12 +26,14 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablation import ABLATIONS, Ablation, RunAblation, built_in
 from circuits.question.mean_ablations import Mean, MeanPositional, OverReference
 from circuits.question.noise_ablation import Gaussian
+from circuits.question.optimal_ablation import Optimal
 
 if TYPE_CHECKING:
     from circuits.model import Model
 
 __all__ = [
-    "ABLATIONS", "Ablation", "AblationLike", "Gaussian", "Interchange", "Mean", "MeanPositional", "OverReference", "Resample", "RunAblation",
+    "ABLATIONS", "Ablation", "AblationLike", "Gaussian", "Interchange", "Mean", "MeanPositional", "Optimal", "OverReference", "Resample",
+    "RunAblation",
     "Zero", "get_ablation",
 ]  # fmt: skip
 
@@ -95,7 +98,7 @@ class Resample(RunAblation):
 
 
 ABLATIONS.update(
-    (ablation.name, ablation) for ablation in (Interchange, Zero, Mean, MeanPositional, Gaussian, Resample)
+    (ablation.name, ablation) for ablation in (Interchange, Zero, Mean, MeanPositional, Optimal, Gaussian, Resample)
 )
 
 AblationLike = str | Ablation

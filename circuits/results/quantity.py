@@ -63,6 +63,8 @@ QUANTITIES = {
     "atp_star": Quantity("contribution", of="to", **_UNSIGNED),
     "information_flow": Quantity("share of the reader's input", of="", **_UNSIGNED),
     "edge_pruning": Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of=""),
+    "ugs": Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of=""),
+    "ensemble": Quantity("combined score", of="for"),
     "internal_influence": Quantity("influence", positive="raises the metric", negative="lowers the metric"),
     "acdc": Quantity("change when tested", of="of"),
     "direct_effects": Quantity("direct effect", positive="raises the metric", negative="lowers the metric"),
@@ -71,7 +73,7 @@ QUANTITIES = {
     "banzhaf": Quantity("Banzhaf value", of="for"),
 }
 """By method; the scores of others are effects."""
-WITHOUT_UNIT = ("information_flow", "edge_pruning", "internal_influence")
+WITHOUT_UNIT = ("information_flow", "edge_pruning", "ugs", "internal_influence", "ensemble")
 """Methods whose scores do not have the unit of the metric."""
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 METHODS = {
-    "acdc": "ACDC", "atp_star": "AtP*", "coar": "COAR", "shapley": "Shapley values", "banzhaf": "Banzhaf values",
+    "acdc": "ACDC", "ugs": "UGS", "atp_star": "AtP*", "coar": "COAR", "shapley": "Shapley values", "banzhaf": "Banzhaf values",
     "exact_edge_effects": "exact edge effects",
 }  # fmt: skip
 """Methods whose names are not their own words."""
-GRADIENTS = {"clean": "EAP", "ig": "EAP-IG", "relp": "RelP"}
+GRADIENTS = {"clean": "EAP", "ig": "EAP-IG", "relp": "RelP", "gim": "GIM"}
 """Edge attribution, by its gradient."""
 
 
@@ -24,6 +24,13 @@ def method_name(origin: Mapping[str, Any]) -> str:
     options = options if isinstance(options, Mapping) else {}
     if method == "refine":
         return f"{method_name(origin.get('of') or {})}, refined"
+    if method == "ensemble":
+        members = [method_name(one) for one in origin.get("of") or () if isinstance(one, Mapping)]
+        return (
+            f"{options.get('how') or 'mean'} of {', '.join(members[:-1])} and {members[-1]}"
+            if len(members) > 1
+            else method
+        )
     if method == "edge_attribution":
         gradient = str(options.get("gradient") or "clean")
         return GRADIENTS.get(gradient) or f"EAP ({gradient.replace('_', ' ')} gradients)"

@@ -16,12 +16,13 @@ from circuits.methods.catalogue import method as find_method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, AblationLike, Gaussian, Resample, get_ablation
+from circuits.question.ablations import Ablation, AblationLike, Gaussian, Optimal, Resample, get_ablation
+from circuits.question.optimal_constants import Constants
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.runs.discover import discover
-from circuits.runs.files import REFERENCE_FILE
+from circuits.runs.files import CONSTANTS_FILE, REFERENCE_FILE
 from circuits.runs.read import Run
 from circuits.runs.result import NodeDiscovery
 
@@ -112,15 +113,18 @@ def asked_about(run: Run) -> tuple[str, Ablation]:
     metric, ablation = (summary.get(name) or origin.get(name) for name in ("metric", "ablation"))
     file = run.path / REFERENCE_FILE
     reference = PromptPairs.from_jsonl(file, trust_ids=True) if file.exists() else None
-    return str(metric), ablation_called(str(ablation), reference)
+    constants = run.path / CONSTANTS_FILE
+    trained = Constants.load(constants) if constants.exists() else None
+    return str(metric), ablation_called(str(ablation), reference, trained)
 
 
-def ablation_called(label: str, reference: PromptPairs | None = None) -> Ablation:
+def ablation_called(label: str, reference: PromptPairs | None = None, constants: Constants | None = None) -> Ablation:
     """The ablation with this label.
 
     Args:
         label: see `Ablation.label`.
         reference: the pairs of a mean over other pairs.
+        constants: those of a run with the ablation `optimal`.
 
     Raises:
         InputError: there is none, or its label does not say enough.
@@ -133,6 +137,8 @@ def ablation_called(label: str, reference: PromptPairs | None = None) -> Ablatio
     try:
         if name == "resample":
             return Resample(int(given.get("seed", 0)))
+        if name == "optimal" and given:
+            return Optimal(reference, steps=int(given["steps"]), seed=int(given["seed"]), constants=constants)
         if name == "gaussian" and given:
             tokens = () if given["tokens"] == "differing" else tuple(given["tokens"].split("+"))
             return Gaussian(tokens, float(given["scale"]), int(given["seed"]))

@@ -25,6 +25,7 @@ from circuits.methods.catalogue import DECLARED
 from circuits.results.provenance import plain
 from circuits.runs.files import (
     CONFIG_FILE,
+    CONSTANTS_FILE,
     REFERENCE_FILE,
     RUN_FILE,
     SCHEMA,
@@ -196,7 +197,7 @@ class RunDirectory:
         """Writes the run, then deletes its record.
 
         Files: `run.json` (options, provenance, numbers, timings, the SHA-256 of all files), `pairs.jsonl`, `reference.jsonl` if
-        the ablation is a mean over other pairs, and the result's own.
+        the ablation is a mean over other pairs, `constants.safetensors` if it is `optimal`, and the result's own.
 
         Args:
             result: the result.
@@ -211,6 +212,8 @@ class RunDirectory:
             pairs.to_jsonl(directory / "pairs.jsonl")
             if result.reference is not None:
                 result.reference.to_jsonl(directory / REFERENCE_FILE)
+            if result.constants is not None:
+                result.constants.save(directory / CONSTANTS_FILE)
             result.write_files(directory)
             for name, text in (more or {}).items():
                 (directory / name).write_text(text, encoding="utf-8")

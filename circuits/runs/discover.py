@@ -27,7 +27,7 @@ from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import StageProgress, StageReport, silent
 from circuits.prompts.pairs import PromptPairs
-from circuits.question.ablations import Ablation, AblationLike, Gaussian, OverReference, Resample, get_ablation
+from circuits.question.ablations import Ablation, AblationLike, Gaussian, Optimal, OverReference, Resample, get_ablation
 from circuits.question.answers import watched
 from circuits.question.doubts import about_answers, collected, doubt, same_up_to_answer
 from circuits.question.places import EACH, SPANS, covering_axis
@@ -72,7 +72,7 @@ def discover(
         metric: None: the one that the task prefers.
         ablation: what replaces an ablated value; None: the method's default (`interchange` for most).
         noise_tokens: roles whose embeddings `gaussian` ablation disturbs; None: the tokens that differ.
-        reference: pairs whose clean prompts make the mean of `mean` and `mean_positional`; None: `pairs`.
+        reference: pairs whose clean prompts make the means of `mean`, `mean_positional` and `optimal`; None: `pairs`.
         seed: random seed, for random circuits, noise, resampling and the method itself.
         batch_size: pairs per batch; None: chosen by size.
         stage: progress reporting.
@@ -91,8 +91,8 @@ def discover(
     replacement = choose_ablation(ablation or chosen.ablation, noise_tokens, seed, reference)
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
         question = Question.ask(model, pairs, metric, replacement, batch_size)
-        defaults = {name: option.default for name, option in chosen.options.items()}
-        job = _Job(question, chosen, {**defaults, **options}, seed, stage, test, workers, store)
+        given = {name: option.default for name, option in chosen.options.items()} | options
+        job = _Job(question, chosen, given, seed, stage, test, workers, store)
         found = _PIPELINES[chosen.gives](job)
         if test:
             look(question)
@@ -100,9 +100,12 @@ def discover(
     doubt(about_pairs)
     if test and isinstance(found, Discovery):
         found = replace(found, prompts=shown_prompts(model, pairs, [found.circuit]))
-    seen = answers if answers.complete else None
-    over = replacement.reference if isinstance(replacement, OverReference) else None
-    return replace(found, answers=seen, warnings=tuple(about_pairs), pairs_differ=_differ(question), reference=over)
+    ready = question.ablation
+    return replace(
+        found, answers=answers if answers.complete else None, warnings=tuple(about_pairs), pairs_differ=_differ(question),
+        reference=replacement.reference if isinstance(replacement, OverReference) else None,
+        constants=ready.constants if isinstance(ready, Optimal) else None,
+    )  # fmt: skip
 
 
 def _method(name: str, options: Mapping[str, Any], workers: Workers | None, store: str | Path | None) -> Method:
@@ -143,6 +146,8 @@ def choose_ablation(
     check_noise(chosen.name, noise_tokens, seed)
     if isinstance(chosen, Gaussian):
         return Gaussian(tuple(noise_tokens or ()), chosen.scale, seed)
+    if isinstance(chosen, Optimal):
+        return replace(chosen, seed=seed)
     return Resample(seed) if isinstance(chosen, Resample) else chosen
 
 

@@ -13,6 +13,7 @@ from circuits.evaluation.faithfulness import Faithfulness
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.answers import Answers
 from circuits.question.metrics import METRICS
+from circuits.question.optimal_constants import Constants
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
@@ -39,6 +40,7 @@ class Discovery:
         warnings: what speaks against the pairs, see `circuits.question.doubts`.
         pairs_differ: False: no pair's prompts differ in anything that the ablation uses.
         reference: the pairs whose mean was the ablation; None: the run's own, or another ablation.
+        constants: those of the ablation `optimal`; None: another ablation.
         prompts: what the run's page shows of the pairs.
     """
 
@@ -54,6 +56,7 @@ class Discovery:
     warnings: tuple[str, ...] = ()
     pairs_differ: bool = True
     reference: PromptPairs | None = None
+    constants: Constants | None = None
     prompts: tuple[ShownPrompt, ...] = ()
 
     @property
@@ -146,6 +149,7 @@ class NodeDiscovery:
         warnings: what speaks against the pairs, see `circuits.question.doubts`.
         pairs_differ: False: no pair's prompts differ in anything that the ablation uses.
         reference: the pairs whose mean was the ablation; None: the run's own, or another ablation.
+        constants: those of the ablation `optimal`; None: another ablation.
     """
 
     scores: NodeScores
@@ -157,6 +161,7 @@ class NodeDiscovery:
     warnings: tuple[str, ...] = ()
     pairs_differ: bool = True
     reference: PromptPairs | None = None
+    constants: Constants | None = None
 
     @property
     def provenance(self) -> Provenance:

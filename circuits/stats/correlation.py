@@ -31,7 +31,7 @@ def correlation(
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     constant = _constant(a) | _constant(b, rounding)
     if kind == "spearman":
-        a, b = _ranks(a), _ranks(b)
+        a, b = ranks(a), ranks(b)
     a, b = a.double() - a.double().mean(0), b.double() - b.double().mean(0)
     scale = (a.square().sum(0) * b.square().sum(0)).sqrt()
     return torch.where((scale > 0) & ~constant, (a * b).sum(0) / scale, torch.nan)
@@ -47,7 +47,8 @@ def _constant(values: Float[Tensor, "sample column"], share: float = 0.0) -> Boo
     return wide.amax(0) - wide.amin(0) <= least
 
 
-def _ranks(values: Float[Tensor, "sample column"]) -> Float[Tensor, "sample column"]:
+def ranks(values: Float[Tensor, "sample column"]) -> Float[Tensor, "sample column"]:
+    """Ranks from 1, column by column; ties have their mean rank."""
     from scipy.stats import rankdata
 
     return torch.as_tensor(rankdata(values.double().cpu().numpy(), axis=0))

@@ -18,7 +18,7 @@ parts = ["faithfulness", "curves"]
 ```
 
 Optional: `metrics` and `ablations` (lists; every run is made with each; default: the metric that the task prefers, the method's
-own ablation), `reference` (a file of pairs: what the ablations `mean` and `mean_positional` take the mean over), `columns`,
+own ablation), `reference` (a file of pairs: what the ablations `mean`, `mean_positional` and `optimal` are computed on), `columns`,
 `skip-unfit`, `trust-ids`, `bos`, `first-token` and `align` (how files of pairs are read, as by the options of `circuits discover`), `dtype`, `device`, `device-map`, `revision`, `batch-size`, `threads` (per operation; default 1), `checkpoints` (each
 model at several stages of its training: directories in the model's directory, or revisions of a Hugging Face model), and `[[leave-out]]`
 tables, each with some of `model`, `task` and `method` (the label): combinations to leave out. `-` and `_` are the same in all keys;
@@ -217,7 +217,7 @@ class _Reader:
         used = {ablation or declared(method).ablation for _, method, _ in methods for ablation in ablations}
         if not used & {*MEANS}:
             raise self.error(
-                "reference", f"belongs to the ablations {' and '.join(MEANS)}, not to {', '.join(sorted(used))}"
+                "reference", f"belongs to the ablations {', '.join(MEANS)}, not to {', '.join(sorted(used))}"
             )
         if self.check_tasks and not is_file(self.base / reference):
             raise self.error("reference", f"names no file: {self.base / reference}")
@@ -329,6 +329,11 @@ class _Reader:
             }
             with self.refusing(where):
                 known.check_values(checked)
+            for name in checked:
+                if known.options[name].kind is Kind.PATHS:
+                    raise self.error(
+                        f"{where}.{name}".replace("_", "-"), "is not for studies: name methods instead of runs"
+                    )
             for name in files_of(method):
                 if self.check_tasks and name in checked and not is_file(self.base / checked[name]):
                     raise self.error(f"{where}.{name}".replace("_", "-"), f"names no file: {self.base / checked[name]}")

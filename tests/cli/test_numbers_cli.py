@@ -14,7 +14,8 @@ from circuits.methods.catalogue import METHODS
 from circuits.runs import read
 from tests.command import a_place, command
 
-NEEDED = {"path-patching": {"receivers": ["logits"]}}
+NEEDED = {"path-patching": {"receivers": ["logits"]}, "ensemble": {"gradients": ["ig", "gim"]}}
+GIM = {"softmax_temperature", *(f"{part}_scale" for part in ("q", "k", "v", "gate", "up"))}
 OTHERS = {"share": {"edges": 5, "select": "positive-share"}}
 
 
@@ -28,7 +29,7 @@ def test_all_options_that_are_numbers_are_tried_below():
         for parameter in signature(callback, eval_str=True).parameters.values()
         if (kinds := get_args(parameter.annotation)) and float in (kinds[0], *get_args(kinds[0]))
     }
-    assert found == {"threshold", "share", "learning_rate", "alpha", "gpus_per_worker", "dpi", "core", "margin"}
+    assert found == {"threshold", "share", "learning_rate", "alpha", "gpus_per_worker", "dpi", "core", "margin"} | GIM
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
@@ -40,6 +41,9 @@ def test_all_options_that_are_numbers_are_tried_below():
         ("discover", "P", "--method", "information-flow", "--threshold"),
         ("discover", "P", "--method", "eap", "--edges", 5, "--select", "positive-share", "--share"),
         ("discover", "P", "--method", "edge-pruning", "--learning-rate"),
+        ("discover", "P", "--method", "gim", "--softmax-temperature"),
+        ("discover", "P", "--method", "gim", "--q-scale"),
+        ("discover", "P", "--method", "ugs", "--learning-rate"),
         ("discover", "P", "--method", "coar", "--alpha"),
         ("discover", "P", "--method", "coar", "--on", "ray", "--gpus-per-worker"),
         ("export", "RUN", "--out", "c.png", "--dpi"),
@@ -71,6 +75,8 @@ def test_no_method_takes_a_number_that_is_not_finite(method):
             if method == "acdc" and name == "threshold" and value == value:
                 METHODS[method].check(asked)  # which removes every edge, or none
                 continue
+            if name == "runs":
+                del asked["gradients"]
             if method == "acdc" and name != "edges":
                 asked.setdefault("threshold", 0.1)
             with pytest.raises(InputError, match="number"):

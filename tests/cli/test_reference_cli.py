@@ -94,7 +94,7 @@ def test_a_search_does_not_go_on_with_another_reference(tmp_path, golden, monkey
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((), "a reference belongs to the ablations mean and mean_positional, not to interchange"),
+        ((), "a reference belongs to the ablations mean, mean_positional, optimal, not to interchange"),
         (("--ablation", "gaussian"), "not to gaussian"),
         ((*MEAN, "--reference", "nowhere.jsonl"), "there is no file nowhere.jsonl"),
     ],

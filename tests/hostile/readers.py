@@ -21,6 +21,8 @@ import typer
 
 import circuits
 from circuits import Circuit, EdgeScores, Graph, InputError, NodeScores
+from circuits.engine.capture import Writes
+from circuits.question.optimal_constants import Constants
 from circuits.results.node_scores import node_scores
 from circuits.results.provenance import frozen
 
@@ -136,6 +138,16 @@ def read_edge_scores(path: Path) -> None:
     len(scores.to_dict()), scores.strongest(3), repr(scores)
     scores.top(min(3, len(scores)))
     scores.save(path.with_name("again.safetensors"))
+
+
+def read_constants(path: Path) -> None:
+    constants = Constants.load(path)
+    constants.save(path.with_name("again.safetensors"))
+
+
+def write_constants(path: Path) -> None:
+    values = Writes(torch.ones(1, 1, 4), (torch.ones(1, 1, 2, 2),), (torch.ones(1, 1, 4),))
+    Constants(values, 0.5, 1.0).save(path)
 
 
 def read_node_scores(path: Path) -> None:
@@ -492,6 +504,7 @@ READERS: dict[str, Reader] = {
     ),
     "importances": Reader(read_importances, (_importances,), "json", share=0.5),
     "importances-tensors": Reader(read_importances, (_importances,), "safetensors", ".safetensors", share=0.5),
+    "constants": Reader(read_constants, (write_constants,), "safetensors", ".safetensors"),
     "edge-scores": Reader(read_edge_scores, (lambda p: edge_scores().save(p),), "safetensors", ".safetensors"),
     "node-scores": Reader(
         read_node_scores,

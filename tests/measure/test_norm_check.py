@@ -22,6 +22,7 @@ AT_THE_END = {
 ELSEWHERE = [
     {"gradient": "clean", "check_sign": False},
     {"gradient": "relp"},
+    {"gradient": "gim"},
     {"gradient": "ig"},
     {"gradient": "ig", "steps": 100},
     {"gradient": "conductance", "steps": 2, "quadrature": "right"},

@@ -54,7 +54,15 @@ def test_a_copy_whose_file_has_changed_is_not_used(monkeypatch):
     catalogue._copy.cache_clear()
     try:
         assert type(catalogue.declared("coar")) is not Declared
-        assert list(catalogue.ablations()) == ["interchange", "zero", "mean", "mean_positional", "gaussian", "resample"]
+        assert list(catalogue.ablations()) == [
+            "interchange",
+            "zero",
+            "mean",
+            "mean_positional",
+            "optimal",
+            "gaussian",
+            "resample",
+        ]
     finally:
         catalogue._copy.cache_clear()
 

@@ -39,7 +39,7 @@ def nodes(scores):
 ATTRIBUTIONS = {
     gradient: (partial(circuits.edge_attribution, gradient=gradient, **options), edges)
     for gradient, options in {
-        "clean": {"check_sign": False}, "corrupted": {}, "clean-corrupted": {}, "ig": {"steps": 3}, "relp": {},
+        "clean": {"check_sign": False}, "corrupted": {}, "clean-corrupted": {}, "ig": {"steps": 3}, "relp": {}, "gim": {},
         "ig-activations": {"steps": 1}, "conductance": {"steps": 2, "quadrature": "left"},
     }.items()
 }  # fmt: skip

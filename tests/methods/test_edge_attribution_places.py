@@ -19,6 +19,7 @@ RULES = (
     {"gradient": "conductance", "steps": 2},
     {"gradient": "ig-activations", "steps": 1},
     {"gradient": "relp"},
+    {"gradient": "gim"},
 )
 
 

@@ -15,7 +15,7 @@ import circuits
 import circuits.methods.atp_star
 import circuits.question.question
 from circuits import Circuit, InputError, PromptPairs
-from circuits.methods.edge_pruning import Objective
+from circuits.measure.mask_training import Objective
 from circuits.question.ablations import Mean, get_ablation
 from circuits.question.metrics import METRICS, targets_of
 from circuits.question.question import Question
@@ -208,7 +208,7 @@ def nodes_at(scores):
 
 
 GRADIENTS = {
-    "clean": {"check_sign": False}, "corrupted": {}, "clean-corrupted": {}, "ig": {"steps": 2}, "relp": {},
+    "clean": {"check_sign": False}, "corrupted": {}, "clean-corrupted": {}, "ig": {"steps": 2}, "relp": {}, "gim": {},
     "ig-activations": {"steps": 1}, "conductance": {"steps": 2, "quadrature": "left"},
 }  # fmt: skip
 SETS = {"ablation": "interchange", "nodes": "heads"}

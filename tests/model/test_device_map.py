@@ -40,6 +40,7 @@ QUESTIONS = {
     "IG": lambda m, p: edge_attribution(m, p, gradient="ig", steps=2).values,
     "IG over activations": lambda m, p: edge_attribution(m, p, gradient="ig-activations", steps=1).values,
     "RelP": lambda m, p: edge_attribution(m, p, gradient="relp").values,
+    "GIM": lambda m, p: edge_attribution(m, p, gradient="gim").values,
     "circuits": lambda m, p: circuits.circuit_metrics(m, p, [Circuit.full(m.graph), random_subset(m, 0.3)]),
     "circuits, mean": lambda m, p: circuits.circuit_metrics(m, p, [random_subset(m, 0.3)], ablation="mean"),
     "circuits, gaussian": lambda m, p: circuits.circuit_metrics(m, p, [random_subset(m, 0.3)], ablation="gaussian"),

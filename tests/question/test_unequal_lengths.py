@@ -161,14 +161,14 @@ def test_mediation_and_interventions_take_the_same_values() -> None:
 
 SMALL: dict[str, dict[str, Any]] = {
     "acdc": {"threshold": 0.1}, "atp-star": {"positions": "all"}, "coar": {"samples": 40}, "edge-pruning": {"edges": 9, "steps": 2},
-    "path-patching": {"receivers": ["logits"]},
+    "ensemble": {"gradients": ["ig", "gim"]}, "path-patching": {"receivers": ["logits"]}, "ugs": {"edges": 9, "steps": 2},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("method", catalogue.names())
 def test_every_method_takes_them_and_gives_the_same_in_batches_of_any_size(method: str) -> None:
     results = []
-    for size in (8, 8) if method == "edge-pruning" else (1, 8):  # training depends on its batches
+    for size in (8, 8) if method in ("edge-pruning", "ugs") else (1, 8):  # training depends on its batches
         found: Any = discover(
             tiny("gpt2"),
             unequal(),

@@ -23,6 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "acdc": {"threshold": 0.1},
     "coar": {"samples": 40},
     "edge-pruning": {"edges": 9, "steps": 2},
+    "ensemble": {"gradients": ["ig", "gim"]},
+    "ugs": {"edges": 9, "steps": 2},
     "path-patching": {"receivers": ["logits"]},
 }
 OF_RUNS = ("activation-patching", "attribution-patching", "atp-star", "path-patching")
@@ -48,7 +50,7 @@ def test_every_method_gives_the_same_without_the_corrupted_prompts(method: str) 
 
 
 def test_means_and_other_prompts_need_none_and_noise_on_what_differs_does() -> None:
-    for ablation in ("mean", "mean_positional", "resample"):
+    for ablation in ("mean", "mean_positional", "optimal", "resample"):
         assert torch.equal(scores("eap", BARE, ablation), scores("eap", FULL, ablation))
     with pytest.raises(PairsError, match=r"gaussian\(tokens=differing.* needs corrupted prompts"):
         scores("eap", BARE, "gaussian")

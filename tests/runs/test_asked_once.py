@@ -18,7 +18,9 @@ RUNS = {
     "exact-edges": FEW,
     "information-flow": FEW,
     "acdc": {"threshold": 0.5, "order": "eap", "random_circuits": 1},
-    "edge-pruning": {**FEW, "steps": 2},
+    "edge-pruning": {**FEW, "steps": 2, "start": "gim"},
+    "ugs": {**FEW, "steps": 2},
+    "ensemble": {**FEW, "gradients": ["ig", "gim"]},
     "coar": {"samples": 4},
 }
 

@@ -185,7 +185,9 @@ def test_what_varies_depends_on_the_method():
     assert list(axes("information-flow")) == ["pairs"]
 
 
-@pytest.mark.parametrize("label", ["zero", "resample(seed=7)", "gaussian(tokens=s1+s2, scale=3, seed=5)"])
+@pytest.mark.parametrize(
+    "label", ["zero", "resample(seed=7)", "optimal(steps=9, seed=2)", "gaussian(tokens=s1+s2, scale=3, seed=5)"]
+)
 def test_an_ablation_is_known_by_its_label(label):
     assert ablation_called(label).label == label
 
