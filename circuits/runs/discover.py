@@ -92,8 +92,7 @@ def discover(
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
         question = Question.ask(model, pairs, metric, replacement, batch_size)
         given = {name: option.default for name, option in chosen.options.items()} | options
-        job = _Job(question, chosen, given, seed, stage, test, workers, store)
-        found = _PIPELINES[chosen.gives](job)
+        found = _PIPELINES[chosen.gives](_Job(question, chosen, given, seed, stage, test, workers, store))
         if test:
             look(question)
             doubt(about_answers(model, pairs, answers))
