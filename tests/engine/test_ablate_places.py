@@ -147,7 +147,10 @@ def from_file(circuit, folder):
     [
         (["m0->a1.h0<q>@S2"], "no place S2 here; the spans are start, S, S\\+, end"),
         (["m0->a1.h0<v>@S=>last"], "no place last here"),
-        (Places(("start", "S", "end")), "the circuit has the spans start, S, end, and the prompts have start, S, S\\+, end"),
+        (
+            Places(("start", "S", "end")),
+            "the circuit has the spans start, S, end, and the prompts have start, S, S\\+, end",
+        ),
         (Places(("start", "S+", "S", "end")), "give prompts with the spans of the circuit"),
         (["m0->a1.h0<q>@9"], "the circuit has places|no place 9 here"),
     ],
