@@ -1,6 +1,6 @@
 """Circuits over places against circuits that do not know places, and what places cost: the tables of docs/tokens.md.
 
-    python benchmarks/places.py size [--tasks ioi greater-than …] [--pairs 16] [--tests 16]
+    python benchmarks/places.py size [--tasks ioi greater-than …] [--pairs 16] [--tests 16] [--sizes 50 100 …]
     python benchmarks/places.py cost
 
 `size`: on SmolLM2-135M, EAP-IG (5 steps) scores the edges on some pairs; circuits of growing size are tested on others. Size is the
@@ -67,7 +67,7 @@ def needed(points: Sequence[tuple[int, int, float]]) -> tuple[int, int] | None:
     return found
 
 
-def compare_sizes(names: Sequence[str], n: int, tests: int) -> None:
+def compare_sizes(names: Sequence[str], n: int, tests: int, sizes: Sequence[int]) -> None:
     model = circuits.load_model("smollm2-135m")
     for name in names:
         start = time.perf_counter()
@@ -76,14 +76,16 @@ def compare_sizes(names: Sequence[str], n: int, tests: int) -> None:
             warnings.simplefilter("ignore", AttributionWarning)
             ranked = rankings(model, pairs[:n])
         print(f"\n{name}, spans {', '.join(pairs.spans)}; {ranked['places'].graph.n_edges} pairs in all\n", flush=True)
-        print(f"| asked | {' | '.join(ranked)} |\n|---|{'---|' * len(ranked)}")
-        curves = {kind: curve(model, pairs[n:], scores, SIZES) for kind, scores in ranked.items()}
-        for i, asked in enumerate(SIZES):
+        curves: dict[str, list[tuple[int, int, float]]] = {}
+        for kind, scores in ranked.items():
+            curves[kind] = curve(model, pairs[n:], scores, sizes)
+            found = needed(curves[kind])
+            reached = "not reached" if found is None else f"{found[0]} pairs, {found[1]} different edges"
+            print(f"{kind}: {reached}", flush=True)
+        print(f"\n| asked | {' | '.join(ranked)} |\n|---|{'---|' * len(ranked)}")
+        for i, asked in enumerate(sizes):
             cells = [f"{c[i][2]:.2f} ({c[i][0]}, {c[i][1]})" if i < len(c) else "–" for c in curves.values()]
             print(f"| {asked} | {' | '.join(cells)} |")
-        for kind, points in curves.items():
-            found = needed(points)
-            print(f"{kind}: " + ("not reached" if found is None else f"{found[0]} pairs, {found[1]} different edges"))
         print(f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
@@ -119,12 +121,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--tests", type=int, default=16)
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES), help="numbers of pairs asked for, rising")
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     if arguments.part == "cost":
         costs()
     else:
-        compare_sizes(arguments.tasks, arguments.pairs, arguments.tests)
+        compare_sizes(arguments.tasks, arguments.pairs, arguments.tests, arguments.sizes)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Drawing:
         svg: the picture.
     """
 
-    svg: str
+    svg: str = field(repr=False)
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -48,7 +48,7 @@ class Page:
         height: of the frame, in pixels.
     """
 
-    html: str
+    html: str = field(repr=False)
     height: int = 700
 
     def _repr_html_(self) -> str:

@@ -9,7 +9,7 @@ function overview(side) {
   side.append(html("h2", "", "Strongest edges"));
   for (const circuit of circuits) {
     if (circuits.length > 1) side.append(html("h3", "", circuit.name));
-    list(side, null, circuit.edges.filter((edge, i, all) => edge.rank < 8 && (i === 0 || all[i - 1].rank !== edge.rank)), (edge) => edge.name, (edge) => atSpan(boxFor(edge.source), edge.from), circuit.quantity);
+    list(side, null, circuit.edges.filter((edge, i, all) => edge.rank < 8 && (i === 0 || all[i - 1].rank !== edge.rank)), (edge) => edge.name.replace("->", " → "), (edge) => atSpan(boxFor(edge.source), edge.from), circuit.quantity);
   }
   side.append(html("h2", "", "Labels and groups"));
   const named = [...names.groups].map(([name, members]) => [GROUP + name, `${name}: ${members.join(", ")}`]).concat([...names.labels].map(([node, text]) => [node, `${node}: ${text}`]));

@@ -5,7 +5,7 @@ const spanOf = (box) => (box !== null && box.includes(AT) ? Number(box.split(AT)
 const overTokens = () => state.mode === "tokens";
 const atSpan = (base, span) => (span === null || span === undefined ? base : base + AT + span);
 const spoken = (box) => caption(box) + (spanOf(box) === null ? "" : ` at ${data.spans[spanOf(box)]}`);
-const IN_A_ROW = 4, INSET = 7, AXIS = 40;
+const IN_A_ROW = 4, INSET = 7, AXIS = 40, WORDS = 48;
 
 function rangeOf(prompt, span) { // the tokens of a span in a prompt: [first, behind the last], or null
   const name = data.spans[span], whole = prompt?.spans[name];
@@ -16,9 +16,15 @@ function queryOf(prompt) { // the token whose attention is shown: the one clicke
   const range = spanOf(state.chosen) === null ? null : rangeOf(prompt, spanOf(state.chosen));
   return state.query ?? (range ? range[1] - 1 : prompt.clean.length - 1);
 }
-function wordsOf(span) {
-  const prompt = data.prompts[state.prompt], range = rangeOf(prompt, span);
+function wordsOf(span, prompt = data.prompts[state.prompt]) {
+  const range = rangeOf(prompt, span);
   return range ? visible(prompt.clean.slice(...range).join("")).trim() : "";
+}
+function wordsWidth(span) { // the room that the words of a span want, in any prompt
+  ruler.font = "11px system-ui, sans-serif";
+  const widest = Math.max(0, ...data.prompts.map((prompt) => ruler.measureText(wordsOf(span, prompt)).width));
+  ruler.font = "12px system-ui, sans-serif";
+  return Math.min(WORDS, widest) + 5;
 }
 function clipped(text, width, font) {
   ruler.font = font;
@@ -67,8 +73,10 @@ function cellsOf(list) {
   for (const box of list) cells.set(spanOf(box), [...(cells.get(spanOf(box)) ?? []), box]);
   return cells;
 }
-function columnsOf(needed, rows, room) { // what is left goes to the columns that have boxes
-  const used = new Set(rows.flatMap(({ list }) => list.map(spanOf))), left = Math.max(0, room - needed.reduce((sum, one) => sum + one, 0));
+function columnsOf(least, rows, room) { // what is left goes to the words below, then to the columns that have boxes
+  const sum = (all) => all.reduce((total, one) => total + one, 0), wanted = least.map((one, span) => Math.max(0, wordsWidth(span) - one));
+  const share = Math.min(1, Math.max(0, room - sum(least)) / (sum(wanted) || 1)), needed = least.map((one, span) => one + share * wanted[span]);
+  const used = new Set(rows.flatMap(({ list }) => list.map(spanOf))), left = Math.max(0, room - sum(needed));
   const weight = needed.reduce((sum, one, i) => sum + (used.has(i) ? one : 0.6 * one), 0) || 1;
   let at = LABELS + MARGIN;
   return needed.map((one, i) => { const right = at + one + left * (used.has(i) ? one : 0.6 * one) / weight, column = { span: i, left: at, right }; at = right; return column; });

@@ -135,3 +135,40 @@ def test_a_cached_prefix_and_the_batch_size_change_nothing(name, destinations):
     values = [circuit_metric(model, pairs, circuit, batch_size=size) for size in (4, 1)]
     torch.testing.assert_close(values[0], values[1], rtol=0, atol=atol(name))
     assert not torch.allclose(values[0], circuit_metric(model, pairs, circuit.without_places()), atol=1e-3)
+
+
+def from_file(circuit, folder):
+    circuit.to_json(folder / "circuit.json")
+    return Circuit.from_json(folder / "circuit.json")
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (["m0->a1.h0<q>@S2"], "no place S2 here; the spans are start, S, S\\+, end"),
+        (["m0->a1.h0<v>@S=>last"], "no place last here"),
+        (
+            Places(("start", "S", "end")),
+            "the circuit has the spans start, S, end, and the prompts have start, S, S\\+, end",
+        ),
+        (Places(("start", "S+", "S", "end")), "give prompts with the spans of the circuit"),
+        (["m0->a1.h0<q>@9"], "the circuit has places|no place 9 here"),
+    ],
+)
+def test_a_place_in_a_circuit_file_that_the_pairs_do_not_have_is_refused(kept, message, tmp_path):
+    model, pairs = tiny("gpt2"), placed_pairs(n=2)
+    of_names = isinstance(kept, list)
+    circuit = Circuit.from_edges(model.graph, kept) if of_names else Circuit.full(over(model.graph, kept))
+    circuit = from_file(circuit, tmp_path)
+    for function in (circuit_metric, circuits.faithfulness, circuits.minimality, circuits.completeness):
+        with pytest.raises(circuits.InputError, match=message):
+            function(model, pairs, circuit)
+
+
+def test_a_circuit_over_spans_is_refused_where_the_pairs_have_none_that_are_alike(tmp_path):
+    model, pairs = tiny("gpt2"), placed_pairs(n=2)
+    circuit = from_file(Circuit.full(over(model.graph, Places(pairs.spans))), tmp_path)
+    roles = [{"a": 1, "b": 3}, {"b": 1, "a": 3}]
+    mixed = type(pairs).from_tokens(pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors, roles=roles)
+    with pytest.raises(circuits.InputError, match="the circuit has places .*, and the prompts do not: pair 1"):
+        circuit_metric(model, mixed, circuit)
