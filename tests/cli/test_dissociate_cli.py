@@ -7,6 +7,7 @@ import pytest
 import circuits
 from circuits.evaluation.dissociation import Plan
 from circuits.runs.dissociation import Asked, dissociate_runs, read_tasks
+from tests import command
 from tests.command import GOLDEN_MODEL, discovered, run
 
 
@@ -71,6 +72,15 @@ def test_workers_and_python_give_the_same(runs):
     }
     metric = next(iter(tasks.values())).record["summary"]["metric"]
     assert circuits.dissociate(given, model, metric=metric, n_random=2, seed=3).to_dict() == alone
+
+
+def test_runs_of_different_models_are_refused(monkeypatch, tmp_path, capsys, runs):
+    monkeypatch.setattr(command, "CASE", "acdc_2l3h_ld")
+    (tmp_path / "other").mkdir()
+    other = discovered(monkeypatch, tmp_path / "other", "eap-other", "eap", "--edges", 10, "--random-circuits", 0)
+    capsys.readouterr()
+    assert run(monkeypatch, ["dissociate", runs[0], other]) == 2
+    assert "the runs are of different models" in capsys.readouterr().err
 
 
 def test_what_is_refused(monkeypatch, tmp_path, capsys, runs):
