@@ -94,7 +94,7 @@ def gemma3() -> Case:
     )  # fmt: skip
     model = circuits.load_model(transformers.Gemma3ForCausalLM(config).eval())
     return Case(
-        "Gemma 3 270M's shape, logit difference", model, random_pairs(model, 8, 16), GEMMA3, "logit_difference", 60
+        "Gemma 3 270M's shape, logit difference", model, random_pairs(model, 8, 16), GEMMA3, "logit_difference", 150
     )
 
 
@@ -106,7 +106,7 @@ def gemma2() -> Case:
     )  # fmt: skip
     model = circuits.load_model(transformers.Gemma2ForCausalLM(config).eval())
     title = "Gemma 2 2B's shape, cut to 8 layers, logit difference"
-    return Case(title, model, random_pairs(model, 8, 16), GEMMA2, "logit_difference", 40)
+    return Case(title, model, random_pairs(model, 8, 16), GEMMA2, "logit_difference", 150)
 
 
 GEMMA3, GEMMA2 = 0.01, 0.01
