@@ -2,15 +2,17 @@
 made for a few of the tests, in between, so that both see the same machine.
 
     python benchmarks/acdc.py                     all of them
-    python benchmarks/acdc.py small gpt2          some of them: small, small-spans, gpt2, smollm2, smollm2-last, smollm2-kl
+    python benchmarks/acdc.py small gpt2          some of them: small, small-spans, gpt2, smollm2, smollm2-last, smollm2-kl, gemma3, gemma2
     THREADS=1 python benchmarks/acdc.py           on another number of threads
 
 `small`: 4 layers of 4 heads, KL; `small-spans`: the same, tests at four spans. `gpt2`: GPT-2 small's shape with random weights, 8 pairs × 16 tokens, logit difference.
 `smollm2`: SmolLM2-135M on IOI, 16 pairs, logit difference; `smollm2-last`: the same, last layers only; `smollm2-kl`: those
-with the exact KL.
+with the exact KL. `gemma3`: Gemma 3 270M's shape with random weights, 8 pairs × 16 tokens, logit difference; `gemma2`: Gemma 2 2B's, cut
+to 8 layers. Full passes compute the logits that the search needs; `ALL_LOGITS=1`: of the whole vocabulary.
 """
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -29,6 +31,8 @@ from circuits.methods.acdc.record import STEPS_FILE, Step
 from circuits.methods.acdc.search import Tally
 from circuits.question.places import SpanTable
 from circuits.question.question import Question
+
+ALL_LOGITS = bool(os.environ.get("ALL_LOGITS"))
 
 
 @dataclass
@@ -82,6 +86,33 @@ def gpt2() -> Case:
     )
 
 
+def gemma3() -> Case:
+    torch.manual_seed(0)
+    config = transformers.Gemma3TextConfig(
+        num_hidden_layers=18, num_attention_heads=4, num_key_value_heads=1, head_dim=256, hidden_size=640,
+        intermediate_size=2048, vocab_size=262_144, sliding_window=512,
+    )  # fmt: skip
+    model = circuits.load_model(transformers.Gemma3ForCausalLM(config).eval())
+    return Case(
+        "Gemma 3 270M's shape, logit difference", model, random_pairs(model, 8, 16), GEMMA3, "logit_difference", 150
+    )
+
+
+def gemma2() -> Case:
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(
+        num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, head_dim=256, hidden_size=2304,
+        intermediate_size=9216, vocab_size=256_000,
+    )  # fmt: skip
+    model = circuits.load_model(transformers.Gemma2ForCausalLM(config).eval())
+    title = "Gemma 2 2B's shape, cut to 8 layers, logit difference"
+    return Case(title, model, random_pairs(model, 8, 16), GEMMA2, "logit_difference", 150)
+
+
+GEMMA3, GEMMA2 = 0.01, 0.01
+"""Thresholds at which about a twentieth of the edges stay."""
+
+
 def smollm2() -> Case:
     model = circuits.load_model("smollm2-135m")
     pairs = tasks.load("ioi").pairs(model, n=16, seed=0)
@@ -108,6 +139,8 @@ CASES = {
     "smollm2": smollm2,
     "smollm2-last": smollm2_last,
     "smollm2-kl": smollm2_kl,
+    "gemma3": gemma3,
+    "gemma2": gemma2,
 }
 
 
@@ -142,8 +175,10 @@ class FullPasses:
         tried = self._follow()
         start = time.process_time()
         for batch, replacement in zip(self.batches, self.replacements, strict=True):
-            logits = circuit_logits(self.question, batch, replacement, circuits.Circuit(self.graph, tried), self.spans)
-            float(self.question.metric(logits, batch.targets).sum())
+            tokens = None if ALL_LOGITS else batch.tokens
+            circuit = circuits.Circuit(self.graph, tried)
+            logits = circuit_logits(self.question, batch, replacement, circuit, self.spans, tokens)
+            float(self.question.metric(logits, batch.targets if tokens is None else batch.targets_read).sum())
         self.passes += time.process_time() - start
         self.made += 1
         self.wall += time.perf_counter() - wall

@@ -16,6 +16,7 @@ On each of them the tests check that
 - keeping all edges gives the model's own logits, and keeping none those of the corrupted prompt,
 - each prompt of a batch can have a circuit of its own,
 - a cached prefix does not change the results,
+- ACDC recomputes single nodes, and finds the logits of whole passes,
 - and the scores of a node's edges sum to its attribution patching.
 
 On GPT-2 and Llama, arbitrary circuits are also compared with a slow forward pass, node by node. Any other model is checked

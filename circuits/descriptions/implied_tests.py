@@ -135,8 +135,8 @@ def value_effects(
                     change[row] += run.pattern[layer][row, index, place].to(change) * (other - values[number][place])
             tokens = run.batch.suffix.clean_tokens
             hooks = [(model.architecture.blocks[layer].z, lambda z, c=change, t=tokens: _added(z, c, t, index))]
-            patched = resume(model.architecture, run.base, layer, hooks)
-            drop = question.metric(run.base.logits, run.batch.targets) - question.metric(patched, run.batch.targets)
+            patched = resume(model.architecture, run.base, layer, hooks, tokens=run.batch.tokens)
+            drop = question.metric_of(run.batch, run.base.logits) - question.metric_of(run.batch, patched)
             effects[run.batch.index] = drop.to("cpu", torch.float64)
     return effects * question.metric.sign
 

@@ -18,6 +18,7 @@ from circuits.descriptions.tokens import token_texts
 from circuits.engine.architecture import Architecture
 from circuits.engine.check import tolerance
 from circuits.engine.hooks import Hook, inference_state, run
+from circuits.engine.unembedding import logits_of
 from circuits.errors import InputError, ModelError
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -138,10 +139,7 @@ def _streams(architecture: Architecture, batch: Batch) -> tuple[Tensor, list[Flo
 
 def lens(architecture: Architecture, stream: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_vocab"]:
     """Logits of a stream, by the model's final norm, unembedding, and soft cap or factor of the logits."""
-    unembed = architecture.bridge.unembed
-    raw = architecture.final_norm(stream.to(unembed.W_U.device)) @ unembed.W_U + unembed.b_U
-    transform = getattr(getattr(architecture.bridge, "adapter", None), "apply_output_logits_transform", None)
-    return raw if transform is None else transform(raw)
+    return logits_of(architecture, architecture.final_norm(stream.to(architecture.bridge.unembed.W_U.device)))
 
 
 def _read(question: Question, batch: Batch, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "number batch"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuits.descriptions.output_values import weighted
 from circuits.descriptions.tokens import token_texts
-from circuits.engine.final_writes import mlp_post_norm, neurons_point
+from circuits.engine.final_writes import neurons_point
 from circuits.engine.hooks import Hook, TokenBatch, inference_state, run
 from circuits.errors import InputError
 from circuits.graph.nodes import find_site
@@ -139,7 +139,7 @@ def _texts(model: Model, names: Sequence[str]) -> tuple[tuple[tuple[str, ...], .
         for name in names:
             layer, index = (int(part[1:]) for part in name.split("."))
             block = architecture.blocks[layer]
-            writes.append(weighted(mlp_post_norm(block), block.module.mlp.W_out[index]))
+            writes.append(weighted(block.mlp_post_norm, block.module.mlp.W_out[index]))
         promotes: list[tuple[str, ...]] = []
         suppresses: list[tuple[str, ...]] = []
         for part in torch.stack(writes).split(AT_ONCE):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from circuits.descriptions.attention import head_sites
 from circuits.engine.attention import AttentionScores
-from circuits.engine.capture import Writes, capture_writes, stack
+from circuits.engine.capture import Writes, only_writes, stack
 from circuits.engine.check import tolerance
 from circuits.engine.hooks import Hook, Reached, TokenBatch, inference_state, run, stop
 from circuits.engine.norms import Norm, describe_norm
@@ -191,7 +191,7 @@ class _Run:
                 hooks.append((point, lambda x, name=name: self.seen.__setitem__(name, x.detach())))
         scores = AttentionScores(self.architecture, [self.layer])
         with scores:
-            _, writes = capture_writes(self.architecture, batch.suffix.clean_tokens, [*hooks, *scores.hooks()])
+            writes = only_writes(self.architecture, batch.suffix.clean_tokens, [*hooks, *scores.hooks()])
         self.scores: Float[Tensor, "batch query key"] = scores.layers[self.layer][:, self.head]
         self.writes: Writes = writes
         self.wide, self.n, self.tokens = question.sum_dtype, n_writers, batch.suffix.clean

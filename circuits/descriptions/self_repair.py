@@ -36,6 +36,7 @@ from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
+from circuits.question.answers import saw
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Batch, Question
 from circuits.results.provenance import Provenance, frozen, provenance
@@ -188,7 +189,7 @@ def _on_batch(
     model, tokens = question.model, batch.suffix.clean_tokens
     _, values = other_run(question, "self-repair").values(model, batch.suffix, sites)
     clean = final_writes(model.architecture, tokens)
-    question.clean_metric(batch, clean.logits)
+    saw(batch.suffix.batch, clean.logits)
     direction = metric_direction(model.architecture, clean, question.metric, batch.targets)
     before = direct_parts(model.architecture, clean, direction).of_writers(model.architecture)
     effects, changes = [], []

@@ -8,7 +8,7 @@ goes through the norm and its projection, and replaces the values computed from 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
@@ -88,7 +88,8 @@ def ablated_logits(
     replacement: Writes,
     keep: Bool[Tensor, "writer reader"] | Bool[Tensor, "batch writer reader"],
     edit: str = "live",
-) -> Float[Tensor, "read d_vocab"]:
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "read d_out"]:
     """Logits on the clean prompts with every edge outside `keep` ablated.
 
     Args:
@@ -99,7 +100,8 @@ def ablated_logits(
         edit: the readers to recompute. `live`: those that lack an edge and can change the logits; `lacking`: also those
             of nodes that do not reach `logits`, so that these nodes' outputs are the circuit's too; `all`: every reader
             (for the check at loading).
+        tokens: see `run`.
     """
     ablation = Ablated(architecture, replacement, keep, edit)
     with torch.no_grad():
-        return run(architecture, suffix.clean_tokens, ablation.hooks())
+        return run(architecture, suffix.clean_tokens, ablation.hooks(), tokens)

@@ -158,7 +158,8 @@ def ablated_at_places(
     graph: PlacedGraph,
     keep: Bool[Tensor, "writer column"],
     spans: Int[Tensor, "batch pos"],
-) -> Float[Tensor, "read d_vocab"]:
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "read d_out"]:
     """Logits on the clean prompts with every edge ablated where `keep` does not keep it.
 
     Args:
@@ -169,11 +170,12 @@ def ablated_at_places(
         keep: True at the kept edges of `graph`.
         spans: the span of every token of the suffix; -1: none, nothing is kept there. If the mask is the same at all places and
             every token has one, the result has the same bits as `ablated_logits`.
+        tokens: see `run`.
     """
     kept = KeptAtPlaces.of(graph, keep)
     everywhere = kept.everywhere(covered=not bool((spans < 0).any()))
     if everywhere is not None:
-        return ablated_logits(architecture, suffix, replacement, everywhere)
+        return ablated_logits(architecture, suffix, replacement, everywhere, tokens=tokens)
     ablation = AblatedAtPlaces(architecture, replacement, kept, spans)
     with torch.no_grad():
-        return run(architecture, suffix.clean_tokens.copied(ablation.queries.n), ablation.hooks())
+        return run(architecture, suffix.clean_tokens.copied(ablation.queries.n), ablation.hooks(), tokens)

@@ -27,20 +27,21 @@ from circuits.graph.graph import Graph
 class AttentionRule:
     """How a head computes z from the outputs of its q, k and v projections (biases included):
 
-        z = softmax(cap(scale · r(q) r(k)ᵀ) + mask) v,     cap(s) = softcap · tanh(s / softcap)
+        z = softmax(cap(scale · r(q) r(k)ᵀ) - slope · distance + mask) v,     cap(s) = softcap · tanh(s / softcap)
 
-    where r is the query or key norm followed by the rotation by cos and sin (`engine.rotary`). The mask lets a query see
-    the last `window` tokens, including its own. A numerical check decides whether the rule holds for a layer; see
-    `engine.incremental.node_functions`.
+    where r is the query or key norm followed by the rotation by cos and sin (`engine.rotary`). The mask lets a query see the last
+    `window` tokens, including its own. A numerical check decides whether the rule holds for a layer, or another one
+    (`engine.incremental.attention_rules`).
 
     Attributes:
         scale: factor of the scores.
         softcap: None: no cap.
         window: None: all previous tokens.
-        q_norm, k_norm: per head, before the rotation; None: no norm.
+        q_norm, k_norm: per head, or over all heads together (OLMo 2), before the rotation; None: no norm.
         cos, sin: hook points of the rotation tables [batch or 1, pos, rotated dimensions]; None: no rotation, or one whose
             tables the module stores (`rotary.stored_tables`).
         adjacent: the rotation pairs dimension 2i with 2i + 1 (GPT-J, Cohere); False: i with i + half.
+        slopes: per head, by which scores fall with the distance from the query (ALiBi); None: they do not.
     """
 
     scale: float
@@ -51,6 +52,7 @@ class AttentionRule:
     cos: HookPoint | None
     sin: HookPoint | None
     adjacent: bool
+    slopes: Float[Tensor, " head"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ class Block:
         neurons: the MLP's hidden units after the activation: [batch, pos, neuron]; None without such a hook.
         inner, gate: outputs of the MLP's input matrices, biases included; None without such a hook.
         attn_norm, mlp_norm: norms before the readers q, k, v and before the MLP.
-        post_norm: norm applied to attention's write, or None.
+        post_norm, mlp_post_norm: norms applied to attention's and to the MLP's write, or None.
         scale: factor applied to attention's write.
         parallel: attention and MLP read the same residual stream.
         attention: TransformerLens' attention component.
@@ -99,6 +101,7 @@ class Block:
     attn_norm: Norm
     mlp_norm: Norm
     post_norm: Norm | None
+    mlp_post_norm: Norm | None
     scale: float
     parallel: bool
     attention: Any
@@ -246,6 +249,7 @@ def _describe_block(block: Any, layer: int, points: dict[str, HookPoint]) -> Blo
         attn_norm=describe_norm(parts.get("ln1")),
         mlp_norm=describe_norm(mlp_norm),
         post_norm=describe_norm(parts["ln1_post"]) if "ln1_post" in parts else None,
+        mlp_post_norm=describe_norm(parts["ln2_post"]) if "ln2_post" in parts else None,
         scale=float(getattr(block, "residual_contribution_scale", 1.0)),
         parallel=parallel,
         attention=block.attn,
@@ -267,7 +271,11 @@ def _attention_rule(attention: Any) -> AttentionRule:
     cap = getattr(module, "attn_logit_softcapping", None) or getattr(module, "attn_scores_soft_cap", None)
     owner = module if hasattr(module, "sliding_window") else getattr(module, "config", None)
     window = getattr(owner, "sliding_window", None)
+    if getattr(module, "attention_type", None) == "local":  # GPT-Neo
+        window = getattr(getattr(module, "config", None), "window_size", None)
     stored = stored_tables(module) is not None
+    if getattr(module, "attention_type", None) == "local":  # GPT-Neo
+        window = getattr(getattr(module, "config", None), "window_size", None)
     return AttentionRule(
         scale=float(scale),
         softcap=float(cap) if cap and cap > 0 else None,

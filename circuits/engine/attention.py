@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.check import tolerance
-from circuits.engine.hooks import Hook, TokenBatch, run
+from circuits.engine.hooks import NO_LOGITS, Hook, TokenBatch, run
 from circuits.engine.patch import Values
 from circuits.engine.qk_fix import KeyFix, RowFix, key_fix
 from circuits.errors import ModelError
@@ -149,7 +149,7 @@ def _run_with(
         hooks.append((getattr(block, part), partial(_with_heads, source[layer, part], heads)))
         hooks.append((block.z, partial(new.__setitem__, layer)))
     with torch.no_grad(), without_mlps(architecture), nullcontext() if scores is None else scores:
-        run(architecture, clean.batch, hooks)
+        run(architecture, clean.batch, hooks, NO_LOGITS)
     return new
 
 

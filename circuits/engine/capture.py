@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture, Block
-from circuits.engine.hooks import Hook, TokenBatch, run
+from circuits.engine.hooks import NO_LOGITS, Hook, TokenBatch, run
 
-Metric = Callable[[Float[Tensor, "read d_vocab"]], Float[Tensor, " pair"]]
+Metric = Callable[[Float[Tensor, "read d_out"]], Float[Tensor, " pair"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,16 +127,24 @@ class _WriteRecorder:
 
 
 def capture_writes(
-    architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()
-) -> tuple[Float[Tensor, "read d_vocab"], Writes]:
-    """Logits and every writer's output, in one forward pass without gradients.
+    architecture: Architecture,
+    batch: TokenBatch,
+    hooks: Sequence[Hook] = (),
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> tuple[Float[Tensor, "read d_out"], Writes]:
+    """Logits and every writer's output, in one forward pass without gradients; `tokens`: see `run`.
 
     `hooks` run first, so the recorded values include their changes.
     """
     recorder = _WriteRecorder(architecture)
     with torch.no_grad():
-        logits = run(architecture, batch, [*hooks, *recorder.hooks()])
+        logits = run(architecture, batch, [*hooks, *recorder.hooks()], tokens)
     return logits, recorder.writes()
+
+
+def only_writes(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()) -> Writes:
+    """The second result of `capture_writes`, without the unembedding."""
+    return capture_writes(architecture, batch, hooks, NO_LOGITS)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +164,7 @@ class Gradients:
     """
 
     values: Float[Tensor, " pair"]
-    logits: Float[Tensor, "read d_vocab"]
+    logits: Float[Tensor, "read d_out"]
     writes: Writes
     resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
     resid_mid: tuple[Float[Tensor, "batch pos d_model"] | None, ...]
@@ -273,6 +281,7 @@ def capture_gradients(
     embedding: Float[Tensor, "batch pos d_model"] | None = None,
     hooks: Sequence[Hook] = (),
     queries: Queries | None = None,
+    tokens: Int[Tensor, " d_out"] | None = None,
 ) -> Gradients:
     """One forward and one backward pass of the metric summed over the batch.
 
@@ -285,10 +294,11 @@ def capture_gradients(
         queries: take the gradients at keys and values apart by these spans of queries: one pass through each layer's attention
             for each span. Exact, since a gradient at a key or value is a sum over the queries that read it: for a value weighted by
             the pattern's rows, for a key by the derivative of the softmax.
+        tokens: see `run`.
     """
     recorder = _GradientRecorder(architecture, embedding, queries)
     with torch.enable_grad():
-        logits = run(architecture, batch, [*hooks, *recorder.hooks()])
+        logits = run(architecture, batch, [*hooks, *recorder.hooks()], tokens)
         values = metric(logits)
         recorder.backward(values.sum())
         k_by_query, v_by_query = (None, None) if queries is None else recorder.by_query()

@@ -15,6 +15,7 @@ from circuits.engine.capture import Writes, capture_writes, expanded_heads
 from circuits.engine.hooks import TokenBatch, run
 from circuits.engine.prefix import Suffix, prefix_cache
 from circuits.engine.resume import base_run, resume
+from circuits.engine.unembedding import logits_of
 from circuits.errors import ModelError
 from circuits.prompts.batch import PairBatch
 from circuits.prompts.pairs import PromptPairs
@@ -31,6 +32,7 @@ class CheckReport:
         prefix: suffix after a cached prefix against the whole prompt, logits and stream; None if there is no cache.
         prefix_exact: whether cached prefixes may be used.
         resume_exact: whether passes may begin in the middle.
+        columns_exact: whether the logits of some tokens may be computed alone.
     """
 
     residual: float
@@ -39,6 +41,7 @@ class CheckReport:
     prefix: float | None
     prefix_exact: bool
     resume_exact: bool
+    columns_exact: bool
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -60,10 +63,11 @@ def check(architecture: Architecture, name: str) -> CheckReport:
     seen: dict[str, list[Tensor]] = {"clean": [], "corrupted": []}
     writes: dict[str, Writes] = {}
     logits: dict[str, Tensor] = {}
+    normed: list[Tensor] = []
     for which, tokens in (("clean", suffix.clean_tokens), ("corrupted", suffix.corrupted_tokens)):
         record = [
             (point, seen[which].append) for point in (*[b.resid_pre for b in architecture.blocks], architecture.final)
-        ]
+        ] + [(architecture.unembed, normed.append)]
         logits[which], writes[which] = capture_writes(architecture, tokens, record)
         if not torch.isfinite(logits[which]).all():
             raise ModelError(f"{name}: the logits on random tokens are not finite; are its weights damaged?")
@@ -91,7 +95,9 @@ def check(architecture: Architecture, name: str) -> CheckReport:
     all_kept, none_kept = errors.values()
     prefix = _prefix_error(architecture, batch, plain, scale)
     resume_exact = _resumes(architecture, batch, plain, limit * scale)
-    return CheckReport(residual, all_kept, none_kept, prefix, prefix is not None and prefix <= limit, resume_exact)
+    columns_exact = _columns(architecture, normed[0], suffix, logits["clean"], limit * scale)
+    prefix_exact = prefix is not None and prefix <= limit
+    return CheckReport(residual, all_kept, none_kept, prefix, prefix_exact, resume_exact, columns_exact)
 
 
 def _example(d_vocab: int, n_ctx: int) -> PairBatch:
@@ -179,6 +185,18 @@ def _prefix_error(architecture: Architecture, batch: PairBatch, plain: Tensor, s
         return None
     stream = float((behind[0] - whole[0][:, half:]).abs().max()) / float(whole[0].abs().max())
     return max(stream, float((got - plain).abs().max()) / scale)
+
+
+def _columns(architecture: Architecture, normed: Tensor, suffix: Suffix, wanted: Tensor, limit: float) -> bool:
+    """Whether some columns of the unembedding give the model's own logits."""
+    tokens = torch.linspace(0, wanted.shape[1] - 1, 8, device=wanted.device).round().long()
+    try:
+        with torch.no_grad():
+            got = logits_of(architecture, suffix.clean_tokens.read_from(normed), tokens)
+    except Exception:  # no plain weights, or another rule: all logits are computed
+        return False
+    wanted = wanted[:, tokens].to(got.device)
+    return got.shape == wanted.shape and bool((got - wanted).abs().max() <= limit)
 
 
 def _resumes(architecture: Architecture, batch: PairBatch, plain: Tensor, limit: float) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.hooks import Hook, TokenBatch, run
-from circuits.engine.norms import Norm, describe_norm
+from circuits.engine.norms import Norm
 from circuits.errors import ModelError
 
 
@@ -136,9 +136,3 @@ def taken_back(
         raise ModelError("this model has a normalisation layer of an unknown kind, whose scale cannot be fixed")
     scale, _ = norm.scale_and_direction(x)
     return norm.take_back_(g.clone() if scale is None else g * scale)
-
-
-def mlp_post_norm(block: Block) -> Norm | None:
-    """The norm that is applied to an MLP's write (Gemma 2, OLMo 2), or None."""
-    after = block.module._modules.get("ln2_post")
-    return None if after is None else describe_norm(after)

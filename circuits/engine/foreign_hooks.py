@@ -55,6 +55,12 @@ def foreign_hooks(bridge: TransformerBridge, modules: Iterable[nn.Module]) -> tu
     return (*dict.fromkeys(everywhere + here),)
 
 
+def on_points(bridge: TransformerBridge) -> bool:
+    """Whether a hook point has a foreign hook. (TransformerLens has some of its own, on OPT's MLPs.)"""
+    handles = (handle for point in bridge.hook_dict.values() for handle in (*point.fwd_hooks, *point.bwd_hooks))
+    return any(not _belongs(handle.user_hook) for handle in handles)
+
+
 def refuse_hooks(hooks: tuple[str, ...], name: str) -> None:
     """Raises InputError, naming the hooks, if there are any."""
     if hooks:

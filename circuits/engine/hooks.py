@@ -14,10 +14,12 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.engine.architecture import Architecture
 from circuits.engine.held import held
+from circuits.engine.unembedding import logits_of
 from circuits.plain_torch import plain_state
 
 Hook = tuple[HookPoint, Callable[[Tensor], Tensor | None]]
 Cache = Any
+NO_LOGITS = torch.empty(0, dtype=torch.long)
 
 
 @contextmanager
@@ -100,6 +102,11 @@ class TokenBatch:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def read_from(self, values: Float[Tensor, "batch pos *axes"]) -> Float[Tensor, "read *axes"]:
+        """Values at the read positions."""
+        rows = torch.arange(len(self), device=self.tokens.device) if self.row is None else self.row
+        return values[rows.to(values.device), self.position.to(values.device)]
+
     def tiled(self, tiles: int) -> "TokenBatch":
         """`tiles` copies, one after the other."""
         if tiles == 1:
@@ -142,7 +149,12 @@ def _with_rows(cache: Cache | None, change: Callable[[Tensor], Tensor]) -> Cache
     return twin
 
 
-def run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = ()) -> Float[Tensor, "read d_vocab"]:
+def run(
+    architecture: Architecture,
+    batch: TokenBatch,
+    hooks: Sequence[Hook] = (),
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "read d_out"]:
     """Logits at the read positions, under hooks.
 
     The unembedding, a fifth of a small model's work, runs at these positions only.
@@ -151,17 +163,29 @@ def run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = (
         architecture: the model.
         batch: the prompts.
         hooks: (hook point, function) pairs.
+        tokens: compute the logits of these tokens only, if the check at loading found that exact (`CheckReport.columns_exact`);
+            None: all; `NO_LOGITS`: none, where a pass is made for what its hooks record.
     """
-    bridge, position = architecture.bridge, batch.position
-    rows = torch.arange(len(batch), device=batch.tokens.device) if batch.row is None else batch.row
-
-    def picked(normed: Tensor) -> Tensor:
-        return normed[rows.to(normed.device), position.to(normed.device)][:, None]
-
+    bridge = architecture.bridge
     extra: dict[str, Any] = {}
     if batch.cache is not None:
         extra["past_key_values"] = copy_cache(batch.cache)
     elif hasattr(getattr(bridge.original_model, "config", None), "use_cache"):
         extra["use_cache"] = False  # else the model would copy all keys and values into an unused cache
-    with hooked([*hooks, (architecture.unembed, picked)]):
-        return bridge(batch.tokens, return_type="logits", **extra)[:, 0]
+    if tokens is None:
+        with hooked([*hooks, (architecture.unembed, lambda normed: batch.read_from(normed)[:, None])]):
+            return bridge(batch.tokens, return_type="logits", **extra)[:, 0]
+    end: list[Tensor] = []
+
+    def enough(normed: Tensor) -> None:
+        end.append(batch.read_from(normed))
+        stop(normed)
+
+    try:
+        with hooked([*hooks, (architecture.unembed, enough)]):
+            bridge(batch.tokens, return_type="logits", **extra)
+    except Reached:
+        if not end:  # a caller's own hook ended the pass
+            raise
+    logits = logits_of(architecture, end[0], tokens) if len(tokens) else end[0][:, :0]
+    return logits.to(batch.tokens.device)

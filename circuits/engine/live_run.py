@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
@@ -67,11 +67,12 @@ def _gradients(of: Tensor, start: Tensor | None, at: Iterable[Tensor], again: bo
 def live_run(
     architecture: Architecture,
     batch: TokenBatch,
-    metric: Callable[[Float[Tensor, "read d_vocab"]], Float[Tensor, " pair"]],
+    metric: Callable[[Float[Tensor, "read d_out"]], Float[Tensor, " pair"]],
     keys: Collection[Key],
     hooks: Sequence[Hook] = (),
     embedding: Float[Tensor, "batch pos d_model"] | None = None,
     before: Sequence[Hook] = (),
+    tokens: Int[Tensor, " d_out"] | None = None,
 ) -> LiveRun:
     """One forward pass with gradients from the embedding on.
 
@@ -83,6 +84,7 @@ def live_run(
         hooks: further hooks.
         embedding: the input of the first block, in place of the tokens' embedding.
         before: hooks that change activations before these are kept.
+        tokens: see `run`.
     """
     values: Values = {}
     stream: list[Tensor] = []
@@ -91,7 +93,7 @@ def live_run(
     along.append((architecture.final, partial(_append, stream)))
     points = leaves(architecture, keys, values)
     with torch.enable_grad():
-        logits = run(architecture, batch, [start, *along, *before, *points, *hooks])
+        logits = run(architecture, batch, [start, *along, *before, *points, *hooks], tokens)
         return LiveRun(values, tuple(stream), metric(logits))
 
 

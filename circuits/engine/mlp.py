@@ -70,11 +70,12 @@ def _shifted(x: Tensor, bias: Tensor | None) -> Tensor:
     return x if bias is None else x.add_(bias)
 
 
-def mlp_formula(module: Any) -> MlpFormula | None:
+def mlp_formula(module: Any, known: tuple[Tensor, Tensor] | None = None) -> MlpFormula | None:
     """The formula that reproduces the output of this MLP up to rounding, or None.
 
     Args:
         module: TransformerLens' MLP component, with `W_in`, `W_out` and, if gated, `W_gate`.
+        known: inputs [token, d_model] and outputs, for a module that cannot be called alone (OPT, Bloom, MPT).
     """
     w_in, w_out = getattr(module, "W_in", None), getattr(module, "W_out", None)
     if w_in is None or w_out is None:
@@ -82,18 +83,30 @@ def mlp_formula(module: Any) -> MlpFormula | None:
     b_in, b_out = getattr(module, "b_in", None), getattr(module, "b_out", None)
     w_gate, b_gate = getattr(module, "W_gate", None), getattr(module, "b_gate", None)
     formulas = [MlpFormula(act, w_in, b_in, w_gate, b_gate, w_out, b_out) for act in ACTIVATIONS]
-    x = 3 * torch.randn(4, len(w_in), generator=torch.Generator().manual_seed(0))
-    x = x.to(device=w_in.device, dtype=w_in.dtype)
     try:
         with torch.no_grad():
-            wanted = module(x[None])[0]
+            x, wanted, limit = _example(module, w_in, known)
             errors = [float((formula(x) - wanted).abs().max()) for formula in formulas]
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError):
         return None  # this formula does not fit the module
     best = min(range(len(errors)), key=errors.__getitem__)
-    limit = ROUNDING * torch.finfo(x.dtype).eps * float(wanted.abs().max())
-    return formulas[best] if errors[best] <= limit else None
+    return formulas[best] if errors[best] <= limit * float(wanted.abs().max()) else None
+
+
+def _example(module: Any, w_in: Tensor, known: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, float]:
+    """Inputs, the module's outputs, and the largest error that is rounding."""
+    x = 3 * torch.randn(4, len(w_in), generator=torch.Generator().manual_seed(0))
+    x = x.to(device=w_in.device, dtype=w_in.dtype)
+    limit = ROUNDING * torch.finfo(x.dtype).eps
+    try:
+        return x, module(x[None])[0], limit
+    except (RuntimeError, TypeError):
+        if known is None:
+            raise
+        return *known, max(limit, OF_FLOAT32)
 
 
 ROUNDING = 256
 """Largest rounding error, in units in the last place of the largest output."""
+OF_FLOAT32 = 1e-6
+"""The same for constants that a model's own code gives to eight digits (Bloom's activation)."""

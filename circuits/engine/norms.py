@@ -11,6 +11,7 @@ and for RMSNorm, with x̂ = x r, the same without the centring C. `engine.gradie
 All other norms use autograd. A numerical check at loading decides which of the three a module is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,14 +80,24 @@ class Norm:
 
         The parts of x add up: `frozen(x, x) + bias` is the layer's output.
         """
-        if self.kind == "identity":
-            return v
+        r = self._frozen_scale(x)
+        return v if r is None else self._scaled(v, r.reshape(*r.shape[:2], *[1] * (v.ndim - 3), 1))
+
+    def frozen_parts(
+        self, x: Float[Tensor, "row token d_model"], parts: Sequence[Float[Tensor, "#row token d_model"]]
+    ) -> list[Float[Tensor, "row token d_model"]]:
+        """`frozen` of several parts of x, each for all rows or one for all."""
+        r = self._frozen_scale(x)
+        return [part if r is None else self._scaled(part, r) for part in parts]
+
+    def _frozen_scale(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos 1"] | None:
+        """r of the module docstring; None for no layer."""
         if self.kind == "other":
             raise NotImplementedError("the frozen scale of an unknown normalisation layer")
-        _, r = self._statistics(x)
-        r = r.reshape(*r.shape[:2], *[1] * (v.ndim - 3), 1)
-        if self.kind == "layer":
-            v = v - v.mean(-1, keepdim=True)
+        return None if self.kind == "identity" else self._statistics(x)[1]
+
+    def _scaled(self, v: Tensor, r: Tensor) -> Tensor:
+        v = v - v.mean(-1, keepdim=True) if self.kind == "layer" else v
         return v * r if self.weight is None else v * r * self.weight
 
     def scale_and_direction(

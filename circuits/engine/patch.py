@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
@@ -53,12 +53,16 @@ class ValueRecorder:
 
 
 def record_values(
-    architecture: Architecture, batch: TokenBatch, sites: Sequence[Site], hooks: Sequence[Hook] = ()
-) -> tuple[Float[Tensor, "read d_vocab"], Values]:
-    """Logits, and the activations at the sites, of one run under `hooks`."""
+    architecture: Architecture,
+    batch: TokenBatch,
+    sites: Sequence[Site],
+    hooks: Sequence[Hook] = (),
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> tuple[Float[Tensor, "read d_out"], Values]:
+    """Logits, and the activations at the sites, of one run under `hooks`; `tokens`: see `run`."""
     recorder = ValueRecorder(architecture, sites)
     with torch.no_grad():
-        logits = run(architecture, batch, [*hooks, *recorder.hooks()])
+        logits = run(architecture, batch, [*hooks, *recorder.hooks()], tokens)
     return logits, recorder.values
 
 
@@ -77,8 +81,12 @@ def changed_prompts(own: Values, source: Values, patches: Intervention, device: 
 
 
 def patched_logits(
-    architecture: Architecture, base: BaseRun, values: Values, interventions: Sequence[Intervention]
-) -> Float[Tensor, "intervention read d_vocab"]:
+    architecture: Architecture,
+    base: BaseRun,
+    values: Values,
+    interventions: Sequence[Intervention],
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "intervention read d_out"]:
     """Logits of the base run under each intervention.
 
     Args:
@@ -86,11 +94,12 @@ def patched_logits(
         base: the run that is changed.
         values: the source of the replacement values, for every hook point that is patched.
         interventions: each a set of simultaneous patches.
+        tokens: see `run`.
     """
     hooks = patch_hooks(architecture, values, interventions)
     layers = [patch.site.layer for patches in interventions for patch in patches]
     first = min(layers, default=len(architecture.blocks) - 1)
-    logits = resume(architecture, base, first, hooks, len(interventions))
+    logits = resume(architecture, base, first, hooks, len(interventions), tokens)
     return logits.reshape(len(interventions), len(base.logits), -1)
 
 

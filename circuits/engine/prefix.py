@@ -12,7 +12,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
-from circuits.engine.hooks import Cache, TokenBatch
+from circuits.engine.hooks import Cache, Hook, TokenBatch, hooked
 from circuits.errors import PairsError
 from circuits.prompts.batch import PairBatch
 
@@ -95,7 +95,8 @@ def _picked(values: Tensor, tokens: Int[Tensor, "row to"]) -> Tensor:
 
 def prefix_cache(bridge: TransformerBridge, tokens: Int[Tensor, "batch pos"]) -> Cache:
     """Keys and values of `tokens`, computed by the model itself."""
-    with torch.no_grad():
+    nowhere: Hook = (bridge.hook_dict["unembed.hook_in"], lambda normed: normed[:, :0])  # nothing uses the logits
+    with torch.no_grad(), hooked([nowhere]):
         _, cache = bridge(tokens, return_type="logits_and_cache", use_cache=True)
     return cache
 

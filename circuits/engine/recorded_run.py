@@ -24,14 +24,16 @@ class RecordedRun:
     Attributes:
         logits: at the answer positions.
         writes: every writer's output.
+        z: per layer with a norm behind attention the heads' z, which `writes` then does not have; None elsewhere.
         attention_in, mlp_in: per layer the readers' inputs, before the norm (None without an MLP).
         final: the input of `logits`.
         tables: per layer the rotation's cos and sin [batch or 1, pos, dimension]; None without a rotation.
         past: per layer the prefix's keys and values [pair, kv_head, pos, d_head] after norm and rotation, or None.
     """
 
-    logits: Float[Tensor, "pair d_vocab"]
+    logits: Float[Tensor, "pair d_out"]
     writes: Writes
+    z: tuple[Float[Tensor, "batch pos head d_head"] | None, ...]
     attention_in: tuple[Float[Tensor, "batch pos d_model"], ...]
     mlp_in: tuple[Float[Tensor, "batch pos d_model"] | None, ...]
     final: Float[Tensor, "batch pos d_model"]
@@ -44,6 +46,7 @@ class RecordedRun:
         return RecordedRun(
             logits=self.logits,
             writes=self.writes.map(pick),
+            z=tuple(None if layer is None else pick(layer) for layer in self.z),
             attention_in=tuple(pick(layer) for layer in self.attention_in),
             mlp_in=tuple(None if layer is None else pick(layer) for layer in self.mlp_in),
             final=pick(self.final),
@@ -60,8 +63,13 @@ class RecordedRun:
         return stream
 
 
-def record_run(architecture: Architecture, suffix: Suffix, hooks: Sequence[Hook] = ()) -> RecordedRun:
-    """The clean run of some prompts, under `hooks`."""
+def record_run(
+    architecture: Architecture,
+    suffix: Suffix,
+    hooks: Sequence[Hook] = (),
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> RecordedRun:
+    """The clean run of some prompts, under `hooks`, with the logits of `tokens` (see `run`)."""
     seen: dict[tuple[str, int], Tensor] = {}
     hooks = list(hooks)
 
@@ -73,10 +81,12 @@ def record_run(architecture: Architecture, suffix: Suffix, hooks: Sequence[Hook]
         keep(block.resid_pre, "attention", block.layer)
         if block.mlp_in is not None and not block.parallel:
             keep(block.resid_mid or block.mlp_in, "mlp", block.layer)
+        if not block.linear_heads:
+            keep(block.z, "z", block.layer)
         keep(block.rule.cos, "cos", block.layer)
         keep(block.rule.sin, "sin", block.layer)
     keep(architecture.final, "final", 0)
-    logits, writes = capture_writes(architecture, suffix.clean_tokens, hooks)
+    logits, writes = capture_writes(architecture, suffix.clean_tokens, hooks, tokens)
     layers = range(len(architecture.blocks))
     parallel = any(block.parallel for block in architecture.blocks)
     attention = tuple(seen["attention", layer] for layer in layers)
@@ -84,6 +94,7 @@ def record_run(architecture: Architecture, suffix: Suffix, hooks: Sequence[Hook]
     return RecordedRun(
         logits=logits,
         writes=writes,
+        z=tuple(seen.get(("z", layer)) for layer in layers),
         attention_in=attention,
         mlp_in=tuple(
             None if architecture.blocks[layer].mlp_in is None else seen["attention" if parallel else "mlp", layer]
@@ -109,6 +120,7 @@ def join_runs(line: Line, batches: Sequence[RecordedRun]) -> RecordedRun:
     return RecordedRun(
         logits=torch.cat([run.logits for run in batches]),
         writes=join_writes(line, [run.writes for run in batches]),
+        z=tuple(_join_some(line, layer) for layer in zip(*(run.z for run in batches), strict=True)),
         attention_in=tuple(line.join(layer) for layer in zip(*(run.attention_in for run in batches), strict=True)),
         mlp_in=tuple(_join_some(line, layer) for layer in zip(*(run.mlp_in for run in batches), strict=True)),
         final=line.join([run.final for run in batches]),

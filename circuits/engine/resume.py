@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
@@ -32,7 +32,7 @@ class BaseRun:
 
     batch: TokenBatch
     resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
-    logits: Float[Tensor, "read d_vocab"]
+    logits: Float[Tensor, "read d_out"]
     output_lengths: tuple[int | None, ...]
     exact: bool = True
 
@@ -40,8 +40,14 @@ class BaseRun:
         return len(self.batch)
 
 
-def base_run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook] = (), exact: bool = True) -> BaseRun:
-    """Runs once, under `hooks`, which are part of the run, and records what later passes start from."""
+def base_run(
+    architecture: Architecture,
+    batch: TokenBatch,
+    hooks: Sequence[Hook] = (),
+    exact: bool = True,
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> BaseRun:
+    """Runs once, under `hooks`, which are part of the run, and records what later passes start from; `tokens`: see `run`."""
     resid: list[Tensor] = []
     lengths: list[int | None] = []
 
@@ -52,7 +58,7 @@ def base_run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook
     try:
         record = [(block.resid_pre, resid.append) for block in architecture.blocks]
         with torch.no_grad():
-            logits = run(architecture, batch, [*hooks, *record])
+            logits = run(architecture, batch, [*hooks, *record], tokens)
     finally:
         for handle in handles:
             handle.remove()
@@ -60,8 +66,13 @@ def base_run(architecture: Architecture, batch: TokenBatch, hooks: Sequence[Hook
 
 
 def resume(
-    architecture: Architecture, base: BaseRun, layer: int, hooks: Sequence[Hook], tiles: int = 1
-) -> Float[Tensor, "rows d_vocab"]:
+    architecture: Architecture,
+    base: BaseRun,
+    layer: int,
+    hooks: Sequence[Hook],
+    tiles: int = 1,
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "rows d_out"]:
     """Logits of the base run, from `layer` on under hooks.
 
     Args:
@@ -70,13 +81,14 @@ def resume(
         layer: the first layer that the hooks change.
         hooks: they see every prompt `tiles` times: rows = tiles · batch, tile by tile.
         tiles: copies of the batch in one pass.
+        tokens: see `run`.
     """
     layer = layer if base.exact else 0
     blocks = architecture.blocks
 
     first = [(blocks[layer].resid_pre, lambda x: base.resid_pre[layer].repeat(tiles, 1, 1))]
     with torch.no_grad(), _skipping(architecture, base, layer):
-        return run(architecture, base.batch.tiled(tiles), [*first, *hooks])
+        return run(architecture, base.batch.tiled(tiles), [*first, *hooks], tokens)
 
 
 @contextmanager

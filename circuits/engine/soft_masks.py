@@ -42,7 +42,8 @@ def masked_logits(
     streams: Streams | None = None,
     closed_stay: bool = False,
     placed: tuple[PlacedGraph, Int[Tensor, "batch pos"]] | None = None,
-) -> Float[Tensor, "read d_vocab"]:
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "read d_out"]:
     """Logits on the clean prompts under soft masks; connected to `mask` if it requires gradients.
 
     Call it within `inference_state`: weights are constants here.
@@ -55,11 +56,12 @@ def masked_logits(
         streams: `replaced_stream(architecture, replacement)`, if it is known already.
         closed_stay: masks of exactly 0 may get the gradient 0, which is cheaper if most masks are 0.
         placed: a graph over places, whose readers are then those of the mask, and the span of every token.
+        tokens: see `run`.
     """
     streams = replaced_stream(architecture, replacement) if streams is None else streams
     masked = _Masked(architecture, replacement, mask, streams, closed_stay, placed)
     with torch.set_grad_enabled(mask.requires_grad):
-        return run(architecture, suffix.clean_tokens.copied(masked.queries.n), masked.hooks())
+        return run(architecture, suffix.clean_tokens.copied(masked.queries.n), masked.hooks(), tokens)
 
 
 class _Differences:

@@ -52,6 +52,15 @@ class Line:
         """Index of the first answer."""
         return len(self) - self.n_pairs
 
+    @property
+    def positions(self) -> Int[Tensor, " token"]:
+        """The prompt position of every token."""
+        return self.query_at.flatten()[self.place]
+
+    def distance(self, n_slots: int) -> Int[Tensor, "pair slot key"]:
+        """How far keys lie before the last slots' queries; of empty slots and keys, any number."""
+        return self.query_at[:, -n_slots:, None] - self.key_at[:, None]
+
     def join(self, batches: Sequence[Shaped[Tensor, "_ _ *axes"]]) -> Shaped[Tensor, "1 token *axes"]:
         """Values at the batches' positions [batch, pos, …], as one prompt with the line's tokens."""
         return torch.cat([values.flatten(0, 1) for values in batches]).index_select(0, self.source)[None]

@@ -213,10 +213,10 @@ def measure_circuits(
     """`circuit_metrics` of a question, with the rounding error."""
     asked = [_belonging(circuit, question) for circuit in circuits]
 
-    def logits(batch: Batch, clean: Writes) -> Iterator[Float[Tensor, "read d_vocab"]]:
+    def logits(batch: Batch, clean: Writes) -> Iterator[Float[Tensor, "read _"]]:
         replacement = question.replacement(batch.suffix, clean)
         for circuit, spans in asked:
-            yield circuit_logits(question, batch, replacement, circuit, spans)
+            yield circuit_logits(question, batch, replacement, circuit, spans, batch.tokens if len(circuit) else None)
 
     return measure_logits(question, [not len(circuit) for circuit in circuits], logits, progress)
 
@@ -224,7 +224,7 @@ def measure_circuits(
 def measure_logits(
     question: Question,
     empty: Sequence[bool],
-    logits: Callable[[Batch, Writes], Iterable[Float[Tensor, "read d_vocab"]]],
+    logits: Callable[[Batch, Writes], Iterable[Float[Tensor, "read _"]]],
     progress: Progress | None = None,
 ) -> CircuitMetrics:
     """The metric of several runs of every batch, with the rounding error.
@@ -232,7 +232,8 @@ def measure_logits(
     Args:
         question: model, pairs and metric.
         empty: for each run, whether everything is ablated in it.
-        logits: the logits of the runs, in order, from a batch and every writer's output on the clean prompts.
+        logits: the logits of the runs, in order, from a batch and every writer's output on the clean prompts; of `Batch.tokens` only,
+            or of all tokens, as rounding needs where everything is ablated.
         progress: called with (evaluations done, in total).
     """
     values = torch.empty(len(empty), len(question.pairs), dtype=torch.float64)
@@ -244,7 +245,9 @@ def measure_logits(
             own, clean = question.clean_run(batch.suffix)
             rounding[index] = metric_rounding(question.metric, own, batch.targets, share).to("cpu", torch.float64)
             for i, of_run in enumerate(logits(batch, clean)):
-                values[i, index] = question.metric(of_run, batch.targets).to("cpu", torch.float64)
+                whole = of_run.shape == own.shape
+                measured = question.metric(of_run, batch.targets if whole else batch.targets_read)
+                values[i, index] = measured.to("cpu", torch.float64)
                 if empty[i]:
                     moved = metric_rounding(question.metric, of_run, batch.targets, share).to("cpu", torch.float64)
                     rounding[index] = torch.maximum(rounding[index], moved)

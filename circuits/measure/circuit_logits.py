@@ -1,6 +1,6 @@
 """Logits of circuits, with and without places, for one batch."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.ablate import ablated_logits
@@ -27,8 +27,13 @@ def resolved(circuit: Circuit, pairs: PromptPairs) -> tuple[Circuit, SpanTable |
 
 
 def circuit_logits(
-    question: Question, batch: Batch, replacement: Writes, circuit: Circuit, spans: SpanTable | None
-) -> Float[Tensor, "read d_vocab"]:
+    question: Question,
+    batch: Batch,
+    replacement: Writes,
+    circuit: Circuit,
+    spans: SpanTable | None,
+    tokens: Int[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "read d_out"]:
     """Logits of a batch with everything outside the circuit ablated.
 
     Args:
@@ -36,10 +41,12 @@ def circuit_logits(
         batch: some of its pairs.
         replacement: the replacement values of all writers.
         circuit, spans: of `resolved`.
+        tokens: compute the logits of these tokens only (`Batch.tokens`); None: all.
     """
     architecture = question.model.architecture
     if spans is None:
-        return ablated_logits(architecture, batch.suffix, replacement, circuit.mask)
+        return ablated_logits(architecture, batch.suffix, replacement, circuit.mask, tokens=tokens)
     assert isinstance(circuit.graph, PlacedGraph)
     mask = circuit.mask.to(batch.suffix.clean.device)
-    return ablated_at_places(architecture, batch.suffix, replacement, circuit.graph, mask, spans.of_tokens(batch))
+    at = spans.of_tokens(batch)
+    return ablated_at_places(architecture, batch.suffix, replacement, circuit.graph, mask, at, tokens)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.engine.hooks import Hook, TokenBatch, inference_state
+from circuits.engine.hooks import NO_LOGITS, Hook, TokenBatch, inference_state
 from circuits.engine.inserted import edits
 from circuits.engine.patch import ValueRecorder, Values, record_values
 from circuits.engine.resume import BaseRun, resume
@@ -59,7 +59,7 @@ class Replacements:
         """The values for one batch; `own`: the batch's clean values."""
         suffix = batch.suffix
         if isinstance(self.ablation, RunAblation):
-            return self.ablation.values(question.model, suffix, self.sites)[1]
+            return self.ablation.values(question.model, suffix, self.sites, NO_LOGITS)[1]
         if isinstance(self.ablation, Zero):
             return {key: torch.zeros_like(value) for key, value in own.items()}
         length = suffix.start + suffix.clean.shape[1]
@@ -75,7 +75,8 @@ def _means(
     with inference_state(model.bridge):
         for batch in reference.batches(batch_size, forced=False):
             batch = batch.to(model.device)
-            _, values = record_values(model.architecture, TokenBatch(batch.clean, batch.position), sites)
+            tokens = TokenBatch(batch.clean, batch.position)
+            _, values = record_values(model.architecture, tokens, sites, tokens=NO_LOGITS)
             group, axes = (batch.clean.shape[1], (0,)) if by_length else (0, (0, 1))
             total = totals.setdefault(group, {})
             for key, value in values.items():
@@ -137,13 +138,13 @@ class ComponentRuns:
         order = first.argsort(stable=True)
         order = order[first[order] < len(self.base.resid_pre)]
         tiles = max(1, TOKENS_AT_ONCE // self.batch.n_tokens)
-        model, targets = self.question.model, self.batch.targets
+        architecture = self.question.model.architecture
         for chunk in order.split(tiles) if len(order) else ():
-            hooks = self._hooks(ablated[chunk].to(model.device))
-            logits = resume(model.architecture, self.base, int(first[chunk[0]]), hooks, len(chunk))
+            hooks = self._hooks(ablated[chunk].to(self.question.model.device))
+            logits = resume(architecture, self.base, int(first[chunk[0]]), hooks, len(chunk), self.batch.tokens)
             logits = logits.reshape(len(chunk), len(self.base.logits), -1)
             for i, row in zip(chunk.tolist(), logits, strict=True):
-                metrics[i] = self.question.metric(row, targets)
+                metrics[i] = self.question.metric_of(self.batch, row)
         return metrics
 
     def _hooks(self, ablated: Bool[Tensor, "tile component"]) -> list[Hook]:

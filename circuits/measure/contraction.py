@@ -1,12 +1,13 @@
 """From gradients at readers to effects of edges: the part that all rules of edge attribution share."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
-from circuits.engine.capture import Gradients, Queries, Writes, capture_gradients, capture_writes, stack
+from circuits.engine.capture import Gradients, Queries, Writes, capture_gradients, only_writes, stack
 from circuits.engine.gradient_places import PlacedGradientSum
 from circuits.engine.gradient_sum import GradientSum
 from circuits.engine.hooks import Hook
@@ -81,14 +82,16 @@ class Contraction:
 
     def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
         """One forward and one backward pass on the clean prompts, from `embedding` if it is given."""
-        architecture = self.question.model.architecture
+        question, architecture = self.question, self.question.model.architecture
+        clean = embedding is None and not hooks
         gradients = capture_gradients(
             architecture,
             self.batch.suffix.clean_tokens,
-            lambda logits: self.question.metric(logits, self.batch.targets),
+            partial(question.clean_metric if clean else question.metric_of, self.batch),
             embedding,
-            hooks,
+            question.seeing(self.batch) if clean else hooks,
             self._queries,
+            self.batch.tokens,
         )
         self._sees_nothing |= sees_nothing(architecture, (*gradients.resid_pre, gradients.resid_final))
         return gradients
@@ -103,11 +106,11 @@ class Contraction:
         """Every writer's output if `embedding` enters the first block."""
         architecture = self.question.model.architecture
         start: Hook = (architecture.blocks[0].resid_pre, lambda x: embedding)
-        return capture_writes(architecture, self.batch.suffix.clean_tokens, [start])[1]
+        return only_writes(architecture, self.batch.suffix.clean_tokens, [start])
 
     def clean_and_replacement(self) -> tuple[Writes, Writes]:
         """Every writer's output on the clean prompts, and its replacement."""
-        _, clean = self.question.clean_run(self.batch.suffix)
+        clean = self.question.clean_writes(self.batch)
         return clean, self.question.replacement(self.batch.suffix, clean)
 
     def difference(self, clean: Writes, replacement: Writes) -> Writes:

@@ -10,7 +10,6 @@ of the attention layers; for a metric that is not linear in the logits, also met
 2211.00593, section 3.1, for the logit difference.)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from circuits.engine.architecture import Architecture, Block
 from circuits.engine.check import tolerance
-from circuits.engine.final_writes import FinalWrites, mlp_post_norm, taken_back
+from circuits.engine.final_writes import FinalWrites, taken_back
+from circuits.engine.unembedding import behind_unembedding
 from circuits.errors import ModelError
 from circuits.question.metrics import Metric, Targets
 
@@ -86,8 +86,7 @@ def logit_factors(
     """
     limit = tolerance(logits.dtype) * max(float(logits.abs().max()), 1e-30) if logits.numel() else 0.0
     ratio = float((raw * logits).sum() / raw.square().sum().clamp(min=1e-30))
-    adapter = getattr(architecture.bridge, "adapter", None)
-    transform: Callable[[Tensor], Tensor] = getattr(adapter, "apply_output_logits_transform", lambda x: x)
+    transform = behind_unembedding(architecture)
     sign = torch.where(raw < 0, -1.0, 1.0).to(raw.dtype)
     moved = torch.where(raw.abs() < SMALLEST, SMALLEST * sign, raw)
     for factors in (torch.ones_like(raw), transform(moved) / moved, torch.full_like(raw, ratio)):
@@ -163,7 +162,7 @@ def neuron_parts(block: Block, end: FinalWrites, direction: Direction) -> Float[
         ModelError: the model does not give the MLP's output matrix (mixtures of experts).
     """
     d = direction.vector.to(end.neurons[block.layer].device)
-    post = mlp_post_norm(block)
+    post = block.mlp_post_norm
     if post is not None:
         d = taken_back(post, end.mlps_projected[block.layer].to(d.dtype), d)
     weight = getattr(block.module.mlp, "W_out", None)

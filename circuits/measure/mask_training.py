@@ -199,8 +199,9 @@ class Objective:
     def metric(self, part: _Part, mask: Float[Tensor, "writer reader"]) -> Float[Tensor, " pair"]:
         """The metric per prompt under these masks; masks of exactly 0 are assumed to have no gradient."""
         architecture, suffix = self.question.model.architecture, part.batch.suffix
-        logits = masked_logits(architecture, suffix, part.replacement, mask, part.streams, True, part.placed)
-        return self._finite(self.question.metric(logits, part.batch.targets))
+        tokens = part.batch.tokens
+        logits = masked_logits(architecture, suffix, part.replacement, mask, part.streams, True, part.placed, tokens)
+        return self._finite(self.question.metric_of(part.batch, logits))
 
     def loss(self, part: _Part, values: Float[Tensor, " pair"]) -> Float[Tensor, ""]:
         """The mean loss for these metrics, in units of its range."""

@@ -60,17 +60,20 @@ class PatchRuns:
             direction: see the module docstring.
         """
         model, architecture = question.model, question.model.architecture
-        runs = {"clean": (batch.suffix.clean_tokens, []), "corrupted": other.run(model, batch.suffix)}
+        runs = {
+            "clean": (batch.suffix.clean_tokens, question.seeing(batch)),
+            "corrupted": other.run(model, batch.suffix),
+        }
         base_name, source_name = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
         tokens, hooks = runs[source_name]
-        logits, values = record_values(architecture, tokens, sites, hooks)
+        logits, values = record_values(architecture, tokens, sites, hooks, batch.tokens)
         values = (other.on_own if direction == "denoising" else other.on_clean)(batch.suffix, values)
         tokens, hooks = runs[base_name]
         own = ValueRecorder(architecture, sites)
-        base = base_run(architecture, tokens, [*hooks, *own.hooks()], model.report.resume_exact)
+        base = base_run(architecture, tokens, [*hooks, *own.hooks()], model.report.resume_exact, batch.tokens)
         ends_logits = {source_name: logits, base_name: base.logits}
         clean = question.clean_metric(batch, ends_logits["clean"])
-        corrupted = question.metric(ends_logits["corrupted"], batch.targets)
+        corrupted = question.metric_of(batch, ends_logits["corrupted"])
         return cls(question, batch, base, own.values, values, clean, corrupted, direction, other)
 
     def metrics(self, interventions: Sequence[Intervention]) -> Float[Tensor, "intervention batch"]:
@@ -85,12 +88,12 @@ class PatchRuns:
             if patches
         }
         useful = [i for i, changed in changes.items() if changed.any()]
-        architecture, targets = self.question.model.architecture, self.batch.targets
+        architecture, tokens = self.question.model.architecture, self.batch.tokens
         for chunk in _chunks(useful, interventions, max(1, TOKENS_AT_ONCE // self.batch.n_tokens)):
             wanted = [interventions[i] for i in chunk]
-            logits = patched_logits(architecture, self.base, self.values, wanted)
+            logits = patched_logits(architecture, self.base, self.values, wanted, tokens)
             for i, row in zip(chunk, logits, strict=True):
-                metrics[i] = torch.where(changes[i], self.question.metric(row, targets), metrics[i])
+                metrics[i] = torch.where(changes[i], self.question.metric_of(self.batch, row), metrics[i])
         return metrics
 
 

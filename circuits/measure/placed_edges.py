@@ -36,16 +36,17 @@ class PlacedEdgeRuns:
 
     @classmethod
     def of(cls, question: Question, batch: Batch, context: Circuit, axis: PlaceAxis) -> "PlacedEdgeRuns":
-        _, clean = question.clean_run(batch.suffix)
+        clean = question.clean_writes(batch)
         replacement = question.replacement(batch.suffix, clean)
         keep = context.mask.to(batch.suffix.clean.device)
         runs = cls(question, batch, axis, keep, replacement, axis.table.of_tokens(batch), torch.empty(0))
         return cls(question, batch, axis, keep, replacement, runs.spans, runs._metric(keep))
 
     def _metric(self, keep: Bool[Tensor, "writer column"]) -> Float[Tensor, " prompt"]:
-        model, suffix = self.question.model, self.batch.suffix
-        logits = ablated_at_places(model.architecture, suffix, self.replacement, self.axis.graph, keep, self.spans)
-        return self.question.metric(logits, self.batch.targets)
+        architecture, suffix, graph = self.question.model.architecture, self.batch.suffix, self.axis.graph
+        tokens = self.batch.tokens
+        logits = ablated_at_places(architecture, suffix, self.replacement, graph, keep, self.spans, tokens)
+        return self.question.metric_of(self.batch, logits)
 
     def effects(self, column: int, writers: Sequence[int]) -> Float[Tensor, "writer prompt"]:
         """Effects of the edges from `writers` into a reader at a place."""

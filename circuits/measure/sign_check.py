@@ -48,9 +48,9 @@ class SignCheck:
         hooks = ShiftedReaders(model.architecture, {self.graph.readers_of(0, "mlp").start: shift}).hooks()
         logits = clean.logits.clone()
         with torch.no_grad():
-            measured = run(model.architecture, batch.suffix.clean_tokens.first(rows), hooks)
+            measured = run(model.architecture, batch.suffix.clean_tokens.first(rows), hooks, batch.tokens)
             logits[: len(measured)] = measured
-        self.effects.append((clean.values - self.question.metric(logits, batch.targets))[:pairs].cpu())
+        self.effects.append((clean.values - self.question.metric_of(batch, logits))[:pairs].cpu())
 
     def verdict(self, scores: EdgeScores) -> str | None:
         """A warning if the exact effect and the score have opposite signs.

@@ -51,7 +51,7 @@ class EdgeRuns:
     @classmethod
     def of(cls, question: Question, batch: Batch, context: Circuit | None, axis: PlaceAxis | None = None) -> "EdgeRuns":
         model = question.model
-        _, clean = question.clean_run(batch.suffix)
+        clean = question.clean_writes(batch)
         replacement = question.replacement(batch.suffix, clean)
         hooks: list[Hook] = []
         if context is not None:
@@ -62,13 +62,13 @@ class EdgeRuns:
         if axis is not None and axis.graph.places.destinations:
             hooks += [(block.z, z.append) for block in model.architecture.blocks]
         exact = model.report.resume_exact and model.architecture.blocks[0].linear_heads
-        base = base_run(model.architecture, batch.suffix.clean_tokens, hooks, exact)
+        base = base_run(model.architecture, batch.suffix.clean_tokens, hooks, exact, batch.tokens)
         if context is not None:
             difference = ablated.difference
         else:
             difference = stack(model.architecture, replacement.minus(clean), model.dtype)
         spans = None if axis is None else axis.table.of_tokens(batch)
-        metric = question.metric(base.logits, batch.targets)
+        metric = question.metric_of(batch, base.logits)
         return cls(base, metric, replacement, difference, axis, spans, tuple(z))
 
     def reader(self, column: int) -> tuple[int, Place | None]:
@@ -129,9 +129,9 @@ def edge_effects(
                 hooks.append(runs.for_queries(model.architecture, layer, place, len(chunk)))
         else:
             hooks = _ShiftedContext(model, runs, context, r, shift, len(chunk), layer).hooks()
-        logits = resume(model.architecture, runs.base, layer, hooks, len(chunk))
+        logits = resume(model.architecture, runs.base, layer, hooks, len(chunk), batch.tokens)
         for sign, row in zip(signs, logits.reshape(len(chunk), len(runs.base.logits), -1), strict=True):
-            effects.append((runs.metric - question.metric(row, batch.targets)) * sign)
+            effects.append((runs.metric - question.metric_of(batch, row)) * sign)
     return torch.stack(effects).to("cpu", torch.float64)
 
 

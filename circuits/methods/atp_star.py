@@ -160,7 +160,7 @@ class _Plan:
 
 
 def _contributions(question: Question, other: RunAblation, batch: Batch, plan: _Plan) -> BatchEffects:
-    logits, corrupted = other.values(question.model, batch.suffix, plan.sites)
+    logits, corrupted = other.values(question.model, batch.suffix, plan.sites, batch.tokens)
     live, scores = _clean_run(question, batch, plan)
     keys = sorted({plan.gradient_key(key) for key in plan.rows})
     gradients, stream = live.gradients(keys, again=plan.grad_drop)
@@ -173,9 +173,7 @@ def _contributions(question: Question, other: RunAblation, batch: Batch, plan: _
     if plan.grad_drop:
         sizes = _grad_drop(estimate, live, keys, sizes, stream)
     # node_effects converts effects to the metric's direction; sizes have no direction.
-    return BatchEffects(
-        sizes * question.metric.sign, live.metric.detach(), question.metric(logits, batch.targets).detach()
-    )
+    return BatchEffects(sizes * question.metric.sign, live.metric.detach(), question.metric_of(batch, logits).detach())
 
 
 def _clean_run(question: Question, batch: Batch, plan: _Plan) -> tuple[LiveRun, AttentionScores]:

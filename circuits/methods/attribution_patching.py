@@ -130,8 +130,8 @@ def _attribute(
         else []
     )
     moved += [find_site(question.model.graph, "input")] if gradient == "ig" else []
-    logits, corrupted = other.values(question.model, batch.suffix, [*sites, *moved])
-    corrupted_metric = question.metric(logits, batch.targets)
+    logits, corrupted = other.values(question.model, batch.suffix, [*sites, *moved], batch.tokens)
+    corrupted_metric = question.metric_of(batch, logits)
     ends = [(site.layer, site.point) for site in moved]
     live = question.live_run(batch, sorted({*keys, *ends}))
     clean, metric = live.detached, live.metric.detach()

@@ -200,16 +200,17 @@ def _mediate_batch(
     recorders, bases = [], []
     for tokens, hooks in ((batch.suffix.clean_tokens, []), other.run(model, batch.suffix)):
         recorder = ValueRecorder(architecture, sites)
-        bases.append(base_run(architecture, tokens, [*hooks, *recorder.hooks()], model.report.resume_exact))
+        recording = [*hooks, *recorder.hooks()]
+        bases.append(base_run(architecture, tokens, recording, model.report.resume_exact, batch.tokens))
         recorders.append(recorder)
     places = [None] if labels is None else [tokens_at(label, batch, question.pairs) for label in labels]
     patches = [Patch(site, where) for site in sites for where in places]
-    metrics = [question.metric(base.logits, batch.targets) for base in bases]
+    metrics = [question.metric_of(batch, base.logits) for base in bases]
     clean, corrupted = (recorder.values for recorder in recorders)
     into_clean = (bases[0], clean, other.on_clean(batch.suffix, corrupted), patches)
     into_other = (bases[1], corrupted, other.on_own(batch.suffix, clean), other.own_patches(batch.suffix, patches))
     for (base, own, values, where), unpatched in zip((into_clean, into_other), metrics[:], strict=True):
         changed = batch.any_row(changed_prompts(own, values, where, unpatched.device))
-        logits = patched_logits(architecture, base, values, [where])[0]
-        metrics.append(torch.where(changed, question.metric(logits, batch.targets), unpatched))
+        logits = patched_logits(architecture, base, values, [where], batch.tokens)[0]
+        metrics.append(torch.where(changed, question.metric_of(batch, logits), unpatched))
     return torch.stack(metrics).to("cpu", torch.float64)

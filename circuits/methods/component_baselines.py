@@ -204,7 +204,7 @@ def _linear_maps(model: Model, site: Site) -> _Maps:
 
 def _ends(question: Question, batch: Batch) -> tuple[Tensor, Tensor]:
     """The embedding, ablated and clean."""
-    _, clean = question.clean_run(batch.suffix)
+    clean = question.clean_writes(batch)
     return question.replacement(batch.suffix, clean).embedding.to(clean.embedding), clean.embedding
 
 

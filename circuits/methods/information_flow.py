@@ -20,6 +20,7 @@ With `destinations`, what arrives at a key or value at token s is divided among 
 where A is the pattern, for a group of heads their mean. This division is ours, not the paper's. It sums to the share at s.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from circuits.engine.capture import stack
 from circuits.engine.final_writes import pattern_point
-from circuits.engine.hooks import inference_state
+from circuits.engine.hooks import NO_LOGITS, inference_state
 from circuits.engine.recorded_run import record_run
 from circuits.errors import InputError
 from circuits.graph.graph import Reader
@@ -118,15 +119,15 @@ def _shares(
     shown = axis is not None and axis.graph.places.destinations
     blocks = model.architecture.blocks if shown else ()
     hooks = [(pattern_point(model.architecture, block), patterns.append) for block in blocks]
-    run = record_run(model.architecture, batch.suffix, hooks)
+    run = record_run(model.architecture, batch.suffix, hooks, NO_LOGITS)
     writes = stack(model.architecture, run.writes, question.sum_dtype)
+    ends = {_stream(reader): reader for reader in graph.reader_nodes}
+    inputs = torch.stack([run.seen_by(reader).to(writes) for reader in ends.values()], dim=2)
+    del run
+    of_stream = dict(zip(ends, shares_of(writes, inputs, [r.n_writers for r in ends.values()]), strict=True))
     shares = writes.new_zeros(len(batch), graph.n_writers, graph.n_readers)
-    streams: dict[tuple[int, bool], Tensor] = {}
     for r, reader in enumerate(graph.reader_nodes):
-        stream = _stream(reader)
-        if stream not in streams:
-            streams[stream] = share(writes[:, : reader.n_writers], run.seen_by(reader).to(writes))
-        shares[:, : reader.n_writers, r] = streams[stream].mean(-1)
+        shares[:, : reader.n_writers, r] = of_stream[_stream(reader)].mean(-1)
     if axis is None:
         return shares, None
     spans = F.one_hot(axis.table.of_tokens(batch), len(axis.graph.places.spans)).to(writes)
@@ -134,7 +135,7 @@ def _shares(
     columns = writes.new_zeros(len(batch), graph.n_writers, axis.graph.n_readers)
     for column, (r, place) in enumerate(axis.graph.columns):
         reader = graph.reader_nodes[r]
-        here = streams[_stream(reader)] * spans[:, None, :, place.source]
+        here = of_stream[_stream(reader)] * spans[:, None, :, place.source]
         if place.destination is not None:
             here = here * divided[reader.layer][:, reader.head, None, :, place.destination]
         columns[:, : reader.n_writers, column] = here.mean(-1)
@@ -155,14 +156,36 @@ def _stream(reader: Reader) -> tuple[int, bool]:
     return reader.layer, reader.part == "mlp"
 
 
-def share(
-    parts: Float[Tensor, "batch writer pos d_model"], whole: Float[Tensor, "batch pos d_model"]
-) -> Float[Tensor, "batch writer pos"]:
-    """Each part's share of the whole, see the module docstring."""
-    distance = torch.cdist(parts.transpose(1, 2), whole[:, :, None], p=1)[..., 0].transpose(1, 2)
-    near = (whole.abs().sum(-1)[:, None] - distance).clamp(min=0)
-    total = near.sum(1, keepdim=True)
-    return near / total.masked_fill(total == 0, 1.0)
+def shares_of(
+    parts: Float[Tensor, "batch writer pos d_model"],
+    inputs: Float[Tensor, "batch pos stream d_model"],
+    n_writers: Sequence[int],
+) -> list[Float[Tensor, "batch some_writers pos"]]:
+    """The share of each stream's first writers, see the module docstring.
+
+    The writers at one token fit into a cache, and all streams there are compared with them before the next token. Stream by stream,
+    all writers would come from memory each time, which takes longer than the model's own pass. A sum over `d_model` is a product
+    with ones, which is the fastest.
+
+    Args:
+        parts: all writers.
+        inputs: the streams, in the order of the forward pass.
+        n_writers: how many writers each stream has.
+    """
+    batch, total, pos, d_model = parts.shape
+    distance = parts.new_empty(batch, pos, len(n_writers), total)
+    difference, ones = parts.new_empty(total, d_model), parts.new_ones(d_model)
+    for b in range(batch):
+        for p, at_token in enumerate(parts[b].transpose(0, 1).contiguous()):
+            for stream, n in enumerate(n_writers):
+                torch.sub(at_token[:n], inputs[b, p, stream], out=difference[:n])
+                torch.mv(difference[:n].abs_(), ones, out=distance[b, p, stream, :n])
+    sizes, shares = inputs.abs().sum(-1), []
+    for stream, n in enumerate(n_writers):
+        near = (sizes[:, None, :, stream] - distance[:, :, stream, :n].transpose(1, 2)).clamp(min=0)
+        whole = near.sum(1, keepdim=True)
+        shares.append(near / whole.masked_fill(whole == 0, 1.0))
+    return shares
 
 
 METHOD = Method(

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from circuits.engine.hooks import inference_state
 from circuits.engine.patch import Patch, patched_logits, record_values
+from circuits.engine.resume import base_run
 from circuits.errors import InputError
 from circuits.methods.alignment import NodeAt, align
 from circuits.methods.causal_model import CausalModel
@@ -287,7 +288,7 @@ def _intervene(
     sites = [part.site for parts in nodes for part in parts]
     source, values = record_values(architecture, batch.suffix.corrupted_tokens, sites)
     values = {key: batch.suffix.on_clean(value) for key, value in values.items()}
-    base = question.base_run(batch)
+    base = base_run(architecture, batch.suffix.clean_tokens, [], question.model.report.resume_exact)
     logits = [base.logits, source]
     for parts in nodes:
         patches = [

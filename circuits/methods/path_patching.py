@@ -29,11 +29,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
 from circuits.engine.by_query import QueryCopies
-from circuits.engine.hooks import Hook
+from circuits.engine.hooks import NO_LOGITS, Hook
 from circuits.engine.patch import Patch, ValueRecorder, Values, patch_hooks
 from circuits.engine.receivers import SetReaders, ShiftedReceivers, StreamRecorder, Tokens
 from circuits.engine.resume import BaseRun, resume
@@ -196,8 +197,8 @@ def _patch_batch(
 ) -> BatchEffects:
     model = question.model
     senders = list(dict.fromkeys(node.site for group in groups for node in group))
-    logits, corrupted = other.values(model, batch.suffix, senders)
-    corrupted_metric = question.metric(logits, batch.targets)
+    logits, corrupted = other.values(model, batch.suffix, senders, batch.tokens)
+    corrupted_metric = question.metric_of(batch, logits)
     own, stream = ValueRecorder(model.architecture, [*plan.frozen, *senders]), StreamRecorder(model.architecture)
     base = question.base_run(batch, [*own.hooks(), *stream.hooks()])
     clean_metric = question.clean_metric(batch, base.logits)
@@ -206,8 +207,8 @@ def _patch_batch(
     for group in groups:
         patches = [node.patch(batch, question.pairs) for node in group]
         sent = _first_pass(model, base, plan, patches, own.values, corrupted)
-        logits = _second_pass(model, base, plan, patches, own.values, stream, sent, tokens, copies)
-        metrics.append(question.metric(logits, batch.targets))
+        logits = _second_pass(model, base, plan, patches, own.values, stream, sent, tokens, copies, batch.tokens)
+        metrics.append(clean_metric if logits is None else question.metric_of(batch, logits))
     return BatchEffects(clean_metric - torch.stack(metrics), clean_metric, corrupted_metric)
 
 
@@ -231,7 +232,7 @@ def _first_pass(
         *_held_attention(model.architecture, first, senders, clean, corrupted),
         *stream.hooks(),
     ]
-    resume(model.architecture, base, first, hooks)
+    resume(model.architecture, base, first, hooks, tokens=NO_LOGITS)
     return stream
 
 
@@ -264,8 +265,9 @@ def _second_pass(
     sent: StreamRecorder,
     tokens: Tokens,
     copies: QueryCopies,
-) -> Tensor:
-    """Logits with the stored stream before the receivers, and everything after them live."""
+    read: Int[Tensor, " d_out"] | None,
+) -> Float[Tensor, "read d_out"] | None:
+    """Logits of the tokens `read`, with the stored stream before the receivers, and everything after them live; None: the clean run's."""
     arrived, layers = {}, []
     for r in plan.receivers:
         reader = model.graph.reader_nodes[r]
@@ -274,7 +276,7 @@ def _second_pass(
             arrived[r] = copies.tiled(after if plan.inputs == "set" else after - before)
             layers.append(min(reader.layer, model.graph.n_layers - 1))
     if not arrived:
-        return base.logits
+        return None
     if plan.inputs == "set":
         receiving = SetReaders(model.architecture, arrived, tokens)
     else:
@@ -286,7 +288,7 @@ def _second_pass(
         (block.z, lambda z: copies.tiled(copies.merged(z))) for block in model.architecture.blocks[min(layers) :]
     ]
     hooks = [*(merging if copies.n > 1 else ()), *receiving.hooks()]
-    return resume(model.architecture, base, min(layers), hooks, copies.n)[: len(base.logits)]
+    return resume(model.architecture, base, min(layers), hooks, copies.n, read)[: len(base.logits)]
 
 
 METHOD = Method(

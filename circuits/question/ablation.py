@@ -6,10 +6,10 @@ from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.engine.capture import Writes, capture_writes
+from circuits.engine.capture import Writes, only_writes
 from circuits.engine.hooks import Hook, TokenBatch
 from circuits.engine.patch import Patch, Values, record_values
 from circuits.engine.prefix import Suffix
@@ -110,15 +110,15 @@ class RunAblation(Ablation):
         """The prompts of that run, and its hooks."""
 
     def replacement(self, model: "Model", suffix: Suffix, clean: Writes) -> Writes:
-        writes = capture_writes(model.architecture, *self.run(model, suffix))[1]
+        writes = only_writes(model.architecture, *self.run(model, suffix))
         return writes.map(suffix.on_clean) if self.of_corrupted else writes
 
     def values(
-        self, model: "Model", suffix: Suffix, sites: Sequence[Site]
-    ) -> tuple[Float[Tensor, "read d_vocab"], Values]:
-        """The logits of that run, and its activations at the sites, at the clean tokens."""
+        self, model: "Model", suffix: Suffix, sites: Sequence[Site], tokens: Int[Tensor, " d_out"] | None = None
+    ) -> tuple[Float[Tensor, "read d_out"], Values]:
+        """The logits of that run (of these tokens; None: of all), and its activations at the sites, at the clean tokens."""
         batch, hooks = self.run(model, suffix)
-        logits, values = record_values(model.architecture, batch, sites, hooks)
+        logits, values = record_values(model.architecture, batch, sites, hooks, tokens)
         return logits, self.on_clean(suffix, values)
 
     def on_clean(self, suffix: Suffix, values: Values) -> Values:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from circuits.engine.capture import Writes, capture_writes
+from circuits.engine.capture import Writes, only_writes
 from circuits.engine.hooks import TokenBatch, inference_state
 from circuits.engine.prefix import Suffix
 from circuits.errors import InputError, locating
@@ -44,7 +44,7 @@ class OverReference(Ablation):
         with inference_state(model.bridge):
             for batch in (pairs if self.reference is None else self.reference).batches(batch_size, forced=False):
                 batch = batch.to(model.device)
-                yield capture_writes(model.architecture, TokenBatch(batch.clean, batch.position))[1]
+                yield only_writes(model.architecture, TokenBatch(batch.clean, batch.position))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ to guess.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -78,6 +78,16 @@ class Targets:
             return entries.scatter_add_(1, self.answers, self.answers_mask.to(logits.dtype)) > 0
         return entries.index_put_((self.forced.answers, self.answers), self.answers_mask.to(logits.dtype), True) > 0
 
+    def among(self, tokens: Int[Tensor, " d_out"]) -> "Targets":
+        """The same targets, for logits of these tokens only: in increasing order, with all answers and distractors."""
+        clean = self.clean_logits
+        return replace(
+            self,
+            answers=torch.searchsorted(tokens, self.answers),
+            distractors=torch.searchsorted(tokens, self.distractors),
+            clean_logits=None if clean is None else clean[:, tokens.to(clean.device)],
+        )
+
     def per_pair(self, values: Float[Tensor, " read"]) -> Float[Tensor, " pair"]:
         """Sums over the read positions of each pair."""
         if self.forced is None:
@@ -134,6 +144,12 @@ class Metric:
         values = self.function(wide, targets)
         check_known(self.name, values, targets)
         return values
+
+    def tokens_read(self, targets: Targets) -> Int[Tensor, " d_out"] | None:
+        """The tokens whose logits the metric reads, in increasing order; None: all of the vocabulary."""
+        if not self.answers_only or targets.forced is not None:
+            return None
+        return torch.unique(torch.cat([targets.answers.flatten(), targets.distractors.flatten()]))
 
     def require_gradient(self, method: str, at_clean: bool = True) -> None:
         """Raises InputError, with the reason, if a gradient method cannot use the metric."""

@@ -6,17 +6,19 @@ logits that a metric needs, and chooses a batch size.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.engine.capture import Writes, capture_writes
+from circuits.engine.capture import Writes, capture_writes, only_writes
+from circuits.engine.foreign_hooks import on_points
 from circuits.engine.hooks import Hook, inference_state, run
 from circuits.engine.live_run import Key, LiveRun, live_run
 from circuits.engine.prefix import WITHOUT_CORRUPTED, Suffix, split
 from circuits.engine.resume import BaseRun, base_run
+from circuits.engine.unembedding import logits_of
 from circuits.errors import InputError, PairsError
 from circuits.model import Model
 from circuits.model_calls import hooks_of, using
@@ -45,13 +47,20 @@ class Batch:
     Attributes:
         suffix: the prompts without their common prefix.
         targets: the metric's inputs besides the logits.
+        tokens: the tokens whose logits the metric reads; None: all of the vocabulary.
     """
 
     suffix: Suffix
     targets: Targets
+    tokens: Int[Tensor, " d_out"] | None = None
 
     def __len__(self) -> int:
         return len(self.suffix.batch)
+
+    @cached_property
+    def targets_read(self) -> Targets:
+        """The targets for logits of `tokens`."""
+        return self.targets if self.tokens is None else self.targets.among(self.tokens)
 
     @property
     def n_rows(self) -> int:
@@ -212,15 +221,18 @@ class Question:
             targets = targets_of(suffix.batch)
             if self.metric.needs_clean_logits:
                 targets = targets_of(suffix.batch, self.clean_run(suffix)[0])
-            yield Batch(suffix, targets)
+            yield Batch(suffix, targets, self.tokens_read(targets))
             done += len(batch)
             if progress is not None:
                 progress(done, len(self.pairs))
 
-    @property
-    def answers_only(self) -> bool:
-        """Whether only the logits of answers and distractors need be computed."""
-        return self.metric.answers_only and not self.pairs.several_tokens
+    def tokens_read(self, targets: Targets) -> Int[Tensor, " d_out"] | None:
+        """The tokens whose logits need be computed, where nothing but the metric reads logits; None: all of the vocabulary.
+
+        All, if the metric reads them, if the model computes its logits in an unknown way, or under the user's hooks.
+        """
+        exact = self.model.report.columns_exact and not _hooked(self.model)
+        return self.metric.tokens_read(targets) if exact else None
 
     @property
     def n_batches(self) -> int:
@@ -238,9 +250,17 @@ class Question:
         saw(suffix.batch, logits)
         return logits, writes
 
+    def clean_writes(self, batch: Batch) -> Writes:
+        """Writers' outputs on the clean prompts; also records the answers."""
+        if batch.tokens is None:
+            return self.clean_run(batch.suffix)[1]
+        return only_writes(self.model.architecture, batch.suffix.clean_tokens, self.seeing(batch))
+
     def base_run(self, batch: Batch, hooks: Sequence[Hook] = ()) -> BaseRun:
-        """The clean run under hooks that only record; later passes can begin in the middle of it."""
-        return base_run(self.model.architecture, batch.suffix.clean_tokens, hooks, self.model.report.resume_exact)
+        """The clean run under hooks that only record, with the logits of `batch.tokens`; later passes can begin in the middle
+        of it."""
+        clean, exact = batch.suffix.clean_tokens, self.model.report.resume_exact
+        return base_run(self.model.architecture, clean, [*hooks, *self.seeing(batch)], exact, batch.tokens)
 
     def live_run(
         self,
@@ -252,17 +272,35 @@ class Question:
     ) -> LiveRun:
         """The clean run with its autograd graph; with an `embedding`, the run in which it enters the first block; with hooks `before`,
         the run that these change (`engine.live_run`)."""
+        architecture, clean, metric = self.model.architecture, batch.suffix.clean_tokens, self.metric_of
+        if embedding is None and not before:
+            hooks, metric = [*hooks, *self.seeing(batch)], self.clean_metric
+        of_batch = partial(metric, batch)
+        return live_run(architecture, clean, of_batch, keys, hooks, embedding, before, batch.tokens)
 
-        def metric(logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, " pair"]:
-            is_clean = embedding is None and not before
-            return self.clean_metric(batch, logits) if is_clean else self.metric(logits, batch.targets)
+    def metric_of(self, batch: Batch, logits: Float[Tensor, "read d_out"]) -> Float[Tensor, " pair"]:
+        """The metric of a batch, from the logits of `batch.tokens`."""
+        return self.metric(logits, batch.targets_read)
 
-        return live_run(self.model.architecture, batch.suffix.clean_tokens, metric, keys, hooks, embedding, before)
+    def clean_metric(self, batch: Batch, logits: Float[Tensor, "read d_out"]) -> Float[Tensor, " pair"]:
+        """The same of a clean run under the hooks `seeing`; also records the answers (`circuits.question.answers`)."""
+        if batch.tokens is None:
+            saw(batch.suffix.batch, logits)
+        return self.metric_of(batch, logits)
 
-    def clean_metric(self, batch: Batch, logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, " pair"]:
-        """The metric of a batch's clean run; also records the answers (`circuits.question.answers`)."""
-        saw(batch.suffix.batch, logits)
-        return self.metric(logits, batch.targets)
+    def seeing(self, batch: Batch) -> list[Hook]:
+        """Hooks that record the answers in a clean run with the logits of `batch.tokens`, if these are not all and answers are
+        looked for."""
+        if batch.tokens is None or not is_unseen(batch.suffix.batch):
+            return []
+        architecture, clean = self.model.architecture, batch.suffix.clean_tokens
+
+        def see(normed: Float[Tensor, "row pos d_model"]) -> None:
+            with torch.no_grad():
+                logits = logits_of(architecture, clean.read_from(normed))
+                saw(batch.suffix.batch, logits.to(clean.tokens.device))
+
+        return [(architecture.unembed, see)]
 
     def replacement(self, suffix: Suffix, clean: Writes) -> Writes:
         """The replacement values of all writers."""
@@ -286,8 +324,12 @@ def look(question: Question) -> None:
 
 def _shares_prefix(model: Model, ablation: Ablation) -> bool:
     """Whether to skip the prefix; False under the user's hooks, which may depend on positions."""
-    hooked = any(point.fwd_hooks or point.bwd_hooks for point in model.bridge.hook_dict.values())
-    return ablation.keeps_prefix and model.report.prefix_exact and not hooked and not hooks_of(model)
+    return ablation.keeps_prefix and model.report.prefix_exact and not _hooked(model)
+
+
+def _hooked(model: Model) -> bool:
+    """Whether the model has hooks of the user's."""
+    return bool(hooks_of(model)) or on_points(model.bridge)
 
 
 def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:

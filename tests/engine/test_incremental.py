@@ -1,26 +1,25 @@
 """Incremental logits against one full ablated forward pass, after any sequence of changes."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from circuits import InputError, PromptPairs
 from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
+from circuits.engine.incremental import node_functions
+from circuits.engine.incremental.attention_rules import alibi_slopes
 from circuits.engine.incremental.layers import LayerState, Prepared, incremental_states
 from circuits.engine.incremental.node_state import NodeState
 from circuits.engine.mlp import mlp_formula
 from circuits.engine.recorded_run import record_run
 from circuits.graph.paths import live_nodes
 from circuits.question.question import Question
-from tests.tiny_models import ALL, CONFIGS, FEW, atol, random_pairs, random_subset, tiny
-
-BY_NODE = {
-    "gpt2", "neox", "neox-sequential", "llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "phi3", "falcon", "mixtral",
-    "granite", "stablelm", "smollm3", "native", "native-no-norm", "native-attention-only",
-}  # fmt: skip
-"""The others have rotations, biases or norms that are not described: whole layers are computed there."""
+from tests.tiny_models import ALL, FEW, atol, random_pairs, random_subset, tiny
 
 
 def prepared(name, ablation="interchange", n=2, prefix=2, positions=None, tokens=None, pairs=None, batch_size=None):
@@ -84,9 +83,10 @@ def test_any_sequence_of_changes_gives_the_ablated_logits(name, ablation):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_which_architectures_are_computed_node_by_node_is_told_and_both_ways_are_exact(name):
+def test_every_architecture_is_computed_node_by_node_and_exactly(name):
     model, state, full = prepared(name)
-    assert state.by_node == isinstance(state, NodeState) == (name in BY_NODE)
+    assert state.by_node
+    assert isinstance(state, NodeState)
     mask = random_subset(model, 0.7).mask
     with inference_state(model.bridge), torch.no_grad():
         state.reset(mask)
@@ -180,8 +180,15 @@ def uneven_pairs():
     return PromptPairs.from_tokens(together["clean"], together["corrupted"], *ends, position)
 
 
+UNEVEN = (
+    "gpt2", "llama", "neox", "mistral", "native-attention-only", "gemma2", "gemma3", "olmo2", "gpt-neo", "gpt-j", "bloom", "mpt",
+    "cohere",
+)  # fmt: skip
+"""One of each kind of positions and norms: learned, rotated by halves or neighbours, windows, ALiBi, norms over all heads."""
+
+
 @pytest.mark.parametrize("ablation", ["interchange", "zero"])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "mistral", "native-attention-only"])
+@pytest.mark.parametrize("name", UNEVEN)
 def test_pairs_of_any_lengths_lie_in_one_line(name, ablation):
     pairs = uneven_pairs()
     model, state, full = prepared(name, ablation, pairs=pairs, batch_size=3)
@@ -228,8 +235,40 @@ def test_an_edge_twice_in_one_trial_is_refused():
         state.trial([[(0, 0)], [(0, 0)]])
 
 
-def test_every_architecture_named_here_exists():
-    assert {name for name in BY_NODE if not name.startswith("native")} <= set(CONFIGS)
+@pytest.mark.parametrize("name", ["gemma2", "olmo2"])
+def test_a_post_norm_couples_the_heads_of_a_layer(name):
+    model, state, full = prepared(name)
+    graph, layer1 = model.graph, model.graph.head_writers(1)
+    with inference_state(model.bridge), torch.no_grad():
+        before = [state.output(w).clone() for w in range(layer1.start, layer1.stop)]
+        state.computed = [0] * graph.n_writers
+        state.switch([graph.edge_index("m0->a1.h2<q>")])
+        after = [state.output(w) for w in range(layer1.start, layer1.stop)]
+        assert all(not torch.equal(new, old) for new, old in zip(after, before, strict=True))
+        # One norm over all queries couples them too; otherwise only one head's attention is computed again.
+        computed = [head for head in range(graph.n_heads) if state.computed[layer1.start + head]]
+        assert computed == (list(range(graph.n_heads)) if name == "olmo2" else [2])
+        close(state.logits(), full(state.keep), name)
+        # Without out-edges of its own, a head still changes the scale of the others.
+        mask = graph.edge_mask.clone()
+        mask[layer1.start + 3] = False
+        state.reset(mask)
+        assert state.need[layer1.start + 3] == state.need[layer1.start]
+        close(state.logits(), full(state.keep), name)
+        state.switch([graph.edge_index("m0->a1.h3<q>"), graph.edge_index("m0->a1.h0<q>")])
+        close(state.logits(), full(state.keep), name)
+
+
+def test_a_rule_that_does_not_fit_leaves_whole_layers(monkeypatch):
+    monkeypatch.setattr(node_functions, "variants", lambda rule, n_heads: [replace(rule, scale=2 * rule.scale)])
+    assert not prepared("gpt2")[1].by_node
+
+
+@pytest.mark.parametrize("n", [4, 6, 12, 16])
+def test_the_slopes_of_alibi_are_hugging_faces(n):
+    wanted = build_alibi_tensor(torch.ones(1, 2, dtype=torch.long), n, torch.float32)[:, 0, 1]
+    torch.testing.assert_close(alibi_slopes(n).float(), wanted)
+    torch.testing.assert_close(alibi_slopes(n).float(), -build_mpt_alibi_tensor(n, 2)[:, 0, 0])
 
 
 MODULES = {"opt", "bloom", "mixtral", "mpt"}
@@ -248,6 +287,19 @@ def test_an_mlp_is_a_formula_of_its_own_weights_where_that_gives_what_the_module
         x = torch.randn(3, 5, len(formula.w_in), dtype=formula.w_in.dtype)
         with torch.no_grad():
             torch.testing.assert_close(formula(x.flatten(0, 1)), module(x).flatten(0, 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["opt", "bloom", "mpt"])
+def test_an_mlp_that_cannot_be_called_alone_is_the_formula_of_a_recorded_run(name):
+    model = tiny(name)
+    question = Question.ask(model, random_pairs(n=2))
+    with inference_state(model.bridge):
+        run = record_run(model.architecture, next(iter(question.batches())).suffix)
+    block = model.architecture.blocks[0]
+    x, wanted = block.mlp_norm(run.mlp_in[0]).flatten(0, 1), run.writes.mlps[0].flatten(0, 1)
+    formula = mlp_formula(block.module.mlp, (x, wanted))
+    torch.testing.assert_close(formula(x), wanted, rtol=1e-6, atol=1e-6)
+    assert mlp_formula(block.module.mlp, (x, wanted + 1)) is None
 
 
 def test_an_mlp_of_another_kind_stays_a_module():

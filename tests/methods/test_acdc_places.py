@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from circuits import Circuit, InputError, acdc, acdc_of_size, acdc_sweep, circuit_metric, edge_attribution
+from circuits.engine.incremental.node_functions import NodeFunctions
 from circuits.methods.acdc.loss import Loss
 from circuits.methods.acdc.record import STEPS_FILE, read_steps
 from circuits.question.places import covering_axis
@@ -41,7 +42,7 @@ def test_step_by_step_the_naive_twin(name, tmp_path):
     same(circuit, steps, twin)
     assert circuit.places == pairs.spans
     assert 10 < len(circuit) < circuit.graph.n_edges / 2
-    assert circuit.provenance["search"]["by_node"] == (name != "gemma2")
+    assert circuit.provenance["search"]["by_node"]
     value = circuit_metric(model, pairs, circuit, metric="logit_difference", ablation=ablation).mean()
     assert circuit.provenance["search"]["final_loss"] == pytest.approx(-float(value), abs=1e-5)
 
@@ -61,7 +62,17 @@ def test_with_destinations_step_by_step_the_naive_twin_from_another_circuit(name
     assert any("=>" in edge for edge in circuit.edges)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "native"])
+def test_whole_passes_find_the_same(monkeypatch):
+    model, pairs = tiny("gemma2"), placed_pairs(n=2)
+    by_node = acdc(model, pairs, 0.05, positions="spans", metric="logit_difference")
+    monkeypatch.setattr(NodeFunctions, "agrees", lambda *arguments: False)
+    by_passes = acdc(model, pairs, 0.05, positions="spans", metric="logit_difference")
+    assert by_node.provenance["search"]["by_node"]
+    assert not by_passes.provenance["search"]["by_node"]
+    assert by_node == by_passes
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "native", "gemma2", "olmo2"])
 def test_the_logits_of_any_sequence_of_circuits_are_those_of_whole_passes(name):
     """Switches to and fro, in trials of several rows, from random circuits."""
     model, pairs = tiny(name), placed_pairs(n=3, prefix=2)

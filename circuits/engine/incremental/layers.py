@@ -16,6 +16,7 @@ from circuits.engine.ablate import Ablated
 from circuits.engine.architecture import Architecture
 from circuits.engine.capture import Writes
 from circuits.engine.check import tolerance
+from circuits.engine.foreign_hooks import on_points
 from circuits.engine.held import held
 from circuits.engine.incremental import TRIAL_BYTES, Edge, Incremental, Trial, switched_rows
 from circuits.engine.incremental.node_functions import NodeFunctions
@@ -70,16 +71,13 @@ class LayerState(Incremental):
         if self._base is None:
             # Compute every node as the circuit has it: a restored edge may connect a node to `logits`.
             ablated = Ablated(self.architecture, self.replacement, torch.from_numpy(self.keep), edit="lacking")
-            run = base_run(self.architecture, self.suffix.clean_tokens, ablated.hooks(), self.resume_exact)
+            clean, exact = self.suffix.clean_tokens, self.resume_exact
+            run = base_run(self.architecture, clean, ablated.hooks(), exact, self.tokens)
             self._base = run, ablated.difference
         return self._base
 
-    def chosen(self, logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, "read d_out"]:
-        """The logits of `tokens`."""
-        return logits if self.tokens is None else logits[:, self.tokens]
-
     def logits(self) -> Float[Tensor, "pair d_out"]:
-        return self.chosen(self.base()[0].logits)
+        return self.base()[0].logits
 
     def trial(self, switches: Sequence[Sequence[Edge]]) -> Trial:
         rows = switched_rows(switches)
@@ -94,8 +92,8 @@ class LayerState(Incremental):
         ablated = Ablated(self.architecture, tiled, torch.from_numpy(masks).repeat_interleave(batch, dim=0))
         before = self.graph.n_writers_before_layer(layer)
         ablated.difference[:, :before] = difference[:, :before].repeat(tiles, 1, 1, 1)
-        logits = resume(self.architecture, base, layer, ablated.hooks(), tiles)
-        return _LayerTrial(self, self.chosen(logits).reshape(tiles, len(base.logits), -1), masks)
+        logits = resume(self.architecture, base, layer, ablated.hooks(), tiles, self.tokens)
+        return _LayerTrial(self, logits.reshape(tiles, len(base.logits), -1), masks)
 
 
 class _LayerTrial(Trial):
@@ -146,10 +144,10 @@ def incremental_states(
     bridge = architecture.bridge
     # Node functions would bypass a user's own hooks.
     with held(bridge) as here:
-        hooked = any(point.fwd_hooks for point in bridge.hook_dict.values()) or bool(here.foreign_hooks)
+        hooked = on_points(bridge) or bool(here.foreign_hooks)
     spread = len(devices(bridge)) > 1
     queries = placed is not None and placed.places.destinations
-    if not hooked and not spread and not queries and all(block.linear_heads for block in architecture.blocks):
+    if not hooked and not spread and not queries:
         line = lay_out([batch.suffix for batch in batches])
         run = join_runs(line, [batch.run for batch in batches])
         functions = NodeFunctions(architecture, line, run, tokens)

@@ -5,17 +5,22 @@ unembedding) as `AttentionRule` and `MlpFormula` describe. `NodeFunctions.agrees
 run to check that this reproduces the model.
 """
 
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
+from circuits.engine.incremental.attention_rules import variants
 from circuits.engine.mlp import MlpFormula, mlp_formula
+from circuits.engine.norms import Norm, describe_norm
 from circuits.engine.recorded_run import RecordedRun
-from circuits.engine.rotary import rotated
+from circuits.engine.rotary import rotated, stored_tables
 from circuits.engine.token_line import Line
+from circuits.engine.unembedding import behind_unembedding, columns
 
 
 class NodeFunctions:
@@ -41,36 +46,72 @@ class NodeFunctions:
         self.architecture, self.line, self.run, self.tokens = architecture, line, run, tokens
         self._weights: dict[tuple[int, str], tuple[Tensor, Tensor | None]] = {}
         self._formulas: dict[int, MlpFormula | None] = {}
+        self._norms: dict[tuple[int, str], Norm | None] = {}
+        self._by_position: tuple[Tensor, Tensor] | None = None
+        self.rules = [block.rule for block in architecture.blocks]
 
     @cached_property
-    def _unembedding(self) -> tuple[Float[Tensor, "d_model d_out"], Float[Tensor, " d_out"]]:
+    def _unembedding(self) -> tuple[Float[Tensor, "d_out d_model"], Float[Tensor, " d_out"]]:
         """Weight and bias for `tokens`."""
-        unembed = self.architecture.bridge.unembed
-        return unembed.W_U[:, self.tokens].contiguous(), unembed.b_U[self.tokens]
+        return columns(self.architecture, self.run.final, self.tokens)
 
     def projected(
-        self, layer: int, part: str, head: int, x: Float[Tensor, "row token d_model"], start: int
-    ) -> Float[Tensor, "row token d_head"]:
-        """A head's query, key or value after norm and rotation, as attention uses it.
+        self, layer: int, part: str, heads: Sequence[int], xs: Sequence[Float[Tensor, "#row token d_model"]], start: int
+    ) -> list[Float[Tensor, "row token d_head"]]:
+        """Heads' queries, keys or values after norm and rotation, as attention uses them.
 
         Args:
-            layer, part, head: the reader; for k and v, `head` counts key/value heads.
-            x: the reader's input, from token `start` of the line on.
+            layer, part, heads: the readers; for k and v, `heads` counts key/value heads. All of the layer, if one norm is over all
+                heads (`joint_norm`).
+            xs: the readers' inputs, from token `start` of the line on.
             start: index of that token.
         """
-        block = self.architecture.blocks[layer]
-        weight, bias = self._projection(layer, part)
-        y = block.attn_norm(x) @ weight[head]
-        if bias is not None:
-            y.add_(bias[head])
+        ys = [self._linear(layer, part, head, x) for head, x in zip(heads, xs, strict=True)]
         if part == "v":
-            return y
-        norm = block.rule.q_norm if part == "q" else block.rule.k_norm
-        y = y if norm is None else norm(y)
-        tables = self.run.tables[layer]
+            return ys
+        norm, tables = self._norm(layer, part), self._tables(layer)
+        if norm is not None and self.joint_norm(layer, part):
+            together = torch.cat(torch.broadcast_tensors(*ys), dim=-1)
+            ys = list(norm(together).split(ys[0].shape[-1], dim=-1))
+        elif norm is not None:
+            ys = [norm(y) for y in ys]
         if tables is None:
-            return y
-        return rotated(y, tables[0][:, start:], tables[1][:, start:], block.rule.adjacent)
+            return ys
+        cos, sin = tables[0][:, start:], tables[1][:, start:]
+        return [rotated(y, cos, sin, self.rules[layer].adjacent) for y in ys]
+
+    def joint_norm(self, layer: int, part: str) -> bool:
+        """Whether one norm is over the queries, or the keys, of all heads together."""
+        if part == "v" or (norm := self._norm(layer, part)) is None or norm.weight is None:
+            return False
+        weight = self._projection(layer, part)[0]
+        return norm.weight.shape[-1] == len(weight) * weight.shape[-1] != weight.shape[-1]
+
+    def _linear(self, layer: int, part: str, head: int, x: Float[Tensor, "row token d_model"]) -> Tensor:
+        weight, bias = self._projection(layer, part)
+        y = self.architecture.blocks[layer].attn_norm(x) @ weight[head]
+        return y if bias is None else y.add_(bias[head])
+
+    def _norm(self, layer: int, part: str) -> Norm | None:
+        """The norm of queries or keys."""
+        if (layer, part) not in self._norms:
+            rule = self.architecture.blocks[layer].rule
+            own = rule.q_norm if part == "q" else rule.k_norm
+            self._norms[layer, part] = None if own is None else describe_norm(own)
+        return self._norms[layer, part]
+
+    def _tables(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """cos and sin of the rotation at every token; None: no rotation."""
+        if self.run.tables[layer] is not None:
+            return self.run.tables[layer]
+        stored = stored_tables(self.architecture.blocks[layer].attention.original_component)
+        if stored is None:
+            return None
+        if self._by_position is None:  # the same in every layer
+            at = self.line.positions
+            cos, sin = (table[at.to(table.device)].to(at.device)[None] for table in stored)
+            self._by_position = cos, sin
+        return self._by_position
 
     def with_past(
         self, layer: int, part: str, head: int, y: Float[Tensor, "row token d_head"]
@@ -85,15 +126,18 @@ class NodeFunctions:
     def mixed(
         self,
         layer: int,
+        head: int,
         q: Float[Tensor, "#row token d_head"],
         k: Float[Tensor, "#row pair key d_head"],
         v: Float[Tensor, "#row pair key d_head"],
     ) -> Float[Tensor, "rows token d_head"]:
         """A head's z for all queries or the answers', from all keys and values; an input may have one row for all."""
-        rule, q_slots = self.architecture.blocks[layer].rule, self.line.to_slots(q)
+        rule, q_slots = self.rules[layer], self.line.to_slots(q)
         scores = (q_slots * rule.scale) @ k.transpose(-1, -2)
         if rule.softcap is not None:
             scores = rule.softcap * torch.tanh(scores / rule.softcap)
+        if rule.slopes is not None:
+            scores = scores - float(rule.slopes[head]) * self.line.distance(q_slots.shape[2]).to(scores.dtype)
         hidden = self.line.hidden(q_slots.shape[2], rule.window)
         if hidden is not None:
             scores = scores.masked_fill(hidden, -torch.inf)
@@ -102,27 +146,46 @@ class NodeFunctions:
     def head_write(
         self, layer: int, head: int, z: Float[Tensor, "row token d_head"]
     ) -> Float[Tensor, "row token d_model"]:
-        """A head's write into the residual stream."""
+        """A head's write into the residual stream, before a norm behind attention."""
         write = z @ self._projection(layer, "o")[0][head]
         scale = self.architecture.blocks[layer].scale
-        return write if scale == 1.0 else write * scale
+        return write if scale == 1.0 or not self.architecture.blocks[layer].linear_heads else write * scale
+
+    def normed_writes(
+        self, layer: int, raw: Sequence[Float[Tensor, "#row token d_model"]]
+    ) -> list[Float[Tensor, "#row token d_model"]]:
+        """All heads' writes behind the norm that couples them: each at the scale of their sum."""
+        block = self.architecture.blocks[layer]
+        assert block.post_norm is not None
+        total = raw[0]
+        for write in raw[1:]:
+            total = total + write
+        if block.output_bias is not None:
+            total = total + block.output_bias
+        writes = block.post_norm.frozen_parts(total, raw)
+        return writes if block.scale == 1.0 else [write * block.scale for write in writes]
 
     def mlp(self, layer: int, x: Float[Tensor, "row token d_model"]) -> Float[Tensor, "row token d_model"]:
         """An MLP's write."""
-        block = self.architecture.blocks[layer]
-        if layer not in self._formulas:
-            self._formulas[layer] = mlp_formula(block.module.mlp)
-        formula, normed = self._formulas[layer], block.mlp_norm(x)
+        block, normed = self.architecture.blocks[layer], self.architecture.blocks[layer].mlp_norm(x)
+        formula = self._formula(layer)
         write = block.module.mlp(normed) if formula is None else formula(normed.flatten(0, 1)).reshape(x.shape)
+        write = write if block.mlp_post_norm is None else block.mlp_post_norm(write)
         return write if block.scale == 1.0 else write * block.scale
+
+    def _formula(self, layer: int) -> MlpFormula | None:
+        """The MLP as a formula; if its module cannot be called alone, the one that gives the recorded run."""
+        if layer not in self._formulas:
+            block, x, write = self.architecture.blocks[layer], self.run.mlp_in[layer], self.run.writes.mlps[layer]
+            known = None if x is None or write is None else (block.mlp_norm(x)[0], write[0])
+            plain = block.mlp_post_norm is None and block.scale == 1.0
+            self._formulas[layer] = mlp_formula(block.module.mlp, known if plain else None)
+        return self._formulas[layer]
 
     def logits(self, x: Float[Tensor, "row pair d_model"]) -> Float[Tensor, "row pair d_out"]:
         """Logits of `tokens` from the end of the residual stream."""
-        normed = self.architecture.final_norm(x)
-        if self.tokens is None:
-            return self.architecture.bridge.unembed(normed)
-        weight, bias = self._unembedding
-        return normed @ weight + bias
+        logits = F.linear(self.architecture.final_norm(x), *self._unembedding)
+        return behind_unembedding(self.architecture)(logits)
 
     def behind(self, same: Bool[Tensor, " token"]) -> tuple["NodeFunctions", Int[Tensor, " kept"]]:
         """The nodes on a shorter line, and the indices of the kept tokens; see `Line.behind`."""
@@ -136,46 +199,72 @@ class NodeFunctions:
             )
             for block in self.architecture.blocks
         )
-        return NodeFunctions(self.architecture, line, self.run.at(kept, past), self.tokens), kept
+        shorter = NodeFunctions(self.architecture, line, self.run.at(kept, past), self.tokens)
+        shorter.rules, shorter._weights, shorter._norms = self.rules, self._weights, self._norms
+        shorter._formulas = self._formulas
+        return shorter, kept
 
     def _all_keys(self, layer: int, part: str) -> Float[Tensor, "pair kv_head key d_head"]:
         """The clean run's keys or values, of the past and the line."""
-        x = self.run.attention_in[layer]
         heads = range(self.architecture.n_kv_heads)
-        return torch.cat(
-            [self.with_past(layer, part, head, self.projected(layer, part, head, x, 0)) for head in heads]
-        ).transpose(0, 1)
-
-    def agrees(self, limit: float) -> bool:
-        """Whether recomputing every node of the recorded run reproduces it, up to `limit` times the largest entry."""
-        wanted = self.run.logits if self.tokens is None else self.run.logits[:, self.tokens]
-        try:
-            pairs = [(self.logits(self.run.final[:, self.line.answers :])[0], wanted)]
-            for layer in range(len(self.architecture.blocks)):
-                pairs += self._layer_again(layer)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError):
-            return False  # the rule does not fit the model
-        return all(
-            got.shape == wanted.shape and bool((got - wanted).abs().max() <= limit * wanted.abs().max())
-            for got, wanted in pairs
+        ys = self.projected(layer, part, heads, [self.run.attention_in[layer]] * len(heads), 0)
+        return torch.cat([self.with_past(layer, part, *of_head) for of_head in zip(heads, ys, strict=True)]).transpose(
+            0, 1
         )
 
-    def _layer_again(self, layer: int) -> list[tuple[Tensor, Tensor]]:
-        """(computed, recorded) of a layer's heads and its MLP."""
-        architecture, run = self.architecture, self.run
-        group = architecture.n_heads // architecture.n_kv_heads
-        x, pairs = run.attention_in[layer], []
-        for head in range(architecture.n_heads):
-            q = self.projected(layer, "q", head, x, 0)
-            k, v = (
-                self.with_past(layer, part, head // group, self.projected(layer, part, head // group, x, 0))
-                for part in "kv"
+    @torch.no_grad()
+    def agrees(self, limit: float) -> bool:
+        """Whether recomputing every node of the recorded run reproduces it, up to `limit` times the largest entry; finds each
+        layer's rule of attention."""
+        wanted = self.run.logits if self.tokens is None else self.run.logits[:, self.tokens]
+        if not self._all_close(lambda: [(self.logits(self.run.final[:, self.line.answers :])[0], wanted)], limit):
+            return False
+        for block in self.architecture.blocks:
+            for rule in variants(block.rule, self.architecture.n_heads):
+                self.rules[block.layer] = rule
+                if self._all_close(partial(self._attention_again, block.layer), limit):
+                    break
+            else:
+                return False
+            if not self._all_close(partial(self._mlp_again, block.layer), limit):
+                return False
+        return True
+
+    @staticmethod
+    def _all_close(again: Callable[[], list[tuple[Tensor, Tensor]]], limit: float) -> bool:
+        """Whether (computed, recorded) are equal up to rounding; False if they cannot be computed."""
+        try:
+            return all(
+                got.shape == wanted.shape and bool((got - wanted).abs().max() <= limit * wanted.abs().max())
+                for got, wanted in again()
             )
-            pairs.append((self.mixed(layer, q, k, v), run.writes.heads[layer][:, :, head]))
-        stream, write = run.mlp_in[layer], run.writes.mlps[layer]
-        if stream is not None and write is not None:
-            pairs.append((self.mlp(layer, stream), write))
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError):
+            return False  # the rule does not fit the model
+
+    def _attention_again(self, layer: int) -> list[tuple[Tensor, Tensor]]:
+        """(computed, recorded) of a layer's heads."""
+        architecture, run, x = self.architecture, self.run, self.run.attention_in[layer]
+        block, group = architecture.blocks[layer], architecture.n_heads // architecture.n_kv_heads
+        if block.linear_heads and any(self.joint_norm(layer, part) for part in "qk"):
+            raise ValueError("a norm couples heads that are separate elsewhere")
+        q = self.projected(layer, "q", range(architecture.n_heads), [x] * architecture.n_heads, 0)
+        k, v = self._all_keys(layer, "k"), self._all_keys(layer, "v")
+        stored = run.writes.heads[layer] if block.linear_heads else run.z[layer]
+        assert stored is not None
+        pairs, z = [], []
+        for head in range(architecture.n_heads):
+            shared = head // group
+            z.append(self.mixed(layer, head, q[head], k[None, :, shared], v[None, :, shared]))
+            pairs.append((z[-1], stored[:, :, head]))
+        if not block.linear_heads:
+            writes = self.normed_writes(layer, [self.head_write(layer, head, own) for head, own in enumerate(z)])
+            pairs += [(write, run.writes.heads[layer][:, :, head]) for head, write in enumerate(writes)]
         return pairs
+
+    def _mlp_again(self, layer: int) -> list[tuple[Tensor, Tensor]]:
+        """(computed, recorded) of a layer's MLP."""
+        stream, write = self.run.mlp_in[layer], self.run.writes.mlps[layer]
+        return [] if stream is None or write is None else [(self.mlp(layer, stream), write)]
 
     def _projection(self, layer: int, part: str) -> tuple[Tensor, Tensor | None]:
         if (layer, part) not in self._weights:

@@ -47,12 +47,15 @@ class NodeState(NodeValues, Incremental):
     def accept(self, trial: "_NodeTrial", row: int) -> None:
         """Adopts the values of one row of a trial."""
         for theirs, mine in (
-            (trial.inputs, self.inputs), (trial.outputs, self.outputs), (trial.projections, self.projections)
+            (trial.inputs, self.inputs), (trial.outputs, self.outputs), (trial.projections, self.projections),
+            (trial.raw, self.raw),
         ):  # fmt: skip
             for i, value in theirs.items():
                 mine[i] = value if len(value) == 1 else value[row : row + 1].clone()
-        for r in trial.inputs.keys() - trial.projections.keys():
-            self.projections.pop(r, None)
+        for r in trial.inputs:
+            for peer in self.peers(r):
+                if peer not in trial.projections:
+                    self.projections.pop(peer, None)
         switched = [edge for edge, at in trial.rows.items() if at <= row]
         for edge in switched:
             self.keep[edge] ^= True
@@ -68,6 +71,7 @@ class _NodeTrial(Trial):
         self.inputs: dict[int, Tensor] = {}
         self.outputs: dict[int, Tensor] = {}
         self.projections: dict[int, Tensor] = {}
+        self.raw: dict[int, Tensor] = {}
         self._queue: list[int] = []
         for r in sorted({r for _, c in rows if state.start[r := state.reader_of(c)] < state.dead}):
             self.inputs[r] = self._switched_input(r)
@@ -87,26 +91,42 @@ class _NodeTrial(Trial):
 
     def _queue_nodes(self, r: int) -> None:
         for w in self.state.fed[r]:
-            if self.state.need[w] < self.state.dead and w not in self._queue:
-                heappush(self._queue, w)
+            first = self.state.groups[w][0]
+            if self.state.need[w] < self.state.dead and first not in self._queue:
+                heappush(self._queue, first)
 
     def _seen(self, r: int) -> Tensor:
-        return self.inputs[r]
+        return self.inputs[r] if r in self.inputs else self.state.input(r)
 
     def _project(self, r: int) -> Tensor:
-        if r not in self.inputs:
+        if not any(peer in self.inputs for peer in self.state.peers(r)):
             return self.state.projected(r)
         if r not in self.projections:
-            self.projections[r] = self.state.project(r, self.inputs[r])
+            self.projections |= self.state.project(r, self._seen)
         return self.projections[r]
 
-    def _compute(self, w: int) -> None:
+    def _raw(self, w: int) -> Tensor:
+        return self.raw[w] if w in self.raw else self.state.raw_write(w)
+
+    def _compute(self, first: int) -> None:
+        """Computes a group, and adds its changes to the inputs of its readers."""
         state = self.state
-        self.outputs[w] = state.compute(w, self._seen, self._project)
-        delta = state.written(w, self.outputs[w] - state.output(w))
+        arguments = self.inputs.__contains__, self._seen, self._project, self._raw
+        outputs, raw = state.compute(state.groups[first], *arguments)
+        self.outputs |= outputs
+        self.raw |= raw
+        for w in outputs:
+            self._send(w)
+
+    def _send(self, w: int) -> None:
+        state = self.state
         kept = state.by_reader(state.keep[w]).copy()
         kept[[state.reader_of(column) for writer, column in self.rows if writer == w]] = True
-        for r in np.flatnonzero(kept & (state.start < state.dead)).tolist():
+        readers = np.flatnonzero(kept & (state.start < state.dead)).tolist()
+        if not readers:
+            return
+        delta = state.written(w, self.outputs[w] - state.output(w))
+        for r in readers:
             arriving = state.through(w, r, delta[:, state.start[r] - state.need[w] :], self.rows)
             if r in self.inputs:
                 self.inputs[r].add_(arriving)

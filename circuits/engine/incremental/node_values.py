@@ -30,6 +30,8 @@ class NodeValues:
             a reader of a dead node.
         need: per writer the first token at which a live reader sees it, likewise.
         inputs, outputs, projections: those that differ from the clean run's, by reader, writer, reader.
+        raw: unnormalised writes that differ from the clean run's, by writer, of heads that one norm couples.
+        groups: per writer the writers that are computed with it: all heads of a layer if one norm couples them, else itself.
         computed: per writer, how often (in rows) it was computed.
     """
 
@@ -54,7 +56,10 @@ class NodeValues:
         for r, fed in enumerate(self.fed):
             for w in fed:
                 self.readers_of[w].append(r)  # in the graph's order: q, k, v
+        self.groups = [self._group(w) for w in range(graph.n_writers)]
         self.computed = [0] * graph.n_writers
+        self.raw: dict[int, Tensor] = {}
+        self._clean_raw: dict[int, Tensor] = {}
         self.inputs: dict[int, Tensor] = {}
         self.outputs: dict[int, Tensor] = {}
         self.projections: dict[int, Tensor] = {}
@@ -78,6 +83,7 @@ class NodeValues:
         self.keep = (keep & self.edge_mask).cpu().numpy().copy()
         self.inputs.clear()
         self.outputs.clear()
+        self.raw.clear()
         self.projections.clear()
         self.start, self.need = self._reach(self.keep)
         self._widened = False
@@ -90,38 +96,99 @@ class NodeValues:
         return self.run.seen_by(self.graph.reader_nodes[r])[:, self.start[r] :] if known is None else known
 
     def output(self, w: int) -> Float[Tensor, "1 token d_any"]:
-        """A live node's output, from `need[w]` on: an MLP's write, a head's z."""
+        """A live node's output, from `need[w]` on: a write, or the z of a head that no norm couples to others."""
         return self.outputs[w] if w in self.outputs else self._clean_output(w)
 
     def projected(self, r: int) -> Float[Tensor, "1 *seen d_head"]:
         """A live head's query from `start[r]` on, or its keys or values, pair by pair."""
         if r not in self.projections:
-            self.projections[r] = self.project(r, self.input(r))
+            self.projections |= self.project(r, self.input)
         return self.projections[r]
 
-    def project(self, r: int, x: Float[Tensor, "row token d_model"]) -> Float[Tensor, "row *seen d_head"]:
-        """The same for a given input."""
+    def project(self, r: int, seen: Callable[[int], Tensor]) -> dict[int, Float[Tensor, "row *seen d_head"]]:
+        """The same from given inputs, of a reader and those that one norm couples with it."""
+        peers = self.peers(r)
+        layer, part = self.graph.reader_nodes[r].layer, self.graph.reader_nodes[r].part
+        heads = [head for p in peers if (head := self.graph.reader_nodes[p].head) is not None]
+        ys = self.functions.projected(layer, part, heads, [seen(p) for p in peers], int(self.start[r]))
+        if part != "q":
+            ys = [self.functions.with_past(layer, part, head, y) for head, y in zip(heads, ys, strict=True)]
+        return dict(zip(peers, ys, strict=True))
+
+    def peers(self, r: int) -> Sequence[int]:
+        """The readers whose queries or keys one norm couples, or this one."""
         reader = self.graph.reader_nodes[r]
-        assert reader.head is not None
-        y = self.functions.projected(reader.layer, reader.part, reader.head, x, int(self.start[r]))
-        return y if reader.part == "q" else self.functions.with_past(reader.layer, reader.part, reader.head, y)
+        if reader.head is None or not self.functions.joint_norm(reader.layer, reader.part):
+            return (r,)
+        together = self.graph.readers_of(reader.layer, reader.part)
+        return range(together.start, together.stop)
 
     def compute(
+        self,
+        group: Sequence[int],
+        changed: Callable[[int], bool],
+        seen: Callable[[int], Tensor],
+        projected: Callable[[int], Tensor],
+        raw_of: Callable[[int], Tensor],
+    ) -> tuple[dict[int, Float[Tensor, "row token d_any"]], dict[int, Float[Tensor, "row token d_model"]]]:
+        """Outputs of the nodes of a group, and the unnormalised writes of those that changed, if one norm couples them.
+
+        Args:
+            group: one of `groups`.
+            changed: whether a reader's input changed.
+            seen, projected: inputs of readers; `projected` of heads.
+            raw_of: unnormalised writes of the heads that did not change.
+        """
+        if len(group) == 1 and not self._coupled(group[0]):
+            return {group[0]: self._alone(group[0], seen, projected)}, {}
+        raw = {}
+        layer = self.graph.writer_nodes[group[0]].layer
+        for head, w in enumerate(group):
+            if any(changed(p) for r in self.readers_of[w] for p in self.peers(r)):
+                raw[w] = self.functions.head_write(layer, head, self._alone(w, seen, projected))
+        writes = self.functions.normed_writes(layer, [raw[w] if w in raw else raw_of(w) for w in group])
+        return dict(zip(group, writes, strict=True)), raw
+
+    def _alone(
         self, w: int, seen: Callable[[int], Tensor], projected: Callable[[int], Tensor]
     ) -> Float[Tensor, "row token d_any"]:
-        """A node's output from its readers' inputs."""
+        """An MLP's write or a head's z, from its readers' inputs."""
         writer, readers = self.graph.writer_nodes[w], self.readers_of[w]
-        if writer.kind == "mlp":
+        if writer.head is None:
             output = self.functions.mlp(writer.layer, seen(readers[0]))
         else:
-            output = self.functions.mixed(writer.layer, *(projected(r) for r in readers))
+            output = self.functions.mixed(writer.layer, writer.head, *(projected(r) for r in readers))
         self.computed[w] += len(output)
         return output
+
+    def _coupled(self, w: int) -> bool:
+        writer = self.graph.writer_nodes[w]
+        return writer.head is not None and not self.functions.architecture.blocks[writer.layer].linear_heads
+
+    def _group(self, w: int) -> range:
+        if not self._coupled(w):
+            return range(w, w + 1)
+        heads = self.graph.head_writers(self.graph.writer_nodes[w].layer)
+        return range(heads.start, heads.stop)
+
+    def raw_write(self, w: int) -> Float[Tensor, "1 token d_model"]:
+        """The unnormalised write of a live head that one norm couples to others, from `need[w]` on."""
+        if w in self.raw:
+            return self.raw[w]
+        if w not in self._clean_raw:
+            writer = self.graph.writer_nodes[w]
+            z = self.run.z[writer.layer]
+            assert z is not None
+            assert writer.head is not None
+            self._clean_raw[w] = self.functions.head_write(writer.layer, writer.head, z[:, :, writer.head])
+        return self._clean_raw[w][:, self.need[w] :]
 
     def written(self, w: int, output: Float[Tensor, "row token d_any"]) -> Float[Tensor, "row token d_model"]:
         """A node's write from its output; linear."""
         writer = self.graph.writer_nodes[w]
-        return output if writer.head is None else self.functions.head_write(writer.layer, writer.head, output)
+        if writer.head is None or self._coupled(w):
+            return output
+        return self.functions.head_write(writer.layer, writer.head, output)
 
     def change(self, w: int, start: int) -> Float[Tensor, "1 token d_model"] | None:
         """A live node's write minus the clean run's, from token `start` on; None if they are equal."""
@@ -196,9 +263,11 @@ class NodeValues:
         start, need = np.full(self.graph.n_readers, dead), np.full(self.graph.n_writers, dead)
         start[-1], keep = self.answers, self.by_reader(keep)
         for w in range(self.graph.n_writers - 1, -1, -1):
-            need[w] = start[keep[w]].min(initial=dead)
-            if need[w] < dead:
-                for r in self.readers_of[w]:
+            group = self.groups[w]
+            need[w] = start[keep[group].any(0)].min(initial=dead)
+            if w == group[0] and need[w] < dead:
+                need[group] = need[w]
+                for r in {r for each in group for r in self.readers_of[each]}:
                     start[r] = 0 if self.graph.reader_nodes[r].part in ("k", "v") else need[w]
         return start, need
 
@@ -214,7 +283,8 @@ class NodeValues:
     def settle(self, writers: Sequence[int]) -> None:
         """Drops values that are no longer needed, after out-edges of these writers were switched."""
         if self._widened or any(
-            self.start[self.by_reader(self.keep[w])].min(initial=self.dead) != self.need[w] for w in writers
+            self.start[self.by_reader(self.keep[self.groups[w]]).any(0)].min(initial=self.dead) != self.need[w]
+            for w in writers
         ):
             self._set_reach(*self._reach(self.keep))
             self._widened = False
@@ -229,6 +299,7 @@ class NodeValues:
             (self.inputs, old_start, start),
             (self.projections, old_start, start),
             (self.outputs, old_need, need),
+            (self.raw, old_need, need),
         ):
             for i in [i for i in values if new[i] != old[i]]:
                 value = values.pop(i)
@@ -239,10 +310,16 @@ class NodeValues:
     def _build(self, writers: Sequence[int]) -> None:
         """Computes live nodes in order, from the mask and earlier nodes; unchanged ones stay the clean run's."""
         for w in writers:
-            for r in self.readers_of[w]:
+            group = self.groups[w]
+            if w != group[0]:
+                continue
+            readers = {r for each in group for r in self.readers_of[each]}
+            for r in sorted(readers):
                 self._build_input(r)
-            if any(r in self.inputs for r in self.readers_of[w]):
-                self.outputs[w] = self.compute(w, self.input, self.projected)
+            if any(r in self.inputs for r in readers):
+                outputs, raw = self.compute(group, self.inputs.__contains__, self.input, self.projected, self.raw_write)
+                self.outputs |= outputs
+                self.raw |= raw
 
     def _build_input(self, r: int) -> None:
         if r not in self.inputs:

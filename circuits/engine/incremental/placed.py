@@ -136,8 +136,9 @@ class PlacedPasses(Incremental):
     def logits_of(self, keep: Bool[np.ndarray, "writer column"]) -> Float[Tensor, "pair d_out"]:
         """The logits of one circuit."""
         mask = torch.from_numpy(keep).to(self.spans.device)
-        logits = ablated_at_places(self.architecture, self.suffix, self.replacement, self.placed, mask, self.spans)
-        return logits if self.tokens is None else logits[:, self.tokens]
+        return ablated_at_places(
+            self.architecture, self.suffix, self.replacement, self.placed, mask, self.spans, self.tokens
+        )
 
     def trial(self, switches: Sequence[Sequence[Edge]]) -> Trial:
         masks = np.repeat(self.keep[None], len(switches), axis=0)

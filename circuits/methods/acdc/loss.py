@@ -1,7 +1,7 @@
 """A metric over all pairs as a loss, updated incrementally while edges are ablated."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Loss:
     Attributes:
         axis: the places at which edges are ablated; None: everywhere.
         by_node: whether a change recomputes single nodes, or whole layers.
+        all_logits: whether the metric reads the logits of the whole vocabulary.
         coupled: whether one post-norm couples the heads of a layer, so that all of them are live together.
     """
 
@@ -42,10 +43,12 @@ class Loss:
         self.graph: Graph = question.model.graph if axis is None else axis.graph
         self.states: list[Incremental] = []
         self.targets: list[Targets] = []
+        self.all_logits = False
         for batches in _groups(question, axis):
             states, targets = _states(question, batches, axis)
             self.states += states
             self.targets += targets
+            self.all_logits |= any(batch.tokens is None for batch, _ in batches)
         self.by_node = all(state.by_node for state in self.states)
         self.coupled = any(not block.linear_heads for block in question.model.architecture.blocks)
 
@@ -96,8 +99,7 @@ class LossTrial:
 
     def __init__(self, loss: Loss, trials: Sequence[Trial]) -> None:
         self.loss, self.trials = loss, trials
-        few = loss.question.answers_only
-        self._rows = 2**31 if few else max(1, LOGIT_ROWS // len(loss.question.pairs))
+        self._rows = max(1, LOGIT_ROWS // len(loss.question.pairs)) if loss.all_logits else 2**31
         self._first = 0
         self._logits: list[Tensor] = []
 
@@ -132,18 +134,10 @@ def _states(
     question: Question, batches: Sequence[tuple[Batch, Prepared]], axis: PlaceAxis | None
 ) -> tuple[list[Incremental], list[Targets]]:
     model, targets, tokens = question.model, [batch.targets for batch, _ in batches], None
-    if question.answers_only:
-        tokens = torch.unique(
-            torch.cat([ids.flatten() for each in targets for ids in (each.answers, each.distractors)])
-        )
-        targets = [
-            replace(
-                each,
-                answers=torch.searchsorted(tokens, each.answers),
-                distractors=torch.searchsorted(tokens, each.distractors),
-            )
-            for each in targets
-        ]
+    read = [batch.tokens for batch, _ in batches if batch.tokens is not None]
+    if len(read) == len(batches):
+        tokens = torch.cat(read).unique()
+        targets = [each.among(tokens) for each in targets]
     prepared = [each for _, each in batches]
     placed = None if axis is None else axis.graph
     states = incremental_states(model.architecture, prepared, tokens, model.report.resume_exact, placed)
