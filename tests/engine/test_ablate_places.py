@@ -170,5 +170,5 @@ def test_a_circuit_over_spans_is_refused_where_the_pairs_have_none_that_are_alik
     circuit = from_file(Circuit.full(over(model.graph, Places(pairs.spans))), tmp_path)
     roles = [{"a": 1, "b": 3}, {"b": 1, "a": 3}]
     mixed = type(pairs).from_tokens(pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors, roles=roles)
-    with pytest.raises(circuits.InputError, match="the circuit has places .*, and the prompts do not: pair 1"):
+    with pytest.raises(circuits.InputError, match=r"the circuit has places .*, and the prompts do not: pair 1"):
         circuit_metric(model, mixed, circuit)
