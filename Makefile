@@ -41,8 +41,8 @@ demo: $(RUNTIME)  ## IOI in SmolLM2-135M by four methods, compared and exported 
 	$(BIN)/circuits discover $(ASKED) --method eap-ig --edges 200 --out runs/ioi
 	$(BIN)/circuits discover $(ASKED) --method atp-star --positions all --out runs/ioi-atp-star
 	$(BIN)/circuits discover $(ASKED) --method acdc --threshold 0.2 --out runs/ioi-acdc
-	$(BIN)/circuits discover $(ASKED) --method coar --samples 320 --fit ridge --out runs/ioi-coar
-	$(BIN)/circuits compare runs/ioi runs/ioi-atp-star runs/ioi-acdc runs/ioi-coar --samples 16 --alphas 0.05,0.1,0.2 \
+	$(BIN)/circuits discover $(ASKED) --method coar --samples 200 --fit ridge --out runs/ioi-coar
+	$(BIN)/circuits compare runs/ioi runs/ioi-atp-star runs/ioi-acdc runs/ioi-coar --samples 16 --alphas 0.05,0.1 \
 	    --out runs/comparison.json --page runs/comparison.html
 	$(BIN)/circuits export runs/ioi --out runs/ioi.tex --to tikz --max-edges 60 --overwrite
 	$(BIN)/circuits export runs/ioi-acdc --out runs/ioi-acdc.graphml --overwrite

@@ -11,6 +11,7 @@ and m(∅) are equal up to rounding (`circuits.question.metric_range`), neither 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from circuits.engine.capture import Writes
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
-from circuits.measure.circuit_logits import circuit_logits, resolved
+from circuits.measure.circuit_logits import Resolved, circuit_logits, each_circuits_logits, resolved
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_methods
@@ -37,7 +38,6 @@ from circuits.question.metric_range import (
     share_of_range,
 )
 from circuits.question.metrics import MetricLike
-from circuits.question.places import SpanTable
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
@@ -213,10 +213,16 @@ def measure_circuits(
     """`circuit_metrics` of a question, with the rounding error."""
     asked = [_belonging(circuit, question) for circuit in circuits]
 
-    def logits(batch: Batch, clean: Writes) -> Iterator[Float[Tensor, "read _"]]:
+    partial = [0 < len(circuit) < circuit.graph.n_edges for circuit, _ in asked]
+
+    def logits(batch: Batch, clean: Writes) -> Iterator[Float[Tensor, "read _"] | None]:
         replacement = question.replacement(batch.suffix, clean)
-        for circuit, spans in asked:
-            yield circuit_logits(question, batch, replacement, circuit, spans, batch.tokens if len(circuit) else None)
+        passes = each_circuits_logits(question, batch, replacement, list(compress(asked, partial)))
+        for (circuit, spans), some in zip(asked, partial, strict=True):
+            if some:
+                yield next(passes)
+            else:
+                yield None if len(circuit) else circuit_logits(question, batch, replacement, circuit, spans)
 
     return measure_logits(question, [not len(circuit) for circuit in circuits], logits, progress)
 
@@ -224,7 +230,7 @@ def measure_circuits(
 def measure_logits(
     question: Question,
     empty: Sequence[bool],
-    logits: Callable[[Batch, Writes], Iterable[Float[Tensor, "read _"]]],
+    logits: Callable[[Batch, Writes], Iterable[Float[Tensor, "read _"] | None]],
     progress: Progress | None = None,
 ) -> CircuitMetrics:
     """The metric of several runs of every batch, with the rounding error.
@@ -233,7 +239,7 @@ def measure_logits(
         question: model, pairs and metric.
         empty: for each run, whether everything is ablated in it.
         logits: the logits of the runs, in order, from a batch and every writer's output on the clean prompts; of `Batch.tokens` only,
-            or of all tokens, as rounding needs where everything is ablated.
+            or of all tokens, as rounding needs where everything is ablated; None: those of the model itself.
         progress: called with (evaluations done, in total).
     """
     values = torch.empty(len(empty), len(question.pairs), dtype=torch.float64)
@@ -244,7 +250,8 @@ def measure_logits(
             index = batch.index
             own, clean = question.clean_run(batch.suffix)
             rounding[index] = metric_rounding(question.metric, own, batch.targets, share).to("cpu", torch.float64)
-            for i, of_run in enumerate(logits(batch, clean)):
+            for i, found in enumerate(logits(batch, clean)):
+                of_run = own if found is None else found
                 whole = of_run.shape == own.shape
                 measured = question.metric(of_run, batch.targets if whole else batch.targets_read)
                 values[i, index] = measured.to("cpu", torch.float64)
@@ -257,7 +264,7 @@ def measure_logits(
     return CircuitMetrics(values, rounding)
 
 
-def _belonging(circuit: Circuit, question: Question) -> tuple[Circuit, SpanTable | None]:
+def _belonging(circuit: Circuit, question: Question) -> Resolved:
     """The circuit over the places of the question's pairs, and their spans; InputError if it is of another graph."""
     model = question.model
     if circuit.graph.base != model.graph:
