@@ -5,8 +5,9 @@ recorded at q, k and v; `engine.gradient_sum` takes them back through `W_Q`, `W_
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -176,6 +177,21 @@ class Gradients:
     final: Float[Tensor, "batch pos d_model"]
     k_by_query: tuple[Float[Tensor, "batch pos query kv_head d_head"], ...] | None = None
     v_by_query: tuple[Float[Tensor, "batch pos query kv_head d_head"], ...] | None = None
+
+    def parts(self, n: int) -> "list[Gradients]":
+        """Those of n equal batches that went through one pass together, one after the other."""
+
+        def cut(value: Any) -> list[Any]:
+            if isinstance(value, Tensor):
+                return list(value.chunk(n)) if len(value) else [value] * n
+            if isinstance(value, tuple):
+                return [*zip(*map(cut, value), strict=True)]
+            if isinstance(value, Writes):
+                return [Writes(*part) for part in zip(*(cut(getattr(value, f.name)) for f in fields(Writes)), strict=True)]
+            return [value] * n
+
+        columns = {field.name: cut(getattr(self, field.name)) for field in fields(self)}
+        return [Gradients(**{name: column[i] for name, column in columns.items()}) for i in range(n)]
 
 
 @dataclass(frozen=True, eq=False)

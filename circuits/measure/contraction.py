@@ -20,6 +20,8 @@ from circuits.question.question import Batch, Question
 
 STACK_BYTES = 48 * 2**20
 """Memory for the writers' differences that are stacked at a time."""
+PASS_TOKENS = 256
+"""Points on a path share a pass up to this many tokens: below, a pass takes about as long as reading the weights."""
 FEWEST_POSITIONS = 8
 """Positions per tile at least, whatever their memory: every tile reads the weights of all layers once."""
 
@@ -93,8 +95,32 @@ class Contraction:
             self._queries,
             self.batch.tokens,
         )
-        self._sees_nothing |= sees_nothing(architecture, (*gradients.resid_pre, gradients.resid_final))
+        self._watch(gradients)
         return gradients
+
+    def gradients_along(self, embeddings: Sequence[Tensor]) -> Iterator[Gradients]:
+        """`gradients` from each of several embeddings, in order; small batches take several in one pass."""
+        here = self.batch.suffix.clean_tokens
+        n = 1 if self._queries is not None else max(1, PASS_TOKENS // here.tokens.numel())
+        for start in range(0, len(embeddings), n):
+            some = embeddings[start : start + n]
+            if len(some) == 1:
+                yield self.gradients(some[0])
+                continue
+            whole = capture_gradients(
+                self.question.model.architecture,
+                here.tiled(len(some)),
+                lambda logits, k=len(some): torch.cat([self.question.metric_of(self.batch, x) for x in logits.chunk(k)]),
+                torch.cat(list(some)),
+                tokens=self.batch.tokens,
+            )
+            for gradients in whole.parts(len(some)):
+                self._watch(gradients)
+                yield gradients
+
+    def _watch(self, gradients: Gradients) -> None:
+        architecture = self.question.model.architecture
+        self._sees_nothing |= sees_nothing(architecture, (*gradients.resid_pre, gradients.resid_final))
 
     @property
     def _queries(self) -> Queries | None:

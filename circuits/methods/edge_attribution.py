@@ -260,8 +260,8 @@ def _interaction_modified(contraction: Contraction, rule: _Rule) -> None:
 def _along_path(contraction: Contraction, rule: _Rule) -> None:
     clean, replacement = contraction.clean_and_replacement()
     total = contraction.sum()
-    for alpha in rule.points:
-        gradients = contraction.gradients(torch.lerp(replacement.embedding, clean.embedding, alpha))
+    on_path = [torch.lerp(replacement.embedding, clean.embedding, alpha) for alpha in rule.points]
+    for gradients in contraction.gradients_along(on_path):
         total.add(gradients, 1 / len(rule.points))
     contraction.add(total, contraction.difference(clean, replacement))
 
