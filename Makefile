@@ -30,7 +30,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check declared docs format clean
+.PHONY: help setup demo test bench check declared docs format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -50,6 +50,9 @@ demo: $(RUNTIME)  ## IOI in SmolLM2-135M by four methods, compared and exported 
 
 test: $(DEV)  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(DEV)  ## measure every cost that README and docs quote; into runs/bench.md (an hour; nothing else should run)
+	$(BIN)/python benchmarks/bench.py
 
 check: $(DEV)  ## all that CI checks: format, lint, types, documentation, tests
 	$(BIN)/ruff format --check
