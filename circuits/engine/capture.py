@@ -187,7 +187,9 @@ class Gradients:
             if isinstance(value, tuple):
                 return [*zip(*map(cut, value), strict=True)]
             if isinstance(value, Writes):
-                return [Writes(*part) for part in zip(*(cut(getattr(value, f.name)) for f in fields(Writes)), strict=True)]
+                return [
+                    Writes(*part) for part in zip(*(cut(getattr(value, f.name)) for f in fields(Writes)), strict=True)
+                ]
             return [value] * n
 
         columns = {field.name: cut(getattr(self, field.name)) for field in fields(self)}

@@ -107,10 +107,14 @@ class Contraction:
             if len(some) == 1:
                 yield self.gradients(some[0])
                 continue
+
+            def metric(logits: Tensor, n: int) -> Tensor:
+                return torch.cat([self.question.metric_of(self.batch, part) for part in logits.chunk(n)])
+
             whole = capture_gradients(
                 self.question.model.architecture,
                 here.tiled(len(some)),
-                lambda logits, k=len(some): torch.cat([self.question.metric_of(self.batch, x) for x in logits.chunk(k)]),
+                partial(metric, n=len(some)),
                 torch.cat(list(some)),
                 tokens=self.batch.tokens,
             )

@@ -38,7 +38,9 @@ def test_points_that_share_a_pass_give_what_they_give_one_by_one(name, gradient,
         return edge_attribution(model, pairs, gradient=gradient, steps=3, check_sign=False).values
 
     passes, capture = [], contraction.capture_gradients
-    monkeypatch.setattr(contraction, "capture_gradients", lambda *args, **more: passes.append(1) or capture(*args, **more))
+    monkeypatch.setattr(
+        contraction, "capture_gradients", lambda *args, **more: passes.append(1) or capture(*args, **more)
+    )
     together, shared = ask(), len(passes)
     monkeypatch.setattr(contraction, "PASS_TOKENS", 0)
     alone = ask()
