@@ -121,7 +121,7 @@ def discover(
     loaded = computed.load(model)
     how = {"method": method, "level": level, "seed": computed.seed, "batch_size": computed.batch_size, **parsed}
     scores = mib_importances(loaded, asked.pairs(loaded, task, split), stage=stage, **how)
-    where = {"task": task, "model": track_name(model), "overwrite": overwrite}
+    where = {"task": task, "model_name": track_name(model), "overwrite": overwrite}
     (place,) = write_cell(scores, out, d_model=int(loaded.bridge.cfg.d_model), **where)
     say(f"written to {place}")
 

@@ -84,7 +84,7 @@ def write_cell(
     folder: str | Path,
     *,
     task: str,
-    model: str,
+    model_name: str,
     as_circuits: bool = False,
     d_model: int | None = None,
     overwrite: bool = False,
@@ -94,7 +94,7 @@ def write_cell(
     Args:
         importances: the scores.
         folder: of the submission.
-        task, model: their names in the track.
+        task, model_name: their names in the track.
         as_circuits: write nine circuits by signed and nine by absolute score instead of the scores.
         d_model: see `write_importances`.
         overwrite: replace the cell, if it exists.
@@ -105,7 +105,7 @@ def write_cell(
     Raises:
         InputError: an unknown task, an invalid name, or a cell that exists already.
     """
-    folder, name = Path(folder), cell_name(task, model)
+    folder, name = Path(folder), cell_name(task, model_name)
     if not as_circuits:
         place = _emptied(folder / name, overwrite)
         write_importances(importances, place / FILE, d_model)
@@ -146,7 +146,7 @@ def collect(sources: Sequence[Path], folder: str | Path, *, as_circuits: bool = 
     for (place, task, model), (order, name) in zip(places, names, strict=True):
         read = read_circuits(place)
         if isinstance(read, Importances):
-            write_cell(read, folder, task=task, model=model, as_circuits=as_circuits, overwrite=overwrite)
+            write_cell(read, folder, task=task, model_name=model, as_circuits=as_circuits, overwrite=overwrite)
             continue
         inner = _emptied(Path(folder) / order / name, overwrite)
         for share, circuit in zip(CIRCUITS, read, strict=True):

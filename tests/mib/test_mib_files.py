@@ -109,19 +109,19 @@ def test_unusable_neurons_are_named(tmp_path):
 
 
 def test_a_submission_of_scores(tmp_path):
-    places = circuits.write_cell(importances(), tmp_path, task="arc_easy", model="llama3")
+    places = circuits.write_cell(importances(), tmp_path, task="arc_easy", model_name="llama3")
     assert [place.name for place in places] == ["arc-easy_llama3"]
     same(circuits.read_circuits(places[0]), importances())
     with pytest.raises(InputError, match="overwrite"):
-        circuits.write_cell(importances(), tmp_path, task="arc_easy", model="llama3")
-    circuits.write_cell(importances(), tmp_path, task="arc-easy", model="llama3", overwrite=True)
+        circuits.write_cell(importances(), tmp_path, task="arc_easy", model_name="llama3")
+    circuits.write_cell(importances(), tmp_path, task="arc-easy", model_name="llama3", overwrite=True)
     (places[0] / "notes.txt").write_text("x")
     with pytest.raises(InputError, match=r"notes.txt is no circuit file"):
-        circuits.write_cell(importances(), tmp_path, task="arc_easy", model="llama3", overwrite=True)
+        circuits.write_cell(importances(), tmp_path, task="arc_easy", model_name="llama3", overwrite=True)
 
 
 def test_a_submission_of_circuits(tmp_path):
-    places = circuits.write_cell(importances(), tmp_path, task="ioi", model="gpt2", as_circuits=True)
+    places = circuits.write_cell(importances(), tmp_path, task="ioi", model_name="gpt2", as_circuits=True)
     assert [str(place.relative_to(tmp_path)) for place in places] == ["abs-False/ioi_gpt2", "abs-True/ioi_gpt2"]
     assert {path.name for path in places[0].iterdir()} == {circuit_name("ioi_gpt2", share) for share in CIRCUITS}
     signed, by_size = map(circuits.read_circuits, places)
@@ -138,7 +138,7 @@ def test_a_submission_of_circuits(tmp_path):
 
 
 def test_the_circuits_of_a_folder_are_ordered_by_size_whatever_their_names(tmp_path):
-    place = circuits.write_cell(importances(), tmp_path, task="ioi", model="gpt2", as_circuits=True)[1]
+    place = circuits.write_cell(importances(), tmp_path, task="ioi", model_name="gpt2", as_circuits=True)[1]
     before = circuits.read_circuits(place)
     files = sorted(place.iterdir())
     for i, path in enumerate(files):
@@ -150,9 +150,9 @@ def test_the_circuits_of_a_folder_are_ordered_by_size_whatever_their_names(tmp_p
 
 def test_what_the_leaderboard_would_refuse_is_listed(tmp_path):
     gpt2 = Graph(12, 12, 12, (True,) * 12)
-    circuits.write_cell(importances(), tmp_path, task="ioi", model="llama3")
-    circuits.write_cell(importances(gpt2), tmp_path, task="ioi", model="gpt2")
-    circuits.write_cell(importances(), tmp_path, task="mcqa", model="gpt2")
+    circuits.write_cell(importances(), tmp_path, task="ioi", model_name="llama3")
+    circuits.write_cell(importances(gpt2), tmp_path, task="ioi", model_name="gpt2")
+    circuits.write_cell(importances(), tmp_path, task="mcqa", model_name="gpt2")
     (tmp_path / "arc-easy_gemma2").mkdir()
     found = circuits.check_submission([tmp_path])
     assert [(cell.task, cell.model) for cell in found.cells] == [("ioi", "gpt2"), ("ioi", "llama3"), ("mcqa", "gpt2")]
@@ -169,7 +169,9 @@ def test_what_the_leaderboard_would_refuse_is_listed(tmp_path):
 
 def test_cells_are_collected(tmp_path):
     for task, model in (("ioi", "gpt2"), ("mcqa", "llama3")):
-        circuits.write_cell(importances(), tmp_path / f"of-{task}", task=task, model=model, as_circuits=task == "mcqa")
+        circuits.write_cell(
+            importances(), tmp_path / f"of-{task}", task=task, model_name=model, as_circuits=task == "mcqa"
+        )
     collect([tmp_path / "of-ioi", tmp_path / "of-mcqa"], tmp_path / "all")
     found = circuits.check_submission([tmp_path / "all"])
     assert [(cell.task, cell.circuits) for cell in found.cells] == [("mcqa", True), ("mcqa", True), ("ioi", False)]

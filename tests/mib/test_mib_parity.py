@@ -30,6 +30,16 @@ def pairs() -> PromptPairs:
     return PromptPairs.from_tokens(list(clean), list(corrupted), list(right), list(wrong))
 
 
+def agree(shape, found, of):
+    for curve, area, name, key in (
+        (found.mib.signed, found.mib.cpr, "signed", "area_under"), (found.mib.absolute, found.mib.cmd, "abs", "area_from_1"),
+    ):  # fmt: skip
+        theirs = VALUES[shape][f"{of}-{name}"]
+        points = torch.tensor(theirs["faithfulnesses"]).double()
+        torch.testing.assert_close(curve.faithfulness, points, atol=1e-4, rtol=0)
+        assert area == pytest.approx(theirs[key], abs=1e-4)
+
+
 @pytest.mark.parametrize("level", ["edge", "node", "neuron"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_point_and_both_areas_agree(shape, level):
@@ -38,14 +48,13 @@ def test_every_point_and_both_areas_agree(shape, level):
     assert found.level == importances.level == level
     if level == "edge":
         assert found.n_mib == VALUES[shape]["n_edges"]
-    for curve, area, name, of in (
-        (found.mib.signed, found.mib.cpr, "signed", "area_under"), (found.mib.absolute, found.mib.cmd, "abs", "area_from_1"),
-    ):  # fmt: skip
-        theirs = VALUES[shape][f"{level}-{name}"]
-        torch.testing.assert_close(
-            curve.faithfulness, torch.tensor(theirs["faithfulnesses"]).double(), atol=1e-4, rtol=0
-        )
-        assert area == pytest.approx(theirs[of], abs=1e-4)
+    agree(shape, found, level)
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "qwen2"])
+def test_the_greedy_rule_agrees(shape):
+    importances = read_importances(GOLDEN / f"{shape}-edge.json")
+    agree(shape, mib_curves(model(shape), pairs(), importances, rule="greedy", resamples=10), "greedy")
 
 
 def test_mib_counts_dead_ends_that_its_evaluation_leaves_out():

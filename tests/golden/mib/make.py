@@ -124,18 +124,14 @@ def store_values(track, eap_src):
         eap.attribute.attribute(model, graph, batches, loss, "EAP-IG-inputs", "patching", ig_steps=5, quiet=True)
         graph.to_json(str(HERE / f"{shape}-edge.json"))
         found = {}
-        for level in ("edge", "node", "neuron"):
+        for level in ("edge", "greedy", "node", "neuron"):
+            file = HERE / f"{shape}-{'edge' if level == 'greedy' else level}.json"
+            how = {"level": "edge", "apply_greedy": True} if level == "greedy" else {"level": level}
             for absolute in (False, True):
-                graph = Graph.from_json(str(HERE / f"{shape}-{level}.json"))
                 counts, cpr, cmd, _, points = evaluate_area_under_curve(
-                    model,
-                    graph,
-                    batches,
-                    partial(metric, mean=False, loss=False),
-                    quiet=True,
-                    level=level,
-                    absolute=absolute,
-                )
+                    model, Graph.from_json(str(file)), batches, partial(metric, mean=False, loss=False), quiet=True,
+                    absolute=absolute, **how,
+                )  # fmt: skip
                 found[f"{level}-{'abs' if absolute else 'signed'}"] = {
                     "counts": counts, "area_under": cpr, "area_from_1": cmd, "faithfulnesses": points,
                 }  # fmt: skip
