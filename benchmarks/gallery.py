@@ -2,13 +2,14 @@
 
     python benchmarks/gallery.py [--tasks ioi,capital] [--edges 60] [--store build/gallery]
 
-EAP-IG (midpoint, 5 steps) on 16 pairs of each task, the strongest edges, `circuits.describe`. What was measured is kept in the store,
+EAP-IG (midpoint, 5 steps) on 8 pairs of each task, the strongest edges, `circuits.describe`. What was measured is kept in the store,
 and not measured again.
 """
 
 import argparse
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from circuits.files.atomic import write_text
 
 TASKS = ("ioi", "greater-than", "induction", "docstring", "subject-verb-agreement", "capital", "successor")
 PAGE = Path(__file__).parents[1] / "docs" / "gallery.md"
-N, SHOWN, HEADS = 16, 3, 4
+N, SHOWN, HEADS = 8, 3, 4
 INTRODUCTION = """# Gallery of descriptions
 
 What `circuits describe` says about circuits of SmolLM2-135M: for each task the {edges} strongest edges of EAP-IG (midpoint rule, 5
@@ -60,16 +61,21 @@ def kept(store: Path, name: str, edges: int) -> dict[str, Any]:
         measured = kinds_measured() if name == "kinds" else task_measured(name, edges)
         write_text(path, json.dumps(measured, indent=1))
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    return json.loads(path.read_text(encoding="utf-8"))
+    return {"name": name, **json.loads(path.read_text(encoding="utf-8"))}
+
+
+@cache
+def smollm2() -> circuits.Model:
+    return circuits.load_model("smollm2-135m")
 
 
 def task_measured(name: str, edges: int) -> dict[str, Any]:
-    model, task = circuits.load_model("smollm2-135m"), tasks.load(name)
+    model, task = smollm2(), tasks.load(name)
     pairs = task.pairs(model, n=N)
     circuit = circuits.edge_attribution(model, pairs, gradient="ig", steps=5).top(edges)
     description = circuits.describe(model, pairs, circuit)
     score = circuits.faithfulness(model, pairs, circuit, n_random=0)
-    return {"title": task.title, "prompt": pairs.texts[0][0], "answers": answers(model, pairs), "nodes": len(circuit.nodes) - 1,
+    return {"name": name, "title": task.title, "prompt": pairs.texts[0][0], "answers": answers(model, pairs), "nodes": len(circuit.nodes) - 1,
             "faithfulness": score.value, "description": description.to_dict()}  # fmt: skip
 
 
@@ -79,7 +85,7 @@ def answers(model: circuits.Model, pairs: circuits.PromptPairs) -> list[str]:
 
 
 def kinds_measured() -> dict[str, Any]:
-    kinds = circuits.head_kinds(circuits.load_model("smollm2-135m"), draws=19)
+    kinds = circuits.head_kinds(smollm2(), draws=19)
     found = [[kind in kinds.of(head) for head in kinds.heads] for kind in kinds.kinds]
     rows = [
         row | {"has": found[kinds.kinds.index(row["kind"])][kinds.heads.index(row["head"])]} for row in kinds.rows()
@@ -120,11 +126,47 @@ def section(measured: dict[str, Any]) -> str:
         *(f"- **{line['node']}**: {line['text'].partition(': ')[2]}" for line in shown), "",
         f"{len(description['lines']) - len(shown)} other nodes are not shown.", "",
         *(f"Group **{label}**: {', '.join(nodes)}.\n" for label, nodes in description["groups"].items()),
+        *([NOTES[measured["name"]](description)] if measured["name"] in NOTES else []),
         f"**Tests**: {held} of {len(description['tests'])} held.", "",
         *(f"- {test['node']}, {test['outcome']}: {test['statement']} ({numbers(test)})" for test in description["tests"]), "",
         "**Not said**", "", *(f"- {text}" for text in description["unsaid"]), "",
     ]  # fmt: skip
     return "\n".join(line.replace("<", "&lt;").replace("|", "\\|") for line in lines)
+
+
+def beside_gpt2(description: dict[str, Any]) -> str:
+    """IOI's parts beside those that Wang et al. 2022 found in GPT-2 small."""
+    lines = {line["node"]: line for line in description["lines"]}
+    labels = description["labels"]
+
+    def named(kind: str) -> str:
+        return listed([node for node, line in lines.items() if labels.get(node) == kind])
+
+    def listed(nodes: list[str]) -> str:
+        return ", ".join(f"`{node}`" for node in nodes) or "no head"
+
+    def effect(node: str) -> float:
+        return lines[node]["evidence"]["direct effect"]
+
+    movers = [node for node in lines if labels.get(node) == "name mover"]
+    inhibition = [node for node in lines if labels.get(node) == "S-inhibition"]
+    fed = [node for node in movers if set(lines[node]["reads"].get("q", ())) & set(inhibition)]
+    largest = max((node for node in lines if node[0] == "a"), key=lambda node: abs(effect(node)))
+    most = max((abs(effect(node)) for node in inhibition), default=0.0)
+    return (
+        f"**Beside GPT-2 small** (Wang et al. 2022). *The same:* {named('prefix matching')} looks from the repeated name S2 at the token "
+        f"after S1, as GPT-2's induction heads do. {listed(inhibition)} (S-inhibition) look from the end at S2, write at most {most:.2f} "
+        f"logits to the metric themselves, and feed the queries of {listed(fed)}. The name movers {listed(movers)} look at IO and copy it; "
+        f"{named('negative mover')} looks at IO and writes against it. *Different:* the head with the largest direct effect is "
+        f"`{largest}` ({effect(largest):+.2f} logits, {labels.get(largest, 'without a kind')}). Heads that look at S2 and write against "
+        f"that name ({named('wrong-answer suppressor')}) have no counterpart in Wang et al.'s circuit. Among these edges there is "
+        f"{named('duplicate token')} labelled as a duplicate-token head and {named('previous token')} as a previous-token head. Backup "
+        "heads show only under ablation (`circuits.self_repair`), which a description does not do.\n"
+    )
+
+
+NOTES = {"ioi": beside_gpt2}
+"""Paragraphs of one task."""
 
 
 def numbers(test: dict[str, Any]) -> str:

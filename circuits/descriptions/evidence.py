@@ -136,7 +136,7 @@ class Evidence:
         ):
             said += [f"{what} {_few(reads[part])}"] if part in reads else []
         said += [f"feeds {_few(feeds)}"] if feeds else []
-        begin = f"{node}: " + (f"{label}. " if label else "")
+        begin = f"{node}: " + (f"{label}. " if label and node[0] == "m" else "")  # a head's line begins with its kind
         text = begin + "; ".join(said)
         return NodeLine(node, label, text, facts, reads, feeds)
 
@@ -154,7 +154,7 @@ class Evidence:
             f"{kind} {value['score']:.2f} (null {value['null']:.2f}, p {value['p']:.2f})"
             for kind, value in facts["kinds"].items()
         ]
-        said += shown[:MOST_KINDS]
+        said += shown[:1] + [f"also {kind}" for kind in shown[1:MOST_KINDS]]
         if node in self.rates:
             copied, suppressed = facts["copies"], facts["suppresses"] = self.rates[node]
             more = f"suppresses {suppressed:.0%}" if set(own) & {*SUPPRESSES} else f"copies {copied:.0%}"

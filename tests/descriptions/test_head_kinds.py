@@ -23,6 +23,8 @@ KNOWN = {
     "compiled/reverse": {"a1.h1": "name mover"},
     "compiled/fraction": {"a0.h2": "broad"},
     "compiled/or-gate": {"a0.h0": "positional", "a0.h2": "positional"},
+    "compiled/and-gate": {"a0.h0": "positional", "a0.h2": "positional"},
+    "compiled/histogram": {"a0.h1": "broad"},
 }
 
 
@@ -33,6 +35,14 @@ def test_compiled_heads_have_the_kinds_that_they_were_compiled_for(name):
     for head, kind in KNOWN[name].items():
         assert kind in kinds.of(head), (head, kinds.of(head))
         assert kinds[kind][head] > 0.7
+
+
+def test_compiled_heads_that_no_kind_fits_get_no_wrong_one():
+    """Dyck's heads look everywhere whatever they read, which rotated heads do too; greater-than's looks at digits, several in random sequences."""
+    for name, heads, kinds in (("dyck", ["a0.h0", "a1.h1"], ()), ("greater-than", ["a0.h1"], ("broad",))):
+        model = circuits.load_model(f"compiled/{name}")
+        found = head_kinds(model, tasks.load(f"compiled/{name}").pairs(model, n=8), draws=19)
+        assert all(found.of(head) == kinds for head in heads)
 
 
 def test_the_trained_induction_model():
