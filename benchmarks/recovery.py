@@ -54,9 +54,15 @@ def acdc(model: Model, pairs: PromptPairs, ablation: str, size: int, *, metric: 
     return as_scores(model, torch.stack([circuit.mask for circuit in kept]).double().sum(0))
 
 
-def pruning(model: Model, pairs: PromptPairs, ablation: str, size: int) -> EdgeScores:
+def combined(model: Model, pairs: PromptPairs, ablation: str, size: int, *, how: str) -> EdgeScores:
+    return circuits.ensemble([gradient(model, pairs, ablation, size, rule=rule) for rule in ("ig", "gim")], how=how)
+
+
+def pruning(
+    model: Model, pairs: PromptPairs, ablation: str, size: int, *, train: Callable[..., Circuit] = circuits.edge_pruning
+) -> EdgeScores:
     """Told how many edges there are; those that it chooses first, then the chance that an edge's mask is open."""
-    circuit = circuits.edge_pruning(model, pairs, size, ablation=ablation)
+    circuit = train(model, pairs, size, ablation=ablation)
     assert circuit.scores is not None
     return as_scores(model, circuit.mask.double() + circuit.scores.nan_to_num(-torch.inf).sigmoid())
 
@@ -83,6 +89,10 @@ EDGES: dict[str, Method] = {
     "conductance": partial(gradient, rule="conductance", steps=5),
     "RelP": partial(gradient, rule="relp"),
     "GIM": partial(gradient, rule="gim"),
+    "EAP-IG and GIM, mean": partial(combined, how="mean"),
+    "EAP-IG and GIM, rank-mean": partial(combined, how="rank-mean"),
+    "EAP-IG and GIM, min": partial(combined, how="min"),
+    "UGS": partial(pruning, train=circuits.uniform_gradient_sampling),
     "information flow": flow,
     "ACDC": partial(acdc, metric=None),
     "ACDC, KL": partial(acdc, metric="kl_divergence"),
@@ -127,7 +137,9 @@ def auroc(found: Found, truth: Circuit, level: str) -> float:
     return circuits.recovery(found, truth, level=level, negligible=NEGLIGIBLE).auroc
 
 
-def measure(names: Sequence[str], n: int) -> tuple[dict[tuple[str, str], dict], dict[tuple[str, str, str], tuple]]:
+def measure(
+    names: Sequence[str], n: int, wanted: Sequence[str] = ()
+) -> tuple[dict[tuple[str, str], dict], dict[tuple[str, str, str], tuple]]:
     """AUROC by (level, ablation), method and model; and sizes of the truth by (model, ablation)."""
     found: dict[tuple[str, str], dict[str, dict[str, float | None]]] = {}
     sizes = {}
@@ -139,7 +151,8 @@ def measure(names: Sequence[str], n: int) -> tuple[dict[tuple[str, str], dict], 
             alone = Circuit.from_edges(model.graph, compiled.active_edges(model, pairs, ablation))
             joint = Circuit.from_edges(model.graph, compiled.jointly_active_edges(model, pairs, ablation))
             sizes[name, ablation] = len(alone), len(joint), len(structural)
-            for method, run in {**EDGES, **NODES}.items():
+            chosen = {name: run for name, run in {**EDGES, **NODES}.items() if not wanted or name in wanted}
+            for method, run in chosen.items():
                 scores = attempt(run, model, pairs, ablation, len(joint))
                 levels = ("nodes",) if method in NODES else ("edges", "joint", "merged", "nodes")
                 for level in levels:
@@ -174,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--models", nargs="*", default=[name for name in tasks.names() if name.startswith("compiled/")])
+    parser.add_argument("--methods", nargs="*", default=[], help="only these; default: all")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--places", action="store_true")
     arguments = parser.parse_args()
@@ -186,7 +200,7 @@ def main() -> None:
             print(f"| active | {' | '.join(str(n_active[name, ablation]) for name in arguments.models)} | |")
         print(f"\n{time.perf_counter() - start:.0f} s")
         return
-    found, sizes = measure(arguments.models, arguments.pairs)
+    found, sizes = measure(arguments.models, arguments.pairs, arguments.methods)
     print("\n| | structural | " + " | ".join(f"{ablation}: active, jointly" for ablation in ABLATIONS) + " |")
     print("|---" * (len(ABLATIONS) + 2) + "|")
     for name in arguments.models:

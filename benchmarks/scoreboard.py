@@ -1,6 +1,6 @@
 """Every method of edges on models and tasks, in one table: docs/scoreboard.md.
 
-    python benchmarks/scoreboard.py DIR [--suites compiled random smollm2] [--tasks ioi capital …] [--pairs 16] [--fresh 16]
+    python benchmarks/scoreboard.py DIR [--suites compiled random smollm2] [--tasks ioi capital …] [--pairs 16] [--fresh 16] [--methods EAP …]
     python benchmarks/scoreboard.py DIR --on ray --workers 2     # the same numbers, by several processes
     python benchmarks/scoreboard.py DIR --memory                 # also the peak memory of each method, beyond the loaded model
     python benchmarks/scoreboard.py DIR --table                  # only the tables, of what has been computed so far
@@ -66,11 +66,11 @@ SLOW = ("exact effects", "IG over activations")
 """Left out on SmolLM2: hours."""
 
 
-def methods(suite: str) -> dict[str, dict[str, Any]]:
-    """The methods of a suite, with all their options."""
+def methods(suite: str, wanted: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """The methods of a suite, with all their options; `wanted`: only these."""
     chosen = {}
     for name, options in METHODS.items():
-        if suite == "smollm2" and name in SLOW:
+        if (suite == "smollm2" and name in SLOW) or (wanted and name not in wanted):
             continue
         chosen[name] = {**options, "edges": EDGES[suite], "random_circuits": 0}
     return chosen
@@ -120,7 +120,7 @@ def study(suite: str, arguments: argparse.Namespace) -> str:
         "seeds = [0]",
         "",
     ]
-    for name, options in methods(suite).items():
+    for name, options in methods(suite, arguments.methods).items():
         lines += [
             f"[methods.{json.dumps(name)}]",
             *(f"{key} = {json.dumps(value)}" for key, value in options.items()),
@@ -275,6 +275,9 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--suites", nargs="*", default=list(EDGES), choices=list(EDGES))
     parser.add_argument("--tasks", nargs="*", default=list(SMOLLM2_TASKS))
+    parser.add_argument(
+        "--methods", nargs="*", default=[], choices=list(METHODS), metavar="METHOD", help="default: all"
+    )
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--fresh", type=int, default=16)
     parser.add_argument("--on")
@@ -289,7 +292,7 @@ def main() -> None:
         if (arguments.directory / suite).exists():
             print_suite(suite, rows(suite, arguments.directory))
     if arguments.memory:
-        for method in methods("smollm2"):
+        for method in methods("smollm2", arguments.methods):
             print(f"{method}: {in_new_process(partial(peak, suite_task=arguments.tasks[0]), method) / 2**20:.0f} MiB")
 
 
