@@ -72,6 +72,8 @@ from circuits.evaluation.task import check_pairs as check_pairs
 from circuits.evaluation.task import check_task as check_task
 from circuits.evaluation.transfer import Transfer as Transfer
 from circuits.evaluation.transfer import transfer as transfer
+from circuits.export.attribution_graphs import read_attribution_graph as read_attribution_graph
+from circuits.export.attribution_graphs import write_attribution_graph as write_attribution_graph
 from circuits.export.formats import export_circuit as export_circuit
 from circuits.graph.graph import Graph as Graph
 from circuits.methods.acdc import acdc as acdc
@@ -135,6 +137,7 @@ from circuits.question.metrics import Metric as Metric
 from circuits.results.circuit import Circuit as Circuit
 from circuits.results.edge_scores import EdgeScores as EdgeScores
 from circuits.results.ensemble import ensemble as ensemble
+from circuits.results.feature_circuit import FeatureCircuit as FeatureCircuit
 from circuits.results.feature_edges import FeatureEdges as FeatureEdges
 from circuits.results.naming import Naming as Naming
 from circuits.results.node_scores import DirectEffects as DirectEffects

@@ -140,6 +140,8 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "interchange_interventions": lambda g: _interchanged(g),
     "internal_influence": lambda g: circuits.internal_influence(g.model, g.pairs, steps=2),
     "leave_one_out": lambda g: circuits.leave_one_out(g.model, g.pairs),
+    "read_attribution_graph": lambda g: _in_directory(lambda out: _read_graph(g, out / "graph.json")),
+    "write_attribution_graph": lambda g: _in_directory(lambda out: _read_graph(g, out / "graph.json")),
     "load_dictionary": lambda g: circuits.load_dictionary(DICTIONARIES / "saelens_topk").encode(
         torch.ones(6, device="cpu")
     ),
@@ -217,6 +219,13 @@ def _families(g: Given) -> Any:
     pairs = PromptPairs.from_pairs([pair for _ in range(4) for pair in g.pairs][:8])
     scores = circuits.edge_attribution(g.model, pairs)
     return circuits.families(g.model, pairs, scores, k=2, edges=20, groupings=20)
+
+
+def _read_graph(g: Given, path: Path) -> Any:
+    edges = circuits.feature_edges(g.model, g.pairs, ["f:a0.1", "e:a0"], dictionaries=[g.dictionary])
+    scores = circuits.attribution_patching(g.model, g.pairs, nodes="features", dictionaries=[g.dictionary])
+    circuits.write_attribution_graph(circuits.FeatureCircuit.from_scores(scores, 3, edges), path)
+    return list(circuits.read_attribution_graph(path).edge_scores)
 
 
 def _of_scores(scores: circuits.EdgeScores) -> Any:

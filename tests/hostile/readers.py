@@ -464,6 +464,22 @@ def _eap_ig(found: Circuit, path: Path, tensors: bool = False) -> None:
 
 STEPS = '{"writer": "m29", "reader": "logits", "change": 1.5, "kept": true}\n{"writer": null, "reader": "m1", "change": 0.0, "kept": false}\n'
 
+SOME_FEATURES = circuits.FeatureCircuit(
+    ("f:m0.3", "e:m0", "a1.h0"), (("f:m0.3", "a1.h0<q>"), ("e:m0", "logits")), (1.0, 0.5, None), (0.25, -1.0), (0.1, None), ORIGIN
+)  # fmt: skip
+
+
+def read_feature_circuit(path: Path) -> None:
+    one = circuits.FeatureCircuit.from_json(path)
+    one.to_json(path.with_name("again.json")), one.rows(), repr(one), one.to_networkx()
+
+
+def read_graph(path: Path) -> None:
+    one = circuits.read_attribution_graph(path)
+    one.to_json(path.with_name("again.json"))
+    circuits.write_attribution_graph(one, path.with_name("graph.json"))
+
+
 DICTIONARIES = Path(__file__).parents[1] / "golden" / "dictionaries"
 
 
@@ -527,6 +543,10 @@ READERS: dict[str, Reader] = {
     "labels-json": Reader(read_labels, (text('{"labels": {"m0": "x"}, "groups": {"g": ["m1"]}}'),), "json"),
     "gguf": Reader(read_gguf, (write_gguf,), "numbers", ".gguf"),
     "wheel": Reader(read_wheel, (write_wheel,), "numbers", ".whl", direct=False),
+    "feature-circuit": Reader(read_feature_circuit, (lambda p: SOME_FEATURES.to_json(p),), "json", share=0.5),
+    "attribution-graph": Reader(
+        read_graph, (lambda p: circuits.write_attribution_graph(SOME_FEATURES, p, tokens=["a"]),), "json", share=0.5
+    ),
     "saelens": Reader(**of_dictionary("saelens_topk", "cfg.json", "resid_pre.0"), kind="json"),
     "dictionary": Reader(**of_dictionary("saelens_gated", "sae_weights.safetensors", "attn_out.1"), kind="safetensors"),
     "sparsify": Reader(**of_dictionary("sparsify/layers.1", "cfg.json", "resid_post.1"), kind="json"),
