@@ -38,8 +38,9 @@ def live_nodes(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool 
 
 def _live_writers(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bool) -> set[str]:
     """`live_nodes` of a graph without places, whose outputs are its writers: a column of `keep` at a time."""
-    columns = keep.cpu().t().contiguous().numpy()
-    filled, live = columns.any(1), np.zeros(graph.n_writers, dtype=bool)
+    columns: np.ndarray = keep.cpu().t().contiguous().numpy()
+    live: np.ndarray = np.zeros(graph.n_writers, dtype=bool)
+    filled: np.ndarray = columns.any(1)
     for r in range(graph.n_readers - 1, -1, -1):
         if not coupled and not filled[r]:
             continue
