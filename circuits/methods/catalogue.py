@@ -53,6 +53,14 @@ LARGEST_NOISE_SEED = 2**40
 """Exclusive bound of noise seeds: a pair's seed is a million times this seed plus its number, and must fit into 64 bits."""
 MEANS = ("mean", "mean_positional", "optimal")
 """Ablations that take a reference set."""
+RECORDED = {
+    "shapley": "game_values:SHAPLEY",
+    "banzhaf": "game_values:BANZHAF",
+    "internal-influence": "component_baselines:INTERNAL_INFLUENCE",
+    "refine": "refine:REFINED",
+}
+"""What is declared of the results of functions that are not in `OURS`."""
+plugins.provide(plugins.RECORDED, {name: f"circuits.methods.{place}" for name, place in RECORDED.items()})
 plugins.provide(plugins.METHODS, {name: f"circuits.methods.{place}" for name, place in OURS.items()})
 
 

@@ -13,7 +13,8 @@ import pytest
 from circuits import InputError
 from circuits.methods import catalogue
 from circuits.methods.catalogue import COPIES, DECLARED, METHODS, OURS, copies_text
-from circuits.methods.method import Declared
+from circuits.methods.method import Declared, Method
+from circuits.methods.options import CHOICE, Kind, Option
 from circuits.results import choice, selection
 
 HERE = Path(__file__).parents[2]
@@ -76,6 +77,25 @@ def test_rules_have_the_options_that_are_said():
 def test_an_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="there is no method 'eap-gi'; did you mean eap-ig"):
         catalogue.declared("eap-gi")
+
+
+STRENGTH = Option("strength", Kind.NUMBER, 2.0, "What scores are multiplied by.")
+
+
+@pytest.mark.parametrize(
+    ("function", "promised", "message"),
+    [
+        (lambda question, **options: None, {}, r"takes \*\*options, which hides what it uses"),
+        (lambda question, *, progress: None, {}, "declares 'strength', which is not a parameter"),
+        (lambda question, *, strength: None, {"divided": True}, "declares 'workers'"),
+        (lambda question, *, strength: None, {"resumable": True}, "declares 'store'"),
+        (lambda question, *, strength: None, {"draws": True}, "declares 'seed'"),
+        (lambda question, *, strength: None, {"fixed": {"gradient": "clean"}}, "declares 'gradient'"),
+    ],
+)
+def test_a_function_without_what_its_method_declares_is_refused(function, promised, message):
+    with pytest.raises(InputError, match=message):
+        Method(name="toy", function=function, gives="edges", help="", takes=(STRENGTH, *CHOICE), **promised)
 
 
 TOY = '''
