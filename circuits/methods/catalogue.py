@@ -42,6 +42,8 @@ OURS = {
     "coar": "coar:METHOD",
 }
 """name -> module and object of each built-in method."""
+USUAL = "eap-ig"
+"""The method that runs if none is given."""
 FORM = ("methods/options.py", "methods/method.py")
 """Files that define the format of a declaration."""
 NAMED_IN = {

@@ -18,7 +18,7 @@ import torch
 from circuits.errors import AttributionWarning, InputError
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
 from circuits.graph.graph import Graph
-from circuits.methods.catalogue import check_divided, check_noise, check_reference
+from circuits.methods.catalogue import USUAL, check_divided, check_noise, check_reference
 from circuits.methods.catalogue import method as find_method
 from circuits.methods.method import OF_PIPELINE, Declared, Method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
@@ -50,7 +50,7 @@ def discover(
     model: Model,
     pairs: PromptPairs,
     *,
-    method: str = "eap-ig",
+    method: str = USUAL,
     metric: str | None = None,
     ablation: AblationLike | None = None,
     noise_tokens: Sequence[str] | None = None,

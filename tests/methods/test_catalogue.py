@@ -1,5 +1,6 @@
 """Methods are declared once: the copy for the command line, the page in the docs, and a method of another package."""
 
+import ast
 import inspect
 import json
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from circuits import InputError
 from circuits.methods import catalogue
-from circuits.methods.catalogue import COPIES, DECLARED, METHODS, OURS, copies_text
+from circuits.methods.catalogue import COPIES, DECLARED, METHODS, OURS, RECORDED, copies_text
 from circuits.methods.method import Declared, Method
 from circuits.methods.options import CHOICE, Kind, Option
 from circuits.results import choice, selection
@@ -77,6 +78,19 @@ def test_rules_have_the_options_that_are_said():
 def test_an_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="there is no method 'eap-gi'; did you mean eap-ig"):
         catalogue.declared("eap-gi")
+
+
+def test_no_module_outside_methods_knows_the_name_of_a_method():
+    """Every other module reads declarations. `eap-ig` is a file format too, and `direct_effects` a public function."""
+    names = {*OURS, *RECORDED, *(name.replace("-", "_") for name in (*OURS, *RECORDED))} - {"refine"}
+    found = {
+        (str(path.relative_to(HERE)), node.value)
+        for path in (HERE / "circuits").rglob("*.py")
+        if "methods" not in path.relative_to(HERE).parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
+    }
+    assert found <= {("circuits/export/catalogue.py", "eap-ig"), ("circuits/cli/inspect.py", "direct_effects")}
 
 
 STRENGTH = Option("strength", Kind.NUMBER, 2.0, "What scores are multiplied by.")
