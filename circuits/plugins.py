@@ -5,7 +5,7 @@
 | `circuits.tasks` | a class derived from `tasks.base.Task` (or `tasks.base.Source`, for token ids) |
 | `circuits.models` | an object with `description` (one line) and `bridge()`, which builds a TransformerBridge; for small models that need no download |
 | `circuits.methods` | a `circuits.methods.method.Method` |
-| `circuits.recorded` | a `circuits.results.recorded.Recorded`: what is declared of results that record this name as their method, if that is no name of a `circuits.methods` |
+| `circuits.recorded` | a `circuits.results.recorded.Recorded`: what is declared of results whose provenance names this method, for a function that is not one of `circuits.methods` |
 
 A task with a known circuit may have a method `known_circuits`; see `KnowsCircuits`.
 
