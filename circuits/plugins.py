@@ -5,6 +5,7 @@
 | `circuits.tasks` | a class derived from `tasks.base.Task` (or `tasks.base.Source`, for token ids) |
 | `circuits.models` | an object with `description` (one line) and `bridge()`, which builds a TransformerBridge; for small models that need no download |
 | `circuits.methods` | a `circuits.methods.method.Method` |
+| `circuits.recorded` | a `circuits.results.recorded.Recorded`: what is declared of results whose provenance names this method, for a function that is not one of `circuits.methods` |
 
 A task with a known circuit may have a method `known_circuits`; see `KnowsCircuits`.
 
@@ -13,6 +14,7 @@ that may be used before it is installed calls `provide`.
 """
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import sys
@@ -30,8 +32,9 @@ from circuits.errors import InputError
 GROUP = "circuits.tasks"
 MODELS = "circuits.models"
 METHODS = "circuits.methods"
-_KIND = {GROUP: "task", MODELS: "model", METHODS: "method"}
-_PROVIDED: dict[str, dict[str, str]] = {GROUP: {}, MODELS: {}, METHODS: {}}
+RECORDED = "circuits.recorded"
+_KIND = {GROUP: "task", MODELS: "model", METHODS: "method", RECORDED: "result"}
+_PROVIDED: dict[str, dict[str, str]] = {GROUP: {}, MODELS: {}, METHODS: {}, RECORDED: {}}
 
 
 @runtime_checkable
@@ -72,7 +75,7 @@ def provide(group: str, offered: Mapping[str, str]) -> None:
     """Adds tasks, models or methods without entry points.
 
     Args:
-        group: `circuits.tasks`, `circuits.models` or `circuits.methods`.
+        group: `circuits.tasks`, `circuits.models`, `circuits.methods` or `circuits.recorded`.
         offered: name -> `module:class`.
     """
     _PROVIDED[group].update(offered)
@@ -163,6 +166,18 @@ def method_names() -> list[str]:
 def find_method(name: str) -> Any:
     """The object of a method's entry point, which `circuits.methods.catalogue.method` checks; InputError if there is none."""
     return _loaded(_point(METHODS, name))
+
+
+def recorded(name: str) -> Any:
+    """What is declared of results that record this method; None: nothing, or its package cannot be loaded."""
+    importlib.import_module("circuits.methods.catalogue")  # it provides the names of the built-in ones
+    for group in (RECORDED, METHODS):
+        point = _points(group).get(name.replace("_", "-"))
+        if point is not None:
+            with suppress(InputError):
+                declared = _loaded(point)
+                return declared if group == RECORDED else getattr(declared, "results", None)
+    return None
 
 
 def method_state(name: str) -> str:

@@ -21,7 +21,8 @@ from circuits.plots.page import Picture, Section, Table
 from circuits.question.metrics import METRICS
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
-from circuits.results.quantity import edge_caption, node_caption
+from circuits.results.quantity import node_caption
+from circuits.results.recorded import edge_caption
 from circuits.results.wording import metric_name, plain_number
 from circuits.runs.compare import compare_runs
 from circuits.runs.describe import read_description

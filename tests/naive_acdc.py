@@ -1,5 +1,6 @@
 """ACDC as one would write it down first: names, loops, and one full ablated forward pass a test. The oracle of the fast one."""
 
+import pytest
 import torch
 
 from circuits.engine.ablate import ablated_logits
@@ -83,3 +84,12 @@ def naive_acdc(model, pairs, threshold, metric, ablation="interchange", absolute
 
 def as_mask(graph, edges):
     return graph.mask_of(sorted(edges)) if edges else torch.zeros_like(graph.edge_mask)
+
+
+def check_same(circuit, steps, twin):
+    """The search tested the same edges with the same results, and kept the same circuit."""
+    kept, wanted, final = twin
+    assert [step[:2] + step[3:] for step in steps] == [step[:2] + step[3:] for step in wanted]
+    assert [step[2] for step in steps] == pytest.approx([step[2] for step in wanted], abs=1e-5)
+    assert torch.equal(circuit.mask, as_mask(circuit.graph, kept))
+    assert circuit.provenance["search"]["final_loss"] == pytest.approx(final, abs=1e-5)

@@ -93,3 +93,14 @@ def test_what_takes_long_is_imported_where_it_is_needed_only(package):
         if any(imported.split(".")[0] == package for imported in imports(path, at_once=True))
     }
     assert found <= set(HEAVY[package].split())
+
+
+def test_no_test_imports_from_another_test_module():
+    tests = Path(__file__).parent
+    found = [
+        (str(path.relative_to(tests)), name)
+        for path in sorted(tests.rglob("*.py"))
+        for name in imports(path)
+        if any(part.startswith("test_") for part in name.split(".")[:-1] if name.startswith("tests."))
+    ]
+    assert found == []

@@ -72,9 +72,13 @@ def model_of(origin: "Provenance", model: str | None) -> tuple[str, str, str | N
         InputError: the result does not say them.
     """
     from circuits.files.untrusted import text_or_none
-    from circuits.results.provenance import said
+    from circuits.results.provenance import required
 
-    return model or said(origin, "model"), said(origin, "dtype"), text_or_none(origin.get("revision"), "revision")
+    return (
+        model or required(origin, "model"),
+        required(origin, "dtype"),
+        text_or_none(origin.get("revision"), "revision"),
+    )
 
 
 def check_workers(

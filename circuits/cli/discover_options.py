@@ -9,7 +9,7 @@ import typer
 from circuits.cli import completion, options
 from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, in_words
 from circuits.cli.file_pairs import FILES
-from circuits.methods.catalogue import DECLARED, MEANS, ablations, metrics
+from circuits.methods.catalogue import DECLARED, MEANS, USUAL, ablations, metrics
 
 
 def _method_help() -> str:
@@ -22,7 +22,7 @@ def _method_help() -> str:
 
 
 def _ablation_help() -> str:
-    usual = DECLARED["eap-ig"].ablation
+    usual = DECLARED[USUAL].ablation
     others = [f"{name}: {one.ablation}" for name, one in DECLARED.items() if one.ablation != usual]
     return f"What replaces a value: {in_words(ablations())}. Default: {'; '.join([usual, *others])}."
 
@@ -44,7 +44,7 @@ class Asked:
         str, typer.Option(help="Short name, Hugging Face id, or directory.", autocompletion=completion.models)
     ] = DEFAULT_MODEL
     method: Annotated[str, typer.Option("--method", "-m", help=_method_help(), autocompletion=completion.methods)] = (
-        "eap-ig"
+        USUAL
     )
     metric: Annotated[
         str | None,

@@ -10,7 +10,7 @@ import typer
 from circuits.cli.common import LARGEST_SEED, check_workers, load, model_of, workers_on
 from circuits.cli.discover_options import Divided
 from circuits.cli.groups import grouped
-from circuits.cli.options import BatchSize, Config, Device, DeviceMap, RunModel
+from circuits.cli.options import Config, OnRuns
 from circuits.cli.terminal import json_line, print_json, print_rows, say, say_all, stage
 from circuits.errors import InputError
 from circuits.files.atomic import write_text
@@ -38,21 +38,11 @@ class Compared:
     seed: Annotated[int, typer.Option(help="Random seed, also of new pairs.", min=0, max=LARGEST_SEED)] = 1
 
 
-@dataclass(frozen=True)
-class Computed:
-    """How it is computed."""
-
-    batch_size: BatchSize = None
-    model: RunModel = None
-    device: Device = "auto"
-    device_map: DeviceMap = None
-
-
 @grouped
 def dissociate(
     runs: Annotated[list[Path], typer.Argument(help="Run directories, of one model, each of another task.")],
     asked: Compared,
-    computed: Computed,
+    computed: OnRuns,
     divided: Divided,
     out: Annotated[
         Path | None, typer.Option(help="A directory for the result; finished tasks in it are not measured again.")

@@ -11,7 +11,7 @@ from circuits.cli import completion
 from circuits.cli.common import LARGEST_SEED, find_pairs, in_words, load, model_of, names_in
 from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
-from circuits.cli.options import BatchSize, Config, Device, DeviceMap, OneLength, RunModel
+from circuits.cli.options import Config, OneLength, OnRuns
 from circuits.cli.terminal import note, print_json, print_rows, say, say_all, stage
 from circuits.methods.catalogue import check_known
 from circuits.runs.files import EVALUATION_FILE, read_whole
@@ -45,22 +45,12 @@ class Measured:
     random_circuits: Annotated[int, typer.Option(help="Random circuits for faithfulness.", min=0)] = 20
 
 
-@dataclass(frozen=True)
-class Computed:
-    """How it is computed."""
-
-    batch_size: BatchSize = None
-    model: RunModel = None
-    device: Device = "auto"
-    device_map: DeviceMap = None
-
-
 @grouped
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.", autocompletion=completion.runs)],
     asked: Measured,
     reading: FilePairs,
-    computed: Computed,
+    computed: OnRuns,
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON instead of tables.")] = False,
 ) -> None:

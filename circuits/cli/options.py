@@ -1,6 +1,7 @@
 """Options of several commands, as types of their parameters."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -77,3 +78,13 @@ CpusPerWorker = Annotated[
 GpusPerWorker = Annotated[
     float, typer.Option(help="GPUs per process; a half is allowed.", rich_help_panel=WORKERS, min=0, callback=finite)
 ]
+
+
+@dataclass(frozen=True)
+class OnRuns:
+    """How finished runs are measured."""
+
+    batch_size: BatchSize = None
+    model: RunModel = None
+    device: Device = "auto"
+    device_map: DeviceMap = None

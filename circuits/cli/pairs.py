@@ -55,18 +55,18 @@ def show(
     asked, pairs, loaded = _reading(reading, metric, n), None, None
     if model is None:
         rows = converted(file, asked)
-        said, first = rows.summary(), rows.records[:SHOWN]
+        summary, first = rows.summary(), rows.records[:SHOWN]
     else:
         loaded = load(model, None, device, revision)
         pairs = _read(file, loaded, asked)
         note_unfit(pairs)
-        said, first = repr(pairs), [_record(pair, loaded) for pair in islice(pairs, SHOWN)]
+        summary, first = repr(pairs), [_record(pair, loaded) for pair in islice(pairs, SHOWN)]
     if json:
-        return print_json({"file": str(file), "summary": said, "pairs": first})
+        return print_json({"file": str(file), "summary": summary, "pairs": first})
     names = list(dict.fromkeys(name for record in first for name in record))
     columns = {"": False, **{f"pair {i}": False for i in range(len(first))}}
     rows = [(name, *(_cell(record.get(name)) for record in first)) for name in names]
-    say(said)
+    say(summary)
     console().print(table(f"the first {len(first)} pairs of {file}", columns, rows, show_lines=True))
     if pairs is not None and loaded is not None and any((*pairs.roles, *pairs.partitions)):
         from circuits.cli.terminal_spans import print_spans

@@ -116,7 +116,7 @@ def _search_rows(result: "Discovery") -> list[tuple[str, str]]:
 
 
 def _strongest_edges(result: "Discovery") -> Any:
-    from circuits.results.quantity import quantity_of
+    from circuits.results.recorded import quantity_of
 
     quantity = quantity_of(result.provenance)
     plus, strongest = "+" if quantity.signed else "", result.strongest(10)

@@ -99,18 +99,18 @@ class Dissociation(Shown):
         """The same for circuits without the core; empty if there is no core."""
         return () if self.specific is None else self._named(self.specific)
 
-    def _named(self, of: Effects) -> tuple[tuple[str, str], ...]:
-        return tuple((self.names[i], self.names[j]) for i, j in of.double)
+    def _named(self, losses: Effects) -> tuple[tuple[str, str], ...]:
+        return tuple((self.names[i], self.names[j]) for i, j in losses.double)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per circuit and task."""
         rows = []
-        for part, of in (("whole", self.whole), ("without the core", self.specific)):
-            for i, circuit in enumerate(self.names if of is not None else ()):
-                assert of is not None
+        for part, losses in (("whole", self.whole), ("without the core", self.specific)):
+            for i, circuit in enumerate(self.names if losses is not None else ()):
+                assert losses is not None
                 for j, task in enumerate(self.names):
                     at = {
-                        name: finite(float(getattr(of, name)[i, j]))
+                        name: finite(float(getattr(losses, name)[i, j]))
                         for name in ("effect", "low", "high", "chance", "chance_p", "double_p")
                     }
                     rows.append({"circuit": circuit, "part": part, "task": task, **at})
@@ -184,9 +184,9 @@ def dissociate(
     total, done, measured = sum(len(pairs) for pairs, _ in tasks.values()), 0, []
     for question, _ in questions.values():
 
-        def moved(of: int, among: int, before: int = done, n: int = len(question.pairs)) -> None:
+        def moved(answered: int, among: int, before: int = done, n: int = len(question.pairs)) -> None:
             if progress is not None:
-                progress(before + n * of // among, total)
+                progress(before + n * answered // among, total)
 
         measured.append(plan.measure(question, moved))
         done += len(question.pairs)
@@ -277,9 +277,10 @@ def judged(
     if not 0 <= margin < 1:
         raise InputError(f"margin is a share of a task, at least 0 and below 1; got {margin}")
     parts = [plan.parts(stored) for stored in measured]
-    whole = effects([of for of, _ in parts], margin, level, resamples, seed)
-    rest = [of for _, of in parts if of is not None]
-    sizes = tuple(len(of.clean) for of, _ in parts)
+    wholes = [whole for whole, _ in parts]
+    whole = effects(wholes, margin, level, resamples, seed)
+    rest = [rest for _, rest in parts if rest is not None]
+    sizes = tuple(len(task.clean) for task in wholes)
     needed = least_prompts(len(names), level)
     few = f"{min(sizes)} prompts of a task are too few to show a double dissociation; at least {needed} are needed"
     return Dissociation(

@@ -300,14 +300,14 @@ class _Search:
             orders = [torch.randperm(len(part), generator=generator) for part in (learnt, tested)]
             groupings.append((groupings[0][0][orders[0]], groupings[0][1][orders[1]]))
         wanted = [[self.circuits(learnt, labels, k, share) for share in SIZES] for labels, _ in groupings]
-        distinct = list(dict.fromkeys(circuit for sizes in wanted for of in sizes for circuit in of))
+        distinct = list(dict.fromkeys(circuit for sizes in wanted for chosen in sizes for circuit in chosen))
         index = {circuit: i for i, circuit in enumerate(distinct)}
         values = self.measure(tested, [*distinct, Circuit.full(self.scores.graph)])
         distance = (values[:-1] - values[-1]).abs()
         sums = torch.zeros(len(groupings), dtype=torch.float64)
         for i, (sizes, (_, labels)) in enumerate(zip(wanted, groupings, strict=True)):
-            for of in sizes:
-                rows = torch.tensor([index[circuit] for circuit in of])[labels]
+            for chosen in sizes:
+                rows = torch.tensor([index[circuit] for circuit in chosen])[labels]
                 sums[i] += distance[rows, torch.arange(len(tested))].sum()
         return sums
 

@@ -31,7 +31,7 @@ from circuits.export.placing import kind_of, level
 from circuits.graph.graph import Graph, Kind, Reader
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
-from circuits.results.quantity import quantity_of
+from circuits.results.recorded import quantity_of
 
 
 def check_max_edges(max_edges: int | None) -> None:

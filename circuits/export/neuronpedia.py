@@ -22,7 +22,7 @@ from circuits.graph.graph import Graph
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.provenance import plain, versions
-from circuits.results.quantity import quantity_of
+from circuits.results.recorded import quantity_of
 
 TYPES = {"input": "embedding", "head": "attention head", "mlp": "mlp", "logits": "logit"}
 

@@ -14,8 +14,8 @@ from circuits.files.atomic import replacing, write_text
 from circuits.graph.places import ARROW
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
-from circuits.results.quantity import quantity_of
-from circuits.results.wording import method_name, metric_name
+from circuits.results.recorded import method_name, quantity_of
+from circuits.results.wording import metric_name
 
 PAGE = 45
 """Rows of a LaTeX table that fit on a page; longer tables are a `longtable`."""

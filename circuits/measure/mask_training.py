@@ -36,7 +36,7 @@ from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, provenance
-from circuits.results.wording import method_name
+from circuits.results.recorded import method_name
 from circuits.stats import hard_concrete, uniform_window
 from circuits.stats.correlation import ranks
 

@@ -104,10 +104,12 @@ def activation_patching(
 
 
 def activation_patching_of(
-    question: Question, *, store: str | Path | None = None, workers: Workers | None = None,
-    progress: Progress | None = None, **options: Any,
+    question: Question, *, nodes: str | Sequence[str] = "heads+mlps", positions: str | Sequence[str] | None = None,
+    direction: str = "denoising", window: int = 1, store: str | Path | None = None, workers: Workers | None = None,
+    progress: Progress | None = None,
 ) -> NodeScores:  # fmt: skip
     """`activation_patching` of a question."""
+    options: dict[str, Any] = {"nodes": nodes, "positions": positions, "direction": direction, "window": window}
     patching = _Patching.of(question, **options, store=store, in_memory=workers is not None)
     sweep = patching.sweep
     if workers is not None:

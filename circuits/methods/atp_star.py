@@ -45,6 +45,8 @@ from circuits.question.metrics import MetricLike
 from circuits.question.positions import position_axis
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import Recorded
 
 NODES = "q+k+v+heads+mlps"
 
@@ -279,6 +281,7 @@ METHOD = Method(
     gives="nodes",
     stage=("attribution", "scoring nodes"),
     help="estimates from gradients, with two corrections",
+    results=Recorded(title="AtP*", quantity=Quantity("contribution", of="to", positive="", negative="")),
     takes=(
         replace(options.NODES, default=None, help=f"{options.NODES.help} Default: {NODES}."),
         replace(options.POSITIONS, default="each"),

@@ -42,6 +42,8 @@ OURS = {
     "coar": "coar:METHOD",
 }
 """name -> module and object of each built-in method."""
+USUAL = "eap-ig"
+"""The method that runs if none is given."""
 FORM = ("methods/options.py", "methods/method.py")
 """Files that define the format of a declaration."""
 NAMED_IN = {
@@ -53,6 +55,14 @@ LARGEST_NOISE_SEED = 2**40
 """Exclusive bound of noise seeds: a pair's seed is a million times this seed plus its number, and must fit into 64 bits."""
 MEANS = ("mean", "mean_positional", "optimal")
 """Ablations that take a reference set."""
+RECORDED = {
+    "shapley": "game_values:SHAPLEY",
+    "banzhaf": "game_values:BANZHAF",
+    "internal-influence": "component_baselines:INTERNAL_INFLUENCE",
+    "refine": "refine:REFINED",
+}
+"""What is declared of the results of functions that are not in `OURS`."""
+plugins.provide(plugins.RECORDED, {name: f"circuits.methods.{place}" for name, place in RECORDED.items()})
 plugins.provide(plugins.METHODS, {name: f"circuits.methods.{place}" for name, place in OURS.items()})
 
 

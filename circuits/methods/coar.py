@@ -39,6 +39,8 @@ from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.node_scores import LinearAttribution, NodeScores
 from circuits.results.provenance import frozen
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import Recorded
 from circuits.stats.correlation import correlation
 from circuits.stats.interactions import interactions
 from circuits.stats.linear_fit import FITS, LinearFit, fit_linear
@@ -221,6 +223,7 @@ METHOD = Method(
     gives="nodes",
     stage=("sampling", "ablating components"),
     help="a linear model of random ablations",
+    results=Recorded(title="COAR", quantity=Quantity("weight", of="for")),
     ablation="zero",
     divided=True,
     resumable=True,

@@ -28,6 +28,8 @@ from circuits.question.ablations import AblationLike
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import Recorded
 
 
 @on_model
@@ -222,3 +224,8 @@ def _batch_effects(run: LiveRun, effects: Sequence[Tensor]) -> BatchEffects:
 
 def _options(nodes: str | Sequence[str]) -> dict[str, object]:
     return {"nodes": nodes if isinstance(nodes, str) else list(nodes)}
+
+
+INTERNAL_INFLUENCE = Recorded(
+    quantity=Quantity("influence", positive="raises the metric", negative="lowers the metric"), metric_units=False
+)

@@ -40,6 +40,8 @@ from circuits.question.places import SPANS
 from circuits.question.positions import label_bounds, position_axis, tokens_at
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import DirectEffects
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import Recorded
 
 ELSEWHERE = "elsewhere"
 """The label of all source tokens that no chosen role names."""
@@ -188,5 +190,6 @@ def _at_sources(
 
 METHOD = Method(
     name="direct-effects", function=direct_effects_of, gives="nodes", stage=("direct", "measuring direct effects"),
+    results=Recorded(quantity=Quantity("direct effect", positive="raises the metric", negative="lowers the metric")),
     help="what each writer adds to the metric by itself", ablation="zero", takes=(replace(NODES, default="input+heads+mlps"), POSITIONS),
 )  # fmt: skip

@@ -32,7 +32,7 @@ its formula only at second hand (`conductance` by the left rule under interchang
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -74,6 +74,7 @@ from circuits.question.positions import position_axis
 from circuits.question.question import Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import provenance
+from circuits.results.recorded import Recorded
 
 ATTENTION = ("live", "detached")
 AT_CLEAN = ("clean", "relp", "gim")
@@ -331,6 +332,16 @@ GRADIENTS: dict[str, Callable[[Contraction, _Rule], None]] = {
 """The values of `gradient`."""
 
 
+TITLES = {"clean": "EAP", "ig": "EAP-IG", "relp": "RelP", "gim": "GIM"}
+"""What the literature calls edge attribution, by its gradient."""
+
+
+def _title(origin: Mapping[str, Any]) -> str:
+    options = origin.get("options")
+    gradient = str((options if isinstance(options, Mapping) else {}).get("gradient") or "clean")
+    return TITLES.get(gradient) or f"EAP ({gradient.replace('_', ' ')} gradients)"
+
+
 EAP = Method(
     name="eap", function=edge_attribution_of, gives="edges", help="one gradient", fixed={"gradient": "clean"},
     takes=(*CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
@@ -340,7 +351,7 @@ EAP_IG = Method(
     fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, *CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EDGE_ATTRIBUTION = Method(
-    name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient",
+    name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient", results=Recorded(title=_title),
     takes=(
         Option("gradient", Kind.TEXT, "ig", "Where gradients are computed, or by which rule.", choices=tuple(GRADIENTS)),
         STEPS, QUADRATURE,
@@ -354,17 +365,14 @@ EDGE_ATTRIBUTION = Method(
 
 
 def gim_of(
-    question: Question, *, positions: str | Sequence[str] | None = None, destinations: bool = False,
-    progress: Progress | None = None, **rules: Any,
+    question: Question, *, freeze_norm: bool, softmax_temperature: float, q_scale: float, k_scale: float, v_scale: float,
+    gate_scale: float, up_scale: float, positions: str | Sequence[str] | None = None, destinations: bool = False,
+    progress: Progress | None = None,
 ) -> EdgeScores:  # fmt: skip
-    """`edge_attribution` by `gim` of a question; `rules`: the fields of `GimRules`."""
+    """`edge_attribution` by `gim` of a question, with the fields of `GimRules`."""
+    rules = GimRules(freeze_norm, softmax_temperature, q_scale, k_scale, v_scale, gate_scale, up_scale)
     return edge_attribution_of(
-        question,
-        gradient="gim",
-        gim=GimRules(**rules),
-        positions=positions,
-        destinations=destinations,
-        progress=progress,
+        question, gradient="gim", gim=rules, positions=positions, destinations=destinations, progress=progress
     )
 
 

@@ -14,6 +14,7 @@ for every span of queries, and the budget counts (edge, place) pairs. There are 
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from circuits.question.metrics import METRICS, MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import Recorded
+from circuits.stats.hard_concrete import chance_open
 
 
 @on_model
@@ -101,33 +105,34 @@ def edge_pruning_of(
 
 
 def discovered(
-    train: Callable[..., Circuit], question: Question, *, edges: int, objective: str, seed: int, timed: Callable[..., Any],
-    start: str | None = None, start_scores: str | Path | None = None, **training: Any,
+    train: Callable[..., Circuit], question: Question, *, edges: int, objective: str, steps: int, learning_rate: float, absolute: bool,
+    seed: int, timed: Callable[..., Any], positions: str | None = None, destinations: bool = False, start: str | None = None,
+    start_scores: str | Path | None = None,
 ) -> Circuit:  # fmt: skip
     """Trains masks on the objective by `train`; the circuit is tested with the run's own metric."""
     if start is not None and start_scores is not None:
         raise InputError("start computes the scores to start from, start_scores reads them; give one of both")
     first = None if start_scores is None else EdgeScores.load(start_scores)
     if start is not None:
-        places: dict[str, Any] = {
-            "positions": training.get("positions"),
-            "destinations": training.get("destinations", False),
-        }
         with timed("attribution", "scoring edges") as progress:
-            first = edge_attribution_of(question, gradient=start, check_sign=False, progress=progress, **places)
+            first = edge_attribution_of(
+                question,
+                gradient=start,
+                check_sign=False,
+                progress=progress,
+                positions=positions,
+                destinations=destinations,
+            )
     with timed(*STAGE) as progress:
 
         def report(at: PruningStep) -> None:
             progress(at.done, at.steps, f"{at.expected:.0f} edges open, {objective} {at.metric:.4g}")
 
         again = question.again(metric=objective)
-        return train(again, edges, start=first, seed=seed, progress=report, **training)
-
-
-def _discovered(
-    question: Question, *, edges: int, objective: str, seed: int, timed: Callable[..., Any], **options: Any
-) -> Circuit:  # fmt: skip
-    return discovered(edge_pruning_of, question, edges=edges, objective=objective, seed=seed, timed=timed, **options)
+        return train(
+            again, edges, positions=positions, destinations=destinations, steps=steps, learning_rate=learning_rate,
+            absolute=absolute, start=first, seed=seed, progress=report,
+        )  # fmt: skip
 
 
 STAGE = ("training", "steps")
@@ -150,7 +155,9 @@ TAKES = (
 )  # fmt: skip
 """The options of methods that train masks."""
 REMEDY = "masks trained on kl_divergence, or with --absolute, stay closer to the model"
+LOG_ODDS = Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of="")
+"""The scores of methods that train masks."""
 METHOD = Method(
-    name="edge-pruning", function=_discovered, gives="circuit", stage=STAGE, help="masks on edges, trained", draws=True,
+    name="edge-pruning", function=partial(discovered, edge_pruning_of), results=Recorded(quantity=LOG_ODDS, metric_units=False, kept_probability=chance_open), gives="circuit", stage=STAGE, help="masks on edges, trained", draws=True,
     remedy=REMEDY, takes=TAKES,
 )  # fmt: skip

@@ -4,8 +4,9 @@
 run directories of the same model; of a run that gives a circuit without scores, its edges count 1 and all others 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from circuits.errors import InputError
 from circuits.methods.edge_attribution import GRADIENTS, edge_attribution_of
@@ -16,6 +17,8 @@ from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.ensemble import HOW, NORMALISATIONS, ensemble
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import Recorded, method_name
 
 
 def ensemble_of(
@@ -62,9 +65,17 @@ def _read(run: Path, question: Question) -> EdgeScores | Circuit:
     return found
 
 
+def _title(origin: Mapping[str, Any]) -> str:
+    options, parts = origin.get("options"), origin.get("of") or ()
+    members = [method_name(one) for one in parts if isinstance(one, Mapping)]
+    how = (options.get("how") if isinstance(options, Mapping) else None) or "mean"
+    return f"{how} of {', '.join(members[:-1])} and {members[-1]}" if len(members) > 1 else "ensemble"
+
+
 METHOD = Method(
     name="ensemble",
     function=ensemble_of,
+    results=Recorded(title=_title, quantity=Quantity("combined score", of="for"), metric_units=False),
     gives="edges",
     help="scores of several methods or runs, combined",
     one_of=("gradients", "runs"),

@@ -251,10 +251,13 @@ def _key(batch: int, reader: int) -> str:
 
 
 def _scores(
-    question: Question, *, store: str | Path | None, workers: Workers | None, progress: Progress, **options: Any
-) -> EdgeScores:
+    question: Question, *, destinations: bool, store: str | Path | None, workers: Workers | None, progress: Progress,
+    positions: str | None = None,
+) -> EdgeScores:  # fmt: skip
     """The exact effects of every edge, or of every edge at every place."""
-    return exact_edge_effects_of(question, store=store, workers=workers, progress=progress, **options).to_scores()
+    return exact_edge_effects_of(
+        question, positions=positions, destinations=destinations, store=store, workers=workers, progress=progress
+    ).to_scores()
 
 
 METHOD = Method(

@@ -35,6 +35,8 @@ from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, frozen
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import Recorded
 from circuits.shown import Shown
 from circuits.stats.rounding import ROUNDING
 
@@ -245,3 +247,7 @@ def _scores(measured: Samples, values: Float[Tensor, "component prompt"], origin
 
 def _origin(origin: Provenance, method: str, samples: int, seed: int) -> Provenance:
     return frozen({**origin, "method": method, "options": {**origin["options"], "samples": samples, "seed": seed}})
+
+
+SHAPLEY = Recorded(title="Shapley values", quantity=Quantity("Shapley value", of="for"))
+BANZHAF = Recorded(title="Banzhaf values", quantity=Quantity("Banzhaf value", of="for"))

@@ -46,6 +46,8 @@ from circuits.question.places import PlaceAxis, covering_axis
 from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import frozen, provenance
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import Recorded
 
 
 @on_model
@@ -191,5 +193,8 @@ def shares_of(
 METHOD = Method(
     name="information-flow", function=information_flow_of, gives="edges",
     help="no gradient: shares of what each reader sees", unasked=("metric", "ablation"),
+    results=Recorded(
+        quantity=Quantity("share of the reader's input", of="", positive="", negative=""), metric_units=False
+    ),
     takes=(replace(PLACES, help="spans or each: score and choose edges by place."), DESTINATIONS, EDGES, THRESHOLD, SELECT, FILL, RANDOM_CIRCUITS),
 )  # fmt: skip

@@ -7,7 +7,15 @@ from functools import cached_property
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.methods.options import CHOICE, Option, nearest
+from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Option, nearest
+from circuits.results.recorded import Recorded
+
+OF_PIPELINE: dict[str, tuple[str, ...]] = {
+    "edges": (*(option.name for option in CHOICE), "refine", "refine_top", RANDOM_CIRCUITS.name),
+    "circuit": (RANDOM_CIRCUITS.name,),
+    "nodes": (),
+}
+"""Options that apply to the results of all methods alike, by what a method gives; its function does not take them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,14 +135,31 @@ class Method(Declared):
             several stages names `timed` instead of `progress`: `timed(name, text)` is a context manager that yields a `progress`.
         stage: name of the recorded time and of the progress bar.
         notes: notes for readers of the result.
+        results: what its scores are, and what the literature calls it.
     """
 
     function: Callable[..., Any]
     stage: tuple[str, str] = ("attribution", "scoring edges")
     notes: Callable[[Any], tuple[str, ...]] | None = None
+    results: Recorded = field(default_factory=Recorded)
+
+    def __post_init__(self) -> None:
+        """Refuses a function that would not get what the declaration promises; called when the method's file is imported."""
+        for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                raise InputError(
+                    f"the function of method {self.name} takes **{parameter.name}, which hides what it uses; name each of its options, and "
+                    "those of progress, timed, seed, store and workers that it uses, as parameters"
+                )
+        own = [name for name in self.options if name not in OF_PIPELINE[self.gives]]
+        offered = {"workers": self.divided, "store": self.resumable, "seed": self.draws}
+        for name in (*own, *self.fixed, *(name for name, used in offered.items() if used)):
+            if name not in self.accepts:
+                raise InputError(
+                    f"method {self.name} declares {name!r}, which is not a parameter of its function; add it to one or the other"
+                )
 
     @property
     def accepts(self) -> frozenset[str]:
-        """Parameters of the function that can be passed by name."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return frozenset(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
+        """Parameters of the function."""
+        return frozenset(inspect.signature(self.function).parameters)

@@ -39,6 +39,7 @@ from circuits.question.places import PlaceAxis, spans_of_graph
 from circuits.question.question import Batch, Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, frozen, plain, provenance
+from circuits.results.recorded import Recorded, method_name
 from circuits.results.selection import ranking
 
 HOW = ("node", "exact")
@@ -228,3 +229,6 @@ def _with(
         scores, values=values, stderr=stderr, provenance=refined, positions=None, by_position=None, by_position_stderr=None,
         per_prompt=rows, placed=None,
     )  # fmt: skip
+
+
+REFINED = Recorded(title=lambda origin: f"{method_name(origin.get('of') or {})}, refined")

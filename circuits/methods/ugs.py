@@ -12,11 +12,12 @@ sampling it, not by how often it was sampled; dead ends are pruned at the end, n
 optimal ablation are trained together with the masks; here they are trained before (`ablation="optimal"`).
 """
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
+
+import torch
 
 from circuits.measure.mask_training import UNIFORM_WINDOW, Report, train_masks
-from circuits.methods.edge_pruning import REMEDY, STAGE, TAKES, discovered
+from circuits.methods.edge_pruning import LOG_ODDS, REMEDY, STAGE, TAKES, discovered
 from circuits.methods.method import Method
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -26,6 +27,7 @@ from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
+from circuits.results.recorded import Recorded
 
 
 @on_model
@@ -68,13 +70,8 @@ def ugs_of(
     )  # fmt: skip
 
 
-def _discovered(
-    question: Question, *, edges: int, objective: str, seed: int, timed: Callable[..., Any], **options: Any
-) -> Circuit:  # fmt: skip
-    return discovered(ugs_of, question, edges=edges, objective=objective, seed=seed, timed=timed, **options)
-
-
 METHOD = Method(
-    name="ugs", function=_discovered, gives="circuit", stage=STAGE, help="masks on edges, trained by uniform gradient sampling",
-    draws=True, remedy=REMEDY, takes=TAKES,
+    name="ugs", function=partial(discovered, ugs_of), gives="circuit", stage=STAGE,
+    help="masks on edges, trained by uniform gradient sampling", draws=True, remedy=REMEDY, takes=TAKES,
+    results=Recorded(title="UGS", quantity=LOG_ODDS, metric_units=False, kept_probability=torch.sigmoid),
 )  # fmt: skip

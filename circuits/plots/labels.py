@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuits.results.node_scores import NodeScores
-
-WRITTEN = {"coar": "COAR", "atp_star": "AtP*"}
-"""Names of methods that are not words."""
+from circuits.results.recorded import method_name
 
 
 def short(name: str, longest: int = 24) -> str:
@@ -25,8 +23,8 @@ def windows(scores: NodeScores) -> str:
 def figure_title(scores: NodeScores) -> tuple[str, str]:
     """Title and subtitle: method, direction, task and model; metric, ablation, prompts and windows."""
     origin = scores.provenance
-    method = str(origin.get("method") or "node scores")
-    method = WRITTEN.get(method) or method.replace("_", " ").capitalize()
+    method = method_name(origin) if origin.get("method") else "node scores"
+    method = method[:1].upper() + method[1:]
     receivers = _option(scores, "receivers", ())
     if receivers:
         shown = ", ".join(receivers[:3]) + (f" and {len(receivers) - 3} more" if len(receivers) > 3 else "")

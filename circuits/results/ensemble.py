@@ -28,8 +28,8 @@ from circuits.plain_torch import plain_torch
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, frozen
+from circuits.results.recorded import recorded
 from circuits.stats.correlation import ranks
-from circuits.stats.hard_concrete import chance_open
 
 HOW = ("mean", "rank-mean", "max", "min")
 NORMALISATIONS = ("scale", "rank", "none")
@@ -84,9 +84,9 @@ def _scored(one: EdgeScores | Circuit) -> EdgeScores:
     if not isinstance(one, Circuit):
         raise InputError(f"an ensemble takes EdgeScores or circuits, not {type(one).__name__}")
     values = one.mask.double()
-    chance = {"edge_pruning": chance_open, "ugs": torch.sigmoid}.get(str(one.provenance.get("method")))
-    if chance is not None and one.scores is not None and not bool(one.scores[one.graph.edge_mask].isnan().any()):
-        values = (values + chance(one.scores.nan_to_num().double()) * one.graph.edge_mask) / 2
+    kept = recorded(one.provenance).kept_probability
+    if kept is not None and one.scores is not None and not bool(one.scores[one.graph.edge_mask].isnan().any()):
+        values = (values + kept(one.scores.nan_to_num().double()) * one.graph.edge_mask) / 2
     return EdgeScores(one.graph, values, torch.full_like(values, torch.nan), 1, one.provenance)
 
 

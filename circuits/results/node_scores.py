@@ -15,7 +15,8 @@ from circuits.question.metric_range import MetricRange
 from circuits.results import score_file
 from circuits.results.head_array import HeadArray, head_array
 from circuits.results.provenance import Provenance, frozen
-from circuits.results.quantity import Quantity, quantity_of
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import quantity_of
 from circuits.shown import Shown, from_above
 from circuits.stats.bootstrap import bootstrap_interval
 from circuits.stats.interactions import Interaction

@@ -58,7 +58,7 @@ def frozen(data: Mapping[str, Any] | None) -> Provenance:
     return Frozen(data or {})
 
 
-def said(origin: Provenance, name: str) -> str:
+def required(origin: Provenance, name: str) -> str:
     """An entry of a result's provenance, such as `model`, `dtype` or `metric`; InputError if it is missing, as in some files."""
     entry = origin.get(name)
     if not isinstance(entry, str):

@@ -1,18 +1,11 @@
 """What a score measures: most are effects, whose sign means that a node or edge helps or hurts; some are sizes or shares without a
 sign.
 
-Pictures, tables and captions use this, with the provenance of the scores, so that they speak of helping and hurting only if the
-sign means that.
+Pictures, tables and captions use this, so that they speak of helping and hurting only if the sign means that. Each method declares its
+own quantity (`circuits.results.recorded`).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-from circuits.question.metrics import METRICS
-
-if TYPE_CHECKING:
-    from circuits.results.circuit import Circuit
 
 
 @dataclass(frozen=True)
@@ -56,44 +49,22 @@ class Quantity:
         """`effect on logit difference`."""
         return f"{self.name} {self.of} {metric.replace('_', ' ')}" if self.of else self.name
 
+    def of_metric(self, metric: str, unsigned: bool = False, has_unit: bool = True) -> "Quantity":
+        """The quantity for a metric, with its unit.
+
+        Args:
+            metric: its name.
+            unsigned: the sign has no meaning for these scores.
+            has_unit: whether the quantity has the metric's unit.
+        """
+        from circuits.question.metrics import METRICS  # which imports torch
+
+        known = METRICS.get(metric)
+        own = Quantity("size of the effect", positive="", negative="") if unsigned and self.signed else self
+        return replace(own, unit="" if known is None or not has_unit else known.unit)
+
 
 EFFECT = Quantity()
-_UNSIGNED = {"positive": "", "negative": ""}
-QUANTITIES = {
-    "atp_star": Quantity("contribution", of="to", **_UNSIGNED),
-    "information_flow": Quantity("share of the reader's input", of="", **_UNSIGNED),
-    "edge_pruning": Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of=""),
-    "ugs": Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of=""),
-    "ensemble": Quantity("combined score", of="for"),
-    "internal_influence": Quantity("influence", positive="raises the metric", negative="lowers the metric"),
-    "acdc": Quantity("change when tested", of="of"),
-    "direct_effects": Quantity("direct effect", positive="raises the metric", negative="lowers the metric"),
-    "coar": Quantity("weight", of="for"),
-    "shapley": Quantity("Shapley value", of="for"),
-    "banzhaf": Quantity("Banzhaf value", of="for"),
-}
-"""By method; the scores of others are effects."""
-WITHOUT_UNIT = ("information_flow", "edge_pruning", "ugs", "internal_influence", "ensemble")
-"""Methods whose scores do not have the unit of the metric."""
-
-
-def quantity_of(origin: Mapping[str, Any]) -> Quantity:
-    """What scores with this provenance measure.
-
-    A method outside this package can declare scores without a sign by the option `signed: False`.
-
-    >>> quantity_of({"method": "edge_attribution", "metric": "logit_difference"}).label
-    'effect (logits)'
-    >>> quantity_of({"method": "atp_star", "metric": "logit_difference"}).signed
-    False
-    """
-    method, options = str(origin.get("method")), origin.get("options")
-    known = QUANTITIES.get(method, EFFECT)
-    if known.signed and isinstance(options, Mapping) and options.get("signed") is False:
-        known = Quantity("size of the effect", **_UNSIGNED)
-    metric = METRICS.get(str(origin.get("metric")))
-    unit = "" if metric is None or method in WITHOUT_UNIT else metric.unit
-    return replace(known, unit=unit)
 
 
 def node_caption(quantity: Quantity) -> str:
@@ -101,16 +72,3 @@ def node_caption(quantity: Quantity) -> str:
     if not quantity.signed:
         return f"Darker green is a larger {quantity.name}; it has no sign, so it does not tell help from harm."
     return f"Blue {quantity.positive}, vermilion {quantity.negative}."
-
-
-def edge_caption(circuit: "Circuit") -> str:
-    """The meaning of the lines in a picture of a circuit."""
-    quantity, column = quantity_of(circuit.provenance), circuit.column("scores")
-    if column is None or bool(column.isnan().all()):
-        return "Layers upward; the edges have no scores."
-    if not quantity.signed:
-        return f"Layers upward; width is the {quantity.name}, which has no sign, so it does not tell help from harm."
-    return (
-        f"Layers upward; blue edges: {quantity.positive}; vermilion, dashed ones: {quantity.negative}; width is the size of the "
-        f"{quantity.name}."
-    )

@@ -10,33 +10,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.errors import InputError
-from circuits.graph.graph import Graph
-from circuits.results.provenance import Provenance
+from circuits.results.selection import Scored
 from circuits.stats.bootstrap import bootstrap_interval, check_level, row_sizes, t_interval, t_p_values
 from circuits.stats.rounding import computed_in
 from circuits.workers.workers import Workers
 
 
 @runtime_checkable
-class Effects(Protocol):
+class Effects(Scored, Protocol):
     """The parts of `circuits.EdgeScores` that intervals use."""
 
-    @property
-    def graph(self) -> Graph: ...
-    @property
-    def values(self) -> Float[Tensor, "writer reader"]: ...
-    @property
-    def stderr(self) -> Float[Tensor, "writer reader"]: ...
     @property
     def n_prompts(self) -> int: ...
     @property
     def per_prompt(self) -> Float[Tensor, "row edge"] | None: ...
     @property
     def group(self) -> int: ...
-    @property
-    def candidates(self) -> Bool[Tensor, "writer reader"]: ...
-    @property
-    def provenance(self) -> Provenance: ...
 
 
 def interval(

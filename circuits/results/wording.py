@@ -1,40 +1,4 @@
-"""What people read of methods and metrics: `EAP-IG`, `logit difference`."""
-
-from collections.abc import Mapping
-from typing import Any
-
-METHODS = {
-    "acdc": "ACDC", "ugs": "UGS", "atp_star": "AtP*", "coar": "COAR", "shapley": "Shapley values", "banzhaf": "Banzhaf values",
-    "exact_edge_effects": "exact edge effects",
-}  # fmt: skip
-"""Methods whose names are not their own words."""
-GRADIENTS = {"clean": "EAP", "ig": "EAP-IG", "relp": "RelP", "gim": "GIM"}
-"""Edge attribution, by its gradient."""
-
-
-def method_name(origin: Mapping[str, Any]) -> str:
-    """What the literature calls the method of this provenance.
-
-    >>> method_name({"method": "edge_attribution", "options": {"gradient": "ig", "steps": 5}})
-    'EAP-IG'
-    >>> method_name({"method": "activation_patching"})
-    'activation patching'
-    """
-    method, options = str(origin.get("method") or "unknown method"), origin.get("options")
-    options = options if isinstance(options, Mapping) else {}
-    if method == "refine":
-        return f"{method_name(origin.get('of') or {})}, refined"
-    if method == "ensemble":
-        members = [method_name(one) for one in origin.get("of") or () if isinstance(one, Mapping)]
-        return (
-            f"{options.get('how') or 'mean'} of {', '.join(members[:-1])} and {members[-1]}"
-            if len(members) > 1
-            else method
-        )
-    if method == "edge_attribution":
-        gradient = str(options.get("gradient") or "clean")
-        return GRADIENTS.get(gradient) or f"EAP ({gradient.replace('_', ' ')} gradients)"
-    return METHODS.get(method) or method.replace("_", " ")
+"""Metrics and numbers as people read them: `logit difference`, `−1.5 × 10⁻⁵`."""
 
 
 def metric_name(metric: object) -> str:

@@ -13,7 +13,7 @@ from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import Predicts
-from circuits.results.provenance import said
+from circuits.results.provenance import required
 from circuits.runs.again import asked_about
 from circuits.runs.read import Run
 
@@ -52,7 +52,7 @@ def compare_runs(
         pairs = PromptPairs.from_jsonl(runs[0].path / "pairs.jsonl", model, trust_ids=True)
         with stage("ablating components") as progress:
             judge = counterfactuals(
-                model, pairs, alphas=alphas, samples=samples, metric=said(runs[0].provenance, "metric"), ablation=ablation,
+                model, pairs, alphas=alphas, samples=samples, metric=required(runs[0].provenance, "metric"), ablation=ablation,
                 seed=seed + 1, progress=progress,
             )  # fmt: skip
         predictions = _predictions(model, pairs, runs, results, stage)

@@ -18,9 +18,9 @@ import torch
 from circuits.errors import AttributionWarning, InputError
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
 from circuits.graph.graph import Graph
-from circuits.methods.catalogue import check_divided, check_noise, check_reference
+from circuits.methods.catalogue import USUAL, check_divided, check_noise, check_reference
 from circuits.methods.catalogue import method as find_method
-from circuits.methods.method import Declared, Method
+from circuits.methods.method import OF_PIPELINE, Declared, Method
 from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
 from circuits.methods.refine import refine_of
 from circuits.model import Model
@@ -50,7 +50,7 @@ def discover(
     model: Model,
     pairs: PromptPairs,
     *,
-    method: str = "eap-ig",
+    method: str = USUAL,
     metric: str | None = None,
     ablation: AblationLike | None = None,
     noise_tokens: Sequence[str] | None = None,
@@ -202,14 +202,6 @@ class _Job:
             given |= {**method.fixed} | {name: value for name, value in offered.items() if name in accepts}
             found = method.function(self.question, **given)
         return found, tuple(notes)
-
-
-OF_PIPELINE: dict[str, tuple[str, ...]] = {
-    "edges": (*(option.name for option in CHOICE), "refine", "refine_top", RANDOM_CIRCUITS.name),
-    "circuit": (RANDOM_CIRCUITS.name,),
-    "nodes": (),
-}
-"""Options that the method's own function does not take."""
 
 
 def _edges(job: _Job) -> Discovery:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from circuits.results.quantity import Quantity, quantity_of
-from circuits.results.wording import method_name, metric_name, plain_number
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import method_name, quantity_of
+from circuits.results.wording import metric_name, plain_number
 
 
 def run_title(origin: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from circuits.evaluation.comparison import Judged
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
-from circuits.results.wording import method_name
+from circuits.results.recorded import method_name
 from circuits.runs.files import read_whole
 
 SAME = {"weights_sha256": "models", "pairs_sha256": "prompts", "metric": "metrics", "dtype": "dtypes"}

@@ -18,7 +18,7 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, finite
-from circuits.results.wording import method_name
+from circuits.results.recorded import method_name
 from circuits.runs.findings import circuit_findings, node_findings, run_title
 from circuits.viewer.prompts import ShownPrompt
 

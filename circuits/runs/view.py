@@ -5,7 +5,7 @@ from pathlib import Path
 
 from circuits.errors import InputError
 from circuits.results.circuit import Circuit
-from circuits.results.wording import method_name
+from circuits.results.recorded import method_name
 from circuits.runs.files import read_run_file
 from circuits.runs.findings import circuit_findings, run_title
 from circuits.runs.source import read_source

@@ -8,8 +8,8 @@ from circuits.graph.places import PlacedGraph
 from circuits.prompts.pair import bounds
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
-from circuits.results.quantity import EFFECT, quantity_of
-from circuits.results.wording import method_name
+from circuits.results.quantity import EFFECT
+from circuits.results.recorded import method_name, quantity_of
 from circuits.viewer.prompts import ShownPrompt
 
 START = 40

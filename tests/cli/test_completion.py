@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,8 @@ from circuits import plugins, zoo
 from circuits.export.catalogue import FORMATS
 from circuits.methods import catalogue
 from circuits.runs.parts import PARTS
-from tests.cli.test_startup import COMMANDS
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import contextlib, io, json, os, sys
 from circuits.cli import main
@@ -67,7 +68,7 @@ def answers(tmp_path_factory):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).touch()
     (place / "empty").mkdir()
-    variables = {"_CIRCUITS_COMPLETE": "complete_bash", "PYTHONPATH": str(COMMANDS.parents[1])}
+    variables = {"_CIRCUITS_COMPLETE": "complete_bash", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], input=json.dumps(list(OFFERED)), cwd=place, env={**os.environ, **variables},
         capture_output=True, text=True, check=True,
@@ -90,7 +91,7 @@ def test_zsh_shows_what_a_name_means(tmp_path):
     variables = {"_CIRCUITS_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "circuits discover --method acd"}
     program = "import sys; sys.argv = ['circuits']; from circuits.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **variables, "PYTHONPATH": str(COMMANDS.parents[1])},
+        [sys.executable, "-c", program], env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert f'"acdc":"{catalogue.declared("acdc").help}"' in done.stdout

@@ -1,6 +1,7 @@
 """`--reference`: a mean over the prompts of another file, in a run, its evaluation, a comparison and a study."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -65,30 +66,15 @@ def test_circuits_under_ablations_with_options_are_compared(monkeypatch, tmp_pat
 def test_a_search_does_not_go_on_with_another_reference(tmp_path, golden, monkeypatch):
     discovered(monkeypatch, tmp_path, "any", "eap", "--edges", "9", "--random-circuits", "0")
     pairs = PromptPairs.from_jsonl(tmp_path / "PAIRS.jsonl")
+    search = partial(
+        discover, golden, pairs, method="acdc", threshold=0.1, ablation="mean", test=False, store=tmp_path / "s"
+    )
     for seed in (5, 5):
         over = write_reference(tmp_path / "others.jsonl", seed)
-        discover(
-            golden,
-            pairs,
-            method="acdc",
-            threshold=0.1,
-            ablation="mean",
-            reference=over,
-            test=False,
-            store=tmp_path / "s",
-        )
+        search(reference=over)
     over = write_reference(tmp_path / "others.jsonl", 6)
     with pytest.raises(circuits.InputError, match=r"another question .*reference_sha256"):
-        discover(
-            golden,
-            pairs,
-            method="acdc",
-            threshold=0.1,
-            ablation="mean",
-            reference=over,
-            test=False,
-            store=tmp_path / "s",
-        )
+        search(reference=over)
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind, Option
 
 METHOD = Method(
     name="scaled",
-    function=lambda model, pairs, **asked: None,
+    function=lambda question, *, strength: None,
     gives="edges",
     help="{help}",
     takes=(Option("strength", Kind.NUMBER, 2.0, "What scores are multiplied by.", above=0), *CHOICE, RANDOM_CIRCUITS),

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from circuits import InputError, logit_lens
-from tests.methods.test_direct_effects import awkward_pairs
-from tests.tiny_models import atol, tiny
+from tests.tiny_models import atol, awkward_pairs, tiny
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "olmo2", "native"])

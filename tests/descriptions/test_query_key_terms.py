@@ -11,8 +11,7 @@ from circuits import InputError, ModelError, PairsError, query_key_terms
 from circuits.engine.attention import AttentionScores
 from circuits.engine.capture import capture_writes, stack
 from circuits.engine.hooks import TokenBatch, inference_state, run
-from tests.methods.test_direct_effects import awkward_pairs
-from tests.tiny_models import atol, tiny
+from tests.tiny_models import atol, awkward_pairs, tiny
 
 SPLIT = (
     "gpt2", "neox", "llama", "qwen3", "gemma2", "olmo2", "native", "native-attention-only", "gpt-j", "codegen", "cohere", "gpt-neo",

@@ -7,8 +7,7 @@ import circuits
 import tasks
 from circuits import InputError, activation_patching, direct_effects, self_repair
 from circuits.descriptions.self_repair import SelfRepair
-from tests.methods.test_direct_effects import awkward_pairs
-from tests.tiny_models import FEW, atol, tiny
+from tests.tiny_models import FEW, atol, awkward_pairs, tiny
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -14,7 +14,7 @@ from circuits import (
 )
 from circuits.evaluation.curves import over_common_places
 from circuits.graph.places import Places, over
-from tests.engine.test_ablate_places import placed_pairs
+from tests.placed_pairs import placed_pairs
 from tests.tiny_models import tiny
 
 

@@ -218,7 +218,7 @@ def test_a_picture_over_tokens_goes_up():
 def test_mib_takes_the_scores_of_all_edges_of_a_run_over_places(tmp_path):
     import circuits
     from circuits.runs.source import read_source
-    from tests.engine.test_ablate_places import placed_pairs
+    from tests.placed_pairs import placed_pairs
     from tests.tiny_models import tiny
 
     scores = circuits.edge_attribution(tiny("llama"), placed_pairs(), positions="spans", destinations=True)

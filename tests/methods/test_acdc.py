@@ -23,7 +23,7 @@ from circuits import (
 from circuits.engine.incremental.node_functions import NodeFunctions
 from circuits.methods.acdc.record import STEPS_FILE, read_steps
 from circuits.methods.acdc.search import Search
-from tests.naive_acdc import as_mask, naive_acdc
+from tests.naive_acdc import check_same, naive_acdc
 from tests.tiny_models import random_pairs, random_subset, tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -69,14 +69,6 @@ def test_the_naive_twin_is_the_reference(case, run):
     assert final == pytest.approx(wanted["final_metric"], abs=1e-9)
 
 
-def same(circuit, steps, twin):
-    kept, wanted, final = twin
-    assert [step[:2] + step[3:] for step in steps] == [step[:2] + step[3:] for step in wanted]
-    assert [step[2] for step in steps] == pytest.approx([step[2] for step in wanted], abs=1e-5)
-    assert torch.equal(circuit.mask, as_mask(circuit.graph, kept))
-    assert circuit.provenance["search"]["final_loss"] == pytest.approx(final, abs=1e-5)
-
-
 KINDS = {
     "llama": ("zero", 0.03),
     "neox": ("mean", 0.03),
@@ -95,7 +87,7 @@ def test_step_by_step_the_naive_twin_on_other_architectures(name, kind, tmp_path
     ablation, threshold = kind
     twin = naive_acdc(model, pairs, threshold, "logit_difference", ablation)
     circuit, steps = search(model, pairs, threshold, tmp_path, metric="logit_difference", ablation=ablation)
-    same(circuit, steps, twin)
+    check_same(circuit, steps, twin)
     assert 10 < len(circuit) < model.graph.n_edges / 2
     assert circuit.provenance["search"]["by_node"]
 
@@ -113,7 +105,7 @@ def test_options_step_by_step(options, tmp_path):
     model, pairs = tiny("gpt2"), random_pairs(n=2, prefix=3)
     twin = naive_acdc(model, pairs, 0.03, "logit_difference", **options)
     circuit, steps = search(model, pairs, 0.03, tmp_path, metric="logit_difference", **options)
-    same(circuit, steps, twin)
+    check_same(circuit, steps, twin)
 
 
 def test_a_circuit_to_start_from_is_pruned_further_step_by_step(tmp_path):
@@ -121,7 +113,7 @@ def test_a_circuit_to_start_from_is_pruned_further_step_by_step(tmp_path):
     start = random_subset(model, 0.5)
     twin = naive_acdc(model, pairs, 0.002, "logit_difference", start=start.edges)
     circuit, steps = search(model, pairs, 0.002, tmp_path, metric="logit_difference", start=start)
-    same(circuit, steps, twin)
+    check_same(circuit, steps, twin)
     assert 5 < len(circuit) < len(start)
     assert circuit <= start
 
@@ -131,7 +123,7 @@ def test_edges_in_the_order_of_their_attribution(tmp_path):
     scores = edge_attribution(model, pairs, gradient="clean")
     twin = naive_acdc(model, pairs, 0.03, "logit_difference", order=scores.to_dict())
     circuit, steps = search(model, pairs, 0.03, tmp_path, metric="logit_difference", order=scores)
-    same(circuit, steps, twin)
+    check_same(circuit, steps, twin)
     into_logits = [abs(scores[f"{writer}->{reader}"]) for writer, reader, *_ in steps if reader == "logits"]
     assert into_logits == sorted(into_logits)
 

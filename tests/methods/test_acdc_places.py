@@ -11,9 +11,9 @@ from circuits.methods.acdc.loss import Loss
 from circuits.methods.acdc.record import STEPS_FILE, read_steps
 from circuits.question.places import covering_axis
 from circuits.question.question import Question
-from tests.engine.test_ablate_places import placed_pairs, spans_of
-from tests.methods.test_acdc import same
+from tests.naive_acdc import check_same
 from tests.naive_acdc_places import naive_acdc_places
+from tests.placed_pairs import placed_pairs, spans_of
 from tests.tiny_models import atol, tiny
 
 
@@ -39,7 +39,7 @@ def test_step_by_step_the_naive_twin(name, tmp_path):
         model, pairs, threshold, positions="spans", metric="logit_difference", ablation=ablation, store=tmp_path / "s"
     )
     steps = [tuple(step) for step in read_steps(tmp_path / "s" / STEPS_FILE)]
-    same(circuit, steps, twin)
+    check_same(circuit, steps, twin)
     assert circuit.places == pairs.spans
     assert 10 < len(circuit) < circuit.graph.n_edges / 2
     assert circuit.provenance["search"]["by_node"]
@@ -55,7 +55,7 @@ def test_with_destinations_step_by_step_the_naive_twin_from_another_circuit(name
     circuit = acdc(model, pairs, threshold, start=first, store=tmp_path / "s", **options)
     steps = [tuple(step) for step in read_steps(tmp_path / "s" / STEPS_FILE)]
     twin = naive_acdc_places(model, pairs, threshold, numbers(pairs), destinations=True, start=set(first.edges))
-    same(circuit, steps, twin)
+    check_same(circuit, steps, twin)
     assert not circuit.provenance["search"]["by_node"]
     assert circuit.graph.places.destinations
     assert 3 < len(circuit) < len(first) / 2

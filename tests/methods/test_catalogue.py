@@ -1,5 +1,6 @@
 """Methods are declared once: the copy for the command line, the page in the docs, and a method of another package."""
 
+import ast
 import inspect
 import json
 import os
@@ -12,8 +13,9 @@ import pytest
 
 from circuits import InputError
 from circuits.methods import catalogue
-from circuits.methods.catalogue import COPIES, DECLARED, METHODS, OURS, copies_text
-from circuits.methods.method import Declared
+from circuits.methods.catalogue import COPIES, DECLARED, METHODS, OURS, RECORDED, copies_text
+from circuits.methods.method import Declared, Method
+from circuits.methods.options import CHOICE, Kind, Option
 from circuits.results import choice, selection
 
 HERE = Path(__file__).parents[2]
@@ -76,6 +78,44 @@ def test_rules_have_the_options_that_are_said():
 def test_an_unknown_method_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="there is no method 'eap-gi'; did you mean eap-ig"):
         catalogue.declared("eap-gi")
+
+
+def test_no_module_outside_methods_knows_the_name_of_a_method():
+    """Every other module reads declarations. `eap-ig` is a file format too, `direct_effects` and `ensemble` are public functions, and
+    `gim` is a gradient."""
+    names = {*OURS, *RECORDED, *(name.replace("-", "_") for name in (*OURS, *RECORDED))} - {"refine"}
+    found = {
+        (str(path.relative_to(HERE)), node.value)
+        for path in (HERE / "circuits").rglob("*.py")
+        if "methods" not in path.relative_to(HERE).parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
+    }
+    assert found <= {
+        ("circuits/export/catalogue.py", "eap-ig"),
+        ("circuits/cli/inspect.py", "direct_effects"),
+        ("circuits/results/ensemble.py", "ensemble"),
+        ("circuits/measure/norm_check.py", "gim"),
+    }
+
+
+STRENGTH = Option("strength", Kind.NUMBER, 2.0, "What scores are multiplied by.")
+
+
+@pytest.mark.parametrize(
+    ("function", "promised", "message"),
+    [
+        (lambda question, **options: None, {}, r"takes \*\*options, which hides what it uses"),
+        (lambda question, *, progress: None, {}, "declares 'strength', which is not a parameter"),
+        (lambda question, *, strength: None, {"divided": True}, "declares 'workers'"),
+        (lambda question, *, strength: None, {"resumable": True}, "declares 'store'"),
+        (lambda question, *, strength: None, {"draws": True}, "declares 'seed'"),
+        (lambda question, *, strength: None, {"fixed": {"gradient": "clean"}}, "declares 'gradient'"),
+    ],
+)
+def test_a_function_without_what_its_method_declares_is_refused(function, promised, message):
+    with pytest.raises(InputError, match=message):
+        Method(name="toy", function=function, gives="edges", help="", takes=(STRENGTH, *CHOICE), **promised)
 
 
 TOY = '''

@@ -16,7 +16,7 @@ from circuits.measure.component_samples import Sampler, in_blocks
 from circuits.methods.coar_edit import plan_edit
 from circuits.question.question import Question
 from circuits.results.node_scores import NodeScores
-from tests.engine.test_ablate_places import placed_pairs, spans_of
+from tests.placed_pairs import placed_pairs, spans_of
 from tests.tiny_models import atol, tiny
 
 

@@ -7,24 +7,9 @@ import circuits
 from circuits import InputError, Metric, NodeScores, PairsError, PromptPairs, direct_effects
 from circuits.engine.capture import capture_writes, stack
 from circuits.engine.hooks import TokenBatch, inference_state
-from tests.tiny_models import ALL, FEW, atol, random_hf_model, random_pairs, tiny
+from tests.tiny_models import ALL, FEW, atol, awkward_pairs, random_hf_model, random_pairs, tiny
 
 EXACT = {name: max(atol(name) / 100, 1e-12) for name in ALL}
-
-
-def awkward_pairs() -> PromptPairs:
-    """Two lengths, several answers, positions that are not last, roles."""
-    generator = torch.Generator().manual_seed(1)
-
-    def prompt(n: int) -> list[int]:
-        return torch.randint(3, 40, (n,), generator=generator).tolist()
-
-    lengths = (6, 8, 6, 8)
-    return PromptPairs.from_tokens(
-        [prompt(n) for n in lengths], [prompt(n) for n in lengths], [[5], [6, 7], [8], [9, 10, 11]],
-        [[12, 13], [14], [15], [16, 17]], positions=[5, 7, 3, 4],
-        roles=[{"a": 1, "b": 2, "end": 5}, {"a": 2, "b": 4, "end": 7}, {"a": 0, "b": 1, "end": 3}, {"a": 1, "b": 2, "end": 4}],
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALL)

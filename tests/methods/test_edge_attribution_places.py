@@ -8,7 +8,7 @@ from circuits.engine.ablate_places import ablated_at_places
 from circuits.graph.places import Places, over
 from circuits.question.places import SpanTable
 from circuits.question.question import Question
-from tests.engine.test_ablate_places import placed_pairs
+from tests.placed_pairs import placed_pairs
 from tests.tiny_models import atol, tiny
 
 SEVERAL = ("gpt2", "llama", "neox", "gemma2", "mistral", "native-attention-only")

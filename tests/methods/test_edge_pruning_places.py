@@ -9,7 +9,7 @@ from circuits.engine.hooks import inference_state
 from circuits.engine.soft_masks import masked_logits
 from circuits.question.places import covering_axis
 from circuits.question.question import Question
-from tests.engine.test_ablate_places import placed_pairs
+from tests.placed_pairs import placed_pairs
 from tests.tiny_models import atol, tiny
 
 

@@ -6,7 +6,7 @@ import torch
 from circuits import Circuit, InputError, circuit_metrics, exact_edge_effects
 from circuits.graph.places import over
 from circuits.question.places import SpanTable
-from tests.engine.test_ablate_places import placed_pairs, random_placed
+from tests.placed_pairs import placed_pairs, random_placed
 from tests.tiny_models import atol, random_subset, tiny
 
 SEVERAL = ("gpt2", "llama", "neox", "gemma2", "mistral", "native-attention-only")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from circuits import InputError, PromptPairs, information_flow
-from tests.engine.test_ablate_places import placed_pairs, spans_of
 from tests.naive_gpt2 import NaiveGPT2
+from tests.placed_pairs import placed_pairs, spans_of
 from tests.tiny_models import FEW, random_hf_model, random_pairs, tiny
 
 

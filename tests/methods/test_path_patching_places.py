@@ -6,7 +6,7 @@ import torch
 from circuits import Circuit, InputError, PairsError, circuit_metrics, path_patching
 from circuits.graph.places import over
 from circuits.question.places import SpanTable
-from tests.engine.test_ablate_places import placed_pairs
+from tests.placed_pairs import placed_pairs
 from tests.tiny_models import atol, tiny
 
 

@@ -7,9 +7,9 @@ import circuits
 from circuits import InputError, PromptPairs, edge_attribution, exact_edge_effects, information_flow, refine
 from circuits.graph.places import Places
 from circuits.methods import refine as refining
-from tests.engine.test_ablate_places import placed_pairs, spans_of
 from tests.naive_edges import LeafGPT2, LeafLlama, edge_gradients
 from tests.naive_llama import NaiveLlama
+from tests.placed_pairs import placed_pairs, spans_of
 from tests.tiny_models import FEW, atol, random_hf_model, random_pairs, tiny
 
 

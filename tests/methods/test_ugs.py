@@ -6,7 +6,7 @@ import torch
 import circuits
 from circuits import Circuit, InputError, uniform_gradient_sampling
 from circuits.results.random_circuits import random_circuit
-from circuits.results.wording import method_name
+from circuits.results.recorded import method_name
 from circuits.stats.uniform_window import draw
 from tests.methods.test_edge_pruning import PAIRS, concentrated, divergence
 from tests.tiny_models import random_pairs, tiny

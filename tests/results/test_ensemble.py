@@ -8,8 +8,7 @@ import torch
 
 import circuits
 from circuits import Circuit, EdgeScores, InputError, edge_attribution, edge_pruning, ensemble
-from circuits.results.quantity import quantity_of
-from circuits.results.wording import method_name
+from circuits.results.recorded import method_name, quantity_of
 from tests.tiny_models import random_pairs, tiny
 
 

@@ -22,7 +22,8 @@ from circuits.plots import node_heatmap
 from circuits.plots.page import NEGATIVE, POSITIVE, SIZE
 from circuits.results.node_scores import node_scores
 from circuits.results.provenance import frozen
-from circuits.results.quantity import edge_caption, node_caption, quantity_of
+from circuits.results.quantity import node_caption
+from circuits.results.recorded import edge_caption, quantity_of
 from circuits.viewer import write_viewer
 from tests.command import discovered, run
 from tests.tiny_models import random_pairs, tiny

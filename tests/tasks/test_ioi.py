@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 import tasks
 from circuits.errors import InputError
-from circuits.prompts.pairs import PromptPairs
 from tasks.ioi import COUNTERFACTUALS, IOI, TEMPLATES
+from tests.tasks.logit_differences import logit_differences
 
 Toys = Callable[..., Any]
 
@@ -82,17 +81,6 @@ def test_a_tokenizer_that_splits_names_is_refused_with_the_list(toy: Toys) -> No
         InputError, match=r"of the 144 entries of the word list 'names', 3 are single tokens of toy; an"
     ):
         IOI().pairs(model, 4)
-
-
-def logit_differences(model: Any, pairs: PromptPairs, which: str) -> torch.Tensor:
-    """Logit of the answer minus that of the distractor, for each pair."""
-    out = torch.zeros(len(pairs))
-    for batch in pairs.batches(25):
-        with torch.no_grad():
-            logits = model.bridge(getattr(batch, which).to(model.device)).cpu()
-        here = logits[torch.arange(len(batch)), batch.position]
-        out[batch.index] = (here.gather(1, batch.answers) - here.gather(1, batch.distractors))[:, 0]
-    return out
 
 
 @pytest.mark.real_model

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 import tasks
-from circuits.prompts.pairs import PromptPairs
 from tasks import words
 from tasks.subject_verb_agreement import PREPOSITIONS, SubjectVerbAgreement
+from tests.tasks.logit_differences import logit_differences
 
 Toys = Callable[..., Any]
 NUMBER = {word: number for row in words.SUBJECTS for number, word in enumerate(row)}
@@ -37,17 +36,6 @@ def test_the_verb_agrees_with_the_subject_and_the_corrupted_subject_has_the_othe
         assert [i for i in range(len(pair)) if pair.clean[i] != pair.corrupted[i]] == [pair.roles["subject"]]
         numbers[NUMBER[subject], NUMBER[attractor]] += 1
     assert numbers == {(subject, attractor): 20 for subject in (0, 1) for attractor in (0, 1)}
-
-
-def logit_differences(model: Any, pairs: PromptPairs, which: str) -> torch.Tensor:
-    """The answer's logit minus the distractor's, for each pair."""
-    out = torch.zeros(len(pairs))
-    for batch in pairs.batches(50):
-        with torch.no_grad():
-            logits = model.bridge(getattr(batch, which).to(model.device)).cpu()
-        here = logits[torch.arange(len(batch)), batch.position]
-        out[batch.index] = (here.gather(1, batch.answers) - here.gather(1, batch.distractors))[:, 0]
-    return out
 
 
 @pytest.mark.real_model

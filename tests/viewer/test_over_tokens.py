@@ -11,10 +11,19 @@ from circuits.prompts.pair import bounds
 from circuits.results.naming import Naming
 from circuits.viewer import ShownPrompt, shown_prompts, write_viewer
 from circuits.viewer.data import placed_lines
-from tests.engine.test_ablate_places import placed_pairs
 from tests.exported import GRAPHS, placed
+from tests.placed_pairs import placed_pairs
 from tests.tiny_models import tiny
-from tests.viewer.test_viewer import CLIPPED, HOSTILE, LARGE, OVERLAPS, SMALL, data_of, js, opened, resized, set_to
+from tests.viewer.browsing import (
+    HOSTILE,
+    LARGE,
+    check_layout,
+    data_of,
+    js,
+    opened,
+    resized,
+    set_to,
+)
 
 SPANS = ("start", "IO", "IO+", "S1", "S1+", "S2", "S2+", "end")
 STARTS = (0, 3, 4, 5, 6, 12, 13, 14)
@@ -122,11 +131,7 @@ def test_nothing_is_small_clipped_or_overlapping_over_tokens(browser, tmp_path, 
         write_viewer({"one": circuit}, tmp_path / "v.html", prompts=prompts, naming=naming)
         assert (tmp_path / "v.html").stat().st_size < 300_000
         opened(browser, tmp_path / "v.html")
-        for act in ("choose(null)", f"choose(firstAt('{head}'))", "state.count = 200, redraw()"):
-            browser.execute_script(act)
-            assert js(browser, SMALL) == []
-            assert js(browser, CLIPPED) == []
-            assert js(browser, OVERLAPS) == []
+        check_layout(browser, ("choose(null)", f"choose(firstAt('{head}'))", "state.count = 200, redraw()"))
     finally:
         resized(browser, 1400)
 

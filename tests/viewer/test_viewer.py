@@ -8,15 +8,22 @@ import pytest
 import torch
 
 import circuits
-from circuits import Circuit, Graph, InputError
+from circuits import Circuit, InputError
 from circuits.results.naming import Naming, read_naming
 from circuits.viewer import ShownPrompt, shown_prompts, write_viewer
 from circuits.viewer.attention import attention_patterns
 from tests.command import discovered, run
 from tests.tiny_models import random_pairs, tiny
-
-HOSTILE = '</script><script>window.broken = 1</script><img src=x onerror="window.broken = 1">'
-LARGE = Graph(n_layers=30, n_heads=9, n_kv_heads=3, mlps=(True,) * 30)
+from tests.viewer.browsing import (
+    HOSTILE,
+    LARGE,
+    check_layout,
+    data_of,
+    js,
+    opened,
+    resized,
+    set_to,
+)
 
 
 def scored(graph, n, seed=0):
@@ -45,29 +52,9 @@ def page_of(tmp_path, circuit, **more):
     return path
 
 
-def opened(browser, path):
-    browser.execute_script("try { state.changed = false } catch {}")  # else the page that is left asks whether to save
-    start = time.perf_counter()
-    browser.get(path.as_uri())
-    assert browser.execute_script("return document.body.dataset.ready") == "yes"
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    return time.perf_counter() - start
-
-
-def js(browser, script, *given):
-    return browser.execute_script(f"return {script}", *given)
-
-
 def shown(browser, panel=0):
     """Edges that are drawn, each once."""
     return len(set(js(browser, "panels[arguments[0]].lines.map(e => e.name)", panel)))
-
-
-def set_to(browser, name, value, event="change"):
-    browser.execute_script(
-        "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event(arguments[2]));",
-        name, value, event,
-    )  # fmt: skip
 
 
 def click(browser, node):
@@ -75,12 +62,6 @@ def click(browser, node):
         "document.querySelector(`[data-node='${arguments[0]}']`).dispatchEvent(new Event('click', {bubbles: true}));",
         node,
     )
-
-
-def resized(browser, width, height=900):
-    browser.set_window_size(width, height)
-    inner = js(browser, "[innerWidth, innerHeight]")
-    browser.set_window_size(2 * width - inner[0], 2 * height - inner[1])
 
 
 def test_the_page_opens_with_forty_edges_and_a_click_lists_a_nodes(browser, tmp_path):
@@ -236,28 +217,6 @@ def test_two_hundred_edges_with_prompts_take_less_than_300_kb(tmp_path):
     assert few[0].patterns
 
 
-SMALL = """[...document.querySelectorAll('body *')].filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())
-    && !['SCRIPT', 'STYLE', 'OPTION'].includes(e.tagName) && parseFloat(getComputedStyle(e).fontSize) < 11).map(e => e.outerHTML.slice(0, 99))"""
-CLIPPED = """(() => {
-    const out = [], over = (e) => e.scrollWidth > e.clientWidth + 1;
-    for (const e of document.querySelectorAll('header, #controls, #prompts, .prompt, .view, aside, aside table, .heat, footer, h1, p, h2')) if (over(e)) out.push(e.outerHTML.slice(0, 99));
-    if (document.documentElement.scrollWidth > innerWidth || document.documentElement.scrollHeight > innerHeight) out.push('page');
-    for (const svg of document.querySelectorAll('.view svg, .heat svg, .bar, .axis svg')) {
-        const area = svg.getBoundingClientRect();
-        for (const e of svg.querySelectorAll('text, .node rect')) {
-            const b = e.getBoundingClientRect();
-            if (b.left < area.left - 1 || b.right > area.right + 1 || b.top < area.top - 1 || b.bottom > area.bottom + 1) out.push(e.outerHTML.slice(0, 99));
-        }
-    }
-    return out;
-})()"""
-OVERLAPS = """(() => {
-    const boxes = [...document.querySelectorAll('.node rect')].map(e => e.getBoundingClientRect()), out = [];
-    boxes.forEach((a, i) => boxes.slice(0, i).forEach(b => { if (a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom) out.push([a.x, a.y]); }));
-    return out;
-})()"""
-
-
 @pytest.mark.parametrize("width", [900, 1400, 2000])
 def test_nothing_is_small_clipped_or_overlapping_at_any_width(browser, tmp_path, width):
     circuit = scored(LARGE, 300)
@@ -270,11 +229,7 @@ def test_nothing_is_small_clipped_or_overlapping_at_any_width(browser, tmp_path,
     try:
         resized(browser, width)
         opened(browser, page_of(tmp_path, circuit, prompts=prompts_of(heads=[head]), about=about, naming=naming))
-        for act in ("choose(null)", f"choose('{head}')", "state.count = 300, redraw()"):
-            browser.execute_script(act)
-            assert js(browser, SMALL) == []
-            assert js(browser, CLIPPED) == []
-            assert js(browser, OVERLAPS) == []
+        check_layout(browser, ("choose(null)", f"choose('{head}')", "state.count = 300, redraw()"))
     finally:
         resized(browser, 1400)
 
@@ -368,10 +323,6 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
 def test_a_circuit_without_edges_has_a_page_too(browser, tmp_path):
     opened(browser, page_of(tmp_path, Circuit.empty(tiny("gpt2").graph)))
     assert "no edges to show" in js(browser, "document.body.innerText")
-
-
-def data_of(path):
-    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)[1])
 
 
 def test_the_data_is_json_with_the_circuits_numbers(tmp_path):

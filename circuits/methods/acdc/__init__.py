@@ -49,6 +49,8 @@ from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import Provenance, provenance
+from circuits.results.quantity import Quantity
+from circuits.results.recorded import Recorded
 
 ORDERS = ("eap", "eap-ig")
 """Edge attribution methods whose scores can order the tests of a reader's edges."""
@@ -311,13 +313,16 @@ def _discovered(
     destinations: bool = False,
     start_circuit: str | Path | None = None,
     store: str | Path | None = None,
-    **rules: Any,
+    absolute: bool = False,
+    reader_tests: bool = True,
+    start_layer: int = 0,
 ) -> Circuit:
     """ACDC at a threshold or for a number of edges; with a `store`, a killed search can be continued."""
     start = None if start_circuit is None else Circuit.from_json(start_circuit)
     if edges is not None and start is not None:
         raise InputError("start_circuit needs a threshold; it cannot be combined with a number of edges")
     metric, where = question.metric, _Where(positions, destinations)
+    rules: dict[str, Any] = {"absolute": absolute, "reader_tests": reader_tests, "start_layer": start_layer}
     if order is not None:
         gradient = "clean" if order == "eap" else "ig"
         metric.require_gradient(f"order {order}", at_clean=order == "eap")
@@ -351,6 +356,7 @@ METHOD = Method(
     function=_discovered,
     gives="circuit",
     help="edges ablated one after the other",
+    results=Recorded(title="ACDC", quantity=Quantity("change when tested", of="of")),
     resumable=True,
     unrecorded=("edges",),
     keeps=STEPS_FILE,
