@@ -1,7 +1,7 @@
 """Draws docs/dissociation.png from a measured dissociation, and prints its tables: needs a Chrome or Chromium.
 
 circuits study run docs/studies/tasks.toml --out tasks
-circuits dissociate tasks/runs/* --n 12 --core 0.5 --random-circuits 3 --out dissociation
+circuits dissociate tasks/runs/* --n 12 --core 0.5 --random-circuits 1 --out dissociation
 python docs/dissociation_picture.py dissociation/dissociation.json
 """
 
@@ -28,7 +28,7 @@ def main() -> None:
     result = json.loads(asked.result.read_text(encoding="utf-8"))
     found, shared = result["dissociation"], result["sharing"]
     cells = {(row["part"], row["circuit"], row["task"]): row for row in found["effects"]}
-    figure(found, cells, shared["order"]).write_image(asked.out, scale=2)
+    figure(found, cells, shared["order"]).write_image(asked.out, scale=1.3)
     print_tables(found, shared, cells)
 
 

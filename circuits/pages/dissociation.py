@@ -105,9 +105,7 @@ def write_dissociation(found: Dissociation, shared: Sharing, path: Path) -> None
 
 def effects_figure(found: Dissociation, effects: Effects) -> Figure:
     """A heat map of effects, circuits by tasks."""
-    return _heatmap(
-        found.names, effects.effect.tolist(), "without the circuit of", "share of the task that is lost", -1.0
-    )
+    return _heatmap(found.names, effects.effect.tolist(), "without the circuit of", "task that is measured", -1.0)
 
 
 def cluster_figure(shared: Sharing) -> Figure:
