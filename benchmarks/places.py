@@ -26,6 +26,7 @@ from measuring import MODELS, THREADS, medians
 import circuits
 import tasks
 from circuits import AttributionWarning, Circuit, EdgeScores, Model, PromptPairs
+from circuits.graph.places import PlacedGraph
 
 TASKS = ("ioi", "greater-than", "subject-verb-agreement", "docstring")
 OPTIONS = {"ioi": {"order": "ABBA"}}
@@ -38,6 +39,7 @@ def rankings(model: Model, pairs: PromptPairs) -> dict[str, EdgeScores]:
     at_places = circuits.edge_attribution(model, pairs, positions="spans")
     for_queries = circuits.edge_attribution(model, pairs, positions="spans", destinations=True)
     placed = at_places.over_places()
+    assert isinstance(placed.graph, PlacedGraph)
     return {"blind": at_places.spread(placed.graph.places), "places": placed, "destinations": for_queries.over_places()}
 
 
