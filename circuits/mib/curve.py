@@ -134,7 +134,7 @@ def mib_curves(
     first = importances[0] if isinstance(importances, list) else importances
     _check_graph(model, first)
     circuits = isinstance(importances, list)
-    chosen = check_level(level or ("edge" if circuits else first.level))
+    chosen = check_level(level or first.level)
     asked = _Asked(question, resamples, seed, progress)
     if circuits:
         parts = [[_of_file(one) for one in importances]]
@@ -145,6 +145,10 @@ def mib_curves(
         n, ranked = (_nodes if chosen == "node" else _neurons)(first)
         return MibCurves(chosen, asked.curves(ranked, n, "top"), None, n, None)
     check_rule(rule)
+    if not bool((first.edges != 0).any()):
+        raise InputError(
+            "the circuit file has no score of an edge other than 0; give --level node or neuron, or another file"
+        )
     flat, grouped = first.flat, model.grouped_graph
     mib = asked.curves(_edges(first.edges, flat, rule), flat.n_edges, rule)
     if not grouped.grouped:

@@ -69,8 +69,9 @@ class Importances(Shown):
 
     @property
     def level(self) -> str:
-        """The finest parts that have scores: `edge`, `node` or `neuron`."""
-        return "neuron" if self.neurons is not None else "node" if self.nodes is not None else "edge"
+        """The finest parts that have scores, or in a circuit are chosen: `edge`, `node` or `neuron`."""
+        by_neuron = self.neurons is not None or self.neurons_in_graph is not None
+        return "neuron" if by_neuron else "node" if self.nodes is not None else "edge"
 
     def to_dict(self) -> dict[str, Any]:
         """Counts."""
@@ -133,7 +134,7 @@ def write_importances(importances: Importances, path: str | Path, d_model: int |
 
 @plain_torch
 def read_circuits(folder: str | Path) -> Importances | list[Importances]:
-    """Reads a folder `TASK_MODEL`: importances if it has one file, else its circuits, smallest first.
+    """Reads a folder `TASK_MODEL`: importances if it has one file, else its circuits, those with the fewest edges first.
 
     Raises:
         InputError: a file cannot be read; the number of circuits is not nine; or they are of different models.
@@ -145,11 +146,18 @@ def read_circuits(folder: str | Path) -> Importances | list[Importances]:
         raise InputError(
             f"{folder} has {len(files)} circuit files; expected 1 of importances, or {len(CIRCUITS)} circuits"
         )
-    read = sorted(map(read_importances, files), key=lambda one: int(one.in_graph.sum()))
+    read = sorted(map(read_importances, files), key=_weight)
     for one in read:
         if one.flat != read[0].flat:
             raise InputError(f"the circuits in {folder} belong to different models ({one.graph} and {read[0].graph})")
     return read
+
+
+def _weight(circuit: Importances) -> float:
+    """The number of edges; with neurons, each counts by the share of its writer's neurons that is kept, as in MIB."""
+    edges = circuit.in_graph.sum(1).double()
+    kept = circuit.neurons_in_graph
+    return float(edges.sum() if kept is None else (edges * kept.double().mean(1)).sum())
 
 
 def circuit_name(cell: str, share: float) -> str:

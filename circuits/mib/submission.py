@@ -185,8 +185,7 @@ def check_submission(folders: Sequence[Path]) -> Submission:
 
 def _cell(read: Importances | list[Importances], place: Path, task: str, model: str) -> Cell:
     first = read if isinstance(read, Importances) else read[0]
-    level = first.level if isinstance(read, Importances) or first.neurons_in_graph is None else "neuron"
-    return Cell(place, task, model, level, not isinstance(read, Importances), first.flat.n_edges)
+    return Cell(place, task, model, first.level, not isinstance(read, Importances), first.flat.n_edges)
 
 
 def _doubts(cell: Cell, read: Importances | list[Importances]) -> Iterator[str]:

@@ -172,9 +172,24 @@ def test_what_cannot_be_evaluated_is_refused():
         circuits.mib_curves(tiny("llama"), PAIRS, blank)
     with pytest.raises(InputError, match="belongs to another model"):
         circuits.mib_curves(tiny("neox"), PAIRS, blank)
+    with pytest.raises(InputError, match="no score of an edge other than 0"):
+        circuits.mib_curves(model, PAIRS, blank)
     with pytest.raises(InputError, match="no scores of neurons"):
         circuits.mib_curves(model, PAIRS, blank, level="neuron")
     with pytest.raises(InputError, match="gives a circuit"):
         circuits.mib_importances(model, PAIRS, method="acdc")
     with pytest.raises(InputError, match="neurons are scored by eap or eap-ig"):
         circuits.mib_importances(model, PAIRS, method="atp-star", level="neuron")
+
+
+def test_circuits_of_neurons_have_the_curve_of_their_scores(tmp_path):
+    model = tiny("gpt2")
+    scores = circuits.mib_importances(model, PAIRS, method="eap", level="neuron")
+    places = circuits.write_cell(scores, tmp_path, task="ioi", model_name="gpt2", as_circuits=True)
+    right = circuits.mib_curves(model, PAIRS, scores, resamples=10)
+    for place, curve in zip(places, (right.mib.signed, right.mib.absolute), strict=True):
+        for i, path in enumerate(sorted(place.iterdir())):
+            path.rename(place / f"{(i * 4) % 9}.json")
+        found = circuits.mib_curves(model, PAIRS, circuits.read_circuits(place), resamples=10)
+        assert (found.level, found.mib.signed.edges[:-1]) == ("neuron", curve.edges[:-1])
+        torch.testing.assert_close(found.mib.signed.faithfulness, curve.faithfulness)
