@@ -35,7 +35,7 @@ def known(name: str, n: int = 8):
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
-        ("compiled/induction", {"a0.h1": "previous token", "a1.h2": "name mover"}),
+        ("compiled/induction", {"a0.h1": "previous token", "a1.h2": "induction"}),
         ("compiled/negative-head", {"a0.h1": "name mover", "a1.h2": "negative mover"}),
     ],
 )
@@ -52,8 +52,8 @@ def test_compiled_circuits_are_described_as_they_were_compiled(name, labels):
     assert description.tests
     assert all(test.outcome == "held" for test in description.tests), [str(test) for test in description.tests]
     for node, label in labels.items():
-        if label in ("name mover", "negative mover"):
-            assert lines[node].evidence["copies" if label == "name mover" else "suppresses"] > 0.8
+        if label in ("name mover", "negative mover", "induction"):
+            assert lines[node].evidence["suppresses" if label == "negative mover" else "copies"] > 0.8
             assert "of the task's answers and distractors" in lines[node].text
     if name == "compiled/induction":
         assert lines["a1.h2"].reads["k"] == ("a0.h1",)
