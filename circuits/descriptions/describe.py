@@ -80,18 +80,19 @@ def plural(label: str) -> str:
     >>> plural("name mover"), plural("S-inhibition")
     ('name movers', 'S-inhibition heads')
     """
-    return f"{label}s" if label.endswith(("mover", "suppressor", "embedding")) else f"{label} heads"
+    return f"{label}s" if label.endswith(("mover", "suppressor", "embedding", "reader")) else f"{label} heads"
 
 
 def _tests(
     question: Question, circuit: Circuit, evidence: Evidence, labels: dict[str, str]
 ) -> tuple[DescriptionTest, ...]:
     tests = {
+        "induction": lambda node, runs: mover_test(question, node, 1, runs),
         "name mover": lambda node, runs: mover_test(question, node, 1, runs),
         "negative mover": lambda node, runs: mover_test(question, node, -1, runs),
         "wrong-answer suppressor": lambda node, runs: suppressor_test(question, node, runs),
     }
-    heads = [node for node, label in labels.items() if label in tests]
+    heads = [node for node, label in labels.items() if label in tests and evidence.moves(node)]
     heads = sorted(heads, key=lambda node: -abs(evidence.direct[node]))[:MOST_TESTS]
     runs = clean_runs(question, heads) if heads else ()
     made = [tests[labels[node]](node, runs) for node in heads]

@@ -35,8 +35,8 @@ LOOKS = 0.2
 """The smallest mean attention to a role that a line names."""
 EMBEDDING = 0.9
 """The share of variance above which the first MLP is called an extended embedding."""
-NEURON = 0.02
-"""The smallest share of the metric that a neuron must write to be named."""
+LARGE = 0.02
+"""The smallest share of the metric that a neuron must write, or a head from one token, to be named for it."""
 LEVEL = 0.05
 MOST_NAMES = 3
 MOST_KINDS = 2
@@ -110,6 +110,10 @@ class Evidence:
             embedding,
         )
 
+    def moves(self, head: str) -> bool:
+        """Whether a head has a kind about the answers in the prompt."""
+        return bool(set(self.kinds.of(head)) & {*TIERS[0]})
+
     def line(self, node: str) -> NodeLine:
         """The line of one node."""
         reads, feeds = self._wiring(node)
@@ -120,6 +124,10 @@ class Evidence:
         label, said = None, []
         if node[0] == "a":
             label = self._head(node, facts, said)
+            source = self._source_of(node)
+            general = label is None or not any(label in tier for tier in TIERS)
+            if source is not None and general and self._looks_at(node, source[0]):
+                label = f"{source[0]} reader"
         unit = f" {self.direct.quantity.unit}".rstrip()
         said.append(
             f"writes {facts['direct effect']:+.2f} ± {facts['direct effect stderr']:.2f}{unit} to the metric itself"
@@ -136,7 +144,7 @@ class Evidence:
         ):
             said += [f"{what} {_few(reads[part])}"] if part in reads else []
         said += [f"feeds {_few(feeds)}"] if feeds else []
-        begin = f"{node}: " + (f"{label}. " if label and node[0] == "m" else "")  # a head's line begins with its kind
+        begin = f"{node}: " + ("" if label is None or (said and said[0].startswith(f"{label} ")) else f"{label}. ")
         text = begin + "; ".join(said)
         return NodeLine(node, label, text, facts, reads, feeds)
 
@@ -161,6 +169,8 @@ class Evidence:
             said.append(f"{more} of the task's answers and distractors (chance {self.rate_by_chance:.2%})")
         if self.spans is not None:
             self._looks(node, self.spans, facts, said)
+        if {"name mover", "prefix matching"} <= set(own):
+            return "induction"
         return ordered[0] if ordered else None
 
     def _looks(self, node: str, spans: SpanMeans, facts: dict[str, Any], said: list[str]) -> None:
@@ -197,6 +207,24 @@ class Evidence:
             where = "other tokens" if label == ELSEWHERE else label
             said[-1] += f", of which {values[best]:+.2f} ± {errors[best]:.2f} from {where}"
 
+    def _source_of(self, node: str) -> tuple[str, float] | None:
+        """The role before the answer position from which most of a head's direct effect comes, if it is large and sure enough."""
+        if self.by_source is None or self.by_source.positions is None:
+            return None
+        row, roles = self.by_source.nodes.index(node), self.by_source.positions
+        best = int(self.by_source.values[row].abs().argmax())
+        effect, stderr = float(self.by_source.values[row, best]), float(self.by_source.stderr[row, best])
+        sure = roles[best] != ELSEWHERE and self._sure(effect, stderr, len(roles))
+        return (roles[best], effect) if sure else None
+
+    def _looks_at(self, node: str, role: str) -> bool:
+        """Whether a head looks from the answer position at a role that is another token."""
+        if self.spans is None or role not in self.spans.keys:
+            return False
+        i, last = self.spans.heads.index(node), self.spans.queries.index(ANSWER_POSITION)
+        mean, k = self.spans.mean[i], self.spans.queries.index(role)
+        return bool(mean[last, k] >= LOOKS) and not torch.equal(mean[k], mean[last])
+
     def _mlp(self, node: str, facts: dict[str, Any], said: list[str]) -> str | None:
         """Neurons of an MLP; returns its label."""
         if self.neurons is not None:
@@ -204,7 +232,7 @@ class Evidence:
             facts["neurons"] = rows
             shown = [
                 f"{row['node']} {row['direct effect']:+.2f} (promotes {row['promotes']}; fires on {row['fires on']})"
-                for row in rows if self._stands_out(row)
+                for row in rows if self._sure(row["direct effect"], row["stderr"], self.n_neurons)
             ]  # fmt: skip
             said += [f"neurons that stand out: {'; '.join(shown)}"] if shown else []
         if node == "m0" and self.embedding is not None:
@@ -213,15 +241,16 @@ class Evidence:
             return "extended embedding" if self.embedding >= EMBEDDING else None
         return None
 
-    def _stands_out(self, row: Mapping[str, Any]) -> bool:
-        """Whether a neuron writes enough of the metric, and surely (Student's two-sided test, Bonferroni over its MLP)."""
+    def _sure(self, effect: float, stderr: float, tried: int) -> bool:
+        """Whether a direct effect is a share of the metric worth naming, and differs from 0 (Student's two-sided test, Bonferroni over
+        those that were tried)."""
         from scipy.stats import t
 
         assert self.direct.clean is not None
-        n, effect, stderr = self.direct.per_prompt.shape[1], abs(row["direct effect"]), row["stderr"]
-        if n < 2 or effect < NEURON * abs(float(self.direct.clean.mean())):
+        n = self.direct.per_prompt.shape[1]
+        if n < 2 or abs(effect) < LARGE * abs(float(self.direct.clean.mean())):
             return False
-        return stderr == 0 or 2 * float(t.sf(effect / stderr, n - 1)) * self.n_neurons <= LEVEL
+        return stderr == 0 or 2 * float(t.sf(abs(effect) / stderr, n - 1)) * tried <= LEVEL
 
     def _wiring(self, node: str) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
         """What a node reads, and the readers that it feeds, by the size of the edges' scores."""

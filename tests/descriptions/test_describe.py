@@ -1,6 +1,7 @@
 """Descriptions of compiled circuits, whose truth is known; the implied interventions against loops; files, command and report."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import circuits
 import tasks
 from circuits import InputError, describe, direct_effects, top_neurons
+from circuits.descriptions.evidence import Evidence
 from circuits.descriptions.extended_embedding import determined_by_token
 from circuits.descriptions.implied_tests import (
     clean_runs,
@@ -35,7 +37,7 @@ def known(name: str, n: int = 8):
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
-        ("compiled/induction", {"a0.h1": "previous token", "a1.h2": "name mover"}),
+        ("compiled/induction", {"a0.h1": "previous token", "a1.h2": "induction"}),
         ("compiled/negative-head", {"a0.h1": "name mover", "a1.h2": "negative mover"}),
     ],
 )
@@ -52,8 +54,8 @@ def test_compiled_circuits_are_described_as_they_were_compiled(name, labels):
     assert description.tests
     assert all(test.outcome == "held" for test in description.tests), [str(test) for test in description.tests]
     for node, label in labels.items():
-        if label in ("name mover", "negative mover"):
-            assert lines[node].evidence["copies" if label == "name mover" else "suppresses"] > 0.8
+        if label in ("name mover", "negative mover", "induction"):
+            assert lines[node].evidence["suppresses" if label == "negative mover" else "copies"] > 0.8
             assert "of the task's answers and distractors" in lines[node].text
     if name == "compiled/induction":
         assert lines["a1.h2"].reads["k"] == ("a0.h1",)
@@ -84,6 +86,22 @@ def test_what_cannot_be_said_is_named():
         describe(model, pairs, circuits.Circuit.empty(model.graph))
     with pytest.raises(InputError, match="another graph"):
         describe(tiny("gpt2"), pairs, circuit)
+
+
+def test_neurons_and_readers_are_named_by_chance_at_most_at_the_level():
+    """The largest of 40 direct effects, all 0 on average, on 8 prompts."""
+    generator = torch.Generator().manual_seed(0)
+    direct = SimpleNamespace(clean=torch.full((8,), 1e-3).double(), per_prompt=torch.zeros(1, 8))
+    evidence, named = SimpleNamespace(direct=direct), 0
+    for _ in range(400):
+        effects = torch.randn(40, 8, generator=generator).double()
+        best = int(effects.mean(1).abs().argmax())
+        stderr = float(effects[best].std()) / 8**0.5
+        named += Evidence._sure(evidence, float(effects[best].mean()), stderr, 40)
+    assert named / 400 < 0.05 + 2.5 * (0.05 * 0.95 / 400) ** 0.5
+    assert Evidence._sure(evidence, 0.5, 0.02, 40)
+    direct.clean = torch.full((8,), 30.0).double()  # less than 2% of the metric
+    assert not Evidence._sure(evidence, 0.5, 0.02, 40)
 
 
 def test_wrong_statements_do_not_hold():
