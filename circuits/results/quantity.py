@@ -64,6 +64,7 @@ QUANTITIES = {
     "information_flow": Quantity("share of the reader's input", of="", **_UNSIGNED),
     "edge_pruning": Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of=""),
     "ugs": Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of=""),
+    "gim": Quantity("weighed effect"),
     "ensemble": Quantity("combined score", of="for"),
     "internal_influence": Quantity("influence", positive="raises the metric", negative="lowers the metric"),
     "acdc": Quantity("change when tested", of="of"),
@@ -73,7 +74,7 @@ QUANTITIES = {
     "banzhaf": Quantity("Banzhaf value", of="for"),
 }
 """By method; the scores of others are effects."""
-WITHOUT_UNIT = ("information_flow", "edge_pruning", "ugs", "internal_influence", "ensemble")
+WITHOUT_UNIT = ("information_flow", "edge_pruning", "ugs", "internal_influence", "ensemble", "gim")
 """Methods whose scores do not have the unit of the metric."""
 
 
@@ -88,8 +89,11 @@ def quantity_of(origin: Mapping[str, Any]) -> Quantity:
     False
     """
     method, options = str(origin.get("method")), origin.get("options")
+    options = options if isinstance(options, Mapping) else {}
+    if method == "edge_attribution" and options.get("gradient") == "gim":
+        method = "gim"
     known = QUANTITIES.get(method, EFFECT)
-    if known.signed and isinstance(options, Mapping) and options.get("signed") is False:
+    if known.signed and options.get("signed") is False:
         known = Quantity("size of the effect", **_UNSIGNED)
     metric = METRICS.get(str(origin.get("metric")))
     unit = "" if metric is None or method in WITHOUT_UNIT else metric.unit
