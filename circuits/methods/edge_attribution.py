@@ -74,6 +74,7 @@ from circuits.question.positions import position_axis
 from circuits.question.question import Question
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import provenance
+from circuits.results.quantity import EFFECT, Quantity
 from circuits.results.recorded import Recorded
 
 ATTENTION = ("live", "detached")
@@ -336,6 +337,16 @@ TITLES = {"clean": "EAP", "ig": "EAP-IG", "relp": "RelP", "gim": "GIM"}
 """What the literature calls edge attribution, by its gradient."""
 
 
+def _is_gim(origin: Mapping[str, Any]) -> bool:
+    options = origin.get("options")
+    return isinstance(options, Mapping) and options.get("gradient") == "gim"
+
+
+def _quantity(origin: Mapping[str, Any]) -> Quantity:
+    """GIM's backward rules weigh some paths more and some less, so that its scores are no effects."""
+    return Quantity("weighed effect") if _is_gim(origin) else EFFECT
+
+
 def _title(origin: Mapping[str, Any]) -> str:
     options = origin.get("options")
     gradient = str((options if isinstance(options, Mapping) else {}).get("gradient") or "clean")
@@ -351,7 +362,7 @@ EAP_IG = Method(
     fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, *CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EDGE_ATTRIBUTION = Method(
-    name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient", results=Recorded(title=_title),
+    name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient", results=Recorded(title=_title, quantity=_quantity, metric_units=lambda origin: not _is_gim(origin)),
     takes=(
         Option("gradient", Kind.TEXT, "ig", "Where gradients are computed, or by which rule.", choices=tuple(GRADIENTS)),
         STEPS, QUADRATURE,

@@ -107,7 +107,7 @@ def train_constants(
         steps, seed: number of steps, and random seed of the prompts and sets.
     """
     architecture, generator = model.architecture, torch.Generator().manual_seed(seed)
-    clean = [run(architecture, batch).log_softmax(-1) for batch in batches]
+    clean = [_log_p(run(architecture, batch)) for batch in batches]
     offsets = means.map(lambda x: torch.zeros_like(x, dtype=torch.float32).requires_grad_())
     parameters = [offset for _, offset in _named(offsets)]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
@@ -160,7 +160,12 @@ def divergence(
 ) -> Float[Tensor, " read"]:
     """KL from the clean log probabilities, with all writers that a row does not keep at their constants."""
     logits = run(architecture, batch, ablating(architecture, constants, kept.to(batch.tokens.device)))
-    return F.kl_div(logits.log_softmax(-1), clean, log_target=True, reduction="none").sum(-1)
+    return F.kl_div(_log_p(logits), clean, log_target=True, reduction="none").sum(-1)
+
+
+def _log_p(logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, "read d_vocab"]:
+    """Log probabilities in float32 or wider."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
 def ablating(architecture: Architecture, constants: Writes, kept: Bool[Tensor, "row writer"]) -> list[Hook]:

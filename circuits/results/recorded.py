@@ -23,14 +23,14 @@ class Recorded:
 
     Attributes:
         title: what the literature calls the method, or a function of the provenance that says so; empty: the words of its name.
-        quantity: what a score is.
-        metric_units: whether scores have the unit of the metric.
+        quantity: what a score is; or a function of the provenance that says so, if it depends on the options.
+        metric_units: whether scores have the unit of the metric, likewise.
         kept_probability: the probability with which the method would keep an edge, from its score; None: scores have no such meaning.
     """
 
     title: str | Callable[[Mapping[str, Any]], str] = ""
-    quantity: Quantity = EFFECT
-    metric_units: bool = True
+    quantity: Quantity | Callable[[Mapping[str, Any]], Quantity] = EFFECT
+    metric_units: bool | Callable[[Mapping[str, Any]], bool] = True
     kept_probability: "Callable[[Tensor], Tensor] | None" = None
 
 
@@ -60,7 +60,9 @@ def quantity_of(origin: Mapping[str, Any]) -> Quantity:
     """
     declared, options = recorded(origin), origin.get("options")
     unsigned = isinstance(options, Mapping) and options.get("signed") is False
-    return declared.quantity.of_metric(str(origin.get("metric")), unsigned, declared.metric_units)
+    quantity, units = (x(origin) if callable(x) else x for x in (declared.quantity, declared.metric_units))
+    assert isinstance(quantity, Quantity)
+    return quantity.of_metric(str(origin.get("metric")), unsigned, bool(units))
 
 
 def method_name(origin: Mapping[str, Any]) -> str:

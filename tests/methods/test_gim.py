@@ -16,6 +16,7 @@ from circuits.engine.hooks import TokenBatch
 from circuits.methods.catalogue import METHODS
 from circuits.question.metrics import get_metric, targets_of
 from circuits.question.question import Question
+from circuits.results.quantity import quantity_of
 from tests.naive_edges import GimGPT2, GimLlama, edge_gradients, mean_products
 from tests.tiny_models import FEW, atol, random_hf_model, random_pairs, tiny
 
@@ -130,6 +131,7 @@ def test_the_method_of_the_command_line_takes_the_authors_defaults_and_records_i
     scores = method.function(question, q_scale=0.5)
     wanted = edge_attribution(model, pairs, gradient="gim", gim=GimRules(q_scale=0.5))
     assert torch.equal(scores.values, wanted.values)
+    assert quantity_of(scores.provenance).label == "weighed effect"  # by factors, so not in the metric's unit
     assert scores.provenance["options"] == {
         "gradient": "gim", "freeze_norm": True, "softmax_temperature": 2.0, "q_scale": 0.5, "k_scale": 0.25, "v_scale": 0.5,
         "gate_scale": 0.5, "up_scale": 0.5,

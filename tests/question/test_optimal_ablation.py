@@ -151,3 +151,11 @@ def test_constants_of_another_model_and_wrong_options_are_refused(tmp_path):
     circuits.edge_attribution(tiny("gpt2"), PAIRS).save(tmp_path / "scores.safetensors")
     with pytest.raises(InputError, match="no file of constants"):
         Constants.load(tmp_path / "scores.safetensors")
+
+
+def test_a_model_in_half_precision_has_constants_in_its_own_dtype():
+    model = tiny("llama", torch.bfloat16)
+    trained = Optimal(steps=3).prepared(model, PAIRS, 4)
+    assert {constant.dtype for constant in named(trained.means).values()} == {torch.bfloat16}
+    values = circuit_metrics(model, PAIRS, [Circuit.empty(model.graph)], ablation=trained)
+    assert bool(values.isfinite().all())
