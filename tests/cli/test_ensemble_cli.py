@@ -6,21 +6,24 @@ import pytest
 import torch
 
 from circuits import EdgeScores, InputError, ensemble
-from circuits.results.wording import method_name
+from circuits.results.recorded import method_name
 from circuits.study import read_study
-from tests.cli.test_discover import GOLDEN, command, pairs_file
-
-__all__ = ["pairs_file"]
+from tests.command import CASE, GOLDEN, GOLDEN_MODEL, exit_code, write_pairs
 
 
-def discovered(monkeypatch, pairs, out, *more):
-    common = ("--model", GOLDEN / "model", "--dtype", "float64", "--out", out, "--edges", 10, "--random-circuits", 0)
-    assert command(monkeypatch, "discover", pairs, *common, *more) == 0
+@pytest.fixture
+def pairs_file(tmp_path):
+    return write_pairs(json.loads((GOLDEN / CASE / "case.json").read_text()), tmp_path / "pairs.jsonl")
+
+
+def discovered(pairs, out, *more):
+    common = ("--model", GOLDEN_MODEL, "--dtype", "float64", "--out", out, "--edges", 10, "--random-circuits", 0)
+    assert exit_code("discover", pairs, *common, *more) == 0
     return EdgeScores.load(out / "scores.safetensors"), json.loads((out / "run.json").read_text())
 
 
-def test_runs_and_gradients_are_combined(monkeypatch, pairs_file, tmp_path, capsys):
-    ig, _ = discovered(monkeypatch, pairs_file, tmp_path / "ig", "--method", "eap-ig")
+def test_runs_and_gradients_are_combined(pairs_file, tmp_path, capsys):
+    ig, _ = discovered(pairs_file, tmp_path / "ig", "--method", "eap-ig")
     gim, record = discovered(
         monkeypatch, pairs_file, tmp_path / "gim", "--method", "gim", "--no-freeze-norm", "--q-scale", 0.5
     )
@@ -33,7 +36,7 @@ def test_runs_and_gradients_are_combined(monkeypatch, pairs_file, tmp_path, caps
     assert torch.equal(both.values, ensemble([ig, gim], "rank-mean").values)
     assert method_name(record["provenance"]) == "rank-mean of EAP-IG and GIM"
     capsys.readouterr()
-    assert command(monkeypatch, "discover", pairs_file, "--method", "ensemble") == 2
+    assert exit_code("discover", pairs_file, "--method", "ensemble") == 2
     assert "needs the option gradients or runs" in capsys.readouterr().err
 
 

@@ -6,9 +6,9 @@ import torch
 import circuits
 from circuits import Circuit, InputError
 from circuits.evaluation.dissociation import all_but, shared_core
-from tests.engine.test_ablate_places import placed_pairs, random_placed, spans_of
 from tests.naive_gpt2 import NaiveGPT2
 from tests.naive_places import logits_at_places
+from tests.placed_pairs import placed_pairs, random_placed, spans_of
 from tests.tiny_models import random_hf_model, random_pairs, random_subset, tiny
 
 

@@ -15,7 +15,7 @@ from circuits.prompts.pair import bounds
 from circuits.stats.changes import changes_p
 from circuits.viewer.attention import attention_patterns
 from tasks.compiled import TwoWays, compile_network
-from tests.engine.test_ablate_places import placed_pairs
+from tests.placed_pairs import placed_pairs
 from tests.tiny_models import random_hf_model, random_pairs, tiny
 
 
