@@ -121,10 +121,10 @@ def section(measured: dict[str, Any]) -> str:
     held = sum(test["outcome"] == "held" for test in description["tests"])
     right, wrong = measured["answers"]
     lines = [
-        f"## {measured['title']}", "", f"`{measured['prompt']}` → `{right.strip()}`, not `{wrong.strip()}`", "",
+        f"## {measured['title']}", "", "```text", measured["prompt"], "```", "", f"→ `{right.strip()}`, not `{wrong.strip()}`", "",
         f"{measured['nodes']} nodes; faithfulness {measured['faithfulness']:.2f} (interchange).", "",
         *(f"- **{line['node']}**: {line['text'].partition(': ')[2]}" for line in shown), "",
-        f"{len(description['lines']) - len(shown)} other nodes are not shown.", "",
+        f"Other nodes, not shown: {len(description['lines']) - len(shown)}.", "",
         *(f"Group **{label}**: {', '.join(nodes)}.\n" for label, nodes in description["groups"].items()),
         *([NOTES[measured["name"]](description)] if measured["name"] in NOTES else []),
         f"**Tests**: {held} of {len(description['tests'])} held.", "",
