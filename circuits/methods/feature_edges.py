@@ -73,9 +73,7 @@ def feature_edges(
         nodes: names: `f:m3.1201`, `e:m3`, heads, MLPs, `input`.
         dictionaries: the dictionaries whose parts are among the nodes.
         gradient: `clean`, `ig` or `relp`; see the module docstring.
-        steps: points on the path, for `ig`.
-        quadrature: location of the point in each of the `steps` equal pieces of the path from replaced to clean: `left`, `midpoint`,
-            `right`.
+        steps, quadrature: for `ig`, see `edge_attribution`.
         metric: None: the task's preferred metric.
         ablation: what replaces the source's value.
         batch_size: pairs at a time; results do not depend on it.

@@ -24,15 +24,11 @@ def discovered(pairs, out, *more):
 
 def test_runs_and_gradients_are_combined(pairs_file, tmp_path, capsys):
     ig, _ = discovered(pairs_file, tmp_path / "ig", "--method", "eap-ig")
-    gim, record = discovered(
-        monkeypatch, pairs_file, tmp_path / "gim", "--method", "gim", "--no-freeze-norm", "--q-scale", 0.5
-    )
+    gim, record = discovered(pairs_file, tmp_path / "gim", "--method", "gim", "--no-freeze-norm", "--q-scale", 0.5)
     assert record["provenance"]["options"]["q_scale"] == 0.5
     assert record["provenance"]["options"]["freeze_norm"] is False
     runs = ("--runs", f"{tmp_path / 'ig'},{tmp_path / 'gim'}")
-    both, record = discovered(
-        monkeypatch, pairs_file, tmp_path / "both", "--method", "ensemble", *runs, "--how", "rank-mean"
-    )
+    both, record = discovered(pairs_file, tmp_path / "both", "--method", "ensemble", *runs, "--how", "rank-mean")
     assert torch.equal(both.values, ensemble([ig, gim], "rank-mean").values)
     assert method_name(record["provenance"]) == "rank-mean of EAP-IG and GIM"
     capsys.readouterr()
