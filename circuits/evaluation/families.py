@@ -80,7 +80,8 @@ class Families(Shown):
             circuits were found on these prompts.
         core: the edges that all circuits have.
         splits: the tests, in order; empty if k was given.
-        grouping_p: k was given: p value of the faithfulness on held-out prompts against random groupings; otherwise NaN.
+        grouping_p: k was given: p value of the faithfulness on held-out prompts against random groupings; otherwise NaN. It is not
+            exact, since groups that were found are not one of the random ones (`benchmarks/error_rates.py`).
         traits: what the families follow, the clearest first; empty with one family.
         level: 1 - probability of splitting one family.
     """
