@@ -1,46 +1,24 @@
 """Masks trained by gradient: against exact effects on a model with few strong edges, and what must hold anywhere."""
 
 import json
-from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
 
-import circuits
 from circuits import (
     Circuit,
     EdgeScores,
     InputError,
     Metric,
-    circuit_metrics,
     edge_pruning,
     exact_edge_effects,
 )
 from circuits.results.provenance import plain
 from circuits.results.random_circuits import random_circuit
 from circuits.stats.hard_concrete import chance_open, draw
-from tests.tiny_models import random_hf_model, random_pairs, tiny
-
-PAIRS = random_pairs(n=8)
-
-
-@cache
-def concentrated():
-    """GPT-2 in which two heads and one MLP write, and the others hardly."""
-    hf_model = random_hf_model("gpt2")
-    with torch.no_grad():
-        for layer, block in enumerate(hf_model.transformer.h):
-            for head in range(3):
-                if (layer, head) not in ((0, 1), (2, 0)):
-                    block.attn.c_proj.weight[head * 8 : (head + 1) * 8] *= 0.02
-            if layer != 1:
-                block.mlp.c_proj.weight *= 0.02
-    return circuits.load_model(hf_model)
-
-
-def divergence(*found, metric="kl_divergence"):
-    return circuit_metrics(concentrated(), PAIRS, found, metric=metric).mean(1).tolist()
+from tests.concentrated import PAIRS, concentrated, divergence
+from tests.tiny_models import random_pairs, tiny
 
 
 @pytest.mark.parametrize(("edges", "steps"), [(6, 100), (14, 40)])

@@ -8,7 +8,7 @@ from circuits import Circuit, InputError, uniform_gradient_sampling
 from circuits.results.random_circuits import random_circuit
 from circuits.results.recorded import method_name
 from circuits.stats.uniform_window import draw
-from tests.methods.test_edge_pruning import PAIRS, concentrated, divergence
+from tests.concentrated import PAIRS, concentrated, divergence
 from tests.tiny_models import random_pairs, tiny
 
 THETAS = (-3.0, -0.5, 0.0, 1.0, 4.0)
