@@ -1,4 +1,4 @@
-"""A model in which few nodes write, and how far circuits of it are from the whole model."""
+"""A model with few strong edges, for methods that train masks."""
 
 from functools import cache
 
