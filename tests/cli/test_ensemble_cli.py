@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from circuits import EdgeScores, InputError, ensemble
-from circuits.results.wording import method_name
+from circuits.results.recorded import method_name
 from circuits.study import read_study
 from tests.command import discovered, exit_code
 
