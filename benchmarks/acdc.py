@@ -110,7 +110,7 @@ def gemma2() -> Case:
 
 
 GEMMA3, GEMMA2 = 0.01, 0.01
-"""Thresholds at which about a twentieth of the edges stay."""
+"""Gemma 3: a threshold at which 6% of the edges stay."""
 
 
 def smollm2() -> Case:
