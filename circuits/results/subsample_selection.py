@@ -31,10 +31,15 @@ def selection_counts(
     weights = weights[rows.any(1)]
     weights = weights / weights.sum(1, keepdim=True)
     counts = torch.zeros(per_row.shape[1], dtype=torch.long)
-    for part in weights.split(max(1, _VALUES_AT_ONCE // per_row.shape[1])):
+    for part in weights.split(selections_at_once(scores.graph)):
         chosen = _chosen(scores, part @ per_row, rule, n, options)
         counts += chosen.sum(0)
     return counts
+
+
+def selections_at_once(graph: Graph) -> int:
+    """Number of subsamples whose circuits are chosen together."""
+    return max(1, _VALUES_AT_ONCE // graph.n_edges)
 
 
 def _chosen(
