@@ -16,7 +16,7 @@ from circuits.engine.hooks import TokenBatch
 from circuits.methods.catalogue import METHODS
 from circuits.question.metrics import get_metric, targets_of
 from circuits.question.question import Question
-from circuits.results.quantity import quantity_of
+from circuits.results.recorded import quantity_of
 from tests.naive_edges import GimGPT2, GimLlama, edge_gradients, mean_products
 from tests.tiny_models import FEW, atol, random_hf_model, random_pairs, tiny
 
