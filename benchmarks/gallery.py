@@ -1,6 +1,6 @@
 """The gallery of descriptions, docs/gallery.md: what each part of seven circuits of SmolLM2-135M does.
 
-    python benchmarks/gallery.py [--tasks ioi,capital] [--edges 60] [--store build/gallery]
+    python benchmarks/gallery.py [--tasks ioi,capital] [--edges 60] [--store build/gallery] [--kinds]
 
 EAP-IG (midpoint, 5 steps) on 8 pairs of each task, the strongest edges, `circuits.describe`. What was measured is kept in the store,
 and not measured again.
@@ -44,12 +44,13 @@ def main() -> None:
     parser.add_argument("--edges", type=int, default=60)
     parser.add_argument("--out", type=Path, default=PAGE)
     parser.add_argument("--store", type=Path, default=Path("build/gallery"))
+    parser.add_argument("--kinds", action="store_true", help="add the heads of each kind on random sequences")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
     given.store.mkdir(parents=True, exist_ok=True)
     parts = [INTRODUCTION.format(edges=given.edges, n=N, shown=SHOWN)]
     parts += [section(kept(given.store, name, given.edges)) for name in given.tasks.split(",")]
-    parts.append(kinds_section(kept(given.store, "kinds", 0)))
+    parts += [kinds_section(kept(given.store, "kinds", 0))] if given.kinds else []
     write_text(given.out, "\n".join(parts))
 
 
