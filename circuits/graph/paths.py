@@ -40,7 +40,7 @@ def _live_writers(graph: Graph, keep: Bool[Tensor, "writer reader"], coupled: bo
     """`live_nodes` of a graph without places, whose outputs are its writers: a column of `keep` at a time."""
     columns: np.ndarray = keep.cpu().t().contiguous().numpy()
     live: np.ndarray = np.zeros(graph.n_writers, dtype=bool)
-    filled: np.ndarray = columns.any(1)
+    filled: np.ndarray = np.asarray(columns.any(1))
     for r in range(graph.n_readers - 1, -1, -1):
         if not coupled and not filled[r]:
             continue
