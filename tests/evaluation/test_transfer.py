@@ -57,6 +57,23 @@ def test_a_lost_mechanism_and_its_edges_are_named(two_ways):
     assert "heads" in found.skipped
 
 
+def test_a_model_with_rounded_weights_keeps_its_circuit(two_ways):
+    """Weights rounded to 8 bits a row, as they are after a quantised model was loaded in floating point."""
+    model, pairs, scores, circuit = two_ways
+    bridge = compile_network(TwoWays.network())
+    with torch.no_grad():
+        for weight in bridge.original_model.parameters():
+            step = weight.abs().amax(-1, keepdim=True) / 127
+            weight.copy_((weight / step.clamp(min=1e-12)).round() * step)
+    rounded = circuits.load_model(bridge)
+    after = circuits.edge_attribution(rounded, pairs, gradient="ig", steps=5)
+    assert not torch.equal(after.values, scores.values)
+    found = circuits.transfer(circuit, rounded, pairs, model_a=model, scores_a=scores, scores_b=after)
+    assert found.faithfulness.value == pytest.approx(1, abs=0.02)
+    assert found.moved == ()
+    assert all(head.head == head.match for head in found.matched)
+
+
 def test_moved_heads_are_matched_by_what_they_do(two_ways):
     model, pairs, scores, circuit = two_ways
     for other in (
