@@ -28,12 +28,12 @@ INTRODUCTION = """# Gallery of descriptions
 What `circuits describe` says about circuits of SmolLM2-135M: for each task the {edges} strongest edges of EAP-IG (midpoint rule, 5
 steps) on {n} pairs. This page is written by `python benchmarks/gallery.py`; nothing in it is edited by hand.
 [What each part does](descriptions.md) explains the numbers: `null` is the mean score of rotated heads, `p` its p value, and
-`uniform` the attention that uniform attention would give to each token. Only lines of nodes with a kind, and of the {shown}
-other nodes with the largest direct effects, are shown; the other nodes are counted.
+`uniform` the attention that uniform attention would give to each token. The page shows the lines of nodes with a kind,
+and of the {shown} other nodes with the largest direct effects. Of the remaining nodes it gives the number.
 """
 KINDS = """## Heads by kind
 
-On random repeated sequences, whatever the task: the {heads} heads with the highest score of each kind among those that have it (p at
+On random repeated sequences, without a task: the {heads} heads with the highest score of each kind among those that have it (p at
 most 0.05, and 0.2 above the mean of the null), with standard errors over the sequences, and how many heads have it.
 """
 
@@ -155,14 +155,14 @@ def beside_gpt2(description: dict[str, Any]) -> str:
     largest = max((node for node in lines if node[0] == "a"), key=lambda node: abs(effect(node)))
     most = max((abs(effect(node)) for node in inhibition), default=0.0)
     return (
-        f"**Beside GPT-2 small** (Wang et al. 2022). *The same:* {named('prefix matching')} looks from the repeated name S2 at the token "
+        f"**Compared with GPT-2 small** (Wang et al. 2022). *The same:* {named('prefix matching')} looks from the repeated name S2 at the token "
         f"after S1, as GPT-2's induction heads do. {listed(inhibition)} (S-inhibition) look from the end at S2, write at most {most:.2f} "
         f"logits to the metric themselves, and feed the queries of {listed(fed)}. The name movers {listed(movers)} look at IO and copy it; "
         f"{named('negative mover')} looks at IO and writes against it. *Different:* the head with the largest direct effect is "
         f"`{largest}` ({effect(largest):+.2f} logits, {labels.get(largest, 'without a kind')}). Heads that look at S2 and write against "
-        f"that name ({named('wrong-answer suppressor')}) have no counterpart in Wang et al.'s circuit. Among these edges there is "
-        f"{named('duplicate token')} labelled as a duplicate-token head and {named('previous token')} as a previous-token head. Backup "
-        "heads show only under ablation (`circuits.self_repair`), which a description does not do.\n"
+        f"that name ({named('wrong-answer suppressor')}) have no counterpart in Wang et al.'s circuit. In this circuit, "
+        f"{named('duplicate token')} is labelled as a duplicate-token head, and {named('previous token')} as a previous-token head. "
+        "Backup heads become visible only under ablation (`circuits.self_repair`); a description does not look for them.\n"
     )
 
 
