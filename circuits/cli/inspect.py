@@ -68,7 +68,7 @@ VIEWS = {
 
 def _known(view: str) -> str:
     if view not in VIEWS:
-        raise InputError(f"there is nothing called {view!r} to inspect; one of {', '.join(VIEWS)}")
+        raise InputError(f"unknown evidence {view!r}; choose one of {', '.join(VIEWS)}")
     return view
 
 

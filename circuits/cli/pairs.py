@@ -51,7 +51,7 @@ def show(
     revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print the first pairs as JSON instead of a table.")] = False,
 ) -> None:
-    """Show what a file's columns are taken for, and its first pairs."""
+    """Show how a file's columns are read, and its first pairs."""
     asked, pairs, loaded = _reading(reading, metric, n), None, None
     if model is None:
         rows = converted(file, asked)

@@ -41,7 +41,7 @@ def run(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:  # fmt: skip
-    """Make the missing runs of a study. Failed runs are tried again; a killed study continues where it was."""
+    """Compute the missing runs of a study. Failed runs are tried again; a killed study continues where it stopped."""
     from circuits.study import StudyDirectory, read_study, run_study
 
     StudyDirectory.check_free(out)
@@ -92,7 +92,7 @@ def table(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON, a line each.")] = False,
 ) -> None:
-    """Write a study as a table, one row a run."""
+    """Write a study as a table, one row per run."""
     from circuits.study import StudyDirectory
     from circuits.study import table as table_of
     from circuits.study.table import check_table, write_table

@@ -39,7 +39,7 @@ def tasks(
     known = {name: load_task(name) for name in task_names()}
     if not examples:
         rows = [(name, task.description, task.source) for name, task in known.items()]
-        console().print(table("tasks", {"task": False, "what it asks": False, "source": False}, rows))
+        console().print(table("tasks", {"task": False, "description": False, "source": False}, rows))
         return
     usual, rows = load(model, None, "auto", None), []
     for name, task in known.items():
@@ -70,7 +70,7 @@ def show(
     revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Show a task: what it asks, its options, and examples with their spans drawn under the tokens."""
+    """Show a task: its description, its options, and examples with their spans drawn under the tokens."""
     from circuits.plugins import check_model_path, check_task, load_task
 
     check_task(name)

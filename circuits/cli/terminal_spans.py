@@ -79,7 +79,7 @@ def task_record(task: Any, pairs: "PromptPairs", model: "Model") -> dict[str, An
 
 
 def print_task(task: Any, pairs: "PromptPairs", model: "Model") -> None:
-    """A task: what it asks, its options, and some pairs with their spans."""
+    """A task: its description, its options, and some pairs with their spans."""
     say(f"{task.title} ({task.label})")
     say(task.description)
     options = ", ".join(f"{name}={value}" for name, value in _options(task).items())

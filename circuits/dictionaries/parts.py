@@ -51,7 +51,7 @@ class Asked:
         any_reading = self.site.startswith("transcoder.") and stated.is_transcoder and stated.place == given.place
         if any_reading or (stated.name == given.name):
             return stated
-        raise InputError(f"{path} is a dictionary of {stated}, and the site {given} was asked for")
+        raise InputError(f"{path} is a dictionary of {stated}, but the given site is {given}")
 
 
 def file_in(directory: Path, name: str) -> Path:

@@ -96,7 +96,9 @@ class Counterfactuals(Shown):
                 "scores per position cannot predict ablations of whole components; sum them, or score all positions together"
             )
         if scores.n_prompts != len(samples.clean):
-            raise InputError(f"the scores are of {scores.n_prompts} prompts, the ablations of {len(samples.clean)}")
+            raise InputError(
+                f"the scores are for {scores.n_prompts} prompts, but the ablations for {len(samples.clean)}"
+            )
         place = {node: i for i, node in enumerate(scores.nodes)}
         known = [i for i, node in enumerate(samples.nodes) if node in place]
         if not known:

@@ -176,7 +176,7 @@ def _names(nodes: Any) -> dict[str, str]:
     for node in _objects(nodes, "nodes"):
         identity, kind = node.get("node_id"), node.get("feature_type")
         if not isinstance(identity, str) or identity in names:
-            raise InputError(f"a node has the id {shown(identity)}, which is no text or occurs twice")
+            raise InputError(f"a node has the id {shown(identity)}, which is not text, or occurs twice")
         own = node.get("name")
         name = own if isinstance(own, str) else _their_name(identity, kind, node.get("layer"))
         kind_of(name)

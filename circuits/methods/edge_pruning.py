@@ -111,7 +111,7 @@ def discovered(
 ) -> Circuit:  # fmt: skip
     """Trains masks on the objective by `train`; the circuit is tested with the run's own metric."""
     if start is not None and start_scores is not None:
-        raise InputError("start computes the scores to start from, start_scores reads them; give one of both")
+        raise InputError("start computes the scores to start from, start_scores reads them; give only one of them")
     first = None if start_scores is None else EdgeScores.load(start_scores)
     if start is not None:
         with timed("attribution", "scoring edges") as progress:

@@ -63,7 +63,7 @@ class Constants:
         """Reads what `save` wrote; InputError for any other file."""
         with open_tensors(path, "constants") as (file, header):
             if header.get("schema") != SCHEMA:
-                raise InputError(f"it is no file of constants (its schema is {header.get('schema')!r})")
+                raise InputError(f"it is not a file of constants (its schema is {header.get('schema')!r})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
             layers = sum(name.startswith("heads.") for name in tensors)
             heads = tuple(tensors[f"heads.{layer}"] for layer in range(layers))

@@ -33,7 +33,7 @@ def kind_of(node: str) -> tuple[str, int | None]:
     """The kind and the layer of a node by its name.
 
     Raises:
-        InputError: it is no name of a node.
+        InputError: it is not the name of a node.
 
     >>> kind_of("f:m3.1201"), kind_of("e:resid_pre2"), kind_of("a5.h2"), kind_of("m5"), kind_of("logits")
     (('feature', 3), ('error', 2), ('head', 5), ('mlp', 5), ('logits', None))
@@ -49,7 +49,7 @@ def kind_of(node: str) -> tuple[str, int | None]:
             return "mlp", int(layer)
         if letter == "a" and head is not None:
             return "head" if head == "h" else "kv", int(layer)
-    raise InputError(f"{shown(node)} is no name of a node, such as f:m3.1201, e:m3, a5.h2, m5, input or logits")
+    raise InputError(f"{shown(node)} is not the name of a node, such as f:m3.1201, e:m3, a5.h2, m5, input or logits")
 
 
 def split_target(target: str) -> tuple[str, str]:
@@ -164,7 +164,7 @@ class FeatureCircuit(Shown):
 def _from_dict(data: Mapping[str, Any]) -> FeatureCircuit:
     graph = as_object(data.get("graph"), "graph")
     if graph.get("format") != FORMAT:
-        raise InputError(f"this is no circuit of features: its format is {shown(graph.get('format'))}")
+        raise InputError(f"this is not a circuit of features: its format is {shown(graph.get('format'))}")
     check_schema(graph.get("schema"), SCHEMA, "this circuit of features")
     nodes = [_entry(node, "a node") for node in _list(data, "nodes")]
     names = [str(node.get("id")) for node in nodes]

@@ -1,4 +1,4 @@
-"""A study as a table, one row a run: to CSV, to Parquet, or as dictionaries.
+"""A study as a table, one row per run: to CSV, to Parquet, or as dictionaries.
 
 The same study gives the same table on every machine, so it has no wall times.
 """

@@ -66,7 +66,7 @@ def viewer_page(
         raise InputError(f"the viewer shows one circuit, or two side by side, not {len(circuits)}")
     one, *others = circuits.values()
     if any(other.graph.base != one.graph.base for other in others):
-        raise InputError("the circuits are of two graphs, so that they cannot be compared node by node")
+        raise InputError("the circuits belong to different graphs, so they cannot be compared node by node")
     for name, circuit in circuits.items():
         if len(circuit) > MOST:
             raise InputError(

@@ -54,7 +54,7 @@ def test_files_and_graphs_hold_all_of_it(made, tmp_path):
     assert graph.nodes[circuit.nodes[0]]["kind"] in ("feature", "error", "skip", "head")
     assert FeatureCircuit(("f:m0.1",)).to_networkx().nodes["f:m0.1"]["score"] is None
     for change, message in (
-        (lambda d: d["graph"].update(format="x"), "no circuit of features"), (lambda d: d["nodes"][0].update(id="f:m1"), "no name of a node"),
+        (lambda d: d["graph"].update(format="x"), "not a circuit of features"), (lambda d: d["nodes"][0].update(id="f:m1"), "not the name of a node"),
         (lambda d: d["edges"][0].update(key="w"), "unknown end or key"), (lambda d: d["edges"].append(d["edges"][0]), "twice"),
         (lambda d: d["nodes"][0].update(score="x"), "finite number"), (lambda d: d.update(edges={}), "must be a list"),
     ):  # fmt: skip

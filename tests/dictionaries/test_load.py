@@ -46,7 +46,7 @@ def test_features_and_reconstruction_are_those_of_the_library_that_wrote_the_fil
 
 
 def test_the_site_of_the_user_must_be_that_of_the_file():
-    with pytest.raises(InputError, match=r"dictionary of mlp_out.1, and the site mlp_out.2 was asked for"):
+    with pytest.raises(InputError, match=r"dictionary of mlp_out.1, but the given site is mlp_out.2"):
         circuits.load_dictionary(GOLDEN / "saelens_standard", "mlp_out.2")
     assert circuits.load_dictionary(GOLDEN / "saelens_standard", "blocks.1.hook_mlp_out").site.place == "m1"
     with pytest.raises(InputError, match="give a site"):

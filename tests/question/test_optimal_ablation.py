@@ -149,7 +149,7 @@ def test_constants_of_another_model_and_wrong_options_are_refused(tmp_path):
     with pytest.raises(InputError, match="steps must be at least 1, got 0"):
         Optimal(steps=0).prepared(tiny("gpt2"), PAIRS, 4)
     circuits.edge_attribution(tiny("gpt2"), PAIRS).save(tmp_path / "scores.safetensors")
-    with pytest.raises(InputError, match="no file of constants"):
+    with pytest.raises(InputError, match="not a file of constants"):
         Constants.load(tmp_path / "scores.safetensors")
 
 

@@ -214,5 +214,5 @@ def test_discover_starts_pruning_from_a_gradient_or_from_a_file(tmp_path):
     by_file = discover(model, pairs, method="edge-pruning", start_scores=str(tmp_path / "scores.safetensors"), **quick)
     assert by_name.circuit == by_file.circuit == wanted
     assert torch.equal(by_name.circuit.scores.nan_to_num(), wanted.scores.nan_to_num())
-    with pytest.raises(InputError, match="give one of both"):
+    with pytest.raises(InputError, match="give only one of them"):
         discover(model, pairs, method="edge-pruning", start="gim", start_scores="x", **quick)

@@ -313,7 +313,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
     graph, other = tiny("gpt2").graph, tiny("llama").graph
     for given, said in (
         ({}, "one circuit, or two"),
-        ({"a": scored(graph, 5), "b": scored(other, 5)}, "two graphs"),
+        ({"a": scored(graph, 5), "b": scored(other, 5)}, "different graphs"),
     ):
         with pytest.raises(InputError, match=said):
             write_viewer(given, tmp_path / "v.html")
