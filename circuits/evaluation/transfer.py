@@ -1,4 +1,4 @@
-"""Is a circuit still there in another model: a fine-tuned one, another checkpoint, another seed, another architecture?
+"""Is a circuit still there in another model: a fine-tuned one, another checkpoint, rounded weights, another seed, another architecture?
 
 *Faithfulness*: where both models have one graph, the same edges in model B, beside random circuits. *Changed edges*: effects of both
 models compared by a permutation test that is corrected for all edges (`circuits.stats.changes`). *Heads by function*: for each head of
