@@ -151,15 +151,15 @@ def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], 
         raise InputError(f"no samples were drawn at alpha {alpha:g}; there are {', '.join(map(str, judge.samples))}")
     columns = min(3, len(scores))
     rows = -(-len(scores) // columns)
-    titles = [f"{escaped(name)}, r = {judge.correlations(of)[alpha].mean:.2f}" for name, of in scores.items()]
+    titles = [f"{escaped(name)}, r = {judge.correlations(scored)[alpha].mean:.2f}" for name, scored in scores.items()]
     figure = subplots(
         rows=rows, cols=columns, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.36 / rows
     )
     true = judge.samples[alpha].outcomes
     true = (true - true.mean(0)).flatten()
     pick = torch.randperm(len(true), generator=torch.Generator().manual_seed(0))[:SHOWN_POINTS]
-    for i, of in enumerate(scores.values()):
-        predicted = judge.prediction(of, alpha)
+    for i, scored in enumerate(scores.values()):
+        predicted = judge.prediction(scored, alpha)
         predicted = (predicted - predicted.mean(0)).flatten()
         figure.add_scatter(
             x=predicted[pick].tolist(), y=true[pick].tolist(), mode="markers", showlegend=False, row=i // columns + 1,
@@ -175,7 +175,11 @@ def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], 
 def circuits_figure(found: Comparison) -> Figure:
     """Predicted against measured metric of circuits, with nodes kept and with edges kept."""
     figure = Figure()
-    ends = [float(x.mean()) for of in found.circuits for x in (of.predicted, of.nodes_kept, of.edges_kept)]
+    ends = [
+        float(x.mean())
+        for prediction in found.circuits
+        for x in (prediction.predicted, prediction.nodes_kept, prediction.edges_kept)
+    ]
     low, high = min(ends), max(ends)
     figure.add_scatter(
         x=[low, high], y=[low, high], mode="lines", line={"color": NEUTRAL, "width": 1, "dash": "dot"}, name="equal",
@@ -183,10 +187,10 @@ def circuits_figure(found: Comparison) -> Figure:
     )  # fmt: skip
     for i, (name, part) in enumerate((("nodes kept", "nodes_kept"), ("edges kept", "edges_kept"))):
         figure.add_scatter(
-            x=[float(of.predicted.mean()) for of in found.circuits],
-            y=[float(getattr(of, part).mean()) for of in found.circuits],
-            hovertext=[f"{escaped(of.circuit)} ({of.n_edges} edges, {of.n_nodes} components)" for of in found.circuits],
-            text=[escaped(of.circuit.removesuffix(" circuit")) for of in found.circuits], textposition="top center",
+            x=[float(prediction.predicted.mean()) for prediction in found.circuits],
+            y=[float(getattr(prediction, part).mean()) for prediction in found.circuits],
+            hovertext=[f"{escaped(prediction.circuit)} ({prediction.n_edges} edges, {prediction.n_nodes} components)" for prediction in found.circuits],
+            text=[escaped(prediction.circuit.removesuffix(" circuit")) for prediction in found.circuits], textposition="top center",
             mode="markers+text", name=name, hovertemplate="%{hovertext}<br>predicted %{x:.3g}<br>measured %{y:.3g}<extra></extra>",
             marker={"size": 10, "symbol": MARKERS[i], "color": COLOURS[i]},
         )  # fmt: skip

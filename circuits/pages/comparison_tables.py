@@ -30,13 +30,15 @@ def comparison_findings(found: Comparison) -> tuple[str, str]:
     pairs = [
         (float(found.rank[i, j]), a, b) for i, a in enumerate(found.methods) for j, b in enumerate(found.methods[:i])
     ]
-    pairs = sorted((of for of in pairs if not math.isnan(of[0])), reverse=True)
+    pairs = sorted((pair for pair in pairs if not math.isnan(pair[0])), reverse=True)
     first = f"No two of the {len(found.methods)} results can be ranked against each other."
     if pairs:
         rank, a, b = pairs[0]
         first = f"{b} and {a} rank the {len(found.nodes)} nodes most alike (ρ = {rank:.2f})"
         first += "." if len(pairs) == 1 else ", {1} and {2} least (ρ = {0:.2f}).".format(*pairs[-1])
-    means = {name: [c.mean for c in of.values() if not math.isnan(c.mean)] for name, of in found.counterfactual.items()}
+    means = {
+        name: [c.mean for c in each.values() if not math.isnan(c.mean)] for name, each in found.counterfactual.items()
+    }
     judged = {name: sum(known) / len(known) for name, known in means.items() if known}
     faithful = {name: value for name, value in found.faithfulness.items() if not math.isnan(value)}
     second = "Nothing was ablated, so it is not known which of them is right."
@@ -67,9 +69,16 @@ def methods_table(found: Comparison) -> Rows:
 def circuits_table(found: Comparison) -> Rows:
     """Prediction of the COAR fit for each circuit, beside the measured metric."""
     rows = []
-    for of in found.circuits:
-        means = (of.predicted, of.nodes_kept, of.edges_kept)
-        rows.append([of.circuit, str(of.n_edges), str(of.n_nodes), *(f"{float(each.mean()):.2f}" for each in means)])
+    for prediction in found.circuits:
+        means = (prediction.predicted, prediction.nodes_kept, prediction.edges_kept)
+        rows.append(
+            [
+                prediction.circuit,
+                str(prediction.n_edges),
+                str(prediction.n_nodes),
+                *(f"{float(each.mean()):.2f}" for each in means),
+            ]
+        )
     headings = ("circuit", "edges", "components", "predicted", "nodes kept", "edges kept")
     return "circuits: metric predicted by COAR, and measured", headings, rows
 
@@ -79,8 +88,8 @@ def places_table(found: Comparison) -> Rows:
     curves = found.over_places
     sizes = [] if not curves else next(iter(curves.values())).absolute.fractions.tolist()
     rows = [
-        [name, f"{of.cpr:.2f}", f"{of.cmd:.2f}", *(f"{value:.2f}" for value in of.absolute.faithfulness.tolist())]
-        for name, of in curves.items()
+        [name, f"{each.cpr:.2f}", f"{each.cmd:.2f}", *(f"{value:.2f}" for value in each.absolute.faithfulness.tolist())]
+        for name, each in curves.items()
     ]
     headings = ("method", "CPR", "CMD", *(f"{100 * size:g}%" for size in sizes))
     return "faithfulness at equal numbers of (edge, place) pairs, edges by absolute score", headings, rows

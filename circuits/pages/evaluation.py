@@ -84,7 +84,7 @@ def _findings_first(measured: Mapping[str, Any], sections: list[Section]) -> lis
         text = f"{' '.join(found)}\n\n{picture.heading}: {picture.text[0].lower()}{picture.text[1:]}"
         first, sections = (
             [Section("What was found", text, picture.content)],
-            [of for of in sections if of is not picture],
+            [section for section in sections if section is not picture],
         )
     elif found:
         first = [Section("What was found", " ".join(found))]

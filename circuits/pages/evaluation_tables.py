@@ -24,21 +24,21 @@ def tables(measured: Mapping[str, Any]) -> list[Rows]:
 def evaluation_findings(measured: Mapping[str, Any]) -> tuple[str, ...]:
     """How much of the behaviour the circuit keeps, beside random circuits, and how much of the circuit is needed."""
     found = []
-    of = measured["faithfulness"].get(measured["ablation"]) or next(iter(measured["faithfulness"].values()), None)
-    if of is not None and of["ratio_of_means"] is not None:
+    part = measured["faithfulness"].get(measured["ablation"]) or next(iter(measured["faithfulness"].values()), None)
+    if part is not None and part["ratio_of_means"] is not None:
         text = (
-            f"The circuit of {measured['n_edges']:,} {of.get('unit', 'edges')} recovers {of['ratio_of_means']:.0%} of the {metric_name(measured['metric'])} "
+            f"The circuit of {measured['n_edges']:,} {part.get('unit', 'edges')} recovers {part['ratio_of_means']:.0%} of the {metric_name(measured['metric'])} "
             f"that is lost when everything is ablated ({measured['ablation']})"
         )
-        random = of["random_faithfulness"]
+        random = part["random_faithfulness"]
         beside = (
-            f"; {len(of['random'])} random circuits recover {abs(round(random, 2)):.0%}" if random is not None else ""
+            f"; {len(part['random'])} random circuits recover {abs(round(random, 2)):.0%}" if random is not None else ""
         )
         found.append(f"{text}{beside}.")
     if "minimality" in measured:
         idle, n = len(measured["minimality"]["idle"]), len(measured["minimality"]["effects"])
         found.append(
-            f"{idle} of {n} {of.get('unit', 'edges') if of else 'edges'} add less than 1% of what the largest adds."
+            f"{idle} of {n} {part.get('unit', 'edges') if part else 'edges'} add less than 1% of what the largest adds."
         )
     elif measured.get("answers", {}).get("accuracy") is not None:
         found.append(f"The model itself answers {measured['answers']['accuracy']:.0%} of the prompts.")
@@ -51,44 +51,47 @@ def verdict_table(measured: Mapping[str, Any]) -> Rows:
 
 
 def _certificate(measured: Mapping[str, Any]) -> Rows:
-    of = measured.get("certificate")
+    part = measured.get("certificate")
     rows = []
-    if of is not None:
-        deleted = sorted(row["deletions"] for row in of["of_edges"] if row["status"] == "in")
+    if part is not None:
+        deleted = sorted(row["deletions"] for row in part["of_edges"] if row["status"] == "in")
         rows = [
-            ["in, out, abstained", f"{of['in']}, {of['out']}, {of['abstained']}"],
+            ["in, out, abstained", f"{part['in']}, {part['out']}, {part['abstained']}"],
             [
-                f"{of['unit']} that may be deleted, median of edges that are in",
+                f"{part['unit']} that may be deleted, median of edges that are in",
                 str(deleted[len(deleted) // 2]) if deleted else "–",
             ],
-            ["edges of the circuit that stay in, whichever one is deleted", f"{of['certified']} of {of['circuit']}"],
+            [
+                "edges of the circuit that stay in, whichever one is deleted",
+                f"{part['certified']} of {part['circuit']}",
+            ],
         ]
-        if of["caution"]:
-            rows.append(["caution", of["caution"]])
+        if part["caution"]:
+            rows.append(["caution", part["caution"]])
     return "certificate of the selection", ("", ""), rows
 
 
 def _families(measured: Mapping[str, Any]) -> Rows:
-    of = measured.get("families", {"families": [], "k": 0, "p": None})
+    part = measured.get("families", {"families": [], "k": 0, "p": None})
     rows = [
         [
             str(row["family"] + 1),
             str(row["pairs"]),
             str(row["edges"]),
-            *(number(row[f"faithfulness on {j}"]) for j in range(of["k"])),
+            *(number(row[f"faithfulness on {j}"]) for j in range(part["k"])),
         ]
-        for row in of["families"]
+        for row in part["families"]
     ]
-    headings = ("family", "prompts", "edges", *(f"faithfulness on family {j + 1}" for j in range(of["k"])))
-    follow = f"; they follow {of['follows']}" if of.get("follows") else ""
-    return f"families of prompts (p = {number(of['p'])}){follow}", headings, rows
+    headings = ("family", "prompts", "edges", *(f"faithfulness on family {j + 1}" for j in range(part["k"])))
+    follow = f"; they follow {part['follows']}" if part.get("follows") else ""
+    return f"families of prompts (p = {number(part['p'])}){follow}", headings, rows
 
 
 def _specificity(measured: Mapping[str, Any]) -> Rows:
-    of = measured.get("specificity")
+    part = measured.get("specificity")
     rows = []
-    if of is not None:
-        for row in (of["own"], *of["others"]):
+    if part is not None:
+        for row in (part["own"], *part["others"]):
             rows.append(
                 [
                     row["task"],
@@ -102,14 +105,16 @@ def _specificity(measured: Mapping[str, Any]) -> Rows:
 
 def _answers(measured: Mapping[str, Any]) -> Rows:
     """How well the model itself answers; missing in older evaluations."""
-    of = measured.get("answers")
+    part = measured.get("answers")
     names = {
         "accuracy": "accuracy",
         "top_1_rate": "top-1 rate of the answer",
         "median_rank": "median rank of the answer",
     }
     rows = (
-        [] if of is None else [[label, "–" if of[name] is None else f"{of[name]:.4g}"] for name, label in names.items()]
+        []
+        if part is None
+        else [[label, "–" if part[name] is None else f"{part[name]:.4g}"] for name, label in names.items()]
     )
     return f"the model on {measured['n_pairs']} clean prompts", ("", ""), rows
 
@@ -120,11 +125,11 @@ def _faithfulness(measured: Mapping[str, Any]) -> Rows:
         shown.insert(min(1, len(shown)), (measured["ablation"], measured["same_layers"]))
     rows = [
         [
-            str(ablation).replace("_", " "), number(of["ratio_of_means"]), number(of["mean_of_ratios"]),
-            f"{len(of['random'])} {of['random_circuits'].replace('_', ' ')}", number(of["random_faithfulness"]),
-            _against_chance(of["p"], len(of["random"])),
+            str(ablation).replace("_", " "), number(part["ratio_of_means"]), number(part["mean_of_ratios"]),
+            f"{len(part['random'])} {part['random_circuits'].replace('_', ' ')}", number(part["random_faithfulness"]),
+            _against_chance(part["p"], len(part["random"])),
         ]
-        for ablation, of in shown
+        for ablation, part in shown
     ]  # fmt: skip
     headings = ("ablation", "ratio of means", "mean of ratios", "random circuits", "random mean", "p")
     unit = shown[0][1].get("unit", "edges") if shown else "edges"
@@ -142,19 +147,19 @@ def _against_chance(p: float | None, n_random: int) -> str:
 def _claims(measured: Mapping[str, Any]) -> Rows:
     rows: list[list[str]] = []
     if "completeness" in measured:
-        of = measured["completeness"]
-        rows.append(["completeness: 1 - what the complement keeps", number(of["value"])])
-        if subsets := len(of["circuit_without"]):
+        part = measured["completeness"]
+        rows.append(["completeness: 1 - what the complement keeps", number(part["value"])])
+        if subsets := len(part["circuit_without"]):
             label = f"incompleteness over {subsets} random subsets: |circuit - model| without them"
-            rows.append([label, number(of["incompleteness"])])
+            rows.append([label, number(part["incompleteness"])])
     if "minimality" in measured:
         idle = measured["minimality"]["idle"]
         named = ", ".join(idle[:SHOWN_IDLE]) + (" …" if len(idle) > SHOWN_IDLE else "")
         rows.append(["edges with less than 1% of the largest effect", f"{len(idle)}" + (f" ({named})" if idle else "")])
     if "curves" in measured:
-        of = measured["curves"]
-        rows.append(["CPR (95%)", interval(of["cpr"], of["cpr_interval"])])
-        rows.append(["CMD (95%)", interval(of["cmd"], of["cmd_interval"])])
+        part = measured["curves"]
+        rows.append(["CPR (95%)", interval(part["cpr"], part["cpr_interval"])])
+        rows.append(["CMD (95%)", interval(part["cmd"], part["cmd_interval"])])
     return f"circuit, {measured['ablation']} ablation", ("", ""), rows
 
 
@@ -184,18 +189,20 @@ def _scores(measured: Mapping[str, Any]) -> Rows:
 
 def _recovery(measured: Mapping[str, Any]) -> list[Rows]:
     """Recovery by the scores and by the circuit."""
-    of = measured.get("recovery", {"truths": {}, "scores": [], "circuit": []})
-    several = len(of["truths"]) > 1
+    part = measured.get("recovery", {"truths": {}, "scores": [], "circuit": []})
+    several = len(part["truths"]) > 1
 
     def named(row: Mapping[str, Any]) -> list[str]:
         return [f"{row['level']}, {row['truth']}" if several else row["level"], f"{row['true']} of {row['ranked']}"]
 
     scores = [
         [*named(row), number(row["auroc"]), number(row["average_precision"]), number(row["at_true_size"])]
-        for row in of["scores"]
+        for row in part["scores"]
     ]
-    circuit = [[*named(row), str(row["has"]), number(row["precision"]), number(row["recall"])] for row in of["circuit"]]
-    what = "" if several else f" ({', '.join(of['truths'])})"
+    circuit = [
+        [*named(row), str(row["has"]), number(row["precision"]), number(row["recall"])] for row in part["circuit"]
+    ]
+    what = "" if several else f" ({', '.join(part['truths'])})"
     return [
         (
             f"recovery of the known circuit{what} by the scores",
@@ -210,10 +217,10 @@ def _recovery(measured: Mapping[str, Any]) -> list[Rows]:
     ]
 
 
-def prompt_stability_told(measured: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def measured_prompt_stability(measured: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Stability over resampled prompts; the only kind in evaluations of schema 1."""
-    of = measured.get("stability", {})
-    return of if "resamples" in of else of.get("prompts")
+    part = measured.get("stability", {})
+    return part if "resamples" in part else part.get("prompts")
 
 
 CHANGED = {
@@ -223,7 +230,7 @@ CHANGED = {
 
 
 def _stability(measured: Mapping[str, Any]) -> Rows:
-    of, prompts = measured.get("stability", {}), prompt_stability_told(measured)
+    part, prompts = measured.get("stability", {}), measured_prompt_stability(measured)
     rows: list[list[str]] = []
     if prompts is not None:
         runs = str(prompts["resamples"])
@@ -238,14 +245,19 @@ def _stability(measured: Mapping[str, Any]) -> Rows:
         )
     rows += [
         [CHANGED[axis], str(one["runs"]), number(one["jaccard"]), number(one["rank"]), str(one["always"])]
-        for axis, one in of.get("by", {}).items()
+        for axis, one in part.get("by", {}).items()
     ]
-    if "runs" in of:
-        values = (_between(of["jaccard"]), _between(of["rank"]))
+    if "runs" in part:
+        values = (_between(part["jaccard"]), _between(part["rank"]))
         rows.append(
-            ["all but resampled prompts" if prompts else "all", str(len(of["runs"])), *values, str(len(of["always"]))]
+            [
+                "all but resampled prompts" if prompts else "all",
+                str(len(part["runs"])),
+                *values,
+                str(len(part["always"])),
+            ]
         )
-    k, what = (of if "k" in of else prompts or {}).get("k"), of.get("of", "edges")
+    k, what = (part if "k" in part else prompts or {}).get("k"), part.get("of", "edges")
     of_what = "circuits" if k is None else f"the {k} strongest {what}"
     return f"stability: {of_what}", ("", "runs", "Jaccard", "rank correlation", f"{what} in all"), rows
 
@@ -258,13 +270,13 @@ def _between(matrix: Sequence[Sequence[float | None]]) -> str:
 
 
 def _randomisation(measured: Mapping[str, Any]) -> Rows:
-    of = measured.get("randomisation", {"layers": [], "rank": [], "jaccard": [], "k": None})
-    jaccard = of["jaccard"] or [None] * len(of["layers"])
+    part = measured.get("randomisation", {"layers": [], "rank": [], "jaccard": [], "k": None})
+    jaccard = part["jaccard"] or [None] * len(part["layers"])
     rows = [
         [f"last {n}" if n > 1 else "last", number(rank), number(shared)]
-        for n, rank, shared in zip(of["layers"], of["rank"], jaccard, strict=True)
+        for n, rank, shared in zip(part["layers"], part["rank"], jaccard, strict=True)
     ]
-    what = "of circuits" if of["k"] is None else f"of the {of['k']} strongest"
+    what = "of circuits" if part["k"] is None else f"of the {part['k']} strongest"
     return "layers randomised", ("layers", "rank correlation with the model’s own", f"Jaccard {what}"), rows
 
 

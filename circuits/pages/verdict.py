@@ -64,15 +64,17 @@ def _own(measured: Mapping[str, Any]) -> Mapping[str, Any]:
     return measured.get("faithfulness", {}).get(measured.get("ablation")) or {}
 
 
-def _random(of: Mapping[str, Any]) -> Found:
-    if of.get("p") is None or of.get("ratio_of_means") is None:
+def _random(part: Mapping[str, Any]) -> Found:
+    if part.get("p") is None or part.get("ratio_of_means") is None:
         return None
-    beside = "–" if of.get("random_faithfulness") is None else f"{of['random_faithfulness']:.2f}"
-    return of["p"] < LEVEL, f"faithfulness {of['ratio_of_means']:.2f}, random circuits {beside}, p = {of['p']:.2g}"
+    beside = "–" if part.get("random_faithfulness") is None else f"{part['random_faithfulness']:.2f}"
+    return part[
+        "p"
+    ] < LEVEL, f"faithfulness {part['ratio_of_means']:.2f}, random circuits {beside}, p = {part['p']:.2g}"
 
 
 def _every_ablation(measured: Mapping[str, Any]) -> Found:
-    known = {name: of["p"] for name, of in measured.get("faithfulness", {}).items() if of.get("p") is not None}
+    known = {name: part["p"] for name, part in measured.get("faithfulness", {}).items() if part.get("p") is not None}
     if len(known) < 2:
         return None
     worst = max(known, key=lambda name: known[name])
@@ -92,39 +94,39 @@ def _hypothesis(name: str) -> Callable[[Mapping[str, Any]], Found]:
 
 
 def _certificate(measured: Mapping[str, Any]) -> Found:
-    of = measured.get("certificate")
-    if of is None or not of["circuit"]:
+    part = measured.get("certificate")
+    if part is None or not part["circuit"]:
         return None
-    share = of["certified"] / of["circuit"]
-    return share >= CERTIFIED, f"{of['certified']} of {of['circuit']} edges, at {of['confidence']:.0%} confidence"
+    share = part["certified"] / part["circuit"]
+    return share >= CERTIFIED, f"{part['certified']} of {part['circuit']} edges, at {part['confidence']:.0%} confidence"
 
 
 def _families(measured: Mapping[str, Any]) -> Found:
-    of = measured.get("families")
-    if of is None:
+    part = measured.get("families")
+    if part is None:
         return None
-    p = "" if of["p"] is None else f", p = {of['p']:.2g}"
-    return of["k"] == 1, f"{of['k']} famil{'y' if of['k'] == 1 else 'ies'}{p}"
+    p = "" if part["p"] is None else f", p = {part['p']:.2g}"
+    return part["k"] == 1, f"{part['k']} famil{'y' if part['k'] == 1 else 'ies'}{p}"
 
 
 def _specificity(measured: Mapping[str, Any]) -> Found:
-    of = measured.get("specificity")
-    if of is None or of["specific"] is None:
+    part = measured.get("specificity")
+    if part is None or part["specific"] is None:
         return None
-    other = max(of["others"], key=lambda row: row["effect"])
-    return of[
+    other = max(part["others"], key=lambda row: row["effect"])
+    return part[
         "specific"
-    ], f"loses {of['own']['effect']:.2f} of its task, at most {other['effect']:.2f} of another ({other['task']})"
+    ], f"loses {part['own']['effect']:.2f} of its task, at most {other['effect']:.2f} of another ({other['task']})"
 
 
 def _stability(measured: Mapping[str, Any]) -> Found:
-    of = measured.get("stability", {}).get("by", {}).get("pairs")
-    return None if of is None else (of["jaccard"] >= ALIKE, f"Jaccard {of['jaccard']:.2f}")
+    part = measured.get("stability", {}).get("by", {}).get("pairs")
+    return None if part is None else (part["jaccard"] >= ALIKE, f"Jaccard {part['jaccard']:.2f}")
 
 
 def _randomisation(measured: Mapping[str, Any]) -> Found:
-    of = measured.get("randomisation")
-    values = [] if of is None else [*of["rank"], *(of["jaccard"] or ())][: len(of["rank"])]
+    part = measured.get("randomisation")
+    values = [] if part is None else [*part["rank"], *(part["jaccard"] or ())][: len(part["rank"])]
     known = [value for value in values if value is not None]
     return None if not known else (abs(known[-1]) < SHUFFLED, f"rank correlation {known[-1]:.2f}")
 
