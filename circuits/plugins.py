@@ -156,6 +156,11 @@ def check_model_path(name: str) -> None:
         raise InputError(
             f"no such directory: {name}" + (" (give the whole path instead of ~)" if name[0] == "~" else "")
         )
+    folder = Path(name).parent
+    if name.count("/") == 1 and folder.is_dir() and not Path(name).exists():
+        models = sorted(f"{one.parent}" for one in folder.glob("*/config.json"))
+        if models:
+            raise InputError(f"no such directory: {name}; {folder} contains {', '.join(models[:5])}")
 
 
 def method_names() -> list[str]:

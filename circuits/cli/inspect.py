@@ -94,7 +94,7 @@ class Where:
         given = {name: value for name, value in vars(self).items() if value is not None}
         known = {*view.needs, *view.takes, *(["nodes"] if view.nodes else [])}
         for name in given.keys() - known:
-            raise InputError(f"--{name} is not for {view.function}; it takes {_options(known)}")
+            raise InputError(f"--{name} is not for this evidence ({view.help}), which takes {_options(known)}")
         for name in set(view.needs) - given.keys():
             raise InputError(f"{view.function} needs --{name}: it is for {view.help}")
         options: dict[str, Any] = {name: given[name] for name in ("key", "query") if name in given}
@@ -105,7 +105,7 @@ class Where:
 
 
 def _options(names: set[str]) -> str:
-    return ", ".join(f"--{name}" for name in sorted(names)) or "no such options"
+    return ", ".join(f"--{name}" for name in sorted(names)) or "none of these options"
 
 
 def _one_or_many(text: str, single: bool) -> str | list[str]:

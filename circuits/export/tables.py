@@ -81,8 +81,9 @@ def write_latex_edges(
         )
         for row, effect, error in zip(rows, effects, errors, strict=True)
     ]
-    caption = _caption("Edges", circuit) + (
-        " with its standard error over prompts." if any(row.stderr for row in rows) else "."
+    shown = "Edges of" if len(rows) == len(circuit) else f"The {len(rows)} strongest of the {len(circuit)} edges of"
+    caption = _caption(shown, circuit) + (
+        ", with its standard error over prompts." if any(row.stderr for row in rows) else "."
     )
     _write_table(f"lll{'l' if placed else ''}{POINT}{POINT}", heads, cells, path, caption, "tab:circuit-edges")
 
@@ -112,7 +113,7 @@ def write_latex_nodes(circuit: Circuit, path: str | Path, naming: Naming | None 
         )
         for row, effect in zip(rows, effects, strict=True)
     ]
-    caption = _caption("Nodes", circuit) + ", summed over the out-edges of each node."
+    caption = f"{_caption('Nodes of', circuit)}, summed over the out-edges of each node."
     _write_table(f"l{'l' if placed else ''}lrr{POINT}", heads, cells, path, caption, "tab:circuit-nodes")
 
 
@@ -122,8 +123,8 @@ def _caption(what: str, circuit: Circuit) -> str:
     where = f" for {origin['task']} in {origin['model']}" if origin.get("task") and origin.get("model") else ""
     by = f", found by {method_name(origin)}" if origin.get("method") else ""
     measured = quantity.over(metric_name(origin.get("metric")))
-    unit = f", in {quantity.unit}," if quantity.unit else ""
-    return escape(f"{what} of the circuit{where}{by}: {measured}{unit}")
+    unit = f", in {quantity.unit}" if quantity.unit else ""
+    return escape(f"{what} the circuit{where}{by}: {measured}{unit}")
 
 
 def _place(position: str | None) -> str:

@@ -150,8 +150,8 @@ def one_length(pairs: PromptPairs) -> tuple[str, ...]:
     if len(lengths) > 1:
         raise PairsError(
             f"positions='each' needs prompts of equal length, and these have {min(lengths)} to {max(lengths)} tokens; "
-            "use positions='roles' or 'spans', or pairs of one length (of a task: task.pairs(…, one_length=True); on the "
-            "command line: --one-length)"
+            "use positions='roles' or 'spans', one score for all positions (positions=False; on the command line: --positions all), "
+            "or pairs of one length (of a task: task.pairs(…, one_length=True); on the command line: --one-length)"
         )
     return tuple(map(str, range(lengths.pop())))
 

@@ -208,5 +208,7 @@ def _opened(path: str | Path, schemas: tuple[str, ...], what: str) -> Iterator[t
     """The file and its header, with one of these schemas; raises as `open_tensors`."""
     with open_tensors(path, what) as (file, header):
         if header.get("schema") not in schemas:
-            raise InputError(f"schema {shown(header.get('schema'))}; expected {schemas[0]!r}")
+            nodes = "node scores" in str(header.get("schema")) and "edge scores" in schemas[0]
+            hint = "; these are scores of nodes, and what is needed are scores of edges, or a circuit" if nodes else ""
+            raise InputError(f"schema {shown(header.get('schema'))}; expected {schemas[0]!r}{hint}")
         yield file, header

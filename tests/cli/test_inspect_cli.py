@@ -47,6 +47,9 @@ def test_direct_effects_are_those_of_the_function(asked, capsys):
 
 def test_options_of_other_views_are_refused(asked, capsys):
     command("inspect", "lens", *asked, "--nodes", "a0.h0", code=2)
-    assert "--nodes is not for logit_lens; it takes no such options" in capsys.readouterr().err
+    assert (
+        "--nodes is not for this evidence (what the model would predict after each layer), which takes none of these options"
+        in capsys.readouterr().err
+    )
     command("inspect", "terms", *asked, "--nodes", "a1.h0", code=2)
     assert "query_key_terms needs --key" in capsys.readouterr().err
