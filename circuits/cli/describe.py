@@ -21,7 +21,7 @@ def describe(
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the description as JSON.")] = False,
 ) -> None:
-    """Describe each node of a run's circuit, with its evidence; into the run directory: description.json, labels.json."""
+    """Describe each node of a run's circuit, with evidence; write description.json and labels.json into the run directory."""
     read_whole(run)
     from circuits.prompts.pairs import PromptPairs
     from circuits.runs.describe import describe_run, describing

@@ -30,7 +30,7 @@ def discover(
     given: Mapping[str, Any],
     **options: Any,
 ) -> None:
-    """Score the edges of a model on a task, choose a circuit and test it; or score nodes. Written to a run directory.
+    """Score the edges of a model on a task, choose a circuit and test it; or score nodes. Write a run directory.
 
     Each method has further options: 'circuits methods show METHOD' lists them.
     """

@@ -29,10 +29,15 @@ class Compared:
         int | None, typer.Option("--n", help="New pairs of each run's task. Default: the runs' own pairs.", min=1)
     ] = None
     core: Annotated[
-        float, typer.Option(help="Share of the circuits that an edge must be in to be in the core.", min=0, max=1)
+        float, typer.Option(help="Share of the circuits that must contain an edge of the core.", min=0, max=1)
     ] = 1.0
     margin: Annotated[
-        float, typer.Option(help="Share of a task by which its own circuit must cost more than another.", min=0, max=1)
+        float,
+        typer.Option(
+            help="Share of a task by which ablating its own circuit must cost more than ablating another.",
+            min=0,
+            max=1,
+        ),
     ] = 0.1
     random_circuits: Annotated[int, typer.Option(help="Random circuits for each circuit.", min=0)] = 20
     seed: Annotated[int, typer.Option(help="Random seed, also of new pairs.", min=0, max=LARGEST_SEED)] = 1
@@ -50,7 +55,7 @@ def dissociate(
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of tables.")] = False,
 ) -> None:
-    """Ablate the circuit of each run and measure the task of every run, beside random circuits; and what the circuits share."""
+    """Ablate the circuit of each run and measure the task of every run, compared with random circuits; show what circuits share."""
     _check(runs, divided)
     from circuits.runs.dissociation import Asked, dissociate_runs, read_tasks, share_runs
 

@@ -54,7 +54,7 @@ def evaluate(
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON instead of tables.")] = False,
 ) -> None:
-    """Test a finished run's circuit and scores; into the run directory: evaluation.json, evaluation.html."""
+    """Test a finished run's circuit and scores; write evaluation.json and evaluation.html into the run directory."""
     source = _checked(run, asked)
     reading.check(source)
     from circuits.prompts.pairs import PromptPairs

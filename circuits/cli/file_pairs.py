@@ -52,7 +52,7 @@ class FilePairs:
         bool | None,
         typer.Option(
             "--trust-ids",
-            help="Take token ids without evidence that this model's tokenizer made them.",
+            help="Accept token ids without evidence that this model's tokenizer made them.",
             show_default=False,
             rich_help_panel=PANEL,
         ),

@@ -82,8 +82,10 @@ class Where:
     positions: Annotated[
         str | None, typer.Option(help="direct: by source token: roles, each, or names of roles, comma separated.")
     ] = None
-    key: Annotated[str | None, typer.Option(help="terms: the role or token that is looked at.")] = None
-    query: Annotated[str | None, typer.Option(help="terms: the role that looks. Default: the answer position.")] = None
+    key: Annotated[str | None, typer.Option(help="terms: the role or token that the head attends to.")] = None
+    query: Annotated[
+        str | None, typer.Option(help="terms: the role that the head attends from. Default: the answer position.")
+    ] = None
 
     def options(self, view: View) -> dict[str, Any]:
         """Keyword arguments of the view's function.

@@ -136,14 +136,16 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help=f"{', '.join(MODELS)}, or another. Default: by the folder's name.")
     ] = None,
-    level: Annotated[str | None, typer.Option(help=f"{LevelHelp} Default: the finest with scores.")] = None,
+    level: Annotated[str | None, typer.Option(help=f"{LevelHelp} Default: the finest level that has scores.")] = None,
     split: Annotated[str, typer.Option(help=f"{', '.join(SPLITS)}.")] = "validation",
-    rule: Annotated[str, typer.Option(help="top, as MIB; or greedy, as MIB for information flow routes.")] = "top",
+    rule: Annotated[
+        str, typer.Option(help="top, as in MIB; or greedy, which MIB uses for information flow routes.")
+    ] = "top",
     out: Annotated[Path | None, typer.Option(help="Also write the numbers to this JSON file.")] = None,
     config: options.Config = None,
     json: Json = False,
 ) -> None:
-    """CPR and CMD of a circuit file, with every point of the curve, in MIB's count of edges and in ours."""
+    """Compute CPR and CMD of a circuit file, with all points of the curves, by MIB's count of edges and by that of mech-circuits."""
     task, model = _cell(source, task, model)
     _check(task, split, level or "edge", model, asked.data)
     check_rule(rule)
@@ -166,12 +168,15 @@ def evaluate(
 
 @mib_app.command()
 def submit(
-    sources: Annotated[list[Path], typer.Argument(help="Folders TASK_MODEL, or folders that hold some.")],
+    sources: Annotated[list[Path], typer.Argument(help="Folders TASK_MODEL, or folders that contain them.")],
     out: Annotated[
         Path | None, typer.Option(help="The submission's folder. Default: none; the sources are checked only.")
     ] = None,
     as_circuits: Annotated[
-        bool, typer.Option("--as-circuits", help="Write nine circuits by each order instead of scores.")
+        bool,
+        typer.Option(
+            "--as-circuits", help="Write nine circuits for each ranking (signed, absolute) instead of scores."
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace cells that exist.")] = False,
     json: Json = False,

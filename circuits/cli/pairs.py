@@ -87,7 +87,7 @@ def convert(
     revision: Revision = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
-    """Write a file's pairs as our JSON lines: as text for every model, or with --model as its token ids, checked."""
+    """Convert a file's pairs to JSON lines: as text, for every model; with --model as its token ids, after all checks."""
     if out.suffix != ".jsonl":
         raise InputError(f"{out} must end in .jsonl, the format that is written")
     if out.exists() and not overwrite:

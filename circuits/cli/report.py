@@ -19,7 +19,7 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
 ) -> None:
-    """Write one page on runs for a reader: task, model, methods, circuits, evaluations, comparison, commands."""
+    """Write one page on finished runs: task, model, methods, circuits, evaluations, comparison, commands."""
     records = [read_whole(run) for run in runs]
     from circuits.plots import write_page
     from circuits.report import report_sections

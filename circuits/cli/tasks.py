@@ -108,7 +108,7 @@ def check(
     revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print the check as JSON instead of tables.")] = False,
 ) -> None:
-    """Does the model do this task? Accuracy, logit differences, and what the tokenizer makes of its words."""
+    """Check whether a model can do a task: accuracy, logit differences, and words of several tokens."""
     source = find_pairs(target)
     how = reading.check(source, _of_file(source, metric))
     loaded = load(model, dtype, device, revision)
