@@ -41,7 +41,7 @@ class Model(Shown):
         architecture: the engine's description of its blocks.
         tokenizer: the Hugging Face tokenizer, or None (prompts are then token ids).
         name: the name it was loaded by.
-        revision: the revision that was asked for, if any.
+        revision: the requested revision, if any.
         report: the result of the check at loading.
         compatibility_mode: whether TransformerLens' compatibility mode was on at loading; a later change is refused.
         loaded_by: options of `load_model` with which another process can load it; None for a model given as an object.

@@ -1,4 +1,4 @@
-"""A pytest plugin: does the model in hand still have the circuit that was found?
+"""A pytest plugin: does the tested model still have the circuit of a run?
 
 Installed with `mech-circuits[test]`. A test asks for the fixture `circuit_guard`:
 
@@ -8,7 +8,7 @@ def test_the_model_still_has_its_circuit(circuit_guard):
 ```
 
 The test fails if what it asks for does not hold, and a section at the end of pytest's output says for each guard what was measured and
-what changed. `pytest --circuits-update` replaces each run by one on the model in hand, instead of checking it. torch is imported when
+what changed. `pytest --circuits-update` replaces each run by one on the tested model, instead of checking it. torch is imported when
 a guard is used, not when pytest starts.
 """
 
@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--circuits-update`."""
     parser.getgroup("mech-circuits").addoption(
         OPTION, action="store_true", dest="circuits_update",
-        help="circuit_guard: replace each run by one on the model in hand, instead of checking it.",
+        help="circuit_guard: replace each run by one on the tested model, instead of checking it.",
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 "So Mary is a really great friend, isn't" -> " she". The corrupted prompt has a name of the other gender. From Mathwin et
 al. 2023, "Identifying a Preliminary Circuit for Predicting Gendered Pronouns in GPT-2 Small" (a report without arXiv id).
-The names are those that English speakers mostly give to one gender; what is asked is what the model takes them for.
+The names are those that English speakers mostly give to one gender; the task tests which gender the model assumes.
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@
 "How does GPT-2 compute greater-than?" (arXiv:2305.00586); as there, corrupted prompts begin in a year 01, after which
 every continuation is right.
 
-How a tokenizer splits years decides what is asked. Where every digit is a token (SmolLM2, Llama 1 and 2), answers are
+The question depends on how a tokenizer splits years. Where every digit is a token (SmolLM2, Llama 1 and 2), answers are
 the digits above the tens digit d and distractors those below it; d itself may be right or wrong and is left out. Where
 the last two digits are one token (GPT-2), answers are the two-digit numbers above the year's and distractors all
 others, as in the paper.

@@ -1,6 +1,6 @@
 """Sentiment: is a review positive or negative?
 
-"Review: The movie was lovely. Sentiment:" -> " positive", after one review of each kind that shows what is asked. The
+"Review: The movie was lovely. Sentiment:" -> " positive", after one review of each kind as an example. The
 corrupted prompt has an adjective of the other kind. From Tigges et al. 2023, "Linear Representations of Sentiment in
 Large Language Models" (arXiv:2310.15154), with a template of ours.
 """

@@ -28,7 +28,7 @@ def models(context: typer.Context) -> None:
         for entry in zoo.entries()
     ]  # fmt: skip
     rows += [(name, plugins.find_model(name).description, "", "none", "built") for name in plugins.model_names()]
-    columns = dict.fromkeys(("name", "what it is", "licence", "download", "cached"), False)
+    columns = dict.fromkeys(("name", "description", "licence", "download", "cached"), False)
     title, caption = "models with a short name", f"cache: {zoo.cache_dir()}"
     console().print(table(title, columns, rows, caption=caption))
     say("Any other name is a Hugging Face id or a directory.")

@@ -105,7 +105,7 @@ def _search_rows(result: "Discovery") -> list[tuple[str, str]]:
     search, training = result.provenance.get("search"), result.provenance.get("training")
     if training is not None:
         objective = f"{result.options['objective']}, circuit (trained on it)"
-        return [("edges asked for", str(result.options["edges"])), (objective, _decimal(training["metric"]))]
+        return [("edges requested", str(result.options["edges"])), (objective, _decimal(training["metric"]))]
     if search is None:
         return [("edges chosen before dead ends were pruned", str(result.options["edges"]))]
     closest = search["closest"]

@@ -12,7 +12,7 @@ from circuits.cli.terminal import say
 from circuits.runs.files import check_source
 
 ROOM = 2_000_000
-"""Characters that attention may take in a page that was asked for."""
+"""Characters that attention may take in a page that `circuits view` writes."""
 
 
 def view(

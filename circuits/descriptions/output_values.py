@@ -3,7 +3,7 @@
     L[t, c] = x_t W_V W_O W_U[:, c]      x_t: what the head reads at token t, after its norm
 
 (Elhage et al. 2021.) The norms behind it act by their weights, at scale 1, which moves no order of candidates. L is centred over the
-source tokens: what the head writes whatever it reads does not tell what it does with a token.
+source tokens: what the head writes for any input does not show what it does with a token.
 """
 
 import torch

@@ -60,7 +60,7 @@ def read_transcoder(
 
     Args:
         path: a safetensors file, or Gemma Scope's `.npz`.
-        asked: what the user asked for.
+        asked: what the user requested.
         config: the configuration of its set, if there is one.
         stated: the site, if the configuration states it.
 

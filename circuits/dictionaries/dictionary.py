@@ -2,7 +2,7 @@
 
     x or what it adds to the stream  =  Σ_i f_i(y) · W_dec[i]  +  b_dec  +  skip(y)  +  error
 
-f are the features of the input y (for a sparse autoencoder, y = x). `error` is whatever is missing, so the sum holds exactly, however
+f are the features of the input y (for a sparse autoencoder, y = x). `error` is the difference, so the sum holds exactly, however
 well or badly the dictionary was trained.
 """
 

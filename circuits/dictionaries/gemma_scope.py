@@ -32,7 +32,7 @@ def read_gemma_scope(
 
     Args:
         path: the file.
-        asked: what the user asked for; the file itself states no site.
+        asked: what the user requested; the file itself states no site.
         stated: the site, if the configuration of a set states it.
         model: the model that the configuration states.
 

@@ -19,11 +19,11 @@ MOST_TENSORS = 64
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked for.
+    """What the user requested.
 
     Attributes:
         site: the site, as text; None: the file's.
-        source: the name by which the files were asked for.
+        source: the given name of the files.
     """
 
     site: str | None

@@ -56,7 +56,7 @@ def read_saelens(directory: Path, asked: Asked) -> Dictionary:
 
 
 def _kind(config: Mapping[str, Any], directory: Path, path: Path) -> str:
-    """The architecture, after a check of all that this reader does not do."""
+    """The architecture, after a check for everything that this reader does not support."""
     kind = text(config, "architecture", path) or "standard"
     kwargs = as_object(config.get("activation_fn_kwargs"), f"{path}: activation_fn_kwargs")
     function = text(config, "activation_fn", path) or text(config, "activation_fn_str", path) or "relu"

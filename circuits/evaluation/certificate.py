@@ -4,7 +4,7 @@ The selection is run again on random subsamples of the prompts (deletion smoothi
 is deleted with probability δ. With p(e) the probability that a subsample's circuit has edge e, the *smoothed decision* is *in* if
 p(e) > 1/2 and *out* if p(e) < 1/2. `circuits.stats.deletion` derives how many prompts may be deleted or replaced without changing it.
 p(e) is estimated from `samples` subsamples; its Clopper-Pearson limits [low, high] hold for all edges at once with probability at
-least `confidence` (Bonferroni over the edges), whatever the dependence between edges. An edge is
+least `confidence` (Bonferroni over the edges), for any dependence between edges. An edge is
 
     in         if low > 1/2     certified for r deletions while δ^r > 2 (1 - low), for r replacements while δ^r > 3/2 - low
     out        if high < 1/2    certified for r deletions while δ^r > 2 high,      for r replacements while δ^r > 1/2 + high

@@ -3,7 +3,7 @@
     faithfulness = (m(C) - m(∅)) / (m(all) - m(∅))
 
 on dataset means, where m(C) is the metric with every part outside C ablated, m(∅) with every part ablated, and m(all) the model's own.
-The parts are the features, errors and skips of the dictionaries, and the other groups that are asked for. Three numbers are always
+The parts are the features, errors and skips of the dictionaries, and the other requested groups. Three numbers are always
 reported together, since errors can hide how little of the behaviour features explain: with the errors that were chosen, with all
 errors kept, and with none. (Marks et al. 2024, 2403.19647, evaluate circuits with and without error nodes in the same way.)
 """

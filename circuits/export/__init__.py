@@ -1,1 +1,1 @@
-"""Files and figures that leave the project, one format a file."""
+"""Files and figures that leave the project, one file per format."""

@@ -63,7 +63,7 @@ def back(alignment: Sequence[int], token: int) -> int:
 
 
 def check_alignment(alignment: TokenIds, clean: TokenIds, corrupted: TokenIds, position: int, where: str) -> None:
-    """Refuses an alignment that is none, or leaves the token whose logits are read without a partner."""
+    """Refuses an invalid alignment, or one that leaves the token whose logits are read without a partner."""
     n = len(corrupted)
     if len(alignment) != len(clean):
         raise PairsError(

@@ -23,7 +23,7 @@ class PairBatch:
 
     Attributes:
         index: the number of each pair in its `PromptPairs`: `out[batch.index] = result` restores their order.
-        clean, corrupted: token ids, without padding; rows with answers behind the prompt are padded on the right. corrupted is None
+        clean, corrupted: token ids, without padding; rows with appended answers are padded on the right. corrupted is None
             without corrupted prompts.
         position: the tokens whose logits are read.
         answers, distractors: token ids, padded with 0 if a pair has fewer than others; with a last axis over the tokens of each
@@ -70,7 +70,7 @@ class PairBatch:
 
 @runtime_checkable
 class Pairs(Protocol):
-    """Any collection of pairs; the pairs themselves are made when they are asked for."""
+    """Any collection of pairs; the pairs themselves are made on first use."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Pair]: ...
@@ -85,7 +85,7 @@ def batches(pairs: Pairs, batch_size: int, forced: bool) -> Iterator[PairBatch]:
     Args:
         pairs: the pairs.
         batch_size: pairs in a batch, at least 1.
-        forced: put the answers behind the prompts; False: prompts alone, and the answers' first tokens.
+        forced: append the answers to the prompts; False: prompts alone, and the answers' first tokens.
     """
     keys = [(len(pair), len(pair.corrupted), pair.prefix) for pair in pairs]
     order = sorted(range(len(pairs)), key=lambda i: keys[i])
@@ -116,7 +116,7 @@ def _plain_batch(indices: list[int], chosen: list[Pair]) -> PairBatch:
 
 
 def _forced_batch(indices: list[int], chosen: list[Pair]) -> PairBatch:
-    """A batch whose rows have answers behind the prompts."""
+    """A batch whose rows have answers appended to the prompts."""
     laid = lay([pair.answers for pair in chosen], [pair.distractors for pair in chosen])
     longest = max(map(len, laid.behind))
     prompts = {"clean": [], "corrupted": []} if chosen[0].corrupted else {"clean": []}

@@ -122,7 +122,7 @@ class Pair:
 
     @property
     def forced(self) -> int:
-        """How many tokens of its longest answer or distractor are put behind the prompt; 0: all are single tokens."""
+        """How many tokens of its longest answer or distractor are appended to the prompt; 0: all are single tokens."""
         return n_forced((*self.answers, *self.distractors))
 
     @property

@@ -347,7 +347,7 @@ class PromptPairs(Shown):
 
     @cached_property
     def spans(self) -> tuple[str, ...]:
-        """The names of the spans into which every prompt is divided, in order: the same for all pairs, whatever their lengths.
+        """The names of the spans into which every prompt is divided, in order: the same for all pairs, for prompts of any length.
 
         They are those that the pairs were given, or follow from the roles (`circuits.prompts.spans`): a role is a span, and so
         are the tokens before the first role (`start`), between a role and the next (`S1+` after `S1`), and the token whose
@@ -408,7 +408,7 @@ class PromptPairs(Shown):
 
         Args:
             batch_size: pairs in a batch.
-            forced: put answers of several tokens behind the prompts; False: prompts alone, and the answers' first tokens.
+            forced: append answers of several tokens to the prompts; False: prompts alone, and the answers' first tokens.
 
         Raises:
             PairsError: batch_size is not a whole number of at least 1.

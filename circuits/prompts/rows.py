@@ -42,7 +42,7 @@ class Laid:
 
     Attributes:
         behind: per row, the tokens behind its pair's prompt.
-        offset: per read position, its place behind the prompt's last token; 0 = that token.
+        offset: per read position, its distance from the prompt's last token; 0 = that token.
         forced: the places.
     """
 

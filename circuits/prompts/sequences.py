@@ -1,10 +1,10 @@
-"""Answers of several tokens, and what has to stand behind a prompt to score them.
+"""Answers of several tokens, and the tokens that are appended to a prompt to score them.
 
 An answer is a token id or, if it has several tokens, a tuple of ids. Its probability after a prompt is a product,
 
     p(answer) = Π_i p(answer_i | prompt + answer_0 … answer_{i-1}),
 
-so the answer's tokens but the last are put behind the prompt (teacher forcing), and logits are read at the prompt's last token and
+so all tokens of the answer but the last are appended to the prompt (teacher forcing), and logits are read at the prompt's last token and
 at each of these. One row of tokens serves all answers that begin alike: (5, 6), 7 and 5 need the row prompt + 5 only. The corrupted
 prompt gets the same rows. `circuits.prompts.rows` makes the rows of a batch.
 """
@@ -42,7 +42,7 @@ def first_tokens(answers: Sequence[Answer]) -> TokenIds:
 
 
 def n_forced(answers: Sequence[Answer]) -> int:
-    """How many tokens of the longest answer are put behind the prompt."""
+    """How many tokens of the longest answer are appended to the prompt."""
     return max((len(answer) - 1 for answer in answers if not isinstance(answer, int)), default=0)
 
 

@@ -6,7 +6,7 @@ Roles name some tokens of a prompt. The others make spans too, with names that f
 - `S1+`: the tokens between the role `S1` and the next one;
 - `end`: the token whose logits are read, if no role has it.
 
-The names in their order are a *schema*. It is the same in every pair, whatever the lengths, so scores can have an axis of spans
+The names in their order are a *schema*. It is the same in every pair, for prompts of any length, so scores can have an axis of spans
 where they cannot have one of positions. A span is never empty.
 """
 

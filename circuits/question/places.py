@@ -56,7 +56,7 @@ class SpanTable:
         return Places(self.names, destinations, self.read)
 
     def of_tokens(self, batch: Batch) -> Int[Tensor, "row pos"]:
-        """The number of the span of every token of a batch's suffix; tokens of answers behind the prompt are in the last span."""
+        """The number of the span of every token of a batch's suffix; the answers' tokens are in the last span."""
         suffix = batch.suffix
         starts = torch.tensor([self.starts[i] for i in suffix.batch.row_index.tolist()], device=suffix.clean.device)
         tokens = torch.arange(suffix.clean.shape[1], device=suffix.clean.device) + suffix.start

@@ -209,7 +209,7 @@ class Question:
                 allow it.
             only: yield only the batch with this index.
             progress: called with (pairs done, total).
-            forced: put answers of several tokens behind the prompts; False: for what only looks at prompts.
+            forced: append answers of several tokens to the prompts; False: for methods that read the prompts alone.
         """
         if share_prefix is None:
             share_prefix = self.shares_prefix

@@ -22,8 +22,8 @@ class Recorded:
     """What is declared of all results of a method.
 
     Attributes:
-        title: what the literature calls the method, or a function of the provenance that says so; empty: the words of its name.
-        quantity: what a score is; or a function of the provenance that says so, if it depends on the options.
+        title: the method's name in the literature, or a function of the provenance that returns it; empty: the words of its name.
+        quantity: what a score is, or a function of the provenance that returns it, if it depends on the options.
         metric_units: whether scores have the unit of the metric, likewise.
         kept_probability: the probability with which the method would keep an edge, from its score; None: scores have no such meaning.
     """

@@ -1,7 +1,7 @@
 """`circuits evaluate`: the tests that the field expects of a circuit, measured for a finished run.
 
 Parts that run the method again (`stability`, `randomisation`) may take up to `AGAIN_SECONDS` each, predicted from the time of the
-run itself; asked for by name, they may take any time.
+run itself; if they are requested by name, they may take any time.
 """
 
 import contextlib

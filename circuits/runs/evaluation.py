@@ -29,7 +29,7 @@ RESULTS = (
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The results; parts that were not asked for, or that the run has nothing for, are None or empty.
+    """The results; parts that were not requested, or that do not apply to the run, are None or empty.
 
     Attributes:
         run, task, model: what was evaluated.

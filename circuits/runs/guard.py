@@ -38,7 +38,7 @@ class GuardReport:
         faithfulness: of the run's circuit in this model.
         low, high: its bootstrap interval over prompts.
         before: the faithfulness that the run recorded.
-        overlap: Jaccard overlap of the circuit that the run's method finds in this model with the run's; None if not asked for.
+        overlap: Jaccard overlap of the circuit that the run's method finds in this model with the run's; None if not requested.
         missing: named edges that this circuit lacks.
         changed: edges whose effects differ from the run's; None if they were not compared.
         failures: what does not hold, a line each; empty: the model still has the circuit.
@@ -89,7 +89,7 @@ def check_model(
 
     Args:
         path: the run directory; its pairs are token ids, so the model must have the vocabulary of the run's.
-        model: the model in hand.
+        model: the model to test.
         faithfulness: the lower end of the interval of the circuit's faithfulness must be at least this.
         overlap: the run's method, run again on this model, must find a circuit with at least this Jaccard overlap.
         edges: names of edges that this circuit must have.
@@ -97,7 +97,7 @@ def check_model(
         seed: of the bootstrap and the test of edges.
 
     Raises:
-        InputError: nothing is asked for, or the run has no circuit, is damaged, or is of another graph.
+        InputError: nothing is requested, or the run has no circuit, is damaged, or is of another graph.
     """
     if faithfulness is None and overlap is None and not edges:
         raise InputError("a guard needs something to hold: faithfulness, overlap or edges")

@@ -31,7 +31,7 @@ USUAL = tuple(part for part in PARTS if part not in (*SLOW, *OBJECT))
 
 
 def check_parts(parts: Iterable[str] | None) -> tuple[str, ...]:
-    """The parts asked for; None: all.
+    """The requested parts; None: all.
 
     Raises:
         InputError: none, or an unknown one.

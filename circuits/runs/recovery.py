@@ -1,4 +1,4 @@
-"""Recovery of a known circuit, for tasks that know theirs (`circuits.plugins.KnowsCircuits`)."""
+"""Recovery of a known circuit, for tasks that know their circuit (`circuits.plugins.KnowsCircuits`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

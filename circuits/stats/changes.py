@@ -2,7 +2,7 @@
 
 Each column has a t statistic, and p is the share of permutations whose *largest* |t| over all columns is at least its own (Westfall and
 Young's single-step max-T), with 1 added to both counts. So the probability of naming any column whose mean does not differ is at most
-the level, whatever the dependence between columns, if all columns are as the null hypothesis says.
+the level, for any dependence between columns, if all columns are as the null hypothesis says.
 
 | rows | permuted | exact if, without a change, |
 |---|---|---|

@@ -55,7 +55,7 @@ class Performed:
 
     Attributes:
         files: the files of the run by name; None: they were given, or the run failed.
-        evaluation: `evaluation.json`, as a dictionary; None: none was asked for, or it failed.
+        evaluation: `evaluation.json`, as a dictionary; None: not requested, or failed.
         failure: why it failed, in one line.
         trace: the traceback, if the failure is a bug.
     """

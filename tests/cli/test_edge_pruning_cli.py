@@ -24,7 +24,7 @@ def test_a_run_holds_the_circuit_of_the_library_tested_by_the_metric_of_the_run(
     more = ("--edges", 20, "--steps", 12, "--learning-rate", 0.4, "--seed", 3, "--batch-size", 4)
     assert run(monkeypatch, arguments(tmp_path, *more)) == 0
     said = capsys.readouterr().out
-    assert "edges asked for" in said
+    assert "edges requested" in said
     assert "log-odds of the mask" in said
     found = Circuit.from_json(tmp_path / "RUN" / "circuit.json")
     model = circuits.load_model(GOLDEN / CASE / "model", dtype="float64")

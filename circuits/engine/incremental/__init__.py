@@ -72,7 +72,7 @@ class Incremental(ABC):
 
     @abstractmethod
     def reset(self, keep: Bool[Tensor, "writer reader"]) -> None:
-        """Ablates exactly the edges outside `keep`; the result is bit-identical whatever the previous state."""
+        """Ablates exactly the edges outside `keep`; the result is bit-identical for any previous state."""
 
     def switch(self, edges: Sequence[Edge]) -> None:
         """Switches edges permanently."""
