@@ -26,7 +26,7 @@ def read_yaml(path: Path) -> dict[str, str | list[str]]:
         raise InputError(f"{path} has {len(text):,} characters; a configuration has at most {LONGEST:,}")
     entries: dict[str, str | list[str]] = {}
     key = ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#") or (number == 1 and line.strip() == "---"):
             continue
         where = f"{path}, line {number}"

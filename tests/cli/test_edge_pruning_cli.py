@@ -35,7 +35,7 @@ def test_a_run_holds_the_circuit_of_the_library_tested_by_the_metric_of_the_run(
     written = json.loads((tmp_path / "RUN" / "run.json").read_text())
     assert written["options"] == {
         "method": "edge-pruning", "edges": 20, "objective": "kl_divergence", "steps": 12, "learning_rate": 0.4,
-        "absolute": False, "positions": "all", "start": None, "start_scores": None, "seed": 3, "random_circuits": 1,
+        "absolute": False, "positions": "all", "destinations": False, "start": None, "start_scores": None, "seed": 3, "random_circuits": 1,
     }  # fmt: skip
     assert written["summary"]["metric"] == "logit_difference"
     assert written["provenance"]["metric"] == "kl_divergence"
