@@ -93,7 +93,7 @@ class Written:
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False
     resume: Annotated[bool, typer.Option("--resume", help=_resume_help())] = False
     config: options.Config = None
-    json: Annotated[bool, typer.Option("--json", help="Print the run's summary as JSON instead of tables.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ OneLength = Annotated[
     bool | None,
     typer.Option(
         "--one-length",
-        help="Only prompts with the most frequent number of tokens, as --positions each needs them.",
+        help="Only prompts of the most frequent length (for --positions each).",
         show_default=False,
     ),
 ]

@@ -109,7 +109,9 @@ class Contraction:
                 continue
 
             def metric(logits: Tensor, n: int) -> Tensor:
-                return torch.cat([self.question.metric_of(self.batch, part) for part in logits.chunk(n)])
+                size = len(logits) // n
+                parts = [logits[i * size : (i + 1) * size] for i in range(n)]
+                return torch.cat([self.question.metric_of(self.batch, part) for part in parts])
 
             whole = capture_gradients(
                 self.question.model.architecture,

@@ -376,8 +376,10 @@ EDGE_ATTRIBUTION = Method(
 
 
 def gim_of(
-    question: Question, *, freeze_norm: bool, softmax_temperature: float, q_scale: float, k_scale: float, v_scale: float,
-    gate_scale: float, up_scale: float, positions: str | Sequence[str] | None = None, destinations: bool = False,
+    question: Question, *, freeze_norm: bool = GimRules.freeze_norm,
+    softmax_temperature: float = GimRules.softmax_temperature, q_scale: float = GimRules.q_scale,
+    k_scale: float = GimRules.k_scale, v_scale: float = GimRules.v_scale, gate_scale: float = GimRules.gate_scale,
+    up_scale: float = GimRules.up_scale, positions: str | Sequence[str] | None = None, destinations: bool = False,
     progress: Progress | None = None,
 ) -> EdgeScores:  # fmt: skip
     """`edge_attribution` by `gim` of a question, with the fields of `GimRules`."""

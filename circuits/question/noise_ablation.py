@@ -34,7 +34,7 @@ class Gaussian(Ablation):
     scale: float = 3.0
     seed: int = 0
     name: ClassVar[str] = "gaussian"
-    help: ClassVar[str] = "its value under noise on the embedding"
+    help: ClassVar[str] = "its value with noise on the embedding"
 
     @property
     def label(self) -> str:

@@ -33,7 +33,7 @@ class Optimal(Mean):
     seed: int = 0
     constants: Constants | None = field(default=None, repr=False)
     name: ClassVar[str] = "optimal"
-    help: ClassVar[str] = "a constant, trained to change the model least"
+    help: ClassVar[str] = "a trained constant"
 
     @property
     def label(self) -> str:

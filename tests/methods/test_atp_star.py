@@ -322,11 +322,11 @@ def test_only_a_norm_over_all_heads_ties_them_together():
 
 def test_attention_that_cannot_be_recomputed_is_refused_by_layer(monkeypatch):
     model, pairs = tiny("gpt2"), random_pairs(n=1)
-    monkeypatch.setattr(attention, "_SOFTMAX", ())
+    monkeypatch.setattr(attention, "SOFTMAX", ())
     with pytest.raises(ModelError, match="layer 0: no softmax over attention scores"):
         atp_star(model, pairs)
     atp_star(model, pairs, positions=False)
-    monkeypatch.setattr(attention, "_SOFTMAX", (torch.matmul,))
+    monkeypatch.setattr(attention, "SOFTMAX", (torch.matmul,))
     with pytest.raises(ModelError, match="layer 0: its scores"):
         atp_star(model, pairs)
 
