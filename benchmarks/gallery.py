@@ -26,7 +26,7 @@ N, SHOWN, HEADS = 8, 3, 4
 INTRODUCTION = """# Gallery of descriptions
 
 What `circuits describe` says about circuits of SmolLM2-135M: for each task the {edges} strongest edges of EAP-IG (midpoint rule, 5
-steps) on {n} pairs. This page is written by `python benchmarks/gallery.py`; nothing in it is edited by hand.
+steps) on {n} pairs. This page is written by `python benchmarks/gallery.py --kinds`; nothing in it is edited by hand.
 [What each part does](descriptions.md) explains the numbers: `null` is the mean score of rotated heads, `p` its p value, and
 `uniform` the attention that uniform attention would give to each token. The page shows the lines of nodes with a kind,
 and of the {shown} other nodes with the largest direct effects. Of the remaining nodes it gives the number.

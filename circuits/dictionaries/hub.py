@@ -30,7 +30,7 @@ def parse_id(name: str, revision: str | None = None) -> tuple[str, str, str | No
     match = _ID.fullmatch(name)
     if match is None or ".." in name:
         raise InputError(
-            f"there is no file or directory {shown(name)}, and it is no id of the Hugging Face Hub (org/name, or org/name/folder)"
+            f"there is no file or directory {shown(name)}, and it is not an id of the Hugging Face Hub (org/name, or org/name/folder)"
         )
     return match[1], match[2].strip("/"), revision
 

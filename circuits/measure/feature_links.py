@@ -177,7 +177,7 @@ def _target(model: Model, name: str) -> Target:
         return Target(name, graph.reader_index(name))
     site = find_site(graph, name, model.widths)
     if not site.point.endswith(f":m{site.layer}"):
-        raise InputError(f"{name} is no target of edges: only parts of a dictionary of an MLP are")
+        raise InputError(f"{name} cannot be the target of an edge: only parts of a dictionary of an MLP are")
     return Target(name, graph.readers_of(site.layer, "mlp").start, site)
 
 
