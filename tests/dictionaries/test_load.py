@@ -137,7 +137,7 @@ def test_pickles_links_and_other_files_are_refused(tmp_path):
     (copy / "config.yaml").symlink_to(GOLDEN / "circuit_tracer_relu" / "config.yaml")
     with pytest.raises(InputError, match="leads out of the directory"):
         circuits.load_dictionary(copy, "transcoder.0")
-    with pytest.raises(InputError, match="no id of the Hugging Face Hub"):
+    with pytest.raises(InputError, match="not an id of the Hugging Face Hub"):
         circuits.load_dictionary("../nowhere", "mlp_out.0")
 
 
@@ -182,5 +182,5 @@ def test_an_id_of_the_hub_downloads_only_what_is_needed(monkeypatch, tmp_path):
     assert circuits.load_dictionary("org/name/circuit_tracer_topk", "transcoder.1", revision="v1").n_features == 10
     assert asked[-1] == ("org/name", "v1", ("circuit_tracer_topk/layer_1.safetensors",))
     assert hub.parse_id("hf://org/name/a/b.npz?revision=x") == ("org/name", "a/b.npz", "x")
-    with pytest.raises(InputError, match="no id"):
+    with pytest.raises(InputError, match="not an id"):
         circuits.load_dictionary("org/name/../../x")
