@@ -9,13 +9,13 @@ import pytest
 
 HOUSE = Path(__file__).parents[1] / "circuits"
 LAYERS = (
-    "errors", "arguments", "progress", "quiet", "plain_torch", "shown", "plugins", "workers", "files", "stats", "graph", "prompts", "zoo", "engine",
-    "model_files", "model_sizes", "model_ungrouped", "model_bridge", "model", "model_calls", "dictionaries", "question", "results", "measure", "methods", "descriptions", "evaluation", "export",
+    "errors", "arguments", "progress", "quiet", "threads", "plain_torch", "shown", "plugins", "workers", "files", "stats", "graph", "prompts", "zoo", "engine",
+    "model_files", "model_sizes", "model_ungrouped", "model_bridge", "remembered_check", "model", "model_calls", "dictionaries", "question", "results", "measure", "methods", "descriptions", "evaluation", "export",
     "plots", "viewer", "notebook", "pages", "runs", "mib", "report", "study", "cli", "pytest_plugin",
 )  # fmt: skip
 """From the bottom to the top."""
 HEAVY = {
-    "torch": "plain_torch workers files stats graph prompts engine model_sizes model_ungrouped model_bridge model dictionaries question results measure methods evaluation descriptions export "
+    "torch": "plain_torch workers files stats graph prompts engine model_sizes model_ungrouped model_bridge remembered_check model dictionaries question results measure methods evaluation descriptions export "
     "plots runs mib pages viewer",
     "transformer_lens": "engine model_bridge model",
     "transformers": "",
