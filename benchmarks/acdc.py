@@ -2,11 +2,14 @@
 made for a few of the tests, in between, so that both see the same machine.
 
     python benchmarks/acdc.py                     all of them
-    python benchmarks/acdc.py small gpt2          some of them: small, small-spans, gpt2, smollm2, smollm2-last, smollm2-kl, gemma3, gemma2
+    python benchmarks/acdc.py small gpt2          some of them: small, small-spans, small-destinations, gpt2, smollm2, smollm2-last,
+                                                  smollm2-last-destinations, smollm2-kl, gemma3, gemma2
     THREADS=1 python benchmarks/acdc.py           on another number of threads
 
-`small`: 4 layers of 4 heads, KL; `small-spans`: the same, tests at four spans. `gpt2`: GPT-2 small's shape with random weights, 8 pairs × 16 tokens, logit difference.
-`smollm2`: SmolLM2-135M on IOI, 16 pairs, logit difference; `smollm2-last`: the same, last layers only; `smollm2-kl`: those
+`small`: 4 layers of 4 heads, KL; `small-spans`: the same, tests at four spans; `small-destinations`: also by the
+span of the query. `gpt2`: GPT-2 small's shape with random weights, 8 pairs × 16 tokens, logit difference.
+`smollm2`: SmolLM2-135M on IOI, 16 pairs, logit difference; `smollm2-last`: the same, last layers only, `smollm2-last-destinations`: at the task's
+spans and destinations; `smollm2-kl`: those
 with the exact KL. `gemma3`: Gemma 3 270M's shape with random weights, 8 pairs × 16 tokens, logit difference; `gemma2`: Gemma 2 2B's, cut
 to 8 layers. Full passes compute the logits that the search needs; `ALL_LOGITS=1`: of the whole vocabulary.
 """
@@ -16,7 +19,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,12 @@ def small_spans() -> Case:
     return Case(title, case.model, pairs, case.threshold, case.metric, case.every, {"positions": "spans"})
 
 
+def small_destinations() -> Case:
+    case = small_spans()
+    title = "4 layers of 4 heads, KL, at four spans with destinations"
+    return replace(case, title=title, options=case.options | {"destinations": True})
+
+
 def gpt2() -> Case:
     model = random_gpt2()
     return Case(
@@ -126,6 +135,13 @@ def smollm2_last() -> Case:
     return case
 
 
+def smollm2_last_destinations() -> Case:
+    case = smollm2_last()
+    case.title += ", at eight spans with destinations"
+    case.options |= {"positions": "spans", "destinations": True}
+    return case
+
+
 def smollm2_kl() -> Case:
     case = smollm2()
     title = "SmolLM2-135M, IOI, exact KL, readers of layers 27 to 29 and logits"
@@ -135,9 +151,11 @@ def smollm2_kl() -> Case:
 CASES = {
     "small": small,
     "small-spans": small_spans,
+    "small-destinations": small_destinations,
     "gpt2": gpt2,
     "smollm2": smollm2,
     "smollm2-last": smollm2_last,
+    "smollm2-last-destinations": smollm2_last_destinations,
     "smollm2-kl": smollm2_kl,
     "gemma3": gemma3,
     "gemma2": gemma2,
@@ -157,7 +175,7 @@ class FullPasses:
         self.case, self.steps = case, store / STEPS_FILE
         everything = circuits.Circuit.full(case.model.graph)
         if case.options.get("positions"):
-            everything = everything.over(SpanTable(case.pairs).places())
+            everything = everything.over(SpanTable(case.pairs).places(case.options.get("destinations", False)))
         self.graph, self.spans = everything.graph, resolved(everything, case.pairs)[1]
         self.question = Question.ask(case.model, case.pairs, case.metric)
         with torch.no_grad():

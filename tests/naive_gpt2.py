@@ -12,10 +12,13 @@ import torch.nn.functional as F
 class NaiveGPT2:
     """Forward passes of a Hugging Face GPT-2 over a graph of named writers and readers."""
 
+    parallel = False
+
     def __init__(self, hf_model) -> None:
         self.model = hf_model
         self.config = hf_model.config
         self.d_head = self.config.n_embd // self.config.n_head
+        self.n_heads, self.layers = self.config.n_head, hf_model.transformer.h
 
     def norm(self, x, layer_norm):
         return F.layer_norm(x, x.shape[-1:], layer_norm.weight, layer_norm.bias, layer_norm.eps)
@@ -35,6 +38,18 @@ class NaiveGPT2:
 
     def mlp(self, block, x):
         return block.mlp(self.norm(x, block.ln_2))
+
+    def kv_node(self, index, h):
+        return f"a{index}.h{h}"
+
+    def behind(self, block, heads):
+        return heads
+
+    def constant(self, block):
+        return block.attn.c_proj.bias
+
+    def unembed(self, x):
+        return self.model.lm_head(self.norm(x, self.model.transformer.ln_f))
 
     def run(self, tokens, kept=None, replacement=None):
         """Logits of one prompt at every position, and all writers' outputs.
@@ -58,7 +73,6 @@ class NaiveGPT2:
                 for h in range(self.config.n_head)
             }
             writers |= heads
-            constant = constant + block.attn.c_proj.bias
+            constant = constant + self.constant(block)
             writers[f"m{layer}"] = self.mlp(block, seen_by(f"m{layer}"))
-        logits = self.model.lm_head(self.norm(seen_by("logits"), transformer.ln_f))
-        return logits, writers
+        return self.unembed(seen_by("logits")), writers

@@ -7,13 +7,10 @@ import circuits
 from circuits import Circuit, circuit_metric, circuit_metrics
 from circuits.engine.prefix import prefix_cache
 from circuits.graph.places import Places, over
-from tests.naive_gpt2 import NaiveGPT2
-from tests.naive_llama import NaiveLlama
-from tests.naive_places import logits_at_places
+from tests.naive_places import NAIVE, logits_at_places
 from tests.placed_pairs import placed_pairs, random_placed, spans_of
 from tests.tiny_models import FEW, atol, random_hf_model, tiny
 
-NAIVE = {"gpt2": NaiveGPT2, "llama": NaiveLlama}
 SEVERAL = (*FEW, "mistral", "gemma3", "olmo2", "mixtral", "native")
 
 
@@ -34,6 +31,24 @@ def test_any_circuit_over_places_gives_what_the_naive_pass_gives(name, destinati
             logits = logits_at_places(naive, torch.tensor(pair.clean), kept, replacement, spans_of(pairs, i))
             wanted = logits[pair.answers[0]] - logits[pair.distractors[0]]
             assert got[i] == pytest.approx(float(wanted), abs=atol(name))
+
+
+@pytest.mark.parametrize("name", NAIVE)
+def test_one_place_at_a_time_gives_what_the_naive_pass_gives(name):
+    """Every span, and every pair of a span and the span of a query, ablated alone."""
+    model, naive = tiny(name), NAIVE[name](random_hf_model(name))
+    pairs = placed_pairs(n=1)
+    graph = over(model.graph, Places(pairs.spans, destinations=True))
+    labels = [place.label for place in (*graph.places.alone, *graph.places.pairs[::3])]
+    kept = [{edge for edge in graph.edges if edge.partition("@")[2] != label} for label in labels]
+    got = circuit_metrics(model, pairs, [Circuit.from_edges(graph, sorted(edges)) for edges in kept])[:, 0]
+    clean, corrupted, spans = torch.tensor(pairs[0].clean), torch.tensor(pairs[0].corrupted), spans_of(pairs, 0)
+    with torch.no_grad():
+        for edges, value in zip(kept, got, strict=True):
+            logits = logits_at_places(naive, clean, edges, naive.run(corrupted)[1], spans)
+            assert value == pytest.approx(
+                float(logits[pairs.answers[0][0]] - logits[pairs.distractors[0][0]]), abs=atol(name)
+            )
 
 
 @pytest.mark.parametrize("name", SEVERAL)

@@ -56,7 +56,7 @@ def test_with_destinations_step_by_step_the_naive_twin_from_another_circuit(name
     steps = [tuple(step) for step in read_steps(tmp_path / "s" / STEPS_FILE)]
     twin = naive_acdc_places(model, pairs, threshold, numbers(pairs), destinations=True, start=set(first.edges))
     check_same(circuit, steps, twin)
-    assert not circuit.provenance["search"]["by_node"]
+    assert circuit.provenance["search"]["by_node"]
     assert circuit.graph.places.destinations
     assert 3 < len(circuit) < len(first) / 2
     assert any("=>" in edge for edge in circuit.edges)
@@ -72,12 +72,13 @@ def test_whole_passes_find_the_same(monkeypatch):
     assert by_node == by_passes
 
 
+@pytest.mark.parametrize("destinations", [False, True])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "native", "gemma2", "olmo2"])
-def test_the_logits_of_any_sequence_of_circuits_are_those_of_whole_passes(name):
+def test_the_logits_of_any_sequence_of_circuits_are_those_of_whole_passes(name, destinations):
     """Switches to and fro, in trials of several rows, from random circuits."""
     model, pairs = tiny(name), placed_pairs(n=3, prefix=2)
     question = Question.ask(model, pairs, "logit_difference", batch_size=2)
-    axis = covering_axis(model.graph, pairs, "spans")
+    axis = covering_axis(model.graph, pairs, "spans", destinations)
     graph, draw = axis.graph, torch.Generator().manual_seed(0)
     with torch.no_grad():
         loss = Loss(question, axis)

@@ -8,8 +8,9 @@ from circuits.engine.ablate_places import ablated_at_places
 from circuits.graph.places import Places, over
 from circuits.question.places import SpanTable
 from circuits.question.question import Question
-from tests.placed_pairs import placed_pairs
-from tests.tiny_models import atol, tiny
+from tests.naive_places import NAIVE, effects_at_places
+from tests.placed_pairs import placed_pairs, spans_of
+from tests.tiny_models import atol, random_hf_model, tiny
 
 SEVERAL = ("gpt2", "llama", "neox", "gemma2", "mistral", "native-attention-only")
 """MHA, grouped keys, parallel blocks, post-norms with soft cap, a sliding window, no MLPs."""
@@ -62,6 +63,23 @@ def test_an_effect_at_a_place_is_the_derivative_of_the_metric_by_that_edge(name)
         moved = ablated_at_places(model.architecture, batch.suffix, near, graph, keep, spans)
         change = question.metric(own, batch.targets) - question.metric(moved, batch.targets)
         assert float(change.mean()) / step == pytest.approx(scores[edge], abs=2e-2 * float(scores.values.abs().max()))
+
+
+@pytest.mark.parametrize("name", NAIVE)
+def test_all_effects_are_those_of_the_naive_pass_token_by_token_and_query_by_query(name):
+    model, naive, pairs = tiny(name), NAIVE[name](random_hf_model(name)), placed_pairs(n=2)
+    options = {"gradient": "clean", "positions": "spans", "destinations": True, "check_sign": False}
+    effects = edge_attribution(model, pairs, **options).to_dict(places=True)
+    twins = [
+        effects_at_places(
+            naive, torch.tensor(pair.clean), torch.tensor(pair.corrupted), pair.answers[0], pair.distractors[0],
+            spans_of(pairs, i),
+        )
+        for i, pair in enumerate(pairs)
+    ]  # fmt: skip
+    wanted = {edge: sum(twin.get(edge, 0.0) for twin in twins) / len(twins) for edge in effects}
+    assert sum(value != 0 for value in wanted.values()) > len(effects) / 3
+    assert effects == pytest.approx(wanted, abs=atol(name) * max(map(abs, wanted.values())))
 
 
 def test_circuits_are_chosen_among_edges_at_places():

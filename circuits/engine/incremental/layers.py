@@ -132,7 +132,7 @@ def incremental_states(
     placed: PlacedGraph | None = None,
 ) -> list[Incremental]:
     """States with every edge kept: one state for all batches, node by node, if that reproduces the model on one device;
-    otherwise one per batch, layer by layer; over places, and always over places with destinations, by whole passes.
+    otherwise one per batch, layer by layer, or over places by whole passes.
 
     Args:
         architecture: the model.
@@ -146,8 +146,7 @@ def incremental_states(
     with held(bridge) as here:
         hooked = on_points(bridge) or bool(here.foreign_hooks)
     spread = len(devices(bridge)) > 1
-    queries = placed is not None and placed.places.destinations
-    if not hooked and not spread and not queries:
+    if not hooked and not spread:
         line = lay_out([batch.suffix for batch in batches])
         run = join_runs(line, [batch.run for batch in batches])
         functions = NodeFunctions(architecture, line, run, tokens)

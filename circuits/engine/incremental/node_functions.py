@@ -10,7 +10,7 @@ from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from circuits.engine.architecture import Architecture
@@ -132,16 +132,33 @@ class NodeFunctions:
         v: Float[Tensor, "#row pair key d_head"],
     ) -> Float[Tensor, "rows token d_head"]:
         """A head's z for all queries or the answers', from all keys and values; an input may have one row for all."""
-        rule, q_slots = self.rules[layer], self.line.to_slots(q)
-        scores = (q_slots * rule.scale) @ k.transpose(-1, -2)
+        return self.line.from_slots(self.attended(layer, head, self.line.to_slots(q), k, v))
+
+    def attended(
+        self,
+        layer: int,
+        head: int,
+        q: Float[Tensor, "#row pair slot d_head"],
+        k: Float[Tensor, "#row pair key d_head"],
+        v: Float[Tensor, "#row pair key d_head"],
+        at: Int[Tensor, "pair query"] | None = None,
+    ) -> Float[Tensor, "rows pair query d_head"]:
+        """`mixed` by pair and slot, for the queries of the last slots, or those of them at `at`."""
+        rule, n_slots = self.rules[layer], q.shape[2]
+
+        def of_queries(x: Shaped[Tensor, "*row pair slot last"]) -> Shaped[Tensor, "*row pair query last"]:
+            return x if at is None else x.gather(-2, at[..., None].expand(*x.shape[:-2], at.shape[1], x.shape[-1]))
+
+        scores = (of_queries(q) * rule.scale) @ k.transpose(-1, -2)
         if rule.softcap is not None:
             scores = rule.softcap * torch.tanh(scores / rule.softcap)
         if rule.slopes is not None:
-            scores = scores - float(rule.slopes[head]) * self.line.distance(q_slots.shape[2]).to(scores.dtype)
-        hidden = self.line.hidden(q_slots.shape[2], rule.window)
+            distance = of_queries(self.line.distance(n_slots))
+            scores = scores - float(rule.slopes[head]) * distance.to(scores.dtype)
+        hidden = self.line.hidden(n_slots, rule.window)
         if hidden is not None:
-            scores = scores.masked_fill(hidden, -torch.inf)
-        return self.line.from_slots(scores.softmax(-1) @ v)
+            scores = scores.masked_fill(of_queries(hidden), -torch.inf)
+        return scores.softmax(-1) @ v
 
     def head_write(
         self, layer: int, head: int, z: Float[Tensor, "row token d_head"]

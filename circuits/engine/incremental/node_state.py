@@ -36,7 +36,7 @@ class NodeState(NodeValues, Incremental):
 
     def logits(self) -> Float[Tensor, "pair d_out"]:
         if self._logits is None:
-            self._logits = self.functions.logits(self.input(self.graph.n_readers - 1))[0]
+            self._logits = self.functions.logits(self.input(len(self.readers) - 1))[0]
         return self._logits
 
     def trial(self, switches: Sequence[Sequence[Edge]]) -> Trial:
@@ -122,7 +122,8 @@ class _NodeTrial(Trial):
         state = self.state
         kept = state.by_reader(state.keep[w]).copy()
         kept[[state.reader_of(column) for writer, column in self.rows if writer == w]] = True
-        readers = np.flatnonzero(kept & (state.start < state.dead)).tolist()
+        there = (state.start >= state.need[w]) & (state.start < state.dead)
+        readers = np.flatnonzero(kept & there).tolist()
         if not readers:
             return
         delta = state.written(w, self.outputs[w] - state.output(w))
@@ -135,7 +136,7 @@ class _NodeTrial(Trial):
                 self._queue_nodes(r)
 
     def logits(self, rows: slice) -> Float[Tensor, "row pair d_out"]:
-        last = self.state.graph.n_readers - 1
+        last = len(self.state.readers) - 1
         if last in self.inputs:
             return self.state.functions.logits(self.inputs[last][rows])
         n = len(range(*rows.indices(len(self.switches))))

@@ -16,6 +16,7 @@ from circuits.engine.capture import Writes, stack
 from circuits.engine.differences import replaced_stream
 from circuits.engine.incremental import Edge
 from circuits.engine.incremental.node_functions import NodeFunctions
+from circuits.graph.graph import Reader
 
 Tokens = slice | Int[Tensor, " token"]
 """Tokens of the line: all from one on, or these."""
@@ -51,7 +52,7 @@ class NodeValues:
         self.difference: Float[Tensor, "writer token d_model"] = stack(architecture, differences, run.final.dtype)[0]
         self.replaced = replaced_stream(architecture, replacement)
         names = {name: w for w, name in enumerate(graph.writer_names)}
-        self.fed = [[names[node] for node in graph.nodes_fed_by(reader)] for reader in graph.reader_nodes]
+        self.fed = [[names[node] for node in graph.nodes_fed_by(reader)] for reader in self.readers]
         self.readers_of: list[list[int]] = [[] for _ in names]
         for r, fed in enumerate(self.fed):
             for w in fed:
@@ -64,6 +65,11 @@ class NodeValues:
         self.outputs: dict[int, Tensor] = {}
         self.projections: dict[int, Tensor] = {}
         self.restart(self.edge_mask)
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Every reader; with destinations, each key and value once for each span of queries."""
+        return self.graph.reader_nodes
 
     @property
     def edge_mask(self) -> Bool[Tensor, "writer reader"]:
@@ -88,12 +94,12 @@ class NodeValues:
         self.start, self.need = self._reach(self.keep)
         self._widened = False
         self._build([int(w) for w in np.flatnonzero(self.need < self.dead)])
-        self._build_input(self.graph.n_readers - 1)
+        self._build_input(len(self.readers) - 1)
 
     def input(self, r: int) -> Float[Tensor, "1 token d_model"]:
         """A live reader's input, from `start[r]` on."""
         known = self.inputs.get(r)
-        return self.run.seen_by(self.graph.reader_nodes[r])[:, self.start[r] :] if known is None else known
+        return self.run.seen_by(self.readers[r])[:, self.start[r] :] if known is None else known
 
     def output(self, w: int) -> Float[Tensor, "1 token d_any"]:
         """A live node's output, from `need[w]` on: a write, or the z of a head that no norm couples to others."""
@@ -108,8 +114,8 @@ class NodeValues:
     def project(self, r: int, seen: Callable[[int], Tensor]) -> dict[int, Float[Tensor, "row *seen d_head"]]:
         """The same from given inputs, of a reader and those that one norm couples with it."""
         peers = self.peers(r)
-        layer, part = self.graph.reader_nodes[r].layer, self.graph.reader_nodes[r].part
-        heads = [head for p in peers if (head := self.graph.reader_nodes[p].head) is not None]
+        layer, part = self.readers[r].layer, self.readers[r].part
+        heads = [head for p in peers if (head := self.readers[p].head) is not None]
         ys = self.functions.projected(layer, part, heads, [seen(p) for p in peers], int(self.start[r]))
         if part != "q":
             ys = [self.functions.with_past(layer, part, head, y) for head, y in zip(heads, ys, strict=True)]
@@ -117,11 +123,11 @@ class NodeValues:
 
     def peers(self, r: int) -> Sequence[int]:
         """The readers whose queries or keys one norm couples, or this one."""
-        reader = self.graph.reader_nodes[r]
+        reader = self.readers[r]
         if reader.head is None or not self.functions.joint_norm(reader.layer, reader.part):
             return (r,)
-        together = self.graph.readers_of(reader.layer, reader.part)
-        return range(together.start, together.stop)
+        first, n = r - reader.head, self.graph.n_heads if reader.part == "q" else self.graph.n_kv_heads
+        return range(first, first + n)
 
     def compute(
         self,
@@ -154,12 +160,16 @@ class NodeValues:
     ) -> Float[Tensor, "row token d_any"]:
         """An MLP's write or a head's z, from its readers' inputs."""
         writer, readers = self.graph.writer_nodes[w], self.readers_of[w]
-        if writer.head is None:
-            output = self.functions.mlp(writer.layer, seen(readers[0]))
-        else:
-            output = self.functions.mixed(writer.layer, writer.head, *(projected(r) for r in readers))
+        alone = writer.head is None
+        output = self.functions.mlp(writer.layer, seen(readers[0])) if alone else self.mixed(w, projected)
         self.computed[w] += len(output)
         return output
+
+    def mixed(self, w: int, projected: Callable[[int], Tensor]) -> Float[Tensor, "row token d_head"]:
+        """A head's z, from its projected inputs."""
+        writer = self.graph.writer_nodes[w]
+        assert writer.head is not None
+        return self.functions.mixed(writer.layer, writer.head, *(projected(r) for r in self.readers_of[w]))
 
     def _coupled(self, w: int) -> bool:
         writer = self.graph.writer_nodes[w]
@@ -208,7 +218,7 @@ class NodeValues:
             kept = self.keep[:, column].copy()
             kept[[w for w, _ in edges]] ^= True
             after = self._summed_input(r, kept, tokens)
-            after = self.run.seen_by(self.graph.reader_nodes[r])[:, tokens] if after is None else after
+            after = self.run.seen_by(self.readers[r])[:, tokens] if after is None else after
             return after - self._stored(self.input(r), int(self.start[r]), tokens)
         total = None
         for w, _ in edges:
@@ -260,16 +270,24 @@ class NodeValues:
     def _reach(self, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`start` and `need` under a mask."""
         dead = self.dead
-        start, need = np.full(self.graph.n_readers, dead), np.full(self.graph.n_writers, dead)
+        start, need = np.full(len(self.readers), dead), np.full(self.graph.n_writers, dead)
         start[-1], keep = self.answers, self.by_reader(keep)
         for w in range(self.graph.n_writers - 1, -1, -1):
             group = self.groups[w]
             need[w] = start[keep[group].any(0)].min(initial=dead)
             if w == group[0] and need[w] < dead:
                 need[group] = need[w]
-                for r in {r for each in group for r in self.readers_of[each]}:
-                    start[r] = 0 if self.graph.reader_nodes[r].part in ("k", "v") else need[w]
+                for r in {r for each in group for r in self.readers_of[each] if self.is_read(r)}:
+                    start[r] = 0 if self.readers[r].part in ("k", "v") else need[w]
         return start, need
+
+    def is_read(self, r: int) -> bool:
+        """Whether an output that reaches `logits` depends on a reader of a live node; over places, not on all of them."""
+        return True
+
+    def outdated(self) -> Sequence[int]:
+        """Readers whose stored input is wrong at tokens that are read now and were not before; only over places."""
+        return ()
 
     def widen(self, restored: Sequence[Edge]) -> None:
         """Adds the nodes that restoring these edges would make live; restoring is then a change like any other."""
@@ -282,19 +300,21 @@ class NodeValues:
 
     def settle(self, writers: Sequence[int]) -> None:
         """Drops values that are no longer needed, after out-edges of these writers were switched."""
-        if self._widened or any(
-            self.start[self.by_reader(self.keep[self.groups[w]]).any(0)].min(initial=self.dead) != self.need[w]
-            for w in writers
-        ):
+        if self._widened or any(self.is_elsewhere(w) for w in writers):
             self._set_reach(*self._reach(self.keep))
             self._widened = False
+
+    def is_elsewhere(self, w: int) -> bool:
+        """Whether a writer is now needed at other tokens than `need` says."""
+        read = self.by_reader(self.keep[self.groups[w]]).any(0)
+        return bool(self.start[read].min(initial=self.dead) != self.need[w])
 
     def _set_reach(self, start: np.ndarray, need: np.ndarray) -> None:
         """Cuts values needed from a later token now, drops dead ones, and rebuilds those needed from an earlier one."""
         old_start, old_need = self.start, self.need
         self.start, self.need = start, need
         # Keys and values cover the prefix and all tokens: they are kept whole or dropped.
-        whole = {r for r in self.projections if self.graph.reader_nodes[r].part != "q"}
+        whole = {r for r in self.projections if self.readers[r].part != "q"}
         for values, old, new in (
             (self.inputs, old_start, start),
             (self.projections, old_start, start),
@@ -305,7 +325,13 @@ class NodeValues:
                 value = values.pop(i)
                 if old[i] < new[i] < self.dead and not (values is self.projections and i in whole):
                     values[i] = value[:, new[i] - old[i] :]
-        self._build([int(w) for w in np.flatnonzero(need < old_need)])
+        rebuilt = need < old_need
+        for r in self.outdated():
+            self.inputs.pop(r, None)
+            for peer in self.peers(r):
+                self.projections.pop(peer, None)
+            rebuilt[self.fed[r]] = True
+        self._build([int(w) for w in np.flatnonzero(rebuilt & (need < self.dead))])
 
     def _build(self, writers: Sequence[int]) -> None:
         """Computes live nodes in order, from the mask and earlier nodes; unchanged ones stay the clean run's."""
@@ -333,7 +359,7 @@ class NodeValues:
 
     def _summed_input(self, r: int, kept: np.ndarray, tokens: Tokens) -> Float[Tensor, "1 token d_model"] | None:
         """A reader's input with these in-edges at some tokens, by the shorter sum of `Ablated`; None: the clean run's."""
-        reader = self.graph.reader_nodes[r]
+        reader = self.readers[r]
         n = reader.n_writers
         changes = [
             c for w in sorted(self.outputs) if w < n and kept[w] and (c := self._change_at(w, r, tokens)) is not None

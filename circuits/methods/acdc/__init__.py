@@ -14,8 +14,7 @@ of heads shares are tested once.
 With `positions="spans"` an edge is tested at one span at a time: its reader reads the replacement at the tokens of that span only.
 A reader at a span is then a reader of its own, with its own test of its whole input. The order is as before, with the spans of a
 reader from the last to the first: all edges of `a5.h2<k>@end`, from the latest writer, before those of `a5.h2<k>@S2`. With
-`destinations`, keys and values are tested for the queries of one span at a time: of `a5.h2<k>@S2`, `=>end` before `=>S2+`. These
-tests take a whole pass each (several, see `engine.by_query`), so they suit small models, and circuits found by another method.
+`destinations`, keys and values are tested for the queries of one span at a time: of `a5.h2<k>@S2`, `=>end` before `=>S2+`.
 
 Tests are speculative: row i of a batch assumes that edges 1 … i are removed, and rows are read up to the first edge that is kept.
 The result is that of the sequential search. Each row computes only what a change reaches (`engine.incremental`).
@@ -31,7 +30,7 @@ import torch
 
 from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
-from circuits.graph.places import PlacedGraph, Places
+from circuits.graph.places import Places
 from circuits.methods.acdc.loss import Loss
 from circuits.methods.acdc.record import STEPS_FILE, Record
 from circuits.methods.acdc.search import MOST_ROWS, Report, Rules, Search, Tally
@@ -345,8 +344,6 @@ def _discovered(
 def _notes(circuit: Circuit) -> tuple[str, ...]:
     if circuit.provenance.get("search", {}).get("by_node", True):
         return ()
-    if isinstance(circuit.graph, PlacedGraph) and circuit.graph.places.destinations:
-        return ("with destinations every test is a whole pass, which is slower than node by node",)
     how = "whole layers were computed" if circuit.places is None else "every test was a whole pass"
     return (f"this architecture has no description node by node: {how}, which is slower",)
 
