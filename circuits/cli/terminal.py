@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.methods.catalogue import declared
-from circuits.results.wording import metric_name
+from circuits.results.wording import counted, metric_name
 
 if TYPE_CHECKING:
     from circuits.model import Model
@@ -86,7 +86,7 @@ def _edge_rows(result: "Discovery") -> list[tuple[str, str]]:
         ("nodes of the circuit", str(numbers["nodes"])),
         ("faithfulness", _decimal(numbers["faithfulness"])),
         (
-            f"faithfulness of {len(numbers['random_circuits'])} random circuits",
+            f"faithfulness of {counted(len(numbers['random_circuits']), 'random circuit')}",
             _decimal(numbers["random_faithfulness"]),
         ),
     ]
@@ -108,8 +108,10 @@ def _search_rows(result: "Discovery") -> list[tuple[str, str]]:
         return [("edges requested", str(result.options["edges"])), (objective, _decimal(training["metric"]))]
     if search is None:
         return [("edges chosen before dead ends were pruned", str(result.options["edges"]))]
-    closest = search["closest"]
+    closest, asked = search["closest"], result.provenance.get("options", {})
+    found = [("threshold found", f"{asked['threshold']:.3g}")] if "wanted" in asked else []
     return [
+        *found,
         ("tests made, of edges", f"{search['tests']}, {search['edges_tested']}"),
         ("closest change to the threshold", "–" if closest is None else f"{closest:.2g}"),
     ]
@@ -126,6 +128,9 @@ def _strongest_edges(result: "Discovery") -> Any:
         for edge, score, stderr in strongest
     ]
     columns = {"edge": False, "in the circuit": False, quantity.name: True, "std. error": True}
+    if all(math.isnan(stderr) for *_, stderr in strongest):  # a search, or a single prompt
+        del columns["std. error"]
+        rows = [row[:-1] for row in rows]
     return table("strongest edges", columns, rows)
 
 
@@ -187,7 +192,9 @@ def _digits(values: Iterable[float | None], least: int) -> int:
 
 
 def _decimal(value: float | None, digits: int = 3, plus: str = "") -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:{plus}.{digits}f}"
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:{plus}.{digits}f}"  # + 0.0: no -0.000
 
 
 def json_line(value: Any) -> str:

@@ -27,3 +27,11 @@ def plain_number(value: object, digits: int = 3) -> str:
         return mantissa.replace("-", "−")
     raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{mantissa.replace('-', '−')} × 10{raised}"
+
+
+def counted(n: int, what: str) -> str:
+    """
+    >>> counted(1, "random circuit"), counted(2000, "edge")
+    ('1 random circuit', '2,000 edges')
+    """
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
