@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import torch
 
 from circuits.errors import InputError
-from circuits.evaluation.comparison import Comparison
+from circuits.evaluation.comparison import CIRCUIT, Comparison
 from circuits.evaluation.counterfactual import Counterfactuals
 from circuits.pages.comparison_tables import circuits_table, comparison_findings, methods_table
 from circuits.plots.figure import Figure, subplots, write_cells
@@ -84,7 +84,7 @@ def _said(found: Comparison) -> list[str]:
     if found.judge is not None:
         sentences.append(f"The scores are judged by fresh ablations: {found.judge}.")
     without = [name for name in found.scores if name not in found.faithfulness]
-    circuits = [name for name in without if name.endswith(" circuit")]
+    circuits = [name for name in without if name.endswith(CIRCUIT)]
     alone = [name for name in without if name not in circuits]
     if alone and found.faithfulness:
         sentences.append(f"Scores alone have no faithfulness: {', '.join(alone)}.")
@@ -94,9 +94,10 @@ def _said(found: Comparison) -> list[str]:
 
 
 def rank_figure(found: Comparison) -> Figure:
-    """Rank correlations between methods, as a matrix."""
-    names = [escaped(name) for name in found.methods]
-    rank, low, high = found.rank.tolist(), found.low.tolist(), found.high.tolist()
+    """Rank correlations between methods, as a matrix; without circuits whose scores are there."""
+    kept = [i for i, name in enumerate(found.methods) if name in found.leading]
+    names = [escaped(found.methods[i]) for i in kept]
+    rank, low, high = (table[kept][:, kept].tolist() for table in (found.rank, found.low, found.high))
     hover = [
         [f"{a} and {b}<br>{rank[i][j]:.3f} ({low[i][j]:.3f} to {high[i][j]:.3f})" for j, b in enumerate(names)]
         for i, a in enumerate(names)
@@ -190,7 +191,7 @@ def circuits_figure(found: Comparison) -> Figure:
             x=[float(prediction.predicted.mean()) for prediction in found.circuits],
             y=[float(getattr(prediction, part).mean()) for prediction in found.circuits],
             hovertext=[f"{escaped(prediction.circuit)} ({prediction.n_edges} edges, {prediction.n_nodes} components)" for prediction in found.circuits],
-            text=[escaped(prediction.circuit.removesuffix(" circuit")) for prediction in found.circuits], textposition="top center",
+            text=[escaped(prediction.circuit.removesuffix(CIRCUIT)) for prediction in found.circuits], textposition="top center",
             mode="markers+text", name=name, hovertemplate="%{hovertext}<br>predicted %{x:.3g}<br>measured %{y:.3g}<extra></extra>",
             marker={"size": 10, "symbol": MARKERS[i], "color": COLOURS[i]},
         )  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from circuits.evaluation.comparison import Comparison
+from circuits.evaluation.comparison import CIRCUIT, Comparison
 
 Rows = tuple[str, Sequence[str], list[list[str]]]
 """Title, column headings and rows."""
@@ -27,9 +27,8 @@ def tables(found: Comparison) -> list[Rows]:
 
 def comparison_findings(found: Comparison) -> tuple[str, str]:
     """The methods that agree most and least, and the most faithful circuit or the scores that best predict ablations."""
-    pairs = [
-        (float(found.rank[i, j]), a, b) for i, a in enumerate(found.methods) for j, b in enumerate(found.methods[:i])
-    ]
+    leading = [(i, name) for i, name in enumerate(found.methods) if name in found.leading]
+    pairs = [(float(found.rank[i, j]), a, b) for at, (i, a) in enumerate(leading) for j, b in leading[:at]]
     pairs = sorted((pair for pair in pairs if not math.isnan(pair[0])), reverse=True)
     first = f"No two of the {len(found.methods)} results can be ranked against each other."
     if pairs:
@@ -39,7 +38,7 @@ def comparison_findings(found: Comparison) -> tuple[str, str]:
     means = {
         name: [c.mean for c in each.values() if not math.isnan(c.mean)] for name, each in found.counterfactual.items()
     }
-    judged = {name: sum(known) / len(known) for name, known in means.items() if known}
+    judged = {name: sum(means[name]) / len(means[name]) for name in found.leading if means.get(name)}
     faithful = {name: value for name, value in found.faithfulness.items() if not math.isnan(value)}
     second = "Nothing was ablated, so it is not known which of them is right."
     if judged:
@@ -47,7 +46,7 @@ def comparison_findings(found: Comparison) -> tuple[str, str]:
         second = f"{best} predicts fresh ablations best (mean correlation {judged[best]:.2f})."
     elif faithful:
         best = max(faithful, key=lambda name: faithful[name])
-        second = f"The {best.removesuffix(' circuit')} circuit has the highest faithfulness ({faithful[best]:.2f})."
+        second = f"The {best.removesuffix(CIRCUIT)} circuit has the highest faithfulness ({faithful[best]:.2f})."
     return first, second
 
 
