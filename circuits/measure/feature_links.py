@@ -1,33 +1,37 @@
-"""The edges between chosen nodes of a model with dictionaries: which there are, what their sources write, and what their targets read.
+"""The edges between chosen nodes of a model with dictionaries: which there are, and what their sources write.
 
-A source writes to the residual stream: `input`, a head, an MLP, or a feature, an error or a skip of what an MLP or attention writes. A
-target reads it: a head's query, key or value, an MLP, `logits`, or a part of an MLP's dictionary. A feature reads through its encoder and
-the norm before it; an autoencoder of an MLP's write reads through the MLP. The parts of a dictionary of an MLP together read what the MLP
-reads: its error reads the rest. The same holds for what they write, so sums over parts are the edges of the whole.
+A source writes to the residual stream: `input`, a head, an MLP, or a part (feature, error or skip) of a dictionary. A part of `hook_z`
+writes through `W_O`, and a part of the stream is already in it: every later reader sees it. A target reads the stream: a head's query, key
+or value, an MLP, `logits`, or a part of a dictionary. Parts of an MLP's dictionary together read what the MLP reads, parts of attention's
+(`attn_out`, `hook_z`) what all queries, keys and values of the layer read, and parts of the stream's the stream at their place
+(`measure.feature_reading`). An edge is the direct path through the stream. A dictionary of the stream in between does not interrupt it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.dictionaries.dictionary import Dictionary
-from circuits.engine.architecture import Architecture, Block
 from circuits.engine.capture import Writes, expanded_heads
-from circuits.engine.insertion import Insertion, Key
-from circuits.engine.live_run import LiveRun
-from circuits.engine.norms import Norm
+from circuits.engine.insertion import Key
 from circuits.engine.patch import Values, record_values
 from circuits.errors import InputError
+from circuits.graph.graph import Graph
 from circuits.graph.nodes import Site, find_site
 from circuits.measure.component_runs import Replacements
 from circuits.model import Model
 from circuits.question.question import Batch, Question
 
-PLACES = ("m", "a")
-"""Places whose parts write to the stream: MLPs and attention."""
+STREAM = ("resid_pre", "resid_mid", "resid_post")
+"""Places of the residual stream itself."""
+ATTENTION = {"a": "attn_out", "z": "z"}
+"""Places of attention, and their hook points."""
+
+
+def place_of(site: Site) -> str:
+    """The kind of place of a part: `m`, `a`, `z` or a key of `STREAM`."""
+    return site.point.rpartition(":")[2].rstrip("0123456789")
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,24 @@ class Target:
 
     Attributes:
         name: of the reader, or of the part.
-        reader: index of the graph's reader that it is or is a part of.
+        readers: indices of the graph's readers that it is or is a part of; none for a part of the stream.
+        n_writers: number of the graph's writers before it.
         site: of a part of a dictionary; None: a reader of the graph.
     """
 
     name: str
-    reader: int
+    readers: tuple[int, ...]
+    n_writers: int
     site: Site | None = None
+
+    def sees(self, source: Source) -> bool:
+        """Whether there is an edge from this source. Two parts of one place of the stream do not see each other."""
+        same_kind = (
+            self.site is not None
+            and source.site is not None
+            and {place_of(self.site), place_of(source.site)} <= {*STREAM}
+        )
+        return source.last + same_kind < self.n_writers
 
 
 @dataclass(frozen=True)
@@ -78,19 +93,14 @@ class Links:
         """All edges between these nodes, and from them to `logits`.
 
         Raises:
-            InputError: an unknown node, or a part of a dictionary of the residual stream or of heads' values, which has no edges.
+            InputError: an unknown node.
         """
-        graph, names = model.graph, list(dict.fromkeys(nodes))
+        names = list(dict.fromkeys(nodes))
         sources = [_source(model, name) for name in names if name != "logits"]
         targets = [target for name in names if name not in ("input", "logits") for target in _targets(model, name)]
-        targets.append(Target("logits", graph.reader_index("logits")))
+        targets.append(_target(model, "logits"))
         targets = list(dict.fromkeys(targets))
-        edges = [
-            (s, t)
-            for t, target in enumerate(targets)
-            for s, source in enumerate(sources)
-            if source.last < graph.reader_nodes[target.reader].n_writers
-        ]
+        edges = [(s, t) for t, target in enumerate(targets) for s, source in enumerate(sources) if target.sees(source)]
         return cls(tuple(sources), tuple(targets), tuple(edges))
 
     @classmethod
@@ -108,7 +118,7 @@ class Links:
             if not arrow:
                 raise InputError(f"{name!r} is not an edge; expected a name such as f:m3.12->a5.h2<k>")
             source, target = _source(model, left), _target(model, right)
-            if not source.last < model.graph.reader_nodes[target.reader].n_writers:
+            if not target.sees(source):
                 raise InputError(f"there is no edge {name!r}: {left} comes after {right}")
             sources.setdefault(left, source)
             targets.setdefault(right, target)
@@ -125,13 +135,16 @@ class Links:
         """The activations whose gradients the targets need."""
         keys: set[Key] = set()
         for target in self.targets:
-            reader = model.graph.reader_nodes[target.reader]
-            if reader.part in ("q", "k", "v"):
-                keys.add((reader.layer, reader.part))
-            elif reader.part == "mlp":
-                keys |= {(reader.layer, "mlp_in"), (reader.layer, "mlp_out")}
-                if model.architecture.blocks[reader.layer].resid_mid is not None:
-                    keys.add((reader.layer, "resid_mid"))
+            for reader in (model.graph.reader_nodes[number] for number in target.readers):
+                if reader.part in ("q", "k", "v"):
+                    keys.add((reader.layer, reader.part))
+                elif reader.part == "mlp":
+                    keys |= {(reader.layer, "mlp_in"), (reader.layer, "mlp_out")}
+                    if model.architecture.blocks[reader.layer].resid_mid is not None:
+                        keys.add((reader.layer, "resid_mid"))
+            place = "" if target.site is None else place_of(target.site)
+            if target.site is not None and place in (*ATTENTION, "resid_mid"):
+                keys.add((target.site.layer, ATTENTION.get(place, "attn_out")))
         return sorted(keys)
 
 
@@ -142,21 +155,25 @@ def _source(model: Model, name: str) -> Source:
             raise InputError(f"there is no node {name!r} that writes to the residual stream")
         return Source(name, graph.writer_index(name))
     site = find_site(graph, name, model.widths)
-    place = site.point.rpartition(":")[2].rstrip("0123456789")
-    if place not in PLACES:
-        raise InputError(
-            f"{name} has no edges: only parts of what an MLP (mlp_out, transcoder) or attention (attn_out) writes do"
-        )
+    place = place_of(site)
+    if place in STREAM:
+        return Source(name, _in_stream(graph, site) - 1, site)
     last = graph.mlp_writer(site.layer) if place == "m" else graph.head_writers(site.layer).stop - 1
     return Source(name, last, site)
+
+
+def _in_stream(graph: Graph, site: Site) -> int:
+    """Number of writers whose sum the stream is at that place."""
+    if place_of(site) == "resid_mid":
+        return graph.head_writers(site.layer).stop
+    return graph.n_writers_before_layer(site.layer + (place_of(site) == "resid_post"))
 
 
 def _targets(model: Model, name: str) -> list[Target]:
     """What a node reads: a head its query, key and value."""
     graph = model.graph
     if ":" in name:
-        site = find_site(graph, name, model.widths)
-        return [_target(model, name)] if site.point.endswith(f":m{site.layer}") else []
+        return [_target(model, name)]
     writer = graph.writer_nodes[graph.writer_index(name)]
     if writer.kind == "mlp":
         return [_target(model, name)]
@@ -164,7 +181,7 @@ def _targets(model: Model, name: str) -> list[Target]:
     shared = graph.n_heads // graph.n_kv_heads
     readers = [graph.readers_of(writer.layer, "q").start + writer.head]
     readers += [graph.readers_of(writer.layer, part).start + writer.head // shared for part in ("k", "v")]
-    return [Target(graph.reader_names[r], r) for r in readers]
+    return [_target(model, graph.reader_names[r]) for r in readers]
 
 
 def _target(model: Model, name: str) -> Target:
@@ -174,11 +191,15 @@ def _target(model: Model, name: str) -> Target:
             raise InputError(
                 f"there is no {name!r} that reads the residual stream; expected such as a5.h2<k>, m5, f:m5.3 or logits"
             )
-        return Target(name, graph.reader_index(name))
+        number = graph.reader_index(name)
+        return Target(name, (number,), graph.reader_nodes[number].n_writers)
     site = find_site(graph, name, model.widths)
-    if not site.point.endswith(f":m{site.layer}"):
-        raise InputError(f"{name} cannot be the target of an edge: only parts of a dictionary of an MLP are")
-    return Target(name, graph.readers_of(site.layer, "mlp").start, site)
+    if place_of(site) in STREAM:
+        return Target(name, (), _in_stream(graph, site), site)
+    parts = ("mlp",) if place_of(site) == "m" else ("q", "k", "v")
+    slices = [graph.readers_of(site.layer, part) for part in parts]
+    readers = tuple(number for one in slices for number in range(one.start, one.stop))
+    return Target(name, readers, graph.reader_nodes[readers[0]].n_writers, site)
 
 
 class Differences:
@@ -195,28 +216,31 @@ class Differences:
         self.logits, self.clean = question.clean_run(batch.suffix)
         self.replacement = question.replacement(batch.suffix, self.clean)
         self.writes: Writes = self.clean.combine(self.replacement, lambda a, b: a.to(wide) - b.to(wide))
-        own: Values = {}
-        values: Values = {}
+        self.own: Values = {}
+        self.values: Values = {}
         if replacements.sites:
-            own = record_values(model.architecture, batch.suffix.clean_tokens, replacements.sites)[1]
-            values = replacements.values(question, batch, own)
-        self.parts = {key: own[key].to(wide) - values[key].to(wide) for key in own}
+            self.own = record_values(model.architecture, batch.suffix.clean_tokens, replacements.sites)[1]
+            self.values = replacements.values(question, batch, self.own)
 
     @staticmethod
     def replacements(question: Question, links: Links) -> Replacements:
         """The replacement values of the parts that write."""
         keys = dict.fromkeys((s.site.layer, s.site.point) for s in links.sources if s.site is not None)
+        # Behind a norm, what a part of z writes depends on the whole of z.
+        blocks = question.model.architecture.blocks
+        keys |= {
+            (layer, f"w:{point[2:]}"): None
+            for layer, point in keys
+            if point[2] == "z" and not blocks[layer].linear_heads
+        }
         return Replacements.of(question, tuple(Site(key[1], *key, None) for key in keys))
 
     def write(self, number: int) -> Float[Tensor, "batch pos d_model"]:
         """The difference of what a source writes."""
         source, architecture = self.sources[number], self.question.model.architecture
         if source.site is not None:
-            part = self.parts[source.site.layer, source.site.point]
-            if source.site.index is None:
-                return part
-            row = architecture.inserted[source.site.point.rpartition(":")[2]].coder.W_dec[source.site.index]
-            return part[..., source.site.index, None] * row.to(part.dtype)
+            clean, replaced = (self._part(source.site, values) for values in (self.own, self.values))
+            return clean - replaced
         writer = architecture.graph.writer_nodes[source.last]
         if writer.kind == "input":
             return self.writes.embedding
@@ -227,94 +251,18 @@ class Differences:
         heads = expanded_heads(architecture.blocks[writer.layer], self.writes.heads[writer.layer])
         return heads[:, :, writer.head]
 
-
-class Reading:
-    """The gradients of one run at what the targets read, at the residual stream."""
-
-    def __init__(
-        self, model: Model, architecture: Architecture, links: Links, live: LiveRun, dtype: torch.dtype
-    ) -> None:
-        self.model, self.architecture, self.live, self.dtype = model, architecture, live, dtype
-        keys = links.keys(model)
-        self.gradients, along = live.gradients(keys, again=True)
-        self.final = along[-1].detach()
-
-    def of(self, target: Target) -> Float[Tensor, "batch pos d_model"]:
-        """The gradient of the metric through this target, at its input from the stream."""
-        reader = self.model.graph.reader_nodes[target.reader]
-        if reader.part == "logits":
-            return self.final.to(self.dtype)
-        block = self.architecture.blocks[reader.layer]
-        if reader.part == "mlp":
-            return self._of_mlp(block) if target.site is None else self._of_part(block, target.site)
-        assert reader.head is not None
-        g = self.gradients[block.layer, reader.part][:, :, reader.head].to(self.dtype)
-        weight = block.projection(reader.part)[reader.head].to(self.dtype)
-        return _back(block.attn_norm, self.live.stream[block.layer].detach().to(self.dtype), g @ weight.T)
-
-    def _of_mlp(self, block: Block) -> Tensor:
-        return _back(block.mlp_norm, self._stream(block), self.gradients[block.layer, "mlp_in"].to(self.dtype))
-
-    def _of_part(self, block: Block, site: Site) -> Tensor:
-        kind, _, place = site.point.rpartition(":")
-        insertion = self.architecture.inserted[place]
-        coder = insertion.coder
-        assert isinstance(coder, Dictionary)
-        written = self.gradients[block.layer, "mlp_out"].to(coder.W_dec.dtype)
-        if kind == "s":
-            assert coder.skip is not None
-            return self._from_read(block, insertion, written @ coder.skip)
-        read = coder.encoder_input(self._read(block, insertion))
-        if kind == "f":
-            i = site.index
-            slope = coder.activation.slope(read @ coder.W_enc, coder.b_enc)[..., i]
-            return self._from_read(
-                block, insertion, ((written @ coder.W_dec[i]) * slope)[..., None] * coder.W_enc[:, i]
-            )
-        slope = coder.activation.slope(read @ coder.W_enc, coder.b_enc)
-        explained = self._from_read(block, insertion, ((written @ coder.W_dec.T) * slope) @ coder.W_enc.T)
-        if coder.skip is not None:
-            explained = explained + self._from_read(block, insertion, written @ coder.skip)
-        return self._of_mlp(block) - explained
-
-    def _read(self, block: Block, insertion: Insertion) -> Tensor:
-        """What the encoder reads in this run."""
-        coder = insertion.coder
-        assert isinstance(coder, Dictionary)
-        reads = coder.site.reads
-        if reads == "resid_mid":
-            return self._stream(block)
-        if reads == "mlp_normalized":
-            return _plain(block.mlp_norm)(self._stream(block))
-        return self.live.values[block.layer, "mlp_in" if reads == "mlp_in" else "mlp_out"].detach()
-
-    def _from_read(self, block: Block, insertion: Insertion, g: Tensor) -> Tensor:
-        """A gradient at what the encoder reads, at the stream."""
-        coder = insertion.coder
-        assert isinstance(coder, Dictionary)
-        reads = coder.site.reads
-        if reads == "resid_mid":
-            return g.to(self.dtype)
-        if reads == "mlp_out":
-            out, into = (self.live.values[block.layer, point] for point in ("mlp_out", "mlp_in"))
-            g = torch.autograd.grad(out, into, g.to(out.dtype), retain_graph=True)[0]
-        norm = _plain(block.mlp_norm) if reads == "mlp_normalized" else block.mlp_norm
-        return _back(norm, self._stream(block), g.to(self.dtype))
-
-    def _stream(self, block: Block) -> Tensor:
-        """The stream before the norm of an MLP."""
-        if block.resid_mid is not None:
-            return self.live.values[block.layer, "resid_mid"].detach().to(self.dtype)
-        if block.parallel:
-            return self.live.stream[block.layer].detach().to(self.dtype)
-        return self.live.values[block.layer, "mlp_in"].detach().to(self.dtype)
-
-
-def _plain(norm: Norm) -> Norm:
-    """The norm without its weight and bias."""
-    return replace(norm, weight=None, bias=None)
-
-
-def _back(norm: Norm, x: Tensor, g: Tensor) -> Tensor:
-    """A gradient at a norm's output, at its input."""
-    return norm.vjp(x, g.clone()[None])[0]
+    def _part(self, site: Site, values: Values) -> Float[Tensor, "batch pos d_model"]:
+        """What a part writes, with the values of one run."""
+        place, architecture = site.point.rpartition(":")[2], self.question.model.architecture
+        block, wide = architecture.blocks[site.layer], self.question.sum_dtype
+        part = values[site.layer, site.point].to(wide)
+        if site.index is not None:
+            part = part[..., site.index, None] * architecture.inserted[place].coder.W_dec[site.index].to(wide)
+        if place_of(site) != "z":
+            return part
+        weight = block.output_projection.to(wide).flatten(0, 1)
+        write = part @ weight * block.scale
+        if block.post_norm is None:
+            return write
+        total = values[site.layer, f"w:{place}"].to(wide) @ weight
+        return block.post_norm.frozen(total if block.output_bias is None else total + block.output_bias.to(wide), write)

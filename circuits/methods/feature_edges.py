@@ -5,13 +5,11 @@ For an edge from u into a reader r of the residual stream (EAP; Syed et al. 2023
 
     effect(u->r) ≈ Σ_positions (clean_u - replaced_u) · ∂metric/∂(what r reads)
 
-where u writes f_i W_dec[i] if it is a feature. If r is a feature f_j of an MLP's dictionary, the gradient passes through f_j alone:
-
-    ∂metric/∂(what f_j reads) = (∂metric/∂(MLP's write) · W_dec[j]) f_j' W_enc[:, j]
-
-and from there through the norm to the stream (for an autoencoder of the MLP's write, through the MLP first). The error reads the rest of
-what the MLP reads. Hence the effects over all parts of a dictionary, as sources or as targets, add up to the effect of the edge of the
-whole MLP, to rounding. Per prompt, signed; positive = the edge helps.
+where u writes f_i W_dec[i] if it is a feature (through `W_O` if it is one of `hook_z`). If r is a feature, the gradient passes through this
+feature and its encoder alone (`measure.feature_reading`); the error reads the rest. Hence the effects over all parts of a dictionary, as
+sources or as targets, add up to those of the whole, to rounding: of the MLP's edges, of the edges of all heads of the layer (`attn_out`,
+`hook_z`), or for a dictionary of the stream of all earlier writers (sources), and of all later readers (targets). Per prompt, signed;
+positive = the edge helps.
 
 - `gradient="clean"`: at the clean run; `ig`: averaged over the path of inputs (EAP-IG, Hanna et al. 2024, 2403.17806); `relp`: with RelP's rules
   for norms and MLPs (Rezaei Jafari et al. 2025, 2508.21258), and the encoder's own gradient.
@@ -29,13 +27,15 @@ from torch import Tensor
 
 from circuits.dictionaries.dictionary import Dictionary
 from circuits.dictionaries.insert import with_dictionaries
-from circuits.engine.hooks import inference_state, run
+from circuits.engine.architecture import Architecture
+from circuits.engine.hooks import Hook, inference_state, run
 from circuits.engine.inserted import edits, records
 from circuits.engine.insertion import Key
 from circuits.engine.readers import ShiftedReaders
 from circuits.engine.relp_rules import relevance
 from circuits.errors import InputError
-from circuits.measure.feature_links import Differences, Links, Reading
+from circuits.measure.feature_links import STREAM, Differences, Links, Target, place_of
+from circuits.measure.feature_reading import Reading
 from circuits.methods.options import OFFSETS
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -79,8 +79,7 @@ def feature_edges(
         batch_size: pairs at a time; results do not depend on it.
 
     Raises:
-        InputError: an unknown node or option, a part of a dictionary that has no edges (of the residual stream, or of heads' values), or a
-            metric without a gradient.
+        InputError: an unknown node or option, or a metric without a gradient.
         ModelError: `relp` has no rule for a part of the model.
     """
     if isinstance(nodes, str):
@@ -163,7 +162,7 @@ def exact_feature_edges(
         dictionaries, metric, ablation, batch_size: see `feature_edges`.
 
     Raises:
-        InputError: an unknown edge, or a target whose encoder does not read the MLP's input.
+        InputError: an unknown edge, or a target whose encoder does not read the MLP's input in a model with parallel blocks.
     """
     if isinstance(edges, str):
         raise InputError(f"edges must be a list of names, got the text {edges!r}")
@@ -171,46 +170,60 @@ def exact_feature_edges(
     links = Links.named(question.model, edges)
     effects = torch.zeros(len(links.edges), len(pairs), dtype=torch.float64)
     for target in links.targets:
-        _check_reads(question.model, target.name, None if target.site is None else target.site.point)
+        _check_reads(question.model, target)
     with inference_state(question.model.bridge), torch.no_grad():
         replacements = Differences.replacements(question, links)
         for batch in question.batches():
             differences = Differences(question, batch, links, replacements)
             clean = question.metric(differences.logits, batch.targets)
             for number, (source, target) in enumerate(links.edges):
-                changed = _shifted(question, batch, links, target, -differences.write(source).to(question.model.dtype))
+                shift = -differences.write(source).to(question.model.dtype)
+                changed = _shifted(question, batch, links.targets[target], shift)
                 effects[number, batch.index] = (clean - changed).to("cpu", torch.float64)
     origin = provenance(question, "exact_feature_edges", {"edges": list(edges)})
     return FeatureEdges(links.names, effects * question.metric.sign, origin)
 
 
-def _check_reads(model: Model, name: str, point: str | None) -> None:
-    if point is None:
+def _check_reads(model: Model, target: Target) -> None:
+    if (
+        target.site is None
+        or place_of(target.site) != "m"
+        or model.architecture.blocks[target.site.layer].resid_mid is not None
+    ):
         return
-    coder = model.architecture.inserted[point.rpartition(":")[2]].coder
+    coder = model.architecture.inserted[target.site.point.rpartition(":")[2]].coder
     assert isinstance(coder, Dictionary)
     if coder.site.reads not in ("mlp_in", "mlp_out"):
         raise InputError(
-            f"exact effects of edges into {name} need an encoder of mlp_in or mlp_out, and its encoder reads {coder.site.reads}"
+            f"exact effects of edges into {target.name} need an encoder of mlp_in or mlp_out, and its encoder reads {coder.site.reads}"
         )
 
 
 def _shifted(
-    question: Question, batch: Batch, links: Links, number: int, shift: Float[Tensor, "batch pos d_model"]
+    question: Question, batch: Batch, target: Target, shift: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, " pair"]:
     """The metric if one target alone sees the stream with a shift."""
-    architecture, target = question.model.architecture, links.targets[number]
-    tokens, shifted = (
-        batch.suffix.clean_tokens,
-        ShiftedReaders(question.model.architecture, {target.reader: shift}).hooks(),
-    )
+    architecture, tokens = question.model.architecture, batch.suffix.clean_tokens
     if target.site is None:
+        shifted = ShiftedReaders(architecture, {target.readers[0]: shift}).hooks()
         return question.metric(run(architecture, tokens, shifted), batch.targets)
     key: Key = (target.site.layer, target.site.point)
     seen: dict[Key, Tensor] = {}
-    run(architecture, tokens, [*shifted, *records(architecture, [key], seen.__setitem__)])
+    run(architecture, tokens, [*_shifts(architecture, target, shift), *records(architecture, [key], seen.__setitem__)])
     replaced = partial(_placed, seen[key], target.site.index)
     return question.metric(run(architecture, tokens, edits(architecture, {key: replaced})), batch.targets)
+
+
+def _shifts(architecture: Architecture, target: Target, shift: Float[Tensor, "batch pos d_model"]) -> list[Hook]:
+    """Hooks that shift what a part of a dictionary reads; only the part's value is used of such a run."""
+    assert target.site is not None
+    place, block = place_of(target.site), architecture.blocks[target.site.layer]
+    at = block.resid_mid if place == "m" else None
+    if place in STREAM:
+        at = architecture.inserted[target.site.point.rpartition(":")[2]].at
+    if at is None:
+        return ShiftedReaders(architecture, dict.fromkeys(target.readers, shift)).hooks()
+    return [(at, lambda x: x + shift.to(x.device, x.dtype))]
 
 
 def _placed(value: Tensor, index: int | None, x: Tensor) -> Tensor:
