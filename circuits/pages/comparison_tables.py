@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from circuits.evaluation.comparison import CIRCUIT, Comparison
+from circuits.results.wording import fixed
 
 Rows = tuple[str, Sequence[str], list[list[str]]]
 """Title, column headings and rows."""
@@ -57,7 +58,7 @@ def methods_table(found: Comparison) -> Rows:
     for name in found.methods:
         judged = found.counterfactual.get(name, {})
         cells = [
-            "–" if math.isnan(c.mean) else f"{c.mean:.2f} ({_share(c.low)} to {_share(c.high)})"
+            "–" if math.isnan(c.mean) else f"{_share(c.mean)} ({_share(c.low)} to {_share(c.high)})"
             for c in judged.values()
         ]
         rows.append([name, *cells, _share(found.faithfulness.get(name, math.nan))])
@@ -75,7 +76,7 @@ def circuits_table(found: Comparison) -> Rows:
                 prediction.circuit,
                 str(prediction.n_edges),
                 str(prediction.n_nodes),
-                *(f"{float(each.mean()):.2f}" for each in means),
+                *(_share(float(each.mean())) for each in means),
             ]
         )
     headings = ("circuit", "edges", "components", "predicted", "nodes kept", "edges kept")
@@ -87,7 +88,7 @@ def places_table(found: Comparison) -> Rows:
     curves = found.over_places
     sizes = [] if not curves else next(iter(curves.values())).absolute.fractions.tolist()
     rows = [
-        [name, f"{each.cpr:.2f}", f"{each.cmd:.2f}", *(f"{value:.2f}" for value in each.absolute.faithfulness.tolist())]
+        [name, *map(_share, (each.cpr, each.cmd, *each.absolute.faithfulness.tolist()))]
         for name, each in curves.items()
     ]
     headings = ("method", "CPR", "CMD", *(f"{100 * size:g}%" for size in sizes))
@@ -127,4 +128,4 @@ def _interactions(found: Comparison) -> list[Rows]:
 
 
 def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
+    return fixed(value, 2)
