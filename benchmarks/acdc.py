@@ -199,13 +199,13 @@ class FullPasses:
 
 
 def measure(case: Case) -> None:
-    found: list[circuits.Circuit] = []
+    result: list[circuits.Circuit] = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         full = FullPasses(case, store)
 
         def search() -> None:
-            found.append(
+            result.append(
                 circuits.acdc(
                     case.model,
                     case.pairs,
@@ -220,7 +220,7 @@ def measure(case: Case) -> None:
         start, processor = time.perf_counter(), time.process_time()
         peak = peak_bytes(search)
         wall, processor = time.perf_counter() - start - full.wall, time.process_time() - processor - full.processor
-    numbers = found[0].provenance["search"]
+    numbers = result[0].provenance["search"]
     one, naive = processor / numbers["tests"], full.passes / full.made
     print(f"{case.title}, threshold {case.threshold}")
     print(f"  tests: {numbers['tests']}, edges kept: {numbers['edges_kept']}, seconds: {wall:.1f}")

@@ -47,18 +47,18 @@ def scored(model: Model, pairs: PromptPairs) -> EdgeScores:
 
 def row(name: str, circuit: Circuit, a: Model, b: Model, pairs: tuple[PromptPairs, PromptPairs], scores: tuple[EdgeScores, EdgeScores]) -> str:  # fmt: skip
     """One line of the table."""
-    found = circuits.transfer(
+    result = circuits.transfer(
         circuit, b, pairs[1], model_a=a, pairs_a=pairs[0], scores_a=scores[0], scores_b=scores[1], n_random=5
     )
     accuracy = circuits.check_pairs(b, pairs[1]).accuracy
     assert accuracy is not None
-    assert found.faithfulness is not None
-    assert found.before is not None
-    matched, changed = found.matched or (), found.changed or ()
+    assert result.faithfulness is not None
+    assert result.before is not None
+    matched, changed = result.matched or (), result.changed or ()
     clear = [head for head in matched if head.clear]
     own = sum(head.head == head.match for head in clear)
     every = sum(head.head == head.match for head in matched)
-    faith, before = found.faithfulness, found.before
+    faith, before = result.faithfulness, result.before
     return (
         f"| {name} | {accuracy.clean.value:.2f} | {float(before.clean.mean()):.2f}, {float(faith.clean.mean()):.2f} | {len(circuit)} | {before.value:.2f}, {faith.value:.2f} | "
         f"{faith.random_value:.2f} | {len(changed)} | {sum(edge.in_circuit for edge in changed)} | {len(circuit & scores[1].top(200))} | "

@@ -48,15 +48,15 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for delta in (0.5, 0.7, 0.8, 0.9, 0.95):
         start = time.perf_counter()
-        found = circuits.certify(scores, edges=edges, deletions=delta)
-        inside = found.states == 1
+        result = circuits.certify(scores, edges=edges, deletions=delta)
+        inside = result.states == 1
         seconds = time.perf_counter() - start
         radii = [
             f"{int(r.median())}, {int(r.max())}" if len(r) else "–"
-            for r in (found.radii[inside], found.replaceable[inside])
+            for r in (result.radii[inside], result.replaceable[inside])
         ]
         print(
-            f"| {delta} | {int(inside.sum())} | {int((found.states == 0).sum())} | {radii[0]} | {radii[1]} | {seconds:.1f} |"
+            f"| {delta} | {int(inside.sum())} | {int((result.states == 0).sum())} | {radii[0]} | {radii[1]} | {seconds:.1f} |"
         )
 
 

@@ -28,11 +28,11 @@ from circuits.stats.linear_fit import fit_linear
 def cost(model: circuits.Model) -> None:
     """A sample against a plain forward pass of the same prompts; memory against the number of samples; the fit."""
     pairs = random_pairs(model)
-    sampler = Sampler.of(Question.ask(model, pairs, None, "zero", PAIRS), "heads+mlps")
+    sampler = Sampler.for_question(Question.ask(model, pairs, None, "zero", PAIRS), "heads+mlps")
     masks = draw_block(len(sampler.nodes), 0, 0.1, 0)[:4]
     with inference_state(model.bridge), torch.no_grad():
         batch = next(iter(sampler.question.batches()))
-        runs = ComponentRuns.of(sampler.question, batch, sampler.replacements)
+        runs = ComponentRuns.prepare(sampler.question, batch, sampler.replacements)
         tokens = batch.suffix.clean.repeat(len(masks), 1)
         works = {"plain": partial(model.bridge, tokens), "ablated": partial(runs.metrics, masks)}
         seconds = medians(works)
@@ -77,9 +77,11 @@ def predictions(
     )
     print("| Pearson, mean over prompts (95%) | " + " | ".join(f"α = {a:g}" for a in alphas) + " |")
     print("|---|" + "---|" * len(alphas))
-    for name, of in scores.items():
-        found = judge.correlations(of)
-        print(f"| {name} | " + " | ".join(f"{c.mean:.2f} ({c.low:.2f} to {c.high:.2f})" for c in found.values()) + " |")
+    for name, values in scores.items():
+        result = judge.correlations(values)
+        print(
+            f"| {name} | " + " | ".join(f"{c.mean:.2f} ({c.low:.2f} to {c.high:.2f})" for c in result.values()) + " |"
+        )
     linear = scores[f"COAR, {samples} samples"]
     assert isinstance(linear, circuits.LinearAttribution)
     print(f"\nfit: { {name: value for name, value in linear.fit.items() if name != 'interactions'} }")
@@ -100,13 +102,15 @@ def learning_curve(
     model: circuits.Model, pairs: circuits.PromptPairs, samples: int, judge: circuits.Counterfactuals, store: str | None
 ) -> tuple[list[int], list[float]]:
     """The correlation on fresh ablations of fits to the first samples; the samples come from the store."""
-    drawn = Sampler.of(Question.ask(model, pairs, None, "zero"), "heads+mlps", store).bernoulli(samples, 0.1, 0)
+    drawn = Sampler.for_question(Question.ask(model, pairs, None, "zero"), "heads+mlps", store).bernoulli(
+        samples, 0.1, 0
+    )
     sizes = [n for n in (200, 400, 700, 1000, 1500, 2000, 3000, 5000) if n <= samples]
-    found = []
+    result = []
     for n in sizes:
         part = replace(drawn, ablated=drawn.ablated[:n], outcomes=drawn.outcomes[:n])
-        found.append(judge.correlations(fit_samples(part))[0.1].mean)
-    return sizes, found
+        result.append(judge.correlations(fit_samples(part))[0.1].mean)
+    return sizes, result
 
 
 def draw(

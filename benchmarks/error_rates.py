@@ -76,8 +76,8 @@ class Additive(_Search):
         scores = EdgeScores(GRAPH, values, torch.zeros_like(values), len(rows), frozen({}), per_prompt=rows.float())
         super().__init__(SimpleNamespace(), scores, 20, 0.95, groupings, seed, None)  # type: ignore[arg-type]
 
-    def measure(self, members, found):
-        masks = torch.stack([circuit.mask[GRAPH.edge_mask] for circuit in found]).double()
+    def measure(self, members, result):
+        masks = torch.stack([circuit.mask[GRAPH.edge_mask] for circuit in result]).double()
         return masks @ self.rows[members].T
 
 

@@ -107,11 +107,11 @@ def curves(model: Model, pairs: PromptPairs, scores: Mapping[str, EdgeScores]) -
     full, empty, *rest = circuits.circuit_metrics(model, pairs, asked).mean(1).tolist()
     faithfulness = (torch.tensor(rest) - empty) / (full - empty)
     shares = torch.tensor(SHARES)
-    found = {}
+    result = {}
     for name, (signed, absolute) in zip(scores, faithfulness.reshape(-1, 2, len(SHARES) - 1), strict=True):
         signed, absolute = torch.cat([signed, torch.ones(1)]), torch.cat([absolute, torch.ones(1)])
-        found[name] = float(torch.trapezoid(signed, shares)), float(torch.trapezoid((1 - absolute).abs(), shares))
-    return found
+        result[name] = float(torch.trapezoid(signed, shares)), float(torch.trapezoid((1 - absolute).abs(), shares))
+    return result
 
 
 def report(title: str, model: Model, pairs: PromptPairs, edges: int | None, heldout: PromptPairs | None, steps: int):

@@ -40,13 +40,13 @@ def main() -> None:
         start = time.perf_counter()
         scores = circuits.edge_attribution(model, pairs, gradient="ig", steps=5)
         scored = time.perf_counter()
-        found = circuits.families(model, pairs, scores, edges=asked.edges, groupings=asked.groupings)
-        print(f"{name}, {len(pairs)} prompts: {found}")
-        for split in found.splits:
+        result = circuits.families(model, pairs, scores, edges=asked.edges, groupings=asked.groupings)
+        print(f"{name}, {len(pairs)} prompts: {result}")
+        for split in result.splits:
             print(f"  {split}")
-        print(f"  faithfulness {[[round(f, 2) for f in row] for row in found.faithfulness.tolist()]}")
-        print(f"  family and what is known: {sorted(Counter(zip(found.labels.tolist(), known, strict=True)).items())}")
-        print(f"  {[(trait.name, round(trait.strength, 2), trait.p) for trait in found.traits[:3]]}")
+        print(f"  faithfulness {[[round(f, 2) for f in row] for row in result.faithfulness.tolist()]}")
+        print(f"  family and what is known: {sorted(Counter(zip(result.labels.tolist(), known, strict=True)).items())}")
+        print(f"  {[(trait.name, round(trait.strength, 2), trait.p) for trait in result.traits[:3]]}")
         print(f"  {scored - start:.0f} s for scores, {time.perf_counter() - scored:.0f} s for families", flush=True)
 
 

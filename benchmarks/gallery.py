@@ -87,9 +87,9 @@ def answers(model: circuits.Model, pairs: circuits.PromptPairs) -> list[str]:
 
 def kinds_measured() -> dict[str, Any]:
     kinds = circuits.head_kinds(smollm2(), draws=19)
-    found = [[kind in kinds.of(head) for head in kinds.heads] for kind in kinds.kinds]
+    result = [[kind in kinds.significant(head) for head in kinds.heads] for kind in kinds.kinds]
     rows = [
-        row | {"has": found[kinds.kinds.index(row["kind"])][kinds.heads.index(row["head"])]} for row in kinds.rows()
+        row | {"has": result[kinds.kinds.index(row["kind"])][kinds.heads.index(row["head"])]} for row in kinds.rows()
     ]
     return {"rows": rows, "heads": len(kinds.heads)}
 

@@ -43,7 +43,7 @@ def of_model(name: str, seed: int) -> tuple[tuple[str, ...], torch.Tensor]:
     model = circuits.load_model(make(name, torch.float32, seed))
     with patch("circuits.descriptions.head_kinds.series_tokens", lambda _: SERIES):
         kinds = circuits.head_kinds(model, prompts(seed), seed=seed, draws=19)
-    claimed = [[kind in kinds.of(head) for kind in kinds.kinds] for head in kinds.heads]
+    claimed = [[kind in kinds.significant(head) for kind in kinds.kinds] for head in kinds.heads]
     low = kinds.p <= LEVEL
     return kinds.kinds, torch.stack([torch.ones_like(low).sum(0), low.sum(0), torch.tensor(claimed).sum(0)])
 

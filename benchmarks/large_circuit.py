@@ -75,10 +75,10 @@ def main() -> None:
 def steps(given: argparse.Namespace) -> list[tuple[str, list[str], str]]:
     """Names, commands and the files they write; one that later steps read comes first."""
     circuits = [sys.executable, "-m", "circuits"]
-    found = []
+    result = []
     for name, suffix in FORMATS.items():
         out = f"{name}{suffix}"
-        found.append(
+        result.append(
             (
                 f"`export --to {name}`",
                 [*circuits, "export", "circuit.json", "--to", name, "--out", out, "--overwrite"],
@@ -88,8 +88,8 @@ def steps(given: argparse.Namespace) -> list[tuple[str, list[str], str]]:
     for name in SHORTENED:
         out = f"short{FORMATS[name]}"
         command = [*circuits, "export", "circuit.json", "--to", name, "--max-edges", "200", "--out", out, "--overwrite"]
-        found.append((f"`export --to {name} --max-edges 200`", command, out))
-    found += [
+        result.append((f"`export --to {name} --max-edges 200`", command, out))
+    result += [
         ("`export scores.safetensors --edges 5000 --to json`", [*circuits, "export", "scores.safetensors", "--edges", "5000", "--out", "top.json", "--overwrite"], "top.json"),
         ("`view circuit.json`", [*circuits, "view", "circuit.json"], ""),
         ("`view scores.safetensors --edges 5000`", [*circuits, "view", "scores.safetensors", "--edges", "5000", "--out", "view.html"], "view.html"),
@@ -98,7 +98,7 @@ def steps(given: argparse.Namespace) -> list[tuple[str, list[str], str]]:
     library = [
         (name, [sys.executable, "-c", code, *(sizes if code == MAKE else [])], "") for name, code in LIBRARY.items()
     ]
-    return [*library[:-1], *found, library[-1]]
+    return [*library[:-1], *result, library[-1]]
 
 
 def measure(name: str, command: list[str], place: Path, written: str) -> None:
@@ -109,12 +109,12 @@ def measure(name: str, command: list[str], place: Path, written: str) -> None:
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         errors.seek(0)
-        said = errors.read().strip().splitlines()
+        message = errors.read().strip().splitlines()
     file = place / written
     size = sum(path.stat().st_size for path in ([file] if file.is_file() else file.rglob("*.*"))) if written else 0
     size = f"{size / 1e6:.1f}" if size else ""
     code = os.waitstatus_to_exitcode(status)
-    refused = f"refused: {said[-1]}" if code else ""
+    refused = f"refused: {message[-1]}" if code else ""
     print(
         f"| {name} | {seconds:.1f} | {used.ru_utime + used.ru_stime:.1f} | {used.ru_maxrss / 1024:.0f} | {size} | {refused} |",
         flush=True,

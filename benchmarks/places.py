@@ -61,12 +61,12 @@ def curve(model: Model, pairs: PromptPairs, scores: EdgeScores, sizes: Sequence[
 
 def needed(points: Sequence[tuple[int, int, float]]) -> tuple[int, int] | None:
     """Size, and number of different edges, of the circuit from which on faithfulness stays at WANTED."""
-    found = None
+    result = None
     for n, edges, value in reversed(points):
         if value < WANTED:
             break
-        found = n, edges
-    return found
+        result = n, edges
+    return result
 
 
 def compare_sizes(names: Sequence[str], n: int, tests: int, sizes: Sequence[int]) -> None:
@@ -81,8 +81,8 @@ def compare_sizes(names: Sequence[str], n: int, tests: int, sizes: Sequence[int]
         curves: dict[str, list[tuple[int, int, float]]] = {}
         for kind, scores in ranked.items():
             curves[kind] = curve(model, pairs[n:], scores, sizes)
-            found = needed(curves[kind])
-            reached = "not reached" if found is None else f"{found[0]} pairs, {found[1]} different edges"
+            result = needed(curves[kind])
+            reached = "not reached" if result is None else f"{result[0]} pairs, {result[1]} different edges"
             print(f"{kind}: {reached}", flush=True)
         print(f"\n| asked | {' | '.join(ranked)} |\n|---|{'---|' * len(ranked)}")
         for i, asked in enumerate(sizes):

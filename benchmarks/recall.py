@@ -82,10 +82,10 @@ class Groups:
         assert isinstance(question.ablation, RunAblation)
         nodes = placed_nodes(model, pairs, NODES)
         wanted = [s for s in dict.fromkeys(sets) if len(s) > 1]
-        found, _ = SetRuns(question, question.ablation, Pieces(None, {})).outcomes(
+        result, _ = SetRuns(question, question.ablation, Pieces(None, {})).outcomes(
             "groups", [nodes[s.start : s.stop] for s in wanted]
         )
-        self.size = dict(zip(wanted, found.abs().mean(1).tolist(), strict=True))
+        self.size = dict(zip(wanted, result.abs().mean(1).tolist(), strict=True))
         self.size |= {range(i, i + 1): value for i, value in enumerate(truth.tolist())}
 
 
@@ -131,10 +131,10 @@ def hierarchical(groups: Groups, n: int, branches: int) -> Tensor:
     return cost
 
 
-def subsampled(found: Diagnosis) -> Tensor:
+def subsampled(result: Diagnosis) -> Tensor:
     """The estimated contribution of each node."""
-    drawn = slice(found.n_joint, None)
-    return differences(found.included[drawn], found.outcomes[drawn]).mean.nan_to_num(0).abs().mean(1)
+    drawn = slice(result.n_joint, None)
+    return differences(result.included[drawn], result.outcomes[drawn]).mean.nan_to_num(0).abs().mean(1)
 
 
 def curves(
@@ -147,7 +147,7 @@ def curves(
     """Per method its setting and its cost of K; where it has settings, the best of them in hindsight."""
     n = len(truth)
     setup = setup_costs(model.graph.n_layers)
-    found: dict[str, tuple[str, list[float]]] = {
+    result: dict[str, tuple[str, list[float]]] = {
         name: ("", cost_curve(by_order(s.contributions, setup[name]), truth)) for name, s in scores.items()
     }
     sets = [block for size in BLOCK_SIZES for block in cut(range(n), size)]
@@ -165,10 +165,10 @@ def curves(
     for name, settings in tried.items():
         every = {setting: cost_curve(cost, truth) for setting, cost in settings.items()}
         best = min(every, key=lambda setting: summary(every[setting]))
-        found[name] = best, every[best]
-    found["random order"] = "expected", random_curve(n)
-    found["oracle"] = "", [float(k) for k in range(1, n + 1)]
-    return found
+        result[name] = best, every[best]
+    result["random order"] = "expected", random_curve(n)
+    result["oracle"] = "", [float(k) for k in range(1, n + 1)]
+    return result
 
 
 def measure(model: Model, task: str, n: int) -> dict[str, tuple[str, list[float]]]:
@@ -181,17 +181,17 @@ def measure(model: Model, task: str, n: int) -> dict[str, tuple[str, list[float]
         for name, (qk_fix, grad_drop) in fixes.items()
     }
     samples = {p: circuits.diagnose(model, pairs, nodes=NODES, samples=SAMPLES[-1], share=p) for p in SHARES}
-    found = curves(model, pairs, exact.contributions, samples, scores)
+    result = curves(model, pairs, exact.contributions, samples, scores)
     print(f"{task}: {time.process_time() - start:.0f} s of processor time", flush=True)
-    return found
+    return result
 
 
 def report(measured: Mapping[str, Any]) -> None:
     """Prints the tables. All nodes cost themselves and what the method itself takes."""
-    for task, found in measured.items():
+    for task, result in measured.items():
         print(f"\n**{task}**\n\n| method | own | " + " | ".join(f"K = {k}" for k in SHOWN) + " | mean | of the order |")
         print("|---|---|" + "---|" * (len(SHOWN) + 2))
-        for name, (setting, curve) in found.items():
+        for name, (setting, curve) in result.items():
             label = f"{name} ({setting})" if setting else name
             own = round(curve[-1]) - len(curve)
             cells = [f"{curve[k - 1]:.0f}" for k in SHOWN]

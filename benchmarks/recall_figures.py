@@ -28,9 +28,9 @@ def recall_figure(measured: Mapping[str, Any]) -> go.Figure:
     figure = make_subplots(
         cols=len(measured), horizontal_spacing=0.03, shared_yaxes=True, subplot_titles=_titles(measured)
     )
-    for column, found in enumerate(measured.values(), 1):
+    for column, result in enumerate(measured.values(), 1):
         for name, (colour, dash) in STYLES.items():
-            curve = found[name][1]
+            curve = result[name][1]
             thin = name in ("oracle", "random order")
             figure.add_scatter(
                 x=list(range(1, len(curve) + 1)), y=curve, name=name, mode="lines", legendgroup=name,
@@ -46,11 +46,11 @@ def recall_figure(measured: Mapping[str, Any]) -> go.Figure:
 def bounds_figure(measured: Mapping[str, Any]) -> go.Figure:
     """The bound on the largest effect left over the number of samples, and the truth, a panel a task."""
     titles = [
-        f"{title} ({UNITS[found['unit']]})" for title, found in zip(_titles(measured), measured.values(), strict=True)
+        f"{title} ({UNITS[result['unit']]})" for title, result in zip(_titles(measured), measured.values(), strict=True)
     ]
     figure = make_subplots(cols=len(measured), horizontal_spacing=0.07, subplot_titles=titles)
-    for column, found in enumerate(measured.values(), 1):
-        for row, colour in zip(found["bounds"], COLOURS, strict=True):
+    for column, result in enumerate(measured.values(), 1):
+        for row, colour in zip(result["bounds"], COLOURS, strict=True):
             known = {int(m): bound for m, bound in row["bounds"].items() if bound is not None}
             shared = {"legendgroup": row["patched"], "row": 1, "col": column, "showlegend": column == 1}
             figure.add_scatter(

@@ -28,8 +28,8 @@ LEVELS = ("edges", "joint", "merged", "nodes")
 """What is ranked; `joint`: edges, against the jointly active ones."""
 SHARES = (1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """ACDC's thresholds, as shares of what the metric loses from all edges to none (KL: of that KL)."""
-Found = EdgeScores | NodeScores
-Method = Callable[..., Found]
+Scores = EdgeScores | NodeScores
+Method = Callable[..., Scores]
 Table = Mapping[str, Mapping[str, float | None]]
 
 
@@ -71,11 +71,13 @@ def as_scores(model: Model, values: torch.Tensor) -> EdgeScores:
     return EdgeScores(model.graph, values.double() * model.graph.edge_mask, torch.zeros_like(values).double(), 1)
 
 
-def patching(model: Model, pairs: PromptPairs, ablation: str, size: int, *, method: Callable[..., NodeScores]) -> Found:
+def patching(
+    model: Model, pairs: PromptPairs, ablation: str, size: int, *, method: Callable[..., NodeScores]
+) -> Scores:
     return method(model, pairs, ablation=ablation)
 
 
-def linear(model: Model, pairs: PromptPairs, ablation: str, size: int) -> Found:
+def linear(model: Model, pairs: PromptPairs, ablation: str, size: int) -> Scores:
     return circuits.coar(model, pairs, samples=512, ablation=ablation)
 
 
@@ -114,7 +116,7 @@ def measure_places(
     names: Sequence[str], n: int
 ) -> tuple[dict[str, dict[str, dict[str, float | None]]], dict[tuple[str, str], int]]:
     """AUROC over (edge, place, destination) by ablation, method and model; and sizes of the truth."""
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    result: dict[str, dict[str, dict[str, float | None]]] = {}
     sizes = {}
     for name in names:
         model, pairs = circuits.load_model(name), tasks.load(name).pairs(circuits.load_model(name), n)
@@ -128,20 +130,20 @@ def measure_places(
                 if scores is not None and active:
                     placed = scores.over_places()
                     value = auroc(placed, Circuit.from_edges(placed.graph, active), "edges")
-                found.setdefault(ablation, {}).setdefault(method, {})[name] = value
-    return found, sizes
+                result.setdefault(ablation, {}).setdefault(method, {})[name] = value
+    return result, sizes
 
 
-def auroc(found: Found, truth: Circuit, level: str) -> float:
+def auroc(result: Scores, truth: Circuit, level: str) -> float:
     """Scores that would be rounding in float32 are zero."""
-    return circuits.recovery(found, truth, level=level, negligible=NEGLIGIBLE).auroc
+    return circuits.recovery(result, truth, level=level, negligible=NEGLIGIBLE).auroc
 
 
 def measure(
     names: Sequence[str], n: int, wanted: Sequence[str] = ()
 ) -> tuple[dict[tuple[str, str], dict], dict[tuple[str, str, str], tuple]]:
     """AUROC by (level, ablation), method and model; and sizes of the truth by (model, ablation)."""
-    found: dict[tuple[str, str], dict[str, dict[str, float | None]]] = {}
+    result: dict[tuple[str, str], dict[str, dict[str, float | None]]] = {}
     sizes = {}
     for name in names:
         model = circuits.load_model(name)
@@ -158,11 +160,11 @@ def measure(
                 for level in levels:
                     truth = joint if level == "joint" else alone
                     value = None if scores is None else auroc(scores, truth, "edges" if level == "joint" else level)
-                    found.setdefault((level, ablation), {}).setdefault(method, {})[name] = value
-    return found, sizes
+                    result.setdefault((level, ablation), {}).setdefault(method, {})[name] = value
+    return result, sizes
 
 
-def attempt(run: Method, model: Model, pairs: PromptPairs, ablation: str, size: int) -> Found | None:
+def attempt(run: Method, model: Model, pairs: PromptPairs, ablation: str, size: int) -> Scores | None:
     """None where the method is not defined."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AttributionWarning)
@@ -200,19 +202,19 @@ def main() -> None:
             print(f"| active | {' | '.join(str(n_active[name, ablation]) for name in arguments.models)} | |")
         print(f"\n{time.perf_counter() - start:.0f} s")
         return
-    found, sizes = measure(arguments.models, arguments.pairs, arguments.methods)
+    result, sizes = measure(arguments.models, arguments.pairs, arguments.methods)
     print("\n| | structural | " + " | ".join(f"{ablation}: active, jointly" for ablation in ABLATIONS) + " |")
     print("|---" * (len(ABLATIONS) + 2) + "|")
     for name in arguments.models:
         each = [sizes[name, ablation] for ablation in ABLATIONS]
         print(f"| {name} | {each[0][2]} | {' | '.join(f'{a}, {b}' for a, b, _ in each)} |")
-    for (level, ablation), table in sorted(found.items(), key=lambda item: LEVELS.index(item[0][0])):
+    for (level, ablation), table in sorted(result.items(), key=lambda item: LEVELS.index(item[0][0])):
         print_table(f"{level}, {ablation}", arguments.models, table)
     print(f"\n{time.perf_counter() - start:.0f} s")
     if arguments.picture:
         from recovery_figure import recovery_figure
 
-        figure = recovery_figure({ablation: found["edges", ablation] for ablation in ABLATIONS})
+        figure = recovery_figure({ablation: result["edges", ablation] for ablation in ABLATIONS})
         figure.write_image(arguments.picture, scale=2)
 
 

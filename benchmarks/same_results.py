@@ -79,12 +79,12 @@ COMPARED = (
 
 
 def commands() -> dict[str, list[str]]:
-    found = {}
+    result = {}
     for task in TASKS:
         for options in (*EDGES, *NODES):
             asked = f"discover {task} --model {task} --n 6 --json {options}".split()
-            found[f"{task} {options}".replace("/", "-").replace(" ", "_")] = asked
-    return found
+            result[f"{task} {options}".replace("/", "-").replace(" ", "_")] = asked
+    return result
 
 
 def make(place: Path) -> None:
@@ -116,8 +116,8 @@ def _made(directory: Path) -> Path:
 
 def kept(place: Path) -> dict[str, bytes]:
     """The files that are compared, by where they lie; those inside the study's directory have names that change with the version."""
-    found = (path.relative_to(place) for path in sorted(place.rglob("*")) if path.is_file() and path.name in COMPARED)
-    contents = {path: (place / path).read_bytes() for path in found if path.parts[:2] != ("study", "s")}
+    result = (path.relative_to(place) for path in sorted(place.rglob("*")) if path.is_file() and path.name in COMPARED)
+    contents = {path: (place / path).read_bytes() for path in result if path.parts[:2] != ("study", "s")}
     # The order of options in a file says nothing.
     return {
         str(path): b"".join(sorted(raw.splitlines(True))) if path.suffix == ".toml" else raw

@@ -152,7 +152,7 @@ def rows(suite: str, directory: Path) -> list[dict[str, Any]]:
     from circuits.study import StudyDirectory, read_study, status
 
     out = StudyDirectory.open(directory / suite)
-    found, exact = [], {}
+    result, exact = [], {}
     entries = [entry for entry in status(read_study(directory / f"{suite}.toml"), out) if entry.state == "done"]
     for entry in entries:
         path = out.run_path(entry.address)
@@ -162,8 +162,8 @@ def rows(suite: str, directory: Path) -> list[dict[str, Any]]:
         path, evaluation = out.run_path(entry.address), out.evaluation(entry.evaluation) if entry.evaluation else {}
         row = {"model": entry.request.model_shown, "task": entry.request.task, "method": entry.request.label}
         row |= numbers(path, evaluation or {}, exact.get(entry.request.model) if suite == "random" else None)
-        found.append(row)
-    return found
+        result.append(row)
+    return result
 
 
 def numbers(path: Path, evaluation: Mapping[str, Any], exact: EdgeScores | None) -> dict[str, Any]:
@@ -198,21 +198,21 @@ def shown(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def mean_of(found: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = [row[name] for row in found if row.get(name) is not None]
+def mean_of(result: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in result if row.get(name) is not None]
     return statistics.fmean(values) if values else None
 
 
-def spread_of(found: Sequence[Mapping[str, Any]], name: str) -> str:
+def spread_of(result: Sequence[Mapping[str, Any]], name: str) -> str:
     """The mean over tasks, and the least and most."""
-    values = [row[name] for row in found if row.get(name) is not None]
+    values = [row[name] for row in result if row.get(name) is not None]
     if not values:
         return "–"
     return f"{statistics.fmean(values):.3f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def print_suite(suite: str, found: Sequence[Mapping[str, Any]]) -> None:
-    places = sorted({(row["model"], row["task"]) for row in found})
+def print_suite(suite: str, result: Sequence[Mapping[str, Any]]) -> None:
+    places = sorted({(row["model"], row["task"]) for row in result})
     print(f"\n## {suite}: {len(places)} models and tasks, means (least to most)\n")
     heads = [
         "method",
@@ -227,7 +227,7 @@ def print_suite(suite: str, found: Sequence[Mapping[str, Any]]) -> None:
     ]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for method in METHODS:
-        some = [row for row in found if row["method"] == method]
+        some = [row for row in result if row["method"] == method]
         if some:
             cells = [
                 method, str(len(some)), spread_of(some, "cpr"), spread_of(some, "cmd"), shown(mean_of(some, "auroc")),
@@ -235,20 +235,20 @@ def print_suite(suite: str, found: Sequence[Mapping[str, Any]]) -> None:
                 shown(mean_of(some, "jaccard")), shown(mean_of(some, "seconds"), 1),
             ]  # fmt: skip
             print(f"| {' | '.join(cells)} |")
-    print_wins(found)
+    print_wins(result)
 
 
-def print_wins(found: Sequence[Mapping[str, Any]]) -> None:
+def print_wins(result: Sequence[Mapping[str, Any]]) -> None:
     """CMD task by task, with its interval over prompts."""
-    places = sorted({(row["model"], row["task"]) for row in found})
-    names = [method for method in METHODS if any(row["method"] == method and "cmd" in row for row in found)]
+    places = sorted({(row["model"], row["task"]) for row in result})
+    names = [method for method in METHODS if any(row["method"] == method and "cmd" in row for row in result)]
     print(
         f"\nCPR; CMD with its 95% bootstrap interval over prompts\n\n| | {' | '.join(names)} |\n{'|---' * (len(names) + 1)}|"
     )
     for model, task in places:
         cells = []
         for name in names:
-            row = next((r for r in found if (r["model"], r["task"], r["method"]) == (model, task, name)), {})
+            row = next((r for r in result if (r["model"], r["task"], r["method"]) == (model, task, name)), {})
             if "cmd" not in row:
                 cells.append("–")
                 continue

@@ -37,21 +37,21 @@ def main() -> None:
     scores = circuits.edge_attribution(model, seen, gradient="ig", steps=5)
     for kind, correction in (("bootstrap", "none"), ("t", "none"), ("t", "bh"), ("t", "bonferroni")):
         start = time.perf_counter()
-        found = scores.significant(0.95, kind, correction)
+        result = scores.significant(0.95, kind, correction)
         seconds = time.perf_counter() - start
-        print(f"significant(0.95, {kind!r}, {correction!r}): {len(found)} of {len(scores)} edges, {seconds:.1f} s")
-    found, seconds = {}, {}
+        print(f"significant(0.95, {kind!r}, {correction!r}): {len(result)} of {len(scores)} edges, {seconds:.1f} s")
+    result, seconds = {}, {}
     for name, rule in RULES.items():
         start = time.perf_counter()
-        found[name] = [rule(scores, n) for n in SIZES]
+        result[name] = [rule(scores, n) for n in SIZES]
         seconds[name] = (time.perf_counter() - start) / len(SIZES)
     ends = [Circuit.full(model.graph), Circuit.empty(model.graph)]
-    asked = [*ends, *(circuit for row in found.values() for circuit in row)]
+    asked = [*ends, *(circuit for row in result.values() for circuit in row)]
     clean, ablated, *values = circuits.circuit_metrics(model, fresh, asked).mean(1).tolist()
     shares = iter([(value - ablated) / (clean - ablated) for value in values])
     print("| rule | " + " | ".join(f"n = {n}" for n in SIZES) + " | seconds |")
     print("|---|" + "---|" * (len(SIZES) + 1))
-    for name, row in found.items():
+    for name, row in result.items():
         cells = [f"{next(shares):.2f} ({len(circuit)})" for circuit in row]
         print(f"| {name} | " + " | ".join(cells) + f" | {seconds[name]:.2f} |")
 

@@ -37,8 +37,8 @@ CHOSEN = {
 }
 
 
-def mean(of: Mean) -> str:
-    return f"{of.value:.2f} ± {of.stderr or 0:.2f}"
+def mean(value: Mean) -> str:
+    return f"{value.value:.2f} ± {value.stderr or 0:.2f}"
 
 
 def main() -> None:
@@ -56,12 +56,12 @@ def main() -> None:
     print("| task | accuracy | clean | corrupted | flips | when chosen: accuracy, clean, corrupted |")
     print("|---|---|---|---|---|---|")
     for task in sorted(shipped, key=lambda task: rank.get(task.label, 1)):  # IOI's other corruption: second
-        found = circuits.check_task(model, task, asked.pairs, asked.seed)
-        assert found.accuracy is not None
-        assert found.values is not None
-        cells = [f"{found.accuracy.clean.value:.2f}", mean(found.values.clean), mean(found.values.corrupted)]
+        result = circuits.check_task(model, task, asked.pairs, asked.seed)
+        assert result.accuracy is not None
+        assert result.values is not None
+        cells = [f"{result.accuracy.clean.value:.2f}", mean(result.values.clean), mean(result.values.corrupted)]
         before = ", ".join(f"{value:g}" for value in CHOSEN.get(task.label, ()))
-        print(f"| {task.label} | {' | '.join(cells)} | {found.flips:.2f} | {before or '–'} |", flush=True)
+        print(f"| {task.label} | {' | '.join(cells)} | {result.flips:.2f} | {before or '–'} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -56,19 +56,19 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for step, model in models.items():
-        found = circuits.transfer(
+        result = circuits.transfer(
             circuit, model, pairs, model_a=models[last], scores_a=scores[last], scores_b=scores[step], n_random=10
         )
-        faith = found.faithfulness
+        faith = result.faithfulness
         accuracy = circuits.check_pairs(model, pairs).accuracy.clean.value
         own = scores[step].top(asked.edges)
-        matched = found.matched or ()
+        matched = result.matched or ()
         same = sum(head.clear and head.head == head.match for head in matched)
         window = [losses[s] for s in range(max(1, step - 9), step + 1) if s in losses]
         loss = f"{sum(window) / len(window):.2f}" if window else "–"
         print(
             f"| {step} | {loss} | {accuracy:.2f} | {float(faith.clean.mean()):.2f} | {faith.value:.2f} | {faith.random_value:.2f} | "
-            f"{len(own & circuit)} of {len(circuit)} | {len(found.changed or ())} | {same} of {len(matched)} |", flush=True
+            f"{len(own & circuit)} of {len(circuit)} | {len(result.changed or ())} | {same} of {len(matched)} |", flush=True
         )  # fmt: skip
 
 

@@ -39,19 +39,19 @@ EACH = "greater-than, each position"
 def bounds(model: Model, pairs: PromptPairs, exact: NodeScores, star: NodeScores) -> list[dict[str, Any]]:
     """For some numbers of nodes patched in AtP* order: the bound on the rest after so many samples, and what is true."""
     order = star.contributions.argsort(descending=True, stable=True).tolist()
-    found = []
+    result = []
     for patched in PATCHED:
         left_out = [exact.nodes[i] for i in order[:patched]]
         drawn = circuits.diagnose(model, pairs, nodes=NODES, excluding=left_out, samples=SAMPLES[-1], seed=1)
         truth = torch.tensor([exact[node] for node in drawn.nodes])
         low, high = drawn.interval()
-        found.append({
+        result.append({
             "patched": patched,
             "bounds": {m: drawn.first(m).to_dict()["bound"] for m in SAMPLES},
             "truth": float(truth.abs().max()),
             "covered": float(((low <= truth) & (truth <= high)).double().mean()),
         })  # fmt: skip
-    return found
+    return result
 
 
 def verified(model: Model, pairs: PromptPairs, exact: NodeScores, star: NodeScores) -> dict[str, Any]:
@@ -59,14 +59,14 @@ def verified(model: Model, pairs: PromptPairs, exact: NodeScores, star: NodeScor
     assert exact.clean is not None
     assert exact.corrupted is not None
     below = BELOW * float(exact.clean.mean() - exact.corrupted.mean())
-    found = circuits.verify(model, pairs, star, below=below, seed=2)
+    result = circuits.verify(model, pairs, star, below=below, seed=2)
     names = [f"{a}@{b}" for a in exact.nodes for b in exact.positions] if exact.positions else exact.nodes
     truth = {node: abs(value) for node, value in zip(names, exact.values.flatten().tolist(), strict=True)}
     return {
-        "below": below, "nodes": len(names), "found": len(found.found),
-        "missed": sum(value >= below for value in truth.values()) - len(found.found),
-        "patched": len(found.effects), "bound": found.bound, "passes": found.passes,
-        "truth": max((truth[node] for node in found.unverified), default=0.0),
+        "below": below, "nodes": len(names), "found": len(result.found),
+        "missed": sum(value >= below for value in truth.values()) - len(result.found),
+        "patched": len(result.effects), "bound": result.bound, "passes": result.passes,
+        "truth": max((truth[node] for node in result.unverified), default=0.0),
     }  # fmt: skip
 
 
@@ -120,15 +120,15 @@ def report(measured: Mapping[str, Any]) -> None:
     """Prints the tables."""
     print("\n| task | patched | largest effect left | bound, 64 | 128 | 256 samples | intervals that cover |")
     print("|---|---|---|---|---|---|---|")
-    for task, found in measured.items():
-        for row in found.get("bounds", ()):
+    for task, result in measured.items():
+        for row in result.get("bounds", ()):
             known = {int(m): bound for m, bound in row["bounds"].items()}
             cells = " | ".join("–" if known[m] is None else f"{known[m]:.3g}" for m in SHOWN)
             print(f"| {task} | {row['patched']} | {row['truth']:.3g} | {cells} | {row['covered']:.1%} |")
     print("\n| task | nodes | below | found | missed | patched | largest left | bound | forward passes |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for task, found in measured.items():
-        v = found["verified"]
+    for task, result in measured.items():
+        v = result["verified"]
         print(
             f"| {task} | {v['nodes']} | {v['below']:.3g} | {v['found']} | {v['missed']} | {v['patched']} | {v['truth']:.3g} "
             f"| {v['bound']:.3g} | {v['passes']} |"
@@ -161,7 +161,7 @@ def main() -> None:
             print(f"{task}: {time.process_time() - start:.0f} s of processor time", flush=True)
     measured = json.loads(results.read_text())
     report(measured)
-    drawn = {task: found for task, found in measured.items() if "bounds" in found}
+    drawn = {task: result for task, result in measured.items() if "bounds" in result}
     if drawn:
         bounds_figure(drawn).write_image(ROOT / "docs" / "bounds.png", scale=2)
 

@@ -1,13 +1,17 @@
 """mech-circuits: which parts of a transformer language model produce a behaviour, and how they are wired.
 
 Everything public is here; it is imported when it is first used, so that `import circuits` costs nothing. The names are listed in
-`__init__.pyi`.
+`__init__.pyi`. The import has one effect: torch's threads sleep while they wait (`circuits.threads`).
 """
 
 import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from circuits.threads import sleep_soon
+
+sleep_soon()
 
 _STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
 _WHERE = {name: module for module, name in re.findall(r"^from (\S+) import (\w+) as", _STUB, re.MULTILINE)}

@@ -7,9 +7,9 @@ or a TransformerBridge.
 import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -29,7 +29,9 @@ from circuits.graph.nodes import Place, Widths
 from circuits.model_bridge import Request, find_bridge, model_errors
 from circuits.model_ungrouped import check_ungrouped, grouped_graph
 from circuits.plain_torch import plain_torch
+from circuits.remembered_check import check_key, remember, remembered
 from circuits.shown import Shown
+from circuits.threads import warn_if_busy
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,6 +71,7 @@ class Model(Shown):
             "name": self.name, "layers": graph.n_layers, "heads": graph.n_heads, "key/value heads": graph.n_kv_heads,
             "d_model": int(cfg.d_model), "vocabulary": self.d_vocab, "context": self.n_ctx, "edges": graph.n_edges,
             "dtype": str(self.dtype), "device": ", ".join(map(str, devices(self.bridge))),
+            "graph checked": "before, with these weights and versions" if self.report.remembered else "at loading",
         }  # fmt: skip
         return [{"name": name, "value": value} for name, value in facts.items()]
 
@@ -151,23 +154,27 @@ class Model(Shown):
     @property
     def weights_hash(self) -> str:
         """SHA-256 of all parameters and buffers (names, shapes, bytes); computed again when a weight has changed."""
-        tensors = [*self.bridge.original_model.parameters(), *self.bridge.original_model.buffers()]
-        state = tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
-        if state not in self._hashes:
-            self._hashes.clear()
-            self._hashes[state] = self._hash_weights()
-        return self._hashes[state]
+        return weights_hash(self.bridge)
 
-    @cached_property
-    def _hashes(self) -> dict[tuple[tuple[int, int], ...], str]:
-        return {}
 
-    def _hash_weights(self) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.bridge.original_model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+_HASHES: "WeakKeyDictionary[TransformerBridge, tuple[object, str]]" = WeakKeyDictionary()
+"""Of each bridge, the state of its weights and their hash."""
+
+
+def weights_hash(bridge: TransformerBridge) -> str:
+    """See `Model.weights_hash`."""
+    model = bridge.original_model
+    tensors = [*model.parameters(), *model.buffers()]
+    state = tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    known = _HASHES.get(bridge)
+    if known is not None and known[0] == state:
+        return known[1]
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    _HASHES[bridge] = state, digest.hexdigest()
+    return _HASHES[bridge][1]
 
 
 @plain_torch
@@ -211,6 +218,7 @@ def load_model(
     >>> model.graph.n_edges  # doctest: +SKIP
     70651
     """
+    warn_if_busy(torch.get_num_threads())
     if device_map is not None:
         check_map_belongs(model, device)
         check_device_map(device_map)
@@ -218,7 +226,7 @@ def load_model(
     request = Request(chosen_dtype, choose_device(device), device_map, revision, trust_remote_code, ungrouped)
     bridge, name, own_tokenizer = find_bridge(model, request)
     named = isinstance(model, str | Path)
-    architecture, report = _checked(bridge, name, named, allow_hooks)
+    architecture, report = _checked(bridge, name, named, allow_hooks, from_files(model) and not trust_remote_code)
     check_ungrouped(architecture.graph, name, ungrouped)
     origin = None
     if named and tokenizer is None and isinstance(device_map, str | None):
@@ -231,7 +239,9 @@ def load_model(
     return loaded
 
 
-def _checked(bridge: TransformerBridge, name: str, named: bool, allow_hooks: bool) -> tuple[Architecture, CheckReport]:
+def _checked(
+    bridge: TransformerBridge, name: str, named: bool, allow_hooks: bool, remember_check: bool
+) -> tuple[Architecture, CheckReport]:
     """Checks that a bridge can be used and that its graph is exact."""
     with held(bridge, name) as here:
         if not allow_hooks:
@@ -239,19 +249,30 @@ def _checked(bridge: TransformerBridge, name: str, named: bool, allow_hooks: boo
         check_weights_usable(here.modules, name)
         with model_errors(name) if named else nullcontext():
             architecture = describe(bridge)
+            key = check_key(weights_hash(bridge), bridge) if remember_check and not here.foreign_hooks else None
+            if key is not None and (report := remembered(key)) is not None:
+                return architecture, report
             with inference_state(bridge):
-                return architecture, check(architecture, name)
+                report = check(architecture, name)
+            if key is not None:
+                remember(key, report)
+            return architecture, report
 
 
 def check_map_belongs(model: object, device: str) -> None:
     """Refuses a device map that does not go with this model and device."""
     if device != "auto":
         raise InputError(f"both device {device!r} and a device_map are given; give one of them")
-    if not isinstance(model, str | Path) or (isinstance(model, str) and plugins.names_built_model(model)):
+    if not from_files(model):
         what = model if isinstance(model, str) else f"a {type(model).__name__}"
         raise InputError(
             f"device_map applies only to models that are loaded from files, and {what} is not; leave it out"
         )
+
+
+def from_files(model: object) -> bool:
+    """Whether a model is given by the name of a checkpoint or a directory, and not as an object or by the name of a built model."""
+    return isinstance(model, str | Path) and not (isinstance(model, str) and plugins.names_built_model(model))
 
 
 def _check_golden(model: Model) -> None:

@@ -121,7 +121,7 @@ class Budget:
     held: str = ""
 
     @classmethod
-    def of(cls, name: str, config: dict[str, Any], weights: Weights | None) -> "Budget":
+    def from_weights(cls, name: str, config: dict[str, Any], weights: Weights | None) -> "Budget":
         """The limits of a model with these weight files."""
         if weights is None:
             return cls(name)
@@ -157,7 +157,7 @@ def checked_files(path: str, name: str, revision: str | None) -> Budget:
     check_directory(directory)
     config = checked_config(directory)
     check_config(read_small(directory / TOKENIZER_CONFIG), str(directory / TOKENIZER_CONFIG))
-    return Budget.of(name, config, weights_in(directory, config))
+    return Budget.from_weights(name, config, weights_in(directory, config))
 
 
 def checked_config(directory: Path) -> dict[str, Any]:

@@ -55,11 +55,11 @@ def ungroup(model: Any, name: str) -> None:
     groups = getattr(config, "num_key_value_heads", None) or heads
     if heads is None or groups == heads:
         return
-    found = [part for part in model.modules() if _has_groups(part)]
-    if len(found) != config.num_hidden_layers or any(_normed_whole(part) for part in found):
+    grouped = [part for part in model.modules() if _has_groups(part)]
+    if len(grouped) != config.num_hidden_layers or any(_normed_whole(part) for part in grouped):
         return  # which `check_ungrouped` sees
     before = _trial(model)
-    for part in found:
+    for part in grouped:
         _copy_out(part)
     config.num_key_value_heads = heads
     setattr(config, BEFORE, groups)

@@ -26,21 +26,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "dissociation.png")
     asked = parser.parse_args()
     result = json.loads(asked.result.read_text(encoding="utf-8"))
-    found, shared = result["dissociation"], result["sharing"]
-    cells = {(row["part"], row["circuit"], row["task"]): row for row in found["effects"]}
-    figure(found, cells, shared["order"]).write_image(asked.out, scale=1.3)
-    print_tables(found, shared, cells)
+    outcome, shared = result["dissociation"], result["sharing"]
+    cells = {(row["part"], row["circuit"], row["task"]): row for row in outcome["effects"]}
+    figure(outcome, cells, shared["order"]).write_image(asked.out, scale=1.3)
+    print_tables(outcome, shared, cells)
 
 
-def figure(found: dict[str, Any], cells: Cells, order: Sequence[str]) -> Figure:
+def figure(result: dict[str, Any], cells: Cells, order: Sequence[str]) -> Figure:
     """Effects of whole circuits and of circuits without the core; tasks in the order of the cluster map; a dot: doubly dissociated."""
     parts = [part for part in PARTS if any(key[0] == part for key in cells)]
-    titles = {"whole": "whole circuits", "without the core": f"circuits without the core of {len(found['core'])} edges"}
+    titles = {
+        "whole": "whole circuits",
+        "without the core": f"circuits without the core of {len(result['core'])} edges",
+    }
     drawn = subplots(
         cols=len(parts), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=[titles[p] for p in parts]
     )
     for column, part in enumerate(parts, 1):
-        double = {frozenset(pair) for pair in found[PARTS[part]]}
+        double = {frozenset(pair) for pair in result[PARTS[part]]}
         values = [[cells[part, circuit, task]["effect"] for task in order] for circuit in order]
         drawn.add_heatmap(
             z=values, x=list(order), y=list(order), coloraxis="coloraxis", xgap=1, ygap=1, row=1, col=column
@@ -69,9 +72,9 @@ def figure(found: dict[str, Any], cells: Cells, order: Sequence[str]) -> Figure:
     return drawn
 
 
-def print_tables(found: dict[str, Any], shared: dict[str, Any], cells: Cells) -> None:
+def print_tables(result: dict[str, Any], shared: dict[str, Any], cells: Cells) -> None:
     """Markdown: a row for each task, the pairs that are not doubly dissociated, and the heads of many circuits."""
-    names, sizes = found["names"], dict(zip(found["names"], found["sizes"], strict=True))
+    names, sizes = result["names"], dict(zip(result["names"], result["sizes"], strict=True))
     parts = [part for part in PARTS if any(key[0] == part for key in cells)]
     heads = [f"own circuit, {part} | others (median) | random circuits" for part in parts]
     print(f"| task | edges | {' | '.join(heads)} | dissociated from |")
@@ -82,19 +85,19 @@ def print_tables(found: dict[str, Any], shared: dict[str, Any], cells: Cells) ->
             own = cells[part, task, task]
             others = median([cells[part, other, task]["effect"] for other in names if other != task])
             row += [shown(own["effect"], own["low"], own["high"]), shown(others), shown(own["chance"])]
-        apart = sum(task in pair for pair in found[PARTS[parts[-1]]])
+        apart = sum(task in pair for pair in result[PARTS[parts[-1]]])
         print(f"| {' | '.join(row)} | {apart} of {len(names) - 1} |")
     every = len(names) * (len(names) - 1) // 2
     for part in parts:
-        print(f"\n{part}: {len(found[PARTS[part]])} of {every} pairs doubly dissociated")
-    double = {frozenset(pair) for pair in found[PARTS[parts[-1]]]}
+        print(f"\n{part}: {len(result[PARTS[part]])} of {every} pairs doubly dissociated")
+    double = {frozenset(pair) for pair in result[PARTS[parts[-1]]]}
     print("not: " + "; ".join(f"{a} and {b}" for i, a in enumerate(names) for b in names[i + 1 :] if frozenset((a, b)) not in double))  # fmt: skip
     mean: Callable[[str], float] = lambda key: sum(pair[key] for pair in shared["pairs"]) / len(shared["pairs"])  # noqa: E731
     print(f"Jaccard of edges {mean('edges'):.3f} (chance {mean('edges by chance'):.3f}), nodes {mean('nodes'):.3f} (chance {mean('nodes by chance'):.3f})")  # fmt: skip
     closest = sorted(shared["pairs"], key=lambda pair: -pair["edges"])[:5]
     print("closest: " + "; ".join(f"{p['circuit']} and {p['other']} {p['edges']:.2f}" for p in closest))
     print("heads: " + ", ".join(f"{row['head']} ({row['circuits']})" for row in shared["shared_heads"]))
-    print(f"core: {len(found['core'])} edges; order: {', '.join(shared['order'])}")
+    print(f"core: {len(result['core'])} edges; order: {', '.join(shared['order'])}")
 
 
 def median(values: Sequence[float | None]) -> float | None:

@@ -27,16 +27,16 @@ from measuring import medians, peak_bytes
 HELD_OUT = 32
 
 
-def cost(model: Model, pairs: PromptPairs, edges: int, found: Circuit) -> None:
+def cost(model: Model, pairs: PromptPairs, edges: int, result: Circuit) -> None:
     """A step of training, with the masks as they are at first and in the end, against a plain forward and backward pass on
     the same batch."""
     question = Question.ask(model, pairs, "kl_divergence", batch_size=8)
-    assert found.scores is not None
+    assert result.scores is not None
     with inference_state(model.bridge):
         objective = Objective(question, absolute=False)
         objective.parts = [max(objective.parts, key=lambda part: len(part.batch))]
         first, last = (Training(objective, edges, 100, 1e-9, 0) for _ in range(2))
-        last.log_alpha.data.copy_(found.scores[model.graph.edge_mask])
+        last.log_alpha.data.copy_(result.scores[model.graph.edge_mask])
         suffix, targets = objective.parts[0].batch.suffix, objective.parts[0].batch.targets
         start = (model.architecture.blocks[0].resid_pre, lambda x: x.detach().requires_grad_())
 
@@ -54,14 +54,14 @@ def cost(model: Model, pairs: PromptPairs, edges: int, found: Circuit) -> None:
         print(f"{name}: {seconds[name]:.2f} s ({ratio:.2f} ×), {peaks[name]:.0f} MiB above the model")
 
 
-def judged(name: str, model: Model, given: PromptPairs, fresh: PromptPairs, found: Circuit, seconds: float) -> None:
-    cells = [f"{len(found)}"]
+def judged(name: str, model: Model, given: PromptPairs, fresh: PromptPairs, result: Circuit, seconds: float) -> None:
+    cells = [f"{len(result)}"]
     for metric in ("kl_divergence", "logit_difference"):
         for pairs in (given, fresh):
             if metric == "kl_divergence":
-                value = float(circuits.circuit_metric(model, pairs, found, metric).mean())
+                value = float(circuits.circuit_metric(model, pairs, result, metric).mean())
             else:
-                value = circuits.faithfulness(model, pairs, found, metric=metric, n_random=0).value
+                value = circuits.faithfulness(model, pairs, result, metric=metric, n_random=0).value
             cells.append(f"{value:.3f}")
     print(f"| {name} | " + " | ".join(cells) + f" | {seconds:.0f} |", flush=True)
 
@@ -89,14 +89,14 @@ def main() -> None:
         "EAP-IG of KL, filled": scored("kl_divergence", fill=True),
         **{f"edge pruning, seed {seed}": pruned(seed) for seed in asked.seeds},
     }
-    found: dict[str, Circuit] = {}
+    result: dict[str, Circuit] = {}
     for name, work in works.items():
         start = time.perf_counter()
-        found[name] = work()
-        judged(name, model, pairs, fresh, found[name], time.perf_counter() - start)
-    for one, other in combinations([name for name in found if name != "EAP-IG of KL, filled"], 2):
-        print(f"{one} and {other}: {len(found[one] & found[other])} edges in both")
-    cost(model, pairs, asked.edges, found[name])
+        result[name] = work()
+        judged(name, model, pairs, fresh, result[name], time.perf_counter() - start)
+    for one, other in combinations([name for name in result if name != "EAP-IG of KL, filled"], 2):
+        print(f"{one} and {other}: {len(result[one] & result[other])} edges in both")
+    cost(model, pairs, asked.edges, result[name])
 
 
 if __name__ == "__main__":

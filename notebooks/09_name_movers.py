@@ -72,7 +72,7 @@ seen.plot(heads[0])
 # %%
 kinds = circuits.head_kinds(model, pairs, draws=19)
 for head in heads:
-    print(head, kinds.of(head))
+    print(head, kinds.significant(head))
 movers = sorted(kinds["name mover"].items(), key=lambda entry: -entry[1])[:3]
 movers
 

@@ -317,7 +317,7 @@ def _encode(example: Example, model: Encoder) -> Pair:
     if len({*answers, *distractors}) < len(answers) + len(distractors):
         raise UnusableError("two answers or distractors are the same token")
     end = len(clean) - 1
-    roles = Roles.of({**_places(model, example.clean, clean, example.roles), "end": end})
+    roles = Roles.from_mapping({**_places(model, example.clean, clean, example.roles), "end": end})
     pair = Pair(clean, corrupted, answers, distractors, end, roles, example.clean, example.corrupted)
     if example.spans is None:
         return pair

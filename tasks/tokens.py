@@ -61,7 +61,7 @@ class TokenTask(Source):
             raise UnusableError("two prompts with the same answer")
         end = len(clean) - 1
         clean_text, corrupted_text = self.text(clean, draw.model), self.text(corrupted, draw.model)
-        roles, places = Roles.of({"end": end}), self.spans(clean)
+        roles, places = Roles.from_mapping({"end": end}), self.spans(clean)
         spans = partition(places, len(clean), end, f"the prompt {clean_text!r}", "span") if places else NO_ROLES
         return Pair(clean, corrupted, answers, distractors, end, roles, clean_text, corrupted_text, partition=spans)
 

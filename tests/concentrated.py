@@ -25,5 +25,5 @@ def concentrated():
     return circuits.load_model(hf_model)
 
 
-def divergence(*found, metric="kl_divergence"):
-    return circuit_metrics(concentrated(), PAIRS, found, metric=metric).mean(1).tolist()
+def divergence(*result, metric="kl_divergence"):
+    return circuit_metrics(concentrated(), PAIRS, result, metric=metric).mean(1).tolist()

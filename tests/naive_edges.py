@@ -182,8 +182,8 @@ def edge_gradients(naive, edges, pair, held=None):
     leaves = {edge: torch.zeros(len(pair.clean), width, dtype=torch.float64).requires_grad_() for edge in edges}
     logits, _ = naive.logits(torch.tensor(pair.clean), leaves, held)
     metric = logits[-1, pair.answers[0]] - logits[-1, pair.distractors[0]]
-    found = torch.autograd.grad(metric, list(leaves.values()), allow_unused=True)
-    return {e: torch.zeros_like(leaf) if g is None else g for (e, leaf), g in zip(leaves.items(), found, strict=True)}
+    result = torch.autograd.grad(metric, list(leaves.values()), allow_unused=True)
+    return {e: torch.zeros_like(leaf) if g is None else g for (e, leaf), g in zip(leaves.items(), result, strict=True)}
 
 
 def mean_products(edges, pairs, terms):

@@ -37,7 +37,7 @@ class SetFunction:
 
     def average_effects(self, share: float) -> Float[Tensor, " node"]:
         """Δ of every node, by enumeration of K and of the number of others."""
-        found = self.effects.clone()
+        result = self.effects.clone()
         rest = N - self.k
         rows = torch.tensor(list(itertools.product([False, True], repeat=self.k)), dtype=torch.bool).reshape(
             2**self.k, self.k
@@ -46,11 +46,11 @@ class SetFunction:
             inside = rows.clone()
             inside[:, node] = True
             change = self._mean(inside, rest, share) - self._mean(inside ^ (torch.arange(self.k) == node), rest, share)
-            found[node] += float((_chance(rows, share) * change).sum())
+            result[node] += float((_chance(rows, share) * change).sum())
         if rest:
             change = self._mean(rows, rest - 1, share, more=1) - self._mean(rows, rest - 1, share)
-            found[self.k :] += float((_chance(rows, share) * change).sum())
-        return found
+            result[self.k :] += float((_chance(rows, share) * change).sum())
+        return result
 
     def _mean(self, rows: Tensor, rest: int, share: float, more: int = 0) -> Tensor:
         """The expectation of g over the number of others, for each row."""

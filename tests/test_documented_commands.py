@@ -82,8 +82,8 @@ def smaller(command: str) -> str:
     return command
 
 
-COMMANDS = {name: found for name, page in PAGES.items() if (found := commands(page))}
-ALL = [command for found in COMMANDS.values() for command in found]
+COMMANDS = {name: typed for name, page in PAGES.items() if (typed := commands(page))}
+ALL = [command for typed in COMMANDS.values() for command in typed]
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import pytest
 
 HOUSE = Path(__file__).parents[1] / "circuits"
 LAYERS = (
-    "errors", "arguments", "progress", "quiet", "plain_torch", "shown", "plugins", "workers", "files", "stats", "graph", "prompts", "zoo", "engine",
-    "model_files", "model_sizes", "model_ungrouped", "model_bridge", "model", "model_calls", "dictionaries", "question", "results", "measure", "methods", "descriptions", "evaluation", "export",
+    "errors", "arguments", "progress", "quiet", "threads", "plain_torch", "shown", "plugins", "workers", "files", "stats", "graph", "prompts", "zoo", "engine",
+    "model_files", "model_sizes", "model_ungrouped", "model_bridge", "remembered_check", "model", "model_calls", "dictionaries", "question", "results", "measure", "methods", "descriptions", "evaluation", "export",
     "plots", "viewer", "notebook", "pages", "runs", "mib", "report", "study", "cli", "pytest_plugin",
 )  # fmt: skip
 """From the bottom to the top."""
 HEAVY = {
-    "torch": "plain_torch workers files stats graph prompts engine model_sizes model_ungrouped model_bridge model dictionaries question results measure methods evaluation descriptions export "
+    "torch": "plain_torch workers files stats graph prompts engine model_sizes model_ungrouped model_bridge remembered_check model dictionaries question results measure methods evaluation descriptions export "
     "plots runs mib pages viewer",
     "transformer_lens": "engine model_bridge model",
     "transformers": "",
@@ -57,13 +57,13 @@ def module_of(name: str, known: dict[str, Path]) -> str | None:
 @pytest.fixture(scope="module")
 def edges() -> list[tuple[str, str]]:
     known = modules()
-    found = set()
+    result = set()
     for name, path in known.items():
         for imported in imports(path):
             target = module_of(imported, known) if imported.split(".")[0] == "circuits" else None
             if target not in (None, name, "__init__"):
-                found.add((name, target))
-    return sorted(found)
+                result.add((name, target))
+    return sorted(result)
 
 
 def layer(module: str) -> str:
@@ -87,20 +87,20 @@ def test_no_modules_import_each_other(edges):
 
 @pytest.mark.parametrize("package", HEAVY)
 def test_what_takes_long_is_imported_where_it_is_needed_only(package):
-    found = {
+    result = {
         layer(name)
         for name, path in modules().items()
         if any(imported.split(".")[0] == package for imported in imports(path, at_once=True))
     }
-    assert found <= set(HEAVY[package].split())
+    assert result <= set(HEAVY[package].split())
 
 
 def test_no_test_imports_from_another_test_module():
     tests = Path(__file__).parent
-    found = [
+    result = [
         (str(path.relative_to(tests)), name)
         for path in sorted(tests.rglob("*.py"))
         for name in imports(path)
         if any(part.startswith("test_") for part in name.split(".")[:-1] if name.startswith("tests."))
     ]
-    assert found == []
+    assert result == []

@@ -70,12 +70,12 @@ ALLOWED = {
 
 
 def test_no_file_of_data_is_cut_with_splitlines():
-    found = set()
+    result = set()
     for path in SOURCES.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr == "splitlines":
-                found.add(path.name)
-    assert found <= ALLOWED.keys()
+                result.add(path.name)
+    assert result <= ALLOWED.keys()
 
 
 @pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r", "\n"])

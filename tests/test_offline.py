@@ -51,7 +51,7 @@ def written(folder):
 
 def configurations(text):
     """What each `Plotly.newPlot` of a page is configured with."""
-    return [json.loads(found) for found in re.findall(r"(\{[^{}]*\"displaylogo\"[^{}]*\})", text)]
+    return [json.loads(result) for result in re.findall(r"(\{[^{}]*\"displaylogo\"[^{}]*\})", text)]
 
 
 @pytest.mark.parametrize("module", [comparison, evaluation, heatmaps, study])

@@ -65,9 +65,9 @@ def main() -> None:
         begun = time.perf_counter()
         problems.append(problem_of(line))
         seconds[line] = round(time.perf_counter() - begun, 2)
-    for name, found in (("problems", problems), ("seconds", seconds)):
+    for name, result in (("problems", problems), ("seconds", seconds)):
         with open(f"{name}.json", "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=0)
+            json.dump(result, file, indent=0)
 
 
 if __name__ == "__main__":

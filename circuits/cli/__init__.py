@@ -5,7 +5,6 @@ traceback). Heavy packages are imported inside the commands, after their checks,
 once.
 """
 
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -89,15 +88,10 @@ def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:
 
 USAGE: Any = typer.BadParameter.__mro__[1]
 """What typer raises for a command line that it cannot parse; typer itself has no name for it, only its version of click."""
-SPINS = "1000"
-"""How often a torch thread looks for work before it sleeps; libgomp uses this value if there are more threads than processors. Its
-default of 300,000 took up to six times as long on a machine with other users (README, What it costs)."""
 
 
 def main() -> None:
     """Entry point of the `circuits` command."""
-    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
-        os.environ["GOMP_SPINCOUNT"] = SPINS
     try:
         with lasting_streams():
             code = _performed()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuits.cli.common import check_workers, find_pairs, load, names_in, resumable, workers_on
 from circuits.cli.config import config_text
-from circuits.cli.discover_options import Asked, Computed, Divided, Target, Written
+from circuits.cli.discover_options import Computed, Divided, QuestionOptions, Target, Written
 from circuits.cli.file_pairs import FilePairs, note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.terminal import note, print_finished, print_result, stage
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @grouped
 def discover(
     target: Target,
-    asked: Asked,
+    asked: QuestionOptions,
     reading: FilePairs,
     computed: Computed,
     written: Written,
@@ -60,13 +60,13 @@ def discover(
     print_result(result, model, pairs, out.path, written.json)
 
 
-def _note(target: str, asked: Asked, pairs: "PromptPairs", reference: "PromptPairs | None") -> None:
+def _note(target: str, asked: QuestionOptions, pairs: "PromptPairs", reference: "PromptPairs | None") -> None:
     note_unfit(pairs, reference)
     if asked.n is not None and len(pairs) < asked.n:
         note(f"{target} has {len(pairs)} pairs{' of one length' if asked.one_length else ''}, not {asked.n}")
 
 
-def _checked(asked: Asked, divided: Divided, options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(asked: QuestionOptions, divided: Divided, options: Mapping[str, Any]) -> dict[str, Any]:
     """The method's options by value; refuses what can be refused before torch is imported."""
     method, parsed = declared(asked.method), parsed_options(asked.method, options)
     check_model_path(asked.model)

@@ -37,7 +37,7 @@ Target = Annotated[
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionOptions:
     """The question and the method."""
 
     model: Annotated[

@@ -57,18 +57,18 @@ def dissociate(
 ) -> None:
     """Ablate the circuit of each run and measure the task of every run, compared with random circuits; show what circuits share."""
     _check(runs, divided)
-    from circuits.runs.dissociation import Asked, dissociate_runs, read_tasks, share_runs
+    from circuits.runs.dissociation import DissociationOptions, dissociate_runs, read_tasks, share_runs
 
     tasks = read_tasks(runs)
     name, dtype, revision = model_of(next(iter(tasks.values())).provenance, computed.model)
     model = load(name, dtype, computed.device, revision, computed.device_map)
-    options = Asked(asked.core, asked.random_circuits, margin=asked.margin, seed=asked.seed)
+    options = DissociationOptions(asked.core, asked.random_circuits, margin=asked.margin, seed=asked.seed)
     with workers_on(**vars(divided)) as workers:
-        found = dissociate_runs(
+        dissociation = dissociate_runs(
             tasks, model, options, n=asked.n, pairs_seed=asked.seed, store=None if out is None else out / "measured",
             batch_size=computed.batch_size, workers=workers, stage=stage,
         )  # fmt: skip
-    _print(found, share_runs(tasks, asked.seed), out, json)
+    _print(dissociation, share_runs(tasks, asked.seed), out, json)
 
 
 def _check(runs: Sequence[Path], divided: Divided) -> None:
@@ -80,20 +80,20 @@ def _check(runs: Sequence[Path], divided: Divided) -> None:
     check_workers(**vars(divided))
 
 
-def _print(found: "Dissociation", shared: "Sharing", out: Path | None, as_json: bool) -> None:
+def _print(dissociation: "Dissociation", shared: "Sharing", out: Path | None, as_json: bool) -> None:
     from circuits.pages.dissociation import tables, write_dissociation
 
-    result = {"dissociation": found.to_dict(), "sharing": shared.to_dict()}
+    result = {"dissociation": dissociation.to_dict(), "sharing": shared.to_dict()}
     if out is not None:
         write_text(out / "dissociation.json", json_line(result) + "\n")
-        write_dissociation(found, shared, out / "dissociation.html")
+        write_dissociation(dissociation, shared, out / "dissociation.html")
     if as_json:
         print_json(result)
         return
-    for rows in tables(found, shared):
+    for rows in tables(dissociation, shared):
         print_rows(*rows)
-    say(f"{found}.")
+    say(f"{dissociation}.")
     say(f"{shared}.")
-    say_all("not measured", (f"{name}: {why}" for name, why in found.undefined.items()))
+    say_all("not measured", (f"{name}: {why}" for name, why in dissociation.undefined.items()))
     if out is not None:
         say(f"written to {out / 'dissociation.json'} and {out / 'dissociation.html'}")

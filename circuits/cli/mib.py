@@ -158,11 +158,11 @@ def evaluate(
     pairs, how = asked.pairs(loaded, task, split), {"level": level, "rule": rule, "seed": computed.seed}
     with stage("evaluating circuits") as progress:
         curves = mib_curves(loaded, pairs, read, batch_size=computed.batch_size, progress=progress, **how)
-    found = {"task": task, "model": model, "split": split, "pairs": len(pairs), **curves.to_dict()}
+    summary = {"task": task, "model": model, "split": split, "pairs": len(pairs), **curves.to_dict()}
     if out is not None:
-        write_text(out, json_line(found) + "\n")
+        write_text(out, json_line(summary) + "\n")
     if json:
-        return print_json(found)
+        return print_json(summary)
     _print(curves, f"{task}, {model}, {len(pairs)} pairs of {split}")
 
 

@@ -43,25 +43,25 @@ def transfer(
     name, own_dtype, own_revision = model_of(read.provenance, own_model)
     own = load(name, own_dtype, device, own_revision)
     other = load(model, dtype, device, revision)
-    found = transfer_run(read, own, other, n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage)
+    measured = transfer_run(read, own, other, n_random=random_circuits, seed=seed, batch_size=batch_size, stage=stage)
     if out is not None:
-        write_text(out, json_line(found.to_dict()) + "\n")
-    _print(found, json)
+        write_text(out, json_line(measured.to_dict()) + "\n")
+    _print(measured, json)
 
 
-def _print(found: "Transfer", as_json: bool) -> None:
+def _print(measured: "Transfer", as_json: bool) -> None:
     if as_json:
-        print_json(found.to_dict())
+        print_json(measured.to_dict())
         return
-    if found.faithfulness is not None:
-        before = "–" if found.before is None else f"{found.before.value:.3f}"
-        values = [before, f"{found.faithfulness.value:.3f}", f"{found.faithfulness.random_value:.3f}"]
+    if measured.faithfulness is not None:
+        before = "–" if measured.before is None else f"{measured.before.value:.3f}"
+        values = [before, f"{measured.faithfulness.value:.3f}", f"{measured.faithfulness.random_value:.3f}"]
         print_rows(
             "faithfulness of the circuit", ("in its model", "in the other model", "random circuits there"), [values]
         )
     rows = [
         [e.edge, f"{e.before:+.4f}", f"{e.after:+.4f}", f"{e.p:.3g}", "yes" if e.in_circuit else "no"]
-        for e in (found.changed or ())[:SHOWN]
+        for e in (measured.changed or ())[:SHOWN]
     ]
     if rows:
         print_rows(
@@ -69,9 +69,9 @@ def _print(found: "Transfer", as_json: bool) -> None:
         )
     heads = [
         [h.head, h.match, f"{h.similarity:.2f}", f"{h.runner_up:.2f}", "yes" if h.clear else "no"]
-        for h in found.matched or ()
+        for h in measured.matched or ()
     ]
     if heads:
         print_rows("heads by function", ("head", "most similar", "similarity", "second", "clear"), heads)
-    say(f"{found}.")
-    say_all("not compared", (f"{name}: {why}" for name, why in found.skipped.items()))
+    say(f"{measured}.")
+    say_all("not compared", (f"{name}: {why}" for name, why in measured.skipped.items()))

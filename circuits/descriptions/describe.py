@@ -56,7 +56,7 @@ def describe(
         raise InputError(f"the circuit is of another graph than {model.name}: give the circuit's own model")
     if not len(circuit):
         raise InputError("the circuit has no edges, so there is nothing to describe")
-    evidence = Evidence.of(model, pairs, circuit, seed, draws, stage)
+    evidence = Evidence.measure(model, pairs, circuit, seed, draws, stage)
     lines = tuple(evidence.line(node) for node in circuit.nodes if node != "logits")
     labels = {line.node: line.label for line in lines if line.label is not None}
     groups = {plural(label): nodes for label in dict.fromkeys(labels.values())

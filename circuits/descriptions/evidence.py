@@ -73,7 +73,7 @@ class Evidence:
     embedding: float | None
 
     @classmethod
-    def of(
+    def measure(
         cls, model: Model, pairs: PromptPairs, circuit: Circuit, seed: int, draws: int, stage: StageProgress
     ) -> "Evidence":
         """Measures it."""
@@ -92,7 +92,7 @@ class Evidence:
             progress(1, 1)
         with stage("scoring kinds of heads") as progress:
             kinds = head_kinds(model, pairs, seed, draws=draws, progress=progress)
-        movers = [head for head in heads if set(kinds.of(head)) & {*COPIES, *SUPPRESSES}]
+        movers = [head for head in heads if set(kinds.significant(head)) & {*COPIES, *SUPPRESSES}]
         words = {token for ids in (*pairs.answers, *pairs.distractors) for entry in ids for token in tokens_of(entry)}
         rates = token_rates(model, movers, sorted(words), TOP) if movers and len(words) > 1 else {}
         uniform = {} if spans is None else {query: _uniform(query, pairs) for query in spans.queries}
@@ -112,7 +112,7 @@ class Evidence:
 
     def moves(self, head: str) -> bool:
         """Whether a head has a kind about the answers in the prompt."""
-        return bool(set(self.kinds.of(head)) & {*TIERS[0]})
+        return bool(set(self.kinds.significant(head)) & {*TIERS[0]})
 
     def line(self, node: str) -> NodeLine:
         """The line of one node."""
@@ -121,36 +121,38 @@ class Evidence:
         facts: dict[str, Any] = {
             "direct effect": float(self.direct.values[row]), "direct effect stderr": float(self.direct.stderr[row])
         }  # fmt: skip
-        label, said = None, []
+        label, clauses = None, []
         if node[0] == "a":
-            label = self._head(node, facts, said)
+            label = self._head(node, facts, clauses)
             source = self._source_of(node)
             general = label is None or not any(label in tier for tier in TIERS)
             if source is not None and general and self._looks_at(node, source[0]):
                 label = f"{source[0]} reader"
         unit = f" {self.direct.quantity.unit}".rstrip()
-        said.append(
+        clauses.append(
             f"writes {facts['direct effect']:+.2f} ± {facts['direct effect stderr']:.2f}{unit} to the metric itself"
         )
         if node[0] == "a" and self.by_source is not None:
-            self._source(node, facts, said)
+            self._source(node, facts, clauses)
         if node[0] == "m":
-            label = self._mlp(node, facts, said)
+            label = self._mlp(node, facts, clauses)
         for part, what in (
             ("q", "reads its query from"),
             ("k", "its keys from"),
             ("v", "its values from"),
             ("in", "reads"),
         ):
-            said += [f"{what} {_few(reads[part])}"] if part in reads else []
-        said += [f"feeds {_few(feeds)}"] if feeds else []
-        begin = f"{node}: " + ("" if label is None or (said and said[0].startswith(f"{label} ")) else f"{label}. ")
-        text = begin + "; ".join(said)
+            clauses += [f"{what} {_few(reads[part])}"] if part in reads else []
+        clauses += [f"feeds {_few(feeds)}"] if feeds else []
+        begin = f"{node}: " + (
+            "" if label is None or (clauses and clauses[0].startswith(f"{label} ")) else f"{label}. "
+        )
+        text = begin + "; ".join(clauses)
         return NodeLine(node, label, text, facts, reads, feeds)
 
-    def _head(self, node: str, facts: dict[str, Any], said: list[str]) -> str | None:
+    def _head(self, node: str, facts: dict[str, Any], clauses: list[str]) -> str | None:
         """Kinds and attention of a head; returns its label."""
-        own, kinds = self.kinds.of(node), self.kinds
+        own, kinds = self.kinds.significant(node), self.kinds
         row = kinds.heads.index(node)
         ordered = sorted(own, key=lambda kind: next((i for i, tier in enumerate(TIERS) if kind in tier), len(TIERS)))
         facts["kinds"] = {
@@ -162,18 +164,18 @@ class Evidence:
             f"{kind} {value['score']:.2f} (null {value['null']:.2f}, p {value['p']:.2f})"
             for kind, value in facts["kinds"].items()
         ]
-        said += shown[:1] + [f"also {kind}" for kind in shown[1:MOST_KINDS]]
+        clauses += shown[:1] + [f"also {kind}" for kind in shown[1:MOST_KINDS]]
         if node in self.rates:
             copied, suppressed = facts["copies"], facts["suppresses"] = self.rates[node]
             more = f"suppresses {suppressed:.0%}" if set(own) & {*SUPPRESSES} else f"copies {copied:.0%}"
-            said.append(f"{more} of the task's answers and distractors (chance {self.rate_by_chance:.2%})")
+            clauses.append(f"{more} of the task's answers and distractors (chance {self.rate_by_chance:.2%})")
         if self.spans is not None:
-            self._looks(node, self.spans, facts, said)
+            self._looks(node, self.spans, facts, clauses)
         if {"name mover", "prefix matching"} <= set(own):
             return "induction"
         return ordered[0] if ordered else None
 
-    def _looks(self, node: str, spans: SpanMeans, facts: dict[str, Any], said: list[str]) -> None:
+    def _looks(self, node: str, spans: SpanMeans, facts: dict[str, Any], clauses: list[str]) -> None:
         """Where a head looks from the answer position; if that is at no role, from which role it looks at another most."""
         i, last = spans.heads.index(node), spans.queries.index(ANSWER_POSITION)
         mean, stderr = spans.mean[i], spans.stderr[i]
@@ -185,16 +187,16 @@ class Evidence:
             return
         seen.sort(key=lambda place: -float(mean[place]))
         query = seen[0][0]
-        found: dict[float, str] = {}  # two roles of one token have the same attention
+        by_share: dict[float, str] = {}  # two roles of one token have the same attention
         for q, k in seen:
-            if q == query and float(mean[q, k]) not in found:
-                found[float(mean[q, k])] = f"{spans.keys[k]} {float(mean[q, k]):.2f} ± {float(stderr[q, k]):.2f}"
+            if q == query and float(mean[q, k]) not in by_share:
+                by_share[float(mean[q, k])] = f"{spans.keys[k]} {float(mean[q, k]):.2f} ± {float(stderr[q, k]):.2f}"
         where = spans.queries[query] if query != last else f"the {ANSWER_POSITION}"
         facts[f"attention from {spans.queries[query]}"] = dict(zip(spans.keys, mean[query].tolist(), strict=True))
-        looks = " and ".join(list(found.values())[:2])
-        said.append(f"looks from {where} at {looks} (uniform {self.uniform[spans.queries[query]]:.2f})")
+        looks = " and ".join(list(by_share.values())[:2])
+        clauses.append(f"looks from {where} at {looks} (uniform {self.uniform[spans.queries[query]]:.2f})")
 
-    def _source(self, node: str, facts: dict[str, Any], said: list[str]) -> None:
+    def _source(self, node: str, facts: dict[str, Any], clauses: list[str]) -> None:
         """The token from which a head's direct effect comes."""
         assert self.by_source is not None
         assert self.by_source.positions is not None
@@ -205,7 +207,7 @@ class Evidence:
         label = self.by_source.positions[best]
         if abs(values[best]) > 2 * errors[best]:
             where = "other tokens" if label == ELSEWHERE else label
-            said[-1] += f", of which {values[best]:+.2f} ± {errors[best]:.2f} from {where}"
+            clauses[-1] += f", of which {values[best]:+.2f} ± {errors[best]:.2f} from {where}"
 
     def _source_of(self, node: str) -> tuple[str, float] | None:
         """The role before the answer position from which most of a head's direct effect comes, if it is large and sure enough."""
@@ -225,7 +227,7 @@ class Evidence:
         mean, k = self.spans.mean[i], self.spans.queries.index(role)
         return bool(mean[last, k] >= LOOKS) and not torch.equal(mean[k], mean[last])
 
-    def _mlp(self, node: str, facts: dict[str, Any], said: list[str]) -> str | None:
+    def _mlp(self, node: str, facts: dict[str, Any], clauses: list[str]) -> str | None:
         """Neurons of an MLP; returns its label."""
         if self.neurons is not None:
             rows = [row for row in self.neurons.rows() if row["node"].split(".")[0] == node][:MOST_NAMES]
@@ -234,10 +236,10 @@ class Evidence:
                 f"{row['node']} {row['direct effect']:+.2f} (promotes {row['promotes']}; fires on {row['fires on']})"
                 for row in rows if self._sure(row["direct effect"], row["stderr"], self.n_neurons)
             ]  # fmt: skip
-            said += [f"neurons that stand out: {'; '.join(shown)}"] if shown else []
+            clauses += [f"neurons that stand out: {'; '.join(shown)}"] if shown else []
         if node == "m0" and self.embedding is not None:
             facts["determined by its token"] = self.embedding
-            said.append(f"its own token determines {self.embedding:.0%} of its output")
+            clauses.append(f"its own token determines {self.embedding:.0%} of its output")
             return "extended embedding" if self.embedding >= EMBEDDING else None
         return None
 

@@ -75,7 +75,7 @@ class HeadKinds(Shown):
     def _shown_rows(self) -> Sequence[dict[str, Any]]:
         return sorted(self.rows(), key=lambda row: (row["p"] > LEVEL, row["null"] - row["score"]))
 
-    def of(self, head: str, level: float = LEVEL, least: float = LEAST) -> tuple[str, ...]:
+    def significant(self, head: str, level: float = LEVEL, least: float = LEAST) -> tuple[str, ...]:
         """The kinds of a head, the one with the largest score above its null first.
 
         Args:
@@ -147,7 +147,7 @@ def head_kinds(
         pairs if pairs is None else PromptPairs.from_pairs(list(pairs)[:PAIRS], pairs.source, pairs.seed, pairs.metric)
     )
     with inference_state(model.bridge), torch.no_grad():
-        bench = _Bench.of(model, asked, seed)
+        bench = _Bench.measure(model, asked, seed)
         own = bench.scores(None)
         at_least = {kind: torch.zeros(len(scores)) for kind, scores in own.items()}
         total = {kind: torch.zeros(len(scores), dtype=torch.float64) for kind, scores in own.items()}
@@ -205,7 +205,7 @@ class _Bench:
     output: list[Float[Tensor, "head d_head candidate"]]
 
     @classmethod
-    def of(cls, model: Model, pairs: PromptPairs | None, seed: int) -> "_Bench":
+    def measure(cls, model: Model, pairs: PromptPairs | None, seed: int) -> "_Bench":
         """Runs the model on all prompts."""
         architecture, device = model.architecture, model.device
         repeated = repeated_sequences(model, pairs, seed)

@@ -114,8 +114,8 @@ def repeats(clean: Sequence[int], position: int, answers: Collection[Answer]) ->
     """Tokens up to the answer position that have occurred before, if they are among `answers` or at the answer position: their
     place, and the earlier places, the first token aside."""
     places = [i for i in range(position + 1) if clean[i] in answers or i == position]
-    found = [(i, [j for j in range(1, i) if clean[j] == clean[i]]) for i in places]
-    return [(i, earlier) for i, earlier in found if earlier]
+    matches = [(i, [j for j in range(1, i) if clean[j] == clean[i]]) for i in places]
+    return [(i, earlier) for i, earlier in matches if earlier]
 
 
 def on_prompts(
@@ -152,8 +152,8 @@ def on_prompts(
         for i, (clean, position, *words) in enumerate(
             zip(pairs.clean, pairs.positions, pairs.answers, pairs.distractors, strict=True)
         ):
-            found = repeats(clean, position, {token for ids in words for token in ids})
-            targets = [(q, [k + shift for k in earlier if k + shift < q]) for q, earlier in found]
+            repeated = repeats(clean, position, {token for ids in words for token in ids})
+            targets = [(q, [k + shift for k in earlier if k + shift < q]) for q, earlier in repeated]
             weights = [pattern[i][:, 0, q, keys].sum(-1) for q, keys in targets if keys]
             rows += [torch.stack(weights).mean(0)] if weights else []
         if rows:

@@ -40,7 +40,6 @@ def with_dictionaries(model: Model, dictionaries: Sequence[Dictionary]) -> Model
         return model
     in_order = dict(sorted(insertions.items(), key=lambda item: item[1].layer))
     result = replace(model, architecture=replace(model.architecture, inserted=in_order))
-    result.__dict__["_hashes"] = model._hashes  # the weights are the same
     return result
 
 

@@ -41,7 +41,7 @@ class KeptAtPlaces:
     for_query: Bool[Tensor, "query reader span writer"] | None
 
     @classmethod
-    def of(cls, graph: PlacedGraph, keep: Bool[Tensor, "writer column"]) -> "KeptAtPlaces":
+    def from_mask(cls, graph: PlacedGraph, keep: Bool[Tensor, "writer column"]) -> "KeptAtPlaces":
         places, base, device = graph.places, graph.base, keep.device
         n_spans = len(places.spans)
         readers, sources, queries = (
@@ -172,7 +172,7 @@ def ablated_at_places(
             every token has one, the result has the same bits as `ablated_logits`.
         tokens: see `run`.
     """
-    kept = KeptAtPlaces.of(graph, keep)
+    kept = KeptAtPlaces.from_mask(graph, keep)
     everywhere = kept.everywhere(covered=not bool((spans < 0).any()))
     if everywhere is not None:
         return ablated_logits(architecture, suffix, replacement, everywhere, tokens=tokens)

@@ -54,16 +54,16 @@ def n_queries(graph: PlacedGraph) -> int:
 
 def slot_ranges(graph: Graph, queries: int) -> SlotRanges:
     """The slots of every layer, with so many for each key and value."""
-    found: SlotRanges = {}
+    ranges: SlotRanges = {}
     slot = 0
     for layer in range(graph.n_layers):
         heads = slice(slot, slot + graph.n_heads + 2 * queries * graph.n_kv_heads)
-        found[layer, "attention"], slot = heads, heads.stop
+        ranges[layer, "attention"], slot = heads, heads.stop
         if graph.mlps[layer]:
-            found[layer, "mlp"] = slice(slot, slot + 1)
+            ranges[layer, "mlp"] = slice(slot, slot + 1)
             slot += 1
-    found[graph.n_layers, "attention"] = slice(slot, slot + 1)
-    return found
+    ranges[graph.n_layers, "attention"] = slice(slot, slot + 1)
+    return ranges
 
 
 def slot_columns(placed: PlacedGraph) -> Int[Tensor, "span slot"]:

@@ -33,6 +33,7 @@ class CheckReport:
         prefix_exact: whether cached prefixes may be used.
         resume_exact: whether passes may begin in the middle.
         columns_exact: whether the logits of some tokens may be computed alone.
+        remembered: the same weights were checked before, with the same versions (`circuits.remembered_check`).
     """
 
     residual: float
@@ -42,6 +43,7 @@ class CheckReport:
     prefix_exact: bool
     resume_exact: bool
     columns_exact: bool
+    remembered: bool = False
 
 
 def tolerance(dtype: torch.dtype) -> float:

@@ -98,17 +98,17 @@ class Exclusive:
 
     def _behind(self, thread: int, frames: dict[int, FrameType]) -> set[int]:
         """All threads that this thread waits for, directly or indirectly; `frames`: of threads that stand still."""
-        found: set[int] = set()
+        threads: set[int] = set()
         todo = [thread]
         while todo:
             other = todo.pop()
             wanted = self.waiting.get(other, frozenset())
             next_ones = {owner for key in wanted if (owner := self.owners.get(key, other)) != other}
             for one in next_ones | _joined(frames, other):
-                if one not in found:
-                    found.add(one)
+                if one not in threads:
+                    threads.add(one)
                     todo.append(one)
-        return found
+        return threads
 
     def after_fork(self) -> None:
         """A new process has no other threads; frees their keys."""
@@ -175,17 +175,17 @@ def _current_frames() -> dict[int, FrameType]:
 
 def _joined(frames: dict[int, FrameType], thread: int) -> set[int]:
     """The threads whose end or result a thread is waiting for."""
-    found: set[int] = set()
+    threads: set[int] = set()
     for each in _stack(frames.get(thread)):
         where, function = each.f_code.co_filename, each.f_code.co_name
         if where == threading.__file__ and function == "join":
             joined = each.f_locals.get("self")
-            found |= {joined.ident or 0} if isinstance(joined, threading.Thread) else set()
+            threads |= {joined.ident or 0} if isinstance(joined, threading.Thread) else set()
         elif where == futures.__file__ and function == "result":
-            found |= _computing(frames, each.f_locals.get("self"))
+            threads |= _computing(frames, each.f_locals.get("self"))
         elif where == futures.__file__ and function in ("wait", "as_completed"):
-            found |= {one for future in each.f_locals.get("fs") or () for one in _computing(frames, future)}
-    return found
+            threads |= {one for future in each.f_locals.get("fs") or () for one in _computing(frames, future)}
+    return threads
 
 
 def _computing(frames: dict[int, FrameType], future: object) -> set[int]:

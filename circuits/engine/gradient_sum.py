@@ -232,5 +232,5 @@ def along_directions(
         return iter(())
     together = torch.stack(directions, dim=-1)
     # Prompt by prompt, because one product over prompts and positions would copy the differences.
-    along = torch.stack([torch.bmm(of.transpose(0, 1), x) for of, x in zip(difference, together, strict=True)])
+    along = torch.stack([torch.bmm(each.transpose(0, 1), x) for each, x in zip(difference, together, strict=True)])
     return iter(along.unbind(-1))

@@ -58,9 +58,9 @@ class LiveRun:
         return dict(zip(keys, gradients, strict=True))
 
 
-def _gradients(of: Tensor, start: Tensor | None, at: Iterable[Tensor], again: bool) -> list[Tensor]:
+def _gradients(output: Tensor, start: Tensor | None, at: Iterable[Tensor], again: bool) -> list[Tensor]:
     points = list(at)
-    gradients = torch.autograd.grad(of, points, start, retain_graph=again, allow_unused=True)
+    gradients = torch.autograd.grad(output, points, start, retain_graph=again, allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(points, gradients, strict=True)]
 
 

@@ -95,7 +95,7 @@ def predict_circuits(
     node_ablation = str(linear.provenance.get("ablation", "zero"))
     question = Question.ask(model, pairs, metric, ablation, batch_size)
     edges = measure_circuits(question, list(circuits.values())).values
-    sampler = Sampler.of(question.again(ablation=node_ablation), list(linear.nodes))
+    sampler = Sampler.for_question(question.again(ablation=node_ablation), list(linear.nodes))
     kept = torch.tensor([[node in set(circuit.nodes) for node in sampler.nodes] for circuit in circuits.values()])
     kept = kept.reshape(len(circuits), len(sampler.nodes))
     measured = sampler.measured("circuits", in_blocks(~kept), progress).outcomes

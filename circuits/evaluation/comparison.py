@@ -164,7 +164,7 @@ class Comparison(Shown):
                 for name, scores in self.scores.items()
             },
             **(
-                {"over_places": {name: of.to_dict() for name, of in self.over_places.items()}}
+                {"over_places": {name: curves.to_dict() for name, curves in self.over_places.items()}}
                 if self.over_places
                 else {}
             ),

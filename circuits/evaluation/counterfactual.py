@@ -151,7 +151,7 @@ def counterfactuals(
     """
     if not alphas:
         raise InputError("no alphas are given; name at least one")
-    sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
+    sampler = Sampler.for_question(Question.ask(model, pairs, metric, ablation, batch_size), nodes, store)
     by_alpha: dict[float, Samples] = {}
     for i, alpha in enumerate(alphas):
 

@@ -180,7 +180,7 @@ def dissociate(
         name: (Question.ask(model, pairs, metric, ablation, batch_size), circuit)
         for name, (pairs, circuit) in tasks.items()
     }
-    plan = Plan.of([circuit for _, circuit in tasks.values()], core, n_random, random_kind, seed)
+    plan = Plan.draw([circuit for _, circuit in tasks.values()], core, n_random, random_kind, seed)
     total, done, measured = sum(len(pairs) for pairs, _ in tasks.values()), 0, []
     for question, _ in questions.values():
 
@@ -214,7 +214,7 @@ class Plan:
     random_kind: str
 
     @classmethod
-    def of(cls, circuits: Sequence[Circuit], core_share: float, n_random: int, random_kind: str, seed: int) -> "Plan":
+    def draw(cls, circuits: Sequence[Circuit], core_share: float, n_random: int, random_kind: str, seed: int) -> "Plan":
         """Draws the random circuits.
 
         Raises:
@@ -244,10 +244,10 @@ class Plan:
             Circuit.empty(graph),
             *(all_but(circuit, question.pairs) for circuit in self.ablated),
         ]
-        found = measure_circuits(question, kept, progress)
+        measured = measure_circuits(question, kept, progress)
         whole = 2 + len(self.circuits) + len(self.rest)
         return {
-            "values": found.values[:whole].clone(), "random": found.values[whole:].mean(1), "rounding": found.rounding
+            "values": measured.values[:whole].clone(), "random": measured.values[whole:].mean(1), "rounding": measured.rounding
         }  # fmt: skip
 
     def parts(self, stored: Mapping[str, Tensor]) -> tuple[Measured, Measured | None]:

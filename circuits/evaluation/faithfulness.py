@@ -251,8 +251,8 @@ def measure_logits(
             index = batch.index
             own, clean = question.clean_run(batch.suffix)
             rounding[index] = metric_rounding(question.metric, own, batch.targets, share).to("cpu", torch.float64)
-            for i, found in enumerate(logits(batch, clean)):
-                of_run = own if found is None else found
+            for i, result in enumerate(logits(batch, clean)):
+                of_run = own if result is None else result
                 whole = of_run.shape == own.shape
                 measured = question.metric(of_run, batch.targets if whole else batch.targets_read)
                 values[i, index] = measured.to("cpu", torch.float64)

@@ -192,12 +192,12 @@ def families(
     else:
         labels, splits = clusters(search.gram, k, seed), ()
         p = search.faithfulness_p(everything, k) if k > 1 else math.nan
-    found = search.circuits(everything, labels, int(labels.max()) + 1)
-    core = found[0]
-    for circuit in found[1:]:
+    circuits = search.circuits(everything, labels, int(labels.max()) + 1)
+    core = circuits[0]
+    for circuit in circuits[1:]:
         core = core & circuit
-    followed = traits(pairs, labels, seed) if len(found) > 1 else ()
-    return Families(labels, tuple(found), search.matrix(found, labels), core, splits, p, followed, level)
+    followed = traits(pairs, labels, seed) if len(circuits) > 1 else ()
+    return Families(labels, tuple(circuits), search.matrix(circuits, labels), core, splits, p, followed, level)
 
 
 def check_families(
@@ -312,19 +312,19 @@ class _Search:
                 sums[i] += distance[rows, torch.arange(len(tested))].sum()
         return sums
 
-    def measure(self, members: Tensor, found: Sequence[Circuit]) -> Float[Tensor, "circuit member"]:
+    def measure(self, members: Tensor, circuits: Sequence[Circuit]) -> Float[Tensor, "circuit member"]:
         """The metric of circuits on some prompts."""
         asked = self.question
         some = Question.ask(asked.model, asked.pairs[members.tolist()], asked.metric, asked.ablation, asked.asked_size)
-        return measure_circuits(some, found, self.progress).values
+        return measure_circuits(some, circuits, self.progress).values
 
-    def matrix(self, found: Sequence[Circuit], labels: Tensor) -> Float[Tensor, "circuit family"]:
+    def matrix(self, circuits: Sequence[Circuit], labels: Tensor) -> Float[Tensor, "circuit family"]:
         """Faithfulness of each circuit on each family's prompts."""
         graph = self.scores.graph
-        asked = [Circuit.full(graph), Circuit.empty(graph), *found]
+        asked = [Circuit.full(graph), Circuit.empty(graph), *circuits]
         measured = measure_circuits(self.question, asked, self.progress)
         columns = []
-        for family in range(len(found)):
+        for family in range(len(circuits)):
             here = labels == family
             clean, ablated, *kept = measured.values[:, here]
             metric_range = MetricRange.from_prompts(clean, ablated, measured.rounding[here])

@@ -41,18 +41,18 @@ def traits(pairs: PromptPairs, labels: Int[Tensor, " pair"], seed: int = 0) -> t
             named.setdefault(tuple(numbers[value] for value in values), []).append(name)
     measured = [association(labels, values, PERMUTATIONS, seed) for values in named]
     corrected = holm(torch.tensor([p for _, p in measured], dtype=torch.float64)).tolist() if measured else []
-    found = [
+    kept = [
         Trait(", ".join(names), strength, p, len(set(values)))
         for (values, names), (strength, _), p in zip(named.items(), measured, corrected, strict=True)
     ]
-    return tuple(sorted(found, key=lambda trait: (trait.p, -trait.strength)))
+    return tuple(sorted(kept, key=lambda trait: (trait.p, -trait.strength)))
 
 
 def properties(pairs: PromptPairs) -> dict[str, tuple[Hashable, ...]]:
     """The properties of the prompts, by name, with a value for each pair."""
     n = range(len(pairs))
     roles = [dict(pairs.roles[i]) for i in n]
-    found: dict[str, tuple[Hashable, ...]] = {
+    columns: dict[str, tuple[Hashable, ...]] = {
         "the template (tokens outside of roles and answers)": tuple(_template(pairs, i) for i in n),
         "the order of roles": tuple(
             tuple(sorted(role, key=lambda name, role=role: bounds(role[name]))) for role in roles
@@ -62,13 +62,13 @@ def properties(pairs: PromptPairs) -> dict[str, tuple[Hashable, ...]]:
         "the answer": tuple(pairs.answers[i] for i in n),
     }
     for name in dict.fromkeys(name for role in roles for name in role):
-        found[f"the tokens of role {name}"] = tuple(
+        columns[f"the tokens of role {name}"] = tuple(
             _tokens(pairs.clean[i], role.get(name)) for i, role in enumerate(roles)
         )
-        found[f"the position of role {name}"] = tuple(role.get(name) for role in roles)
+        columns[f"the position of role {name}"] = tuple(role.get(name) for role in roles)
     for name in dict.fromkeys(name for i in n for name in pairs.metadata[i]):
-        found[f"column {name}"] = tuple(str(pairs.metadata[i].get(name)) for i in n)
-    return found
+        columns[f"column {name}"] = tuple(str(pairs.metadata[i].get(name)) for i in n)
+    return columns
 
 
 def _tokens(prompt: TokenIds, place: Place | None) -> TokenIds | None:

@@ -162,7 +162,7 @@ def _metrics(
     if isinstance(kept, str):
         raise InputError(f"kept must be a list of names, got the text {kept!r}")
     model, n = question.model, len(question.pairs)
-    parts = Parts.of(model, among)
+    parts = Parts.from_groups(model, among)
     sets = [parts.ablated(model, kept, way) for way in errors]
     sets += [{}, parts.ablated(model, (), "none")]
     values = torch.zeros(len(sets), n, dtype=torch.float64)

@@ -69,15 +69,17 @@ def match_heads(
     whole, *halves = (_similarity(one, other, part, alike) for part in parts)
     heads, others = one.heads, other.heads
     same_graph = a[0].graph == b[0].graph
-    found, inside = [], {node.partition("@")[0] for node in circuit.nodes}
+    matched, inside = [], {node.partition("@")[0] for node in circuit.nodes}
     for i, head in enumerate(heads):
         if head in inside:
             best, *rest = whole[i].sort(descending=True, stable=True).indices.tolist()
             second = rest[0] if rest else best
             clear = all(int(half[i].argmax()) == best for half in halves)
             moved = clear and same_graph and others[best] != head
-            found.append(MatchedHead(head, others[best], float(whole[i, best]), float(whole[i, second]), clear, moved))
-    return tuple(found)
+            matched.append(
+                MatchedHead(head, others[best], float(whole[i, best]), float(whole[i, second]), clear, moved)
+            )
+    return tuple(matched)
 
 
 def _similarity(a: HeadProfiles, b: HeadProfiles, part: slice, one_by_one: bool) -> Float[Tensor, "head other"]:

@@ -25,7 +25,7 @@ from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import finite
 from circuits.shown import Shown
 
-Found = EdgeScores | NodeScores | Circuit
+MethodResult = EdgeScores | NodeScores | Circuit
 
 
 @plain_methods
@@ -98,12 +98,12 @@ def shuffled_layers(model: Model, layers: Sequence[int], seed: int = 0) -> Itera
 @on_model
 def randomisation(
     model: Model,
-    attribute: Callable[[Model], Found],
+    attribute: Callable[[Model], MethodResult],
     *,
     layers: Sequence[int] | None = None,
     cascading: bool = True,
     k: int | None = None,
-    own: Found | None = None,
+    own: MethodResult | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Randomisation:
@@ -137,7 +137,7 @@ def randomisation(
     return Randomisation(steps, cascading, tuple(a for a, _ in alike), tuple(b for _, b in alike) if overlap else (), k)
 
 
-def _alike(own: Found, other: Found, k: int | None) -> tuple[float, float]:
+def _alike(own: MethodResult, other: MethodResult, k: int | None) -> tuple[float, float]:
     """Rank correlation of absolute scores, and Jaccard overlap; NaN if undefined."""
     if isinstance(own, Circuit):
         return math.nan, stability({"own": own, "other": other}).mean_jaccard
@@ -145,7 +145,7 @@ def _alike(own: Found, other: Found, k: int | None) -> tuple[float, float]:
     return compared.mean_rank, compared.mean_jaccard if k is not None else math.nan
 
 
-def _sizes(scores: Found) -> Found:
+def _sizes(scores: MethodResult) -> MethodResult:
     """The absolute scores; circuits are unchanged."""
     if isinstance(scores, NodeScores):
         return NodeScores(scores.nodes, scores.values.abs()[..., None], scores.positions)

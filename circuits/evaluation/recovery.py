@@ -98,7 +98,7 @@ class Recovery(Shown):
 
 @plain_torch
 def recovery(
-    found: EdgeScores | NodeScores | Circuit,
+    result: EdgeScores | NodeScores | Circuit,
     truth: Circuit | Iterable[str],
     *,
     level: str | None = None,
@@ -109,37 +109,37 @@ def recovery(
     """Ranks edges or nodes and compares the ranking with a known circuit.
 
     Args:
-        found: scores or a circuit. Scores of nodes have only the level `nodes`; only heads and MLPs among them are ranked.
+        result: scores or a circuit. Scores of nodes have only the level `nodes`; only heads and MLPs among them are ranked.
         truth: the known circuit, or the names of its edges.
         level: what is ranked, see the module docstring. None: `edges`, or `nodes` for scores of nodes.
         by: `abs`: by the size of the score; `signed`: from the most positive.
         negligible: scores of at most this share of the largest count as 0, because their order would be rounding.
-        graph: graph of the edges in `truth`; required if `truth` holds names and `found` scores nodes.
+        graph: graph of the edges in `truth`; required if `truth` holds names and `result` scores nodes.
 
     Raises:
         InputError: unknown options or edges; circuits of two graphs; scores that are not numbers or have positions; or no true
             or no false entries at this level.
     """
-    level = ("nodes" if isinstance(found, NodeScores) else "edges") if level is None else level
+    level = ("nodes" if isinstance(result, NodeScores) else "edges") if level is None else level
     if level not in LEVELS:
         raise InputError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
     check_ranking(by)
-    known = _truth(found, truth, graph)
-    if isinstance(found, NodeScores):
-        names, scores, true = _of_nodes(found, known, level)
+    known = _truth(result, truth, graph)
+    if isinstance(result, NodeScores):
+        names, scores, true = _of_nodes(result, known, level)
         scores = scores.abs() if by == "abs" else scores
     else:
         names, true = _at(level, known.graph, known.mask)
-        _, scores = _at(level, known.graph, _strengths(found, by))
+        _, scores = _at(level, known.graph, _strengths(result, by))
     scores = scores.to("cpu", torch.float64)
     if negligible and len(scores):
         scores = scores.masked_fill(scores.abs() <= negligible * scores.abs().max(), 0.0)
     return _compared(level, names, scores, true.bool().cpu())
 
 
-def _truth(found: EdgeScores | NodeScores | Circuit, truth: Circuit | Iterable[str], graph: Graph | None) -> Circuit:
+def _truth(result: EdgeScores | NodeScores | Circuit, truth: Circuit | Iterable[str], graph: Graph | None) -> Circuit:
     """The known circuit, in the graph of `found`."""
-    own = graph if isinstance(found, NodeScores) else found.graph
+    own = graph if isinstance(result, NodeScores) else result.graph
     if isinstance(truth, str):
         raise InputError(f"truth is a circuit or a list of edges, not the text {truth!r}")
     if not isinstance(truth, Circuit):
@@ -154,27 +154,29 @@ def _truth(found: EdgeScores | NodeScores | Circuit, truth: Circuit | Iterable[s
     return truth
 
 
-def _strengths(found: EdgeScores | Circuit, by: str) -> Float[Tensor, "writer reader"]:
+def _strengths(result: EdgeScores | Circuit, by: str) -> Float[Tensor, "writer reader"]:
     """The values by which edges are ranked."""
-    if isinstance(found, Circuit):
-        return found.mask.double()
-    return found.values.double().abs() if by == "abs" else found.values.double()
+    if isinstance(result, Circuit):
+        return result.mask.double()
+    return result.values.double().abs() if by == "abs" else result.values.double()
 
 
 def _of_nodes(
-    found: NodeScores, known: Circuit, level: str
+    node_scores: NodeScores, known: Circuit, level: str
 ) -> tuple[tuple[str, ...], Float[Tensor, " ranked"], Bool[Tensor, " ranked"]]:
     if level != "nodes":
         raise InputError(f"scores of nodes can be compared at level 'nodes' only, not {level!r}")
-    if found.positions is not None:
+    if node_scores.positions is not None:
         raise InputError(
             "these scores have positions; score whole nodes (positions=None) to compare them with a circuit"
         )
     ranked, true = _at("nodes", known.graph, known.mask)
-    if not set(ranked) & set(found.nodes):
-        raise InputError(f"none of the {len(found)} scored nodes is a head or an MLP of the known circuit's graph")
-    chosen = [i for i, name in enumerate(ranked) if name in found.nodes]
-    scores = found.values[[found.nodes.index(ranked[i]) for i in chosen]]
+    if not set(ranked) & set(node_scores.nodes):
+        raise InputError(
+            f"none of the {len(node_scores)} scored nodes is a head or an MLP of the known circuit's graph"
+        )
+    chosen = [i for i, name in enumerate(ranked) if name in node_scores.nodes]
+    scores = node_scores.values[[node_scores.nodes.index(ranked[i]) for i in chosen]]
     return tuple(ranked[i] for i in chosen), scores, true[chosen].bool()
 
 

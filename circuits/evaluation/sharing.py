@@ -118,29 +118,29 @@ def sharing(tasks: Mapping[str, Circuit], *, draws: int = 100, level: float = 0.
     check_tasks(tasks)
     if draws < 1:
         raise InputError(f"draws must be at least 1, got {draws}")
-    found = of_one_graph(list(tasks.values()))
-    graph = found[0].graph
-    edges, nodes = _overlaps(found)
+    circuits = of_one_graph(list(tasks.values()))
+    graph = circuits[0].graph
+    edges, nodes = _overlaps(circuits)
     generator = torch.Generator().manual_seed(seed)
-    chance = torch.zeros(2, len(found), len(found), dtype=torch.float64)
-    at_least = torch.zeros(len(found), len(found), dtype=torch.float64)
+    chance = torch.zeros(2, len(circuits), len(circuits), dtype=torch.float64)
+    at_least = torch.zeros(len(circuits), len(circuits), dtype=torch.float64)
     for _ in range(draws):
-        drawn = _overlaps([exchanged_heads(circuit, generator) for circuit in found])
+        drawn = _overlaps([exchanged_heads(circuit, generator) for circuit in circuits])
         chance += torch.stack(drawn)
         at_least += drawn[0] >= edges - 1e-12
-    heads, counts, p = shared_heads(graph, found)
+    heads, counts, p = shared_heads(graph, circuits)
     return Sharing(
-        tuple(tasks), edges, nodes, _weighted(found), chance[0] / draws, chance[1] / draws, (1 + at_least) / (1 + draws),
+        tuple(tasks), edges, nodes, _weighted(circuits), chance[0] / draws, chance[1] / draws, (1 + at_least) / (1 + draws),
         cluster_order(edges), heads, counts, p, level,
     )  # fmt: skip
 
 
-def _overlaps(found: Sequence[Circuit]) -> tuple[Float[Tensor, "c c"], Float[Tensor, "c c"]]:
+def _overlaps(circuits: Sequence[Circuit]) -> tuple[Float[Tensor, "c c"], Float[Tensor, "c c"]]:
     """Jaccard overlap of edges, and of nodes that are heads or MLPs."""
-    graph = found[0].graph
-    edges = torch.stack([circuit.mask[graph.edge_mask] for circuit in found])
+    graph = circuits[0].graph
+    edges = torch.stack([circuit.mask[graph.edge_mask] for circuit in circuits])
     names = graph.writer_names[1:]
-    nodes = torch.stack([_members(circuit, names) for circuit in found])
+    nodes = torch.stack([_members(circuit, names) for circuit in circuits])
     return jaccard(edges), jaccard(nodes)
 
 
@@ -149,11 +149,11 @@ def _members(circuit: Circuit, names: Sequence[str]) -> Tensor:
     return torch.tensor([name in own for name in names])
 
 
-def _weighted(found: Sequence[Circuit]) -> Float[Tensor, "c c"]:
-    graph, rows = found[0].graph, []
-    for circuit in found:
+def _weighted(circuits: Sequence[Circuit]) -> Float[Tensor, "c c"]:
+    graph, rows = circuits[0].graph, []
+    for circuit in circuits:
         if circuit.scores is None:
-            return torch.full((len(found), len(found)), torch.nan, dtype=torch.float64)
+            return torch.full((len(circuits), len(circuits)), torch.nan, dtype=torch.float64)
         size = (circuit.scores.abs().double().nan_to_num(0.0) * circuit.mask)[graph.edge_mask]
         rows.append(size / size.sum())
     weights = torch.stack(rows)
@@ -161,11 +161,11 @@ def _weighted(found: Sequence[Circuit]) -> Float[Tensor, "c c"]:
 
 
 def shared_heads(
-    graph: Graph, found: Sequence[Circuit]
+    graph: Graph, circuits: Sequence[Circuit]
 ) -> tuple[tuple[str, ...], Int[Tensor, " head"], Float[Tensor, " head"]]:
     """All heads, the number of circuits that have each, and its p value after Holm's correction."""
     names = tuple(writer.name for writer in graph.writer_nodes if writer.kind == "head")
-    members = torch.stack([_members(circuit, names) for circuit in found]).reshape(len(found), graph.n_layers, -1)
+    members = torch.stack([_members(circuit, names) for circuit in circuits]).reshape(len(circuits), graph.n_layers, -1)
     counts = members.sum(0)
     chances = members.double().mean(2)  # [circuit, layer]: k_t/H
     tails = torch.stack([poisson_binomial_tail(chances[:, layer]) for layer in range(graph.n_layers)])

@@ -78,7 +78,7 @@ def specificity_of(
     seed: int = 0, left_out: Mapping[str, str] | None = None, progress: Progress | None = None,
 ) -> Specificity:  # fmt: skip
     """Measures the costs of a circuit; other tasks whose metric has no range to divide by are left out."""
-    plan = Plan.of([circuit, Circuit.empty(circuit.graph)], 1.0, n_random, "same_layers", seed)
+    plan = Plan.draw([circuit, Circuit.empty(circuit.graph)], 1.0, n_random, "same_layers", seed)
     missing, costs = dict(left_out or {}), []
     questions = {own[0]: own[1], **others}
     done, total = 0, sum(len(question.pairs) for question in questions.values())

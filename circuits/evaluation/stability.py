@@ -37,7 +37,7 @@ class Stability(Shown):
         rank: Spearman's correlation of each two runs' scores over all edges; NaN for circuits.
         frequency: share of runs that contain each edge, in graph order.
         names: names of the edges, or of the nodes (`node@position` for scores with positions).
-        of: `edges` or `nodes`.
+        unit: `edges` or `nodes`.
     """
 
     runs: tuple[str, ...]
@@ -46,7 +46,7 @@ class Stability(Shown):
     rank: Float[Tensor, "run run"]
     frequency: Float[Tensor, " edge"]
     names: tuple[str, ...]
-    of: str = "edges"
+    unit: str = "edges"
 
     @property
     def always(self) -> tuple[str, ...]:
@@ -79,10 +79,10 @@ class Stability(Shown):
         return f"Stability({self})"
 
     def __str__(self) -> str:
-        size = "circuits" if self.k is None else f"the {self.k} strongest {self.of}"
+        size = "circuits" if self.k is None else f"the {self.k} strongest {self.unit}"
         return (
             f"{len(self.runs)} runs, {size}: Jaccard {self.mean_jaccard:.2f}, rank correlation {self.mean_rank:.2f}, "
-            f"{len(self.always)} {self.of} in all of them"
+            f"{len(self.always)} {self.unit} in all of them"
         )
 
     def to_dict(self) -> dict[str, Any]:

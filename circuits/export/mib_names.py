@@ -107,10 +107,10 @@ def find_task(name: str) -> Task:
     Raises:
         InputError: there is none.
     """
-    found = TASKS.get(name.replace("-", "_"))
-    if found is None:
+    known = TASKS.get(name.replace("-", "_"))
+    if known is None:
         raise InputError(f"MIB has no task {name!r}{_near(name, TASKS)} (one of {', '.join(TASKS)})")
-    return found
+    return known
 
 
 def check_level(level: str) -> str:

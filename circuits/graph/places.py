@@ -206,10 +206,10 @@ class PlacedGraph(Graph):
     @cached_property
     def _columns_of(self) -> dict[tuple[int, str], list[int]]:
         """Indices of the readers at a span, by the index of their reader in `base` and the name of the span."""
-        found: dict[tuple[int, str], list[int]] = {}
+        columns: dict[tuple[int, str], list[int]] = {}
         for column, (r, place) in enumerate(self.columns):
-            found.setdefault((r, self.places.spans[place.source]), []).append(column)
-        return found
+            columns.setdefault((r, self.places.spans[place.source]), []).append(column)
+        return columns
 
     def named(self, name: str) -> list[tuple[int, int]]:
         """(writer, reader) of all edges of a name; one without a place means all places, one without `=>` all destinations.

@@ -17,12 +17,12 @@ def ungrouped(graph: Graph) -> Graph:
 
 def shared_readers(graph: Graph, flat: Graph) -> Int[Tensor, " reader"]:
     """For each reader of `flat`, which is `ungrouped(graph)`, the index of the reader of `graph` that it belongs to."""
-    found = []
+    readers = []
     for reader in flat.reader_nodes:
         shared = graph.grouped and reader.part in ("k", "v") and reader.head is not None
         kv = f"a{reader.layer}.kv{(reader.head or 0) // graph.group_size}<{reader.part}>"
-        found.append(graph.reader_index(kv if shared else reader.name))
-    return torch.tensor(found)
+        readers.append(graph.reader_index(kv if shared else reader.name))
+    return torch.tensor(readers)
 
 
 def summed_over_groups(

@@ -41,7 +41,7 @@ class Replacements:
     means: dict[int, Values]
 
     @classmethod
-    def of(cls, question: Question, sites: tuple[Site, ...]) -> "Replacements":
+    def prepare(cls, question: Question, sites: tuple[Site, ...]) -> "Replacements":
         """Computes what does not depend on the batch.
 
         Raises:
@@ -112,7 +112,7 @@ class ComponentRuns:
     tokens: Bool[Tensor, "position batch pos"] | None = None
 
     @classmethod
-    def of(
+    def prepare(
         cls, question: Question, batch: Batch, replacements: Replacements, positions: tuple[str, ...] | None = None
     ) -> "ComponentRuns":
         """Makes the clean run and the replacement values."""

@@ -21,7 +21,7 @@ from circuits.errors import InputError
 from circuits.graph.nodes import Site
 from circuits.measure.chosen_sites import chosen_sites
 from circuits.measure.component_runs import ComponentRuns, Replacements
-from circuits.measure.divided import Asked, Measurement, measure_pieces
+from circuits.measure.divided import Measurement, MeasurementRequest, measure_pieces
 from circuits.measure.store import Pieces, question_of
 from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
@@ -109,11 +109,11 @@ class Sampler(Measurement):
     replacements: Replacements
     origin: Provenance
     positions: tuple[str, ...] | None = None
-    asked: Asked | None = None
+    asked: MeasurementRequest | None = None
     workers: Workers | None = None
 
     @classmethod
-    def of(
+    def for_question(
         cls,
         question: Question,
         nodes: str | Sequence[str],
@@ -147,8 +147,12 @@ class Sampler(Measurement):
         manifest = {"schema": 1, "question": question_of(origin), "components": names}
         pieces = Pieces(store, manifest, in_memory or workers is not None)
         with inference_state(model.bridge):
-            replacements = Replacements.of(question, sites)
-        asked = None if workers is None else Asked.of(cls, question, nodes=nodes, positions=positions)
+            replacements = Replacements.prepare(question, sites)
+        asked = (
+            None
+            if workers is None
+            else MeasurementRequest.for_question(cls, question, nodes=nodes, positions=positions)
+        )
         return cls(question, pieces, sites, replacements, origin, labels, asked, workers)
 
     @cached_property
@@ -222,7 +226,7 @@ class Sampler(Measurement):
                     key = _key(name, block, number)
                     piece = self.pieces.get(key)
                     if piece is None or piece.shape != (1 + len(mask), len(index)):
-                        runs = runs or ComponentRuns.of(question, batch, self.replacements, self.positions)
+                        runs = runs or ComponentRuns.prepare(question, batch, self.replacements, self.positions)
                         piece = torch.cat([runs.clean[None], runs.metrics(mask)]).to("cpu", torch.float64)
                         self.pieces.put(key, piece)
                     clean[index] = piece[0]

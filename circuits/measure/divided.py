@@ -1,7 +1,7 @@
 """Measurements divided among workers, whose pieces come back as if read from a store.
 
 A method that can be divided cuts its work into named pieces (`circuits.measure.store`) and is a `Measurement`. Workers
-rebuild it from `Asked` and measure the missing pieces. The method then runs as usual, and every piece is there already.
+rebuild it from `MeasurementRequest` and measure the missing pieces. The method then runs as usual, and every piece is there already.
 """
 
 from abc import ABC, abstractmethod
@@ -44,7 +44,7 @@ class ModelSource:
     ungrouped: bool = False
 
     @classmethod
-    def of(cls, model: Model) -> "ModelSource":
+    def from_model(cls, model: Model) -> "ModelSource":
         """The source of a loaded model.
 
         Raises:
@@ -128,12 +128,12 @@ class Measurement(ABC):
     """A measurement that is made in pieces.
 
     Attributes:
-        of: `(question, in_memory=, …)` -> a measurement; validates the options.
+        for_question: `(question, in_memory=, …)` -> a measurement; validates the options.
         question: model, pairs, metric and ablation.
         pieces: the finished pieces.
     """
 
-    of: ClassVar[Callable[..., "Measurement"]]
+    for_question: ClassVar[Callable[..., "Measurement"]]
     question: Question
     pieces: Pieces
 
@@ -143,11 +143,11 @@ class Measurement(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class MeasurementRequest:
     """A measurement in the form that is sent to workers.
 
     Attributes:
-        kind: the class whose `of` makes the measurement; it is sent by name.
+        kind: the class whose `for_question` makes the measurement; it is sent by name.
         model: how to load the model.
         pairs, metric, ablation, batch_size: the question.
         options: the options of the measurement, by name.
@@ -162,25 +162,25 @@ class Asked:
     options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, kind: type[Measurement], question: Question, **options: Any) -> "Asked":
+    def for_question(cls, kind: type[Measurement], question: Question, **options: Any) -> "MeasurementRequest":
         """Uses the batch size that the question has in this process.
 
         Raises:
-            InputError: the model was given as an object; see `ModelSource.of`.
+            InputError: the model was given as an object; see `ModelSource.from_model`.
         """
-        source = ModelSource.of(question.model)
+        source = ModelSource.from_model(question.model)
         return cls(kind, source, question.pairs, question.metric, question.ablation, question.batch_size, options)
 
     def measurement(self) -> Measurement:
         """Makes the measurement in a worker."""
         question = Question.ask(self.model.load(), self.pairs, self.metric, self.ablation, self.batch_size)
-        return self.kind.of(question, **self.options, in_memory=True)
+        return self.kind.for_question(question, **self.options, in_memory=True)
 
 
 def measure_pieces(
     workers: Workers,
     pieces: Pieces,
-    asked: Asked,
+    request: MeasurementRequest,
     units: Mapping[Any, Sequence[str]],
     progress: Progress | None = None,
 ) -> None:
@@ -189,14 +189,14 @@ def measure_pieces(
     Args:
         workers: where to measure.
         pieces: the store.
-        asked: the measurement.
+        request: the measurement.
         units: unit -> names of its pieces; a unit with all pieces in the store is skipped.
         progress: called with (pieces done, total).
     """
     total = sum(map(len, units.values()))
     missing = [unit for unit, names in units.items() if any(pieces.get(name) is None for name in names)]
     done = total - sum(len(units[unit]) for unit in missing)
-    for _, measured in workers.map(_measured, asked, missing):
+    for _, measured in workers.map(_measured, request, missing):
         for name, piece in measured.items():
             pieces.put(name, piece)
         done += len(measured)
@@ -204,8 +204,8 @@ def measure_pieces(
             progress(done, total)
 
 
-def _measured(asked: Asked, unit: Any) -> dict[str, Tensor]:
+def _measured(request: MeasurementRequest, unit: Any) -> dict[str, Tensor]:
     """Measures one unit in a worker; returns its pieces by name."""
-    measurement = asked.measurement()
+    measurement = request.measurement()
     measurement.fill(unit)
     return measurement.pieces.kept

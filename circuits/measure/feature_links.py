@@ -233,7 +233,7 @@ class Differences:
             for layer, point in keys
             if point[2] == "z" and not blocks[layer].linear_heads
         }
-        return Replacements.of(question, tuple(Site(key[1], *key, None) for key in keys))
+        return Replacements.prepare(question, tuple(Site(key[1], *key, None) for key in keys))
 
     def write(self, number: int) -> Float[Tensor, "batch pos d_model"]:
         """The difference of what a source writes."""

@@ -35,7 +35,7 @@ class Reading:
         self.gradients, along = live.gradients(keys, again=True)
         self.along = [gradient.detach() for gradient in along]
 
-    def of(self, target: Target) -> Float[Tensor, "batch pos d_model"]:
+    def gradient(self, target: Target) -> Float[Tensor, "batch pos d_model"]:
         """The gradient of the metric through this target, at its input from the stream."""
         if target.site is not None:
             return self._of_part(self.architecture.blocks[target.site.layer], target.site)

@@ -41,7 +41,7 @@ class Parts:
     sizes: dict[Key, tuple[int, ...]]
 
     @classmethod
-    def of(cls, model: Model, groups: str) -> "Parts":
+    def from_groups(cls, model: Model, groups: str) -> "Parts":
         """The parts of groups joined by `+`.
 
         Raises:
@@ -120,7 +120,7 @@ class KeptRuns:
     @classmethod
     def each(cls, question: Question, parts: Parts) -> "Iterator[KeptRuns]":
         """The batches of a question, each with the values of these parts."""
-        replacements = Replacements.of(question, parts.sites)
+        replacements = Replacements.prepare(question, parts.sites)
         for batch in question.batches():
             clean, own = record_values(question.model.architecture, batch.suffix.clean_tokens, parts.sites)
             yield cls(question, batch, own, replacements.values(question, batch, own), clean)

@@ -37,15 +37,15 @@ def sees_nothing(
     return (shares == 1).any(0) | ((shares > MOST_OF_EPS).sum(0) >= LAYERS)
 
 
-def verdict(n_pairs: int, of: int, largest: float, ablation: str, gradient: str, quadrature: str) -> str | None:
+def verdict(n_affected: int, n_pairs: int, largest: float, ablation: str, gradient: str, quadrature: str) -> str | None:
     """A warning for the user; None if no pair is affected.
 
     Args:
-        n_pairs, of: how many pairs had such a gradient, and the number of pairs.
+        n_affected, n_pairs: how many pairs had such a gradient, and the number of pairs.
         largest: the largest absolute score.
         ablation, gradient, quadrature: the options of the user.
     """
-    if n_pairs == 0:
+    if n_affected == 0:
         return None
     if gradient in ("clean", "corrupted", "clean-corrupted", "relp", "gim"):
         instead = "gradient='ig' (with the midpoint rule)"
@@ -54,7 +54,7 @@ def verdict(n_pairs: int, of: int, largest: float, ablation: str, gradient: str,
     else:
         instead = "quadrature='midpoint'"
     return (
-        f"on {n_pairs} of {of} pairs a gradient was taken where {ablation} ablation leaves (almost) nothing in the residual stream: "
+        f"on {n_affected} of {n_pairs} pairs a gradient was taken where {ablation} ablation leaves (almost) nothing in the residual stream: "
         "how steep a norm is there is set by its eps alone, and scores come out too large, in models with RMSNorm by many orders of "
         f"magnitude (the largest here is {largest:.2g}). Use {instead}, or another ablation than {ablation}"
     )

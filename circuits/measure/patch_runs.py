@@ -47,7 +47,7 @@ class PatchRuns:
     other: RunAblation
 
     @classmethod
-    def of(
+    def prepare(
         cls, question: Question, other: RunAblation, batch: Batch, sites: Sequence[Site], direction: str = "noising"
     ) -> "PatchRuns":
         """Makes both runs.

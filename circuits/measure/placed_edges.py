@@ -35,7 +35,7 @@ class PlacedEdgeRuns:
     metric: Float[Tensor, " prompt"]
 
     @classmethod
-    def of(cls, question: Question, batch: Batch, context: Circuit, axis: PlaceAxis) -> "PlacedEdgeRuns":
+    def prepare(cls, question: Question, batch: Batch, context: Circuit, axis: PlaceAxis) -> "PlacedEdgeRuns":
         clean = question.clean_writes(batch)
         replacement = question.replacement(batch.suffix, clean)
         keep = context.mask.to(batch.suffix.clean.device)
@@ -50,10 +50,10 @@ class PlacedEdgeRuns:
 
     def effects(self, column: int, writers: Sequence[int]) -> Float[Tensor, "writer prompt"]:
         """Effects of the edges from `writers` into a reader at a place."""
-        found = []
+        result = []
         for w in writers:
             switched = self.keep.clone()
             switched[w, column] ^= True
             change = self.metric - self._metric(switched)
-            found.append(change if self.keep[w, column] else -change)
-        return torch.stack(found).to("cpu", torch.float64)
+            result.append(change if self.keep[w, column] else -change)
+        return torch.stack(result).to("cpu", torch.float64)

@@ -49,7 +49,9 @@ class EdgeRuns:
     z: tuple[Float[Tensor, "batch pos head d_head"], ...] = ()
 
     @classmethod
-    def of(cls, question: Question, batch: Batch, context: Circuit | None, axis: PlaceAxis | None = None) -> "EdgeRuns":
+    def prepare(
+        cls, question: Question, batch: Batch, context: Circuit | None, axis: PlaceAxis | None = None
+    ) -> "EdgeRuns":
         model = question.model
         clean = question.clean_writes(batch)
         replacement = question.replacement(batch.suffix, clean)

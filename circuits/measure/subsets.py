@@ -89,7 +89,7 @@ class SetRuns:
     pieces: Pieces
 
     @classmethod
-    def of(
+    def for_method(
         cls, question: Question, method: str, origin: Provenance, nodes: Sequence[PlacedNode], store: str | Path | None
     ) -> "SetRuns":
         """For a method whose results have the provenance `origin`.
@@ -136,7 +136,7 @@ class SetRuns:
 
     def _runs(self, batch: Batch, sets: Sequence[Sequence[PlacedNode]]) -> PatchRuns:
         sites = list(dict.fromkeys(node.site for nodes in sets for node in nodes))
-        return PatchRuns.of(self.question, self.other, batch, sites)
+        return PatchRuns.prepare(self.question, self.other, batch, sites)
 
 
 def _blocks(n: int) -> Iterator[range]:

@@ -31,7 +31,7 @@ from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.graph.nodes import Site, in_layer
 from circuits.measure.chosen_sites import chosen_sites
-from circuits.measure.divided import Asked, Measurement, measure_pieces
+from circuits.measure.divided import Measurement, MeasurementRequest, measure_pieces
 from circuits.measure.node_effects import BatchEffects, node_effects, other_run
 from circuits.measure.patch_runs import PatchRuns
 from circuits.measure.store import Pieces, question_of
@@ -110,13 +110,15 @@ def activation_patching_of(
 ) -> NodeScores:  # fmt: skip
     """`activation_patching` of a question."""
     options: dict[str, Any] = {"nodes": nodes, "positions": positions, "direction": direction, "window": window}
-    patching = _Patching.of(question, **options, store=store, in_memory=workers is not None)
+    patching = _Patching.for_question(question, **options, store=store, in_memory=workers is not None)
     sweep = patching.sweep
     if workers is not None:
         cuts = [(batch, layers) for batch in range(question.n_batches)
                 for layers in _cut(sweep.layers, workers, question.n_batches)]  # fmt: skip
         units = {unit: [_key(unit[0], layer) for layer in unit[1]] for unit in cuts}
-        measure_pieces(workers, patching.pieces, Asked.of(_Patching, question, **options), units, progress)
+        measure_pieces(
+            workers, patching.pieces, MeasurementRequest.for_question(_Patching, question, **options), units, progress
+        )
         progress = None
     numbers = iter(range(question.n_batches))
     return node_effects(
@@ -193,7 +195,7 @@ class _Patching(Measurement):
     options: dict[str, Any]
 
     @classmethod
-    def of(
+    def for_question(
         cls,
         question: Question,
         *,
@@ -241,7 +243,7 @@ class _Patching(Measurement):
         for layer in layers:
             piece = self.pieces.get(_key(number, layer))
             if piece is None:
-                runs = runs or PatchRuns.of(self.question, self.other, batch, self.sweep.patched, self.direction)
+                runs = runs or PatchRuns.prepare(self.question, self.other, batch, self.sweep.patched, self.direction)
                 chosen = self.sweep.of_layer(layer)
                 metrics = runs.metrics(self.sweep.interventions(batch, self.question.pairs, chosen))
                 effects = metrics - runs.corrupted if self.direction == "denoising" else runs.clean - metrics

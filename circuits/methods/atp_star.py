@@ -281,7 +281,7 @@ METHOD = Method(
     gives="nodes",
     stage=("attribution", "scoring nodes"),
     help="estimates from gradients, with two corrections",
-    results=Recorded(title="AtP*", quantity=Quantity("contribution", of="to", positive="", negative="")),
+    results=Recorded(title="AtP*", quantity=Quantity("contribution", preposition="to", positive="", negative="")),
     takes=(
         replace(options.NODES, default=None, help=f"{options.NODES.help} Default: {NODES}."),
         replace(options.POSITIONS, default="each"),

@@ -109,7 +109,7 @@ def coar_of(
     """`coar` of a question."""
     if fit not in FITS:
         raise InputError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
-    sampler = Sampler.of(question, nodes, store, workers, positions=positions)
+    sampler = Sampler.for_question(question, nodes, store, workers, positions=positions)
     linear = fit_samples(sampler.bernoulli(samples, alpha, seed, progress), fit)
     if (statement := linear.statement) is not None:
         warnings.warn(statement, AttributionWarning, stacklevel=4)
@@ -141,7 +141,7 @@ def draw_samples(
         share: (i, n): the i-th of n shares, from 0.
     """
     question = Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size)
-    sampler = Sampler.of(question, nodes, store, positions=positions)
+    sampler = Sampler.for_question(question, nodes, store, positions=positions)
     return sampler.bernoulli(samples, alpha, seed, progress, share)
 
 
@@ -166,7 +166,7 @@ def leave_one_out(
         model, pairs, nodes, positions, dictionaries, metric, ablation, batch_size, store, workers, progress: see `coar`.
     """
     question = Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size)
-    sampler = Sampler.of(question, nodes, store, workers, positions=positions)
+    sampler = Sampler.for_question(question, nodes, store, workers, positions=positions)
     runs = sampler.measured("leave-one-out", in_blocks(torch.eye(len(sampler.nodes)).bool()), progress)
     origin = {**runs.origin, "method": "leave_one_out"}
     effects = runs.by_position(runs.clean - runs.outcomes)
@@ -223,7 +223,7 @@ METHOD = Method(
     gives="nodes",
     stage=("sampling", "ablating components"),
     help="a linear model of random ablations",
-    results=Recorded(title="COAR", quantity=Quantity("weight", of="for")),
+    results=Recorded(title="COAR", quantity=Quantity("weight", preposition="for")),
     ablation="zero",
     divided=True,
     resumable=True,

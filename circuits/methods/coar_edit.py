@@ -166,7 +166,7 @@ def apply_edit(
     chosen = edit.nodes[: max(1, max(ks))]
     metrics = {}
     for name, pairs in prompts.items():
-        sampler = Sampler.of(Question.ask(model, pairs, metric, ablation, batch_size), list(chosen))
+        sampler = Sampler.for_question(Question.ask(model, pairs, metric, ablation, batch_size), list(chosen))
         rank = torch.tensor([chosen.index(node) for node in sampler.nodes])
         masks = torch.stack([rank < k for k in ks])
         metrics[name] = sampler.measured("edit", in_blocks(masks), progress).outcomes

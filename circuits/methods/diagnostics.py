@@ -79,7 +79,7 @@ def diagnose(
     included = draw_subsets(len(chosen), samples, share, seed)
     options: dict[str, Any] = {"nodes": len(chosen), "share": whole_share(share), "subsets_seed": seed,
                "batch_size": question.batch_size}  # fmt: skip
-    runs = SetRuns.of(question, "a diagnosis", provenance(question, "diagnose", options), chosen, store)
+    runs = SetRuns.for_method(question, "a diagnosis", provenance(question, "diagnose", options), chosen, store)
     outcomes, _ = runs.outcomes("subsets", chosen_sets(chosen, included), progress)
     options |= {"samples": samples, "confidence": confidence, "size": size, "excluded": len(left_out)}
     origin = provenance(question, "diagnose", options)

@@ -155,7 +155,7 @@ TAKES = (
 )  # fmt: skip
 """The options of methods that train masks."""
 REMEDY = "masks trained on kl_divergence, or with --absolute, stay closer to the model"
-LOG_ODDS = Quantity("log-odds of the mask", positive="mask open", negative="mask closed", of="")
+LOG_ODDS = Quantity("log-odds of the mask", positive="mask open", negative="mask closed", preposition="")
 """The scores of methods that train masks."""
 METHOD = Method(
     name="edge-pruning", function=partial(discovered, edge_pruning_of), results=Recorded(quantity=LOG_ODDS, metric_units=False, kept_probability=chance_open), gives="circuit", stage=STAGE, help="masks on edges, trained", draws=True,

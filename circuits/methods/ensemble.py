@@ -58,11 +58,11 @@ def _read(run: Path, question: Question) -> EdgeScores | Circuit:
     circuit, scores = run / "circuit.json", run / "scores.safetensors"
     if not circuit.is_file():
         raise InputError(f"{run} is not a run directory with scores of edges or a circuit")
-    found = EdgeScores.load(scores) if scores.is_file() else Circuit.from_json(circuit)
-    weights = found.provenance.get("weights_sha256")
-    if found.graph != question.model.graph or weights not in (None, question.model.weights_hash):
+    result = EdgeScores.load(scores) if scores.is_file() else Circuit.from_json(circuit)
+    weights = result.provenance.get("weights_sha256")
+    if result.graph != question.model.graph or weights not in (None, question.model.weights_hash):
         raise InputError(f"{run} is a run of another model than {question.model.name}, or has edges at places")
-    return found
+    return result
 
 
 def _title(origin: Mapping[str, Any]) -> str:
@@ -75,7 +75,7 @@ def _title(origin: Mapping[str, Any]) -> str:
 METHOD = Method(
     name="ensemble",
     function=ensemble_of,
-    results=Recorded(title=_title, quantity=Quantity("combined score", of="for"), metric_units=False),
+    results=Recorded(title=_title, quantity=Quantity("combined score", preposition="for"), metric_units=False),
     gives="edges",
     help="scores of several methods or runs, combined",
     one_of=("gradients", "runs"),

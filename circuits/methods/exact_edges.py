@@ -29,7 +29,7 @@ from circuits.engine.hooks import inference_state
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.measure.circuit_logits import resolved
-from circuits.measure.divided import Asked, Measurement, measure_pieces
+from circuits.measure.divided import Measurement, MeasurementRequest, measure_pieces
 from circuits.measure.edge_statistics import EdgeStatistics
 from circuits.measure.placed_edges import PlacedEdgeRuns
 from circuits.measure.single_edges import EdgeRuns, edge_effects
@@ -137,11 +137,11 @@ def exact_edge_effects_of(
 ) -> ExactEffects:  # fmt: skip
     """`exact_edge_effects` of a question."""
     options: dict[str, Any] = {"edges": edges, "context": context, "positions": positions, "destinations": destinations}
-    sweep = _Sweep.of(question, **options, store=store, in_memory=workers is not None)
+    sweep = _Sweep.for_question(question, **options, store=store, in_memory=workers is not None)
     n = len(question.pairs)
     values = torch.zeros(*sweep.mask.shape, n, dtype=torch.float64)
     if workers is not None:
-        asked = Asked.of(_Sweep, question, **options)
+        asked = MeasurementRequest.for_question(_Sweep, question, **options)
         units = {
             readers: [_key(batch, r) for r in readers for batch in range(question.n_batches)]
             for readers in in_units(list(sweep.by_reader), workers)
@@ -176,7 +176,7 @@ class _Sweep(Measurement):
     origin: Provenance
 
     @classmethod
-    def of(
+    def for_question(
         cls,
         question: Question,
         edges: Sequence[str] | None,
@@ -236,8 +236,8 @@ class _Sweep(Measurement):
         """The function of a reader and its writers that measures a batch."""
         question, context, axis = self.question, self.context, self.axis
         if context is not None and axis is not None:
-            return PlacedEdgeRuns.of(question, batch, context, axis).effects
-        runs = EdgeRuns.of(question, batch, context, axis)
+            return PlacedEdgeRuns.prepare(question, batch, context, axis).effects
+        runs = EdgeRuns.prepare(question, batch, context, axis)
         return lambda r, writers: edge_effects(question, batch, runs, r, writers, context)
 
     def fill(self, unit: Sequence[int]) -> None:

@@ -133,13 +133,13 @@ def _products(links: Links, differences: Differences, reading: Reading) -> Float
     for number, (_, target) in enumerate(links.edges):
         by_target.setdefault(target, []).append(number)
     first = next(iter(by_target.values()), [])
-    found: dict[int, Tensor] = {}
+    result: dict[int, Tensor] = {}
     for target, numbers in by_target.items():
-        gradient = reading.of(links.targets[target])
+        gradient = reading.gradient(links.targets[target])
         for number in numbers:
             write = differences.write(links.edges[number][0]).to(gradient.device)
-            found[number] = torch.einsum("bpd,bpd->b", write.to(gradient.dtype), gradient)
-    return torch.stack([found[i] for i in range(len(links.edges))]) if first else torch.zeros(0, 0)
+            result[number] = torch.einsum("bpd,bpd->b", write.to(gradient.dtype), gradient)
+    return torch.stack([result[i] for i in range(len(links.edges))]) if first else torch.zeros(0, 0)
 
 
 @on_model

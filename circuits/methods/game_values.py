@@ -70,7 +70,7 @@ def shapley(
     if orders < 2 or orders % 2:
         raise InputError(f"orders must be even and at least 2 (each is followed by its reverse), got {orders}")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    sampler = Sampler.of(question, nodes, store, positions=positions)
+    sampler = Sampler.for_question(question, nodes, store, positions=positions)
     d = len(sampler.nodes)
     drawn = [order for i in range(orders // 2) for order in _order_and_reverse(d, seed, i)]
     # Step k of an order ablates its first k components: from none to all.
@@ -110,7 +110,7 @@ def banzhaf(
         InputError: so few samples that some component was never ablated, or never kept; or an invalid option.
     """
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    sampler = Sampler.of(question, nodes, store, positions=positions)
+    sampler = Sampler.for_question(question, nodes, store, positions=positions)
     drawn = sampler.bernoulli(samples, alpha, seed, progress)
     kept = drawn.kept
     with_, without = kept.sum(0), (1 - kept).sum(0)
@@ -196,7 +196,7 @@ def sobol(
     if samples < 2:
         raise InputError("Sobol indices need at least 2 samples: a variance needs two values")
     question = Question.ask(model, pairs, metric, ablation, batch_size)
-    sampler = Sampler.of(question, nodes, store, positions=positions)
+    sampler = Sampler.for_question(question, nodes, store, positions=positions)
     d = len(sampler.nodes)
     blocks = [draw_block(d, block, alpha, seed) for block in range(-(-samples // BLOCK))]
     drawn = torch.cat(blocks)[:samples]
@@ -249,5 +249,5 @@ def _origin(origin: Provenance, method: str, samples: int, seed: int) -> Provena
     return frozen({**origin, "method": method, "options": {**origin["options"], "samples": samples, "seed": seed}})
 
 
-SHAPLEY = Recorded(title="Shapley values", quantity=Quantity("Shapley value", of="for"))
-BANZHAF = Recorded(title="Banzhaf values", quantity=Quantity("Banzhaf value", of="for"))
+SHAPLEY = Recorded(title="Shapley values", quantity=Quantity("Shapley value", preposition="for"))
+BANZHAF = Recorded(title="Banzhaf values", quantity=Quantity("Banzhaf value", preposition="for"))

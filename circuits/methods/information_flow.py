@@ -194,7 +194,7 @@ METHOD = Method(
     name="information-flow", function=information_flow_of, gives="edges",
     help="no gradient: shares of what each reader sees", unasked=("metric", "ablation"),
     results=Recorded(
-        quantity=Quantity("share of the reader's input", of="", positive="", negative=""), metric_units=False
+        quantity=Quantity("share of the reader's input", preposition="", positive="", negative=""), metric_units=False
     ),
     takes=(replace(PLACES, help="spans or each: score and choose edges by place."), DESTINATIONS, EDGES, THRESHOLD, SELECT, FILL, RANDOM_CIRCUITS),
 )  # fmt: skip

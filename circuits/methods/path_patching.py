@@ -137,7 +137,7 @@ def _senders(question: Question, senders: str | Sequence[str]) -> tuple[PlacedNo
 
 def _receivers(question: Question, receivers: Sequence[str]) -> "dict[int, tuple[_Where, ...]]":
     """Readers, and the places where each receives; none: everywhere."""
-    found: dict[int, tuple[_Where, ...]] = {}
+    result: dict[int, tuple[_Where, ...]] = {}
     everywhere: set[int] = set()
     for name in receivers:
         node, at, label = name.partition("@")
@@ -152,8 +152,8 @@ def _receivers(question: Question, receivers: Sequence[str]) -> "dict[int, tuple
         where = (
             [(place_label(question.pairs, source), place_label(question.pairs, query) if arrow else None)] if at else []
         )
-        found[r] = (*found.get(r, ()), *where)
-    return {r: () if r in everywhere else places for r, places in found.items()}
+        result[r] = (*result.get(r, ()), *where)
+    return {r: () if r in everywhere else places for r, places in result.items()}
 
 
 _Where = tuple[str, str | None]

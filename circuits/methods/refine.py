@@ -106,7 +106,7 @@ def refine_of(
     with inference_state(model.bridge):
         for batch in question.batches() if order else ():
             index = batch.index
-            runs = EdgeRuns.of(question, batch, None, axis)
+            runs = EdgeRuns.prepare(question, batch, None, axis)
             for which, estimated in measure(question, batch, runs, order):
                 rows = torch.stack([runs.carried(*order[i]) for i in which])
                 carried = batch.per_pair(rows.long(), dim=1).bool().cpu()

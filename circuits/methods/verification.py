@@ -110,9 +110,9 @@ class Verification(Shown):
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per patched node: its exact mean effect, and whether its size is `below` or more."""
-        found = set(self.found)
+        large = set(self.found)
         return [
-            {"node": node, "effect": effect, "found": node in found} for node, effect in self.effects.to_dict().items()
+            {"node": node, "effect": effect, "found": node in large} for node, effect in self.effects.to_dict().items()
         ]
 
     def __repr__(self) -> str:
@@ -180,7 +180,7 @@ def verify(
         "scores": scores.provenance.get("method"),
     }  # fmt: skip
     origin = provenance(question, "verify", options)
-    runs = SetRuns.of(question, "verification", origin, nodes, store)
+    runs = SetRuns.for_method(question, "verification", origin, nodes, store)
     search = _Search(runs, nodes, size, samples, progress)
     search.patch(promising)
     search.make_rounds(samples, share, seed, below, confidence)

@@ -67,8 +67,8 @@ def circuit_files(folder: Path) -> list[Path]:
     """
     with refusing(f"read {folder}"):
         files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    if found := [path for path in files if path.suffix.lower() in SUFFIXES]:
-        return found
+    if tables := [path for path in files if path.suffix.lower() in SUFFIXES]:
+        return tables
     for path in files:
         check_circuit_file(path)
     raise InputError(f"{folder} has no circuit file (.json or .safetensors)")

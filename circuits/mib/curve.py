@@ -135,22 +135,24 @@ def mib_curves(
     _check_graph(model, first)
     circuits = isinstance(importances, list)
     chosen = check_level(level or first.level)
-    asked = _Asked(question, resamples, seed, progress)
+    measurement = _Curves(question, resamples, seed, progress)
     if circuits:
         parts = [[_of_file(one) for one in importances]]
         if len(parts[0]) != len(CIRCUITS):
             raise InputError(f"got {len(parts[0])} circuits; a submission has {len(CIRCUITS)}, the smallest first")
-        return MibCurves(chosen, asked.curves(parts, first.flat.n_edges, "circuits"), None, first.flat.n_edges, None)
+        return MibCurves(
+            chosen, measurement.curves(parts, first.flat.n_edges, "circuits"), None, first.flat.n_edges, None
+        )
     if chosen != "edge":
         n, ranked = (_nodes if chosen == "node" else _neurons)(first)
-        return MibCurves(chosen, asked.curves(ranked, n, "top"), None, n, None)
+        return MibCurves(chosen, measurement.curves(ranked, n, "top"), None, n, None)
     check_rule(rule)
     if not bool((first.edges != 0).any()):
         raise InputError(
             "the circuit file has no score of an edge other than 0; give --level node or neuron, or another file"
         )
     flat, grouped = first.flat, model.grouped_graph
-    mib = asked.curves(_edges(first.edges, flat, rule), flat.n_edges, rule)
+    mib = measurement.curves(_edges(first.edges, flat, rule), flat.n_edges, rule)
     if not grouped.grouped:
         return MibCurves(chosen, mib, None, flat.n_edges, None)
     columns = shared_readers(grouped, flat)
@@ -158,7 +160,7 @@ def mib_curves(
         [Part(part.mask[:, columns] & flat.edge_mask, part.size) for part in order]
         for order in _edges(summed_over_groups(first.edges, grouped, flat), grouped, rule)
     ]
-    return MibCurves(chosen, mib, asked.curves(ours, grouped.n_edges, rule), flat.n_edges, grouped.n_edges)
+    return MibCurves(chosen, mib, measurement.curves(ours, grouped.n_edges, rule), flat.n_edges, grouped.n_edges)
 
 
 def circuits_of(importances: Importances) -> list[list[Importances]]:
@@ -176,7 +178,7 @@ def circuits_of(importances: Importances) -> list[list[Importances]]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
+class _Curves:
     """A question, and how its curves are computed."""
 
     question: Question

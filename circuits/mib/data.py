@@ -101,8 +101,8 @@ def _files(folder: Path, task: Task, split: str) -> list[Path]:
     places = [folder / inner for inner in ("", "data", task.config or "", f"{task.config}/data")]
     for place in places:
         files = sorted(place.glob(f"{split}*")) if place.is_dir() else []
-        if found := [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]:
-            return found
+        if tables := [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]:
+            return tables
     raise InputError(
         f"{folder} has no file of the split {split}: expected a file of rows, or a folder with {split}*.parquet (.jsonl, .json, .csv)"
     )
@@ -139,8 +139,8 @@ class _Reader:
         for number, row in enumerate(rows):
             self.seen += 1
             where = f"{self.task.name}, row {number}"
-            if (found := getattr(self, f"_{self.task.form}")(row, where)) is not None:
-                yield self._record(row, found, where)
+            if (record := getattr(self, f"_{self.task.form}")(row, where)) is not None:
+                yield self._record(row, record, where)
 
     def _record(self, row: Row, answers: tuple[str, str], where: str) -> dict[str, Any]:
         texts = {"clean": _text(row, "prompt", where), "corrupted": _text(row, f"{self.other}.prompt", where)}

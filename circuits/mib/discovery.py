@@ -76,19 +76,19 @@ def mib_importances(
             return replace(empty, neurons=_neurons(question, steps, progress), provenance=origin)
     if level == "node" and find_method(method).gives == "nodes" and "nodes" in find_method(method).options:
         options = {"nodes": "heads+mlps+input", **options}
-    found = discover(
+    scores = discover(
         model, pairs, method=method, metric="logit_difference", ablation="interchange", seed=seed, batch_size=batch_size,
         stage=stage, test=False, **options,
     ).scores  # fmt: skip
-    assert isinstance(found, EdgeScores | NodeScores)
-    empty = replace(empty, provenance=frozen({**found.provenance, "level": level}))
+    assert isinstance(scores, EdgeScores | NodeScores)
+    empty = replace(empty, provenance=frozen({**scores.provenance, "level": level}))
     if level == "edge":
-        assert isinstance(found, EdgeScores)
-        return replace(empty, edges=found.values.double() * found.candidates)
+        assert isinstance(scores, EdgeScores)
+        return replace(empty, edges=scores.values.double() * scores.candidates)
     nodes = torch.full((model.graph.n_writers,), math.nan, dtype=torch.float64)
-    if isinstance(found, EdgeScores):
-        return replace(empty, nodes=(found.values.double() * found.candidates).sum(1))
-    for name, value in zip(found.nodes, found.values.tolist(), strict=True):
+    if isinstance(scores, EdgeScores):
+        return replace(empty, nodes=(scores.values.double() * scores.candidates).sum(1))
+    for name, value in zip(scores.nodes, scores.values.tolist(), strict=True):
         if name in model.graph.writer_names:
             nodes[model.graph.writer_index(name)] = value
     return replace(empty, nodes=nodes)
@@ -132,12 +132,12 @@ def _gradients(
     keys: list[Key] = [(0, "resid_pre"), *((block.layer, "attn_projected") for block in blocks)]
     keys += [(block.layer, "mlp_out") for block in blocks if block.mlp_out is not None]
     embedding = None if point is None else torch.lerp(other.embedding, clean.embedding, point)
-    found, _ = question.live_run(batch, keys, embedding=embedding).gradients(keys)
+    gradients, _ = question.live_run(batch, keys, embedding=embedding).gradients(keys)
     size, pos, d_model = clean.embedding.shape
     made = clean.embedding.new_zeros(size, graph.n_writers, pos, d_model)
-    made[:, 0] = found[0, "resid_pre"]
+    made[:, 0] = gradients[0, "resid_pre"]
     for block in blocks:
-        made[:, graph.head_writers(block.layer)] = found[block.layer, "attn_projected"][:, None].to(made.device)
+        made[:, graph.head_writers(block.layer)] = gradients[block.layer, "attn_projected"][:, None].to(made.device)
         if block.mlp_out is not None:
-            made[:, graph.mlp_writer(block.layer)] = found[block.layer, "mlp_out"].to(made.device)
+            made[:, graph.mlp_writer(block.layer)] = gradients[block.layer, "mlp_out"].to(made.device)
     return made

@@ -169,12 +169,12 @@ def _from_tensors(path: Path) -> Importances:
     edges = eap_ig.flat_from_tensors(path)
     with open_tensors(path, "EAP-IG's tensors") as (file, _):
         names, n = set(file.keys()), edges.flat.n_writers
-        found = {
+        result = {
             name: file.get_tensor(name)
             for name in ("nodes_scores", "neurons_scores", "neurons_in_graph")
             if name in names
         }
-    for name, tensor in found.items():
+    for name, tensor in result.items():
         number = tensor.dtype == torch.bool if name == "neurons_in_graph" else tensor.is_floating_point()
         axes = 1 if name == "nodes_scores" else 2
         if (
@@ -186,14 +186,14 @@ def _from_tensors(path: Path) -> Importances:
             raise InputError(
                 f"{path}: {name} has shape {tuple(tensor.shape)} and {tensor.dtype}; expected one row per writer ({n})"
             )
-    scores = {name: found[name].double() for name in ("nodes_scores", "neurons_scores") if name in found}
+    scores = {name: result[name].double() for name in ("nodes_scores", "neurons_scores") if name in result}
     return Importances(
         edges.graph,
         edges.scores,
         edges.mask,
         scores.get("nodes_scores"),
         scores.get("neurons_scores"),
-        found.get("neurons_in_graph"),
+        result.get("neurons_in_graph"),
     )
 
 
@@ -201,18 +201,18 @@ def _with_nodes(edges: eap_ig.FlatEdges, nodes: Mapping[str, Any]) -> Importance
     flat = edges.flat
     at = {name: i for i, name in enumerate(flat.writer_names)}
     scores = torch.full((flat.n_writers,), math.nan, dtype=torch.float64)
-    found: dict[str, dict[int, Tensor]] = {"neurons": {}, "neurons_scores": {}}
+    result: dict[str, dict[int, Tensor]] = {"neurons": {}, "neurons_scores": {}}
     scored = False
     for name, node in nodes.items():
         if name not in at:
             continue  # logits
         if "score" in node:
             scores[at[name]], scored = _number(node["score"], f"the score of node {shown(name)}"), True
-        for key, rows in found.items():
+        for key, rows in result.items():
             if key in node:
                 rows[at[name]] = _row(node[key], flat, at[name], f"{key} of node {shown(name)}")
-    neurons = _stacked(found["neurons_scores"], flat.n_writers)
-    kept = _stacked(found["neurons"], flat.n_writers)
+    neurons = _stacked(result["neurons_scores"], flat.n_writers)
+    kept = _stacked(result["neurons"], flat.n_writers)
     return Importances(
         edges.graph, edges.scores, edges.mask, scores if scored else None, neurons,
         None if kept is None else kept.nan_to_num(nan=0.0) > 0,

@@ -26,78 +26,78 @@ MOST_PAIRS = 6
 """Most pairs of methods whose overlap is drawn."""
 
 
-def comparison_sections(found: Comparison) -> list[Section]:
+def comparison_sections(comparison: Comparison) -> list[Section]:
     """The sections of a comparison's page, in order, without those that were not measured."""
-    by = "size" if found.by == "abs" else "signed effect"
-    tables = [table for table in (methods_table(found), circuits_table(found)) if table[2]]
+    by = "size" if comparison.by == "abs" else "signed effect"
+    tables = [table for table in (methods_table(comparison), circuits_table(comparison)) if table[2]]
     picture = (
-        f"The picture: Spearman's correlation of mean effects over {len(found.nodes)} nodes, by {by}; hover for 95% bootstrap "
+        f"The picture: Spearman's correlation of mean effects over {len(comparison.nodes)} nodes, by {by}; hover for 95% bootstrap "
         "intervals over prompts. Methods can agree and be wrong together."
     )
-    text = " ".join(comparison_findings(found)) + f"\n\n{picture}"
-    sections = [Section("What was found", text, rank_figure(found))]
-    sections += [Section("What was compared", " ".join(_said(found)))]
+    text = " ".join(comparison_findings(comparison)) + f"\n\n{picture}"
+    sections = [Section("What was found", text, rank_figure(comparison))]
+    sections += [Section("What was compared", " ".join(_said(comparison)))]
     sections += [Section(title[0].upper() + title[1:], "", Table(headings, rows)) for title, headings, rows in tables]
-    if found.judge is not None:
+    if comparison.judge is not None:
         sections.append(
             Section(
                 "Do the scores predict ablations?",
                 "Random sets of components are ablated, each component with probability α; the sum of the scores of what was "
                 "kept is correlated with the metric over the sets, on each prompt. Mean over prompts, 95% bootstrap interval. "
-                f"{found.judge}.",
-                counterfactual_figure(found),
+                f"{comparison.judge}.",
+                counterfactual_figure(comparison),
             )
         )
-    if found.judge is not None:
-        alpha = _middle(tuple(found.judge.samples))
+    if comparison.judge is not None:
+        alpha = _middle(tuple(comparison.judge.samples))
         sections.append(
             Section(
                 "Predicted against true",
                 f"The same at α = {alpha:g}, a point for a set and a prompt (at most {SHOWN_POINTS} of them); each prompt's mean "
                 "is subtracted, since the correlation is taken within prompts.",
-                prediction_figure(found.judge, found.scores, alpha),
+                prediction_figure(comparison.judge, comparison.scores, alpha),
             )
         )
-    if found.circuits:
+    if comparison.circuits:
         sections.append(
             Section(
                 "Circuits: predicted and measured",
                 "What the linear model of COAR says of each circuit's nodes, beside the metric with exactly these nodes kept "
-                f"({found.circuits[0].node_ablation} ablation) and with exactly the circuit's edges kept "
-                f"({found.circuits[0].ablation} ablation). The linear model was fitted to few ablations, a circuit ablates most.",
-                circuits_figure(found),
+                f"({comparison.circuits[0].node_ablation} ablation) and with exactly the circuit's edges kept "
+                f"({comparison.circuits[0].ablation} ablation). The linear model was fitted to few ablations, a circuit ablates most.",
+                circuits_figure(comparison),
             )
         )
     sections.append(
         Section(
             "Overlap",
             "The share that the k strongest nodes of two methods have in common. A circuit has one k only: all of its nodes.",
-            overlap_figure(found),
+            overlap_figure(comparison),
         )
     )
     return sections
 
 
-def _said(found: Comparison) -> list[str]:
+def _said(comparison: Comparison) -> list[str]:
     """Sentences on the methods compared, the ablations used, and what limits the comparison."""
-    sentences = [f"{len(found.methods)} results, over the {len(found.nodes)} nodes that all of them score."]
-    if found.judge is not None:
-        sentences.append(f"The scores are judged by fresh ablations: {found.judge}.")
-    without = [name for name in found.scores if name not in found.faithfulness]
+    sentences = [f"{len(comparison.methods)} results, over the {len(comparison.nodes)} nodes that all of them score."]
+    if comparison.judge is not None:
+        sentences.append(f"The scores are judged by fresh ablations: {comparison.judge}.")
+    without = [name for name in comparison.scores if name not in comparison.faithfulness]
     circuits = [name for name in without if name.endswith(CIRCUIT)]
     alone = [name for name in without if name not in circuits]
-    if alone and found.faithfulness:
+    if alone and comparison.faithfulness:
         sentences.append(f"Scores alone have no faithfulness: {', '.join(alone)}.")
-    if circuits and found.faithfulness:
+    if circuits and comparison.faithfulness:
         sentences.append(f"Faithfulness is undefined, or was not measured: {', '.join(circuits)}.")
-    return [*sentences, *(line for line in (found.caution, found.on_signs) if line)]
+    return [*sentences, *(line for line in (comparison.caution, comparison.on_signs) if line)]
 
 
-def rank_figure(found: Comparison) -> Figure:
+def rank_figure(comparison: Comparison) -> Figure:
     """Rank correlations between methods, as a matrix; without circuits whose scores are there."""
-    kept = [i for i, name in enumerate(found.methods) if name in found.leading]
-    names = [escaped(found.methods[i]) for i in kept]
-    rank, low, high = (table[kept][:, kept].tolist() for table in (found.rank, found.low, found.high))
+    kept = [i for i, name in enumerate(comparison.methods) if name in comparison.leading]
+    names = [escaped(comparison.methods[i]) for i in kept]
+    rank, low, high = (table[kept][:, kept].tolist() for table in (comparison.rank, comparison.low, comparison.high))
     hover = [
         [f"{a} and {b}<br>{rank[i][j]:.3f} ({low[i][j]:.3f} to {high[i][j]:.3f})" for j, b in enumerate(names)]
         for i, a in enumerate(names)
@@ -118,12 +118,12 @@ def rank_figure(found: Comparison) -> Figure:
     return figure
 
 
-def counterfactual_figure(found: Comparison) -> Figure:
+def counterfactual_figure(comparison: Comparison) -> Figure:
     """Correlation between predicted and true metric against alpha, one line per method."""
     figure = Figure()
-    for i, (name, each) in enumerate(found.counterfactual.items()):
+    for i, (name, each) in enumerate(comparison.counterfactual.items()):
         means = [c.mean for c in each.values()]
-        aside = 1 + 0.012 * (i - (len(found.counterfactual) - 1) / 2)  # keeps error bars from overlapping
+        aside = 1 + 0.012 * (i - (len(comparison.counterfactual) - 1) / 2)  # keeps error bars from overlapping
         figure.add_scatter(
             x=[alpha * aside for alpha in each], y=means, name=escaped(name), mode="lines+markers", **_style(i),
             error_y={
@@ -173,12 +173,12 @@ def prediction_figure(judge: Counterfactuals, scores: Mapping[str, NodeScores], 
     return figure
 
 
-def circuits_figure(found: Comparison) -> Figure:
+def circuits_figure(comparison: Comparison) -> Figure:
     """Predicted against measured metric of circuits, with nodes kept and with edges kept."""
     figure = Figure()
     ends = [
         float(x.mean())
-        for prediction in found.circuits
+        for prediction in comparison.circuits
         for x in (prediction.predicted, prediction.nodes_kept, prediction.edges_kept)
     ]
     low, high = min(ends), max(ends)
@@ -188,10 +188,10 @@ def circuits_figure(found: Comparison) -> Figure:
     )  # fmt: skip
     for i, (name, part) in enumerate((("nodes kept", "nodes_kept"), ("edges kept", "edges_kept"))):
         figure.add_scatter(
-            x=[float(prediction.predicted.mean()) for prediction in found.circuits],
-            y=[float(getattr(prediction, part).mean()) for prediction in found.circuits],
-            hovertext=[f"{escaped(prediction.circuit)} ({prediction.n_edges} edges, {prediction.n_nodes} components)" for prediction in found.circuits],
-            text=[escaped(prediction.circuit.removesuffix(CIRCUIT)) for prediction in found.circuits], textposition="top center",
+            x=[float(prediction.predicted.mean()) for prediction in comparison.circuits],
+            y=[float(getattr(prediction, part).mean()) for prediction in comparison.circuits],
+            hovertext=[f"{escaped(prediction.circuit)} ({prediction.n_edges} edges, {prediction.n_nodes} components)" for prediction in comparison.circuits],
+            text=[escaped(prediction.circuit.removesuffix(CIRCUIT)) for prediction in comparison.circuits], textposition="top center",
             mode="markers+text", name=name, hovertemplate="%{hovertext}<br>predicted %{x:.3g}<br>measured %{y:.3g}<extra></extra>",
             marker={"size": 10, "symbol": MARKERS[i], "color": COLOURS[i]},
         )  # fmt: skip
@@ -201,15 +201,15 @@ def circuits_figure(found: Comparison) -> Figure:
     return figure
 
 
-def overlap_figure(found: Comparison) -> Figure:
+def overlap_figure(comparison: Comparison) -> Figure:
     """Overlap of the k strongest nodes against k, one line for each two methods (the first `MOST_PAIRS` pairs)."""
     figure = Figure()
-    pairs = [(i, j) for j in range(1, len(found.methods)) for i in range(j)][:MOST_PAIRS]
+    pairs = [(i, j) for j in range(1, len(comparison.methods)) for i in range(j)][:MOST_PAIRS]
     for number, (i, j) in enumerate(pairs):
-        shares = found.overlap[i, j].tolist()
+        shares = comparison.overlap[i, j].tolist()
         known = [k for k, share in enumerate(shares, 1) if share == share]
         figure.add_scatter(
-            x=known, y=[shares[k - 1] for k in known], name=escaped(f"{found.methods[i]}, {found.methods[j]}"),
+            x=known, y=[shares[k - 1] for k in known], name=escaped(f"{comparison.methods[i]}, {comparison.methods[j]}"),
             mode="lines" if len(known) > 3 else "markers", **_style(number),
         )  # fmt: skip
     figure.update_xaxes(title="k")

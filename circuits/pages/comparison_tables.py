@@ -13,34 +13,35 @@ SHOWN = 5
 """Number of interactions shown."""
 
 
-def tables(found: Comparison) -> list[Rows]:
+def tables(comparison: Comparison) -> list[Rows]:
     """Predictions and circuits of the methods, rank correlations, overlap of the strongest nodes, and interactions."""
     made = [
-        methods_table(found),
-        circuits_table(found),
-        places_table(found),
-        _ranks(found),
-        _overlap(found),
-        *_interactions(found),
+        methods_table(comparison),
+        circuits_table(comparison),
+        places_table(comparison),
+        _ranks(comparison),
+        _overlap(comparison),
+        *_interactions(comparison),
     ]
     return [table for table in made if table[2]]
 
 
-def comparison_findings(found: Comparison) -> tuple[str, str]:
+def comparison_findings(comparison: Comparison) -> tuple[str, str]:
     """The methods that agree most and least, and the most faithful circuit or the scores that best predict ablations."""
-    leading = [(i, name) for i, name in enumerate(found.methods) if name in found.leading]
-    pairs = [(float(found.rank[i, j]), a, b) for at, (i, a) in enumerate(leading) for j, b in leading[:at]]
+    leading = [(i, name) for i, name in enumerate(comparison.methods) if name in comparison.leading]
+    pairs = [(float(comparison.rank[i, j]), a, b) for at, (i, a) in enumerate(leading) for j, b in leading[:at]]
     pairs = sorted((pair for pair in pairs if not math.isnan(pair[0])), reverse=True)
-    first = f"No two of the {len(found.methods)} results can be ranked against each other."
+    first = f"No two of the {len(comparison.methods)} results can be ranked against each other."
     if pairs:
         rank, a, b = pairs[0]
-        first = f"{b} and {a} rank the {len(found.nodes)} nodes most alike (ρ = {rank:.2f})"
+        first = f"{b} and {a} rank the {len(comparison.nodes)} nodes most alike (ρ = {rank:.2f})"
         first += "." if len(pairs) == 1 else ", {1} and {2} least (ρ = {0:.2f}).".format(*pairs[-1])
     means = {
-        name: [c.mean for c in each.values() if not math.isnan(c.mean)] for name, each in found.counterfactual.items()
+        name: [c.mean for c in each.values() if not math.isnan(c.mean)]
+        for name, each in comparison.counterfactual.items()
     }
-    judged = {name: sum(means[name]) / len(means[name]) for name in found.leading if means.get(name)}
-    faithful = {name: value for name, value in found.faithfulness.items() if not math.isnan(value)}
+    judged = {name: sum(means[name]) / len(means[name]) for name in comparison.leading if means.get(name)}
+    faithful = {name: value for name, value in comparison.faithfulness.items() if not math.isnan(value)}
     second = "Nothing was ablated, so it is not known which of them is right."
     if judged:
         best = max(judged, key=lambda name: judged[name])
@@ -51,25 +52,25 @@ def comparison_findings(found: Comparison) -> tuple[str, str]:
     return first, second
 
 
-def methods_table(found: Comparison) -> Rows:
+def methods_table(comparison: Comparison) -> Rows:
     """One row per method: how its scores predict ablations, and the faithfulness of its circuit."""
-    alphas = list(next(iter(found.counterfactual.values()), {}))
+    alphas = list(next(iter(comparison.counterfactual.values()), {}))
     rows = []
-    for name in found.methods:
-        judged = found.counterfactual.get(name, {})
+    for name in comparison.methods:
+        judged = comparison.counterfactual.get(name, {})
         cells = [
             "–" if math.isnan(c.mean) else f"{_share(c.mean)} ({_share(c.low)} to {_share(c.high)})"
             for c in judged.values()
         ]
-        rows.append([name, *cells, _share(found.faithfulness.get(name, math.nan))])
+        rows.append([name, *cells, _share(comparison.faithfulness.get(name, math.nan))])
     title = "correlation with fresh ablations, and faithfulness of circuits" if alphas else "faithfulness of circuits"
     return title, ("method", *(f"α = {alpha:g}" for alpha in alphas), "faithfulness"), rows
 
 
-def circuits_table(found: Comparison) -> Rows:
+def circuits_table(comparison: Comparison) -> Rows:
     """Prediction of the COAR fit for each circuit, beside the measured metric."""
     rows = []
-    for prediction in found.circuits:
+    for prediction in comparison.circuits:
         means = (prediction.predicted, prediction.nodes_kept, prediction.edges_kept)
         rows.append(
             [
@@ -83,9 +84,9 @@ def circuits_table(found: Comparison) -> Rows:
     return "circuits: metric predicted by COAR, and measured", headings, rows
 
 
-def places_table(found: Comparison) -> Rows:
+def places_table(comparison: Comparison) -> Rows:
     """CPR and CMD at equal numbers of (edge, place) pairs, and faithfulness at each number."""
-    curves = found.over_places
+    curves = comparison.over_places
     sizes = [] if not curves else next(iter(curves.values())).absolute.fractions.tolist()
     rows = [
         [name, *map(_share, (each.cpr, each.cmd, *each.absolute.faithfulness.tolist()))]
@@ -95,35 +96,35 @@ def places_table(found: Comparison) -> Rows:
     return "faithfulness at equal numbers of (edge, place) pairs, edges by absolute score", headings, rows
 
 
-def _ranks(found: Comparison) -> Rows:
-    order = "size" if found.by == "abs" else "signed effect"
+def _ranks(comparison: Comparison) -> Rows:
+    order = "size" if comparison.by == "abs" else "signed effect"
     rows = [
-        [f"{i + 1} {name}", *(_share(value) for value in found.rank[i].tolist())]
-        for i, name in enumerate(found.methods)
+        [f"{i + 1} {name}", *(_share(value) for value in comparison.rank[i].tolist())]
+        for i, name in enumerate(comparison.methods)
     ]
-    title = f"rank correlation over {len(found.nodes)} nodes, by {order}"
-    return title, ("", *map(str, range(1, len(found.methods) + 1))), rows
+    title = f"rank correlation over {len(comparison.nodes)} nodes, by {order}"
+    return title, ("", *map(str, range(1, len(comparison.methods) + 1))), rows
 
 
-def _overlap(found: Comparison) -> Rows:
-    sizes = [k for k in SIZES if k < len(found.nodes)]
+def _overlap(comparison: Comparison) -> Rows:
+    sizes = [k for k in SIZES if k < len(comparison.nodes)]
     rows = []
-    for i, name in enumerate(found.methods):
+    for i, name in enumerate(comparison.methods):
         for j in range(i):
-            shares = [float(found.overlap[i, j, k - 1]) for k in sizes]
+            shares = [float(comparison.overlap[i, j, k - 1]) for k in sizes]
             if not all(map(math.isnan, shares)):
-                rows.append([f"{found.methods[j]} and {name}", *map(_share, shares)])
+                rows.append([f"{comparison.methods[j]} and {name}", *map(_share, shares)])
     return "share of the k strongest nodes in common", ("", *(f"k = {k}" for k in sizes)), rows
 
 
-def _interactions(found: Comparison) -> list[Rows]:
+def _interactions(comparison: Comparison) -> list[Rows]:
     return [
         (
             f"pairs that the sum of {name} does not describe",
             ("pair", "effect", "p"),
             [[f"{p.first}, {p.second}", f"{p.effect:+.3f} ± {p.stderr:.3f}", f"{p.p:.2g}"] for p in pairs[:SHOWN]],
         )
-        for name, pairs in found.interactions.items()
+        for name, pairs in comparison.interactions.items()
     ]
 
 

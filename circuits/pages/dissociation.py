@@ -19,13 +19,16 @@ MOST_CELLS = 20
 SHOWN_HEADS = 20
 
 
-def tables(found: Dissociation, shared: Sharing) -> list[Rows]:
+def tables(dissociation: Dissociation, shared: Sharing) -> list[Rows]:
     """Effects of each circuit on each task, chance, double dissociations, and what the circuits share."""
     made = []
-    for effects, what in ((found.whole, "each circuit"), (found.specific, "each circuit without the core")):
-        if effects is not None and len(found.names) <= MOST_CELLS:
-            made.append(_effects_table(found, effects, what))
-    made.append(_double_table(found))
+    for effects, what in (
+        (dissociation.whole, "each circuit"),
+        (dissociation.specific, "each circuit without the core"),
+    ):
+        if effects is not None and len(dissociation.names) <= MOST_CELLS:
+            made.append(_effects_table(dissociation, effects, what))
+    made.append(_double_table(dissociation))
     overlap = [
         [
             f"{row['circuit']} and {row['other']}",
@@ -41,9 +44,9 @@ def tables(found: Dissociation, shared: Sharing) -> list[Rows]:
     return [table for table in made if table[2]]
 
 
-def _effects_table(found: Dissociation, effects: Effects, what: str) -> Rows:
+def _effects_table(dissociation: Dissociation, effects: Effects, what: str) -> Rows:
     rows = []
-    for i, name in enumerate(found.names):
+    for i, name in enumerate(dissociation.names):
         cells = zip(
             effects.effect[i].tolist(),
             effects.low[i].tolist(),
@@ -57,55 +60,64 @@ def _effects_table(found: Dissociation, effects: Effects, what: str) -> Rows:
                 *(f"{_share(e)} ({_share(low)} to {_share(high)}; {_share(chance)})" for e, low, high, chance in cells),
             ]
         )
-    interval = f"{100 * found.level:g}% bootstrap interval; random circuits"
-    return f"share of each task lost without {what} ({interval})", ("without the circuit of", *found.names), rows
+    interval = f"{100 * dissociation.level:g}% bootstrap interval; random circuits"
+    return f"share of each task lost without {what} ({interval})", ("without the circuit of", *dissociation.names), rows
 
 
 def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-def _double_table(found: Dissociation) -> Rows:
+def _double_table(dissociation: Dissociation) -> Rows:
     rows = []
     for named, effects, what in (
-        (found.double, found.whole, "whole circuits"), (found.double_without_core, found.specific, "without the core"),
+        (dissociation.double, dissociation.whole, "whole circuits"), (dissociation.double_without_core, dissociation.specific, "without the core"),
     ):  # fmt: skip
         for one, other in named if effects is not None else ():
             assert effects is not None
-            i, j = found.names.index(one), found.names.index(other)
+            i, j = dissociation.names.index(one), dissociation.names.index(other)
             rows.append([f"{one} and {other}", what, f"{float(effects.double_p[i, j]):.2g}"])
     return "double dissociations (p corrected for all pairs of tasks)", ("", "", "p"), rows
 
 
-def dissociation_sections(found: Dissociation, shared: Sharing) -> list[Section]:
+def dissociation_sections(dissociation: Dissociation, shared: Sharing) -> list[Section]:
     """The page of a dissociation."""
-    counts = f"{found}. The core has {len(found.core)} edges. {shared}."
+    counts = f"{dissociation}. The core has {len(dissociation.core)} edges. {shared}."
     sections = [Section("What was found", counts)]
-    for effects, what in ((found.whole, "whole circuits"), (found.specific, "circuits without the core")):
+    for effects, what in ((dissociation.whole, "whole circuits"), (dissociation.specific, "circuits without the core")):
         if effects is not None:
             text = "Rows: the circuit that is ablated. Columns: the task that is measured. 1 = as much is lost as with everything ablated."
-            sections.append(Section(f"Share of each task that is lost: {what}", text, effects_figure(found, effects)))
+            sections.append(
+                Section(f"Share of each task that is lost: {what}", text, effects_figure(dissociation, effects))
+            )
     sections.append(
         Section("Overlap of edges", "Jaccard overlap, neighbours in a tree next to each other.", cluster_figure(shared))
     )
     sections += [
-        Section(title[0].upper() + title[1:], "", Table(heads, rows)) for title, heads, rows in tables(found, shared)
+        Section(title[0].upper() + title[1:], "", Table(heads, rows))
+        for title, heads, rows in tables(dissociation, shared)
     ]
-    if found.undefined:
+    if dissociation.undefined:
         sections.append(
-            Section("Not measured", "", Table(("task", "why"), [[name, why] for name, why in found.undefined.items()]))
+            Section(
+                "Not measured",
+                "",
+                Table(("task", "why"), [[name, why] for name, why in dissociation.undefined.items()]),
+            )
         )
     return sections
 
 
-def write_dissociation(found: Dissociation, shared: Sharing, path: Path) -> None:
+def write_dissociation(dissociation: Dissociation, shared: Sharing, path: Path) -> None:
     """Writes the page."""
-    write_page(f"Dissociation of {len(found.names)} tasks", dissociation_sections(found, shared), path)
+    write_page(f"Dissociation of {len(dissociation.names)} tasks", dissociation_sections(dissociation, shared), path)
 
 
-def effects_figure(found: Dissociation, effects: Effects) -> Figure:
+def effects_figure(dissociation: Dissociation, effects: Effects) -> Figure:
     """A heat map of effects, circuits by tasks."""
-    return _heatmap(found.names, effects.effect.tolist(), "without the circuit of", "task that is measured", -1.0)
+    return _heatmap(
+        dissociation.names, effects.effect.tolist(), "without the circuit of", "task that is measured", -1.0
+    )
 
 
 def cluster_figure(shared: Sharing) -> Figure:

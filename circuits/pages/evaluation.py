@@ -77,17 +77,17 @@ def _findings_first(measured: Mapping[str, Any], sections: list[Section]) -> lis
     """Puts the verdict first, then the findings and the first figure, then the warnings, then the rest."""
     verdict = [section for section in sections if section.heading == "Verdict"]
     sections = [section for section in sections if section.heading != "Verdict"]
-    found = evaluation_findings(measured)
+    findings = evaluation_findings(measured)
     picture = next((section for section in sections if isinstance(section.content, Figure)), None)
     first: list[Section] = []
-    if found and picture is not None:
-        text = f"{' '.join(found)}\n\n{picture.heading}: {picture.text[0].lower()}{picture.text[1:]}"
+    if findings and picture is not None:
+        text = f"{' '.join(findings)}\n\n{picture.heading}: {picture.text[0].lower()}{picture.text[1:]}"
         first, sections = (
             [Section("What was found", text, picture.content)],
             [section for section in sections if section is not picture],
         )
-    elif found:
-        first = [Section("What was found", " ".join(found))]
+    elif findings:
+        first = [Section("What was found", " ".join(findings))]
     if measured.get("warnings"):  # missing in older evaluations
         first.append(Section("Warnings", "\n\n".join(map(str, measured["warnings"]))))
     return [*verdict, *first, *sections]

@@ -23,7 +23,7 @@ def tables(measured: Mapping[str, Any]) -> list[Rows]:
 
 def evaluation_findings(measured: Mapping[str, Any]) -> tuple[str, ...]:
     """How much of the behaviour the circuit keeps, beside random circuits, and how much of the circuit is needed."""
-    found = []
+    result = []
     part = measured["faithfulness"].get(measured["ablation"]) or next(iter(measured["faithfulness"].values()), None)
     if part is not None and part["ratio_of_means"] is not None:
         text = (
@@ -34,15 +34,15 @@ def evaluation_findings(measured: Mapping[str, Any]) -> tuple[str, ...]:
         beside = (
             f"; {len(part['random'])} random circuits recover {abs(round(random, 2)):.0%}" if random is not None else ""
         )
-        found.append(f"{text}{beside}.")
+        result.append(f"{text}{beside}.")
     if "minimality" in measured:
         idle, n = len(measured["minimality"]["idle"]), len(measured["minimality"]["effects"])
-        found.append(
+        result.append(
             f"{idle} of {n} {part.get('unit', 'edges') if part else 'edges'} add less than 1% of what the largest adds."
         )
     elif measured.get("answers", {}).get("accuracy") is not None:
-        found.append(f"The model itself answers {measured['answers']['accuracy']:.0%} of the prompts.")
-    return tuple(found)
+        result.append(f"The model itself answers {measured['answers']['accuracy']:.0%} of the prompts.")
+    return tuple(result)
 
 
 def verdict_table(measured: Mapping[str, Any]) -> Rows:

@@ -35,11 +35,11 @@ def verdicts(measured: Mapping[str, Any]) -> list[Verdict]:
     """All claims, in the order of the tests; `measured` is `Evaluation.to_dict`."""
     made = []
     for claim, test, find in _CLAIMS:
-        found = find(measured)
-        if found is None:
+        result = find(measured)
+        if result is None:
             made.append(Verdict(claim, NOT_TESTED, "", test))
         else:
-            holds, number = found
+            holds, number = result
             made.append(Verdict(claim, SUPPORTED if holds else NOT_SUPPORTED, number, test))
     return made
 
@@ -51,11 +51,11 @@ def verdict_rows(measured: Mapping[str, Any]) -> list[list[str]]:
 
 HEADINGS = ("claim", "verdict", "number", "test")
 
-Found = tuple[bool, str] | None
+Finding = tuple[bool, str] | None
 """Whether the claim holds, and the number; None: not tested."""
 
 
-def _accuracy(measured: Mapping[str, Any]) -> Found:
+def _accuracy(measured: Mapping[str, Any]) -> Finding:
     value = (measured.get("answers") or {}).get("accuracy")
     return None if value is None else (value >= ACCURACY, f"accuracy {value:.2f}")
 
@@ -64,7 +64,7 @@ def _own(measured: Mapping[str, Any]) -> Mapping[str, Any]:
     return measured.get("faithfulness", {}).get(measured.get("ablation")) or {}
 
 
-def _random(part: Mapping[str, Any]) -> Found:
+def _random(part: Mapping[str, Any]) -> Finding:
     if part.get("p") is None or part.get("ratio_of_means") is None:
         return None
     beside = "–" if part.get("random_faithfulness") is None else f"{part['random_faithfulness']:.2f}"
@@ -73,7 +73,7 @@ def _random(part: Mapping[str, Any]) -> Found:
     ] < LEVEL, f"faithfulness {part['ratio_of_means']:.2f}, random circuits {beside}, p = {part['p']:.2g}"
 
 
-def _every_ablation(measured: Mapping[str, Any]) -> Found:
+def _every_ablation(measured: Mapping[str, Any]) -> Finding:
     known = {name: part["p"] for name, part in measured.get("faithfulness", {}).items() if part.get("p") is not None}
     if len(known) < 2:
         return None
@@ -83,8 +83,8 @@ def _every_ablation(measured: Mapping[str, Any]) -> Found:
     ] < LEVEL, f"{sum(p < LEVEL for p in known.values())} of {len(known)}; largest p = {known[worst]:.2g} ({worst})"
 
 
-def _hypothesis(name: str) -> Callable[[Mapping[str, Any]], Found]:
-    def find(measured: Mapping[str, Any]) -> Found:
+def _hypothesis(name: str) -> Callable[[Mapping[str, Any]], Finding]:
+    def find(measured: Mapping[str, Any]) -> Finding:
         for test in measured.get("hypothesis", {}).get("tests", ()):
             if test["name"] == name and test["supports"] is not None:
                 return bool(test["supports"]), "–" if test["corrected"] is None else f"p = {test['corrected']:.2g}"
@@ -93,7 +93,7 @@ def _hypothesis(name: str) -> Callable[[Mapping[str, Any]], Found]:
     return find
 
 
-def _certificate(measured: Mapping[str, Any]) -> Found:
+def _certificate(measured: Mapping[str, Any]) -> Finding:
     part = measured.get("certificate")
     if part is None or not part["circuit"]:
         return None
@@ -101,7 +101,7 @@ def _certificate(measured: Mapping[str, Any]) -> Found:
     return share >= CERTIFIED, f"{part['certified']} of {part['circuit']} edges, at {part['confidence']:.0%} confidence"
 
 
-def _families(measured: Mapping[str, Any]) -> Found:
+def _families(measured: Mapping[str, Any]) -> Finding:
     part = measured.get("families")
     if part is None:
         return None
@@ -109,7 +109,7 @@ def _families(measured: Mapping[str, Any]) -> Found:
     return part["k"] == 1, f"{part['k']} famil{'y' if part['k'] == 1 else 'ies'}{p}"
 
 
-def _specificity(measured: Mapping[str, Any]) -> Found:
+def _specificity(measured: Mapping[str, Any]) -> Finding:
     part = measured.get("specificity")
     if part is None or part["specific"] is None:
         return None
@@ -119,19 +119,19 @@ def _specificity(measured: Mapping[str, Any]) -> Found:
     ], f"loses {part['own']['effect']:.2f} of its task, at most {other['effect']:.2f} of another ({other['task']})"
 
 
-def _stability(measured: Mapping[str, Any]) -> Found:
+def _stability(measured: Mapping[str, Any]) -> Finding:
     part = measured.get("stability", {}).get("by", {}).get("pairs")
     return None if part is None else (part["jaccard"] >= ALIKE, f"Jaccard {part['jaccard']:.2f}")
 
 
-def _randomisation(measured: Mapping[str, Any]) -> Found:
+def _randomisation(measured: Mapping[str, Any]) -> Finding:
     part = measured.get("randomisation")
     values = [] if part is None else [*part["rank"], *(part["jaccard"] or ())][: len(part["rank"])]
     known = [value for value in values if value is not None]
     return None if not known else (abs(known[-1]) < SHUFFLED, f"rank correlation {known[-1]:.2f}")
 
 
-_CLAIMS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Found]], ...] = (
+_CLAIMS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Finding]], ...] = (
     ("the model does the task", f"accuracy of at least {ACCURACY:g}", _accuracy),
     ("the circuit does more than random circuits", f"p < {LEVEL:g} against random circuits of equal size", lambda m: _random(_own(m))),
     ("it does more than circuits of the same layers", f"p < {LEVEL:g}, heads of each layer exchanged", lambda m: _random(m.get("same_layers") or {})),

@@ -71,8 +71,8 @@ class Form:
 
 
 def _clean_and(answers: str, distractors: str | None = None, clean: str = "clean", corrupted: str = "corrupted") -> dict[str, str]:  # fmt: skip
-    found = {"clean": clean, "corrupted": corrupted, "answers": answers}
-    return found if distractors is None else {**found, "distractors": distractors}
+    columns = {"clean": clean, "corrupted": corrupted, "answers": answers}
+    return columns if distractors is None else {**columns, "distractors": distractors}
 
 
 NATIVE = Form("mech-circuits", {field: field for field in FIELDS[:3]})
@@ -102,7 +102,7 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     """
     if text is None:
         return None
-    found, at = {}, 0
+    result, at = {}, 0
     while at < len(text):
         match = _SPEC.match(text, at)
         if match is None or not match[2]:
@@ -110,11 +110,11 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
                 f"--columns is {show(text)}; expected such as clean=COLUMN,answers=COLUMN,distractors=' text' "
                 f"(understood up to character {at})"
             )
-        if match[1] in found:
+        if match[1] in result:
             raise PairsError(f"--columns names {match[1]} twice")
-        found[match[1]], at = match[2], match.end()
-    check_columns(found)
-    return found
+        result[match[1]], at = match[2], match.end()
+    check_columns(result)
+    return result
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
@@ -195,10 +195,10 @@ class Columns:
             _check_near(names, where)
             plan |= {key: key for key in COMMON if key in names}
         if missing := [field for field in NEEDED if field not in plan]:
-            found = ", ".join(name[:40] for name in list(record)[:30]) or "(none)"
+            shown = ", ".join(name[:40] for name in list(record)[:30]) or "(none)"
             near = get_close_matches(missing[0], list(record)[:30], n=1)
             hint = f"did you mean that by {near[0]!r}?" if near else _how_to_name(list(record))
-            raise PairsError(f"{where}: {missing[0]!r} is missing; found only the keys {found}; {hint}")
+            raise PairsError(f"{where}: {missing[0]!r} is missing; found only the keys {shown}; {hint}")
         self._used = {"", *(name for spec in plan.values() for name in _names(spec))}
         if self.chosen is None:
             self._used |= {"metadata", *LABELS} if native else set(LABELS)
@@ -277,10 +277,10 @@ def texts_of(record: Mapping[str, Any]) -> Iterable[str]:
 
 def _id(value: Any, column: str, where: str) -> Any:
     """A cell of a column of token ids."""
-    found = _whole(value)
-    if isinstance(found, str):
-        raise PairsError(f"{where}: {column} is {show(found)}; expected token ids, because of its name")
-    return found
+    whole = _whole(value)
+    if isinstance(whole, str):
+        raise PairsError(f"{where}: {column} is {show(whole)}; expected token ids, because of its name")
+    return whole
 
 
 def _whole(value: Any) -> Any:

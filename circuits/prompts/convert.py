@@ -52,7 +52,7 @@ def converted(path: str | os.PathLike[str], reading: Reading) -> Converted:
         try:
             record = columns.record(given, where)
             if "metadata" in record:
-                record["metadata"] = dict(Metadata.of(record["metadata"], where))
+                record["metadata"] = dict(Metadata.from_mapping(record["metadata"], where))
             check_plain(record, where)
             if not reading.trust_ids:
                 _check_texts(record, where)

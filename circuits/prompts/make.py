@@ -122,7 +122,7 @@ def _pair(record: Record, model: Encoder | None, reading: Reading, metric: str, 
         roles=named,
         clean_text=clean_text,
         corrupted_text=corrupted_text,
-        metadata=Metadata.of(record["metadata"], where) if record.get("metadata") else NOTHING,
+        metadata=Metadata.from_mapping(record["metadata"], where) if record.get("metadata") else NOTHING,
         partition=partition(spans, len(clean), position, where, "span") if spans else spans,
         alignment=_alignment(record, reading.align, (clean, corrupted, position, spans or named), model, where),
     )

@@ -13,14 +13,14 @@ from circuits.files.untrusted import check_plain
 class Metadata(Mapping[str, Any]):
     """An immutable mapping, stored as JSON: it can be hashed, and takes no more memory than its text.
 
-    >>> Metadata.of({"case": "plural", "id": 7}, "line 1")["id"]
+    >>> Metadata.from_mapping({"case": "plural", "id": 7}, "line 1")["id"]
     7
     """
 
     text: str = "{}"
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], where: str) -> "Metadata":
+    def from_mapping(cls, values: Mapping[str, Any], where: str) -> "Metadata":
         """Stores the values; those that JSON cannot hold become text.
 
         Raises:

@@ -51,7 +51,7 @@ class Encoder(Protocol):
 class Roles(Mapping[str, Place]):
     """Names for tokens and runs of tokens, such as `IO` or `S2`: an immutable mapping, which can be hashed.
 
-    >>> roles = Roles.of({"IO": 4, "place": (7, 9), "end": 14})
+    >>> roles = Roles.from_mapping({"IO": 4, "place": (7, 9), "end": 14})
     >>> roles["IO"], roles["place"], roles == {"end": 14, "IO": 4, "place": (7, 9)}
     (4, (7, 9), True)
     """
@@ -59,7 +59,7 @@ class Roles(Mapping[str, Place]):
     entries: tuple[tuple[str, Place], ...] = ()
 
     @classmethod
-    def of(cls, roles: Mapping[str, Place]) -> "Roles":
+    def from_mapping(cls, roles: Mapping[str, Place]) -> "Roles":
         return cls(tuple((sys.intern(str(name)), place) for name, place in roles.items())) if roles else NO_ROLES
 
     @cached_property
@@ -231,7 +231,7 @@ def as_roles(value: object, where: str, what: str = "role") -> Roles:
     for name in value:
         as_text(name, f"a {what}'s name", where)
     entries = value.entries if isinstance(value, Roles) else value.items()  # faster than a dictionary
-    return Roles.of({name: as_place(place, f"{what} {show(name)}", where) for name, place in entries})
+    return Roles.from_mapping({name: as_place(place, f"{what} {show(name)}", where) for name, place in entries})
 
 
 def as_text(value: object, what: str, where: str) -> str:

@@ -38,7 +38,7 @@ def partition(places: Mapping[str, Place], length: int, position: int, where: st
     named = dict(places)
     if END not in named and not any(low <= position < high for low, high in map(bounds, named.values())):
         named[END] = position
-    found: list[tuple[str, Place]] = []
+    result: list[tuple[str, Place]] = []
     at, gap, before = 0, START, ""
     for name, place in sorted(named.items(), key=lambda entry: bounds(entry[1])):
         low, high = bounds(place)
@@ -49,17 +49,17 @@ def partition(places: Mapping[str, Place], length: int, position: int, where: st
                 f"{where}: {what}s {show(before)} and {show(name)} overlap at token {low}, so they are no division into spans; "
                 'give the pair "spans" without one of them'
             )
-        found += [(gap, _place(at, low))] if low > at else []
-        found.append((name, place))
+        result += [(gap, _place(at, low))] if low > at else []
+        result.append((name, place))
         at, gap, before = high, f"{name}{AFTER}", name
-    found += [(gap, _place(at, length))] if length > at else []
-    names = [name for name, _ in found]
+    result += [(gap, _place(at, length))] if length > at else []
+    names = [name for name, _ in result]
     for name in names:
         if names.count(name) > 1:
             raise PairsError(
                 f"{where}: {what} {show(name)} has the name that the tokens {_which(name)} get; give it another one"
             )
-    return Roles.of(dict(found))
+    return Roles.from_mapping(dict(result))
 
 
 def schema(partitions: Sequence[Roles]) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def alignment(
     if not corrupted or (len(clean) == len(corrupted) and not spans):
         return ()
     if way == "diff":
-        found = by_diff(clean, corrupted)
+        roles = by_diff(clean, corrupted)
     elif not spans:
         raise UnfitError(
             "of unequal length without spans of the corrupted prompt",
@@ -109,8 +109,8 @@ def alignment(
         at = max(len(corrupted) - (len(clean) - position), 0)  # as far from the end
         own = partition(named, len(clean), position, where)
         other = partition(spans, len(corrupted), at, where, "span of the corrupted prompt")
-        found = span_alignment(own, other, where)
-    return () if found == tuple(range(len(corrupted))) else found
+        roles = span_alignment(own, other, where)
+    return () if roles == tuple(range(len(corrupted))) else roles
 
 
 def span_alignment(clean: Roles, corrupted: Roles, where: str) -> TokenIds:

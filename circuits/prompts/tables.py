@@ -160,13 +160,13 @@ def _json(path: str | os.PathLike[str], name: str) -> Rows:
         yield from _lines(path, name)
         return
     try:
-        found = parse_json(read_text(Path(path)), _KNOWN)
+        content = parse_json(read_text(Path(path)), _KNOWN)
     except InputError as error:
         message = str(error)
         raise PairsError(
             message if message.startswith("cannot read") or message.startswith(name) else f"{name} {message}"
         ) from None
-    yield from records_of(found, name, "entry")
+    yield from records_of(content, name, "entry")
 
 
 def _is_lines(path: str | os.PathLike[str]) -> bool:
@@ -181,23 +181,23 @@ def _is_lines(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def records_of(found: Any, name: str, what: str) -> Rows:
+def records_of(content: Any, name: str, what: str) -> Rows:
     """The records of a parsed JSON file; each is released after it was read."""
     shared: Record = {}
-    if isinstance(found, dict) and "prompts" in found:
-        shared = {key: found[key] for key in LABELS if key in found}
+    if isinstance(content, dict) and "prompts" in content:
+        shared = {key: content[key] for key in LABELS if key in content}
         if any(isinstance(labels, dict | list) and len(labels) > MOST_LABELS for labels in shared.values()):
             raise PairsError(f"{name} has more than {MOST_LABELS} word_idxs or seq_labels, which every pair would get")
-        found = found["prompts"]
-    if not isinstance(found, list):
+        content = content["prompts"]
+    if not isinstance(content, list):
         raise PairsError(
-            f"{name} holds {show(found)} ({type(found).__name__}); expected a list of objects like {EXAMPLE}, an object with such a list "
+            f"{name} holds {show(content)} ({type(content).__name__}); expected a list of objects like {EXAMPLE}, an object with such a list "
             "as 'prompts', or one object a line"
         )
-    found.reverse()
+    content.reverse()
     number = 0
-    while found:
-        yield f"{what} {number}", {**_checked(found.pop(), f"{name}, {what} {number}"), **shared}
+    while content:
+        yield f"{what} {number}", {**_checked(content.pop(), f"{name}, {what} {number}"), **shared}
         number += 1
 
 

@@ -88,5 +88,5 @@ class Tally:
 
 def _behind(place: str, error: UnfitError) -> str:
     """An error message that begins with the line, without the file's name."""
-    _, found, rest = str(error).partition(f"{place}: ")
-    return f"{place}: {rest}" if found else str(error)
+    _, separator, rest = str(error).partition(f"{place}: ")
+    return f"{place}: {rest}" if separator else str(error)

@@ -45,8 +45,8 @@ class SpanTable:
     @cached_property
     def read(self) -> tuple[str, ...]:
         """Spans in which logits are read, in order."""
-        found = {self._span_at(i, position) for i, position in enumerate(self.pairs.positions)}
-        return tuple(self.names[i] for i in sorted(found))
+        spans = {self._span_at(i, position) for i, position in enumerate(self.pairs.positions)}
+        return tuple(self.names[i] for i in sorted(spans))
 
     def _span_at(self, pair: int, token: int) -> int:
         return sum(start <= token for start in self.starts[pair]) - 1

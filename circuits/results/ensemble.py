@@ -152,11 +152,11 @@ def _origin(members: Sequence[EdgeScores], options: dict[str, str]) -> Provenanc
         for name, value in first.items()
         if name not in ("method", "options", "of") and all(one.provenance.get(name) == value for one in members)
     }
-    of = [
+    members_origin = [
         {
             name: one.provenance.get(name)
             for name in ("method", "options", "of", "metric", "ablation", "n_pairs", "task")
         }
         for one in members
     ]
-    return frozen({"method": "ensemble", "options": options, **shared, "of": of})
+    return frozen({"method": "ensemble", "options": options, **shared, "of": members_origin})

@@ -16,14 +16,14 @@ class Quantity:
         name: of one score, such as `effect`.
         unit: of the values; empty if they have none.
         positive, negative: the meaning of a positive and a negative score; empty if scores have no sign.
-        of: the word before the metric: `on` for an effect on the logit difference; empty without a metric.
+        preposition: the word before the metric: `on` for an effect on the logit difference; empty without a metric.
     """
 
     name: str = "effect"
     unit: str = ""
     positive: str = "helps"
     negative: str = "hurts"
-    of: str = "on"
+    preposition: str = "on"
 
     @property
     def signed(self) -> bool:
@@ -47,7 +47,7 @@ class Quantity:
 
     def over(self, metric: str) -> str:
         """`effect on logit difference`."""
-        return f"{self.name} {self.of} {metric.replace('_', ' ')}" if self.of else self.name
+        return f"{self.name} {self.preposition} {metric.replace('_', ' ')}" if self.preposition else self.name
 
     def of_metric(self, metric: str, unsigned: bool = False, has_unit: bool = True) -> "Quantity":
         """The quantity for a metric, with its unit.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.evaluation.randomisation import Found
+from circuits.evaluation.randomisation import MethodResult
 from circuits.evaluation.recovery import NEGLIGIBLE
 from circuits.methods.catalogue import MEANS
 from circuits.methods.catalogue import method as find_method
@@ -28,7 +28,7 @@ from circuits.runs.result import NodeDiscovery
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class RunRequest:
     """The arguments of `discover` for a run.
 
     Attributes:
@@ -57,7 +57,7 @@ class Asked:
         seed: int | None = None,
         batch_size: int | None = None,
         **options: Any,
-    ) -> Found:
+    ) -> MethodResult:
         """The scores, over places if circuits are chosen over places; or the circuit of a method that has no scores.
 
         Args:
@@ -79,7 +79,7 @@ class Asked:
         return result.circuit if result.ranked is None else result.ranked
 
 
-def what_was_asked(run: Run) -> Asked:
+def what_was_asked(run: Run) -> RunRequest:
     """The arguments of `discover` for a run.
 
     Raises:
@@ -99,7 +99,7 @@ def what_was_asked(run: Run) -> Asked:
     chosen.check(given)
     spent = [s for stage, s in seconds.items() if stage != "evaluation" and isinstance(s, int | float)]
     metric, ablation = asked_about(run)
-    return Asked(method, metric, ablation, given, int(options.get("seed", 0)), math.fsum(spent))
+    return RunRequest(method, metric, ablation, given, int(options.get("seed", 0)), math.fsum(spent))
 
 
 def asked_about(run: Run) -> tuple[str, Ablation]:
@@ -151,7 +151,7 @@ def ablation_called(label: str, reference: PromptPairs | None = None, constants:
     return get_ablation(label)
 
 
-def own_result(run: Run) -> Found | None:
+def own_result(run: Run) -> MethodResult | None:
     """The result of the run's method: scores, over places if its circuit has places; or the circuit of a method without scores."""
     own = next(iter([*own_scores(run), *run.circuits.values()]), None)
     placed = any(circuit.places is not None for circuit in run.circuits.values())
@@ -163,7 +163,7 @@ def own_scores(run: Run) -> list[EdgeScores | NodeScores]:
     return [result for result in run.results.values() if isinstance(result, EdgeScores | NodeScores)]
 
 
-def compared_at_once(result: Found, circuit: Circuit | None) -> int | None:
+def compared_at_once(result: MethodResult, circuit: Circuit | None) -> int | None:
     """How many of the strongest edges (as many as the circuit has, or 100) or nodes (ten) are compared; None for circuits.
 
     At most half of all, and only those that are more than rounding errors.

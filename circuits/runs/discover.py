@@ -92,16 +92,16 @@ def discover(
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
         question = Question.ask(model, pairs, metric, replacement, batch_size)
         given = {name: option.default for name, option in chosen.options.items()} | options
-        found = _PIPELINES[chosen.gives](_Job(question, chosen, given, seed, stage, test, workers, store))
+        result = _PIPELINES[chosen.gives](_Job(question, chosen, given, seed, stage, test, workers, store))
         if test:
             look(question)
             doubt(about_answers(model, pairs, answers))
     doubt(about_pairs)
-    if test and isinstance(found, Discovery):
-        found = replace(found, prompts=shown_prompts(model, pairs, [found.circuit]))
+    if test and isinstance(result, Discovery):
+        result = replace(result, prompts=shown_prompts(model, pairs, [result.circuit]))
     ready = question.ablation
     return replace(
-        found, answers=answers if answers.complete else None, warnings=tuple(about_pairs), pairs_differ=_differ(question),
+        result, answers=answers if answers.complete else None, warnings=tuple(about_pairs), pairs_differ=_differ(question),
         reference=replacement.reference if isinstance(replacement, OverReference) else None,
         constants=ready.constants if isinstance(ready, Optimal) else None,
     )  # fmt: skip
@@ -200,8 +200,8 @@ class _Job:
             if "timed" not in accepts:
                 offered["progress"] = stage.enter_context(self.timed(*method.stage))
             given |= {**method.fixed} | {name: value for name, value in offered.items() if name in accepts}
-            found = method.function(self.question, **given)
-        return found, tuple(notes)
+            result = method.function(self.question, **given)
+        return result, tuple(notes)
 
 
 def _edges(job: _Job) -> Discovery:

@@ -35,7 +35,7 @@ PARTS = ("values", "random", "rounding")
 
 
 @dataclass(frozen=True)
-class Asked:
+class DissociationOptions:
     """Options of `dissociate_runs`; see `circuits.dissociate`."""
 
     core: float = 1.0
@@ -91,7 +91,7 @@ def share_runs(runs: Mapping[str, Run], seed: int = 0) -> Sharing:
 def dissociate_runs(
     runs: Mapping[str, Run],
     model: Model,
-    options: Asked = Asked(),
+    options: DissociationOptions = DissociationOptions(),
     *,
     n: int | None = None,
     pairs_seed: int = 1,
@@ -119,9 +119,9 @@ def dissociate_runs(
     for name, run in runs.items():
         if model.weights_hash != run.provenance.get("weights_sha256"):
             raise InputError(f"{model.name} is not the model of {name}: its weights differ")
-    found = circuits_of(runs)
-    check_tasks(found, model)
-    plan = Plan.of(list(found.values()), options.core, options.n_random, options.random_kind, options.seed)
+    circuits = circuits_of(runs)
+    check_tasks(circuits, model)
+    plan = Plan.draw(list(circuits.values()), options.core, options.n_random, options.random_kind, options.seed)
     tasks = [TaskOfRun(_pairs(name, run, model, n, pairs_seed), *asked_about(run)) for name, run in runs.items()]
     pieces = Pieces(store, _manifest(model, plan, tasks, options), in_memory=True)
     with stage(f"{len(tasks)} tasks") as progress:
@@ -149,7 +149,7 @@ def _pairs(name: str, run: Run, model: Model, n: int | None, seed: int) -> Promp
         raise InputError(f"no new pairs can be drawn for {name}: {problem}; leave out the number of pairs") from None
 
 
-def _manifest(model: Model, plan: Plan, tasks: Sequence[TaskOfRun], options: Asked) -> dict[str, Any]:
+def _manifest(model: Model, plan: Plan, tasks: Sequence[TaskOfRun], options: DissociationOptions) -> dict[str, Any]:
     """The question of the stored pieces."""
     masks = hashlib.sha256()
     for circuit in plan.ablated:
@@ -168,8 +168,8 @@ def _name(i: int, part: str) -> str:
 
 
 def _stored(pieces: Pieces, i: int) -> dict[str, Tensor] | None:
-    found = {part: pieces.get(_name(i, part)) for part in PARTS}
-    known = {part: piece for part, piece in found.items() if piece is not None}
+    parts = {part: pieces.get(_name(i, part)) for part in PARTS}
+    known = {part: piece for part, piece in parts.items() if piece is not None}
     return known if len(known) == len(PARTS) else None
 
 
@@ -184,7 +184,7 @@ def _measurements(
     """The number of each missing task and what was measured, as they finish."""
     if workers is None:
         return ((i, _measured(model, plan, tasks[i], batch_size)) for i in missing)
-    shared = (ModelSource.of(model), plan, tasks, batch_size)
+    shared = (ModelSource.from_model(model), plan, tasks, batch_size)
     return ((missing[unit], measured) for unit, measured in workers.map(_in_worker, shared, list(missing)))
 
 

@@ -17,7 +17,7 @@ from circuits.evaluation.completeness import Completeness, completeness_of, mini
 from circuits.evaluation.curves import faithfulness_curves_of
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
 from circuits.evaluation.hypothesis import HypothesisTests, hypothesis_tests_of
-from circuits.evaluation.randomisation import Found, randomisation
+from circuits.evaluation.randomisation import MethodResult, randomisation
 from circuits.evaluation.score_quality import complexity, sensitivity
 from circuits.evaluation.stability import prompt_stability
 from circuits.files.atomic import check_writable
@@ -251,7 +251,7 @@ class _Work:
     def of_scores(self, scores: EdgeScores | NodeScores) -> None:
         self.results |= {"complexity": complexity(scores), "sensitivity": sensitivity(scores)}
 
-    def recovery(self, own: Found) -> None:
+    def recovery(self, own: MethodResult) -> None:
         """Against the circuit that the task knows, if it knows one."""
         if DECLARED[what_was_asked(self.run).method].partial:
             return  # paths to a few readers are not a circuit
@@ -283,7 +283,7 @@ class _Work:
             question = self.question(self.ablation.label)
             self.results["specificity"] = specific(question, task, circuit, self.seed, progress)
 
-    def stability(self, own: Found) -> None:
+    def stability(self, own: MethodResult) -> None:
         """Over resampled prompts, and over runs of the method with one thing changed."""
         k = compared_at_once(own, self.circuit)
         if isinstance(own, EdgeScores) and k is not None:
@@ -297,7 +297,7 @@ class _Work:
             self.results["variations"] = variations
         self.seconds["stability"] = round(time.perf_counter() - start, 3)
 
-    def randomisation(self, own: Found) -> None:
+    def randomisation(self, own: MethodResult) -> None:
         """Of the last layer, then of a quarter, half and all of the layers, from the top."""
         asked, pairs, n = what_was_asked(self.run), self._own_pairs(), self.model.graph.n_layers
         layers = sorted({1, math.ceil(n / 4), math.ceil(n / 2), n})

@@ -165,12 +165,12 @@ def _found_again(run: Run, model: Model, pairs: PromptPairs, test: bool = False)
     asked = what_was_asked(run)
     recorded: dict[str, Any] = run.record["options"]
     given = {name: recorded[name] for name in find_method(asked.method).options if recorded.get(name) is not None}
-    found = discover(
+    discovery = discover(
         model, pairs, method=asked.method, metric=asked.metric, ablation=asked.ablation, seed=asked.seed, test=test,
         **{**given, **asked.options},
     )  # fmt: skip
-    assert isinstance(found, Discovery)
-    return found
+    assert isinstance(discovery, Discovery)
+    return discovery
 
 
 def _jaccard(one: Circuit, other: Circuit) -> float:

@@ -71,8 +71,8 @@ def certified(scores: EdgeScores, circuit: Circuit, seed: int, at_most: float = 
             f"choosing {SAMPLES} circuits of {scores.graph.n_edges} edges again would take about {cost / 60:.0f} minutes; "
             "--parts certificate does it"
         )
-    found = certify(scores, rule, chosen.get("n"), seed=seed, samples=SAMPLES, **options)
-    return Certified(found, len(circuit), len(found.circuit(radius=1) & circuit))
+    certificate = certify(scores, rule, chosen.get("n"), seed=seed, samples=SAMPLES, **options)
+    return Certified(certificate, len(circuit), len(certificate.circuit(radius=1) & circuit))
 
 
 def _seconds(scores: EdgeScores, rule: str, n: int, options: dict[str, Any]) -> float:
@@ -127,10 +127,10 @@ def specific(question: Question, task: str, circuit: Circuit, seed: int, progres
 
 def _other_tasks(model: Model, task: str, seed: int) -> tuple[dict[str, PromptPairs], dict[str, str]]:
     """Pairs of other tasks that the model does, and why others that were tried were left out."""
-    found: dict[str, PromptPairs] = {}
+    references: dict[str, PromptPairs] = {}
     left_out: dict[str, str] = {}
     for name in plugins.task_names():
-        if name == task or len(found) == OTHERS:
+        if name == task or len(references) == OTHERS:
             continue
         try:
             other = plugins.load_task(name)
@@ -144,5 +144,5 @@ def _other_tasks(model: Model, task: str, seed: int) -> tuple[dict[str, PromptPa
         if accuracy is None or accuracy.clean.value < ACCURACY:
             left_out[name] = f"the model's accuracy is below {ACCURACY:g}"
         else:
-            found[name] = pairs
-    return found, left_out
+            references[name] = pairs
+    return references, left_out

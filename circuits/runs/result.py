@@ -211,8 +211,8 @@ class NodeDiscovery:
         self.scores.save(directory / "scores.safetensors")
         with_positions = self.scores.positions is not None
         figure = position_heatmap(self.scores, self.tokens) if with_positions else node_heatmap(self.scores)
-        found = Section("What was found", " ".join(node_findings(self.summary(), self.provenance)), figure)
-        write_page(run_title(self.provenance), [found], directory / "heatmap.html")
+        findings = Section("What was found", " ".join(node_findings(self.summary(), self.provenance)), figure)
+        write_page(run_title(self.provenance), [findings], directory / "heatmap.html")
 
 
 def ranked(answers: Answers | None) -> dict[str, float | None]:

@@ -52,8 +52,8 @@ def transfer_run(
 
 def _scores(run: Run, model: Model, pairs: PromptPairs, batch_size: int | None) -> EdgeScores | None:
     """The scores of the run's method in another model."""
-    found = what_was_asked(run).again(model, pairs, batch_size=batch_size)
-    return None if isinstance(found, Circuit) or not isinstance(found, EdgeScores) else found
+    scores = what_was_asked(run).again(model, pairs, batch_size=batch_size)
+    return None if isinstance(scores, Circuit) or not isinstance(scores, EdgeScores) else scores
 
 
 def _pairs(run: Run, pairs: PromptPairs, model_a: Model, model_b: Model) -> PromptPairs:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.evaluation.randomisation import Found
+from circuits.evaluation.randomisation import MethodResult
 from circuits.evaluation.stability import Stability, stability
 from circuits.methods.catalogue import method as find_method
 from circuits.methods.method import Declared
@@ -29,7 +29,7 @@ from circuits.progress import StageProgress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Gaussian, Resample
 from circuits.results.provenance import finite
-from circuits.runs.again import Asked
+from circuits.runs.again import RunRequest
 
 ABLATIONS = ("interchange", "zero", "mean", "mean_positional", "resample")
 METRICS = ("logit_difference", "probability", "log_probability", "probability_difference", "kl_divergence")
@@ -44,7 +44,7 @@ class Change:
 
     Attributes:
         name: the new value, in words.
-        given: arguments of `Asked.again`.
+        given: arguments of `RunRequest.again`.
         cost: cost in runs of the method.
         pairs_seed: seed of other pairs; None: the run's own pairs.
     """
@@ -66,7 +66,7 @@ class Variations:
     """
 
     k: int | None
-    results: dict[str, Found]
+    results: dict[str, MethodResult]
     changed: dict[str, str] = field(default_factory=dict)
 
     def compared(self, axis: str | None = None) -> Stability:
@@ -79,7 +79,7 @@ class Variations:
         every = self.compared()
         axes = list(dict.fromkeys(self.changed.values()))
         return {
-            "k": self.k, "of": every.of, "runs": list(every.runs), "always": list(every.always),
+            "k": self.k, "of": every.unit, "runs": list(every.runs), "always": list(every.always),
             "jaccard": every.jaccard.tolist(), "rank": [[finite(x) for x in row] for row in every.rank.tolist()],
             "by": {axis: _axis(self.compared(axis)) for axis in axes},
         }  # fmt: skip
@@ -90,7 +90,7 @@ def _axis(some: Stability) -> dict[str, Any]:
     return {"runs": len(some.runs), "jaccard": some.mean_jaccard, "rank": rank, "always": always}
 
 
-def changes(asked: Asked) -> dict[str, list[Change]]:
+def changes(asked: RunRequest) -> dict[str, list[Change]]:
     """All changes that can be made, by axis."""
     method, made = find_method(asked.method), dict[str, list[Change]]()
     made["pairs"] = [Change(f"other pairs, {i}", {}, pairs_seed=i) for i in range(1, OTHER_SEEDS + 1)]
@@ -108,7 +108,7 @@ def changes(asked: Asked) -> dict[str, list[Change]]:
     return {axis: some for axis, some in made.items() if some}
 
 
-def _seed(asked: Asked, seed: int) -> Change:
+def _seed(asked: RunRequest, seed: int) -> Change:
     """Another seed for the method and for its ablation."""
     given: dict[str, Any] = {"seed": seed}
     if isinstance(asked.ablation, Resample):
@@ -118,7 +118,7 @@ def _seed(asked: Asked, seed: int) -> Change:
     return Change(f"seed {seed}", given)
 
 
-def _metrics(asked: Asked, method: Declared) -> list[Change]:
+def _metrics(asked: RunRequest, method: Declared) -> list[Change]:
     """Other metrics; a method with a metric of its own takes them by that option."""
     own_option = next((name for name, option in method.options.items() if option.kind is Kind.METRIC), None)
     option = "metric" if own_option is None else own_option
@@ -128,8 +128,8 @@ def _metrics(asked: Asked, method: Declared) -> list[Change]:
 
 
 def vary(
-    asked: Asked,
-    own: Found,
+    asked: RunRequest,
+    own: MethodResult,
     model: Model,
     pairs: PromptPairs,
     *,
@@ -176,7 +176,7 @@ def vary(
             yield Variations(k, dict(results), dict(changed))
 
 
-def _left_out(asked: Asked, axis: str, cost: float, planned: float, at_most: float) -> str | None:
+def _left_out(asked: RunRequest, axis: str, cost: float, planned: float, at_most: float) -> str | None:
     """Why an axis is left out; None: it is measured."""
     if axis == "metric":
         for name, option in find_method(asked.method).options.items():

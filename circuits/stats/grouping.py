@@ -109,14 +109,14 @@ def two_groups_p(gram: Float[Tensor, "row row"], seed: int) -> float:
     if len(gram) < FEWEST:
         return 1.0
     divided = halves(len(gram), seed)
-    found = []
+    p_values = []
     for learnt, tested in (divided, divided[::-1]):
         labels = clusters(gram[learnt][:, learnt], 2, seed)
         if int(labels.max()) == 0:
-            found.append(1.0)
+            p_values.append(1.0)
             continue
-        found.append(dip_p_value(_place_between(gram, learnt, labels, tested)))
-    return min(1.0, 2 * min(found))
+        p_values.append(dip_p_value(_place_between(gram, learnt, labels, tested)))
+    return min(1.0, 2 * min(p_values))
 
 
 def _place_between(gram: Tensor, learnt: Tensor, labels: Tensor, tested: Tensor) -> Float[Tensor, " tested"]:

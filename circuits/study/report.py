@@ -45,7 +45,7 @@ def write_report(directory: StudyDirectory, path: Path) -> None:
     rows = table(study, directory)
     counts = Counter(row["state"] for row in rows)
     states = ", ".join(f"{counts[state]} {state}" for state in ("done", "missing", "failed"))
-    seeds = Seeds.of(study, directory)
+    seeds = Seeds.from_study(study, directory)
     sections = [Section("The study", f"{len(rows)} runs: {states}. {seeds.text}", study.text)]
     done = _labelled(rows)
     for number, text in NUMBERS.items():
@@ -84,7 +84,7 @@ class Seeds:
     tasks: tuple[Sequence[str], Sequence[str]]
 
     @classmethod
-    def of(cls, study: Study, directory: StudyDirectory) -> "Seeds":
+    def from_study(cls, study: Study, directory: StudyDirectory) -> "Seeds":
         """From the prompts of the runs, if they are known."""
         made: dict[tuple[str, str], dict[int, str]] = {}
         for request in study.requests:
@@ -220,8 +220,8 @@ def _agreement(rows: Sequence[Mapping[str, Any]], directory: StudyDirectory, see
         alike = _alike(members, directory) if len(members) > 1 else None
         if alike is not None:
             rank = "–" if math.isnan(alike.mean_rank) else f"{alike.mean_rank:.3f}"
-            what = "circuits" if alike.k is None else f"{alike.k} strongest {alike.of}"
-            shared = f"{len(alike.always)} {alike.of}"
+            what = "circuits" if alike.k is None else f"{alike.k} strongest {alike.unit}"
+            shared = f"{len(alike.always)} {alike.unit}"
             cells.append([question, method, str(len(members)), what, f"{alike.mean_jaccard:.3f}", rank, shared])
     if not cells:
         return []

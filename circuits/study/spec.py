@@ -155,7 +155,7 @@ class _Reader:
             return [_Place(model, model, revision) for model in models]
         if revision is not None:
             raise self.error("revision", "and checkpoints exclude each other")
-        found = []
+        places = []
         for model in models:
             inside = (self.base / model).is_dir()
             if not inside and (plugins.names_built_model(model) or model in zoo.names()):
@@ -163,8 +163,8 @@ class _Reader:
                     "checkpoints", f"of {model} do not exist; give Hugging Face ids or directories of checkpoints"
                 )
             for name in self.names(top, "checkpoints"):
-                found.append(_Place(model, f"{model}/{name}", None) if inside else _Place(model, model, name))
-        return found
+                places.append(_Place(model, f"{model}/{name}", None) if inside else _Place(model, model, name))
+        return places
 
     def error(self, key: str, what: str) -> InputError:
         return InputError(f"{self.name}: {key} {what}")

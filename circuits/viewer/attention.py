@@ -41,5 +41,5 @@ def attention_patterns(
     last = torch.tensor([len(ids) - 1], device=model.device)
     with inference_state(model.bridge):
         seen = recorded_patterns(model.architecture, TokenBatch(tokens, last), {layer for layer, _ in wanted.values()})
-    found = {name: seen[layer][0, head].float().cpu().tolist() for name, (layer, head) in wanted.items()}
-    return list(token_texts(model, ids)), found
+    patterns = {name: seen[layer][0, head].float().cpu().tolist() for name, (layer, head) in wanted.items()}
+    return list(token_texts(model, ids)), patterns

@@ -46,7 +46,7 @@ def page_data(
         "nodes": [[node, _row(node, graph)] for node in sorted(nodes, key=(*graph.writer_names, "logits").index)],
         "about": list(about),
         "prompts": [_prompt(prompt) for prompt in prompts],
-        "naming": {"labels": dict(naming.labels), "groups": {name: list(of) for name, of in naming.groups.items()},
+        "naming": {"labels": dict(naming.labels), "groups": {name: list(nodes) for name, nodes in naming.groups.items()},
                    "pinned": list(naming.pinned)},
         "start": START,
     }  # fmt: skip

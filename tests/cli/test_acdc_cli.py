@@ -47,7 +47,7 @@ def test_every_step_of_the_reference_from_the_command_line(case, number, monkeyp
 
 @pytest.mark.slow
 def test_the_search_is_the_same_for_every_hash_seed(tmp_path):
-    found = []
+    result = []
     for seed in ("0", "12345"):
         folder = tmp_path / seed
         folder.mkdir()
@@ -59,8 +59,8 @@ def test_the_search_is_the_same_for_every_hash_seed(tmp_path):
             check=True,
         )
         circuit = Circuit.from_json(folder / "RUN" / "circuit.json")
-        found.append(((folder / "RUN" / "steps.jsonl").read_bytes(), circuit.edges))
-    assert found[0] == found[1]
+        result.append(((folder / "RUN" / "steps.jsonl").read_bytes(), circuit.edges))
+    assert result[0] == result[1]
 
 
 def test_a_number_of_edges_instead_of_a_threshold_and_the_other_options(monkeypatch, tmp_path):
@@ -89,7 +89,7 @@ def test_a_circuit_past_the_model_is_told(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ((), "needs the option threshold or edges"),
         (("--threshold", 0.1, "--edges", 5), "not both"),
@@ -100,7 +100,7 @@ def test_a_circuit_past_the_model_is_told(monkeypatch, tmp_path, capsys):
         (("--threshold", 0.1, "--start-layer", 7), "start_layer"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_line(more, said, monkeypatch, tmp_path, capsys):
+def test_what_cannot_be_used_is_refused_in_one_line(more, message, monkeypatch, tmp_path, capsys):
     assert run(monkeypatch, arguments("acdc_2l2h_kl", tmp_path, *more)[0]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said in error
+    assert message in error

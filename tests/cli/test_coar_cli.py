@@ -28,14 +28,14 @@ def test_a_run_says_what_the_fit_is_worth(monkeypatch, tmp_path, capsys):
     assert written["summary"]["fit"]["held_out"] > 0.3
     scores = NodeScores.load(tmp_path / "RUN" / "scores.safetensors")
     assert scores.nodes == ("a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1")
-    said = capsys.readouterr().out
-    assert "correlation on samples left out" in said
-    assert "samples" in said
-    assert "alpha" in said
+    output = capsys.readouterr().out
+    assert "correlation on samples left out" in output
+    assert "samples" in output
+    assert "alpha" in output
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (("--alpha", "1.5"), "alpha must be between"),
         (("--fit", "ols"), "fit must be one of"),
@@ -43,8 +43,8 @@ def test_a_run_says_what_the_fit_is_worth(monkeypatch, tmp_path, capsys):
         (("--nodes", "haeds"), "did you mean heads"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_line(more, said, monkeypatch, tmp_path, capsys):
+def test_what_cannot_be_used_is_refused_in_one_line(more, message, monkeypatch, tmp_path, capsys):
     assert run(monkeypatch, arguments(tmp_path, *more)) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert "Traceback" not in error

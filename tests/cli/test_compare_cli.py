@@ -24,11 +24,11 @@ def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
         )
         == 0
     )
-    said, warned = capsys.readouterr()
-    assert "rank correlation over 6 nodes" in said
-    assert "α = 0.3" in said
+    output, warned = capsys.readouterr()
+    assert "rank correlation over 6 nodes" in output
+    assert "α = 0.3" in output
     judged = "32 random sets of 6 components at each α, zero ablation, 4 prompts"
-    assert judged in said
+    assert judged in output
     caution = (
         "Effects are those of different ablations, which need not agree: interchange ablation by EAP, EAP circuit, "
         "attribution patching, ACDC circuit; zero ablation by COAR; zero ablation of the fresh sets that they are judged by."
@@ -41,7 +41,7 @@ def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
     assert written["methods"] == ["EAP", "EAP circuit", "attribution patching", "ACDC circuit", "COAR"]
     assert written["rank_correlation"][0][2] == pytest.approx(1.0)
     assert len(written["counterfactual"]["COAR"]) == 2
-    assert [of["circuit"] for of in written["circuits"]] == ["EAP circuit", "ACDC circuit"]
+    assert [row["circuit"] for row in written["circuits"]] == ["EAP circuit", "ACDC circuit"]
     assert set(written["faithfulness"]) == {"EAP circuit", "ACDC circuit"}
     assert written["interactions"]["COAR"]
     text = page.read_text()
@@ -59,7 +59,7 @@ def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
 def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, capsys):
     one = discovered(monkeypatch, tmp_path, "one", "attribution-patching")
     other = discovered(monkeypatch, tmp_path, "other", "attribution-patching", "--n", 2)
-    for given, said in (
+    for given, message in (
         ([one], "at least two"),
         ([one, str(tmp_path)], "is not a run directory"),
         ([one, other], "different prompts"),
@@ -68,7 +68,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, c
     ):
         assert run(monkeypatch, ["compare", *given, "--samples", "0"]) == 2
         error = capsys.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error
 
 

@@ -32,8 +32,8 @@ def written(tmp_path, options):
 def test_a_file_gives_options_and_a_run_can_be_repeated_from_its_own(monkeypatch, tmp_path, base, capsys):
     config = written(tmp_path, base)
     assert run(monkeypatch, ["discover", "--config", config, "--out", str(tmp_path / "one"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["edges_in_graph"] > told["edges"]
+    record = json.loads(capsys.readouterr().out)
+    assert record["edges_in_graph"] > record["edges"]
     kept = tmp_path / "one" / "config.toml"
     own = tomllib.loads(kept.read_text())
     assert own["random-circuits"] == 0
@@ -52,7 +52,7 @@ def test_what_is_typed_goes_before_what_the_file_says(monkeypatch, tmp_path, bas
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("edgs = 3", "did you mean edges?"),
         ("edges = [3]", "edges is list"),
@@ -61,12 +61,12 @@ def test_what_is_typed_goes_before_what_the_file_says(monkeypatch, tmp_path, bas
         ("edges = 'many'", "unable to parse string as an integer"),
     ],
 )
-def test_files_that_cannot_be_used_are_refused(monkeypatch, tmp_path, base, capsys, text, said):
+def test_files_that_cannot_be_used_are_refused(monkeypatch, tmp_path, base, capsys, text, message):
     path = tmp_path / "c.toml"
     path.write_text(text)
     assert run(monkeypatch, ["discover", base["target"], "--config", str(path), "--out", str(tmp_path / "o")]) == 2
     error = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert said in error
+    assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "o").exists()
 

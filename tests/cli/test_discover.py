@@ -42,7 +42,7 @@ def command(monkeypatch, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         (("discover",), "Missing argument"),
         (("discover", "ioi", "--edgs", "3"), "No such option: --edgs"),
@@ -51,10 +51,10 @@ def command(monkeypatch, *arguments):
         (("studdy",), "No such command 'studdy'"),
     ],
 )
-def test_what_cannot_be_read_is_told_in_one_line(monkeypatch, capsys, typed, said):
+def test_what_cannot_be_read_is_told_in_one_line(monkeypatch, capsys, typed, message):
     assert command(monkeypatch, *typed) == 2
     out, error = capsys.readouterr()
-    assert error.startswith(f"circuits: {said}")
+    assert error.startswith(f"circuits: {message}")
     assert error.count("\n") == 1
     assert error.endswith(" --help shows all options)\n")
     assert not out
@@ -99,16 +99,16 @@ def score(monkeypatch, pairs_file, out, *more):
 def test_an_empty_circuit_is_told(monkeypatch, pairs_file, tmp_path, capsys, more):
     asked = ("--metric", "logit_difference", "--threshold", 10**6, *more)
     assert score(monkeypatch, pairs_file, tmp_path / "out", *asked) == 0
-    told = "the circuit is empty: ask for more edges, or take a smaller threshold"
-    assert told in capsys.readouterr().out
-    assert told in json.loads((tmp_path / "out" / "run.json").read_text())["summary"]["notes"][-1]
+    result = "the circuit is empty: ask for more edges, or take a smaller threshold"
+    assert result in capsys.readouterr().out
+    assert result in json.loads((tmp_path / "out" / "run.json").read_text())["summary"]["notes"][-1]
 
 
 def test_fewer_pairs_than_asked_for_are_told(monkeypatch, pairs_file, tmp_path, capsys):
     there = len(pairs_file.read_text().splitlines())
-    for n, told in ((there, False), (there + 1, True)):
+    for n, result in ((there, False), (there + 1, True)):
         assert discover(monkeypatch, pairs_file, tmp_path / f"out-{n}", "--n", n) == 0
-        assert (f"has {there} pairs, not {n}" in capsys.readouterr().err) == told
+        assert (f"has {there} pairs, not {n}" in capsys.readouterr().err) == result
 
 
 def test_a_run_directory_holds_what_the_design_says(monkeypatch, pairs_file, tmp_path, capsys):
@@ -158,10 +158,10 @@ def test_the_second_of_two_runs_into_one_directory_is_refused(monkeypatch, pairs
     out = tmp_path / "one"
     model = circuits.load_model(GOLDEN / "model", dtype="float64")
     pairs = circuits.PromptPairs.from_jsonl(pairs_file, model)
-    found = run_discovery(model, pairs, edges=5, random_circuits=0)
-    RunDirectory(out).write(found, pairs)
+    result = run_discovery(model, pairs, edges=5, random_circuits=0)
+    RunDirectory(out).write(result, pairs)
     with pytest.raises(circuits.InputError, match="finished run"):
-        RunDirectory(out).write(found, pairs)
+        RunDirectory(out).write(result, pairs)
     run = json.loads((out / "run.json").read_text())
     assert run["summary"]["random_faithfulness"] is None
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -174,7 +174,7 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(monkeypatch, 
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (("--method", "acdx"), "no method"),
         (("--edges", 0), "edges must be at least 1"),
@@ -186,22 +186,22 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(monkeypatch, 
         (("--method", "eap", "--metric", "kl_divergence"), "minimum"),
     ],
 )
-def test_bad_options_are_one_line_and_exit_code_2(monkeypatch, pairs_file, tmp_path, capsys, more, said):
+def test_bad_options_are_one_line_and_exit_code_2(monkeypatch, pairs_file, tmp_path, capsys, more, message):
     assert discover(monkeypatch, pairs_file, tmp_path / "out", *more) == 2
     error = capsys.readouterr().err.strip().splitlines()
-    assert said in error[-1]
+    assert message in error[-1]
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_tasks_files_and_models_are_named(monkeypatch, pairs_file, tmp_path, capsys):
-    for arguments, said in (
+    for arguments, message in (
         (("discover", "ioj"), "'ioi'"),
         (("discover", "nowhere.jsonl"), "nowhere.jsonl"),
         (("discover", pairs_file, "--model", tmp_path / "no-model"), "no-model"),
     ):
         extra = ("--out", tmp_path / "out") if arguments[0] == "discover" else ()
         assert command(monkeypatch, *arguments, *extra) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 PATHS = ("--method", "path-patching", "--receivers", "logits, a1.h0<q>")
@@ -284,7 +284,7 @@ def test_runs_of_both_kinds_replace_each_other_only_when_told(monkeypatch, pairs
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ((*NODES, "--edges", 5), "method activation-patching has no option 'edges'; its options: nodes, positions"),
         ((*NODES, "--random-circuits", 5), "no option 'random-circuits'"),
@@ -323,10 +323,10 @@ def test_runs_of_both_kinds_replace_each_other_only_when_told(monkeypatch, pairs
         ((*NODES, "--ablation", "gaussian", "--seed", 2**62), "seeds below"),
     ],
 )
-def test_options_that_do_not_fit_the_method_are_refused(monkeypatch, pairs_file, tmp_path, capsys, more, said):
+def test_options_that_do_not_fit_the_method_are_refused(monkeypatch, pairs_file, tmp_path, capsys, more, message):
     assert score(monkeypatch, pairs_file, tmp_path / "out", *more) == 2
     error = capsys.readouterr().err.strip()
-    assert said in " ".join(error.split())
+    assert message in " ".join(error.split())
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
 
@@ -347,9 +347,9 @@ def test_the_help_names_every_method_and_ablation(monkeypatch, capsys):
 def test_the_same_in_one_call_from_a_notebook(pairs_file):
     model = circuits.load_model(GOLDEN / "model", dtype="float64")
     pairs = circuits.PromptPairs.from_jsonl(pairs_file, model)
-    found = run_discovery(model, pairs, method="activation-patching", nodes="mlps", positions="each")
+    result = run_discovery(model, pairs, method="activation-patching", nodes="mlps", positions="each")
     # Tokens differ between these prompts, so positions are numbered, and named where a role is always there.
-    assert found.tokens == ("0", "1 (first)", "2", "3", "4", "5 (last)")
+    assert result.tokens == ("0", "1 (first)", "2", "3", "4", "5 (last)")
     with pytest.raises(circuits.InputError, match="no option 'edges'"):
         run_discovery(model, pairs, method="path-patching", receivers=["logits"], edges=3)
 

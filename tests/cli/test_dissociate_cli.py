@@ -6,7 +6,7 @@ import pytest
 
 import circuits
 from circuits.evaluation.dissociation import Plan
-from circuits.runs.dissociation import Asked, dissociate_runs, read_tasks
+from circuits.runs.dissociation import DissociationOptions, dissociate_runs, read_tasks
 from tests import command
 from tests.command import GOLDEN_MODEL, discovered, run
 
@@ -26,9 +26,9 @@ def test_it_measures_writes_and_resumes(monkeypatch, tmp_path, capsys, runs):
     out = tmp_path / "out"
     given = ["dissociate", *runs, "--random-circuits", "3", "--out", str(out)]
     assert run(monkeypatch, given) == 0
-    said, _ = capsys.readouterr()
-    assert "share of each task lost without each circuit" in said
-    assert "what the circuits share" in said
+    output, _ = capsys.readouterr()
+    assert "share of each task lost without each circuit" in output
+    assert "what the circuits share" in output
     written = json.loads((out / "dissociation.json").read_text())
     assert written["dissociation"]["names"] == ["eap", "acdc"]
     assert "Share of each task that is lost" in (out / "dissociation.html").read_text()
@@ -42,9 +42,9 @@ def test_it_measures_writes_and_resumes(monkeypatch, tmp_path, capsys, runs):
     (out / "measured" / "task-1-values.safetensors").write_bytes(b"cut short")
     capsys.readouterr()
     assert run(monkeypatch, [*given, "--json"]) == 0
-    said, warned = capsys.readouterr()
+    output, warned = capsys.readouterr()
     assert len(measured) == 1
-    assert json.loads(said) == written
+    assert json.loads(output) == written
     assert "task-1-values.safetensors is damaged" in warned
     assert run(monkeypatch, [*given, "--core", "0.4"]) == 2
     assert "pieces of another question" in capsys.readouterr().err
@@ -63,12 +63,12 @@ class Here:
 def test_workers_and_python_give_the_same(runs):
     tasks = read_tasks(runs)
     model = circuits.load_model(str(GOLDEN_MODEL), dtype="float64")
-    options = Asked(n_random=2, seed=3)
+    options = DissociationOptions(n_random=2, seed=3)
     alone = dissociate_runs(tasks, model, options).to_dict()
     assert dissociate_runs(tasks, model, options, workers=Here()).to_dict() == alone
     given = {
-        name: (circuits.PromptPairs.from_jsonl(of.path / "pairs.jsonl", model), next(iter(of.circuits.values())))
-        for name, of in tasks.items()
+        name: (circuits.PromptPairs.from_jsonl(run.path / "pairs.jsonl", model), next(iter(run.circuits.values())))
+        for name, run in tasks.items()
     }
     metric = next(iter(tasks.values())).record["summary"]["metric"]
     assert circuits.dissociate(given, model, metric=metric, n_random=2, seed=3).to_dict() == alone

@@ -23,15 +23,15 @@ def arguments(folder, *more):
 def test_a_run_holds_the_circuit_of_the_library_tested_by_the_metric_of_the_run(monkeypatch, tmp_path, capsys):
     more = ("--edges", 20, "--steps", 12, "--learning-rate", 0.4, "--seed", 3, "--batch-size", 4)
     assert run(monkeypatch, arguments(tmp_path, *more)) == 0
-    said = capsys.readouterr().out
-    assert "edges requested" in said
-    assert "log-odds of the mask" in said
-    found = Circuit.from_json(tmp_path / "RUN" / "circuit.json")
+    output = capsys.readouterr().out
+    assert "edges requested" in output
+    assert "log-odds of the mask" in output
+    result = Circuit.from_json(tmp_path / "RUN" / "circuit.json")
     model = circuits.load_model(GOLDEN / CASE / "model", dtype="float64")
     pairs = PromptPairs.from_jsonl(tmp_path / "PAIRS.jsonl", model)
     wanted = edge_pruning(model, pairs, 20, steps=12, learning_rate=0.4, seed=3, batch_size=4)
-    assert found == wanted
-    assert found.score(found.edges[0]) == wanted.score(found.edges[0])
+    assert result == wanted
+    assert result.score(result.edges[0]) == wanted.score(result.edges[0])
     written = json.loads((tmp_path / "RUN" / "run.json").read_text())
     assert written["options"] == {
         "method": "edge-pruning", "edges": 20, "objective": "kl_divergence", "steps": 12, "learning_rate": 0.4,
@@ -53,7 +53,7 @@ def test_another_objective(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (("--edges", 0), "edges must be at least 1"),
         (("--edges", 9, "--steps", 0), "steps must be at least 1"),
@@ -64,6 +64,6 @@ def test_another_objective(monkeypatch, tmp_path):
         (("--resume",), "keeps no record"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_line(more, said, monkeypatch, tmp_path, capsys):
+def test_what_cannot_be_used_is_refused_in_one_line(more, message, monkeypatch, tmp_path, capsys):
     assert run(monkeypatch, arguments(tmp_path, *more)) == 2
-    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]

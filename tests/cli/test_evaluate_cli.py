@@ -9,27 +9,27 @@ from tests.command import CASE, GOLDEN, discovered, run, write_pairs
 
 @pytest.fixture
 def made(monkeypatch, tmp_path, capsys):
-    found = discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0)
+    result = discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0)
     capsys.readouterr()
-    return found
+    return result
 
 
 def test_a_circuit_is_evaluated_into_its_run_directory(monkeypatch, tmp_path, capsys, made):
     assert run(monkeypatch, ["evaluate", made, "--random-circuits", "3", "--seed", "0"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in ("faithfulness of", "ratio of", "CPR (95%)", "equivalence", "complexity"):
-        assert part in said
-    told = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
-    least = [of["p"] == 1 / (1 + 3) for of in (*told["faithfulness"].values(), told["same_layers"])]
-    assert said.count("(least)") == sum(least)
+        assert part in output
+    record = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
+    least = [test["p"] == 1 / (1 + 3) for test in (*record["faithfulness"].values(), record["same_layers"])]
+    assert output.count("(least)") == sum(least)
     assert any(least)
-    assert list(told["faithfulness"]) == ["interchange", "zero", "mean", "mean_positional", "resample"]
-    first = told["faithfulness"]["interchange"]
+    assert list(record["faithfulness"]) == ["interchange", "zero", "mean", "mean_positional", "resample"]
+    first = record["faithfulness"]["interchange"]
     summary = json.loads((tmp_path / "eap" / "run.json").read_text())["summary"]
     assert first["ratio_of_means"] == pytest.approx(summary["faithfulness"])
     assert "interchange ablation" in first["name"]
-    assert len(told["minimality"]["effects"]) == told["n_edges"]
-    assert {test["name"] for test in told["hypothesis"]["tests"]} >= {"equivalence", "minimality"}
+    assert len(record["minimality"]["effects"]) == record["n_edges"]
+    assert {test["name"] for test in record["hypothesis"]["tests"]} >= {"equivalence", "minimality"}
     page = (tmp_path / "eap" / "evaluation.html").read_text()
     assert page.count("Plotly.newPlot") == 4
     # It stays a run: it can be evaluated and replaced again.
@@ -41,43 +41,43 @@ def test_a_circuit_is_evaluated_into_its_run_directory(monkeypatch, tmp_path, ca
 def test_fresh_pairs_and_nodes(monkeypatch, tmp_path, capsys, made):
     given = ["evaluate", made, "--parts", "faithfulness,scores", "--ablations", "zero", "--random-circuits", "0"]
     assert run(monkeypatch, [*given, "--pairs", str(tmp_path / "PAIRS.jsonl"), "--n", "2"]) == 0
-    told = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
-    assert (told["n_pairs"], told["fresh"], list(told["faithfulness"])) == (2, True, ["zero"])
+    record = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
+    assert (record["n_pairs"], record["fresh"], list(record["faithfulness"])) == (2, True, ["zero"])
     nodes = discovered(monkeypatch, tmp_path, "atp", "attribution-patching")
     assert run(monkeypatch, ["evaluate", nodes]) == 0
-    told = json.loads((tmp_path / "atp" / "evaluation.json").read_text())
-    assert told["n_edges"] is None
-    assert told["complexity"] > 0
+    record = json.loads((tmp_path / "atp" / "evaluation.json").read_text())
+    assert record["n_edges"] is None
+    assert record["complexity"] > 0
 
 
 def test_what_cannot_be_evaluated_is_refused_in_one_line(monkeypatch, tmp_path, capsys, made):
-    for given, said in (
+    for given, message in (
         (["evaluate", str(tmp_path)], "is not a run directory"),
         (["evaluate", made, "--parts", "beauty"], "parts must be of"),
         (["evaluate", made, "--pairs", "nothing.jsonl"], "no file"),
     ):
         assert run(monkeypatch, given) == 2
         error = capsys.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error
 
 
 def test_identical_prompts_have_no_faithfulness_and_the_reason_is_shown_everywhere(monkeypatch, tmp_path, capsys, made):
     assert run(monkeypatch, ["evaluate", made, "--pairs", str(identical(tmp_path)), "--random-circuits", "2"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    told = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
+    output = " ".join(capsys.readouterr().out.split())
+    record = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
     page = (tmp_path / "eap" / "evaluation.html").read_text()
-    under = told["faithfulness"]["interchange"]
+    under = record["faithfulness"]["interchange"]
     assert (under["ratio_of_means"], under["mean_of_ratios"], under["random_faithfulness"]) == (None, None, None)
     assert "rounding" in under["undefined"]
-    assert told["faithfulness"]["zero"]["undefined"] is None
-    assert told["completeness"]["value"] is None
+    assert record["faithfulness"]["zero"]["undefined"] is None
+    assert record["completeness"]["value"] is None
     for name in ("faithfulness under interchange", "completeness", "curves"):
-        assert f"not measured: {name}: the metric is" in said
-        assert "rounding" in told["skipped"][name]
-    assert "there is nothing to test" in said
+        assert f"not measured: {name}: the metric is" in output
+        assert "rounding" in record["skipped"][name]
+    assert "there is nothing to test" in output
     assert "there is nothing to test" in page
-    assert all(test["supports"] is None for test in told["hypothesis"]["tests"])
+    assert all(test["supports"] is None for test in record["hypothesis"]["tests"])
 
 
 def test_a_discovered_circuit_of_identical_prompts_says_why_it_has_no_faithfulness(monkeypatch, tmp_path, capsys):
@@ -90,12 +90,12 @@ def test_a_discovered_circuit_of_identical_prompts_says_why_it_has_no_faithfulne
     capsys.readouterr()
     given[given.index("zero")], given[-1] = "interchange", tmp_path / "same"
     assert run(monkeypatch, list(map(str, given))) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     summary = json.loads((tmp_path / "same" / "run.json").read_text())["summary"]
     assert summary["faithfulness"] is None
     assert "rounding" in summary["faithfulness_undefined"]
-    assert "note: faithfulness: the metric is" in said
-    assert "ask for more edges" not in said
+    assert "note: faithfulness: the metric is" in output
+    assert "ask for more edges" not in output
     assert "faithfulness is undefined" in (tmp_path / "same" / "circuit.html").read_text()
 
 

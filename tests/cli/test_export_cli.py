@@ -71,9 +71,9 @@ def test_edges_are_chosen_from_scores(monkeypatch, a_run, tmp_path, capsys):
     expected = EdgeScores.load(scores).top(5)
     assert Circuit.from_json(tmp_path / "c.json") == Circuit.from_json(tmp_path / "d.json") == expected
     assert export(monkeypatch, scores, "--out", tmp_path / "e.json") == 2
-    told = capsys.readouterr().err
-    assert "no edge that was chosen is on a path" in told  # of five, none
-    assert "--edges N" in told
+    output = capsys.readouterr().err
+    assert "no edge that was chosen is on a path" in output  # of five, none
+    assert "--edges N" in output
     assert export(monkeypatch, tmp_path / "c.json", "--edges", 5, "--out", tmp_path / "f.json") == 2
 
 
@@ -99,7 +99,7 @@ def test_labels_and_groups_reach_the_picture(monkeypatch, a_run, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["absent", "--out", "c.svg"], "no run directory or file absent"),
         ([".", "--out", "c.json"], "is not a run directory"),
@@ -113,7 +113,7 @@ def test_labels_and_groups_reach_the_picture(monkeypatch, a_run, tmp_path, capsy
         (["unknown.json", "--out", "c.svg"], "no node 'a7.h7'"),
     ],
 )
-def test_what_cannot_be_used_is_one_line_and_exit_code_2(monkeypatch, a_run, tmp_path, capsys, arguments, said):
+def test_what_cannot_be_used_is_one_line_and_exit_code_2(monkeypatch, a_run, tmp_path, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.json").write_text("mine")
     data = json.loads((a_run / "circuit.json").read_text())
@@ -126,7 +126,7 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(monkeypatch, a_run, tmp
     before = sorted(path.name for path in tmp_path.iterdir())
     assert export(monkeypatch, *[a_run if argument == "RUN" else argument for argument in arguments]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert (tmp_path / "taken.json").read_text() == "mine"
@@ -158,9 +158,9 @@ def test_edges_are_chosen_by_the_scores_of_a_file_with_nothing_in_its_graph(monk
     path = importances(tmp_path, IMPORTANCES)
     assert export(monkeypatch, path, "--edges", 4, "--out", tmp_path / "x.json") == 0
     strongest = sorted(IMPORTANCES, key=lambda edge: -abs(IMPORTANCES[edge]))[:4]
-    found = Circuit.from_json(tmp_path / "x.json")
-    assert set(found.edges) == set(strongest)
-    assert {edge: found.score(edge) for edge in strongest} == {edge: IMPORTANCES[edge] for edge in strongest}
+    result = Circuit.from_json(tmp_path / "x.json")
+    assert set(result.edges) == set(strongest)
+    assert {edge: result.score(edge) for edge in strongest} == {edge: IMPORTANCES[edge] for edge in strongest}
     assert capsys.readouterr().err == ""
     assert run(monkeypatch, ["view", str(path), "--edges", "4", "--out", str(tmp_path / "x.html")]) == 0
     assert "4 edges" in (tmp_path / "x.html").read_text()

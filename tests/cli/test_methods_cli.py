@@ -4,7 +4,7 @@ from contextlib import chdir
 
 import pytest
 
-from circuits.cli.discover_options import Asked, Written
+from circuits.cli.discover_options import QuestionOptions, Written
 from circuits.cli.terminal import _digits
 from circuits.methods.catalogue import DECLARED
 from circuits.runs import discover
@@ -44,7 +44,7 @@ def test_the_help_of_discover_fits_two_screens(monkeypatch, capsys):
 def test_frequent_options_have_short_names(capsys):
     command("discover", "no-such-task", "-n", 3, "-m", "eap", "-o", "somewhere", code=2)
     assert "there is no task 'no-such-task'" in capsys.readouterr().err
-    assert {"method", "n"} <= set(Asked.__dataclass_fields__)
+    assert {"method", "n"} <= set(QuestionOptions.__dataclass_fields__)
     assert "out" in Written.__dataclass_fields__
 
 

@@ -38,13 +38,13 @@ def test_discover_evaluate_submit(place, tmp_path, capsys):
     model = ("--model", place / "llama", "--data", place, "--device", "cpu")
     call("mib", "discover", "ioi", *model, "--out", tmp_path, "--method", "eap-ig", "--steps", "2", "--n", "5")
     file = tmp_path / "ioi_llama/importances.json"
-    found = read_importances(file)
-    assert (found.provenance["options"]["steps"], found.provenance["n_pairs"]) == (2, 5)
-    assert found.provenance["task"] == "mib/ioi/train"
+    result = read_importances(file)
+    assert (result.provenance["options"]["steps"], result.provenance["n_pairs"]) == (2, 5)
+    assert result.provenance["task"] == "mib/ioi/train"
     call("mib", "evaluate", tmp_path / "ioi_llama", *model, "--out", tmp_path / "found.json")
-    said = capsys.readouterr().out
-    assert "MIB's count: one k and v edge per query head: CPR" in said
-    assert "our count: one k and v edge per key/value head: CPR" in said
+    output = capsys.readouterr().out
+    assert "MIB's count: one k and v edge per query head: CPR" in output
+    assert "our count: one k and v edge per key/value head: CPR" in output
     written = json.loads((tmp_path / "found.json").read_text())
     assert (written["mib"]["parts"], written["ours"]["parts"]) == (262, Graph(3, 4, 2, (True,) * 3).n_edges)
     assert (written["task"], written["pairs"], len(written["mib"]["signed"]["faithfulness"])) == ("ioi", 4, 10)

@@ -21,15 +21,15 @@ OTHERS = {"share": {"edges": 5, "select": "positive-share"}}
 
 def test_all_options_that_are_numbers_are_tried_below():
     apps = [app, *(group.typer_instance for group in app.registered_groups)]
-    callbacks = [found.callback for one in apps if one is not None for found in one.registered_commands]
-    found = {
+    callbacks = [result.callback for one in apps if one is not None for result in one.registered_commands]
+    result = {
         parameter.name
         for callback in callbacks
         if callback is not None
         for parameter in signature(callback, eval_str=True).parameters.values()
         if (kinds := get_args(parameter.annotation)) and float in (kinds[0], *get_args(kinds[0]))
     }
-    assert found == {"threshold", "share", "learning_rate", "alpha", "gpus_per_worker", "dpi", "core", "margin"} | GIM
+    assert result == {"threshold", "share", "learning_rate", "alpha", "gpus_per_worker", "dpi", "core", "margin"} | GIM
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])

@@ -38,9 +38,9 @@ def test_unfit_pairs_are_refused_skipped_and_recorded(monkeypatch, table, capsys
     assert run(monkeypatch, asked(table, "--skip-unfit")) == 0
     assert "3 of 4 pairs used; 1 of unequal length" in capsys.readouterr().err
     place = table.parent / "run"
-    told = json.loads((place / "run.json").read_text())
-    assert told["pairs"]["used"] == 3
-    assert told["pairs"]["left_out"] == {"of unequal length": 1}
+    record = json.loads((place / "run.json").read_text())
+    assert record["pairs"]["used"] == 3
+    assert record["pairs"]["left_out"] == {"of unequal length": 1}
     lines = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
     assert [line["metadata"]["number"] for line in lines] == [0, 1, 3]
     assert (
@@ -48,7 +48,7 @@ def test_unfit_pairs_are_refused_skipped_and_recorded(monkeypatch, table, capsys
         == 0
     )
     again = json.loads((table.parent / "again" / "run.json").read_text())
-    assert again["summary"] == told["summary"]
+    assert again["summary"] == record["summary"]
     measured = ["evaluate", str(place), "--pairs", str(table), *COLUMNS, "--skip-unfit", "--parts", "faithfulness", "--random-circuits", "1"]  # fmt: skip
     assert run(monkeypatch, measured) == 0
     assert run(monkeypatch, ["report", str(place), "--out", str(table.parent / "report.html")]) == 0
@@ -60,7 +60,7 @@ def test_n_pairs_are_used_whatever_follows(monkeypatch, table):
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         (["discover", "ioi", "--skip-unfit"], "are for files of prompts, not for a task"),
         (["discover", "FILE", "--columns", "answer=x"], "the field 'answer', which pairs do not have"),
@@ -70,14 +70,14 @@ def test_n_pairs_are_used_whatever_follows(monkeypatch, table):
         (["pairs", "convert", "FILE", "FILEl"], "already exists"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_one_line(monkeypatch, table, capsys, typed, said):
+def test_what_cannot_be_used_is_told_in_one_line(monkeypatch, table, capsys, typed, message):
     (table.parent / "mine.jsonl").touch()
     typed = [part.replace("FILE", str(table)) for part in typed]
     if typed[0] == "discover":
         typed += ["--model", str(GOLDEN / CASE / "model")]
     assert run(monkeypatch, typed) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 

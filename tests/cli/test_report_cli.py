@@ -32,7 +32,7 @@ def test_a_page_tells_the_task_the_methods_and_how_to_compute_it_again(monkeypat
 def test_what_cannot_be_reported_is_refused_in_one_line(monkeypatch, tmp_path, capsys):
     one = discovered(monkeypatch, tmp_path, "one", "attribution-patching")
     other = discovered(monkeypatch, tmp_path, "other", "attribution-patching", "--n", 2)
-    for given, said in (([str(tmp_path)], "is not a run directory"), ([one, other], "different prompts")):
+    for given, message in (([str(tmp_path)], "is not a run directory"), ([one, other], "different prompts")):
         assert run(monkeypatch, ["report", *given, "--out", str(tmp_path / "r.html")]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()

@@ -165,22 +165,22 @@ def test_what_is_refused_is_refused_before_torch_is_imported(tmp_path):
 def commands() -> list[tuple[str, ast.FunctionDef]]:
     """Functions that are commands: those with a decorator of typer's or `grouped`, and those that `circuits.cli` adds by name."""
     added = {"discover", "evaluate", "describe", "compare", "export", "view", "report"}
-    found = []
+    result = []
     for path in sorted(COMMANDS.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef):
                 decorators = {ast.unparse(one).partition("(")[0].rpartition(".")[2] for one in node.decorator_list}
                 if decorators & {"command", "callback", "grouped"} or (path.stem == node.name and node.name in added):
-                    found.append((f"{path.stem}.{node.name}", node))
-    return found
+                    result.append((f"{path.stem}.{node.name}", node))
+    return result
 
 
 def test_commands_are_short():
     """Parse, call, print: at most 25 lines after the signature and the docstring."""
-    found = commands()
-    assert len(found) >= 16
+    result = commands()
+    assert len(result) >= 16
     lengths = {}
-    for name, node in found:
+    for name, node in result:
         body = node.body[1:] if ast.get_docstring(node) is not None else node.body
         lengths[name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
     assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}

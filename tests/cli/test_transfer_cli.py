@@ -29,9 +29,9 @@ def test_a_circuit_is_tested_in_a_changed_model(monkeypatch, tmp_path, capsys):
     capsys.readouterr()
     asked = ["transfer", str(many / "run"), "--model", str(tmp_path / "changed"), "--dtype", "float64"]
     assert run(monkeypatch, [*asked, "--random-circuits", "2", "--out", str(tmp_path / "out.json")]) == 0
-    said = capsys.readouterr().out
-    assert "faithfulness of the circuit" in said
-    assert "heads by function" in said
+    output = capsys.readouterr().out
+    assert "faithfulness of the circuit" in output
+    assert "heads by function" in output
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["faithfulness"]["ratio_of_means"] != written["before"]["ratio_of_means"]
     assert written["changed"] is not None

@@ -33,7 +33,7 @@ def test_compiled_heads_have_the_kinds_that_they_were_compiled_for(name):
     model = circuits.load_model(name)
     kinds = head_kinds(model, tasks.load(name).pairs(model, n=8), draws=19)
     for head, kind in KNOWN[name].items():
-        assert kind in kinds.of(head), (head, kinds.of(head))
+        assert kind in kinds.significant(head), (head, kinds.significant(head))
         assert kinds[kind][head] > 0.7
 
 
@@ -41,16 +41,16 @@ def test_compiled_heads_that_no_kind_fits_get_no_wrong_one():
     """Dyck's heads look everywhere whatever they read, which rotated heads do too; greater-than's looks at digits, several in random sequences."""
     for name, heads, kinds in (("dyck", ["a0.h0", "a1.h1"], ()), ("greater-than", ["a0.h1"], ("broad",))):
         model = circuits.load_model(f"compiled/{name}")
-        found = head_kinds(model, tasks.load(f"compiled/{name}").pairs(model, n=8), draws=19)
-        assert all(found.of(head) == kinds for head in heads)
+        result = head_kinds(model, tasks.load(f"compiled/{name}").pairs(model, n=8), draws=19)
+        assert all(result.significant(head) == kinds for head in heads)
 
 
 def test_the_trained_induction_model():
     model = circuits.load_model("trained/induction")
     kinds = head_kinds(model, draws=19)
-    assert all("induction" in kinds.of(f"a1.h{i}") for i in range(4))
-    assert not any("induction" in kinds.of(f"a0.h{i}") for i in range(4))
-    assert any("previous token" in kinds.of(f"a0.h{i}") for i in range(4))
+    assert all("induction" in kinds.significant(f"a1.h{i}") for i in range(4))
+    assert not any("induction" in kinds.significant(f"a0.h{i}") for i in range(4))
+    assert any("previous token" in kinds.significant(f"a0.h{i}") for i in range(4))
     assert kinds.missing["name mover"] == "there are no prompts of a task"
 
 
@@ -184,6 +184,6 @@ def test_results_repeat_and_refuse():
     with pytest.raises(InputError, match="at least 19"):
         head_kinds(model, draws=5)
     with pytest.raises(InputError, match="there is no head 'm0'"):
-        one.of("m0")
+        one.significant("m0")
     with pytest.raises(InputError, match="single tokens"):
         one["successor"]

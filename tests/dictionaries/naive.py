@@ -32,24 +32,24 @@ def random_dictionary(model: Model, site: str, n: int = 9, seed: int = 0, **opti
 
 def activations(dictionary: Dictionary, x: Tensor) -> list[Tensor]:
     """Each feature's activation on an input [pos, d_in], one after the other."""
-    kind, found = dictionary.activation, []
+    kind, result = dictionary.activation, []
     for i in range(dictionary.n_features):
         linear = torch.stack([token @ dictionary.W_enc[:, i] for token in x])
         p = linear + dictionary.b_enc[i]
         if kind.name == "gated":
             p = linear * kind.r_mag[i].exp() + dictionary.b_enc[i]
-            found.append(p.clamp(min=0) * (linear + kind.b_gate[i] > 0))
+            result.append(p.clamp(min=0) * (linear + kind.b_gate[i] > 0))
         elif kind.name in ("jumprelu", "batchtopk"):
-            found.append(torch.where(p > kind.threshold[i if len(kind.threshold) > 1 else 0], p.clamp(min=0), 0 * p))
+            result.append(torch.where(p > kind.threshold[i if len(kind.threshold) > 1 else 0], p.clamp(min=0), 0 * p))
         else:
-            found.append(p.clamp(min=0))
+            result.append(p.clamp(min=0))
     if kind.name == "topk":
         for position in range(len(x)):
-            strongest = sorted(range(len(found)), key=lambda i: -float(found[i][position]))[: kind.k]
-            for i in range(len(found)):
+            strongest = sorted(range(len(result)), key=lambda i: -float(result[i][position]))[: kind.k]
+            for i in range(len(result)):
                 if i not in strongest:
-                    found[i][position] = 0
-    return found
+                    result[i][position] = 0
+    return result
 
 
 def parts(dictionary: Dictionary, read: Tensor, value: Tensor) -> dict[str, Tensor]:

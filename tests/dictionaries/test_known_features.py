@@ -11,11 +11,11 @@ from tasks.compiled.gates import AndGate, GreaterDigit, OrGate
 
 def true_dictionaries(model):
     """A transcoder of every MLP, whose features are its neurons: nothing is left over."""
-    found = []
+    result = []
     for layer, block in enumerate(model.bridge.blocks):
         weights = [getattr(block.mlp, name).detach() for name in ("W_in", "b_in", "W_out", "b_out")]
-        found.append(Dictionary.from_weights(f"transcoder.{layer}", *weights, model=model.name))
-    return found
+        result.append(Dictionary.from_weights(f"transcoder.{layer}", *weights, model=model.name))
+    return result
 
 
 def auroc(scores: dict[str, float], true: set[str]) -> float:

@@ -79,7 +79,7 @@ def with_noise(hf_model, factor, pairs, scale, seed):
     """Log probabilities with noise of `scale` standard deviations on the differing tokens, added to what enters the first
     layer, by a hook on the original model."""
     sigma = scale * factor * float(hf_model.model.embed_tokens.weight.detach().std())
-    found = []
+    result = []
     for i, pair in enumerate(pairs):
         hit = [p for p, (a, b) in enumerate(zip(pair.clean, pair.corrupted, strict=True)) if a != b]
         drawn = torch.randn(
@@ -96,9 +96,9 @@ def with_noise(hf_model, factor, pairs, scale, seed):
             with_kwargs=True,
         )
         with torch.no_grad():
-            found.append(hf_model(torch.tensor([pair.clean])).logits[0, -1].log_softmax(-1))
+            result.append(hf_model(torch.tensor([pair.clean])).logits[0, -1].log_softmax(-1))
         handle.remove()
-    return torch.stack(found)
+    return torch.stack(result)
 
 
 @pytest.mark.parametrize("name", SCALED)

@@ -145,8 +145,8 @@ def test_a_decorator_hides_nobodys_function():
     assert Held(model.bridge).foreign_hooks == ()
     handle.remove()
     inner(model, "lm_head").register_forward_hook(torch.no_grad()(doubled_output))
-    (told,) = Held(model.bridge).foreign_hooks
-    assert "doubled_output" in told
+    (result,) = Held(model.bridge).foreign_hooks
+    assert "doubled_output" in result
 
 
 def test_hooks_on_all_modules_are_refused(given):
@@ -172,11 +172,11 @@ def test_allowed_hooks_change_results_as_they_change_the_model_and_are_recorded(
         model.bridge.hook_dict["blocks.1.hook_mlp_out"].add_hook(doubled)
     else:
         inner(model, "lm_head").register_forward_hook(doubled_output)
-    found = circuits.edge_attribution(model, PAIRS)
-    (hook,) = found.provenance["hooks"]
+    result = circuits.edge_attribution(model, PAIRS)
+    (hook,) = result.provenance["hooks"]
     assert "doubled" in hook
-    assert not found.provenance["prefix_shared"]
-    assert found.top(5).provenance["hooks"] == [hook]
+    assert not result.provenance["prefix_shared"]
+    assert result.top(5).provenance["hooks"] == [hook]
     with torch.no_grad():
         logits = model.bridge(torch.tensor(PAIRS.clean), return_type="logits")[:, -1]
     rows = torch.arange(3)

@@ -90,9 +90,9 @@ def test_soft_masks_and_their_gradients_are_the_naive_ones(ablation):
         torch.testing.assert_close(got[row], logits.detach(), rtol=0, atol=1e-10)
         total = total + (logits[pair.answers[0]] - logits[pair.distractors[0]]) / len(setting.pairs)
     wanted = torch.stack(torch.autograd.grad(total, list(leaves.values())))
-    found = setting.gradient(mask)
-    torch.testing.assert_close(found[graph.edge_mask], wanted, rtol=0, atol=1e-10)
-    assert not found[~graph.edge_mask].any()
+    result = setting.gradient(mask)
+    torch.testing.assert_close(result[graph.edge_mask], wanted, rtol=0, atol=1e-10)
+    assert not result[~graph.edge_mask].any()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "native", "native-no-norm", "native-attention-only"])
@@ -115,9 +115,9 @@ def test_gradients_are_finite_differences(name):
 def test_with_all_edges_kept_the_gradient_is_edge_attributions_score_at_the_clean_run(name):
     setting = Setting(name, prefix=2)
     scores = edge_attribution(setting.model, setting.pairs, gradient="clean", check_sign=False)
-    found = setting.gradient(torch.ones(setting.shape, dtype=setting.model.dtype)).double()
+    result = setting.gradient(torch.ones(setting.shape, dtype=setting.model.dtype)).double()
     scale = float(scores.values.abs().max())
-    torch.testing.assert_close(found, scores.values, rtol=1e-6, atol=scale * (1e-10 if atol(name) < 1e-8 else 1e-5))
+    torch.testing.assert_close(result, scores.values, rtol=1e-6, atol=scale * (1e-10 if atol(name) < 1e-8 else 1e-5))
 
 
 @pytest.mark.parametrize(("name", "share"), [*((name, 0.03) for name in FEW), ("gpt2", 0.0)])
@@ -126,10 +126,10 @@ def test_masks_that_stay_closed_change_no_logit_and_no_other_gradient(name, shar
     mask = setting.random_mask() * kept
     leave = partial(masked_logits, closed_stay=True)
     torch.testing.assert_close(setting.logits(mask, leave), setting.logits(mask), rtol=0, atol=atol(name))
-    wanted, found = setting.gradient(mask), setting.gradient(mask, leave)
+    wanted, result = setting.gradient(mask), setting.gradient(mask, leave)
     scale = max(1.0, float(wanted.abs().max()))
-    torch.testing.assert_close(found[kept], wanted[kept], rtol=0, atol=atol(name) * scale)
-    skipped = (found == 0) & (wanted != 0)
+    torch.testing.assert_close(result[kept], wanted[kept], rtol=0, atol=atol(name) * scale)
+    skipped = (result == 0) & (wanted != 0)
     assert not skipped[kept].any()
     assert skipped.any()
 

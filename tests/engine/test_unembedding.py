@@ -61,13 +61,13 @@ def some_circuits(model, pairs, metric):
 
 
 def pruned(model, pairs, metric):
-    found = circuits.edge_pruning(model, pairs, 20, steps=2, metric=metric)
-    return torch.tensor([found.provenance["training"][name] for name in ("metric", "range", "masked_metric")])
+    result = circuits.edge_pruning(model, pairs, 20, steps=2, metric=metric)
+    return torch.tensor([result.provenance["training"][name] for name in ("metric", "range", "masked_metric")])
 
 
 def searched(model, pairs, metric):
-    found = circuits.acdc(model, pairs, 0.05, metric=metric, start_layer=2)
-    return torch.stack([found.mask.double(), found.scores.nan_to_num()])
+    result = circuits.acdc(model, pairs, 0.05, metric=metric, start_layer=2)
+    return torch.stack([result.mask.double(), result.scores.nan_to_num()])
 
 
 METHODS = {

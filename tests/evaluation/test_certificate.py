@@ -66,13 +66,13 @@ def test_no_deletion_within_the_radius_changes_the_decision(seed, delta):
     scores = unstable(rows, seed)
     table = subset_table(scores, 5)
     p = exact(table, rows, delta)
-    found = circuits.certify(scores, edges=5, deletions=delta, samples=4000, seed=seed)
+    result = circuits.certify(scores, edges=5, deletions=delta, samples=4000, seed=seed)
     used = 0
     for r in range(5):
         for deleted in combinations(range(rows), r):
             after = exact(table, rows, delta, deleted)
-            certain = found.radii >= r
-            assert bool((((after > 0.5) == (found.states == 1)) | ~certain).all())
+            certain = result.radii >= r
+            assert bool((((after > 0.5) == (result.states == 1)) | ~certain).all())
             used += int(certain.sum()) if r else 0
             # The bounds of the docstring, for the exact probability.
             beta = delta**r
@@ -88,15 +88,15 @@ def test_no_replacement_within_the_radius_changes_the_decision():
         torch.tensor([3.0, 3.0, 3.0, *[0.0] * (GRAPH.n_edges - 3)])
         + 0.1 * torch.randn(rows, GRAPH.n_edges, generator=generator)
     )
-    found = circuits.certify(scores, edges=3, deletions=delta, samples=4000)
-    assert int((found.replaceable >= 1).sum()) > 0
+    result = circuits.certify(scores, edges=3, deletions=delta, samples=4000)
+    assert int((result.replaceable >= 1).sum()) > 0
     hostile = torch.eye(GRAPH.n_edges) * 50
     for i in range(rows):
         for row in hostile:
             other = scores.per_prompt.clone()
             other[i] = row
             after = exact(subset_table(scores_of(other), 3), rows, delta)
-            assert bool((((after > 0.5) == (found.states == 1)) | (found.replaceable < 1)).all())
+            assert bool((((after > 0.5) == (result.states == 1)) | (result.replaceable < 1)).all())
 
 
 def test_radii_are_those_of_the_derivation():
@@ -130,11 +130,11 @@ def test_the_stated_confidence_holds_under_known_instability():
     assert int(((p > 0.1) & (p < 0.9)).sum()) >= 4
     single = 0
     for seed in range(300):
-        found = circuits.certify(scores, edges=5, deletions=delta, samples=200, confidence=0.9, seed=seed)
-        low, high = found.limits
+        result = circuits.certify(scores, edges=5, deletions=delta, samples=200, confidence=0.9, seed=seed)
+        low, high = result.limits
         outside = (low > p) | (p > high)
-        decided = ((found.states == 1) & (p <= 0.5)) | ((found.states == -1) & (p >= 0.5))
-        wrong += bool((outside | decided | (found.radii > true_radius)).any())
+        decided = ((result.states == 1) & (p <= 0.5)) | ((result.states == -1) & (p >= 0.5))
+        wrong += bool((outside | decided | (result.radii > true_radius)).any())
         each = circuits.certify(
             scores, edges=5, deletions=delta, samples=200, confidence=0.9, simultaneous=False, seed=seed
         )
@@ -190,25 +190,27 @@ def test_groups_are_deleted_as_groups_with_their_sizes():
     of_prompts = torch.cat([kept[:, :4].repeat_interleave(2, 1), kept[:, 4:]], 1)
     expected = selection_counts(scores_of(prompts), of_prompts, "top", 5, {})
     assert torch.equal(selection_counts(grouped, kept, "top", 5, {}), expected)
-    found = circuits.certify(grouped, edges=5, samples=200)
-    assert found.n_rows == 5
-    assert found.unit == "groups of 2 prompts"
-    assert int(found.radii.max()) <= 5
+    result = circuits.certify(grouped, edges=5, samples=200)
+    assert result.n_rows == 5
+    assert result.unit == "groups of 2 prompts"
+    assert int(result.radii.max()) <= 5
 
 
 def test_what_it_says():
-    found = circuits.certify(unstable(30, 0), edges=5, deletions=0.5, samples=500)
+    result = circuits.certify(unstable(30, 0), edges=5, deletions=0.5, samples=500)
     names = GRAPH.edges
-    assert set(found.status.values()) == {"in", "out", "abstained"}
-    assert found.circuit().edges == tuple(e for e in names if found.status[e] == "in")
-    assert found.circuit(radius=2).edges == tuple(e for e in names if found.status[e] == "in" and found.radius[e] >= 2)
-    assert found.abstained().edges == tuple(e for e in names if found.status[e] == "abstained")
-    assert all((found.radius[e] < 0) == (found.status[e] == "abstained") for e in names)
-    assert all(found.replacements[e] <= found.radius[e] for e in names)
-    data = found.to_dict()
+    assert set(result.status.values()) == {"in", "out", "abstained"}
+    assert result.circuit().edges == tuple(e for e in names if result.status[e] == "in")
+    assert result.circuit(radius=2).edges == tuple(
+        e for e in names if result.status[e] == "in" and result.radius[e] >= 2
+    )
+    assert result.abstained().edges == tuple(e for e in names if result.status[e] == "abstained")
+    assert all((result.radius[e] < 0) == (result.status[e] == "abstained") for e in names)
+    assert all(result.replacements[e] <= result.radius[e] for e in names)
+    data = result.to_dict()
     assert data["in"] + data["out"] + data["abstained"] == len(names)
-    assert f"{data['in']} edges in" in str(found)
-    assert found.caution is None
+    assert f"{data['in']} edges in" in str(result)
+    assert result.caution is None
     mean = scores_of(torch.randn(4, len(names)))
     mean = EdgeScores(mean.graph, mean.values, mean.stderr, 4, frozen({"ablation": "mean"}), per_prompt=mean.per_prompt)
     assert "mean ablation" in circuits.certify(mean, edges=3, samples=10).caution

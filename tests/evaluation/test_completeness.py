@@ -21,29 +21,29 @@ def test_the_whole_model_is_complete_and_nothing_is_not():
 def test_subsets_are_left_out_of_circuit_and_model():
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     circuit = random_subset(model, 0.5)
-    found = circuits.completeness(model, pairs, circuit, subsets=2, seed=5)
+    result = circuits.completeness(model, pairs, circuit, subsets=2, seed=5)
     generator = torch.Generator().manual_seed(5)
     full = Circuit.full(model.graph)
     ends = [float(circuits.circuit_metric(model, pairs, c).mean()) for c in (full, Circuit.empty(model.graph))]
     for i in range(2):
         k = Circuit(model.graph, circuit.mask & (torch.rand(circuit.mask.shape, generator=generator) < 0.5))
-        for c, share in ((circuit - k, found.circuit_without[i]), (full - k, found.model_without[i])):
+        for c, share in ((circuit - k, result.circuit_without[i]), (full - k, result.model_without[i])):
             wanted = (float(circuits.circuit_metric(model, pairs, c).mean()) - ends[1]) / (ends[0] - ends[1])
             assert float(share) == pytest.approx(wanted)
-        assert found.sizes[i] == len(k)
+        assert result.sizes[i] == len(k)
 
 
 def test_minimality_is_the_loss_without_each_edge():
     model, pairs = tiny("llama"), random_pairs(n=2)
     circuit = circuits.random_circuit(model.graph, 20, torch.Generator().manual_seed(0))
-    found = circuits.minimality(model, pairs, circuit)
+    result = circuits.minimality(model, pairs, circuit)
     whole = circuits.circuit_metric(model, pairs, circuit)
-    assert found.edges == circuit.edges
-    for edge, effect in zip(found.edges, found.effects, strict=True):
+    assert result.edges == circuit.edges
+    for edge, effect in zip(result.edges, result.effects, strict=True):
         without = circuit - Circuit.from_edges(model.graph, [edge])
         torch.testing.assert_close(effect, whole - circuits.circuit_metric(model, pairs, without), rtol=1e-4, atol=1e-6)
-    strongest = found.edges[int(found.values.abs().argmax())]
-    assert strongest not in found.idle(0.5)
+    strongest = result.edges[int(result.values.abs().argmax())]
+    assert strongest not in result.idle(0.5)
     with pytest.raises(InputError, match="no edges"):
         circuits.minimality(model, pairs, Circuit.empty(model.graph))
 
@@ -79,12 +79,12 @@ def layers(circuit):
 def test_faithfulness_tells_both_ratios_and_a_p_value():
     model, pairs = tiny("gpt2"), random_pairs(n=4)
     circuit = circuits.edge_attribution(model, pairs).top(60)
-    found = circuits.faithfulness(model, pairs, circuit, n_random=9, random_kind="same_layers")
-    ratios = (found.circuit - found.ablated) / (found.clean - found.ablated)
-    assert found.mean_of_ratios == pytest.approx(float(ratios.mean()))
-    near = (found.random - found.clean.mean()).abs() <= (found.circuit - found.clean).mean().abs()
-    assert found.p_value == pytest.approx((1 + int(near.sum())) / 10)
-    assert "interchange ablation" in found.name
+    result = circuits.faithfulness(model, pairs, circuit, n_random=9, random_kind="same_layers")
+    ratios = (result.circuit - result.ablated) / (result.clean - result.ablated)
+    assert result.mean_of_ratios == pytest.approx(float(ratios.mean()))
+    near = (result.random - result.clean.mean()).abs() <= (result.circuit - result.clean).mean().abs()
+    assert result.p_value == pytest.approx((1 + int(near.sum())) / 10)
+    assert "interchange ablation" in result.name
     alone = circuits.faithfulness(model, pairs, circuit, n_random=0)
     assert alone.p_value != alone.p_value
     with pytest.raises(InputError, match="random circuits must be one of"):

@@ -24,10 +24,10 @@ def attributed():
 @pytest.mark.parametrize("rule", ["top", "greedy"])
 def test_areas_are_those_of_circuits_measured_one_by_one(rule):
     model, pairs, scores = attributed()
-    found = circuits.faithfulness_curves(model, pairs, scores, fractions=POINTS, rule=rule, resamples=50)
+    result = circuits.faithfulness_curves(model, pairs, scores, fractions=POINTS, rule=rule, resamples=50)
     full, empty = Circuit.full(model.graph), Circuit.empty(model.graph)
     clean, ablated = (float(circuits.circuit_metric(model, pairs, c).mean()) for c in (full, empty))
-    for by, area, curve in (("signed", found.cpr, found.signed), ("abs", found.cmd, found.absolute)):
+    for by, area, curve in (("signed", result.cpr, result.signed), ("abs", result.cmd, result.absolute)):
         f = []
         for p in POINTS:
             chosen = scores.select(int(p * model.graph.n_edges), rule, by=by)
@@ -37,15 +37,15 @@ def test_areas_are_those_of_circuits_measured_one_by_one(rule):
         wanted = numpy.trapezoid(f if by == "signed" else abs(1 - f), [*POINTS, 1])
         assert area == pytest.approx(wanted)
         assert bool((curve.low <= curve.faithfulness + 1e-9).all())
-    assert "CPR" in str(found)
-    json.dumps(found.to_dict(), allow_nan=False)
+    assert "CPR" in str(result)
+    json.dumps(result.to_dict(), allow_nan=False)
 
 
 def test_the_bootstrap_is_that_of_resampled_datasets():
     model, pairs, scores = attributed()
-    found = circuits.faithfulness_curves(model, pairs, scores, fractions=(0.2,), resamples=200, seed=3)
+    result = circuits.faithfulness_curves(model, pairs, scores, fractions=(0.2,), resamples=200, seed=3)
     generator = numpy.random.default_rng(0)
-    curve = found.signed
+    curve = result.signed
     areas = []
     for _ in range(2000):
         rows = generator.integers(0, 4, 4)
@@ -53,8 +53,8 @@ def test_the_bootstrap_is_that_of_resampled_datasets():
             curve.clean[rows].mean() - curve.ablated[rows].mean()
         )
         areas.append(float(torch.trapezoid(f, curve.fractions)))
-    assert numpy.quantile(areas, 0.1) >= found.cpr_interval[0] - 1e-9
-    assert numpy.quantile(areas, 0.9) <= found.cpr_interval[1] + 1e-9
+    assert numpy.quantile(areas, 0.1) >= result.cpr_interval[0] - 1e-9
+    assert numpy.quantile(areas, 0.9) <= result.cpr_interval[1] + 1e-9
 
 
 def test_the_whole_graph_alone_is_entirely_faithful_and_perfect_scores_beat_reversed_ones():
@@ -75,8 +75,8 @@ def test_the_whole_graph_alone_is_entirely_faithful_and_perfect_scores_beat_reve
 
 def test_one_order_serves_both_areas_of_positive_share():
     model, pairs, scores = attributed()
-    found = circuits.faithfulness_curves(model, pairs, scores, fractions=POINTS, rule="positive-share", resamples=5)
-    assert torch.equal(found.signed.circuit, found.absolute.circuit)
+    result = circuits.faithfulness_curves(model, pairs, scores, fractions=POINTS, rule="positive-share", resamples=5)
+    assert torch.equal(result.signed.circuit, result.absolute.circuit)
 
 
 def test_what_cannot_be_measured_is_refused():

@@ -66,9 +66,9 @@ def test_other_evaluations_take_circuits_over_places():
     model, pairs = tiny("gpt2"), placed_pairs(n=3)
     circuit = edge_attribution(model, pairs, positions="spans").top(30, fill=True, places=True)
     assert completeness(model, pairs, circuit, subsets=2).to_dict()
-    found = minimality(model, pairs, circuit)
-    assert found.edges == circuit.edges
+    result = minimality(model, pairs, circuit)
+    assert result.edges == circuit.edges
     edge = circuit.edges[3]
     without = circuit - Circuit.from_edges(circuit.graph, [edge])
     kept, gone = circuit_metrics(model, pairs, [circuit, without])
-    torch.testing.assert_close(found.effects[3], kept - gone)
+    torch.testing.assert_close(result.effects[3], kept - gone)

@@ -20,33 +20,33 @@ def two_ways():
     model = circuits.load_model(TwoWays.bridge())
     tasks = {}
     for name, ending in (("question", "?"), ("exclamation", "!")):
-        found = circuits.edge_attribution(model, TwoWays(ending).pairs(model, n=8), gradient="ig", steps=5)
-        tasks[name] = TwoWays(ending).pairs(model, n=12, seed=1), found.threshold(1.0)
+        result = circuits.edge_attribution(model, TwoWays(ending).pairs(model, n=8), gradient="ig", steps=5)
+        tasks[name] = TwoWays(ending).pairs(model, n=12, seed=1), result.threshold(1.0)
     return model, tasks
 
 
 def test_two_mechanisms_are_doubly_dissociated():
     model, tasks = two_ways()
-    found = circuits.dissociate(tasks, model, n_random=10)
-    assert found.double == (("question", "exclamation"),)
-    torch.testing.assert_close(found.effect, torch.eye(2, dtype=torch.float64), atol=1e-9, rtol=0)
-    assert len(found.core) == 0
-    assert found.specific is None
-    assert bool((found.low.diag() > 0.99).all())
-    assert float(found.whole.chance_p[0, 0]) == 0.25  # three random circuits, none of which costs as much
-    assert float(found.chance[1, 1]) == pytest.approx(
+    result = circuits.dissociate(tasks, model, n_random=10)
+    assert result.double == (("question", "exclamation"),)
+    torch.testing.assert_close(result.effect, torch.eye(2, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert len(result.core) == 0
+    assert result.specific is None
+    assert bool((result.low.diag() > 0.99).all())
+    assert float(result.whole.chance_p[0, 0]) == 0.25  # three random circuits, none of which costs as much
+    assert float(result.chance[1, 1]) == pytest.approx(
         1
     )  # exchanged heads leave m1->logits, which is half of the mechanism
-    assert "1 of 1 pairs doubly dissociated" in str(found)
+    assert "1 of 1 pairs doubly dissociated" in str(result)
 
 
 def test_one_circuit_for_both_tasks_is_not_dissociated():
     model, tasks = two_ways()
     both = tasks["question"][1] | tasks["exclamation"][1]
-    found = circuits.dissociate({name: (pairs, both) for name, (pairs, _) in tasks.items()}, model, n_random=5)
-    assert found.double == ()
-    torch.testing.assert_close(found.effect, torch.ones(2, 2, dtype=torch.float64), atol=1e-9, rtol=0)
-    assert found.core == both
+    result = circuits.dissociate({name: (pairs, both) for name, (pairs, _) in tasks.items()}, model, n_random=5)
+    assert result.double == ()
+    torch.testing.assert_close(result.effect, torch.ones(2, 2, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert result.core == both
 
 
 def test_without_the_core_what_is_left_is_ablated():
@@ -54,13 +54,13 @@ def test_without_the_core_what_is_left_is_ablated():
     model, tasks = two_ways()
     core = Circuit.from_edges(model.graph, ["m1->logits", "a0.h1->logits"])
     joined = {name: (pairs, circuit | core) for name, (pairs, circuit) in tasks.items()}
-    found = circuits.dissociate(joined, model, n_random=5)
-    assert found.core == core
-    assert found.double == ()
+    result = circuits.dissociate(joined, model, n_random=5)
+    assert result.core == core
+    assert result.double == ()
     assert (
-        not found.specific.chance.isnan().any()
+        not result.specific.chance.isnan().any()
     )  # what is left has no path to the logits, and a chance level all the same
-    assert found.double_without_core == (("question", "exclamation"),)
+    assert result.double_without_core == (("question", "exclamation"),)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
@@ -71,22 +71,22 @@ def test_effects_are_the_naive_ones(name):
         "long": (random_pairs(n=3, length=8, seed=2, prefix=3), random_subset(model, 0.3, 2)),
         "third": (random_pairs(n=5, seed=3), random_subset(model, 0.5, 3)),
     }
-    found = circuits.dissociate(tasks, model, n_random=2, random_kind="connected", core=0.6, seed=5)
+    result = circuits.dissociate(tasks, model, n_random=2, random_kind="connected", core=0.6, seed=5)
     everything, nothing = Circuit.full(model.graph), Circuit.empty(model.graph)
     masks = torch.stack([circuit.mask for _, circuit in tasks.values()])
     core = Circuit(model.graph, masks.sum(0) >= 2)
-    assert found.core == core
+    assert result.core == core
     for (i, (_, circuit)), (j, (pairs, _)) in product(enumerate(tasks.values()), enumerate(tasks.values())):
-        for of, removed in ((found.whole, circuit), (found.specific, circuit - core)):
+        for effect, removed in ((result.whole, circuit), (result.specific, circuit - core)):
             rivals = distinct_rivals(removed, 2, "connected", 5, ablated=True)
 
             kept = [everything, nothing, *(everything - gone for gone in (removed, *rivals))]
             whole, none, *left = circuits.circuit_metrics(model, pairs, kept).mean(1).tolist()
             own, *naive = [(whole - value) / (whole - none) for value in left]
-            assert float(of.effect[i, j]) == pytest.approx(own, abs=1e-4)
-            assert float(of.chance[i, j]) == pytest.approx(sum(naive) / len(naive), abs=1e-4)
-            at_least = sum(value >= float(of.effect[i, j]) - 1e-4 for value in naive)
-            assert float(of.chance_p[i, j]) == pytest.approx((1 + at_least) / 3)
+            assert float(effect.effect[i, j]) == pytest.approx(own, abs=1e-4)
+            assert float(effect.chance[i, j]) == pytest.approx(sum(naive) / len(naive), abs=1e-4)
+            at_least = sum(value >= float(effect.effect[i, j]) - 1e-4 for value in naive)
+            assert float(effect.chance_p[i, j]) == pytest.approx((1 + at_least) / 3)
 
 
 def measured(own: torch.Tensor, other: torch.Tensor, task: int) -> Measured:
@@ -139,8 +139,8 @@ def test_intervals_of_what_is_lost_contain_it():
         clean, ablated = 4 + torch.randn(32, generator=g), -4 + torch.randn(32, generator=g)
         without = clean - lost * (clean - ablated) + torch.randn(32, generator=g)
         task = Measured(clean, ablated, without[None], [torch.empty(0)], torch.zeros(32))
-        found = effects([task], 0.1, 0.95, 200, seed)
-        covered += float(found.low[0, 0]) <= lost <= float(found.high[0, 0])
+        result = effects([task], 0.1, 0.95, 200, seed)
+        covered += float(result.low[0, 0]) <= lost <= float(result.high[0, 0])
     assert covered / draws >= 0.93 - 3 * (0.93 * 0.07 / draws) ** 0.5
     assert covered < draws
 
@@ -168,9 +168,9 @@ def test_true_dissociations_are_found():
             measured(0.8 + 0.2 * torch.randn(n, generator=generator), 0.1 * torch.randn(n, generator=generator), i)
             for i in (0, 1)
         ]
-        found = effects(tasks, 0.1, 0.95, 50, 0)
-        assert found.double == ((0, 1),)
-        assert bool((found.low <= found.effect).all() & (found.effect <= found.high).all())
+        result = effects(tasks, 0.1, 0.95, 50, 0)
+        assert result.double == ((0, 1),)
+        assert bool((result.low <= result.effect).all() & (result.effect <= result.high).all())
 
 
 def test_what_is_refused_or_cannot_be_shown():
@@ -191,10 +191,10 @@ def test_what_is_refused_or_cannot_be_shown():
         with pytest.raises(InputError, match=words):
             refused()
     few = {name: (pairs[:4], circuit) for name, (pairs, circuit) in tasks.items()}
-    found = circuits.dissociate(few, model, n_random=0)
-    assert "4 prompts of a task are too few" in found.few_prompts
-    assert found.double == ()
-    assert bool(found.chance.isnan().all())
+    result = circuits.dissociate(few, model, n_random=0)
+    assert "4 prompts of a task are too few" in result.few_prompts
+    assert result.double == ()
+    assert bool(result.chance.isnan().all())
     assert least_prompts(16, 0.95) == 12
     same = circuits.PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
     flat = circuits.dissociate({**tasks, "question": (same, circuit)}, model, n_random=2)
@@ -209,12 +209,12 @@ def test_overlaps_are_the_naive_ones():
     graph = tiny("llama").graph
     draw = torch.Generator().manual_seed(0)
     scores = torch.randn(graph.edge_mask.shape, generator=draw, dtype=torch.float64)
-    found = {
+    result = {
         f"task {i}": Circuit(graph, circuits.random_circuit(graph, 15 + i, draw).mask, scores * (i + 1))
         for i in range(3)
     }
-    shared = circuits.sharing(found, draws=20)
-    made = list(found.values())
+    shared = circuits.sharing(result, draws=20)
+    made = list(result.values())
     for i, j in product(range(3), range(3)):
         a, b = set(made[i].edges), set(made[j].edges)
         assert float(shared.edges[i, j]) == pytest.approx(len(a & b) / len(a | b))

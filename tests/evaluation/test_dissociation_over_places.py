@@ -35,10 +35,10 @@ def naive_metrics(model, pairs, kept):
 @pytest.mark.parametrize("destinations", [False, True])
 def test_effects_are_those_of_a_naive_pass(destinations):
     model, tasks = two_tasks(destinations)
-    found = circuits.dissociate(tasks, model, n_random=0)
+    result = circuits.dissociate(tasks, model, n_random=0)
     (pairs, placed), (others, plain) = tasks.values()
     core = {edge for edge in plain.edges if edge in placed.without_places().edges}
-    assert set(found.core.edges) == core
+    assert set(result.core.edges) == core
     everything, nowhere = set(model.graph.edges), {edge.partition("@")[0] for edge in placed.edges}
     at_places = set(Circuit.full(placed.graph).edges)
     everywhere = {edge for edge in at_places if edge.partition("@")[0] in plain.edges}
@@ -52,7 +52,7 @@ def test_effects_are_those_of_a_naive_pass(destinations):
     for (part, i, j), removed in gone.items():
         asked, whole = (pairs, at_places) if j == 0 else (others, everything)
         clean, none, left = (naive_metrics(model, asked, kept).mean() for kept in (whole, set(), whole - removed))
-        assert float(getattr(found, part).effect[i, j]) == pytest.approx(
+        assert float(getattr(result, part).effect[i, j]) == pytest.approx(
             float((clean - left) / (clean - none)), abs=1e-9
         )
 
@@ -61,10 +61,10 @@ def test_circuits_of_one_set_of_places_have_a_core_and_chance_over_places():
     model, pairs = tiny("llama"), placed_pairs(n=2)
     first, second = (random_placed(model, pairs, 0.3, False, seed) for seed in (0, 1))
     assert shared_core([first, second]) == first & second
-    found = circuits.dissociate({"a": (pairs, first), "b": (placed_pairs(n=3, seed=5), second)}, model, n_random=2)
-    assert found.core.places == first.places
-    assert found.sizes == (len(first), len(second))
-    assert not found.chance.isnan().any()
+    result = circuits.dissociate({"a": (pairs, first), "b": (placed_pairs(n=3, seed=5), second)}, model, n_random=2)
+    assert result.core.places == first.places
+    assert result.sizes == (len(first), len(second))
+    assert not result.chance.isnan().any()
     shared = circuits.sharing({"a": first, "b": second}, draws=5)
     assert float(shared.edges[0, 1]) == pytest.approx(len(first & second) / len(first | second))
     plain = random_subset(model, 0.3, 2)

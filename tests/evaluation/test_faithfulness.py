@@ -13,17 +13,17 @@ def test_the_full_circuit_is_entirely_faithful_and_the_empty_one_not_at_all():
 
 def test_the_value_is_the_ratio_of_dataset_means():
     model, pairs, circuit = tiny("gpt2"), random_pairs(), random_subset(tiny("gpt2"), 0.7)
-    found = faithfulness(model, pairs, circuit, n_random=3, seed=4)
+    result = faithfulness(model, pairs, circuit, n_random=3, seed=4)
     clean, ablated, kept = (
         circuit_metric(model, pairs, c) for c in (Circuit.full(model.graph), Circuit.empty(model.graph), circuit)
     )
-    torch.testing.assert_close(found.circuit, kept)
-    torch.testing.assert_close(found.clean, clean)
-    torch.testing.assert_close(found.ablated, ablated)
-    assert found.value == pytest.approx(float((kept.mean() - ablated.mean()) / (clean.mean() - ablated.mean())))
-    assert len(found.random) == 3
+    torch.testing.assert_close(result.circuit, kept)
+    torch.testing.assert_close(result.clean, clean)
+    torch.testing.assert_close(result.ablated, ablated)
+    assert result.value == pytest.approx(float((kept.mean() - ablated.mean()) / (clean.mean() - ablated.mean())))
+    assert len(result.random) == 3
     again = faithfulness(model, pairs, circuit, n_random=3, seed=4)
-    torch.testing.assert_close(found.random, again.random)
+    torch.testing.assert_close(result.random, again.random)
 
 
 def test_values_come_back_in_the_order_of_the_pairs_whatever_the_batches():

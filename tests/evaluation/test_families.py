@@ -45,15 +45,15 @@ def test_one_family_is_split_no_more_often_than_stated(kind):
 
 @pytest.mark.parametrize("share", [0.5, 0.35])
 def test_two_families_are_found(share):
-    found = 0
+    result = 0
     for seed in range(10):
         g = torch.Generator().manual_seed(seed)
         first = torch.rand(32, generator=g) < share
         rows = torch.where(first[:, None], base(1), base(2)) + 0.5 * torch.randn(32, EDGES, generator=g)
-        found += two_groups_p(unit_gram(rows), seed) < 0.05
+        result += two_groups_p(unit_gram(rows), seed) < 0.05
         labels = clusters(unit_gram(rows), 2, seed)
         assert len(set(zip(labels.tolist(), first.tolist(), strict=True))) == 2
-    assert found >= 8
+    assert result >= 8
 
 
 def test_clusters_are_the_best_of_all():
@@ -79,19 +79,19 @@ def two_ways(ending="both", n=24, seed=0):
 
 def test_two_mechanisms_for_one_behaviour_are_recovered():
     model, pairs, scores = two_ways()
-    found = circuits.families(model, pairs, scores, edges=6)
+    result = circuits.families(model, pairs, scores, edges=6)
     marks = [prompt[-1] for prompt in pairs.clean]
-    assert found.k == 2
-    assert len(set(zip(found.labels.tolist(), marks, strict=True))) == 2
-    assert found.p < 0.05
-    by_mark = {marks[found.labels.tolist().index(i)]: set(found.circuits[i].edges) for i in range(2)}
+    assert result.k == 2
+    assert len(set(zip(result.labels.tolist(), marks, strict=True))) == 2
+    assert result.p < 0.05
+    by_mark = {marks[result.labels.tolist().index(i)]: set(result.circuits[i].edges) for i in range(2)}
     assert by_mark == {1: {"input->a0.h1<v>", "a0.h1->logits"}, 2: {"input->a0.h3<v>", "a0.h3->m1", "m1->logits"}}
-    torch.testing.assert_close(found.faithfulness, torch.eye(2, dtype=torch.float64), atol=1e-9, rtol=0)
-    assert len(found.core) == 0
-    assert "the last token" in found.follows
-    assert "2 families" in str(found)
+    torch.testing.assert_close(result.faithfulness, torch.eye(2, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert len(result.core) == 0
+    assert "the last token" in result.follows
+    assert "2 families" in str(result)
     again = circuits.families(model, pairs, scores, k=2, edges=6)
-    assert torch.equal(again.labels, found.labels)
+    assert torch.equal(again.labels, result.labels)
     assert again.p < 0.05
     assert again.splits == ()
 
@@ -99,12 +99,12 @@ def test_two_mechanisms_for_one_behaviour_are_recovered():
 @pytest.mark.parametrize("ending", ["?", "!"])
 def test_one_mechanism_is_one_family(ending):
     model, pairs, scores = two_ways(ending)
-    found = circuits.families(model, pairs, scores, edges=6)
-    assert found.k == 1
-    assert found.traits == ()
-    assert found.follows is None
-    assert float(found.faithfulness) == pytest.approx(1)
-    assert "one family of 24 prompts" in str(found)
+    result = circuits.families(model, pairs, scores, edges=6)
+    assert result.k == 1
+    assert result.traits == ()
+    assert result.follows is None
+    assert float(result.faithfulness) == pytest.approx(1)
+    assert "one family of 24 prompts" in str(result)
 
 
 def test_random_prompts_of_a_random_model_are_one_family():
@@ -112,11 +112,11 @@ def test_random_prompts_of_a_random_model_are_one_family():
     for seed in range(6):
         pairs = random_pairs(n=16, length=4, seed=seed)
         scores = circuits.edge_attribution(model, pairs)
-        found = circuits.families(model, pairs, scores, edges=30, groupings=20, seed=seed)
-        split += found.k > 1
+        result = circuits.families(model, pairs, scores, edges=30, groupings=20, seed=seed)
+        split += result.k > 1
     assert split <= 1
-    assert isinstance(found.circuits[0], Circuit)
-    assert set(found.circuits[0].edges) == set(scores.top(30).edges)
+    assert isinstance(result.circuits[0], Circuit)
+    assert set(result.circuits[0].edges) == set(scores.top(30).edges)
 
 
 def test_profiles_that_differ_with_one_circuit_stay_together():
@@ -127,11 +127,11 @@ def test_profiles_that_differ_with_one_circuit_stay_together():
     weak, at = names.index("input->a0.h2<q>"), names.index("input->a0.h1<v>")
     rows[::2, weak] = 0.8 * rows[::2, at]
     altered = circuits.EdgeScores(scores.graph, scores.values, scores.stderr, scores.n_prompts, per_prompt=rows)
-    found = circuits.families(model, pairs, altered, edges=6)
-    assert found.k == 1
-    assert found.splits[0].profiles_p < 0.05
-    assert found.splits[0].faithfulness_p > 0.05
-    assert found.p > 0.05
+    result = circuits.families(model, pairs, altered, edges=6)
+    assert result.k == 1
+    assert result.splits[0].profiles_p < 0.05
+    assert result.splits[0].faithfulness_p > 0.05
+    assert result.p > 0.05
 
 
 def test_association_is_cramers_v():
@@ -154,12 +154,12 @@ def test_roles_and_columns_are_named():
     rows = [{"clean": [3 + i % 2, 5, 6 + i % 3], "corrupted": [3 + i % 2, 9, 6 + i % 3], "answers": [7], "distractors": [8],
              "roles": {"A": i % 2, "B": 1 - i % 2}, "kind": "x" if i % 2 else "y", "id": i} for i in range(12)]  # fmt: skip
     pairs = PromptPairs.from_records(rows, tiny("gpt2"))
-    found = traits(pairs, torch.tensor([i % 2 for i in range(12)]))
-    assert "the order of roles" in found[0].name
-    assert "column kind" in found[0].name
-    assert found[0].strength == pytest.approx(1)
-    assert all(trait.p > 0.05 for trait in found[1:] if trait.strength < 0.3)
-    assert not any("column id" in trait.name for trait in found)
+    result = traits(pairs, torch.tensor([i % 2 for i in range(12)]))
+    assert "the order of roles" in result[0].name
+    assert "column kind" in result[0].name
+    assert result[0].strength == pytest.approx(1)
+    assert all(trait.p > 0.05 for trait in result[1:] if trait.strength < 0.3)
+    assert not any("column id" in trait.name for trait in result)
 
 
 def test_what_is_refused():

@@ -58,10 +58,10 @@ def test_inflated_circuits_have_a_path_more_and_lose_one_of_its_edges():
 
 def test_the_model_itself_passes_and_a_random_circuit_does_not():
     model, pairs = tiny("gpt2"), random_pairs(n=12)
-    found = circuits.hypothesis_tests(model, pairs, Circuit.full(model.graph), n_random=50, permutations=99)
-    assert [test.name for test in found.tests] == list(NAMES)
-    assert [test.supports for test in found.tests] == [True, True, None, None, None]
-    assert "none of 50 random circuits" in str(found)
+    result = circuits.hypothesis_tests(model, pairs, Circuit.full(model.graph), n_random=50, permutations=99)
+    assert [test.name for test in result.tests] == list(NAMES)
+    assert [test.supports for test in result.tests] == [True, True, None, None, None]
+    assert "none of 50 random circuits" in str(result)
     wrong = circuits.random_circuit(model.graph, 12, torch.Generator().manual_seed(1))
     failed = circuits.hypothesis_tests(model, pairs, wrong, n_random=50, permutations=9)
     assert failed["sufficiency"].supports is False
@@ -73,12 +73,12 @@ def test_an_edge_that_does_nothing_is_unnecessary():
     model, pairs = tiny("gpt2"), random_pairs(n=6)
     best = circuits.exact_edge_effects(model, pairs).to_scores().top(40)
     idle = random_subset(model, 0.1) - best
-    found = circuits.hypothesis_tests(model, pairs, best | idle, n_random=40, permutations=49)
+    result = circuits.hypothesis_tests(model, pairs, best | idle, n_random=40, permutations=49)
     matter = circuits.minimality(model, pairs, best | idle)
     sizes = dict(zip(matter.edges, matter.effects.abs().mean(1).tolist(), strict=True))
-    if found.unnecessary:
+    if result.unnecessary:
         strongest = max(sizes, key=lambda edge: sizes[edge])
-        assert strongest not in found.unnecessary
+        assert strongest not in result.unnecessary
 
 
 def test_what_cannot_be_tested_is_refused():

@@ -43,15 +43,15 @@ def endpoints(graph: Graph, edge: str) -> tuple[str, tuple[str, ...]]:
 @pytest.mark.parametrize("by", ["abs", "signed"])
 @pytest.mark.parametrize("seed", range(3))
 def test_areas_are_those_of_counting_pairs_and_of_scikit_learn(level: str, graph: Graph, by: str, seed: int) -> None:
-    found = recovery(scores_of(graph, seed), random_truth(graph, seed + 7, 2), level=level, by=by)
-    true, scores = found.true, found.scores
-    assert found.auroc == pytest.approx(counted(scores, true))
-    assert found.auroc == pytest.approx(roc_auc_score(true, scores))
-    assert found.average_precision == pytest.approx(average_precision_score(true, scores))
+    result = recovery(scores_of(graph, seed), random_truth(graph, seed + 7, 2), level=level, by=by)
+    true, scores = result.true, result.scores
+    assert result.auroc == pytest.approx(counted(scores, true))
+    assert result.auroc == pytest.approx(roc_auc_score(true, scores))
+    assert result.average_precision == pytest.approx(average_precision_score(true, scores))
     fpr, tpr, thresholds = roc_curve(true, scores, drop_intermediate=False)
-    torch.testing.assert_close(found.false_positive_rate, torch.tensor(fpr))
-    torch.testing.assert_close(found.true_positive_rate, torch.tensor(tpr))
-    torch.testing.assert_close(found.thresholds, torch.tensor(thresholds))
+    torch.testing.assert_close(result.false_positive_rate, torch.tensor(fpr))
+    torch.testing.assert_close(result.true_positive_rate, torch.tensor(tpr))
+    torch.testing.assert_close(result.thresholds, torch.tensor(thresholds))
 
 
 @pytest.mark.parametrize("graph", [GRAPH, GROUPED])
@@ -74,10 +74,10 @@ def test_merged_edges_and_nodes_have_the_largest_score_of_what_they_put_together
 def test_a_circuit_against_itself_is_perfect_and_its_nodes_are_its_own() -> None:
     truth = random_truth(GRAPH, 3)
     for level in LEVELS:
-        found = recovery(truth, truth, level=level)
-        assert (found.auroc, found.average_precision) == (1, 1)
-        assert float(found.precision[int(found.true.sum()) - 1]) == 1
-    assert {n for n, t in zip(found.names, found.true.tolist(), strict=True) if t} == {*truth.nodes} - {
+        result = recovery(truth, truth, level=level)
+        assert (result.auroc, result.average_precision) == (1, 1)
+        assert float(result.precision[int(result.true.sum()) - 1]) == 1
+    assert {n for n, t in zip(result.names, result.true.tolist(), strict=True) if t} == {*truth.nodes} - {
         "input",
         "logits",
     }
@@ -85,13 +85,13 @@ def test_a_circuit_against_itself_is_perfect_and_its_nodes_are_its_own() -> None
 
 def test_a_circuit_is_a_point_of_the_curve() -> None:
     truth, other = random_truth(GRAPH, 3, 12), random_truth(GRAPH, 4, 12)
-    found = recovery(other, truth)
+    result = recovery(other, truth)
     hits, n = len(truth & other), len(other)
-    assert found.thresholds.tolist() == [torch.inf, 1, 0]
-    assert found.true_positive_rate[1] == pytest.approx(hits / len(truth))
-    assert found.false_positive_rate[1] == pytest.approx((n - hits) / (GRAPH.n_edges - len(truth)))
-    assert found.precision[n - 1] == pytest.approx(hits / n)
-    assert found.recall[n - 1] == pytest.approx(hits / len(truth))
+    assert result.thresholds.tolist() == [torch.inf, 1, 0]
+    assert result.true_positive_rate[1] == pytest.approx(hits / len(truth))
+    assert result.false_positive_rate[1] == pytest.approx((n - hits) / (GRAPH.n_edges - len(truth)))
+    assert result.precision[n - 1] == pytest.approx(hits / n)
+    assert result.recall[n - 1] == pytest.approx(hits / len(truth))
 
 
 def test_precision_and_recall_at_a_size_within_ties_are_those_of_a_draw() -> None:
@@ -106,9 +106,9 @@ def test_precision_and_recall_at_a_size_within_ties_are_those_of_a_draw() -> Non
     values = torch.zeros(graph.edge_mask.shape, dtype=torch.float64)
     for edge, value in edges.items():
         values[graph.edge_index(edge)] = value
-    found = recovery(EdgeScores(graph, values, values, 1), ["input->a0.h0<q>", "input->logits"])
-    torch.testing.assert_close(found.recall, torch.tensor([1 / 2, 4 / 6, 5 / 6, 1, 1], dtype=torch.float64))
-    torch.testing.assert_close(found.precision, torch.tensor([1, 4 / 6, 5 / 9, 1 / 2, 2 / 5], dtype=torch.float64))
+    result = recovery(EdgeScores(graph, values, values, 1), ["input->a0.h0<q>", "input->logits"])
+    torch.testing.assert_close(result.recall, torch.tensor([1 / 2, 4 / 6, 5 / 6, 1, 1], dtype=torch.float64))
+    torch.testing.assert_close(result.precision, torch.tensor([1, 4 / 6, 5 / 9, 1 / 2, 2 / 5], dtype=torch.float64))
 
 
 def test_signed_and_abs_differ_on_edges_that_hurt() -> None:
@@ -123,11 +123,11 @@ def test_scores_of_nodes_are_ranked_by_size_and_leave_out_what_is_no_head_or_mlp
     nodes = ("input", "a0.h0", "a0.h1", "m0", "a1.h1")
     scores = NodeScores(nodes, torch.tensor([[9.0], [-3.0], [0.5], [0.5], [0.0]], dtype=torch.float64))
     truth = Circuit.from_edges(GRAPH, ["input->a0.h0<v>", "a0.h0->m0", "m0->logits"])
-    found = recovery(scores, truth)
-    assert (found.level, found.names) == ("nodes", nodes[1:])
-    assert found.true.tolist() == [True, False, True, False]
-    assert found.auroc == pytest.approx(3.5 / 4)
-    assert recovery(scores, truth.edges, graph=GRAPH).auroc == found.auroc
+    result = recovery(scores, truth)
+    assert (result.level, result.names) == ("nodes", nodes[1:])
+    assert result.true.tolist() == [True, False, True, False]
+    assert result.auroc == pytest.approx(3.5 / 4)
+    assert recovery(scores, truth.edges, graph=GRAPH).auroc == result.auroc
     assert recovery(scores, truth, by="signed").auroc == pytest.approx(1.5 / 4)
 
 

@@ -21,54 +21,54 @@ def three_runs():
 
 def test_jaccard_rank_and_frequency_are_the_naive_ones():
     runs = three_runs()
-    found = circuits.stability(runs, k=20)
+    result = circuits.stability(runs, k=20)
     sets = []
     for run in runs.values():
         ranked = sorted(run.to_dict().items(), key=lambda entry: -abs(entry[1]))
         sets.append({edge for edge, _ in ranked[:20]})
-    assert float(found.jaccard[0, 1]) == pytest.approx(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
+    assert float(result.jaccard[0, 1]) == pytest.approx(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
     values = [list(run.to_dict().values()) for run in runs.values()]
-    assert float(found.rank[0, 2]) == pytest.approx(spearmanr(values[0], values[2]).statistic)
-    assert set(found.always) == sets[0] & sets[1] & sets[2]
-    assert set(found.at_least(2 / 3)) == sets[0] & sets[1] | sets[0] & sets[2] | sets[1] & sets[2]
-    assert "3 runs" in str(found)
+    assert float(result.rank[0, 2]) == pytest.approx(spearmanr(values[0], values[2]).statistic)
+    assert set(result.always) == sets[0] & sets[1] & sets[2]
+    assert set(result.at_least(2 / 3)) == sets[0] & sets[1] | sets[0] & sets[2] | sets[1] & sets[2]
+    assert "3 runs" in str(result)
 
 
 def test_circuits_are_compared_as_they_are():
     graph = tiny("gpt2").graph
     draw = torch.Generator().manual_seed(0)
     one, other = (circuits.random_circuit(graph, 15, draw) for _ in range(2))
-    found = circuits.stability({"one": one, "other": other, "same": one})
-    assert float(found.jaccard[0, 2]) == 1
-    assert float(found.jaccard[0, 1]) == pytest.approx(len(one & other) / len(one | other))
-    assert set(found.always) == set((one & other).edges)
+    result = circuits.stability({"one": one, "other": other, "same": one})
+    assert float(result.jaccard[0, 2]) == 1
+    assert float(result.jaccard[0, 1]) == pytest.approx(len(one & other) / len(one | other))
+    assert set(result.always) == set((one & other).edges)
 
 
 def test_resampled_prompts_are_the_scores_of_resampled_prompts():
     model, pairs = tiny("gpt2"), random_pairs(n=5)
     scores = circuits.edge_attribution(model, pairs)
-    found = circuits.prompt_stability(scores, 10, resamples=4, seed=7)
+    result = circuits.prompt_stability(scores, 10, resamples=4, seed=7)
     drawn = torch.randint(5, (4, 5), generator=torch.Generator().manual_seed(7))
     tops = []
     for rows in drawn:
         values = scores.per_prompt[rows].double().mean(0)
         tops.append(set(values.abs().argsort(descending=True)[:10].tolist()))
     shared = len(tops[0] & tops[1]) / len(tops[0] | tops[1])
-    assert float(found.jaccard[0, 1]) == pytest.approx(shared)
-    assert len(found.always) == len(set.intersection(*tops))
+    assert float(result.jaccard[0, 1]) == pytest.approx(shared)
+    assert len(result.always) == len(set.intersection(*tops))
 
 
 def test_runs_that_cannot_be_compared_are_refused():
     runs = three_runs()
     one = next(iter(runs.values()))
-    for wrong, k, said in (
+    for wrong, k, message in (
         ({"a": one}, 5, "at least two"),
         ({"a": one, "b": Circuit.full(one.graph)}, 5, "mixed"),
         (runs, None, "strongest edges"),
         (runs, 0, "between 1 and"),
         ({"a": Circuit.full(one.graph), "b": Circuit.full(tiny("llama").graph)}, None, "different graphs"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             circuits.stability(wrong, k)
     single = circuits.edge_attribution(tiny("gpt2"), random_pairs(n=1))
     with pytest.raises(InputError, match="two prompts"):
@@ -99,14 +99,14 @@ def test_shuffled_weights_are_those_of_a_model_loaded_with_them_and_come_back(na
 
 def test_scores_change_with_the_weights_and_those_of_a_constant_method_do_not():
     model, pairs = circuits.load_model(random_hf_model("gpt2")), random_pairs(n=3)
-    found = circuits.randomisation(model, lambda m: circuits.edge_attribution(m, pairs), layers=(0, 3))
-    assert found.rank[0] == pytest.approx(1)
-    assert found.rank[1] < 0.95
+    result = circuits.randomisation(model, lambda m: circuits.edge_attribution(m, pairs), layers=(0, 3))
+    assert result.rank[0] == pytest.approx(1)
+    assert result.rank[1] < 0.95
     nodes = circuits.randomisation(model, lambda m: circuits.attribution_patching(m, pairs), cascading=False)
     assert nodes.layers == (0, 1, 2)
     constant = node_scores(("a", "b", "c"), torch.tensor([[1.0], [2.0], [3.0]]), {})
     assert circuits.randomisation(model, lambda m: constant).rank == (1.0, 1.0, 1.0)
-    assert "rank correlation" in str(found)
+    assert "rank correlation" in str(result)
     with pytest.raises(InputError, match="no layer 9"):
         circuits.randomisation(model, lambda m: constant, layers=(9,), cascading=False)
     with pytest.raises(InputError, match="between 0 and 3"):
@@ -126,10 +126,10 @@ def test_complexity_is_the_entropy_of_shares():
 
 def test_sensitivity_is_the_distance_between_prompts():
     scores = node_scores(("a", "b"), torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, -4.0]]), {})
-    found = sensitivity(scores)
-    assert found.largest == pytest.approx(math.sqrt(2))
-    assert found.mean == pytest.approx(2 / 3 * math.sqrt(2))
-    assert found.pairs == 3
+    result = sensitivity(scores)
+    assert result.largest == pytest.approx(math.sqrt(2))
+    assert result.mean == pytest.approx(2 / 3 * math.sqrt(2))
+    assert result.pairs == 3
     edges = circuits.edge_attribution(tiny("gpt2"), random_pairs(n=3))
     rows = torch.nn.functional.normalize(edges.per_prompt.double(), dim=1)
     assert sensitivity(edges).largest == pytest.approx(float(torch.pdist(rows).max()))

@@ -50,50 +50,50 @@ def naive(model, pairs):
 def test_numbers_are_those_of_one_prompt_at_a_time(model, pairs):
     differences, right = naive(model, pairs)
     for batch_size in (1, 5, 32):
-        found = circuits.check_pairs(model, pairs, batch_size=batch_size)
+        result = circuits.check_pairs(model, pairs, batch_size=batch_size)
         for row, which in enumerate(("clean", "corrupted")):
-            difference, accuracy = getattr(found.logit_difference, which), getattr(found.accuracy, which)
+            difference, accuracy = getattr(result.logit_difference, which), getattr(result.accuracy, which)
             assert difference.value == pytest.approx(float(differences[row].mean()))
             assert difference.stderr == pytest.approx(float(differences[row].std()) / 12**0.5)
             assert accuracy.value == pytest.approx(float(right[row].mean()))
-        assert found.flips == float(((differences[0] > 0) != (differences[1] > 0)).double().mean())
-        assert found.values == found.logit_difference
-    assert 0 < found.flips < 1
+        assert result.flips == float(((differences[0] > 0) != (differences[1] > 0)).double().mean())
+        assert result.values == result.logit_difference
+    assert 0 < result.flips < 1
 
 
 def test_prompts_are_counted(model):
     clean, corrupted = [[4, 5, 6], [4, 5, 6], [4, 5, 6], [4, 7, 6, 8]], [[4, 9, 6], [4, 9, 6], [9, 5, 6], [4, 7, 6, 9]]
-    found = circuits.check_pairs(model, pairs_of(clean, corrupted, [1] * 4, [2] * 4))
-    assert found.lengths == {3: 3, 4: 1}
-    assert found.prefixes == {0: 1, 1: 2, 3: 1}
-    assert (found.equal_pairs, found.equal_clean) == (1, 2)
-    assert any("1 of 4 pairs repeat an earlier pair" in warning for warning in found.warnings)
-    assert found.merging is None, "this model has no tokenizer"
+    result = circuits.check_pairs(model, pairs_of(clean, corrupted, [1] * 4, [2] * 4))
+    assert result.lengths == {3: 3, 4: 1}
+    assert result.prefixes == {0: 1, 1: 2, 3: 1}
+    assert (result.equal_pairs, result.equal_clean) == (1, 2)
+    assert any("1 of 4 pairs repeat an earlier pair" in warning for warning in result.warnings)
+    assert result.merging is None, "this model has no tokenizer"
 
 
 def test_low_accuracy_is_warned_of_and_high_is_not(model, pairs):
     _, per_prompt = naive(model, pairs)
     wrong, right = ([i for i in range(12) if per_prompt[0, i] == value] for value in (0, 1))
-    found, done = circuits.check_pairs(model, pairs[[*wrong, right[0]]]), circuits.check_pairs(model, pairs[right])
-    share = found.accuracy.clean.value
+    result, done = circuits.check_pairs(model, pairs[[*wrong, right[0]]]), circuits.check_pairs(model, pairs[right])
+    share = result.accuracy.clean.value
     assert share == 1 / (len(wrong) + 1) < 0.8
-    assert any(f"accuracy {share:.2f} is below 0.8" in warning for warning in found.warnings)
+    assert any(f"accuracy {share:.2f} is below 0.8" in warning for warning in result.warnings)
     assert (done.accuracy.clean.value, done.warnings) == (1.0, ())
 
 
 def test_without_distractors_there_is_no_accuracy(model):
-    found = circuits.check_pairs(model, pairs_of([[4, 5]], [[4, 6]], [1], metric="probability"))
-    assert (found.accuracy, found.logit_difference, found.flips) == (None, None, None)
-    assert 0 < found.values.clean.value < 1
-    assert found.values.clean.stderr is None
-    assert "without distractors" in found.warnings[0]
+    result = circuits.check_pairs(model, pairs_of([[4, 5]], [[4, 6]], [1], metric="probability"))
+    assert (result.accuracy, result.logit_difference, result.flips) == (None, None, None)
+    assert 0 < result.values.clean.value < 1
+    assert result.values.clean.stderr is None
+    assert "without distractors" in result.warnings[0]
 
 
 def test_a_divergence_is_measured_from_the_clean_run(model, pairs):
     same = circuits.PromptPairs.from_pairs(list(pairs), metric="kl_divergence")
-    found = circuits.check_pairs(model, same)
-    assert found.values.clean.value == pytest.approx(0, abs=1e-12)
-    assert found.values.corrupted.value > 0
+    result = circuits.check_pairs(model, same)
+    assert result.values.clean.value == pytest.approx(0, abs=1e-12)
+    assert result.values.corrupted.value > 0
 
 
 def test_pairs_that_do_not_fit_are_refused(model):
@@ -112,21 +112,21 @@ def test_a_file_of_pairs_is_checked_as_tables_and_as_json(monkeypatch, tmp_path,
     lines = [{"clean": [4, i], "corrupted": [4, i + 1], "answers": [1], "distractors": [2]} for i in (5, 7, 9, 11)]
     given = ["tasks", "check", write(tmp_path / "p.jsonl", *lines), "--model", str(MODEL), "--dtype", "float64"]
     assert run(monkeypatch, given) == 0
-    said = capsys.readouterr().out
-    assert "4 pairs" in said
-    assert "2 (4 pairs)" in said
+    output = capsys.readouterr().out
+    assert "4 pairs" in output
+    assert "2 (4 pairs)" in output
     assert run(monkeypatch, [*given, "--json", "--n", "3"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["pairs"] == 3
-    assert told["lengths"] == {"2": 3}
-    assert set(told["accuracy"]) == {"clean", "corrupted"}
-    assert isinstance(told["warnings"], list)
+    record = json.loads(capsys.readouterr().out)
+    assert record["pairs"] == 3
+    assert record["lengths"] == {"2": 3}
+    assert set(record["accuracy"]) == {"clean", "corrupted"}
+    assert isinstance(record["warnings"], list)
 
 
 def test_what_cannot_be_checked_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys):
     good = {"clean": [4, 5], "corrupted": [4, 6], "answers": [1], "distractors": [2]}
     (tmp_path / "empty.jsonl").write_text("")
-    for target, said in (
+    for target, message in (
         ("iio", "did you mean 'ioi'"),
         ("", "there is no task ''"),
         ("../../etc/passwd\n", "there is no task"),
@@ -138,7 +138,7 @@ def test_what_cannot_be_checked_is_one_line_and_exit_code_2(monkeypatch, tmp_pat
     ):
         assert run(monkeypatch, ["tasks", "check", target, "--model", str(MODEL)]) == 2, target
         error = capsys.readouterr().err
-        assert said in error
+        assert message in error
         assert "Traceback" not in error
     for option in (["--n", "0"], ["--seed", "-1"], ["--dtype", "float8"], ["--device", "gpu9"]):
         target = write(tmp_path / "good.jsonl", good)
@@ -149,9 +149,9 @@ def test_what_cannot_be_checked_is_one_line_and_exit_code_2(monkeypatch, tmp_pat
 def test_tasks_are_listed_without_a_model(monkeypatch, capsys):
     monkeypatch.setattr(tasks_command, "load", None)
     assert run(monkeypatch, ["tasks"]) == 0
-    said = capsys.readouterr().out
-    assert "greater-than" in said
-    assert "2305.00586" in said
+    output = capsys.readouterr().out
+    assert "greater-than" in output
+    assert "2305.00586" in output
 
 
 class Split(Task):
@@ -170,19 +170,19 @@ class Split(Task):
 
 @pytest.mark.real_model
 def test_words_left_out_and_answers_that_merge_are_told(smollm2):
-    found = circuits.check_task(smollm2, Split(), 4)
-    assert found.word_lists["names"].entries == 4
-    assert found.word_lists["names"].left_out == ("Xqzyvian",)
-    assert found.merging.pairs == 4
-    assert any("4 of 4 pairs an answer or distractor merges" in warning for warning in found.warnings)
+    result = circuits.check_task(smollm2, Split(), 4)
+    assert result.word_lists["names"].entries == 4
+    assert result.word_lists["names"].left_out == ("Xqzyvian",)
+    assert result.merging.pairs == 4
+    assert any("4 of 4 pairs an answer or distractor merges" in warning for warning in result.warnings)
 
 
 @pytest.mark.real_model
 def test_a_task_is_checked_from_the_command_line(monkeypatch, smollm2, capsys):
     monkeypatch.setattr(tasks_command, "load", lambda *_: smollm2)
     assert run(monkeypatch, ["tasks", "check", "greater-than", "--n", "8"]) == 0
-    said = capsys.readouterr().out
-    assert "probability difference" in said
-    assert "nouns" in said
+    output = capsys.readouterr().out
+    assert "probability difference" in output
+    assert "nouns" in output
     assert run(monkeypatch, ["tasks", "--examples"]) == 0
     assert "lasted from" in capsys.readouterr().out

@@ -36,25 +36,25 @@ def two_ways():
 
 def test_in_the_same_model_nothing_changed(two_ways):
     model, pairs, scores, circuit = two_ways
-    found = circuits.transfer(circuit, model, pairs, model_a=model, scores_a=scores, scores_b=scores)
-    assert found.faithfulness.value == pytest.approx(1)
-    assert found.before.value == pytest.approx(1)
-    assert found.changed == ()
-    assert [(head.head, head.match) for head in found.matched] == [("a0.h1", "a0.h1"), ("a0.h3", "a0.h3")]
-    assert found.moved == ()
-    assert found.skipped == {}
-    assert "0 edges changed" in str(found)
+    result = circuits.transfer(circuit, model, pairs, model_a=model, scores_a=scores, scores_b=scores)
+    assert result.faithfulness.value == pytest.approx(1)
+    assert result.before.value == pytest.approx(1)
+    assert result.changed == ()
+    assert [(head.head, head.match) for head in result.matched] == [("a0.h1", "a0.h1"), ("a0.h3", "a0.h3")]
+    assert result.moved == ()
+    assert result.skipped == {}
+    assert "0 edges changed" in str(result)
 
 
 def test_a_lost_mechanism_and_its_edges_are_named(two_ways):
     _, pairs, scores, circuit = two_ways
     other = compiled(left_out="a0.h3")
     after = circuits.edge_attribution(other, pairs, gradient="ig", steps=5)
-    found = circuits.transfer(circuit, other, pairs, scores_a=scores, scores_b=after)
-    lost = {edge.edge for edge in found.changed if abs(edge.before - edge.after) > 1}
+    result = circuits.transfer(circuit, other, pairs, scores_a=scores, scores_b=after)
+    lost = {edge.edge for edge in result.changed if abs(edge.before - edge.after) > 1}
     assert lost == {"input->a0.h3<v>", "a0.h3->m1", "m1->logits"}
-    assert all(edge.in_circuit and edge.p < 0.05 for edge in found.changed if edge.edge in lost)
-    assert "heads" in found.skipped
+    assert all(edge.in_circuit and edge.p < 0.05 for edge in result.changed if edge.edge in lost)
+    assert "heads" in result.skipped
 
 
 def test_a_model_with_rounded_weights_keeps_its_circuit(two_ways):
@@ -68,10 +68,10 @@ def test_a_model_with_rounded_weights_keeps_its_circuit(two_ways):
     rounded = circuits.load_model(bridge)
     after = circuits.edge_attribution(rounded, pairs, gradient="ig", steps=5)
     assert not torch.equal(after.values, scores.values)
-    found = circuits.transfer(circuit, rounded, pairs, model_a=model, scores_a=scores, scores_b=after)
-    assert found.faithfulness.value == pytest.approx(1, abs=0.02)
-    assert found.moved == ()
-    assert all(head.head == head.match for head in found.matched)
+    result = circuits.transfer(circuit, rounded, pairs, model_a=model, scores_a=scores, scores_b=after)
+    assert result.faithfulness.value == pytest.approx(1, abs=0.02)
+    assert result.moved == ()
+    assert all(head.head == head.match for head in result.matched)
 
 
 def test_moved_heads_are_matched_by_what_they_do(two_ways):
@@ -83,13 +83,13 @@ def test_moved_heads_are_matched_by_what_they_do(two_ways):
         same_graph = other.graph == model.graph
         after = circuits.edge_attribution(other, pairs, gradient="ig", steps=5)
         for scored in ({}, {"scores_a": scores, "scores_b": after}):
-            found = circuits.transfer(circuit, other, pairs, model_a=model, **scored)
-            assert [(head.head, head.match) for head in found.matched] == [("a0.h1", "a0.h2"), ("a0.h3", "a0.h0")]
-            assert all(head.clear and head.similarity > head.runner_up for head in found.matched)
-            assert len(found.moved) == (2 if same_graph else 0)
-            assert ("faithfulness" in found.skipped) != same_graph
-    assert found.faithfulness is None
-    assert "different graphs" in found.skipped["edges"]
+            result = circuits.transfer(circuit, other, pairs, model_a=model, **scored)
+            assert [(head.head, head.match) for head in result.matched] == [("a0.h1", "a0.h2"), ("a0.h3", "a0.h0")]
+            assert all(head.clear and head.similarity > head.runner_up for head in result.matched)
+            assert len(result.moved) == (2 if same_graph else 0)
+            assert ("faithfulness" in result.skipped) != same_graph
+    assert result.faithfulness is None
+    assert "different graphs" in result.skipped["edges"]
 
 
 def test_profiles_are_attention_and_direct_effects_of_each_prompt():
@@ -156,17 +156,17 @@ def deeper(seed: int = 3):
 def test_every_head_is_found_again_in_a_deeper_model_with_exchanged_heads(pairs):
     model = tiny("gpt2")
     other, moved = deeper()
-    found = match_heads(Circuit.full(model.graph), (model, pairs), (other, pairs))
-    assert {head.head: head.match for head in found} == moved
+    result = match_heads(Circuit.full(model.graph), (model, pairs), (other, pairs))
+    assert {head.head: head.match for head in result} == moved
     # Not 1: features are scaled over all heads, and the heads of the new layer are further ones.
-    assert all(head.similarity > max(0.9, head.runner_up) and head.clear and not head.moved for head in found)
+    assert all(head.similarity > max(0.9, head.runner_up) and head.clear and not head.moved for head in result)
 
 
 def test_other_prompts_are_compared_by_their_means_and_answers_of_several_tokens_without_direct_effects():
     model = tiny("gpt2")
     other, moved = deeper()
-    found = match_heads(Circuit.full(model.graph), (model, placed_pairs(n=24)), (other, placed_pairs(n=24, seed=1)))
-    clear = [head for head in found if head.clear]
+    result = match_heads(Circuit.full(model.graph), (model, placed_pairs(n=24)), (other, placed_pairs(n=24, seed=1)))
+    clear = [head for head in result if head.clear]
     assert len(clear) >= 3
     assert all(moved[head.head] == head.match for head in clear)
     tokens = [[3, 4, 5]] * 2, [[3, 6, 5]] * 2, [[[7, 8]]] * 2, [[[9, 8]]] * 2
@@ -186,7 +186,7 @@ def test_p_values_are_the_naive_ones(paired):
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(n, 5, generator=generator).double() for n in (7, 7 if paired else 9))
     second[:, 0] += 2
-    found = changes_p(first, second, paired, 60, 3, 0.0)
+    result = changes_p(first, second, paired, 60, 3, 0.0)
     generator = torch.Generator().manual_seed(3)
     if paired:
         signs = 1 - 2 * torch.randint(2, (60, 7), generator=generator).double()
@@ -199,7 +199,7 @@ def test_p_values_are_the_naive_ones(paired):
             abs(ttest_ind(rows[o[7:]].numpy(), rows[o[:7]].numpy(), equal_var=False).statistic) for o in orders
         ]
     naive = [(1 + sum(max(other) >= t * (1 - 1e-9) for other in others)) / 61 for t in own]
-    assert found.tolist() == pytest.approx(naive)
+    assert result.tolist() == pytest.approx(naive)
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -245,6 +245,6 @@ def test_what_is_refused(two_ways):
     ):
         with pytest.raises(InputError, match=words):
             refused()
-    found = circuits.transfer(circuit, model, pairs, scores_a=few, scores_b=few)
-    assert found.changed is None
-    assert "3 prompts are too few" in found.skipped["edges"]
+    result = circuits.transfer(circuit, model, pairs, scores_a=few, scores_b=few)
+    assert result.changed is None
+    assert "3 prompts are too few" in result.skipped["edges"]

@@ -76,11 +76,11 @@ def test_merged_nodes_sum_their_edges_and_lose_those_inside():
     assert set(ids) == {"input", "early", "late", "m1", "logits"}
     assert ids["early"].kind == "group"
     assert ids["early"].members == ("a0.h0", "a0.h1", "m0")
-    found = {(e.source, e.target, e.kind): e.score for e in drawing.edges}
-    assert all(source != target for source, target, _ in found)
+    result = {(e.source, e.target, e.kind): e.score for e in drawing.edges}
+    assert all(source != target for source, target, _ in result)
     names = [f"{w}->{r}<q>" for w in ("a0.h0", "a0.h1", "m0") for r in ("a1.h0", "a1.h1")]
     summed = math.fsum(circuit.score(name) for name in names)
-    assert found[ids["early"].id, ids["late"].id, "q"] == pytest.approx(summed)
+    assert result[ids["early"].id, ids["late"].id, "q"] == pytest.approx(summed)
 
 
 def test_a_shared_key_value_head_counts_once_for_a_merged_group():

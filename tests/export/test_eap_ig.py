@@ -101,7 +101,7 @@ def broken(change):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "is not JSON"),
         ("[]", "'cfg', 'nodes' and 'edges'"),
@@ -119,9 +119,9 @@ def broken(change):
         (broken(lambda d: d["cfg"].pop("parallel_attn_mlp")), "parallel"),
     ],
 )
-def test_other_files_are_refused_with_the_reason(text, said, tmp_path):
+def test_other_files_are_refused_with_the_reason(text, message, tmp_path):
     (tmp_path / "c.json").write_text(text)
-    with pytest.raises(InputError, match=said) as problem:
+    with pytest.raises(InputError, match=message) as problem:
         read_eap_ig(tmp_path / "c.json")
     assert "c.json" in str(problem.value)
 
@@ -135,14 +135,14 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path):
         header = file.metadata()
     tensors = load_file(path)
     every = torch.ones_like(tensors["edges_in_graph"])
-    for changed, said in (
+    for changed, message in (
         ({"edges_scores": tensors["edges_scores"][:-1].clone()}, "shape"),
         ({"edges_scores": tensors["edges_scores"] / 0}, "finite"),
         ({"edges_in_graph": every}, "does not have"),
         ({"edges_in_graph": tensors["edges_in_graph"].float()}, "booleans"),
     ):
         save_file({**tensors, **changed}, path, metadata=header)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read_eap_ig_tensors(path)
     save_file(tensors, path, metadata={**header, "src_nodes": '["x"]'})
     with pytest.raises(InputError, match="not those of its model"):

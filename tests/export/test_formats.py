@@ -50,8 +50,8 @@ def test_networkx_reads_graphs_back_with_effects_and_labels(write, read, shape, 
     write(circuit, tmp_path / "g", NAMED)
     graph = read(tmp_path / "g")
     source = circuit.to_networkx()
-    found = {(s, t, d["kind"]): (d["score"], d["stderr"]) for s, t, d in graph.edges(data=True)}
-    assert found == {(s, t, k): (d["score"], d["stderr"]) for s, t, k, d in source.edges(keys=True, data=True)}
+    output = {(s, t, d["kind"]): (d["score"], d["stderr"]) for s, t, d in graph.edges(data=True)}
+    assert output == {(s, t, k): (d["score"], d["stderr"]) for s, t, k, d in source.edges(keys=True, data=True)}
     for node, data in source.nodes(data=True):
         assert graph.nodes[node]["kind"] == data["kind"]
         assert graph.nodes[node]["label"] == NAMED.labels.get(node, node)
@@ -170,8 +170,8 @@ def test_attribution_graphs_follow_the_published_schema(shape, tmp_path):
 def test_a_links_weight_is_the_sum_of_its_parts():
     circuit = scored(GRAPHS[0], share=1.0)
     data = attribution_graph(circuit)
-    of = {node["clerp"]: node["node_id"] for node in data["nodes"]}
-    link = next(x for x in data["links"] if (x["source"], x["target"]) == (of["m0"], of["a1.h1"]))
+    ids = {node["clerp"]: node["node_id"] for node in data["nodes"]}
+    link = next(x for x in data["links"] if (x["source"], x["target"]) == (ids["m0"], ids["a1.h1"]))
     parts = {part: circuit.score(f"m0->a1.h1<{part}>") for part in "qkv"}
     assert link["inputs"] == parts
     assert link["weight"] == pytest.approx(sum(parts.values()))

@@ -141,11 +141,11 @@ def test_over_tokens_every_edge_is_a_line_from_where_it_is_read_to_the_outputs_t
                 if head == "logits" or f"{head}@{spans[i]}" in outputs:
                     key = (f"{source}@{first}", f"{head}@{i}", part or "in")
                     wanted.setdefault(key, []).append(circuit.score(name))
-    found = {(edge.source, edge.target, edge.kind): edge.score for edge in drawing.edges}
-    assert found.keys() == wanted.keys()
-    assert len(found) == len(drawing.edges)
+    result = {(edge.source, edge.target, edge.kind): edge.score for edge in drawing.edges}
+    assert result.keys() == wanted.keys()
+    assert len(result) == len(drawing.edges)
     for key, scores in wanted.items():
-        assert found[key] == pytest.approx(math.fsum(scores))
+        assert result[key] == pytest.approx(math.fsum(scores))
 
 
 def test_the_graph_layout_is_the_drawing_of_the_circuit_without_places():

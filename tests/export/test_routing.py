@@ -59,27 +59,27 @@ def behind(drawing: Drawing, layout: Layout) -> list[tuple[str, str, str]]:
     for node, (x, y) in zip(drawing.nodes, layout.nodes, strict=True):
         frame = FRAME if node.kind == "group" else 0.0
         boxes.append((x, y, node.width / 2 + frame, node.height / 2 + frame))
-    found, sizes = [], np.array(boxes)
+    result, sizes = [], np.array(boxes)
     for edge, curve in zip(drawing.edges, layout.curves, strict=True):
         away = np.abs(points(curve)[:, None] - sizes[:, :2])
         hit = (away < sizes[:, 2:]).all(-1).any(0)
         ids = [node.id for node, inside in zip(drawing.nodes, hit, strict=True) if inside]
-        found += [(edge.source, edge.target, name) for name in ids if name not in (edge.source, edge.target)]
-    return found
+        result += [(edge.source, edge.target, name) for name in ids if name not in (edge.source, edge.target)]
+    return result
 
 
 def loose(drawing: Drawing, layout: Layout) -> list[tuple[str, str]]:
     """Lines that do not run from the border of their source to that of their target."""
     boxes = {node.id: (node, place) for node, place in zip(drawing.nodes, layout.nodes, strict=True)}
-    found = []
+    result = []
     for edge, curve in zip(drawing.edges, layout.curves, strict=True):
         for (u, v), end in ((curve[0], edge.source), (curve[-1], edge.target)):
             node, (x, y) = boxes[end]
             frame = FRAME if node.kind == "group" else 0.0
             aside = max(abs(u - x) - node.width / 2 - frame, abs(v - y) - node.height / 2 - frame)
             if not -1.5 < aside < 1.5:
-                found.append((edge.source, edge.target))
-    return found
+                result.append((edge.source, edge.target))
+    return result
 
 
 def test_an_edge_that_skips_a_single_box_does_not_run_behind_it(program):

@@ -32,11 +32,11 @@ def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     def mount(kilobytes: int) -> Path:
         place = tmp_path / f"disk-{len(mounted)}"
         place.mkdir()
-        told = subprocess.run(
+        result = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)], capture_output=True, text=True
         )
-        if told.returncode:
-            pytest.skip(f"a small disk cannot be mounted here: {told.stderr.strip()}")
+        if result.returncode:
+            pytest.skip(f"a small disk cannot be mounted here: {result.stderr.strip()}")
         mounted.append(place)
         return place
 

@@ -69,12 +69,12 @@ def attempt(work: Work, folder: Path, moment: int | None = None) -> Attempt:
         _live(work, folder, moment, writing)
     os.close(writing)
     with open(reading, encoding="utf-8", errors="replace") as pipe:
-        told = pipe.read()
+        result = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status == -signal.SIGKILL:
         return Attempt(True)
-    assert status == 0, f"exit status {status} at {folder}, to be killed at moment {moment}:\n{told}"
-    return Attempt(False, tuple(told.split()))
+    assert status == 0, f"exit status {status} at {folder}, to be killed at moment {moment}:\n{result}"
+    return Attempt(False, tuple(result.split()))
 
 
 def survives(
@@ -162,8 +162,8 @@ def at_work(work: Work, folder: Path) -> Iterator[int]:
         _guarded(lambda: work(wait), folder, writing)
     os.close(writing)
     try:
-        told = os.read(reading, 1 << 16)
-        assert told == b"!", told.decode(errors="replace") or "it ended without a progress report"
+        result = os.read(reading, 1 << 16)
+        assert result == b"!", result.decode(errors="replace") or "it ended without a progress report"
         yield pid
     finally:
         os.close(reading)
@@ -294,7 +294,7 @@ def run_of(place):
     """A run, but for what tells time, and for figures, which have a random name inside."""
     run = place / "RUN"
     read_run(run)
-    told = json.loads((run / "run.json").read_text())
-    told["files"] = {name: of for name, of in told["files"].items() if not name.endswith(".html")}
-    del told["seconds"], told["sha256"]
-    return told, sorted(path.name for path in run.iterdir()), files(run, *told["files"])
+    record = json.loads((run / "run.json").read_text())
+    record["files"] = {name: content for name, content in record["files"].items() if not name.endswith(".html")}
+    del record["seconds"], record["sha256"]
+    return record, sorted(path.name for path in run.iterdir()), files(run, *record["files"])

@@ -40,10 +40,10 @@ def altered(raw, where, draw):
 )
 def test_every_byte_of_a_piece_counts(tensor):
     raw = sealed_tensor(tensor, "key")
-    found = unsealed_tensor(raw, "key")
-    assert found is not None
-    assert torch.equal(found, tensor)
-    assert found.dtype == tensor.dtype
+    result = unsealed_tensor(raw, "key")
+    assert result is not None
+    assert torch.equal(result, tensor)
+    assert result.dtype == tensor.dtype
     assert sealed_tensor(tensor, "key") == raw
     assert unsealed_tensor(raw, "another") is None
     draw = random.Random(0)
@@ -126,15 +126,15 @@ def record(tmp_path):
 
 def replayed(folder):
     """The steps that a record gives back, and whether it told of damage."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as outcome:
         warnings.simplefilter("always")
-        found = Record(folder, frozen({"method": "acdc"}))
+        result = Record(folder, frozen({"method": "acdc"}))
     steps = []
     with suppress(EndOfRecordError):
         while True:
-            steps.append(found.next())
-    found.close()
-    return steps, bool(told)
+            steps.append(result.next())
+    result.close()
+    return steps, bool(outcome)
 
 
 def with_file(record, name, raw):
@@ -153,23 +153,23 @@ def test_a_record_is_cut_back_in_front_of_the_first_altered_byte(record):
         raw = (record / name).read_bytes()
         lines = raw.splitlines(keepends=True)
         for where in (*range(0, len(raw), 9), len(raw) - 1):
-            steps, told = replayed(with_file(record, name, altered(raw, where, draw)))
+            steps, result = replayed(with_file(record, name, altered(raw, where, draw)))
             assert steps == STEPS[: len(steps)]
             assert (
                 len(b"".join(lines[: len(steps) if name == STEPS_FILE else (0, 1, 4, 5, 9, 12).index(len(steps))]))
                 <= where
             )
-            assert told or where == len(raw) - 1  # a line without its end is what a kill leaves
+            assert result or where == len(raw) - 1  # a line without its end is what a kill leaves
 
 
 def test_a_record_cut_short_gives_whole_writes_back(record):
     for name in (STEPS_FILE, SUMS_FILE):
         raw = (record / name).read_bytes()
         for size in range(0, len(raw), 11):
-            steps, told = replayed(with_file(record, name, raw[:size]))
+            steps, result = replayed(with_file(record, name, raw[:size]))
             assert steps == STEPS[: len(steps)]
             assert len(steps) in (0, 1, 4, 5, 9)
-            assert told or name == SUMS_FILE
+            assert result or name == SUMS_FILE
 
 
 def test_a_search_with_a_damaged_record_ends_the_same(tmp_path):
@@ -214,8 +214,8 @@ def test_a_resumed_command_tells_damage_in_one_line(tmp_path, capsys, monkeypatc
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             discover(*coar, "--resume")
-        told = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
-    assert told == [f"circuits: {piece} is damaged: it is measured again, and so is every other damaged piece"]
+        output = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    assert output == [f"circuits: {piece} is damaged: it is measured again, and so is every other damaged piece"]
 
 
 # --- finished runs ------------------------------------------------------------------------------------------------------------
@@ -249,9 +249,9 @@ def test_an_altered_or_shortened_file_of_a_run_is_refused_by_name(made, tmp_path
             for reader in READERS:
                 capsys.readouterr()
                 command(*reader, code=2)
-                told = capsys.readouterr().err.splitlines()
-                assert len(told) == 1
-                assert name in told[0]
+                output = capsys.readouterr().err.splitlines()
+                assert len(output) == 1
+                assert name in output[0]
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ def test_a_run_of_which_a_file_is_missing_is_refused_by_name(made, tmp_path, cap
         for reader in READERS:
             capsys.readouterr()
             command(*reader, code=2)
-            told = capsys.readouterr().err.splitlines()
-            assert len(told) == 1
-            assert f"RUN/{name} is missing" in told[0]
+            output = capsys.readouterr().err.splitlines()
+            assert len(output) == 1
+            assert f"RUN/{name} is missing" in output[0]
         command("export", "OTHER", "--out", "whole.graphml")
 
 
@@ -285,7 +285,7 @@ def test_line_ends_and_options_that_were_edited_leave_a_run_readable(made, tmp_p
         for reader in readers:
             command(*reader)
         assert "was changed since the run was written" not in Path("report.html").read_text()
-        for edited, told in (
+        for edited, result in (
             (b"# mine\nmethod = 'eap'\n", "This file was changed since the run was written"),
             (b"", "This file was changed since the run was written"),
             (b"\xff\xfe", "cannot be shown"),
@@ -293,7 +293,7 @@ def test_line_ends_and_options_that_were_edited_leave_a_run_readable(made, tmp_p
             (run / "config.toml").write_bytes(edited)
             for reader in readers:
                 command(*reader)
-            assert told in Path("report.html").read_text()
+            assert result in Path("report.html").read_text()
         circuit = run / "circuit.json"
         circuit.write_bytes(circuit.read_bytes().replace(b"\r\n", b"\n").replace(b"1", b"2", 1))
         command("report", "RUN", code=2)
@@ -307,10 +307,10 @@ def test_files_of_another_schema_are_refused(made, tmp_path, capsys):
         shutil.copytree("RUN", "OTHER")
         for name, readers in (("evaluation.json", READERS[3:4]), ("run.json", READERS)):
             path = Path("RUN", name)
-            told = unsealed(json.loads(path.read_text()))
-            assert told is not None
+            data = unsealed(json.loads(path.read_text()))
+            assert data is not None
             for schema in (7, "1", True, 1.0):
-                path.write_text(json.dumps(sealed({**told, "schema": schema})))
+                path.write_text(json.dumps(sealed({**data, "schema": schema})))
                 for reader in readers:
                     capsys.readouterr()
                     command(*reader, code=2)
@@ -319,7 +319,7 @@ def test_files_of_another_schema_are_refused(made, tmp_path, capsys):
             if name == "run.json":
                 discover("--method", "eap", "--overwrite", code=2)
                 assert "RUN/run.json has schema 1.0" in capsys.readouterr().err
-            path.write_text(json.dumps(sealed(told)))
+            path.write_text(json.dumps(sealed(data)))
 
 
 def test_stores_of_another_schema_are_refused(tmp_path):
@@ -340,12 +340,12 @@ def test_stores_of_another_schema_are_refused(tmp_path):
 def test_a_run_without_checksums_is_read(made, tmp_path):
     shutil.copytree(made, tmp_path / "place")
     path = tmp_path / "place" / "RUN" / "run.json"
-    told = json.loads(path.read_text())
-    assert set(told["files"]) == {
+    data = json.loads(path.read_text())
+    assert set(data["files"]) == {
         "pairs.jsonl", "scores.safetensors", "circuit.json", "circuit.graphml", "circuit.html", "config.toml"
     }  # fmt: skip
-    del told["sha256"], told["files"]
-    path.write_text(json.dumps(told))
+    del data["sha256"], data["files"]
+    path.write_text(json.dumps(data))
     with chdir(tmp_path / "place"):
         for reader in READERS[1:]:
             command(*reader)

@@ -39,22 +39,22 @@ def fill(disk, free):
 
 
 def read_only(disk):
-    told = subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True, text=True)
-    if told.returncode:
-        pytest.skip(f"a disk cannot be made read-only here: {told.stderr.strip()}")
+    result = subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True, text=True)
+    if result.returncode:
+        pytest.skip(f"a disk cannot be made read-only here: {result.stderr.strip()}")
 
 
 def hidden(folder):
     return sorted(path.name for path in folder.rglob(".*"))
 
 
-def failed(capsys, said, *given):
+def failed(capsys, message, *given):
     """A command ends with exit code 2 and one line that says so; that line."""
     capsys.readouterr()
     command(*given, code=2)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("circuits:") or "Error" in line]
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
     return lines[0]
 
 
@@ -96,7 +96,7 @@ def test_commands_that_write_one_file(disk, capsys):
         for form in ("eap-ig", "eap-ig-tensors", "neuronpedia", "mib"):
             failed(capsys, FULL, "export", "RUN", "--out", "c", "--to", form)
     assert hidden(place) == []
-    assert {name: of for name, of in files(place).items() if "evaluation" not in name} == before
+    assert {name: content for name, content in files(place).items() if "evaluation" not in name} == before
 
 
 def test_a_store_of_pieces_keeps_what_was_finished(disk):
@@ -118,8 +118,8 @@ def test_a_store_of_pieces_keeps_what_was_finished(disk):
     assert kept[0] == 0 < kept[1] < kept[2]
     (place / "ballast").unlink()
     work()
-    found = circuits.coar(model, pairs, store=place / "s", **asked)
-    assert torch.equal(found.per_prompt, whole.per_prompt)
+    result = circuits.coar(model, pairs, store=place / "s", **asked)
+    assert torch.equal(result.per_prompt, whole.per_prompt)
     fill(place, 0)
     with pytest.raises(InputError, match=FULL):
         exact_edge_effects(model, pairs, model.graph.edges[:5], store=place / "exact")

@@ -37,8 +37,10 @@ def test_coar(tmp_path, kills):
     model, pairs = tiny("gpt2"), random_pairs(n=3)
 
     def work(progress):
-        found = circuits.coar(model, pairs, samples=64, ablation="zero", batch_size=2, store="store", progress=progress)
-        found.save("scores.safetensors")
+        result = circuits.coar(
+            model, pairs, samples=64, ablation="zero", batch_size=2, store="store", progress=progress
+        )
+        result.save("scores.safetensors")
 
     survives(work, tmp_path, kills, files)
 
@@ -60,8 +62,8 @@ def test_exact_edge_effects(tmp_path, kills):
 
     def work(progress):
         edges = model.graph.edges[::2]
-        found = exact_edge_effects(model, pairs, edges, batch_size=2, store="store", progress=progress)
-        Path("effects.json").write_text(json.dumps(found.to_dict()))
+        result = exact_edge_effects(model, pairs, edges, batch_size=2, store="store", progress=progress)
+        Path("effects.json").write_text(json.dumps(result.to_dict()))
 
     survives(work, tmp_path, kills, files)
 
@@ -140,9 +142,9 @@ def test_an_evaluation(tmp_path, command_kills):
         command("evaluate", "RUN", "--parts", "completeness")
 
     def result(place):
-        told = json.loads((place / "RUN" / "evaluation.json").read_text())
-        del told["seconds"], told["sha256"]
-        return told, run_of(place)[1]
+        record = json.loads((place / "RUN" / "evaluation.json").read_text())
+        del record["seconds"], record["sha256"]
+        return record, run_of(place)[1]
 
     survives(work, tmp_path, command_kills, result, prepare=prepare, check=run_of)
 
@@ -153,8 +155,8 @@ def test_commands_and_all_they_started_can_be_killed_after_a_time(tmp_path):
     assert kill_command([sys.executable, "-c", program], 0.1) == -9
 
     def child(pid):
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(found[0]) if found else None
+        result = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(result[0]) if result else None
 
     if Path("/proc/self/task").exists():
         assert kill_command([sys.executable, "-c", program], 0.1, victim=child) == 0

@@ -46,12 +46,12 @@ class Disk:
 
     def fsync(self, handle):
         self.syncs += 1
-        found = os.fstat(handle)
-        key = found.st_dev, found.st_ino
-        if stat.S_ISDIR(found.st_mode):
+        result = os.fstat(handle)
+        key = result.st_dev, result.st_ino
+        if stat.S_ISDIR(result.st_mode):
             self.names[key] = set(os.listdir(handle))
         else:
-            self.contents[key] = found.st_size, found.st_mtime_ns
+            self.contents[key] = result.st_size, result.st_mtime_ns
 
     def lost(self, directory):
         """Files of a directory that a power cut would lose now, and the directory itself if its name would be lost."""
@@ -60,13 +60,13 @@ class Disk:
         return lost if directory.name in self.names.get(_key(directory.parent), ()) else [*lost, str(directory)]
 
     def _is_there(self, path, names):
-        found = path.stat()
-        return path.name in names and self.contents.get(_key(path)) == (found.st_size, found.st_mtime_ns)
+        result = path.stat()
+        return path.name in names and self.contents.get(_key(path)) == (result.st_size, result.st_mtime_ns)
 
 
 def _key(path):
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    result = path.stat()
+    return result.st_dev, result.st_ino
 
 
 @contextmanager
@@ -93,8 +93,8 @@ def test_a_file_is_synced_before_it_gets_its_name_and_its_directory_after(tmp_pa
     events, replace = [], os.replace
 
     def fsync(handle):
-        found = os.fstat(handle)
-        events.append("directory" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        result = os.fstat(handle)
+        events.append("directory" if stat.S_ISDIR(result.st_mode) else result.st_size)
 
     def renamed(*paths):
         events.append("replace")

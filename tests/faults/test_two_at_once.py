@@ -66,9 +66,9 @@ def test_commands_refuse_what_another_writes_to(tmp_path, capsys):
             capsys.readouterr()
             discover("--method", "eap", "--overwrite", code=2)
             command("evaluate", "RUN", code=2)
-            told = capsys.readouterr().err.splitlines()
-            assert len(told) == 2
-            assert all("another process is writing to RUN (process" in line for line in told)
+            output = capsys.readouterr().err.splitlines()
+            assert len(output) == 2
+            assert all("another process is writing to RUN (process" in line for line in output)
             command("view", "RUN", "--no-attention")  # a reader needs no lock
         discover("--method", "eap", "--edges", 7, "--random-circuits", 0, "--overwrite")
         assert hidden(Path.cwd()) == []
@@ -89,8 +89,8 @@ def test_two_searches_of_acdc_cannot_share_a_record_and_two_of_coar_can_share_a_
         circuits.draw_samples(model, pairs, "samples", share=(0, 2), progress=ready, **asked)
 
     with at_work(draw, tmp_path), at_work(draw, tmp_path):  # even the same share twice
-        found = circuits.coar(model, pairs, store=tmp_path / "samples", **asked)
-    assert torch.equal(found.per_prompt, whole.per_prompt)
+        result = circuits.coar(model, pairs, store=tmp_path / "samples", **asked)
+    assert torch.equal(result.per_prompt, whole.per_prompt)
     assert torch.equal(circuits.coar(model, pairs, store=tmp_path / "samples", **asked).per_prompt, whole.per_prompt)
 
 
@@ -196,10 +196,10 @@ def test_a_run_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monk
         rename(source, target)
 
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    found = discovery(model, pairs, method="eap", edges=5, random_circuits=0)
+    result = discovery(model, pairs, method="eap", edges=5, random_circuits=0)
     monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(InputError, match="Input/output error"):
-        RunDirectory(run, overwrite=True).write(found, pairs)
+        RunDirectory(run, overwrite=True).write(result, pairs)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert hidden(tmp_path / "place") == []
 

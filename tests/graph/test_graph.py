@@ -103,7 +103,7 @@ def test_a_shared_key_head_feeds_its_whole_group():
 
 
 @pytest.mark.parametrize(
-    ("edge", "said"),
+    ("edge", "message"),
     [
         ("a0.h9->logits", "no writer 'a0.h9'"),
         ("input->a0.h0<k>", "nearest: .*a0.kv0<k>"),
@@ -111,8 +111,8 @@ def test_a_shared_key_head_feeds_its_whole_group():
         ("logits", "not an edge"),
     ],
 )
-def test_unknown_edges_are_refused_with_what_to_write_instead(edge, said):
-    with pytest.raises(InputError, match=said):
+def test_unknown_edges_are_refused_with_what_to_write_instead(edge, message):
+    with pytest.raises(InputError, match=message):
         Graph(2, 4, 2, (True, True)).edge_index(edge)
 
 

@@ -280,7 +280,7 @@ def main() -> None:
             for bomb, data in bombs.items():
                 (path := Path(place) / f"file{reader.suffix}").write_bytes(data)
                 rise, seconds, taken = measured(reader, path)
-                told = {
+                result = {
                     "reader": name,
                     "bomb": bomb,
                     "bytes": len(data),
@@ -288,7 +288,7 @@ def main() -> None:
                     "seconds": seconds,
                     "taken": taken,
                 }
-                print(json.dumps(told), flush=True)
+                print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -87,15 +87,15 @@ def _safetensors(data: bytes, draw: random.Random) -> bytes:
     header = json.loads(data[8 : 8 + length])
     if not isinstance(header, dict):
         raise ValueError
-    told = header.get("__metadata__")
-    if isinstance(told, dict) and told and draw.random() < 0.7:
-        name = draw.choice(list(told))
-        told[name] = _written(_changed(json.loads(told[name]), draw)).decode()
+    result = header.get("__metadata__")
+    if isinstance(result, dict) and result and draw.random() < 0.7:
+        name = draw.choice(list(result))
+        result[name] = _written(_changed(json.loads(result[name]), draw)).decode()
     else:
         header = _changed(header, draw)
     text = _written(header)
-    said = draw.choice(NUMBERS) if draw.random() < 0.05 else len(text)
-    return struct.pack("<Q", said) + text + data[8 + length :]
+    length = draw.choice(NUMBERS) if draw.random() < 0.05 else len(text)
+    return struct.pack("<Q", length) + text + data[8 + length :]
 
 
 def _numbers(data: bytes, draw: random.Random) -> bytes:

@@ -53,12 +53,12 @@ class Reader:
 
     def files(self, place: Path) -> list[bytes]:
         """What the examples write."""
-        found = []
+        result = []
         for i, write in enumerate(self.examples):
             path = place / f"example{i}{self.suffix}"
             write(path)
-            found.append(path.read_bytes())
-        return found
+            result.append(path.read_bytes())
+        return result
 
 
 # --- circuits and scores ----------------------------------------------------------------------------------------------------
@@ -79,11 +79,11 @@ def circuit(graph: Graph = GRAPHS[0], scores: bool = True) -> Circuit:
 
 
 def edge_scores(graph: Graph = GRAPHS[0]) -> EdgeScores:
-    found = circuit(graph)
-    assert found.scores is not None
-    assert found.stderr is not None
+    result = circuit(graph)
+    assert result.scores is not None
+    assert result.stderr is not None
     rows = torch.zeros(2, graph.n_edges)
-    return EdgeScores(graph, found.scores, found.stderr, 2, ORIGIN, per_prompt=rows, kept=graph.edge_mask)
+    return EdgeScores(graph, result.scores, result.stderr, 2, ORIGIN, per_prompt=rows, kept=graph.edge_mask)
 
 
 def some_nodes(positions: tuple[str, ...] | None = None) -> NodeScores:
@@ -91,17 +91,17 @@ def some_nodes(positions: tuple[str, ...] | None = None) -> NodeScores:
     return node_scores(("a0.h0", "m0"), torch.zeros(shape), dict(ORIGIN), positions, torch.ones(3), torch.zeros(3))
 
 
-def use(found: Circuit, path: Path) -> None:
+def use(result: Circuit, path: Path) -> None:
     """What commands do with a circuit: ask, cut, and write it in the formats that carry free text."""
     from circuits.export.catalogue import FORMATS
     from circuits.export.formats import export_circuit
 
-    assert len(found.edges) == len(found)
-    len(found.pruned().nodes)
+    assert len(result.edges) == len(result)
+    len(result.pruned().nodes)
     for name in ("json", "graphml", "gexf", "csv-edges", "latex-nodes", "neuronpedia", "eap-ig", "mib", "tikz", "dot"):
         out = path.parent / f"out{FORMATS[name].suffix}"
         try:
-            export_circuit(found, out, name, overwrite=True, **({"max_edges": 3} if name in ("tikz", "dot") else {}))
+            export_circuit(result, out, name, overwrite=True, **({"max_edges": 3} if name in ("tikz", "dot") else {}))
         except InputError:
             continue
 
@@ -119,9 +119,9 @@ def read_source(path: Path) -> None:
 def read_importances(path: Path) -> None:
     from circuits import read_importances, write_importances
 
-    found = read_importances(path)
-    repr(found), found.level
-    write_importances(found, path.with_name(f"again{path.suffix}"))
+    result = read_importances(path)
+    repr(result), result.level
+    write_importances(result, path.with_name(f"again{path.suffix}"))
 
 
 def _importances(path: Path) -> None:
@@ -251,9 +251,9 @@ EVALUATION = {
 def run_directory(place: Path) -> Path:
     """A run as `circuits discover` leaves it."""
     place.mkdir(exist_ok=True)
-    told = {"schema": 1, "options": {"method": "eap", "edges": 3}, "provenance": dict(ORIGIN), "seconds": {"all": 1.0},
+    result = {"schema": 1, "options": {"method": "eap", "edges": 3}, "provenance": dict(ORIGIN), "seconds": {"all": 1.0},
             "summary": {"faithfulness": 0.5, "notes": ["a note"]}}  # fmt: skip
-    (place / "run.json").write_text(json.dumps(told), encoding="utf-8")
+    (place / "run.json").write_text(json.dumps(result), encoding="utf-8")
     write_prompts(LINES[1])(place / "pairs.jsonl")
     circuit().to_json(place / "circuit.json")
     edge_scores().save(place / "scores.safetensors")
@@ -413,9 +413,9 @@ def write_gguf(path: Path) -> None:
 def read_gguf(path: Path) -> None:
     from circuits.zoo.gguf import read_gguf
 
-    found = read_gguf(path)
-    for name in found.tensors:
-        found.tensor(name)
+    result = read_gguf(path)
+    for name in result.tensors:
+        result.tensor(name)
 
 
 def write_wheel(path: Path) -> None:
@@ -455,10 +455,10 @@ def graphs(save: Callable[[Circuit, Path], None]) -> tuple[Writer, ...]:
     return tuple(lambda path, graph=graph: save(circuit(graph), path) for graph in GRAPHS)
 
 
-def _eap_ig(found: Circuit, path: Path, tensors: bool = False) -> None:
+def _eap_ig(result: Circuit, path: Path, tensors: bool = False) -> None:
     from circuits.export.eap_ig import write_eap_ig, write_eap_ig_tensors
 
-    whole = replace(found.graph, mlps=(True,) * found.graph.n_layers)
+    whole = replace(result.graph, mlps=(True,) * result.graph.n_layers)
     (write_eap_ig_tensors if tensors else write_eap_ig)(circuit(whole), path)
 
 

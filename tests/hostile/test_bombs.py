@@ -17,7 +17,7 @@ SPARE = 32 * 2**20
 
 
 @pytest.fixture(scope="module")
-def told():
+def peaks():
     """Every bomb in a process of its own, which the system would stop at four gigabytes; a hang is killed."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from /proc")
@@ -26,21 +26,21 @@ def told():
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_no_bomb_takes_more_than_ten_times_its_size(told):
-    assert len(told) > 150
-    much = [row for row in told if row["rise"] > 10 * row["bytes"] + SPARE]
+def test_no_bomb_takes_more_than_ten_times_its_size(peaks):
+    assert len(peaks) > 150
+    much = [row for row in peaks if row["rise"] > 10 * row["bytes"] + SPARE]
     assert much == []
 
 
-def test_what_is_valid_takes_ten_times_its_size_when_it_is_large(told):
-    much = [row for row in told if row["reader"] == "alone" and row["rise"] > 10 * row["bytes"] + SPARE / 8]
+def test_what_is_valid_takes_ten_times_its_size_when_it_is_large(peaks):
+    much = [row for row in peaks if row["reader"] == "alone" and row["rise"] > 10 * row["bytes"] + SPARE / 8]
     assert [row for row in much if row["bytes"] > 2**22] == []
-    assert sum(row["bytes"] > 2**22 for row in told) >= 4
+    assert sum(row["bytes"] > 2**22 for row in peaks) >= 4
 
 
-def test_no_bomb_makes_anybody_wait(told):
+def test_no_bomb_makes_anybody_wait(peaks):
     """The slowest takes half a second; the bound is for a machine under load."""
-    assert [row for row in told if row["seconds"] > 10] == []
+    assert [row for row in peaks if row["seconds"] > 10] == []
 
 
 SMALL_PARTS = {"lists": "[],", "objects": "{},", "entries": '{"a":1},', "strings": '"ab",'}

@@ -98,21 +98,21 @@ def sharded(model, form, *names):
 
 
 def configure(model, file="config.json", **changes):
-    told = json.loads((model / file).read_text()) if (model / file).exists() else {}
-    (model / file).write_text(json.dumps(told | changes))
+    record = json.loads((model / file).read_text()) if (model / file).exists() else {}
+    (model / file).write_text(json.dumps(record | changes))
 
 
-def refused(model, said):
+def refused(model, message):
     """One line, soon."""
     start = time.monotonic()
-    with pytest.raises(InputError, match=said) as told:
+    with pytest.raises(InputError, match=message) as error:
         circuits.load_model(model)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert time.monotonic() - start < SECONDS
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "said"),
+    ("kind", "changes", "message"),
     [
         ("mpt", {"max_seq_len": 10**9}, "max_seq_len is 1000000000; a model's max_seq_len is at most"),
         ("mpt", {"max_seq_len": -1}, "cannot load"),
@@ -124,10 +124,10 @@ def refused(model, said):
         ("mixtral", {"num_experts_per_tok": -1}, "cannot load"),
     ],
 )
-def test_odd_numbers_are_one_line(kind, changes, said, directory):
+def test_odd_numbers_are_one_line(kind, changes, message, directory):
     model = directory(kind)
     configure(model, **changes)
-    refused(model, said)
+    refused(model, message)
 
 
 # What an index names.
@@ -324,8 +324,8 @@ COUNTS = (
 
 def sizes_of(model):
     """All sizes in a configuration, by name."""
-    told = json.loads((model / "config.json").read_text())
-    return [key for key, value in told.items() if type(value) is int and any(part in key for part in COUNTS)]
+    record = json.loads((model / "config.json").read_text())
+    return [key for key, value in record.items() if type(value) is int and any(part in key for part in COUNTS)]
 
 
 @pytest.mark.parametrize(
@@ -361,17 +361,17 @@ def test_layers_by_any_name_and_in_any_part_are_bounded(directory, name, inside)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "result",
     [
         {"num_labels": HUGE}, {"num_local_experts": HUGE}, {"n_routed_experts": [4, HUGE]}, {"vocab_size": HUGE},
         {"attention_types": [[["global", "local"], HUGE]]}, {"moe_intermediate_size": HUGE}, {"num_key_value_heads": HUGE},
     ],
     ids=str,
 )  # fmt: skip
-def test_other_counts_are_bounded(directory, told):
+def test_other_counts_are_bounded(directory, result):
     model = directory()
-    configure(model, **told)
-    refused(model, f"{next(iter(told))} is 1000000000; a model's")
+    configure(model, **result)
+    refused(model, f"{next(iter(result))} is 1000000000; a model's")
 
 
 def test_a_list_of_extra_tokens_is_bounded(directory):
@@ -381,7 +381,7 @@ def test_a_list_of_extra_tokens_is_bounded(directory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "result"),
     [
         ("gpt2", {"n_embd": 4098}),
         ("gpt2", {"n_layer": 1000}),
@@ -400,13 +400,13 @@ def test_a_list_of_extra_tokens_is_bounded(directory):
     ids=str,
 )
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_a_configuration_whose_parameters_could_not_come_from_the_files_is_refused(directory, kind, told, form):
+def test_a_configuration_whose_parameters_could_not_come_from_the_files_is_refused(directory, kind, result, form):
     """Numbers that models do have, but not one whose files are so small."""
     model = directory(kind)
     if form == "bin":
         torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
         (model / "model.safetensors").unlink()
-    configure(model, **told)
+    configure(model, **result)
     refused(model, r"cannot come from its files \(the weight files hold at most [\d,]+ numbers")
 
 
@@ -521,10 +521,10 @@ def test_every_command_refuses_with_one_line(directory, command, fault, monkeypa
     )
     here = {name: str(model.parent / name) for name in ("PAIRS", "STUDY", "RUN")} | {"MODEL": str(model)}
     code = run(monkeypatch, [here.get(word, word) for word in COMMANDS[command].split()])
-    said = capsys.readouterr()
-    told = " ".join((said.out + said.err).split())
-    assert FAULTS[fault] in told
-    assert "Traceback" not in told
+    output = capsys.readouterr()
+    result = " ".join((output.out + output.err).split())
+    assert FAULTS[fault] in result
+    assert "Traceback" not in result
     assert code == (3 if command == "study run" else 2)
 
 

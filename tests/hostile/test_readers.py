@@ -18,8 +18,8 @@ EXAMPLES = 100
 FUZZ = Path(__file__).with_name("fuzz.py")
 
 
-def check_told(said):
-    assert said is None or 0 < len(said.strip()) < 3000
+def check_told(message):
+    assert message is None or 0 < len(message.strip()) < 3000
 
 
 @pytest.fixture(scope="module", params=READERS)
@@ -60,7 +60,7 @@ def test_any_bytes_are_taken_or_refused(reader, tmp_path_factory):
     check()
 
 
-@pytest.mark.parametrize("name", [name for name, of in READERS.items() if of.direct])
+@pytest.mark.parametrize("name", [name for name, reader in READERS.items() if reader.direct])
 def test_directories_links_and_pipes_are_refused(name, tmp_path):
     reader = READERS[name]
     signal.alarm(60)  # Who waits for a pipe is killed.

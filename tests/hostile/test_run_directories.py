@@ -44,8 +44,8 @@ def run(tmp_path):
     place = run_directory(tmp_path / "run")
     (place / "evaluation.json").write_text(json.dumps(EVALUATION))
     (place / "config.toml").write_text("")
-    told = json.loads((place / RUN_FILE).read_text())
-    (place / RUN_FILE).write_text(json.dumps({**told, "files": dict.fromkeys(FILES[1:], "0" * 64)}))
+    record = json.loads((place / RUN_FILE).read_text())
+    (place / RUN_FILE).write_text(json.dumps({**record, "files": dict.fromkeys(FILES[1:], "0" * 64)}))
     return place
 
 

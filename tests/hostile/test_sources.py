@@ -21,7 +21,7 @@ def dotted(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else "?"
 
 
-def said(call: ast.Call, name: str) -> ast.expr | None:
+def argument(call: ast.Call, name: str) -> ast.expr | None:
     return next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
 
 
@@ -45,15 +45,15 @@ def refused_call(call: ast.Call) -> str | None:
     last = name.rpartition(".")[2]
     if name in BUILTINS or name.removeprefix("builtins.") in BUILTINS:
         return name
-    if name == "torch.load" and constant(said(call, "weights_only")) is not True:
+    if name == "torch.load" and constant(argument(call, "weights_only")) is not True:
         return "torch.load without weights_only=True"
-    if name in ("np.load", "numpy.load") and constant(said(call, "allow_pickle")) not in (None, False):
+    if name in ("np.load", "numpy.load") and constant(argument(call, "allow_pickle")) not in (None, False):
         return "numpy.load of a pickle"
-    if name in SHELLS or constant(said(call, "shell")) not in (None, False):
+    if name in SHELLS or constant(argument(call, "shell")) not in (None, False):
         return "a shell"
     if last in UNPACKING and name != f"re.{last}":
         return f"{name}, which writes wherever an archive says"
-    if constant(said(call, "trust_remote_code")) is True:
+    if constant(argument(call, "trust_remote_code")) is True:
         return "trust_remote_code=True"
     if last in LOADERS and not {"trust_remote_code", None} & {keyword.arg for keyword in call.keywords}:
         return f"{name} without trust_remote_code, which asks whether to run a repository's code"
@@ -61,21 +61,21 @@ def refused_call(call: ast.Call) -> str | None:
 
 
 def faults(source: str) -> list[str]:
-    found = []
+    result = []
     for node in ast.walk(ast.parse(source)):
-        told = refused_imports(node)
+        problems = refused_imports(node)
         if isinstance(node, ast.Call) and (wrong := refused_call(node)):
-            told.append(wrong)
+            problems.append(wrong)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            told += trusting_default(node)
+            problems += trusting_default(node)
         if isinstance(node, ast.Dict):
-            told += [
+            problems += [
                 "trust_remote_code of a constant"
                 for key, value in zip(node.keys, node.values, strict=True)
                 if constant(key) == "trust_remote_code" and constant(value) is True
             ]
-        found += [f"line {getattr(node, 'lineno', '?')}: {wrong}" for wrong in told]
-    return found
+        result += [f"line {getattr(node, 'lineno', '?')}: {wrong}" for wrong in problems]
+    return result
 
 
 def trusting_default(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
@@ -127,7 +127,7 @@ def test_remote_code_is_trusted_only_by_name():
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            value = said(call, "trust_remote_code")
+            value = argument(call, "trust_remote_code")
             assert value is None or isinstance(value, ast.Name) or constant(value) is False, path
         if "cli" in path.parts:
             assert "remote_code" not in path.read_text(encoding="utf-8")

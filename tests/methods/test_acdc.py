@@ -45,14 +45,14 @@ def golden(case, run):
 
 def check_steps(steps, run):
     """Every test of the reference, with its decision and its change, and no other."""
-    found = {(writer, reader): (change, kept) for writer, reader, change, kept in steps}
-    assert len(found) == len(steps)
+    result = {(writer, reader): (change, kept) for writer, reader, change, kept in steps}
+    assert len(result) == len(steps)
     for step in run["steps"]:
-        change, kept = found.pop((step["writer"], step["reader"]), (None, False))
+        change, kept = result.pop((step["writer"], step["reader"]), (None, False))
         assert (change is None) == (step["change"] is None)
         assert kept == step["kept"]
         assert change is None or change == pytest.approx(step["change"], abs=1e-9)
-    assert not found
+    assert not result
 
 
 def search(model, pairs, threshold, tmp_path, **options):
@@ -140,13 +140,13 @@ def test_a_metric_of_ones_own_and_its_direction():
 def test_accepted_changes_add_up_and_the_final_loss_is_the_circuits(name, tmp_path):
     model, pairs = tiny(name), random_pairs(n=3, prefix=3)
     circuit, steps = search(model, pairs, 0.03, tmp_path, metric="logit_difference")
-    found = circuit.provenance["search"]
+    result = circuit.provenance["search"]
     removed = sum(change for _, _, change, kept in steps if not kept)
-    assert found["final_loss"] - found["initial_loss"] == pytest.approx(removed, abs=1e-5)
+    assert result["final_loss"] - result["initial_loss"] == pytest.approx(removed, abs=1e-5)
     value = circuit_metric(model, pairs, circuit, metric="logit_difference").mean()
-    assert found["final_loss"] == pytest.approx(-float(value), abs=1e-5)
-    assert found["tests"] == len(steps)
-    assert found["edges_kept"] == sum(kept for writer, _, _, kept in steps if writer)
+    assert result["final_loss"] == pytest.approx(-float(value), abs=1e-5)
+    assert result["tests"] == len(steps)
+    assert result["edges_kept"] == sum(kept for writer, _, _, kept in steps if writer)
 
 
 def test_a_score_is_the_change_its_test_saw(tmp_path):
@@ -213,10 +213,10 @@ def test_a_sweep_begins_with_acdc_and_prunes_on():
 def test_a_circuit_of_a_given_size_tells_its_rounds():
     edges = 40
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    found = acdc_of_size(model, pairs, edges, metric="kl_divergence", rounds=8)
-    assert edges - 6 <= len(found) <= edges
-    assert found.provenance["options"]["wanted"] == edges
-    assert all(threshold > 0 for threshold, _ in found.provenance["rounds"])
+    result = acdc_of_size(model, pairs, edges, metric="kl_divergence", rounds=8)
+    assert edges - 6 <= len(result) <= edges
+    assert result.provenance["options"]["wanted"] == edges
+    assert all(threshold > 0 for threshold, _ in result.provenance["rounds"])
 
 
 # --- the record -----------------------------------------------------------------------------------------------------------

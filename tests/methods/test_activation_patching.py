@@ -216,7 +216,7 @@ def test_passes_can_begin_at_any_layer(name):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"nodes": "head"}, InputError, "did you mean heads"),
         ({"nodes": ["a9.h9"]}, InputError, "nearest"),
@@ -229,8 +229,8 @@ def test_passes_can_begin_at_any_layer(name):
         ({"positions": ("S1",)}, PairsError, "no role 'S1'"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(options, error, said):
-    with pytest.raises(error, match=said):
+def test_what_cannot_be_asked_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
         activation_patching(tiny("gpt2"), random_pairs(n=1), **options)
 
 

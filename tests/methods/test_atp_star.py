@@ -43,10 +43,10 @@ class Naive:
         return run(self.model.architecture, TokenBatch(tokens, self.batch.position), hooks)
 
     def value(self, tokens, point, hooks=()):
-        found = []
+        result = []
         with torch.no_grad():
-            self.run(tokens, [*hooks, (point, found.append)])
-        return found[0]
+            self.run(tokens, [*hooks, (point, result.append)])
+        return result[0]
 
     def gradient(self, point, dropped):
         """∂metric/∂value at a hook point; what `dropped` writes into the stream lets no gradient through."""
@@ -64,8 +64,8 @@ class Naive:
             hooks.insert(1, (after, lambda x: stream[0] + (x - stream[0]).detach()))
         with torch.enable_grad():
             metric = get_metric("logit_difference")(self.run(self.batch.clean, hooks), targets_of(self.batch))
-            (found,) = torch.autograd.grad(metric.sum(), leaf, allow_unused=True)
-        return torch.zeros_like(leaf[0]) if found is None else found
+            (result,) = torch.autograd.grad(metric.sum(), leaf, allow_unused=True)
+        return torch.zeros_like(leaf[0]) if result is None else result
 
     def effect(self, site, position, qk_fix, dropped):
         at = slice(None) if position is None else slice(position, position + 1)
@@ -118,9 +118,11 @@ def compare_with_naive(name, pairs, positions, qk_fix, grad_drop, n_nodes, seed=
             naive = Naive(model, pairs[[p]])
             for i in chosen:
                 for position in (4, 6) if positions else (None,):
-                    found = scores.per_prompt[i, position, p] if positions else scores.per_prompt[i, p]
+                    result = scores.per_prompt[i, position, p] if positions else scores.per_prompt[i, p]
                     wanted = naive.contribution(sites[i], position, qk_fix, grad_drop)
-                    assert float(found) == pytest.approx(wanted, abs=atol(name) * max(1, size), rel=1e-4), sites[i].name
+                    assert float(result) == pytest.approx(wanted, abs=atol(name) * max(1, size), rel=1e-4), sites[
+                        i
+                    ].name
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -155,7 +157,7 @@ def test_the_fast_key_fix_is_one_softmax_a_position(dtype, rtol, spread):
     values, g = torch.randn(batch, head, query + prefix, d), torch.randn(batch, query, head, d)
     low = torch.finfo(dtype).min
     args = [x.to(dtype).masked_fill(~visible, low) for x in (scores, patched)]
-    found = key_fix(*args, values.to(dtype), head, query).effects(g.to(dtype))
+    result = key_fix(*args, values.to(dtype), head, query).effects(g.to(dtype))
     wide = [x.double().masked_fill(~visible, -torch.inf) for x in (scores, patched)]
     pattern, values, g = wide[0].softmax(-1), values.double(), g.double()
     at_pattern = torch.einsum("bihd,bhjd->bhij", g, values)
@@ -163,7 +165,7 @@ def test_the_fast_key_fix_is_one_softmax_a_position(dtype, rtol, spread):
         one = wide[0].clone()
         one[..., prefix + j] = wide[1][..., prefix + j]
         wanted = ((pattern - one.softmax(-1)) * at_pattern).sum((2, 3))
-        torch.testing.assert_close(found[:, j].double(), wanted, rtol=rtol, atol=rtol * float(at_pattern.abs().max()))
+        torch.testing.assert_close(result[:, j].double(), wanted, rtol=rtol, atol=rtol * float(at_pattern.abs().max()))
 
 
 def one_layer(n_heads=3, factor=1.0):
@@ -195,13 +197,13 @@ def test_saturated_attention_hides_queries_and_keys_from_atp_but_not_from_the_fi
     model, pairs = one_layer(factor=2), random_pairs(n=3)
     exact = activation_patching(model, pairs, nodes=QK, direction="noising").contributions
     missed = atp(model, pairs, nodes=QK).contributions
-    found = atp_star(model, pairs, nodes=QK, positions=False).contributions
+    result = atp_star(model, pairs, nodes=QK, positions=False).contributions
     for part in ("q", "k"):
         sites = enumerate(select_sites(model.graph, QK))
         rows = [i for i, site in sites if site.point == part and exact[i] > 0.1 * exact.max()]
         worst = max(rows, key=lambda i: float(exact[i] / missed[i]))
         assert exact[worst] > 100 * missed[worst]
-        assert float(found[worst]) == pytest.approx(float(exact[worst]), rel=1e-9)
+        assert float(result[worst]) == pytest.approx(float(exact[worst]), rel=1e-9)
 
 
 def cancelling_model():

@@ -84,14 +84,14 @@ def test_no_module_outside_methods_knows_the_name_of_a_method():
     """Every other module reads declarations. `eap-ig` is a file format too, `direct_effects` and `ensemble` are public functions, and
     `gim` is a gradient. MIB names the methods of its own submissions."""
     names = {*OURS, *RECORDED, *(name.replace("-", "_") for name in (*OURS, *RECORDED))} - {"refine"}
-    found = {
+    result = {
         (str(path.relative_to(HERE)), node.value)
         for path in (HERE / "circuits").rglob("*.py")
         if not {"methods", "mib", "mib.py"} & {*path.relative_to(HERE).parts}
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
     }
-    assert found <= {
+    assert result <= {
         ("circuits/export/catalogue.py", "eap-ig"),
         ("circuits/cli/inspect.py", "direct_effects"),
         ("circuits/results/ensemble.py", "ensemble"),
@@ -192,8 +192,8 @@ def test_a_method_of_another_package_is_in_the_help(perform):
 def test_a_method_of_another_package_runs_and_its_options_are_checked(perform):
     asked = ("--edges", "5", "--metric", "log_probability", "--ablation", "zero", "--json", "--out")
     usual = json.loads(perform(*DISCOVER, "eap", *asked, "eap"))
-    found = json.loads(perform(*DISCOVER, "toy", "--strength", "3", "--flip", *asked, "run"))
-    assert [edge["score"] for edge in found["strongest"]] == [-3 * edge["score"] for edge in usual["strongest"]]
+    record = json.loads(perform(*DISCOVER, "toy", "--strength", "3", "--flip", *asked, "run"))
+    assert [edge["score"] for edge in record["strongest"]] == [-3 * edge["score"] for edge in usual["strongest"]]
     assert "strength must be above 0, not 0.0" in perform(*DISCOVER, "toy", "--strength", "0", code=2)
     assert "no option 'steps'; its options: strength, flip" in perform(*DISCOVER, "toy", "--steps", "2", code=2)
 

@@ -68,10 +68,10 @@ def naive_effects(model, pairs, sites, roles=None):
 @pytest.mark.parametrize(("name", "nodes"), [*((n, SETS[0]) for n in ALL), *((n, SETS[1]) for n in FEW)])
 def test_the_effects_are_those_of_whole_forward_passes(name, nodes):
     model, pairs = tiny(name), random_pairs(n=2, prefix=2)
-    found = causal_mediation(model, pairs, present(model, nodes))
+    result = causal_mediation(model, pairs, present(model, nodes))
     for effect, wanted in naive_effects(model, pairs, select_sites(model.graph, present(model, nodes))).items():
-        assert found.per_prompt[effect].tolist() == pytest.approx(wanted, **close(name))
-        assert found.to_dict()[effect] == getattr(found, effect)
+        assert result.per_prompt[effect].tolist() == pytest.approx(wanted, **close(name))
+        assert result.to_dict()[effect] == getattr(result, effect)
 
 
 def test_nodes_are_patched_together_at_all_the_roles_that_are_named():
@@ -83,10 +83,10 @@ def test_nodes_are_patched_together_at_all_the_roles_that_are_named():
     )  # fmt: skip
     nodes = ["a1.h1", "m0", "a0.h2<v>"]
     for positions, roles in (("subject", ["subject"]), ("roles", ["subject", "end"]), (["end"], ["end"])):
-        found = causal_mediation(model, pairs, nodes, positions=positions)
-        assert found.positions == tuple(roles)
+        result = causal_mediation(model, pairs, nodes, positions=positions)
+        assert result.positions == tuple(roles)
         for effect, wanted in naive_effects(model, pairs, select_sites(model.graph, nodes), roles).items():
-            assert found.per_prompt[effect].tolist() == pytest.approx(wanted, abs=1e-5)
+            assert result.per_prompt[effect].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -106,29 +106,29 @@ def test_for_one_node_noising_is_the_indirect_effect_and_denoising_what_the_dire
 def test_nothing_goes_around_the_set_of_all_nodes(name):
     model, pairs = tiny(name), random_pairs(n=3)
     nodes = "heads+mlps+input" if any(model.graph.mlps) else "heads+input"
-    found = causal_mediation(model, pairs, nodes)
-    assert found.per_prompt["direct"].tolist() == pytest.approx([0] * 3, **close(name))
-    assert found.per_prompt["indirect"].tolist() == pytest.approx(found.per_prompt["total"].tolist(), **close(name))
-    assert found.share == pytest.approx(1, abs=1e-3)
-    assert abs(found.total) > 1e-3
+    result = causal_mediation(model, pairs, nodes)
+    assert result.per_prompt["direct"].tolist() == pytest.approx([0] * 3, **close(name))
+    assert result.per_prompt["indirect"].tolist() == pytest.approx(result.per_prompt["total"].tolist(), **close(name))
+    assert result.share == pytest.approx(1, abs=1e-3)
+    assert abs(result.total) > 1e-3
 
 
 @pytest.mark.parametrize("name", FEW)
 def test_identical_prompts_have_no_effect(name):
     pairs = random_pairs(n=2)
     same = PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
-    found = causal_mediation(tiny(name), same, "heads+input")
-    assert set(found.to_dict().values()) == {0.0}
-    assert found.share != found.share
+    result = causal_mediation(tiny(name), same, "heads+input")
+    assert set(result.to_dict().values()) == {0.0}
+    assert result.share != result.share
 
 
 def test_a_node_that_nothing_differs_at_leaves_everything_direct():
     pairs = random_pairs(n=3, prefix=3)
     roles = [{"early": 1}] * 3
     pairs = PromptPairs.from_tokens(pairs.clean, pairs.corrupted, pairs.answers, pairs.distractors, roles=roles)
-    found = causal_mediation(tiny("gpt2"), pairs, "heads+mlps+input", positions="early")
-    assert not found.per_prompt["indirect"].any()
-    assert torch.equal(found.per_prompt["direct"], found.per_prompt["total"])
+    result = causal_mediation(tiny("gpt2"), pairs, "heads+mlps+input", positions="early")
+    assert not result.per_prompt["indirect"].any()
+    assert torch.equal(result.per_prompt["direct"], result.per_prompt["total"])
 
 
 def last_token_logits(logits, targets):
@@ -139,9 +139,9 @@ def last_token_logits(logits, targets):
 def test_heads_that_only_write_to_the_logits_do_not_interact_in_a_model_without_norm():
     model, pairs = tiny("native-attention-only"), random_pairs(n=3)
     last = [f"a{model.graph.n_layers - 1}.h{i}" for i in range(3)]
-    found = causal_mediation(model, pairs, last, metric=last_token_logits)
-    assert found.per_prompt["interaction"].tolist() == pytest.approx([0] * 3, abs=1e-9)
-    assert found.direct + found.indirect == pytest.approx(found.total, abs=1e-9)
+    result = causal_mediation(model, pairs, last, metric=last_token_logits)
+    assert result.per_prompt["interaction"].tolist() == pytest.approx([0] * 3, abs=1e-9)
+    assert result.direct + result.indirect == pytest.approx(result.total, abs=1e-9)
     interacting = causal_mediation(model, pairs, ["a0.h0", "a0.h1"], metric=last_token_logits)
     assert float(interacting.per_prompt["interaction"].abs().max()) > 1e-3
 
@@ -162,18 +162,18 @@ def test_a_loss_is_signed_like_the_behaviour():
 
 def test_the_result_says_where_it_comes_from_and_how_sure_it_is():
     model, pairs, calls = tiny("gpt2"), random_pairs(n=8), []
-    found = causal_mediation(model, pairs, SETS[0], batch_size=3, progress=lambda *done: calls.append(done))
+    result = causal_mediation(model, pairs, SETS[0], batch_size=3, progress=lambda *done: calls.append(done))
     assert calls == [(3, 8), (6, 8), (8, 8)]
-    assert found.provenance["method"] == "causal_mediation"
-    assert found.provenance["options"] == {"nodes": SETS[0], "positions": None}
-    assert all(low <= found.to_dict()[name] <= high for name, (low, high) in found.interval().items())
-    assert found.clean.dtype == torch.float64
+    assert result.provenance["method"] == "causal_mediation"
+    assert result.provenance["options"] == {"nodes": SETS[0], "positions": None}
+    assert all(low <= result.to_dict()[name] <= high for name, (low, high) in result.interval().items())
+    assert result.clean.dtype == torch.float64
     for word in ("a0.h1+m0+a1.h0", "direct", "indirect", "interaction", "logits", "8 prompts"):
-        assert word in str(found)
+        assert word in str(result)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "options", "error", "said"),
+    ("nodes", "options", "error", "message"),
     [
         (["a9.h9"], {}, InputError, "nearest"),
         ([], {}, InputError, "no nodes"),
@@ -184,8 +184,8 @@ def test_the_result_says_where_it_comes_from_and_how_sure_it_is():
         ("heads", {"positions": ("S1",)}, PairsError, "no role 'S1'"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(nodes, options, error, said):
-    with pytest.raises(error, match=said):
+def test_what_cannot_be_asked_is_refused(nodes, options, error, message):
+    with pytest.raises(error, match=message):
         causal_mediation(tiny("gpt2"), random_pairs(n=1), nodes, **options)
 
 

@@ -40,12 +40,12 @@ def every_mask(d):
 def test_an_additive_function_is_recovered_exactly():
     weights = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).double()
     kept = ~torch.cat([draw_block(8, block, 0.3, 0) for block in range(4)])
-    found = fit_samples(some_samples(lambda k, p: 2.5 + k @ weights[:, p], kept))
-    torch.testing.assert_close(found.per_prompt, weights)
-    torch.testing.assert_close(found.bias, torch.full((3,), 2.5).double())
-    torch.testing.assert_close(found.predict(kept.double()), 2.5 + kept.double() @ weights)
-    assert found.fit["held_out"] == pytest.approx(1.0)
-    assert found.statement is None
+    result = fit_samples(some_samples(lambda k, p: 2.5 + k @ weights[:, p], kept))
+    torch.testing.assert_close(result.per_prompt, weights)
+    torch.testing.assert_close(result.bias, torch.full((3,), 2.5).double())
+    torch.testing.assert_close(result.predict(kept.double()), 2.5 + kept.double() @ weights)
+    assert result.fit["held_out"] == pytest.approx(1.0)
+    assert result.statement is None
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5])
@@ -57,7 +57,7 @@ def test_least_squares_over_all_masks_is_the_biased_banzhaf_value(alpha):
     # Weighted least squares by repeating rows in proportion to their probability: k/10 each, so whole numbers.
     times = (share * 10**d).round().long()
     rows = torch.arange(2**d).repeat_interleave(times // times.min() if alpha == 0.5 else times)
-    found = fit_linear(kept[rows].double(), table[rows])
+    result = fit_linear(kept[rows].double(), table[rows])
     codes = kept.long() @ (2 ** torch.arange(d - 1, -1, -1))
     assert torch.equal(codes, torch.arange(2**d))
     for j in range(d):
@@ -65,7 +65,7 @@ def test_least_squares_over_all_masks_is_the_biased_banzhaf_value(alpha):
         without = torch.arange(2**d)[~kept[:, j]]
         weight = share[without] / alpha
         banzhaf = (weight[:, None] * (table[without + bit] - table[without])).sum(0)
-        torch.testing.assert_close(found.weights[j], banzhaf)
+        torch.testing.assert_close(result.weights[j], banzhaf)
 
 
 def test_leave_one_out_masks_give_leave_one_out():
@@ -75,18 +75,18 @@ def test_leave_one_out_masks_give_leave_one_out():
     def function(k, p):
         return k @ weights + (p + 1) * k[:, 0] * k[:, 1]
 
-    found = fit_samples(some_samples(function, kept))
+    result = fit_samples(some_samples(function, kept))
     clean = function(torch.ones(1, 4).double(), 0)
     for j in range(4):
-        assert found.per_prompt[j, 0] == pytest.approx(float(clean[0] - function(kept[1 + j : 2 + j].double(), 0)[0]))
+        assert result.per_prompt[j, 0] == pytest.approx(float(clean[0] - function(kept[1 + j : 2 + j].double(), 0)[0]))
 
 
 def test_fixed_size_masks_are_rank_deficient_and_bernoulli_masks_are_not():
     generator = torch.Generator().manual_seed(0)
     fixed = torch.rand(100, 8, generator=generator).argsort(1) >= 2
-    said = fit_samples(some_samples(lambda k, p: k.sum(1), fixed))
-    assert said.fit["rank"] == 7
-    assert "do not determine" in said.statement
+    fitted = fit_samples(some_samples(lambda k, p: k.sum(1), fixed))
+    assert fitted.fit["rank"] == 7
+    assert "do not determine" in fitted.statement
     bernoulli = ~torch.cat([draw_block(8, block, 0.25, 0) for block in range(7)])
     assert fit_samples(some_samples(lambda k, p: k.sum(1), bernoulli)).fit["rank"] == 8
 
@@ -95,18 +95,18 @@ def test_predictions_left_out_and_standard_errors_are_those_of_naive_refits():
     generator = torch.Generator().manual_seed(3)
     kept = (torch.rand(40, 5, generator=generator) > 0.3).double()
     y = (kept @ torch.randn(5, 2, generator=generator).double()) + torch.randn(40, 2, generator=generator).double()
-    found = fit_linear(kept, y)
+    result = fit_linear(kept, y)
     design = torch.cat([kept, torch.ones(40, 1).double()], 1)
     for i in (0, 7, 39):
         rest = torch.arange(40) != i
         refit = torch.linalg.lstsq(design[rest], y[rest]).solution
-        torch.testing.assert_close(found.left_out[i], design[i] @ refit)
+        torch.testing.assert_close(result.left_out[i], design[i] @ refit)
     whole = torch.linalg.lstsq(design, y).solution
     variance = (y - design @ whole).square().sum(0) / (40 - 6)
     stderr = (torch.linalg.inv(design.T @ design).diagonal()[:5, None] * variance).sqrt()
-    torch.testing.assert_close(found.stderr, stderr)
+    torch.testing.assert_close(result.stderr, stderr)
     mean = fit_linear(kept, y.mean(1, keepdim=True))
-    torch.testing.assert_close(found.mean_stderr, mean.stderr[:, 0])
+    torch.testing.assert_close(result.mean_stderr, mean.stderr[:, 0])
 
 
 @pytest.mark.parametrize("fit", ["ridge", "lasso"])
@@ -116,11 +116,11 @@ def test_penalised_fits_come_near_where_samples_are_few(fit):
     weights[:3] = torch.tensor([[2.0, 1.0], [-1.5, 0.0], [1.0, 3.0]])
     kept = (torch.rand(40, 30, generator=generator) > 0.2).double()
     y = kept @ weights + 0.05 * torch.randn(40, 2, generator=generator).double()
-    found = fit_linear(kept, y, fit)
-    assert len(found.strength) == 2
-    assert float((found.weights - weights).abs().max()) < 0.6
-    assert float(correlation(found.left_out, y).mean()) > 0.7
-    assert found.stderr.isnan().all()
+    result = fit_linear(kept, y, fit)
+    assert len(result.strength) == 2
+    assert float((result.weights - weights).abs().max()) < 0.6
+    assert float(correlation(result.left_out, y).mean()) > 0.7
+    assert result.stderr.isnan().all()
 
 
 def test_few_samples_are_told_and_unknown_options_refused():
@@ -136,7 +136,7 @@ def test_few_samples_are_told_and_unknown_options_refused():
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_set_of_ablated_heads_and_mlps_is_the_ablation_of_all_their_edges(name, ablation):
     model, pairs = tiny(name), random_pairs(n=3, prefix=2)
-    sampler = Sampler.of(Question.ask(model, pairs, None, ablation, 2), "heads+mlps")
+    sampler = Sampler.for_question(Question.ask(model, pairs, None, ablation, 2), "heads+mlps")
     masks = draw_block(len(sampler.nodes), 0, 0.4, 0)[:4]
     got = sampler.measured("test", {0: masks})
     for mask, outcome in zip(masks, got.outcomes, strict=True):
@@ -151,7 +151,7 @@ def test_a_set_of_ablated_heads_and_mlps_is_the_ablation_of_all_their_edges(name
 def test_queries_and_neurons_can_be_components_and_one_alone_is_activation_patching():
     model, pairs = tiny("llama"), random_pairs(n=2)
     for nodes in ("q+k+v", "neurons", "input+heads"):
-        sampler = Sampler.of(Question.ask(model, pairs, None, "interchange"), nodes)
+        sampler = Sampler.for_question(Question.ask(model, pairs, None, "interchange"), nodes)
         masks = torch.eye(len(sampler.nodes)).bool()[:: max(1, len(sampler.nodes) // 9)]
         got = sampler.measured("one", in_blocks(masks))
         chosen = [sampler.nodes[int(mask.nonzero())] for mask in masks]
@@ -162,10 +162,12 @@ def test_queries_and_neurons_can_be_components_and_one_alone_is_activation_patch
 
 def test_nothing_ablated_is_the_clean_run_and_all_the_replaced_one():
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    sampler = Sampler.of(Question.ask(model, pairs, None, "interchange"), "input+heads+mlps")
+    sampler = Sampler.for_question(Question.ask(model, pairs, None, "interchange"), "input+heads+mlps")
     question = sampler.question
     with inference_state(model.bridge):
-        runs = ComponentRuns.of(question, next(iter(question.batches())), Replacements.of(question, sampler.sites))
+        runs = ComponentRuns.prepare(
+            question, next(iter(question.batches())), Replacements.prepare(question, sampler.sites)
+        )
         everything = torch.ones(1, len(sampler.nodes), dtype=torch.bool)
         got = runs.metrics(torch.cat([~everything, everything]))
     assert torch.equal(got[0], runs.clean)
@@ -175,10 +177,10 @@ def test_nothing_ablated_is_the_clean_run_and_all_the_replaced_one():
 
 def test_leave_one_out_is_activation_patching_by_noising():
     model, pairs = tiny("llama"), random_pairs(n=3)
-    found = circuits.leave_one_out(model, pairs, ablation="interchange")
+    result = circuits.leave_one_out(model, pairs, ablation="interchange")
     wanted = circuits.activation_patching(model, pairs, direction="noising")
-    assert found.nodes == wanted.nodes
-    torch.testing.assert_close(found.per_prompt, wanted.per_prompt, rtol=1e-5, atol=1e-6)
+    assert result.nodes == wanted.nodes
+    torch.testing.assert_close(result.per_prompt, wanted.per_prompt, rtol=1e-5, atol=1e-6)
 
 
 # --- the store ----------------------------------------------------------------------------------------------------------
@@ -236,28 +238,31 @@ def test_a_stores_masks_count_even_if_others_would_be_drawn_now(tmp_path, monkey
 
 def test_a_file_holds_the_whole_fit(tmp_path):
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    found = circuits.coar(model, pairs, samples=60, ablation="interchange")
-    found.save(tmp_path / "coar.safetensors")
+    result = circuits.coar(model, pairs, samples=60, ablation="interchange")
+    result.save(tmp_path / "coar.safetensors")
     back = NodeScores.load(tmp_path / "coar.safetensors")
     assert isinstance(back, circuits.LinearAttribution)
-    assert (back.nodes, back.fit, back.statement) == (found.nodes, found.fit, found.statement)
+    assert (back.nodes, back.fit, back.statement) == (result.nodes, result.fit, result.statement)
     for name in ("per_prompt", "bias", "weight_stderr", "mean_weight_stderr", "clean"):
-        assert torch.equal(getattr(back, name), getattr(found, name))
+        assert torch.equal(getattr(back, name), getattr(result, name))
 
 
 def test_a_file_whose_parts_do_not_fit_is_refused(tmp_path):
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    found = circuits.coar(model, pairs, samples=60, ablation="interchange")
+    result = circuits.coar(model, pairs, samples=60, ablation="interchange")
     path = tmp_path / "wrong.safetensors"
-    replace(found, fit={}).save(path)
+    replace(result, fit={}).save(path)
     with pytest.raises(InputError, match="its fit must have"):
         NodeScores.load(path)
-    found.save(path)
+    result.save(path)
     with safe_open(path, framework="pt") as file:
         header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for wrong, said in (({"bias": torch.zeros(7).double()}, "bias is"), ({"bias": tensors["bias"].float()}, "bias is")):
+    for wrong, message in (
+        ({"bias": torch.zeros(7).double()}, "bias is"),
+        ({"bias": tensors["bias"].float()}, "bias is"),
+    ):
         save_file(tensors | wrong, path, metadata=header)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             NodeScores.load(path)
     save_file({name: t for name, t in tensors.items() if name != "bias"}, path, metadata=header)
     with pytest.raises(InputError, match="not a file of node scores"):
@@ -273,9 +278,9 @@ def test_counterfactual_correlation_is_one_for_the_truth_and_ignores_scale():
     samples = some_samples(lambda k, p: 7 + k @ weights[:, p], kept, prompts=2)
     judge = Counterfactuals({0.4: samples})
     truth = node_scores(NODES[:3], 5 * weights, {})
-    found = judge.correlations(truth)[0.4]
-    torch.testing.assert_close(found.per_prompt, torch.ones(2).double())
-    assert found.mean == pytest.approx(1.0)
+    result = judge.correlations(truth)[0.4]
+    torch.testing.assert_close(result.per_prompt, torch.ones(2).double())
+    assert result.mean == pytest.approx(1.0)
     wrong = judge.correlations(node_scores(NODES[:3], -weights, {}), "spearman")[0.4]
     assert wrong.mean == pytest.approx(-1.0)
     partly = judge.correlations(node_scores(("c", "z"), weights[[2, 0]], {}))[0.4]
@@ -297,8 +302,8 @@ def test_correlation_is_that_of_numpy_and_scipy():
 
 def test_on_a_real_model_coar_predicts_fresh_ablations():
     model, pairs = tiny("gpt2"), random_pairs(n=3)
-    found = circuits.coar(model, pairs, samples=400, alpha=0.1, ablation="interchange")
+    result = circuits.coar(model, pairs, samples=400, alpha=0.1, ablation="interchange")
     judge = circuits.counterfactuals(model, pairs, alphas=(0.1,), samples=64, ablation="interchange")
-    assert judge.correlations(found)[0.1].mean > 0.8
+    assert judge.correlations(result)[0.1].mean > 0.8
     samples = judge.samples[0.1]
-    assert float((found.predict(samples.kept) - samples.outcomes).abs().mean()) < float(samples.outcomes.std())
+    assert float((result.predict(samples.kept) - samples.outcomes).abs().mean()) < float(samples.outcomes.std())

@@ -25,13 +25,13 @@ def test_components_are_ranked_by_welchs_statistic():
 
     generator = torch.Generator().manual_seed(0)
     target, reference = (torch.randn(6, n, generator=generator).double() for n in (4, 7))
-    found = circuits.plan_edit(attribution(target), attribution(reference))
+    result = circuits.plan_edit(attribution(target), attribution(reference))
     wanted = ttest_ind(target.numpy(), reference.numpy(), axis=1, equal_var=False).statistic
     order = wanted.argsort()
-    assert found.nodes == tuple(NODES[i] for i in order)
-    torch.testing.assert_close(found.statistic, torch.tensor(wanted[order]))
+    assert result.nodes == tuple(NODES[i] for i in order)
+    torch.testing.assert_close(result.statistic, torch.tensor(wanted[order]))
     down = circuits.plan_edit(attribution(target), attribution(reference), raises=False)
-    assert down.nodes == found.nodes[::-1]
+    assert down.nodes == result.nodes[::-1]
     one = circuits.plan_edit(attribution(target[:, :1]), attribution(reference))
     assert bool(one.statistic.isfinite().all())
 
@@ -40,14 +40,14 @@ def test_steps_are_ablations_of_the_first_components():
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     linear = circuits.coar(model, pairs, samples=64)
     edit = circuits.plan_edit(linear, circuits.coar(model, random_pairs(n=4, seed=9), samples=64))
-    found = circuits.apply_edit(model, edit, {"targets": pairs}, ks=(0, 1, 3))
+    result = circuits.apply_edit(model, edit, {"targets": pairs}, ks=(0, 1, 3))
     for step, k in enumerate((0, 1, 3)):
         gone = set(edit.nodes[:k])
         kept = [edge for edge in model.graph.edges if edge.split("->")[0] not in gone]
         wanted = circuits.circuit_metric(model, pairs, circuits.Circuit.from_edges(model.graph, kept), ablation="zero")
-        torch.testing.assert_close(found.metric["targets"][step], wanted.double(), rtol=1e-5, atol=1e-6)
-    assert found.accuracy("targets").tolist() == [(row > 0).double().mean() for row in found.metric["targets"]]
-    assert "targets" in str(found)
+        torch.testing.assert_close(result.metric["targets"][step], wanted.double(), rtol=1e-5, atol=1e-6)
+    assert result.accuracy("targets").tolist() == [(row > 0).double().mean() for row in result.metric["targets"]]
+    assert "targets" in str(result)
 
 
 def test_what_cannot_be_edited_is_refused():
@@ -69,11 +69,11 @@ def test_interactions_are_the_coefficients_of_planted_products():
     kept = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6))).double()
     residuals = (kept[:, 0] - 0.5) * (kept[:, 3] - 0.5) * 4.0 - 2.5 * (kept[:, 1] - 0.5) * (kept[:, 5] - 0.5)
     noise = 0.01 * torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).double()
-    found = interactions(NODES, kept, residuals[:, None] + noise, top=3)
-    assert [(pair.first, pair.second) for pair in found[:2]] == [("a", "d"), ("b", "f")]
-    assert found[0].effect == pytest.approx(4.0, abs=0.05)
-    assert found[1].effect == pytest.approx(-2.5, abs=0.05)
-    assert found[0].p < 1e-5 < found[2].p
+    result = interactions(NODES, kept, residuals[:, None] + noise, top=3)
+    assert [(pair.first, pair.second) for pair in result[:2]] == [("a", "d"), ("b", "f")]
+    assert result[0].effect == pytest.approx(4.0, abs=0.05)
+    assert result[1].effect == pytest.approx(-2.5, abs=0.05)
+    assert result[0].p < 1e-5 < result[2].p
 
 
 def test_noise_has_no_significant_interaction_and_few_components_have_none():
@@ -85,8 +85,8 @@ def test_noise_has_no_significant_interaction_and_few_components_have_none():
 
 def test_a_linear_attribution_names_its_interactions(tmp_path):
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    found = circuits.coar(model, pairs, samples=400, alpha=0.3)
-    assert len(found.interactions) == 20
-    assert found.interactions[0].p < 0.05  # a tiny model is anything but additive
-    found.save(tmp_path / "scores.safetensors")
-    assert circuits.NodeScores.load(tmp_path / "scores.safetensors").interactions == found.interactions
+    result = circuits.coar(model, pairs, samples=400, alpha=0.3)
+    assert len(result.interactions) == 20
+    assert result.interactions[0].p < 0.05  # a tiny model is anything but additive
+    result.save(tmp_path / "scores.safetensors")
+    assert circuits.NodeScores.load(tmp_path / "scores.safetensors").interactions == result.interactions

@@ -81,8 +81,8 @@ def one_length(pairs):
 
 
 def asked(name, model, pairs, **options):
-    method, of = METHODS[name]
-    return of(method(model, one_length(pairs) if name in AT_POSITIONS else pairs, **options))
+    method, values = METHODS[name]
+    return values(method(model, one_length(pairs) if name in AT_POSITIONS else pairs, **options))
 
 
 @pytest.mark.parametrize("model_name", ["llama", "gemma2"])
@@ -129,9 +129,9 @@ def influence(model, pair, nodes, steps):
         hooks.append(("blocks.0.hook_in", lambda x, hook, start=start: start))
         logits = model.bridge.run_with_hooks(clean, fwd_hooks=hooks)[0, pair.position]
         metric = logits[pair.answers[0]] - logits[pair.distractors[0]]
-        found = dict(zip(kept, torch.autograd.grad(metric, list(kept.values())), strict=True))
+        result = dict(zip(kept, torch.autograd.grad(metric, list(kept.values())), strict=True))
         for node, (layer, _, head) in places.items():
-            gradient = found[f"blocks.{layer}.{'attn.hook_z' if head else 'hook_mlp_out'}"]
+            gradient = result[f"blocks.{layer}.{'attn.hook_z' if head else 'hook_mlp_out'}"]
             total[node] += float((gradient[:, :, int(head)] if head else gradient).sum()) / steps
     return total
 

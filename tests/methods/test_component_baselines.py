@@ -16,12 +16,14 @@ def theta_times_gradient(model, pairs, parameters):
     """θ · ∂metric/∂θ of each parameter on each prompt, by autograd."""
     for parameter in parameters:
         parameter.requires_grad_()
-    found = []
+    result = []
     for one in (pairs[i : i + 1] for i in range(len(pairs))):
         logits = model.bridge(torch.tensor(one.clean))[0, -1]
         gradients = torch.autograd.grad(logits[one.answers[0][0]] - logits[one.distractors[0][0]], parameters)
-        found.append([parameter.detach() * gradient for parameter, gradient in zip(parameters, gradients, strict=True)])
-    return found
+        result.append(
+            [parameter.detach() * gradient for parameter, gradient in zip(parameters, gradients, strict=True)]
+        )
+    return result
 
 
 def test_gradient_times_parameter_is_that_of_the_parameters():
@@ -42,12 +44,12 @@ def products_by_map(model, pairs, layer):
     named = dict(model.bridge.original_model.model.layers[layer].named_parameters())
     named = {name: parameter for name, parameter in named.items() if "_proj" in name}
     products = theta_times_gradient(model, pairs, list(named.values()))
-    found = {}
+    result = {}
     for i, name in enumerate(named):
         stacked = torch.stack([prompt[i] for prompt in products]).double()
         part = next(word for word in name.split(".") if word.endswith("_proj"))
-        found.setdefault(part, []).append(stacked.reshape(2, stacked.shape[1], -1))
-    return found
+        result.setdefault(part, []).append(stacked.reshape(2, stacked.shape[1], -1))
+    return result
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3", "olmo2", "qwen2", "llama", "granite"])
@@ -105,19 +107,19 @@ def test_gradient_times_parameter_of_single_heads_and_neurons_biases_included():
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
 def test_conductance_of_the_embedding_is_the_whole_change_and_of_nodes_that_of_their_edges(name):
     model, pairs = tiny(name), random_pairs(n=2)
-    found = circuits.neuron_conductance(model, pairs, nodes="input+heads+mlps", ablation="interchange", steps=20)
+    result = circuits.neuron_conductance(model, pairs, nodes="input+heads+mlps", ablation="interchange", steps=20)
     ends = circuits.circuit_metric(model, pairs, circuits.Circuit.empty(model.graph))
-    torch.testing.assert_close(found.per_prompt[0], found.clean - ends.double(), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(result.per_prompt[0], result.clean - ends.double(), rtol=0.1, atol=0.1)
     edges = circuits.edge_attribution(model, pairs, gradient="conductance", steps=20).to_nodes()
-    rows = [found.nodes.index(node) for node in edges.nodes]
-    torch.testing.assert_close(found.per_prompt[rows], edges.per_prompt.double(), rtol=1e-4, atol=1e-4)
+    rows = [result.nodes.index(node) for node in edges.nodes]
+    torch.testing.assert_close(result.per_prompt[rows], edges.per_prompt.double(), rtol=1e-4, atol=1e-4)
 
 
 def test_internal_influence_on_a_linear_path_is_the_gradient():
     model, pairs = tiny("native-attention-only"), random_pairs(n=2)
     same = PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
-    found = circuits.internal_influence(model, same, ablation="interchange", steps=3)
-    sampler = Sampler.of(Question.ask(model, same, None, "interchange"), ["a2.h1"])
+    result = circuits.internal_influence(model, same, ablation="interchange", steps=3)
+    sampler = Sampler.for_question(Question.ask(model, same, None, "interchange"), ["a2.h1"])
     assert sampler.nodes == ("a2.h1",)
     tokens = torch.tensor(same.clean)
     kept = {}
@@ -130,14 +132,14 @@ def test_internal_influence_on_a_linear_path_is_the_gradient():
     rows = torch.arange(2)
     right, wrong = ([ids[0] for ids in which] for which in (same.answers, same.distractors))
     (logits[rows, right] - logits[rows, wrong]).sum().backward()
-    torch.testing.assert_close(found.per_prompt[found.nodes.index("a2.h1")], kept["zero"].grad[:, :, 1].sum((1, 2)))
+    torch.testing.assert_close(result.per_prompt[result.nodes.index("a2.h1")], kept["zero"].grad[:, :, 1].sum((1, 2)))
 
 
 @pytest.mark.parametrize("row", ["a1.W_Q[13]", "a1.W_K[7]", "a1.W_V[4]", "a1.W_O[20]", "m1.W_out[3]", "m1.n9"])
 def test_an_ablated_row_is_a_matrix_without_it(row):
     pairs = random_pairs(n=3)
     model = circuits.load_model(random_hf_model("llama"))
-    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), [row])
+    sampler = Sampler.for_question(Question.ask(model, pairs, None, "zero"), [row])
     got = sampler.measured("row", in_blocks(torch.ones(1, 1).bool())).outcomes[0]
     cut = random_hf_model("llama")
     block = cut.model.layers[1]
@@ -156,13 +158,13 @@ def test_an_ablated_row_is_a_matrix_without_it(row):
 
 def test_groups_of_rows_and_wholes_mix_and_rows_are_counted():
     model, pairs = tiny("llama"), random_pairs(n=2)
-    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), "rows")
+    sampler = Sampler.for_question(Question.ask(model, pairs, None, "zero"), "rows")
     assert len(sampler.nodes) == 3 * (24 + 12 + 12 + 24 + 32 + 24)
     mixed = ["m1", "m1.W_out[3]", "a1.h2", "a1.h2<q>", "a1.W_Q[2]", "a1.W_Q[13]"]
-    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), mixed)
+    sampler = Sampler.for_question(Question.ask(model, pairs, None, "zero"), mixed)
     assert set(sampler.nodes) == set(mixed)
     one = sampler.measured("all", in_blocks(torch.ones(1, 6).bool())).outcomes[0]
-    fewer = Sampler.of(Question.ask(model, pairs, None, "zero"), ["m1", "a1.h2", "a1.W_Q[2]"])
+    fewer = Sampler.for_question(Question.ask(model, pairs, None, "zero"), ["m1", "a1.h2", "a1.W_Q[2]"])
     torch.testing.assert_close(one, fewer.measured("all", in_blocks(torch.ones(1, 3).bool())).outcomes[0])
 
 
@@ -195,7 +197,7 @@ def test_input_rows_are_rows_of_conv1d_weights_with_their_biases_kept():
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     block = model.bridge.original_model.transformer.h[1]
     assert all(bool(block.get_submodule(name).bias.abs().min() > 0) for name, _ in INPUT_ROWS.values())
-    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), list(INPUT_ROWS))
+    sampler = Sampler.for_question(Question.ask(model, pairs, None, "zero"), list(INPUT_ROWS))
     masks = torch.cat([torch.eye(4).bool(), torch.ones(1, 4).bool()])
     got = sampler.measured("rows", in_blocks(masks)).outcomes
     for mask, outcome in zip(masks, got, strict=True):
@@ -235,7 +237,7 @@ def test_gradient_times_parameter_of_input_rows_leaves_biases_out():
 def test_input_rows_of_separate_matrices_are_zeroed_together(name):
     """The queries', keys' and values' columns; the gate's and the input matrix's."""
     model, pairs = tiny(name), random_pairs(n=2)
-    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), ["a1.W_QKV.in[5]", "m1.W_in.in[7]"])
+    sampler = Sampler.for_question(Question.ask(model, pairs, None, "zero"), ["a1.W_QKV.in[5]", "m1.W_in.in[7]"])
     got = sampler.measured("rows", in_blocks(torch.eye(2).bool())).outcomes
     for i, (column, which) in enumerate(
         [(5, ("q_proj", "k_proj", "v_proj", "query_key_value")), (7, ("gate_proj", "up_proj", "dense_h_to_4h"))]

@@ -61,13 +61,13 @@ def by_hand(model, pairs, ablated, ablation):
 @pytest.mark.parametrize("ablation", ["zero", "interchange"])
 def test_sets_of_components_at_spans_are_patched_by_hand(name, ablation):
     model, pairs = tiny(name), placed_pairs(n=3, prefix=2)
-    sampler = Sampler.of(
+    sampler = Sampler.for_question(
         Question.ask(model, pairs, None, ablation), ["a0.h1", "m0", "a1.h0<q>", "a1.h0"], positions="spans"
     )
     assert sampler.nodes[:4] == tuple(f"a0.h1@{span}" for span in pairs.spans)
     masks = torch.rand(6, len(sampler.nodes), generator=torch.Generator().manual_seed(0)) < 0.4
-    found = sampler.measured("some", in_blocks(masks))
-    for mask, outcome in zip(masks, found.outcomes, strict=True):
+    result = sampler.measured("some", in_blocks(masks))
+    for mask, outcome in zip(masks, result.outcomes, strict=True):
         ablated = [node for node, out in zip(sampler.nodes, mask.tolist(), strict=True) if out]
         torch.testing.assert_close(
             outcome, by_hand(model, pairs, ablated, ablation), rtol=0, atol=max(atol(name), 1e-9)
@@ -78,7 +78,8 @@ def test_sets_of_components_at_spans_are_patched_by_hand(name, ablation):
 def test_a_node_at_all_spans_is_the_node(ablation):
     model, pairs = tiny("gpt2"), placed_pairs(n=3)
     placed, plain = (
-        Sampler.of(Question.ask(model, pairs, None, ablation), "heads", positions=where) for where in ("spans", None)
+        Sampler.for_question(Question.ask(model, pairs, None, ablation), "heads", positions=where)
+        for where in ("spans", None)
     )
     masks = torch.rand(5, len(plain.nodes), generator=torch.Generator().manual_seed(0)) < 0.4
     wide = masks.repeat_interleave(len(pairs.spans), 1)
@@ -122,10 +123,10 @@ def test_shapley_banzhaf_and_coar_are_those_of_the_enumerated_game(game):
     banzhaf = torch.stack([mean_gain(names, worth, name, lambda size: 1 / 8) for name in names])
     spread = float(shapley.abs().max())
     options = {"nodes": NODES, "positions": SPANS}
-    found = circuits.shapley(model, pairs, orders=200, **options)
-    assert (found.nodes, found.positions) == (("a0.h1", "m2"), SPANS)
-    assert float((found.per_prompt.flatten(0, 1) - shapley).abs().max()) < 0.1 * spread
-    torch.testing.assert_close(found.per_prompt.sum((0, 1)), worth[frozenset(names)] - worth[frozenset()])
+    result = circuits.shapley(model, pairs, orders=200, **options)
+    assert (result.nodes, result.positions) == (("a0.h1", "m2"), SPANS)
+    assert float((result.per_prompt.flatten(0, 1) - shapley).abs().max()) < 0.1 * spread
+    torch.testing.assert_close(result.per_prompt.sum((0, 1)), worth[frozenset(names)] - worth[frozenset()])
     for estimate in (
         circuits.banzhaf(model, pairs, samples=800, **options),
         circuits.coar(model, pairs, samples=400, alpha=0.5, **options),
@@ -140,23 +141,23 @@ def test_shapley_banzhaf_and_coar_are_those_of_the_enumerated_game(game):
 
 def test_attributions_of_components_at_spans_predict_and_survive_their_file(tmp_path):
     model, pairs = tiny("gpt2"), placed_pairs(n=2)
-    found = circuits.coar(model, pairs, nodes=NODES, positions="spans", samples=64, alpha=0.3, store=tmp_path / "s")
+    result = circuits.coar(model, pairs, nodes=NODES, positions="spans", samples=64, alpha=0.3, store=tmp_path / "s")
     again = circuits.coar(model, pairs, nodes=NODES, positions="spans", samples=64, alpha=0.3, store=tmp_path / "s")
-    assert torch.equal(found.per_prompt, again.per_prompt)
-    assert set(found.to_dict()) == {"a0.h1", "m2"}
-    assert len(found.to_dict()["m2"]) == len(pairs.spans)
-    assert {name for name, _, _ in found.strongest(8)} == {f"{node}@{span}" for node in NODES for span in pairs.spans}
+    assert torch.equal(result.per_prompt, again.per_prompt)
+    assert set(result.to_dict()) == {"a0.h1", "m2"}
+    assert len(result.to_dict()["m2"]) == len(pairs.spans)
+    assert {name for name, _, _ in result.strongest(8)} == {f"{node}@{span}" for node in NODES for span in pairs.spans}
     kept = torch.ones(1, 8)
-    torch.testing.assert_close(found.predict(kept)[0], found.bias + found.per_prompt.sum((0, 1)))
-    assert found.plot() is not None
-    found.save(tmp_path / "coar.safetensors")
+    torch.testing.assert_close(result.predict(kept)[0], result.bias + result.per_prompt.sum((0, 1)))
+    assert result.plot() is not None
+    result.save(tmp_path / "coar.safetensors")
     read = NodeScores.load(tmp_path / "coar.safetensors")
     for name in ("per_prompt", "weight_stderr", "mean_weight_stderr"):
-        assert torch.equal(getattr(read, name), getattr(found, name))
+        assert torch.equal(getattr(read, name), getattr(result, name))
     assert read.positions == pairs.spans
     with pytest.raises(InputError, match="another question"):
         circuits.coar(model, pairs, nodes=NODES, samples=64, alpha=0.3, store=tmp_path / "s")
     with pytest.raises(InputError, match="without positions"):
-        plan_edit(found, found)
+        plan_edit(result, result)
     with pytest.raises(InputError, match="without positions"):
-        predict_circuits(model, pairs, found, {})
+        predict_circuits(model, pairs, result, {})

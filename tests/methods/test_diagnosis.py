@@ -28,49 +28,49 @@ def heavy_tailed(n, seed=0):
 def test_comparisons_are_scipys_welch_test():
     included = draw_subsets(5, 50, 0.2, seed=1)[JOINT_SETS:]
     outcomes = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1e6
-    found = differences(included, outcomes)
+    result = differences(included, outcomes)
     for node, prompt in itertools.product(range(5), range(3)):
         column = outcomes[:, prompt].numpy()
         mask = included[:, node].numpy()
         test = stats.ttest_ind(column[mask], column[~mask], equal_var=False)
         interval = test.confidence_interval(0.9)
-        margin = found.margin(0.95)[node, prompt]
+        margin = result.margin(0.95)[node, prompt]
         wanted = (test.df, (interval.low + interval.high) / 2, (interval.high - interval.low) / 2)
-        assert (found.df[node, prompt], found.mean[node, prompt], margin) == pytest.approx(wanted, rel=1e-6)
+        assert (result.df[node, prompt], result.mean[node, prompt], margin) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_what_is_in_fewer_than_two_subsets_is_not_bounded():
     included = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]], dtype=torch.bool)
     outcomes = torch.tensor([[1.0], [2.0], [3.0], [5.0]], dtype=torch.float64)
     included = torch.cat([draw_joint_sets(4, seed=0), included])
-    found = Diagnosis(tuple("abcd"), included, torch.cat([outcomes.new_zeros(JOINT_SETS, 1), outcomes]))
-    assert found.upper().isfinite().tolist() == [False, True, False, False]
-    assert found.estimates.isfinite().tolist() == [True, True, False, False]
-    assert found.bound == torch.inf
-    assert found.reason == "too few samples: 3 of 4 nodes are in fewer than two, or missing from fewer than two"
-    assert f"no bound, {found.reason}" in repr(found)
-    data = found.to_dict()
+    result = Diagnosis(tuple("abcd"), included, torch.cat([outcomes.new_zeros(JOINT_SETS, 1), outcomes]))
+    assert result.upper().isfinite().tolist() == [False, True, False, False]
+    assert result.estimates.isfinite().tolist() == [True, True, False, False]
+    assert result.bound == torch.inf
+    assert result.reason == "too few samples: 3 of 4 nodes are in fewer than two, or missing from fewer than two"
+    assert f"no bound, {result.reason}" in repr(result)
+    data = result.to_dict()
     assert data["bound"] is None
     assert data["nodes"]["c"] == {"estimate": None, "low": None, "high": None, "upper": None}
     assert data["nodes"]["b"]["estimate"] == pytest.approx(-2.5)
-    assert found.counts.tolist() == [1, 2, 0, 4]
+    assert result.counts.tolist() == [1, 2, 0, 4]
 
 
 def test_the_bound_of_an_additive_function_is_the_least_effect_that_welchs_and_students_one_sided_tests_refuse():
-    found = additive(heavy_tailed(20), 96)
-    y = found.outcomes[JOINT_SETS:, 0].numpy()
+    result = additive(heavy_tailed(20), 96)
+    y = result.outcomes[JOINT_SETS:, 0].numpy()
 
     def p_value(theta):
         """Of the hypothesis that some node has an effect of size theta or more: the largest among nodes."""
         values = []
-        for mask, equal in itertools.product(found.included[JOINT_SETS:].T.numpy(), (False, True)):
+        for mask, equal in itertools.product(result.included[JOINT_SETS:].T.numpy(), (False, True)):
             test = stats.ttest_ind(y[mask], y[~mask], equal_var=equal)
             d = y[mask].mean() - y[~mask].mean()
             values.append(stats.t.sf((theta - abs(d)) / abs(d / test.statistic), test.df))
         return max(values)
 
-    assert p_value(found.bound) == pytest.approx(0.05, rel=1e-6)
-    assert p_value(found.bound * 1.01) < 0.05 < p_value(found.bound * 0.99)
+    assert p_value(result.bound) == pytest.approx(0.05, rel=1e-6)
+    assert p_value(result.bound * 1.01) < 0.05 < p_value(result.bound * 0.99)
 
 
 @pytest.mark.parametrize("share", [0.0625, 0.25, 0.5])
@@ -78,10 +78,10 @@ def test_intervals_cover_additive_effects_as_often_as_they_say(share):
     effects = heavy_tailed(40)
     covered, bounded = [], []
     for seed in range(120):
-        found = additive(effects, 128, share, seed)
-        low, high = found.interval()
+        result = additive(effects, 128, share, seed)
+        low, high = result.interval()
         covered.append(((low <= effects) & (effects <= high)).double().mean())
-        bounded.append(found.bound >= float(effects.abs().max()))
+        bounded.append(result.bound >= float(effects.abs().max()))
     assert 0.94 < sum(covered) / 120 < 0.985
     assert sum(bounded) / 120 > 0.91  # 0.95 less two standard errors
 
@@ -127,15 +127,15 @@ def average_effects(f, n, share):
     subsets = torch.tensor(list(itertools.product([0, 1], repeat=n)))
     chance = torch.where(subsets == 1, share, 1 - share).double()
     values = f(subsets).double()
-    found = []
+    result = []
     for node in range(n):
         inside = subsets[:, node] == 1
         weights = chance.prod(1)
-        found.append(
+        result.append(
             (values * weights)[inside].sum() / weights[inside].sum()
             - (values * weights)[~inside].sum() / weights[~inside].sum()
         )
-    return torch.stack(found)
+    return torch.stack(result)
 
 
 @pytest.mark.parametrize("share", [0.125, 0.5])
@@ -144,9 +144,9 @@ def test_with_interactions_estimates_are_unbiased_for_the_average_effect_not_for
     estimates, covered = [], []
     for seed in range(300):
         included = draw_subsets(6, 64, share, seed)
-        found = Diagnosis(tuple("abcdef"), included, interacting(included.long()).double()[:, None])
-        low, high = found.interval()
-        estimates.append(found.estimates)
+        result = Diagnosis(tuple("abcdef"), included, interacting(included.long()).double()[:, None])
+        low, high = result.interval()
+        estimates.append(result.estimates)
         covered.append((low <= wanted) & (wanted <= high))
     drawn = torch.stack(estimates)
     error = drawn.std(0) / 300**0.5
@@ -164,10 +164,10 @@ def test_a_contribution_is_bounded_whatever_the_correlation_of_prompts():
         largest = float(effects.abs().mean(1).max())
         misses = 0
         for seed in range(60):
-            found = additive(effects, 64, seed=seed)
-            by_size = Diagnosis(found.nodes, found.included, found.outcomes, size="contribution")
+            result = additive(effects, 64, seed=seed)
+            by_size = Diagnosis(result.nodes, result.included, result.outcomes, size="contribution")
             misses += by_size.bound < largest
-            assert bool((by_size.upper() >= found.upper() - 1e-9).all())
+            assert bool((by_size.upper() >= result.upper() - 1e-9).all())
         assert misses <= 6
     same = additive(one, 64)
     assert Diagnosis(same.nodes, same.included, same.outcomes, size="contribution").bound == pytest.approx(same.bound)
@@ -177,8 +177,8 @@ def test_simultaneous_intervals_hold_for_all_nodes_at_once():
     effects = heavy_tailed(40)
     all_covered = 0
     for seed in range(100):
-        found = additive(effects, 128, seed=seed)
-        (low, high), (alone_low, alone_high) = found.interval(simultaneous=True), found.interval()
+        result = additive(effects, 128, seed=seed)
+        (low, high), (alone_low, alone_high) = result.interval(simultaneous=True), result.interval()
         assert bool((low < alone_low).all() and (alone_high < high).all())
         all_covered += bool(((low <= effects) & (effects <= high)).all())
     assert all_covered >= 88
@@ -193,21 +193,21 @@ def test_simultaneous_intervals_hold_for_all_nodes_at_once():
     ],
 )
 def test_what_bounds_nothing_is_refused(options, message):
-    found = additive(heavy_tailed(3), 32)
+    result = additive(heavy_tailed(3), 32)
     with pytest.raises(InputError, match=message):
-        Diagnosis(found.nodes, found.included, found.outcomes, **options)
+        Diagnosis(result.nodes, result.included, result.outcomes, **options)
 
 
 def test_what_it_says_of_itself():
-    found = additive(torch.ones(4, dtype=torch.float64), 32, 0.5)
-    assert repr(found).startswith("Diagnosis(4 nodes, 32 samples and 49 joint sets: no average effect above ")
-    assert repr(found).endswith("if interactions show when half or a quarter of the nodes is patched)")
-    data = found.to_dict()
+    result = additive(torch.ones(4, dtype=torch.float64), 32, 0.5)
+    assert repr(result).startswith("Diagnosis(4 nodes, 32 samples and 49 joint sets: no average effect above ")
+    assert repr(result).endswith("if interactions show when half or a quarter of the nodes is patched)")
+    data = result.to_dict()
     assert (data["samples"], data["joint_sets"], data["reason"]) == (32, 49, None)
     assert data["interactions"] == pytest.approx({"spread": 0, "largest": 0}, abs=1e-12)
     assert "half or a quarter" in data["assumes"]
     with pytest.raises(InputError, match="confidence"):
-        found.interval(0.2)
+        result.interval(0.2)
 
 
 def test_average_effects_of_the_set_functions_are_those_of_enumeration_and_of_sampling():
@@ -240,11 +240,11 @@ def test_two_nodes_that_only_act_together_are_bounded_though_no_sample_holds_bot
         included = draw_subsets(N, 64, 0.0625, seed)
         if included[JOINT_SETS:, :2].all(1).any():
             continue
-        found = Diagnosis(tuple(map(str, range(N))), included, function(included)[:, None])
-        assert not found.outcomes[JOINT_SETS:].any()
-        assert found.interactions.spread == 1
-        assert found.bound > 0.0625
-        low, high = found.interval()
+        result = Diagnosis(tuple(map(str, range(N))), included, function(included)[:, None])
+        assert not result.outcomes[JOINT_SETS:].any()
+        assert result.interactions.spread == 1
+        assert result.bound > 0.0625
+        low, high = result.interval()
         assert bool((low < 0).all() and (high > 0.0625).all())
         break
     else:
@@ -254,12 +254,12 @@ def test_two_nodes_that_only_act_together_are_bounded_though_no_sample_holds_bot
 def test_without_joint_sets_nothing_is_stated():
     function = FUNCTIONS["additive, normal"]
     included = draw_subsets(N, 128, 0.0625, seed=0)[JOINT_SETS:]
-    found = Diagnosis(tuple(map(str, range(N))), included, function(included)[:, None])
-    assert found.bound == torch.inf
-    assert "no joint sets were measured" in found.reason
-    assert found.to_dict()["bound"] is None
-    assert bool((found.interval()[1] == torch.inf).all())
-    assert bool(found.estimates.isfinite().all())
+    result = Diagnosis(tuple(map(str, range(N))), included, function(included)[:, None])
+    assert result.bound == torch.inf
+    assert "no joint sets were measured" in result.reason
+    assert result.to_dict()["bound"] is None
+    assert bool((result.interval()[1] == torch.inf).all())
+    assert bool(result.estimates.isfinite().all())
 
 
 def test_joint_sets_are_all_nodes_halves_and_quarters():

@@ -42,9 +42,9 @@ def naive_outcome(model, pair, names):
     return float(metric(logits(batch.clean, []), targets) - metric(logits(batch.clean, patch), targets))
 
 
-def naive_outcomes(model, pairs, found):
+def naive_outcomes(model, pairs, result):
     chosen = [
-        [node for node, inside in zip(found.nodes, row, strict=True) if inside] for row in found.included.tolist()
+        [node for node, inside in zip(result.nodes, row, strict=True) if inside] for row in result.included.tolist()
     ]
     return torch.tensor(
         [[naive_outcome(model, pairs[[i]], names) for i in range(len(pairs))] for names in chosen], dtype=torch.float64
@@ -54,10 +54,10 @@ def naive_outcomes(model, pairs, found):
 @pytest.mark.parametrize("name", FEW)
 def test_an_outcome_is_one_patched_forward_pass(name):
     model, pairs = tiny(name), random_pairs(n=2, prefix=2)
-    found = diagnose(model, pairs, samples=8, share=0.25, seed=3)
-    assert 0 < found.included.double().mean() < 0.5
+    result = diagnose(model, pairs, samples=8, share=0.25, seed=3)
+    assert 0 < result.included.double().mean() < 0.5
     torch.testing.assert_close(
-        found.outcomes, naive_outcomes(model, pairs, found), rtol=1e-4, atol=max(1e-5, atol(name))
+        result.outcomes, naive_outcomes(model, pairs, result), rtol=1e-4, atol=max(1e-5, atol(name))
     )
 
 
@@ -66,9 +66,9 @@ def test_positions_and_roles_are_nodes_of_their_own():
     roles = [{"subject": 2, "end": 6}, {"subject": 4, "end": 6}]
     pairs = PromptPairs.from_tokens(plain.clean, plain.corrupted, [3, 4], [30, 31], roles=roles)
     names = ["a0.h1<q>@subject", "a1.kv0<k>@3", "m1", "a2.h3"]
-    found = diagnose(model, pairs, nodes=names, positions=["end", "subject"], samples=6, share=0.5)
-    assert found.nodes == (*names[:2], "m1@end", "m1@subject", "a2.h3@end", "a2.h3@subject")
-    torch.testing.assert_close(found.outcomes, naive_outcomes(model, pairs, found), rtol=1e-4, atol=1e-5)
+    result = diagnose(model, pairs, nodes=names, positions=["end", "subject"], samples=6, share=0.5)
+    assert result.nodes == (*names[:2], "m1@end", "m1@subject", "a2.h3@end", "a2.h3@subject")
+    torch.testing.assert_close(result.outcomes, naive_outcomes(model, pairs, result), rtol=1e-4, atol=1e-5)
     each = diagnose(model, plain, positions="each", samples=2)
     assert len(each.nodes) == 7 * (12 + 6 + 6 + 12 + 3)
     with pytest.raises(PairsError, match="no role 'verb'"):
@@ -95,10 +95,10 @@ def test_intervals_cover_the_average_effect_over_all_subsets(share):
             total += (1 if row[node] else -1) * outcome * float(torch.tensor(others).prod())
         wanted.append(total)
     wanted = torch.tensor(wanted, dtype=torch.float64)
-    found = diagnose(model, pairs, nodes=SIX, samples=128, share=share, confidence=0.999)
-    low, high = found.interval()
+    result = diagnose(model, pairs, nodes=SIX, samples=128, share=share, confidence=0.999)
+    low, high = result.interval()
     assert bool(((low <= wanted) & (wanted <= high)).all())
-    assert found.bound >= float(wanted.abs().max())
+    assert result.bound >= float(wanted.abs().max())
     alone = torch.tensor([table[tuple(i == node for i in range(6))] for node in range(6)])
     assert (wanted - alone).abs().max() > 0.1 * alone.abs().max()  # effects interact in this model
     covered, bounded = [], []
@@ -116,19 +116,19 @@ def test_intervals_cover_the_average_effect_over_all_subsets(share):
 def test_a_subset_of_one_node_is_activation_patching():
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     exact = activation_patching(model, pairs, nodes=["m1"], direction="noising").per_prompt[0]
-    found = diagnose(model, pairs, nodes=["m1"], samples=8, share=0.5)
-    for inside, outcome in zip(found.included[:, 0].tolist(), found.outcomes, strict=True):
+    result = diagnose(model, pairs, nodes=["m1"], samples=8, share=0.5)
+    for inside, outcome in zip(result.included[:, 0].tolist(), result.outcomes, strict=True):
         torch.testing.assert_close(outcome, exact if inside else torch.zeros_like(exact))
-    assert found.estimates.tolist() == pytest.approx([float(exact.mean())])
-    assert found.bound == pytest.approx(abs(float(exact.mean())))
+    assert result.estimates.tolist() == pytest.approx([float(exact.mean())])
+    assert result.bound == pytest.approx(abs(float(exact.mean())))
 
 
 def test_identical_prompts_have_no_effects_and_metrics_are_signed():
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     same = PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
-    found = diagnose(model, same, samples=32, share=0.5)
-    assert not found.outcomes.any()
-    assert found.bound == 0
+    result = diagnose(model, same, samples=32, share=0.5)
+    assert not result.outcomes.any()
+    assert result.bound == 0
     more, less = (diagnose(model, pairs, samples=4, metric=m) for m in ("log_probability", "cross_entropy"))
     torch.testing.assert_close(more.outcomes, less.outcomes)
 

@@ -212,10 +212,10 @@ def test_a_nodes_out_edges_sum_to_its_attribution_patching(name):
             hooks.append((block.mlp_out, keep(f"m{block.layer}")))
     logits = run(model.architecture, TokenBatch(batch.clean, batch.position), hooks)
     metric = get_metric("logit_difference")(logits, targets_of(batch)).sum()
-    found = dict(zip(gradients, torch.autograd.grad(metric, list(gradients.values())), strict=True))
+    result = dict(zip(gradients, torch.autograd.grad(metric, list(gradients.values())), strict=True))
     scores = edge_attribution(model, pairs, gradient="clean", check_sign=False).values.sum(1)
     for w, writer in enumerate(model.graph.writer_nodes):
-        g = found[writer.name if writer.kind != "head" else f"a{writer.layer}"]
+        g = result[writer.name if writer.kind != "head" else f"a{writer.layer}"]
         difference = writes["clean"][:, w] - writes["corrupted"][:, w]
         wanted = float((difference * g).sum((1, 2)).mean().detach())
         assert float(scores[w]) == pytest.approx(wanted, abs=atol(name), rel=1e-4)
@@ -246,7 +246,7 @@ def test_zero_ablation_takes_the_whole_value_as_difference():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"gradient": "clean", "metric": "kl_divergence"}, "minimum"),
         ({"metric": "rank"}, "gradient"),
@@ -258,8 +258,8 @@ def test_zero_ablation_takes_the_whole_value_as_difference():
         ({"batch_size": 0}, "batch_size"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_with_the_reason(options, said):
-    with pytest.raises(InputError, match=said):
+def test_what_cannot_be_asked_is_refused_with_the_reason(options, message):
+    with pytest.raises(InputError, match=message):
         edge_attribution(tiny("gpt2"), random_pairs(n=1), **options)
 
 

@@ -83,10 +83,10 @@ def test_a_model_that_looks_at_numbers_is_refused(name):
 
 def test_the_command_prints_it(capsys):
     memory(str(GOLDEN_MODEL), tokens=5, n=64, batch_size=None, dtype="float64", revision=None, json=True)
-    told = json.loads(capsys.readouterr().out)
+    record = json.loads(capsys.readouterr().out)
     need = memory_need(read_config(str(GOLDEN_MODEL)), tokens=5, dtype=torch.float64)
-    assert told == need.to_dict()
-    assert told["edges"] == circuits.load_model(GOLDEN_MODEL).graph.n_edges
+    assert record == need.to_dict()
+    assert record["edges"] == circuits.load_model(GOLDEN_MODEL).graph.n_edges
     assert need.peak == need.weights + max(need.passes, need.contraction) + need.scores
     memory(str(GOLDEN_MODEL), tokens=5, n=64, batch_size=None, dtype="float64", revision=None, json=False)
     assert "predicted" in capsys.readouterr().out
@@ -127,9 +127,9 @@ def test_a_configuration_that_lies_is_told(changed, tmp_path):
 @pytest.mark.parametrize("known", [True, False])
 def test_no_code_of_a_directory_is_run(known, tmp_path, monkeypatch):
     """Nobody is asked either: whoever pipes an answer into the command has not named it."""
-    told = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    result = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
     kind = "llama" if known else "unheard-of"
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": told} | SIZES))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": result} | SIZES))
     (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
     monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("the user was asked"))
     if known:

@@ -24,25 +24,25 @@ from tests.tiny_models import random_pairs, tiny
 @pytest.mark.parametrize(("edges", "steps"), [(6, 100), (14, 40)])
 def test_a_sparse_circuit_is_found(edges, steps):
     model = concentrated()
-    found = edge_pruning(model, PAIRS, edges, steps=steps)
+    result = edge_pruning(model, PAIRS, edges, steps=steps)
     exact = exact_edge_effects(model, PAIRS, metric="kl_divergence").to_scores().top(edges, fill=True)
     generator = torch.Generator().manual_seed(0)
     rivals = [random_circuit(model.graph, edges, generator) for _ in range(8)]
-    mine, best, nothing, *random = divergence(found, exact, Circuit.empty(model.graph), *rivals)
+    mine, best, nothing, *random = divergence(result, exact, Circuit.empty(model.graph), *rivals)
     assert mine < min(random) / 10
     assert mine - best < 0.01 * nothing
-    assert len(found & exact) >= 0.7 * edges
+    assert len(result & exact) >= 0.7 * edges
 
 
 @pytest.mark.parametrize("name", ["llama", "neox", "gemma2", "native-attention-only"])
 def test_the_circuit_is_connected_and_within_the_budget_on_any_architecture(name):
     model, pairs = tiny(name), random_pairs(n=4, prefix=2)
     for edges in (1, 25):
-        found = edge_pruning(model, pairs, edges, steps=5, batch_size=2)
-        assert len(found) <= edges
-        assert found.pruned() == found
-        assert found.provenance["selection"]["n"] == edges
-        assert found.provenance["selection"]["kept"] == len(found)
+        result = edge_pruning(model, pairs, edges, steps=5, batch_size=2)
+        assert len(result) <= edges
+        assert result.pruned() == result
+        assert result.provenance["selection"]["n"] == edges
+        assert result.provenance["selection"]["kept"] == len(result)
 
 
 def test_the_same_seed_gives_the_same_and_another_one_other_masks():
@@ -56,25 +56,25 @@ def test_the_same_seed_gives_the_same_and_another_one_other_masks():
 
 
 def test_progress_tells_how_the_allowed_edges_fall_to_the_budget():
-    told = []
-    found = edge_pruning(concentrated(), PAIRS, 10, steps=50, progress=told.append)
-    assert [step.done for step in told] == list(range(1, 51))
-    assert all(a.allowed > b.allowed for a, b in pairwise(told[:40]))
-    assert all(step.allowed == pytest.approx(10) for step in told[40:])
-    assert told[0].expected > 0.9 * found.graph.n_edges
-    assert found.provenance["training"]["expected"] < 20
-    ends = divergence(Circuit.full(found.graph), Circuit.empty(found.graph))
-    assert found.provenance["training"]["range"] == pytest.approx(ends[1] - ends[0])
-    last = [step.metric for step in told[-5:]]
-    assert found.provenance["training"]["masked_metric"] == pytest.approx(sum(last) / 5)
-    assert found.provenance["training"]["masked_steps"] == 5
+    messages = []
+    result = edge_pruning(concentrated(), PAIRS, 10, steps=50, progress=messages.append)
+    assert [step.done for step in messages] == list(range(1, 51))
+    assert all(a.allowed > b.allowed for a, b in pairwise(messages[:40]))
+    assert all(step.allowed == pytest.approx(10) for step in messages[40:])
+    assert messages[0].expected > 0.9 * result.graph.n_edges
+    assert result.provenance["training"]["expected"] < 20
+    ends = divergence(Circuit.full(result.graph), Circuit.empty(result.graph))
+    assert result.provenance["training"]["range"] == pytest.approx(ends[1] - ends[0])
+    last = [step.metric for step in messages[-5:]]
+    assert result.provenance["training"]["masked_metric"] == pytest.approx(sum(last) / 5)
+    assert result.provenance["training"]["masked_steps"] == 5
 
 
 @pytest.mark.parametrize(("edges", "steps"), [(10, 10), (40, 10), (40, 30)])
 def test_of_three_choices_the_one_with_the_lowest_loss_on_the_pairs_is_taken(edges, steps):
-    found = edge_pruning(concentrated(), PAIRS, edges, steps=steps)
-    graph = found.graph
-    values = torch.where(graph.edge_mask, found.scores, 0)
+    result = edge_pruning(concentrated(), PAIRS, edges, steps=steps)
+    graph = result.graph
+    values = torch.where(graph.edge_mask, result.scores, 0)
     scores = EdgeScores(graph, values, torch.zeros_like(values), 8)
     often = EdgeScores(graph, values, torch.zeros_like(values), 8, kept=graph.edge_mask & (chance_open(values) >= 0.5))
     candidates = {
@@ -83,24 +83,24 @@ def test_of_three_choices_the_one_with_the_lowest_loss_on_the_pairs_is_taken(edg
         "open": often.top(edges, by="signed", fill=True),
     }
     metrics = dict(zip(candidates, divergence(*candidates.values()), strict=True))
-    training = found.provenance["training"]
-    assert found == candidates[training["chosen"]]
+    training = result.provenance["training"]
+    assert result == candidates[training["chosen"]]
     assert training["metric"] == pytest.approx(min(metrics.values()))
     assert metrics[training["chosen"]] == pytest.approx(min(metrics.values()))
 
 
 def test_provenance_can_be_written_and_a_circuit_read_again(tmp_path):
-    found = edge_pruning(tiny("gpt2"), random_pairs(n=2), 20, steps=3, learning_rate=0.5, seed=7)
-    assert found.provenance["method"] == "edge_pruning"
-    assert found.provenance["metric"] == "kl_divergence"
-    assert found.provenance["options"] == {
+    result = edge_pruning(tiny("gpt2"), random_pairs(n=2), 20, steps=3, learning_rate=0.5, seed=7)
+    assert result.provenance["method"] == "edge_pruning"
+    assert result.provenance["metric"] == "kl_divergence"
+    assert result.provenance["options"] == {
         "edges": 20, "steps": 3, "learning_rate": 0.5, "absolute": False, "seed": 7, "batch_size": 8
     }  # fmt: skip
-    json.dumps(plain(found.provenance), allow_nan=False)
-    found.to_json(tmp_path / "circuit.json")
+    json.dumps(plain(result.provenance), allow_nan=False)
+    result.to_json(tmp_path / "circuit.json")
     again = Circuit.from_json(tmp_path / "circuit.json")
-    assert again == found
-    assert again.score(found.edges[0]) == found.score(found.edges[0])
+    assert again == result
+    assert again.score(result.edges[0]) == result.score(result.edges[0])
 
 
 def test_another_metric_is_pushed_past_the_model_unless_absolute():
@@ -118,8 +118,8 @@ def test_a_metric_of_ones_own_and_another_ablation():
     def answer(logits, targets):
         return logits.gather(1, targets.answers)[:, 0]
 
-    found = edge_pruning(tiny("gpt2"), random_pairs(n=2), 10, steps=4, metric=answer, ablation="zero")
-    assert (found.provenance["metric"], found.provenance["ablation"]) == ("answer", "zero")
+    result = edge_pruning(tiny("gpt2"), random_pairs(n=2), 10, steps=4, metric=answer, ablation="zero")
+    assert (result.provenance["metric"], result.provenance["ablation"]) == ("answer", "zero")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -135,9 +135,9 @@ def test_half_precision_starts_out_like_float32(dtype):
 
 def test_where_nothing_is_to_be_kept_it_still_ends():
     pairs = random_pairs(n=2, length=4, prefix=4)
-    found = edge_pruning(tiny("gpt2"), pairs, 10, steps=3)
-    assert len(found) <= 10
-    assert found.provenance["training"]["metric"] == pytest.approx(0, abs=1e-12)
+    result = edge_pruning(tiny("gpt2"), pairs, 10, steps=3)
+    assert len(result) <= 10
+    assert result.provenance["training"]["metric"] == pytest.approx(0, abs=1e-12)
 
 
 def broken(logits, targets):
@@ -145,7 +145,7 @@ def broken(logits, targets):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"edges": 0}, InputError, "edges must be between 1 and the graph's 172, got 0"),
         ({"edges": 173}, InputError, "172, got 173"),
@@ -159,8 +159,8 @@ def broken(logits, targets):
         ({"batch_size": 0}, InputError, "batch_size"),
     ],
 )
-def test_what_cannot_be_used_is_refused(options, error, said):
-    with pytest.raises(error, match=said):
+def test_what_cannot_be_used_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
         edge_pruning(tiny("gpt2"), random_pairs(n=2), **{"edges": 10, "steps": 2, **options})
 
 

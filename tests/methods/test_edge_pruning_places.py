@@ -84,17 +84,17 @@ def test_gradients_are_finite_differences(name, destinations):
 def test_trained_masks_give_a_circuit_over_places_better_than_chance(destinations):
     model, pairs = tiny("gpt2"), placed_pairs(n=4)
     options = {"positions": "spans", "destinations": destinations, "steps": 40}
-    found = edge_pruning(model, pairs, 60, **options)
-    assert found.places == pairs.spans
-    assert found.graph.places.destinations is destinations
-    assert found == found.pruned()
-    assert len(found) <= 60
-    values = circuit_metric(model, pairs, found, metric="kl_divergence")
-    nothing = circuit_metric(model, pairs, Circuit.empty(found.graph), metric="kl_divergence")
+    result = edge_pruning(model, pairs, 60, **options)
+    assert result.places == pairs.spans
+    assert result.graph.places.destinations is destinations
+    assert result == result.pruned()
+    assert len(result) <= 60
+    values = circuit_metric(model, pairs, result, metric="kl_divergence")
+    nothing = circuit_metric(model, pairs, Circuit.empty(result.graph), metric="kl_divergence")
     assert float(values.mean()) < 0.8 * float(nothing.mean())
-    assert found.provenance["training"]["metric"] == pytest.approx(float(values.mean()), abs=1e-6)
+    assert result.provenance["training"]["metric"] == pytest.approx(float(values.mean()), abs=1e-6)
     if not destinations:
-        assert edge_pruning(model, pairs, 60, **options) == found
+        assert edge_pruning(model, pairs, 60, **options) == result
 
 
 def test_masks_elsewhere_are_refused():

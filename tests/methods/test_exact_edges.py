@@ -24,10 +24,10 @@ def test_every_edge_alone_is_one_ablated_forward_pass(name, in_circuit):
     model, pairs = tiny(name), random_pairs(n=2, prefix=1)
     context = random_subset(model, 0.6) if in_circuit else None
     edges = model.graph.edges[:: max(1, len(model.graph.edges) // (15 if name in FEW else 7))]
-    found = exact_edge_effects(model, pairs, edges, context=context)
-    assert found.edges == tuple(edges)
+    result = exact_edge_effects(model, pairs, edges, context=context)
+    assert result.edges == tuple(edges)
     wanted = naive(model, pairs, edges, context)
-    torch.testing.assert_close(found.per_prompt, wanted, rtol=1e-4, atol=max(1e-5, atol(name)))
+    torch.testing.assert_close(result.per_prompt, wanted, rtol=1e-4, atol=max(1e-5, atol(name)))
 
 
 @pytest.mark.parametrize("share", [0.02, 0.98])
@@ -35,16 +35,16 @@ def test_nearly_full_and_nearly_empty_contexts(share):
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     context = random_subset(model, share)
     edges = model.graph.edges[::5]
-    found = exact_edge_effects(model, pairs, edges, context=context)
-    torch.testing.assert_close(found.per_prompt, naive(model, pairs, edges, context), rtol=1e-6, atol=1e-9)
+    result = exact_edge_effects(model, pairs, edges, context=context)
+    torch.testing.assert_close(result.per_prompt, naive(model, pairs, edges, context), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_other_ablations(ablation):
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     edges = model.graph.edges[::9]
-    found = exact_edge_effects(model, pairs, edges, ablation=ablation)
-    torch.testing.assert_close(found.per_prompt, naive(model, pairs, edges, None, ablation), rtol=1e-4, atol=1e-8)
+    result = exact_edge_effects(model, pairs, edges, ablation=ablation)
+    torch.testing.assert_close(result.per_prompt, naive(model, pairs, edges, None, ablation), rtol=1e-4, atol=1e-8)
 
 
 def test_all_edges_make_scores_and_do_not_depend_on_the_batch_size():

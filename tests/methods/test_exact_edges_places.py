@@ -27,11 +27,11 @@ def test_every_edge_alone_at_a_place_is_one_ablated_pass(name, destinations):
     keys = [edge for edge in graph.edges if "<k>" in edge or "<v>" in edge]
     edges = [*graph.edges[:: max(1, len(graph.edges) // 6)], *keys[:: max(1, len(keys) // 8)]]
     edges = [edge for edge in graph.edges if edge in edges]
-    found = exact_edge_effects(model, pairs, edges, positions="spans", destinations=destinations)
-    assert found.edges == tuple(edges)
+    result = exact_edge_effects(model, pairs, edges, positions="spans", destinations=destinations)
+    assert result.edges == tuple(edges)
     wanted = naive(model, pairs, graph, edges)
     assert float(wanted.abs().max()) > 1e-3
-    torch.testing.assert_close(found.per_prompt, wanted, rtol=1e-4, atol=max(1e-5, atol(name)))
+    torch.testing.assert_close(result.per_prompt, wanted, rtol=1e-4, atol=max(1e-5, atol(name)))
 
 
 def test_a_common_prefix_and_the_ablation_are_those_of_the_pass():
@@ -39,8 +39,8 @@ def test_a_common_prefix_and_the_ablation_are_those_of_the_pass():
     graph = over(model.graph, SpanTable(pairs).places(True))
     edges = graph.edges[::97]
     for ablation in ("interchange", "mean"):
-        found = exact_edge_effects(model, pairs, edges, positions="spans", destinations=True, ablation=ablation)
-        torch.testing.assert_close(found.per_prompt, naive(model, pairs, graph, edges, ablation), rtol=1e-4, atol=1e-8)
+        result = exact_edge_effects(model, pairs, edges, positions="spans", destinations=True, ablation=ablation)
+        torch.testing.assert_close(result.per_prompt, naive(model, pairs, graph, edges, ablation), rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
@@ -50,11 +50,11 @@ def test_in_a_circuit_an_edge_is_ablated_or_restored_at_its_place(name, destinat
     graph = over(model.graph, SpanTable(pairs).places(destinations))
     context = random_placed(model, pairs, 0.5, destinations) if with_places else random_subset(model, 0.5)
     edges = graph.edges[:: max(1, len(graph.edges) // 8)]
-    found = exact_edge_effects(
+    result = exact_edge_effects(
         model, pairs, edges, positions="spans", destinations=destinations, context=context, batch_size=1
     ).per_prompt
     inside = context.over(graph.places)
-    for edge, got in zip(edges, found, strict=True):
+    for edge, got in zip(edges, result, strict=True):
         one = Circuit.from_edges(graph, [edge])
         more, less = circuit_metrics(model, pairs, [inside | one, inside - one])
         torch.testing.assert_close(got, more - less, rtol=1e-4, atol=max(1e-6, atol(name)))

@@ -19,10 +19,10 @@ NODES = ["a0.h1", "a1.h0", "m1", "a2.h2", "m2"]
 def game():
     """The worth of every set of five components of a tiny model: {kept: metric per prompt}."""
     model, pairs = tiny("gpt2"), random_pairs(n=2)
-    sampler = Sampler.of(Question.ask(model, pairs, None, "zero"), NODES)
+    sampler = Sampler.for_question(Question.ask(model, pairs, None, "zero"), NODES)
     masks = torch.tensor(list(itertools.product([False, True], repeat=5)))
-    found = sampler.measured("every set", in_blocks(masks))
-    worth = {frozenset((~mask).nonzero()[:, 0].tolist()): out for mask, out in zip(masks, found.outcomes, strict=True)}
+    result = sampler.measured("every set", in_blocks(masks))
+    worth = {frozenset((~mask).nonzero()[:, 0].tolist()): out for mask, out in zip(masks, result.outcomes, strict=True)}
     return model, pairs, sampler.nodes, worth
 
 
@@ -38,11 +38,11 @@ def exact_shapley(worth, j, d=5):
 
 def test_all_orders_give_shapley_values_and_any_orders_their_sum(game):
     model, pairs, nodes, worth = game
-    found = circuits.shapley(model, pairs, nodes=NODES, orders=400)
+    result = circuits.shapley(model, pairs, nodes=NODES, orders=400)
     wanted = torch.stack([exact_shapley(worth, j) for j in range(5)])
-    assert found.nodes == nodes
+    assert result.nodes == nodes
     spread = float(wanted.abs().max())
-    assert float((found.per_prompt - wanted).abs().max()) < 0.1 * spread
+    assert float((result.per_prompt - wanted).abs().max()) < 0.1 * spread
     everything = worth[frozenset(range(5))] - worth[frozenset()]
     few = circuits.shapley(model, pairs, nodes=NODES, orders=2)
     torch.testing.assert_close(few.per_prompt.sum(0), everything)
@@ -51,7 +51,7 @@ def test_all_orders_give_shapley_values_and_any_orders_their_sum(game):
 @pytest.mark.parametrize("alpha", [0.5, 0.2])
 def test_banzhaf_is_near_the_enumerated_value(game, alpha):
     model, pairs, _, worth = game
-    found = circuits.banzhaf(model, pairs, nodes=NODES, samples=1600, alpha=alpha)
+    result = circuits.banzhaf(model, pairs, nodes=NODES, samples=1600, alpha=alpha)
     for j in range(5):
         others = [i for i in range(5) if i != j]
         wanted = 0
@@ -60,17 +60,17 @@ def test_banzhaf_is_near_the_enumerated_value(game, alpha):
             for kept in itertools.combinations(others, size):
                 wanted = wanted + share * (worth[frozenset(kept) | {j}] - worth[frozenset(kept)])
         spread = float(torch.stack(list(worth.values())).std(0).max())
-        assert float((found.per_prompt[j] - wanted).abs().max()) < 0.2 * spread
+        assert float((result.per_prompt[j] - wanted).abs().max()) < 0.2 * spread
 
 
 def test_sobol_indices_are_near_the_enumerated_ones(game):
     model, pairs, _, worth = game
     alpha = 0.3
-    found = circuits.sobol(model, pairs, nodes=NODES, samples=600, alpha=alpha)
+    result = circuits.sobol(model, pairs, nodes=NODES, samples=600, alpha=alpha)
     chance = {kept: (1 - alpha) ** len(kept) * alpha ** (5 - len(kept)) for kept in worth}
     mean = sum(chance[kept] * worth[kept] for kept in worth)
     variance = sum(chance[kept] * (worth[kept] - mean) ** 2 for kept in worth)
-    torch.testing.assert_close(found.variance, variance, rtol=0.25, atol=0)
+    torch.testing.assert_close(result.variance, variance, rtol=0.25, atol=0)
     for j in range(5):
         within, between = 0, 0
         for kept in worth:
@@ -81,9 +81,9 @@ def test_sobol_indices_are_near_the_enumerated_ones(game):
             share = 1 - alpha if there else alpha
             here = sum(chance[k] / share * worth[k] for k in worth if (j in k) == there)
             between = between + share * (here - mean) ** 2
-        assert float((found.total[j] - within / variance).abs().max()) < 0.12
-        assert float((found.first[j] - between / variance).abs().max()) < 0.12
-    assert bool((found.total >= found.first - 1e-9).all())
+        assert float((result.total[j] - within / variance).abs().max()) < 0.12
+        assert float((result.first[j] - between / variance).abs().max()) < 0.12
+    assert bool((result.total >= result.first - 1e-9).all())
 
 
 def test_additive_games_have_no_interaction():
@@ -92,9 +92,9 @@ def test_additive_games_have_no_interaction():
     nodes = ["a2.h0", "a2.h1", "a2.h2"]
     alone = circuits.leave_one_out(model, pairs, nodes=nodes)
     torch.testing.assert_close(circuits.shapley(model, pairs, nodes=nodes, orders=2).per_prompt, alone.per_prompt)
-    found = circuits.sobol(model, pairs, nodes=nodes, samples=48, alpha=0.5)
-    assert float(found.interaction.abs().max()) < 1e-9
-    assert len(found.strongest(2)) == 2
+    result = circuits.sobol(model, pairs, nodes=nodes, samples=48, alpha=0.5)
+    assert float(result.interaction.abs().max()) < 1e-9
+    assert len(result.strongest(2)) == 2
 
 
 def test_what_cannot_be_drawn_is_refused():

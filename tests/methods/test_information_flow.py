@@ -15,7 +15,7 @@ def naive_shares(graph, tokens, spans=None):
     with torch.no_grad():
         _, writers = NaiveGPT2(model).run(torch.tensor(tokens))
     places = [""] if spans is None else [f"@{span}" for span in dict.fromkeys(spans)]
-    found = {f"{edge}{place}": 0.0 for edge in graph.edges for place in places}
+    result = {f"{edge}{place}": 0.0 for edge in graph.edges for place in places}
     for reader in graph.reader_nodes:
         names = graph.writer_names[: reader.n_writers]
         biases = [block.attn.c_proj.bias.detach() for block in model.transformer.h]
@@ -26,8 +26,8 @@ def naive_shares(graph, tokens, spans=None):
             near = {n: max(0.0, float(x.abs().sum() - (x - writers[n][pos]).abs().sum())) for n in names}
             for name in names:
                 place = "" if spans is None else f"@{spans[pos]}"
-                found[f"{name}->{reader.name}{place}"] += near[name] / sum(near.values()) / len(tokens)
-    return found
+                result[f"{name}->{reader.name}{place}"] += near[name] / sum(near.values()) / len(tokens)
+    return result
 
 
 def test_shares_are_a_loop_over_positions_and_writers():

@@ -88,32 +88,32 @@ def ask(alignment, **options):
     ],
 )
 def test_the_right_alignment_has_accuracy_one(alignment):
-    found = ask(alignment, variables=["x", "y", ["x", "y"]])
-    assert found.to_dict() == {"x": 1.0, "y": 1.0, "x+y": 1.0}
-    assert found.behaviour == 1.0
-    assert found.informative_values.tolist() == [1.0, 1.0, 1.0]
-    assert found.n_informative.tolist() == [8, 8, 12]
+    result = ask(alignment, variables=["x", "y", ["x", "y"]])
+    assert result.to_dict() == {"x": 1.0, "y": 1.0, "x+y": 1.0}
+    assert result.behaviour == 1.0
+    assert result.informative_values.tolist() == [1.0, 1.0, 1.0]
+    assert result.n_informative.tolist() == [8, 8, 12]
 
 
 def test_heads_taken_for_each_other_are_wrong_on_every_informative_pair():
-    found = ask({"x": "a0.h1", "y": "a0.h0"}, variables=["x", "y", ("x", "y")])
-    assert found.informative_values[:2].tolist() == [0, 0]
-    assert found["x"] == found["y"] == 0.25  # where neither bit differs
-    assert found["x+y"] == 1.0  # together they are the same intervention
+    result = ask({"x": "a0.h1", "y": "a0.h0"}, variables=["x", "y", ("x", "y")])
+    assert result.informative_values[:2].tolist() == [0, 0]
+    assert result["x"] == result["y"] == 0.25  # where neither bit differs
+    assert result["x+y"] == 1.0  # together they are the same intervention
 
 
 def test_nodes_that_do_nothing_are_right_on_the_uninformative_pairs_alone():
-    found = ask({"x": "a0.h0@x", "y": "a0.h1<q>"})
-    assert found.to_dict() == {"x": 0.5, "y": 0.5}
-    assert found.informative_values.tolist() == [0, 0]
+    result = ask({"x": "a0.h0@x", "y": "a0.h1<q>"})
+    assert result.to_dict() == {"x": 0.5, "y": 0.5}
+    assert result.informative_values.tolist() == [0, 0]
 
 
 def test_a_causal_model_that_does_not_predict_the_behaviour_is_found_out():
     exclusive = CausalModel({"x": lambda bits, _: bits[0], "out": lambda bits, v: (v["x"], 1 - bits[1])}, output="out")
     pairs, inputs = all_pairs()
-    found = interchange_interventions(copying_model(), pairs, exclusive, inputs, {"x": "a0.h0"}, token_of=token_of)
-    assert found.behaviour == 0
-    assert found["x"] == 0
+    result = interchange_interventions(copying_model(), pairs, exclusive, inputs, {"x": "a0.h0"}, token_of=token_of)
+    assert result.behaviour == 0
+    assert result["x"] == 0
 
 
 def test_predictions_are_made_among_the_candidates():
@@ -124,11 +124,11 @@ def test_predictions_are_made_among_the_candidates():
     only_x = CausalModel({"x": lambda bits, _: bits[0]}, output="x")
     lists = [[FIRST_OUTPUT, FIRST_OUTPUT + 2]] * len(pairs)
     for candidates, wanted in ((lists, 1.0), (lists[0], 1.0), (None, 0.5)):
-        found = interchange_interventions(
+        result = interchange_interventions(
             copying_model(), pairs, only_x, inputs, {"x": "a0.h0"},
             token_of=lambda x: FIRST_OUTPUT + 2 * x, candidates=candidates,
         )  # fmt: skip
-        assert found["x"] == found.behaviour == wanted
+        assert result["x"] == result.behaviour == wanted
 
 
 def naive_predictions(model, pairs, site):
@@ -158,16 +158,16 @@ def test_the_models_side_is_one_patched_forward_pass(name):
     model, pairs = tiny(name), random_pairs(n=6, prefix=1)
     identity = CausalModel({"seen": lambda token, _: token}, output="seen")
     inputs = [(0, 1)] * len(pairs)
-    found = {
+    result = {
         size: interchange_interventions(
             model, pairs, identity, inputs, {"seen": "a1.h1"}, token_of=lambda token: token, batch_size=size
         )
         for size in (1, 4)
     }
-    assert found[4].predicted[0].tolist() == naive_predictions(model, pairs, find_site(model.graph, "a1.h1"))
-    assert torch.equal(found[1].predicted, found[4].predicted)
+    assert result[4].predicted[0].tolist() == naive_predictions(model, pairs, find_site(model.graph, "a1.h1"))
+    assert torch.equal(result[1].predicted, result[4].predicted)
     with torch.no_grad():
-        for row, tokens in zip(found[4].predicted_alone, (pairs.clean, pairs.corrupted), strict=True):
+        for row, tokens in zip(result[4].predicted_alone, (pairs.clean, pairs.corrupted), strict=True):
             assert row.tolist() == model.bridge(torch.tensor(tokens))[:, -1].argmax(-1).tolist()
 
 
@@ -179,49 +179,49 @@ def test_prompts_of_different_lengths_take_the_positions_of_their_roles():
     # The last block's whole output at the end is all that the end's logits see of it besides the stream before.
     alignment = {"seen": ["input@end", *(f"a{layer}.h{h}@end" for layer in range(3) for h in range(3)),
                           *(f"m{layer}@end" for layer in range(3))]}  # fmt: skip
-    found = interchange_interventions(
+    result = interchange_interventions(
         tiny("gpt2"), pairs, identity, [(0, 1)] * 3, alignment, token_of=lambda token: token
     )
-    assert torch.equal(found.predicted[0], found.predicted_alone[1])
+    assert torch.equal(result.predicted[0], result.predicted_alone[1])
 
 
 def test_intervals_are_wilsons_and_contain_the_accuracy():
-    found = ask({"x": "a0.h0@x", "y": "a0.h1"})
-    low, high = found.interval(0.9)
+    result = ask({"x": "a0.h0@x", "y": "a0.h1"})
+    low, high = result.interval(0.9)
     wanted = binomtest(8, 16).proportion_ci(0.9, method="wilson")
     assert (float(low[0]), float(high[0])) == (wanted.low, wanted.high)
     assert low[1] < 1 == high[1]
-    low, high = found.interval(informative=True)
+    low, high = result.interval(informative=True)
     assert low[0] == 0 < high[0]
     with pytest.raises(InputError, match="level"):
-        found.interval(1.5)
+        result.interval(1.5)
 
 
 def test_the_result_says_what_was_asked():
-    found, calls = ask({"x": "a0.h0@end"}, batch_size=5), []
+    result, calls = ask({"x": "a0.h0@end"}, batch_size=5), []
     ask(RIGHT, batch_size=7, progress=lambda *done: calls.append(done))
     assert calls == [(7, 16), (14, 16), (16, 16)]
-    assert found.provenance["options"]["alignment"] == {"x": ["a0.h0@end"]}
-    assert found.provenance["metric"] == "interchange_accuracy"
-    assert "x: 1.000" in str(found)
-    assert "1.000 on 8 informative pairs" in str(found)
+    assert result.provenance["options"]["alignment"] == {"x": ["a0.h0@end"]}
+    assert result.provenance["metric"] == "interchange_accuracy"
+    assert "x: 1.000" in str(result)
+    assert "1.000 on 8 informative pairs" in str(result)
     with pytest.raises(InputError, match="nothing was measured for 'z'"):
-        found["z"]
+        result["z"]
 
 
 def test_without_an_informative_pair_there_is_no_informative_accuracy():
     pairs, inputs = all_pairs()
     same = [i for i, (base, source) in enumerate(inputs) if base == source]
-    found = interchange_interventions(
+    result = interchange_interventions(
         copying_model(), pairs[same], HYPOTHESIS, [inputs[i] for i in same], RIGHT, token_of=token_of
     )
-    assert found.to_dict() == {"x": 1.0, "y": 1.0}
-    assert bool(found.informative_values.isnan().all())
-    assert bool(found.interval(informative=True)[0].isnan().all())
+    assert result.to_dict() == {"x": 1.0, "y": 1.0}
+    assert bool(result.informative_values.isnan().all())
+    assert bool(result.interval(informative=True)[0].isnan().all())
 
 
 @pytest.mark.parametrize(
-    ("alignment", "options", "error", "said"),
+    ("alignment", "options", "error", "message"),
     [
         ({"z": "a0.h0"}, {}, InputError, "no variable 'z' .its variables: x, y, pair"),
         ({"x": "a0.h7"}, {}, InputError, "nearest"),
@@ -241,18 +241,18 @@ def test_without_an_informative_pair_there_is_no_informative_accuracy():
         (RIGHT, {"candidates": [[3, 4, 5, 6]]}, InputError, "1 lists, and there are 16 pairs"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(alignment, options, error, said):
-    with pytest.raises(error, match=said):
+def test_what_cannot_be_asked_is_refused(alignment, options, error, message):
+    with pytest.raises(error, match=message):
         ask(alignment, **options)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [(lambda inputs: inputs[1:], "15 pairs"), (lambda inputs: [(0, 1, 2), *inputs[1:]], "inputs.0.")],
 )
-def test_inputs_that_do_not_fit_the_pairs_are_refused(change, said):
+def test_inputs_that_do_not_fit_the_pairs_are_refused(change, message):
     pairs, inputs = all_pairs()
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         interchange_interventions(copying_model(), pairs, HYPOTHESIS, change(inputs), RIGHT, token_of=token_of)
 
 

@@ -135,13 +135,13 @@ def test_receivers_in_several_layers_see_what_the_definition_says(name, inputs):
     options = {"senders": senders, "inputs": inputs}
     tolerance = {"rel": 1e-4, "abs": max(1e-6, atol(name))}
     for together in (False, True):
-        found = path_patching(model, pairs, receivers, together=together, **options)
-        for node, row in zip(found.nodes, found.per_prompt, strict=True):
+        result = path_patching(model, pairs, receivers, together=together, **options)
+        for node, row in zip(result.nodes, result.per_prompt, strict=True):
             wanted = [
                 naive_path_patching(model, pairs[i : i + 1], receivers, node.split("+"), inputs) for i in range(2)
             ]
             assert row.tolist() == pytest.approx(wanted, **tolerance)
-    assert found.provenance["options"]["inputs"] == inputs
+    assert result.provenance["options"]["inputs"] == inputs
 
 
 def test_the_two_kinds_differ_for_receivers_in_several_layers_and_agree_in_one():
@@ -162,9 +162,9 @@ def test_senders_behind_a_receiver_are_ablated_edges_too(name):
     for receiver in receivers:
         n = model.graph.reader_nodes[model.graph.reader_index(receiver)].n_writers
         names += [f"{s}->{receiver}" for s in senders if model.graph.writer_index(s) < n]
-    found = path_patching(model, pairs, receivers, senders=senders, together=True)
+    result = path_patching(model, pairs, receivers, senders=senders, together=True)
     values = circuit_metrics(model, pairs, [full, full - Circuit.from_edges(model.graph, names)])
-    torch.testing.assert_close(found.per_prompt[0], values[0] - values[1], rtol=1e-4, atol=max(1e-6, atol(name)))
+    torch.testing.assert_close(result.per_prompt[0], values[0] - values[1], rtol=1e-4, atol=max(1e-6, atol(name)))
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -189,7 +189,7 @@ def test_live_mlps_carry_paths_that_frozen_ones_do_not():
 
 
 @pytest.mark.parametrize(
-    ("receivers", "options", "said"),
+    ("receivers", "options", "message"),
     [
         (["a9.h0<q>"], {}, "no reader"),
         ([], {}, "must be a list of readers"),
@@ -199,6 +199,6 @@ def test_live_mlps_carry_paths_that_frozen_ones_do_not():
         (["logits"], {"ablation": "zero"}, "another run"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(receivers, options, said):
-    with pytest.raises(InputError, match=said):
+def test_what_cannot_be_asked_is_refused(receivers, options, message):
+    with pytest.raises(InputError, match=message):
         path_patching(tiny("gpt2"), random_pairs(n=1), receivers, **options)

@@ -34,7 +34,7 @@ def naive_node_effects(naive, graph, pair, edges, blocks, constants, spans=None)
     behind = {}
     for edge, g in gradients.items():
         behind[edge.split("->")[0]] = behind.get(edge.split("->")[0], 0) + g
-    found = {}
+    result = {}
     for name in edges:
         edge, _, place = name.partition("@")
         source, _, query = place.partition("=>")
@@ -55,13 +55,13 @@ def naive_node_effects(naive, graph, pair, edges, blocks, constants, spans=None)
                     inputs = [ablated if reader.part == part else seen for part in "qkv"]
                     new = naive.head(block, int(node.split(".h")[1]), *inputs)
             effect += float(((clean[node] - new) * then * behind[node]).sum())
-        found[name] = effect
-    return found
+        result[name] = effect
+    return result
 
 
 def mean_of(naive, model, pairs, edges, blocks, constants):
     each = [naive_node_effects(naive, model.graph, pair, edges, blocks, constants) for pair in pairs]
-    return {edge: sum(found[edge] for found in each) / len(each) for edge in edges}
+    return {edge: sum(result[edge] for result in each) / len(each) for edge in edges}
 
 
 def not_into_logits(model, step):
@@ -103,7 +103,7 @@ def test_over_places_the_edge_is_ablated_at_its_tokens_for_its_queries(destinati
         for i, pair in enumerate(pairs)
     ]
     assert {edge: got[edge] for edge in edges} == pytest.approx(
-        {edge: sum(found[edge] for found in each) / len(each) for edge in edges}, abs=1e-8
+        {edge: sum(result[edge] for result in each) / len(each) for edge in edges}, abs=1e-8
     )
     assert got.top(20).places == pairs.spans
 
@@ -190,7 +190,7 @@ def test_provenance_says_what_was_refined_and_files_keep_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"how": "half"}, "node, exact"),
         ({"top": -1}, "negative"),
@@ -203,12 +203,12 @@ def test_provenance_says_what_was_refined_and_files_keep_it(tmp_path):
         ({"scores": "places"}, "the scores have the spans S, end"),
     ],
 )
-def test_what_does_not_belong_together_is_refused(change, said):
+def test_what_does_not_belong_together_is_refused(change, message):
     asked = {"model": tiny("gpt2"), "pairs": random_pairs(n=2), "scores": "eap"} | change
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     flow, places = (asked["scores"] == given for given in ("flow", "places"))
     asked["scores"] = information_flow(model, pairs) if flow else edge_attribution(model, pairs, gradient="clean")
     if places:
         asked["scores"] = asked["scores"].spread(Places(("S", "end")))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         refine(asked.pop("model"), asked.pop("pairs"), asked.pop("scores"), **asked)

@@ -236,10 +236,10 @@ CASES += [(method, name) for name in FOUR for method in ("eap clean", "denoising
 
 @pytest.mark.parametrize(("method", "model_name"), CASES)
 def test_a_methods_result_is_the_sum_over_its_tokens(method, model_name):
-    model, pairs, (ask, of) = tiny(model_name), one_answer(), METHODS[method]
+    model, pairs, (ask, values) = tiny(model_name), one_answer(), METHODS[method]
     twin = Twin(pairs)
-    want = twin.summed(of(ask(model, twin.pairs, metric="log_probability")))
-    close(of(ask(model, pairs, metric="log_probability_difference", batch_size=4)), want, model_name)
+    want = twin.summed(values(ask(model, twin.pairs, metric="log_probability")))
+    close(values(ask(model, pairs, metric="log_probability_difference", batch_size=4)), want, model_name)
 
 
 ALIGNED = (
@@ -257,10 +257,10 @@ ALIGNED = (
 
 @pytest.mark.parametrize(("method", "model_name"), [(method, FOUR[i % 4]) for i, method in enumerate(ALIGNED)])
 def test_tokens_of_answers_behind_aligned_prompts_belong_together(method, model_name):
-    model, pairs, (ask, of) = tiny(model_name), aligned_answers(), METHODS[method]
+    model, pairs, (ask, values) = tiny(model_name), aligned_answers(), METHODS[method]
     twin = Twin(pairs)
-    want = twin.summed(of(ask(model, twin.pairs, metric="log_probability")))
-    close(of(ask(model, pairs, metric="log_probability_difference", batch_size=4)), want, model_name)
+    want = twin.summed(values(ask(model, twin.pairs, metric="log_probability")))
+    close(values(ask(model, pairs, metric="log_probability_difference", batch_size=4)), want, model_name)
 
 
 @pytest.mark.parametrize("model_name", FOUR)
@@ -310,14 +310,14 @@ EXACT = ("denoising", "noising at roles", "path patching", "exact edges")
 @pytest.mark.parametrize("metric", ["log_probability", "probability_difference"])
 @pytest.mark.parametrize(("method", "model_name"), list(zip(EXACT, FOUR, strict=True)))
 def test_exact_effects_on_several_answers_combine_by_the_metrics_definition(method, model_name, metric):
-    model, pairs, (ask, of) = tiny(model_name), many_answers(), METHODS[method]
+    model, pairs, (ask, values) = tiny(model_name), many_answers(), METHODS[method]
     twin = Twin(pairs)
     denoising = method == "denoising"
     start = Circuit.empty(model.graph) if denoising else Circuit.full(model.graph)
     before = circuits.circuit_metric(model, twin.pairs, start, "log_probability")[:, None]
-    moved = of(ask(model, twin.pairs, metric="log_probability")) * (1 if denoising else -1)
+    moved = values(ask(model, twin.pairs, metric="log_probability")) * (1 if denoising else -1)
     want = twin.combined(metric, before + moved) - twin.combined(metric, before)
-    close(of(ask(model, pairs, metric=metric)), want * (1 if denoising else -1), model_name)
+    close(values(ask(model, pairs, metric=metric)), want * (1 if denoising else -1), model_name)
 
 
 @pytest.mark.parametrize("model_name", FOUR)
@@ -351,19 +351,19 @@ def test_acdc_is_the_naive_search(model_name, metric):
     model, pairs = tiny(model_name), many_answers()
     one_length = pairs[[i for i, tokens in enumerate(pairs.clean) if len(tokens) == 5]]
     threshold = 1e-4 if metric == "probability_difference" else 0.02
-    found = circuits.acdc(model, one_length, threshold, metric=metric)
+    result = circuits.acdc(model, one_length, threshold, metric=metric)
     kept, _, final = naive_acdc(model, one_length, threshold, metric)
-    assert set(found.edges) == kept
+    assert set(result.edges) == kept
     assert 0 < len(kept) < model.graph.n_edges
-    assert found.provenance["search"]["final_loss"] == pytest.approx(final, abs=1e-5)
+    assert result.provenance["search"]["final_loss"] == pytest.approx(final, abs=1e-5)
 
 
 @pytest.mark.parametrize("model_name", ["gpt2", "llama", "gemma2"])
 def test_acdcs_loss_is_the_circuits_metric_over_batches_of_all_shapes(model_name):
     model, pairs = tiny(model_name), many_answers()
-    found = circuits.acdc(model, pairs, 0.05, metric="log_probability_difference", batch_size=2)
-    metric = circuits.circuit_metric(model, pairs, found, "log_probability_difference")
-    assert found.provenance["search"]["final_loss"] == pytest.approx(-float(metric.mean()), abs=1e-4)
+    result = circuits.acdc(model, pairs, 0.05, metric="log_probability_difference", batch_size=2)
+    metric = circuits.circuit_metric(model, pairs, result, "log_probability_difference")
+    assert result.provenance["search"]["final_loss"] == pytest.approx(-float(metric.mean()), abs=1e-4)
 
 
 def test_edge_prunings_objective_and_its_gradient_are_sums_over_tokens():
@@ -418,11 +418,11 @@ def test_refinement_through_the_receiving_node_is_the_sum_over_tokens():
 @pytest.mark.parametrize("method", ["eap ig", "atp at roles", "denoising", "exact edges", "coar"])
 @pytest.mark.parametrize("model_name", ["llama", "gemma2"])
 def test_a_result_does_not_depend_on_the_prefix_cache(method, model_name, monkeypatch):
-    model, pairs, (ask, of) = tiny(model_name), many_answers(), METHODS[method]
+    model, pairs, (ask, values) = tiny(model_name), many_answers(), METHODS[method]
     assert Question.ask(model, pairs, "log_probability").shares_prefix
-    cached = of(ask(model, pairs, metric="log_probability"))
+    cached = values(ask(model, pairs, metric="log_probability"))
     monkeypatch.setattr(circuits.question.question, "_shares_prefix", lambda model, ablation: False)
-    close(cached, of(ask(model, pairs, metric="log_probability")), model_name)
+    close(cached, values(ask(model, pairs, metric="log_probability")), model_name)
 
 
 def test_information_flow_looks_at_the_prompts_only():

@@ -43,18 +43,18 @@ def test_patched_effects_are_exact_and_nothing_large_is_left(name, positions):
     truth = exact(model, pairs, scores)
     size = truth.mean(1).abs()
     below = float(size.max()) / 3
-    found = verify(model, pairs, scores, below=below, samples=16)
+    result = verify(model, pairs, scores, below=below, samples=16)
     names = flat_names(scores)
-    rows = [names.index(node) for node in found.effects.nodes]
-    torch.testing.assert_close(found.effects.per_prompt, truth[rows], rtol=1e-4, atol=max(1e-5, atol(name)))
-    assert sorted([*found.effects.nodes, *found.unverified]) == sorted(names)
+    rows = [names.index(node) for node in result.effects.nodes]
+    torch.testing.assert_close(result.effects.per_prompt, truth[rows], rtol=1e-4, atol=max(1e-5, atol(name)))
+    assert sorted([*result.effects.nodes, *result.unverified]) == sorted(names)
     large = [i for i in size.argsort(descending=True).tolist() if size[i] >= below]
-    assert found.found == tuple(names[i] for i in large)
-    assert found.bound < below
-    sampled = sum(done.samples + JOINT_SETS for done in found.rounds)
-    assert found.passes == 2 + len(rows) + sampled < 3 * len(names) + 2
+    assert result.found == tuple(names[i] for i in large)
+    assert result.bound < below
+    sampled = sum(done.samples + JOINT_SETS for done in result.rounds)
+    assert result.passes == 2 + len(rows) + sampled < 3 * len(names) + 2
     torch.testing.assert_close(
-        found.effects.clean - found.effects.corrupted, torch.tensor(ends(model, pairs), dtype=torch.float64),
+        result.effects.clean - result.effects.corrupted, torch.tensor(ends(model, pairs), dtype=torch.float64),
         rtol=1e-4, atol=1e-4,
     )  # fmt: skip
 
@@ -94,15 +94,15 @@ def test_nodes_go_by_score_but_first_those_that_the_diagnosis_suspects(monkeypat
     effects = dict(zip(names, noise.tolist(), strict=True))
     effects[names[170]] = -5.0  # the scores all but miss it
     asked = made_up(monkeypatch, effects)
-    found = verify(model, pairs, scores, below=0.95, samples=32, share=0.25)
+    result = verify(model, pairs, scores, below=0.95, samples=32, share=0.25)
     patched = [nodes[0] for name, sets in asked if name.startswith("patched") for nodes in sets]
     assert patched[:10] == names[:10]  # whose scores reach 0.95
     assert patched[10] == names[170]
-    assert found.found == (names[170],)
-    assert found.unverified == tuple(name for name in names if name not in patched)
+    assert result.found == (names[170],)
+    assert result.unverified == tuple(name for name in names if name not in patched)
     assert [name for name, _ in asked] == ["patched-0000000", "round-001", "patched-0000010", "round-002"]
-    assert [done.patched for done in found.rounds] == [10, 42]
-    assert found.rounds[-1].bound == found.bound < 0.95 < found.rounds[0].bound
+    assert [done.patched for done in result.rounds] == [10, 42]
+    assert result.rounds[-1].bound == result.bound < 0.95 < result.rounds[0].bound
 
 
 def test_rounds_double_and_share_out_the_doubt_until_it_is_cheaper_to_patch_the_rest(monkeypatch):
@@ -110,16 +110,16 @@ def test_rounds_double_and_share_out_the_doubt_until_it_is_cheaper_to_patch_the_
     scores, names = each_position(model, pairs, [0.0] * 180)
     asked = made_up(monkeypatch, dict.fromkeys(names, 1.0))
     seen = []
-    found = verify(
+    result = verify(
         model, pairs, scores, below=1e-3, samples=5, share=0.5, confidence=0.9, progress=lambda *p: seen.append(p)
     )
-    assert [done.samples for done in found.rounds] == [5, 10, 20, 40]
-    assert [1 - done.confidence for done in found.rounds] == pytest.approx([0.1 / 2, 0.1 / 6, 0.1 / 12, 0.1 / 20])
-    assert [done.patched for done in found.rounds] == [0, 5, 15, 35]
+    assert [done.samples for done in result.rounds] == [5, 10, 20, 40]
+    assert [1 - done.confidence for done in result.rounds] == pytest.approx([0.1 / 2, 0.1 / 6, 0.1 / 12, 0.1 / 20])
+    assert [done.patched for done in result.rounds] == [0, 5, 15, 35]
     assert sorted(node for nodes in asked[-1][1] for node in nodes) == sorted(
-        set(names) - set(found.effects.nodes[:75])
+        set(names) - set(result.effects.nodes[:75])
     )
-    assert (found.bound, found.unverified, len(found.found)) == (0, (), 180)
+    assert (result.bound, result.unverified, len(result.found)) == (0, (), 180)
     assert [done for done, _ in seen] == [54, 59, 118, 128, 197, 217, 306, 346, 451]
     assert {most for _, most in seen} == {180 + 54 + 59 + 69 + 89 + 129}
 
@@ -133,9 +133,9 @@ def test_it_stops_too_early_no_more_often_than_it_says(monkeypatch):
         effects = 0.05 * torch.randn(180, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         effects[179] = 1.0
         made_up(monkeypatch, dict(zip(names, effects.tolist(), strict=True)))
-        found = verify(model, pairs, scores, below=1.0, samples=32, share=0.5, confidence=0.8, seed=seed)
-        stops += bool(found.unverified)
-        misses += names[179] in found.unverified
+        result = verify(model, pairs, scores, below=1.0, samples=32, share=0.5, confidence=0.8, seed=seed)
+        stops += bool(result.unverified)
+        misses += names[179] in result.unverified
     assert 0 < misses <= 0.2 * 25
     assert stops >= 12
 
@@ -180,24 +180,24 @@ def test_a_stopped_verification_goes_on_and_ends_the_same(tmp_path, monkeypatch)
 def test_identical_prompts_need_one_round():
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     same = PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
-    found = verify(model, same, atp_star(model, same), below=1e-6, samples=32, share=0.5)
-    assert (len(found.effects), found.bound, found.passes) == (0, 0, 34 + JOINT_SETS)
-    assert found.to_dict()["rounds"] == [{"patched": 0, "samples": 32, "confidence": 0.975, "bound": 0, "spread": 0}]
-    assert "if interactions show when half or a quarter of them is patched" in repr(found)
-    assert "half or a quarter" in found.to_dict()["assumes"]
+    result = verify(model, same, atp_star(model, same), below=1e-6, samples=32, share=0.5)
+    assert (len(result.effects), result.bound, result.passes) == (0, 0, 34 + JOINT_SETS)
+    assert result.to_dict()["rounds"] == [{"patched": 0, "samples": 32, "confidence": 0.975, "bound": 0, "spread": 0}]
+    assert "if interactions show when half or a quarter of them is patched" in repr(result)
+    assert "half or a quarter" in result.to_dict()["assumes"]
 
 
 def test_what_it_says_of_itself():
     model, pairs = tiny("gpt2"), random_pairs(n=2)
     scores = atp_star(model, pairs, positions=False)
-    found = verify(model, pairs, scores, below=float(scores.values.median()), metric="probability")
-    assert "39 patched, 0 not: exact; 41 passes" in repr(found)
-    data = found.to_dict()
-    assert list(data["found"]) == list(found.found)
+    result = verify(model, pairs, scores, below=float(scores.values.median()), metric="probability")
+    assert "39 patched, 0 not: exact; 41 passes" in repr(result)
+    data = result.to_dict()
+    assert list(data["found"]) == list(result.found)
     assert set(data["effects"]) == set(scores.nodes)
     assert (data["bound"], data["passes"], data["size"]) == (0, 41, "mean")
-    options = found.effects.provenance["options"]
-    assert (options["scores"], options["nodes"], found.effects.provenance["metric"]) == ("atp_star", 39, "probability")
+    options = result.effects.provenance["options"]
+    assert (options["scores"], options["nodes"], result.effects.provenance["metric"]) == ("atp_star", 39, "probability")
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,9 @@ def test_heads_that_back_each_other_up_are_not_bounded_below_their_average_effec
     average = {"a1.h0": a + (both - a - b) / 16, "a1.h1": b + (both - a - b) / 16}
     truth = max(average.values())
     for seed in range(3):
-        found = verify(model, pairs, scores, below=0.8 * truth, metric=metric, seed=seed)
-        assert found.rounds[0].spread >= 0.9 * (both - a - b)
-        assert found.bound >= max((average[node] for node in found.unverified if node in average), default=0)
+        result = verify(model, pairs, scores, below=0.8 * truth, metric=metric, seed=seed)
+        assert result.rounds[0].spread >= 0.9 * (both - a - b)
+        assert result.bound >= max((average[node] for node in result.unverified if node in average), default=0)
         wide = verify(model, pairs, scores, below=1.1 * both, metric=metric, seed=seed)
         assert {*average} <= {*wide.unverified}
         assert wide.bound >= truth

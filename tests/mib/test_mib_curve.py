@@ -73,9 +73,9 @@ def test_nodes_and_neurons_are_replaced_in_the_residual_stream(name):
             plain = capture_plain(model.architecture, suffix.corrupted_tokens)
             for kept, given in ((neurons, neurons), (nodes, None)):
                 mask = graph.edge_mask & kept.any(1, keepdim=True)
-                found = mixed_logits(model.architecture, suffix, plain, mask, given)
+                result = mixed_logits(model.architecture, suffix, plain, mask, given)
                 slow = _patched_by_hand(model, suffix.clean_tokens, suffix.corrupted_tokens, kept)
-                torch.testing.assert_close(found, slow, atol=1e-4, rtol=0)
+                torch.testing.assert_close(result, slow, atol=1e-4, rtol=0)
 
 
 def test_neurons_of_a_layer_norm_model_are_centred():
@@ -115,8 +115,8 @@ def test_our_count_keeps_or_ablates_a_shared_head_for_all_its_queries(name):
     assert (graph.grouped, grouped.n_kv_heads, grouped) == (False, 2, tiny(name).graph)
     values = torch.randn(graph.edge_mask.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     importances = Importances(graph, values * graph.edge_mask, torch.zeros_like(graph.edge_mask))
-    found = circuits.mib_curves(model, PAIRS, importances, resamples=10)
-    assert (found.n_mib, found.n_ours) == (graph.n_edges, tiny(name).graph.n_edges)
+    result = circuits.mib_curves(model, PAIRS, importances, resamples=10)
+    assert (result.n_mib, result.n_ours) == (graph.n_edges, tiny(name).graph.n_edges)
     summed, masks = [], []
     for edge in grouped.edges:
         source, _, target = edge.partition("->")
@@ -130,18 +130,18 @@ def test_our_count_keeps_or_ablates_a_shared_head_for_all_its_queries(name):
         for where in at:
             mask[where] = True
         masks.append(mask)
-    for curve, by in ((found.ours.signed, "signed"), (found.ours.absolute, "abs")):
+    for curve, by in ((result.ours.signed, "signed"), (result.ours.absolute, "abs")):
         slow = _curve_by_hand(model, summed, grouped.n_edges, masks, by)
         torch.testing.assert_close(curve.faithfulness[:-1], slow, atol=1e-4, rtol=0)
 
 
 def test_scores_of_query_heads_sum_to_those_of_the_shared_head():
     grouped, flat = tiny("llama"), circuits.load_model(random_hf_model("llama"), ungrouped=True)
-    found = circuits.mib_importances(flat, PAIRS, method="eap")
+    result = circuits.mib_importances(flat, PAIRS, method="eap")
     right = circuits.edge_attribution(grouped, PAIRS, gradient="clean")
-    total = summed_over_groups(found.edges, grouped.graph, flat.graph)
+    total = summed_over_groups(result.edges, grouped.graph, flat.graph)
     torch.testing.assert_close(total, right.values.double(), atol=1e-4, rtol=1e-4)
-    assert (found.provenance["method"], found.provenance["level"]) == ("edge_attribution", "edge")
+    assert (result.provenance["method"], result.provenance["level"]) == ("edge_attribution", "edge")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "neox", "granite"])
@@ -154,13 +154,13 @@ def test_the_neurons_of_a_node_sum_to_its_score(name, method):
 
 def test_methods_of_nodes_and_nodes_without_a_score():
     model = tiny("gpt2")
-    found = circuits.mib_importances(model, PAIRS, method="attribution-patching", level="node")
+    result = circuits.mib_importances(model, PAIRS, method="attribution-patching", level="node")
     edges = circuits.mib_importances(model, PAIRS, method="eap", level="node")
-    torch.testing.assert_close(found.nodes, edges.nodes)
-    part = found.nodes.clone()
+    torch.testing.assert_close(result.nodes, edges.nodes)
+    part = result.nodes.clone()
     part[0] = math.nan
     curves = circuits.mib_curves(
-        model, PAIRS, Importances(model.graph, found.edges, found.in_graph, part), resamples=10
+        model, PAIRS, Importances(model.graph, result.edges, result.in_graph, part), resamples=10
     )
     assert (curves.level, curves.n_mib, curves.mib.signed.edges[0]) == ("node", model.graph.n_writers - 1, 1)
 
@@ -190,6 +190,6 @@ def test_circuits_of_neurons_have_the_curve_of_their_scores(tmp_path):
     for place, curve in zip(places, (right.mib.signed, right.mib.absolute), strict=True):
         for i, path in enumerate(sorted(place.iterdir())):
             path.rename(place / f"{(i * 4) % 9}.json")
-        found = circuits.mib_curves(model, PAIRS, circuits.read_circuits(place), resamples=10)
-        assert (found.level, found.mib.signed.edges[:-1]) == ("neuron", curve.edges[:-1])
-        torch.testing.assert_close(found.mib.signed.faithfulness, curve.faithfulness)
+        result = circuits.mib_curves(model, PAIRS, circuits.read_circuits(place), resamples=10)
+        assert (result.level, result.mib.signed.edges[:-1]) == ("neuron", curve.edges[:-1])
+        torch.testing.assert_close(result.mib.signed.faithfulness, curve.faithfulness)

@@ -103,8 +103,12 @@ def test_files_of_every_kind_and_folders_of_splits(tmp_path):
         writer.writeheader()
         writer.writerows([flat, flat])
     for data in ("rows.json", "rows.csv", "."):
-        found = circuits.mib_pairs(model(), "ioi", split="validation", data=tmp_path / data)
-        assert (found.clean, found.corrupted, found.answers) == (expected.clean, expected.corrupted, expected.answers)
+        result = circuits.mib_pairs(model(), "ioi", split="validation", data=tmp_path / data)
+        assert (result.clean, result.corrupted, result.answers) == (
+            expected.clean,
+            expected.corrupted,
+            expected.answers,
+        )
     with pytest.raises(InputError, match="has no file of the split test"):
         circuits.mib_pairs(model(), "ioi", split="test", data=tmp_path)
 

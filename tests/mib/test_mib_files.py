@@ -40,23 +40,23 @@ def same(one: Importances, other: Importances) -> None:
 def test_the_files_that_mib_evaluated_are_the_ones_that_are_written(shape, level, tmp_path):
     """`tests/golden/mib/make.py files` wrote them; MIB's reader took them."""
     path = GOLDEN / f"{shape}-{level}.json"
-    found = circuits.read_importances(path)
-    assert found.level == level
-    part = found.nodes if level == "node" else found.neurons
+    result = circuits.read_importances(path)
+    assert result.level == level
+    part = result.nodes if level == "node" else result.neurons
     drawn = random_scores(tuple(part.shape), 1 if level == "node" else 2)
     drawn = drawn if level == "node" else drawn.float().double()
     torch.testing.assert_close(part, drawn, rtol=0, atol=0, equal_nan=True)
-    circuits.write_importances(found, tmp_path / "again.json", 32)
+    circuits.write_importances(result, tmp_path / "again.json", 32)
     assert json.loads((tmp_path / "again.json").read_text()).keys() == {"cfg", "nodes", "edges"}
     again = (tmp_path / "again.json").read_text()
     assert again == path.read_text()
 
 
 def test_a_file_of_mib_has_an_edge_for_each_query_head():
-    found = circuits.read_importances(GOLDEN / "llama-edge.json")
+    result = circuits.read_importances(GOLDEN / "llama-edge.json")
     plain = json.loads((GOLDEN / "llama-edge.json").read_text())["edges"]
-    assert (found.graph.grouped, found.level, found.flat.n_edges) == (False, "edge", 262)
-    assert found.edges[found.flat.edge_index("m0->a1.h2<k>")] == plain["m0->a1.h2<k>"]["score"]
+    assert (result.graph.grouped, result.level, result.flat.n_edges) == (False, "edge", 262)
+    assert result.edges[result.flat.edge_index("m0->a1.h2<k>")] == plain["m0->a1.h2<k>"]["score"]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
@@ -154,13 +154,13 @@ def test_what_the_leaderboard_would_refuse_is_listed(tmp_path):
     circuits.write_cell(importances(gpt2), tmp_path, task="ioi", model_name="gpt2")
     circuits.write_cell(importances(), tmp_path, task="mcqa", model_name="gpt2")
     (tmp_path / "arc-easy_gemma2").mkdir()
-    found = circuits.check_submission([tmp_path])
-    assert [(cell.task, cell.model) for cell in found.cells] == [("ioi", "gpt2"), ("ioi", "llama3"), ("mcqa", "gpt2")]
-    said = "\n".join(found.problems)
-    assert "arc-easy_gemma2 has no circuit file" in said
-    assert f"its model has {importances().flat.n_edges} edges, and llama3 1,592,881" in said
-    assert "no cell for mcqa and gpt2" in said
-    assert len(found.problems) == 3
+    result = circuits.check_submission([tmp_path])
+    assert [(cell.task, cell.model) for cell in result.cells] == [("ioi", "gpt2"), ("ioi", "llama3"), ("mcqa", "gpt2")]
+    message = "\n".join(result.problems)
+    assert "arc-easy_gemma2 has no circuit file" in message
+    assert f"its model has {importances().flat.n_edges} edges, and llama3 1,592,881" in message
+    assert "no cell for mcqa and gpt2" in message
+    assert len(result.problems) == 3
     alone = circuits.check_submission([tmp_path / "ioi_gpt2"])
     assert alone.problems == (
         "1 model; the leaderboard asks for at least 2", "1 task; the leaderboard asks for at least 2",
@@ -173,8 +173,8 @@ def test_cells_are_collected(tmp_path):
             importances(), tmp_path / f"of-{task}", task=task, model_name=model, as_circuits=task == "mcqa"
         )
     collect([tmp_path / "of-ioi", tmp_path / "of-mcqa"], tmp_path / "all")
-    found = circuits.check_submission([tmp_path / "all"])
-    assert [(cell.task, cell.circuits) for cell in found.cells] == [("mcqa", True), ("mcqa", True), ("ioi", False)]
+    result = circuits.check_submission([tmp_path / "all"])
+    assert [(cell.task, cell.circuits) for cell in result.cells] == [("mcqa", True), ("mcqa", True), ("ioi", False)]
     with pytest.raises(InputError, match="two of the sources have a folder ioi_gpt2"):
         collect([tmp_path / "of-ioi", tmp_path / "all"], tmp_path / "other")
 

@@ -30,11 +30,11 @@ def pairs() -> PromptPairs:
     return PromptPairs.from_tokens(list(clean), list(corrupted), list(right), list(wrong))
 
 
-def agree(shape, found, of):
+def agree(shape, result, level):
     for curve, area, name, key in (
-        (found.mib.signed, found.mib.cpr, "signed", "area_under"), (found.mib.absolute, found.mib.cmd, "abs", "area_from_1"),
+        (result.mib.signed, result.mib.cpr, "signed", "area_under"), (result.mib.absolute, result.mib.cmd, "abs", "area_from_1"),
     ):  # fmt: skip
-        theirs = VALUES[shape][f"{of}-{name}"]
+        theirs = VALUES[shape][f"{level}-{name}"]
         points = torch.tensor(theirs["faithfulnesses"]).double()
         torch.testing.assert_close(curve.faithfulness, points, atol=1e-4, rtol=0)
         assert area == pytest.approx(theirs[key], abs=1e-4)
@@ -44,11 +44,11 @@ def agree(shape, found, of):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_point_and_both_areas_agree(shape, level):
     importances = read_importances(GOLDEN / f"{shape}-{level}.json")
-    found = mib_curves(model(shape), pairs(), importances, level=level, resamples=10)
-    assert found.level == importances.level == level
+    result = mib_curves(model(shape), pairs(), importances, level=level, resamples=10)
+    assert result.level == importances.level == level
     if level == "edge":
-        assert found.n_mib == VALUES[shape]["n_edges"]
-    agree(shape, found, level)
+        assert result.n_mib == VALUES[shape]["n_edges"]
+    agree(shape, result, level)
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "qwen2"])

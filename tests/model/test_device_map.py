@@ -141,7 +141,7 @@ def test_a_map_onto_the_processor_is_as_good_as_none(device_map):
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "said"),
+    ("model", "options", "message"),
     [
         (GOLDEN_MODEL, {"device_map": "disk"}, "offloads weights"),
         (GOLDEN_MODEL, {"device_map": {"transformer": "disk", "lm_head": "cpu"}}, "offloads weights"),
@@ -157,8 +157,8 @@ def test_a_map_onto_the_processor_is_as_good_as_none(device_map):
         (torch.nn.Linear(2, 2), {"device_map": "auto"}, "a Linear is not"),
     ],
 )
-def test_maps_that_cannot_be_followed_are_refused_with_the_reason(model, options, said):
-    with pytest.raises(InputError, match=said):
+def test_maps_that_cannot_be_followed_are_refused_with_the_reason(model, options, message):
+    with pytest.raises(InputError, match=message):
         circuits.load_model(model, **options)
 
 

@@ -101,7 +101,7 @@ def test_damaged_weights_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("given", "options", "said"),
+    ("given", "options", "message"),
     [
         ("smollm2-135n", {}, "Did you mean 'smollm2-135m'"),
         ("gpt2", {"dtype": "float12"}, "unknown dtype"),
@@ -109,8 +109,8 @@ def test_damaged_weights_are_refused():
         (nn.Linear(2, 2), {}, "has no config"),
     ],
 )
-def test_what_cannot_be_loaded_is_refused_with_the_reason(given, options, said):
-    with pytest.raises(InputError, match=said):
+def test_what_cannot_be_loaded_is_refused_with_the_reason(given, options, message):
+    with pytest.raises(InputError, match=message):
         circuits.load_model(given, **options)
 
 

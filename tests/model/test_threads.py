@@ -43,10 +43,10 @@ def test_two_threads_get_what_one_gets(shared):
     sys.setswitchinterval(1e-5)
     try:
         with ThreadPoolExecutor(4) as pool:
-            found = [
+            result = [
                 (name, pool.submit(CALLS[name], givens[i % 2])) for i in range(2) for name in NAMES for _ in range(2)
             ]
-            for name, future in found:
+            for name, future in result:
                 assert same(future.result(), right[name])
     finally:
         sys.setswitchinterval(before)
@@ -86,17 +86,17 @@ def in_thread(work):
 
 def test_a_call_whose_progress_function_waits_for_a_thread_on_the_same_model_ends_in_an_error():
     model = circuits.load_model(random_hf_model("gpt2"))
-    told = []
+    messages = []
 
     def progress(done, total):
         thread, problems = in_thread(lambda: circuits.edge_attribution(model, PAIRS))
         thread.join()
-        told.extend(problems)
+        messages.extend(problems)
 
     circuits.attribution_patching(model, PAIRS, progress=progress)
-    assert told
-    assert "which waits for this one" in told[0]
-    assert "\n" not in told[0]
+    assert messages
+    assert "which waits for this one" in messages[0]
+    assert "\n" not in messages[0]
 
 
 @pytest.mark.parametrize("how", ["result", "wait", "with", "map"])
@@ -151,17 +151,17 @@ def by_event_loop(work):
 @pytest.mark.parametrize("wait_for", [by_event, by_queue, by_process_pool_of_threads, by_event_loop])
 def test_a_thread_that_holds_the_model_and_only_waits_is_not_waited_for(wait_for, monkeypatch):
     monkeypatch.setattr(exclusive, "PATIENCE", 0.5)
-    model, said = circuits.load_model(random_hf_model("gpt2")), []
+    model, message = circuits.load_model(random_hf_model("gpt2")), []
 
     def work():
         try:
             circuits.edge_attribution(model, PAIRS)
         except InputError as problem:
-            said.append(str(problem))
+            message.append(str(problem))
 
     with using(model):
         wait_for(work)
-    assert "has done nothing but wait for 0.5 seconds" in said[0]
+    assert "has done nothing but wait for 0.5 seconds" in message[0]
 
 
 def test_two_threads_that_wait_for_each_others_models_end_in_an_error():

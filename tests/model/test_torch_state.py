@@ -87,8 +87,8 @@ def test_every_public_function_is_called_here():
 def test_the_same_numbers_come_out_whatever_the_state_of_torch(name):
     right = expected(name)
     with everything_at_once():
-        found = CALLS[name](given())
-    assert same(found, right)
+        result = CALLS[name](given())
+    assert same(result, right)
     assert is_plain()
 
 
@@ -97,8 +97,8 @@ def test_the_same_numbers_come_out_whatever_the_state_of_torch(name):
 def test_each_state_alone(name, state):
     right = expected(name)
     with {**STATES, **ALONE}[state]():
-        found = CALLS[name](given())
-    assert same(found, right)
+        result = CALLS[name](given())
+    assert same(result, right)
     assert is_plain()
 
 
@@ -112,8 +112,8 @@ def test_a_model_loaded_in_any_state_works_in_any_other(name, state, tmp_path):
     right = circuits.edge_attribution(plain, pairs)
     with STATES[state]():
         loaded = [circuits.load_model(each) for each in (made, tmp_path)]
-        found, circuit = [circuits.edge_attribution(model, pairs) for model in loaded], Circuit.full(plain.graph)
-    for model, scores in zip(loaded, found, strict=True):
+        result, circuit = [circuits.edge_attribution(model, pairs) for model in loaded], Circuit.full(plain.graph)
+    for model, scores in zip(loaded, result, strict=True):
         assert same(scores, right)
         assert same(circuits.edge_attribution(model, pairs), right)
         assert same(circuits.circuit_metric(model, pairs, circuit), circuits.circuit_metric(plain, pairs, circuit))
@@ -134,8 +134,8 @@ def test_a_built_model_and_a_task_are_the_same_in_every_state():
     right = work()
     for state in STATES.values():
         with state():
-            found = work()
-        assert same(found, right)
+            result = work()
+        assert same(result, right)
 
 
 def test_results_made_from_inference_tensors_can_be_used_where_gradients_are_taken():

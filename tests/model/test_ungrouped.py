@@ -35,5 +35,5 @@ def test_a_directory_and_what_workers_load(tmp_path):
     model = circuits.load_model(tmp_path, ungrouped=True)
     from circuits.measure.divided import ModelSource
 
-    again = ModelSource.of(model).load()
+    again = ModelSource.from_model(model).load()
     assert (again.graph, again.weights_hash) == (model.graph, model.weights_hash)

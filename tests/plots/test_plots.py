@@ -33,7 +33,7 @@ def scores_of(nodes, positions=None, n=5, corrupted=-1.0, **origin):
 
 def cells(figure):
     """Name -> (value, panel, row label, column label) of all cells that hold a number."""
-    found = {}
+    result = {}
     for number, trace in enumerate(figure.data, 1):
         end = "" if number == 1 else str(number)
         axes = figure.layout[f"xaxis{end}"], figure.layout[f"yaxis{end}"]
@@ -42,25 +42,25 @@ def cells(figure):
             for x, value in enumerate(row):
                 if value is not None:
                     name = html.unescape(trace.text[y][x].split("<br>")[0])
-                    found[name] = (value, number, labels[1].get(y), labels[0].get(x))
-    return found
+                    result[name] = (value, number, labels[1].get(y), labels[0].get(x))
+    return result
 
 
 def test_a_heat_map_holds_every_node_in_its_place():
     scores = scores_of(("input", *HEADS, *MLPS))
-    found = cells(node_heatmap(scores))
-    assert {name: value for name, (value, *_) in found.items()} == scores.to_dict()
-    assert found["a2.h3"][1:] == (1, "2", "h3")
-    assert found["m1"][1:3] == (2, None)  # the second panel shares the first one's layers
+    result = cells(node_heatmap(scores))
+    assert {name: value for name, (value, *_) in result.items()} == scores.to_dict()
+    assert result["a2.h3"][1:] == (1, "2", "h3")
+    assert result["m1"][1:3] == (2, None)  # the second panel shares the first one's layers
     assert node_heatmap(scores).data[1].z[0][0] == scores["input"]  # below the first layer
 
 
 def test_queries_keys_and_values_have_a_panel_each():
     figure = node_heatmap(scores_of(READS))
-    found = cells(figure)
-    assert set(found) == set(READS)
-    assert [found[name][1] for name in ("a1.h0<q>", "a1.kv1<k>", "a1.kv1<v>")] == [1, 2, 3]
-    assert found["a1.kv1<k>"][3] == "kv1"
+    result = cells(figure)
+    assert set(result) == set(READS)
+    assert [result[name][1] for name in ("a1.h0<q>", "a1.kv1<k>", "a1.kv1<v>")] == [1, 2, 3]
+    assert result["a1.kv1<k>"][3] == "kv1"
     assert [figure.layout[axis].title.text for axis in ("xaxis", "xaxis2", "xaxis3")] == ["queries", "keys", "values"]
 
 
@@ -139,10 +139,10 @@ def test_a_heat_map_says_what_was_measured_and_how():
 def test_positions_are_labelled_by_role_or_token(tokens):
     scores = scores_of((*HEADS, *MLPS), ROLES, options={"direction": "denoising", "window": 3})
     figure = position_heatmap(scores, tokens)
-    found = cells(figure)
-    assert set(found) == {f"{node} at {role}" for node in scores.nodes for role in ROLES}
-    assert found["a2.h1 at S1"] == (scores["a2.h1"][1], 1, "a2.h1", " John" if tokens else "S1")
-    assert found["m2 at end"][2] == "2"
+    result = cells(figure)
+    assert set(result) == {f"{node} at {role}" for node in scores.nodes for role in ROLES}
+    assert result["a2.h1 at S1"] == (scores["a2.h1"][1], 1, "a2.h1", " John" if tokens else "S1")
+    assert result["m2 at end"][2] == "2"
     assert [note.text for note in figure.layout.annotations] == [
         "heads, windows of 3 layers", "MLPs, windows of 3 layers"
     ]  # fmt: skip

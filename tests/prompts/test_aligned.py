@@ -33,23 +33,23 @@ def test_the_last_tokens_of_each_part_belong_together_both_ways(parts: list[tupl
     for n, m in parts:
         ranges.append(((at, at + n), (to, to + m)))
         at, to = at + n, to + m
-    found = aligned(ranges)
+    result = aligned(ranges)
     there, home = naive(parts)
-    assert list(found) == there
-    assert [back(found, token) for token in range(to)] == home
+    assert list(result) == there
+    assert [back(result, token) for token in range(to)] == home
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.lists(st.integers(1, 4), min_size=1, max_size=8))
 def test_a_diff_never_goes_back_and_keeps_what_is_shared(clean: list[int], corrupted: list[int]) -> None:
-    found = by_diff(tuple(clean), tuple(corrupted))
-    assert len(found) == len(clean)
-    assert list(found) == sorted(found)
-    assert 0 <= found[0] <= found[-1] < len(corrupted)
+    result = by_diff(tuple(clean), tuple(corrupted))
+    assert len(result) == len(clean)
+    assert list(result) == sorted(result)
+    assert 0 <= result[0] <= result[-1] < len(corrupted)
     for i, (a, b) in enumerate(zip(clean, corrupted, strict=False)):
         if a != b:
             break
-        assert found[i] == i
-    assert len(clean) != len(corrupted) or list(found) == list(range(len(clean)))
+        assert result[i] == i
+    assert len(clean) != len(corrupted) or list(result) == list(range(len(clean)))
 
 
 def test_a_diff_aligns_a_name_of_several_tokens_by_its_last() -> None:

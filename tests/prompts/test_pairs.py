@@ -92,7 +92,7 @@ drawn_pairs = st.fixed_dictionaries(
 
 
 def made(drawn: dict[str, Any]) -> PromptPairs:
-    pairs = [Pair(**{**pair, "roles": Roles.of(pair["roles"])}) for pair in drawn["pairs"]]
+    pairs = [Pair(**{**pair, "roles": Roles.from_mapping(pair["roles"])}) for pair in drawn["pairs"]]
     return PromptPairs.from_pairs(pairs, drawn["source"], drawn["seed"], drawn["metric"])
 
 

@@ -131,7 +131,7 @@ def test_mean_ablation_is_not_zero_ablation():
 
 
 @pytest.mark.parametrize(
-    ("ablation", "said"),
+    ("ablation", "message"),
     [
         (MeanPositional(), "at least 2"),
         (Resample(), "only one"),
@@ -139,8 +139,8 @@ def test_mean_ablation_is_not_zero_ablation():
         ("means", "did you mean mean"),
     ],
 )
-def test_impossible_ablations_are_refused(ablation, said):
-    with pytest.raises(InputError, match=said):
+def test_impossible_ablations_are_refused(ablation, message):
+    with pytest.raises(InputError, match=message):
         Question.ask(tiny("gpt2"), random_pairs(n=1), None, ablation)
 
 

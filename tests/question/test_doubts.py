@@ -51,12 +51,12 @@ def test_ranks_are_those_of_one_prompt_at_a_time(name):
     model, pairs = tiny(name), awkward()
     ranks, accuracy = naive(model, pairs)
     for batch_size in (1, 3):
-        found = circuits.faithfulness(model, pairs, Circuit.full(model.graph), n_random=0, batch_size=batch_size)
-        assert found.answers.ranks.tolist() == ranks
-        assert found.answers.accuracy == pytest.approx(accuracy)
-        assert found.top_1_rate == sum(rank == 1 for rank in ranks) / 5
-        assert found.median_rank == sorted(ranks)[2]
-        assert f"median rank {sorted(ranks)[2]}" in str(found)
+        result = circuits.faithfulness(model, pairs, Circuit.full(model.graph), n_random=0, batch_size=batch_size)
+        assert result.answers.ranks.tolist() == ranks
+        assert result.answers.accuracy == pytest.approx(accuracy)
+        assert result.top_1_rate == sum(rank == 1 for rank in ranks) / 5
+        assert result.median_rank == sorted(ranks)[2]
+        assert f"median rank {sorted(ranks)[2]}" in str(result)
 
 
 METHODS = {
@@ -73,11 +73,11 @@ METHODS = {
 def test_every_job_tells_them_without_a_run_of_its_own(method, monkeypatch):
     model, pairs = tiny("gpt2"), awkward()
     monkeypatch.setattr(question, "run", None)
-    found = discover(model, pairs, method=method, **METHODS[method])
-    assert found.answers.ranks.tolist() == naive(model, pairs)[0]
-    told = found.summary()
-    assert (told["top_1_rate"], told["median_rank"]) == (found.answers.top_1_rate, found.answers.median_rank)
-    assert json.loads(json.dumps(told, allow_nan=False))["warnings"] == list(found.warnings)
+    result = discover(model, pairs, method=method, **METHODS[method])
+    assert result.answers.ranks.tolist() == naive(model, pairs)[0]
+    outcome = result.summary()
+    assert (outcome["top_1_rate"], outcome["median_rank"]) == (result.answers.top_1_rate, result.answers.median_rank)
+    assert json.loads(json.dumps(outcome, allow_nan=False))["warnings"] == list(result.warnings)
 
 
 def test_what_no_method_saw_is_looked_at(tmp_path):
@@ -90,9 +90,9 @@ def test_what_no_method_saw_is_looked_at(tmp_path):
 def test_without_distractors_there_are_ranks_and_no_accuracy():
     model, pairs = tiny("gpt2"), awkward()
     bare = PromptPairs.from_pairs([replace(pair, distractors=()) for pair in pairs], metric="probability")
-    found = discover(model, bare, method="eap", edges=5, random_circuits=0)
-    assert found.accuracy is None
-    assert found.answers.ranks.tolist() == naive(model, pairs)[0]
+    result = discover(model, bare, method="eap", edges=5, random_circuits=0)
+    assert result.accuracy is None
+    assert result.answers.ranks.tolist() == naive(model, pairs)[0]
     some = PromptPairs.from_pairs([*list(bare)[:2], *list(pairs)[2:]], metric="probability")
     assert discover(model, some, method="eap", edges=5, random_circuits=0).accuracy is None
 
@@ -115,14 +115,14 @@ def test_a_model_that_does_not_do_it_is_warned_of_everywhere():
     model = tiny("gpt2")
     poor, well = right_and_wrong(model, 2, 3), right_and_wrong(model, 4, 1)
     full = Circuit.full(model.graph)
-    said = r"accuracy 0\.40 is below 0\.8"
-    with pytest.warns(PairsWarning, match=said) as caught:
+    message = r"accuracy 0\.40 is below 0\.8"
+    with pytest.warns(PairsWarning, match=message) as caught:
         circuits.faithfulness(model, poor, full, n_random=0)
     assert [warning.filename for warning in caught] == [__file__]
     for method in ("eap", "attribution-patching"):
-        with pytest.warns(PairsWarning, match=said) as caught:
-            found = discover(model, poor, method=method)
-        assert len(caught) == len(found.warnings) == 1
+        with pytest.warns(PairsWarning, match=message) as caught:
+            result = discover(model, poor, method=method)
+        assert len(caught) == len(result.warnings) == 1
     assert any("accuracy 0.40" in warning for warning in circuits.check_pairs(model, poor).warnings)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -163,22 +163,22 @@ def test_a_difference_behind_the_answer_is_none():
 
 
 @pytest.mark.parametrize(
-    ("ablation", "said"), [("interchange", 1), ("zero", 0), ("mean", 0), ("gaussian", 1), (Gaussian(("S",)), 0)]
+    ("ablation", "number"), [("interchange", 1), ("zero", 0), ("mean", 0), ("gaussian", 1), (Gaussian(("S",)), 0)]
 )
-def test_only_ablations_that_look_at_the_difference_are_warned_of(ablation, said):
+def test_only_ablations_that_look_at_the_difference_are_warned_of(ablation, number):
     pairs = pairs_of((SAME, SAME), (SAME[::-1], SAME[::-1]), roles=[{"S": 1}] * 2)
     with collected() as messages:
         Question.ask(tiny("gpt2"), pairs, ablation=ablation)
-    assert len(messages) == said
+    assert len(messages) == number
 
 
 def test_an_empty_circuit_of_one_prompt_gets_no_advice_to_ask_for_more():
     model, same = tiny("gpt2"), pairs_of((SAME, SAME))
     for options in ({"method": "eap", "threshold": 1.0}, {"method": "acdc", "threshold": 0.1}):
-        found = discover(model, same, **options)
-        assert not len(found.circuit)
-        assert not any("more edges" in note for note in found.notes)
-        assert any("the same clean and corrupted prompt" in warning for warning in found.warnings)
+        result = discover(model, same, **options)
+        assert not len(result.circuit)
+        assert not any("more edges" in note for note in result.notes)
+        assert any("the same clean and corrupted prompt" in warning for warning in result.warnings)
     with_difference = discover(model, awkward(), method="eap", threshold=1e6)
     assert any("more edges" in note for note in with_difference.notes)
 
@@ -221,8 +221,8 @@ def test_an_answer_below_itself_with_a_space_is_warned_of(kind, tmp_path):
     model = Reader(tokenizer(kind))
     without, good = of_text(model, tmp_path, gift(""), gift("")), of_text(model, tmp_path, gift(), gift())
     mary = good.answers[0][0]
-    (said,) = about_answers(model, without, seen(model, 1, 57, first=mary))
-    assert said == (
+    (message,) = about_answers(model, without, seen(model, 1, 57, first=mary))
+    assert message == (
         "in 1 of 2 pairs (pair 1) the model's first choice is the answer with a space before it; did you mean ' Mary'?"
     )
     assert about_answers(model, without, seen(model, 2, 57, first=mary + 1)) == []
@@ -233,8 +233,8 @@ def test_an_answer_below_itself_with_a_space_is_warned_of(kind, tmp_path):
 def test_a_distractor_without_the_space_of_its_answer_is_warned_of(kind, tmp_path):
     model = Reader(tokenizer(kind))
     line = gift() | {"distractors": ["John"]}
-    (said,) = about_answers(model, of_text(model, tmp_path, gift(), line), seen(model, 1, 1))
-    assert said == (
+    (message,) = about_answers(model, of_text(model, tmp_path, gift(), line), seen(model, 1, 1))
+    assert message == (
         "in 1 of 2 pairs (pair 1) the answer begins with a space and a distractor does not; did you mean ' John'?"
     )
 
@@ -245,31 +245,31 @@ def test_several_ends_of_text_are_padding_whatever_the_tokenizer_pads_with(pad):
     model.tokenizer.pad_token, model.tokenizer.eos_token, model.tokenizer.bos_token = pad, "</s>", "<s>"
     end = model.tokenizer.eos_token_id
 
-    def found(*prompts, position=None):
+    def padding(*prompts, position=None):
         length = len(prompts[0])
         places = [length - 1 if position is None else position] * len(prompts)
         return padded(
             model, PromptPairs.from_tokens(list(prompts), list(prompts), [9] * len(prompts), positions=places)
         )
 
-    assert found([end, end, 8, 9], [5, 6, 7, 8]) == ([0], "'</s>'")
-    assert found([8, 9, end, end], position=1) == ([0], "'</s>'")
-    assert found([end, 7, 8, 9], [end, 8, 8, 9]) == ([], ""), "it begins all texts"
-    assert found([end, end, 8, 9], [end, end, 7, 8])[0] == []
-    assert found([end, end, end, 9], [end, end, end, 8])[0] == [0, 1]
+    assert padding([end, end, 8, 9], [5, 6, 7, 8]) == ([0], "'</s>'")
+    assert padding([8, 9, end, end], position=1) == ([0], "'</s>'")
+    assert padding([end, 7, 8, 9], [end, 8, 8, 9]) == ([], ""), "it begins all texts"
+    assert padding([end, end, 8, 9], [end, end, 7, 8])[0] == []
+    assert padding([end, end, end, 9], [end, end, end, 8])[0] == [0, 1]
 
 
 def test_a_prompt_that_ends_with_a_space_is_seen(tmp_path):
     model = Reader(tokenizer("byte-level"))
     pairs = of_text(model, tmp_path, gift("", " "))
-    (said,) = about_answers(model, pairs, seen(model, 300))
-    assert "the prompt ends with a space" in said
+    (message,) = about_answers(model, pairs, seen(model, 300))
+    assert "the prompt ends with a space" in message
 
 
 def test_a_model_without_a_tokenizer_is_warned_of_without_a_guess():
     model = tiny("gpt2")
-    (said,) = about_answers(model, awkward(), seen(model, *[200] * 5))
-    assert said.startswith("the answer is never among the first 100")
+    (message,) = about_answers(model, awkward(), seen(model, *[200] * 5))
+    assert message.startswith("the answer is never among the first 100")
 
 
 def test_logits_that_are_no_numbers_are_no_first_choice():
@@ -284,7 +284,7 @@ def test_logits_that_are_no_numbers_are_no_first_choice():
 
 # Ids of the small tokenizers: 1 begins, 2 ends, 3 pads.
 @pytest.mark.parametrize(
-    ("special", "prompts", "position", "found"),
+    ("special", "prompts", "position", "result"),
     [
         ({}, [[1, 9, 8, 7]], 3, []),
         ({}, [[3, 1, 9, 8], [1, 7, 9, 8]], 3, [0]),
@@ -310,14 +310,14 @@ def test_logits_that_are_no_numbers_are_no_first_choice():
         ({"pad": "<unk>"}, [[0, 0, 1, 9]], 3, [0]),
     ],
 )
-def test_padding_is_found_and_what_begins_or_ends_a_text_is_not(special, prompts, position, found):
+def test_padding_is_found_and_what_begins_or_ends_a_text_is_not(special, prompts, position, result):
     model = Reader(tokenizer("byte-level", **special))
     corrupted = [[*prompt[:1], prompt[1], *prompt[2:]] for prompt in prompts]
     pairs = PromptPairs.from_tokens(prompts, corrupted, [20] * len(prompts), None, [position] * len(prompts))
-    assert padded(model, pairs)[0] == found
-    said = [message for message in about_prompts(model, pairs, None) if "padding" in message]
-    assert len(said) == bool(found)
-    assert all(f"in {len(found)} of {len(prompts)} pairs" in message for message in said)
+    assert padded(model, pairs)[0] == result
+    text = [message for message in about_prompts(model, pairs, None) if "padding" in message]
+    assert len(text) == bool(result)
+    assert all(f"in {len(result)} of {len(prompts)} pairs" in message for message in text)
 
 
 def test_padding_in_the_corrupted_prompt_counts_and_the_library_warns():
@@ -350,11 +350,11 @@ def test_the_command_says_each_warning_once_and_keeps_it(monkeypatch, tmp_path, 
     assert (out + error).count("in 1 of 2 pairs (pair 0) the clean and the corrupted prompt are the same") == 1
     assert next(line for line in out.splitlines() if "are the same, up to" in line).startswith("warning: ")
     assert "median rank of the answer" in out
-    told = json.loads((tmp_path / "run" / "run.json").read_text())["summary"]
-    assert "in 1 of 2 pairs (pair 0)" in told["warnings"][0]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["summary"]
+    assert "in 1 of 2 pairs (pair 0)" in record["warnings"][0]
     assert run(monkeypatch, [*given, "--out", str(tmp_path / "again"), "--json"]) == 0
     out, error = capsys.readouterr()
-    assert json.loads(out)["warnings"] == told["warnings"]
+    assert json.loads(out)["warnings"] == record["warnings"]
     assert error.count("circuits: warning: in 1 of 2 pairs") == 1
     assert run(monkeypatch, ["report", str(tmp_path / "run"), "--out", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
@@ -372,17 +372,17 @@ def test_the_evaluation_says_them_once_and_older_ones_are_read(monkeypatch, tmp_
     assert (
         run(monkeypatch, ["evaluate", str(out), "--parts", "faithfulness,completeness", "--random-circuits", "2"]) == 0
     )
-    said = "".join(capsys.readouterr())
-    assert said.count("in 1 of 2 pairs (pair 0) the clean") == 1
-    assert "median rank of the answer" in said
-    told = json.loads((out / "evaluation.json").read_text())
-    assert set(told["answers"]) == {"accuracy", "top_1_rate", "median_rank"}
+    output = "".join(capsys.readouterr())
+    assert output.count("in 1 of 2 pairs (pair 0) the clean") == 1
+    assert "median rank of the answer" in output
+    record = json.loads((out / "evaluation.json").read_text())
+    assert set(record["answers"]) == {"accuracy", "top_1_rate", "median_rank"}
     from circuits.pages.evaluation import evaluation_sections
     from circuits.pages.evaluation_tables import tables
 
-    del told["answers"], told["warnings"]  # as an older version wrote it
-    assert tables(told)
-    assert evaluation_sections(told)
+    del record["answers"], record["warnings"]  # as an older version wrote it
+    assert tables(record)
+    assert evaluation_sections(record)
     summary = json.loads((out / "run.json").read_text())
     for name in ("top_1_rate", "median_rank", "warnings"):
         del summary["summary"][name]
@@ -408,15 +408,15 @@ def test_the_default_model_and_answers_without_a_space(monkeypatch, tmp_path, ca
     (never,) = circuits.check_pairs(smollm2, PromptPairs.from_jsonl(alone, smollm2)).warnings
     assert never.startswith("the answer is never among the first 100")
     good = write(tmp_path / "good.jsonl", gift())
-    found = circuits.check_pairs(smollm2, PromptPairs.from_jsonl(good, smollm2))
-    assert (found.warnings, found.median_rank, found.padded) == ((), 1.0, 0)
+    result = circuits.check_pairs(smollm2, PromptPairs.from_jsonl(good, smollm2))
+    assert (result.warnings, result.median_rank, result.padded) == ((), 1.0, 0)
 
 
 def test_a_circuit_of_far_fewer_edges_than_requested_names_the_option_that_adds_more():
     model, pairs = tiny("gpt2"), awkward()
     for edges in range(4, 40):
-        found = discover(model, pairs, method="eap", edges=edges, random_circuits=0)
-        pruned = any("--fill" in note for note in found.notes)
-        assert pruned == (0 < len(found.circuit) <= edges * 2 / 3)
+        result = discover(model, pairs, method="eap", edges=edges, random_circuits=0)
+        pruned = any("--fill" in note for note in result.notes)
+        assert pruned == (0 < len(result.circuit) <= edges * 2 / 3)
     filled = discover(model, pairs, method="eap", edges=8, fill=True, random_circuits=0)
     assert not any("--fill" in note for note in filled.notes)

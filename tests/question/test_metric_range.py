@@ -36,14 +36,14 @@ def test_identical_prompts_have_no_faithfulness_whatever_the_metric(name, dtype)
     model = tiny(name, dtype)
     circuit = circuits.random_circuit(model.graph, 20, torch.Generator().manual_seed(1))
     for metric in ("logit_difference", "kl_divergence", "log_probability"):
-        found = circuits.faithfulness(model, identical(n=3), circuit, metric=metric, n_random=2)
-        assert math.isnan(found.value), (metric, found.value)
-        assert math.isnan(found.mean_of_ratios)
-        assert math.isnan(found.random_value)
-        assert found.undefined is not None
-        assert "rounding" in found.undefined
-        assert "undefined" in str(found)
-        assert found.p_value == 1  # all tie, to rounding
+        result = circuits.faithfulness(model, identical(n=3), circuit, metric=metric, n_random=2)
+        assert math.isnan(result.value), (metric, result.value)
+        assert math.isnan(result.mean_of_ratios)
+        assert math.isnan(result.random_value)
+        assert result.undefined is not None
+        assert "rounding" in result.undefined
+        assert "undefined" in str(result)
+        assert result.p_value == 1  # all tie, to rounding
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "neox"])
@@ -52,12 +52,12 @@ def test_above_rounding_shares_are_the_plain_ratio(name):
         model, pairs = tiny(name, dtype), random_pairs(n=4)
         circuit = random_subset(model, 0.6)
         for metric in DIFFERENTIABLE:
-            found = circuits.faithfulness(model, pairs, circuit, metric=metric, n_random=0)
-            wanted = (found.circuit.mean() - found.ablated.mean()) / (found.clean.mean() - found.ablated.mean())
-            assert found.undefined is None, metric
-            assert found.value == float(wanted)
-            ratios = (found.circuit - found.ablated) / (found.clean - found.ablated)
-            assert found.mean_of_ratios == float(ratios.mean())
+            result = circuits.faithfulness(model, pairs, circuit, metric=metric, n_random=0)
+            wanted = (result.circuit.mean() - result.ablated.mean()) / (result.clean.mean() - result.ablated.mean())
+            assert result.undefined is None, metric
+            assert result.value == float(wanted)
+            ratios = (result.circuit - result.ablated) / (result.clean - result.ablated)
+            assert result.mean_of_ratios == float(ratios.mean())
 
 
 def test_what_counts_as_rounding_is_above_what_rounding_does_and_below_what_a_changed_token_does():
@@ -116,19 +116,19 @@ def test_prompts_whose_range_is_rounding_are_left_out_of_the_mean_of_ratios():
     model, pairs = tiny("gpt2", torch.float32), random_pairs(n=4)
     mixed = dataclasses.replace(pairs, corrupted=(pairs.clean[0], *pairs.corrupted[1:]))
     circuit = random_subset(model, 0.7)
-    found = circuits.faithfulness(model, mixed, circuit, n_random=0)
+    result = circuits.faithfulness(model, mixed, circuit, n_random=0)
     rest = circuits.faithfulness(model, pairs[1:], circuit, n_random=0)
-    assert found.mean_of_ratios == pytest.approx(rest.mean_of_ratios, rel=1e-4)
+    assert result.mean_of_ratios == pytest.approx(rest.mean_of_ratios, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_shares_of_a_range_within_rounding_are_nan_with_a_reason(name):
     model = tiny(name, torch.float32)
     circuit = circuits.random_circuit(model.graph, 20, torch.Generator().manual_seed(1))
-    found: Completeness = circuits.completeness(model, identical(), circuit, subsets=3)
-    assert math.isnan(found.value)
-    assert math.isnan(found.incompleteness)
-    assert found.undefined is not None
+    result: Completeness = circuits.completeness(model, identical(), circuit, subsets=3)
+    assert math.isnan(result.value)
+    assert math.isnan(result.incompleteness)
+    assert result.undefined is not None
     assert circuits.completeness(model, random_pairs(n=3), circuit, subsets=0).undefined is None
     scores = circuits.edge_attribution(model, random_pairs(n=3))
     with pytest.raises(InputError, match="rounding"):
@@ -165,8 +165,8 @@ def test_a_metric_that_does_not_vary_has_no_sobol_indices():
     outcomes[1::2, 1] *= 1 + 1e-15
     from circuits.methods.game_values import sobol_indices
 
-    found = sobol_indices(("a", "b"), ablated, outcomes, 0.5)
-    assert bool(found.total.isnan().all())
+    result = sobol_indices(("a", "b"), ablated, outcomes, 0.5)
+    assert bool(result.total.isnan().all())
 
 
 def test_a_column_that_is_constant_to_rounding_correlates_with_nothing():

@@ -76,13 +76,13 @@ def compared(logits, targets):
 
 
 def of_the_third(logits, targets, value=torch.nan):
-    found = right(logits, targets)
-    return torch.where(targets.index == 2, value * torch.ones_like(found), found)
+    result = right(logits, targets)
+    return torch.where(targets.index == 2, value * torch.ones_like(result), result)
 
 
 def root_of_zero(logits, targets):
-    found = right(logits, targets)
-    return found + (found - found.detach()).abs().sqrt() * 0
+    result = right(logits, targets)
+    return result + (result - result.detach()).abs().sqrt() * 0
 
 
 def broken(logits, targets):

@@ -78,8 +78,8 @@ def test_all_edges_kept_is_the_clean_run_and_none_the_corrupted_one_at_its_own_p
                 logits = model.bridge(torch.tensor([getattr(pair, column)]))[0, place]
             wanted.append(logit_difference(logits, pair))
         for size in (1, 8):
-            found = circuit_metric(model, pairs, circuit, batch_size=size)
-            assert found.tolist() == pytest.approx(wanted, abs=atol(name))
+            result = circuit_metric(model, pairs, circuit, batch_size=size)
+            assert result.tolist() == pytest.approx(wanted, abs=atol(name))
 
 
 @pytest.mark.parametrize(("name", "twin"), [("gpt2", NaiveGPT2), ("llama", NaiveLlama)])
@@ -148,8 +148,8 @@ def test_patches_take_the_value_of_the_partner_of_each_token(name: str, directio
 
 def test_mediation_and_interventions_take_the_same_values() -> None:
     model, pairs = tiny("gpt2"), unequal()
-    found = circuits.causal_mediation(model, pairs, ["a1.h0"])
-    for metric, into in ((found.clean_patched, "clean"), (found.corrupted_patched, "corrupted")):
+    result = circuits.causal_mediation(model, pairs, ["a1.h0"])
+    for metric, into in ((result.clean_patched, "clean"), (result.corrupted_patched, "corrupted")):
         wanted = [naive_patched(model, pair, into, "a1.h0", None) for pair in pairs]
         assert metric.tolist() == pytest.approx(wanted, abs=1e-9)
     copies = circuits.CausalModel({"x": lambda prompt, _: prompt}, output="x")
@@ -169,7 +169,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def test_every_method_takes_them_and_gives_the_same_in_batches_of_any_size(method: str) -> None:
     results = []
     for size in (8, 8) if method in ("edge-pruning", "ugs") else (1, 8):  # training depends on its batches
-        found: Any = discover(
+        result: Any = discover(
             tiny("gpt2"),
             unequal(),
             method=method,
@@ -179,9 +179,9 @@ def test_every_method_takes_them_and_gives_the_same_in_batches_of_any_size(metho
             **SMALL.get(method, {}),
         )
         results.append(
-            found.scores.per_prompt
-            if getattr(found.scores, "per_prompt", None) is not None
-            else found.circuit.mask.double()
+            result.scores.per_prompt
+            if getattr(result.scores, "per_prompt", None) is not None
+            else result.circuit.mask.double()
         )
     assert torch.allclose(*results, atol=1e-8)
 
@@ -200,7 +200,7 @@ def test_first_order_identities_hold_across_lengths() -> None:
 
 def test_noise_hits_the_tokens_that_have_no_equal_partner() -> None:
     model, pairs = tiny("gpt2"), unequal()
-    found = circuit_metric(model, pairs, Circuit.empty(model.graph), ablation="gaussian")
+    result = circuit_metric(model, pairs, Circuit.empty(model.graph), ablation="gaussian")
     differing = [[2], [3, 4, 5], [2, 3], [2, 3, 4], [2]]
     for i, (pair, tokens) in enumerate(zip(pairs, differing, strict=True)):
         roles = [{"name": [tokens[0], tokens[-1] + 1]}] * (i + 1)  # the noise of a pair depends on its number
@@ -208,7 +208,7 @@ def test_noise_hits_the_tokens_that_have_no_equal_partner() -> None:
         clean, answers, distractors = rows
         named = PromptPairs.from_tokens(clean, None, answers, distractors, [pair.position] * (i + 1), roles)
         alone = circuit_metric(model, named, Circuit.empty(model.graph), ablation=Gaussian(("name",)))
-        assert float(alone[i]) == pytest.approx(float(found[i]), abs=1e-12)
+        assert float(alone[i]) == pytest.approx(float(result[i]), abs=1e-12)
 
 
 def test_a_file_is_aligned_on_the_command_line_and_its_run_reproduced(
@@ -261,8 +261,8 @@ def test_answers_of_several_tokens_stand_behind_both_prompts() -> None:
                 total = total + sum(logits[len(prompt) - 1 + k, token] for k, token in enumerate(answer)).exp()
             wanted.append(float(total.log()))
         for size in (1, 8):
-            found = circuit_metric(model, both, circuit, metric="log_probability", batch_size=size)
-            assert found.tolist() == pytest.approx(wanted, abs=1e-9)
+            result = circuit_metric(model, both, circuit, metric="log_probability", batch_size=size)
+            assert result.tolist() == pytest.approx(wanted, abs=1e-9)
     for direction in ("noising", "denoising"):
         one, many = (
             circuits.activation_patching(

@@ -31,8 +31,8 @@ OF_RUNS = ("activation-patching", "attribution-patching", "atp-star", "path-patc
 
 
 def scores(method: str, pairs: PromptPairs, ablation: Any) -> torch.Tensor:
-    found: Any = discover(tiny("gpt2"), pairs, method=method, ablation=ablation, test=False, **SMALL.get(method, {}))
-    return found.scores.per_prompt if found.scores is not None else found.circuit.mask
+    result: Any = discover(tiny("gpt2"), pairs, method=method, ablation=ablation, test=False, **SMALL.get(method, {}))
+    return result.scores.per_prompt if result.scores is not None else result.circuit.mask
 
 
 @pytest.mark.parametrize("method", catalogue.names())
@@ -114,7 +114,7 @@ def test_a_run_is_made_evaluated_and_shown(monkeypatch: Any, capsys: Any, tmp_pa
     assert PromptPairs.from_jsonl(tmp_path / "run" / "pairs.jsonl").digest() == bare.digest()
     evaluate = ["evaluate", str(tmp_path / "run"), "--parts", "faithfulness", "--random-circuits", "1"]
     assert run(monkeypatch, evaluate) == 0
-    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert "needs corrupted prompts" in found["skipped"]["faithfulness under interchange"]
+    record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert "needs corrupted prompts" in record["skipped"]["faithfulness under interchange"]
     assert run(monkeypatch, ["tasks", "check", str(tmp_path / "pairs.jsonl"), *model]) == 0
     assert run(monkeypatch, ["view", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0

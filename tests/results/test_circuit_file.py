@@ -76,8 +76,8 @@ def test_graphml_is_read_back_by_networkx_with_the_same_edges(shape, tmp_path):
     write_graphml(circuit, tmp_path / "c.graphml")
     graph = nx.read_graphml(tmp_path / "c.graphml", force_multigraph=True)
     source = to_networkx(circuit)
-    found = {(u, v, data["kind"]): data["score"] for u, v, data in graph.edges(data=True)}
-    assert found == {(u, v, key): data["score"] for u, v, key, data in source.edges(keys=True, data=True)}
+    result = {(u, v, data["kind"]): data["score"] for u, v, data in graph.edges(data=True)}
+    assert result == {(u, v, key): data["score"] for u, v, key, data in source.edges(keys=True, data=True)}
     assert set(graph.nodes) == set(source.nodes)
     ids = re.findall(r'<edge [^>]*id="([^"]*)"', (tmp_path / "c.graphml").read_text())
     assert len(ids) == len(set(ids)) == len(circuit)
@@ -150,7 +150,7 @@ def test_broken_files_are_refused_by_name(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"source": "a9.h9"}, "no writer"),
         ({"key": "z"}, "expected one of q, k, v, in"),
@@ -160,13 +160,13 @@ def test_broken_files_are_refused_by_name(name, tmp_path):
         ({"target": "input"}, "no reader"),
     ],
 )
-def test_broken_edges_are_refused_with_what_was_found(change, said, tmp_path):
+def test_broken_edges_are_refused_with_what_was_found(change, message, tmp_path):
     path = tmp_path / "c.json"
     write_json(scored(GRAPHS[0]), path)
     data = json.loads(path.read_text())
     data["edges"][0] |= change
     path.write_text(json.dumps(data))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         Circuit.from_json(path)
 
 

@@ -80,7 +80,7 @@ def test_ties_are_broken_by_graph_order():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"values": torch.zeros(2, 2), "stderr": torch.zeros(2, 2)}, "values has shape"),
         ({"per_prompt": torch.zeros(6, GRAPH.n_edges)}, "per_prompt has shape"),
@@ -89,9 +89,9 @@ def test_ties_are_broken_by_graph_order():
         ({"positions": ("IO",), "by_position": torch.zeros(*GRAPH.edge_mask.shape, 2)}, "by_position has shape"),
     ],
 )
-def test_what_does_not_fit_the_graph_is_refused(wrong, said):
+def test_what_does_not_fit_the_graph_is_refused(wrong, message):
     whole = {"values": example().values, "stderr": example().stderr, "n_prompts": 7}
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         EdgeScores(GRAPH, **(whole | wrong))
 
 
@@ -174,8 +174,8 @@ def test_the_bootstrap_is_the_naive_loop(sizes):
     weights = None if sizes is None else torch.tensor(sizes).double()
     low, high = bootstrap_interval(values, 0.8, 200, 7, weights)
     for i in range(3):
-        found = (float(low[i]), float(high[i]))
-        assert found == pytest.approx(naive_bootstrap(values[i].tolist(), sizes or [1] * 5, 0.8, 200, 7), abs=1e-12)
+        result = (float(low[i]), float(high[i]))
+        assert result == pytest.approx(naive_bootstrap(values[i].tolist(), sizes or [1] * 5, 0.8, 200, 7), abs=1e-12)
 
 
 def test_the_bootstrap_agrees_with_scipy():
@@ -241,30 +241,30 @@ def test_significant_edges_are_those_whose_interval_excludes_zero(kind):
         edge for edge in scores.graph.edges
         if low[GRAPH.edge_index(edge)] > 0 or high[GRAPH.edge_index(edge)] < 0
     }  # fmt: skip
-    found = scores.significant(0.99, kind)
+    result = scores.significant(0.99, kind)
     assert 10 < len(expected) < 50
-    assert set(found.to_dict()) == expected
-    assert len(found) == len(found.strongest(1000)) == len(expected)
+    assert set(result.to_dict()) == expected
+    assert len(result) == len(result.strongest(1000)) == len(expected)
     for edge in scores.graph.edges:
-        assert found[edge] == (scores[edge] if edge in expected else 0)
-    dropped = ~found.kept
-    assert not bool(found.by_position[dropped].any() | found.per_prompt[:, dropped[GRAPH.edge_mask]].any())
-    assert not bool(found.stderr[dropped].any())
-    note = found.provenance["significance"]
+        assert result[edge] == (scores[edge] if edge in expected else 0)
+    dropped = ~result.kept
+    assert not bool(result.by_position[dropped].any() | result.per_prompt[:, dropped[GRAPH.edge_mask]].any())
+    assert not bool(result.stderr[dropped].any())
+    note = result.provenance["significance"]
     assert (note["level"], note["kind"], note["kept"]) == (0.99, kind, len(expected))
-    assert found.significant(0.99, kind).to_dict() == found.to_dict()
-    assert not bool(found.significant(1 - 1e-9, "t").kept[dropped].any())
+    assert result.significant(0.99, kind).to_dict() == result.to_dict()
+    assert not bool(result.significant(1 - 1e-9, "t").kept[dropped].any())
 
 
 @pytest.mark.parametrize("rule", ["top", "greedy", "positive-share", "optimal"])
 def test_what_is_not_significant_is_never_selected(rule):
     scores = gathered(effects())
-    found = scores.significant(0.9)
-    circuit = found.select(scores.graph.n_edges, rule)
-    assert 0 < len(circuit) <= len(found) < scores.graph.n_edges
-    assert set(circuit.edges) <= set(found.to_dict())
-    assert set(found.threshold(0.0).edges) <= set(found.to_dict())
-    assert circuit.provenance["significance"]["kept"] == len(found)
+    result = scores.significant(0.9)
+    circuit = result.select(scores.graph.n_edges, rule)
+    assert 0 < len(circuit) <= len(result) < scores.graph.n_edges
+    assert set(circuit.edges) <= set(result.to_dict())
+    assert set(result.threshold(0.0).edges) <= set(result.to_dict())
+    assert circuit.provenance["significance"]["kept"] == len(result)
 
 
 def test_corrections_for_many_tests():
@@ -282,11 +282,11 @@ def test_corrections_for_many_tests():
 def test_without_any_effect_no_edge_is_significant():
     scores = gathered(torch.zeros(4, *GRAPH.edge_mask.shape, dtype=torch.float64))
     for kind in ("bootstrap", "t"):
-        found = scores.significant(0.5, kind)
-        assert len(found) == 0
-        assert found.to_dict() == {}
-        assert found.strongest() == []
-        assert len(found.top(10)) == len(found.optimal(10)) == len(found.greedy(10, fill=True)) == 0
+        result = scores.significant(0.5, kind)
+        assert len(result) == 0
+        assert result.to_dict() == {}
+        assert result.strongest() == []
+        assert len(result.top(10)) == len(result.optimal(10)) == len(result.greedy(10, fill=True)) == 0
 
 
 def test_impossible_tests_are_refused():
@@ -344,7 +344,7 @@ def test_files_of_the_first_version_still_load(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "tensors", "said"),
+    ("header", "tensors", "message"),
     [
         (OLD, {"values": torch.zeros(2, 2).double()}, "does not fit"),
         (OLD, {"values": DENSE.float()}, "does not fit"),
@@ -367,9 +367,9 @@ def test_files_of_the_first_version_still_load(tmp_path):
         (NEW, {"kept": torch.ones(3, dtype=torch.bool)}, "kept"),
     ],
 )
-def test_hostile_files_are_refused_by_name(tmp_path, header, tensors, said):
+def test_hostile_files_are_refused_by_name(tmp_path, header, tensors, message):
     save_file({"values": DENSE, "stderr": DENSE.clone()} | tensors, tmp_path / "s", metadata=header)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         EdgeScores.load(tmp_path / "s")
     assert str(tmp_path / "s") in str(caught.value)
 

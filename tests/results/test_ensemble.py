@@ -159,19 +159,19 @@ def test_the_method_combines_gradients_and_runs(tmp_path):
     members = [
         edge_attribution(model, pairs, gradient=gradient, check_sign=False) for gradient in ("ig", "gim", "clean")
     ]
-    found = discover(model, pairs, method="ensemble", gradients=["ig", "gim", "clean"], how="rank-mean", **quick)
-    assert isinstance(found, circuits.runs.result.Discovery)
-    assert found.scores is not None
-    assert torch.equal(found.scores.values, ensemble(members, "rank-mean").values)
+    result = discover(model, pairs, method="ensemble", gradients=["ig", "gim", "clean"], how="rank-mean", **quick)
+    assert isinstance(result, circuits.runs.result.Discovery)
+    assert result.scores is not None
+    assert torch.equal(result.scores.values, ensemble(members, "rank-mean").values)
     runs = []
     for name, options in {"gim": {}, "eap": {}, "edge-pruning": {"steps": 2, "edges": 15}}.items():
         out = RunDirectory(tmp_path / name)
         out.write(discover(model, pairs, method=name, **{**quick, **options}), pairs)
         runs.append(str(out.path))
-    found = discover(model, pairs, method="ensemble", runs=runs, how="mean", **quick)
+    result = discover(model, pairs, method="ensemble", runs=runs, how="mean", **quick)
     circuit = Circuit.from_json(tmp_path / "edge-pruning" / "circuit.json")
     wanted = ensemble([members[1], members[2], circuit])
-    torch.testing.assert_close(found.scores.values, wanted.values)
+    torch.testing.assert_close(result.scores.values, wanted.values)
     with pytest.raises(InputError, match="is not a run directory"):
         discover(model, pairs, method="ensemble", runs=[str(tmp_path)], **quick)
     with pytest.raises(InputError, match="a run of another model"):

@@ -139,13 +139,13 @@ def test_a_circuit_of_scores_without_sign_is_never_said_to_help_or_hurt(method, 
     assert escape(name) in tikz
     assert "dash" not in tikz
     assert "dashed" not in dot
-    told = [edge_caption(circuit), described(circuit), latex(circuit, tmp_path), page["text"], page["facts"]]
-    assert all(name in text for text in (*told[:2], page["facts"]))
-    assert escape(name) in told[2]
-    for text in (inline_svg(circuit), dot, tikz, *told):
+    result = [edge_caption(circuit), described(circuit), latex(circuit, tmp_path), page["text"], page["facts"]]
+    assert all(name in text for text in (*result[:2], page["facts"]))
+    assert escape(name) in result[2]
+    for text in (inline_svg(circuit), dot, tikz, *result):
         assert not SIGN_WORDS.search(text)
         assert "effect" not in text
-    assert "$+" not in told[2]
+    assert "$+" not in result[2]
 
 
 def test_a_circuit_without_scores_says_nothing_of_them():
@@ -184,9 +184,9 @@ def test_scores_of_the_methods_themselves_are_what_the_table_says():
     assert quantity_of(eap.top(5).provenance).signed
     search = circuits.acdc(model, pairs, 0.01)
     assert quantity_of(search.provenance).name == "change when tested"
-    told = compare({"star": star, "eap": eap, "flow": flow}, resamples=10)
-    assert told.without_sign == {"star": "contribution", "flow": "share of the reader's input"}
-    assert told.on_signs in str(told)
+    result = compare({"star": star, "eap": eap, "flow": flow}, resamples=10)
+    assert result.without_sign == {"star": "contribution", "flow": "share of the reader's input"}
+    assert result.on_signs in str(result)
     assert compare({"eap": eap, "again": eap}, resamples=10).on_signs is None
 
 

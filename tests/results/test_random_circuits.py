@@ -73,10 +73,10 @@ def test_faithfulness_has_as_many_rivals_as_there_are_and_says_so():
     assert direct.too_few_random is not None
     assert "none of 4" in direct.too_few_random
     head = Circuit.from_edges(model.graph, ["input->a1.h0<v>", "a1.h0->logits"])
-    found = circuits.faithfulness(model, pairs, head, n_random=20, random_kind="same_layers")
-    assert len(found.random) == 2
-    assert found.p_value >= 1 / 3
-    assert "only 2 of 20" in str(found)
+    result = circuits.faithfulness(model, pairs, head, n_random=20, random_kind="same_layers")
+    assert len(result.random) == 2
+    assert result.p_value >= 1 / 3
+    assert "only 2 of 20" in str(result)
     enough = circuits.faithfulness(model, pairs, head, n_random=2, random_kind="same_layers")
     assert enough.too_few_random is None
 
@@ -85,10 +85,10 @@ def test_faithfulness_has_as_many_rivals_as_there_are_and_says_so():
 def test_a_circuit_without_rivals_is_neither_sufficient_nor_necessary(name):
     model, pairs = tiny(name), random_pairs(n=8)
     for circuit in (Circuit.full(model.graph), Circuit.from_edges(model.graph, ["input->logits"])):
-        found = circuits.hypothesis_tests(model, pairs, circuit, n_random=40, permutations=20)
+        result = circuits.hypothesis_tests(model, pairs, circuit, n_random=40, permutations=20)
         for claim in ("sufficiency", "partial necessity"):
-            assert found[claim].supports is None
-            assert "at least 36 are needed" in str(found[claim].reason)
+            assert result[claim].supports is None
+            assert "at least 36 are needed" in str(result[claim].reason)
 
 
 def test_nothing_can_be_tested_where_ablation_changes_nothing():
@@ -96,17 +96,17 @@ def test_nothing_can_be_tested_where_ablation_changes_nothing():
     pairs = random_pairs(n=8)
     same = circuits.PromptPairs.from_tokens(pairs.clean, pairs.clean, pairs.answers, pairs.distractors)
     circuit = circuits.random_circuit(model.graph, 12, torch.Generator().manual_seed(1))
-    found = circuits.hypothesis_tests(model, same, circuit, n_random=40, permutations=20)
-    assert {test.supports for test in found.tests} == {None}
-    assert len(found.not_made) == 1
-    assert found.unnecessary == ()
-    assert all(row["p"] is None and row["reason"] for row in found.to_dict()["tests"])
+    result = circuits.hypothesis_tests(model, same, circuit, n_random=40, permutations=20)
+    assert {test.supports for test in result.tests} == {None}
+    assert len(result.not_made) == 1
+    assert result.unnecessary == ()
+    assert all(row["p"] is None and row["reason"] for row in result.to_dict()["tests"])
 
 
 def test_tests_that_could_not_be_rejected_are_not_made():
     model, pairs = tiny("gpt2"), random_pairs(n=3)
     circuit = circuits.random_circuit(model.graph, 12, torch.Generator().manual_seed(1))
-    found = circuits.hypothesis_tests(model, pairs, circuit, n_random=10, permutations=9)
-    assert "at least 7 are needed" in str(found["equivalence"].reason)  # 0.6**7 + 0.4**7 = 0.03
-    assert "cannot show a dependence" in str(found["independence"].reason)
-    assert "10 random circuits were requested" in str(found["sufficiency"].reason)
+    result = circuits.hypothesis_tests(model, pairs, circuit, n_random=10, permutations=9)
+    assert "at least 7 are needed" in str(result["equivalence"].reason)  # 0.6**7 + 0.4**7 = 0.03
+    assert "cannot show a dependence" in str(result["independence"].reason)
+    assert "10 random circuits were requested" in str(result["sufficiency"].reason)

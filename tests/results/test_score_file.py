@@ -41,8 +41,8 @@ def test_files_round_trip_exactly(tmp_path, positions, runs):
 
 
 def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path):
-    for path, said in ((tmp_path / "none", "cannot read"), (tmp_path, "directory|cannot read|not a file")):
-        with pytest.raises(InputError, match=said):
+    for path, message in ((tmp_path / "none", "cannot read"), (tmp_path, "directory|cannot read|not a file")):
+        with pytest.raises(InputError, match=message):
             NodeScores.load(path)
     (tmp_path / "x").write_bytes(b"x" * 100)
     with pytest.raises(InputError, match="x is not a file of node scores"):
@@ -59,7 +59,7 @@ def test_node_and_edge_scores_are_not_confused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "tensors", "said"),
+    ("header", "tensors", "message"),
     [
         ({"nodes": '{"a": 1}'}, {}, "nodes must be a list of names"),
         ({"nodes": "[]"}, {"per_prompt": EFFECTS[:0]}, "nodes must be a list of names"),
@@ -77,10 +77,10 @@ def test_node_and_edge_scores_are_not_confused(tmp_path):
         ({}, {"corrupted": torch.zeros(3)}, "corrupted is torch.float32"),
     ],
 )
-def test_hostile_files_are_refused(tmp_path, header, tensors, said):
+def test_hostile_files_are_refused(tmp_path, header, tensors, message):
     path = tmp_path / "s.safetensors"
     save_file({"per_prompt": EFFECTS} | tensors, path, metadata=HEADER | header)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         NodeScores.load(path)
 
 

@@ -57,15 +57,15 @@ def check(circuit, n, rule):
 def test_circuits_are_connected_within_budget_and_the_same_every_time(rule, shape, seed, wish, ties):
     scores = example(GRAPHS[shape], seed, ties)
     n = wish % (len(scores) + 1)
-    found = scores.select(n, rule)
-    check(found, n, rule)
-    assert scores.select(n, rule) == found
-    assert found.scores is scores.values
-    assert found.provenance["method"] == "test"
+    result = scores.select(n, rule)
+    check(result, n, rule)
+    assert scores.select(n, rule) == result
+    assert result.scores is scores.values
+    assert result.provenance["method"] == "test"
     if rule in RANKED:
         filled = scores.select(n, rule, fill=True)
         check(filled, n, rule)
-        assert found <= filled
+        assert result <= filled
         assert filled.provenance["selection"]["fill"]
 
 
@@ -93,16 +93,16 @@ def test_the_budget_of_all_edges_buys_the_full_circuit_and_none_the_empty_one(ru
 def test_filling_goes_on_until_no_further_edge_fits(rule, by):
     scores = example()
     for n in (1, 5, 17, 40):
-        found = scores.select(n, rule, by=by, fill=True)
-        k = found.provenance["selection"]["considered"]
+        result = scores.select(n, rule, by=by, fill=True)
+        k = result.provenance["selection"]["considered"]
         bigger = [scores.select(m, rule, by=by) for m in (k, k + 1)]
-        assert bigger[0] == found
+        assert bigger[0] == result
         assert len(bigger[1]) > n
 
 
 def test_rules_and_options_that_do_not_exist_are_refused():
     scores = example()
-    for n, rule, options, said in [
+    for n, rule, options, message in [
         (3, "best", {}, "one of top, greedy, positive-share, optimal"),
         (3, "optimal", {"fill": True}, "its options: by, time_limit"),
         (3, "positive-share", {"by": "abs"}, "its options: share, fill"),
@@ -110,7 +110,7 @@ def test_rules_and_options_that_do_not_exist_are_refused():
         (3, "positive-share", {"share": math.nan}, "between 0 and 1"),
         (3, "optimal", {"time_limit": 0.0}, "time_limit"),
     ]:
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             scores.select(n, rule, **options)
     for rule in RULES:
         for n in (-1, 10**6):
@@ -139,11 +139,11 @@ def ranked(scores, by):
 def test_top_chooses_the_strongest_edges_and_prunes(by, n, ties):
     scores = example(ties=ties)
     chosen = [edge for edge, _ in ranked(scores, by)[:n]]
-    found = scores.top(n, by=by)
-    assert found == Circuit.from_edges(scores.graph, chosen).pruned()
-    assert found.provenance["selection"] == {"rule": "top", "by": by, "n": n, "kept": len(found)}
-    for edge in found.edges:
-        assert found.score(edge) == scores[edge]
+    result = scores.top(n, by=by)
+    assert result == Circuit.from_edges(scores.graph, chosen).pruned()
+    assert result.provenance["selection"] == {"rule": "top", "by": by, "n": n, "kept": len(result)}
+    for edge in result.edges:
+        assert result.score(edge) == scores[edge]
 
 
 @pytest.mark.parametrize("by", ["abs", "signed"])
@@ -152,10 +152,10 @@ def test_threshold_keeps_what_reaches_it(by, tau):
     scores = example()
     tau = max(scores.to_dict().values()) if tau == 0.8 else tau  # an edge at the threshold itself
     chosen = [edge for edge, value in ranked(scores, by) if (abs(value) if by == "abs" else value) >= tau]
-    found = scores.threshold(tau, by)
-    assert found == Circuit.from_edges(scores.graph, chosen).pruned()
-    note = found.provenance["selection"]
-    assert note == {"rule": "threshold", "by": by, "tau": tau, "kept": len(found)}
+    result = scores.threshold(tau, by)
+    assert result == Circuit.from_edges(scores.graph, chosen).pruned()
+    note = result.provenance["selection"]
+    assert note == {"rule": "threshold", "by": by, "tau": tau, "kept": len(result)}
 
 
 def naive_greedy(scores, n, by):
@@ -190,12 +190,12 @@ def test_positive_share_spends_part_of_the_budget_on_positive_edges(share, n, ti
     scores = example(ties=ties)
     positive = [edge for edge, value in ranked(scores, "signed")[: int(share * n)] if value > 0]
     rest = [edge for edge, _ in ranked(scores, "abs") if edge not in positive]
-    found = scores.positive_share(n, share)
-    assert found == Circuit.from_edges(scores.graph, [*positive, *rest][:n]).pruned()
+    result = scores.positive_share(n, share)
+    assert result == Circuit.from_edges(scores.graph, [*positive, *rest][:n]).pruned()
     if share == 0:
-        assert found == scores.top(n)
+        assert result == scores.top(n)
     if share == 1 and len(positive) == n:
-        assert found == scores.top(n, by="signed")
+        assert result == scores.top(n, by="signed")
 
 
 def test_without_positive_edges_positive_share_ranks_by_absolute_value():
@@ -211,15 +211,15 @@ def test_without_positive_edges_positive_share_ranks_by_absolute_value():
 def connected_circuits(shape):
     """Every circuit that pruning leaves as it is, [circuit, edge]."""
     graph = TINY[shape]
-    found = []
+    result = []
     for number in range(2**graph.n_edges):
         bits = torch.tensor([number >> edge & 1 for edge in range(graph.n_edges)], dtype=torch.bool)
         mask = torch.zeros_like(graph.edge_mask)
         mask[graph.edge_mask] = bits
         circuit = Circuit(graph, mask)
         if circuit.pruned() == circuit:
-            found.append(bits)
-    return torch.stack(found)
+            result.append(bits)
+    return torch.stack(result)
 
 
 def enumerated(scores, shape, n, by):
@@ -240,11 +240,11 @@ def total(circuit, by):
 def test_no_connected_circuit_is_better_than_the_optimal_one(shape, seed, n, by, ties):
     scores = example(TINY[shape], seed, ties)
     n = min(n, len(scores))
-    found = scores.optimal(n, by, time_limit=None)
-    check(found, n, "optimal")
-    note = found.provenance["selection"]
-    assert total(found, by) == pytest.approx(enumerated(scores, shape, n, by), abs=1e-9)
-    assert note["sum"] == pytest.approx(total(found, by), abs=1e-12)
+    result = scores.optimal(n, by, time_limit=None)
+    check(result, n, "optimal")
+    note = result.provenance["selection"]
+    assert total(result, by) == pytest.approx(enumerated(scores, shape, n, by), abs=1e-9)
+    assert note["sum"] == pytest.approx(total(result, by), abs=1e-12)
     assert note["gap"] == 0.0
 
 
@@ -260,10 +260,10 @@ def test_branch_and_bound_finds_it_where_the_relaxation_is_fractional(first, mon
     for seed in range(20):
         for n in (2, 3):
             scores = example(TINY["one group"], seed)
-            found = scores.optimal(n, "signed", time_limit=None)
-            check(found, n, "optimal")
-            assert total(found, "signed") == pytest.approx(enumerated(scores, "one group", n, "signed"), abs=1e-9)
-            assert found.provenance["selection"]["gap"] == 0
+            result = scores.optimal(n, "signed", time_limit=None)
+            check(result, n, "optimal")
+            assert total(result, "signed") == pytest.approx(enumerated(scores, "one group", n, "signed"), abs=1e-9)
+            assert result.provenance["selection"]["gap"] == 0
     assert len(searched) >= 5
 
 
@@ -283,13 +283,13 @@ def test_out_of_time_the_best_known_circuit_is_given_with_its_gap(monkeypatch):
     for out_of_time in ("linprog", "milp"):
         with monkeypatch.context() as patch:
             cut_short(patch, out_of_time)
-            found = scores.optimal(20, time_limit=5.0)
-        check(found, 20, "optimal")
-        note = found.provenance["selection"]
+            result = scores.optimal(20, time_limit=5.0)
+        check(result, 20, "optimal")
+        note = result.provenance["selection"]
         assert note["sum"] <= best["sum"] <= note["bound"]
         assert note["gap"] == pytest.approx((note["bound"] - note["sum"]) / note["sum"])
         assert note["gap"] > 0
-        assert max(len(scores.top(20, fill=True)), len(scores.greedy(20, fill=True))) >= len(found)
+        assert max(len(scores.top(20, fill=True)), len(scores.greedy(20, fill=True))) >= len(result)
 
 
 def cut_short(patch, what):

@@ -54,8 +54,8 @@ def test_a_run_asks_its_question_once(method, calls):
 
 def test_an_evaluation_asks_once(calls, tmp_path):
     model, pairs = tiny("gpt2"), random_pairs(n=3)
-    found = discover(model, pairs, method="eap", ablation="mean", **FEW)
-    run = read_run(RunDirectory(tmp_path / "run").write(found, pairs))
+    result = discover(model, pairs, method="eap", ablation="mean", **FEW)
+    run = read_run(RunDirectory(tmp_path / "run").write(result, pairs))
     calls.clear()
     evaluate_run(run, model, pairs, parts=("faithfulness", "completeness", "minimality", "curves"), n_random=1)
     assert calls == {"asked": 1, "means computed": 1}

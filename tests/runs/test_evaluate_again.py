@@ -12,7 +12,7 @@ from circuits import Circuit, InputError
 from circuits.pages.evaluation import evaluation_sections
 from circuits.plugins import KnowsCircuits
 from circuits.runs import evaluate
-from circuits.runs.again import Asked, ablation_called, what_was_asked
+from circuits.runs.again import RunRequest, ablation_called, what_was_asked
 from circuits.runs.directory import RunDirectory
 from circuits.runs.discover import discover
 from circuits.runs.evaluate import evaluate_run
@@ -43,23 +43,23 @@ def evaluated(model, pairs, folder, method, parts=("recovery", *AGAIN), **option
 
 
 def test_scores_of_edges_are_compared_as_by_hand(model, pairs, tmp_path):
-    found, read = evaluated(model, pairs, tmp_path, "eap-ig", edges=10, random_circuits=0)
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    result, read = evaluated(model, pairs, tmp_path, "eap-ig", edges=10, random_circuits=0)
+    record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     scores = circuits.edge_attribution(model, pairs, gradient="ig")
 
     truth = compiled.active_edges(model, pairs)
-    assert told["recovery"]["truths"] == {"active, jointly active": list(truth)}
-    for row in told["recovery"]["scores"]:
+    assert record["recovery"]["truths"] == {"active, jointly active": list(truth)}
+    for row in record["recovery"]["scores"]:
         direct = circuits.recovery(scores, truth, level=row["level"], negligible=1e-6)
         assert (row["auroc"], row["average_precision"]) == (direct.auroc, direct.average_precision)
         corners = torch.tensor(row["roc"], dtype=torch.float64)
         assert float(torch.trapezoid(corners[:, 1], corners[:, 0])) == pytest.approx(direct.auroc)
-    chosen = next(of for of in told["recovery"]["circuit"] if of["level"] == "edges")
+    chosen = next(row for row in record["recovery"]["circuit"] if row["level"] == "edges")
     circuit = set(read.circuits["run circuit"].edges)
     assert chosen["precision"] == pytest.approx(len(circuit & set(truth)) / len(circuit))
     assert chosen["recall"] == pytest.approx(len(circuit & set(truth)) / len(truth))
 
-    stable = told["stability"]
+    stable = record["stability"]
     assert list(stable["by"]) == ["pairs", "steps", "ablation", "metric"]
     others = {
         OWN: scores,
@@ -75,46 +75,46 @@ def test_scores_of_edges_are_compared_as_by_hand(model, pairs, tmp_path):
     assert set(stable["always"]) <= set(direct.always)
 
     shuffled = circuits.randomisation(
-        model, lambda model: circuits.edge_attribution(model, pairs, gradient="ig"), k=told["randomisation"]["k"]
+        model, lambda model: circuits.edge_attribution(model, pairs, gradient="ig"), k=record["randomisation"]["k"]
     )
-    assert told["randomisation"]["layers"] == [1, 2]
-    assert told["randomisation"]["rank"] == pytest.approx(shuffled.rank)
-    assert told["randomisation"]["jaccard"] == pytest.approx(shuffled.jaccard)
+    assert record["randomisation"]["layers"] == [1, 2]
+    assert record["randomisation"]["rank"] == pytest.approx(shuffled.rank)
+    assert record["randomisation"]["jaccard"] == pytest.approx(shuffled.jaccard)
 
 
 def test_circuits_without_scores_are_compared_by_what_they_share(model, pairs, tmp_path):
-    found, _ = evaluated(model, pairs, tmp_path, "acdc", threshold=0.01, random_circuits=0)
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    result, _ = evaluated(model, pairs, tmp_path, "acdc", threshold=0.01, random_circuits=0)
+    record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     own = circuits.acdc(model, pairs, 0.01)
     other = circuits.acdc(model, pairs, 0.01, ablation="zero")
-    stable = told["stability"]
+    stable = record["stability"]
     assert stable["k"] is None
     at = stable["runs"].index("zero")
     assert stable["jaccard"][0][at] == pytest.approx(len(own & other) / len(own | other))
-    assert told["skipped"]["stability, other metrics"] == "the threshold is in the unit of the metric"
-    assert told["recovery"]["scores"] == []
+    assert record["skipped"]["stability, other metrics"] == "the threshold is in the unit of the metric"
+    assert record["recovery"]["scores"] == []
     direct = circuits.randomisation(model, lambda model: circuits.acdc(model, pairs, 0.01))
-    assert told["randomisation"]["jaccard"] == pytest.approx(direct.jaccard)
-    assert told["randomisation"]["rank"] == [None, None]
+    assert record["randomisation"]["jaccard"] == pytest.approx(direct.jaccard)
+    assert record["randomisation"]["rank"] == [None, None]
     assert "Jaccard" in str(direct)
 
 
 def test_nodes_with_positions_and_without(model, pairs, tmp_path):
-    found, _ = evaluated(model, pairs, tmp_path, "atp-star")
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert told["stability"]["of"] == "nodes"
-    assert [row["level"] for row in told["recovery"]["scores"]] == ["nodes"]
-    assert "another run" in told["skipped"]["stability, ablation zero"]
-    assert "its minimum" in told["skipped"]["stability, metric kl_divergence"]
-    found, _ = evaluated(model, pairs, tmp_path, "coar", samples=40)
-    told = found.to_dict()
-    assert list(told["stability"]["by"]) == ["pairs", "seed", "alpha", "ablation", "metric"]
+    result, _ = evaluated(model, pairs, tmp_path, "atp-star")
+    record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert record["stability"]["of"] == "nodes"
+    assert [row["level"] for row in record["recovery"]["scores"]] == ["nodes"]
+    assert "another run" in record["skipped"]["stability, ablation zero"]
+    assert "its minimum" in record["skipped"]["stability, metric kl_divergence"]
+    result, _ = evaluated(model, pairs, tmp_path, "coar", samples=40)
+    record = result.to_dict()
+    assert list(record["stability"]["by"]) == ["pairs", "seed", "alpha", "ablation", "metric"]
     direct = circuits.coar(model, pairs, samples=40, alpha=0.2)
     own = circuits.coar(model, pairs, samples=40)
-    at = told["stability"]["runs"].index("α = 0.2")
-    expected = circuits.stability({"a": own, "b": direct}, told["stability"]["k"])
-    assert told["stability"]["jaccard"][0][at] == pytest.approx(expected.mean_jaccard)
-    assert told["stability"]["rank"][0][at] == pytest.approx(expected.mean_rank)
+    at = record["stability"]["runs"].index("α = 0.2")
+    expected = circuits.stability({"a": own, "b": direct}, record["stability"]["k"])
+    assert record["stability"]["jaccard"][0][at] == pytest.approx(expected.mean_jaccard)
+    assert record["stability"]["rank"][0][at] == pytest.approx(expected.mean_rank)
     with pytest.raises(InputError, match="different nodes"):
         circuits.stability({"a": own, "b": circuits.coar(model, pairs, samples=40, nodes="heads")}, 2)
     with pytest.raises(InputError, match="one or the other"):
@@ -124,13 +124,13 @@ def test_nodes_with_positions_and_without(model, pairs, tmp_path):
 def test_two_meanings_of_true_are_told_apart_and_drawn(tmp_path):
     model = circuits.load_model("compiled/or-gate")
     pairs = tasks.load("compiled/or-gate").pairs(model, n=4)
-    found, _ = evaluated(model, pairs, tmp_path, "eap", ("recovery",), edges=8, random_circuits=0)
-    told = found.to_dict()
-    assert {name: len(edges) for name, edges in told["recovery"]["truths"].items()} == {
+    result, _ = evaluated(model, pairs, tmp_path, "eap", ("recovery",), edges=8, random_circuits=0)
+    outcome = result.to_dict()
+    assert {name: len(edges) for name, edges in outcome["recovery"]["truths"].items()} == {
         "active": 1,
         "jointly active": 5,
     }
-    headings = [section.heading for section in evaluation_sections(told)]
+    headings = [section.heading for section in evaluation_sections(outcome)]
     assert "Recovery of the known circuit" in headings
 
 
@@ -172,7 +172,7 @@ def test_what_a_run_was_asked_is_asked_again(model, pairs, tmp_path):
 
 def test_what_varies_depends_on_the_method():
     def axes(method, ablation="interchange", **options):
-        asked = Asked(method, "cross_entropy", ablation_called(ablation), options, 0, 1.0)
+        asked = RunRequest(method, "cross_entropy", ablation_called(ablation), options, 0, 1.0)
         return {axis: [change.name for change in some] for axis, some in changes(asked).items()}
 
     assert list(axes("eap")) == ["pairs", "ablation", "metric"]
@@ -222,9 +222,9 @@ def test_what_would_take_long_is_left_out_unless_it_is_asked_for(monkeypatch, tm
 
 
 def test_old_evaluations_are_still_shown(model, pairs, tmp_path):
-    found, _ = evaluated(model, pairs, tmp_path, "eap", ("stability",), random_circuits=0)
-    told = found.to_dict()
-    old = {**told, "schema": 1, "stability": told["stability"]["prompts"]}
+    result, _ = evaluated(model, pairs, tmp_path, "eap", ("stability",), random_circuits=0)
+    outcome = result.to_dict()
+    old = {**outcome, "schema": 1, "stability": outcome["stability"]["prompts"]}
     verdict, stability, *_ = evaluation_sections(old)
     assert verdict.heading == "Verdict"
     assert stability.heading.startswith("Stability")
@@ -261,9 +261,9 @@ def test_ctrl_c_writes_what_is_there_and_nothing_is_touched_before(monkeypatch, 
     monkeypatch.setattr(evaluate, "minimality_of", stop)
     capsys.readouterr()
     assert run(monkeypatch, ["evaluate", made, "--parts", "completeness,minimality,curves"]) == 130
-    told = json.loads(written.read_text())
-    assert "completeness" in told
-    assert told["skipped"] == {"minimality": "interrupted", "curves": "interrupted"}
+    record = json.loads(written.read_text())
+    assert "completeness" in record
+    assert record["skipped"] == {"minimality": "interrupted", "curves": "interrupted"}
     assert "what was measured is in" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "eap" / "evaluation.html").is_file()
     monkeypatch.setattr(evaluate, "completeness_of", stop)

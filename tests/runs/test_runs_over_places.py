@@ -35,11 +35,11 @@ def pairs(model):
 
 @pytest.fixture(scope="module")
 def run(model, pairs, tmp_path_factory):
-    found = discover(
+    result = discover(
         model, pairs, method="eap-ig", positions="spans", destinations=True, edges=40, fill=False, random_circuits=3
     )
-    made = RunDirectory(tmp_path_factory.mktemp("runs") / "run", overwrite=True).write(found, pairs)
-    return found, read_run(made)
+    made = RunDirectory(tmp_path_factory.mktemp("runs") / "run", overwrite=True).write(result, pairs)
+    return result, read_run(made)
 
 
 def share(model, pairs, circuit, ablation="interchange"):
@@ -50,62 +50,62 @@ def share(model, pairs, circuit, ablation="interchange"):
 
 
 def test_every_part_of_its_evaluation_is_that_of_edges_at_places(model, pairs, run):
-    found, read = run
+    result, read = run
     measured = evaluate_run(read, model, pairs, parts=PARTS, ablations=["interchange", "zero"], n_random=3)
-    told = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
-    circuit, scores = found.circuit, found.scores.over_places()
+    record = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
+    circuit, scores = result.circuit, result.scores.over_places()
     assert read.circuits["run circuit"] == circuit
     assert circuit.places == pairs.spans
-    for ablation, of in told["faithfulness"].items():
-        assert of["ratio_of_means"] == pytest.approx(share(model, pairs, circuit, ablation))
-        assert of["unit"] == "(edge, place) pairs"
-        assert "(edge, place) pairs ablated" in of["name"]
-    assert told["completeness"]["complement"] == pytest.approx(share(model, pairs, ~circuit))
-    for edge, effect in told["minimality"]["effects"].items():
+    for ablation, part in record["faithfulness"].items():
+        assert part["ratio_of_means"] == pytest.approx(share(model, pairs, circuit, ablation))
+        assert part["unit"] == "(edge, place) pairs"
+        assert "(edge, place) pairs ablated" in part["name"]
+    assert record["completeness"]["complement"] == pytest.approx(share(model, pairs, ~circuit))
+    for edge, effect in record["minimality"]["effects"].items():
         both = circuit_metrics(model, pairs, [circuit, circuit - Circuit.from_edges(circuit.graph, [edge])]).mean(1)
         assert effect == pytest.approx(float(both[0] - both[1]), abs=1e-4)
-    assert tuple(told["minimality"]["effects"]) == circuit.edges
+    assert tuple(record["minimality"]["effects"]) == circuit.edges
     curves = circuits.faithfulness_curves(model, pairs, scores, seed=1)
     torch.testing.assert_close(measured.curves.absolute.faithfulness, curves.absolute.faithfulness)
     assert measured.curves.absolute.edges[-1] == circuit.graph.n_edges
     assert measured.complexity == circuits.complexity(scores)
     assert measured.certificate.certificate.graph == circuit.graph
     assert measured.certificate.n_certified <= len(circuit)
-    assert all(of.graph == circuit.graph for of in measured.families.circuits)
+    assert all(family.graph == circuit.graph for family in measured.families.circuits)
     assert measured.variations.compared().names == measured.prompts.names == circuit.graph.edges
-    assert all(of["auroc"] == 1.0 for of in told["recovery"]["scores"])
-    assert set(told["hypothesis"])
-    assert not told["skipped"].keys() & set(PARTS)
-    assert "(edge, place) pairs" in str(evaluation_sections(told))
+    assert all(row["auroc"] == 1.0 for row in record["recovery"]["scores"])
+    assert set(record["hypothesis"])
+    assert not record["skipped"].keys() & set(PARTS)
+    assert "(edge, place) pairs" in str(evaluation_sections(record))
 
 
 def test_a_certificate_of_too_many_pairs_is_left_out_unless_asked_for(run):
-    found, _ = run
+    result, _ = run
     with pytest.raises(
         InputError, match=r"choosing 1000 circuits of 743 edges again would take about 0 minutes; --parts certificate"
     ):
-        certified(found.ranked, found.circuit, 0, at_most=1e-9)
-    assert certified(found.ranked, found.circuit, 0, at_most=60.0).n_circuit == len(found.circuit)
+        certified(result.ranked, result.circuit, 0, at_most=1e-9)
+    assert certified(result.ranked, result.circuit, 0, at_most=60.0).n_circuit == len(result.circuit)
 
 
 def test_its_summary_names_pairs_and_its_edges_with_their_places(run):
-    found, read = run
-    first, strongest = circuit_findings(found.summary(), found.provenance)
-    assert f"{len(found.circuit)} of {found.circuit.graph.n_edges:,} (edge, place) pairs" in first
+    result, read = run
+    first, strongest = circuit_findings(result.summary(), result.provenance)
+    assert f"{len(result.circuit)} of {result.circuit.graph.n_edges:,} (edge, place) pairs" in first
     assert "@sorted" in strongest
     assert read.record["summary"]["unit"] == "(edge, place) pairs"
 
 
 def test_refined_scores_at_places_choose_the_circuit(model, pairs, tmp_path):
     options = {"positions": "spans", "destinations": True, "edges": 40}
-    found = discover(model, pairs, method="eap", refine="exact", refine_top=30, random_circuits=0, **options)
-    read = read_run(RunDirectory(tmp_path / "run", overwrite=True).write(found, pairs))
+    outcome = discover(model, pairs, method="eap", refine="exact", refine_top=30, random_circuits=0, **options)
+    read = read_run(RunDirectory(tmp_path / "run", overwrite=True).write(outcome, pairs))
     (scores,) = (result for result in read.results.values() if isinstance(result, EdgeScores))
-    assert scores.graph == found.circuit.graph
+    assert scores.graph == outcome.circuit.graph
     refined = list(scores.provenance["refined"])
     exact = circuits.exact_edge_effects(model, pairs, refined, positions="spans", destinations=True)
     assert {edge: scores[edge] for edge in refined} == pytest.approx(exact.to_dict(), abs=1e-4)
-    assert torch.equal(found.circuit.mask, scores.top(40).mask)
+    assert torch.equal(outcome.circuit.mask, scores.top(40).mask)
 
 
 def test_a_run_found_again_is_compared_at_its_places(model, pairs, run):

@@ -45,10 +45,10 @@ def test_nothing_measured_is_nothing_tested():
 def test_a_claim_is_what_its_number_says(claim, measured, opposite):
     about = {"ablation": "interchange"}
     assert named({**about, **measured})[claim].verdict == SUPPORTED
-    found = named({**about, **opposite})[claim]
-    assert found.verdict == NOT_SUPPORTED
-    assert found.number
-    assert found.test
+    result = named({**about, **opposite})[claim]
+    assert result.verdict == NOT_SUPPORTED
+    assert result.number
+    assert result.test
 
 
 def test_a_test_that_could_not_be_made_is_not_tested():
@@ -68,7 +68,7 @@ def test_a_run_is_evaluated_and_the_report_opens_with_the_verdict(monkeypatch, t
     model = circuits.load_model(run.provenance["model"], dtype="float64")
     pairs = circuits.PromptPairs.from_jsonl(run.path / "pairs.jsonl", model, trust_ids=True)
     parts = ("faithfulness", "certificate", "families", "specificity")
-    found = evaluate_run(run, model, pairs, parts=parts, ablations=["interchange"], n_random=20, write=True)
+    result = evaluate_run(run, model, pairs, parts=parts, ablations=["interchange"], n_random=20, write=True)
     data = json.loads((run.path / "evaluation.json").read_text())
     assert data["certificate"]["circuit"] == len(next(iter(run.circuits.values())))
     assert "families need at least 8 pairs, got 4" in data["skipped"]["families"]
@@ -76,7 +76,7 @@ def test_a_run_is_evaluated_and_the_report_opens_with_the_verdict(monkeypatch, t
     _, sections = report_sections([path])
     rows = {row[0]: row for row in sections[0].content.rows}
     assert rows["its edges do not hang on a few prompts"][1] == (
-        SUPPORTED if found.certificate.n_certified >= 0.9 * found.certificate.n_circuit else NOT_SUPPORTED
+        SUPPORTED if result.certificate.n_certified >= 0.9 * result.certificate.n_circuit else NOT_SUPPORTED
     )
     assert rows["it is one circuit"][1] == NOT_TESTED
     assert [section.heading for section in sections].count("Verdict") == 1
@@ -89,9 +89,9 @@ def test_the_certificate_is_that_of_the_runs_selection():
         (scores.top(6), circuits.certify(scores, edges=6, seed=3)),
         (scores.threshold(1.0), circuits.certify(scores, "threshold", tau=1.0, seed=3)),
     ):
-        found = certified(scores, circuit, seed=3)
-        assert torch.equal(found.certificate.counts, same.counts)
-        assert found.n_certified == sum(same.status[edge] == "in" and same.radius[edge] >= 1 for edge in circuit.edges)
+        result = certified(scores, circuit, seed=3)
+        assert torch.equal(result.certificate.counts, same.counts)
+        assert result.n_certified == sum(same.status[edge] == "in" and same.radius[edge] >= 1 for edge in circuit.edges)
     with pytest.raises(circuits.InputError, match="edges were chosen by greedy"):
         certified(scores, scores.greedy(6), seed=0)
 
@@ -101,10 +101,10 @@ def test_a_circuit_that_serves_one_mechanism_is_specific():
     asked = {ending: Question.ask(model, TwoWays(ending).pairs(model, n=12)) for ending in "?!"}
     scores = circuits.edge_attribution(model, asked["?"].pairs, gradient="ig", steps=5)
     circuit = scores.threshold(1.0)
-    found = specificity_of(("?", asked["?"]), {"!": asked["!"]}, circuit, n_random=3)
-    assert found.specific
-    assert found.own.effect == pytest.approx(1)
-    assert found.others[0].effect == pytest.approx(0, abs=1e-9)
+    result = specificity_of(("?", asked["?"]), {"!": asked["!"]}, circuit, n_random=3)
+    assert result.specific
+    assert result.own.effect == pytest.approx(1)
+    assert result.others[0].effect == pytest.approx(0, abs=1e-9)
     both = circuit | circuits.edge_attribution(model, asked["!"].pairs, gradient="ig", steps=5).threshold(1.0)
     assert specificity_of(("?", asked["?"]), {"!": asked["!"]}, both).specific is False
     assert specificity_of(("?", asked["?"]), {}, circuit).specific is None

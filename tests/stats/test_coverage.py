@@ -25,8 +25,8 @@ DRAWS = 800
     ],
 )
 def test_an_interval_covers_what_the_documentation_states(method, distribution, n, stated):
-    found = benchmark.coverage(method, distribution, n, DRAWS, resamples=400, seed=1)
-    assert found == pytest.approx(stated, abs=0.01 + 3 * (stated * (1 - stated) / DRAWS) ** 0.5)
+    result = benchmark.coverage(method, distribution, n, DRAWS, resamples=400, seed=1)
+    assert result == pytest.approx(stated, abs=0.01 + 3 * (stated * (1 - stated) / DRAWS) ** 0.5)
     row = next(
         line for line in (ROOT / "docs" / "selection.md").read_text().splitlines() if _is(line, distribution, method)
     )

@@ -47,9 +47,9 @@ def test_additive_metrics_have_no_significant_pair_by_their_residuals_alone():
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_additive_metrics_of_any_size_and_dtype_have_no_significant_pair(dtype, scale, fit):
-    found = [fitted(*additive(seed, dtype, scale), fit).interactions for seed in range(8)]
-    assert [pairs[0].p for pairs in found] == [1.0] * 8
-    assert all(len(pairs) == 20 and all(pair.first != pair.second for pair in pairs) for pairs in found)
+    result = [fitted(*additive(seed, dtype, scale), fit).interactions for seed in range(8)]
+    assert [pairs[0].p for pairs in result] == [1.0] * 8
+    assert all(len(pairs) == 20 and all(pair.first != pair.second for pair in pairs) for pairs in result)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -74,12 +74,12 @@ def test_heads_of_a_model_that_adds_them_up_do_not_interact(dtype):
                     parameter.zero_()
     model, pairs = circuits.load_model(bridge), random_pairs(n=4)
     heads = ["a0.h0", "a0.h1", "a0.h2", "a2.h0"]
-    found = circuits.coar(model, pairs, nodes=heads, samples=400, alpha=0.3)
-    assert float(found.per_prompt[:3].abs().min()) > 1e-3
-    assert [pair.p for pair in found.interactions] == [1.0] * 6
-    left = 2 * float(rounding(found.clean.abs().max(), dtype))
-    assert float(found.weight_stderr.max()) < left
-    assert float(found.weight_stderr.min()) > 0
+    result = circuits.coar(model, pairs, nodes=heads, samples=400, alpha=0.3)
+    assert float(result.per_prompt[:3].abs().min()) > 1e-3
+    assert [pair.p for pair in result.interactions] == [1.0] * 6
+    left = 2 * float(rounding(result.clean.abs().max(), dtype))
+    assert float(result.weight_stderr.max()) < left
+    assert float(result.weight_stderr.min()) > 0
 
 
 def test_standard_errors_of_an_exact_fit_are_not_below_rounding():
@@ -98,9 +98,9 @@ def test_shares_of_a_variance_that_is_rounding_are_unknown():
     ablated = torch.rand(32, 4, generator=generator) < 0.3
     outcomes = 3 + 1e-15 * torch.randn(32, 5, 2, generator=generator).double()
     outcomes[..., 1] += torch.randn(32, 5, generator=generator).double()
-    found = sobol_indices(("a", "b", "c", "d"), ablated, outcomes, 0.3)
-    assert bool(found.total[:, 0].isnan().all())
-    assert bool(found.total[:, 1].isfinite().all())
+    result = sobol_indices(("a", "b", "c", "d"), ablated, outcomes, 0.3)
+    assert bool(result.total[:, 0].isnan().all())
+    assert bool(result.total[:, 1].isfinite().all())
 
 
 def test_a_column_that_varies_by_rounding_correlates_with_nothing():
@@ -138,9 +138,9 @@ def test_edges_whose_effect_is_rounding_are_not_significant(dtype, kind):
     dense[:, graph.edge_mask] = effects
     statistics = EdgeStatistics(graph)
     statistics.add(dense)
-    found = statistics.scores({"dtype": dtype}).significant(0.95, kind)
+    result = statistics.scores({"dtype": dtype}).significant(0.95, kind)
     edges = Circuit.full(graph).edges
-    assert [name for name, value, _ in found.strongest(5) if value] == [edges[0], edges[2]]
+    assert [name for name, value, _ in result.strongest(5) if value] == [edges[0], edges[2]]
 
 
 def test_the_dtype_is_the_recorded_one_or_what_holds_the_numbers():

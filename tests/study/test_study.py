@@ -106,11 +106,11 @@ def test_rows_and_files_of_the_table(finished, tmp_path):
     assert all(set(row) == set(columns(rows)) for row in rows)
     for row in rows:
         summary = json.loads((finished.run_path(row["address"]) / "run.json").read_text())["summary"]
-        told = finished.evaluation(status(study, finished)[rows.index(row)].evaluation)
+        result = finished.evaluation(status(study, finished)[rows.index(row)].evaluation)
         assert row["faithfulness"] == summary["faithfulness"]
         assert row["strongest"] == summary["strongest"][0]["edge"]
-        assert row["cpr"] == told["curves"]["cpr"]
-        for ablation, measured in told["faithfulness"].items():
+        assert row["cpr"] == result["curves"]["cpr"]
+        for ablation, measured in result["faithfulness"].items():
             assert row[f"evaluated_faithfulness_{ablation}"] == measured["ratio_of_means"]
             assert row[f"evaluated_random_faithfulness_{ablation}"] == measured["random_faithfulness"]
             assert row[f"p_{ablation}"] == measured["p"]
@@ -127,8 +127,8 @@ def test_a_report_tells_all(finished):
     run_study(parse_study(SMALL), finished)  # other tests put other studies there
     write_report(finished, finished.path / "report.html")
     page = (finished.path / "report.html").read_text()
-    for told in ("4 runs: 4 done", "compiled/or-gate in compiled/or-gate", "CPR", "eap-ig", "All runs"):
-        assert told in page
+    for result in ("4 runs: 4 done", "compiled/or-gate in compiled/or-gate", "CPR", "eap-ig", "All runs"):
+        assert result in page
     for ablation in ("interchange", "zero"):
         assert f"Evaluated faithfulness, {ablation} ablation" in page
         assert f"under {ablation} ablation, on the pairs that they were found on" in page
@@ -193,8 +193,8 @@ def test_a_report_compares_seeds(tmp_path):
     assert run_study(parse_study(text), out).states == {"done": 6}
     write_report(out, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    for told in ("Agreement between seeds", "circuits", " strongest nodes", "Seeds change the pairs of a task"):
-        assert told in page
+    for result in ("Agreement between seeds", "circuits", " strongest nodes", "Seeds change the pairs of a task"):
+        assert result in page
 
 
 def test_what_cannot_be_asked_fails_alone(tmp_path):
@@ -233,8 +233,8 @@ def test_a_bug_in_one_run_is_told_and_tried_again(tmp_path, monkeypatch):
 
 def test_two_studies_at_once(tmp_path):
     out = StudyDirectory.begin(tmp_path)
-    told = f"another process is writing .*process {os.getpid()}"
-    with out.locked(), ThreadPoolExecutor() as other, pytest.raises(InputError, match=told):
+    result = f"another process is writing .*process {os.getpid()}"
+    with out.locked(), ThreadPoolExecutor() as other, pytest.raises(InputError, match=result):
         other.submit(run_study, parse_study(SMALL), StudyDirectory.begin(tmp_path)).result()
 
 
@@ -254,12 +254,12 @@ def test_damage_is_found(finished):
     whole = (path / "run.json").read_text()
     for damage in (whole[: len(whole) // 2], '{"provenance": {}}', None):
         (path / "run.json").unlink() if damage is None else (path / "run.json").write_text(damage)
-        told = (
+        result = (
             nullcontext()
             if damage is None
             else pytest.warns(DamageWarning, match=r"run\.json was cut short or altered")
         )
-        with told:
+        with result:
             assert status(study, finished)[0].state == "missing"
             assert run_study(study, finished).states == {"done": 4}
     (finished.path / "known.json").write_text("{")
@@ -274,12 +274,12 @@ def test_an_altered_file_counts_as_missing_and_is_told(finished):
     wanted = table(study, finished)
     entry = status(study, finished)[0]
     evaluation, known = finished.path / "evaluations" / f"{entry.evaluation}.json", finished.path / "known.json"
-    told = json.loads(evaluation.read_text())
-    told["curves"]["cpr"] += 1
+    record = json.loads(evaluation.read_text())
+    record["curves"]["cpr"] += 1
     identities = json.loads(known.read_text())
     identities[next(key for key in identities if key != "sha256")]["pairs"] = "0" * 64
     for path, harmed in (
-        (evaluation, json.dumps(told)),
+        (evaluation, json.dumps(record)),
         (evaluation, evaluation.read_text()[:-9]),
         (known, json.dumps(identities)),
         (known, ""),
@@ -302,15 +302,15 @@ def test_a_finished_run_with_an_altered_file_is_missing_and_made_again(name, fin
     raw[-1] ^= 1
     for harmed in (bytes(raw), bytes(raw[:-1])):
         file.write_bytes(harmed)
-        told = rf"{name} was cut short or altered: it counts as missing"
-        with pytest.warns(DamageWarning, match=told):
+        result = rf"{name} was cut short or altered: it counts as missing"
+        with pytest.warns(DamageWarning, match=result):
             assert [entry.state for entry in status(study, finished)] == ["missing", "done", "done", "done"]
-        with pytest.warns(DamageWarning, match=told):
+        with pytest.warns(DamageWarning, match=result):
             rows = table(study, finished)
         assert rows[0]["state"] == "missing"
         assert rows[0]["faithfulness"] is None
         assert rows[1:] == before[1:]
-        with pytest.warns(DamageWarning, match=told):
+        with pytest.warns(DamageWarning, match=result):
             assert run_study(study, finished).made == 1
         assert table(study, finished) == before
 
@@ -508,12 +508,12 @@ def test_other_weights_under_the_same_name_are_another_run():
 
 
 def test_a_default_that_is_written_down_is_the_same_run(finished):
-    told = SMALL.replace(
+    result = SMALL.replace(
         "n = 4", 'n = 4\nmetrics = ["logit_difference"]\nablations = ["interchange"]\ndtype = "float64"', 1
     )
-    told = told.replace("[methods.eap]", "[methods.eap]\nrandom-circuits = 5\nfill = false") + "seed = 1\n"
+    result = result.replace("[methods.eap]", "[methods.eap]\nrandom-circuits = 5\nfill = false") + "seed = 1\n"
     run_study(parse_study(SMALL), finished)
-    assert {entry.state for entry in _after_identifying(parse_study(told), finished)} == {"done"}
+    assert {entry.state for entry in _after_identifying(parse_study(result), finished)} == {"done"}
 
 
 def test_a_file_among_options_is_beside_the_study_and_counts_by_what_it_holds(tmp_path, monkeypatch):

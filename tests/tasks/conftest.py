@@ -24,10 +24,10 @@ class ToyTokenizer:
         self.vocabulary = {"<bos>": 0}
 
     def pieces(self, text: str) -> list[str]:
-        found = []
+        result = []
         for piece in self.pattern.findall(text):
-            found += [piece] if self.whole(piece.strip()) else list(piece)
-        return found
+            result += [piece] if self.whole(piece.strip()) else list(piece)
+        return result
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         pieces = self.pieces(text)

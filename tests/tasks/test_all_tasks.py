@@ -97,11 +97,11 @@ def test_answers_are_right_for_other_tokenizers_too(toy: Any, name: str) -> None
 )
 def test_roles_are_where_they_should_be(smollm2_words: Any, name: str, role: str, expected: str) -> None:
     for pair in tasks.load(name).pairs(smollm2_words, 20):
-        found = re.search(expected, str(pair.clean_text))
-        assert found is not None
-        before = smollm2_words.encode(str(pair.clean_text)[: found.end(1)])
+        match = re.search(expected, str(pair.clean_text))
+        assert match is not None
+        before = smollm2_words.encode(str(pair.clean_text)[: match.end(1)])
         place = pair.roles[role]
-        assert smollm2_words.text((pair.clean[place],)) == found[1]
+        assert smollm2_words.text((pair.clean[place],)) == match[1]
         if (name, role) != ("induction", "before"):  # the word before the answer is the prompt's end too
             assert place == len(before) - 1
 
@@ -151,9 +151,9 @@ def test_options_that_a_task_does_not_have_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name in RIGHT or name in ("antonym", "gendered-pronoun")])
 def test_smollm2_does_it(smollm2: Any, name: str) -> None:
     """The tasks that have tests of their own left out; docs/tasks.md has the figures of 100 pairs."""
-    found = check_task(smollm2, tasks.load(name), 5)
-    assert found.accuracy is not None
-    assert found.values is not None
-    assert found.accuracy.clean.value >= 0.8
-    assert found.values.clean.value > 1.5 > -1.5 > found.values.corrupted.value
-    assert found.warnings == ()
+    result = check_task(smollm2, tasks.load(name), 5)
+    assert result.accuracy is not None
+    assert result.values is not None
+    assert result.accuracy.clean.value >= 0.8
+    assert result.values.clean.value > 1.5 > -1.5 > result.values.corrupted.value
+    assert result.warnings == ()

@@ -94,13 +94,13 @@ class TestEveryProgram:
     @pytest.mark.parametrize("ablation", ABLATIONS)
     def test_active_edges_are_structural_and_exact_patching_finds_them(self, name: str, ablation: str) -> None:
         model, pairs = model_of(name), pairs_of(name)
-        found = active(name, ablation)
-        assert found
-        assert set(found) <= set(EDGES[name].split())
+        result = active(name, ablation)
+        assert result
+        assert set(result) <= set(EDGES[name].split())
         exact = exact_edge_effects(model, pairs, ablation=ablation).to_scores()
-        assert recovery(exact, found).auroc == 1
+        assert recovery(exact, result).auroc == 1
         for level in ("merged", "nodes"):
-            assert recovery(exact, found, level=level).auroc == 1
+            assert recovery(exact, result, level=level).auroc == 1
 
     def test_under_mean_ablation_every_structural_edge_counts(self, name: str) -> None:
         assert set(compiled.jointly_active_edges(model_of(name), pairs_of(name, 3), "mean")) == set(EDGES[name].split())
@@ -123,8 +123,8 @@ class TestTruth:
         model = model_of("compiled/induction")
         pairs = tasks.load("compiled/induction", counterfactual=counterfactual).pairs(model, 4)
         metrics = "kl_divergence", "logit_difference"
-        found = tuple(len(compiled.active_edges(model, pairs, ablation, metric=metric)) for metric in metrics)
-        assert found == sizes
+        result = tuple(len(compiled.active_edges(model, pairs, ablation, metric=metric)) for metric in metrics)
+        assert result == sizes
 
     def test_backup_heads_are_jointly_active_only(self) -> None:
         model, pairs = model_of("compiled/or-gate"), pairs_of("compiled/or-gate")
@@ -140,8 +140,8 @@ class TestTruth:
         full, edges = Circuit.full(model.graph), compiled.structural_edges(model)
         less = {(a, b): full - Circuit.from_edges(model.graph, [a, b]) for a in edges for b in edges}
         values = dict(zip(less, circuit_metrics(model, pairs, list(less.values()), ablation="zero"), strict=True))
-        found = {b for a, b in less if float((values[a, b] - values[a, a]).abs().max()) > 1e-9}
-        assert found == set(compiled.jointly_active_edges(model, pairs, "zero"))
+        result = {b for a, b in less if float((values[a, b] - values[a, a]).abs().max()) > 1e-9}
+        assert result == set(compiled.jointly_active_edges(model, pairs, "zero"))
 
     def test_a_negative_head_hurts(self) -> None:
         model, pairs = model_of("compiled/negative-head"), pairs_of("compiled/negative-head")

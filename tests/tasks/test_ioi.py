@@ -18,9 +18,9 @@ Toys = Callable[..., Any]
 def names_in(model: Any, text: str) -> list[str]:
     """The three names of a prompt, in order."""
     known = {row for row in IOI.word_lists["names"]}
-    found = [word for word in re.findall(r"\w+", text) if word in known]
-    assert len(found) == 3, text
-    return found
+    result = [word for word in re.findall(r"\w+", text) if word in known]
+    assert len(result) == 3, text
+    return result
 
 
 @pytest.mark.parametrize("counterfactual", COUNTERFACTUALS)

@@ -36,7 +36,7 @@ class Opposites(Task):
         return Example(prompt.format(word), prompt.format(other), (f" {opposite}",), (f" {wrong}",), {"word": word})
 
 
-def of(example: Callable[[Draw], Example]) -> Task:
+def task_writing(example: Callable[[Draw], Example]) -> Task:
     """A task that writes this example."""
 
     class Written(Opposites):
@@ -49,8 +49,8 @@ def of(example: Callable[[Draw], Example]) -> Task:
 
 
 def entry_points(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
-    found = [EntryPoint(name, value, plugins.GROUP) for name, value in points]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == plugins.GROUP else [])
+    result = [EntryPoint(name, value, plugins.GROUP) for name, value in points]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: result if group == plugins.GROUP else [])
 
 
 class TestLoading:
@@ -158,7 +158,7 @@ class TestDrawing:
             prompt = ("The opposite of {} is", "So the opposite of {} is", "It was known {} is not")[draw.index % 3]
             return Example(prompt.format(word), prompt.format(other), (f" {opposite}",), (f" {wrong}",))
 
-        pairs = of(example).pairs(toy(), 10, one_length=True)
+        pairs = task_writing(example).pairs(toy(), 10, one_length=True)
         firsts = [texts[0].split()[0] for texts in pairs.texts if texts[0]]
         assert firsts == ["So", "It"] * 5
 
@@ -214,7 +214,7 @@ class TestExamples:
         self, toy: Toys, example: Example, reason: str
     ) -> None:
         with pytest.raises(InputError, match=rf"written gives 0 pairs .*2000 × .*{reason}"):
-            of(lambda draw: example).pairs(toy(), 1)
+            task_writing(lambda draw: example).pairs(toy(), 1)
 
     def test_one_that_does_not_suit_is_drawn_again(self, toy: Toys) -> None:
         def example(draw: Draw) -> Example:
@@ -223,7 +223,7 @@ class TestExamples:
                 raise UnusableError("odd")
             return Example(f"a {number} b", f"a {number} c", (" d",))
 
-        pairs = of(example).pairs(toy(), 5)
+        pairs = task_writing(example).pairs(toy(), 5)
         assert sorted(str(clean) for clean, _ in pairs.texts) == [f"a {n} b" for n in (0, 2, 4, 6, 8)]
 
     @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ class TestExamples:
     )
     def test_roles_are_whole_words(self, toy: Toys, at: str | At, index: int) -> None:
         """Tokens: BOS, Timid, comma, Tim, and, then, Tim, said."""
-        task = of(
+        task = task_writing(
             lambda draw: Example(
                 "Timid, Tim and then Tim said", "Timid, Tim and then Tom said", (" d",), roles={"r": at}
             )
@@ -248,13 +248,13 @@ class TestExamples:
         assert pair.roles == {"r": index, "end": 7}
 
     def test_a_word_of_several_tokens_is_found_by_its_last(self, toy: Toys) -> None:
-        task = of(lambda draw: Example("we saw Tim here", "we met Tim here", (" d",), roles={"r": "Tim"}))
+        task = task_writing(lambda draw: Example("we saw Tim here", "we met Tim here", (" d",), roles={"r": "Tim"}))
         (pair,) = task.pairs(toy(whole=lambda word: word != "Tim"), 1)
         assert (pair.roles["r"], len(pair)) == (6, 8)
 
     @pytest.mark.parametrize("at", ["Bob", At("Tim", 1), At("Tim", shift=9), At("Tim", shift=-9)])
     def test_a_role_that_is_not_in_the_prompt_is_a_mistake_in_the_task(self, toy: Toys, at: str | At) -> None:
-        task = of(lambda draw: Example("we saw Tim", "we met Tim", (" d",), roles={"r": at}))
+        task = task_writing(lambda draw: Example("we saw Tim", "we met Tim", (" d",), roles={"r": at}))
         with pytest.raises(ValueError, match=r"does not have|has 4 tokens") as mistake:
             task.pairs(toy(), 1)
         assert not isinstance(mistake.value, InputError)

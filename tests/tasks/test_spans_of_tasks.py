@@ -105,9 +105,9 @@ def test_spans_are_the_words_they_are_named_after(smollm2_words: Any, name: str,
     task = tasks.load(name)
     pairs = task.pairs(smollm2_words, 20)
     for i, pair in enumerate(pairs):
-        found = re.fullmatch(expected, task.text(pair.clean, smollm2_words))
-        assert found is not None
-        wanted = {name: text for name, text in found.groupdict().items() if name != "_"}
+        match = re.fullmatch(expected, task.text(pair.clean, smollm2_words))
+        assert match is not None
+        wanted = {name: text for name, text in match.groupdict().items() if name != "_"}
         assert {name: texts(pairs, i, task, smollm2_words)[name] for name in wanted} == wanted
 
 
@@ -118,8 +118,8 @@ def test_with_one_order_the_names_are_io_and_s1(toy: Any) -> None:
         pairs = task.pairs(model, 20)
         assert pairs.source == f"ioi(order={order})"
         for i, pair in enumerate(pairs):
-            found = texts(pairs, i, task, model)
-            assert (found["IO"], found["S1"]) == (model.text(pair.answers), model.text(pair.distractors))
+            result = texts(pairs, i, task, model)
+            assert (result["IO"], result["S1"]) == (model.text(pair.answers), model.text(pair.distractors))
             assert (bounds(pair.roles["IO"]) < bounds(pair.roles["S1"])) == (order == "ABBA")
     with pytest.raises(InputError, match="no order 'AB'; expected one of both, ABBA, BABA"):
         IOI(order="AB")

@@ -22,6 +22,6 @@ def browser():
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
+    result = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield result
+    result.quit()

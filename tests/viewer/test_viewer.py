@@ -71,10 +71,12 @@ def test_the_page_opens_with_forty_edges_and_a_click_lists_a_nodes(browser, tmp_
     assert browser.title == HOSTILE
     assert shown(browser) == 40
     assert js(browser, "document.getElementById('count').textContent") == "40 of 60 edges"
-    told = js(
+    result = js(
         browser, "told(panels[0].lines.find(e => e.part === 'q'), {name: 'effect', unit: 'logits', signed: true})"
     )
-    assert re.fullmatch(r".+->.+\ninto the query of a.+\neffect [+−][\d.e-]+ logits ± [\d.e-]+ \(95%: .+ to .+\)", told)
+    assert re.fullmatch(
+        r".+->.+\ninto the query of a.+\neffect [+−][\d.e-]+ logits ± [\d.e-]+ \(95%: .+ to .+\)", result
+    )
     set_to(browser, "slider", 7, "input")
     assert shown(browser) == 7
     set_to(browser, "slider", 60, "input")
@@ -183,8 +185,8 @@ def test_scores_without_sign_are_not_said_to_help_or_hurt(browser, tmp_path):
     assert "share of the reader's input" in legend
     assert not re.search("helps|hurts", js(browser, "document.body.innerText"))
     assert colours == {"#009E73,"}
-    told = js(browser, "told(panels[0].lines[0], panels[0].circuit.quantity)")
-    assert re.search(r"\nshare of the reader's input [\d.e-]+$", told)
+    result = js(browser, "told(panels[0].lines[0], panels[0].circuit.quantity)")
+    assert re.search(r"\nshare of the reader's input [\d.e-]+$", result)
     legend, colours = legend_and_colours(effects=effects)
     assert re.search("helps.*hurts", legend, re.DOTALL)
     assert colours == {"#0072B2,", "#D55E00,7 4"}
@@ -311,11 +313,11 @@ def test_patterns_are_attention(name):
 
 def test_what_cannot_be_shown_is_refused(tmp_path):
     graph, other = tiny("gpt2").graph, tiny("llama").graph
-    for given, said in (
+    for given, message in (
         ({}, "one circuit, or two"),
         ({"a": scored(graph, 5), "b": scored(other, 5)}, "different graphs"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             write_viewer(given, tmp_path / "v.html")
     assert not (tmp_path / "v.html").exists()
 
@@ -369,9 +371,9 @@ def test_a_run_has_its_page_and_the_command_shows_it_and_two_circuits(monkeypatc
     given = ["export", eap, "--labels", str(tmp_path / "labels.json"), "--out", str(tmp_path / "c.dot")]
     assert run(monkeypatch, given) == 0
     assert "a label" in (tmp_path / "c.dot").read_text()
-    for wrong, said in (
+    for wrong, message in (
         (["view", str(tmp_path)], "is not a run directory"),
         (["view", eap, "--pair", "99"], "no pair 99"),
     ):
         assert run(monkeypatch, wrong) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

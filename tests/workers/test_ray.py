@@ -80,10 +80,10 @@ def test_where_no_worker_can_start(tmp_path):
 def test_the_other_units_are_done_all_the_same(ray_workers):
     """Each of two units kills more workers than there are; the last one finds one in their place."""
     units = ray_workers.map(die_below, 2, range(5))
-    found = [next(units) for _ in range(3)]
+    result = [next(units) for _ in range(3)]
     with pytest.raises(InputError, match="a worker died on one unit of work 4 times"):
         next(units)
-    assert sorted(found) == [(2, 2), (3, 3), (4, 4)]
+    assert sorted(result) == [(2, 2), (3, 3), (4, 4)]
 
 
 def test_errors_keep_their_kind_and_words(ray_workers):
@@ -117,8 +117,8 @@ def test_where_nobody_listens(on, monkeypatch):
         RayWorkers(on)
 
 
-@pytest.mark.parametrize("told", ["environment", "file"])
-def test_auto_where_the_cluster_has_ended(told, monkeypatch, tmp_path):
+@pytest.mark.parametrize("result", ["environment", "file"])
+def test_auto_where_the_cluster_has_ended(result, monkeypatch, tmp_path):
     import ray
 
     from circuits.workers.ray import RayWorkers
@@ -127,7 +127,7 @@ def test_auto_where_the_cluster_has_ended(told, monkeypatch, tmp_path):
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray tries for minutes"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    if told == "file":
+    if result == "file":
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1\n")
     else:

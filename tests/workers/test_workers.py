@@ -107,11 +107,11 @@ def test_a_fit_does_not_depend_on_the_threads_that_the_environment_gives(fit):
     draw = torch.Generator().manual_seed(0)
     kept = (torch.rand(320, 300, generator=draw) > 0.1).double()
     outcomes = kept @ torch.randn(300, 1, generator=draw).double() + torch.randn(320, 1, generator=draw).double()
-    found = []
+    result = []
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"), torch_threads(1):
-            found.append(fit_linear(kept, outcomes, fit).weights)
-    assert torch.equal(*found)
+            result.append(fit_linear(kept, outcomes, fit).weights)
+    assert torch.equal(*result)
 
 
 def test_units_hold_everything_once():
@@ -124,7 +124,7 @@ def test_units_hold_everything_once():
 
 def test_a_model_given_as_an_object_cannot_be_loaded_elsewhere():
     with pytest.raises(InputError, match="is an object"):
-        ModelSource.of(tiny("gpt2"))
+        ModelSource.from_model(tiny("gpt2"))
 
 
 def test_other_weights_elsewhere_are_refused(model):
@@ -147,4 +147,4 @@ def test_the_process_that_asks_has_as_many_threads_as_without_workers(monkeypatc
 
 def test_workers_use_the_kind_of_device_that_the_model_is_on(model):
     assert model.loaded_by["device"] == "auto"
-    assert ModelSource.of(model).device == model.device.type
+    assert ModelSource.from_model(model).device == model.device.type

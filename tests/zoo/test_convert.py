@@ -36,11 +36,11 @@ def converted(tmp_path: Path, write: Callable[..., bytes], llama: SimpleNamespac
 def test_the_weights_come_out_under_their_names_with_query_and_key_rows_in_order(
     converted: Callable[..., Path], llama: SimpleNamespace
 ) -> None:
-    found, expected = load_file(converted() / "model.safetensors"), llama.weights()
-    assert set(found) == set(expected)
+    result, expected = load_file(converted() / "model.safetensors"), llama.weights()
+    assert set(result) == set(expected)
     for name, weight in expected.items():
-        np.testing.assert_array_equal(found[name], weight, err_msg=name)
-        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(result[name], weight, err_msg=name)
+        assert result[name].dtype == np.float32
 
 
 def test_the_configuration_is_that_of_the_file(converted: Callable[..., Path]) -> None:

@@ -60,10 +60,10 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Read:
     def read_bytes(content: bytes) -> GGUF:
         path.unlink(missing_ok=True)  # a new file: one that is still mapped must not shrink
         path.write_bytes(content)
-        found = read_gguf(path)
-        for name, info in found.tensors.items():
-            assert found.tensor(name).shape == info.shape
-        return found
+        result = read_gguf(path)
+        for name, info in result.tensors.items():
+            assert result.tensor(name).shape == info.shape
+        return result
 
     return read_bytes
 
@@ -99,38 +99,38 @@ def refused(read: Read, content: bytes, message: str) -> GGUFError:
 
 
 def test_every_type_of_value_is_read(read: Read, sample: bytes) -> None:
-    found = read(sample).metadata
+    result = read(sample).metadata
     for key, _, expected in METADATA:
-        assert type(found[key]) is type(expected)
-        assert found[key] == expected
+        assert type(result[key]) is type(expected)
+        assert result[key] == expected
     for key, _, (kind, expected) in ARRAYS[:-1]:
-        assert len(found[key]) == len(expected)
-        assert all(a == b for a, b in zip(found[key], expected, strict=True)), key
-        assert isinstance(found[key], list) == (kind == 8)
-    first, second, third = found["nested"]
+        assert len(result[key]) == len(expected)
+        assert all(a == b for a, b in zip(result[key], expected, strict=True)), key
+        assert isinstance(result[key], list) == (kind == 8)
+    first, second, third = result["nested"]
     assert (list(first), second, list(third[0])) == ([1, 2], ["x"], [3])
-    assert list(found) == [key for key, _, _ in [*METADATA, *ARRAYS]]
+    assert list(result) == [key for key, _, _ in [*METADATA, *ARRAYS]]
 
 
 def test_arrays_of_numbers_are_read_only_and_typed(read: Read, sample: bytes) -> None:
-    found = read(sample).metadata
-    assert [found[key].dtype for key in ("many i8", "many truths", "many u64")] == [np.int8, np.bool_, np.uint64]
+    result = read(sample).metadata
+    assert [result[key].dtype for key in ("many i8", "many truths", "many u64")] == [np.int8, np.bool_, np.uint64]
     with pytest.raises(ValueError, match="read-only"):
-        found["many u8"][0] = 0
+        result["many u8"][0] = 0
 
 
 def test_every_type_of_tensor_is_unpacked_as_its_definition_says(read: Read, sample: bytes) -> None:
-    found = read(sample)
-    assert {name: info.shape for name, info in found.tensors.items()} == {
+    result = read(sample)
+    assert {name: info.shape for name, info in result.tensors.items()} == {
         "f32": (2, 3),
         "f16": (5,),
         "q4_1": (2, 32),
         "q8_0": (1, 64),
         "scalar": (),
     }
-    for name, info in found.tensors.items():
+    for name, info in result.tensors.items():
         raw = sample[info.offset : info.offset + info.nbytes]
-        values = found.tensor(name)
+        values = result.tensor(name)
         assert values.dtype == np.float32
         assert values.flags.writeable
         np.testing.assert_array_equal(values.ravel(), np.array(naive(info.type, raw), np.float32))
@@ -142,23 +142,23 @@ def naive(kind: str, raw: bytes) -> list[np.float32]:
         return [np.float32(x) for (x,) in struct.iter_unpack("<f", raw)]
     if kind == "F16":
         return [np.float32(x) for (x,) in struct.iter_unpack("<e", raw)]
-    found = []
+    result = []
     if kind == "Q8_0":
         for scale, *numbers in struct.iter_unpack("<e32b", raw):
-            found += [np.float32(number) * np.float32(scale) for number in numbers]
-        return found
+            result += [np.float32(number) * np.float32(scale) for number in numbers]
+        return result
     for scale, least, *pairs in struct.iter_unpack("<ee16B", raw):
         nibbles = [pair % 16 for pair in pairs] + [pair // 16 for pair in pairs]
-        found += [np.float32(nibble) * np.float32(scale) + np.float32(least) for nibble in nibbles]
-    return found
+        result += [np.float32(nibble) * np.float32(scale) + np.float32(least) for nibble in nibbles]
+    return result
 
 
 def test_infinities_and_nan_come_out_as_they_are(read: Read, write: Write) -> None:
     halves = struct.pack("<ee", math.inf, math.nan)
     tensors = [("q", (32,), Q4_1, halves + bytes(16)), ("h", (2,), F16, halves)]
-    found = read(write([], tensors))
-    assert np.isnan(found.tensor("q")).all()
-    np.testing.assert_array_equal(found.tensor("h"), np.array([math.inf, math.nan], np.float32))
+    result = read(write([], tensors))
+    assert np.isnan(result.tensor("q")).all()
+    np.testing.assert_array_equal(result.tensor("h"), np.array([math.inf, math.nan], np.float32))
 
 
 def test_versions_two_and_three_are_read_alike(read: Read, write: Write) -> None:
@@ -168,9 +168,9 @@ def test_versions_two_and_three_are_read_alike(read: Read, write: Write) -> None
 @pytest.mark.parametrize("alignment", [1, 8, 64])
 def test_the_alignment_of_the_file_holds(read: Read, write: Write, alignment: int) -> None:
     tensors = [(name, (3,), F16, struct.pack("<3e", *values)) for name, values in (("a", (1, 2, 3)), ("b", (4, 5, 6)))]
-    found = read(write([("general.alignment", 4, alignment)], tensors, alignment=alignment))
-    np.testing.assert_array_equal(found.tensor("b"), [4, 5, 6])
-    assert found.tensors["b"].offset % alignment == 0
+    result = read(write([("general.alignment", 4, alignment)], tensors, alignment=alignment))
+    np.testing.assert_array_equal(result.tensor("b"), [4, 5, 6])
+    assert result.tensors["b"].offset % alignment == 0
 
 
 def test_padding_after_the_last_tensor_is_optional(read: Read, write: Write) -> None:
@@ -186,12 +186,12 @@ def test_a_tensor_that_is_not_there_is_named(read: Read, sample: bytes) -> None:
 
 
 def test_nothing_in_a_read_file_can_be_reassigned(read: Read, sample: bytes) -> None:
-    found = read(sample)
+    result = read(sample)
     with pytest.raises(AttributeError):
-        found.version = 4  # type: ignore[misc]
+        result.version = 4  # type: ignore[misc]
     with pytest.raises(TypeError):
-        found.tensors["new"] = found.tensors["f32"]  # type: ignore[index]
-    assert isinstance(found.tensors["f32"], TensorInfo)
+        result.tensors["new"] = result.tensors["f32"]  # type: ignore[index]
+    assert isinstance(result.tensors["f32"], TensorInfo)
 
 
 # What is refused
@@ -406,10 +406,10 @@ def test_the_length_of_loops_is_bounded_whatever_the_size_of_the_file(
 
 def test_unpacking_takes_below_ten_times_the_packed_bytes(read: Read, write: Write) -> None:
     content = write([], [("t", (32, 5000), Q4_1, bytes(20 * 5000))])
-    found = read(content)
+    result = read(content)
     tracemalloc.start()
     try:
-        found.tensor("t")
+        result.tensor("t")
         assert tracemalloc.get_traced_memory()[1] < 10 * len(content)
     finally:
         tracemalloc.stop()
@@ -458,5 +458,5 @@ def test_random_edits_end_in_a_file_or_in_our_error(
 )
 @settings(max_examples=100, deadline=1000)
 def test_what_is_written_is_read_back(read: Read, write: Write, metadata: dict) -> None:
-    found = read(write([(key, kind, content) for key, (kind, content) in metadata.items()])).metadata
-    assert found == {key: content[1] if kind == 9 else content for key, (kind, content) in metadata.items()}
+    result = read(write([(key, kind, content) for key, (kind, content) in metadata.items()])).metadata
+    assert result == {key: content[1] if kind == 9 else content for key, (kind, content) in metadata.items()}

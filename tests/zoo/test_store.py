@@ -50,9 +50,9 @@ def test_a_directory_is_built_once_and_holds_its_own_sums(final: Path) -> None:
     assert store.problem(final, FILES, full=True) is None
     assert left_in(final.parent) == ["tiny.v1"]
     assert left_in(final) == ["a.bin", "b.json", "provenance.json"]
-    found = json.loads((final / "provenance.json").read_text())
-    assert found["licence"] == "none"
-    assert found["files"]["a.bin"] == {"bytes": 7, "sha256": store.sha256(final / "a.bin")}
+    record = json.loads((final / "provenance.json").read_text())
+    assert record["licence"] == "none"
+    assert record["files"]["a.bin"] == {"bytes": 7, "sha256": store.sha256(final / "a.bin")}
     assert ensure(final, forbidden) == final
 
 

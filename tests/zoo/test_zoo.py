@@ -101,8 +101,8 @@ def test_a_tokenizer_is_checked_first_if_it_is_given() -> None:
 def test_importing_the_zoo_imports_nothing_heavy() -> None:
     heavy = "numpy torch transformers safetensors tokenizers einops rich platformdirs filelock subprocess zipfile"
     code = f"import sys, circuits.zoo; print(*set({heavy.split()!r}) & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == []
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
 
 
 BARS = """
@@ -122,7 +122,7 @@ print("rich" in sys.modules)
 def test_bars_are_drawn_on_a_terminals_standard_error_and_nowhere_else(terminal: bool, calls: str) -> None:
     command = [sys.executable, "-c", BARS.format(terminal=terminal, calls=calls)]
     environment = {"TERM": "xterm", "PATH": ""}
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert found.stdout == f"{calls != 'pass'}\n"
-    assert ("download" in found.stderr) == (terminal and calls != "pass")
-    assert bool(found.stderr) == (terminal and calls != "pass")
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout == f"{calls != 'pass'}\n"
+    assert ("download" in result.stderr) == (terminal and calls != "pass")
+    assert bool(result.stderr) == (terminal and calls != "pass")

@@ -356,7 +356,7 @@ METHOD = Method(
     function=_discovered,
     gives="circuit",
     help="edges ablated one after the other",
-    results=Recorded(title="ACDC", quantity=Quantity("change when tested", of="of")),
+    results=Recorded(title="ACDC", quantity=Quantity("change when tested", preposition="of")),
     resumable=True,
     unrecorded=("edges",),
     keeps=STEPS_FILE,

@@ -63,7 +63,7 @@ class Loss:
 
     def value(self) -> float:
         """The current loss."""
-        return self.of([state.logits() for state in self.states])
+        return self.from_logits([state.logits() for state in self.states])
 
     def range(self) -> float:
         """The change of the loss from all edges kept to none."""
@@ -77,7 +77,7 @@ class Loss:
         """See `Incremental.trial`."""
         return LossTrial(self, [state.trial(switches) for state in self.states])
 
-    def of(self, logits: Sequence[Float[Tensor, "_ d_out"]]) -> float:
+    def from_logits(self, logits: Sequence[Float[Tensor, "_ d_out"]]) -> float:
         """The loss of these logits, one tensor for each state.
 
         Raises:
@@ -109,7 +109,7 @@ class LossTrial:
         if not self._logits or not 0 <= at < len(self._logits[0]):
             self._first, at = row, 0
             self._logits = [trial.logits(slice(row, row + self._rows)) for trial in self.trials]
-        return self.loss.of([logits[at] for logits in self._logits])
+        return self.loss.from_logits([logits[at] for logits in self._logits])
 
     def accept(self, row: int) -> None:
         for trial in self.trials:

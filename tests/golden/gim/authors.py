@@ -126,8 +126,8 @@ def gradients(model, tokens, answer, distractor, rules):
 def before(writer, reader):
     if reader == "logits" or writer == "input":
         return True
-    layer, of = int(reader[1:].split(".")[0]), int(writer[1:].split(".")[0])
-    return of < layer or (of == layer and reader[0] == "m" and writer[0] == "a")
+    layer, source = int(reader[1:].split(".")[0]), int(writer[1:].split(".")[0])
+    return source < layer or (source == layer and reader[0] == "m" and writer[0] == "a")
 
 
 def main():
