@@ -109,9 +109,9 @@ def _search_rows(result: "Discovery") -> list[tuple[str, str]]:
     if search is None:
         return [("edges chosen before dead ends were pruned", str(result.options["edges"]))]
     closest, asked = search["closest"], result.provenance.get("options", {})
-    found = [("threshold found", f"{asked['threshold']:.3g}")] if "wanted" in asked else []
+    threshold = [("threshold found", f"{asked['threshold']:.3g}")] if "wanted" in asked else []
     return [
-        *found,
+        *threshold,
         ("tests made, of edges", f"{search['tests']}, {search['edges_tested']}"),
         ("closest change to the threshold", "–" if closest is None else f"{closest:.2g}"),
     ]
