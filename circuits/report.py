@@ -23,7 +23,7 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.quantity import node_caption
 from circuits.results.recorded import edge_caption
-from circuits.results.wording import metric_name, plain_number
+from circuits.results.wording import fixed, metric_name, plain_number
 from circuits.runs.compare import compare_runs
 from circuits.runs.describe import read_description
 from circuits.runs.files import (
@@ -47,6 +47,8 @@ LABELS = {
     "edges_in_graph": "edges of the model", "nodes": "nodes", "positions": "positions",
 }  # fmt: skip
 """Of a run's summary, in the order in which they are shown."""
+SHARES = ("accuracy", "top_1_rate", "faithfulness", "random_faithfulness")
+"""Of these, numbers without unit, near 0 to 1."""
 SHOWN_FIRST = (
     "task", "n_pairs", "seed", "model", "revision", "weights_sha256", "dtype", "device", "metric", "ablation",
 )  # fmt: skip
@@ -134,8 +136,8 @@ def _task(run: Run, decode: Callable[[list[int]], str] | None) -> Section:
     origin = run.provenance
     text = (
         f"{origin.get('n_pairs')} pairs of prompts, seed {origin.get('seed')}; the first {len(rows)} are shown. The metric is "
-        f"{metric_name(origin.get('metric'))}, at the last position unless a pair says otherwise; an ablated part "
-        f"takes the value of {origin.get('ablation')} ablation."
+        f"{metric_name(origin.get('metric'))}, read at the last position unless a pair names another; the ablation "
+        f"is {origin.get('ablation')}."
     )
     return Section("Task", text, Table(("clean", "corrupted", "answers", "distractors"), rows))
 
@@ -238,7 +240,11 @@ def _result(name: str, run: Run) -> Section:
     summary = read_run_file(run.path).get("summary", {})
     metric = metric_name(summary.get("metric"))
     labels = {key: label.format(metric=metric, ablation=summary.get("ablation")) for key, label in LABELS.items()}
-    rows = [[label, plain_number(summary[key])] for key, label in labels.items() if summary.get(key) is not None]
+    rows = [
+        [label, fixed(summary[key]) if key in SHARES else plain_number(summary[key])]
+        for key, label in labels.items()
+        if summary.get(key) is not None
+    ]
     known = {*LABELS, "metric", "ablation", "faithfulness_undefined"}
     rows += [
         [key.replace("_", " "), plain_number(value)]

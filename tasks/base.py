@@ -20,6 +20,7 @@ from itertools import count
 from typing import ClassVar
 
 from circuits.errors import InputError
+from circuits.progress import Progress
 from circuits.prompts.answer_tokens import by_itself, continuation
 from circuits.prompts.pair import Place, TokenIds
 from circuits.prompts.pairs import Encoder, Pair, PromptPairs, Roles
@@ -161,7 +162,9 @@ class Source(ABC):
         """Token ids as text."""
         return model.tokenizer.decode(list(ids))
 
-    def pairs(self, model: Encoder, n: int = 64, seed: int = 0, *, one_length: bool = False) -> PromptPairs:
+    def pairs(
+        self, model: Encoder, n: int = 64, seed: int = 0, *, one_length: bool = False, progress: Progress | None = None
+    ) -> PromptPairs:
         """n different pairs.
 
         Args:
@@ -170,6 +173,7 @@ class Source(ABC):
             seed: random seed.
             one_length: draw only prompts of the most frequent length of this task, so that scores can have an axis of all
                 positions (`positions="each"`). A task that alternates templates alternates those of that length.
+            progress: called with (pairs drawn, n).
 
         Raises:
             InputError: n is not positive, the model cannot be given this task, or there are fewer different pairs.
@@ -185,6 +189,8 @@ class Source(ABC):
         while len(drawn) < n:
             pair = next(source)
             drawn[pair.clean, pair.corrupted] = pair
+            if progress is not None:
+                progress(len(drawn), n)
         pairs = PromptPairs.from_pairs(list(drawn.values()), source=self.label, seed=seed, metric=self.metric)
         pairs.validate_for(model)
         return pairs

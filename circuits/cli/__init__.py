@@ -117,7 +117,7 @@ def _performed() -> int:
             raise
         code = _refused(InputError(message))
     if code == 130:
-        print("circuits: interrupted; finished parts are kept, the rest was not written", file=sys.stderr)
+        print("circuits: interrupted; no file was left half written", file=sys.stderr)
     return code
 
 

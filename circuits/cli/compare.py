@@ -33,8 +33,12 @@ class Judged:
     ] = 100
     alphas: Annotated[str, typer.Option(help="Ablation probabilities per component, comma separated.")] = "0.05,0.1,0.2"
     ablation: Annotated[
-        str, typer.Option(help="What replaces an ablated component.", autocompletion=completion.ablations)
-    ] = "zero"
+        str | None,
+        typer.Option(
+            help="What replaces an ablated component. Default: the ablation of the runs; zero if they differ in it.",
+            autocompletion=completion.ablations,
+        ),
+    ] = None
     by: Annotated[
         str,
         typer.Option(

@@ -47,7 +47,7 @@ def discover(
         from circuits.runs.discover import discover as run_discovery
 
         model = load(asked.model, computed.dtype, computed.device, computed.revision, computed.device_map)
-        pairs = source(model, asked.n, asked.seed, bool(asked.one_length), how)
+        pairs = source(model, asked.n, asked.seed, bool(asked.one_length), how, stage)
         mean_of = None if reference is None else reference(model, None, asked.seed, reading=how)
         _note(target, asked, pairs, mean_of)
         with workers_on(**vars(divided)) as workers, collected(), resumable(recorded):

@@ -32,6 +32,7 @@ class View:
         nodes: its parameter that takes the names of `--nodes`; None: it has none.
         needs: what must be given.
         takes: what may be given.
+        legend: what the columns of its table mean, if their names do not say it.
         single: it takes one node.
         pairs, batches, progress: whether it takes these.
     """
@@ -41,6 +42,7 @@ class View:
     nodes: str | None = None
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
+    legend: str = ""
     single: bool = False
     pairs: bool = True
     batches: bool = True
@@ -51,7 +53,13 @@ VIEWS = {
     "direct": View("direct_effects", "what each writer adds to the metric", "nodes", takes=("positions",)),
     "lens": View("logit_lens", "what the model would predict after each layer"),
     "attention": View("attention", "attention between the task's roles", "heads"),
-    "kinds": View("head_kinds", "kinds of heads, with their nulls", batches=False),
+    "kinds": View(
+        "head_kinds",
+        "kinds of heads, with their nulls",
+        takes=("kind",),
+        legend="score: 0 to 1; null: mean score of heads that look in random directions; p: share of these that score as high.",
+        batches=False,
+    ),
     "ov": View(
         "ov_scores",
         "which heads copy or suppress tokens, from their weights",
@@ -62,7 +70,15 @@ VIEWS = {
     ),
     "terms": View("query_key_terms", "why a head looks at a token", "head", ("nodes", "key"), ("query",), single=True),
     "neurons": View("top_neurons", "the neurons of MLPs that matter most", "mlps", ("nodes",), progress=False),
-    "self-repair": View("self_repair", "what other writers do when a node is ablated", "nodes", ("nodes",)),
+    "self-repair": View(
+        "self_repair",
+        "what other writers do when a node is ablated",
+        "nodes",
+        ("nodes",),
+        legend="total: what the metric loses when the node is ablated; direct: what it would lose if no other writer changed; others: "
+        "how the direct effects of other writers change (of the sign of direct: they make up for the node); norm: what the final norm's scale adds; "
+        "backups: writers that make up for it beyond chance. total = direct - others + norm.",
+    ),
 }
 
 
@@ -86,6 +102,7 @@ class Where:
     query: Annotated[
         str | None, typer.Option(help="terms: the role that the head attends from. Default: the answer position.")
     ] = None
+    kind: Annotated[str | None, typer.Option(help="kinds: only this one, such as 'name mover'.")] = None
 
     def options(self, view: View) -> dict[str, Any]:
         """Keyword arguments of the view's function.
@@ -150,12 +167,15 @@ def inspect(
     pairs = source(loaded, n, seed, reading=how)
     note_unfit(pairs)
     result = measured(asked, loaded, pairs, options, batch_size)
+    result = result if where.kind is None else result.only(where.kind)
     if json:
         print_json({"what": view, "rows": plain_rows(result.rows())})
         return
     say(repr(result))
     shown = first_rows(result, top)
     print_rows(asked.help, list(shown[0]) if shown else [], [[_cell(value) for value in row.values()] for row in shown])
+    if asked.legend:
+        say(asked.legend)
 
 
 def measured(

@@ -13,20 +13,21 @@ from circuits.cli.common import load
 from circuits.cli.file_pairs import FilePairs, OfMetric, note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.options import Device, Revision
-from circuits.cli.terminal import console, print_json, say, table
+from circuits.cli.terminal import console, note, print_json, say, table
 from circuits.errors import InputError
 from circuits.methods.catalogue import check_known
 from circuits.prompts.convert import converted, write_converted
 from circuits.prompts.pair import Place, bounds
 from circuits.prompts.reading import Reading
 from circuits.prompts.sequences import answer_of, tokens_of
+from circuits.results.wording import counted
 
 if TYPE_CHECKING:
     from circuits.model import Model
     from circuits.prompts.pairs import PromptPairs
+    from circuits.prompts.unfit import Unfit
 
 pairs_app = typer.Typer(help="Files of prompt pairs: show one, convert one.", no_args_is_help=True)
-SHOWN = 5
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The file; its suffix is its format: .csv, .tsv, .jsonl, .json, .parquet.")]  # fmt: skip
 OfModel = Annotated[
@@ -47,31 +48,32 @@ def show(
     model: OfModel = None,
     metric: OfMetric = None,
     n: Most = None,
+    rows: Annotated[int, typer.Option(help="Pairs to print.", min=1)] = 5,
     device: Device = "cpu",
     revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print the first pairs as JSON instead of a table.")] = False,
 ) -> None:
-    """Show how a file's columns are read, and its first pairs."""
-    asked, pairs, loaded = _reading(reading, metric, n), None, None
+    """Show how a file's columns are read, which pairs do not fit, and the first that do."""
+    asked, pairs, loaded = replace(_reading(reading, metric, n), skip_unfit=True), None, None
     if model is None:
-        rows = converted(file, asked)
-        summary, first = rows.summary(), rows.records[:SHOWN]
+        read = converted(file, asked)
+        unfit, summary, first = read.unfit, read.summary(), read.records[:rows]
     else:
         loaded = load(model, None, device, revision)
         pairs = _read(file, loaded, asked)
-        note_unfit(pairs)
-        summary, first = repr(pairs), [_record(pair, loaded) for pair in islice(pairs, SHOWN)]
+        unfit, summary, first = pairs.unfit, repr(pairs), [_record(pair, loaded) for pair in islice(pairs, rows)]
+    _note_left_out(unfit, reading)
     if json:
         return print_json({"file": str(file), "summary": summary, "pairs": first})
     names = list(dict.fromkeys(name for record in first for name in record))
     columns = {"": False, **{f"pair {i}": False for i in range(len(first))}}
-    rows = [(name, *(_cell(record.get(name)) for record in first)) for name in names]
+    cells = [(name, *(_cell(record.get(name)) for record in first)) for name in names]
     say(summary)
-    console().print(table(f"the first {len(first)} pairs of {file}", columns, rows, show_lines=True))
-    if pairs is not None and loaded is not None and any((*pairs.roles, *pairs.partitions)):
-        from circuits.cli.terminal_spans import print_spans
+    console().print(table(f"the first {counted(len(first), 'pair')} of {file}", columns, cells, show_lines=True))
+    if pairs is not None and loaded is not None:
+        from circuits.cli.terminal_spans import print_tokens
 
-        print_spans(pairs, 0, loaded)
+        print_tokens(pairs, 0, loaded)
 
 
 @pairs_app.command()
@@ -103,6 +105,16 @@ def convert(
         pairs.to_jsonl(out)
         written = len(pairs)
     say(f"{written} pairs written to {out}")
+
+
+def _note_left_out(unfit: "Unfit | None", reading: FilePairs) -> None:
+    """Prints on standard error which pairs do not fit, with the first line of each reason."""
+    if unfit is None:
+        return
+    for (reason, n), first in zip(unfit.reasons, unfit.first, strict=True):
+        note(f"left out: {n} {reason}, the first at {first}")
+    if not reading.skip_unfit:
+        note("other commands refuse this file without --skip-unfit")
 
 
 def _reading(reading: FilePairs, metric: str | None, n: int | None) -> Reading:

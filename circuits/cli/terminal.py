@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.methods.catalogue import declared
-from circuits.results.wording import metric_name
+from circuits.results.wording import counted, fixed, metric_name
 
 if TYPE_CHECKING:
     from circuits.model import Model
@@ -78,16 +78,16 @@ def _edge_rows(result: "Discovery") -> list[tuple[str, str]]:
     return [
         ("accuracy of the model", "–" if result.accuracy is None else f"{result.accuracy:.2f}"),
         *answer_rows(result.answers),
-        (f"{metric}, clean", _decimal(numbers["clean"], digits)),
-        (f"{metric}, everything ablated ({numbers['ablation']})", _decimal(numbers["ablated"], digits)),
-        (f"{metric}, circuit", _decimal(numbers["circuit"], digits)),
-        (f"{numbers['unit']} of the circuit", f"{numbers['edges']} of {numbers['edges_in_graph']}"),
+        (f"{metric}, clean", fixed(numbers["clean"], digits)),
+        (f"{metric}, everything ablated ({numbers['ablation']})", fixed(numbers["ablated"], digits)),
+        (f"{metric}, circuit", fixed(numbers["circuit"], digits)),
+        (f"{numbers['unit']} of the circuit", f"{numbers['edges']:,} of {numbers['edges_in_graph']:,}"),
         *_search_rows(result),
         ("nodes of the circuit", str(numbers["nodes"])),
-        ("faithfulness", _decimal(numbers["faithfulness"])),
+        ("faithfulness", fixed(numbers["faithfulness"])),
         (
-            f"faithfulness of {len(numbers['random_circuits'])} random circuits",
-            _decimal(numbers["random_faithfulness"]),
+            f"faithfulness of {counted(len(numbers['random_circuits']), 'random circuit')}",
+            fixed(numbers["random_faithfulness"]),
         ),
     ]
 
@@ -105,11 +105,13 @@ def _search_rows(result: "Discovery") -> list[tuple[str, str]]:
     search, training = result.provenance.get("search"), result.provenance.get("training")
     if training is not None:
         objective = f"{result.options['objective']}, circuit (trained on it)"
-        return [("edges requested", str(result.options["edges"])), (objective, _decimal(training["metric"]))]
+        return [("edges requested", str(result.options["edges"])), (objective, fixed(training["metric"]))]
     if search is None:
         return [("edges chosen before dead ends were pruned", str(result.options["edges"]))]
-    closest = search["closest"]
+    closest, asked = search["closest"], result.provenance.get("options", {})
+    threshold = [("threshold found", f"{asked['threshold']:.3g}")] if "wanted" in asked else []
     return [
+        *threshold,
         ("tests made, of edges", f"{search['tests']}, {search['edges_tested']}"),
         ("closest change to the threshold", "–" if closest is None else f"{closest:.2g}"),
     ]
@@ -122,10 +124,13 @@ def _strongest_edges(result: "Discovery") -> Any:
     plus, strongest = "+" if quantity.signed else "", result.strongest(10)
     digits = _digits([score for _, score, _ in strongest], 4)
     rows = [
-        (edge, "yes" if edge in result.circuit else "no", _decimal(score, digits, plus), _decimal(stderr, digits))
+        (edge, "yes" if edge in result.circuit else "no", fixed(score, digits, plus), fixed(stderr, digits))
         for edge, score, stderr in strongest
     ]
     columns = {"edge": False, "in the circuit": False, quantity.name: True, "std. error": True}
+    if all(math.isnan(stderr) for *_, stderr in strongest):  # a search, or a single prompt
+        del columns["std. error"]
+        rows = [row[:-1] for row in rows]
     return table("strongest edges", columns, rows)
 
 
@@ -134,19 +139,16 @@ def _node_rows(result: "NodeDiscovery") -> list[tuple[str, str]]:
     where = "" if numbers["positions"] is None else f" × {numbers['positions']} positions"
     metric = metric_name(numbers["metric"])
     digits = _digits([numbers["clean"], numbers["corrupted"]], 3)
-    other = (f"{metric}, corrupted ({numbers['ablation']})", _decimal(numbers["corrupted"], digits))
+    other = (f"{metric}, corrupted ({numbers['ablation']})", fixed(numbers["corrupted"], digits))
     if numbers["corrupted"] is None:
         other = ("ablated by", numbers["ablation"])
     return [
         *answer_rows(result.answers),
-        (f"{metric}, clean", _decimal(numbers["clean"], digits)),
+        (f"{metric}, clean", fixed(numbers["clean"], digits)),
         other,
         ("nodes", f"{numbers['nodes']}{where}"),
         *declared(options["method"]).shown(options),
-        *(
-            (name, value if isinstance(value, str) else _decimal(value))
-            for name, value in result.scores.quality.items()
-        ),
+        *((name, value if isinstance(value, str) else fixed(value)) for name, value in result.scores.quality.items()),
     ]
 
 
@@ -155,9 +157,9 @@ def _strongest_nodes(result: "NodeDiscovery") -> Any:
     plus, rows, strongest = "+" if quantity.signed else "", [], result.summary()["strongest"]
     digits = _digits([entry["effect"] for entry in strongest], 4)
     for entry in strongest:
-        low, high = (_decimal(end, digits, plus) for end in entry["interval"] or (None, None))
+        low, high = (fixed(end, digits, plus) for end in entry["interval"] or (None, None))
         between = "–" if "–" in (low, high) else f"{low} to {high}"
-        effect, error = _decimal(entry["effect"], digits, plus), _decimal(entry["stderr"], digits)
+        effect, error = fixed(entry["effect"], digits, plus), fixed(entry["stderr"], digits)
         rows.append((entry["node"], effect, error, between))
     columns = {"node": False, quantity.name: True, "std. error": True, "95% interval": True}
     return table("strongest nodes", columns, rows)
@@ -184,10 +186,6 @@ def _digits(values: Iterable[float | None], least: int) -> int:
     """Decimals with which the largest of these values has three significant digits; at least `least`, at most 15."""
     largest = max((abs(value) for value in values if value and math.isfinite(value)), default=1.0)
     return min(max(least, 2 - math.floor(math.log10(largest))), 15)
-
-
-def _decimal(value: float | None, digits: int = 3, plus: str = "") -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:{plus}.{digits}f}"
 
 
 def json_line(value: Any) -> str:

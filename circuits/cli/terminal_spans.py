@@ -57,6 +57,20 @@ def print_spans(pairs: "PromptPairs", i: int, model: "Model", task: Any = None) 
         say(line)
 
 
+def print_tokens(pairs: "PromptPairs", i: int, model: "Model") -> None:
+    """Draws the tokens of a pair's prompts with their indices, and the spans of the clean one if it has roles or spans."""
+    for what, prompts in (("clean", pairs.clean), ("corrupted", pairs.corrupted)):
+        ids = prompts[i]
+        if ids:
+            say(f"pair {i}, {what}: {len(ids)} tokens of {model.name}")
+            texts = [_text([token], model, None) for token in ids]
+            for line in span_lines(texts, [str(at) for at in range(len(ids))], console().width):
+                say(line)
+    if any((*pairs.roles, *pairs.partitions)):
+        say(f"pair {i}, spans")
+        print_spans(pairs, i, model)
+
+
 def task_record(task: Any, pairs: "PromptPairs", model: "Model") -> dict[str, Any]:
     """`circuits tasks show --json`."""
     try:

@@ -1,6 +1,7 @@
 """A description of a circuit: one line per node with its evidence, groups, tests, and what could not be said."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,12 @@ from circuits.files.atomic import write_text
 from circuits.plain_torch import plain_methods
 from circuits.results.naming import Naming
 from circuits.results.provenance import Provenance, finite, frozen, plain
+from circuits.results.wording import counted
 from circuits.shown import Shown
 
 SCHEMA = 1
+STRONGEST = 5
+"""Nodes in the summary's line of direct effects."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,31 @@ class Description(Shown):
         """Labels and groups, as `circuits export --labels` and the viewer take them."""
         return Naming(self.labels, self.groups)
 
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """A few lines: nodes by label, those with the largest label first; the largest direct effects; and how the tests came out."""
+        lines = [f"{len(self.labels)} of {counted(len(self.lines), 'node')} have a label:"]
+        by_label: dict[str, list[str]] = {}
+        for node, label in self.labels.items():
+            by_label.setdefault(label, []).append(node)
+        lines += [
+            f"  {label}: {', '.join(by_label[label])}"
+            for label in sorted(by_label, key=lambda name: -len(by_label[name]))
+        ]
+        effects = {line.node: effect for line in self.lines if (effect := line.evidence.get("direct effect"))}
+        strongest = sorted(effects, key=lambda node: -abs(effects[node]))[:STRONGEST]
+        if strongest:
+            lines.append(
+                f"Largest direct effects: {', '.join(f'{node} ({effects[node]:+.2g})' for node in strongest)}."
+            )
+        outcomes = Counter(test.outcome for test in self.tests)
+        if outcomes:
+            counts = ", ".join(f"{outcomes[name]} {name}" for name in ("held", "failed", "undecided") if outcomes[name])
+            lines.append(f"Tests of these statements: {counts}.")
+        return tuple(lines)
+
     def __str__(self) -> str:
-        parts = [str(line) for line in self.lines]
+        parts = [*self.summary, "", *(str(line) for line in self.lines)]
         parts += ["", "Tests:", *(f"{test.node}: {test}" for test in self.tests)] if self.tests else []
         parts += ["", "Not said:", *self.unsaid] if self.unsaid else []
         return "\n".join(parts)

@@ -7,7 +7,7 @@ chance (`benchmarks/kinds_by_chance.py`); over K kinds a head has some kind with
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -97,12 +97,21 @@ class HeadKinds(Shown):
 
     def __getitem__(self, kind: str) -> dict[str, float]:
         """The scores of all heads for one kind."""
+        return dict(zip(self.heads, self.score[:, self._column(kind)].tolist(), strict=True))
+
+    def only(self, kind: str) -> "HeadKinds":
+        """The scores for one kind alone; InputError if it is not among those measured."""
+        chosen = [self._column(kind)]
+        parts = {name: getattr(self, name)[:, chosen] for name in ("score", "stderr", "null", "p")}
+        return replace(self, kinds=(kind,), **parts)
+
+    def _column(self, kind: str) -> int:
         if kind not in self.kinds:
             why = self.missing.get(kind)
             raise InputError(
                 f"there is no kind {kind!r} here" + (f": {why}" if why else f" (one of {', '.join(self.kinds)})")
             )
-        return dict(zip(self.heads, self.score[:, self.kinds.index(kind)].tolist(), strict=True))
+        return self.kinds.index(kind)
 
     def __repr__(self) -> str:
         return f"HeadKinds({len(self.heads)} heads × {len(self.kinds)} kinds)"

@@ -76,6 +76,15 @@ class Comparison(Shown):
     over_places: Mapping[str, FaithfulnessCurves] = field(default_factory=dict)
 
     @property
+    def leading(self) -> tuple[str, ...]:
+        """The methods without the circuits that were chosen from scores that are here too."""
+        return tuple(
+            name
+            for name in self.methods
+            if name.removesuffix(CIRCUIT) == name or name.removesuffix(CIRCUIT) not in self.methods
+        )
+
+    @property
     def caution(self) -> str | None:
         """A warning if the results were measured under different ablations; otherwise None."""
         by: dict[str, list[str]] = {}
@@ -174,6 +183,10 @@ class Comparison(Shown):
                 cells = [f"{c.mean:.2f} ({c.low:.2f} to {c.high:.2f})" for c in correlations.values()]
                 lines.append(f"  {name:<{width}} {'  '.join(cells)}")
         return "\n".join([*lines, *(line for line in (self.caution, self.on_signs) if line)])
+
+
+CIRCUIT = " circuit"
+"""Ends the name of a run's circuit."""
 
 
 @plain_torch

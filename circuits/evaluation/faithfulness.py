@@ -42,6 +42,7 @@ from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
 from circuits.results.random_circuits import distinct_rivals, too_few
+from circuits.results.wording import fixed
 from circuits.shown import Shown
 
 
@@ -150,9 +151,9 @@ class Faithfulness(Shown):
         answers = "" if self.answers is None else f"; {self.answers}"
         if self.undefined is not None:
             return f"faithfulness undefined ({measured}{answers}): {self.undefined}"
-        random = f"; random circuits {self.random_value:.3f}" if len(self.random) else ""
+        random = f"; random circuits {fixed(self.random_value)}" if len(self.random) else ""
         few = f"; {self.too_few_random}" if self.too_few_random else ""
-        return f"faithfulness {self.value:.3f} ({measured}{random}{few}{answers})"
+        return f"faithfulness {fixed(self.value)} ({measured}{random}{few}{answers})"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: means over the prompts."""

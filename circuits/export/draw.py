@@ -8,6 +8,7 @@ head at every span of the circuit that can read it.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from statistics import median_low
 from typing import NamedTuple
 
@@ -32,6 +33,9 @@ from circuits.graph.graph import Graph, Kind, Reader
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
 from circuits.results.recorded import quantity_of
+
+LONGEST_MEMBERS = 60
+"""Letters of the members in a group's box."""
 
 
 def check_max_edges(max_edges: int | None) -> None:
@@ -211,7 +215,19 @@ def _cut(words: str | None) -> str | None:
 
 
 def _listed(nodes: tuple[str, ...]) -> str:
-    return ", ".join(nodes) if len(nodes) <= 4 else f"{', '.join(nodes[:3])} and {len(nodes) - 3} more"
+    parts = [
+        _of_one_layer(prefix, list(each)) for prefix, each in groupby(nodes, lambda node: node.rpartition(".h")[0])
+    ]
+    text = ", ".join(parts)
+    return text if len(text) <= LONGEST_MEMBERS else f"{', '.join(nodes[:3])} and {len(nodes) - 3} more"
+
+
+def _of_one_layer(prefix: str, nodes: Sequence[str]) -> str:
+    """
+    >>> _of_one_layer("a23", ["a23.h0", "a23.h1", "a23.h7"]), _of_one_layer("", ["m3"])
+    ('a23.h0,1,7', 'm3')
+    """
+    return ", ".join(nodes) if not prefix else f"{prefix}.h{','.join(node.rpartition('.h')[2] for node in nodes)}"
 
 
 def _edge(

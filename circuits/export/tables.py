@@ -19,6 +19,8 @@ from circuits.results.wording import metric_name
 
 PAGE = 45
 """Rows of a LaTeX table that fit on a page; longer tables are a `longtable`."""
+LONGEST_NAMES = 56
+"""Letters of the names in a row of a LaTeX table that fit without a line break."""
 POINT = "r@{.}l"
 """Columns of a number, aligned on its decimal point without a package."""
 ENTERS = {"q": "query", "k": "key", "v": "value", "in": "--"}
@@ -85,7 +87,9 @@ def write_latex_edges(
     caption = _caption(shown, circuit) + (
         ", with its standard error over prompts." if any(row.stderr for row in rows) else "."
     )
-    _write_table(f"lll{'l' if placed else ''}{POINT}{POINT}", heads, cells, path, caption, "tab:circuit-edges")
+    _write_table(
+        f"{_names(cells, 2)}l{'l' if placed else ''}{POINT}{POINT}", heads, cells, path, caption, "tab:circuit-edges"
+    )
 
 
 def write_latex_nodes(circuit: Circuit, path: str | Path, naming: Naming | None = None) -> None:
@@ -114,7 +118,9 @@ def write_latex_nodes(circuit: Circuit, path: str | Path, naming: Naming | None 
         for row, effect in zip(rows, effects, strict=True)
     ]
     caption = f"{_caption('Nodes of', circuit)}, summed over the out-edges of each node."
-    _write_table(f"l{'l' if placed else ''}lrr{POINT}", heads, cells, path, caption, "tab:circuit-nodes")
+    _write_table(
+        f"{_names(cells, 1)}{'l' if placed else ''}lrr{POINT}", heads, cells, path, caption, "tab:circuit-nodes"
+    )
 
 
 def _caption(what: str, circuit: Circuit) -> str:
@@ -158,6 +164,12 @@ def _cells(value: float | None, digits: int, plus: bool) -> str:
         text = f"{value:{'+' if plus else ''}.{digits}f}"
     whole, _, rest = text.partition(".")
     return f"${whole}$ & " + (f"${rest}{power}$" if rest or power else "")
+
+
+def _names(rows: Sequence[Sequence[str]], columns: int) -> str:
+    """The first columns, which hold names: as wide as their names, or wrapped where these would not fit a page beside each other."""
+    longest = [max((len(row[i]) for row in rows), default=0) for i in range(columns)]
+    return ("l" if sum(longest) <= LONGEST_NAMES else r"p{0.26\textwidth}") * columns
 
 
 def _over(text: str) -> str:

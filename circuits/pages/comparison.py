@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import torch
 
 from circuits.errors import InputError
-from circuits.evaluation.comparison import Comparison
+from circuits.evaluation.comparison import CIRCUIT, Comparison
 from circuits.evaluation.counterfactual import Counterfactuals
 from circuits.pages.comparison_tables import circuits_table, comparison_findings, methods_table
 from circuits.plots.figure import Figure, subplots, write_cells
@@ -84,7 +84,7 @@ def _said(comparison: Comparison) -> list[str]:
     if comparison.judge is not None:
         sentences.append(f"The scores are judged by fresh ablations: {comparison.judge}.")
     without = [name for name in comparison.scores if name not in comparison.faithfulness]
-    circuits = [name for name in without if name.endswith(" circuit")]
+    circuits = [name for name in without if name.endswith(CIRCUIT)]
     alone = [name for name in without if name not in circuits]
     if alone and comparison.faithfulness:
         sentences.append(f"Scores alone have no faithfulness: {', '.join(alone)}.")
@@ -94,9 +94,10 @@ def _said(comparison: Comparison) -> list[str]:
 
 
 def rank_figure(comparison: Comparison) -> Figure:
-    """Rank correlations between methods, as a matrix."""
-    names = [escaped(name) for name in comparison.methods]
-    rank, low, high = comparison.rank.tolist(), comparison.low.tolist(), comparison.high.tolist()
+    """Rank correlations between methods, as a matrix; without circuits whose scores are there."""
+    kept = [i for i, name in enumerate(comparison.methods) if name in comparison.leading]
+    names = [escaped(comparison.methods[i]) for i in kept]
+    rank, low, high = (table[kept][:, kept].tolist() for table in (comparison.rank, comparison.low, comparison.high))
     hover = [
         [f"{a} and {b}<br>{rank[i][j]:.3f} ({low[i][j]:.3f} to {high[i][j]:.3f})" for j, b in enumerate(names)]
         for i, a in enumerate(names)
@@ -190,7 +191,7 @@ def circuits_figure(comparison: Comparison) -> Figure:
             x=[float(prediction.predicted.mean()) for prediction in comparison.circuits],
             y=[float(getattr(prediction, part).mean()) for prediction in comparison.circuits],
             hovertext=[f"{escaped(prediction.circuit)} ({prediction.n_edges} edges, {prediction.n_nodes} components)" for prediction in comparison.circuits],
-            text=[escaped(prediction.circuit.removesuffix(" circuit")) for prediction in comparison.circuits], textposition="top center",
+            text=[escaped(prediction.circuit.removesuffix(CIRCUIT)) for prediction in comparison.circuits], textposition="top center",
             mode="markers+text", name=name, hovertemplate="%{hovertext}<br>predicted %{x:.3g}<br>measured %{y:.3g}<extra></extra>",
             marker={"size": 10, "symbol": MARKERS[i], "color": COLOURS[i]},
         )  # fmt: skip

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from circuits.evaluation.comparison import Comparison
+from circuits.evaluation.comparison import CIRCUIT, Comparison
+from circuits.results.wording import fixed
 
 Rows = tuple[str, Sequence[str], list[list[str]]]
 """Title, column headings and rows."""
@@ -27,11 +28,8 @@ def tables(comparison: Comparison) -> list[Rows]:
 
 def comparison_findings(comparison: Comparison) -> tuple[str, str]:
     """The methods that agree most and least, and the most faithful circuit or the scores that best predict ablations."""
-    pairs = [
-        (float(comparison.rank[i, j]), a, b)
-        for i, a in enumerate(comparison.methods)
-        for j, b in enumerate(comparison.methods[:i])
-    ]
+    leading = [(i, name) for i, name in enumerate(comparison.methods) if name in comparison.leading]
+    pairs = [(float(comparison.rank[i, j]), a, b) for at, (i, a) in enumerate(leading) for j, b in leading[:at]]
     pairs = sorted((pair for pair in pairs if not math.isnan(pair[0])), reverse=True)
     first = f"No two of the {len(comparison.methods)} results can be ranked against each other."
     if pairs:
@@ -42,7 +40,7 @@ def comparison_findings(comparison: Comparison) -> tuple[str, str]:
         name: [c.mean for c in each.values() if not math.isnan(c.mean)]
         for name, each in comparison.counterfactual.items()
     }
-    judged = {name: sum(known) / len(known) for name, known in means.items() if known}
+    judged = {name: sum(means[name]) / len(means[name]) for name in comparison.leading if means.get(name)}
     faithful = {name: value for name, value in comparison.faithfulness.items() if not math.isnan(value)}
     second = "Nothing was ablated, so it is not known which of them is right."
     if judged:
@@ -50,7 +48,7 @@ def comparison_findings(comparison: Comparison) -> tuple[str, str]:
         second = f"{best} predicts fresh ablations best (mean correlation {judged[best]:.2f})."
     elif faithful:
         best = max(faithful, key=lambda name: faithful[name])
-        second = f"The {best.removesuffix(' circuit')} circuit has the highest faithfulness ({faithful[best]:.2f})."
+        second = f"The {best.removesuffix(CIRCUIT)} circuit has the highest faithfulness ({faithful[best]:.2f})."
     return first, second
 
 
@@ -61,7 +59,7 @@ def methods_table(comparison: Comparison) -> Rows:
     for name in comparison.methods:
         judged = comparison.counterfactual.get(name, {})
         cells = [
-            "–" if math.isnan(c.mean) else f"{c.mean:.2f} ({_share(c.low)} to {_share(c.high)})"
+            "–" if math.isnan(c.mean) else f"{_share(c.mean)} ({_share(c.low)} to {_share(c.high)})"
             for c in judged.values()
         ]
         rows.append([name, *cells, _share(comparison.faithfulness.get(name, math.nan))])
@@ -79,7 +77,7 @@ def circuits_table(comparison: Comparison) -> Rows:
                 prediction.circuit,
                 str(prediction.n_edges),
                 str(prediction.n_nodes),
-                *(f"{float(each.mean()):.2f}" for each in means),
+                *(_share(float(each.mean())) for each in means),
             ]
         )
     headings = ("circuit", "edges", "components", "predicted", "nodes kept", "edges kept")
@@ -91,7 +89,7 @@ def places_table(comparison: Comparison) -> Rows:
     curves = comparison.over_places
     sizes = [] if not curves else next(iter(curves.values())).absolute.fractions.tolist()
     rows = [
-        [name, f"{each.cpr:.2f}", f"{each.cmd:.2f}", *(f"{value:.2f}" for value in each.absolute.faithfulness.tolist())]
+        [name, *map(_share, (each.cpr, each.cmd, *each.absolute.faithfulness.tolist()))]
         for name, each in curves.items()
     ]
     headings = ("method", "CPR", "CMD", *(f"{100 * size:g}%" for size in sizes))
@@ -131,4 +129,4 @@ def _interactions(comparison: Comparison) -> list[Rows]:
 
 
 def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
+    return fixed(value, 2)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuits.pages.verdict import HEADINGS, verdict_rows
-from circuits.results.wording import metric_name
+from circuits.results.wording import fixed, metric_name
 
 Rows = tuple[str, Sequence[str], list[list[str]]]
 """Title, column headings and rows."""
@@ -281,7 +281,7 @@ def _randomisation(measured: Mapping[str, Any]) -> Rows:
 
 
 def number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.3f}"
+    return fixed(value)
 
 
 def interval(value: float, ends: Sequence[float | None]) -> str:

@@ -3,16 +3,22 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits import plugins
 from circuits.errors import InputError
+from circuits.progress import StageProgress, silent
 from circuits.prompts.reading import SUFFIXES, Reading
 
 if TYPE_CHECKING:
     from circuits.prompts.pair import Encoder
     from circuits.prompts.pairs import PromptPairs
+
+
+MANY = 500
+"""So many pairs are drawn with a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +39,29 @@ class Source:
         return plugins.load_task(self.given) if isinstance(self.given, str) else self.given
 
     def __call__(
-        self, model: "Encoder", n: int | None, seed: int, one_length: bool = False, reading: Reading | None = None
+        self,
+        model: "Encoder",
+        n: int | None,
+        seed: int,
+        one_length: bool = False,
+        reading: Reading | None = None,
+        stage: StageProgress = silent,
     ) -> "PromptPairs":
         """n pairs (None: 64 from a task, all from a file); with `one_length`, only those of the most frequent length.
+
+        `stage` reports the progress of drawing many pairs from a task.
 
         Raises:
             InputError: the pairs cannot be used, or `reading`, which applies to files, is given for a task.
         """
         self.check(reading)
         if self.task is not None:
-            options = {"one_length": True} if one_length else {}  # a task of another package may lack this parameter
-            return self.task.pairs(model, n=64 if n is None else n, seed=seed, **options)
+            # A task of another package may lack these parameters.
+            options: dict[str, Any] = {"one_length": True} if one_length else {}
+            if n is None or n < MANY or "progress" not in signature(self.task.pairs).parameters:
+                return self.task.pairs(model, n=64 if n is None else n, seed=seed, **options)
+            with stage("drawing pairs") as progress:
+                return self.task.pairs(model, n=n, seed=seed, progress=progress, **options)
         from circuits.prompts.pairs import PromptPairs
 
         asked = replace(reading or Reading(), n=None if one_length else n)

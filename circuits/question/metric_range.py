@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from circuits.model import Model
     from circuits.question.metrics import Metric, Targets
 
+CLEARLY = 2
+"""A range of fewer standard errors than this is reported as close to 0."""
 _WIDE_ERROR = 1e-10
 """A float64 model with a larger error in its check computes some parts in float32."""
 
@@ -108,11 +110,13 @@ class MetricRange:
     Attributes:
         clean, ablated: the means.
         rounding: the part of their difference that may be rounding error.
+        stderr: the standard error of their difference over prompts; NaN with a single prompt.
     """
 
     clean: float
     ablated: float
     rounding: float
+    stderr: float = math.nan
 
     @classmethod
     def from_prompts(
@@ -124,7 +128,21 @@ class MetricRange:
     ) -> "MetricRange":
         """From the metric per prompt; `rounding` None: `assumed_rounding`."""
         known = assumed_rounding(clean, ablated, origin) if rounding is None else rounding
-        return cls(float(clean.mean()), float(ablated.mean()), float(known.mean()))
+        change = clean - ablated
+        stderr = float(change.std() / len(change) ** 0.5) if len(change) > 1 else math.nan
+        return cls(float(clean.mean()), float(ablated.mean()), float(known.mean()), stderr)
+
+    @property
+    def near_zero(self) -> str | None:
+        """Why shares of the range mean little although they are defined; None if the range is clearly not 0."""
+        difference = self.clean - self.ablated
+        if self.undefined is not None or not abs(difference) < CLEARLY * self.stderr:
+            return None
+        return (
+            f"the metric is {self.clean:.4g} on the clean prompts and {self.ablated:.4g} with everything ablated: the difference of "
+            f"{difference:.2g} is less than {CLEARLY} of its standard errors ({self.stderr:.2g}) from 0, so that shares of it, such as "
+            "faithfulness, can have any size and sign (take a task that the model does, or more pairs)"
+        )
 
     @property
     def undefined(self) -> str | None:

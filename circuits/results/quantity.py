@@ -71,4 +71,4 @@ def node_caption(quantity: Quantity) -> str:
     """The meaning of the colours of a heat map."""
     if not quantity.signed:
         return f"Darker green is a larger {quantity.name}; it has no sign, so it does not tell help from harm."
-    return f"Blue {quantity.positive}, vermilion {quantity.negative}."
+    return f"Blue: positive {quantity.name} ({quantity.positive}); vermilion: negative {quantity.name} ({quantity.negative})."

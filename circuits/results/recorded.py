@@ -86,6 +86,6 @@ def edge_caption(circuit: "Circuit") -> str:
     if not quantity.signed:
         return f"Layers upward; width is the {quantity.name}, which has no sign, so it does not tell help from harm."
     return (
-        f"Layers upward; blue edges: {quantity.positive}; vermilion, dashed ones: {quantity.negative}; width is the size of the "
-        f"{quantity.name}."
+        f"Layers upward; blue: positive {quantity.name} ({quantity.positive}); vermilion, dashed: negative {quantity.name} "
+        f"({quantity.negative}); width: its size."
     )

@@ -27,3 +27,22 @@ def plain_number(value: object, digits: int = 3) -> str:
         return mantissa.replace("-", "−")
     raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{mantissa.replace('-', '−')} × 10{raised}"
+
+
+def fixed(value: float | None, digits: int = 3, plus: str = "") -> str:
+    """A number with so many decimals, and no sign where they are all 0.
+
+    >>> fixed(-0.00004), fixed(-0.52346), fixed(0.5, 2, "+"), fixed(None)
+    ('0.000', '-0.523', '+0.50', '–')
+    """
+    if value is None or value != value:
+        return "–"
+    return f"{round(value, digits) + 0.0:{plus}.{digits}f}"
+
+
+def counted(n: int, what: str) -> str:
+    """
+    >>> counted(1, "random circuit"), counted(2000, "edge")
+    ('1 random circuit', '2,000 edges')
+    """
+    return f"{n:,} {what}{'' if n == 1 else 's'}"

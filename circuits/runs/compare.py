@@ -11,6 +11,7 @@ from circuits.evaluation.curves import FaithfulnessCurves, curves_over_places
 from circuits.model import Model
 from circuits.progress import StageProgress, silent
 from circuits.prompts.pairs import PromptPairs
+from circuits.question.ablations import AblationLike
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import Predicts
 from circuits.results.provenance import required
@@ -24,7 +25,7 @@ def compare_runs(
     *,
     samples: int = 0,
     alphas: Sequence[float] = (0.05, 0.1, 0.2),
-    ablation: str = "zero",
+    ablation: str | None = None,
     by: str = "abs",
     seed: int = 0,
     stage: StageProgress = silent,
@@ -35,7 +36,7 @@ def compare_runs(
         runs: from `read_runs`.
         model: the runs' model; only needed for counterfactual correlations.
         samples: fresh ablations at each alpha; 0: no counterfactual correlations.
-        alphas, ablation: ablation probabilities per component, and the ablation.
+        alphas, ablation: ablation probabilities per component, and the ablation; None: that of the runs, or zero if they differ in it.
         by: see `circuits.compare`.
         seed: random seed of the bootstrap; the ablations use seed + 1, so that COAR was not fitted on them.
         stage: progress reporting.
@@ -52,14 +53,20 @@ def compare_runs(
         pairs = PromptPairs.from_jsonl(runs[0].path / "pairs.jsonl", model, trust_ids=True)
         with stage("ablating components") as progress:
             judge = counterfactuals(
-                model, pairs, alphas=alphas, samples=samples, metric=required(runs[0].provenance, "metric"), ablation=ablation,
-                seed=seed + 1, progress=progress,
+                model, pairs, alphas=alphas, samples=samples, metric=required(runs[0].provenance, "metric"),
+                ablation=ablation or _shared_ablation(runs), seed=seed + 1, progress=progress,
             )  # fmt: skip
         predictions = _predictions(model, pairs, runs, results, stage)
         curves = _over_places(model, pairs, runs, seed, stage)
     return compare(
         results, judge=judge, circuits=predictions, faithfulness=faithfulness, over_places=curves, by=by, seed=seed
     )
+
+
+def _shared_ablation(runs: Sequence[Run]) -> AblationLike:
+    if len({str(run.provenance.get("ablation")) for run in runs}) > 1:
+        return "zero"
+    return asked_about(runs[0])[1]
 
 
 def _over_places(

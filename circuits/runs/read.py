@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.evaluation.comparison import Judged
+from circuits.evaluation.comparison import CIRCUIT, Judged
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
@@ -55,7 +55,7 @@ def read_run(path: str | Path) -> Run:
     if scores.exists():
         results[name] = EdgeScores.load(scores) if circuit.exists() else NodeScores.load(scores)
     if circuit.exists():
-        results[f"{name} circuit"] = Circuit.from_json(circuit)
+        results[f"{name}{CIRCUIT}"] = Circuit.from_json(circuit)
     summary = record.get("summary")
     value = summary.get("faithfulness") if isinstance(summary, dict) else None
     return Run(path, record["provenance"], results, value if isinstance(value, float) else None, record, name)

@@ -22,6 +22,9 @@ from circuits.results.recorded import method_name
 from circuits.runs.findings import circuit_findings, node_findings, run_title
 from circuits.viewer.prompts import ShownPrompt
 
+FEW = 2 / 3
+"""A circuit with a smaller share of the requested edges gets a remark."""
+
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
@@ -62,10 +65,11 @@ class Discovery:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the reader of the numbers."""
-        about = (self.faithfulness.undefined, self.faithfulness.too_few_random)
+        faith = self.faithfulness
+        about = (faith.undefined, faith.metric_range.near_zero, faith.too_few_random)
         remarks = (*self.remarks, *(f"faithfulness: {why}" for why in about if why is not None))
         if len(self.circuit):
-            return remarks
+            return remarks if self._much_pruned is None else (*remarks, self._much_pruned)
         if not self.pairs_differ:
             why = "no prompt differs from its corrupted one, so no edge has an effect"
             return (*remarks, f"the circuit is empty: {why}")
@@ -74,6 +78,17 @@ class Discovery:
         size = None if self.scores is None else float(self.scores.values.abs().max())
         largest = "" if size is None else f"; the largest score is {size:.4g}"
         return (*remarks, f"the circuit is empty: ask for more edges, or take a smaller threshold{largest}")
+
+    @property
+    def _much_pruned(self) -> str | None:
+        """A remark if most of the requested edges were dead ends."""
+        asked, kept = self.options.get("edges"), len(self.circuit)
+        if self.scores is None or asked is None or self.options.get("fill") or kept > FEW * asked:
+            return None
+        return (
+            f"only {kept} of the {asked} strongest {self.circuit.unit} are on a path from the input to the logits; the others were "
+            "pruned (--fill, in Python fill=True, adds the next strongest until the circuit has as many as requested)"
+        )
 
     @property
     def provenance(self) -> Provenance:

@@ -53,3 +53,11 @@ def test_options_of_other_views_are_refused(asked, capsys):
     )
     command("inspect", "terms", *asked, "--nodes", "a1.h0", code=2)
     assert "query_key_terms needs --key" in capsys.readouterr().err
+
+
+def test_one_kind_of_heads_alone(asked, capsys):
+    command("inspect", "kinds", *asked, "--kind", "induction", "--json")
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["kind"] for row in rows} == {"induction"}
+    command("inspect", "kinds", *asked, "--kind", "conductor", code=2)
+    assert "there is no kind 'conductor' here (one of " in capsys.readouterr().err

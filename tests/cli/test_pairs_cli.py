@@ -96,3 +96,19 @@ def test_pairs_are_shown_and_converted(monkeypatch, table, capsys, tmp_path):
         csv.writer(file).writerows([("clean", "corrupted", "answers"), ("a, b", "a, c", " d")])
     assert run(monkeypatch, ["pairs", "convert", str(tmp_path / "text.csv"), str(out), "--overwrite"]) == 0
     assert json.loads(out.read_text())["clean"] == "a, b"
+
+
+def test_show_lists_what_does_not_fit_and_the_pairs_that_do(monkeypatch, table, capsys):
+    model = ["--model", str(GOLDEN / CASE / "model")]
+    assert run(monkeypatch, ["pairs", "show", str(table), *COLUMNS, *model, "--rows", "2"]) == 0
+    shown = capsys.readouterr()
+    assert "left out: 1 of unequal length, the first at entry 2" in shown.err
+    assert "other commands refuse this file without --skip-unfit" in shown.err
+    assert "the first 2 pairs" in shown.out
+    assert "pair 0, corrupted:" in shown.out
+
+
+def test_show_with_skip_unfit_does_not_advise_it(monkeypatch, table, capsys):
+    model = ["--model", str(GOLDEN / CASE / "model")]
+    assert run(monkeypatch, ["pairs", "show", str(table), *COLUMNS, *model, "--skip-unfit"]) == 0
+    assert "without --skip-unfit" not in capsys.readouterr().err

@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 import circuits
 from circuits import Circuit, InputError
+from circuits.pages.comparison_tables import comparison_findings
 from circuits.results.node_scores import node_scores
 from tests.tiny_models import random_pairs, tiny
 
@@ -122,3 +123,16 @@ def test_thresholds_are_compared_and_circuits_predicted():
     assert shown.to_dict()["circuits"][0]["edges"] == len(heads)
     with pytest.raises(InputError, match="prompts"):
         circuits.predict_circuits(model, random_pairs(n=2), linear, {"all": whole})
+
+
+def test_a_circuit_chosen_from_scores_that_are_compared_does_not_lead():
+    found = circuits.compare(
+        {
+            "EAP": random_scores(0),
+            "EAP circuit": random_scores(1),
+            "AtP": random_scores(2),
+            "ACDC circuit": random_scores(3),
+        }
+    )
+    assert found.leading == ("EAP", "AtP", "ACDC circuit")
+    assert "EAP circuit" not in " ".join(comparison_findings(found))

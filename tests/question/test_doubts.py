@@ -410,3 +410,13 @@ def test_the_default_model_and_answers_without_a_space(monkeypatch, tmp_path, ca
     good = write(tmp_path / "good.jsonl", gift())
     result = circuits.check_pairs(smollm2, PromptPairs.from_jsonl(good, smollm2))
     assert (result.warnings, result.median_rank, result.padded) == ((), 1.0, 0)
+
+
+def test_a_circuit_of_far_fewer_edges_than_requested_names_the_option_that_adds_more():
+    model, pairs = tiny("gpt2"), awkward()
+    for edges in range(4, 40):
+        result = discover(model, pairs, method="eap", edges=edges, random_circuits=0)
+        pruned = any("--fill" in note for note in result.notes)
+        assert pruned == (0 < len(result.circuit) <= edges * 2 / 3)
+    filled = discover(model, pairs, method="eap", edges=8, fill=True, random_circuits=0)
+    assert not any("--fill" in note for note in filled.notes)

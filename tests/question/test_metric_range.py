@@ -194,3 +194,17 @@ def test_shares_are_nan_exactly_where_the_range_is_rounding():
     share = share_of_range(torch.tensor(1.0).double(), ranges, torch.zeros(5).double(), 1e-9)
     assert share.isnan().tolist() == [True, True, False, False, True]
     assert set(ROUNDING) == {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+
+
+def test_a_range_within_two_standard_errors_of_zero_is_reported_as_close_to_it():
+    spread = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    clean = torch.full((9,), 1.0, dtype=torch.float64)
+    stderr = float(spread.std() / 3)
+    for shift, close in ((1.9, True), (2.1, False), (-1.9, True), (-2.1, False)):
+        known = MetricRange.from_prompts(clean, clean - spread - shift * stderr)
+        assert (known.near_zero is not None) == close
+        assert known.undefined is None
+
+
+def test_a_single_prompt_has_no_standard_error_and_is_not_reported_as_close_to_zero():
+    assert MetricRange.from_prompts(torch.tensor([1.0]), torch.tensor([0.9])).near_zero is None

@@ -203,7 +203,7 @@ def test_a_report_and_the_terminal_speak_of_each_runs_scores(monkeypatch, tmp_pa
         texts[runs[0]] = html.unescape(page.read_text())
     assert "Darker green is a larger contribution; it has no sign, so it does not tell help from harm." in texts[star]
     assert "share of the reader's input, which has no sign" in texts[flow]
-    assert "blue edges: helps; vermilion, dashed ones: hurts" in texts[eap]
+    assert "blue: positive effect (helps); vermilion, dashed: negative effect (hurts); width: its size." in texts[eap]
     capsys.readouterr()
     assert run(monkeypatch, ["compare", star, eap, "--samples", "0"]) == 0
     assert "Scores without sign: AtP* (contribution)." in capsys.readouterr().err

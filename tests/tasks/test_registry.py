@@ -258,3 +258,9 @@ class TestExamples:
         with pytest.raises(ValueError, match=r"does not have|has 4 tokens") as mistake:
             task.pairs(toy(), 1)
         assert not isinstance(mistake.value, InputError)
+
+
+def test_drawing_reports_its_progress(toy: Toys) -> None:
+    seen: list[tuple[int, int]] = []
+    Opposites().pairs(toy(), 3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
