@@ -38,6 +38,9 @@ EDGES = (
     "--method exact-edges --edges 9 --positions spans --destinations",
     "--method acdc --threshold 0.05 --positions spans",
     "--method eap --edges 6 --ablation resample --random-circuits 2",
+    "--method gim --edges 6 --q-scale 0.5",
+    "--method ensemble --gradients ig,relp --edges 6 --how rank-mean",
+    "--method ugs --edges 6 --steps 5",
 )
 NODES = (
     "--method activation-patching",
@@ -48,6 +51,8 @@ NODES = (
     "--method atp-star --no-qk-fix --no-grad-drop --positions all",
     "--method path-patching --receivers logits",
     "--method path-patching --receivers logits --senders heads --mlps live --together",
+    "--method direct-effects",
+    "--method direct-effects --positions each --one-length",
     "--method coar --samples 40",
     "--method coar --samples 40 --alpha 0.3 --fit ridge --nodes heads",
 )

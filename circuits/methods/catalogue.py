@@ -26,7 +26,7 @@ COPIES = HERE / "declared.json"
 OURS = {
     "eap": "edge_attribution:EAP",
     "eap-ig": "edge_attribution:EAP_IG",
-    "gim": "edge_attribution:GIM",
+    "gim": "gim:METHOD",
     "edge-attribution": "edge_attribution:EDGE_ATTRIBUTION",
     "ensemble": "ensemble:METHOD",
     "information-flow": "information_flow:METHOD",
