@@ -36,7 +36,7 @@ def test_arguments_of_another_kind_are_refused_by_name(model):
     with pytest.raises(InputError, match=r"scores must be a circuits.EdgeScores, not a Circuit"):
         circuits.refine(model, PAIRS, scores.top(3), 2)
     with pytest.raises(
-        InputError, match=r"found must be a circuits.EdgeScores or circuits.NodeScores or circuits.Circuit"
+        InputError, match=r"result must be a circuits.EdgeScores or circuits.NodeScores or circuits.Circuit"
     ):
         circuits.recovery(["a0.h0->logits"], scores.top(3))
 
