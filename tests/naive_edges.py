@@ -17,24 +17,7 @@ class LeafGPT2(NaiveGPT2):
 
     def logits(self, tokens, leaves, held=None):
         """Logits at every position, and all writers' outputs."""
-        held = held or {}
-        transformer = self.model.transformer
-        embedding = transformer.wte(tokens) + transformer.wpe(torch.arange(len(tokens)))
-        writers = {"input": held.get("input", embedding)}
-        constant = torch.zeros_like(embedding)
-
-        def seen_by(reader):
-            return constant + sum(value + leaves.get(f"{writer}->{reader}", 0) for writer, value in writers.items())
-
-        for layer, block in enumerate(transformer.h):
-            heads = {
-                f"a{layer}.h{h}": self.head(block, h, *(seen_by(f"a{layer}.h{h}<{part}>") for part in "qkv"))
-                for h in range(self.config.n_head)
-            }
-            writers |= {name: held.get(name, value) for name, value in heads.items()}
-            constant = constant + block.attn.c_proj.bias
-            writers[f"m{layer}"] = held.get(f"m{layer}", self.mlp(block, seen_by(f"m{layer}")))
-        return self.model.lm_head(self.norm(seen_by("logits"), transformer.ln_f)), writers
+        return self.walk(tokens, lambda edge, writer, value: value + leaves.get(edge, 0), held)
 
 
 class RelevanceGPT2(LeafGPT2):

@@ -56,15 +56,24 @@ class NaiveGPT2:
 
         Edges outside `kept` carry `replacement[writer]` instead of the writer's current output (None: everything kept).
         """
+
+        def carried(edge, writer, value):
+            return value if kept is None or edge in kept else replacement[writer]
+
+        return self.walk(tokens, carried)
+
+    def walk(self, tokens, carried, held=None):
+        """Node by node; `carried(edge, writer, value)` is what an edge carries. Writers can be held at given values."""
+        held = held or {}
         transformer = self.model.transformer
-        writers = {"input": transformer.wte(tokens) + transformer.wpe(torch.arange(len(tokens)))}
-        constant = torch.zeros_like(writers["input"])
+        embedding = transformer.wte(tokens) + transformer.wpe(torch.arange(len(tokens)))
+        writers = {"input": held.get("input", embedding)}
+        constant = torch.zeros_like(embedding)
 
         def seen_by(reader):
             total = constant.clone()
             for writer, value in writers.items():
-                keep = kept is None or f"{writer}->{reader}" in kept
-                total = total + (value if keep else replacement[writer])
+                total = total + carried(f"{writer}->{reader}", writer, value)
             return total
 
         for layer, block in enumerate(transformer.h):
@@ -72,7 +81,14 @@ class NaiveGPT2:
                 f"a{layer}.h{h}": self.head(block, h, *(seen_by(f"a{layer}.h{h}<{part}>") for part in "qkv"))
                 for h in range(self.config.n_head)
             }
-            writers |= heads
+            writers |= {name: held.get(name, value) for name, value in heads.items()}
             constant = constant + self.constant(block)
-            writers[f"m{layer}"] = self.mlp(block, seen_by(f"m{layer}"))
+            writers[f"m{layer}"] = held.get(f"m{layer}", self.mlp(block, seen_by(f"m{layer}")))
         return self.unembed(seen_by("logits")), writers
+
+
+def replacement_of(naive, pair, ablation):
+    """Every writer's replacement value under interchange or zero ablation."""
+    with torch.no_grad():
+        _, writers = naive.run(torch.tensor(pair.corrupted))
+    return {name: torch.zeros_like(value) for name, value in writers.items()} if ablation == "zero" else writers

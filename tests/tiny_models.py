@@ -137,6 +137,18 @@ def random_pairs(n: int = 5, length: int = 7, seed: int = 0, prefix: int = 0) ->
     return PromptPairs.from_tokens(clean.tolist(), corrupted.tolist(), answers.tolist(), distractors.tolist())
 
 
+def pairs_with_roles() -> PromptPairs:
+    """Three pairs of different lengths, with roles at different positions and in different orders."""
+    rows = [random_pairs(n=1, length=length, seed=length) for length in (5, 6, 7)]
+    return PromptPairs.from_tokens(
+        [row.clean[0] for row in rows],
+        [row.corrupted[0] for row in rows],
+        [3, 4, 5],
+        [30, 31, 32],
+        roles=[{"subject": 1, "end": 4}, {"end": 5, "subject": 3}, {"subject": 2, "end": 6}],
+    )
+
+
 def random_subset(model: Model, share: float, seed: int = 0) -> Circuit:
     """Every edge with probability `share`."""
     generator = torch.Generator().manual_seed(seed)

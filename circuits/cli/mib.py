@@ -9,6 +9,7 @@ import typer
 from circuits.cli import completion, options
 from circuits.cli.common import LARGEST_SEED, load
 from circuits.cli.discover import parsed_options
+from circuits.cli.discover_options import Computed
 from circuits.cli.file_pairs import note_unfit
 from circuits.cli.groups import grouped
 from circuits.cli.terminal import json_line, note, print_json, print_rows, say, say_all, stage
@@ -72,14 +73,9 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Computed:
-    """How it is computed."""
+class Seeded(Computed):
+    """How it is computed, with a random seed."""
 
-    batch_size: options.BatchSize = None
-    dtype: options.Dtype = None
-    device: options.Device = "auto"
-    device_map: options.DeviceMap = None
-    revision: options.Revision = None
     seed: Annotated[int, typer.Option(help="Random seed.", min=0, max=LARGEST_SEED)] = 0
 
     def load(self, model: str) -> "Model":
@@ -98,7 +94,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 def discover(
     task: Annotated[str, typer.Argument(help=f"{NAMES}.")],
     asked: Data,
-    computed: Computed,
+    computed: Seeded,
     model: OfModel,
     out: Annotated[Path, typer.Option(help="The folder for TASK_MODEL/importances.json.")],
     method: Annotated[
@@ -131,7 +127,7 @@ def discover(
 def evaluate(
     source: Annotated[Path, typer.Argument(help="A circuit file (.json, .safetensors), or a folder TASK_MODEL.")],
     asked: Data,
-    computed: Computed,
+    computed: Seeded,
     task: Annotated[str | None, typer.Option(help=f"{NAMES}. Default: by the folder's name.")] = None,
     model: Annotated[
         str | None, typer.Option(help=f"{', '.join(MODELS)}, or another. Default: by the folder's name.")

@@ -11,7 +11,7 @@ from circuits.engine.prefix import split
 from circuits.graph.paths import live_nodes
 from circuits.question.ablations import Zero
 from circuits.question.metrics import get_metric, targets_of
-from tests.naive_gpt2 import NaiveGPT2
+from tests.naive_gpt2 import NaiveGPT2, replacement_of
 from tests.naive_llama import NaiveLlama
 from tests.tiny_models import ALL, atol, random_hf_model, random_pairs, random_subset, tiny
 
@@ -34,9 +34,7 @@ def test_any_circuit_gives_what_the_naive_forward_gives(name, share, ablation):
     kept = set(circuit.edges)
     with torch.no_grad():
         for i, pair in enumerate(pairs):
-            _, replacement = naive.run(torch.tensor(pair.corrupted))
-            if ablation == "zero":
-                replacement = {name: torch.zeros_like(value) for name, value in replacement.items()}
+            replacement = replacement_of(naive, pair, ablation)
             logits, _ = naive.run(torch.tensor(pair.clean), kept, replacement)
             wanted = logits[-1, pair.answers[0]] - logits[-1, pair.distractors[0]]
             assert got[i] == pytest.approx(float(wanted), abs=atol(name))

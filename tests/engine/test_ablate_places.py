@@ -7,6 +7,7 @@ import circuits
 from circuits import Circuit, circuit_metric, circuit_metrics
 from circuits.engine.prefix import prefix_cache
 from circuits.graph.places import Places, over
+from tests.naive_gpt2 import replacement_of
 from tests.naive_places import NAIVE, logits_at_places
 from tests.placed_pairs import placed_pairs, random_placed, spans_of
 from tests.tiny_models import FEW, atol, random_hf_model, tiny
@@ -25,9 +26,7 @@ def test_any_circuit_over_places_gives_what_the_naive_pass_gives(name, destinati
     kept = set(circuit.edges)
     with torch.no_grad():
         for i, pair in enumerate(pairs):
-            _, replacement = naive.run(torch.tensor(pair.corrupted))
-            if ablation == "zero":
-                replacement = {writer: torch.zeros_like(value) for writer, value in replacement.items()}
+            replacement = replacement_of(naive, pair, ablation)
             logits = logits_at_places(naive, torch.tensor(pair.clean), kept, replacement, spans_of(pairs, i))
             wanted = logits[pair.answers[0]] - logits[pair.distractors[0]]
             assert got[i] == pytest.approx(float(wanted), abs=atol(name))

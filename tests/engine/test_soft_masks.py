@@ -10,7 +10,7 @@ from circuits.engine.ablate import ablated_logits
 from circuits.engine.hooks import inference_state
 from circuits.engine.soft_masks import masked_logits
 from circuits.question.question import Question
-from tests.naive_gpt2 import NaiveGPT2
+from tests.naive_gpt2 import NaiveGPT2, replacement_of
 from tests.tiny_models import ALL, FEW, atol, random_hf_model, random_pairs, random_subset, tiny
 
 
@@ -55,23 +55,10 @@ class SoftGPT2(NaiveGPT2):
     """GPT-2 in which an edge carries a share of its current value."""
 
     def masked(self, tokens, mask, replacement):
-        transformer = self.model.transformer
-        writers = {"input": transformer.wte(tokens) + transformer.wpe(torch.arange(len(tokens)))}
-        constant = torch.zeros_like(writers["input"])
+        def carried(edge, writer, value):
+            return mask[edge] * value + (1 - mask[edge]) * replacement[writer]
 
-        def seen_by(reader):
-            edges = ((mask[f"{name}->{reader}"], value, replacement[name]) for name, value in writers.items())
-            return constant + sum(m * value + (1 - m) * other for m, value, other in edges)
-
-        for layer, block in enumerate(transformer.h):
-            heads = {
-                f"a{layer}.h{h}": self.head(block, h, *(seen_by(f"a{layer}.h{h}<{part}>") for part in "qkv"))
-                for h in range(self.config.n_head)
-            }
-            writers |= heads
-            constant = constant + block.attn.c_proj.bias
-            writers[f"m{layer}"] = self.mlp(block, seen_by(f"m{layer}"))
-        return self.model.lm_head(self.norm(seen_by("logits"), transformer.ln_f))
+        return self.walk(tokens, carried)[0]
 
 
 @pytest.mark.parametrize("ablation", ["interchange", "zero"])
@@ -83,9 +70,7 @@ def test_soft_masks_and_their_gradients_are_the_naive_ones(ablation):
     got, total = setting.logits(mask), 0
     for row, index in enumerate(setting.batch.suffix.batch.index.tolist()):
         pair = setting.pairs.pair(index)
-        replacement = naive.run(torch.tensor(pair.corrupted))[1]
-        if ablation == "zero":
-            replacement = {name: torch.zeros_like(value) for name, value in replacement.items()}
+        replacement = replacement_of(naive, pair, ablation)
         logits = naive.masked(torch.tensor(pair.clean), leaves, replacement)[-1]
         torch.testing.assert_close(got[row], logits.detach(), rtol=0, atol=1e-10)
         total = total + (logits[pair.answers[0]] - logits[pair.distractors[0]]) / len(setting.pairs)

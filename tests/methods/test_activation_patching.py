@@ -9,7 +9,7 @@ from circuits.engine.resume import base_run, resume
 from circuits.graph.nodes import select_sites
 from circuits.question.ablations import Gaussian
 from circuits.question.metrics import get_metric, targets_of
-from tests.tiny_models import ALL, FEW, atol, random_pairs, tiny
+from tests.tiny_models import ALL, FEW, atol, pairs_with_roles, random_pairs, tiny
 
 
 def naive_patched(model, pairs, direction, sites, position=None):
@@ -149,12 +149,7 @@ def test_a_store_of_a_window_is_that_of_its_patches(tmp_path):
 
 
 def test_roles_name_the_positions_also_where_prompts_differ_in_length():
-    model = tiny("gpt2")
-    rows = [random_pairs(n=1, length=length, seed=length) for length in (5, 6, 7)]
-    pairs = PromptPairs.from_tokens(
-        [*(r.clean[0] for r in rows)], [*(r.corrupted[0] for r in rows)], [3, 4, 5], [30, 31, 32],
-        roles=[{"subject": 1, "end": 4}, {"end": 5, "subject": 3}, {"subject": 2, "end": 6}],
-    )  # fmt: skip
+    model, pairs = tiny("gpt2"), pairs_with_roles()
     scores = activation_patching(model, pairs, nodes=["a1.h1", "m0"], positions="roles")
     assert scores.positions == ("subject", "end")
     for n, node in enumerate(scores.nodes):

@@ -7,7 +7,7 @@ from circuits import InputError, PairsError, PromptPairs, activation_patching, c
 from circuits.graph.nodes import select_sites
 from circuits.question.metrics import get_metric, targets_of
 from circuits.stats.bootstrap import bootstrap_interval
-from tests.tiny_models import ALL, FEW, atol, random_pairs, tiny
+from tests.tiny_models import ALL, FEW, atol, pairs_with_roles, random_pairs, tiny
 
 SETS = (["a0.h1", "m0", "a1.h0"], ["a1.h0<q>", "a1.h2"])
 
@@ -75,12 +75,7 @@ def test_the_effects_are_those_of_whole_forward_passes(name, nodes):
 
 
 def test_nodes_are_patched_together_at_all_the_roles_that_are_named():
-    model = tiny("gpt2")
-    rows = [random_pairs(n=1, length=length, seed=length) for length in (5, 6, 7)]
-    pairs = PromptPairs.from_tokens(
-        [*(r.clean[0] for r in rows)], [*(r.corrupted[0] for r in rows)], [3, 4, 5], [30, 31, 32],
-        roles=[{"subject": 1, "end": 4}, {"end": 5, "subject": 3}, {"subject": 2, "end": 6}],
-    )  # fmt: skip
+    model, pairs = tiny("gpt2"), pairs_with_roles()
     nodes = ["a1.h1", "m0", "a0.h2<v>"]
     for positions, roles in (("subject", ["subject"]), ("roles", ["subject", "end"]), (["end"], ["end"])):
         result = causal_mediation(model, pairs, nodes, positions=positions)

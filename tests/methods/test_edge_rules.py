@@ -16,10 +16,9 @@ from circuits import (
     circuit_metrics,
     edge_attribution,
 )
-from circuits.engine.capture import capture_gradients
-from circuits.engine.hooks import TokenBatch
 from circuits.engine.relp_rules import relevance
-from circuits.question.metrics import get_metric, targets_of
+from circuits.question.metrics import get_metric
+from tests.clean_gradients import gradients_of
 from tests.naive_edges import LeafGPT2, LeafLlama, RelevanceGPT2, edge_gradients, mean_products
 from tests.tiny_models import FEW, atol, random_hf_model, random_pairs, tiny
 
@@ -66,19 +65,13 @@ def test_relp_on_llama_is_its_rules_written_out(attention):
 def test_the_rules_leave_the_forward_pass_and_the_model_as_they_are(name):
     model, batch = tiny(name), next(iter(random_pairs(n=2).batches(2)))
 
-    def capture(hooks=()):
-        return capture_gradients(
-            model.architecture, TokenBatch(batch.clean, batch.position),
-            lambda logits: get_metric("logit_difference")(logits, targets_of(batch)), hooks=hooks,
-        )  # fmt: skip
-
-    plain = capture()
+    plain = gradients_of(model, batch)
     with relevance(model.architecture, "live") as rules:
-        ruled = capture(rules.hooks)
+        ruled = gradients_of(model, batch, rules.hooks)
     torch.testing.assert_close(ruled.logits, plain.logits, rtol=1e-6, atol=1e-6)
     if model.graph.mlps[0]:
         assert not torch.allclose(ruled.q[1], plain.q[1], rtol=1e-2)
-    again = capture()
+    again = gradients_of(model, batch)
     assert torch.equal(again.logits, plain.logits)
     assert torch.equal(again.q[1], plain.q[1])
 

@@ -10,13 +10,11 @@ from safetensors.torch import load_file
 
 import circuits
 from circuits import GimRules, InputError, ModelError, PromptPairs, edge_attribution
-from circuits.engine.capture import capture_gradients
 from circuits.engine.gim_rules import interaction_modified
-from circuits.engine.hooks import TokenBatch
 from circuits.methods.catalogue import METHODS
-from circuits.question.metrics import get_metric, targets_of
 from circuits.question.question import Question
 from circuits.results.recorded import quantity_of
+from tests.clean_gradients import gradients_of
 from tests.naive_edges import GimGPT2, GimLlama, edge_gradients, mean_products
 from tests.tiny_models import FEW, atol, random_hf_model, random_pairs, tiny
 
@@ -90,18 +88,12 @@ def test_each_rule_alone_changes_what_it_is_about():
 def test_the_rules_leave_the_forward_pass_and_the_model_as_they_are(name):
     model, batch = tiny(name), next(iter(random_pairs(n=2).batches(2)))
 
-    def capture(hooks=()):
-        return capture_gradients(
-            model.architecture, TokenBatch(batch.clean, batch.position),
-            lambda logits: get_metric("logit_difference")(logits, targets_of(batch)), hooks=hooks,
-        )  # fmt: skip
-
-    plain = capture()
+    plain = gradients_of(model, batch)
     with interaction_modified(model.architecture, GimRules()) as run:
-        ruled = run.at_readers(capture(run.hooks))
+        ruled = run.at_readers(gradients_of(model, batch, run.hooks))
     torch.testing.assert_close(ruled.logits, plain.logits, rtol=1e-6, atol=1e-6)
     assert not torch.allclose(ruled.q[1], plain.q[1], rtol=1e-2)
-    again = capture()
+    again = gradients_of(model, batch)
     assert torch.equal(again.logits, plain.logits)
     assert torch.equal(again.q[1], plain.q[1])
 

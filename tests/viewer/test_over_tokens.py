@@ -14,16 +14,7 @@ from circuits.viewer.data import placed_lines
 from tests.exported import GRAPHS, placed
 from tests.placed_pairs import placed_pairs
 from tests.tiny_models import tiny
-from tests.viewer.browsing import (
-    HOSTILE,
-    LARGE,
-    check_layout,
-    data_of,
-    js,
-    opened,
-    resized,
-    set_to,
-)
+from tests.viewer.browsing import HOSTILE, LARGE, check_layout, data_of, js, opened, resized, set_to
 
 SPANS = ("start", "IO", "IO+", "S1", "S1+", "S2", "S2+", "end")
 STARTS = (0, 3, 4, 5, 6, 12, 13, 14)

@@ -14,16 +14,7 @@ from circuits.viewer import ShownPrompt, shown_prompts, write_viewer
 from circuits.viewer.attention import attention_patterns
 from tests.command import discovered, run
 from tests.tiny_models import random_pairs, tiny
-from tests.viewer.browsing import (
-    HOSTILE,
-    LARGE,
-    check_layout,
-    data_of,
-    js,
-    opened,
-    resized,
-    set_to,
-)
+from tests.viewer.browsing import HOSTILE, LARGE, check_layout, data_of, js, opened, resized, set_to
 
 
 def scored(graph, n, seed=0):
