@@ -11,7 +11,9 @@ span of the query. `gpt2`: GPT-2 small's shape with random weights, 8 pairs × 1
 `smollm2`: SmolLM2-135M on IOI, 16 pairs, logit difference; `smollm2-last`: the same, last layers only, `smollm2-last-destinations`: at the task's
 spans and destinations; `smollm2-kl`: those
 with the exact KL. `gemma3`: Gemma 3 270M's shape with random weights, 8 pairs × 16 tokens, logit difference; `gemma2`: Gemma 2 2B's, cut
-to 8 layers. Full passes compute the logits that the search needs; `ALL_LOGITS=1`: of the whole vocabulary.
+to 8 layers; `gemma3-sparse`: a threshold at which fewer edges stay. Full passes compute the logits that the search needs;
+`ALL_LOGITS=1`: of the whole vocabulary. `COUNT=1` counts floating-point operations of matrix products instead of seconds.
+`VOCABULARY=5000` cuts the vocabulary of the Gemma shapes, of which these tests read two tokens, to spare memory.
 """
 
 import json
@@ -19,6 +21,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ from typing import Any
 import torch
 import transformers
 from measuring import THREADS, peak_bytes, random_pairs
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 import circuits
 import tasks
@@ -35,7 +40,28 @@ from circuits.methods.acdc.search import Tally
 from circuits.question.places import SpanTable
 from circuits.question.question import Question
 
-ALL_LOGITS = bool(os.environ.get("ALL_LOGITS"))
+ALL_LOGITS, COUNT = bool(os.environ.get("ALL_LOGITS")), bool(os.environ.get("COUNT"))
+VOCABULARY = int(os.environ.get("VOCABULARY", "0"))
+
+
+class Counter(TorchDispatchMode):
+    """Counts the operations of matrix products, without hooks on modules, which torch's own counter needs."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+COUNTER = Counter()
+
+
+def cost() -> float:
+    """Processor seconds so far, or 10⁹ operations with `COUNT`."""
+    return COUNTER.total / 1e9 if COUNT else time.process_time()
 
 
 @dataclass
@@ -99,7 +125,7 @@ def gemma3() -> Case:
     torch.manual_seed(0)
     config = transformers.Gemma3TextConfig(
         num_hidden_layers=18, num_attention_heads=4, num_key_value_heads=1, head_dim=256, hidden_size=640,
-        intermediate_size=2048, vocab_size=262_144, sliding_window=512,
+        intermediate_size=2048, vocab_size=VOCABULARY or 262_144, sliding_window=512,
     )  # fmt: skip
     model = circuits.load_model(transformers.Gemma3ForCausalLM(config).eval())
     return Case(
@@ -111,15 +137,21 @@ def gemma2() -> Case:
     torch.manual_seed(0)
     config = transformers.Gemma2Config(
         num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, head_dim=256, hidden_size=2304,
-        intermediate_size=9216, vocab_size=256_000,
+        intermediate_size=9216, vocab_size=VOCABULARY or 256_000,
     )  # fmt: skip
     model = circuits.load_model(transformers.Gemma2ForCausalLM(config).eval())
     title = "Gemma 2 2B's shape, cut to 8 layers, logit difference"
     return Case(title, model, random_pairs(model, 8, 16), GEMMA2, "logit_difference", 150)
 
 
-GEMMA3, GEMMA2 = 0.01, 0.01
-"""Gemma 3: a threshold at which 6% of the edges stay."""
+def gemma3_sparse() -> Case:
+    case = gemma3()
+    case.threshold = GEMMA3_SPARSE
+    return case
+
+
+GEMMA3, GEMMA3_SPARSE, GEMMA2 = 0.01, 0.015, 0.02
+"""Gemma 3: thresholds at which 6% of the edges stay, and fewer."""
 
 
 def smollm2() -> Case:
@@ -158,6 +190,7 @@ CASES = {
     "smollm2-last-destinations": smollm2_last_destinations,
     "smollm2-kl": smollm2_kl,
     "gemma3": gemma3,
+    "gemma3-sparse": gemma3_sparse,
     "gemma2": gemma2,
 }
 
@@ -167,8 +200,8 @@ class FullPasses:
 
     Attributes:
         made: how many so far.
-        wall, processor: seconds spent here, the question's preparation not counted.
-        passes: processor seconds of the passes alone.
+        wall, processor: seconds and `cost` spent here, the question's preparation not counted.
+        passes: `cost` of the passes alone.
     """
 
     def __init__(self, case: Case, store: Path) -> None:
@@ -189,18 +222,18 @@ class FullPasses:
     def __call__(self, tally: Tally) -> None:
         if tally.tests < (self.made + 1) * self.case.every:
             return
-        wall, processor = time.perf_counter(), time.process_time()
+        wall, processor = time.perf_counter(), cost()
         tried = self._follow()
-        start = time.process_time()
+        start = cost()
         for batch, replacement in zip(self.batches, self.replacements, strict=True):
             tokens = None if ALL_LOGITS else batch.tokens
             circuit = circuits.Circuit(self.graph, tried)
             logits = circuit_logits(self.question, batch, replacement, circuit, self.spans, tokens)
             float(self.question.metric(logits, batch.targets if tokens is None else batch.targets_read).sum())
-        self.passes += time.process_time() - start
+        self.passes += cost() - start
         self.made += 1
         self.wall += time.perf_counter() - wall
-        self.processor += time.process_time() - processor
+        self.processor += cost() - processor
 
     def _follow(self) -> torch.Tensor:
         """Reads the new tests; the circuit that the last of them was of."""
@@ -235,14 +268,18 @@ def measure(case: Case) -> None:
                 )
             )
 
-        start, processor = time.perf_counter(), time.process_time()
-        peak = peak_bytes(search)
-        wall, processor = time.perf_counter() - start - full.wall, time.process_time() - processor - full.processor
+        start, processor = time.perf_counter(), cost()
+        with COUNTER if COUNT else nullcontext():
+            peak = peak_bytes(search)
+        wall, processor = time.perf_counter() - start - full.wall, cost() - processor - full.processor
     numbers = result[0].provenance["search"]
     one, naive = processor / numbers["tests"], full.passes / full.made
     print(f"{case.title}, threshold {case.threshold}")
-    print(f"  tests: {numbers['tests']}, edges kept: {numbers['edges_kept']}, seconds: {wall:.1f}")
-    print(f"  processor seconds a test: {one:.4f}; a full ablated forward pass: {naive:.4f}; ratio: {naive / one:.1f}")
+    print(
+        f"  tests: {numbers['tests']}, edges kept: {numbers['edges_kept']} of {case.model.graph.n_edges}, seconds: {wall:.1f}"
+    )
+    unit = "10⁹ operations" if COUNT else "processor seconds"
+    print(f"  {unit} a test: {one:.4f}; a full ablated forward pass: {naive:.4f}; ratio: {naive / one:.1f}")
     print(f"  peak memory over the model: {peak / 2**20:.0f} MiB; closest to the threshold: {numbers['closest']:.1e}")
 
 

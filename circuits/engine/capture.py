@@ -72,7 +72,11 @@ def expanded_heads(block: Block, stored: Tensor) -> Float[Tensor, "batch pos hea
 
 
 def stack(
-    architecture: Architecture, writes: Writes, dtype: torch.dtype, writers: slice | None = None
+    architecture: Architecture,
+    writes: Writes,
+    dtype: torch.dtype,
+    writers: slice | None = None,
+    token_by_token: bool = False,
 ) -> Float[Tensor, "batch writer pos d_model"]:
     """All writers in one tensor, in graph order. Linear: the stack of a difference is the difference of the stacks.
 
@@ -80,11 +84,14 @@ def stack(
         architecture, writes: the model, and its writers' outputs.
         dtype: dtype of the result.
         writers: only these writers; whole layers of heads.
+        token_by_token: in memory, the writers at one token are neighbours.
     """
     graph = architecture.graph
     first, last = (0, graph.n_writers) if writers is None else (writers.start, writers.stop)
     batch, pos, d_model = writes.embedding.shape
-    stacked = writes.embedding.new_empty(batch, last - first, pos, d_model, dtype=dtype)
+    shape = (batch, pos, last - first, d_model) if token_by_token else (batch, last - first, pos, d_model)
+    stacked = writes.embedding.new_empty(shape, dtype=dtype)
+    stacked = stacked.transpose(1, 2) if token_by_token else stacked
     if first == 0:
         stacked[:, 0] = writes.embedding
     for block, stored, mlp in zip(architecture.blocks, writes.heads, writes.mlps, strict=True):

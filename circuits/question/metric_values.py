@@ -6,6 +6,7 @@ in scores that look valid: a detached value has no gradient, NaN makes sums NaN,
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -116,6 +117,44 @@ def _depends(values: Tensor, logits: Tensor) -> bool:
             seen.add(step)
             todo += [before for before, _ in step.next_functions]
     return False
+
+
+def check_columns(name: str, function: Callable[..., Any], targets: Any, tokens: Tensor, d_vocab: int) -> None:
+    """Checks that a user's function gives the same from the logits of `tokens` as from those of the whole vocabulary.
+
+    A function that reads a logit by its id in the vocabulary finds another one among fewer columns, and nothing else would show it.
+    A function that fails on these arbitrary logits, or is random, is not checked.
+
+    Args:
+        name, function: the metric.
+        targets: of some pairs.
+        tokens: the tokens that the metric reads of these pairs, in increasing order.
+        d_vocab: size of the vocabulary.
+
+    Raises:
+        InputError: it gives other numbers.
+    """
+    random = torch.Generator().manual_seed(0)
+    logits, clean = (torch.randn(len(targets.answers), d_vocab, generator=random).to(tokens.device) for _ in range(2))
+    whole = replace(targets, clean_logits=clean)
+    with torch.no_grad(), users_device(tokens.device):
+        try:
+            wanted, again = function(logits.clone(), whole), function(logits.clone(), whole)
+            if not isinstance(wanted, Tensor) or not torch.equal(wanted.nan_to_num(), again.nan_to_num()):
+                return
+        except Exception:  # real logits decide
+            return
+        try:
+            got = function(logits[:, tokens], whole.among(tokens))
+            same = got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-3, atol=1e-5, equal_nan=True)
+        except Exception:
+            same = False
+    if not same:
+        raise InputError(
+            f"metric {name} has answers_only=True, but does not give the same from the logits of answers and distractors alone as from "
+            "those of the whole vocabulary: read logits by the indices in targets.answers and targets.distractors, not by ids of "
+            "the vocabulary, and no other logits; or leave answers_only out"
+        )
 
 
 def check_known(name: str, values: Tensor, targets: Any) -> None:

@@ -8,7 +8,7 @@ to guess.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -42,6 +42,13 @@ class Targets:
     clean_logits: Float[Tensor, "read d_vocab"] | None = None
     index: Int[Tensor, " pair"] | None = None
     forced: Forced | None = None
+
+    @cached_property
+    def clean_distribution(self) -> tuple[Float[Tensor, "read d_vocab"], Float[Tensor, "read d_vocab"]]:
+        """Log-probabilities and probabilities of the clean run, in float32 or wider; a search reads them at every test."""
+        assert self.clean_logits is not None
+        log = self.clean_logits.to(torch.promote_types(self.clean_logits.dtype, torch.float32)).log_softmax(-1)
+        return log, log.exp()
 
     def log_probabilities(
         self, logits: Float[Tensor, "read d_vocab"]
@@ -200,9 +207,8 @@ def _probability_difference(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def _kl_divergence(logits: Tensor, targets: Targets) -> Tensor:
-    assert targets.clean_logits is not None
-    clean = targets.clean_logits.to(logits.dtype).log_softmax(-1)
-    return targets.per_pair((clean.exp() * (clean - logits.log_softmax(-1))).sum(-1))
+    clean, probability = targets.clean_distribution
+    return targets.per_pair((probability * (clean - logits.log_softmax(-1))).sum(-1))
 
 
 def _cross_entropy(logits: Tensor, targets: Targets) -> Tensor:

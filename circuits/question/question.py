@@ -28,7 +28,8 @@ from circuits.prompts.sequences import WAYS_OUT, rows
 from circuits.question.ablations import Ablation, AblationLike, get_ablation
 from circuits.question.answers import is_unseen, saw
 from circuits.question.doubts import about_prompts, doubt
-from circuits.question.metrics import Metric, MetricLike, Targets, get_metric, targets_of
+from circuits.question.metric_values import check_columns
+from circuits.question.metrics import METRICS, Metric, MetricLike, Targets, get_metric, targets_of
 
 BATCH_BYTES = {"cpu": 64 * 2**20}
 ACCELERATOR_BATCH_BYTES = 256 * 2**20
@@ -151,7 +152,7 @@ class Question:
             if len(pairs) == 0:
                 raise PairsError("there are no pairs; give at least one")
             pairs.validate_for(model)
-            chosen = _suitable_metric(pairs.metric if metric is None else metric, pairs)
+            chosen = _suitable_metric(pairs.metric if metric is None else metric, pairs, model)
             unprepared = get_ablation(ablation)
             if batch_size is None:
                 size = _fitting_batch_size(model, pairs, _shares_prefix(model, unprepared))
@@ -185,7 +186,7 @@ class Question:
         """
         model, pairs = self.model, self.pairs
         with using(model):
-            chosen = self.metric if metric is None else _suitable_metric(metric, pairs)
+            chosen = self.metric if metric is None else _suitable_metric(metric, pairs, model)
             other = self.ablation if ablation is None else get_ablation(ablation)
             size = self.asked_size or usual_size
             if size is None:
@@ -332,8 +333,8 @@ def _hooked(model: Model) -> bool:
     return bool(hooks_of(model)) or on_points(model.bridge)
 
 
-def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:
-    """The metric, after a check that the pairs have what it needs."""
+def _suitable_metric(metric: MetricLike, pairs: PromptPairs, model: Model) -> Metric:
+    """The metric, after a check that the pairs have what it needs, and that it reads the logits that it declares."""
     chosen = get_metric(metric)
     if chosen.needs_distractors:
         for i, distractors in enumerate(pairs.distractors):
@@ -346,6 +347,11 @@ def _suitable_metric(metric: MetricLike, pairs: PromptPairs) -> Metric:
         for i, pair in enumerate(pairs):
             if pair.forced:
                 raise PairsError(f"pair {i}: an answer has several tokens, and {chosen.name} takes one; {WAYS_OUT}")
+    if chosen.answers_only and METRICS.get(chosen.name) is not chosen:
+        targets = targets_of(next(pairs.batches(2)).to(model.device))
+        tokens = chosen.tokens_read(targets)
+        if tokens is not None:
+            check_columns(chosen.name, chosen.function, targets, tokens, model.d_vocab)
     return chosen
 
 

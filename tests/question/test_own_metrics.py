@@ -250,3 +250,37 @@ def test_a_metric_with_weights_of_its_own_works_everywhere():
 def test_what_is_no_function_is_refused():
     with pytest.raises(InputError, match="metric empty: its function is a NoneType"):
         check_function("empty", None)
+
+
+def by_id(logits, targets):
+    return logits[:, 7]
+
+
+def beyond(logits, targets):
+    return logits[:, 30]
+
+
+def normalised(logits, targets):
+    return logits.log_softmax(-1).gather(1, targets.answers)[:, 0]
+
+
+def fails_on_arbitrary_logits(logits, targets):
+    if len(logits) < 3:
+        raise ValueError("three prompts, please")
+    return right(logits, targets)
+
+
+@pytest.mark.parametrize("function", [by_id, beyond, normalised])
+def test_a_metric_of_answers_only_that_reads_other_logits_is_refused(function):
+    pairs = random_pairs(n=3)
+    with pytest.raises(InputError, match=rf"metric {function.__name__} has answers_only=True, .*targets.answers"):
+        circuits.edge_attribution(tiny("llama"), pairs, metric=Metric(function.__name__, function, answers_only=True))
+    circuits.edge_attribution(tiny("llama"), pairs, metric=function)  # of all logits it is a metric
+
+
+@pytest.mark.parametrize("function", [right, fails_on_arbitrary_logits])
+def test_a_metric_of_answers_only_gives_what_all_logits_give(function):
+    pairs = random_pairs(n=3)
+    few = circuits.edge_attribution(tiny("llama"), pairs, metric=Metric("few", function, answers_only=True))
+    every = circuits.edge_attribution(tiny("llama"), pairs, metric=function)
+    assert torch.allclose(few.values, every.values, atol=1e-6)
