@@ -22,7 +22,7 @@ from circuits.files.atomic import write_tensors, write_text
 from circuits.files.checksums import read_sealed, sealed_json
 from circuits.files.durable import make_directory
 from circuits.files.locks import sole_writer
-from circuits.files.untrusted import as_object, open_tensors
+from circuits.files.untrusted import as_object, open_tensors, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,7 @@ def read_checkpoint(out: Path) -> "tuple[dict[str, Tensor], dict[str, Any]] | No
     if not path.exists():
         return None
     with open_tensors(path, "a checkpoint of a training") as (file, header):
-        progress = as_object(json.loads(header.get("progress", "null")), f"{path}: progress")
+        progress = as_object(parse_json(header.get("progress", "null")), f"{path}: progress")
         return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
 
 

@@ -100,13 +100,13 @@ def measured_quality(
         ever |= (features != 0).any(0)
         count += len(written)
     mean = (total / count).to(points.dtype)
-    losses = [
-        model_loss(model, tokens, batch_size, [(points, change)])
-        for change in (_reconstruction(coder), lambda _, y: torch.zeros_like(y), lambda _, y: mean.expand_as(y))
-    ]
+    changes = (_reconstruction(coder), lambda _, y: torch.zeros_like(y), lambda _, y: mean.expand_as(y))
+    reconstructed, zero, averaged = (model_loss(model, tokens, batch_size, [(points, change)]) for change in changes)
+    variation = squares - count * float((total / count).square().sum())
     return DictionaryQuality(
-        1 - error / (squares - count * float((total / count).square().sum())), active / count, dead, int((~ever).sum()),
-        model_loss(model, tokens, batch_size) if loss is None else loss, *losses, count,
+        explained_variance=1 - error / variation, l0=active / count, dead=dead, never_active=int((~ever).sum()),
+        loss=model_loss(model, tokens, batch_size) if loss is None else loss, loss_dictionary=reconstructed, loss_zero=zero,
+        loss_mean=averaged, tokens=count,
     )  # fmt: skip
 
 

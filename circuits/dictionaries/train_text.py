@@ -20,7 +20,7 @@ from torch import Tensor
 
 from circuits.dictionaries.train_spec import SAMPLED, TrainingSpec
 from circuits.engine.hooks import NO_LOGITS, Hook, TokenBatch, hooked, run
-from circuits.errors import InputError
+from circuits.errors import InputError, refusing
 from circuits.files.untrusted import open_regular, parse_json, shown
 from circuits.model import Model
 
@@ -227,7 +227,7 @@ def _pieces(path: Path) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with open_regular(path) as file:
+    with refusing(f"read {path}"), open_regular(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
