@@ -21,6 +21,8 @@ from circuits.descriptions.self_repair import self_repair as self_repair
 from circuits.dictionaries.activation import Activation as Activation
 from circuits.dictionaries.dictionary import Dictionary as Dictionary
 from circuits.dictionaries.load import load_dictionary as load_dictionary
+from circuits.dictionaries.train import DictionaryTraining as DictionaryTraining
+from circuits.dictionaries.train import train_dictionary as train_dictionary
 from circuits.engine.gim_rules import GimRules as GimRules
 from circuits.errors import AttributionWarning as AttributionWarning
 from circuits.errors import DamageWarning as DamageWarning

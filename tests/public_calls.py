@@ -145,6 +145,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "load_dictionary": lambda g: circuits.load_dictionary(DICTIONARIES / "saelens_topk").encode(
         torch.ones(6, device="cpu")
     ),
+    "train_dictionary": lambda g: _in_directory(lambda out: _trained(g, out / "dictionaries")),
     "logit_lens": lambda g: circuits.logit_lens(g.model, g.pairs),
     "mib_curves": lambda g: _unless_grouped(
         g, lambda: circuits.mib_curves(g.model, g.pairs, g.importances, resamples=20)
@@ -195,6 +196,23 @@ CALLS: dict[str, Callable[[Given], Any]] = {
 }
 NOT_CALLED = {"check_task", "load_model", "load_task", "memory_need", "mib_pairs"}
 """Public functions that need a task, a name, or a tokenizer."""
+
+
+def _trained(g: Given, out: Path) -> Any:
+    done = circuits.train_dictionary(
+        g.model,
+        ["attn_out.0"],
+        out,
+        features=8,
+        k=2,
+        tokens=64,
+        context=5,
+        batch_size=8,
+        buffer=64,
+        step=16,
+        held_out=2,
+    )
+    return done.dictionaries[0].W_dec
 
 
 def _unless_grouped(g: Given, call: Callable[[], Any]) -> Any:

@@ -46,6 +46,10 @@ SMALLER = [
     (r"^circuits evaluate runs/ioi --pairs ioi --n 32", r"\g<0> --parts completeness,scores,recovery"),
     (r"^circuits dissociate ", r"\g<0>--random-circuits 2 "),
     (r"^circuits evaluate ", r"\g<0>--random-circuits 2 "),
+    (
+        r"^circuits dictionary train .*",
+        r"\g<0> --features 64 --k 4 --tokens 400 --context 12 --batch-size 4 --buffer 96 --step 64 --passes 1 --held-out 2",
+    ),
     (r"--n (?:4|8|16|32)\b", "--n 2"),
     (r"--senders heads --n \d+", "--senders heads --n 1"),
     (r"^circuits discover (?!.*(--n |--config|pairs\.jsonl|PAIRS\.jsonl))", r"\g<0>--n 2 "),

@@ -15,6 +15,7 @@ import typer
 from circuits import quiet
 from circuits.cli.compare import compare
 from circuits.cli.describe import describe
+from circuits.cli.dictionary import dictionary_app
 from circuits.cli.discover import discover
 from circuits.cli.dissociate import dissociate
 from circuits.cli.doctor import doctor
@@ -67,6 +68,7 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(pairs_app, name="pairs")
 app.add_typer(mib_app, name="mib")
+app.add_typer(dictionary_app, name="dictionary")
 
 
 def _shown(usual: Callable[..., Any]) -> Callable[..., Any]:

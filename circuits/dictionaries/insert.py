@@ -1,7 +1,8 @@
 """A model with dictionaries inserted; see `circuits.engine.inserted`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +12,9 @@ from circuits.engine.architecture import Architecture, Block
 from circuits.engine.insertion import Insertion
 from circuits.errors import InputError
 from circuits.model import Model
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
 
 
 def with_dictionaries(model: Model, dictionaries: Sequence[Dictionary]) -> Model:
@@ -43,22 +47,57 @@ def with_dictionaries(model: Model, dictionaries: Sequence[Dictionary]) -> Model
     return result
 
 
-def _insertion(model: Model, dictionary: Dictionary) -> Insertion:
-    site, architecture = dictionary.site, model.architecture
-    _check_model(model, dictionary)
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Where a model computes what a dictionary reads and writes.
+
+    Attributes:
+        at, reads, stream: hook points, see `circuits.engine.insertion`.
+        d_in, d_out: the numbers per token that are read and written.
+        dtype, device: of the dictionary's computation.
+    """
+
+    at: "HookPoint"
+    reads: "HookPoint | None"
+    stream: "HookPoint | None"
+    d_in: int
+    d_out: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+def site_points(model: Model, site: DictionarySite) -> Points:
+    """Where a model has this site.
+
+    Raises:
+        InputError: it does not have it.
+    """
+    architecture = model.architecture
     if site.layer >= len(architecture.blocks):
         raise InputError(
             f"the dictionary of {site} is for layer {site.layer}, and {model.name} has {len(architecture.blocks)} layers"
         )
     block = architecture.blocks[site.layer]
     _check_site(model, block, site)
-    _check_widths(model, dictionary)
     dtype = torch.promote_types(model.dtype, torch.float32)
     device = next(block.module.parameters()).device
     at = _written(architecture, block, site)
     reads = _read(model, block, site) if site.is_transcoder else None
     stream = block.resid_pre if site.writes == "resid_mid" else None
-    return Insertion(site.place, site.layer, dictionary.to(dtype, device), at, reads, stream)
+    return Points(at, reads, stream, *_widths(model, site), dtype, device)
+
+
+def _insertion(model: Model, dictionary: Dictionary) -> Insertion:
+    site = dictionary.site
+    _check_model(model, dictionary)
+    points = site_points(model, site)
+    if (dictionary.d_in, dictionary.d_out) != (points.d_in, points.d_out):
+        raise InputError(
+            f"the dictionary of {site} reads {dictionary.d_in} numbers and writes {dictionary.d_out}; in {model.name} it must read "
+            f"{points.d_in} and write {points.d_out}"
+        )
+    coder = dictionary.to(points.dtype, points.device)
+    return Insertion(site.place, site.layer, coder, points.at, points.reads, points.stream)
 
 
 def _check_model(model: Model, dictionary: Dictionary) -> None:
@@ -95,16 +134,12 @@ def _check_site(model: Model, block: Block, site: DictionarySite) -> None:
         raise InputError(f"no dictionary can be inserted at {site}: {model.name} {why}")
 
 
-def _check_widths(model: Model, dictionary: Dictionary) -> None:
-    site, d_model = dictionary.site, int(model.bridge.cfg.d_model)
+def _widths(model: Model, site: DictionarySite) -> tuple[int, int]:
+    """Numbers per token that a dictionary of this site reads and writes."""
+    d_model = int(model.bridge.cfg.d_model)
     heads = model.architecture.blocks[site.layer].output_projection.shape
     written = heads[0] * heads[1] if site.writes == "hook_z" else d_model
-    read = written if not site.is_transcoder else d_model
-    if (dictionary.d_in, dictionary.d_out) != (read, written):
-        raise InputError(
-            f"the dictionary of {site} reads {dictionary.d_in} numbers and writes {dictionary.d_out}; in {model.name} it must read {read} "
-            f"and write {written}"
-        )
+    return (d_model if site.is_transcoder else written), written
 
 
 def _written(architecture: Architecture, block: Block, site: DictionarySite):

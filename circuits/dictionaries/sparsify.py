@@ -5,7 +5,7 @@ from pathlib import Path
 
 from circuits.dictionaries.activation import Activation
 from circuits.dictionaries.dictionary import Dictionary
-from circuits.dictionaries.parts import Asked, file_in, flag, matrix, needed, read_weights, whole
+from circuits.dictionaries.parts import Asked, file_in, flag, matrix, needed, read_weights, text, whole
 from circuits.dictionaries.site import DictionarySite, parse_site
 from circuits.errors import InputError
 from circuits.files.untrusted import as_object, read_json, shown
@@ -31,7 +31,7 @@ def read_sparsify(directory: Path, asked: Asked) -> Dictionary:
     skip = needed(weights, ("W_skip",), directory / WEIGHTS)[0] if flag(config, "skip_connection", path) else None
     return Dictionary.from_weights(
         asked.resolved(_site(directory.name, transcodes), path), matrix(encoder, "encoder.weight", path).T, b_enc, W_dec, b_dec,
-        Activation("topk", k=whole(config, "k", path)), skip, b_in=None if transcodes else b_dec, source=asked.source,
+        Activation("topk", k=whole(config, "k", path)), skip, b_in=None if transcodes else b_dec, model=text(config, "model_name", path), source=asked.source,
     )  # fmt: skip
 
 

@@ -115,6 +115,17 @@ study status TAKEN
 study table TAKEN
 study table TAKEN --out x.txt
 study report nowhere
+dictionary train nowhere.3 --out D
+dictionary train mlp_out.3 --out TAKEN
+dictionary train mlp_out.3 --out TAKEN --resume
+dictionary train mlp_out.3 --out D --features 8 --k 9
+dictionary train mlp_out.3 --out D --tokens many
+dictionary train mlp_out.3 --out D --text nowhere.txt
+dictionary train mlp_out.3 --out D --skip
+dictionary train mlp_out.3 transcoder.3 --out D
+dictionary train mlp_out.3 --out D --model ./nodir
+dictionary show nowhere
+dictionary show TAKEN
 tasks check ioj
 tasks show ioj
 tasks show ioj(order=ABBA)

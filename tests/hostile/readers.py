@@ -21,7 +21,11 @@ import typer
 
 import circuits
 from circuits import Circuit, EdgeScores, Graph, InputError, NodeScores
+from circuits.dictionaries.train_files import read_checkpoint, read_record
+from circuits.dictionaries.train_text import documents
 from circuits.engine.capture import Writes
+from circuits.files.atomic import write_tensors
+from circuits.files.checksums import sealed_json
 from circuits.question.optimal_constants import Constants
 from circuits.results.node_scores import node_scores
 from circuits.results.provenance import frozen
@@ -501,7 +505,48 @@ def of_dictionary(kind: str, name: str, site: str) -> dict[str, Any]:
     return {"read": read, "examples": examples, "suffix": Path(name).suffix, "share": 0.3, "direct": False}
 
 
+def read_training(path: Path) -> None:
+    """`training.json`, as `circuits dictionary show` reads it."""
+    place = path.parent / "training"
+    place.mkdir()
+    try:
+        (place / "training.json").write_bytes(path.read_bytes())
+        read_record(place)
+    finally:
+        shutil.rmtree(place)
+
+
+def read_training_state(path: Path) -> None:
+    """The checkpoint of a training."""
+    place = path.parent / "training"
+    place.mkdir()
+    try:
+        (place / "checkpoint.safetensors").write_bytes(path.read_bytes())
+        read_checkpoint(place)
+    finally:
+        shutil.rmtree(place)
+
+
+def write_training_state(path: Path) -> None:
+    state = {"mlp_out.0/scales": torch.ones(2, dtype=torch.float64), "mlp_out.0/b_dec": torch.arange(3.0)}
+    write_tensors(state, path, {"progress": json.dumps({"step": 3, "buffers": 1, "seconds": 2.5})})
+
+
+def read_text_to_train_on(path: Path) -> None:
+    for document in documents(path, "text"):
+        "".join(document)
+
+
 READERS: dict[str, Reader] = {
+    "training": Reader(
+        read_training,
+        (text(sealed_json({"finished": False, "settings": {"k": 2}, "dictionaries": []})),),
+        "json",
+        share=0.3,
+        direct=False,
+    ),
+    "training-state": Reader(read_training_state, (write_training_state,), "safetensors", ".safetensors", direct=False),
+    "training-text": Reader(read_text_to_train_on, (text('{"text": "one"}\n{"text": "two"}\n'),), "jsonl", ".jsonl"),
     "prompts": Reader(read_prompts, (write_prompts(*LINES[:1]), write_prompts(*LINES[1:])), "jsonl", ".jsonl"),
     "prompts-csv": Reader(read_table_of_prompts, (text(CSV),), "text", ".csv"),
     "prompts-json": Reader(
