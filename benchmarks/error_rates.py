@@ -1,13 +1,14 @@
 """How often are the tests of "one circuit?" wrong where the truth is known? Simulated, at the stated 5%.
 
-    python benchmarks/error_rates.py [--draws 400] [splits] [grouping] [traits] [shares] [specific] [overlap]
+    python benchmarks/error_rates.py [--draws 400] [splits] [grouping] [traits] [shares] [areas] [specific] [overlap]
 
 | part | what is simulated | stated |
 |---|---|---|
 | `splits` | the dip test of `circuits.families` on prompts of one family | splits at most 5% |
 | `grouping` | p of `circuits.families(k=2)` on prompts of one family, with a metric that is the sum of a circuit's effects | p < .05 in at most 5% |
 | `traits` | properties of prompts that have nothing to do with the families | any is named in at most 5% |
-| `shares` | intervals of shares of a span: dissociations, specificity, the guard | cover 95% |
+| `shares` | intervals of shares of a span: dissociations, specificity, curves, the guard | cover 95% |
+| `areas` | intervals of CPR and CMD | cover 95% |
 | `specific` | a circuit that costs another task as much as its own | called specific in at most 5% |
 | `overlap` | p of the overlap of two circuits whose heads are exchanged at random | p < .05 in at most 5% |
 
@@ -23,6 +24,7 @@ import torch
 
 import circuits
 from circuits import EdgeScores, Graph
+from circuits.evaluation.curves import FRACTIONS, Curve, area_interval
 from circuits.evaluation.dissociation_statistics import Measured
 from circuits.evaluation.families import _Search
 from circuits.evaluation.family_traits import PERMUTATIONS
@@ -63,6 +65,7 @@ NOISE: dict[str, Callable[[torch.Generator, int], torch.Tensor]] = {
     "normal": lambda g, n: normal(g, n),
     "lognormal": lambda g, n: (normal(g, n).exp() - 1.6487) / 2.1612,
     "Student's t, 3 degrees": lambda g, n: normal(g, n) / (normal(g, n, 3).square().mean(1)).sqrt() / 3**0.5,
+    "one prompt in five differs": lambda g, n: torch.where(torch.rand(n, generator=g) < 0.8, 0.1, 2.23) * normal(g, n),
 }
 """Differences between prompts, with mean 0 and standard deviation 1."""
 
@@ -122,23 +125,68 @@ def traits(draws: int) -> None:
     print(f"any of six unrelated properties named: {wrong / draws:.1%} of {draws} draws")
 
 
-def shares(draws: int) -> None:
-    """A circuit that keeps 0.6 of the task on average; each prompt has a span of its own."""
-    print(
-        f"intervals of a share that contain it, of {draws} draws\n\n| between prompts | n = 8 | n = 12 | n = 16 | n = 32 | n = 64 |\n|---|---|---|---|---|---|"
+SHARES = (5, 8, 12, 16, 32, 64)
+CURVES = {
+    "rising to the model": (0, 0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.97, 1),
+    "at the model from 5% on": (0, 0.2, 0.4, 0.7, 0.9, 1, 1, 1, 1, 1),
+    "above the model": (0, 0.2, 0.5, 0.8, 1.0, 1.1, 1.1, 1.05, 1.02, 1),
+}
+"""True faithfulness at MIB's fractions."""
+
+
+def share_coverage(kind: str, n: int, draws: int, span: float = 8.0) -> float:
+    """Of a circuit that keeps 0.6 of the task on average; each prompt has a span of its own."""
+    drawn, covered = NOISE[kind], 0
+    for seed in range(draws):
+        g = torch.Generator().manual_seed(seed)
+        clean, ablated = span / 2 + drawn(g, n), -span / 2 + drawn(g, n)
+        kept = ablated + 0.6 * (clean - ablated) + drawn(g, n)
+        low, high = share_interval(kept[None], clean, ablated, torch.zeros(n), seed=seed)
+        covered += float(low) <= 0.6 <= float(high)
+    return covered / draws
+
+
+def area_coverage(curve: str, kind: str, n: int, draws: int) -> tuple[float, float]:
+    """Of the intervals of CPR and CMD; faithfulness of the points varies over prompts together and by itself."""
+    drawn, f, p = (
+        NOISE[kind],
+        torch.tensor(CURVES[curve], dtype=torch.float64),
+        torch.tensor(FRACTIONS, dtype=torch.float64),
     )
-    for kind, drawn in NOISE.items():
-        cells = []
-        for n in (8, 12, 16, 32, 64):
-            covered = 0
-            for seed in range(draws):
-                g = torch.Generator().manual_seed(seed)
-                clean, ablated = 4 + drawn(g, n), -4 + drawn(g, n)
-                kept = ablated + 0.6 * (clean - ablated) + drawn(g, n)
-                low, high = share_interval(kept[None], clean, ablated, torch.zeros(n), seed=seed)
-                covered += float(low) <= 0.6 <= float(high)
-            cells.append(f"{covered / draws:.1%}")
-        print(f"| {kind} | {' | '.join(cells)} |", flush=True)
+    covered, wanted = [0, 0], [float(torch.trapezoid(f, p)), float(torch.trapezoid((1 - f).abs(), p))]
+    for seed in range(draws):
+        g = torch.Generator().manual_seed(seed)
+        clean, ablated, common = 4 + drawn(g, n), -4 + drawn(g, n), drawn(g, n)
+        rows = [
+            ablated + x * (clean - ablated) + (4 * x * (1 - x) + 0.3 * (x > 0)) * (common + drawn(g, n) / 2)
+            for x in f[:-1]
+        ]
+        values = torch.stack([*rows, clean]).double()
+        for i, by in enumerate(("signed", "abs")):
+            curve = Curve(by, p, (), values, clean.double(), ablated.double(), p, p)
+            low, high = area_interval(curve, 1000, seed)
+            covered[i] += low - 1e-12 <= wanted[i] <= high + 1e-12
+    return covered[0] / draws, covered[1] / draws
+
+
+def shares(draws: int) -> None:
+    heads = " | ".join(f"n = {n}" for n in SHARES)
+    print(
+        f"intervals of a share that contain it, of {draws} draws\n\n| between prompts | {heads} |\n|---|{'---|' * len(SHARES)}"
+    )
+    for span, words in ((8.0, ""), (3.0, ", three times the spread between prompts")):
+        for kind in NOISE:
+            cells = [f"{share_coverage(kind, n, draws, span):.1%}" for n in SHARES]
+            print(f"| {kind}{words} | {' | '.join(cells)} |", flush=True)
+
+
+def areas(draws: int) -> None:
+    print(f"intervals that contain CPR, CMD, of {draws} draws\n\n| faithfulness | between prompts | n = 8 | n = 16 | n = 32 |\n|---|---|---|---|---|")  # fmt: skip
+    for curve in CURVES:
+        for kind in NOISE:
+            found = [area_coverage(curve, kind, n, draws) for n in (8, 16, 32)]
+            cells = " | ".join(f"{cpr:.0%}, {cmd:.0%}" for cpr, cmd in found)
+            print(f"| {curve} | {kind} | {cells} |", flush=True)
 
 
 def specific(draws: int) -> None:
@@ -172,7 +220,7 @@ def overlap(draws: int) -> None:
     print(f"overlap of unrelated circuits with p < .05: {wrong / draws:.1%} of {draws} draws")
 
 
-PARTS = {"splits": splits, "grouping": grouping, "traits": traits, "shares": shares, "specific": specific, "overlap": overlap}  # fmt: skip
+PARTS = {"splits": splits, "grouping": grouping, "traits": traits, "shares": shares, "areas": areas, "specific": specific, "overlap": overlap}  # fmt: skip
 
 
 def main() -> None:

@@ -101,6 +101,11 @@ class Model(Shown):
         return next(self.bridge.parameters()).dtype
 
     @property
+    def dequantised(self) -> str | None:
+        """What its quantised layers were, if it had some (`circuits.engine.dequantised`); None: its weights are its own."""
+        return getattr(self.bridge.original_model, "dequantised_from", None)
+
+    @property
     def device(self) -> torch.device:
         """The device of the embedding, of prompts, and of sums of scores."""
         return next(self.bridge.parameters()).device

@@ -14,6 +14,7 @@ from transformer_lens import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
 from circuits import plugins, zoo
+from circuits.engine.dequantised import dequantise
 from circuits.engine.placement import (
     DeviceMap,
     check_map_covers,
@@ -137,6 +138,7 @@ def _load_checkpoint(path: str, name: str, request: Request, options: dict[str, 
             f"{name}: the checkpoint lacks {len(absent)} of the model's tensors ({', '.join(absent[:3])}"
             f"{' …' if len(absent) > 3 else ''}); they would be random numbers. Is the download complete?"
         )
+    dequantise(model, dtype, name)
     return model
 
 
@@ -156,7 +158,6 @@ def _tokenizer(path: str, options: dict[str, Any]) -> Any:
 
 def _bridge_around_copy(model: nn.Module, name: str, ungrouped: bool) -> TransformerBridge:
     """A bridge around a copy of the module tree, which shares the weights (but for key/value heads that are copied out)."""
-    check_weights_usable(model.modules(), name)
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     try:
         twin = copy.deepcopy(model, dict(shared))
@@ -167,6 +168,7 @@ def _bridge_around_copy(model: nn.Module, name: str, ungrouped: bool) -> Transfo
             f"{name} cannot be copied: {str(problem).strip().partition(chr(10))[0]} (a module computes its weights anew in every pass; "
             "of torch.nn.utils.prune, call prune.remove first)"
         ) from problem
+    dequantise(twin, next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32), name)
     if ungrouped:
         ungroup(twin, name)
     return _build(twin, name)

@@ -50,7 +50,7 @@ LABELS = {
 SHARES = ("accuracy", "top_1_rate", "faithfulness", "random_faithfulness")
 """Of these, numbers without unit, near 0 to 1."""
 SHOWN_FIRST = (
-    "task", "n_pairs", "seed", "model", "revision", "weights_sha256", "dtype", "device", "metric", "ablation",
+    "task", "n_pairs", "seed", "model", "revision", "weights_sha256", "dequantised", "dtype", "device", "metric", "ablation",
 )  # fmt: skip
 
 

@@ -42,16 +42,16 @@ def check_weights_usable(modules: Iterable[nn.Module], name: str) -> None:
     """
     for module in modules:
         kind = type(module)
-        if _from(kind, ADAPTERS):
+        if comes_from(kind, ADAPTERS):
             raise ModelError(
                 f"{name} has an adapter on it (a {kind.__module__}.{kind.__name__}); merge it (merge_and_unload()) and load the result"
             )
-        if _from(kind, QUANTISED):
+        if comes_from(kind, QUANTISED):
             raise ModelError(_quantised(name, f"a {kind.__module__}.{kind.__name__}"))
         for what, parameter in module._parameters.items():
             if parameter is None:
                 continue
-            if not parameter.is_floating_point() or parameter.is_quantized or _from(type(parameter), QUANTISED):
+            if not parameter.is_floating_point() or parameter.is_quantized or comes_from(type(parameter), QUANTISED):
                 raise ModelError(_quantised(name, f"{what} of a {kind.__name__} is {parameter.dtype}"))
             if parameter.dtype.itemsize < 2:
                 raise ModelError(_quantised(name, f"{what} of a {kind.__name__} is {parameter.dtype}"))
@@ -62,7 +62,7 @@ def check_weights_usable(modules: Iterable[nn.Module], name: str) -> None:
                 )
 
 
-def _from(kind: type, packages: tuple[str, ...]) -> bool:
+def comes_from(kind: type, packages: tuple[str, ...]) -> bool:
     return f"{kind.__module__}.".startswith(tuple(f"{package}." for package in packages))
 
 

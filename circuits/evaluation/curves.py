@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuits.errors import InputError
 from circuits.evaluation.faithfulness import CircuitMetrics, measure_circuits
+from circuits.evaluation.intervals import interval_text, share_interval
 from circuits.graph.places import PlacedGraph, common_places, over
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -27,7 +28,7 @@ from circuits.plain_torch import plain_methods
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
-from circuits.question.metric_range import MetricRange, share_of_range
+from circuits.question.metric_range import MetricRange
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.choice import check_rule
@@ -35,7 +36,7 @@ from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
 from circuits.results.provenance import finite
 from circuits.shown import Shown
-from circuits.stats.bootstrap import resampling_weights
+from circuits.stats.ratio import ratio_interval
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The fractions of MIB."""
@@ -51,8 +52,8 @@ class Curve:
         edges: number of edges of each circuit, after dead ends are pruned.
         circuit: metric per prompt of each circuit.
         clean, ablated: metric per prompt of the model, and with all edges ablated.
-        low, high: 95% bootstrap interval of f over prompts (for coverage see `circuits.stats.bootstrap`); NaN if some
-            resamples have no metric range to divide by.
+        low, high: 95% interval of f over prompts, see `circuits.stats.ratio`; NaN with one prompt, infinite if the metric range
+            cannot be told from 0.
     """
 
     by: str
@@ -78,7 +79,7 @@ class FaithfulnessCurves(Shown):
     Attributes:
         signed, absolute: edges by signed score (for CPR), and by absolute score (for CMD).
         cpr, cmd: the areas.
-        cpr_interval, cmd_interval: 95% bootstrap intervals over prompts.
+        cpr_interval, cmd_interval: 95% intervals over prompts, of the same kind.
         rule: the selection rule.
         metric, ablation: names of the metric and of the ablation.
     """
@@ -94,8 +95,8 @@ class FaithfulnessCurves(Shown):
     ablation: str
 
     def __str__(self) -> str:
-        (a, b), (c, d) = self.cpr_interval, self.cmd_interval
-        return f"CPR {self.cpr:.3f} ({a:.3f} to {b:.3f}), CMD {self.cmd:.3f} ({c:.3f} to {d:.3f})"
+        cpr, cmd = (interval_text(*ends) for ends in (self.cpr_interval, self.cmd_interval))
+        return f"CPR {self.cpr:.3f} ({cpr}), CMD {self.cmd:.3f} ({cmd})"
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per point of both curves."""
@@ -151,7 +152,7 @@ def faithfulness_curves(
         rule: selection rule: `top`, `greedy`, `optimal` (by signed and by absolute score), or `positive-share`, which has only
             one order, used for both areas.
         fill: continue down the ranking until that number of edges is connected; not for `optimal`.
-        resamples, seed: number of resamples and random seed of the bootstrap over prompts.
+        resamples, seed: number of resamples and random seed of the intervals.
 
     Raises:
         InputError: an invalid fraction, an unknown rule, scores of another graph, or a model whose metric is the same with all
@@ -204,16 +205,15 @@ def curves_of_values(
     if missing := MetricRange.from_prompts(measured.values[0], measured.values[1], measured.rounding).undefined:
         raise InputError(missing)
     clean, ablated, *values = measured.values * question.metric.sign
-    draws, p = resampling_weights(len(question.pairs), resamples, seed), torch.tensor(points, dtype=torch.float64)
+    p = torch.tensor(points, dtype=torch.float64)
     curves, areas, intervals = [], [], []
     for i, by in enumerate(("signed", "abs")):
         order = i % len(sizes)
         rows = torch.stack([*values[order * (len(points) - 1) : (order + 1) * (len(points) - 1)], clean])
-        resampled = share_of_range(rows @ draws.T, clean @ draws.T, ablated @ draws.T, measured.rounding @ draws.T)
-        curves.append(Curve(by, p, tuple(sizes[order]), rows, clean, ablated, *_ends(resampled)))
+        ends = share_interval(rows, clean, ablated, measured.rounding, resamples=resamples, seed=seed)
+        curves.append(Curve(by, p, tuple(sizes[order]), rows, clean, ablated, *ends))
         areas.append(float(_area(curves[i].faithfulness[:, None], p, by)))
-        least, most = _ends(_area(resampled, p, by)[None])
-        intervals.append((float(least), float(most)))
+        intervals.append(area_interval(curves[i], resamples, seed))
     names = question.metric.name, question.ablation.label
     return FaithfulnessCurves(curves[0], curves[1], areas[0], areas[1], intervals[0], intervals[1], rule, *names)
 
@@ -275,8 +275,15 @@ def _area(f: Float[Tensor, "size draw"], p: Float[Tensor, " size"], by: str) -> 
     return torch.trapezoid(height, p, dim=0)
 
 
-def _ends(resampled: Float[Tensor, "row draw"]) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """The bounds of the middle 95%."""
-    tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = torch.quantile(resampled, tails, dim=1)
-    return low, high
+def area_interval(curve: Curve, resamples: int, seed: int) -> tuple[float, float]:
+    """95% interval of an area, which is a ratio of means too: the sign of 1 - f at each point is taken as known."""
+    weights = torch.zeros_like(curve.fractions)
+    weights[:-1] += curve.fractions.diff() / 2
+    weights[1:] += curve.fractions.diff() / 2
+    if curve.by == "signed":
+        area = weights @ (curve.circuit - curve.ablated)
+    else:
+        area = (weights * (1 - curve.faithfulness).sign()) @ (curve.clean - curve.circuit)
+    low, high = ratio_interval(area[None], curve.clean - curve.ablated, resamples=resamples, seed=seed)
+    least = float(low) if curve.by == "signed" else float(low.clamp(min=0))
+    return least, float(high)

@@ -167,8 +167,8 @@ def dissociate(
         random_kind: how they are drawn: `same_layers` (the circuit with the heads of each layer exchanged) or `connected`.
         margin: share of a task by which its own circuit must cost more than another one.
         level: of the intervals, and 1 - the probability of naming any double dissociation that is not there.
-        resamples: of the bootstrap over prompts.
-        seed: of the random circuits and of the bootstrap.
+        resamples: of the intervals over prompts.
+        seed: of the random circuits and of the intervals.
         batch_size: pairs at a time; results do not depend on it.
         progress: called with (evaluations done, in total).
 

@@ -60,7 +60,7 @@ class Effects:
 
     Attributes:
         effect: the share of the task that is lost; NaN where the range is within rounding.
-        low, high: bootstrap interval over the task's prompts.
+        low, high: interval over the task's prompts, see `circuits.stats.ratio`.
         chance: mean effect of random circuits of the size of the row's circuit; NaN without any.
         chance_p: (1 + number of random circuits that cost at least as much) / (1 + number of random circuits); NaN without any.
         worse_p: [i, j]: p value of "ablating circuit j costs task j no more than ablating circuit i does"; NaN where i = j.
@@ -106,7 +106,7 @@ def _rounding(task: Measured) -> float:
 def _interval(
     task: Measured, level: float, resamples: int, seed: int
 ) -> tuple[Float[Tensor, " circuit"], Float[Tensor, " circuit"]]:
-    """Bootstrap interval of what is lost; NaN with one prompt, or where the range is within rounding."""
+    """Interval of what is lost; NaN with one prompt, or where the range is within rounding."""
     kept = share_interval(task.without, task.clean, task.ablated, task.rounding, level, resamples, seed)
     return 1 - kept[1], 1 - kept[0]
 

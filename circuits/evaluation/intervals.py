@@ -1,11 +1,11 @@
-"""Bootstrap interval of a share of the metric's range, such as faithfulness."""
+"""Interval of a share of the metric's range, such as faithfulness."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.question.metric_range import MetricRange, share_of_range
-from circuits.stats.bootstrap import resampling_weights
+from circuits.question.metric_range import MetricRange
+from circuits.stats.ratio import ratio_interval
 
 
 def share_interval(
@@ -17,18 +17,25 @@ def share_interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[Float[Tensor, " circuit"], Float[Tensor, " circuit"]]:
-    """Percentile bootstrap over prompts of (mean of part - mean of ablated) / (mean of clean - mean of ablated).
+    """Of (mean of part - mean of ablated) / (mean of clean - mean of ablated), see `circuits.stats.ratio`.
 
-    Numerator and denominator are resampled together. NaN with one prompt, or if the range is within rounding. It covers less than
-    its level with few prompts, see `circuits.stats.bootstrap`.
+    NaN with one prompt, or if the range is within rounding; infinite if the range cannot be told from 0 at this level.
     """
     n, metric_range = len(clean), MetricRange.from_prompts(clean, ablated, rounding)
     if n < 2 or metric_range.undefined is not None:
         unknown = torch.full((len(part),), torch.nan, dtype=torch.float64)
         return unknown, unknown.clone()
-    weights = resampling_weights(n, resamples, seed)
-    kept, whole, none = (values.double() @ weights.T for values in (part, clean, ablated))
-    shares = share_of_range(kept, whole, none, metric_range.rounding)
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.nanquantile(shares, ends, dim=1)
-    return low, high
+    return ratio_interval((part - ablated).double(), (clean - ablated).double(), level, resamples, seed)
+
+
+def interval_text(low: float, high: float, digits: int = 3) -> str:
+    """Both ends as text, or why there is no interval.
+
+    >>> interval_text(0.25, 0.5), interval_text(float("nan"), float("nan")), interval_text(float("-inf"), 2.0)
+    ('0.250 to 0.500', 'no interval', 'below 2.000')
+    """
+    if low != low or high != high or (low, high) == (-torch.inf, torch.inf):
+        return "no interval"
+    if low == -torch.inf or high == torch.inf:
+        return f"below {high:.{digits}f}" if low == -torch.inf else f"above {low:.{digits}f}"
+    return f"{low:.{digits}f} to {high:.{digits}f}"

@@ -5,6 +5,7 @@ the interval of its own task is above the upper ends of all others. The interval
 level 1 - (1 - level)/number of tasks (Bonferroni).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ from circuits.progress import Progress
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.provenance import finite
+
+RESAMPLES = 4000
+"""More than elsewhere, since the levels of the intervals are corrected for the number of tasks."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,9 @@ class Specificity:
 
     @property
     def specific(self) -> bool | None:
-        """Whether more is lost of its own task than of any other, by intervals; None if an interval is not defined."""
+        """Whether more is lost of its own task than of any other, by intervals; None if an interval is missing or unbounded."""
         ends = [self.own.low, *(other.high for other in self.others)]
-        if any(end != end for end in ends) or not self.others:
+        if not all(math.isfinite(end) for end in ends) or not self.others:
             return None
         return all(self.own.low > other.high for other in self.others)
 
@@ -97,7 +101,7 @@ def specificity_of(
 def cost(name: str, measured: Measured, level: float, seed: int) -> Cost:
     """The cost of the first circuit of a measurement."""
     kept = share_interval(
-        measured.without[:1], measured.clean, measured.ablated, measured.rounding, level, resamples=2000, seed=seed
+        measured.without[:1], measured.clean, measured.ablated, measured.rounding, level, resamples=RESAMPLES, seed=seed
     )
     effect = float(measured.lost(measured.without[:1].mean(1)))
     random = measured.random[0]

@@ -124,7 +124,7 @@ def mib_curves(
             `abs` points are the same.
         level: `edge`, `node` or `neuron`; None: the finest that has scores.
         rule: how edges are taken: `top`, as MIB does, or `greedy` from the logits, as it does for information flow routes.
-        resamples, seed: of the bootstrap over prompts.
+        resamples, seed: of the intervals.
         batch_size, progress: see `circuits.circuit_metrics`.
 
     Raises:

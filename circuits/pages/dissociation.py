@@ -60,12 +60,12 @@ def _effects_table(dissociation: Dissociation, effects: Effects, what: str) -> R
                 *(f"{_share(e)} ({_share(low)} to {_share(high)}; {_share(chance)})" for e, low, high, chance in cells),
             ]
         )
-    interval = f"{100 * dissociation.level:g}% bootstrap interval; random circuits"
+    interval = f"{100 * dissociation.level:g}% interval; random circuits"
     return f"share of each task lost without {what} ({interval})", ("without the circuit of", *dissociation.names), rows
 
 
 def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
+    return "–" if not math.isfinite(value) else f"{value:.2f}"
 
 
 def _double_table(dissociation: Dissociation) -> Rows:

@@ -39,7 +39,7 @@ def evaluation_sections(measured: Mapping[str, Any]) -> list[Section]:
     ]
     if "curves" in measured:
         text = (
-            "Faithfulness of circuits of growing size, edges by signed and by absolute score; bars are 95% bootstrap "
+            "Faithfulness of circuits of growing size, edges by signed and by absolute score; bars are 95% "
             "intervals over prompts. 1 = as the model, 0 = as with everything ablated."
         )
         sections.append(Section("Faithfulness against size", text, curves_figure(measured["curves"])))

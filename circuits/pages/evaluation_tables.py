@@ -285,4 +285,6 @@ def number(value: float | None) -> str:
 
 
 def interval(value: float, ends: Sequence[float | None]) -> str:
+    if ends[0] is None and ends[1] is None:
+        return f"{value:.3f} (no interval: one pair, or a metric range that is not clearly above 0)"
     return f"{value:.3f} ({number(ends[0])} to {number(ends[1])})"

@@ -115,6 +115,7 @@ def provenance(question: "Question", method: str, options: Mapping[str, Any]) ->
             "model": model.name,
             "revision": model.revision,
             "weights_sha256": model.weights_hash,
+            **({"dequantised": model.dequantised} if model.dequantised is not None else {}),
             "dtype": dtype,
             **({"computed_in": computed} if computed != dtype else {}),
             "device": model.device.type,

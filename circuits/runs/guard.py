@@ -36,7 +36,7 @@ class GuardReport:
         run: the run directory.
         model: the model that was checked.
         faithfulness: of the run's circuit in this model.
-        low, high: its bootstrap interval over prompts.
+        low, high: its interval over prompts, see `circuits.stats.ratio`.
         before: the faithfulness that the run recorded.
         overlap: Jaccard overlap of the circuit that the run's method finds in this model with the run's; None if not requested.
         missing: named edges that this circuit lacks.
@@ -94,7 +94,7 @@ def check_model(
         overlap: the run's method, run again on this model, must find a circuit with at least this Jaccard overlap.
         edges: names of edges that this circuit must have.
         level: of the interval, and 1 - the probability of naming any edge as changed that is not.
-        seed: of the bootstrap and the test of edges.
+        seed: of the interval and the test of edges.
 
     Raises:
         InputError: nothing is requested, or the run has no circuit, is damaged, or is of another graph.

