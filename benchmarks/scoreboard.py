@@ -60,19 +60,35 @@ METHODS: dict[str, dict[str, Any]] = {
     "edge pruning from EAP-IG": {"method": "edge-pruning", "start": "ig"},
     "UGS": {"method": "ugs"},
     "UGS from EAP-IG": {"method": "ugs", "start": "ig"},
+    "ACDC": {"method": "acdc"},
 }
 TRAINED = ("edge-pruning", "ugs")
+CIRCUITS = (*TRAINED, "acdc")
+"""Methods that give a circuit of one size, which is tested at that size; all others give scores, of which the curve is measured."""
+GIVES = ("scores", "circuit")
+SMOLLM2_STEPS = 100
+"""Steps of training masks on SmolLM2, instead of 300."""
+SMOLLM2_THRESHOLD = 0.02
+"""ACDC's threshold on SmolLM2, in units of the task's metric: a search for a threshold with a given number of edges makes several
+whole searches."""
 SLOW = ("exact effects", "IG over activations")
 """Left out on SmolLM2: hours."""
 
 
-def methods(suite: str, wanted: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """The methods of a suite, with all their options; `wanted`: only these."""
+def methods(suite: str, wanted: Sequence[str] = (), gives: str | None = None) -> dict[str, dict[str, Any]]:
+    """The methods of a suite, with all their options; `wanted`: only these; `gives`: only those that give scores or a circuit."""
     chosen = {}
     for name, options in METHODS.items():
         if (suite == "smollm2" and name in SLOW) or (wanted and name not in wanted):
             continue
+        if gives is not None and (options["method"] in CIRCUITS) != (gives == "circuit"):
+            continue
         chosen[name] = {**options, "edges": EDGES[suite], "random_circuits": 0}
+        if suite == "smollm2" and options["method"] in TRAINED:
+            chosen[name]["steps"] = SMOLLM2_STEPS
+        if suite == "smollm2" and options["method"] == "acdc":
+            del chosen[name]["edges"]
+            chosen[name]["threshold"] = SMOLLM2_THRESHOLD
     return chosen
 
 
@@ -99,9 +115,9 @@ def random_models(directory: Path) -> tuple[list[str], list[str]]:
     return models, files
 
 
-def study(suite: str, arguments: argparse.Namespace) -> str:
-    """The text of a suite's study file."""
-    parts, fresh = ["faithfulness", "curves"], arguments.fresh
+def study(suite: str, gives: str, arguments: argparse.Namespace) -> str:
+    """The text of the study file of a suite's methods that give scores, or a circuit."""
+    parts, fresh = ["curves" if gives == "scores" else "faithfulness"], arguments.fresh
     leave_out: list[tuple[str, str]] = []
     if suite == "compiled":
         models = [name for name in tasks.names() if name.startswith("compiled/")]
@@ -120,13 +136,13 @@ def study(suite: str, arguments: argparse.Namespace) -> str:
         "seeds = [0]",
         "",
     ]
-    for name, options in methods(suite, arguments.methods).items():
+    for name, options in methods(suite, arguments.methods, gives).items():
         lines += [
             f"[methods.{json.dumps(name)}]",
             *(f"{key} = {json.dumps(value)}" for key, value in options.items()),
             "",
         ]
-    lines += ["[evaluation]", f"parts = {json.dumps(parts)}", 'ablations = ["interchange"]', "random-circuits = 2"]
+    lines += ["[evaluation]", f"parts = {json.dumps(parts)}", 'ablations = ["interchange"]', "random-circuits = 0"]
     lines += [] if fresh is None else [f"fresh = {fresh}"]
     for model, task in leave_out:
         lines += ["", "[[leave-out]]", f"model = {json.dumps(model)}", f"task = {json.dumps(task)}"]
@@ -134,14 +150,15 @@ def study(suite: str, arguments: argparse.Namespace) -> str:
 
 
 def run(suite: str, arguments: argparse.Namespace) -> None:
-    """Runs what is missing of a suite's study."""
-    file = arguments.directory / f"{suite}.toml"
-    file.write_text(study(suite, arguments))
+    """Runs what is missing of a suite's studies."""
     more = [] if arguments.on is None else ["--on", arguments.on, "--workers", str(arguments.workers)]
-    subprocess.run(
-        [sys.executable, "-m", "circuits", "study", "run", str(file), "--out", str(arguments.directory / suite), *more],
-        check=False,
-    )
+    for gives in GIVES:
+        if methods(suite, arguments.methods, gives):
+            file, out = (arguments.directory / f"{suite}-{gives}{end}" for end in (".toml", ""))
+            file.write_text(study(suite, gives, arguments))
+            subprocess.run(
+                [sys.executable, "-m", "circuits", "study", "run", str(file), "--out", str(out), *more], check=False
+            )
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------------
@@ -149,11 +166,21 @@ def run(suite: str, arguments: argparse.Namespace) -> None:
 
 def rows(suite: str, directory: Path) -> list[dict[str, Any]]:
     """One row for each finished run of a suite."""
+    return [
+        row
+        for gives in GIVES
+        if (directory / f"{suite}-{gives}").exists()
+        for row in rows_of_study(suite, directory / f"{suite}-{gives}")
+    ]
+
+
+def rows_of_study(suite: str, directory: Path) -> list[dict[str, Any]]:
+    """One row for each finished run of a study."""
     from circuits.study import StudyDirectory, read_study, status
 
-    out = StudyDirectory.open(directory / suite)
-    result, exact = [], {}
-    entries = [entry for entry in status(read_study(directory / f"{suite}.toml"), out) if entry.state == "done"]
+    out = StudyDirectory.open(directory)
+    found, exact = [], {}
+    entries = [entry for entry in status(read_study(f"{directory}.toml"), out) if entry.state == "done"]
     for entry in entries:
         path = out.run_path(entry.address)
         if entry.request.label == "exact effects" and (path / "scores.safetensors").exists():
@@ -162,8 +189,8 @@ def rows(suite: str, directory: Path) -> list[dict[str, Any]]:
         path, evaluation = out.run_path(entry.address), out.evaluation(entry.evaluation) if entry.evaluation else {}
         row = {"model": entry.request.model_shown, "task": entry.request.task, "method": entry.request.label}
         row |= numbers(path, evaluation or {}, exact.get(entry.request.model) if suite == "random" else None)
-        result.append(row)
-    return result
+        found.append(row)
+    return found
 
 
 def numbers(path: Path, evaluation: Mapping[str, Any], exact: EdgeScores | None) -> dict[str, Any]:
@@ -198,21 +225,21 @@ def shown(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def mean_of(result: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = [row[name] for row in result if row.get(name) is not None]
+def mean_of(found: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in found if row.get(name) is not None]
     return statistics.fmean(values) if values else None
 
 
-def spread_of(result: Sequence[Mapping[str, Any]], name: str) -> str:
+def spread_of(found: Sequence[Mapping[str, Any]], name: str) -> str:
     """The mean over tasks, and the least and most."""
-    values = [row[name] for row in result if row.get(name) is not None]
+    values = [row[name] for row in found if row.get(name) is not None]
     if not values:
         return "–"
     return f"{statistics.fmean(values):.3f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def print_suite(suite: str, result: Sequence[Mapping[str, Any]]) -> None:
-    places = sorted({(row["model"], row["task"]) for row in result})
+def print_suite(suite: str, found: Sequence[Mapping[str, Any]]) -> None:
+    places = sorted({(row["model"], row["task"]) for row in found})
     print(f"\n## {suite}: {len(places)} models and tasks, means (least to most)\n")
     heads = [
         "method",
@@ -227,7 +254,7 @@ def print_suite(suite: str, result: Sequence[Mapping[str, Any]]) -> None:
     ]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for method in METHODS:
-        some = [row for row in result if row["method"] == method]
+        some = [row for row in found if row["method"] == method]
         if some:
             cells = [
                 method, str(len(some)), spread_of(some, "cpr"), spread_of(some, "cmd"), shown(mean_of(some, "auroc")),
@@ -235,20 +262,20 @@ def print_suite(suite: str, result: Sequence[Mapping[str, Any]]) -> None:
                 shown(mean_of(some, "jaccard")), shown(mean_of(some, "seconds"), 1),
             ]  # fmt: skip
             print(f"| {' | '.join(cells)} |")
-    print_wins(result)
+    print_wins(found)
 
 
-def print_wins(result: Sequence[Mapping[str, Any]]) -> None:
+def print_wins(found: Sequence[Mapping[str, Any]]) -> None:
     """CMD task by task, with its interval over prompts."""
-    places = sorted({(row["model"], row["task"]) for row in result})
-    names = [method for method in METHODS if any(row["method"] == method and "cmd" in row for row in result)]
+    places = sorted({(row["model"], row["task"]) for row in found})
+    names = [method for method in METHODS if any(row["method"] == method and "cmd" in row for row in found)]
     print(
         f"\nCPR; CMD with its 95% bootstrap interval over prompts\n\n| | {' | '.join(names)} |\n{'|---' * (len(names) + 1)}|"
     )
     for model, task in places:
         cells = []
         for name in names:
-            row = next((r for r in result if (r["model"], r["task"], r["method"]) == (model, task, name)), {})
+            row = next((r for r in found if (r["model"], r["task"], r["method"]) == (model, task, name)), {})
             if "cmd" not in row:
                 cells.append("–")
                 continue
@@ -289,8 +316,8 @@ def main() -> None:
     for suite in arguments.suites:
         if not arguments.table:
             run(suite, arguments)
-        if (arguments.directory / suite).exists():
-            print_suite(suite, rows(suite, arguments.directory))
+        if found := rows(suite, arguments.directory):
+            print_suite(suite, found)
     if arguments.memory:
         for method in methods("smollm2", arguments.methods):
             print(f"{method}: {in_new_process(partial(peak, suite_task=arguments.tasks[0]), method) / 2**20:.0f} MiB")

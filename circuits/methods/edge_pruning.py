@@ -9,7 +9,7 @@ pruning: theirs is on the share of edges removed, rises linearly, and is enforce
 half a percent is then approached only in the last of thousands of steps. A logarithm treats every halving alike, and a fixed
 gain needs no tuning. With `positions="spans"` every edge has a mask at every span, with `destinations` edges into keys and values one
 for every span of queries, and the budget counts (edge, place) pairs. There are no masks on whole nodes here. log α starts at 2 rather than 10, where masks that are always 1 have no gradient. Starting from scores
-(`start`) is the idea of sequential ensembles (Mondorf et al. 2025, 2510.06811); we did not compare this with their code.
+(`start`) is the idea of sequential ensembles (Mondorf et al. 2025, 2510.06811); their masks start in the same order, at other values.
 """
 
 from collections.abc import Callable

@@ -14,7 +14,9 @@ and then combined, edge by edge:
     min        the score of the smallest size, with its sign; 0 where two methods disagree on the sign: an edge that all find strong
 
 The paper takes the mean, maximum and minimum of raw scores of EAP and its variants, and found the mean best. Its sequential ensemble
-is `edge_pruning(start=…)`; its best, a hybrid, is the mean of that and the other scores. We did not compare our numbers with its code.
+is `edge_pruning(start=…)`; its best, a hybrid, is the mean of that and the other scores. With `none`, the mean is that of the authors'
+code (github.com/cisnlp/MIB-circuit-track), and so are `max` and `min` of absolute scores (`tests/golden/ensembles`); of signed scores,
+that code takes the signed maximum and minimum.
 """
 
 from collections.abc import Sequence

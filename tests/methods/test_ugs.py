@@ -1,5 +1,8 @@
 """Uniform gradient sampling: its random masks against what they estimate, and the circuits that it finds."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -96,3 +99,21 @@ def test_what_cannot_be_trained_is_refused():
         uniform_gradient_sampling(model, pairs, 5, learning_rate=0.0)
     with pytest.raises(InputError, match="gradient"):
         uniform_gradient_sampling(model, pairs, 5, metric="rank")
+
+
+def test_masks_and_gradients_are_the_authors():
+    file = Path(__file__).parents[1] / "golden" / "optimal_ablation" / "values.json"
+    case = {
+        name: torch.tensor(value, dtype=torch.float64) for name, value in json.loads(file.read_text())["masks"].items()
+    }
+    theta = case["theta"].clone().requires_grad_()
+    masks = draw(theta.expand_as(case["uniform"]), case["uniform"])
+    torch.testing.assert_close(masks, case["masks"], rtol=1e-10, atol=1e-12)
+    (masks * case["weights"]).sum().backward()
+    p = case["theta"].sigmoid()
+    # A sampled mask has the gradient p (1 - p) there, and 1 here ...
+    torch.testing.assert_close(theta.grad * p * (1 - p), case["gradient, as sampled"], rtol=1e-8, atol=1e-10)
+    # ... where their training divides it by how often the mask was sampled, and ours by the probability p (1 - p) of it.
+    sampled = ((masks > 1e-3) & (masks < 1 - 1e-3)).double().mean(0)
+    divided = torch.where(sampled > 0, theta.grad * p * (1 - p) / sampled, 0.0)
+    torch.testing.assert_close(divided, case["gradient, divided"], rtol=1e-6, atol=1e-10)  # they divide in float32

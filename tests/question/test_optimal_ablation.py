@@ -1,16 +1,21 @@
 """Optimal ablation: its hooks against circuits with whole nodes ablated, its training, and its constants in runs."""
 
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file
 
 import circuits
 from circuits import Ablation, Circuit, InputError, circuit_metrics
+from circuits.engine.capture import Writes
 from circuits.engine.hooks import TokenBatch, inference_state
 from circuits.engine.hooks import run as run_model
 from circuits.question.ablations import Mean, Optimal
-from circuits.question.optimal_constants import Constants, _named, divergence, draw_kept
+from circuits.question.optimal_constants import Constants, _named, ablating, divergence, draw_kept
 from circuits.question.question import Question
 from circuits.runs.again import asked_about
 from circuits.runs.directory import RunDirectory
@@ -159,3 +164,39 @@ def test_a_model_in_half_precision_has_constants_in_its_own_dtype():
     assert {constant.dtype for constant in named(trained.means).values()} == {torch.bfloat16}
     values = circuit_metrics(model, PAIRS, [Circuit.empty(model.graph)], ablation=trained)
     assert bool(values.isfinite().all())
+
+
+def test_losses_and_gradients_are_the_authors():
+    """Every component alone at a constant. The authors' code leaves the first position as it is."""
+    golden = Path(__file__).parents[1] / "golden"
+    case = json.loads((golden / "optimal_ablation" / "values.json").read_text())["losses"]
+    gim = json.loads((golden / "gim" / "gpt2.json").read_text())
+    hf_model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**gim["config"])).eval()
+    hf_model.load_state_dict(load_file(golden / "gim" / "gpt2.safetensors"), strict=False)
+    model = circuits.load_model(hf_model.double())
+    graph, tokens, last = model.graph, torch.tensor(case["tokens"]), torch.tensor(case["last"])
+    heads, mlps = (torch.tensor(case[name], dtype=torch.float64).requires_grad_() for name in ("attention", "mlp"))
+    embedding = torch.zeros(1, 1, mlps.shape[-1], dtype=torch.float64)
+    constants = Writes(embedding, tuple(one[None, None] for one in heads), tuple(one[None, None] for one in mlps))
+    layers = range(graph.n_layers)
+    order = [*(w for layer in layers for w in range(*graph.head_writers(layer).indices(graph.n_writers)))]
+    order += [graph.mlp_writer(layer) for layer in layers]
+
+    def later(hook):
+        return lambda x: x if (y := hook(x)) is None else torch.cat([x[:, :1], y[:, 1:]], 1)
+
+    batch, losses = TokenBatch(tokens, last), []
+    with inference_state(model.bridge):
+        clean = run_model(model.architecture, batch).log_softmax(-1).detach()
+        for writer in order:
+            kept = torch.ones(len(tokens), graph.n_writers, dtype=torch.bool)
+            kept[:, writer] = False
+            hooks = [(point, later(hook)) for point, hook in ablating(model.architecture, constants, kept)]
+            with torch.enable_grad():
+                log_p = run_model(model.architecture, batch, hooks).log_softmax(-1)
+                losses.append((clean.exp() * (clean - log_p)).sum(-1))
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(torch.stack(losses).mean(), [heads, mlps])
+    torch.testing.assert_close(torch.stack(losses).tolist(), case["losses"], rtol=1e-6, atol=1e-10)
+    for got, wanted in zip(gradients, case["gradients"], strict=True):
+        torch.testing.assert_close(got, torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=1e-10)
