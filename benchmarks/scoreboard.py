@@ -3,6 +3,7 @@
     python benchmarks/scoreboard.py DIR [--suites compiled random smollm2] [--tasks ioi capital …] [--pairs 16] [--fresh 16] [--methods EAP …]
     python benchmarks/scoreboard.py DIR --on ray --workers 2     # the same numbers, by several processes
     python benchmarks/scoreboard.py DIR --memory                 # also the peak memory of each method, beyond the loaded model
+    python benchmarks/scoreboard.py DIR --seconds                # also the processor seconds of each method, one after another
     python benchmarks/scoreboard.py DIR --table                  # only the tables, of what has been computed so far
 
 Writes a study for each suite into DIR and runs it (`circuits study run`), so a killed call continues where it was. Suites:
@@ -15,30 +16,30 @@ CPR: ∫ f with edges by signed score, CMD: ∫ |1 - f| with edges by absolute s
 of the task where there is one. f at a share of the edges: by absolute score. AUROC: of absolute scores against the active edges
 (compiled), or against the tenth of the edges with the largest exact effects (random). Jaccard: mean overlap of the strongest 2% of the
 edges (at least 10) in bootstrap resamples of the prompts. Methods that give a circuit instead of scores have f at their own size only.
+Against the default: exact sign-flip test over the tasks (all signs of the paired differences), two-sided, without a correction for
+several methods.
 """
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from measuring import in_new_process, peak_bytes
+from scoreboard_tables import GIVES, print_suite, rows
 
 import circuits
 import tasks
-from circuits import EdgeScores
-from circuits.evaluation.stability import prompt_stability
 
 SMOLLM2_TASKS = (
     "ioi", "greater-than", "capital", "gendered-pronoun", "docstring", "subject-verb-agreement", "successor", "antonym",
 )  # fmt: skip
-SHARES = (0.002, 0.005, 0.01, 0.02, 0.05)
 EDGES = {"compiled": 20, "random": 40, "smollm2": 706}
 """The budget of methods that give a circuit: one percent of SmolLM2's edges."""
 ATTRIBUTION = ("clean-corrupted", "ig-activations", "conductance", "relp")
@@ -65,7 +66,6 @@ METHODS: dict[str, dict[str, Any]] = {
 TRAINED = ("edge-pruning", "ugs")
 CIRCUITS = (*TRAINED, "acdc")
 """Methods that give a circuit of one size, which is tested at that size; all others give scores, of which the curve is measured."""
-GIVES = ("scores", "circuit")
 SMOLLM2_STEPS = 100
 """Steps of training masks on SmolLM2, instead of 300."""
 SMOLLM2_THRESHOLD = 0.02
@@ -161,140 +161,37 @@ def run(suite: str, arguments: argparse.Namespace) -> None:
             )
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------------
-
-
-def rows(suite: str, directory: Path) -> list[dict[str, Any]]:
-    """One row for each finished run of a suite."""
-    return [
-        row
-        for gives in GIVES
-        if (directory / f"{suite}-{gives}").exists()
-        for row in rows_of_study(suite, directory / f"{suite}-{gives}")
-    ]
-
-
-def rows_of_study(suite: str, directory: Path) -> list[dict[str, Any]]:
-    """One row for each finished run of a study."""
-    from circuits.study import StudyDirectory, read_study, status
-
-    out = StudyDirectory.open(directory)
-    found, exact = [], {}
-    entries = [entry for entry in status(read_study(f"{directory}.toml"), out) if entry.state == "done"]
-    for entry in entries:
-        path = out.run_path(entry.address)
-        if entry.request.label == "exact effects" and (path / "scores.safetensors").exists():
-            exact[entry.request.model] = EdgeScores.load(path / "scores.safetensors")
-    for entry in entries:
-        path, evaluation = out.run_path(entry.address), out.evaluation(entry.evaluation) if entry.evaluation else {}
-        row = {"model": entry.request.model_shown, "task": entry.request.task, "method": entry.request.label}
-        row |= numbers(path, evaluation or {}, exact.get(entry.request.model) if suite == "random" else None)
-        found.append(row)
-    return found
-
-
-def numbers(path: Path, evaluation: Mapping[str, Any], exact: EdgeScores | None) -> dict[str, Any]:
-    """The numbers of one run."""
-    record = json.loads((path / "run.json").read_text())
-    seconds = {stage: time for stage, time in record["seconds"].items() if stage != "evaluation"}
-    row: dict[str, Any] = {"seconds": sum(seconds.values())}
-    faithfulness = evaluation.get("faithfulness", {}).get("interchange", {})
-    if curves := evaluation.get("curves"):
-        row |= {name: curves[name] for name in ("cpr", "cmd", "cpr_interval", "cmd_interval")}
-        by_share = dict(zip(curves["absolute"]["fractions"], curves["absolute"]["faithfulness"], strict=True))
-        row |= {f"f{share}": by_share.get(share) for share in SHARES}
-    else:
-        row["f own"], row["edges"] = faithfulness.get("ratio_of_means"), record["summary"]["edges"]
-    for one in (evaluation.get("recovery") or {}).get("scores", []):
-        if one["level"] == "edges" and ("auroc" not in row or "active" in one["truth"]):
-            row["auroc"] = one["auroc"]
-    for one in (evaluation.get("recovery") or {}).get("circuit", []):
-        if one["level"] == "edges" and "active" in one["truth"]:
-            row |= {"precision": one["precision"], "recall": one["recall"]}
-    scores = path / "scores.safetensors"
-    if scores.exists():
-        read = EdgeScores.load(scores)
-        if read.per_prompt is not None:
-            row["jaccard"] = prompt_stability(read, max(10, int(0.02 * read.graph.n_edges)), resamples=100).mean_jaccard
-        if exact is not None:
-            row["auroc"] = circuits.recovery(read, exact.top(read.graph.n_edges // 10), level="edges").auroc
-    return row
-
-
-def shown(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def mean_of(found: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = [row[name] for row in found if row.get(name) is not None]
-    return statistics.fmean(values) if values else None
-
-
-def spread_of(found: Sequence[Mapping[str, Any]], name: str) -> str:
-    """The mean over tasks, and the least and most."""
-    values = [row[name] for row in found if row.get(name) is not None]
-    if not values:
-        return "–"
-    return f"{statistics.fmean(values):.3f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def print_suite(suite: str, found: Sequence[Mapping[str, Any]]) -> None:
-    places = sorted({(row["model"], row["task"]) for row in found})
-    print(f"\n## {suite}: {len(places)} models and tasks, means (least to most)\n")
-    heads = [
-        "method",
-        "done",
-        "CPR",
-        "CMD",
-        "AUROC",
-        *(f"f at {100 * share:g}%" for share in SHARES),
-        "f own",
-        "Jaccard",
-        "seconds",
-    ]
-    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
-    for method in METHODS:
-        some = [row for row in found if row["method"] == method]
-        if some:
-            cells = [
-                method, str(len(some)), spread_of(some, "cpr"), spread_of(some, "cmd"), shown(mean_of(some, "auroc")),
-                *(shown(mean_of(some, f"f{share}")) for share in SHARES), shown(mean_of(some, "f own")),
-                shown(mean_of(some, "jaccard")), shown(mean_of(some, "seconds"), 1),
-            ]  # fmt: skip
-            print(f"| {' | '.join(cells)} |")
-    print_wins(found)
-
-
-def print_wins(found: Sequence[Mapping[str, Any]]) -> None:
-    """CMD task by task, with its interval over prompts."""
-    places = sorted({(row["model"], row["task"]) for row in found})
-    names = [method for method in METHODS if any(row["method"] == method and "cmd" in row for row in found)]
-    print(
-        f"\nCPR; CMD with its 95% bootstrap interval over prompts\n\n| | {' | '.join(names)} |\n{'|---' * (len(names) + 1)}|"
-    )
-    for model, task in places:
-        cells = []
-        for name in names:
-            row = next((r for r in found if (r["model"], r["task"], r["method"]) == (model, task, name)), {})
-            if "cmd" not in row:
-                cells.append("–")
-                continue
-            low, high = row["cmd_interval"]
-            cells.append(f"{row['cpr']:.2f}; {row['cmd']:.3f} ({shown(low, 3)} to {shown(high, 3)})")
-        print(f"| {Path(task).stem if 'jsonl' in task else task}, {Path(model).name} | {' | '.join(cells)} |")
-
-
-def peak(method: str, suite_task: str) -> float:
-    """Peak bytes of a method on one task of SmolLM2, beyond the loaded model."""
+def asked(method: str, task: str, steps: int | None = None) -> Callable[[], object]:
+    """A call of a method on one task of SmolLM2, at one thread, with the model loaded; `steps`: of training."""
     from circuits.runs.discover import discover
 
     torch.set_num_threads(1)
     model = circuits.load_model("smollm2-135m")
-    pairs = tasks.load(suite_task).pairs(model, n=16)
+    pairs = tasks.load(task).pairs(model, n=16)
     options = {key: value for key, value in methods("smollm2")[method].items() if key != "method"}
-    if METHODS[method]["method"] in TRAINED:
-        options["steps"] = 2
-    return float(peak_bytes(lambda: discover(model, pairs, method=METHODS[method]["method"], test=False, **options)))
+    if METHODS[method]["method"] in TRAINED and steps is not None:
+        options["steps"] = steps
+    return lambda: discover(model, pairs, method=METHODS[method]["method"], test=False, **options)
+
+
+def peak(method: str, task: str) -> float:
+    """Peak bytes of a method on one task of SmolLM2, beyond the loaded model."""
+    return float(peak_bytes(asked(method, task, steps=2)))
+
+
+def seconds(method: str, task: str) -> float:
+    """Processor seconds of a method on one task of SmolLM2. Masks are trained for 2 and for 6 steps, and the rest extrapolated."""
+
+    def once(steps: int | None) -> float:
+        call = asked(method, task, steps)
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+
+    if METHODS[method]["method"] not in TRAINED:
+        return once(None)
+    two, six = once(2), once(6)
+    return two + (SMOLLM2_STEPS - 2) * (six - two) / 4
 
 
 def main() -> None:
@@ -311,16 +208,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--seconds", action="store_true")
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     for suite in arguments.suites:
         if not arguments.table:
             run(suite, arguments)
-        if found := rows(suite, arguments.directory):
-            print_suite(suite, found)
+        if result := rows(suite, arguments.directory):
+            print_suite(suite, result, list(METHODS))
     if arguments.memory:
         for method in methods("smollm2", arguments.methods):
-            print(f"{method}: {in_new_process(partial(peak, suite_task=arguments.tasks[0]), method) / 2**20:.0f} MiB")
+            print(f"{method}: {in_new_process(partial(peak, task=arguments.tasks[0]), method) / 2**20:.0f} MiB")
+    if arguments.seconds:
+        for method in methods("smollm2", arguments.methods):
+            print(f"{method}: {seconds(method, arguments.tasks[0]):.1f} processor seconds", flush=True)
 
 
 if __name__ == "__main__":

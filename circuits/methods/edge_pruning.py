@@ -12,26 +12,19 @@ for every span of queries, and the budget counts (edge, place) pairs. There are 
 (`start`) is the idea of sequential ensembles (Mondorf et al. 2025, 2510.06811); their masks start in the same order, at other values.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from circuits.errors import InputError
-from circuits.measure.mask_training import HARD_CONCRETE, PruningStep, Report, train_masks
-from circuits.methods.edge_attribution import GRADIENTS, edge_attribution_of
+from circuits.measure.mask_training import HARD_CONCRETE, Report, train_masks
 from circuits.methods.method import Method
-from circuits.methods.options import ABSOLUTE, DESTINATIONS, EDGES, PLACES, RANDOM_CIRCUITS, Kind, Option
+from circuits.methods.trained_masks import LOG_ODDS, REMEDY, STAGE, TAKES, discovered
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
-from circuits.question.metrics import METRICS, MetricLike
+from circuits.question.metrics import MetricLike
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
-from circuits.results.quantity import Quantity
 from circuits.results.recorded import Recorded
 from circuits.stats.hard_concrete import chance_open
 
@@ -86,78 +79,14 @@ def edge_pruning(
         ModelError: the metric is not finite.
         PairsError: the pairs have no such places.
     """
-    return edge_pruning_of(
-        Question.ask(model, pairs, metric, ablation, batch_size), edges, positions=positions, destinations=destinations,
-        steps=steps, learning_rate=learning_rate, absolute=absolute, start=start, seed=seed, progress=progress,
-    )  # fmt: skip
-
-
-def edge_pruning_of(
-    question: Question, edges: int, *, positions: str | None = None, destinations: bool = False, steps: int = 300,
-    learning_rate: float = 0.2, absolute: bool = False, start: EdgeScores | None = None, seed: int = 0,
-    progress: Report | None = None,
-) -> Circuit:  # fmt: skip
-    """`edge_pruning` of a question."""
     return train_masks(
-        question, "edge_pruning", HARD_CONCRETE, edges, positions=positions, destinations=destinations, steps=steps,
-        learning_rate=learning_rate, absolute=absolute, start=start, seed=seed, progress=progress,
+        Question.ask(model, pairs, metric, ablation, batch_size), "edge_pruning", HARD_CONCRETE, edges, positions=positions,
+        destinations=destinations, steps=steps, learning_rate=learning_rate, absolute=absolute, start=start, seed=seed, progress=progress,
     )  # fmt: skip
 
 
-def discovered(
-    train: Callable[..., Circuit], question: Question, *, edges: int, objective: str, steps: int, learning_rate: float, absolute: bool,
-    seed: int, timed: Callable[..., Any], positions: str | None = None, destinations: bool = False, start: str | None = None,
-    start_scores: str | Path | None = None,
-) -> Circuit:  # fmt: skip
-    """Trains masks on the objective by `train`; the circuit is tested with the run's own metric."""
-    if start is not None and start_scores is not None:
-        raise InputError("start computes the scores to start from, start_scores reads them; give only one of them")
-    first = None if start_scores is None else EdgeScores.load(start_scores)
-    if start is not None:
-        with timed("attribution", "scoring edges") as progress:
-            first = edge_attribution_of(
-                question,
-                gradient=start,
-                check_sign=False,
-                progress=progress,
-                positions=positions,
-                destinations=destinations,
-            )
-    with timed(*STAGE) as progress:
-
-        def report(at: PruningStep) -> None:
-            progress(at.done, at.steps, f"{at.expected:.0f} edges open, {objective} {at.metric:.4g}")
-
-        again = question.again(metric=objective)
-        return train(
-            again, edges, positions=positions, destinations=destinations, steps=steps, learning_rate=learning_rate,
-            absolute=absolute, start=first, seed=seed, progress=report,
-        )  # fmt: skip
-
-
-STAGE = ("training", "steps")
-TAKES = (
-    replace(EDGES, default=200, help="Edges to choose."),
-    replace(PLACES, help="spans or each: masks for each edge at each place."),
-    DESTINATIONS,
-    Option(
-        "objective", Kind.METRIC, "kl_divergence", "Differentiable metric that the masks are trained on.",
-        choices=tuple(name for name, metric in METRICS.items() if metric.differentiable),
-    ),
-    Option("steps", Kind.WHOLE, 300, "Steps of training.", at_least=1),
-    Option("learning_rate", Kind.NUMBER, 0.2, "Learning rate of the masks' log-odds.", above=0),
-    ABSOLUTE,
-    Option(
-        "start", Kind.TEXT, None, "Rule of edge attribution whose scores the masks start from.", choices=tuple(GRADIENTS)
-    ),
-    Option("start_scores", Kind.FILE, None, "A scores.safetensors that the masks start from."),
-    RANDOM_CIRCUITS,
-)  # fmt: skip
-"""The options of methods that train masks."""
-REMEDY = "masks trained on kl_divergence, or with --absolute, stay closer to the model"
-LOG_ODDS = Quantity("log-odds of the mask", positive="mask open", negative="mask closed", preposition="")
-"""The scores of methods that train masks."""
 METHOD = Method(
-    name="edge-pruning", function=partial(discovered, edge_pruning_of), results=Recorded(quantity=LOG_ODDS, metric_units=False, kept_probability=chance_open), gives="circuit", stage=STAGE, help="masks on edges, trained", draws=True,
-    remedy=REMEDY, takes=TAKES,
+    name="edge-pruning", function=partial(discovered, "edge_pruning", HARD_CONCRETE), gives="circuit", stage=STAGE,
+    help="masks on edges, trained", draws=True, remedy=REMEDY, takes=TAKES,
+    results=Recorded(quantity=LOG_ODDS, metric_units=False, kept_probability=chance_open),
 )  # fmt: skip

@@ -17,8 +17,8 @@ from functools import partial
 import torch
 
 from circuits.measure.mask_training import UNIFORM_WINDOW, Report, train_masks
-from circuits.methods.edge_pruning import LOG_ODDS, REMEDY, STAGE, TAKES, discovered
 from circuits.methods.method import Method
+from circuits.methods.trained_masks import LOG_ODDS, REMEDY, STAGE, TAKES, discovered
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.prompts.pairs import PromptPairs
@@ -52,26 +52,14 @@ def uniform_gradient_sampling(
 
     Arguments and errors are those of `edge_pruning`; an edge's score is its θ, the log-odds of its mask.
     """
-    return ugs_of(
-        Question.ask(model, pairs, metric, ablation, batch_size), edges, positions=positions, destinations=destinations,
-        steps=steps, learning_rate=learning_rate, absolute=absolute, start=start, seed=seed, progress=progress,
-    )  # fmt: skip
-
-
-def ugs_of(
-    question: Question, edges: int, *, positions: str | None = None, destinations: bool = False, steps: int = 300,
-    learning_rate: float = 0.2, absolute: bool = False, start: EdgeScores | None = None, seed: int = 0,
-    progress: Report | None = None,
-) -> Circuit:  # fmt: skip
-    """`uniform_gradient_sampling` of a question."""
     return train_masks(
-        question, "ugs", UNIFORM_WINDOW, edges, positions=positions, destinations=destinations, steps=steps,
-        learning_rate=learning_rate, absolute=absolute, start=start, seed=seed, progress=progress,
+        Question.ask(model, pairs, metric, ablation, batch_size), "ugs", UNIFORM_WINDOW, edges, positions=positions,
+        destinations=destinations, steps=steps, learning_rate=learning_rate, absolute=absolute, start=start, seed=seed, progress=progress,
     )  # fmt: skip
 
 
 METHOD = Method(
-    name="ugs", function=partial(discovered, ugs_of), gives="circuit", stage=STAGE,
+    name="ugs", function=partial(discovered, "ugs", UNIFORM_WINDOW), gives="circuit", stage=STAGE,
     help="masks on edges, trained by uniform gradient sampling", draws=True, remedy=REMEDY, takes=TAKES,
     results=Recorded(title="UGS", quantity=LOG_ODDS, metric_units=False, kept_probability=torch.sigmoid),
 )  # fmt: skip
