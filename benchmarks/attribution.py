@@ -85,10 +85,11 @@ def main() -> None:
     print(f"two forwards and one backward of the Hugging Face model: {unit:.2f} s ({one:.2f} s a forward)")
     for name in works:
         print(f"  {name}: {seconds[name] / unit:.2f} of them ({seconds[name]:.2f} s)")
+    print(f"information flow: {seconds['information flow'] / one:.2f} forwards")
     fix = seconds["AtP*, QK fix"] - seconds["AtP*, neither fix"]
     layers = model.graph.n_layers
     print(f"QK fix: {fix / one:.2f} forwards more")
-    print(f"AtP*: {seconds['AtP*'] / back:.1f} backwards; 0.7·layers + 3 = {0.7 * layers + 3:.0f}")
+    print(f"AtP*: {seconds['AtP*'] / back:.1f} backwards; 0.55·layers + 3 = {0.55 * layers + 3:.1f}")
     for name in MODELS:
         ratio = in_new_process(memory_ratio, name)
         print(f"EAP's peak memory over {name}, default batch size: {ratio:.2f} of a copy of all writers")

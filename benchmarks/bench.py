@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "engine": ("engine.py",),
     "places": ("places.py", "cost"),
     "acdc": ("acdc.py",),
+    "against-transformer-lens": ("against_transformer_lens.py",),
     "describing": ("describing.py",),
     "certificate": ("certificate.py",),
     "memory": ("memory.py",),

@@ -33,7 +33,8 @@ def main() -> None:
             few = circuits.random_circuit(model.graph, model.graph.n_edges // 100, generator)
 
             def run(mask: torch.Tensor, edit: str = "live", model=model, batch=batch, replacement=replacement):
-                return ablated_logits(model.architecture, batch.suffix, replacement, mask, edit)
+                tokens = batch.tokens  # as in `circuit_metric`: the logits that the metric reads
+                return ablated_logits(model.architecture, batch.suffix, replacement, mask, edit, tokens)
 
             seconds = medians(
                 {
