@@ -102,20 +102,20 @@ def compare(
 def _features(runs: "list[Run]", model: str | None, device: str, out: Path | None, as_json: bool) -> None:
     """Compares runs with dictionaries to others: faithfulness at equal numbers of nodes."""
     from circuits.prompts.pairs import PromptPairs
-    from circuits.runs.compare_features import compare_features
+    from circuits.runs.compare_features import compare_feature_runs
 
     name, dtype, revision = model_of(runs[0].provenance, model)
     loaded = load(name, dtype, device, revision)
     pairs = PromptPairs.from_jsonl(runs[0].path / "pairs.jsonl", loaded, trust_ids=True)
     with stage("keeping the strongest nodes") as progress:
-        result = compare_features(runs, loaded, pairs, progress=progress)
+        result = compare_feature_runs(runs, loaded, pairs, progress=progress)
     if out is not None:
         write_text(out, json_line(result.to_dict()) + "\n")
         note(f"written to {out}")
     if as_json:
         return print_json(result.to_dict())
     title = f"faithfulness of the strongest nodes ({result.metric}, {result.ablation}); of features also with all errors, without errors"
-    print_rows(title, ("nodes", *result.results), result.rows())
+    print_rows(title, ("nodes", *result.results), result.table())
     if result.caution:
         say(f"warning: {result.caution}")
 

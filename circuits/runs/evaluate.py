@@ -16,6 +16,7 @@ from circuits.errors import InputError, refusing
 from circuits.evaluation.completeness import Completeness, completeness_of, minimality_of
 from circuits.evaluation.curves import faithfulness_curves_of
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
+from circuits.evaluation.feature_comparison import groups_of
 from circuits.evaluation.feature_faithfulness import feature_faithfulness_of
 from circuits.evaluation.hypothesis import HypothesisTests, hypothesis_tests_of
 from circuits.evaluation.randomisation import MethodResult, randomisation
@@ -37,7 +38,6 @@ from circuits.results.random_circuits import KINDS
 from circuits.runs.again import ablation_called, asked_about, compared_at_once, own_result, own_scores, what_was_asked
 from circuits.runs.evaluation import Evaluation
 from circuits.runs.feature_source import is_feature_source, model_of_run, read_features
-from circuits.runs.features import groups_of
 from circuits.runs.files import EVALUATION_FILE
 from circuits.runs.object_parts import certified, families_of_run, specific
 from circuits.runs.parts import AGAIN, PARTS, check_parts

@@ -1,17 +1,17 @@
 """What a run with dictionaries finds beside the scores of its nodes: a circuit of features, errors, heads and MLPs, and its faithfulness."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from circuits.descriptions.features import FeatureFacts, feature_facts
 from circuits.errors import InputError
+from circuits.evaluation.feature_comparison import groups_of, parts_of
 from circuits.evaluation.feature_faithfulness import FeatureFaithfulness, feature_faithfulness_of
 from circuits.methods.feature_edges import feature_edges_of
-from circuits.model import Model
 from circuits.question.question import Question
-from circuits.results.feature_circuit import FeatureCircuit, kind_of
+from circuits.results.feature_circuit import FeatureCircuit
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import finite
 from circuits.runs.files import FEATURES_FILE
@@ -76,32 +76,6 @@ class FeatureFindings:
         )
 
 
-def groups_of(model: Model, scores: NodeScores) -> str:
-    """The groups of parts among which the scored nodes are: those that are ablated unless they are kept."""
-    kinds = {kind for node in scores.nodes if (kind := _kind(node)) is not None}
-    described = {place.name[0] for place in model.places}
-    heads = "head" in kinds and not described & {"a", "z"}
-    chosen = [("features", True), ("heads", heads), ("mlps", "mlp" in kinds), ("input", "input" in kinds)]
-    return "+".join(group for group, there in chosen if there)
-
-
-def _kind(node: str) -> str | None:
-    try:
-        return kind_of(node)[0]
-    except InputError:
-        return None
-
-
-def parts_of(model: Model, scores: NodeScores) -> NodeScores:
-    """The scores of nodes that can be parts of a circuit: of an MLP with a dictionary only its features and errors."""
-    groups, places = groups_of(model, scores), {place.name for place in model.places}
-    kinds = {"feature", "error", "skip", *({"head"} if "heads" in groups else ())}
-    kinds |= {"mlp"} if "mlps" in groups else set()
-    kinds |= {"input"} if "input" in groups else set()
-    chosen = [i for i, node in enumerate(scores.nodes) if _kind(node) in kinds and node not in places]
-    return replace(scores, nodes=tuple(scores.nodes[i] for i in chosen), per_prompt=scores.per_prompt[chosen])
-
-
 def found_features(question: Question, scores: NodeScores, options: Mapping[str, Any]) -> FeatureFindings | None:
     """Chooses a circuit of the strongest nodes, and tests it; None for scores with positions.
 
@@ -113,8 +87,7 @@ def found_features(question: Question, scores: NodeScores, options: Mapping[str,
     if scores.positions is not None:
         return None
     model, notes = question.model, []
-    parts = NodeScores(scores.nodes, scores.per_prompt, None, scores.clean, scores.corrupted, scores.provenance)
-    parts = parts_of(model, parts)
+    parts = parts_of(model, scores)
     n_nodes = NODES if options.get("circuit_nodes") is None else int(options["circuit_nodes"])
     n_edges = EDGES if options.get("circuit_edges") is None else int(options["circuit_edges"])
     strongest = [name for name, *_ in parts.strongest(n_nodes)]
