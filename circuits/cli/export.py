@@ -112,7 +112,7 @@ def export(
 
 def _features(source: Path, out: Path, form: str, edges: int | None, naming: Naming | None, overwrite: bool) -> None:
     """Writes a circuit of features."""
-    from circuits.runs.feature_export import export_features
+    from circuits.export.feature_formats import export_features
     from circuits.runs.feature_source import read_features
     from circuits.runs.source import example_prompt
 

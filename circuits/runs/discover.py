@@ -93,8 +93,7 @@ def discover(
     chosen = _method(method, options, workers, store)
     replacement = choose_ablation(ablation or chosen.ablation, noise_tokens, seed, reference)
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
-        given = _given(chosen, options)
-        model = with_dictionaries(model, named_dictionaries(given.get(DICTIONARY.name) or ()))
+        model, given = _given(model, chosen, options)
         question = Question.ask(model, pairs, metric, replacement, batch_size)
         result = _PIPELINES[chosen.gives](_Job(question, chosen, given, seed, stage, test, workers, store))
         if test:
@@ -122,10 +121,12 @@ def _method(name: str, options: Mapping[str, Any], workers: Workers | None, stor
     return chosen
 
 
-def _given(chosen: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a method. With dictionaries, the nodes are their features unless others are named."""
-    features = {"nodes": "features"} if options.get(DICTIONARY.name) else {}
-    return {name: option.default for name, option in chosen.options.items()} | features | options
+def _given(model: Model, chosen: Method, options: Mapping[str, Any]) -> tuple[Model, dict[str, Any]]:
+    """The model with its dictionaries, and all options of a method. With dictionaries, the nodes are their features unless others
+    are named."""
+    names = options.get(DICTIONARY.name)
+    given = {name: option.default for name, option in chosen.options.items()} | ({"nodes": "features"} if names else {})
+    return with_dictionaries(model, named_dictionaries(names or ())), given | options
 
 
 def _differ(question: Question) -> bool:

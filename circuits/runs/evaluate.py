@@ -103,7 +103,6 @@ def evaluate_run(
     wanted = check_parts(parts)
     if model.weights_hash != run.provenance.get("weights_sha256"):
         raise InputError(f"{model.name} is not the model of {run.path}: its weights differ")
-    model = model_of_run(model, run)
     work = _Work(run, model, pairs, fresh, seed, batch_size, stage, math.inf if parts is not None else AGAIN_SECONDS)
     left = [part for part in PARTS if part in wanted]
     try:
@@ -140,7 +139,7 @@ class _Work:
         self, run: Run, model: Model, pairs: PromptPairs, fresh: bool, seed: int, batch_size: int | None,
         stage: StageProgress, at_most: float,
     ) -> None:  # fmt: skip
-        self.run, self.model, self.pairs, self.fresh = run, model, pairs, fresh
+        self.run, self.model, self.pairs, self.fresh = run, model_of_run(model, run), pairs, fresh
         self.seed, self.stage, self.batch_size, self.at_most = seed, stage, batch_size, at_most
         self.metric, self.ablation = asked_about(run)
         self.circuit = next(iter(run.circuits.values()), None)
