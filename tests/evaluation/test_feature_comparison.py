@@ -91,3 +91,16 @@ def test_what_a_feature_is_about_is_what_a_loop_finds(site):
         logits = ((row - row.mean()) * model.bridge.ln_final.weight) @ model.bridge.unembed.W_U
         assert facts[name].promotes == tuple(map(str, logits.topk(8).indices.tolist()))
         assert facts[name].suppresses == tuple(map(str, (-logits).topk(8).indices.tolist()))
+
+
+def test_features_that_a_run_leaves_out_have_an_effect_of_zero():
+    runs = {
+        "a": circuits.NodeScores(("e:m0", "f:m0.1", "f:m0.4"), torch.tensor([[1.0], [3.0], [2.0]])),
+        "b": circuits.NodeScores(("e:m0", "f:m0.2", "f:m0.4"), torch.tensor([[1.0], [3.0], [2.0]])),
+    }
+    result = circuits.stability(runs, k=2)
+    assert result.mean_jaccard == pytest.approx(1 / 3)
+    assert result.always == ("f:m0.4",)
+    other = circuits.NodeScores(("e:m0", "m1"), torch.ones(2, 1))
+    with pytest.raises(InputError, match="different nodes"):
+        circuits.stability({**runs, "c": other}, k=2)
