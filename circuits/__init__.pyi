@@ -6,6 +6,8 @@ from circuits.descriptions.composition import Composition as Composition
 from circuits.descriptions.composition import composition_scores as composition_scores
 from circuits.descriptions.describe import describe as describe
 from circuits.descriptions.description import Description as Description
+from circuits.descriptions.features import FeatureFacts as FeatureFacts
+from circuits.descriptions.features import feature_facts as feature_facts
 from circuits.descriptions.head_kinds import HeadKinds as HeadKinds
 from circuits.descriptions.head_kinds import head_kinds as head_kinds
 from circuits.descriptions.logit_lens import LogitLens as LogitLens
@@ -53,6 +55,8 @@ from circuits.evaluation.faithfulness import circuit_metrics as circuit_metrics
 from circuits.evaluation.faithfulness import faithfulness as faithfulness
 from circuits.evaluation.families import Families as Families
 from circuits.evaluation.families import families as families
+from circuits.evaluation.feature_comparison import FeatureComparison as FeatureComparison
+from circuits.evaluation.feature_comparison import compare_features as compare_features
 from circuits.evaluation.feature_faithfulness import FeatureFaithfulness as FeatureFaithfulness
 from circuits.evaluation.feature_faithfulness import feature_faithfulness as feature_faithfulness
 from circuits.evaluation.feature_faithfulness import feature_metric as feature_metric

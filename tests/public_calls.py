@@ -132,6 +132,14 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "feature_faithfulness": lambda g: circuits.feature_faithfulness(
         g.model, g.pairs, ["f:a0.1"], dictionaries=[g.dictionary]
     ),
+    "compare_features": lambda g: circuits.compare_features(
+        g.model,
+        g.pairs,
+        {"nodes": circuits.attribution_patching(g.model, g.pairs, nodes="heads+mlps+input")},
+        dictionaries=[g.dictionary],
+        budgets=[2],
+    ),
+    "feature_facts": lambda g: circuits.feature_facts(g.model, g.pairs, ["f:a0.1"], dictionaries=[g.dictionary]),
     "feature_metric": lambda g: circuits.feature_metric(g.model, g.pairs, ["e:a0"], dictionaries=[g.dictionary]),
     "features": lambda g: circuits.attribution_patching(
         g.model, g.pairs, nodes="features", dictionaries=[g.dictionary]

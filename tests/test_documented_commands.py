@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import circuits
@@ -98,6 +99,7 @@ def place(narrow_smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     assert len({len(prompt) for prompt in pairs.clean}) > 1
     for name in ("pairs.jsonl", "PAIRS.jsonl", "mine.jsonl", "prompts.jsonl"):
         pairs.to_jsonl(place / name)
+    _write_dictionaries(place, int(circuits.load_model(str(narrow_smollm2)).bridge.cfg.d_model))
     (place / "path/to").mkdir(parents=True)
     for name in ("path/to/model", "DIR"):
         (place / name).symlink_to(narrow_smollm2)
@@ -127,6 +129,20 @@ def place(narrow_smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         study = study.replace(written, instead)
     (place / "docs/studies/small.toml").write_text(study)
     return place
+
+
+def _write_dictionaries(place: Path, d_model: int) -> None:
+    """Transcoders with random weights, in the files of Gemma Scope."""
+    draw = np.random.default_rng(0)
+    for layer in (15, 23):
+        sizes = {
+            "W_enc": (d_model, 16),
+            "b_enc": (16,),
+            "W_dec": (16, d_model),
+            "b_dec": (d_model,),
+            "threshold": (16,),
+        }
+        np.savez(place / f"layer{layer}.npz", **{name: draw.random(size).astype("f4") for name, size in sizes.items()})
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from circuits.runs.files import read_whole
 
 if TYPE_CHECKING:
     from circuits.evaluation.comparison import Comparison
+    from circuits.runs.read import Run
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,18 @@ def compare(
         Path | None, typer.Option(help="Also write figures to this HTML page, which works offline.")
     ] = None,
 ) -> None:
-    """Compare the scores and circuits of finished runs: rankings, overlap, and how well each predicts ablations."""
+    """Compare the scores and circuits of finished runs: rankings, overlap, and how well each predicts ablations.
+
+    With runs of dictionaries: the faithfulness of each run's strongest nodes, at equal numbers of nodes.
+    """
     chances = _checked(runs, judged)
     from circuits.runs.compare import compare_runs
     from circuits.runs.read import read_runs
 
     read = read_runs(runs)
     origin = read[0].provenance
+    if any(run.provenance.get("dictionaries") for run in read):
+        return _features(read, model, device, out, json)
     loaded = None
     if judged.samples:
         name, dtype, revision = model_of(origin, model)
@@ -91,6 +97,27 @@ def compare(
     _print(result, json)
     for path in filter(None, (out, page)):
         note(f"written to {path}")
+
+
+def _features(runs: "list[Run]", model: str | None, device: str, out: Path | None, as_json: bool) -> None:
+    """Compares runs with dictionaries to others: faithfulness at equal numbers of nodes."""
+    from circuits.prompts.pairs import PromptPairs
+    from circuits.runs.compare_features import compare_feature_runs
+
+    name, dtype, revision = model_of(runs[0].provenance, model)
+    loaded = load(name, dtype, device, revision)
+    pairs = PromptPairs.from_jsonl(runs[0].path / "pairs.jsonl", loaded, trust_ids=True)
+    with stage("keeping the strongest nodes") as progress:
+        result = compare_feature_runs(runs, loaded, pairs, progress=progress)
+    if out is not None:
+        write_text(out, json_line(result.to_dict()) + "\n")
+        note(f"written to {out}")
+    if as_json:
+        return print_json(result.to_dict())
+    title = f"faithfulness of the strongest nodes ({result.metric}, {result.ablation}); of features also with all errors, without errors"
+    print_rows(title, ("nodes", *result.results), result.table())
+    if result.caution:
+        say(f"warning: {result.caution}")
 
 
 def _checked(runs: list[Path], judged: Judged) -> list[float]:

@@ -34,7 +34,9 @@ def read_config(context: Any, path: Path | None) -> Path | None:
         return None
     given = read_toml(path)
     known = {str(parameter.name) for parameter in context.command.params} - {"config"}
-    context.default_map = {**(context.default_map or {}), **_checked(given, known, path)}
+    several = {parameter.name for parameter in context.command.params if getattr(parameter, "multiple", False)}
+    values = {name: [value] if name in several else value for name, value in _checked(given, known, path).items()}
+    context.default_map = {**(context.default_map or {}), **values}
     return path
 
 

@@ -11,7 +11,7 @@ from circuits.cli.groups import grouped
 from circuits.cli.options import finite
 from circuits.cli.terminal import say
 from circuits.export.catalogue import FORMATS, find_format
-from circuits.results.naming import read_naming
+from circuits.results.naming import Naming, read_naming
 from circuits.runs.files import check_source
 
 
@@ -63,7 +63,7 @@ def export(
         Path,
         typer.Argument(
             metavar="RUN_OR_CIRCUIT",
-            help="A run directory, a circuit.json, a scores.safetensors, or a file of EAP-IG or MIB.",
+            help="A run directory, a circuit.json, a features.json, a scores.safetensors, or a file of EAP-IG or MIB.",
             autocompletion=completion.runs,
         ),
     ],
@@ -88,6 +88,10 @@ def export(
     form.check(out, [*options, *(["naming"] if shown.labels else [])], overwrite)
     check_source(source)
     naming = read_naming(shown.labels) if shown.labels is not None else None
+    from circuits.runs.feature_source import is_feature_source
+
+    if is_feature_source(source):
+        return _features(source, out, form.name, edges, naming, overwrite)
     from circuits.export.formats import export_circuit
     from circuits.runs.source import read_source
 
@@ -104,6 +108,18 @@ def export(
 
         say(draw(read.circuit, naming, max_edges=shown.max_edges, layout=shown.layout).selection)
     say(f"written to {written}")
+
+
+def _features(source: Path, out: Path, form: str, edges: int | None, naming: Naming | None, overwrite: bool) -> None:
+    """Writes a circuit of features."""
+    from circuits.export.feature_formats import export_features
+    from circuits.runs.feature_source import read_features
+    from circuits.runs.source import example_prompt
+
+    prompt, _ = example_prompt(source / "pairs.jsonl") if source.is_dir() else ("", ())
+    say(
+        f"written to {export_features(read_features(source, edges), out, form, naming=naming, prompt=prompt, overwrite=overwrite)}"
+    )
 
 
 def _options(shown: Shown, benchmark: Benchmark) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def call(**typed: Any) -> None:
-        given = {parameter.name: typed[parameter.name] for parameter in parameters}
+        given = {parameter.name: _joined(typed[parameter.name]) for parameter in parameters}
         made = {name: group(**{field: given[field] for field in names}) for name, (group, names) in groups.items()}
         asked = {name: given[name] for name in of_methods if given[name] is not None}
         command(**{name: given[name] for name in own}, **made, **asked, **({"given": given} if wants_given else {}))
@@ -47,6 +47,15 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     call.__annotations__ = {}
     return call
+
+
+def _joined(value: Any) -> Any:
+    """An option that was given several times, as the text of a list."""
+    return (
+        (",".join(value) or None)
+        if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+        else value
+    )
 
 
 def _fields(group: Any) -> Iterator[inspect.Parameter]:
@@ -75,5 +84,6 @@ def _parameter(name: str, having: list[Declared]) -> inspect.Parameter:
         hidden=True,
         autocompletion=choices(known) if known else None,
     )
-    annotation = Annotated[option.kind.typed | None, shown]
+    typed = list[str] if option.kind is Kind.DICTIONARIES else option.kind.typed
+    annotation = Annotated[typed | None, shown]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

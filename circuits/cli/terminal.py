@@ -53,7 +53,8 @@ def print_result(
     if isinstance(result, Discovery):
         rows, strongest, page = _edge_rows(result), _strongest_edges(result), "circuit.html"
     else:
-        rows, strongest, page = _node_rows(result), _strongest_nodes(result), "heatmap.html"
+        rows, strongest = _node_rows(result), _strongest_nodes(result)
+        page = "heatmap.html" if result.features is None else "circuit.html"
     seconds = ", ".join(f"{stage} {s:.1f}" for stage, s in result.seconds.items())
     rows = [("pairs", str(len(pairs))), *rows, ("seconds", seconds)]
     title = f"{pairs.source or 'pairs'} in {model.name}"
@@ -149,7 +150,18 @@ def _node_rows(result: "NodeDiscovery") -> list[tuple[str, str]]:
         ("nodes", f"{numbers['nodes']}{where}"),
         *declared(options["method"]).shown(options),
         *((name, value if isinstance(value, str) else fixed(value)) for name, value in result.scores.quality.items()),
+        *_feature_rows(numbers.get("features")),
     ]
+
+
+def _feature_rows(features: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Of the circuit of a run with dictionaries."""
+    if features is None:
+        return []
+    rows = [("nodes, edges of the circuit", f"{features['circuit_nodes']}, {features['circuit_edges']}")]
+    names = {"faithfulness": "its own errors", "with_errors": "all errors", "without_errors": "no errors"}
+    measured = features["faithfulness"] or {}
+    return rows + [(f"faithfulness with {what}", fixed(measured[name])) for name, what in names.items() if measured]
 
 
 def _strongest_nodes(result: "NodeDiscovery") -> Any:

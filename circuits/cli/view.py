@@ -1,7 +1,7 @@
 """`circuits view`: a circuit to look at in a browser."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from circuits.cli.options import RunModel
 from circuits.cli.terminal import say
 from circuits.runs.files import check_source
 
+if TYPE_CHECKING:
+    from circuits.model import Model
+
 ROOM = 2_000_000
 """Characters that attention may take in a page that `circuits view` writes."""
 
@@ -19,7 +22,7 @@ def view(
     target: Annotated[
         Path,
         typer.Argument(
-            help="A run directory, a circuit.json, a scores.safetensors, or a file of EAP-IG or MIB.",
+            help="A run directory, a circuit.json, a features.json, a scores.safetensors, or a file of EAP-IG or MIB.",
             autocompletion=completion.runs,
         ),
     ],
@@ -73,16 +76,29 @@ def _write(
 ) -> None:
     from circuits.prompts.pairs import PromptPairs
     from circuits.results.naming import read_naming
+    from circuits.runs.feature_source import is_feature_source
+    from circuits.runs.feature_view import write_feature_page
     from circuits.runs.view import about_circuits, named_circuits
     from circuits.viewer import shown_prompts, write_viewer
 
     naming = None if labels is None else read_naming(labels)
+    if any(is_feature_source(path) for path in paths):
+        loaded = _model(paths[0], model) if attention else None
+        write_feature_page(paths, page, edges, naming, pair, loaded)
+        return
     circuits = named_circuits(paths, edges)
     title, about = about_circuits(paths, circuits, edges is None)
-    origin, prompts = next(iter(circuits.values())).provenance, ()
+    prompts = ()
     if attention:
-        name, dtype, revision = model_of(origin, model)
-        loaded = load(name, dtype, "auto", revision)
+        loaded = _model(paths[0], model)
         pairs = PromptPairs.from_jsonl(paths[0] / "pairs.jsonl", loaded, trust_ids=True)
         prompts = shown_prompts(loaded, pairs, list(circuits.values()), pair, ROOM)
     write_viewer(circuits, page, title=title, about=about, prompts=prompts, naming=naming)
+
+
+def _model(run: Path, name: str | None) -> "Model":
+    """The model of a run."""
+    from circuits.runs.files import read_run_file
+
+    name, dtype, revision = model_of(read_run_file(run)["provenance"], name)
+    return load(name, dtype, "auto", revision)

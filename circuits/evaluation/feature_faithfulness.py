@@ -149,6 +149,11 @@ def feature_faithfulness(
         model, pairs, kept, dictionaries, among, metric, ablation, batch_size: see `feature_metric`.
     """
     question = Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size)
+    return feature_faithfulness_of(question, kept, among)
+
+
+def feature_faithfulness_of(question: Question, kept: Sequence[str], among: str = "features") -> FeatureFaithfulness:
+    """`feature_faithfulness` of a question whose model has its dictionaries."""
     (chosen, every, none), clean, ablated, rounding = _metrics(question, kept, among, ERRORS)
     return FeatureFaithfulness(
         tuple(kept), clean, ablated, chosen, every, none, rounding, among, question.metric.name, question.ablation.label

@@ -113,6 +113,7 @@ def stability(runs: Mapping[str, EdgeScores | NodeScores | Circuit], k: int | No
 
 
 def _of_nodes(runs: Mapping[str, NodeScores], k: int | None) -> Stability:
+    runs = _with_inactive(runs)
     first = next(iter(runs.values()))
     if any((run.nodes, run.positions) != (first.nodes, first.positions) for run in runs.values()):
         raise InputError("the runs score different nodes or positions")
@@ -124,6 +125,21 @@ def _of_nodes(runs: Mapping[str, NodeScores], k: int | None) -> Stability:
     values = torch.stack([run.values.flatten().to("cpu", torch.float64) for run in runs.values()])
     members = _strongest(values, k, "nodes")
     return Stability(tuple(runs), k, jaccard(members), _ranks(values), members.double().mean(0), names, "nodes")
+
+
+def _with_inactive(runs: Mapping[str, NodeScores]) -> Mapping[str, NodeScores]:
+    """The runs with the features of dictionaries that only other runs list: a run leaves out inactive ones, whose effect is exactly 0."""
+    every = list(dict.fromkeys(node for run in runs.values() for node in run.nodes))
+    missing = {name: set(every) - set(run.nodes) for name, run in runs.items()}
+    inactive = all(node.startswith("f:") for nodes in missing.values() for node in nodes)
+    if not inactive or not any(missing.values()) or any(run.positions is not None for run in runs.values()):
+        return runs
+    place, filled = {node: i for i, node in enumerate(every)}, {}
+    for name, run in runs.items():
+        rows = torch.zeros(len(every), run.per_prompt.shape[-1], dtype=run.per_prompt.dtype)
+        rows[[place[node] for node in run.nodes]] = run.per_prompt.cpu()
+        filled[name] = NodeScores(tuple(every), rows, provenance=run.provenance)
+    return filled
 
 
 def _of_edges(runs: Mapping[str, EdgeScores | Circuit], k: int | None, mixed: bool) -> Stability:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.errors import InputError, locating
+from circuits.export.neuronpedia import CERTAIN, columns_of, output_text
 from circuits.files.atomic import write_text
 from circuits.files.untrusted import as_object, finite_number, read_json, shown
 from circuits.plain_torch import plain_torch
@@ -74,11 +75,10 @@ def write_attribution_graph(
     names = dict.fromkeys([*circuit.nodes, *(end for s, t in circuit.edges for end in (s, split_target(t)[0]))])
     if unknown := [name for name in labels or {} if name not in names]:
         raise InputError(f"labels name {unknown[0]!r}, which is not in the circuit")
-    columns = list(tokens) if len(tokens) > 1 else ["", *(tokens or [prompt or "input"])]
-    scores = dict(zip(circuit.nodes, circuit.node_scores, strict=False))
+    columns, influence = columns_of(tokens, prompt), _influence(circuit)
     top = max((kind_of(name)[1] or 0 for name in names), default=0)
     nodes = {
-        name: _node(name, i, len(columns) - 1, top, (labels or {}).get(name), scores.get(name))
+        name: _node(name, i, len(columns) - 1, top, (labels or {}).get(name), influence.get(name))
         for i, name in enumerate(names)
     }
     data = {
@@ -95,7 +95,7 @@ def write_attribution_graph(
     write_text(path, json.dumps(data, indent=1, allow_nan=False).replace("<", "\\u003c") + "\n")
 
 
-def _node(name: str, index: int, last: int, top: int, label: str | None, score: float | None) -> dict[str, Any]:
+def _node(name: str, index: int, last: int, top: int, label: str | None, influence: float | None) -> dict[str, Any]:
     kind, layer = kind_of(name)
     feature = _FEATURE.fullmatch(name)
     # Unique in its layer: the viewers take nodes of one number for one feature, and hide features that occur at most tokens.
@@ -112,13 +112,29 @@ def _node(name: str, index: int, last: int, top: int, label: str | None, score: 
         identity, kind_name = f"{top + 1}_0_{last}", "logit"
     else:
         identity, kind_name = f"{name}_{last}", {"head": "attention head", "mlp": "mlp"}.get(kind, "part")
+    is_output = name == "logits"
+    text = name if label is None else f"{label} ({name})"
     shown_layer = "E" if name == "input" else str(top + 1 if layer is None else layer)
     return {
         "node_id": identity, "feature": number, "layer": shown_layer, "ctx_idx": position, "feature_type": kind_name,
-        "token_prob": 0.0, "is_target_logit": name == "logits", "run_idx": 0, "reverse_ctx_idx": 0,
-        "jsNodeId": f"L_0-{last}" if name == "logits" else identity, "clerp": "" if name == "logits" else name if label is None else f"{label} ({name})",
-        "influence": None if score is None else abs(score), "activation": None, "name": name,
+        "token_prob": CERTAIN if is_output else 0.0, "is_target_logit": is_output, "run_idx": 0, "reverse_ctx_idx": 0,
+        "jsNodeId": f"L_0-{last}" if is_output else identity, "clerp": output_text(text) if is_output else text,
+        "influence": influence, "activation": None, "name": name,
     }  # fmt: skip
+
+
+def _influence(circuit: FeatureCircuit) -> dict[str, float]:
+    """Of each node with a score the share of all effects, by size, that it and the stronger nodes have: the viewers hide nodes whose
+    influence is above a threshold between 0 and 1."""
+    sizes = {
+        name: abs(score) for name, score in zip(circuit.nodes, circuit.node_scores, strict=False) if score is not None
+    }
+    total, sum_so_far = math.fsum(sizes.values()), 0.0
+    influence = {}
+    for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        sum_so_far += size
+        influence[name] = min(1.0, sum_so_far / total) if total else 1.0
+    return influence
 
 
 def _links(circuit: FeatureCircuit, nodes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -25,6 +25,19 @@ from circuits.results.provenance import plain, versions
 from circuits.results.recorded import quantity_of
 
 TYPES = {"input": "embedding", "head": "attention head", "mlp": "mlp", "logits": "logit"}
+CERTAIN = 1.0
+"""The probability of the node `logits`, which stands for all outputs together."""
+
+
+def output_text(text: str) -> str:
+    """The text of an output node. circuit-tracer's viewer takes the name of the output from between the quotation marks, and its
+    probability from behind `(p=`; it fails on any other text."""
+    return f'Output "{text.replace(chr(34), chr(39))}" (p={CERTAIN:.3f})'
+
+
+def columns_of(tokens: Sequence[str], prompt: str) -> list[str]:
+    """The columns of a graph. At least two: the viewers hide features that occur at more than two thirds of them."""
+    return list(tokens) if len(tokens) > 1 else ["", *(tokens or [prompt or "input"])]
 
 
 def write_neuronpedia(
@@ -43,7 +56,7 @@ def write_neuronpedia(
         path: of the file.
         naming: labels and groups.
         prompt: an example prompt, shown above the graph.
-        tokens: its tokens, each of which gets a column; without tokens there is one column.
+        tokens: its tokens, each of which gets a column; without tokens there are two columns.
         slug: the name of the graph in its URL; None: from the provenance.
 
     Raises:
@@ -69,7 +82,7 @@ def attribution_graph(
     """What `write_neuronpedia` writes."""
     circuit = collapsed(circuit, "an attribution graph")
     naming = (naming or Naming()).checked(circuit.graph)
-    tokens = list(tokens) or [prompt or "input"]
+    tokens = columns_of(tokens, prompt)
     origin = circuit.provenance
     nodes = {name: _node(name, circuit.graph, naming, len(tokens) - 1) for name in circuit.nodes}
     supernodes = [
@@ -105,6 +118,7 @@ def attribution_graph(
 
 def _node(name: str, graph: Graph, naming: Naming, last: int) -> dict[str, Any]:
     role = naming.role(name)
+    text = name if role is None or role == name else f"{role} ({name})"
     if name == "input":
         layer, feature, position, kind = "E", 0, 0, "input"
     elif name == "logits":
@@ -121,11 +135,12 @@ def _node(name: str, graph: Graph, naming: Naming, last: int) -> dict[str, Any]:
         "ctx_idx": position,
         "feature_type": TYPES[kind],
         "jsNodeId": f"{'L' if kind == 'logits' else layer}_{feature}-{position}",
-        "clerp": name if role is None or role == name else f"{role} ({name})",
-        "token_prob": 0.0,
+        "clerp": output_text(text) if kind == "logits" else text,
+        "token_prob": CERTAIN if kind == "logits" else 0.0,
         "is_target_logit": kind == "logits",
         "run_idx": 0,
         "reverse_ctx_idx": 0,
+        "influence": None,
     }
 
 

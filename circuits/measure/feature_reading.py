@@ -34,6 +34,11 @@ class Reading:
         keys = links.keys(model)
         self.gradients, along = live.gradients(keys, again=True)
         self.along = [gradient.detach() for gradient in along]
+        self.chosen: dict[str, list[int]] = {}
+        for target in links.targets:
+            if target.site is not None and target.site.index is not None:
+                self.chosen.setdefault(target.site.point.rpartition(":")[2], []).append(target.site.index)
+        self._slopes: dict[str, Tensor] = {}
 
     def gradient(self, target: Target) -> Float[Tensor, "batch pos d_model"]:
         """The gradient of the metric through this target, at its input from the stream."""
@@ -85,15 +90,28 @@ class Reading:
         if kind == "s":
             assert coder.skip is not None
             return self._from_read(block, insertion, written @ coder.skip)
-        linear = coder.encoder_input(self._read(block, coder)) @ coder.W_enc
-        slope = coder.activation.slope(linear, coder.b_enc)
         if kind == "f":
-            at_feature = (written @ coder.W_dec[site.index]) * slope[..., site.index]
+            at_feature = (written @ coder.W_dec[site.index]) * self._slope_of(block, name, site)
             return self._from_read(block, insertion, at_feature[..., None] * coder.W_enc[:, site.index])
+        slope = self._slopes_at(block, coder)
         explained = self._from_read(block, insertion, ((written @ coder.W_dec.T) * slope) @ coder.W_enc.T)
         if coder.skip is not None:
             explained = explained + self._from_read(block, insertion, written @ coder.skip)
         return self._of_whole(block, site) - explained
+
+    def _slopes_at(self, block: Block, coder: Dictionary) -> Float[Tensor, "batch pos feature"]:
+        """The derivative of every feature by its own pre-activation."""
+        linear = coder.encoder_input(self._read(block, coder)) @ coder.W_enc
+        return coder.activation.slope(linear, coder.b_enc)
+
+    def _slope_of(self, block: Block, place: str, site: Site) -> Float[Tensor, "batch pos"]:
+        """That of one feature; of a dictionary only the columns of targets are kept."""
+        if place not in self._slopes:
+            coder = self.architecture.inserted[place].coder
+            assert isinstance(coder, Dictionary)
+            self._slopes[place] = self._slopes_at(block, coder)[..., self.chosen[place]]
+        assert site.index is not None
+        return self._slopes[place][..., self.chosen[place].index(site.index)]
 
     def _read(self, block: Block, coder: Dictionary) -> Tensor:
         """What the encoder reads in this run."""

@@ -36,7 +36,7 @@ from circuits.measure.node_effects import BatchEffects, node_effects, other_run
 from circuits.measure.patch_runs import PatchRuns
 from circuits.measure.store import Pieces, question_of
 from circuits.methods.method import Method
-from circuits.methods.options import NODES, POSITIONS, Kind, Option
+from circuits.methods.options import FEATURES, NODES, POSITIONS, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -290,5 +290,6 @@ METHOD = Method(
             "window", Kind.WHOLE, 1, "Neighbouring layers patched together.", at_least=1, label="layers patched together",
             label_if_set=True,
         ),
+        *FEATURES,
     ),
 )  # fmt: skip

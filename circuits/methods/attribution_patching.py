@@ -38,7 +38,7 @@ from circuits.graph.nodes import Site, find_site
 from circuits.measure.chosen_sites import chosen_sites
 from circuits.measure.node_effects import BatchEffects, at_positions, node_effects, other_run
 from circuits.methods.method import Method
-from circuits.methods.options import NODES, OFFSETS, POSITIONS, QUADRATURE, STEPS, Kind, Option
+from circuits.methods.options import FEATURES, NODES, OFFSETS, POSITIONS, QUADRATURE, STEPS, Kind, Option
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.progress import Progress
@@ -197,5 +197,6 @@ METHOD = Method(
             choices=GRADIENTS,
         ),
         STEPS, QUADRATURE,
+        *FEATURES,
     ),
 )  # fmt: skip

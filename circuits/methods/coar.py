@@ -27,7 +27,7 @@ from circuits.dictionaries.insert import with_dictionaries
 from circuits.errors import AttributionWarning, InputError
 from circuits.measure.component_samples import Sampler, Samples, in_blocks
 from circuits.methods.method import Method
-from circuits.methods.options import NODES, POSITIONS, Kind, Option, Vary
+from circuits.methods.options import FEATURES, NODES, POSITIONS, Kind, Option, Vary
 from circuits.model import Model
 from circuits.model_calls import on_model
 from circuits.plain_torch import plain_torch
@@ -237,5 +237,6 @@ METHOD = Method(
             vary=Vary((0.5, 2.0), "α = {:g}", usual=0.1, below=1.0),
         ),
         Option("fit", Kind.TEXT, "least_squares", "How the linear model is fitted.", choices=FITS),
+        *FEATURES,
     ),
 )  # fmt: skip

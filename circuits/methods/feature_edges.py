@@ -91,6 +91,14 @@ def feature_edges(
             f"steps must be at least 1 and quadrature one of {', '.join(OFFSETS)}, got {steps} and {quadrature!r}"
         )
     question = Question.ask(with_dictionaries(model, dictionaries), pairs, metric, ablation, batch_size)
+    return feature_edges_of(question, nodes, gradient=gradient, steps=steps, quadrature=quadrature)
+
+
+def feature_edges_of(
+    question: Question, nodes: Sequence[str], *, gradient: str = "clean", steps: int = 5, quadrature: str = "midpoint"
+) -> FeatureEdges:
+    """`feature_edges` of a question whose model has its dictionaries."""
+    pairs = question.pairs
     question.metric.require_gradient("feature edges", at_clean=gradient != "ig")
     links = Links.among(question.model, nodes)
     points = [(k + OFFSETS[quadrature]) / steps for k in range(steps)] if gradient == "ig" else [1.0]

@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from circuits.errors import InputError
-from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Option, nearest
+from circuits.methods.options import CHOICE, FEATURES, RANDOM_CIRCUITS, Option, nearest
 from circuits.results.recorded import Recorded
 
 OF_PIPELINE: dict[str, tuple[str, ...]] = {
     "edges": (*(option.name for option in CHOICE), "refine", "refine_top", RANDOM_CIRCUITS.name),
     "circuit": (RANDOM_CIRCUITS.name,),
-    "nodes": (),
+    "nodes": tuple(option.name for option in FEATURES),
 }
 """Options that apply to the results of all methods alike, by what a method gives; its function does not take them."""
 
@@ -26,8 +26,8 @@ class Declared:
         name: name on the command line.
         gives: `edges` (scores of edges, from which a circuit is chosen), `nodes` (scores of nodes) or `circuit`.
         help: a short description.
-        takes: the options. All are parameters of the function, except `refine`, `random_circuits` and the options of `CHOICE`,
-            which apply to the edge scores of every method alike.
+        takes: the options. All are parameters of the function, except `refine`, `random_circuits`, and the options of `CHOICE`
+            and `FEATURES`, which apply to the scores of every method alike.
         fixed: arguments that the method sets itself.
         ablation: the default ablation.
         unasked: which of `metric` and `ablation` it ignores.

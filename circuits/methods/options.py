@@ -12,6 +12,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
+from circuits.dictionaries.names import check_named
 from circuits.errors import InputError
 from circuits.graph.groups import groups_in
 
@@ -30,6 +31,8 @@ class Kind(Enum):
     """A list of names, comma-separated on the command line."""
     PATHS = auto()
     """A list of paths, comma-separated on the command line; not for studies, to whose addresses their contents would not count."""
+    DICTIONARIES = auto()
+    """A list of SITE=PATH, each a `circuits.Dictionary`; on the command line the option may be repeated. Not for studies."""
     NODES = auto()
     """Groups of nodes joined by `+`, or a list of names."""
     POSITIONS = auto()
@@ -44,6 +47,7 @@ class Kind(Enum):
     def described(self) -> str:
         """A description for error messages."""
         lists = {Kind.NAMES: "a list of names", Kind.PATHS: "a list of paths", Kind.NODES: "text or a list of names"}
+        lists[Kind.DICTIONARIES] = "SITE=PATH, more than once"
         numbers = {Kind.WHOLE: "a whole number", Kind.NUMBER: "a finite number", Kind.FLAG: "true or false"}
         return (numbers | lists | {Kind.POSITIONS: lists[Kind.NODES]}).get(self, "text")
 
@@ -51,9 +55,9 @@ class Kind(Enum):
         """Whether a value from a TOML file is of this kind."""
         if self is Kind.NUMBER:
             return type(value) is int or (isinstance(value, float) and math.isfinite(value))
-        if self in (Kind.NAMES, Kind.PATHS, Kind.NODES, Kind.POSITIONS) and isinstance(value, list):
+        if self in (*LISTS, Kind.NODES, Kind.POSITIONS) and isinstance(value, list):
             return all(isinstance(one, str) for one in value)
-        return self not in (Kind.NAMES, Kind.PATHS) and type(value) is (str if self is Kind.FILE else self.typed)
+        return self not in LISTS and type(value) is (str if self is Kind.FILE else self.typed)
 
     def parsed(self, typed: Any) -> Any:
         """The value of a command-line argument."""
@@ -61,7 +65,11 @@ class Kind(Enum):
             return names_in(typed) if any(c == "," or c.isdecimal() for c in typed) else typed
         if self is Kind.POSITIONS:
             return typed if typed in ("all", "each", "roles", "spans") else names_in(typed)
-        return names_in(typed) if self in (Kind.NAMES, Kind.PATHS) else typed
+        return names_in(typed) if self in LISTS else typed
+
+
+LISTS = (Kind.NAMES, Kind.PATHS, Kind.DICTIONARIES)
+"""Kinds whose values are lists, written as text with commas."""
 
 
 def names_in(text: str) -> list[str]:
@@ -168,6 +176,9 @@ class Option:
             raise InputError(f"{self.spelled} must be one of {', '.join(self.choices)}, got {value!r}{hint}")
         if isinstance(value, str) and self.kind is Kind.NODES:
             groups_in(value)
+        if self.kind is Kind.DICTIONARIES and value is not None:
+            for one in [value] if isinstance(value, str) else value:
+                check_named(one)
 
     def _within(self, value: int | float) -> bool:
         inside = (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
@@ -199,7 +210,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 NODES = Option(
     "nodes", Kind.NODES, "heads+mlps",
-    "Groups joined by + (heads, mlps, input, q, k, v, neurons; for coar also rows, input_rows), or names of nodes, comma separated.",
+    "Groups joined by + (heads, mlps, input, q, k, v, neurons; for coar also rows, input_rows; with --dictionary features), or names of nodes, comma separated.",
 )  # fmt: skip
 POSITIONS = Option(
     "positions",
@@ -272,3 +283,26 @@ REFINE_TOP = Option(
     "refine_top", Kind.WHOLE, None, "Number of strongest edges to refine. Default: 200.", at_least=1, needs="refine"
 )
 ABSOLUTE = Option("absolute", Kind.FLAG, False, "Use the absolute value of a change of the metric.")
+DICTIONARY = Option(
+    "dictionary",
+    Kind.DICTIONARIES,
+    None,
+    "A sparse autoencoder or transcoder whose features are nodes, as SITE=PATH, such as mlp_out.3=FOLDER; may be repeated. The run then "
+    "also has a circuit of the strongest nodes.",
+)
+FEATURES = (
+    DICTIONARY,
+    Option(
+        "circuit_nodes", Kind.WHOLE, None, "Number of strongest nodes of the circuit. Default: 30.", at_least=1,
+        needs="dictionary",
+    ),
+    Option(
+        "circuit_edges", Kind.WHOLE, None, "Number of strongest edges between them. Default: 60.", at_least=0,
+        needs="dictionary",
+    ),
+    Option(
+        "edge_gradient", Kind.TEXT, None, "Gradients of these edges: clean (EAP), ig or relp. Default: clean.",
+        choices=("clean", "ig", "relp"), needs="dictionary",
+    ),
+)  # fmt: skip
+"""Options of methods whose nodes can be features of dictionaries."""

@@ -15,7 +15,7 @@ SAID = {True: "for the circuit", False: "against it", None: "could not be made"}
 def tables(measured: Mapping[str, Any]) -> list[Rows]:
     """One table for each measurement."""
     made = [
-        verdict_table(measured), _answers(measured), _faithfulness(measured), _claims(measured), _hypothesis(measured), _scores(measured), *_recovery(measured), _certificate(measured), _families(measured), _specificity(measured), _stability(measured),
+        verdict_table(measured), _answers(measured), _faithfulness(measured), _features(measured), _claims(measured), _hypothesis(measured), _scores(measured), *_recovery(measured), _certificate(measured), _families(measured), _specificity(measured), _stability(measured),
         _randomisation(measured),
     ]  # fmt: skip
     return [table for table in made if table[2]]
@@ -101,6 +101,20 @@ def _specificity(measured: Mapping[str, Any]) -> Rows:
                 ]
             )
     return "share of tasks that is lost without the circuit", ("task", "lost", "interval", "random circuits"), rows
+
+
+def _features(measured: Mapping[str, Any]) -> Rows:
+    """Of a circuit of features; all three numbers, or none."""
+    names = ("faithfulness", "with_errors", "without_errors")
+    rows = [
+        [ablation, *("–" if part[name] is None else f"{part[name]:.3f}" for name in names), str(len(part["kept"]))]
+        for ablation, part in (measured.get("features") or {}).items()
+    ]
+    return (
+        "faithfulness of the circuit of features",
+        ("ablation", "its own errors", "all errors", "no errors", "nodes"),
+        rows,
+    )
 
 
 def _answers(measured: Mapping[str, Any]) -> Rows:

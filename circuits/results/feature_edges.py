@@ -1,6 +1,6 @@
 """Scores of edges between chosen nodes, features among them: a sparse table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import networkx as nx
@@ -73,6 +73,11 @@ class FeatureEdges(Shown):
         """(edge, effect, standard error) of the n largest effects by absolute value."""
         order = torch.sort(self.values.abs(), descending=True, stable=True).indices[:n].tolist()
         return [(self.names[i], float(self.values[i]), float(self.stderr[i])) for i in order]
+
+    def nonzero(self) -> "FeatureEdges":
+        """The edges with an effect other than 0 on some prompt."""
+        there = [i for i, row in enumerate(self.per_prompt) if bool((row != 0).any())]
+        return replace(self, edges=tuple(self.edges[i] for i in there), per_prompt=self.per_prompt[there])
 
     def to_networkx(self, n: int | None = None) -> nx.MultiDiGraph:
         """The n strongest edges (None: all) as a graph. A reader of a head is the head's node; the edge's key is `q`, `k`, `v` or `in`."""

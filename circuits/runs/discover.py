@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 
+from circuits.dictionaries.insert import with_dictionaries
+from circuits.dictionaries.named import named_dictionaries
 from circuits.errors import AttributionWarning, InputError
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
 from circuits.graph.graph import Graph
 from circuits.methods.catalogue import USUAL, check_divided, check_noise, check_reference
 from circuits.methods.catalogue import method as find_method
 from circuits.methods.method import OF_PIPELINE, Declared, Method
-from circuits.methods.options import CHOICE, RANDOM_CIRCUITS, Kind
+from circuits.methods.options import CHOICE, DICTIONARY, RANDOM_CIRCUITS, Kind
 from circuits.methods.refine import refine_of
 from circuits.model import Model
 from circuits.model_calls import on_model
@@ -35,6 +37,7 @@ from circuits.question.question import Question, look
 from circuits.results.choice import check_choice
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
+from circuits.runs.features import found_features
 from circuits.runs.result import Discovery, NodeDiscovery
 from circuits.viewer.prompts import shown_prompts
 from circuits.workers.workers import Workers
@@ -90,8 +93,8 @@ def discover(
     chosen = _method(method, options, workers, store)
     replacement = choose_ablation(ablation or chosen.ablation, noise_tokens, seed, reference)
     with collected() as about_pairs, watched(len(pairs), model.d_vocab) as answers:
+        model, given = _given(model, chosen, options)
         question = Question.ask(model, pairs, metric, replacement, batch_size)
-        given = {name: option.default for name, option in chosen.options.items()} | options
         result = _PIPELINES[chosen.gives](_Job(question, chosen, given, seed, stage, test, workers, store))
         if test:
             look(question)
@@ -116,6 +119,14 @@ def _method(name: str, options: Mapping[str, Any], workers: Workers | None, stor
     if store is not None and not chosen.keeps_record(options):
         raise InputError(f"method {name} keeps no record with these options; leave store out")
     return chosen
+
+
+def _given(model: Model, chosen: Method, options: Mapping[str, Any]) -> tuple[Model, dict[str, Any]]:
+    """The model with its dictionaries, and all options of a method. With dictionaries, the nodes are their features unless others
+    are named."""
+    names = options.get(DICTIONARY.name)
+    given = {name: option.default for name, option in chosen.options.items()} | ({"nodes": "features"} if names else {})
+    return with_dictionaries(model, named_dictionaries(names or ())), given | options
 
 
 def _differ(question: Question) -> bool:
@@ -224,9 +235,15 @@ def _edges(job: _Job) -> Discovery:
 
 
 def _nodes(job: _Job) -> NodeDiscovery:
-    """Scores nodes."""
+    """Scores nodes; with dictionaries, also chooses and tests a circuit of them."""
     scores, notes = job.call()
-    return NodeDiscovery(scores, job.recorded, job.seconds, _tokens(job.question, scores.positions), notes=notes)
+    features = None
+    if job.test and job.options.get(DICTIONARY.name):
+        with job.timed("evaluation", "testing the circuit"):
+            features = found_features(job.question, scores, job.options)
+    notes += () if features is None else features.notes
+    tokens = _tokens(job.question, scores.positions)
+    return NodeDiscovery(scores, job.recorded, job.seconds, tokens, notes=notes, features=features)
 
 
 def _circuit(job: _Job) -> Discovery:

@@ -16,6 +16,8 @@ from circuits.errors import InputError, refusing
 from circuits.evaluation.completeness import Completeness, completeness_of, minimality_of
 from circuits.evaluation.curves import faithfulness_curves_of
 from circuits.evaluation.faithfulness import Faithfulness, faithfulness_of
+from circuits.evaluation.feature_comparison import groups_of
+from circuits.evaluation.feature_faithfulness import feature_faithfulness_of
 from circuits.evaluation.hypothesis import HypothesisTests, hypothesis_tests_of
 from circuits.evaluation.randomisation import MethodResult, randomisation
 from circuits.evaluation.score_quality import complexity, sensitivity
@@ -30,10 +32,12 @@ from circuits.question.doubts import about_prompts, collected, doubt
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
+from circuits.results.feature_circuit import FeatureCircuit
 from circuits.results.node_scores import NodeScores
 from circuits.results.random_circuits import KINDS
 from circuits.runs.again import ablation_called, asked_about, compared_at_once, own_result, own_scores, what_was_asked
 from circuits.runs.evaluation import Evaluation
+from circuits.runs.feature_source import is_feature_source, model_of_run, read_features
 from circuits.runs.files import EVALUATION_FILE
 from circuits.runs.object_parts import certified, families_of_run, specific
 from circuits.runs.parts import AGAIN, PARTS, check_parts
@@ -135,10 +139,11 @@ class _Work:
         self, run: Run, model: Model, pairs: PromptPairs, fresh: bool, seed: int, batch_size: int | None,
         stage: StageProgress, at_most: float,
     ) -> None:  # fmt: skip
-        self.run, self.model, self.pairs, self.fresh = run, model, pairs, fresh
+        self.run, self.model, self.pairs, self.fresh = run, model_of_run(model, run), pairs, fresh
         self.seed, self.stage, self.batch_size, self.at_most = seed, stage, batch_size, at_most
         self.metric, self.ablation = asked_about(run)
         self.circuit = next(iter(run.circuits.values()), None)
+        self.features = read_features(run.path) if is_feature_source(run.path) else None
         self.own = own_result(run)
         self.scores = None if isinstance(self.own, Circuit) else self.own
         self._questions: dict[str, Question] = {}
@@ -165,6 +170,7 @@ class _Work:
         # Of each part: what it measures (None: the run does not have it), and how.
         table: dict[str, tuple[Any, Callable[[Any], None]]] = {
             "faithfulness": (self.circuit, lambda circuit: self.faithfulness(circuit, ablations, n_random)),
+            "features": (self.features, lambda circuit: self.of_features(circuit, ablations)),
             "completeness": (self.circuit, lambda circuit: self.measured("completeness", completeness_of, circuit)),
             "minimality": (self.circuit, lambda circuit: self.measured("minimality", minimality_of, circuit)),
             "curves": (edges, lambda scores: self.measured("curves", faithfulness_curves_of, scores)),
@@ -247,6 +253,15 @@ class _Work:
             return faithfulness_of(
                 self.question(ablation), circuit, n_random=n_random, random_kind=kind, seed=self.seed, progress=progress
             )
+
+    def of_features(self, circuit: FeatureCircuit, ablations: Sequence[str] | None) -> None:
+        """With and without errors, under each ablation."""
+        assert isinstance(self.own, NodeScores)
+        groups, own = groups_of(self.model, self.own), self.ablation.label
+        for ablation in dict.fromkeys((own, "interchange", "zero", "mean") if ablations is None else ablations):
+            with self._noting(f"faithfulness under {ablation}"), self._timed(f"faithfulness, {ablation}"):
+                result = feature_faithfulness_of(self.question(ablation), circuit.nodes, groups)
+                self.results["features"] = (self.results.get("features") or {}) | {ablation: result}
 
     def of_scores(self, scores: EdgeScores | NodeScores) -> None:
         self.results |= {"complexity": complexity(scores), "sensitivity": sensitivity(scores)}

@@ -8,6 +8,7 @@ from circuits.evaluation.completeness import Completeness, Minimality
 from circuits.evaluation.curves import FaithfulnessCurves
 from circuits.evaluation.faithfulness import Faithfulness
 from circuits.evaluation.families import Families
+from circuits.evaluation.feature_faithfulness import FeatureFaithfulness
 from circuits.evaluation.hypothesis import HypothesisTests
 from circuits.evaluation.randomisation import Randomisation
 from circuits.evaluation.score_quality import Sensitivity
@@ -21,7 +22,7 @@ from circuits.runs.variations import Variations
 
 ABOUT = ("run", "task", "model", "n_pairs", "fresh", "n_edges", "ablation", "metric", "skipped", "seconds")
 RESULTS = (
-    "answers", "faithfulness", "same_layers", "completeness", "minimality", "curves", "hypothesis", "complexity",
+    "answers", "faithfulness", "features", "same_layers", "completeness", "minimality", "curves", "hypothesis", "complexity",
     "sensitivity", "recovery", "certificate", "families", "specificity", "stability", "randomisation",
 )  # fmt: skip
 """Parts of the file, in its order."""
@@ -37,6 +38,7 @@ class Evaluation:
         n_edges: the number of edges of the circuit.
         ablation, metric: the run's own.
         faithfulness: by ablation, against random connected circuits.
+        features: of a run with dictionaries, by ablation: with the circuit's errors, with all, and with none.
         same_layers: under the run's own ablation, against the circuit with heads exchanged.
         completeness, minimality, curves, hypothesis: see `circuits.evaluation`.
         complexity, sensitivity: of the scores.
@@ -62,6 +64,7 @@ class Evaluation:
     ablation: str
     metric: str
     faithfulness: dict[str, Faithfulness] = field(default_factory=dict)
+    features: dict[str, FeatureFaithfulness] | None = None
     same_layers: Faithfulness | None = None
     completeness: Completeness | None = None
     minimality: Minimality | None = None

@@ -18,13 +18,15 @@ from circuits.files.untrusted import check_plain, check_regular, check_schema, o
 RUN_FILE, CONFIG_FILE, EVALUATION_FILE = "run.json", "config.toml", "evaluation.json"
 REFERENCE_FILE = "reference.jsonl"
 CONSTANTS_FILE = "constants.safetensors"
+FEATURES_FILE = "features.json"
+"""The circuit of a run with dictionaries."""
 DESCRIPTION_FILE, LABELS_FILE = "description.json", "labels.json"
 SCHEMA = 1
 EVALUATION_SCHEMA, OLD_EVALUATION_SCHEMA = 2, 1
 RUN_FILES = (
     "pairs.jsonl", "scores.safetensors", "steps.jsonl", "circuit.json", "circuit.graphml", "circuit.html", "heatmap.html",
     EVALUATION_FILE, "evaluation.html", "view.html", "report.html", CONFIG_FILE, REFERENCE_FILE, CONSTANTS_FILE,
-    DESCRIPTION_FILE, LABELS_FILE,
+    DESCRIPTION_FILE, LABELS_FILE, FEATURES_FILE,
 )  # fmt: skip
 """What a run may hold besides `run.json`; a directory with any other file is not replaced."""
 HEAD = b'{\n "schema": 1,\n "options": {'

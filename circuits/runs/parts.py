@@ -7,6 +7,7 @@ from circuits.methods.options import nearest
 
 PARTS = {
     "faithfulness": "under every ablation, against random circuits",
+    "features": "with and without errors",
     "completeness": "",
     "minimality": "",
     "curves": "CPR and CMD",

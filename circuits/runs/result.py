@@ -19,6 +19,7 @@ from circuits.results.edge_scores import EdgeScores
 from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import Provenance, finite
 from circuits.results.recorded import method_name
+from circuits.runs.features import FeatureFindings
 from circuits.runs.findings import circuit_findings, node_findings, run_title
 from circuits.viewer.prompts import ShownPrompt
 
@@ -165,6 +166,7 @@ class NodeDiscovery:
         pairs_differ: False: no pair's prompts differ in anything that the ablation uses.
         reference: the pairs whose mean was the ablation; None: the run's own, or another ablation.
         constants: those of the ablation `optimal`; None: another ablation.
+        features: the circuit of a run with dictionaries; None: another run.
     """
 
     scores: NodeScores
@@ -177,6 +179,7 @@ class NodeDiscovery:
     pairs_differ: bool = True
     reference: PromptPairs | None = None
     constants: Constants | None = None
+    features: FeatureFindings | None = None
 
     @property
     def provenance(self) -> Provenance:
@@ -202,10 +205,11 @@ class NodeDiscovery:
             "notes": list(self.notes),
             "warnings": list(self.warnings),
             **scores.details(),
+            **({} if self.features is None else {"features": self.features.summary()}),
         }
 
     def write_files(self, directory: Path) -> None:
-        """`scores.safetensors`, `heatmap.html`."""
+        """`scores.safetensors`, `heatmap.html`; with dictionaries also `features.json` and `circuit.html`."""
         from circuits.plots import Section, node_heatmap, position_heatmap, write_page
 
         self.scores.save(directory / "scores.safetensors")
@@ -213,6 +217,8 @@ class NodeDiscovery:
         figure = position_heatmap(self.scores, self.tokens) if with_positions else node_heatmap(self.scores)
         findings = Section("What was found", " ".join(node_findings(self.summary(), self.provenance)), figure)
         write_page(run_title(self.provenance), [findings], directory / "heatmap.html")
+        if self.features is not None:
+            self.features.write_files(directory, run_title(self.provenance))
 
 
 def ranked(answers: Answers | None) -> dict[str, float | None]:

@@ -133,11 +133,11 @@ def _from_run(path: Path, edges: int | None, every_edge: bool) -> Source:
         circuit = _from_scores(EdgeScores.load(files["scores.safetensors"]), edges, every_edge, path)
     else:
         raise InputError(f"{path} holds no circuit and no scores")
-    prompt, tokens = _example(files["pairs.jsonl"])
+    prompt, tokens = example_prompt(files["pairs.jsonl"])
     return Source(circuit, prompt, tokens)
 
 
-def _example(path: Path) -> tuple[str, tuple[str, ...]]:
+def example_prompt(path: Path) -> tuple[str, tuple[str, ...]]:
     """The first clean prompt, and its tokens: by role if they have one, else by id."""
     if not path.is_file():
         return "", ()

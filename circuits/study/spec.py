@@ -330,9 +330,10 @@ class _Reader:
             with self.refusing(where):
                 known.check_values(checked)
             for name in checked:
-                if known.options[name].kind is Kind.PATHS:
+                if known.options[name].kind in (Kind.PATHS, Kind.DICTIONARIES):
                     raise self.error(
-                        f"{where}.{name}".replace("_", "-"), "is not for studies: name methods instead of runs"
+                        f"{where}.{name}".replace("_", "-"),
+                        "is not for studies, to whose addresses the contents of files do not count",
                     )
             for name in files_of(method):
                 if self.check_tasks and name in checked and not is_file(self.base / checked[name]):

@@ -14,15 +14,17 @@ from typing import Any
 from circuits.errors import InputError
 from circuits.files.atomic import write_text
 from circuits.results.circuit import Circuit
+from circuits.results.feature_circuit import FeatureCircuit
 from circuits.results.naming import Naming
 from circuits.viewer.data import page_data
+from circuits.viewer.feature_data import feature_page_data
 from circuits.viewer.prompts import ShownPrompt, shown_prompts
 
-__all__ = ["ShownPrompt", "is_viewer_page", "shown_prompts", "viewer_page", "write_viewer"]
+__all__ = ["ShownPrompt", "is_viewer_page", "shown_prompts", "viewer_page", "write_feature_viewer", "write_viewer"]
 
 MOST = 20_000
 """Most edges that a browser can draw."""
-SCRIPTS = ("state", "layout", "tokens", "graph", "prompts", "naming", "side", "start")
+SCRIPTS = ("state", "layout", "tokens", "graph", "prompts", "naming", "features", "side", "start")
 """Scripts, in the order in which they run."""
 MARK = '<meta name="generator" content="mech-circuits viewer">'
 
@@ -74,6 +76,33 @@ def viewer_page(
             )
     data = page_data(circuits, about, prompts, (naming or Naming()).checked(one.graph.base))
     return _page(title or " and ".join(circuits), data)
+
+
+def write_feature_viewer(
+    circuits: Mapping[str, FeatureCircuit],
+    path: str | Path,
+    *,
+    title: str | None = None,
+    about: Sequence[str] = (),
+    prompts: Sequence[ShownPrompt] = (),
+    naming: Naming | None = None,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Writes the page of one or two circuits of mixed nodes: features, errors, heads and MLPs.
+
+    Args:
+        circuits: name -> circuit.
+        path: of the file.
+        title, about, prompts, naming: see `viewer_page`.
+        facts: of features, by name: `FeatureFacts.to_dict`.
+
+    Raises:
+        InputError: no circuit or more than two, or unknown nodes.
+    """
+    if not 1 <= len(circuits) <= 2:
+        raise InputError(f"the viewer shows one circuit, or two side by side, not {len(circuits)}")
+    data = feature_page_data(circuits, about, prompts, naming or Naming(), facts or {})
+    write_text(path, _page(title or " and ".join(circuits), data))
 
 
 def is_viewer_page(path: Path) -> bool:

@@ -8,7 +8,7 @@ from circuits.graph.places import PlacedGraph
 from circuits.prompts.pair import bounds
 from circuits.results.circuit import Circuit
 from circuits.results.naming import Naming
-from circuits.results.quantity import EFFECT
+from circuits.results.quantity import EFFECT, Quantity
 from circuits.results.recorded import method_name, quantity_of
 from circuits.viewer.prompts import ShownPrompt
 
@@ -32,20 +32,20 @@ def page_data(
     graph = next(iter(plain.values())).graph
     schemas = {circuit.places for circuit in circuits.values()}
     spans = schemas.pop() if len(schemas) == 1 else None
-    edges = _shared(map(_lines, plain.values()))
+    edges = shared_lines(map(_lines, plain.values()))
     placed = [{} for _ in circuits]
     if spans is not None:
-        placed = [{"placed": lines} for lines in _shared(map(placed_lines, circuits.values()))]
+        placed = [{"placed": lines} for lines in shared_lines(map(placed_lines, circuits.values()))]
     nodes = list(dict.fromkeys(node for circuit in circuits.values() for node in circuit.nodes))
     return {
         "circuits": [
-            {"name": name, "facts": _facts(circuit), "quantity": _quantity(circuit), "edges": lines, **over}
+            {"name": name, "facts": _facts(circuit), "quantity": quantity_data(quantity_of(circuit.provenance)), "edges": lines, **over}
             for (name, circuit), lines, over in zip(circuits.items(), edges, placed, strict=True)
         ],
         "spans": None if spans is None else list(spans),
         "nodes": [[node, _row(node, graph)] for node in sorted(nodes, key=(*graph.writer_names, "logits").index)],
         "about": list(about),
-        "prompts": [_prompt(prompt) for prompt in prompts],
+        "prompts": [plain_prompt(prompt) for prompt in prompts],
         "naming": {"labels": dict(naming.labels), "groups": {name: list(nodes) for name, nodes in naming.groups.items()},
                    "pinned": list(naming.pinned)},
         "start": START,
@@ -56,7 +56,7 @@ NAME = 5
 """Where a line has the name of its edge."""
 
 
-def _shared(circuits: Iterable[list[list[Any]]]) -> list[list[list[Any]]]:
+def shared_lines(circuits: Iterable[list[list[Any]]]) -> list[list[list[Any]]]:
     """The lines, with after the name whether all circuits have an edge of that name."""
     listed = list(circuits)
     both = set.intersection(*({line[NAME] for line in lines} for lines in listed))
@@ -76,7 +76,7 @@ def placed_lines(circuit: Circuit) -> list[list[Any]]:
         reader = graph.reader_nodes[r]
         source, _, at = graph.output_read(w, reader).partition("@")
         ends = [f"logits@{at}"] if reader.part == "logits" else [o for o in graph.outputs_of(reader) if o in outputs]
-        rest = [reader.kind, _short(score), _short(stderr), f"{source}->{reader.name}", number[at]]
+        rest = [reader.kind, short(score), short(stderr), f"{source}->{reader.name}", number[at]]
         for end in ends:
             target, _, there = end.partition("@")
             lines.append([source, target, *rest, number[there]])
@@ -90,7 +90,7 @@ def _lines(circuit: Circuit) -> list[list[Any]]:
     lines = []
     for w, r, score, stderr in circuit.entries():
         reader, source = graph.reader_nodes[r], graph.writer_names[w]
-        rest = [reader.kind, _short(score), _short(stderr), f"{source}->{reader.name}"]
+        rest = [reader.kind, short(score), short(stderr), f"{source}->{reader.name}"]
         lines += [[source, target, *rest] for target in targets[r]]
     return lines
 
@@ -102,7 +102,8 @@ def _row(node: str, graph: Graph) -> int:
     return 2 * int(node[1:].split(".")[0]) + (1 if node[0] == "a" else 2)
 
 
-def _prompt(prompt: ShownPrompt) -> dict[str, Any]:
+def plain_prompt(prompt: ShownPrompt) -> dict[str, Any]:
+    """A prompt as JSON values."""
     lists = {name: list(getattr(prompt, name)) for name in ("clean", "corrupted", "answers", "distractors")}
     patterns = {head: _packed(pattern) for head, pattern in prompt.patterns.items()}
     places = {"roles": dict(prompt.roles), "spans": {name: list(bounds(at)) for name, at in prompt.spans.items()}}
@@ -128,14 +129,14 @@ def _facts(circuit: Circuit) -> str:
     return ", ".join(facts)
 
 
-def _quantity(circuit: Circuit) -> dict[str, Any]:
+def quantity_data(quantity: Quantity) -> dict[str, Any]:
     """Name, unit and sign of the scores."""
-    quantity = quantity_of(circuit.provenance)
     return {
         "name": quantity.name, "unit": quantity.unit, "signed": quantity.signed, "helps": quantity.positive,
         "hurts": quantity.negative,
     }  # fmt: skip
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
+    """A number with five digits; None for NaN."""
     return None if value is None or value != value else float(f"{value:.5g}")

@@ -76,7 +76,7 @@ class Panel {
     return group;
   }
   box(box, place, here) {
-    const kind = box.startsWith(GROUP) ? "group" : ["input", "logits"].includes(nodeOf(box)) ? "end" : box[0] === "m" ? "mlp" : "head";
+    const kind = box.startsWith(GROUP) ? "group" : ["input", "logits"].includes(nodeOf(box)) ? "end" : partOf(nodeOf(box)) ? (box[0] === "f" ? "feature" : "error") : box[0] === "m" ? "mlp" : "head";
     const group = make("g", { class: `node ${kind}${here ? "" : " off"}`, transform: `translate(${place.x.toFixed(1)} ${place.y.toFixed(1)})`, tabindex: -1, role: "button", "data-node": spanOf(box) === null ? box : `${nodeOf(box)}@${data.spans[spanOf(box)]}`, "aria-label": `${spoken(box)} ${fullName(box)}` });
     group.append(make("rect", { x: -place.width / 2, y: -BOX / 2, width: place.width, height: BOX, rx: 3 }), make("text", {}, overTokens() ? clipped(caption(box), place.width - 4, "12px system-ui, sans-serif") : caption(box)));
     if (pinned(box)) group.append(make("circle", { cx: place.width / 2, cy: -BOX / 2, r: 4, class: "pin" }));

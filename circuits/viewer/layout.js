@@ -30,6 +30,7 @@ function heightOf(box) { // groups: the middle of their nodes
   return rows[Math.floor((rows.length - 1) / 2)];
 }
 function rowLabel(row) {
+  if (data.rows) return data.rows[row] ?? "";
   const last = Math.max(...rowOf.values());
   if (row === 0) return rowOf.get("input") === 0 ? "input" : "";
   return row === last && rowOf.has("logits") ? "logits" : row % 2 ? `heads ${(row - 1) / 2}` : `MLP ${row / 2 - 1}`;

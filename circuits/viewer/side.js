@@ -21,7 +21,7 @@ function overview(side) {
   const keys = [["click, Enter", "choose a node: its edges, label, group and attention"], ["arrows", "go from node to node"], ["p", "pin the node: it stays when fewer edges are shown"], ["+ − 0", "further apart, closer together, fit"], ["drag, Ctrl+wheel", "move, zoom"], ["[ ]", "previous and next prompt"], ["Escape", "nothing chosen"]];
   const table = html("table", "keys");
   for (const [key, does] of keys) { const row = html("tr"); row.append(html("td", "", key), html("td", "", does)); table.append(row); }
-  side.append(table, html("p", "", "a5.h2 is head 2 of layer 5, m5 the MLP of layer 5; layers are counted from 0."));
+  side.append(table, html("p", "", "a5.h2 is head 2 of layer 5, m5 the MLP of layer 5; layers are counted from 0." + (data.features ? " f:m3.17 is feature 17 of the dictionary at m3, e:m3 what its features miss." : "")));
 }
 function details(side, box) {
   const node = nodeOf(box), isGroup = box.startsWith(GROUP), name = isGroup ? node.slice(GROUP.length) : node, span = spanOf(box);
@@ -31,6 +31,7 @@ function details(side, box) {
   if (fullName(box)) side.append(html("p", "", fullName(box)));
   side.append(isGroup ? groupForm(name) : nodeForm(node));
   if (rowOf.has(node) && node[0] === "a") attention(side, node);
+  if (data.features?.[node]) featureFacts(side, data.features[node]);
   for (const panel of panels) {
     if (panels.length > 1) side.append(html("h3", "circuit", panel.circuit.name));
     const count = (n, way) => `${n} edge${n === 1 ? "" : "s"} ${way}`;

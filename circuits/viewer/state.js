@@ -59,8 +59,15 @@ function kindOf(edge, circuit) {
   return !circuit.quantity.signed ? "size" : edge.score >= 0 ? "helps" : "hurts";
 }
 const widthOf = (score, largest) => (score === null ? 1.5 : 0.8 + 5 * Math.sqrt(Math.min(1, Math.abs(score) / largest)));
+const PLACES = { m: "the MLP's write", a: "attention's write", z: "the heads' mixed values", resid_pre: "the stream before the block", resid_mid: "the stream in the block", resid_post: "the stream after the block" };
+function partOf(node) { // a part of a dictionary: f:m3.17, e:m3
+  const found = /^([fes]):([a-z_]+?)(\d+)(?:\.(\d+))?$/.exec(node);
+  return found && { kind: { f: "feature", e: "error", s: "skip" }[found[1]], place: PLACES[found[2]] ?? found[2], layer: found[3], number: found[4] };
+}
 const fullName = (box) => {
-  const node = nodeOf(box);
+  const node = nodeOf(box), part = partOf(node);
+  if (part) return `${part.number === undefined ? part.kind : `${part.kind} ${part.number}`} of the dictionary of ${part.place}, layer ${part.layer}`;
+  if (/\.kv\d+$/.test(node)) return `shared key or value ${node.split(".kv")[1]} of layer ${node.slice(1).split(".")[0]}`;
   const [layer, head] = node.slice(1).split(".h");
   return rowOf.has(node) && node !== "input" && node !== "logits" ? (head === undefined ? `MLP of layer ${layer}` : `head ${head} of layer ${layer}`) : "";
 };
@@ -69,7 +76,7 @@ const GROUP = "group "; // keeps the names of groups apart from those of nodes
 const membersOf = (box) => (box.startsWith(GROUP) ? names.groups.get(nodeOf(box).slice(GROUP.length)) ?? [] : [nodeOf(box)]);
 function caption(place) {
   const box = nodeOf(place);
-  const text = box.startsWith(GROUP) ? `${box.slice(GROUP.length)} (${membersOf(box).filter((node) => rowOf.has(node)).length})` : names.labels.has(box) ? `${box} ${names.labels.get(box)}` : box;
+  const text = box.startsWith(GROUP) ? `${box.slice(GROUP.length)} (${membersOf(box).filter((node) => rowOf.has(node)).length})` : names.labels.has(box) ? `${box} ${names.labels.get(box)}` : data.features?.[box]?.promotes.length ? `${box} “${data.features[box].promotes[0].trim()}”` : box;
   return text.length > 30 ? text.slice(0, 29) + "…" : text;
 }
 const pinned = (box) => membersOf(box).some((node) => names.pins.has(node));

@@ -86,9 +86,14 @@ def test_an_attribution_graph_is_read_back(made, tmp_path):
         columns = len(written["metadata"]["prompt_tokens"])
         at = [(node["layer"], node["feature"], node["ctx_idx"]) for node in written["nodes"]]
         assert max(at.count(one) for one in at) <= columns * 2 / 3
-        assert all(
-            not node["clerp"] or "(p=" in node["clerp"] for node in written["nodes"] if node["feature_type"] == "logit"
-        )
+        outputs = [node["clerp"] for node in written["nodes"] if node["feature_type"] == "logit"]
+        assert [text.split('"')[1] for text in outputs] == ["logits"]
+        assert [float(text.split("(p=")[1].split(")")[0]) for text in outputs] == [1.0]
+        # Nodes whose influence is above a threshold are hidden: the strongest effects have the smallest influence.
+        by_name = {node["name"]: node["influence"] for node in written["nodes"] if node["influence"] is not None}
+        sizes = {name: abs(score) for name, score in zip(circuit.nodes, circuit.node_scores, strict=True)}
+        assert sorted(by_name, key=by_name.get) == sorted(sizes, key=lambda name: -sizes[name])
+        assert max(by_name.values()) == pytest.approx(1)
         assert all(node["ctx_idx"] < columns for node in written["nodes"])
     with pytest.raises(InputError, match="which is not in the circuit"):
         write_attribution_graph(circuit, path, labels={"m9": "x"})

@@ -167,6 +167,20 @@ def test_attribution_graphs_follow_the_published_schema(shape, tmp_path):
     assert f"{HOSTILE[0]} (input)" in texts
 
 
+def test_circuit_tracers_viewer_can_read_a_graph():
+    """What its util-cg.js does: it hides features that occur at more than two thirds of the tokens, and takes the output's name and
+    probability out of its text (without `(p=` it fails)."""
+    for tokens in ((), ("The",), ("The", " cat")):
+        data = attribution_graph(scored(GRAPHS[0]), tokens=tokens)
+        columns = data["metadata"]["prompt_tokens"]
+        at = [(node["layer"], node["feature"], node["ctx_idx"]) for node in data["nodes"]]
+        assert max(map(at.count, at)) <= len(columns) * 2 / 3
+        (output,) = (node["clerp"] for node in data["nodes"] if node["feature_type"] == "logit")
+        assert output.split('"')[1] == "logits"
+        assert float(output.split("(p=")[1].split(")")[0]) == 1.0
+        assert not any(node["influence"] for node in data["nodes"])
+
+
 def test_a_links_weight_is_the_sum_of_its_parts():
     circuit = scored(GRAPHS[0], share=1.0)
     data = attribution_graph(circuit)
