@@ -177,7 +177,7 @@ class Option:
         if isinstance(value, str) and self.kind is Kind.NODES:
             groups_in(value)
         if self.kind is Kind.DICTIONARIES and value is not None:
-            for one in [value] if isinstance(value, str) else value:
+            for one in value if isinstance(value, list | tuple) else [value]:
                 check_named(one)
 
     def _within(self, value: int | float) -> bool:

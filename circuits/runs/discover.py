@@ -125,8 +125,9 @@ def _given(model: Model, chosen: Method, options: Mapping[str, Any]) -> tuple[Mo
     """The model with its dictionaries, and all options of a method. With dictionaries, the nodes are their features unless others
     are named."""
     names = options.get(DICTIONARY.name)
-    given = {name: option.default for name, option in chosen.options.items()} | ({"nodes": "features"} if names else {})
-    return with_dictionaries(model, named_dictionaries(names or ())), given | options
+    given: dict[str, Any] = {name: option.default for name, option in chosen.options.items()}
+    given |= ({"nodes": "features"} if names else {}) | dict(options)
+    return with_dictionaries(model, named_dictionaries(names or ())), given
 
 
 def _differ(question: Question) -> bool:
