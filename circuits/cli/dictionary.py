@@ -12,7 +12,7 @@ from circuits.cli.common import DEFAULT_MODEL, LARGEST_SEED, load, resumable
 from circuits.cli.groups import grouped
 from circuits.cli.options import Device, Dtype, Revision
 from circuits.cli.terminal import print_json, print_rows, say, stage
-from circuits.dictionaries.train_files import check_out, read_record
+from circuits.dictionaries.train_files import check_finish, check_out, read_record
 from circuits.dictionaries.train_spec import SAMPLED, TrainingSpec, parse_count
 from circuits.plugins import check_model_path
 
@@ -81,6 +81,9 @@ def train(
         str, typer.Option(help="Short name, Hugging Face id, or directory.", autocompletion=completion.models)
     ] = DEFAULT_MODEL,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training in --out.")] = False,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="With --resume: take the dictionaries of the last checkpoint as they are.")
+    ] = False,
     dtype: Dtype = None,
     device: Device = "auto",
     revision: Revision = None,
@@ -90,6 +93,8 @@ def train(
     settings = {**vars(size), **vars(details), "tokens": parse_count(size.tokens)}
     spec = TrainingSpec.of(sites, **settings)
     check_model_path(model)
+    if finish:
+        check_finish(out, resume)
     record = check_out(out, spec, resume)
     if record is not None:
         say(f"{out} is already finished; there is nothing to resume")
@@ -98,7 +103,9 @@ def train(
     import circuits
 
     with resumable(True), stage("training") as progress:
-        record = circuits.train_dictionary(loaded, sites, out, resume=resume, progress=progress, **settings).record
+        record = circuits.train_dictionary(
+            loaded, sites, out, resume=resume, finish=finish, progress=progress, **settings
+        ).record
     _print(out, record, json)
 
 
@@ -126,6 +133,8 @@ def _print(out: Path, record: Mapping[str, Any], json: bool) -> None:
         return
     from circuits.dictionaries.train_record import quality_rows
 
+    if record["steps"] < record["planned_steps"]:
+        say(f"stopped early, after {record['steps']:,} of {record['planned_steps']:,} steps")
     minutes = record["seconds"] / 60
     say(
         f"{record['tokens']:,} tokens of {source}, used {settings['passes']} times; {minutes:.1f} minutes of processor time"

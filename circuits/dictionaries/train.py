@@ -21,6 +21,7 @@ from circuits.dictionaries.load import load_dictionary
 from circuits.dictionaries.train_activations import Pair, Recorder, filled_buffer
 from circuits.dictionaries.train_coder import Coder
 from circuits.dictionaries.train_files import (
+    check_finish,
     check_out,
     claimed,
     delete_checkpoint,
@@ -87,6 +88,7 @@ def train_dictionary(
     tokens: int | str = 1_000_000,
     text: str | Path = SAMPLED,
     resume: bool = False,
+    finish: bool = False,
     checkpoint_seconds: float | None = None,
     progress: StageReport | bool | None = None,
     **options: Any,
@@ -103,6 +105,8 @@ def train_dictionary(
         tokens: tokens of text; `500k` and `1M` are understood.
         text: `sampled`: the model samples it; or a `.txt` or `.jsonl` file.
         resume: continue an interrupted training in `out`; all other arguments must be the same. A finished one is returned as it is.
+        finish: with `resume`, take the dictionaries of the last checkpoint as they are, without further steps. `training.json` then has
+            fewer `steps` than `planned_steps`.
         checkpoint_seconds: time between two checkpoints, at least; None: a minute.
         progress: called with the steps done, their number, and a note.
         **options: other settings of `circuits.dictionaries.train_spec.TrainingSpec`: skip, context, batch_size, buffer, step, passes,
@@ -119,6 +123,8 @@ def train_dictionary(
         raise InputError(f"unknown option {', '.join(sorted(unknown))}; options: {', '.join(sorted(known))}")
     spec = TrainingSpec.of(sites, features=features, k=k, tokens=parse_count(tokens), text=str(text), **options)
     out = Path(out)
+    if finish:
+        check_finish(out, resume)
     with claimed(out):
         finished = check_out(out, spec, resume)
         if finished is not None:
@@ -126,7 +132,8 @@ def train_dictionary(
         with inference_state(model.bridge):
             report = progress if callable(progress) else lambda done, total, note="": None
             training = _Training.begin(model, spec, out, text_source(model, spec), resume)
-            training.run(CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds, report)
+            if not finish:
+                training.run(CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds, report)
             return training.finish(report)
 
 
@@ -254,8 +261,8 @@ class _Training:
             })  # fmt: skip
             write_dictionary(dictionary, self.out / self.spec.sites[number])
         self.record |= {
-            "finished": True, "steps": self.step, "tokens": self.spec.steps // self.spec.passes * self.spec.step,
-            "tokens_presented": self.spec.steps * self.spec.step, "seconds_training": trained, "seconds": self._seconds(),
+            "finished": True, "steps": self.step, "planned_steps": self.spec.steps,
+            "tokens": self.step // self.spec.passes * self.spec.step, "tokens_presented": self.step * self.spec.step, "seconds_training": trained, "seconds": self._seconds(),
             "dictionaries": entries, "loss_all_together": loss_with(self.model, finished, held_out, size),
         }  # fmt: skip
         write_record(self.out, self.record)

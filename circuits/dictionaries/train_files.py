@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 RECORD, CHECKPOINT = "training.json", "checkpoint.safetensors"
 Record = Mapping[str, Any]
+SAELENS_FORMAT = "6.0.0"
+"""The version of SAELens whose format is written; without one, SAELens reads the configuration as one of version 5."""
 
 
 @contextmanager
@@ -71,6 +73,16 @@ def check_out(out: Path, spec: TrainingSpec, resume: bool) -> Record | None:
             f"the training in {out} has {difference}; resume it with its own settings, or choose another directory"
         )
     return record if record.get("finished") else None
+
+
+def check_finish(out: Path, resume: bool) -> None:
+    """Checks that a training can be finished early; InputError without `resume` or a checkpoint."""
+    if not resume:
+        raise InputError("finish takes the dictionaries of a checkpoint as they are; give resume, too")
+    if not (out / CHECKPOINT).exists() and not (out / RECORD).exists():
+        raise InputError(f"{out} has no {CHECKPOINT}, so there is nothing to finish")
+    if not (out / CHECKPOINT).exists() and not read_record(out).get("finished"):
+        raise InputError(f"{out} has no {CHECKPOINT} yet, so there is nothing to finish; resume it first")
 
 
 def read_record(out: Path) -> dict[str, Any]:
@@ -146,7 +158,9 @@ def _saelens(dictionary: "Dictionary") -> dict[str, Any]:
         "dtype": str(dictionary.W_enc.dtype).removeprefix("torch."), "device": "cpu", "apply_b_dec_to_input": True,
         "normalize_activations": "none", "reshape_activations": "hook_z" if dictionary.site.writes == "hook_z" else "none",
         "rescale_acts_by_decoder_norm": False,
-        "metadata": {"model_name": dictionary.model, "hook_name": hook_name(dictionary.site)},
+        "metadata": {
+            "sae_lens_version": SAELENS_FORMAT, "model_name": dictionary.model, "hook_name": hook_name(dictionary.site),
+        },
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """`circuits dictionary`: trains, shows, and names the command that continues."""
 
 import json
+import shutil
 from contextlib import chdir
 
 import circuits
@@ -34,9 +35,19 @@ def test_train_interrupted_resumed_and_shown(tmp_path, monkeypatch, capsys):
         assert "not finished: 200 tokens" in capsys.readouterr().out
         command(*asked, code=2)
         assert "my own already exists" in capsys.readouterr().err
+        command(*asked, "--finish", code=2)
+        assert "give resume, too" in capsys.readouterr().err
+        shutil.copytree("my own", "early")
+        command(*asked, "--out", "early", "--resume", "--finish")
+        shown = capsys.readouterr().out
+        assert "stopped early, after " in shown
+        assert " of 10 steps" in shown
+        early = circuits.load_dictionary("early/transcoder.1")
         command(*asked, "--resume")
         shown = capsys.readouterr().out
         assert "2 dictionaries of" in shown
+        assert "stopped early" not in shown
+        assert early.digest != circuits.load_dictionary("my own/transcoder.1").digest
         assert "explained variance" in shown
         command("dictionary", "show", "my own", "--json")
         record = json.loads(capsys.readouterr().out)

@@ -364,6 +364,18 @@ def test_training_on_a_file_and_reading_the_dictionaries_back(reader, tmp_path):
         torch.testing.assert_close(read.decode(read.encode(x), x), dictionary.decode(dictionary.encode(x), x))
         assert torch.equal(read.W_enc, dictionary.W_enc)
         assert (read.skip is None) == (site != "transcoder.1")
+    # SAELens 6.54 and sparsify 1.3 read these files with equal features and reconstructions; without the version, SAELens drops the metadata.
+    config = json.loads((tmp_path / "out" / "hook_z.2" / "cfg.json").read_text())
+    assert config["metadata"] == {
+        "sae_lens_version": "6.0.0",
+        "model_name": reader.name,
+        "hook_name": "blocks.2.attn.hook_z",
+    }
+    assert (config["architecture"], config["reshape_activations"], config["apply_b_dec_to_input"]) == (
+        "topk",
+        "hook_z",
+        True,
+    )
     assert done.record["tokens"] == 14 * 64
     assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
     assert done.record["loss_all_together"] > 0
