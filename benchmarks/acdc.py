@@ -170,6 +170,7 @@ def smollm2_last() -> Case:
 def smollm2_last_destinations() -> Case:
     case = smollm2_last()
     case.title += ", at eight spans with destinations"
+    case.every = 600
     case.options |= {"positions": "spans", "destinations": True}
     return case
 

@@ -3,7 +3,7 @@
     python benchmarks/certificate.py [RUN]
 
 Without a run, effects are drawn: a few strong edges, many weak ones, and noise between prompts. With a run directory
-(`circuits discover`), its scores are certified. The simulation of the error rate is in `tests/evaluation/test_certificate.py`.
+(`circuits discover`), its scores are certified, over places if it has some. Times are processor seconds. The simulation of the error rate is in `tests/evaluation/test_certificate.py`.
 """
 
 import sys
@@ -38,6 +38,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         run = read_run(Path(sys.argv[1]))
         scores = next(one for one in run.results.values() if isinstance(one, EdgeScores))
+        scores = scores if scores.places is None else scores.over_places()
     assert scores.per_prompt is not None
     print(
         f"{scores.graph.n_edges:,} edges, {len(scores.per_prompt)} rows of {scores.group}, top {edges}, 1,000 subsamples"
@@ -47,10 +48,10 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|")
     for delta in (0.5, 0.7, 0.8, 0.9, 0.95):
-        start = time.perf_counter()
+        start = time.process_time()
         result = circuits.certify(scores, edges=edges, deletions=delta)
         inside = result.states == 1
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         radii = [
             f"{int(r.median())}, {int(r.max())}" if len(r) else "–"
             for r in (result.radii[inside], result.replaceable[inside])

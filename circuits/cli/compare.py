@@ -75,7 +75,7 @@ def compare(
     With runs of dictionaries: the faithfulness of each run's strongest nodes, at equal numbers of nodes.
     """
     chances = _checked(runs, judged)
-    from circuits.runs.compare import compare_runs
+    from circuits.runs.compare import compare_runs, know_places
     from circuits.runs.read import read_runs
 
     read = read_runs(runs)
@@ -83,7 +83,7 @@ def compare(
     if any(run.provenance.get("dictionaries") for run in read):
         return _features(read, model, device, out, json)
     loaded = None
-    if judged.samples:
+    if judged.samples or know_places(read):
         name, dtype, revision = model_of(origin, model)
         loaded = load(name, dtype, device, revision)
     result = compare_runs(

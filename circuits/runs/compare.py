@@ -34,7 +34,7 @@ def compare_runs(
 
     Args:
         runs: from `read_runs`.
-        model: the runs' model; only needed for counterfactual correlations.
+        model: the runs' model; only needed for counterfactual correlations, and for curves over places.
         samples: fresh ablations at each alpha; 0: no counterfactual correlations.
         alphas, ablation: ablation probabilities per component, and the ablation; None: that of the runs, or zero if they differ in it.
         by: see `circuits.compare`.
@@ -47,17 +47,18 @@ def compare_runs(
     results = {name: result for run in runs for name, result in run.results.items()}
     comparable(results)  # a refusal comes before anything is computed
     faithfulness = {name: run.faithfulness for run in runs if run.faithfulness is not None for name in run.circuits}
-    if samples and model is not None:
+    if model is not None:
         if model.weights_hash != runs[0].provenance.get("weights_sha256"):
             raise InputError(f"{model.name} is not the model of these runs: its weights differ")
         pairs = PromptPairs.from_jsonl(runs[0].path / "pairs.jsonl", model, trust_ids=True)
+        curves = _over_places(model, pairs, runs, seed, stage)
+    if samples and model is not None:
         with stage("ablating components") as progress:
             judge = counterfactuals(
                 model, pairs, alphas=alphas, samples=samples, metric=required(runs[0].provenance, "metric"),
                 ablation=ablation or _shared_ablation(runs), seed=seed + 1, progress=progress,
             )  # fmt: skip
         predictions = _predictions(model, pairs, runs, results, stage)
-        curves = _over_places(model, pairs, runs, seed, stage)
     return compare(
         results, judge=judge, circuits=predictions, faithfulness=faithfulness, over_places=curves, by=by, seed=seed
     )
@@ -69,13 +70,18 @@ def _shared_ablation(runs: Sequence[Run]) -> AblationLike:
     return asked_about(runs[0])[1]
 
 
+def know_places(runs: Sequence[Run]) -> bool:
+    """Whether some run has scores of edges at places, which are compared by the model at equal numbers of (edge, place) pairs."""
+    return any(isinstance(one, EdgeScores) and one.places for run in runs for one in run.results.values())
+
+
 def _over_places(
     model: Model, pairs: PromptPairs, runs: Sequence[Run], seed: int, stage: StageProgress
 ) -> dict[str, FaithfulnessCurves]:
     """Curves of all edge scores at equal numbers of (edge, place) pairs, if some run knows places."""
-    edges = {name: one for run in runs for name, one in run.results.items() if isinstance(one, EdgeScores)}
-    if all(one.places is None for one in edges.values()):
+    if not know_places(runs):
         return {}
+    edges = {name: one for run in runs for name, one in run.results.items() if isinstance(one, EdgeScores)}
     metric, how = asked_about(runs[0])
     with stage("circuits over places") as progress:
         return curves_over_places(model, pairs, edges, metric=metric, ablation=how, seed=seed, progress=progress)

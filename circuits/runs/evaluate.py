@@ -280,7 +280,7 @@ class _Work:
         """Of the selection that chose the circuit, over the run's own prompts."""
         assert self.circuit is not None
         with self._timed("certificate"):
-            self.results["certificate"] = certified(scores, self.circuit, self.seed, self.at_most)
+            self.results["certificate"] = certified(scores, self.circuit, self.seed)
 
     def families(self, scores: EdgeScores) -> None:
         """Of the run's own prompts."""

@@ -1,12 +1,9 @@
 """The parts of `circuits evaluate` that ask whether a circuit is a stable one, one circuit, and its own task's only."""
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from circuits import plugins
 from circuits.errors import InputError
@@ -21,7 +18,6 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.question.question import Question
 from circuits.results.circuit import Circuit
 from circuits.results.edge_scores import EdgeScores
-from circuits.results.subsample_selection import selection_counts, selections_at_once
 from circuits.runs.variations import too_long
 
 CERTIFIED_RULES = ("top", "threshold")
@@ -52,12 +48,11 @@ class Certified:
         return {**self.certificate.to_dict(), "circuit": self.n_circuit, "certified": self.n_certified}
 
 
-def certified(scores: EdgeScores, circuit: Circuit, seed: int, at_most: float = math.inf) -> Certified:
+def certified(scores: EdgeScores, circuit: Circuit, seed: int) -> Certified:
     """The certificate of the selection that chose a run's circuit.
 
     Raises:
-        InputError: the selection is unknown or takes too long to run a thousand times (over places there are many more edges); or
-            see `circuits.certify`.
+        InputError: the selection is unknown or takes too long to run a thousand times; or see `circuits.certify`.
     """
     chosen: Mapping[str, Any] = circuit.provenance.get("selection") or {}
     rule = chosen.get("rule")
@@ -66,25 +61,8 @@ def certified(scores: EdgeScores, circuit: Circuit, seed: int, at_most: float = 
             f"edges were chosen by {rule or 'no rule'}; certificates are measured for {' and '.join(CERTIFIED_RULES)}"
         )
     options = {"by": chosen.get("by", "abs")} | ({"tau": chosen["tau"]} if rule == "threshold" else {})
-    if at_most < math.inf and (cost := _seconds(scores, rule, int(chosen.get("n") or 0), options)) > at_most:
-        raise InputError(
-            f"choosing {SAMPLES} circuits of {scores.graph.n_edges} edges again would take about {cost / 60:.0f} minutes; "
-            "--parts certificate does it"
-        )
     certificate = certify(scores, rule, chosen.get("n"), seed=seed, samples=SAMPLES, **options)
     return Certified(certificate, len(circuit), len(certificate.circuit(radius=1) & circuit))
-
-
-def _seconds(scores: EdgeScores, rule: str, n: int, options: dict[str, Any]) -> float:
-    """About how long the selections of a certificate take: from those that are made at once."""
-    if scores.per_prompt is None:
-        return 0.0
-    at_once = min(SAMPLES, selections_at_once(scores.graph))
-    everything = torch.ones(at_once, len(scores.per_prompt), dtype=torch.bool)
-    selection_counts(scores, everything[:1], rule, n, options)  # a graph's outputs are found once
-    start = time.perf_counter()
-    selection_counts(scores, everything, rule, n, options)
-    return (time.perf_counter() - start) * SAMPLES / at_once
 
 
 def families_of_run(

@@ -7,13 +7,12 @@ import torch
 
 import circuits
 import tasks
-from circuits import Circuit, EdgeScores, InputError, circuit_metrics
+from circuits import Circuit, EdgeScores, circuit_metrics
 from circuits.pages.evaluation import evaluation_sections
 from circuits.runs.directory import RunDirectory
 from circuits.runs.discover import discover
 from circuits.runs.evaluate import evaluate_run
 from circuits.runs.findings import circuit_findings
-from circuits.runs.object_parts import certified
 from circuits.runs.read import read_run
 
 TASK = "compiled/sort"
@@ -77,15 +76,6 @@ def test_every_part_of_its_evaluation_is_that_of_edges_at_places(model, pairs, r
     assert set(record["hypothesis"])
     assert not record["skipped"].keys() & set(PARTS)
     assert "(edge, place) pairs" in str(evaluation_sections(record))
-
-
-def test_a_certificate_of_too_many_pairs_is_left_out_unless_asked_for(run):
-    result, _ = run
-    with pytest.raises(
-        InputError, match=r"choosing 1000 circuits of 743 edges again would take about 0 minutes; --parts certificate"
-    ):
-        certified(result.ranked, result.circuit, 0, at_most=1e-9)
-    assert certified(result.ranked, result.circuit, 0, at_most=60.0).n_circuit == len(result.circuit)
 
 
 def test_its_summary_names_pairs_and_its_edges_with_their_places(run):
