@@ -8,6 +8,7 @@ import torch
 
 import circuits
 from circuits import InputError
+from circuits.dictionaries.insert import with_dictionaries
 from circuits.dictionaries.site import parse_site
 from circuits.dictionaries.train_activations import Recorder, filled_buffer
 from circuits.dictionaries.train_coder import AUXILIARY, Coder
@@ -432,7 +433,10 @@ def test_a_dictionary_of_another_model_is_refused(tmp_path):
         .read_text()
         .replace(json.dumps(done.record["model"]), '"org/other"')
     )
-    assert circuits.load_dictionary(tmp_path / "out" / "transcoder.0").model == "org/other"
+    other = circuits.load_dictionary(tmp_path / "out" / "transcoder.0")
+    with pytest.raises(InputError, match="was trained on org/other"):
+        with_dictionaries(tiny("gpt2"), [other])
+    assert with_dictionaries(tiny("gpt2"), list(done.dictionaries)).places
 
 
 def test_numbers_of_tokens():
