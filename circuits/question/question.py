@@ -80,10 +80,15 @@ class Batch:
         """Whether it holds for any row of each pair."""
         return values if self.suffix.batch.forced is None else self.per_pair(values.long()) > 0
 
-    @property
+    @cached_property
     def index(self) -> Int[Tensor, " pair"]:
         """Indices of the pairs, on the CPU."""
         return self.suffix.batch.index.cpu()
+
+    @cached_property
+    def pair_of_row(self) -> list[int]:
+        """The pair of each row, by its index."""
+        return self.suffix.batch.row_index.tolist()
 
     @property
     def n_tokens(self) -> int:
