@@ -86,15 +86,16 @@ class Contraction:
         """One forward and one backward pass on the clean prompts, from `embedding` if it is given."""
         question, architecture = self.question, self.question.model.architecture
         clean = embedding is None and not hooks
-        gradients = capture_gradients(
-            architecture,
-            self.batch.suffix.clean_tokens,
-            partial(question.clean_metric if clean else question.metric_of, self.batch),
-            embedding,
-            question.seeing(self.batch) if clean else hooks,
-            self._queries,
-            self.batch.tokens,
-        )
+        with question.within_memory(self.batch, not hooks and self._queries is None):
+            gradients = capture_gradients(
+                architecture,
+                self.batch.suffix.clean_tokens,
+                partial(question.clean_metric if clean else question.metric_of, self.batch),
+                embedding,
+                question.seeing(self.batch) if clean else hooks,
+                self._queries,
+                self.batch.tokens,
+            )
         self._watch(gradients)
         return gradients
 

@@ -1,0 +1,120 @@
+"""How large batches are, and what is kept for backward passes: from the sizes of the model and a budget of memory.
+
+The estimate is for the passes that need most: a forward and a backward pass with every writer's output (EAP, AtP). For a batch of B
+rows of T tokens (P of them shared by clean and corrupted prompts):
+
+    writers    3 · B · T · writers · d_model      clean, replaced, and their products with gradients, a tile of each
+    activations    B · T · layers · (12 d_model + 4 d_mlp)
+    patterns   2 · B · layers · heads · T · (T + P)
+
+With blocks computed again (`engine.recompute`), activations and patterns are those of two layers, besides each block's input.
+"""
+
+from dataclasses import dataclass
+
+from circuits.memory_budget import SHARE, free_memory
+from circuits.model import Model
+from circuits.prompts.pairs import PromptPairs
+from circuits.prompts.sequences import rows
+
+SMALL = 256 * 2**20
+"""A batch that needs less does not ask how much memory is free."""
+COPIES = 3
+PATTERNS = 2
+
+
+@dataclass(frozen=True)
+class BatchMemory:
+    """Sizes in bytes for one row of a batch.
+
+    Attributes:
+        writers: all writers' outputs.
+        activations: what autograd keeps of one layer, without the patterns.
+        patterns: attention patterns of one layer.
+        stream: the input of one block.
+        n_layers: layers.
+    """
+
+    writers: int
+    activations: int
+    patterns: int
+    stream: int
+    n_layers: int
+
+    @classmethod
+    def of(cls, model: Model, n_positions: int, prefix: int = 0) -> "BatchMemory":
+        """For prompts of `n_positions` tokens after `prefix` shared ones."""
+        cfg, graph = model.bridge.cfg, model.graph
+        width, d_model = model.dtype.itemsize, int(cfg.d_model)
+        wide = max(4, width)
+        return cls(
+            writers=n_positions * (graph.n_writers * d_model + model.n_inserted) * wide,
+            activations=n_positions * (12 * d_model + 4 * int(getattr(cfg, "d_mlp", None) or 4 * d_model)) * width,
+            patterns=PATTERNS * graph.n_heads * n_positions * (n_positions + prefix) * width,
+            stream=n_positions * d_model * width,
+            n_layers=graph.n_layers,
+        )
+
+    def need(self, rows: int, recompute: bool = False) -> int:
+        """Estimated bytes of a pass over `rows` rows."""
+        layers = min(2, self.n_layers) if recompute else self.n_layers
+        kept = layers * (self.activations + self.patterns) + self.n_layers * self.stream
+        return rows * (COPIES * self.writers + kept)
+
+    def recompute(self, rows: int, budget: int) -> bool:
+        """Whether blocks must be computed again to stay within a budget."""
+        return self.need(rows) > budget
+
+    def rows(self, budget: int) -> int:
+        """The most rows that fit into a budget, with blocks computed again if one row does not fit otherwise; at least 1."""
+        for recompute in (False, True):
+            rows = budget // self.need(1, recompute)
+            if rows:
+                return rows
+        return 1
+
+
+def longest_rows(pairs: PromptPairs, share_prefix: bool) -> tuple[int, int, int]:
+    """Of the longest pair: tokens of a row after the common prefix, tokens of the prefix, and rows (with answers of several tokens)."""
+    prefix = min(min(pair.prefix, pair.position) for pair in pairs) if share_prefix else 0
+    longest, n_rows = max(len(tokens) for tokens in pairs.clean) - prefix, 1
+    if pairs.several_tokens:
+        longest += max(pair.forced for pair in pairs)
+        n_rows = max(len(rows((*pair.answers, *pair.distractors))) for pair in pairs)
+    return longest, prefix, n_rows
+
+
+def within_budget(model: Model, pairs: PromptPairs, share_prefix: bool, size: int) -> int:
+    """The batch size, at most `size`, whose passes stay within the model's budget; at least 1."""
+    longest, prefix, n_rows = longest_rows(pairs, share_prefix)
+    one = BatchMemory.of(model, longest, prefix)
+    if one.need(size * n_rows) <= SMALL:
+        return size
+    budget = budget_of(model)
+    return size if budget is None else max(1, min(size, one.rows(budget) // n_rows))
+
+
+def recomputes(model: Model, n_rows: int, n_positions: int, prefix: int) -> bool:
+    """Whether a batch's blocks are computed again for its backward pass, so that it stays within the model's budget."""
+    one = BatchMemory.of(model, n_positions, prefix)
+    if one.need(n_rows) <= SMALL and model.memory is None:
+        return False
+    budget = budget_of(model)
+    return budget is not None and one.recompute(n_rows, budget)
+
+
+def estimate(model: Model, pairs: PromptPairs, batch_size: int, share_prefix: bool = True) -> tuple[int, bool]:
+    """Bytes that a forward and a backward pass over a batch are expected to need besides the weights, and whether blocks are computed
+    again."""
+    longest, prefix, n_rows = longest_rows(pairs, share_prefix)
+    one, n_rows = BatchMemory.of(model, longest, prefix), min(batch_size, len(pairs)) * n_rows
+    again = recomputes(model, n_rows, longest, prefix)
+    return one.need(n_rows, again), again
+
+
+def budget_of(model: Model) -> int | None:
+    """The budget of a model: the user's, or a share of what is free now; None: unknown."""
+    if model.memory is not None:
+        return model.memory
+    free = free_memory(model.device)
+    return None if free is None else int(SHARE * free)
