@@ -217,8 +217,7 @@ def load_model(
         allow_hooks: allow foreign hooks on the model, now or later. They change results, which name them in their provenance
             (`hooks`). By default such a model is refused.
         ungrouped: give each query head a key/value head of its own, as MIB counts edges; see `circuits.model_ungrouped`.
-        memory: what computations may need besides the weights, such as `4GB`: it bounds batches (`circuits.question.batch_memory`).
-            None: 60% of what is free.
+        memory: what computations may need besides the weights, such as `4GB`; it bounds batches. None: 60% of what is free.
 
     Raises:
         InputError: an unknown dtype or device, an invalid `device_map`, hooks that are not allowed, or a model that cannot be ungrouped.
@@ -237,10 +236,12 @@ def load_model(
     named = isinstance(model, str | Path)
     architecture, report = _checked(bridge, name, named, allow_hooks, from_files(model) and not trust_remote_code)
     check_ungrouped(architecture.graph, name, ungrouped)
-    origin = None
-    if named and tokenizer is None and isinstance(device_map, str | None):
-        origin = {"name": name, "device": device, "device_map": device_map, "trust_remote_code": trust_remote_code}
-        origin |= {"ungrouped": True} if ungrouped else {}
+    again = {"name": name, "device": device, "device_map": device_map, "trust_remote_code": trust_remote_code}
+    origin = (
+        again | ({"ungrouped": True} if ungrouped else {})
+        if named and tokenizer is None and isinstance(device_map, str | None)
+        else None
+    )
     loaded = Model(
         bridge, architecture, tokenizer or own_tokenizer, name, revision, report, bool(bridge.compatibility_mode), origin,
         allow_hooks, None if memory is None else parse_memory(memory),

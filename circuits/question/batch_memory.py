@@ -17,8 +17,15 @@ from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
 from circuits.prompts.sequences import rows
 
+BATCH_BYTES = {"cpu": 64 * 2**20}
+ACCELERATOR_BATCH_BYTES = 256 * 2**20
+LARGE_BATCH_BYTES = 192 * 2**20
+"""For batches that go through the model many times, where the fixed cost of a pass matters more."""
+LARGEST_BATCH = 64
 SMALL = 256 * 2**20
 """A batch that needs less does not ask how much memory is free."""
+NOTABLE = 10**9
+"""The command says how much memory it expects to need if that is more."""
 COPIES = 3
 PATTERNS = 2
 
@@ -84,14 +91,23 @@ def longest_rows(pairs: PromptPairs, share_prefix: bool) -> tuple[int, int, int]
     return longest, prefix, n_rows
 
 
-def within_budget(model: Model, pairs: PromptPairs, share_prefix: bool, size: int) -> int:
-    """The batch size, at most `size`, whose passes stay within the model's budget; at least 1."""
+def largest_batch(model: Model, pairs: PromptPairs, share_prefix: bool = True, large: bool = False) -> int:
+    """Pairs per batch by default (`default_batch_size`), within the model's budget; at least 1."""
     longest, prefix, n_rows = longest_rows(pairs, share_prefix)
+    width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize
+    place = (model.graph.n_writers * int(model.bridge.cfg.d_model) + model.n_inserted) * width
+    size = default_batch_size(place, longest * n_rows, model.device.type, large)
     one = BatchMemory.of(model, longest, prefix)
     if one.need(size * n_rows) <= SMALL:
         return size
     budget = budget_of(model)
     return size if budget is None else max(1, min(size, one.rows(budget) // n_rows))
+
+
+def default_batch_size(place_bytes: int, n_positions: int, device: str, large: bool = False) -> int:
+    """Pairs per batch, if all writers take `place_bytes` per position of a prompt; see `Question.ask`."""
+    budget = max(BATCH_BYTES.get(device, ACCELERATOR_BATCH_BYTES), LARGE_BATCH_BYTES * large)
+    return max(1, min(LARGEST_BATCH, budget // (n_positions * place_bytes)))
 
 
 def recomputes(model: Model, n_rows: int, n_positions: int, prefix: int) -> bool:

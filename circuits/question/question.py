@@ -29,16 +29,10 @@ from circuits.prompts.pairs import PromptPairs
 from circuits.prompts.sequences import WAYS_OUT
 from circuits.question.ablations import Ablation, AblationLike, get_ablation
 from circuits.question.answers import is_unseen, saw
-from circuits.question.batch_memory import longest_rows, recomputes, within_budget
+from circuits.question.batch_memory import largest_batch, recomputes
 from circuits.question.doubts import about_prompts, doubt
 from circuits.question.metric_values import check_columns
 from circuits.question.metrics import METRICS, Metric, MetricLike, Targets, get_metric, targets_of
-
-BATCH_BYTES = {"cpu": 64 * 2**20}
-ACCELERATOR_BATCH_BYTES = 256 * 2**20
-LARGE_BATCH_BYTES = 192 * 2**20
-"""For batches that go through the model many times, where the fixed cost of a pass matters more."""
-LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +157,7 @@ class Question:
             chosen = _suitable_metric(pairs.metric if metric is None else metric, pairs, model)
             unprepared = get_ablation(ablation)
             if batch_size is None:
-                size = _fitting_batch_size(model, pairs, _shares_prefix(model, unprepared))
+                size = largest_batch(model, pairs, _shares_prefix(model, unprepared))
             elif batch_size < 1:
                 raise InputError(f"batch_size must be at least 1, got {batch_size}")
             else:
@@ -199,7 +193,7 @@ class Question:
             size = self.asked_size or usual_size
             if size is None:
                 shares_prefix = not whole_prompts and _shares_prefix(model, other)
-                size = _fitting_batch_size(model, pairs, shares_prefix, large_batches)
+                size = largest_batch(model, pairs, shares_prefix, large_batches)
             if other is not self.ablation:
                 other = _prepared(other, model, pairs, size)
             return Question(model, pairs, chosen, other, size, self.asked_size, whole_prompts)
@@ -384,17 +378,3 @@ def _prepared(ablation: Ablation, model: Model, pairs: PromptPairs, batch_size: 
         )
     doubt(about_prompts(model, pairs, prepared.name if prepared.needs_difference else None))
     return prepared
-
-
-def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, large: bool = False) -> int:
-    longest, _, n_rows = longest_rows(pairs, share_prefix)
-    width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize
-    place = (model.graph.n_writers * int(model.bridge.cfg.d_model) + model.n_inserted) * width
-    size = default_batch_size(place, longest * n_rows, model.device.type, large)
-    return within_budget(model, pairs, share_prefix, size)
-
-
-def default_batch_size(place_bytes: int, n_positions: int, device: str, large: bool = False) -> int:
-    """Pairs per batch, if all writers take `place_bytes` per position of a prompt; see `Question.ask`."""
-    budget = max(BATCH_BYTES.get(device, ACCELERATOR_BATCH_BYTES), LARGE_BATCH_BYTES * large)
-    return max(1, min(LARGEST_BATCH, budget // (n_positions * place_bytes)))

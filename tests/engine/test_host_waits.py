@@ -11,8 +11,8 @@ import torch
 from accelerate import dispatch_model
 
 import circuits
-from tests.model.test_device_map import LAYERS, QUESTIONS
 from tests.pretended_devices import counted_waits, pretended_devices
+from tests.questions import LAYERS, QUESTIONS
 from tests.tiny_models import random_hf_model, random_pairs, random_subset
 
 N_LAYERS = 3

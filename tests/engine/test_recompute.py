@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from circuits import InputError, attribution_patching, atp_star, edge_attribution
+from circuits import InputError, atp_star, attribution_patching, edge_attribution
 from circuits.engine.recompute import recomputed, saved_by
 from circuits.memory_budget import free_memory, parse_memory
 from circuits.question import batch_memory
