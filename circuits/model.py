@@ -236,12 +236,8 @@ def load_model(
     named = isinstance(model, str | Path)
     architecture, report = _checked(bridge, name, named, allow_hooks, from_files(model) and not trust_remote_code)
     check_ungrouped(architecture.graph, name, ungrouped)
-    again = {"name": name, "device": device, "device_map": device_map, "trust_remote_code": trust_remote_code}
-    origin = (
-        again | ({"ungrouped": True} if ungrouped else {})
-        if named and tokenizer is None and isinstance(device_map, str | None)
-        else None
-    )
+    known = named and tokenizer is None and isinstance(device_map, str | None)
+    origin = _loaded_by(name, device, device_map, trust_remote_code, ungrouped) if known else None
     loaded = Model(
         bridge, architecture, tokenizer or own_tokenizer, name, revision, report, bool(bridge.compatibility_mode), origin,
         allow_hooks, None if memory is None else parse_memory(memory),
@@ -249,6 +245,14 @@ def load_model(
     if isinstance(model, str) and model in zoo.names():
         _check_golden(loaded)
     return loaded
+
+
+def _loaded_by(
+    name: str, device: str, device_map: DeviceMap | None, trust_remote_code: bool, ungrouped: bool
+) -> dict[str, Any]:
+    """`Model.loaded_by`."""
+    asked = {"name": name, "device": device, "device_map": device_map, "trust_remote_code": trust_remote_code}
+    return asked | ({"ungrouped": True} if ungrouped else {})
 
 
 def _checked(
