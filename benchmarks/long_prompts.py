@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import THREADS, peak_bytes, random_pairs
+from measuring import DEVICE, THREADS, peak_bytes, random_pairs, wait
 
 import circuits
 from circuits.question.batch_memory import estimate
@@ -48,10 +48,10 @@ METHODS: dict[str, Work] = {
 }
 
 
-def measure(method: str, tokens: int, n: int, memory: str | None, device: str) -> dict[str, float | int | bool]:
+def measure(method: str, tokens: int, n: int, memory: str | None) -> dict[str, float | int | bool]:
     """One measurement, in this process."""
     torch.set_num_threads(THREADS)
-    model = circuits.load_model("smollm2-135m", memory=memory, device=device)
+    model = circuits.load_model("smollm2-135m", memory=memory, device=DEVICE)
     few, pairs = random_pairs(model, n, 16), random_pairs(model, n, tokens)
     METHODS[method](model, few)  # loads code and touches the weights
 
@@ -62,10 +62,10 @@ def measure(method: str, tokens: int, n: int, memory: str | None, device: str) -
 
     seconds = []
     for work in (forwards, lambda: METHODS[method](model, pairs)):
-        _wait(device)
+        wait()
         start = time.perf_counter()
-        peak = _peak(work, device)
-        _wait(device)
+        peak = peak_bytes(work)
+        wait()
         seconds.append(time.perf_counter() - start)
     question = Question.ask(model, pairs)
     expected, again = estimate(model, pairs, question.batch_size)
@@ -73,20 +73,6 @@ def measure(method: str, tokens: int, n: int, memory: str | None, device: str) -
         "peak": peak, "forwards": seconds[1] / seconds[0], "estimate": expected, "recomputed": again,
         "batch": question.batch_size,
     }  # fmt: skip
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def _peak(work: Callable[[], object], device: str) -> int:
-    if device == "cpu":
-        return peak_bytes(work)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    work()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def draw(rows: list[dict[str, object]], path: Path) -> None:
@@ -109,17 +95,16 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[256, 512, 1024, 2048])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--memory", help="the budget, such as 2GB; default: 60%% of what is free")
     parser.add_argument("--pairs", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--figure", type=Path, help="an HTML file")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.methods[0], options.tokens[0], options.pairs, options.memory, options.device)))
+        print(json.dumps(measure(options.methods[0], options.tokens[0], options.pairs, options.memory)))
         return
     print(
         f"{options.device}, {THREADS} threads, {options.pairs} pairs, budget {options.memory or '60% of what is free'}"
@@ -140,7 +125,7 @@ def main() -> None:
                 "--pairs",
                 str(options.pairs),
             ]
-            command += ["--device", options.device] + (["--memory", options.memory] if options.memory else [])
+            command += ["--memory", options.memory] if options.memory else []
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = ((done.stderr or "").strip().splitlines() or ["killed: no memory"])[-1]

@@ -1,11 +1,12 @@
 """How large batches are, and what is kept for backward passes: from the sizes of the model and a budget of memory.
 
-The estimate is for the passes that need most: a forward and a backward pass with every writer's output (EAP, AtP). For a batch of B
-rows of T tokens (P of them shared by clean and corrupted prompts):
+The estimate is for the passes that need most: a forward and a backward pass with every writer's output (EAP, AtP), and a circuit's
+forward pass. For a batch of B rows of T tokens (P more are shared by clean and corrupted prompts):
 
-    writers    3 · B · T · writers · d_model      clean, replaced, and their products with gradients, a tile of each
-    activations    B · T · layers · (12 d_model + 4 d_mlp)
-    patterns   2 · B · layers · heads · T · (T + P)
+    written out   B · T · writers · d_model                            a circuit's differences of all writers
+    stored        3 · B · T · (1 + layers) · 2 d_model                 clean, replaced, and gradients
+    activations   B · T · layers · (6 d_model + 4 d_mlp)
+    patterns      B · layers · heads · T · (T + P)
 
 With blocks computed again (`engine.recompute`), activations and patterns are those of two layers, besides each block's input.
 """
@@ -26,8 +27,7 @@ SMALL = 256 * 2**20
 """A batch that needs less does not ask how much memory is free."""
 NOTABLE = 10**9
 """The command says how much memory it expects to need if that is more."""
-COPIES = 3
-PATTERNS = 2
+STORED = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class BatchMemory:
     """Sizes in bytes for one row of a batch.
 
     Attributes:
-        writers: all writers' outputs.
+        writers: all writers' outputs, written out once and stored three times.
         activations: what autograd keeps of one layer, without the patterns.
         patterns: attention patterns of one layer.
         stream: the input of one block.
@@ -55,9 +55,11 @@ class BatchMemory:
         width, d_model = model.dtype.itemsize, int(cfg.d_model)
         wide = max(4, width)
         return cls(
-            writers=n_positions * (graph.n_writers * d_model + model.n_inserted) * wide,
-            activations=n_positions * (12 * d_model + 4 * int(getattr(cfg, "d_mlp", None) or 4 * d_model)) * width,
-            patterns=PATTERNS * graph.n_heads * n_positions * (n_positions + prefix) * width,
+            writers=n_positions
+            * ((graph.n_writers + STORED * 2 * (1 + graph.n_layers)) * d_model + model.n_inserted)
+            * wide,
+            activations=n_positions * (6 * d_model + 4 * int(getattr(cfg, "d_mlp", None) or 4 * d_model)) * width,
+            patterns=graph.n_heads * n_positions * (n_positions + prefix) * width,
             stream=n_positions * d_model * width,
             n_layers=graph.n_layers,
         )
@@ -66,7 +68,7 @@ class BatchMemory:
         """Estimated bytes of a pass over `rows` rows."""
         layers = min(2, self.n_layers) if recompute else self.n_layers
         kept = layers * (self.activations + self.patterns) + self.n_layers * self.stream
-        return rows * (COPIES * self.writers + kept)
+        return rows * (self.writers + kept)
 
     def recompute(self, rows: int, budget: int) -> bool:
         """Whether blocks must be computed again to stay within a budget."""

@@ -60,6 +60,18 @@ def test_less_is_kept_and_the_model_is_left_as_it_was():
         assert block.module.__dict__.keys() == was.keys()
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_the_estimate_covers_what_autograd_saves(name):
+    """Without the weights, which autograd refers to."""
+    model = tiny(name)
+    question = Question.ask(model, random_pairs(n=2, length=30))
+    (batch,) = question.batches(share_prefix=False)
+    weights = sum(p.numel() * p.element_size() for p in model.bridge.original_model.parameters())
+    one = BatchMemory.of(model, 30)
+    saved = saved_by(lambda: question.live_run(batch, []))
+    assert saved - weights < one.need(2) < 5 * saved
+
+
 def test_a_budget_bounds_batches_then_blocks_are_computed_again():
     model = tiny("llama")
     one = BatchMemory.of(model, 20)
