@@ -106,9 +106,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.methods[0], options.tokens[0], options.pairs, options.memory)))
         return
-    print(
-        f"{options.device}, {THREADS} threads, {options.pairs} pairs, budget {options.memory or '60% of what is free'}"
-    )
+    print(f"{DEVICE}, {THREADS} threads, {options.pairs} pairs, budget {options.memory or '60% of what is free'}")
     print("| method | tokens | pairs at a time | blocks computed again | estimate, GB | peak, GB | forward passes |")
     print("|---|---|---|---|---|---|---|", flush=True)
     rows: list[dict[str, object]] = []
