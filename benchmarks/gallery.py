@@ -130,7 +130,7 @@ def section(measured: dict[str, Any]) -> str:
         *([NOTES[measured["name"]](description)] if measured["name"] in NOTES else []),
         f"**Tests**: {held} of {len(description['tests'])} held.", "",
         *(f"- {test['node']}, {test['outcome']}: {test['statement']} ({numbers(test)})" for test in description["tests"]), "",
-        "**Not said**", "", *(f"- {text}" for text in description["unsaid"]), "",
+        "**Not determined**", "", *(f"- {text}" for text in description["unsaid"]), "",
     ]  # fmt: skip
     return "\n".join(line.replace("<", "&lt;").replace("|", "\\|") for line in lines)
 

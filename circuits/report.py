@@ -183,7 +183,7 @@ def _of_run(run: Run, first: bool) -> list[Section]:
 
 
 def _description(name: str, run: Run) -> list[Section]:
-    """What each node does, its tests, and what could not be said; nothing if the run was not described."""
+    """What each node does, its tests, and what could not be determined; nothing if the run was not described."""
     made = read_description(run.path)
     if made is None:
         return []
@@ -192,7 +192,9 @@ def _description(name: str, run: Run) -> list[Section]:
         [test["node"], test["statement"], _number(test["effect"]), _number(test["stderr"]), test["outcome"]]
         for test in made["tests"]
     ]
-    text = "Each number stands beside its null value. " + " ".join(f"Not said: {text}." for text in made["unsaid"])
+    text = "Each number stands beside its null value. " + " ".join(
+        f"Not determined: {text}." for text in made["unsaid"]
+    )
     sections = [Section(f"{name}: what each part does", text, Table(("node", "kind", "evidence"), rows))]
     if tests:
         table = Table(("node", "statement", "effect", "standard error", "outcome"), tests)

@@ -3,8 +3,9 @@
 import json
 import shutil
 import sys
-from contextlib import chdir
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
@@ -51,6 +52,19 @@ def discovered(monkeypatch, folder, name, method, *more):
     ]  # fmt: skip
     assert run(monkeypatch, [str(argument) for argument in given]) == 0
     return str(folder / name)
+
+
+def performed(*given, code=0):
+    """What `circuits GIVEN` prints: its standard output and its standard error."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        command(*given, code=code)
+    return out.getvalue(), err.getvalue()
+
+
+def discovered_in(folder, name, method, *more):
+    """`discovered`, for fixtures of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        return discovered(patch, folder, name, method, *more)
 
 
 def command(*given, code=0):

@@ -8,6 +8,8 @@ import circuits
 
 ROOT = Path(__file__).parents[1]
 MOST_LINES, MOST_PARAMETERS = 60, 14
+MOST_ASSERTIONS = 9
+"""Of a test, as written; one with more checks several claims."""
 
 
 def functions(*folders: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -37,3 +39,14 @@ def test_only_public_functions_and_methods_take_many_arguments():
     }
     many = {name for name, n in numbers.items() if n > MOST_PARAMETERS}
     assert {name for name in many if name.rpartition(" ")[2] not in allowed} == set()
+
+
+def test_no_test_checks_many_claims():
+    """A test that needs more assertions is split, with a fixture for what its parts share."""
+    numbers = {
+        name: sum(isinstance(each, ast.Assert) for each in ast.walk(node))
+        for name, node in functions("tests")
+        if node.name.startswith("test_")
+    }
+    assert len(numbers) > 1500
+    assert {name: n for name, n in numbers.items() if n > MOST_ASSERTIONS} == {}

@@ -48,7 +48,7 @@ def lasting_streams() -> Iterator[None]:
     """Replaces the process's output streams, see the module docstring; at the end they are flushed.
 
     Raises:
-        InputError: standard output cannot be written to, for example because the disk is full; a missing reader is no error.
+        InputError: standard output cannot be written to, for example because the disk is full; a missing reader is not an error.
     """
     _fill_handles()
     before = sys.stdout, sys.stderr
@@ -68,7 +68,7 @@ def lasting_streams() -> Iterator[None]:
 
 
 def _fill_handles() -> None:
-    """Opens the closed ones of the handles 0 to 2, so that no file of ours gets the number of an output stream."""
+    """Opens the closed ones of the handles 0 to 2, so that none of our files gets the number of an output stream."""
     for handle in range(3):
         try:
             os.fstat(handle)

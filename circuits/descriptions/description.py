@@ -1,4 +1,4 @@
-"""A description of a circuit: one line per node with its evidence, groups, tests, and what could not be said."""
+"""A description of a circuit: one line per node with its evidence, groups, tests, and what could not be determined."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ class NodeLine:
 
     Attributes:
         node: its name.
-        label: a few words, such as `name mover`; None if nothing could be said.
+        label: a few words, such as `name mover`; None if it could not be determined.
         text: one line with the evidence.
         evidence: the numbers behind it, as JSON values.
         reads: input (`q`, `k`, `v`, `in`) -> writers of the circuit that it reads there, the strongest first.
@@ -104,7 +104,7 @@ class Description(Shown):
         labels: node -> label, of the nodes with one.
         groups: label -> nodes of one kind, for kinds with several nodes.
         tests: interventions that the description implies, with their results.
-        unsaid: what could not be said, and why.
+        unsaid: what could not be determined, and why.
         provenance: the origin.
     """
 
@@ -146,7 +146,7 @@ class Description(Shown):
     def __str__(self) -> str:
         parts = [*self.summary, "", *(str(line) for line in self.lines)]
         parts += ["", "Tests:", *(f"{test.node}: {test}" for test in self.tests)] if self.tests else []
-        parts += ["", "Not said:", *self.unsaid] if self.unsaid else []
+        parts += ["", "Not determined:", *self.unsaid] if self.unsaid else []
         return "\n".join(parts)
 
     def rows(self) -> Sequence[dict[str, Any]]:

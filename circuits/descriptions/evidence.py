@@ -269,7 +269,7 @@ class Evidence:
         return {part: tuple(writers) for part, writers in reads.items()}, tuple(feeds)
 
     def unsaid(self, lines: Sequence[NodeLine]) -> tuple[str, ...]:
-        """What could not be said."""
+        """What could not be determined."""
         heads = [line.node for line in lines if line.node[0] == "a" and line.label is None]
         mlps = [line.node for line in lines if line.node[0] == "m" and line.label is None]
         texts = [f"heads without a kind above its null ({len(heads)}): {', '.join(heads)}"] if heads else []

@@ -15,7 +15,7 @@ A pattern's row is one query. On repeated sequences (BOS, n tokens, the same n a
 | broad | entropy of attention, as a share of that of uniform attention | |
 | positional | overlap Σ_key min of the patterns on two sequences of different tokens | |
 
-On the task's prompts, from the answer position unless said:
+On the task's prompts, from the answer position unless stated otherwise:
 
 | kind | score | source |
 |---|---|---|

@@ -149,7 +149,7 @@ def check_noise(ablation: str, noise_tokens: Any, seed: int) -> None:
 
 
 def check_reference(ablation: str, reference: Any) -> None:
-    """Refuses a reference set for an ablation (a name) that is no mean.
+    """Refuses a reference set for an ablation that does not take one.
 
     Raises:
         InputError: with the reason.

@@ -192,12 +192,12 @@ def _title(origin: Mapping[str, Any]) -> str:
 
 
 EAP = Method(
-    name="eap", function=edge_attribution_of, gives="edges", help="one gradient", fixed={"gradient": "clean"},
+    name="eap", function=edge_attribution_of, gives="edges", help="one gradient", fixed={"gradient": "clean"}, neurons=True,
     takes=(*CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EAP_IG = Method(
     name="eap-ig", function=edge_attribution_of, gives="edges", help="gradients integrated over inputs",
-    fixed={"gradient": "ig"}, takes=(STEPS, QUADRATURE, *CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
+    fixed={"gradient": "ig"}, neurons=True, takes=(STEPS, QUADRATURE, *CHOICE, PLACES, DESTINATIONS, REFINE, REFINE_TOP, RANDOM_CIRCUITS),
 )  # fmt: skip
 EDGE_ATTRIBUTION = Method(
     name="edge-attribution", function=edge_attribution_of, gives="edges", help="any --gradient", results=Recorded(title=_title, quantity=_quantity, metric_units=lambda origin: not _is_gim(origin)),

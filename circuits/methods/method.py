@@ -38,6 +38,7 @@ class Declared:
         draws: whether it draws random numbers, so that its seed matters.
         partial: whether its scores cover only some paths, so that they do not determine the nodes of a circuit.
         one_of: options of which exactly one is required.
+        neurons: whether `circuits mib` scores single neurons by it: by the gradient at the clean run, or along a path of `steps`.
         remedy: how to keep the circuit from exceeding the model, if the method removes edges that hurt the metric.
     """
 
@@ -55,6 +56,7 @@ class Declared:
     draws: bool = False
     partial: bool = False
     one_of: tuple[str, ...] = ()
+    neurons: bool = False
     remedy: str = ""
 
     @cached_property

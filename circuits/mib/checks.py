@@ -5,9 +5,8 @@ from pathlib import Path
 
 from circuits.errors import InputError, refusing
 from circuits.export.mib_names import cell_of, check_level
-from circuits.methods.catalogue import declared
+from circuits.methods.catalogue import DECLARED, declared
 
-NEURON_METHODS = ("eap", "eap-ig")
 PICKLES = (".pt", ".pth", ".pkl", ".bin")
 SUFFIXES = (".json", ".safetensors")
 PICKLED = (
@@ -28,8 +27,9 @@ def check_method(method: str, level: str) -> None:
     """
     check_level(level)
     gives = declared(method).gives
-    if level == "neuron" and method not in NEURON_METHODS:
-        raise InputError(f"neurons are scored by {' or '.join(NEURON_METHODS)}, not by {method}")
+    if level == "neuron" and not declared(method).neurons:
+        scoring = " or ".join(name for name, one in DECLARED.items() if one.neurons)
+        raise InputError(f"neurons are scored by {scoring}, not by {method}")
     if gives == "circuit" or (gives == "nodes" and level == "edge"):
         what = "a circuit" if gives == "circuit" else "scores of nodes"
         raise InputError(f"method {method} gives {what}, and MIB needs a score for each {level}")
@@ -105,4 +105,4 @@ def check_free(place: Path, overwrite: bool) -> None:
     if not place.is_dir():
         raise InputError(f"{place} is a file; remove it")
     if others := [file for file in sorted(place.iterdir()) if file.suffix not in SUFFIXES or file.is_dir()]:
-        raise InputError(f"{others[0]} is no circuit file, and would be taken for one in this folder; remove it")
+        raise InputError(f"{others[0]} is not a circuit file, but would be taken for one in this folder; remove it")

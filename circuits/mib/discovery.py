@@ -95,11 +95,12 @@ def mib_importances(
 
 
 def _steps(method: str, options: dict[str, Any]) -> int:
-    """The number of gradients along the path; 0: one at the clean run."""
-    steps = options.pop("steps", None)
-    if options or (method == "eap" and steps is not None):
-        raise InputError(f"neurons take no option but steps of eap-ig, got {', '.join(options) or 'steps'}")
-    return 0 if method == "eap" else 5 if steps is None else steps
+    """The number of gradients along the path; 0, for a method without steps: one at the clean run."""
+    own = find_method(method).options.get("steps")
+    known = set() if own is None else {own.name}
+    if others := [name for name in options if name not in known]:
+        raise InputError(f"neurons take no option but steps, of a method that has them, got {', '.join(others)}")
+    return 0 if own is None else options.get(own.name, own.default)
 
 
 def _neurons(question: Question, steps: int, progress: Progress | None) -> Float[Tensor, "writer d_model"]:

@@ -79,7 +79,7 @@ def schema(partitions: Sequence[Roles]) -> tuple[str, ...]:
 
 
 def alignment(
-    way: str, clean: TokenIds, corrupted: TokenIds, position: int, named: Roles, theirs: object, where: str
+    way: str, clean: TokenIds, corrupted: TokenIds, position: int, named: Roles, of_corrupted: object, where: str
 ) -> TokenIds:
     """The alignment of a pair's prompts; empty if they belong together token by token.
 
@@ -87,14 +87,14 @@ def alignment(
         way: `spans` or `diff`.
         clean, corrupted, position: the prompts, and the clean token whose logits are read.
         named: the spans or roles of the clean prompt.
-        theirs: name -> token or range of tokens of the corrupted prompt.
+        of_corrupted: name -> token or range of tokens of the corrupted prompt.
         where: the pair, for messages.
 
     Raises:
         PairsError: there is no such way, or no alignment.
     """
     check_way(way)
-    spans = as_roles(theirs, where, "span of the corrupted prompt")
+    spans = as_roles(of_corrupted, where, "span of the corrupted prompt")
     if not corrupted or (len(clean) == len(corrupted) and not spans):
         return ()
     if way == "diff":

@@ -46,8 +46,8 @@ def token_columns(
     partitions = () if spans is None else _partitions(prompts, places, _column(spans, "spans"))
     alignments = ()
     if align is not None:
-        theirs = [{}] * n if corrupted_spans is None else _column(corrupted_spans, "corrupted_spans")
-        rows = zip(prompts, others, places, partitions or named, theirs, strict=False)
+        of_corrupted = [{}] * n if corrupted_spans is None else _column(corrupted_spans, "corrupted_spans")
+        rows = zip(prompts, others, places, partitions or named, of_corrupted, strict=False)
         alignments = tuple(alignment(align, *row, f"pair {number}") for number, row in enumerate(rows))
     return {
         "clean": prompts, "corrupted": others, "answers": _answers(right, "answers"), "distractors": _answers(wrong, "distractors"),

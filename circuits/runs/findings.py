@@ -65,5 +65,5 @@ def _signed(value: float, quantity: Quantity) -> str:
 
 
 def number(value: Any) -> str:
-    """With separators of thousands; as it is where it is no number."""
+    """With separators of thousands; other values unchanged."""
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -23,7 +23,7 @@ False positives in simulations (20 components, 2,000 samples, 150 to 400 metrics
 | the same, noise a tenth as strong | 0.1; 0.3 | 15%; 6% |
 | one true interaction and no noise | 0.1; 0.3 | 23%; 7% |
 
-So a small p is no evidence for a pair that shares a component with a much stronger pair, since the residuals depend on that pair.
+So a small p is not evidence for a pair that shares a component with a much stronger pair, since the residuals depend on that pair.
 """
 
 from typing import NamedTuple

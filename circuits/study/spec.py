@@ -194,7 +194,7 @@ class _Reader:
         return table
 
     def readings(self, top: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """For each task, the options for reading its file that are not the defaults; none for a task that is no file."""
+        """For each task, the options for reading its file that are not the defaults; none for a task that is not a file."""
         given: dict[str, Any] = {
             name: self.text(top, name) if default is None else self.flag(top, name, default)
             for name, default in READING.items()
@@ -210,7 +210,7 @@ class _Reader:
     def check_reference(
         self, top: Mapping[str, Any], methods: Sequence[tuple[str, str, Any]], ablations: Sequence[str | None]
     ) -> None:
-        """Refuses a reference that is no file, or that no run takes a mean over."""
+        """Refuses a reference that is not a file, or that none of the runs takes a mean over."""
         reference = self.text(top, "reference")
         if reference is None:
             return

@@ -61,7 +61,7 @@ class Panel {
     line.path = make("path", { d, class: "line", "stroke-width": widthOf(line.score, this.circuit.largest).toFixed(2), opacity: line.score === null ? 0.7 : (0.45 + 0.5 * Math.sqrt(Math.min(1, Math.abs(line.score) / this.circuit.largest))).toFixed(2) });
     if (wide) line.group.append(make("path", { d, class: "hit" }));
     line.group.append(line.path);
-    line.group.addEventListener("pointermove", (event) => showTip(event, told(line, this.circuit.quantity)));
+    line.group.addEventListener("pointermove", (event) => showTip(event, edgeText(line, this.circuit.quantity)));
     line.group.addEventListener("pointerleave", hideTip);
     return line.group;
   }

@@ -62,10 +62,10 @@ function load(text) { // what does not fit is named and nothing is changed
   }
 }
 function files(side) {
-  const line = html("p", "buttons"), said = html("span", "said", "", { role: "status" });
+  const line = html("p", "buttons"), answer = html("span", "answer", "", { role: "status" });
   const input = html("input", "", null, { type: "file", accept: ".json", id: "file", hidden: "" });
-  input.addEventListener("change", async () => { if (input.files[0]) { const answer = load(await input.files[0].text()); document.querySelector(".said").textContent = answer; } });
+  input.addEventListener("change", async () => { if (input.files[0]) { document.querySelector(".answer").textContent = load(await input.files[0].text()); } });
   line.append(button("Save labels…", save), button("Load labels…", () => input.click()), input);
-  side.append(line, said);
+  side.append(line, answer);
 }
 addEventListener("beforeunload", (event) => { if (state.changed) event.preventDefault(); });

@@ -44,7 +44,7 @@ function button(text, act, more = {}) {
 }
 const digits = (value) => Math.abs(value).toPrecision(3);
 const signed = (value, quantity) => (value < 0 ? "−" : quantity.signed ? "+" : "") + digits(value);
-function told(edge, quantity) {
+function edgeText(edge, quantity) {
   const into = PARTS[edge.part] ? `\ninto the ${PARTS[edge.part]} of ${edge.target}` : "";
   if (edge.score === null) return edge.name + into;
   let text = `${edge.name}${into}\n${quantity.name} ${signed(edge.score, quantity)}${quantity.unit ? ` ${quantity.unit}` : ""}`;

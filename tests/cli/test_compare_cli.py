@@ -1,59 +1,81 @@
 """`circuits compare`: runs side by side, and what is refused."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from circuits.runs import compare
-from tests.command import discovered, run
+from tests.command import discovered, discovered_in, performed, run
+
+JUDGED = "32 random sets of 6 components at each α, zero ablation, 4 prompts"
+CAUTION = (
+    "Effects are those of different ablations, which need not agree: interchange ablation by EAP, EAP circuit, "
+    "attribution patching, ACDC circuit; zero ablation by COAR; zero ablation of the fresh sets that they are judged by."
+)
 
 
-def test_runs_are_compared_and_written(monkeypatch, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Four runs compared once: what was printed, and the written files."""
+    folder = tmp_path_factory.mktemp("compared")
     runs = [
-        discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 10, "--random-circuits", 0),
-        discovered(monkeypatch, tmp_path, "atp", "attribution-patching"),
-        discovered(monkeypatch, tmp_path, "acdc", "acdc", "--threshold", 0.1, "--random-circuits", 0),
-        discovered(monkeypatch, tmp_path, "coar", "coar", "--samples", 64),
+        discovered_in(folder, "eap", "eap", "--edges", 10, "--random-circuits", 0),
+        discovered_in(folder, "atp", "attribution-patching"),
+        discovered_in(folder, "acdc", "acdc", "--threshold", 0.1, "--random-circuits", 0),
+        discovered_in(folder, "coar", "coar", "--samples", 64),
     ]
-    capsys.readouterr()
-    out, page = tmp_path / "comparison.json", tmp_path / "comparison.html"
-    assert (
-        run(
-            monkeypatch,
-            ["compare", *runs, "--samples", "32", "--alphas", "0.1,0.3", "--out", str(out), "--page", str(page)],
-        )
-        == 0
+    json_file, page = folder / "comparison.json", folder / "comparison.html"
+    more = ("--samples", "32", "--alphas", "0.1,0.3", "--out", json_file, "--page", page)
+    output, warned = performed("compare", *runs, *more)
+    return SimpleNamespace(
+        runs=runs, output=output, warned=warned, files=(json_file, page), written=json.loads(json_file.read_text()),
+        page=page.read_text(),
+    )  # fmt: skip
+
+
+def test_the_command_prints_correlations_and_how_they_are_judged(compared):
+    assert "rank correlation over 6 nodes" in compared.output
+    assert "α = 0.3" in compared.output
+    assert JUDGED in compared.output
+
+
+def test_different_ablations_are_warned_about(compared):
+    assert CAUTION in compared.warned
+    assert compared.written["caution"] == CAUTION
+    assert compared.page.count(CAUTION) == 1
+
+
+def test_one_ablation_is_not_warned_about(compared):
+    _, warned = performed(
+        "compare", *compared.runs[:2], "--samples", "8", "--alphas", "0.3", "--ablation", "interchange"
     )
-    output, warned = capsys.readouterr()
-    assert "rank correlation over 6 nodes" in output
-    assert "α = 0.3" in output
-    judged = "32 random sets of 6 components at each α, zero ablation, 4 prompts"
-    assert judged in output
-    caution = (
-        "Effects are those of different ablations, which need not agree: interchange ablation by EAP, EAP circuit, "
-        "attribution patching, ACDC circuit; zero ablation by COAR; zero ablation of the fresh sets that they are judged by."
-    )
-    assert caution in warned
-    assert all(f"written to {path}" in warned.replace("\n", "") for path in (out, page))
-    written = json.loads(out.read_text())
-    assert written["caution"] == caution
+    assert "different ablations" not in warned
+
+
+def test_the_command_names_the_files_that_it_wrote(compared):
+    assert all(f"written to {path}" in compared.warned.replace("\n", "") for path in compared.files)
+
+
+def test_the_json_has_all_results_and_the_judge(compared):
+    written = compared.written
     assert written["judge"] == {"ablation": "zero", "samples": {"0.1": 32, "0.3": 32}}
     assert written["methods"] == ["EAP", "EAP circuit", "attribution patching", "ACDC circuit", "COAR"]
     assert written["rank_correlation"][0][2] == pytest.approx(1.0)
     assert len(written["counterfactual"]["COAR"]) == 2
-    assert [row["circuit"] for row in written["circuits"]] == ["EAP circuit", "ACDC circuit"]
-    assert set(written["faithfulness"]) == {"EAP circuit", "ACDC circuit"}
     assert written["interactions"]["COAR"]
-    text = page.read_text()
-    assert text.count("Plotly.newPlot") == 5
-    assert "Do the scores predict ablations?" in text
-    assert text.count(judged) == 2
-    assert text.count(caution) == 1
-    assert "Scores alone have no faithfulness: EAP, attribution patching, COAR." in text
-    assert (
-        run(monkeypatch, ["compare", *runs[:2], "--samples", "8", "--alphas", "0.3", "--ablation", "interchange"]) == 0
-    )
-    assert "different ablations" not in capsys.readouterr().err
+
+
+def test_the_json_has_faithfulness_of_circuits_alone(compared):
+    assert [row["circuit"] for row in compared.written["circuits"]] == ["EAP circuit", "ACDC circuit"]
+    assert set(compared.written["faithfulness"]) == {"EAP circuit", "ACDC circuit"}
+
+
+def test_the_page_has_five_pictures_and_says_what_has_no_faithfulness(compared):
+    assert compared.page.count("Plotly.newPlot") == 5
+    assert "Do the scores predict ablations?" in compared.page
+    assert compared.page.count(JUDGED) == 2
+    assert "Scores alone have no faithfulness: EAP, attribution patching, COAR." in compared.page
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(monkeypatch, tmp_path, capsys):

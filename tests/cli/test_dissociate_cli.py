@@ -8,7 +8,7 @@ import circuits
 from circuits.evaluation.dissociation import Plan
 from circuits.runs.dissociation import DissociationOptions, dissociate_runs, read_tasks
 from tests import command
-from tests.command import GOLDEN_MODEL, discovered, run
+from tests.command import GOLDEN_MODEL, discovered, discovered_in, run
 
 
 @pytest.fixture
@@ -21,33 +21,53 @@ def runs(monkeypatch, tmp_path, capsys):
     return made
 
 
-@pytest.mark.filterwarnings("default::circuits.errors.DamageWarning")
-def test_it_measures_writes_and_resumes(monkeypatch, tmp_path, capsys, runs):
-    out = tmp_path / "out"
-    given = ["dissociate", *runs, "--random-circuits", "3", "--out", str(out)]
-    assert run(monkeypatch, given) == 0
-    output, _ = capsys.readouterr()
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Two runs compared once: the command, what it printed, and its directory."""
+    folder = tmp_path_factory.mktemp("dissociated")
+    runs = [
+        discovered_in(folder, "eap", "eap", "--edges", 10, "--random-circuits", 0),
+        discovered_in(folder, "acdc", "acdc", "--threshold", 0.1, "--random-circuits", 0),
+    ]
+    given = ["dissociate", *runs, "--random-circuits", "3", "--out", str(folder / "out")]
+    return given, command.performed(*given)[0], folder / "out"
+
+
+@pytest.fixture
+def tasks_measured(monkeypatch):
+    """A list that gets an entry for each task that is measured."""
+    entries, real = [], Plan.measure
+    monkeypatch.setattr(Plan, "measure", lambda plan, question, *more: entries.append(1) or real(plan, question, *more))
+    return entries
+
+
+def test_it_prints_and_writes_what_each_task_loses(measured):
+    _, output, out = measured
     assert "share of each task lost without each circuit" in output
     assert "what the circuits share" in output
-    written = json.loads((out / "dissociation.json").read_text())
-    assert written["dissociation"]["names"] == ["eap", "acdc"]
+    assert json.loads((out / "dissociation.json").read_text())["dissociation"]["names"] == ["eap", "acdc"]
     assert "Share of each task that is lost" in (out / "dissociation.html").read_text()
-    measured = []
-    real = Plan.measure
-    monkeypatch.setattr(
-        Plan, "measure", lambda plan, question, *more: measured.append(1) or real(plan, question, *more)
-    )
-    assert run(monkeypatch, given) == 0
-    assert not measured
+
+
+def test_finished_tasks_are_not_measured_again(measured, tasks_measured):
+    command.performed(*measured[0])
+    assert tasks_measured == []
+
+
+@pytest.mark.filterwarnings("default::circuits.errors.DamageWarning")
+def test_a_damaged_task_is_measured_again_and_gives_the_same(measured, tasks_measured):
+    given, _, out = measured
+    written = json.loads((out / "dissociation.json").read_text())
     (out / "measured" / "task-1-values.safetensors").write_bytes(b"cut short")
-    capsys.readouterr()
-    assert run(monkeypatch, [*given, "--json"]) == 0
-    output, warned = capsys.readouterr()
-    assert len(measured) == 1
+    output, warned = command.performed(*given, "--json")
+    assert len(tasks_measured) == 1
     assert json.loads(output) == written
     assert "task-1-values.safetensors is damaged" in warned
-    assert run(monkeypatch, [*given, "--core", "0.4"]) == 2
-    assert "pieces of another question" in capsys.readouterr().err
+
+
+def test_pieces_of_another_question_are_refused(measured):
+    _, error = command.performed(*measured[0], "--core", "0.4", code=2)
+    assert "pieces of another question" in error
 
 
 class Here:

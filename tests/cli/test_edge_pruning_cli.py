@@ -6,7 +6,7 @@ import pytest
 
 import circuits
 from circuits import Circuit, PromptPairs, edge_pruning
-from tests.command import GOLDEN, run, write_pairs
+from tests.command import GOLDEN, performed, run, write_pairs
 
 CASE = "acdc_2l3h_ld"
 
@@ -20,19 +20,31 @@ def arguments(folder, *more):
     return [str(argument) for argument in given]
 
 
-def test_a_run_holds_the_circuit_of_the_library_tested_by_the_metric_of_the_run(monkeypatch, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of edge pruning: what was printed, and its folder."""
+    folder = tmp_path_factory.mktemp("pruned")
     more = ("--edges", 20, "--steps", 12, "--learning-rate", 0.4, "--seed", 3, "--batch-size", 4)
-    assert run(monkeypatch, arguments(tmp_path, *more)) == 0
-    output = capsys.readouterr().out
-    assert "edges requested" in output
-    assert "log-odds of the mask" in output
-    result = Circuit.from_json(tmp_path / "RUN" / "circuit.json")
+    return performed(*arguments(folder, *more))[0], folder
+
+
+def test_a_run_prints_the_edges_requested_and_what_scores_are(finished):
+    assert "edges requested" in finished[0]
+    assert "log-odds of the mask" in finished[0]
+
+
+def test_a_run_holds_the_circuit_of_the_library(finished):
+    folder = finished[1]
+    result = Circuit.from_json(folder / "RUN" / "circuit.json")
     model = circuits.load_model(GOLDEN / CASE / "model", dtype="float64")
-    pairs = PromptPairs.from_jsonl(tmp_path / "PAIRS.jsonl", model)
+    pairs = PromptPairs.from_jsonl(folder / "PAIRS.jsonl", model)
     wanted = edge_pruning(model, pairs, 20, steps=12, learning_rate=0.4, seed=3, batch_size=4)
     assert result == wanted
     assert result.score(result.edges[0]) == wanted.score(result.edges[0])
-    written = json.loads((tmp_path / "RUN" / "run.json").read_text())
+
+
+def test_a_run_records_its_options_and_is_tested_by_the_metric_of_the_run(finished):
+    written = json.loads((finished[1] / "RUN" / "run.json").read_text())
     assert written["options"] == {
         "method": "edge-pruning", "edges": 20, "objective": "kl_divergence", "steps": 12, "learning_rate": 0.4,
         "absolute": False, "positions": "all", "destinations": False, "start": None, "start_scores": None, "seed": 3, "random_circuits": 1,
@@ -40,7 +52,10 @@ def test_a_run_holds_the_circuit_of_the_library_tested_by_the_metric_of_the_run(
     assert written["summary"]["metric"] == "logit_difference"
     assert written["provenance"]["metric"] == "kl_divergence"
     assert set(written["seconds"]) == {"training", "evaluation"}
-    files = {path.name for path in (tmp_path / "RUN").iterdir()}
+
+
+def test_a_run_writes_the_files_of_a_circuit_without_scores(finished):
+    files = {path.name for path in (finished[1] / "RUN").iterdir()}
     assert files == {"run.json", "config.toml", "pairs.jsonl", "circuit.json", "circuit.graphml", "circuit.html"}
 
 

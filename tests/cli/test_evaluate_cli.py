@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.command import CASE, GOLDEN, discovered, run, write_pairs
+from tests.command import CASE, GOLDEN, discovered, discovered_in, performed, run, write_pairs
 
 
 @pytest.fixture
@@ -14,27 +14,44 @@ def made(monkeypatch, tmp_path, capsys):
     return result
 
 
-def test_a_circuit_is_evaluated_into_its_run_directory(monkeypatch, tmp_path, capsys, made):
-    assert run(monkeypatch, ["evaluate", made, "--random-circuits", "3", "--seed", "0"]) == 0
-    output = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A run evaluated once: its directory, what was printed, and the evaluation."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    made = discovered_in(folder, "eap", "eap", "--edges", 12, "--random-circuits", 0)
+    output, _ = performed("evaluate", made, "--random-circuits", "3", "--seed", "0")
+    return folder / "eap", output, json.loads((folder / "eap" / "evaluation.json").read_text())
+
+
+def test_an_evaluation_prints_every_part_and_marks_the_least_p_values(evaluated):
+    _, output, record = evaluated
     for part in ("faithfulness of", "ratio of", "CPR (95%)", "equivalence", "complexity"):
         assert part in output
-    record = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
     least = [test["p"] == 1 / (1 + 3) for test in (*record["faithfulness"].values(), record["same_layers"])]
     assert output.count("(least)") == sum(least)
     assert any(least)
+
+
+def test_an_evaluation_has_faithfulness_under_each_ablation(evaluated):
+    place, _, record = evaluated
     assert list(record["faithfulness"]) == ["interchange", "zero", "mean", "mean_positional", "resample"]
     first = record["faithfulness"]["interchange"]
-    summary = json.loads((tmp_path / "eap" / "run.json").read_text())["summary"]
+    summary = json.loads((place / "run.json").read_text())["summary"]
     assert first["ratio_of_means"] == pytest.approx(summary["faithfulness"])
     assert "interchange ablation" in first["name"]
+
+
+def test_an_evaluation_has_minimality_hypotheses_and_a_page(evaluated):
+    place, _, record = evaluated
     assert len(record["minimality"]["effects"]) == record["n_edges"]
     assert {test["name"] for test in record["hypothesis"]["tests"]} >= {"equivalence", "minimality"}
-    page = (tmp_path / "eap" / "evaluation.html").read_text()
-    assert page.count("Plotly.newPlot") == 4
-    # It stays a run: it can be evaluated and replaced again.
-    assert run(monkeypatch, ["evaluate", made, "--parts", "completeness"]) == 0
-    assert "faithfulness" not in json.loads((tmp_path / "eap" / "evaluation.json").read_text())["faithfulness"]
+    assert (place / "evaluation.html").read_text().count("Plotly.newPlot") == 4
+
+
+def test_an_evaluated_run_can_be_evaluated_and_replaced_again(monkeypatch, tmp_path, made):
+    for _ in range(2):
+        assert run(monkeypatch, ["evaluate", made, "--parts", "completeness"]) == 0
+    assert json.loads((tmp_path / "eap" / "evaluation.json").read_text())["faithfulness"] == {}
     assert discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0, "--overwrite")
 
 
@@ -62,16 +79,28 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(monkeypatch, tmp_path, 
         assert "Traceback" not in error
 
 
-def test_identical_prompts_have_no_faithfulness_and_the_reason_is_shown_everywhere(monkeypatch, tmp_path, capsys, made):
-    assert run(monkeypatch, ["evaluate", made, "--pairs", str(identical(tmp_path)), "--random-circuits", "2"]) == 0
-    output = " ".join(capsys.readouterr().out.split())
-    record = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
-    page = (tmp_path / "eap" / "evaluation.html").read_text()
+@pytest.fixture(scope="module")
+def on_identical(tmp_path_factory):
+    """A run evaluated on prompts that are the same: what was printed, the evaluation and its page."""
+    folder = tmp_path_factory.mktemp("identical")
+    made = discovered_in(folder, "eap", "eap", "--edges", 12, "--random-circuits", 0)
+    output, _ = performed("evaluate", made, "--pairs", identical(folder), "--random-circuits", "2")
+    place = folder / "eap"
+    record = json.loads((place / "evaluation.json").read_text())
+    return " ".join(output.split()), record, (place / "evaluation.html").read_text()
+
+
+def test_identical_prompts_have_no_faithfulness_under_interchange(on_identical):
+    record = on_identical[1]
     under = record["faithfulness"]["interchange"]
     assert (under["ratio_of_means"], under["mean_of_ratios"], under["random_faithfulness"]) == (None, None, None)
     assert "rounding" in under["undefined"]
     assert record["faithfulness"]["zero"]["undefined"] is None
     assert record["completeness"]["value"] is None
+
+
+def test_identical_prompts_are_the_reason_for_what_is_not_measured(on_identical):
+    output, record, page = on_identical
     for name in ("faithfulness under interchange", "completeness", "curves"):
         assert f"not measured: {name}: the metric is" in output
         assert "rounding" in record["skipped"][name]

@@ -30,25 +30,34 @@ def asked(table, *more):
     return ["discover", str(table), *model, *COLUMNS, *more, "--out", str(table.parent / "run")]
 
 
-def test_unfit_pairs_are_refused_skipped_and_recorded(monkeypatch, table, capsys):
+@pytest.fixture
+def skipped(monkeypatch, table, capsys):
+    """A run that left out the pair that does not fit: its directory, and the note about it."""
+    assert run(monkeypatch, asked(table, "--skip-unfit")) == 0
+    return table.parent / "run", capsys.readouterr().err
+
+
+def test_unfit_pairs_are_refused_by_their_place_in_the_file(monkeypatch, table, capsys):
     assert run(monkeypatch, asked(table)) == 2
     error = capsys.readouterr().err
     assert f"{table}, entry 2: clean has" in error
     assert "--skip-unfit" in error
-    assert run(monkeypatch, asked(table, "--skip-unfit")) == 0
-    assert "3 of 4 pairs used; 1 of unequal length" in capsys.readouterr().err
-    place = table.parent / "run"
+
+
+def test_skipped_pairs_are_counted_and_recorded(skipped):
+    place, note = skipped
+    assert "3 of 4 pairs used; 1 of unequal length" in note
     record = json.loads((place / "run.json").read_text())
-    assert record["pairs"]["used"] == 3
-    assert record["pairs"]["left_out"] == {"of unequal length": 1}
+    assert (record["pairs"]["used"], record["pairs"]["left_out"]) == (3, {"of unequal length": 1})
     lines = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
     assert [line["metadata"]["number"] for line in lines] == [0, 1, 3]
-    assert (
-        run(monkeypatch, ["discover", "--config", str(place / "config.toml"), "--out", str(table.parent / "again")])
-        == 0
-    )
-    again = json.loads((table.parent / "again" / "run.json").read_text())
-    assert again["summary"] == record["summary"]
+
+
+def test_a_run_with_skipped_pairs_is_repeated_evaluated_and_reported(monkeypatch, table, skipped):
+    place, again = skipped[0], table.parent / "again"
+    assert run(monkeypatch, ["discover", "--config", str(place / "config.toml"), "--out", str(again)]) == 0
+    one, other = (json.loads((path / "run.json").read_text())["summary"] for path in (place, again))
+    assert one == other
     measured = ["evaluate", str(place), "--pairs", str(table), *COLUMNS, "--skip-unfit", "--parts", "faithfulness", "--random-circuits", "1"]  # fmt: skip
     assert run(monkeypatch, measured) == 0
     assert run(monkeypatch, ["report", str(place), "--out", str(table.parent / "report.html")]) == 0

@@ -34,36 +34,58 @@ def known(name: str, n: int = 8):
     return model, pairs, circuits.Circuit(model.graph, mask, scores.values)
 
 
-@pytest.mark.parametrize(
-    ("name", "labels"),
-    [
-        ("compiled/induction", {"a0.h1": "previous token", "a1.h2": "induction"}),
-        ("compiled/negative-head", {"a0.h1": "name mover", "a1.h2": "negative mover"}),
-    ],
-)
-def test_compiled_circuits_are_described_as_they_were_compiled(name, labels):
-    model, pairs, circuit = known(name)
-    description = describe(model, pairs, circuit)
-    assert dict(description.labels) == labels
-    lines = {line.node: line for line in description.lines}
-    assert set(lines) == set(circuit.nodes) - {"logits"}
-    direct = direct_effects(model, pairs)
-    for node, line in lines.items():
-        assert line.evidence["direct effect"] == pytest.approx(direct[node])
-        assert f"writes {direct[node]:+.2f}" in line.text
+COMPILED = {
+    "compiled/induction": {"a0.h1": "previous token", "a1.h2": "induction"},
+    "compiled/negative-head": {"a0.h1": "name mover", "a1.h2": "negative mover"},
+}
+
+
+@pytest.fixture(scope="module", params=COMPILED)
+def described(request):
+    """A compiled circuit, its labels and its description."""
+    model, pairs, circuit = known(request.param)
+    return SimpleNamespace(
+        name=request.param, labels=COMPILED[request.param], model=model, pairs=pairs, circuit=circuit,
+        description=describe(model, pairs, circuit),
+    )  # fmt: skip
+
+
+def lines_of(described):
+    return {line.node: line for line in described.description.lines}
+
+
+def test_compiled_circuits_are_described_as_they_were_compiled(described):
+    description, lines = described.description, lines_of(described)
+    assert dict(description.labels) == described.labels
     assert description.tests
     assert all(test.outcome == "held" for test in description.tests), [str(test) for test in description.tests]
-    for node, label in labels.items():
+    for node, label in described.labels.items():
         if label in ("name mover", "negative mover", "induction"):
             assert lines[node].evidence["suppresses" if label == "negative mover" else "copies"] > 0.8
             assert "of the task's answers and distractors" in lines[node].text
-    if name == "compiled/induction":
+
+
+def test_every_node_has_a_line_with_its_direct_effect(described):
+    lines, direct = lines_of(described), direct_effects(described.model, described.pairs)
+    assert set(lines) == set(described.circuit.nodes) - {"logits"}
+    for node, line in lines.items():
+        assert line.evidence["direct effect"] == pytest.approx(direct[node])
+        assert f"writes {direct[node]:+.2f}" in line.text
+
+
+def test_lines_name_what_a_node_reads_and_feeds(described):
+    lines = lines_of(described)
+    if described.name == "compiled/induction":
         assert lines["a1.h2"].reads["k"] == ("a0.h1",)
         assert lines["a0.h1"].feeds == ("a1.h2<k>",)
     assert "reads its query from" in lines["a1.h2"].text
-    assert json.loads(json.dumps(description.to_dict(), allow_nan=False))["labels"] == labels
-    assert len(description.to_pandas()) == len(lines)
-    assert description.naming.checked(model.graph).labels == labels
+
+
+def test_a_description_is_json_a_table_and_labels_for_the_viewer(described):
+    description = described.description
+    assert json.loads(json.dumps(description.to_dict(), allow_nan=False))["labels"] == described.labels
+    assert len(description.to_pandas()) == len(description.lines)
+    assert description.naming.checked(described.model.graph).labels == described.labels
 
 
 def test_one_pair_gives_no_standard_errors_and_no_verdict(tmp_path):

@@ -198,22 +198,34 @@ def test_groups_are_deleted_as_groups_with_their_sizes():
     assert int(result.radii.max()) <= 5
 
 
-def test_what_it_says():
-    result = circuits.certify(unstable(30, 0), edges=5, deletions=0.5, samples=500)
-    names = GRAPH.edges
-    assert set(result.status.values()) == {"in", "out", "abstained"}
-    assert result.circuit().edges == tuple(e for e in names if result.status[e] == "in")
-    assert result.circuit(radius=2).edges == tuple(
-        e for e in names if result.status[e] == "in" and result.radius[e] >= 2
-    )
-    assert result.abstained().edges == tuple(e for e in names if result.status[e] == "abstained")
-    assert all((result.radius[e] < 0) == (result.status[e] == "abstained") for e in names)
-    assert all(result.replacements[e] <= result.radius[e] for e in names)
-    data = result.to_dict()
-    assert data["in"] + data["out"] + data["abstained"] == len(names)
-    assert f"{data['in']} edges in" in str(result)
-    assert result.caution is None
-    mean = scores_of(torch.randn(4, len(names)))
+@pytest.fixture(scope="module")
+def certificate():
+    return circuits.certify(unstable(30, 0), edges=5, deletions=0.5, samples=500)
+
+
+def test_circuits_of_a_certificate_have_the_edges_of_their_status(certificate):
+    status, radius = certificate.status, certificate.radius
+    assert set(status.values()) == {"in", "out", "abstained"}
+    assert certificate.circuit().edges == tuple(e for e in GRAPH.edges if status[e] == "in")
+    within = tuple(e for e in GRAPH.edges if status[e] == "in" and radius[e] >= 2)
+    assert certificate.circuit(radius=2).edges == within
+    assert certificate.abstained().edges == tuple(e for e in GRAPH.edges if status[e] == "abstained")
+
+
+def test_abstained_edges_have_no_radius_and_replacements_never_exceed_it(certificate):
+    assert all((certificate.radius[e] < 0) == (certificate.status[e] == "abstained") for e in GRAPH.edges)
+    assert all(certificate.replacements[e] <= certificate.radius[e] for e in GRAPH.edges)
+
+
+def test_a_certificate_counts_its_edges(certificate):
+    data = certificate.to_dict()
+    assert data["in"] + data["out"] + data["abstained"] == len(GRAPH.edges)
+    assert f"{data['in']} edges in" in str(certificate)
+
+
+def test_only_scores_that_depend_on_other_prompts_have_a_caution(certificate):
+    assert certificate.caution is None
+    mean = scores_of(torch.randn(4, len(GRAPH.edges)))
     mean = EdgeScores(mean.graph, mean.values, mean.stderr, 4, frozen({"ablation": "mean"}), per_prompt=mean.per_prompt)
     assert "mean ablation" in circuits.certify(mean, edges=3, samples=10).caution
 

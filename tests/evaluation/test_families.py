@@ -77,19 +77,33 @@ def two_ways(ending="both", n=24, seed=0):
     return model, pairs, circuits.edge_attribution(model, pairs, gradient="ig", steps=5)
 
 
-def test_two_mechanisms_for_one_behaviour_are_recovered():
+@pytest.fixture(scope="module")
+def two_families():
+    """Prompts of one behaviour with two mechanisms, and their families."""
     model, pairs, scores = two_ways()
-    result = circuits.families(model, pairs, scores, edges=6)
+    return model, pairs, scores, circuits.families(model, pairs, scores, edges=6)
+
+
+def test_two_mechanisms_for_one_behaviour_are_recovered(two_families):
+    _, pairs, _, result = two_families
     marks = [prompt[-1] for prompt in pairs.clean]
     assert result.k == 2
     assert len(set(zip(result.labels.tolist(), marks, strict=True))) == 2
     assert result.p < 0.05
     by_mark = {marks[result.labels.tolist().index(i)]: set(result.circuits[i].edges) for i in range(2)}
     assert by_mark == {1: {"input->a0.h1<v>", "a0.h1->logits"}, 2: {"input->a0.h3<v>", "a0.h3->m1", "m1->logits"}}
+
+
+def test_each_family_is_explained_by_its_circuit_alone(two_families):
+    result = two_families[-1]
     torch.testing.assert_close(result.faithfulness, torch.eye(2, dtype=torch.float64), atol=1e-9, rtol=0)
     assert len(result.core) == 0
     assert "the last token" in result.follows
     assert "2 families" in str(result)
+
+
+def test_a_given_number_of_families_gives_the_same(two_families):
+    model, pairs, scores, result = two_families
     again = circuits.families(model, pairs, scores, k=2, edges=6)
     assert torch.equal(again.labels, result.labels)
     assert again.p < 0.05

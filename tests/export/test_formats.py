@@ -158,13 +158,21 @@ def test_attribution_graphs_follow_the_published_schema(shape, tmp_path):
     for node in data["nodes"]:
         assert all(type(node[key]) is kind for key, kind in NEEDED.items())
         assert 0 <= node["ctx_idx"] < 2
+    texts = {node["clerp"] for node in data["nodes"]}
+    assert f"{HOSTILE[0]} (input)" in texts
+
+
+@pytest.mark.parametrize("shape", GRAPHS)
+def test_links_and_supernodes_of_attribution_graphs_name_its_nodes(shape, tmp_path):
+    circuit = scored(shape)
+    naming = Naming(NAMED.labels, {"late": ("a1.h0", "m1")})
+    write_neuronpedia(circuit, tmp_path / "g.json", naming, prompt="The cat", tokens=["The", " cat"])
+    data = json.loads((tmp_path / "g.json").read_text())
     ids = [node["node_id"] for node in data["nodes"]]
     assert len(set(ids)) == len(ids) == len(circuit.nodes)
     assert all(link["source"] in ids and link["target"] in ids for link in data["links"])
     assert all(isinstance(link["weight"], float) for link in data["links"])
     assert set(data["qParams"]["supernodes"][0][1:]) <= set(ids) == set(data["qParams"]["pinnedIds"])
-    texts = {node["clerp"] for node in data["nodes"]}
-    assert f"{HOSTILE[0]} (input)" in texts
 
 
 def test_circuit_tracers_viewer_can_read_a_graph():

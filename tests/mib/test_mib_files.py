@@ -116,7 +116,7 @@ def test_a_submission_of_scores(tmp_path):
         circuits.write_cell(importances(), tmp_path, task="arc_easy", model_name="llama3")
     circuits.write_cell(importances(), tmp_path, task="arc-easy", model_name="llama3", overwrite=True)
     (places[0] / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match=r"notes.txt is no circuit file"):
+    with pytest.raises(InputError, match=r"notes.txt is not a circuit file"):
         circuits.write_cell(importances(), tmp_path, task="arc_easy", model_name="llama3", overwrite=True)
 
 

@@ -16,7 +16,7 @@ from circuits.question.answers import Answers
 from circuits.question.doubts import about_answers, about_prompts, collected, padded
 from circuits.question.question import Question
 from circuits.runs.discover import discover
-from tests.command import GOLDEN, run
+from tests.command import GOLDEN, performed, run
 from tests.small_tokenizers import Reader, tokenizer
 from tests.tiny_models import random_pairs, tiny
 
@@ -333,39 +333,56 @@ def write(path, *lines):
     return path
 
 
-@pytest.fixture
-def half_the_same(tmp_path):
+def half_the_same(folder):
     lines = [
         {"clean": [4, 5, i], "corrupted": [4, c, i], "answers": [1], "distractors": [2]} for i, c in ((6, 5), (7, 9))
     ]
-    return write(tmp_path / "pairs.jsonl", *lines)
+    return write(folder / "pairs.jsonl", *lines)
 
 
-@pytest.mark.parametrize("method", ["eap", "acdc", "attribution-patching"])
-def test_the_command_says_each_warning_once_and_keeps_it(monkeypatch, tmp_path, capsys, half_the_same, method):
-    given = ["discover", str(half_the_same), "--model", str(MODEL), "--method", method]
-    given += ["--threshold", "0.1"] if method == "acdc" else []
-    assert run(monkeypatch, [*given, "--out", str(tmp_path / "run")]) == 0
-    out, error = capsys.readouterr()
+@pytest.fixture(scope="module", params=["eap", "acdc", "attribution-patching"])
+def warned(request, tmp_path_factory):
+    """A run on two pairs, of which one has the same prompt twice: the command, what it printed, and its folder."""
+    folder = tmp_path_factory.mktemp("warned")
+    given = ["discover", str(half_the_same(folder)), "--model", str(MODEL), "--method", request.param]
+    given += ["--threshold", "0.1"] if request.param == "acdc" else []
+    return given, performed(*given, "--out", folder / "run"), folder
+
+
+def warnings_of(folder):
+    return json.loads((folder / "run" / "run.json").read_text())["summary"]["warnings"]
+
+
+def test_the_command_says_each_warning_once_and_keeps_it(warned):
+    _, (out, error), folder = warned
     assert (out + error).count("in 1 of 2 pairs (pair 0) the clean and the corrupted prompt are the same") == 1
     assert next(line for line in out.splitlines() if "are the same, up to" in line).startswith("warning: ")
     assert "median rank of the answer" in out
-    record = json.loads((tmp_path / "run" / "run.json").read_text())["summary"]
-    assert "in 1 of 2 pairs (pair 0)" in record["warnings"][0]
-    assert run(monkeypatch, [*given, "--out", str(tmp_path / "again"), "--json"]) == 0
-    out, error = capsys.readouterr()
-    assert json.loads(out)["warnings"] == record["warnings"]
+    assert "in 1 of 2 pairs (pair 0)" in warnings_of(folder)[0]
+
+
+def test_warnings_are_in_the_json_and_once_on_standard_error(warned):
+    given, _, folder = warned
+    out, error = performed(*given, "--out", folder / "again", "--json")
+    assert json.loads(out)["warnings"] == warnings_of(folder)
     assert error.count("circuits: warning: in 1 of 2 pairs") == 1
-    assert run(monkeypatch, ["report", str(tmp_path / "run"), "--out", str(tmp_path / "report.html")]) == 0
-    page = (tmp_path / "report.html").read_text()
+
+
+def test_warnings_are_in_the_report(warned):
+    folder = warned[-1]
+    performed("report", folder / "run", "--out", folder / "report.html")
+    page = (folder / "report.html").read_text()
     assert "Warning: in 1 of 2 pairs" in page
     assert "median rank" in page
 
 
-def test_the_evaluation_says_them_once_and_older_ones_are_read(monkeypatch, tmp_path, capsys, half_the_same):
+def test_the_evaluation_says_them_once_and_older_ones_are_read(monkeypatch, tmp_path, capsys):
     out = tmp_path / "run"
     assert (
-        run(monkeypatch, ["discover", str(half_the_same), "--model", str(MODEL), "--method", "eap", "--out", str(out)])
+        run(
+            monkeypatch,
+            ["discover", str(half_the_same(tmp_path)), "--model", str(MODEL), "--method", "eap", "--out", str(out)],
+        )
         == 0
     )
     capsys.readouterr()

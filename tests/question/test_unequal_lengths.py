@@ -211,20 +211,33 @@ def test_noise_hits_the_tokens_that_have_no_equal_partner() -> None:
         assert float(alone[i]) == pytest.approx(float(result[i]), abs=1e-12)
 
 
-def test_a_file_is_aligned_on_the_command_line_and_its_run_reproduced(
-    monkeypatch: Any, capsys: Any, tmp_path: Any
-) -> None:
+@pytest.fixture
+def of_two_lengths(tmp_path: Any) -> tuple[Any, list[str]]:
+    """A file whose first pair has prompts of unequal length, and the command that finds a circuit of it."""
     pairs = [
         {"clean": [0, 3, 3, 6, 6, 6, 1], "corrupted": [0, 2, 6, 6, 6, 1], "answers": [5], "distractors": [4]},
         {"clean": [0, 3, 3, 7, 6, 8, 1], "corrupted": [0, 2, 2, 7, 6, 8, 1], "answers": [5], "distractors": [4]},
     ]
-    path, out = tmp_path / "pairs.jsonl", tmp_path / "run"
+    path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     asked = ["discover", str(path), "--model", "compiled/and-gate", "--edges", "6", "--random-circuits", "1"]
-    assert command(monkeypatch, [*asked, "--out", str(out)]) == 2
+    return path, asked
+
+
+def test_a_file_of_unequal_lengths_is_refused_without_an_alignment(
+    monkeypatch: Any, capsys: Any, tmp_path: Any, of_two_lengths: Any
+) -> None:
+    asked = [*of_two_lengths[1], "--out", str(tmp_path / "run")]
+    assert command(monkeypatch, asked) == 2
     assert "line 1: clean has 7 tokens, corrupted 6; pairs must have equal length" in capsys.readouterr().err
-    assert command(monkeypatch, [*asked, "--align", "words", "--out", str(out)]) == 2
+    assert command(monkeypatch, [*asked, "--align", "words"]) == 2
     assert "align is 'words'; expected 'spans' or 'diff'" in capsys.readouterr().err
+
+
+def test_a_file_is_aligned_on_the_command_line_and_its_run_reproduced(
+    monkeypatch: Any, tmp_path: Any, of_two_lengths: Any
+) -> None:
+    (_, asked), out = of_two_lengths, tmp_path / "run"
     assert command(monkeypatch, [*asked, "--align", "diff", "--out", str(out)]) == 0
     written = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
     assert [line.get("alignment") for line in written] == [[0, 1, 1, 2, 3, 4, 5], None]
@@ -234,6 +247,13 @@ def test_a_file_is_aligned_on_the_command_line_and_its_run_reproduced(
     assert command(monkeypatch, again) == 0
     one, other = (json.loads((place / "run.json").read_text()) for place in (out, tmp_path / "again"))
     assert one["summary"] == other["summary"]
+
+
+def test_a_run_of_aligned_pairs_is_evaluated_checked_and_shown(
+    monkeypatch: Any, tmp_path: Any, of_two_lengths: Any
+) -> None:
+    (path, asked), out = of_two_lengths, tmp_path / "run"
+    assert command(monkeypatch, [*asked, "--align", "diff", "--out", str(out)]) == 0
     assert command(monkeypatch, ["evaluate", str(out), "--parts", "faithfulness", "--random-circuits", "1"]) == 0
     assert command(monkeypatch, ["tasks", "check", str(path), "--align", "diff", "--model", "compiled/and-gate"]) == 0
     assert command(monkeypatch, ["view", str(out), "--out", str(tmp_path / "page.html")]) == 0

@@ -58,6 +58,13 @@ def test_circuits_combine_like_sets_of_their_edges(shape, a, b, share):
     assert set((one - two).edges) == first - second
     assert set((one ^ two).edges) == first ^ second
     assert set((~one).edges) == set(graph.edges) - first
+
+
+@given(shapes, seeds, seeds, shares)
+def test_circuits_compare_like_sets_of_their_edges(shape, a, b, share):
+    graph = Graph(*GRAPHS[shape])
+    one, two = subset(graph, a, share), subset(graph, b, 0.3)
+    first, second = set(one.edges), set(two.edges)
     assert (one <= two) == (first <= second)
     assert (one == two) == (first == second)
     assert len(one) == len(first)

@@ -98,6 +98,12 @@ def test_a_heat_map_of_scores_without_sign_begins_at_0(method, name, corrupted):
         assert axis.colorbar.title.text.startswith(name)
         assert all(text[0].isdigit() for text in numbers(figure))
         assert not SIGN_WORDS.search(figure.to_json())
+
+
+@pytest.mark.parametrize("corrupted", [-1.0, 3.0])
+@pytest.mark.parametrize(("method", "name"), [("atp_star", "contribution"), ("another", "size of the effect")])
+def test_the_caption_of_scores_without_sign_names_no_sign(method, name, corrupted):
+    scores = scores_of(method, corrupted, signed=False)
     assert name in node_caption(scores.quantity)
     assert not SIGN_WORDS.search(node_caption(scores.quantity))
     # The sign that a share has where the corrupted run has more of the metric stays in the values themselves.
@@ -126,13 +132,19 @@ def test_a_circuit_of_scores_with_a_sign_names_both_signs(method, words, tmp_pat
 
 
 @pytest.mark.parametrize(("method", "name"), UNSIGNED.items())
-def test_a_circuit_of_scores_without_sign_is_never_said_to_help_or_hurt(method, name, tmp_path):
+def test_a_circuit_of_scores_without_sign_is_drawn_in_one_colour(method, name, tmp_path):
     circuit = circuit_of(method)
     drawing = draw(circuit)
     assert {(edge.colour, edge.dashed) for edge in drawing.edges} == {(SIGN_COLOURS["size"], False)}
     assert drawing.legend[0].text.startswith(name)
     page = shown_in_viewer(circuit, tmp_path)
     assert (page["quantity"]["name"], page["quantity"]["signed"]) == (name, False)
+
+
+@pytest.mark.parametrize(("method", "name"), UNSIGNED.items())
+def test_a_circuit_of_scores_without_sign_is_never_said_to_help_or_hurt(method, name, tmp_path):
+    circuit = circuit_of(method)
+    page = shown_in_viewer(circuit, tmp_path)
     write_dot(circuit, tmp_path / "c.dot")
     write_tikz(circuit, tmp_path / "c.tex")
     dot, tikz = (tmp_path / "c.dot").read_text(), (tmp_path / "c.tex").read_text()

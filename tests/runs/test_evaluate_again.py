@@ -42,11 +42,16 @@ def evaluated(model, pairs, folder, method, parts=("recovery", *AGAIN), **option
     return evaluate_run(read, model, pairs, parts=parts), read
 
 
-def test_scores_of_edges_are_compared_as_by_hand(model, pairs, tmp_path):
-    result, read = evaluated(model, pairs, tmp_path, "eap-ig", edges=10, random_circuits=0)
+@pytest.fixture(scope="module")
+def of_edges(model, pairs, tmp_path_factory):
+    """The evaluation of a run of EAP-IG as JSON, the run, and its scores computed directly."""
+    result, read = evaluated(model, pairs, tmp_path_factory.mktemp("edges"), "eap-ig", edges=10, random_circuits=0)
     record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    scores = circuits.edge_attribution(model, pairs, gradient="ig")
+    return record, read, circuits.edge_attribution(model, pairs, gradient="ig")
 
+
+def test_recovery_of_edges_is_as_by_hand(model, pairs, of_edges):
+    record, read, scores = of_edges
     truth = compiled.active_edges(model, pairs)
     assert record["recovery"]["truths"] == {"active, jointly active": list(truth)}
     for row in record["recovery"]["scores"]:
@@ -59,6 +64,9 @@ def test_scores_of_edges_are_compared_as_by_hand(model, pairs, tmp_path):
     assert chosen["precision"] == pytest.approx(len(circuit & set(truth)) / len(circuit))
     assert chosen["recall"] == pytest.approx(len(circuit & set(truth)) / len(truth))
 
+
+def test_stability_of_edges_is_as_by_hand(model, pairs, of_edges):
+    record, _, scores = of_edges
     stable = record["stability"]
     assert list(stable["by"]) == ["pairs", "steps", "ablation", "metric"]
     others = {
@@ -74,6 +82,9 @@ def test_scores_of_edges_are_compared_as_by_hand(model, pairs, tmp_path):
         torch.testing.assert_close(torch.tensor(mine, dtype=torch.float64)[rows][:, rows], by_hand)
     assert set(stable["always"]) <= set(direct.always)
 
+
+def test_randomisation_of_edges_is_as_by_hand(model, pairs, of_edges):
+    record = of_edges[0]
     shuffled = circuits.randomisation(
         model, lambda model: circuits.edge_attribution(model, pairs, gradient="ig"), k=record["randomisation"]["k"]
     )
@@ -208,8 +219,7 @@ def test_what_would_take_long_is_left_out_unless_it_is_asked_for(monkeypatch, tm
     took(70.0)
     assert run(monkeypatch, ["evaluate", made, "--random-circuits", "0", "--ablations", "zero"]) == 0
     measured = json.loads((tmp_path / "eap" / "evaluation.json").read_text())
-    assert "by" in measured["stability"]  # the ablations fit in, the metrics do not
-    assert list(measured["stability"]["by"]) == ["ablation"]
+    assert list(measured["stability"]["by"]) == ["ablation"]  # the ablations fit in, the metrics do not
     assert "--parts stability" in measured["skipped"]["stability, other metrics"]
     assert "no other pairs can be drawn" in measured["skipped"]["stability, other pairs"]
     assert "randomisation" in measured

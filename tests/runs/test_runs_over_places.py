@@ -48,30 +48,53 @@ def share(model, pairs, circuit, ablation="interchange"):
     return float((kept - empty) / (full - empty))
 
 
-def test_every_part_of_its_evaluation_is_that_of_edges_at_places(model, pairs, run):
+@pytest.fixture(scope="module")
+def evaluated(model, pairs, run):
+    """Every part of the run's evaluation, and its JSON."""
+    measured = evaluate_run(run[1], model, pairs, parts=PARTS, ablations=["interchange", "zero"], n_random=3)
+    return measured, json.loads(json.dumps(measured.to_dict(), allow_nan=False))
+
+
+def test_the_runs_circuit_is_at_the_places_of_its_pairs(pairs, run):
     result, read = run
-    measured = evaluate_run(read, model, pairs, parts=PARTS, ablations=["interchange", "zero"], n_random=3)
-    record = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
-    circuit, scores = result.circuit, result.scores.over_places()
-    assert read.circuits["run circuit"] == circuit
-    assert circuit.places == pairs.spans
-    for ablation, part in record["faithfulness"].items():
-        assert part["ratio_of_means"] == pytest.approx(share(model, pairs, circuit, ablation))
+    assert read.circuits["run circuit"] == result.circuit
+    assert result.circuit.places == pairs.spans
+
+
+def test_faithfulness_is_that_of_edges_at_places(model, pairs, run, evaluated):
+    for ablation, part in evaluated[1]["faithfulness"].items():
+        assert part["ratio_of_means"] == pytest.approx(share(model, pairs, run[0].circuit, ablation))
         assert part["unit"] == "(edge, place) pairs"
         assert "(edge, place) pairs ablated" in part["name"]
+
+
+def test_completeness_and_minimality_are_those_of_edges_at_places(model, pairs, run, evaluated):
+    circuit, record = run[0].circuit, evaluated[1]
     assert record["completeness"]["complement"] == pytest.approx(share(model, pairs, ~circuit))
     for edge, effect in record["minimality"]["effects"].items():
         both = circuit_metrics(model, pairs, [circuit, circuit - Circuit.from_edges(circuit.graph, [edge])]).mean(1)
         assert effect == pytest.approx(float(both[0] - both[1]), abs=1e-4)
     assert tuple(record["minimality"]["effects"]) == circuit.edges
+
+
+def test_curves_and_complexity_are_those_of_edges_at_places(model, pairs, run, evaluated):
+    measured, scores = evaluated[0], run[0].scores.over_places()
     curves = circuits.faithfulness_curves(model, pairs, scores, seed=1)
     torch.testing.assert_close(measured.curves.absolute.faithfulness, curves.absolute.faithfulness)
-    assert measured.curves.absolute.edges[-1] == circuit.graph.n_edges
+    assert measured.curves.absolute.edges[-1] == run[0].circuit.graph.n_edges
     assert measured.complexity == circuits.complexity(scores)
+
+
+def test_certificate_families_and_stability_are_over_places(run, evaluated):
+    measured, circuit = evaluated[0], run[0].circuit
     assert measured.certificate.certificate.graph == circuit.graph
     assert measured.certificate.n_certified <= len(circuit)
     assert all(family.graph == circuit.graph for family in measured.families.circuits)
     assert measured.variations.compared().names == measured.prompts.names == circuit.graph.edges
+
+
+def test_no_part_of_the_evaluation_is_skipped(evaluated):
+    record = evaluated[1]
     assert all(row["auroc"] == 1.0 for row in record["recovery"]["scores"])
     assert set(record["hypothesis"])
     assert not record["skipped"].keys() & set(PARTS)

@@ -99,7 +99,7 @@ def test_changed_prompts_are_a_new_run(tmp_path):
     assert run_study(read_study(tmp_path / "study.toml"), out).made == 2
 
 
-def test_rows_and_files_of_the_table(finished, tmp_path):
+def test_rows_of_the_table_are_those_of_runs_and_evaluations(finished):
     study = parse_study(SMALL)
     rows = table(study, finished)
     assert [row["method"] for row in rows] == ["eap", "eap-ig"] * 2
@@ -115,6 +115,10 @@ def test_rows_and_files_of_the_table(finished, tmp_path):
             assert row[f"evaluated_random_faithfulness_{ablation}"] == measured["random_faithfulness"]
             assert row[f"p_{ablation}"] == measured["p"]
         assert row["evaluated_faithfulness_interchange"] == pytest.approx(row["faithfulness"])
+
+
+def test_a_table_is_written_as_parquet_or_csv(finished, tmp_path):
+    rows = table(parse_study(SMALL), finished)
     write_table(rows, tmp_path / "t.parquet")
     assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist() == rows
     write_table(rows, tmp_path / "t.csv")

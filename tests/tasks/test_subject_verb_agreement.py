@@ -17,25 +17,35 @@ NUMBER = {word: number for row in words.SUBJECTS for number, word in enumerate(r
 PROMPT = re.compile(rf"The (\w+) ({'|'.join(PREPOSITIONS)}) the (\w+)")
 
 
+def nouns(pair: Any) -> tuple[str, str, str]:
+    """Subject, corrupted subject and attractor; nothing else differs between the prompts."""
+    clean, corrupted = PROMPT.fullmatch(str(pair.clean_text)), PROMPT.fullmatch(str(pair.corrupted_text))
+    assert clean is not None
+    assert corrupted is not None
+    assert clean.groups()[1:] == corrupted.groups()[1:]
+    return clean[1], corrupted[1], clean[3]
+
+
 def test_the_verb_agrees_with_the_subject_and_the_corrupted_subject_has_the_other_number(toy: Toys) -> None:
-    model = toy()
-    numbers = Counter()
+    model, numbers = toy(), Counter()
     for pair in SubjectVerbAgreement().pairs(model, 80):
-        clean, corrupted = PROMPT.fullmatch(str(pair.clean_text)), PROMPT.fullmatch(str(pair.corrupted_text))
-        assert clean is not None
-        assert corrupted is not None
-        subject, _, attractor = clean.groups()
-        assert clean.groups()[1:] == corrupted.groups()[1:]
-        assert {subject, corrupted[1]} == set(next(row for row in words.SUBJECTS if subject in row))
-        assert attractor not in (subject, corrupted[1])
+        subject, other, attractor = nouns(pair)
+        assert {subject, other} == set(next(row for row in words.SUBJECTS if subject in row))
+        assert attractor not in (subject, other)
         verbs = (" is", " are")
         assert model.text(pair.answers) == verbs[NUMBER[subject]]
-        assert model.text(pair.distractors) == verbs[NUMBER[corrupted[1]]]
+        assert model.text(pair.distractors) == verbs[NUMBER[other]]
+        numbers[NUMBER[subject], NUMBER[attractor]] += 1
+    assert numbers == {(subject, attractor): 20 for subject in (0, 1) for attractor in (0, 1)}
+
+
+def test_roles_are_at_their_words_and_only_the_subject_differs(toy: Toys) -> None:
+    model = toy()
+    for pair in SubjectVerbAgreement().pairs(model, 80):
+        subject, _, attractor = nouns(pair)
         at = {role: model.text((pair.clean[index],)) for role, index in pair.roles.items()}
         assert at == {"subject": f" {subject}", "attractor": f" {attractor}", "end": f" {attractor}"}
         assert [i for i in range(len(pair)) if pair.clean[i] != pair.corrupted[i]] == [pair.roles["subject"]]
-        numbers[NUMBER[subject], NUMBER[attractor]] += 1
-    assert numbers == {(subject, attractor): 20 for subject in (0, 1) for attractor in (0, 1)}
 
 
 @pytest.mark.real_model

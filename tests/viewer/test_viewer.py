@@ -3,6 +3,8 @@
 import json
 import re
 import time
+import webbrowser
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from circuits import Circuit, InputError
 from circuits.results.naming import Naming, read_naming
 from circuits.viewer import ShownPrompt, shown_prompts, write_viewer
 from circuits.viewer.attention import attention_patterns
-from tests.command import discovered, run
+from tests.command import command, discovered_in, performed
 from tests.tiny_models import random_pairs, tiny
 from tests.viewer.browsing import HOSTILE, LARGE, check_layout, data_of, js, opened, resized, set_to
 
@@ -55,21 +57,35 @@ def click(browser, node):
     )
 
 
-def test_the_page_opens_with_forty_edges_and_a_click_lists_a_nodes(browser, tmp_path):
+@pytest.fixture(scope="module")
+def with_prompts(tmp_path_factory):
+    """A page of 60 edges with prompts, under a hostile title; and its circuit."""
     model, pairs = tiny("llama"), random_pairs(n=2)
     circuit = scored(model.graph, 60)
-    opened(browser, page_of(tmp_path, circuit, prompts=shown_prompts(model, pairs, [circuit]), title=HOSTILE))
+    folder = tmp_path_factory.mktemp("page")
+    return page_of(folder, circuit, prompts=shown_prompts(model, pairs, [circuit]), title=HOSTILE), circuit
+
+
+def test_the_page_opens_with_forty_edges_and_the_slider_changes_them(browser, with_prompts):
+    opened(browser, with_prompts[0])
     assert browser.title == HOSTILE
     assert shown(browser) == 40
     assert js(browser, "document.getElementById('count').textContent") == "40 of 60 edges"
-    result = js(
-        browser, "told(panels[0].lines.find(e => e.part === 'q'), {name: 'effect', unit: 'logits', signed: true})"
-    )
-    assert re.fullmatch(
-        r".+->.+\ninto the query of a.+\neffect [+−][\d.e-]+ logits ± [\d.e-]+ \(95%: .+ to .+\)", result
-    )
     set_to(browser, "slider", 7, "input")
     assert shown(browser) == 7
+
+
+def test_an_edge_shows_its_effect_and_interval(browser, with_prompts):
+    opened(browser, with_prompts[0])
+    text = js(
+        browser, "edgeText(panels[0].lines.find(e => e.part === 'q'), {name: 'effect', unit: 'logits', signed: true})"
+    )
+    assert re.fullmatch(r".+->.+\ninto the query of a.+\neffect [+−][\d.e-]+ logits ± [\d.e-]+ \(95%: .+ to .+\)", text)
+
+
+def test_a_click_lists_a_nodes_edges_and_escape_ends_it(browser, with_prompts):
+    page, circuit = with_prompts
+    opened(browser, page)
     set_to(browser, "slider", 60, "input")
     head = next(node for node in circuit.nodes if node.startswith("a2.h"))
     click(browser, head)
@@ -176,7 +192,7 @@ def test_scores_without_sign_are_not_said_to_help_or_hurt(browser, tmp_path):
     assert "share of the reader's input" in legend
     assert not re.search("helps|hurts", js(browser, "document.body.innerText"))
     assert colours == {"#009E73,"}
-    result = js(browser, "told(panels[0].lines[0], panels[0].circuit.quantity)")
+    result = js(browser, "edgeText(panels[0].lines[0], panels[0].circuit.quantity)")
     assert re.search(r"\nshare of the reader's input [\d.e-]+$", result)
     legend, colours = legend_and_colours(effects=effects)
     assert re.search("helps.*hurts", legend, re.DOTALL)
@@ -248,43 +264,63 @@ def test_everything_can_be_reached_by_keyboard(browser, tmp_path):
     assert js(browser, "[...document.querySelectorAll('aside td button')].every(b => b.tabIndex === 0)")
 
 
-def test_labels_groups_and_pins_are_edited_saved_and_loaded(browser, tmp_path):
+CAPTIONS = "[...document.querySelectorAll('.node text')].map(e => e.textContent)"
+
+
+def edited(browser, tmp_path):
+    """A page on which a head got a label, two others a group and pins; the circuit and four of its heads."""
     circuit = scored(tiny("gpt2").graph, 60)
     heads = [node for node in circuit.nodes if node[0] == "a"][:4]
-    page = page_of(tmp_path, circuit, naming=Naming({heads[3]: "from Python"}))
-    opened(browser, page)
+    opened(browser, page_of(tmp_path, circuit, naming=Naming({heads[3]: "from Python"})))
     set_to(browser, "slider", 60, "input")
-    captions = "[...document.querySelectorAll('.node text')].map(e => e.textContent)"
-    assert f"{heads[3]} from Python" in js(browser, captions)
     click(browser, heads[0])
     set_to(browser, "label", f"  name\u202e mover {HOSTILE}")
-    assert any(text.startswith(f"{heads[0]} name mover") for text in js(browser, captions))
-    click(browser, heads[1])
-    set_to(browser, "group", "movers")
-    click(browser, heads[2])
-    set_to(browser, "group", "movers")
-    assert "movers (2)" in js(browser, captions)
-    assert heads[1] not in js(browser, captions)
+    for head in heads[1:3]:
+        click(browser, head)
+        set_to(browser, "group", "movers")
+    return circuit, heads
+
+
+def test_labels_and_groups_are_drawn(browser, tmp_path):
+    _, heads = edited(browser, tmp_path)
+    captions = js(browser, CAPTIONS)
+    assert f"{heads[3]} from Python" in captions
+    assert any(text.startswith(f"{heads[0]} name mover") for text in captions)
+    assert "movers (2)" in captions
+    assert heads[1] not in captions
+
+
+def test_pins_and_groups_are_opened_and_shown_alone(browser, tmp_path):
+    circuit, heads = edited(browser, tmp_path)
     browser.execute_script("document.getElementById('pin').click()")
     browser.execute_script("document.getElementById('merge').click()")
-    assert heads[1] in js(browser, captions)
+    assert heads[1] in js(browser, CAPTIONS)
     browser.execute_script("document.getElementById('pins').click()")
     between = [name for name in circuit.edges if all(end.split("<")[0] in heads[1:3] for end in name.split("->"))]
     assert shown(browser) == len(between)
     assert js(browser, "window.broken") is None
 
-    (tmp_path / "labels.json").write_text(js(browser, "saved()"))
+
+def test_labels_groups_and_pins_are_saved_and_loaded(browser, tmp_path):
+    circuit, heads = edited(browser, tmp_path)
+    browser.execute_script("document.getElementById('pin').click()")
+    saved = js(browser, "saved()")
+    (tmp_path / "labels.json").write_text(saved)
     naming = read_naming(tmp_path / "labels.json").checked(circuit.graph)
     assert naming.groups == {"movers": (heads[1], heads[2])}
     assert naming.labels[heads[0]].startswith("name mover </script>")
     assert set(naming.pinned) == set(heads[1:3])
-
     opened(browser, page_of(tmp_path, circuit))
-    assert js(browser, "load(arguments[0])", (tmp_path / "labels.json").read_text()) == "Loaded."
-    assert json.loads(js(browser, "saved()")) == json.loads((tmp_path / "labels.json").read_text())
+    assert js(browser, "load(arguments[0])", saved) == "Loaded."
+    assert json.loads(js(browser, "saved()")) == json.loads(saved)
+
+
+def test_other_files_are_not_loaded_as_labels(browser, tmp_path):
+    opened(browser, page_of(tmp_path, scored(tiny("gpt2").graph, 60)))
+    before = js(browser, "saved()")
     for wrong in ("", "[1]", '{"colour": 1}', '{"groups": {"a": ["a0.h0"], "b": ["a0.h0"]}}', '{"labels": {"m0": 3}}'):
         assert js(browser, "load(arguments[0])", wrong).startswith("This is not a file of labels")
-    assert json.loads(js(browser, "saved()")) == json.loads((tmp_path / "labels.json").read_text())
+    assert js(browser, "saved()") == before
     assert "Not in this circuit: a99.h9" in js(browser, 'load(\'{"labels": {"a99.h9": "x"}}\')')
 
 
@@ -328,43 +364,58 @@ def test_the_data_is_json_with_the_circuits_numbers(tmp_path):
     assert "http" not in re.sub(r"http://www.w3.org/2000/svg", "", page.read_text())
 
 
-def test_a_run_has_its_page_and_the_command_shows_it_and_two_circuits(monkeypatch, tmp_path, capsys):
-    opened_pages = []
-    monkeypatch.setattr("webbrowser.open", lambda url: opened_pages.append(url) or True)
-    eap = discovered(monkeypatch, tmp_path, "eap", "eap", "--edges", 12, "--random-circuits", 0)
-    acdc = discovered(monkeypatch, tmp_path, "acdc", "acdc", "--threshold", 0.1, "--random-circuits", 0)
-    own = tmp_path / "eap" / "circuit.html"
-    data = data_of(own)
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """A run of EAP and one of ACDC."""
+    folder = tmp_path_factory.mktemp("viewed")
+    eap = discovered_in(folder, "eap", "eap", "--edges", 12, "--random-circuits", 0)
+    return eap, discovered_in(folder, "acdc", "acdc", "--threshold", 0.1, "--random-circuits", 0)
+
+
+def test_a_run_has_a_page_with_attention_and_its_result(two_runs):
+    data = data_of(Path(two_runs[0]) / "circuit.html")
     assert data["prompts"][0]["patterns"]
     assert "chosen by EAP, recover" in data["about"][0]
     assert "logit difference" in data["about"][0]
+
+
+def test_view_opens_the_runs_own_page(two_runs, monkeypatch):
+    opened_pages, own = [], Path(two_runs[0]) / "circuit.html"
     before = own.read_bytes()
-    assert run(monkeypatch, ["view", eap, "--open"]) == 0
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened_pages.append(url) or True)
+    command("view", two_runs[0], "--open")
     assert opened_pages == [own.resolve().as_uri()]
     assert own.read_bytes() == before
+
+
+def test_view_replaces_a_page_of_an_older_version(two_runs):
+    own = Path(two_runs[0]) / "circuit.html"
     own.write_text("a page of an older version")
-    assert run(monkeypatch, ["view", eap]) == 0
+    command("view", two_runs[0])
     assert data_of(own)["prompts"][0]["patterns"]
-    given = ["view", f"{eap}/circuit.json", f"{acdc}/circuit.json", "--out", str(tmp_path / "both.html")]
-    assert run(monkeypatch, given) == 0
+
+
+def test_view_shows_two_circuits_and_what_they_share(two_runs, tmp_path):
+    command("view", *(f"{run}/circuit.json" for run in two_runs), "--out", tmp_path / "both.html")
     both = data_of(tmp_path / "both.html")
     assert [circuit["name"] for circuit in both["circuits"]] == ["EAP", "ACDC"]
     assert "The circuits share" in both["about"][0]
-    node = data["nodes"][0][0]
-    (tmp_path / "labels.json").write_text(json.dumps({"labels": {node: "a label"}, "pinned": [node]}))
-    given = ["view", eap, "--edges", "12", "--no-attention", "--labels", str(tmp_path / "labels.json")]
-    assert run(monkeypatch, given) == 0
-    assert data_of(tmp_path / "eap" / "view.html")["naming"] == {
-        "labels": {node: "a label"},
-        "groups": {},
-        "pinned": [node],
-    }
-    given = ["export", eap, "--labels", str(tmp_path / "labels.json"), "--out", str(tmp_path / "c.dot")]
-    assert run(monkeypatch, given) == 0
+
+
+def test_labels_are_shown_and_exported(two_runs, tmp_path):
+    node = data_of(Path(two_runs[0]) / "circuit.html")["nodes"][0][0]
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"labels": {node: "a label"}, "pinned": [node]}))
+    command("view", two_runs[0], "--edges", "12", "--no-attention", "--labels", labels)
+    naming = data_of(Path(two_runs[0]) / "view.html")["naming"]
+    assert naming == {"labels": {node: "a label"}, "groups": {}, "pinned": [node]}
+    command("export", two_runs[0], "--labels", labels, "--out", tmp_path / "c.dot")
     assert "a label" in (tmp_path / "c.dot").read_text()
+
+
+def test_view_refuses_what_is_not_a_run_and_a_pair_that_is_not_there(two_runs, tmp_path):
     for wrong, message in (
-        (["view", str(tmp_path)], "is not a run directory"),
-        (["view", eap, "--pair", "99"], "no pair 99"),
+        (("view", tmp_path), "is not a run directory"),
+        (("view", two_runs[0], "--pair", "99"), "no pair 99"),
     ):
-        assert run(monkeypatch, wrong) == 2
-        assert message in capsys.readouterr().err
+        assert message in performed(*wrong, code=2)[1]

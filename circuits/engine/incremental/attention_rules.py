@@ -25,7 +25,7 @@ def variants(rule: AttentionRule, n_heads: int) -> Iterator[AttentionRule]:
 
 
 def alibi_slopes(n_heads: int) -> Float[Tensor, " head"]:
-    """The slopes of ALiBi: 2^(-8 i/n) for heads i = 1 … n; if n is no power of two, those of the next lower power, then every
+    """The slopes of ALiBi: 2^(-8 i/n) for heads i = 1 … n; if n is not a power of two, those of the next lower power, then every
     other one of the next higher."""
 
     def of_power(n: int) -> list[float]:
