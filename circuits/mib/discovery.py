@@ -37,7 +37,6 @@ from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import frozen, provenance
 from circuits.runs.discover import discover
 
-
 STEPS = 5
 """Gradients along the path, by default."""
 
