@@ -4,6 +4,9 @@ PYTHON ?= python3
 # Arguments for pytest, such as ARGS="-k acdc"; by default one process a core.
 ARGS ?= -n auto --dist loadgroup
 
+# Arguments for benchmarks/bench.py, such as BENCH="--minutes 120".
+BENCH ?=
+
 BIN := .venv/bin
 # One question, asked by four methods; then they are compared, and the circuits exported.
 ASKED := ioi --model smollm2-135m --n 16 --seed 0 --overwrite
@@ -51,8 +54,8 @@ demo: $(RUNTIME)  ## IOI in SmolLM2-135M by four methods, compared and exported 
 test: $(DEV)  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(DEV)  ## measure every cost that README and docs quote; into runs/bench.md (an hour; nothing else should run)
-	$(BIN)/python benchmarks/bench.py
+bench: $(DEV)  ## measure the costs that README and docs quote; into runs/bench.md (20 minutes; nothing else should run)
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 check: $(DEV)  ## all that CI checks: format, lint, types, documentation, tests
 	$(BIN)/ruff format --check

@@ -43,6 +43,9 @@ def main() -> None:
         zoo.path(NAME), dtype=torch.float32, quantization_config=settings(asked.kind)
     ).eval()
     first = circuits.load_model(NAME)
+    if asked.out is not None:  # before a pass, in which bitsandbytes packs weights
+        theirs.save_pretrained(asked.out)
+        first.tokenizer.save_pretrained(asked.out)
     ours = circuits.load_model(theirs, tokenizer=first.tokenizer)
     pairs = circuits.load_task("ioi").pairs(first, n=asked.n)
     largest = moved = 0.0
@@ -57,9 +60,6 @@ def main() -> None:
     print(
         f"{ours.dequantised}\nlargest difference of a logit: {largest:.3f} from the library's model, {moved:.3f} from {NAME}"
     )
-    if asked.out is not None:
-        theirs.save_pretrained(asked.out)
-        first.tokenizer.save_pretrained(asked.out)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from circuits.engine.usable_weights import check_weights_usable
 from circuits.errors import InputError
 from circuits.graph.graph import Graph
 from circuits.graph.nodes import Place, Widths
+from circuits.memory_budget import parse_memory
 from circuits.model_bridge import Request, find_bridge, model_errors
 from circuits.model_ungrouped import check_ungrouped, grouped_graph
 from circuits.plain_torch import plain_torch
@@ -48,6 +49,7 @@ class Model(Shown):
         compatibility_mode: whether TransformerLens' compatibility mode was on at loading; a later change is refused.
         loaded_by: options of `load_model` with which another process can load it; None for a model given as an object.
         allow_hooks: whether foreign hooks on the model are allowed; results name them in their provenance.
+        memory: bytes that computations may need besides the weights; None: 60% of what is free.
     """
 
     bridge: TransformerBridge
@@ -59,6 +61,7 @@ class Model(Shown):
     compatibility_mode: bool = False
     loaded_by: dict[str, Any] | None = None
     allow_hooks: bool = False
+    memory: int | None = None
 
     def __repr__(self) -> str:
         where = ", ".join(map(str, devices(self.bridge)))
@@ -194,6 +197,7 @@ def load_model(
     trust_remote_code: bool = False,
     allow_hooks: bool = False,
     ungrouped: bool = False,
+    memory: str | int | None = None,
 ) -> Model:
     """Loads a model and checks that its graph is exact.
 
@@ -213,6 +217,7 @@ def load_model(
         allow_hooks: allow foreign hooks on the model, now or later. They change results, which name them in their provenance
             (`hooks`). By default such a model is refused.
         ungrouped: give each query head a key/value head of its own, as MIB counts edges; see `circuits.model_ungrouped`.
+        memory: what computations may need besides the weights, such as `4GB`; it bounds batches. None: 60% of what is free.
 
     Raises:
         InputError: an unknown dtype or device, an invalid `device_map`, hooks that are not allowed, or a model that cannot be ungrouped.
@@ -224,24 +229,30 @@ def load_model(
     70651
     """
     warn_if_busy(torch.get_num_threads())
-    if device_map is not None:
-        check_map_belongs(model, device)
-        check_device_map(device_map)
+    check_map_belongs(model, device, device_map)
     chosen_dtype = None if dtype is None else choose_dtype(dtype)
     request = Request(chosen_dtype, choose_device(device), device_map, revision, trust_remote_code, ungrouped)
     bridge, name, own_tokenizer = find_bridge(model, request)
     named = isinstance(model, str | Path)
     architecture, report = _checked(bridge, name, named, allow_hooks, from_files(model) and not trust_remote_code)
     check_ungrouped(architecture.graph, name, ungrouped)
-    origin = None
-    if named and tokenizer is None and isinstance(device_map, str | None):
-        origin = {"name": name, "device": device, "device_map": device_map, "trust_remote_code": trust_remote_code}
-        origin |= {"ungrouped": True} if ungrouped else {}
-    mode = bool(bridge.compatibility_mode)
-    loaded = Model(bridge, architecture, tokenizer or own_tokenizer, name, revision, report, mode, origin, allow_hooks)
+    known = named and tokenizer is None and isinstance(device_map, str | None)
+    origin = _loaded_by(name, device, device_map, trust_remote_code, ungrouped) if known else None
+    loaded = Model(
+        bridge, architecture, tokenizer or own_tokenizer, name, revision, report, bool(bridge.compatibility_mode), origin,
+        allow_hooks, None if memory is None else parse_memory(memory),
+    )  # fmt: skip
     if isinstance(model, str) and model in zoo.names():
         _check_golden(loaded)
     return loaded
+
+
+def _loaded_by(
+    name: str, device: str, device_map: DeviceMap | None, trust_remote_code: bool, ungrouped: bool
+) -> dict[str, Any]:
+    """`Model.loaded_by`."""
+    asked = {"name": name, "device": device, "device_map": device_map, "trust_remote_code": trust_remote_code}
+    return asked | ({"ungrouped": True} if ungrouped else {})
 
 
 def _checked(
@@ -264,8 +275,10 @@ def _checked(
             return architecture, report
 
 
-def check_map_belongs(model: object, device: str) -> None:
-    """Refuses a device map that does not go with this model and device."""
+def check_map_belongs(model: object, device: str, device_map: DeviceMap | None) -> None:
+    """Refuses a device map that cannot be followed, or does not go with this model and device."""
+    if device_map is None:
+        return
     if device != "auto":
         raise InputError(f"both device {device!r} and a device_map are given; give one of them")
     if not from_files(model):
@@ -273,6 +286,7 @@ def check_map_belongs(model: object, device: str) -> None:
         raise InputError(
             f"device_map applies only to models that are loaded from files, and {what} is not; leave it out"
         )
+    check_device_map(device_map)
 
 
 def from_files(model: object) -> bool:

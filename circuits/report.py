@@ -85,16 +85,18 @@ def report_sections(
 
 
 def _verdicts(runs: Sequence[Run]) -> list[Section]:
-    """For each claim on each circuit supported, not supported or not tested; without an evaluation nothing is tested."""
+    """For each claim on each circuit supported, not supported or not tested; without an evaluation by the run's own numbers."""
     sections = []
     for run in runs:
         if run.circuits:
+            with _as_ours(run.path / RUN_FILE):
+                summary = dict(run.record.get("summary") or {})
             with _as_ours(run.path / EVALUATION_FILE):
-                rows = verdict_rows(_evaluation(run) or {})
+                rows = verdict_rows(_evaluation(run) or {}, summary)
             text = (
                 ""
                 if (run.path / EVALUATION_FILE).is_file()
-                else "The run was not evaluated: circuits evaluate RUN tests these claims."
+                else "The run was not evaluated; numbers are those of the run itself."
             )
             name = "Verdict" if len(runs) == 1 else f"Verdict: {run.name}"
             sections.append(Section(name, text, Table(HEADINGS, rows)))

@@ -5,7 +5,10 @@ on it runs on the processor and gives it on, and one on tensors with different l
 only `to` and `copy_` move, single numbers on the host may meet anything, and so may indices.
 """
 
+import sys
+from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -13,6 +16,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 HOST = torch.device("cpu")
 MOVES = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+READS = (
+    "aten::_local_scalar_dense",
+    "aten::equal",
+    "aten::is_nonzero",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::_unique2",
+)
+"""Operations on which the host waits for an accelerator: their result, or its shape, depends on the values."""
 INDEXES = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 
 
@@ -46,6 +58,7 @@ class Placed(torch.Tensor):
         return move(self, HOST)
 
     def tolist(self):
+        _count("tolist")
         return self.inner.tolist()
 
     def __repr__(self):
@@ -55,6 +68,8 @@ class Placed(torch.Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         where = _where(func, args, kwargs)
+        if func._schema.name in READS or (func._schema.name in INDEXES and _by_mask(args)):
+            _count(func._schema.name)
         # Its own `device`, if there is one, is what torch takes this tensor's for: whoever asks for another goes through `to`.
         out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
         name = func._schema.name
@@ -63,6 +78,37 @@ class Placed(torch.Tensor):
         if "out" in kwargs:
             return kwargs["out"]
         return tree_map(lambda x: Placed(x, where) if isinstance(x, torch.Tensor) and where != HOST else x, out)
+
+
+def _by_mask(args):
+    return any(isinstance(x, Placed) and x.dtype == torch.bool for x in args[1] if x is not None)
+
+
+_waits: Counter | None = None
+PACKAGE = str(Path(__file__).parents[1] / "circuits")
+
+
+def _count(kind):
+    """Counts one wait of the host, by the line of the package that asked for it."""
+    if _waits is None:
+        return
+    frame = sys._getframe(2)
+    while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    where = "outside" if frame is None else f"{frame.f_code.co_filename[len(PACKAGE) + 1 :]}:{frame.f_code.co_name}"
+    _waits[where] += 1
+
+
+@contextmanager
+def counted_waits():
+    """Counts, by function of the package, how often the host waits for a pretended device: numbers, lists and copies that are read
+    back, and operations whose result's shape depends on values."""
+    global _waits
+    before, _waits = _waits, Counter()
+    try:
+        yield _waits
+    finally:
+        _waits = before
 
 
 def _inner(x):
@@ -96,6 +142,8 @@ class _Move(torch.autograd.Function):
 
 def move(x, where):
     """x on another device."""
+    if where == HOST != x.device:
+        _count("copy")
     return x if x.device == where else _Move.apply(x, where)
 
 

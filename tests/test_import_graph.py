@@ -10,7 +10,7 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "circuits"
 LAYERS = (
     "errors", "arguments", "progress", "quiet", "threads", "plain_torch", "shown", "plugins", "workers", "files", "stats", "graph", "prompts", "zoo", "engine",
-    "model_files", "model_sizes", "model_ungrouped", "model_bridge", "remembered_check", "model", "model_calls", "dictionaries", "question", "results", "measure", "methods", "descriptions", "evaluation", "export",
+    "model_files", "model_sizes", "model_ungrouped", "model_bridge", "remembered_check", "memory_budget", "model", "model_calls", "dictionaries", "question", "results", "measure", "methods", "descriptions", "evaluation", "export",
     "plots", "viewer", "notebook", "pages", "runs", "mib", "report", "study", "cli", "pytest_plugin",
 )  # fmt: skip
 """From the bottom to the top."""

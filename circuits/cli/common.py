@@ -38,6 +38,7 @@ def load(
     revision: str | None,
     device_map: str | None = None,
     ungrouped: bool = False,
+    memory: str | None = None,
 ) -> "Model":
     """Loads a model; a model with a short name is fetched first, with a progress bar."""
     from circuits import zoo
@@ -49,7 +50,13 @@ def load(
         from circuits.model import load_model
 
         return load_model(
-            name, dtype=dtype, device=device, device_map=device_map, revision=revision, ungrouped=ungrouped
+            name,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            revision=revision,
+            ungrouped=ungrouped,
+            memory=memory,
         )
 
 

@@ -16,6 +16,7 @@ from circuits.prompts.source import find_file
 from circuits.runs.files import CONFIG_FILE
 
 if TYPE_CHECKING:
+    from circuits.model import Model
     from circuits.prompts.pairs import PromptPairs
 
 
@@ -46,10 +47,11 @@ def discover(
         from circuits.question.doubts import collected
         from circuits.runs.discover import discover as run_discovery
 
-        model = load(asked.model, computed.dtype, computed.device, computed.revision, computed.device_map)
+        model = load_for(asked.model, computed)
         pairs = source(model, asked.n, asked.seed, bool(asked.one_length), how, stage)
         mean_of = None if reference is None else reference(model, None, asked.seed, reading=how)
         _note(target, asked, pairs, mean_of)
+        note_memory(model, pairs, computed)
         with workers_on(**vars(divided)) as workers, collected(), resumable(recorded):
             result = run_discovery(
                 model, pairs, method=asked.method, metric=asked.metric, ablation=asked.ablation,
@@ -58,6 +60,23 @@ def discover(
             )  # fmt: skip
         out.write(result, pairs, {CONFIG_FILE: config_text(given)})
     print_result(result, model, pairs, out.path, written.json)
+
+
+def load_for(name: str, computed: Computed) -> "Model":
+    """Loads the model as the options say."""
+    where, memory = computed.device_map, computed.memory
+    return load(name, computed.dtype, computed.device, computed.revision, where, memory=memory)
+
+
+def note_memory(model: "Model", pairs: "PromptPairs", computed: Computed) -> None:
+    """Says how much memory a batch's passes will need, if that is much or a budget was given."""
+    from circuits.question.batch_memory import NOTABLE, estimate, largest_batch
+
+    size = computed.batch_size or largest_batch(model, pairs)
+    needed, again = estimate(model, pairs, size)
+    if needed > NOTABLE or computed.memory is not None:
+        how = ", blocks computed again for gradients" if again else ""
+        note(f"expects about {needed / 1e9:.2g} GB besides the weights ({min(size, len(pairs))} pairs at a time{how})")
 
 
 def _note(target: str, asked: QuestionOptions, pairs: "PromptPairs", reference: "PromptPairs | None") -> None:

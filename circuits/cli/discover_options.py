@@ -79,6 +79,7 @@ class Computed:
     """How one process computes it."""
 
     batch_size: options.BatchSize = None
+    memory: options.Memory = None
     dtype: options.Dtype = None
     device: options.Device = "auto"
     device_map: options.DeviceMap = None

@@ -61,7 +61,7 @@ def dissociate(
 
     tasks = read_tasks(runs)
     name, dtype, revision = model_of(next(iter(tasks.values())).provenance, computed.model)
-    model = load(name, dtype, computed.device, revision, computed.device_map)
+    model = load(name, dtype, computed.device, revision, computed.device_map, memory=computed.memory)
     options = DissociationOptions(asked.core, asked.random_circuits, margin=asked.margin, seed=asked.seed)
     with workers_on(**vars(divided)) as workers:
         dissociation = dissociate_runs(

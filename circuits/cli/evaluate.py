@@ -62,7 +62,7 @@ def evaluate(
 
     with evaluating(run) as read:
         name, dtype, revision = model_of(read.provenance, computed.model)
-        model = load(name, dtype, computed.device, revision, computed.device_map)
+        model = load(name, dtype, computed.device, revision, computed.device_map, memory=computed.memory)
         if source is None:
             pairs = PromptPairs.from_jsonl(run / "pairs.jsonl", model, trust_ids=True)
         else:

@@ -39,7 +39,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def call(**typed: Any) -> None:
-        given = {parameter.name: _joined(typed[parameter.name]) for parameter in parameters}
+        given = {name: _joined(value) if name in of_methods else value for name, value in typed.items()}
         made = {name: group(**{field: given[field] for field in names}) for name, (group, names) in groups.items()}
         asked = {name: given[name] for name in of_methods if given[name] is not None}
         command(**{name: given[name] for name in own}, **made, **asked, **({"given": given} if wants_given else {}))
@@ -51,11 +51,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 def _joined(value: Any) -> Any:
     """An option that was given several times, as the text of a list."""
-    return (
-        (",".join(value) or None)
-        if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-        else value
-    )
+    return (",".join(value) or None) if isinstance(value, list | tuple) else value
 
 
 def _fields(group: Any) -> Iterator[inspect.Parameter]:

@@ -10,11 +10,19 @@ import typer
 from circuits.cli import completion
 from circuits.cli.config import read_config
 from circuits.engine.dtypes import DTYPES, check_dtype
+from circuits.memory_budget import parse_memory
 
 
 def known_dtype(value: str | None) -> str | None:
     """Typer's callback for dtypes; raises InputError for an unknown one."""
     return None if value is None else check_dtype(value)
+
+
+def known_memory(value: str | None) -> str | None:
+    """Typer's callback for amounts of memory; raises InputError for an unknown one."""
+    if value is not None:
+        parse_memory(value)
+    return value
 
 
 def finite(value: float | None) -> float | None:
@@ -51,6 +59,13 @@ OneLength = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Pairs per batch. Default: by size.", min=1)]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for the computation besides the weights, such as 4GB; bounds batches. Default: 60% of what is free.",
+        callback=known_memory,
+    ),
+]
 RunModel = Annotated[
     str | None,
     typer.Option(help="The run's model. Default: the name in the run.", autocompletion=completion.models),
@@ -85,6 +100,7 @@ class OnRuns:
     """How finished runs are measured."""
 
     batch_size: BatchSize = None
+    memory: Memory = None
     model: RunModel = None
     device: Device = "auto"
     device_map: DeviceMap = None

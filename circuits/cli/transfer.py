@@ -64,9 +64,9 @@ def _print(measured: "Transfer", as_json: bool) -> None:
         for e in (measured.changed or ())[:SHOWN]
     ]
     if rows:
-        print_rows(
-            "edges that changed (p corrected for all edges)", ("edge", "before", "after", "p", "in the circuit"), rows
-        )
+        n = len(measured.changed or ())
+        what = "edges that changed" if n <= SHOWN else f"the {SHOWN} largest changes of {n} edges"
+        print_rows(f"{what} (p corrected for all edges)", ("edge", "before", "after", "p", "in the circuit"), rows)
     heads = [
         [h.head, h.match, f"{h.similarity:.2f}", f"{h.runner_up:.2f}", "yes" if h.clear else "no"]
         for h in measured.matched or ()

@@ -38,8 +38,9 @@ class Ablated(CollectedDifferences):
         edit: str = "live",
     ) -> None:
         graph, embedding = architecture.graph, replacement.embedding
-        keep = keep.to(embedding.device)
-        missing = (graph.edge_mask.to(embedding.device) & ~keep).transpose(-1, -2)
+        # Masks stay on the host, where they decide what is computed: an accelerator is never waited for within a pass.
+        keep = keep.cpu()
+        missing = (graph.edge_mask & ~keep).transpose(-1, -2)
         anywhere = missing if missing.ndim == 2 else missing.any(0)
         lacking = anywhere.any(1).tolist()
         if edit == "live":
@@ -47,7 +48,7 @@ class Ablated(CollectedDifferences):
             edited = [a and b for a, b in zip(lacking, alive, strict=True)]
         else:
             edited = lacking if edit == "lacking" else [True] * graph.n_readers
-        n_writers = torch.tensor([reader.n_writers for reader in graph.reader_nodes], device=embedding.device)
+        n_writers = torch.tensor([reader.n_writers for reader in graph.reader_nodes])
         batch, pos, d_model = embedding.shape
         difference = embedding.new_empty(batch, graph.n_writers, pos, d_model)
         super().__init__(architecture, edited, replacement, 2 * missing.sum(-1) > n_writers, difference)
@@ -66,7 +67,7 @@ class Ablated(CollectedDifferences):
             signs, difference = signs[..., columns], difference[:, columns]
         batch, _, pos, d_model = difference.shape
         start = self._start(reader, turned, x.to(difference.device)).flatten(2).expand(batch, len(readers), -1)
-        signs = signs.expand(batch, *signs.shape[-2:])
+        signs = signs.to(difference.device).expand(batch, *signs.shape[-2:])
         summed = torch.baddbmm(start, signs, difference.flatten(2)).reshape(batch, len(readers), pos, d_model)
         return summed.to(x.device)
 
@@ -78,7 +79,7 @@ class Ablated(CollectedDifferences):
         return (
             replaced
             if bool(turned.all())
-            else torch.where(turned.reshape(-1, turned.shape[-1], 1, 1), replaced, x[:, None])
+            else torch.where(turned.to(x.device).reshape(-1, turned.shape[-1], 1, 1), replaced, x[:, None])
         )
 
 

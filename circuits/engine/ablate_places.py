@@ -95,27 +95,27 @@ class AblatedAtPlaces(CollectedDifferences):
         self, architecture: Architecture, replacement: Writes, kept: KeptAtPlaces, spans: Int[Tensor, "batch pos"]
     ) -> None:
         graph, embedding = architecture.graph, replacement.embedding
-        device = embedding.device
-        edges = graph.edge_mask.t().to(device)[:, None]
-        alone = edges & ~kept.alone.to(device)
-        self.copies, copy_of = alone[None], torch.zeros(alone.shape[1], dtype=torch.long, device=device)
-        keys = torch.tensor([reader.part in ("k", "v") for reader in graph.reader_nodes], device=device)
+        # On the host, as in `engine.ablate.Ablated`.
+        edges, of_tokens = graph.edge_mask.t()[:, None], spans.cpu()
+        alone = edges & ~kept.alone.cpu()
+        self.copies, copy_of = alone[None], torch.zeros(alone.shape[1], dtype=torch.long)
+        keys = torch.tensor([reader.part in ("k", "v") for reader in graph.reader_nodes])
         if kept.for_query is not None:
-            queries = edges & ~kept.for_query.to(device)
+            queries = edges & ~kept.for_query.cpu()
             different, copy_of = queries[:, keys].unique(dim=0, return_inverse=True)
             self.copies = alone.repeat(len(different), 1, 1, 1)
             self.copies[:, keys] = different
-        anywhere = self.copies[:, :, spans.to(device).unique()].any(2).any(0)
+        anywhere = self.copies[:, :, of_tokens.unique()].any(2).any(0)
         lacking = anywhere.any(1).tolist()
-        alive = live_readers(architecture, ~self.copies.all(2).all(0).t() & graph.edge_mask.to(device))
+        alive = live_readers(architecture, ~self.copies.all(2).all(0).t() & graph.edge_mask)
         edited = [a and b for a, b in zip(lacking, alive, strict=True)]
-        n_writers = torch.tensor([reader.n_writers for reader in graph.reader_nodes], device=device)
+        n_writers = torch.tensor([reader.n_writers for reader in graph.reader_nodes])
         from_replacement = 2 * self.copies.sum(-1) > n_writers[:, None]
         batch, pos, d_model = embedding.shape
         difference = embedding.new_empty(batch, pos, graph.n_writers, d_model).transpose(1, 2)  # writers side by side
         super().__init__(architecture, edited, replacement, from_replacement, difference)
-        self.spans = spans.to(device)
-        self.queries = QueryCopies(len(self.copies), copy_of[self.spans])
+        self.spans = spans.to(embedding.device)
+        self.queries = QueryCopies(len(self.copies), copy_of[of_tokens].to(embedding.device))
 
     def inputs(
         self, readers: Sequence[int], x: Float[Tensor, "batch pos d_model"]
@@ -137,12 +137,12 @@ class AblatedAtPlaces(CollectedDifferences):
         if 4 * int(used.sum()) < reader.n_writers:
             columns = used.nonzero()[:, 0]
             signs, difference = signs[..., columns], difference[:, :, columns]
-        by_token = signs.transpose(0, 1)[self.spans].flatten(0, 1)
+        by_token = signs.transpose(0, 1).to(difference.device)[self.spans].flatten(0, 1)
         summed = by_token @ difference.flatten(0, 1)  # [batch pos, slot, d_model]
         start = x.to(difference.device)[:, :, None]
         if bool(turned.any()):
             replaced = self.replaced_at(reader)[:, :, None]
-            start = torch.where(turned.t()[self.spans][..., None], replaced, start)
+            start = torch.where(turned.t().to(start.device)[self.spans][..., None], replaced, start)
         return (start + summed.unflatten(0, self.spans.shape)).transpose(1, 2).to(x.device)
 
     def _on_heads(self, block: Block, z: Tensor) -> Tensor | None:

@@ -67,6 +67,11 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def rounds_to_tf32(device: torch.device) -> bool:
+    """Whether matrix products in float32 are rounded to TF32 there; torch's default is no."""
+    return device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+
+
 def check_device_map(device_map: DeviceMap, here: bool = True) -> None:
     """Checks a map before any weights are read.
 

@@ -202,6 +202,8 @@ class _Masked:
             self.masks = some[columns].transpose(1, 2)  # [slot, writer, span]
             self.tokens = [(spans.flatten() == span).nonzero()[:, 0] for span in range(len(graph.places.spans))]
             self.queries = QueryCopies(n_queries(graph), spans)
+        # Read once in a pass: what it decides would otherwise be waited for at every layer.
+        self.open = (self.masks.detach() != 0).cpu() if closed_stay else None
         self.slots = slot_ranges(self.graph, self.queries.n)
         self.differences = _Differences(self.graph.n_writers, replacement.embedding)
         self.order = replacement.embedding.new_zeros(())
@@ -247,7 +249,7 @@ class _Masked:
         return self.queries.tiled(end).to(x.device)
 
     def _write(self, writers: slice, difference: Float[Tensor, "writer batch pos d_model"]) -> None:
-        if self.closed_stay and not bool(self.masks[:, writers].any()):
+        if self.open is not None and not bool(self.open[:, writers].any()):
             difference = difference.detach()  # no gradient will arrive here
         difference = difference.to(self.replacement.embedding.device)
         self.order = _Write.apply(self.order, difference, self.differences, writers)  # type: ignore[assignment]
@@ -258,8 +260,8 @@ class _Masked:
         n_writers = self.graph.reader_nodes[readers.start].n_writers
         mask, writers = self.masks[self.slots[layer, part], :n_writers], slice(0, n_writers)
         start = self.streams[layer, "attention" if self.graph.parallel else part]
-        if self.closed_stay:
-            used = (mask.detach() != 0).transpose(0, 1).flatten(1).any(1)
+        if self.open is not None:
+            used = self.open[self.slots[layer, part], :n_writers].transpose(0, 1).flatten(1).any(1)
             if 4 * int(used.sum()) < n_writers:
                 writers = used.nonzero()[:, 0]
                 mask = mask[:, writers]

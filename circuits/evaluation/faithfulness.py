@@ -37,6 +37,7 @@ from circuits.question.metric_range import (
     rounding_share,
     share_of_range,
 )
+from circuits.question.metric_values import checked_together
 from circuits.question.metrics import MetricLike
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
@@ -250,18 +251,21 @@ def measure_logits(
         for batch in question.batches():
             index = batch.index
             own, clean = question.clean_run(batch.suffix)
-            rounding[index] = metric_rounding(question.metric, own, batch.targets, share).to("cpu", torch.float64)
-            for i, result in enumerate(logits(batch, clean)):
-                of_run = own if result is None else result
-                whole = of_run.shape == own.shape
-                measured = question.metric(of_run, batch.targets if whole else batch.targets_read)
-                values[i, index] = measured.to("cpu", torch.float64)
-                if empty[i]:
-                    moved = metric_rounding(question.metric, of_run, batch.targets, share).to("cpu", torch.float64)
-                    rounding[index] = torch.maximum(rounding[index], moved)
-                done += len(batch)
-                if progress is not None:
-                    progress(done, values.numel())
+            measured: list[Tensor] = []
+            with checked_together():
+                moved = metric_rounding(question.metric, own, batch.targets, share)
+                for result, is_empty in zip(logits(batch, clean), empty, strict=True):
+                    of_run = own if result is None else result
+                    whole = of_run.shape == own.shape
+                    measured.append(question.metric(of_run, batch.targets if whole else batch.targets_read))
+                    if is_empty:
+                        moved = torch.maximum(moved, metric_rounding(question.metric, of_run, batch.targets, share))
+                    done += len(batch)
+                    if progress is not None:
+                        progress(done, values.numel())
+            if measured:
+                values[:, index] = torch.stack(measured).to("cpu", torch.float64)
+            rounding[index] = moved.to("cpu", torch.float64)
     return CircuitMetrics(values, rounding)
 
 

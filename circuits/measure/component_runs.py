@@ -22,6 +22,7 @@ from circuits.measure.patch_runs import TOKENS_AT_ONCE
 from circuits.model import Model
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import Ablation, Mean, MeanPositional, RunAblation, Zero
+from circuits.question.metric_values import checked_together
 from circuits.question.positions import tokens_at
 from circuits.question.question import Batch, Question
 
@@ -132,7 +133,7 @@ class ComponentRuns:
 
     def metrics(self, ablated: Bool[Tensor, "sample component"]) -> Float[Tensor, "sample pair"]:
         """The metric with components ablated; each row of `ablated` is one set. The positions of a node are neighbours."""
-        metrics = self.clean.repeat(len(ablated), 1)
+        metrics, ablated = self.clean.repeat(len(ablated), 1), ablated.cpu()
         layers = torch.tensor([site.layer for site in self.sites]).repeat_interleave(self.n_positions)
         first = torch.where(ablated, layers, len(self.base.resid_pre)).amin(1)
         order = first.argsort(stable=True)
@@ -140,11 +141,12 @@ class ComponentRuns:
         tiles = max(1, TOKENS_AT_ONCE // self.batch.n_tokens)
         architecture = self.question.model.architecture
         for chunk in order.split(tiles) if len(order) else ():
-            hooks = self._hooks(ablated[chunk].to(self.question.model.device))
+            hooks = self._hooks(ablated[chunk])
             logits = resume(architecture, self.base, int(first[chunk[0]]), hooks, len(chunk), self.batch.tokens)
             logits = logits.reshape(len(chunk), len(self.base.logits), -1)
-            for i, row in zip(chunk.tolist(), logits, strict=True):
-                metrics[i] = self.question.metric_of(self.batch, row)
+            with checked_together():
+                for i, row in zip(chunk.tolist(), logits, strict=True):
+                    metrics[i] = self.question.metric_of(self.batch, row)
         return metrics
 
     def _hooks(self, ablated: Bool[Tensor, "tile component"]) -> list[Hook]:

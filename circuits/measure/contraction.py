@@ -79,22 +79,23 @@ class Contraction:
         self._spans = None if axis is None else axis.table.of_tokens(batch)
         self._places = self._split = None
         if labels is not None:
-            self._places = torch.stack([tokens_at(label, batch, question.pairs) for label in labels], dim=1)
+            self._places = torch.stack([tokens_at(label, batch, question.pairs) for label in labels], dim=1).cpu()
             self._split = torch.zeros(batch.n_rows, len(labels), *shape, device=device, dtype=dtype)
 
     def gradients(self, embedding: Tensor | None = None, hooks: Sequence[Hook] = ()) -> Gradients:
         """One forward and one backward pass on the clean prompts, from `embedding` if it is given."""
         question, architecture = self.question, self.question.model.architecture
         clean = embedding is None and not hooks
-        gradients = capture_gradients(
-            architecture,
-            self.batch.suffix.clean_tokens,
-            partial(question.clean_metric if clean else question.metric_of, self.batch),
-            embedding,
-            question.seeing(self.batch) if clean else hooks,
-            self._queries,
-            self.batch.tokens,
-        )
+        with question.within_memory(self.batch, not hooks and self._queries is None):
+            gradients = capture_gradients(
+                architecture,
+                self.batch.suffix.clean_tokens,
+                partial(question.clean_metric if clean else question.metric_of, self.batch),
+                embedding,
+                question.seeing(self.batch) if clean else hooks,
+                self._queries,
+                self.batch.tokens,
+            )
         self._watch(gradients)
         return gradients
 
@@ -181,7 +182,7 @@ class Contraction:
         assert self._split is not None
         rows, positions = tile
         for prompt, tokens in enumerate(self._places[rows]):
-            labels, at = tokens[:, positions].nonzero(as_tuple=True)
+            labels, at = (found.to(stacked.device) for found in tokens[:, positions].nonzero(as_tuple=True))
             row = torch.full_like(at, prompt)
             picked = gradients.places(row + rows.start, at + positions.start)
             products = picked.products(stacked[row, :, at][:, :, None], writers.start)

@@ -12,6 +12,7 @@ from circuits.errors import InputError
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import RunAblation
+from circuits.question.metric_values import checked_together
 from circuits.question.positions import tokens_at
 from circuits.question.question import Batch, Question
 from circuits.results.node_scores import NodeScores, node_scores
@@ -57,7 +58,8 @@ def node_effects(
     with inference_state(question.model.bridge):
         for batch in question.batches(progress=progress):
             index = batch.index
-            measured = measure(batch)
+            with checked_together():
+                measured = measure(batch)
             effects[..., index] = measured.effects.to("cpu", torch.float64)
             clean[index] = measured.clean.to("cpu", torch.float64)
             known = measured.corrupted is not None

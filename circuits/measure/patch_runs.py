@@ -15,6 +15,7 @@ from circuits.engine.patch import Intervention, ValueRecorder, Values, changed_p
 from circuits.engine.resume import BaseRun, base_run
 from circuits.graph.nodes import Site
 from circuits.question.ablations import RunAblation
+from circuits.question.metric_values import checked_together
 from circuits.question.question import Batch, Question
 
 TOKENS_AT_ONCE = 1024
@@ -87,13 +88,15 @@ class PatchRuns:
             for i, patches in enumerate(interventions)
             if patches
         }
-        useful = [i for i, changed in changes.items() if changed.any()]
+        changing = torch.stack([changed.any() for changed in changes.values()]).tolist() if changes else []
+        useful = [i for i, changed in zip(changes, changing, strict=True) if changed]
         architecture, tokens = self.question.model.architecture, self.batch.tokens
         for chunk in _chunks(useful, interventions, max(1, TOKENS_AT_ONCE // self.batch.n_tokens)):
             wanted = [interventions[i] for i in chunk]
             logits = patched_logits(architecture, self.base, self.values, wanted, tokens)
-            for i, row in zip(chunk, logits, strict=True):
-                metrics[i] = torch.where(changes[i], self.question.metric_of(self.batch, row), metrics[i])
+            with checked_together():
+                for i, row in zip(chunk, logits, strict=True):
+                    metrics[i] = torch.where(changes[i], self.question.metric_of(self.batch, row), metrics[i])
         return metrics
 
 

@@ -22,6 +22,7 @@ from circuits.engine.readers import ShiftedReaders
 from circuits.engine.resume import BaseRun, base_run, resume
 from circuits.graph.places import Place
 from circuits.model import Model
+from circuits.question.metric_values import checked_together
 from circuits.question.places import PlaceAxis
 from circuits.question.question import Batch, Question
 from circuits.results.circuit import Circuit
@@ -132,8 +133,9 @@ def edge_effects(
         else:
             hooks = _ShiftedContext(model, runs, context, r, shift, len(chunk), layer).hooks()
         logits = resume(model.architecture, runs.base, layer, hooks, len(chunk), batch.tokens)
-        for sign, row in zip(signs, logits.reshape(len(chunk), len(runs.base.logits), -1), strict=True):
-            effects.append((runs.metric - question.metric_of(batch, row)) * sign)
+        with checked_together():
+            for sign, row in zip(signs, logits.reshape(len(chunk), len(runs.base.logits), -1), strict=True):
+                effects.append((runs.metric - question.metric_of(batch, row)) * sign)
     return torch.stack(effects).to("cpu", torch.float64)
 
 

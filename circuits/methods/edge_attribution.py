@@ -63,6 +63,7 @@ from circuits.model_calls import on_model
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
 from circuits.question.ablations import AblationLike
+from circuits.question.metric_values import checked_together
 from circuits.question.metrics import MetricLike
 from circuits.question.places import place_axis
 from circuits.question.positions import position_axis
@@ -155,7 +156,8 @@ def edge_attribution_of(
     with inference_state(question.model.bridge), memory:
         for batch in question.batches(progress=progress):
             contraction = Contraction(question, batch, labels, axis)
-            rule.function(contraction, rule)
+            with checked_together():
+                rule.function(contraction, rule)
             contraction.give_to(statistics)
             empty += int(batch.any_row(contraction.empty).sum())
     scores = statistics.scores(provenance(question, "edge_attribution", rule.options), labels)

@@ -18,7 +18,7 @@ from circuits.measure.contraction import tiles
 from circuits.model_files import find_directory
 from circuits.model_sizes import LARGEST_SIZE, MOST_LAYERS, Budget, built_within, checked_config
 from circuits.plain_torch import plain_torch
-from circuits.question.question import default_batch_size
+from circuits.question.batch_memory import default_batch_size
 from circuits.shown import Shown
 from circuits.stats.bootstrap import rows_kept
 

@@ -5,8 +5,11 @@ in scores that look valid: a detached value has no gradient, NaN makes sums NaN,
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -172,6 +175,10 @@ def _check_shape(name: str, values: Tensor, logits: Tensor, targets: Any) -> Non
 
 
 def _check_finite(name: str, values: Tensor, targets: Any) -> None:
+    _now_or_later(values, partial(_check_finite_now, name, values.detach(), targets))
+
+
+def _check_finite_now(name: str, values: Tensor, targets: Any) -> None:
     if bool((wrong := values.detach().isinf()).any()):
         raise InputError(
             f"metric {name} is infinite for {_pair(wrong, targets)} (as the log of 0 is), so that differences of it are not numbers; it "
@@ -179,7 +186,41 @@ def _check_finite(name: str, values: Tensor, targets: Any) -> None:
         )
 
 
+Check = Callable[[], None]
+_LATER: ContextVar[list[tuple[Tensor, Check]] | None] = ContextVar("_LATER", default=None)
+
+
+@contextmanager
+def checked_together() -> Iterator[None]:
+    """Within, the numbers of metrics are checked at the end, all at once: reading each would make the host wait for an accelerator."""
+    if _LATER.get() is not None:
+        yield
+        return
+    checks: list[tuple[Tensor, Check]] = []
+    before = _LATER.set(checks)
+    try:
+        yield
+    finally:
+        _LATER.reset(before)
+    totals = [total.to(checks[0][0].device) for total, _ in checks]
+    if totals and not bool(torch.stack(totals).isfinite().all()):
+        for _, check in checks:
+            check()
+
+
+def _now_or_later(values: Tensor, check: Check) -> None:
+    later = _LATER.get()
+    if later is None:
+        check()
+    else:
+        later.append((values.detach().sum(), check))
+
+
 def _check_numbers(name: str, values: Tensor, targets: Any, why: str = "") -> None:
+    _now_or_later(values, partial(_check_numbers_now, name, values.detach(), targets, why))
+
+
+def _check_numbers_now(name: str, values: Tensor, targets: Any, why: str) -> None:
     if bool(values.detach().sum().isnan()) and (wrong := values.detach().isnan()).any():
         raise InputError(f"metric {name} is NaN for {_pair(wrong, targets)}{why}; it must be a number for every prompt")
 

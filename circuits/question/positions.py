@@ -47,7 +47,7 @@ def position_axis(pairs: PromptPairs, positions: str | Sequence[str] | None) -> 
 
 def tokens_at(label: str, batch: Batch, pairs: PromptPairs) -> Bool[Tensor, "row pos"]:
     """The tokens of a label in the suffix of each row: of a role, a span, or a token's number; none in the common prefix."""
-    starts, stops = zip(*(label_bounds(label, i, pairs) for i in batch.suffix.batch.row_index.tolist()), strict=True)
+    starts, stops = zip(*(label_bounds(label, i, pairs) for i in batch.pair_of_row), strict=True)
     device = batch.suffix.clean.device
     tokens = torch.arange(batch.suffix.clean.shape[1], device=device) + batch.suffix.start
     start, stop = (torch.tensor(ends, device=device)[:, None] for ends in (starts, stops))

@@ -5,6 +5,7 @@ logits that a metric needs, and chooses a batch size.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -17,6 +18,7 @@ from circuits.engine.foreign_hooks import on_points
 from circuits.engine.hooks import Hook, inference_state, run
 from circuits.engine.live_run import Key, LiveRun, live_run
 from circuits.engine.prefix import WITHOUT_CORRUPTED, Suffix, split
+from circuits.engine.recompute import recomputed
 from circuits.engine.resume import BaseRun, base_run
 from circuits.engine.unembedding import logits_of
 from circuits.errors import InputError, PairsError
@@ -24,18 +26,13 @@ from circuits.model import Model
 from circuits.model_calls import hooks_of, using
 from circuits.progress import Progress
 from circuits.prompts.pairs import PromptPairs
-from circuits.prompts.sequences import WAYS_OUT, rows
+from circuits.prompts.sequences import WAYS_OUT
 from circuits.question.ablations import Ablation, AblationLike, get_ablation
 from circuits.question.answers import is_unseen, saw
+from circuits.question.batch_memory import largest_batch, recomputes
 from circuits.question.doubts import about_prompts, doubt
 from circuits.question.metric_values import check_columns
 from circuits.question.metrics import METRICS, Metric, MetricLike, Targets, get_metric, targets_of
-
-BATCH_BYTES = {"cpu": 64 * 2**20}
-ACCELERATOR_BATCH_BYTES = 256 * 2**20
-LARGE_BATCH_BYTES = 192 * 2**20
-"""For batches that go through the model many times, where the fixed cost of a pass matters more."""
-LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +77,15 @@ class Batch:
         """Whether it holds for any row of each pair."""
         return values if self.suffix.batch.forced is None else self.per_pair(values.long()) > 0
 
-    @property
+    @cached_property
     def index(self) -> Int[Tensor, " pair"]:
         """Indices of the pairs, on the CPU."""
         return self.suffix.batch.index.cpu()
+
+    @cached_property
+    def pair_of_row(self) -> list[int]:
+        """The pair of each row, by its index."""
+        return self.suffix.batch.row_index.tolist()
 
     @property
     def n_tokens(self) -> int:
@@ -131,7 +133,7 @@ class Question:
             metric: name, `Metric` or function of (logits, targets); None: the task's default.
             ablation: name or `Ablation`.
             batch_size: pairs per batch; None: at most 64, and as many as keep one copy of all writers' outputs, without
-                the common prefix, under 64 MiB (256 MiB on an accelerator). Results do not depend on it.
+                the common prefix, under 64 MiB (256 MiB on an accelerator), within the model's budget of memory. Results do not depend on it.
 
         Raises:
             PairsError: no pairs, or pairs that do not fit the model or the metric.
@@ -155,7 +157,7 @@ class Question:
             chosen = _suitable_metric(pairs.metric if metric is None else metric, pairs, model)
             unprepared = get_ablation(ablation)
             if batch_size is None:
-                size = _fitting_batch_size(model, pairs, _shares_prefix(model, unprepared))
+                size = largest_batch(model, pairs, _shares_prefix(model, unprepared))
             elif batch_size < 1:
                 raise InputError(f"batch_size must be at least 1, got {batch_size}")
             else:
@@ -191,7 +193,7 @@ class Question:
             size = self.asked_size or usual_size
             if size is None:
                 shares_prefix = not whole_prompts and _shares_prefix(model, other)
-                size = _fitting_batch_size(model, pairs, shares_prefix, large_batches)
+                size = largest_batch(model, pairs, shares_prefix, large_batches)
             if other is not self.ablation:
                 other = _prepared(other, model, pairs, size)
             return Question(model, pairs, chosen, other, size, self.asked_size, whole_prompts)
@@ -277,7 +279,19 @@ class Question:
         if embedding is None and not before:
             hooks, metric = [*hooks, *self.seeing(batch)], self.clean_metric
         of_batch = partial(metric, batch)
-        return live_run(architecture, clean, of_batch, keys, hooks, embedding, before, batch.tokens)
+        with self.within_memory(batch, not before and not self.model.n_inserted):
+            return live_run(architecture, clean, of_batch, keys, hooks, embedding, before, batch.tokens)
+
+    def within_memory(self, batch: Batch, possible: bool = True) -> AbstractContextManager[None]:
+        """Within, passes with gradients compute blocks again where the model's budget needs it (`engine.recompute`).
+
+        Args:
+            batch: the batch of these passes.
+            possible: whether the hooks of these passes only look.
+        """
+        clean = batch.suffix.clean
+        wanted = possible and recomputes(self.model, len(clean), clean.shape[1], batch.suffix.start)
+        return recomputed(self.model.architecture, wanted)
 
     def metric_of(self, batch: Batch, logits: Float[Tensor, "read d_out"]) -> Float[Tensor, " pair"]:
         """The metric of a batch, from the logits of `batch.tokens`."""
@@ -364,20 +378,3 @@ def _prepared(ablation: Ablation, model: Model, pairs: PromptPairs, batch_size: 
         )
     doubt(about_prompts(model, pairs, prepared.name if prepared.needs_difference else None))
     return prepared
-
-
-def _fitting_batch_size(model: Model, pairs: PromptPairs, share_prefix: bool, large: bool = False) -> int:
-    prefix = min(min(pair.prefix, pair.position) for pair in pairs) if share_prefix else 0
-    longest = max(len(tokens) for tokens in pairs.clean) - prefix
-    if pairs.several_tokens:
-        longest += max(pair.forced for pair in pairs)
-        longest *= max(len(rows((*pair.answers, *pair.distractors))) for pair in pairs)
-    width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize
-    place = (model.graph.n_writers * int(model.bridge.cfg.d_model) + model.n_inserted) * width
-    return default_batch_size(place, longest, model.device.type, large)
-
-
-def default_batch_size(place_bytes: int, n_positions: int, device: str, large: bool = False) -> int:
-    """Pairs per batch, if all writers take `place_bytes` per position of a prompt; see `Question.ask`."""
-    budget = max(BATCH_BYTES.get(device, ACCELERATOR_BATCH_BYTES), LARGE_BATCH_BYTES * large)
-    return max(1, min(LARGEST_BATCH, budget // (n_positions * place_bytes)))

@@ -99,6 +99,7 @@ def _dictionaries(model: "Model") -> dict[str, Any]:
 
 def provenance(question: "Question", method: str, options: Mapping[str, Any]) -> Provenance:
     """The provenance of a result of `method` with these options."""
+    from circuits.engine.placement import rounds_to_tf32
     from circuits.model_calls import hooks_of
     from circuits.question.metric_range import computed_dtype
 
@@ -128,4 +129,5 @@ def provenance(question: "Question", method: str, options: Mapping[str, Any]) ->
             "versions": versions(),
         }
         | ({"hooks": list(hooks)} if hooks else {})
+        | ({"tf32": True} if rounds_to_tf32(model.device) else {})
     )

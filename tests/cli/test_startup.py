@@ -29,6 +29,7 @@ discover ioi --edgs 3
 discover ioi --n 0
 discover ioi --config nowhere.toml
 discover ioi --dtype float8
+discover ioi --memory much
 discover ioi --method atp-star --nodes hads
 discover ioi --method edge-pruning --objective rank
 discover ioi --method path-patching

@@ -1,6 +1,7 @@
 """Nothing assumes the CPU or float32. The `cuda` group runs where there is a CUDA device."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -19,8 +20,10 @@ from circuits import (
     path_patching,
 )
 from circuits.engine.capture import stack
+from circuits.engine.placement import rounds_to_tf32
 from circuits.measure.contraction import Contraction
 from circuits.question.question import Question
+from tests.questions import QUESTIONS
 from tests.tiny_models import FEW, random_hf_model, random_native_bridge, random_pairs, random_subset
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -96,6 +99,38 @@ def test_writers_of_a_bfloat16_model_are_subtracted_and_written_out_in_float32()
         wanted = torch.einsum("bphe,hed->bhpd", z, block.output_projection.detach().double())
         heads = got[:, model.graph.head_writers(block.layer)].double()
         torch.testing.assert_close(heads, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_tf32_is_noticed(monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert rounds_to_tf32(torch.device("cuda"))
+    assert not rounds_to_tf32(torch.device("cpu"))
+    monkeypatch.undo()
+    assert not rounds_to_tf32(torch.device("cuda"))
+
+
+@needs_cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_method_gives_on_cuda_what_it_gives_on_the_cpu(question):
+    pairs = random_pairs(n=2, length=5, prefix=2)
+    cpu, gpu = (load("llama", torch.float64, device) for device in ("cpu", "cuda"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", circuits.AttributionWarning)
+        torch.testing.assert_close(
+            QUESTIONS[question](gpu, pairs), QUESTIONS[question](cpu, pairs), rtol=1e-5, atol=1e-5
+        )
+
+
+@needs_cuda
+@pytest.mark.cuda
+def test_a_budget_bounds_allocated_memory_on_cuda():
+    model = circuits.load_model(random_hf_model("llama", torch.float32).to("cuda"), memory="1MB")
+    pairs = random_pairs(n=64, length=30)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    edge_attribution(model, pairs, gradient="clean", check_sign=False)
+    assert torch.cuda.max_memory_allocated() - before < 8e6
 
 
 @needs_cuda

@@ -6,7 +6,8 @@ import pytest
 
 from circuits import InputError, PromptPairs
 from circuits.errors import PairsError
-from circuits.question.question import BATCH_BYTES, LARGEST_BATCH, Question
+from circuits.question.batch_memory import BATCH_BYTES, LARGEST_BATCH
+from circuits.question.question import Question
 from tests.tiny_models import random_pairs, tiny
 
 

@@ -51,6 +51,24 @@ def test_a_claim_is_what_its_number_says(claim, measured, opposite):
     assert result.test
 
 
+@pytest.mark.parametrize(("n", "verdict"), [(5, NOT_TESTED), (19, NOT_TESTED), (20, SUPPORTED)])
+def test_a_run_that_was_not_evaluated_has_its_own_numbers(n, verdict):
+    summary = {
+        "accuracy": 0.9, "ablation": "interchange", "faithfulness": 0.8, "clean": 5.0, "circuit": 4.0, "random_faithfulness": 0.1,
+        "random_circuits": [0.5] * n,
+    }  # fmt: skip
+    made = {one.claim: one for one in verdicts({}, summary)}
+    assert made["the model does the task"].verdict == SUPPORTED
+    beside = made["the circuit does more than random circuits"]
+    assert beside.verdict == verdict
+    assert beside.number.startswith(f"faithfulness 0.80, random circuits 0.10, p = {1 / (n + 1):.2g}")
+    assert ("too few" in beside.number) == (verdict == NOT_TESTED)
+    near = {one.claim: one for one in verdicts({}, {**summary, "random_circuits": [5.5] * n})}
+    assert near["the circuit does more than random circuits"].verdict == (NOT_SUPPORTED if n == 20 else NOT_TESTED)
+    measured = {"answers": {"accuracy": 0.1}, "ablation": "interchange"}
+    assert {one.claim: one for one in verdicts(measured, summary)}["the model does the task"].verdict == NOT_SUPPORTED
+
+
 def test_a_test_that_could_not_be_made_is_not_tested():
     measured = {
         "ablation": "zero",
@@ -64,7 +82,12 @@ def test_a_run_is_evaluated_and_the_report_opens_with_the_verdict(monkeypatch, t
     run = read_run(path)
     _, sections = report_sections([path])
     assert sections[0].heading == "Verdict"
-    assert {row[1] for row in sections[0].content.rows} == {NOT_TESTED}
+    (claim, verdict, number, _), rest = sections[0].content.rows
+    accuracy = run.record["summary"]["accuracy"]
+    assert (claim, verdict) == ("the model does the task", SUPPORTED if accuracy >= 0.8 else NOT_SUPPORTED)
+    assert number == f"accuracy {accuracy:.2f}"
+    assert rest[0].count(";") == 12
+    assert rest[1:] == [NOT_TESTED, "–", "circuits evaluate RUN --parts faithfulness,hypothesis,certificate,stability,families,specificity,randomisation"]  # fmt: skip
     model = circuits.load_model(run.provenance["model"], dtype="float64")
     pairs = circuits.PromptPairs.from_jsonl(run.path / "pairs.jsonl", model, trust_ids=True)
     parts = ("faithfulness", "certificate", "families", "specificity")
@@ -78,7 +101,7 @@ def test_a_run_is_evaluated_and_the_report_opens_with_the_verdict(monkeypatch, t
     assert rows["its edges do not hang on a few prompts"][1] == (
         SUPPORTED if result.certificate.n_certified >= 0.9 * result.certificate.n_circuit else NOT_SUPPORTED
     )
-    assert rows["it is one circuit"][1] == NOT_TESTED
+    assert "it is one circuit" in sections[0].content.rows[-1][0]
     assert [section.heading for section in sections].count("Verdict") == 1
 
 
