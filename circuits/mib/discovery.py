@@ -37,6 +37,9 @@ from circuits.results.node_scores import NodeScores
 from circuits.results.provenance import frozen, provenance
 from circuits.runs.discover import discover
 
+STEPS = 5
+"""Gradients along the path, by default."""
+
 
 @on_model
 def mib_importances(
@@ -100,7 +103,7 @@ def _steps(method: str, options: dict[str, Any]) -> int:
     known = set() if own is None else {own.name}
     if others := [name for name in options if name not in known]:
         raise InputError(f"neurons take no option but steps, of a method that has them, got {', '.join(others)}")
-    return 0 if own is None else options.get(own.name, own.default)
+    return 0 if own is None else options.get(own.name) or STEPS
 
 
 def _neurons(question: Question, steps: int, progress: Progress | None) -> Float[Tensor, "writer d_model"]:

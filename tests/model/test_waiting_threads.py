@@ -28,7 +28,7 @@ def test_circuits_before_torch():
 
 def test_torch_before_circuits_is_said_once_and_on_a_busy_machine_only():
     code = f"import torch, circuits; torch.set_num_threads(2)\n{LOADED}{ASK}"
-    out, said = run(BUSY + code)
-    assert (out, said.count(SAID)) == ("None", 1)
-    _, said = run(f"import os; os.getloadavg = lambda: (0.0, 0.0, 0.0)\n{code}")
-    assert SAID not in said
+    out, warned = run(BUSY + code)
+    assert (out, warned.count(SAID)) == ("None", 1)
+    _, warned = run(f"import os; os.getloadavg = lambda: (0.0, 0.0, 0.0)\n{code}")
+    assert SAID not in warned
