@@ -275,8 +275,8 @@ def _checked(
             return architecture, report
 
 
-def check_map_belongs(model: object, device: str, device_map: DeviceMap | None) -> None:
-    """Refuses a device map that cannot be followed, or does not go with this model and device."""
+def check_map_belongs(model: object, device: str, device_map: DeviceMap | None, here: bool = True) -> None:
+    """Refuses a device map that cannot be followed (`here`: on this machine), or does not go with this model and device."""
     if device_map is None:
         return
     if device != "auto":
@@ -286,7 +286,7 @@ def check_map_belongs(model: object, device: str, device_map: DeviceMap | None) 
         raise InputError(
             f"device_map applies only to models that are loaded from files, and {what} is not; leave it out"
         )
-    check_device_map(device_map)
+    check_device_map(device_map, here=here)
 
 
 def from_files(model: object) -> bool:

@@ -279,16 +279,14 @@ class _Reader:
                 check_dtype(dtype)
         if device == "auto" and device_map is None:
             return
-        from circuits.engine.placement import check_device_map, check_device_name
+        from circuits.engine.placement import check_device_name
         from circuits.model import check_map_belongs
 
         with self.refusing("device"):
             check_device_name(device)
         with self.refusing("device-map"):
-            if device_map is not None:
-                for model in models:
-                    check_map_belongs(model, device)
-                check_device_map(device_map, here=False)
+            for model in models:
+                check_map_belongs(model, device, device_map, here=False)
 
     def check_model(self, model: str) -> None:
         """Checks built models, and names close to a short name; other models are only known when they are loaded."""
