@@ -173,7 +173,7 @@ def _strongest_nodes(result: "NodeDiscovery") -> Any:
         between = "–" if "–" in (low, high) else f"{low} to {high}"
         effect, error = fixed(entry["effect"], digits, plus), fixed(entry["stderr"], digits)
         rows.append((entry["node"], effect, error, between))
-    columns = {"node": False, quantity.name: True, "std. error": True, "95% interval": True}
+    columns = {"node": False, quantity.name: True, "std. error": True, "nominal 95% interval": True}
     return table("strongest nodes", columns, rows)
 
 

@@ -145,7 +145,9 @@ class Mediation(Shown):
             for name, value in self.to_dict().items()
         )
         unit = f" {self.unit}" if self.unit else ""
-        return f"mediation by {shown}{where}: {effects}{unit} ({self.n_prompts} prompts, 95% bootstrap intervals)"
+        return (
+            f"mediation by {shown}{where}: {effects}{unit} ({self.n_prompts} prompts, nominal 95% bootstrap intervals)"
+        )
 
     __repr__ = __str__
 

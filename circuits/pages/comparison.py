@@ -31,7 +31,7 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
     by = "size" if comparison.by == "abs" else "signed effect"
     tables = [table for table in (methods_table(comparison), circuits_table(comparison)) if table[2]]
     picture = (
-        f"The picture: Spearman's correlation of mean effects over {len(comparison.nodes)} nodes, by {by}; hover for 95% bootstrap "
+        f"The picture: Spearman's correlation of mean effects over {len(comparison.nodes)} nodes, by {by}; hover for nominal 95% bootstrap "
         "intervals over prompts. Methods can agree and be wrong together."
     )
     text = " ".join(comparison_findings(comparison)) + f"\n\n{picture}"
@@ -43,7 +43,7 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
             Section(
                 "Do the scores predict ablations?",
                 "Random sets of components are ablated, each component with probability α; the sum of the scores of what was "
-                "kept is correlated with the metric over the sets, on each prompt. Mean over prompts, 95% bootstrap interval. "
+                "kept is correlated with the metric over the sets, on each prompt. Mean over prompts, nominal 95% bootstrap interval. "
                 f"{comparison.judge}.",
                 counterfactual_figure(comparison),
             )
