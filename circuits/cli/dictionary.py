@@ -91,7 +91,7 @@ def train(
 ) -> None:
     """Train a TopK autoencoder or transcoder for each site, and measure its quality on other text."""
     settings = {**vars(size), **vars(details), "tokens": parse_count(size.tokens)}
-    spec = TrainingSpec.of(sites, **settings)
+    spec = TrainingSpec.for_sites(sites, **settings)
     check_model_path(model)
     if finish:
         check_finish(out, resume)

@@ -121,7 +121,7 @@ def train_dictionary(
     known = TrainingSpec.__dataclass_fields__.keys() - {"sites", "features", "k", "tokens", "text"}
     if unknown := options.keys() - known:
         raise InputError(f"unknown option {', '.join(sorted(unknown))}; options: {', '.join(sorted(known))}")
-    spec = TrainingSpec.of(sites, features=features, k=k, tokens=parse_count(tokens), text=str(text), **options)
+    spec = TrainingSpec.for_sites(sites, features=features, k=k, tokens=parse_count(tokens), text=str(text), **options)
     out = Path(out)
     if finish:
         check_finish(out, resume)

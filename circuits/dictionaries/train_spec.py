@@ -86,7 +86,7 @@ class TrainingSpec:
     seed: int = 0
 
     @classmethod
-    def of(cls, sites: str | Sequence[str], **options: Any) -> "TrainingSpec":
+    def for_sites(cls, sites: str | Sequence[str], **options: Any) -> "TrainingSpec":
         """The settings, checked.
 
         Raises:

@@ -49,7 +49,7 @@ class BatchMemory:
     n_layers: int
 
     @classmethod
-    def of(cls, model: Model, n_positions: int, prefix: int = 0) -> "BatchMemory":
+    def for_model(cls, model: Model, n_positions: int, prefix: int = 0) -> "BatchMemory":
         """For prompts of `n_positions` tokens after `prefix` shared ones."""
         cfg, graph = model.bridge.cfg, model.graph
         width, d_model = model.dtype.itemsize, int(cfg.d_model)
@@ -99,7 +99,7 @@ def largest_batch(model: Model, pairs: PromptPairs, share_prefix: bool = True, l
     width = 4 if model.dtype.itemsize < 4 else model.dtype.itemsize
     place = (model.graph.n_writers * int(model.bridge.cfg.d_model) + model.n_inserted) * width
     size = default_batch_size(place, longest * n_rows, model.device.type, large)
-    one = BatchMemory.of(model, longest, prefix)
+    one = BatchMemory.for_model(model, longest, prefix)
     if one.need(size * n_rows) <= SMALL:
         return size
     budget = budget_of(model)
@@ -114,7 +114,7 @@ def default_batch_size(place_bytes: int, n_positions: int, device: str, large: b
 
 def recomputes(model: Model, n_rows: int, n_positions: int, prefix: int) -> bool:
     """Whether a batch's blocks are computed again for its backward pass, so that it stays within the model's budget."""
-    one = BatchMemory.of(model, n_positions, prefix)
+    one = BatchMemory.for_model(model, n_positions, prefix)
     if one.need(n_rows) <= SMALL and model.memory is None:
         return False
     budget = budget_of(model)
@@ -125,7 +125,7 @@ def estimate(model: Model, pairs: PromptPairs, batch_size: int, share_prefix: bo
     """Bytes that a forward and a backward pass over a batch are expected to need besides the weights, and whether blocks are computed
     again."""
     longest, prefix, n_rows = longest_rows(pairs, share_prefix)
-    one, n_rows = BatchMemory.of(model, longest, prefix), min(batch_size, len(pairs)) * n_rows
+    one, n_rows = BatchMemory.for_model(model, longest, prefix), min(batch_size, len(pairs)) * n_rows
     again = recomputes(model, n_rows, longest, prefix)
     return one.need(n_rows, again), again
 

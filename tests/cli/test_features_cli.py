@@ -137,22 +137,31 @@ def test_the_page_shows_what_features_promote_and_where_they_are_active(runs, mo
     assert facts["promotes"][:3] == [str(i) for i in logits.topk(3).indices.tolist()]
 
 
-def test_runs_with_dictionaries_are_evaluated_exported_and_compared(runs, monkeypatch, tmp_path, capsys):
-    copy = tmp_path / "features"
-    shutil.copytree(runs / "features", copy)
-    assert run(monkeypatch, ["evaluate", str(copy), "--parts", "features,scores", "--json"]) == 0
+@pytest.fixture
+def copied(runs, tmp_path):
+    """A copy of the run with dictionaries."""
+    return shutil.copytree(runs / "features", tmp_path / "features")
+
+
+def test_evaluation_measures_features_under_every_ablation(copied, monkeypatch, capsys):
+    assert run(monkeypatch, ["evaluate", str(copied), "--parts", "features,scores", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert set(measured["features"]) == {"interchange", "zero", "mean"}
     assert all({"faithfulness", "with_errors", "without_errors"} <= set(one) for one in measured["features"].values())
+
+
+def test_a_circuit_of_features_is_exported(copied, monkeypatch, tmp_path):
     for name, form in (("g.json", "neuronpedia"), ("c.json", "json"), ("c.graphml", "graphml")):
-        assert run(monkeypatch, ["export", str(copy), "--out", str(tmp_path / name), "--to", form]) == 0
-    circuit = FeatureCircuit.from_json(copy / "features.json")
+        assert run(monkeypatch, ["export", str(copied), "--out", str(tmp_path / name), "--to", form]) == 0
+    circuit = FeatureCircuit.from_json(copied / "features.json")
     assert FeatureCircuit.from_json(tmp_path / "c.json") == circuit
     assert set(read_attribution_graph(tmp_path / "g.json").nodes) >= set(circuit.nodes)
     assert ElementTree.parse(tmp_path / "c.graphml") is not None
-    assert run(monkeypatch, ["export", str(copy), "--out", str(tmp_path / "c.tex"), "--to", "tikz"]) == 2
-    capsys.readouterr()
-    assert run(monkeypatch, ["compare", str(copy), str(runs / "heads"), "--json"]) == 0
+    assert run(monkeypatch, ["export", str(copied), "--out", str(tmp_path / "c.tex"), "--to", "tikz"]) == 2
+
+
+def test_features_are_compared_with_heads_at_equal_numbers_of_nodes(copied, runs, monkeypatch, capsys):
+    assert run(monkeypatch, ["compare", str(copied), str(runs / "heads"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["caution"] is None
     features, heads = result["runs"].values()

@@ -65,40 +65,60 @@ def test_files_and_graphs_hold_all_of_it(made, tmp_path):
             FeatureCircuit.from_json(tmp_path / "bad.json")
 
 
-def test_an_attribution_graph_is_read_back(made, tmp_path):
-    circuit = FeatureCircuit.from_scores(made[3], 8, made[4], 10)
-    path = tmp_path / "graph.json"
-    label = {circuit.nodes[0]: "a </script> label"}
-    write_attribution_graph(circuit, path, prompt="a b", tokens=["a", " b"], labels=label)
-    assert "</script>" not in path.read_text()
-    again = read_attribution_graph(path)
-    assert dict(zip(again.edges, again.edge_scores, strict=True)) == dict(
-        zip(circuit.edges, circuit.edge_scores, strict=True)
-    )
+@pytest.fixture(scope="module")
+def circuit(made):
+    return FeatureCircuit.from_scores(made[3], 8, made[4], 10)
+
+
+@pytest.fixture(scope="module", params=["with a prompt", "without"])
+def written(request, circuit, tmp_path_factory):
+    """An attribution graph as JSON, and its file."""
+    path = tmp_path_factory.mktemp("graph") / "graph.json"
+    prompt = {"prompt": "a b", "tokens": ["a", " b"], "labels": {circuit.nodes[0]: "a </script> label"}}
+    write_attribution_graph(circuit, path, **(prompt if request.param == "with a prompt" else {}))
+    return json.loads(path.read_text()), path
+
+
+def test_an_attribution_graph_is_read_back(written, circuit):
+    again = read_attribution_graph(written[1])
+    both = [dict(zip(one.edges, one.edge_scores, strict=True)) for one in (again, circuit)]
+    assert both[0] == both[1]
     assert set(circuit.nodes) <= set(again.nodes)
-    data = json.loads(path.read_text())
+
+
+def test_the_links_of_an_attribution_graph_join_its_nodes(written):
+    data, path = written
     ids = {node["node_id"] for node in data["nodes"]}
     assert len(ids) == len(data["nodes"])
     assert all(link["source"] in ids and link["target"] in ids for link in data["links"])
-    write_attribution_graph(circuit, tmp_path / "short.json")
-    for written in (data, json.loads((tmp_path / "short.json").read_text())):
-        # What circuit-tracer's viewer does with it (util-cg.js): it hides features at most tokens, and parses the texts of logits.
-        columns = len(written["metadata"]["prompt_tokens"])
-        at = [(node["layer"], node["feature"], node["ctx_idx"]) for node in written["nodes"]]
-        assert max(at.count(one) for one in at) <= columns * 2 / 3
-        outputs = [node["clerp"] for node in written["nodes"] if node["feature_type"] == "logit"]
-        assert [text.split('"')[1] for text in outputs] == ["logits"]
-        assert [float(text.split("(p=")[1].split(")")[0]) for text in outputs] == [1.0]
-        # Nodes whose influence is above a threshold are hidden: the strongest effects have the smallest influence.
-        by_name = {node["name"]: node["influence"] for node in written["nodes"] if node["influence"] is not None}
-        sizes = {name: abs(score) for name, score in zip(circuit.nodes, circuit.node_scores, strict=True)}
-        assert sorted(by_name, key=by_name.get) == sorted(sizes, key=lambda name: -sizes[name])
-        assert max(by_name.values()) == pytest.approx(1)
-        assert all(node["ctx_idx"] < columns for node in written["nodes"])
+    assert "</script>" not in path.read_text()
+
+
+def test_circuit_tracers_viewer_can_read_an_attribution_graph(written, circuit):
+    # What it does (util-cg.js): it hides features at most tokens, and parses the texts of logits.
+    data = written[0]
+    columns = len(data["metadata"]["prompt_tokens"])
+    at = [(node["layer"], node["feature"], node["ctx_idx"]) for node in data["nodes"]]
+    assert max(at.count(one) for one in at) <= columns * 2 / 3
+    outputs = [node["clerp"] for node in data["nodes"] if node["feature_type"] == "logit"]
+    assert [text.split('"')[1] for text in outputs] == ["logits"]
+    assert [float(text.split("(p=")[1].split(")")[0]) for text in outputs] == [1.0]
+    assert all(node["ctx_idx"] < columns for node in data["nodes"])
+
+
+def test_the_strongest_effects_have_the_smallest_influence(written, circuit):
+    # Nodes whose influence is above a threshold are hidden.
+    by_name = {node["name"]: node["influence"] for node in written[0]["nodes"] if node["influence"] is not None}
+    sizes = {name: abs(score) for name, score in zip(circuit.nodes, circuit.node_scores, strict=True)}
+    assert sorted(by_name, key=by_name.get) == sorted(sizes, key=lambda name: -sizes[name])
+    assert max(by_name.values()) == pytest.approx(1)
+
+
+def test_attribution_graphs_that_cannot_be_written_are_refused(circuit, tmp_path):
     with pytest.raises(InputError, match="which is not in the circuit"):
-        write_attribution_graph(circuit, path, labels={"m9": "x"})
+        write_attribution_graph(circuit, tmp_path / "g.json", labels={"m9": "x"})
     with pytest.raises(InputError, match="needs a score for each edge"):
-        write_attribution_graph(FeatureCircuit(("m0",), (("m0", "logits"),)), path)
+        write_attribution_graph(FeatureCircuit(("m0",), (("m0", "logits"),)), tmp_path / "g.json")
 
 
 def test_a_graph_of_circuit_tracer_is_summed_over_positions(tmp_path):

@@ -350,36 +350,46 @@ def test_documents_of_a_jsonl_file_are_separated(reader, tmp_path):
         FileText(reader, spec)
 
 
-def test_training_on_a_file_and_reading_the_dictionaries_back(reader, tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text(TEXT * 40)
-    sites = ["transcoder.1", "mlp_out.0", "hook_z.2"]
-    done = circuits.train_dictionary(reader, sites, tmp_path / "out", **{**SMALL, "text": path, "skip": True})
-    assert [row["site"] for row in done.rows()] == sites
+READ_BACK = ("transcoder.1", "mlp_out.0", "hook_z.2")
+
+
+@pytest.fixture(scope="module")
+def of_file(reader, tmp_path_factory):
+    """A training on a text file, and its folder."""
+    folder = tmp_path_factory.mktemp("file")
+    (folder / "text.txt").write_text(TEXT * 40)
+    options = {**SMALL, "text": folder / "text.txt", "skip": True}
+    return circuits.train_dictionary(reader, list(READ_BACK), folder / "out", **options), folder / "out"
+
+
+def test_a_training_on_a_file_is_recorded_and_leaves_no_checkpoint(of_file):
+    done, out = of_file
+    assert [row["site"] for row in done.rows()] == list(READ_BACK)
     assert "explained variance" in repr(done)
-    for site, dictionary in zip(sites, done.dictionaries, strict=True):
-        read = circuits.load_dictionary(tmp_path / "out" / site)
-        assert read.site == dictionary.site == parse_site(site)
-        assert (read.model, read.n_features, read.activation.k) == (reader.name, 30, 3)
-        x = torch.randn(5, read.d_in, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        torch.testing.assert_close(read.decode(read.encode(x), x), dictionary.decode(dictionary.encode(x), x))
-        assert torch.equal(read.W_enc, dictionary.W_enc)
-        assert (read.skip is None) == (site != "transcoder.1")
-    # SAELens 6.54 and sparsify 1.3 read these files with equal features and reconstructions; without the version, SAELens drops the metadata.
-    config = json.loads((tmp_path / "out" / "hook_z.2" / "cfg.json").read_text())
-    assert config["metadata"] == {
-        "sae_lens_version": "6.0.0",
-        "model_name": reader.name,
-        "hook_name": "blocks.2.attn.hook_z",
-    }
-    assert (config["architecture"], config["reshape_activations"], config["apply_b_dec_to_input"]) == (
-        "topk",
-        "hook_z",
-        True,
-    )
     assert done.record["tokens"] == 14 * 64
-    assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
+    assert not (out / "checkpoint.safetensors").exists()
     assert done.record["loss_all_together"] > 0
+
+
+@pytest.mark.parametrize("site", READ_BACK)
+def test_trained_dictionaries_are_read_back(of_file, reader, site):
+    done, out = of_file
+    dictionary, read = done.dictionaries[READ_BACK.index(site)], circuits.load_dictionary(out / site)
+    assert read.site == dictionary.site == parse_site(site)
+    assert (read.model, read.n_features, read.activation.k) == (reader.name, 30, 3)
+    x = torch.randn(5, read.d_in, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(read.decode(read.encode(x), x), dictionary.decode(dictionary.encode(x), x))
+    assert torch.equal(read.W_enc, dictionary.W_enc)
+    assert (read.skip is None) == (site != "transcoder.1")
+
+
+def test_the_files_are_those_of_saelens(of_file, reader):
+    # SAELens 6.54 and sparsify 1.3 read these files with equal features and reconstructions; without the version, SAELens drops the metadata.
+    config = json.loads((of_file[1] / "hook_z.2" / "cfg.json").read_text())
+    metadata = {"sae_lens_version": "6.0.0", "model_name": reader.name, "hook_name": "blocks.2.attn.hook_z"}
+    assert config["metadata"] == metadata
+    names = ("architecture", "reshape_activations", "apply_b_dec_to_input")
+    assert [config[name] for name in names] == ["topk", "hook_z", True]
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -67,14 +67,14 @@ def test_the_estimate_covers_what_autograd_saves(name):
     question = Question.ask(model, random_pairs(n=2, length=30))
     (batch,) = question.batches(share_prefix=False)
     weights = sum(p.numel() * p.element_size() for p in model.bridge.original_model.parameters())
-    one = BatchMemory.of(model, 30)
+    one = BatchMemory.for_model(model, 30)
     saved = saved_by(lambda: question.live_run(batch, []))
     assert saved - weights < one.need(2) < 5 * saved
 
 
 def test_a_budget_bounds_batches_then_blocks_are_computed_again():
     model = tiny("llama")
-    one = BatchMemory.of(model, 20)
+    one = BatchMemory.for_model(model, 20)
     assert one.need(1, True) < one.need(1) < one.need(2)
     for budget in (one.need(1, True), one.need(1), one.need(3), one.need(7) + 1):
         rows = one.rows(budget)
@@ -89,7 +89,7 @@ def test_the_users_budget_reaches_the_question(monkeypatch):
 
     model, pairs = tiny("llama"), random_pairs(n=8, length=30)
     monkeypatch.setattr(batch_memory, "SMALL", 0)
-    need = BatchMemory.of(model, 30).need
+    need = BatchMemory.for_model(model, 30).need
     small = dataclasses.replace(model, memory=need(3))
     assert Question.ask(small, pairs).batch_size == 3
     assert Question.ask(dataclasses.replace(model, memory=need(100)), pairs).batch_size >= 8

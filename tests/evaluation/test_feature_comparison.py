@@ -8,41 +8,49 @@ from circuits import InputError
 from tests.dictionaries.naive import activations, random_dictionary
 from tests.tiny_models import random_pairs, tiny
 
+AMONG = {"features": "features+heads+mlps+input", "heads": "heads+mlps+input"}
 
-def test_runs_are_compared_at_equal_numbers_of_nodes():
+
+@pytest.fixture(scope="module")
+def compared():
+    """A model, pairs, a dictionary, and two runs compared."""
     model, pairs = tiny("gpt2"), random_pairs(n=3, length=5)
     dictionary = random_dictionary(model, "mlp_out.1", 4)
+    more = {"features": {"dictionaries": [dictionary]}, "heads": {}}
     scores = {
-        "features": circuits.attribution_patching(
-            model, pairs, nodes="features+heads+mlps+input", dictionaries=[dictionary]
-        ),
-        "heads": circuits.attribution_patching(model, pairs, nodes="heads+mlps+input"),
+        name: circuits.attribution_patching(model, pairs, nodes=among, **more[name]) for name, among in AMONG.items()
     }
     result = circuits.compare_features(model, pairs, scores, dictionaries=[dictionary], budgets=(1, 4, 7, 1000))
+    return model, pairs, dictionary, result
+
+
+def test_budgets_are_those_that_all_runs_have(compared):
+    result = compared[3]
     assert result.budgets == (1, 4, 7)
     assert result.caution is None
-    assert result.among == {"features": "features+heads+mlps+input", "heads": "heads+mlps+input"}
-    for n, features, heads in zip(result.budgets, *result.results.values(), strict=True):
-        assert (len(features.kept), len(heads.kept)) == (n, n)
-        assert features.clean == pytest.approx(heads.clean)
-        assert features.ablated == pytest.approx(heads.ablated)
-        # Kept nodes and all edges between them: a circuit of edges.
-        graph, kept = model.graph, [*heads.kept, "logits"]
-        edges = [
-            edge
-            for edge in graph.edges
-            if edge.split("->")[0] in kept and edge.split("->")[1].partition("<")[0] in kept
-        ]
-        metric = circuits.circuit_metric(model, pairs, circuits.Circuit.from_edges(graph, edges))
-        assert heads.chosen == pytest.approx(metric)
-        assert "m1" not in features.kept
-        again = circuits.feature_faithfulness(
-            model, pairs, features.kept, dictionaries=[dictionary], among="features+heads+mlps+input"
-        )
-        assert again.value == pytest.approx(features.value)
+    assert result.among == AMONG
     assert [row[0] for row in result.table()] == ["1", "4", "7"]
     assert result.to_dict()["runs"]["heads"]["at"][1]["nodes"] == 4
     assert len(result.rows()) == 6
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_runs_are_compared_at_equal_numbers_of_nodes(compared, at):
+    model, pairs, dictionary, result = compared
+    n, features, heads = result.budgets[at], *(one[at] for one in result.results.values())
+    assert (len(features.kept), len(heads.kept)) == (n, n)
+    assert features.clean == pytest.approx(heads.clean)
+    assert features.ablated == pytest.approx(heads.ablated)
+    # Kept nodes and all edges between them: a circuit of edges.
+    graph, kept = model.graph, [*heads.kept, "logits"]
+    edges = [
+        edge for edge in graph.edges if edge.split("->")[0] in kept and edge.split("->")[1].partition("<")[0] in kept
+    ]
+    metric = circuits.circuit_metric(model, pairs, circuits.Circuit.from_edges(graph, edges))
+    assert heads.chosen == pytest.approx(metric)
+    assert "m1" not in features.kept
+    options = {"dictionaries": [dictionary], "among": AMONG["features"]}
+    assert circuits.feature_faithfulness(model, pairs, features.kept, **options).value == pytest.approx(features.value)
 
 
 def test_parts_of_different_groups_are_no_equal_budgets():

@@ -77,17 +77,21 @@ def test_a_test_that_could_not_be_made_is_not_tested():
     assert named(measured)["it does what the model does"].verdict == NOT_TESTED
 
 
-def test_a_run_is_evaluated_and_the_report_opens_with_the_verdict(monkeypatch, tmp_path, capsys):
+def test_a_report_without_an_evaluation_has_what_the_run_knows(monkeypatch, tmp_path):
     path = discovered(monkeypatch, tmp_path, "run", "eap", "--edges", 20, "--random-circuits", 0)
-    run = read_run(path)
     _, sections = report_sections([path])
     assert sections[0].heading == "Verdict"
     (claim, verdict, number, _), rest = sections[0].content.rows
-    accuracy = run.record["summary"]["accuracy"]
+    accuracy = read_run(path).record["summary"]["accuracy"]
     assert (claim, verdict) == ("the model does the task", SUPPORTED if accuracy >= 0.8 else NOT_SUPPORTED)
     assert number == f"accuracy {accuracy:.2f}"
     assert rest[0].count(";") == 12
     assert rest[1:] == [NOT_TESTED, "–", "circuits evaluate RUN --parts faithfulness,hypothesis,certificate,stability,families,specificity,randomisation"]  # fmt: skip
+
+
+def test_a_run_is_evaluated_and_the_report_opens_with_the_verdict(monkeypatch, tmp_path):
+    path = discovered(monkeypatch, tmp_path, "run", "eap", "--edges", 20, "--random-circuits", 0)
+    run = read_run(path)
     model = circuits.load_model(run.provenance["model"], dtype="float64")
     pairs = circuits.PromptPairs.from_jsonl(run.path / "pairs.jsonl", model, trust_ids=True)
     parts = ("faithfulness", "certificate", "families", "specificity")

@@ -139,7 +139,7 @@ class PlacedNodeState(NodeState):
         q, parts = projected(query), []
         slots = self.functions.line.to_slots(q)
         for span, (key, value) in enumerate(zip(keys, values, strict=True)):
-            at = self.queries.of(span, q.shape[1])
+            at = self.queries.in_span(span, q.shape[1])
             if at is not None and self.start[key] < self.dead:
                 seen = projected(key), projected(value)
                 z = self.functions.attended(writer.layer, writer.head, slots, *seen, at=at.slots)

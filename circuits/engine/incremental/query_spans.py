@@ -38,7 +38,7 @@ class QuerySpans:
     spans: Int[Tensor, " token"]
     _known: dict[tuple[int, int], QueriesAt | None] = field(default_factory=dict)
 
-    def of(self, span: int, n_tokens: int) -> QueriesAt | None:
+    def in_span(self, span: int, n_tokens: int) -> QueriesAt | None:
         """The queries of a span; None: there are none.
 
         Args:
