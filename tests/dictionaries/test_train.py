@@ -189,7 +189,7 @@ def test_a_resumed_training_is_an_uninterrupted_one_bit_for_bit(tmp_path, option
 @pytest.mark.parametrize("name", SITES)
 def test_the_buffer_has_what_the_sites_read_and_write(name):
     model = tiny(name)
-    spec = TrainingSpec.of(SITES[name], **SMALL)
+    spec = TrainingSpec.for_sites(SITES[name], **SMALL)
     with inference_state(model.bridge):
         recorders = [Recorder.at(model, site) for site in spec.parsed_sites]
         text = text_source(model, spec)
@@ -299,7 +299,7 @@ def test_loss_recovered_is_undefined_where_the_ablation_does_no_harm():
 def test_sampled_text_has_the_frequencies_of_the_model(name):
     """The second token, against the model's probabilities after the first one: with a cache and without."""
     model = tiny(name)
-    spec = TrainingSpec.of("attn_out.0", **{**SMALL, "context": 2, "batch_size": 2000})
+    spec = TrainingSpec.for_sites("attn_out.0", **{**SMALL, "context": 2, "batch_size": 2000})
     with inference_state(model.bridge), torch.no_grad():
         tokens = text_source(model, spec).batch(0, ())
         chances = model.bridge(tokens[:, :1], return_type="logits")[:, -1].double().softmax(1)
@@ -323,7 +323,7 @@ TEXT = "John went to the store, and Mary gave a drink to John.\n"
 def test_a_file_is_cut_into_contexts_with_every_20th_held_out(reader, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(TEXT * 40)
-    spec = TrainingSpec.of("attn_out.0", **{**SMALL, "text": str(path), "held_out": 2})
+    spec = TrainingSpec.for_sites("attn_out.0", **{**SMALL, "text": str(path), "held_out": 2})
     ids = reader.tokenizer(TEXT * 40, add_special_tokens=False)["input_ids"]
     rows = [[1, *ids[i : i + 8]] for i in range(0, len(ids) - 7, 8)]
     assert len(rows) > 2 * EVERY
@@ -338,13 +338,13 @@ def test_a_file_is_cut_into_contexts_with_every_20th_held_out(reader, tmp_path):
 def test_documents_of_a_jsonl_file_are_separated(reader, tmp_path):
     path = tmp_path / "text.jsonl"
     path.write_text("".join(json.dumps({"body": TEXT}) + "\n\n" for _ in range(40)))
-    spec = TrainingSpec.of("attn_out.0", **{**SMALL, "text": str(path), "field": "body", "context": 9})
+    spec = TrainingSpec.for_sites("attn_out.0", **{**SMALL, "text": str(path), "field": "body", "context": 9})
     ids = reader.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     stream = [*ids, *[1, *ids] * 39]
     text = FileText(reader, spec)
     assert text.batch(0, ())[:, 1:].flatten().tolist() == stream[:32]
     with pytest.raises(InputError, match=r"line 1: expected an object with a text in 'text'"):
-        FileText(reader, TrainingSpec.of("attn_out.0", **{**SMALL, "text": str(path)}))
+        FileText(reader, TrainingSpec.for_sites("attn_out.0", **{**SMALL, "text": str(path)}))
     path.write_text(json.dumps({"body": TEXT}))
     with pytest.raises(InputError, match="too few for 20 contexts of 9"):
         FileText(reader, spec)
