@@ -39,7 +39,7 @@ def finite(value: float | None) -> float | None:
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
 DeviceMap = Annotated[
     str | None,
-    typer.Option(help="Instead of --device: auto, balanced, sequential … spreads the layers over all devices."),
+    typer.Option(help="Layers over all devices instead: auto, balanced, sequential …"),
 ]
 Dtype = Annotated[
     str | None,
@@ -62,7 +62,7 @@ BatchSize = Annotated[int | None, typer.Option(help="Pairs per batch. Default: b
 Memory = Annotated[
     str | None,
     typer.Option(
-        help="Memory for the computation besides the weights, such as 4GB; bounds batches. Default: 60% of what is free.",
+        help="Memory besides the weights, such as 4GB. Default: 60% of what is free.",
         callback=known_memory,
     ),
 ]
@@ -71,7 +71,7 @@ RunModel = Annotated[
     typer.Option(help="The run's model. Default: the name in the run.", autocompletion=completion.models),
 ]
 Config = Annotated[
-    Path | None, typer.Option(help="A TOML file with any of these options.", callback=read_config, is_eager=True)
+    Path | None, typer.Option(help="A TOML file with these options.", callback=read_config, is_eager=True)
 ]
 
 WORKERS = "More than one process"

@@ -83,7 +83,7 @@ def test_a_circuit_past_the_model_is_told(monkeypatch, tmp_path, capsys):
     assert "improved, not faithful" in capsys.readouterr().out
     summary = json.loads((tmp_path / "RUN" / "run.json").read_text())["summary"]
     assert summary["faithfulness"] > 1.1
-    assert len(summary["notes"]) == 1
+    assert sum("improved, not faithful" in note for note in summary["notes"]) == 1
     assert run(monkeypatch, arguments("acdc_2l2h_kl", tmp_path, "--threshold", "inf", "--overwrite")[0]) == 0
     assert "improved" not in capsys.readouterr().out
 

@@ -411,7 +411,7 @@ def test_the_evaluation_says_them_once_and_older_ones_are_read(monkeypatch, tmp_
 @pytest.mark.real_model
 def test_the_default_model_and_answers_without_a_space(monkeypatch, tmp_path, capsys, smollm2):
     for command in ("discover", "tasks"):
-        monkeypatch.setattr(import_module(f"circuits.cli.{command}"), "load", lambda *_: smollm2)
+        monkeypatch.setattr(import_module(f"circuits.cli.{command}"), "load", lambda *_, **__: smollm2)
     path = write(tmp_path / "p.jsonl", gift(""), gift())
     for given in (
         ["tasks", "check", str(path)],
