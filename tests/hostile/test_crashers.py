@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from tests.hostile.bombs import EDGE, eap_ig, node_link, scores
-from tests.hostile.readers import EVALUATION, LINES, READERS, circuit, run_directory, tried
+from tests.hostile.readers import EVALUATION, LINES, READERS, run_directory, tried
 
 DEEP = '{"a":' * 500 + "1" + "}" * 500
 LARGE_NUMBER = str(10**400)
