@@ -155,7 +155,7 @@ def _along_path(
     for end in ends:
         of_end = [key for key in keys if end[1] == "resid_pre" or whole_key(key) == end]
         for alpha in points:
-            held = torch.lerp(corrupted[end], clean[end], alpha)
+            held = torch.lerp(corrupted[end], clean[end], alpha).detach().requires_grad_()
             run: LiveRun
             if end[1] == "resid_pre":
                 run = question.live_run(batch, keys, embedding=held)

@@ -80,3 +80,26 @@ def test_metrics_without_a_gradient_are_refused(metric):
     with pytest.raises(InputError, match="another run"):
         attribution_patching(tiny("gpt2"), random_pairs(n=1), ablation="zero")
     assert Metric("m", lambda logits, targets: logits[:, 0]).gradient_at_clean
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox"])
+def test_along_the_path_of_an_mlp_gradients_sum_to_the_effect_of_patching_it(name):
+    model, pairs = tiny(name), random_pairs(n=3)
+    along = {"gradient": "ig-activations", "quadrature": "midpoint"}
+    scores = circuits.attribution_patching(model, pairs, nodes="mlps", steps=20, **along)
+    exact = circuits.activation_patching(model, pairs, nodes="mlps", direction="noising")
+    torch.testing.assert_close(scores.values, exact.values, atol=1e-3 * float(exact.values.abs().max()), rtol=0)
+
+
+def test_along_the_path_of_a_layers_heads_gradients_sum_to_the_effect_of_patching_them_together():
+    model, pairs = tiny("llama"), random_pairs(n=3)
+    along = {"gradient": "ig-activations", "quadrature": "midpoint"}
+    scores = circuits.attribution_patching(model, pairs, nodes="heads", steps=60, **along).to_dict()
+    graph = model.graph
+    for layer in range(graph.n_layers):
+        heads = [node for node in scores if node.startswith(f"a{layer}.")]
+        others = [edge for edge in graph.edges if edge.split("->")[0] not in heads]
+        metric = circuits.circuit_metric(model, pairs, circuits.Circuit.from_edges(graph, others))
+        clean = circuits.circuit_metric(model, pairs, circuits.Circuit.full(graph))
+        lost = float((clean - metric).mean())
+        assert sum(scores[head] for head in heads) == pytest.approx(lost, rel=1e-3)
