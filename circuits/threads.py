@@ -36,13 +36,13 @@ def warn_if_busy(n_threads: int) -> None:
         n_threads: torch's threads.
 
     Warns:
-        RuntimeWarning: the load of the machine is more than half its processors.
+        RuntimeWarning: the load of the machine is more than its processors.
     """
     global _warned
     if not torch_came_first or _warned or n_threads < 2:
         return
     load, processors = os.getloadavg()[0], os.cpu_count() or 1
-    if load > processors / 2:
+    if load > processors:
         _warned = True
         warnings.warn(
             f"torch was imported before circuits, so its waiting threads do not sleep, and this machine is busy (load {load:.1f}): "
